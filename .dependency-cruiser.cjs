@@ -1,0 +1,38 @@
+// The layer rules of docs/ARCHITECTURE.md, as a check.
+const programs = 'agent|compactor|fs-gateway|control';
+const onlyIn = (name, module, where) => ({
+  name,
+  comment: `${module} is imported in one place only`,
+  severity: 'error',
+  from: { pathNot: where },
+  to: { path: `node_modules/${module}` },
+});
+module.exports = {
+  forbidden: [
+    {
+      name: 'programs-are-apart',
+      comment: 'A program imports itself and lib/; only bin/ imports every program.',
+      severity: 'error',
+      from: { path: `^(${programs})/` },
+      to: { path: `^(${programs}|bin)/`, pathNot: '^$1/' },
+    },
+    { name: 'lib-imports-no-program', severity: 'error', from: { path: '^lib/' }, to: { path: `^(${programs}|bin)/` } },
+    { name: 'no-cycles', severity: 'error', from: {}, to: { circular: true } },
+    {
+      name: 'meta-and-data-know-no-fuse',
+      severity: 'error',
+      from: { path: '^fs-gateway/(meta|data)/' },
+      to: { path: '^fs-gateway/(fuse|vfs)/' },
+    },
+    { name: 'vfs-knows-no-wire', severity: 'error', from: { path: '^fs-gateway/vfs/' }, to: { path: '^fs-gateway/fuse/' } },
+    onlyIn('redis-in-its-adapter', 'ioredis', '^lib/meta/redis/'),
+    onlyIn('s3-in-its-adapter', '@aws-sdk', '^lib/store/s3/'),
+    onlyIn('duckdb-in-sql', '@duckdb', '^lib/sql/'),
+    onlyIn('koffi-in-fuse', 'koffi', '^fs-gateway/fuse/'),
+  ],
+  options: {
+    doNotFollow: { path: 'node_modules' },
+    tsConfig: { fileName: 'tsconfig.json' },
+    enhancedResolveOptions: { extensions: ['.ts', '.js', '.mjs'], exportsFields: ['exports'], conditionNames: ['import', 'node', 'default'] },
+  },
+};

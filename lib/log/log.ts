@@ -1,0 +1,85 @@
+/**
+ * Log: partitioned, ordered, replayable records. The unit of exchange is Kafka's RecordBatch v2 (lib/log/record-batch.ts), in
+ * every adapter: what the agent encodes once is what lies in a `file:` segment and what goes to a broker.
+ *
+ * Invariants
+ * - An acknowledged append is durable and has an offset; offsets of a partition have no gaps and never change.
+ * - Idempotence as Kafka's brokers do it: (producer id, epoch, base sequence) of one of the last five batches of a partition is
+ *   answered with the offset of the first time (`duplicate: true`); any other sequence than the next one is `out-of-order`.
+ * - A topic has an id that differs when it was deleted and made anew; offsets are only meaningful together with it.
+ * Failure: an append whose answer was lost may have taken effect; the same batch is sent again under the same identity.
+ * Limits: BATCH_BYTES_MAX a batch (Kafka's default max.message.bytes); larger is `too-large`.
+ */
+export const BATCH_BYTES_MAX = 1_048_588;
+/** Batches of a producer and partition that may be unacknowledged (Kafka's duplicate window). */
+export const IN_FLIGHT_MAX = 5;
+
+export interface TopicInfo {
+  readonly name: string;
+  /** Kafka's topic id, or a UUID made by the adapter. */
+  readonly id: string;
+  readonly partitions: number;
+}
+
+export interface TopicOptions {
+  readonly partitions: number;
+  readonly retentionMs: number;
+}
+
+export interface AppendResult {
+  readonly baseOffset: bigint;
+  readonly duplicate: boolean;
+}
+
+export interface FetchRequest {
+  readonly topic: string;
+  readonly partition: number;
+  /** The first record wanted. Below the log's start or above its end is `not-found`, the message names both. */
+  readonly offset: bigint;
+  /** A bound on the answer's bytes; the first batch comes whole even when it is larger. */
+  readonly maxBytes: number;
+  /** How long to wait when there is nothing yet. */
+  readonly maxWaitMs: number;
+  readonly signal?: AbortSignal;
+}
+
+export interface FetchResult {
+  /** Whole RecordBatch v2 byte strings with their base offsets set; the first may begin before the wanted offset. */
+  readonly batches: readonly Buffer[];
+  /** Where to go on: behind the last record of `batches` (or the requested offset when there are none). */
+  readonly nextOffset: bigint;
+  /** The end of the log (the high watermark): the offset of the next record to come. */
+  readonly endOffset: bigint;
+  /** The leader epoch of the partition (0 where the adapter has none). */
+  readonly leaderEpoch: number;
+}
+
+export interface LogProducer {
+  /** Fresh at every `Log.producer()` call; part of every batch's identity. */
+  readonly producerId: bigint;
+  readonly producerEpoch: number;
+  /**
+   * Appends one encoded batch (base offset 0, with producer id, epoch and base sequence set by `encodeRecordBatch`).
+   * At most IN_FLIGHT_MAX unresolved per partition; calls for one partition take effect in the order they were made.
+   * Throws `out-of-order`, `unknown-producer`, `too-large`, `unavailable`, `timeout`, `full`, `not-found`.
+   */
+  append(topic: string, partition: number, batch: Uint8Array): Promise<AppendResult>;
+}
+
+export interface Log {
+  readonly url: string;
+  /** Creates the topic if it is missing; an existing one is left as it is. */
+  ensureTopic(name: string, options: TopicOptions): Promise<TopicInfo>;
+  topic(name: string): Promise<TopicInfo | null>;
+  topics(): Promise<readonly TopicInfo[]>;
+  deleteTopic(name: string): Promise<void>;
+  producer(): Promise<LogProducer>;
+  /** earliest: the first offset still kept; end: the next one to come. */
+  offsets(topic: string, partition: number): Promise<{ readonly earliest: bigint; readonly end: bigint }>;
+  fetch(request: FetchRequest): Promise<FetchResult>;
+  /** Tells others how far a group is (Kafka's consumer-group offsets). A hint: never read back as the truth. */
+  commitHint(group: string, topic: string, partition: number, nextOffset: bigint): Promise<void>;
+  close(): Promise<void>;
+}
+
+export type OpenLog = (url: URL) => Promise<Log>;

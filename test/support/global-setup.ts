@@ -1,0 +1,25 @@
+/** Runs once around the whole suite. Stale mounts of an earlier, killed run would hang whoever lists their parent. */
+import { readFileSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { tmpdir } from 'node:os';
+
+export function leftoverMounts(): string[] {
+  if (process.platform !== 'linux') return [];
+  return readFileSync('/proc/self/mounts', 'utf8')
+    .split('\n')
+    .map((line) => line.split(' '))
+    .filter(([, point, type]) => type === 'fuse.penstock' && point?.startsWith(`${tmpdir()}/penstock-test-`))
+    .map(([, point]) => point ?? '');
+}
+
+function unmountLeftovers(): void {
+  for (const point of leftoverMounts()) spawnSync('umount', ['-l', point], { stdio: 'ignore', timeout: 10_000 });
+}
+
+export function setup(): void {
+  unmountLeftovers();
+}
+
+export function teardown(): void {
+  unmountLeftovers();
+}
