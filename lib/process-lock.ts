@@ -1,0 +1,97 @@
+/**
+ * One process per directory: an exclusive lock that the kernel drops when its holder dies, however it dies.
+ *
+ * The lock is SQLite's exclusive lock on an otherwise empty database (`node:sqlite` is the only way to an fcntl lock from plain
+ * Node); a second file beside it, `<path>.holder`, tells the next one who has it. The lock decides, the text only explains.
+ *
+ * Invariants: at most one holder over all processes and over all threads of one process. The lock file is never deleted: a
+ * deleted file would let a second process lock a new file of the same name.
+ * Failure: a killed holder leaves both files; the next one takes the lock at once and overwrites the text.
+ * Limits: needs a file system with working fcntl locks (every local one; NFS with lockd).
+ */
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
+import { PenstockError, fromSystemError, systemCode } from './errors.ts';
+
+export interface ProcessLock {
+  /** Gives the lock up; a second call does nothing. */
+  release(): void;
+}
+
+interface Holder {
+  readonly pid: number;
+  readonly label: string;
+  readonly since: string;
+}
+
+const SQLITE_BUSY = 5;
+/** A new holder writes its name right after it took the lock; this is how long a refused process waits for the name. */
+const HOLDER_TEXT_WAIT_MS = 500;
+
+/**
+ * Takes the lock at `path` (its folder is created). `label` is what a refused process reads, as "agent edge-7".
+ * Throws `held` with the holder's pid and start time, `denied`, `full` or `io`.
+ */
+export async function acquireProcessLock(path: string, options: { readonly label: string }): Promise<ProcessLock> {
+  const holderPath = `${path}.holder`;
+  let database: DatabaseSync | undefined;
+  try {
+    mkdirSync(dirname(path), { recursive: true });
+    database = new DatabaseSync(path, { timeout: 0 });
+    database.exec('PRAGMA journal_mode = DELETE; BEGIN EXCLUSIVE');
+    const holder: Holder = { pid: process.pid, label: options.label, since: new Date().toISOString() };
+    writeFileSync(holderPath, `${JSON.stringify(holder)}\n`);
+  } catch (error) {
+    database?.close();
+    if (isBusy(error)) throw await heldError(path, holderPath);
+    throw fromSystemError(error, `cannot lock ${path}`);
+  }
+  const held = database;
+  let released = false;
+  return {
+    release: () => {
+      if (released) return;
+      released = true;
+      rmSync(holderPath, { force: true });
+      held.close();
+    },
+  };
+}
+
+function isBusy(error: unknown): boolean {
+  return error instanceof Error && 'errcode' in error && error.errcode === SQLITE_BUSY;
+}
+
+async function heldError(path: string, holderPath: string): Promise<PenstockError> {
+  const deadline = performance.now() + HOLDER_TEXT_WAIT_MS;
+  let holder = readHolder(holderPath);
+  while ((holder === undefined || !isAlive(holder.pid)) && performance.now() < deadline) {
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    holder = readHolder(holderPath);
+  }
+  const who =
+    holder === undefined ? 'another process' : `process ${holder.pid} (${holder.label}), running since ${holder.since}`;
+  return new PenstockError('held', `${dirname(path)} is held by ${who}; stop it first or use another directory`);
+}
+
+function readHolder(path: string): Holder | undefined {
+  try {
+    const value: unknown = JSON.parse(readFileSync(path, 'utf8'));
+    if (typeof value !== 'object' || value === null) return undefined;
+    if (!('pid' in value && 'label' in value && 'since' in value)) return undefined;
+    return { pid: Number(value.pid), label: String(value.label), since: String(value.since) };
+  } catch {
+    // Absent, half written or damaged: it only explains, so the message does without it.
+    return undefined;
+  }
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return systemCode(error) === 'EPERM';
+  }
+}
