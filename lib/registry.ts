@@ -27,12 +27,18 @@ const metaDrivers: Readonly<Record<string, () => Promise<OpenMetaEngine>>> = {
 
 function driver<T>(kind: string, drivers: Readonly<Record<string, T>>, text: string): { url: URL; load: T } {
   if (!URL.canParse(text)) {
-    throw new PenstockError('config', `'${text}' is not the URL of a ${kind}: expected one of ${Object.keys(drivers).join(', ')}`);
+    throw new PenstockError(
+      'config',
+      `'${text}' is not the URL of a ${kind}: expected one of ${Object.keys(drivers).join(', ')}`,
+    );
   }
   const url = new URL(text);
   const load = drivers[url.protocol];
   if (load === undefined) {
-    throw new PenstockError('config', `no ${kind} driver for '${url.protocol}': expected one of ${Object.keys(drivers).join(', ')}`);
+    throw new PenstockError(
+      'config',
+      `no ${kind} driver for '${url.protocol}': expected one of ${Object.keys(drivers).join(', ')}`,
+    );
   }
   return { url, load };
 }

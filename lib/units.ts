@@ -26,7 +26,10 @@ export function parseBytes(text: string): number {
   const unit = match === null ? undefined : BYTE_UNITS[match[2] ?? ''];
   const bytes = match === null || unit === undefined ? NaN : Math.round(Number(match[1]) * unit);
   if (!Number.isSafeInteger(bytes)) {
-    throw new PenstockError('config', `'${text}' is not a size: expected a number with B, kB, MB, GB, TB, KiB, MiB, GiB or TiB, as 128MB`);
+    throw new PenstockError(
+      'config',
+      `'${text}' is not a size: expected a number with B, kB, MB, GB, TB, KiB, MiB, GiB or TiB, as 128MB`,
+    );
   }
   return bytes;
 }
@@ -44,7 +47,12 @@ export function parseDuration(text: string): number {
 
 /** 1234567 -> `1.2 MB`. */
 export function formatBytes(bytes: number): string {
-  for (const [unit, size] of [['TB', 1e12], ['GB', 1e9], ['MB', 1e6], ['kB', 1e3]] as const) {
+  for (const [unit, size] of [
+    ['TB', 1e12],
+    ['GB', 1e9],
+    ['MB', 1e6],
+    ['kB', 1e3],
+  ] as const) {
     if (bytes >= size) return `${(bytes / size).toFixed(1)} ${unit}`;
   }
   return `${bytes} B`;

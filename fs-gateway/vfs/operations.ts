@@ -203,14 +203,7 @@ export interface Operations {
   release(caller: Caller, ino: bigint, handle: bigint, flockOwner: bigint | undefined): Result<void>;
   fsync(caller: Caller, ino: bigint, handle: bigint, dataOnly: boolean): Result<void>;
   /** `mode` are FALLOC_FL_*. */
-  fallocate(
-    caller: Caller,
-    ino: bigint,
-    handle: bigint,
-    mode: number,
-    offset: bigint,
-    length: bigint,
-  ): Result<void>;
+  fallocate(caller: Caller, ino: bigint, handle: bigint, mode: number, offset: bigint, length: bigint): Result<void>;
   /** whence: 3 SEEK_DATA, 4 SEEK_HOLE. */
   lseek(caller: Caller, ino: bigint, handle: bigint, offset: bigint, whence: number): Result<bigint>;
   copyFileRange(

@@ -1,0 +1,140 @@
+// Installs what a fresh clone needs, and nothing that is there already. Run by npm's prestart and pretest hooks, with whatever Node the
+// machine has (plain JavaScript, no dependency).
+//   node bin/install.mjs              the npm packages (Node itself among them)
+//   node bin/install.mjs --services   also the real services that the tests run against, each built once per machine into
+//                                     ${XDG_CACHE_HOME:-$HOME/.cache}/penstock/services
+// A service that cannot be installed is said in one line and its tests are skipped by name (or fail, where CI=true).
+import { spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { accessSync, constants, existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { delimiter, dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const services = join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'penstock', 'services');
+
+/** Resolves to the exit status; the output is only shown when the command fails. Bounded: an install that hangs is ended. */
+function run(command, args, { minutes = 20, env = {}, cwd = root } = {}) {
+  return new Promise((resolve) => {
+    const child = spawn(command, args, { cwd, env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
+    let output = '';
+    const keep = (text) => (output = (output + text).slice(-4000));
+    child.stdout.on('data', keep);
+    child.stderr.on('data', keep);
+    const timer = setTimeout(() => child.kill('SIGKILL'), minutes * 60_000);
+    const end = (status) => {
+      clearTimeout(timer);
+      resolve({ ok: status === 0, output: output.trim() });
+    };
+    child.on('error', (error) => ((output = error.message), end(1)));
+    child.on('close', end);
+  });
+}
+
+export function which(name) {
+  for (const dir of (process.env.PATH ?? '').split(delimiter)) {
+    try {
+      accessSync(join(dir, name), constants.X_OK);
+      return join(dir, name);
+    } catch {
+      // Not in this folder: look in the next.
+    }
+  }
+  return undefined;
+}
+
+async function installPackages() {
+  const lock = createHash('sha256')
+    .update(readFileSync(join(root, 'package-lock.json')))
+    .digest('hex');
+  const stamp = join(root, 'node_modules', '.cache', 'penstock-lock');
+  if (existsSync(stamp) && readFileSync(stamp, 'utf8') === lock) return true;
+  console.error('penstock: installing the npm packages (about 500 MB, once) ...');
+  const npm = process.env.npm_execpath;
+  const command = npm?.endsWith('.js') ? [process.execPath, npm] : ['npm'];
+  const { ok, output } = await run(command[0], [...command.slice(1), 'ci', '--no-audit', '--no-fund']);
+  if (!ok) {
+    console.error(`${output}\npenstock: npm ci failed (see above)`);
+    return false;
+  }
+  mkdirSync(dirname(stamp), { recursive: true });
+  writeFileSync(stamp, lock);
+  return true;
+}
+
+const apt = (pkg) => async () => {
+  if (process.getuid?.() !== 0 || !which('apt-get'))
+    return { ok: false, output: `needs root and apt-get: install the package ${pkg}` };
+  const env = { DEBIAN_FRONTEND: 'noninteractive' };
+  let result = await run('apt-get', ['install', '-y', '--no-install-recommends', pkg], { env });
+  if (!result.ok) {
+    await run('apt-get', ['update'], { env });
+    result = await run('apt-get', ['install', '-y', '--no-install-recommends', pkg], { env });
+  }
+  return result;
+};
+
+/** Builds into a folder beside the final place and renames: a half-built binary is never found. */
+const built = (name, needs, command, args, env, result) => async () => {
+  if (!which(needs)) return { ok: false, output: `needs ${needs} on the PATH` };
+  mkdirSync(services, { recursive: true });
+  const build = join(services, `.build-${name}-${process.pid}`);
+  mkdirSync(build, { recursive: true });
+  try {
+    const outcome = await run(command, args(build), { env: env(build) });
+    if (outcome.ok) renameSync(join(build, result), join(services, name));
+    return outcome;
+  } finally {
+    rmSync(build, { recursive: true, force: true });
+  }
+};
+
+const table = [
+  { name: 'redis-server', install: apt('redis-server') },
+  {
+    name: 'versitygw',
+    install: built(
+      'versitygw',
+      'go',
+      'go',
+      () => ['install', '-ldflags=-s -w', 'github.com/versity/versitygw/cmd/versitygw@v1.8.0'],
+      (build) => ({ CGO_ENABLED: '0', GOBIN: build, GOFLAGS: '-p=2' }),
+      'versitygw',
+    ),
+  },
+  {
+    name: 'pjdfstest',
+    install: built(
+      'pjdfstest',
+      'cargo',
+      'cargo',
+      (build) => ['install', '--locked', '--root', build, '--version', '0.2.2', 'pjdfstest'],
+      () => ({}),
+      join('bin', 'pjdfstest'),
+    ),
+  },
+];
+
+async function installServices() {
+  const missing = table.filter(({ name }) => !existsSync(join(services, name)) && !which(name));
+  if (missing.length === 0) return;
+  console.error(
+    `penstock: installing the services of the tests, once per machine: ${missing.map((s) => s.name).join(', ')} (minutes) ...`,
+  );
+  await Promise.all(
+    missing.map(async ({ name, install }) => {
+      const started = Date.now();
+      const { ok, output } = await install();
+      const seconds = Math.round((Date.now() - started) / 1000);
+      console.error(
+        ok
+          ? `penstock: ${name} is ready (${seconds} s)`
+          : `penstock: ${name} could not be installed: ${output.split('\n').slice(-6).join(' | ')}`,
+      );
+    }),
+  );
+}
+
+if (!(await installPackages())) process.exit(1);
+if (process.argv.includes('--services') && process.platform === 'linux') await installServices();

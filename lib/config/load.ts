@@ -1,0 +1,143 @@
+/**
+ * Reading a YAML configuration: one zod schema per program, parsed once, every problem reported at once with file, line, key
+ * and what was expected. Unknown keys are refused (schemas are strict objects).
+ *
+ * Relative paths in a configuration are from its folder: `baseDir` is returned for that, and `absoluteUrl` of lib/registry.ts
+ * and `resolve(baseDir, path)` apply it.
+ */
+import { readFile } from 'node:fs/promises';
+import { dirname, resolve } from 'node:path';
+import { isMap, isScalar, isSeq, LineCounter, parseDocument, type Document, type Node } from 'yaml';
+import { z } from 'zod';
+import { isCode, PenstockError, systemCode } from '../errors.ts';
+import { parseBytes, parseDuration } from '../units.ts';
+
+export interface Loaded<T> {
+  readonly config: T;
+  /** Absolute path of the file. */
+  readonly path: string;
+  /** The folder that relative paths are resolved against. */
+  readonly baseDir: string;
+}
+
+export interface ConfigProblem {
+  readonly line: number;
+  /** `sources[0].path`; empty for the whole document. */
+  readonly key: string;
+  readonly message: string;
+}
+
+/** Thrown by `loadConfig`: a `config` error that lists every problem, one a line. */
+export class ConfigError extends PenstockError {
+  readonly problems: readonly ConfigProblem[];
+  constructor(path: string, problems: readonly ConfigProblem[]) {
+    const lines = problems.map((p) => `${path}:${p.line}: ${p.key === '' ? '' : `${p.key}: `}${p.message}`);
+    super('config', lines.join('\n'));
+    this.problems = problems;
+  }
+}
+
+/** Throws `config` for a file that is missing, unreadable, not YAML or not of the schema. */
+export async function loadConfig<T>(path: string, schema: z.ZodType<T>): Promise<Loaded<T>> {
+  const absolute = resolve(path);
+  let text: string;
+  try {
+    text = await readFile(absolute, 'utf8');
+  } catch (error) {
+    const why =
+      systemCode(error) === 'ENOENT'
+        ? 'no such file'
+        : systemCode(error) === 'EISDIR'
+          ? 'is a directory'
+          : String(error);
+    throw new PenstockError('config', `configuration ${path}: ${why}`, { cause: error });
+  }
+  return { config: parseConfig(text, path, schema), path: absolute, baseDir: dirname(absolute) };
+}
+
+/** `path` is only for messages. */
+export function parseConfig<T>(text: string, path: string, schema: z.ZodType<T>): T {
+  const lineCounter = new LineCounter();
+  const document = parseDocument(text, { lineCounter, prettyErrors: false, uniqueKeys: true });
+  const lineOf = (offset: number): number => lineCounter.linePos(offset).line;
+  if (document.errors.length > 0) {
+    throw new ConfigError(
+      path,
+      document.errors.map((error) => ({ line: lineOf(error.pos[0]), key: '', message: error.message })),
+    );
+  }
+  // Aliases may expand without end ("billion laughs"): the library's bound of 100 makes that an error.
+  let value: unknown;
+  try {
+    value = document.toJS({ maxAliasCount: 100 });
+  } catch (error) {
+    throw new ConfigError(path, [
+      { line: 1, key: '', message: error instanceof Error ? error.message : String(error) },
+    ]);
+  }
+  const parsed = schema.safeParse(value ?? {}, { reportInput: true });
+  if (parsed.success) return parsed.data;
+  const problems = parsed.error.issues.flatMap((issue) => problemsOf(issue, document, lineOf));
+  throw new ConfigError(path, problems);
+}
+
+function problemsOf(issue: z.core.$ZodIssue, document: Document, lineOf: (offset: number) => number): ConfigProblem[] {
+  if (issue.code === 'unrecognized_keys') {
+    return issue.keys.map((key) => {
+      const keyPath = [...issue.path, key];
+      return { line: lineOf(offsetOf(document, keyPath)), key: keyName(keyPath), message: 'unknown key' };
+    });
+  }
+  return [{ line: lineOf(offsetOf(document, issue.path)), key: keyName(issue.path), message: messageOf(issue) }];
+}
+
+function messageOf(issue: z.core.$ZodIssue): string {
+  if (issue.code === 'invalid_type' && issue.input === undefined) return `missing: expected ${issue.expected}`;
+  if (issue.code === 'invalid_value') return `expected one of ${issue.values.map(String).join(', ')}`;
+  return issue.message;
+}
+
+function keyName(path: readonly PropertyKey[]): string {
+  return path.reduce<string>(
+    (name, part) =>
+      typeof part === 'number' ? `${name}[${part}]` : name === '' ? String(part) : `${name}.${String(part)}`,
+    '',
+  );
+}
+
+/** Where the deepest existing part of a key path stands in the text. */
+function offsetOf(document: Document, path: readonly PropertyKey[]): number {
+  let node: Node | null | undefined = document.contents;
+  let offset = 0;
+  for (const part of path) {
+    if (isMap(node)) {
+      const pair = node.items.find((item) => isScalar(item.key) && String(item.key.value) === String(part));
+      if (pair === undefined) break;
+      offset = (isScalar(pair.key) ? pair.key.range?.[0] : undefined) ?? offset;
+      // A pair's value is a node (or nothing) in a document that was parsed from text.
+      node = pair.value as Node | null;
+    } else if (isSeq(node)) {
+      node = node.items[Number(part)] as Node | undefined;
+      offset = node?.range?.[0] ?? offset;
+    } else break;
+  }
+  return offset;
+}
+
+function unit(name: string, parse: (text: string) => number): z.ZodType<number> {
+  return z.union([z.string(), z.number()]).transform((value, context) => {
+    try {
+      return parse(String(value));
+    } catch (error) {
+      const message = isCode(error, 'config') ? error.message : `expected a ${name}`;
+      context.issues.push({ code: 'custom', message, input: value });
+      return z.NEVER;
+    }
+  });
+}
+
+/** A size: `128MB`, `1GiB`, or a plain number of bytes. */
+export const bytes = (): z.ZodType<number> => unit('size', parseBytes);
+
+/** A duration: `60s`, `10m`, `24h`, `7d`, `250ms`. */
+export const duration = (): z.ZodType<number> => unit('duration', parseDuration);

@@ -1,0 +1,71 @@
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { z } from 'zod';
+import { bytes, ConfigError, duration, loadConfig, parseConfig } from '../../lib/config/load.ts';
+import { tempDir } from '../support/temp.ts';
+
+const schema = z.strictObject({
+  log: z.string(),
+  spool: z
+    .strictObject({ maxBytes: bytes().default(10e9), whenFull: z.enum(['reject', 'dropOldest']).default('reject') })
+    .prefault({}),
+  every: duration().default(60_000),
+  sources: z.array(z.strictObject({ path: z.string() })).default([]),
+});
+
+function problems(text: string): string[] {
+  try {
+    parseConfig(text, 'agent.yaml', schema);
+  } catch (error) {
+    if (error instanceof ConfigError) return error.message.split('\n');
+    throw error;
+  }
+  return [];
+}
+
+describe('configuration', () => {
+  it('reads sizes, durations and defaults', () => {
+    expect(parseConfig('log: file:x\nspool: { maxBytes: 1MiB }\nevery: 250ms\n', 'a.yaml', schema)).toEqual({
+      log: 'file:x',
+      spool: { maxBytes: 1 << 20, whenFull: 'reject' },
+      every: 250,
+      sources: [],
+    });
+  });
+
+  it('names every problem at once, with line, key and what was expected', () => {
+    const text =
+      'log: file:x\nspool:\n  maxBytes: lots\n  whenFull: explode\nsources:\n  - { path: a }\n  - { paht: b }\ncolour: red\n';
+    expect(problems(text)).toEqual([
+      expect.stringMatching(/^agent\.yaml:3: spool\.maxBytes: 'lots' is not a size: expected/),
+      'agent.yaml:4: spool.whenFull: expected one of reject, dropOldest',
+      'agent.yaml:7: sources[1].path: missing: expected string',
+      'agent.yaml:7: sources[1].paht: unknown key',
+      'agent.yaml:8: colour: unknown key',
+    ]);
+  });
+
+  it('refuses what is not YAML, repeated keys and endless aliases, with the line', () => {
+    expect(problems('log: [unclosed\n')[0]).toMatch(/^agent\.yaml:\d+: /);
+    expect(problems('log: a\nlog: b\n')[0]).toMatch(/^agent\.yaml:2: .*unique/);
+    const bomb = [
+      'a: &a [x,x,x,x,x,x,x,x,x,x]',
+      ...'bcdefgh'.split('').map((k, i) => `${k}: &${k} [${`*${'abcdefg'[i] ?? ''},`.repeat(10)}]`),
+    ];
+    expect(problems(bomb.join('\n'))[0]).toMatch(/alias/i);
+  });
+
+  it('an empty file is an empty configuration: what is missing is named', () => {
+    expect(problems('')).toEqual(['agent.yaml:1: log: missing: expected string']);
+  });
+
+  it('names a file that is missing and resolves its folder', async () => {
+    await expect(loadConfig('/nonexistent/x.yaml', schema)).rejects.toThrow(
+      'configuration /nonexistent/x.yaml: no such file',
+    );
+    const dir = tempDir();
+    writeFileSync(join(dir, 'p.yaml'), 'log: file:./log\n');
+    expect((await loadConfig(join(dir, 'p.yaml'), schema)).baseDir).toBe(dir);
+  });
+});
