@@ -1,0 +1,55 @@
+/**
+ * SpoolReader: how the uplink sees the spool. Types only; the spool implements it, the uplink consumes it.
+ *
+ * A topic's sequence numbers start at 1 and have no gaps: each is either a reading or lies in exactly one gap marker.
+ * Delivery is settled by the uplink's send intents and by identity, so acknowledgements may become durable lazily: after a crash the
+ * spool may hand out again what was acknowledged, never less than what was not.
+ */
+
+/** A reading as it lies in the spool. */
+export interface SpooledReading {
+  readonly kind: 'reading';
+  readonly topic: string;
+  /** Per agent, incarnation and topic; starts at 1. */
+  readonly seq: bigint;
+  /** The sensor's id, or null where the source has none. */
+  readonly key: Buffer | null;
+  readonly value: Buffer;
+  /** When it was measured, microseconds since the epoch. */
+  readonly eventUs: bigint;
+  /** When the agent took it in, microseconds since the epoch. */
+  readonly arrivalUs: bigint;
+  readonly priority: number;
+  /** True when it was already in the spool when this agent started: it comes late, from a backlog. */
+  readonly replayed: boolean;
+}
+
+/** Sequence numbers that will never be delivered, and why (dropped by policy, lost with a corrupt segment). */
+export interface SpoolGap {
+  readonly kind: 'gap';
+  readonly topic: string;
+  readonly fromSeq: bigint;
+  /** Inclusive. */
+  readonly toSeq: bigint;
+  readonly reason: string;
+}
+
+export type SpoolEntry = SpooledReading | SpoolGap;
+
+export interface SpoolReader {
+  /** The topics that have readings or gaps behind their durable acknowledgement. */
+  topics(): readonly string[];
+  /**
+   * Entries of a topic in order of sequence, the first of them covering `afterSeq + 1`; only readings that are durable in the spool.
+   * About `maxBytes` of keys and values, at least one entry when there is one. Empty: nothing behind `afterSeq` yet.
+   */
+  read(topic: string, afterSeq: bigint, maxBytes: number): readonly SpoolEntry[] | Promise<readonly SpoolEntry[]>;
+  /** Everything of the topic up to and including `uptoSeq` is delivered or given up: its space may be freed. Never goes back. */
+  acknowledge(topic: string, uptoSeq: bigint): void;
+  /** The acknowledgement that would be found after a crash at this moment (0n: none); the uplink starts reading behind it. */
+  durablyAcknowledged(topic: string): bigint;
+  /** The last sequence number given to a reading of the topic (0n: none). */
+  lastSeq(topic: string): bigint;
+  /** Resolves when something may have been added since the call (or at once); rejects with `aborted` when the signal fires. */
+  wait(signal: AbortSignal): Promise<void>;
+}
