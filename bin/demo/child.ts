@@ -1,0 +1,87 @@
+/**
+ * A program of the demo as a child process: started again when it dies (a kill -9 included), its progress received over IPC, ended by
+ * SIGTERM. The child ends by itself when the demo is gone (`untilSignal` in bin/output.ts).
+ */
+import { spawn, type ChildProcess } from 'node:child_process';
+import { createWriteStream, type WriteStream } from 'node:fs';
+import { setTimeout as delay } from 'node:timers/promises';
+import { PenstockError } from '../../lib/errors.ts';
+
+/** Restarts in a row, without a minute of life between them, after which the demo gives up and says why. */
+const RESTARTS_MAX = 20;
+
+export class DemoChild {
+  readonly name: string;
+  /** The last progress message; undefined until the first. */
+  status: Readonly<Record<string, unknown>> | undefined;
+  restarts = 0;
+  readonly #args: readonly string[];
+  readonly #log: WriteStream;
+  #process: ChildProcess | undefined;
+  #stopping = false;
+  #exited: Promise<number | null> = Promise.resolve(0);
+  #tail = '';
+  #failed: (error: Error) => void;
+  /** Rejects when the child keeps dying. */
+  readonly failure: Promise<never>;
+
+  constructor(name: string, args: readonly string[], logPath: string) {
+    this.name = name;
+    this.#args = args;
+    this.#log = createWriteStream(logPath, { flags: 'a' });
+    let failed: (error: Error) => void = () => undefined;
+    this.failure = new Promise<never>((_resolve, reject) => (failed = reject));
+    this.failure.catch(() => undefined);
+    this.#failed = failed;
+  }
+
+  get pid(): number | undefined {
+    return this.#process?.pid;
+  }
+
+  start(): void {
+    const child = spawn(process.execPath, [...process.execArgv, process.argv[1] ?? '', ...this.#args], {
+      stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
+    });
+    this.#process = child;
+    const started = performance.now();
+    const keep = (text: Buffer): void => {
+      this.#log.write(text);
+      this.#tail = (this.#tail + text.toString('utf8')).slice(-2000);
+    };
+    child.stdout?.on('data', keep);
+    child.stderr?.on('data', keep);
+    child.on('message', (message) => {
+      if (typeof message === 'object') this.status = message as unknown as Record<string, unknown>;
+    });
+    child.on('error', (error) => this.#failed(error));
+    this.#exited = new Promise((resolve) => child.once('exit', (code) => resolve(code)));
+    child.once('exit', (code, signal) => void this.#onExit(code, signal, performance.now() - started));
+  }
+
+  async #onExit(code: number | null, signal: NodeJS.Signals | null, livedMs: number): Promise<void> {
+    if (this.#stopping) return;
+    this.#log.write(`[${this.name} ended: ${signal ?? `status ${code ?? '?'}`}; starting it again]\n`);
+    this.restarts = livedMs > 60_000 ? 1 : this.restarts + 1;
+    if (this.restarts > RESTARTS_MAX || code === 2) {
+      this.#failed(new PenstockError('unavailable', `the ${this.name} keeps ending: ${this.#tail.trim().split('\n').slice(-3).join(' | ')}`));
+      return;
+    }
+    await delay(Math.min(200 * this.restarts, 3000));
+    // The flag may have been set while this waited.
+    if (!(this.#stopping as boolean)) this.start();
+  }
+
+  /** SIGTERM, then waits; after `deadlineMs` SIGKILL. Resolves to the exit status (null: by signal). */
+  async stop(deadlineMs: number): Promise<number | null> {
+    this.#stopping = true;
+    const child = this.#process;
+    if (child === undefined) return 0;
+    child.kill('SIGTERM');
+    const timer = setTimeout(() => child.kill('SIGKILL'), deadlineMs);
+    const code = await this.#exited;
+    clearTimeout(timer);
+    this.#log.end();
+    return code;
+  }
+}

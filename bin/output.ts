@@ -1,0 +1,94 @@
+/** What every command shares: exit statuses, printing, and ending on a signal. */
+import { readFileSync } from 'node:fs';
+import { isCode, PenstockError } from '../lib/errors.ts';
+
+export const EXIT_FAILED = 1;
+export const EXIT_USAGE = 2;
+export const EXIT_PARTLY = 3;
+
+/** The exit status for an error, exhaustive over what a command can throw. */
+export function exitStatus(error: unknown): number {
+  return isCode(error, 'usage', 'config') ? EXIT_USAGE : EXIT_FAILED;
+}
+
+export function version(): string {
+  // The same file stands one folder up from bin/ in a checkout and two up from dist/bin/ in a package.
+  for (const candidate of ['../package.json', '../../package.json']) {
+    try {
+      const parsed: unknown = JSON.parse(readFileSync(new URL(candidate, import.meta.url), 'utf8'));
+      if (typeof parsed === 'object' && parsed !== null && 'version' in parsed) return String(parsed.version);
+    } catch {
+      // Not here: look one folder further up.
+    }
+  }
+  return 'unknown';
+}
+
+/** JSON with bigints as numbers where they are exact, else as strings. */
+export function toJson(value: unknown, space?: number): string {
+  return JSON.stringify(
+    value,
+    (_key, part: unknown) => {
+      if (typeof part !== 'bigint') return part;
+      return part >= BigInt(Number.MIN_SAFE_INTEGER) && part <= BigInt(Number.MAX_SAFE_INTEGER)
+        ? Number(part)
+        : String(part);
+    },
+    space,
+  );
+}
+
+/** With --json the object on one line; otherwise its keys and values, aligned. */
+export function print(value: Readonly<Record<string, unknown>>, json: boolean | undefined): void {
+  if (json === true) {
+    process.stdout.write(`${toJson(value)}\n`);
+    return;
+  }
+  const width = Math.max(...Object.keys(value).map((key) => key.length));
+  for (const [key, part] of Object.entries(value)) {
+    process.stdout.write(
+      `${key.padEnd(width)}  ${typeof part === 'object' && part !== null ? toJson(part) : String(part)}\n`,
+    );
+  }
+}
+
+/** Rows as an aligned table, or as one JSON array. */
+export function printTable(rows: readonly Readonly<Record<string, unknown>>[], json: boolean | undefined): void {
+  if (json === true) {
+    process.stdout.write(`${toJson(rows)}\n`);
+    return;
+  }
+  const columns = [...new Set(rows.flatMap((row) => Object.keys(row)))];
+  const cell = (value: unknown): string =>
+    value === undefined || value === null ? '' : typeof value === 'object' ? toJson(value) : String(value);
+  const widths = columns.map((column) => Math.max(column.length, ...rows.map((row) => cell(row[column]).length)));
+  const line = (cells: readonly string[]): string =>
+    `${cells
+      .map((text, i) => text.padEnd(widths[i] ?? 0))
+      .join('  ')
+      .trimEnd()}\n`;
+  process.stdout.write(line(columns));
+  for (const row of rows) process.stdout.write(line(columns.map((column) => cell(row[column]))));
+}
+
+/** Aborted at the first SIGINT or SIGTERM; a second one ends the process at once. */
+export function untilSignal(): AbortSignal {
+  const controller = new AbortController();
+  const onSignal = (name: NodeJS.Signals): void => {
+    if (controller.signal.aborted) process.exit(130);
+    controller.abort(new PenstockError('aborted', `ended by ${name}`));
+  };
+  process.on('SIGINT', onSignal);
+  process.on('SIGTERM', onSignal);
+  // A child of `penstock demo` ends in order when the demo is gone, however it went.
+  if (process.connected)
+    process.on('disconnect', () => controller.abort(new PenstockError('aborted', 'the parent process is gone')));
+  return controller.signal;
+}
+
+/** Sends progress to the parent (`penstock demo`), where there is one. */
+export function reportToParent(status: unknown): void {
+  if (process.send === undefined || !process.connected) return;
+  // The parent may go away between the check and the write: its loss is handled by 'disconnect'.
+  process.send(JSON.parse(toJson(status)), undefined, undefined, () => undefined);
+}

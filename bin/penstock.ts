@@ -1,0 +1,40 @@
+/**
+ * The one command line (docs/CLI.md). Parses, calls a program's `main.ts`, prints, and sets the exit status:
+ * 0 done, 1 failed, 2 bad usage or configuration, 3 partly done (what was left is named in the output).
+ * Programs are imported when their command runs, so that `penstock --help` loads none of them.
+ */
+import { Command, CommanderError } from 'commander';
+import { describeError, PenstockError } from '../lib/errors.ts';
+import { addAgentCommands } from './commands/agent.ts';
+import { addLakeCommands } from './commands/lake.ts';
+import { addFsCommands } from './commands/fs.ts';
+import { addDemoCommand } from './commands/demo.ts';
+import { exitStatus, version } from './output.ts';
+
+const program = new Command('penstock')
+  .description('Edge-to-cloud data pipeline with a shared storage layer')
+  .version(version())
+  .exitOverride()
+  .showHelpAfterError('(penstock --help lists the commands)')
+  .configureHelp({ showGlobalOptions: true });
+
+addDemoCommand(program);
+addAgentCommands(program);
+addLakeCommands(program);
+addFsCommands(program);
+
+// A reader that goes away (`penstock ... | head`) is no error of ours.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 0 : 1));
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  if (error instanceof CommanderError) {
+    process.exitCode = error.exitCode === 0 ? 0 : 2;
+  } else {
+    const text =
+      error instanceof PenstockError ? describeError(error) : error instanceof Error ? error.stack : String(error);
+    process.stderr.write(`penstock: ${text ?? 'unknown error'}\n`);
+    process.exitCode = exitStatus(error);
+  }
+}
