@@ -10,7 +10,13 @@
 export interface SpooledReading {
   readonly kind: 'reading';
   readonly topic: string;
-  /** Per agent, incarnation and topic; starts at 1. */
+  /**
+   * Who stored it, and in which incarnation of its spool: with topic and seq the identity of the reading. A backlog keeps the identity it was
+   * stored under when the incarnation is renewed (another machine, a damaged tail), so these differ between readings of one topic.
+   */
+  readonly agent: string;
+  readonly incarnation: string;
+  /** Per topic; starts at 1 and goes on counting over a new incarnation. */
   readonly seq: bigint;
   /** The sensor's id, or null where the source has none. */
   readonly key: Buffer | null;

@@ -1,0 +1,258 @@
+/**
+ * The bytes of a spool segment: a segment is a sequence of frames, and nothing else.
+ *
+ *   frame      0  u32  magic "PSF1"
+ *              4  u32  payload bytes
+ *              8  u32  CRC32C of the payload
+ *             12  u32  group: frames with one number were written and synced together
+ *             16  u8   type: 1 head, 2 readings, 3 state
+ *             17  u8   flags: bit 0 = last frame of its group
+ *             18  u16  topic id (readings; else 0)
+ *             20  u8   priority (readings; else 0)
+ *             21  u8   zero
+ *             22  u16  zero
+ *             24  u64  sequence of the first reading (readings; else 0)
+ *             32  u32  number of readings (readings; else 0)
+ *             36  u32  CRC32C of bytes 0..35
+ *             40       payload
+ *
+ *   reading    0  u32  value bytes
+ *              4  u16  key bytes + 1; 0 = no key
+ *              6  u16  zero
+ *              8  i64  event time, microseconds since the epoch
+ *             16  i64  arrival time, microseconds since the epoch
+ *             24       key, value
+ *
+ * Integers are little-endian. The header has a checksum of its own, so that a damaged payload can be stepped over by its length;
+ * behind a damaged header the next frame is found again by its magic. The payload of head and state is JSON (spool-state.ts).
+ *
+ * Invariants: nothing is decoded from a frame whose two checksums do not hold.
+ * Limits: a frame holds FRAME_PAYLOAD_BYTES of readings, or one reading that is larger; a reading is at most READING_BYTES_MAX, so
+ * that with its headers it fits into a batch of the log (BATCH_BYTES_MAX).
+ */
+import { crc32c } from '@node-rs/crc32';
+
+export const FRAME_HEADER_BYTES = 40;
+/** What one damaged byte can cost, and the least that is read to return one reading. */
+export const FRAME_PAYLOAD_BYTES = 256 * 1024;
+/** Key and value together. */
+export const READING_BYTES_MAX = 1_048_000;
+const KEY_BYTES_MAX = 0xfffe;
+const READING_HEADER_BYTES = 24;
+/** "PSF1" */
+const MAGIC = 0x31465350;
+const MAGIC_BYTES = Buffer.from('PSF1', 'latin1');
+/** Payloads above this are not ours, whatever the header's checksum says (a state of 10,000 file checkpoints is about 3 MB). */
+const PAYLOAD_BYTES_MAX = 64 * 1024 * 1024;
+const TWO_32 = 2 ** 32;
+
+export const FRAME_HEAD = 1;
+export const FRAME_READINGS = 2;
+export const FRAME_STATE = 3;
+const FLAG_LAST = 1;
+
+export interface FrameHeader {
+  readonly type: number;
+  readonly group: number;
+  readonly last: boolean;
+  readonly topicId: number;
+  readonly priority: number;
+  readonly baseSeq: number;
+  readonly count: number;
+}
+
+/** A header as it was read: with what is needed to fetch and check the payload. */
+export interface StoredFrame extends FrameHeader {
+  readonly payloadBytes: number;
+  readonly payloadCrc: number;
+}
+
+/** What a source hands over. Times are microseconds since the epoch. */
+export interface NewReading {
+  readonly topic: string;
+  readonly key: string | null;
+  /** Text is stored as UTF-8. */
+  readonly value: string | Uint8Array;
+  readonly eventUs: number;
+  readonly arrivalUs: number;
+  readonly priority: number;
+}
+
+export interface StoredReading {
+  readonly seq: number;
+  readonly key: Buffer | null;
+  readonly value: Buffer;
+  readonly eventUs: number;
+  readonly arrivalUs: number;
+}
+
+export function encodeFrameHeader(header: FrameHeader, payload: Uint8Array): Buffer {
+  const bytes = Buffer.alloc(FRAME_HEADER_BYTES);
+  bytes.writeUInt32LE(MAGIC, 0);
+  bytes.writeUInt32LE(payload.length, 4);
+  bytes.writeUInt32LE(crc32c(payload), 8);
+  bytes.writeUInt32LE(header.group >>> 0, 12);
+  bytes.writeUInt8(header.type, 16);
+  bytes.writeUInt8(header.last ? FLAG_LAST : 0, 17);
+  bytes.writeUInt16LE(header.topicId, 18);
+  bytes.writeUInt8(header.priority, 20);
+  bytes.writeBigUInt64LE(BigInt(header.baseSeq), 24);
+  bytes.writeUInt32LE(header.count, 32);
+  bytes.writeUInt32LE(crc32c(bytes.subarray(0, 36)), 36);
+  return bytes;
+}
+
+/** null when the 40 bytes at `offset` are not an undamaged header. The caller makes sure that they are there. */
+export function decodeFrameHeader(bytes: Buffer, offset: number): StoredFrame | null {
+  if (bytes.readUInt32LE(offset) !== MAGIC) return null;
+  if (crc32c(bytes.subarray(offset, offset + 36)) !== bytes.readUInt32LE(offset + 36)) return null;
+  const payloadBytes = bytes.readUInt32LE(offset + 4);
+  if (payloadBytes > PAYLOAD_BYTES_MAX) return null;
+  return {
+    payloadBytes,
+    payloadCrc: bytes.readUInt32LE(offset + 8),
+    group: bytes.readUInt32LE(offset + 12),
+    type: bytes.readUInt8(offset + 16),
+    last: (bytes.readUInt8(offset + 17) & FLAG_LAST) !== 0,
+    topicId: bytes.readUInt16LE(offset + 18),
+    priority: bytes.readUInt8(offset + 20),
+    baseSeq: Number(bytes.readBigUInt64LE(offset + 24)),
+    count: bytes.readUInt32LE(offset + 32),
+  };
+}
+
+export function payloadIsIntact(frame: StoredFrame, payload: Uint8Array): boolean {
+  return payload.length === frame.payloadBytes && crc32c(payload) === frame.payloadCrc;
+}
+
+/** The offset of the next possible header at or behind `from`, or -1. */
+export function findMagic(bytes: Buffer, from: number): number {
+  return bytes.indexOf(MAGIC_BYTES, from);
+}
+
+/** The largest encoded size of a reading; exact for bytes, an upper bound for text. */
+function encodedBytesMax(reading: NewReading): number {
+  const value = typeof reading.value === 'string' ? reading.value.length * 3 : reading.value.length;
+  return READING_HEADER_BYTES + value + (reading.key === null ? 0 : reading.key.length * 3);
+}
+
+/** Why a reading cannot be stored, or null. */
+export function refusal(reading: NewReading): string | null {
+  const keyBytes = reading.key === null ? 0 : Buffer.byteLength(reading.key);
+  const bytes = (typeof reading.value === 'string' ? Buffer.byteLength(reading.value) : reading.value.length) + keyBytes;
+  if (bytes > READING_BYTES_MAX) return `the reading has ${bytes} bytes, at most ${READING_BYTES_MAX} can be carried`;
+  if (keyBytes > KEY_BYTES_MAX) return `the sensor id has ${keyBytes} bytes, at most ${KEY_BYTES_MAX} can be carried`;
+  if (!Number.isSafeInteger(reading.eventUs) || !Number.isSafeInteger(reading.arrivalUs)) {
+    return 'the reading has no valid time';
+  }
+  return null;
+}
+
+/** The cheap form of `refusal(reading) === null`: even the upper bounds of the encoded sizes are within the limits. */
+export function isSurelyFine(reading: NewReading): boolean {
+  return (
+    (reading.key === null || reading.key.length < 1024) &&
+    reading.value.length < READING_BYTES_MAX / 4 &&
+    Number.isSafeInteger(reading.eventUs) &&
+    Number.isSafeInteger(reading.arrivalUs)
+  );
+}
+
+/** Readings of one topic and priority on their way into a frame. The buffer grows and is used again. */
+export class ReadingsPayload {
+  bytesUsed = 0;
+  count = 0;
+  #buffer = Buffer.allocUnsafeSlow(16 * 1024);
+
+  /** The encoded readings; valid until the next `clear`. */
+  get payload(): Buffer {
+    return this.#buffer.subarray(0, this.bytesUsed);
+  }
+
+  clear(): void {
+    this.bytesUsed = 0;
+    this.count = 0;
+  }
+
+  /** False when the frame has readings and this one would make it too large. */
+  add(reading: NewReading): boolean {
+    const bytesMax = encodedBytesMax(reading);
+    if (this.bytesUsed + bytesMax > this.#buffer.length && !this.#grow(bytesMax)) return false;
+    const buffer = this.#buffer;
+    const start = this.bytesUsed;
+    let end = start + READING_HEADER_BYTES;
+    if (reading.key !== null) end += buffer.write(reading.key, end);
+    const keyEnd = end;
+    if (typeof reading.value === 'string') end += buffer.write(reading.value, end);
+    else {
+      buffer.set(reading.value, end);
+      end += reading.value.length;
+    }
+    buffer.writeUInt32LE(end - keyEnd, start);
+    buffer.writeUInt32LE(reading.key === null ? 0 : keyEnd - start - READING_HEADER_BYTES + 1, start + 4);
+    writeInt64(buffer, reading.eventUs, start + 8);
+    writeInt64(buffer, reading.arrivalUs, start + 16);
+    this.bytesUsed = end;
+    this.count += 1;
+    return true;
+  }
+
+  #grow(bytesMax: number): boolean {
+    const needed = this.bytesUsed + bytesMax;
+    if (this.count > 0 && needed > FRAME_PAYLOAD_BYTES) return false;
+    let size = this.#buffer.length;
+    while (size < needed) size *= 2;
+    const larger = Buffer.allocUnsafeSlow(size);
+    this.#buffer.copy(larger, 0, 0, this.bytesUsed);
+    this.#buffer = larger;
+    return true;
+  }
+
+  /** Whether the buffer is worth keeping for the next frame; one that a giant reading blew up is not. */
+  get isReusable(): boolean {
+    return this.#buffer.length <= 2 * FRAME_PAYLOAD_BYTES;
+  }
+}
+
+/**
+ * Calls `take` for each reading of a payload whose checksum held, from sequence `fromSeq` on, until it returns false. Returns
+ * the sequence of the first reading that was not taken. Keys and values are views into `payload`.
+ */
+export function decodeReadings(
+  frame: StoredFrame,
+  payload: Buffer,
+  fromSeq: number,
+  take: (reading: StoredReading) => boolean,
+): number {
+  let at = 0;
+  for (let index = 0; index < frame.count; index += 1) {
+    const valueBytes = payload.readUInt32LE(at);
+    const keyBytes = payload.readUInt16LE(at + 4);
+    const keyStart = at + READING_HEADER_BYTES;
+    const valueStart = keyStart + (keyBytes === 0 ? 0 : keyBytes - 1);
+    const seq = frame.baseSeq + index;
+    if (seq >= fromSeq) {
+      const taken = take({
+        seq,
+        key: keyBytes === 0 ? null : payload.subarray(keyStart, valueStart),
+        value: payload.subarray(valueStart, valueStart + valueBytes),
+        eventUs: readInt64(payload, at + 8),
+        arrivalUs: readInt64(payload, at + 16),
+      });
+      if (!taken) return seq;
+    }
+    at = valueStart + valueBytes;
+  }
+  return frame.baseSeq + frame.count;
+}
+
+/** Whole numbers within ±2^53: exact, and several times faster than the bigint accessors. */
+function writeInt64(buffer: Buffer, value: number, offset: number): void {
+  const high = Math.floor(value / TWO_32);
+  buffer.writeUInt32LE(value - high * TWO_32, offset);
+  buffer.writeInt32LE(high, offset + 4);
+}
+
+function readInt64(buffer: Buffer, offset: number): number {
+  return buffer.readInt32LE(offset + 4) * TWO_32 + buffer.readUInt32LE(offset);
+}

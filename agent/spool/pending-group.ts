@@ -1,0 +1,176 @@
+/**
+ * The readings, checkpoints and acknowledgements that will be written and synced together.
+ *
+ * Readings are encoded when they arrive, into one frame after another per topic, so that nothing is kept twice and a group costs one
+ * gathered write. Sequences are given out in `layOut`, when the group's turn has come: a group that failed has used none.
+ *
+ * Invariants: readings of one topic keep the order in which they were appended.
+ */
+import type { PenstockError } from '../../lib/errors.ts';
+import {
+  encodeFrameHeader,
+  FRAME_HEADER_BYTES,
+  FRAME_READINGS,
+  FRAME_STATE,
+  ReadingsPayload,
+  type FrameHeader,
+  type NewReading,
+} from './frame.ts';
+import { encodeState, type Checkpoint, type CheckpointState, type SpoolState, type TopicState } from './spool-state.ts';
+
+/** Payload buffers that are kept for the next group: 16 frames of 256 KiB are 4 MiB. */
+const SPARE_PAYLOADS_MAX = 16;
+
+interface OpenFrame {
+  readonly topic: string;
+  readonly priority: number;
+  readonly payload: ReadingsPayload;
+}
+
+interface Waiter {
+  readonly resolve: () => void;
+  readonly reject: (error: PenstockError) => void;
+}
+
+export interface LaidOutGroup {
+  readonly buffers: readonly Buffer[];
+  readonly bytes: number;
+  /** What is true once the group is durable. */
+  readonly nextSeqs: ReadonlyMap<TopicState, number>;
+  readonly newTopics: readonly string[];
+}
+
+/** Buffers are used again by later groups of one spool. */
+export class PayloadPool {
+  readonly #spare: ReadingsPayload[] = [];
+
+  take(): ReadingsPayload {
+    return this.#spare.pop() ?? new ReadingsPayload();
+  }
+
+  giveBack(payload: ReadingsPayload): void {
+    if (!payload.isReusable || this.#spare.length >= SPARE_PAYLOADS_MAX) return;
+    payload.clear();
+    this.#spare.push(payload);
+  }
+}
+
+export class PendingGroup {
+  readonly #pool: PayloadPool;
+  readonly #frames: OpenFrame[] = [];
+  readonly #openFrames = new Map<string, OpenFrame>();
+  readonly #checkpoints = new Map<string, CheckpointState>();
+  readonly #acknowledged = new Map<string, number>();
+  readonly #dropped: [topicId: number, first: number, last: number][] = [];
+  readonly #waiters: Waiter[] = [];
+  /** Bytes of readings, without frame headers. */
+  bytes = 0;
+  readings = 0;
+
+  constructor(pool: PayloadPool) {
+    this.#pool = pool;
+  }
+
+  get isEmpty(): boolean {
+    return (
+      this.#frames.length === 0 &&
+      this.#checkpoints.size === 0 &&
+      this.#acknowledged.size === 0 &&
+      this.#dropped.length === 0 &&
+      this.#waiters.length === 0
+    );
+  }
+
+  add(readings: readonly NewReading[], checkpoints: readonly Checkpoint[]): void {
+    let frame: OpenFrame | undefined;
+    for (const reading of readings) {
+      if (frame?.topic !== reading.topic || frame.priority !== reading.priority) frame = this.#frameFor(reading);
+      const before = frame.payload.bytesUsed;
+      if (frame.payload.add(reading)) this.bytes += frame.payload.bytesUsed - before;
+      else {
+        frame = this.#openFrame(reading);
+        frame.payload.add(reading);
+        this.bytes += frame.payload.bytesUsed;
+      }
+    }
+    this.readings += readings.length;
+    for (const checkpoint of checkpoints) this.#checkpoints.set(checkpoint.source, checkpoint.state);
+  }
+
+  acknowledge(topic: string, seq: number): void {
+    this.#acknowledged.set(topic, Math.max(seq, this.#acknowledged.get(topic) ?? 0));
+  }
+
+  drop(topicId: number, first: number, last: number): void {
+    this.#dropped.push([topicId, first, last]);
+  }
+
+  /** Resolves when the group is durable, rejects when it could not be written. */
+  settled(): Promise<void> {
+    return new Promise<void>((resolve, reject) => this.#waiters.push({ resolve, reject }));
+  }
+
+  /** The bytes of the group. `state` knows every topic already. */
+  layOut(state: SpoolState, group: number): LaidOutGroup {
+    const nextSeqs = new Map<TopicState, number>();
+    const parts: { header: Omit<FrameHeader, 'last'>; payload: Buffer }[] = [];
+    const statePayload = this.#encodeState(state);
+    const none = { topicId: 0, priority: 0, baseSeq: 0, count: 0 };
+    if (statePayload !== null) parts.push({ header: { type: FRAME_STATE, group, ...none }, payload: statePayload });
+    const newTopics: string[] = [];
+    for (const { topic: name, priority, payload } of this.#frames) {
+      const topic = state.topic(name) ?? state.addTopic(name);
+      const baseSeq = nextSeqs.get(topic) ?? topic.nextSeq;
+      const header = { type: FRAME_READINGS, group, topicId: topic.id, priority, baseSeq, count: payload.count };
+      parts.push({ header, payload: payload.payload });
+      nextSeqs.set(topic, baseSeq + payload.count);
+    }
+    const buffers = parts.flatMap(({ header, payload }, index) => [
+      encodeFrameHeader({ ...header, last: index === parts.length - 1 }, payload),
+      payload,
+    ]);
+    const bytes = parts.reduce((sum, part) => sum + FRAME_HEADER_BYTES + part.payload.length, 0);
+    return { buffers, bytes, nextSeqs, newTopics };
+  }
+
+  /** Topics of this group that the spool has not seen yet. */
+  unknownTopics(state: SpoolState): string[] {
+    return [...new Set(this.#frames.map((frame) => frame.topic))].filter((name) => state.topic(name) === undefined);
+  }
+
+  succeed(): void {
+    for (const waiter of this.#waiters) waiter.resolve();
+    this.#recycle();
+  }
+
+  fail(error: PenstockError): void {
+    for (const waiter of this.#waiters) waiter.reject(error);
+    this.#recycle();
+  }
+
+  #recycle(): void {
+    for (const frame of this.#frames) this.#pool.giveBack(frame.payload);
+    this.#frames.length = 0;
+  }
+
+  #encodeState(state: SpoolState): Buffer | null {
+    if (this.#checkpoints.size === 0 && this.#acknowledged.size === 0 && this.#dropped.length === 0) return null;
+    const acknowledged = [...this.#acknowledged].flatMap(([name, seq]): [number, string, number, number][] => {
+      const topic = state.topic(name);
+      return topic === undefined ? [] : [[topic.id, name, 1, seq]];
+    });
+    return encodeState({ topics: acknowledged, checkpoints: [...this.#checkpoints], dropped: this.#dropped });
+  }
+
+  #frameFor(reading: NewReading): OpenFrame {
+    const open = this.#openFrames.get(reading.topic);
+    return open?.priority === reading.priority ? open : this.#openFrame(reading);
+  }
+
+  #openFrame({ topic, priority }: NewReading): OpenFrame {
+    const frame = { topic, priority, payload: this.#pool.take() };
+    this.#frames.push(frame);
+    this.#openFrames.set(topic, frame);
+    return frame;
+  }
+}

@@ -1,0 +1,229 @@
+/**
+ * Finding out, at the start, what a spool's folder holds: after a clean end, a kill, a power cut, or damage to the disk.
+ *
+ * Invariants
+ * - The last group of the last segment counts only when it is there whole: its readings and its checkpoints stand or fall together,
+ *   so a source that starts at its checkpoint neither repeats nor skips.
+ * - A group before that was acknowledged (the next one is written only after the sync), so its intact frames all count, and what is
+ *   missing between them is a gap that a reader sees by the sequences.
+ * Failure
+ * - A torn tail (an append that never ended) is cut.
+ * - A last group that is there by length but damaged is not taken, and a copy is set aside as `*.corrupt-<n>`. Whether it was
+ *   acknowledged cannot be known, so `uncertain` asks for a new incarnation: a sequence given out again can then never be
+ *   mistaken for the lost reading's repeat.
+ * - A segment without an intact head is set aside whole, by renaming.
+ */
+import { open, readdir, rename, rm, truncate } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fromSystemError } from '../../lib/errors.ts';
+import { keepEvidence, syncFolder } from './durable-files.ts';
+import { FRAME_HEAD, FRAME_READINGS, FRAME_STATE, type StoredFrame } from './frame.ts';
+import { scanSegment, type ScannedFrame } from './segment-scan.ts';
+import { parseDelta, parseHead, SpoolState, type SegmentHead } from './spool-state.ts';
+
+export interface Segment {
+  readonly number: number;
+  readonly path: string;
+  /** Whose readings they are: a backlog keeps the identity it was stored under. */
+  readonly agent: string;
+  readonly incarnation: string;
+  /** Where the frames behind the head begin. */
+  readonly dataStart: number;
+  /** By topic id: the first sequence that can be in this segment. Topics that are not named start at 1. */
+  readonly startSeqs: ReadonlyMap<number, number>;
+  /** Durable bytes. */
+  bytes: number;
+}
+
+export interface RecoveredSpool {
+  /** Ascending; all are sealed: the opened spool begins a new one. */
+  readonly segments: Segment[];
+  readonly state: SpoolState;
+  readonly lastNumber: number;
+  /** Acknowledged readings may be lost whose sequences are not known: the incarnation must be renewed. */
+  readonly uncertain: boolean;
+  /** Names of the files that were set aside now. */
+  readonly setAside: readonly string[];
+}
+
+const SEGMENT_NAME = /^(\d{12})\.seg$/;
+
+export function segmentPath(dir: string, number: number): string {
+  return join(dir, `${String(number).padStart(12, '0')}.seg`);
+}
+
+export function startSeqsOf(head: SegmentHead): ReadonlyMap<number, number> {
+  return new Map(head.topics.map(([id, , nextSeq]) => [id, nextSeq]));
+}
+
+/** Throws `denied`, `io` and the like when the folder cannot be read; damage is repaired, not thrown. */
+export async function recoverSpool(dir: string): Promise<RecoveredSpool> {
+  try {
+    return await recover(dir);
+  } catch (error) {
+    throw fromSystemError(error, `cannot open the spool in ${dir}`);
+  }
+}
+
+async function recover(dir: string): Promise<RecoveredSpool> {
+  const names = (await readdir(dir)).sort();
+  for (const name of names) if (name.endsWith('.seg.tmp')) await rm(join(dir, name));
+  const setAside: string[] = [];
+  const segments: Segment[] = [];
+  const orphans: string[] = [];
+  let lastHead: SegmentHead | undefined;
+  let lastNumber = 0;
+  for (const name of names) {
+    const number = Number(SEGMENT_NAME.exec(name)?.[1] ?? NaN);
+    if (Number.isNaN(number)) continue;
+    lastNumber = number;
+    const path = join(dir, name);
+    const found = await readHead(path, number);
+    if (found === undefined) {
+      const aside = await freeName(path);
+      await rename(path, aside);
+      orphans.push(aside);
+      setAside.push(aside);
+    } else {
+      segments.push(found.segment);
+      lastHead = found.head;
+    }
+  }
+  const state = new SpoolState();
+  let uncertain = segments.length === 0 && orphans.length > 0;
+  const last = segments.at(-1);
+  if (last !== undefined && lastHead !== undefined) {
+    state.apply(lastHead);
+    const replayed = await replay(last, state);
+    if (replayed.aside !== undefined) setAside.push(replayed.aside);
+    uncertain ||= replayed.uncertain;
+  }
+  for (const path of orphans) await raiseSequences(path, state);
+  if (orphans.length > 0) {
+    uncertain = true;
+    await syncFolder(dir);
+  }
+  return { segments, state, lastNumber, uncertain, setAside };
+}
+
+async function readHead(path: string, number: number): Promise<{ segment: Segment; head: SegmentHead } | undefined> {
+  const handle = await open(path, 'r');
+  try {
+    const { size } = await handle.stat();
+    for await (const item of scanSegment(handle, 0, size, (frame) => frame.type === FRAME_HEAD)) {
+      if (item.kind === 'damage' || item.payload === null) return undefined;
+      const head = parseHead(item.payload);
+      if (head?.segment !== number) return undefined;
+      const { agent, incarnation } = head;
+      const startSeqs = startSeqsOf(head);
+      return { head, segment: { number, path, agent, incarnation, dataStart: item.end, startSeqs, bytes: size } };
+    }
+    return undefined;
+  } finally {
+    await handle.close();
+  }
+}
+
+interface Group {
+  readonly number: number;
+  readonly start: number;
+  readonly frames: StoredFrame[];
+  readonly states: Buffer[];
+  complete: boolean;
+  damaged: boolean;
+  end: number;
+}
+
+/** Brings the state up to the last durable group and cuts what is behind it. */
+async function replay(segment: Segment, state: SpoolState): Promise<{ uncertain: boolean; aside?: string }> {
+  const handle = await open(segment.path, 'r');
+  let held: Group | undefined;
+  let damagedBefore: number | undefined;
+  let damagedFrames: StoredFrame[] = [];
+  let tornTail = false;
+  try {
+    for await (const item of scanSegment(handle, segment.dataStart, segment.bytes, () => true)) {
+      if (item.kind === 'damage') {
+        damagedBefore ??= item.start;
+        if (item.frame !== null) damagedFrames.push(item.frame);
+        tornTail = item.torn;
+        continue;
+      }
+      if (held === undefined || held.complete || held.number !== item.frame.group) {
+        if (held !== undefined) applyGroup(held, state);
+        held = newGroup(item, damagedBefore);
+        if (damagedBefore !== undefined) held.frames.push(...damagedFrames);
+      } else if (damagedBefore !== undefined) {
+        held.damaged = true;
+        held.frames.push(...damagedFrames);
+      }
+      damagedBefore = undefined;
+      damagedFrames = [];
+      held.end = item.end;
+      held.complete = item.frame.last;
+      if (item.frame.type === FRAME_STATE && item.payload !== null) held.states.push(item.payload);
+      else held.frames.push(item.frame);
+    }
+  } finally {
+    await handle.close();
+  }
+  const heldIsWhole = held !== undefined && held.complete && !held.damaged;
+  if (held !== undefined && heldIsWhole) applyGroup(held, state);
+  const keep = held === undefined ? (damagedBefore ?? segment.bytes) : heldIsWhole ? held.end : held.start;
+  if (keep === segment.bytes) return { uncertain: false };
+  // Without damage the group merely ends too early: the write was cut off between two frames.
+  const torn = (held === undefined || heldIsWhole || !held.damaged) && (damagedBefore === undefined || tornTail);
+  let aside: string | undefined;
+  if (!torn) {
+    aside = await freeName(segment.path);
+    await keepEvidence(segment.path, aside, 'copy');
+    for (const frame of [...(heldIsWhole ? [] : (held?.frames ?? [])), ...damagedFrames]) raise(frame, state);
+  }
+  await truncate(segment.path, keep);
+  const cut = await open(segment.path, 'r+');
+  await cut.sync().finally(() => cut.close());
+  segment.bytes = keep;
+  return aside === undefined ? { uncertain: false } : { uncertain: true, aside };
+}
+
+function newGroup(first: ScannedFrame, damagedBefore: number | undefined): Group {
+  const start = damagedBefore ?? first.start;
+  const damaged = damagedBefore !== undefined;
+  return { number: first.frame.group, start, frames: [], states: [], complete: false, damaged, end: first.end };
+}
+
+function applyGroup(group: Group, state: SpoolState): void {
+  for (const payload of group.states) {
+    const delta = parseDelta(payload);
+    if (delta !== undefined) state.apply(delta);
+  }
+  for (const frame of group.frames) raise(frame, state);
+}
+
+function raise(frame: StoredFrame, state: SpoolState): void {
+  if (frame.type !== FRAME_READINGS) return;
+  const topic = state.topicById(frame.topicId);
+  if (topic !== undefined) topic.nextSeq = Math.max(topic.nextSeq, frame.baseSeq + frame.count);
+}
+
+/** The sequences in a segment that is set aside were given out: they must not be given out again. */
+async function raiseSequences(path: string, state: SpoolState): Promise<void> {
+  const handle = await open(path, 'r');
+  try {
+    const { size } = await handle.stat();
+    for await (const item of scanSegment(handle, 0, size, () => false)) {
+      if (item.frame !== null) raise(item.frame, state);
+    }
+  } finally {
+    await handle.close();
+  }
+}
+
+async function freeName(path: string): Promise<string> {
+  const folder = join(path, '..');
+  const taken = new Set(await readdir(folder));
+  const base = path.slice(folder.length + 1);
+  let index = 1;
+  while (taken.has(`${base}.corrupt-${index}`)) index += 1;
+  return `${path}.corrupt-${index}`;
+}

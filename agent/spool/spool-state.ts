@@ -1,0 +1,162 @@
+/**
+ * What a spool knows beside its readings: topics with their next and acknowledged sequence, the sources' checkpoints, and the
+ * ranges that were dropped on purpose. It has no file of its own: a segment begins with a head frame that holds all of it, and state
+ * frames behind it hold changes, in the same group (one write, one sync) as the readings they belong to.
+ *
+ *   head, state  JSON { segment, agent, incarnation,                      (head only)
+ *                       topics: [[id, name, nextSeq, acknowledgedSeq]],
+ *                       checkpoints: [[source, state | null]],            (null: forgotten)
+ *                       dropped: [[topicId, firstSeq, lastSeq]] }
+ *
+ * Invariants: sequences of a topic begin with 1; all up to and including `acknowledged` are delivered; topic ids are never reused.
+ * Limits: TOPICS_MAX topics; dropped ranges are merged where they touch and forgotten once acknowledged.
+ */
+import { z } from 'zod';
+import { PenstockError } from '../../lib/errors.ts';
+
+/** A topic id has 16 bits in a frame. Far above any sensible number of topics of one node. */
+const TOPICS_MAX = 10_000;
+
+export type CheckpointState = z.core.util.JSONType;
+
+/** A source's position, stored in the same group as the readings up to it. */
+export interface Checkpoint {
+  readonly source: string;
+  /** null forgets the checkpoint. */
+  readonly state: CheckpointState;
+}
+
+const seqSchema = z.int().nonnegative();
+const deltaSchema = z.strictObject({
+  topics: z.array(z.tuple([z.int().positive(), z.string(), seqSchema, seqSchema])),
+  checkpoints: z.array(z.tuple([z.string(), z.json()])),
+  dropped: z.array(z.tuple([z.int().positive(), seqSchema, seqSchema])),
+});
+const headSchema = z.strictObject({
+  segment: z.int().positive(),
+  agent: z.string(),
+  incarnation: z.string(),
+  ...deltaSchema.shape,
+});
+export type StateDelta = z.infer<typeof deltaSchema>;
+export type SegmentHead = z.infer<typeof headSchema>;
+
+export interface SeqRange {
+  readonly first: number;
+  readonly last: number;
+}
+
+export interface TopicState {
+  readonly id: number;
+  readonly name: string;
+  /** The sequence of the next reading to come; readings below it are durable. */
+  nextSeq: number;
+  acknowledged: number;
+  /** Ascending, disjoint. */
+  dropped: SeqRange[];
+}
+
+/** undefined when the payload is not a head (its checksum held, so another version wrote it). */
+export function parseHead(payload: Buffer): SegmentHead | undefined {
+  return parseJson(payload, headSchema);
+}
+
+export function parseDelta(payload: Buffer): StateDelta | undefined {
+  return parseJson(payload, deltaSchema);
+}
+
+function parseJson<T>(payload: Buffer, schema: z.ZodType<T>): T | undefined {
+  try {
+    return schema.safeParse(JSON.parse(payload.toString('utf8'))).data;
+  } catch {
+    return undefined;
+  }
+}
+
+export function encodeState(state: StateDelta | SegmentHead): Buffer {
+  return Buffer.from(JSON.stringify(state), 'utf8');
+}
+
+export class SpoolState {
+  readonly #byName = new Map<string, TopicState>();
+  readonly #byId = new Map<number, TopicState>();
+  readonly #checkpoints = new Map<string, CheckpointState>();
+
+  topics(): readonly TopicState[] {
+    return [...this.#byName.values()];
+  }
+
+  topic(name: string): TopicState | undefined {
+    return this.#byName.get(name);
+  }
+
+  topicById(id: number): TopicState | undefined {
+    return this.#byId.get(id);
+  }
+
+  /** Throws `full` above TOPICS_MAX. */
+  addTopic(name: string, id = Math.max(0, ...this.#byId.keys()) + 1): TopicState {
+    const known = this.#byId.get(id);
+    if (known !== undefined) return known;
+    if (this.#byId.size >= TOPICS_MAX) {
+      throw new PenstockError('full', `topic '${name}' would be one more than the ${TOPICS_MAX} topics of a spool`);
+    }
+    const topic: TopicState = { id, name, nextSeq: 1, acknowledged: 0, dropped: [] };
+    this.#byName.set(name, topic);
+    this.#byId.set(id, topic);
+    return topic;
+  }
+
+  checkpoint(source: string): CheckpointState | undefined {
+    return this.#checkpoints.get(source);
+  }
+
+  checkpointSources(prefix: string): readonly string[] {
+    return [...this.#checkpoints.keys()].filter((source) => source.startsWith(prefix));
+  }
+
+  /** Sequences only go up: a head or state that is read again changes nothing. */
+  apply(delta: StateDelta): void {
+    for (const [id, name, nextSeq, acknowledged] of delta.topics) {
+      const topic = this.addTopic(name, id);
+      topic.nextSeq = Math.max(topic.nextSeq, nextSeq);
+      topic.acknowledged = Math.max(topic.acknowledged, acknowledged);
+    }
+    for (const [source, state] of delta.checkpoints) {
+      if (state === null) this.#checkpoints.delete(source);
+      else this.#checkpoints.set(source, state);
+    }
+    for (const [id, first, last] of delta.dropped) {
+      const topic = this.#byId.get(id);
+      if (topic !== undefined) topic.dropped = mergeRanges([...topic.dropped, { first, last }], topic.acknowledged);
+    }
+  }
+
+  /** Everything, for the head of a new segment. */
+  snapshot(): StateDelta {
+    const topics = this.topics();
+    return {
+      topics: topics.map((topic) => [topic.id, topic.name, topic.nextSeq, topic.acknowledged]),
+      checkpoints: [...this.#checkpoints],
+      dropped: topics.flatMap((topic) =>
+        mergeRanges(topic.dropped, topic.acknowledged).map((range): [number, number, number] => [
+          topic.id,
+          range.first,
+          range.last,
+        ]),
+      ),
+    };
+  }
+}
+
+function mergeRanges(ranges: readonly SeqRange[], acknowledged: number): SeqRange[] {
+  const merged: SeqRange[] = [];
+  for (const range of ranges.toSorted((a, b) => a.first - b.first)) {
+    if (range.last <= acknowledged) continue;
+    const previous = merged.at(-1);
+    if (previous !== undefined && range.first <= previous.last + 1) {
+      merged[merged.length - 1] = { first: previous.first, last: Math.max(previous.last, range.last) };
+    } else merged.push(range);
+  }
+  return merged;
+}
