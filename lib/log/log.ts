@@ -59,7 +59,7 @@ export interface LogProducer {
   readonly producerId: bigint;
   readonly producerEpoch: number;
   /**
-   * Appends one encoded batch (base offset 0, with producer id, epoch and base sequence set by `encodeRecordBatch`).
+   * Appends one encoded batch (base offset 0, with producer id, epoch and base sequence set when it was sealed).
    * At most IN_FLIGHT_MAX unresolved per partition; calls for one partition take effect in the order they were made.
    * Throws `out-of-order`, `unknown-producer`, `too-large`, `unavailable`, `timeout`, `full`, `not-found`.
    */
