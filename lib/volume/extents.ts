@@ -1,0 +1,148 @@
+/**
+ * Extents: which bytes of which immutable object are which bytes of a file. One representation for a small file in a shared pack,
+ * a large one in blocks, a published file in the lake's own object (zero copy) and a clone in its source's objects.
+ *
+ *   list:    varint count, then the extents in the order of their file offsets, which never overlap; what lies between is a hole
+ *   extent:  u8     flags: 1 external, 2 the slice is the whole piece, 4 begins where the one before ended
+ *            varint gap      bytes between the end of the one before and this one (absent with flag 4)
+ *            varint length   bytes of the file
+ *            varint sliceOffset  where the slice begins in the piece (absent with flag 2)
+ *     own:   varint objectId, varint pieceOffset (where the piece begins in the object), varint pieceBytes, u32 crc32c of the piece
+ *     external: bytes key, varint objectBytes
+ *
+ * A *piece* is what was written and checksummed at once; it is fetched and verified whole (at most the block size), however small
+ * the slice of it that a file still shows. An external object has no checksum of ours; its length is checked.
+ */
+import type { ByteReader, ByteWriter } from './bytes.ts';
+
+export interface OwnPiece {
+  readonly kind: 'own';
+  readonly objectId: number;
+  readonly pieceOffset: number;
+  readonly pieceBytes: number;
+  readonly crc: number;
+}
+
+export interface ExternalObject {
+  readonly kind: 'external';
+  /** Key in the volume's store. */
+  readonly key: string;
+  readonly objectBytes: number;
+}
+
+export interface Extent {
+  readonly fileOffset: number;
+  readonly length: number;
+  /** Where the slice begins in the piece, or in the external object. */
+  readonly sliceOffset: number;
+  readonly source: OwnPiece | ExternalObject;
+}
+
+const EXTERNAL = 1;
+const WHOLE = 2;
+const ADJACENT = 4;
+/** More in one record than a damaged count may make us allocate; a page of 64 MiB in 1 KiB fragments. */
+const EXTENTS_MAX = 65_536;
+
+function sourceBytes(extent: Extent): number {
+  return extent.source.kind === 'own' ? extent.source.pieceBytes : extent.source.objectBytes;
+}
+
+/** Where the extent ends in the file. */
+export function extentEnd(extent: Extent): number {
+  return extent.fileOffset + extent.length;
+}
+
+export function writeExtents(writer: ByteWriter, extents: readonly Extent[]): void {
+  writer.varint(extents.length);
+  let end = 0;
+  for (const extent of extents) {
+    const whole = extent.sliceOffset === 0 && extent.length === sourceBytes(extent);
+    const adjacent = extent.fileOffset === end;
+    writer.u8((extent.source.kind === 'external' ? EXTERNAL : 0) | (whole ? WHOLE : 0) | (adjacent ? ADJACENT : 0));
+    if (!adjacent) writer.varint(extent.fileOffset - end);
+    writer.varint(extent.length);
+    if (!whole) writer.varint(extent.sliceOffset);
+    const source = extent.source;
+    if (source.kind === 'own') {
+      writer.varint(source.objectId).varint(source.pieceOffset).varint(source.pieceBytes).u32(source.crc);
+    } else {
+      writer.bytes(Buffer.from(source.key)).varint(source.objectBytes);
+    }
+    end = extentEnd(extent);
+  }
+}
+
+export function readExtents(reader: ByteReader): Extent[] {
+  const count = reader.varint();
+  if (count > EXTENTS_MAX) throw reader.damaged(`${count} extents in one record`);
+  const extents: Extent[] = [];
+  let end = 0;
+  for (let i = 0; i < count; i++) {
+    const flags = reader.u8();
+    if (flags > 7) throw reader.damaged(`an extent has unknown flags ${flags}`);
+    const fileOffset = (flags & ADJACENT) === 0 ? end + reader.varint() : end;
+    const length = reader.varint();
+    const sliceOffset = (flags & WHOLE) === 0 ? reader.varint() : 0;
+    const source: Extent['source'] =
+      (flags & EXTERNAL) === 0
+        ? {
+            kind: 'own',
+            objectId: reader.varint(),
+            pieceOffset: reader.varint(),
+            pieceBytes: reader.varint(),
+            crc: reader.u32(),
+          }
+        : { kind: 'external', key: reader.bytes().toString(), objectBytes: reader.varint() };
+    const extent: Extent = { fileOffset, length, sliceOffset, source };
+    if (length === 0 || sliceOffset + length > sourceBytes(extent)) {
+      throw reader.damaged(`extent ${i} lies outside of its object`);
+    }
+    extents.push(extent);
+    end = fileOffset + length;
+  }
+  return extents;
+}
+
+/** The part of an extent in [from, to), which must overlap it. */
+function slice(extent: Extent, from: number, to: number): Extent {
+  const start = Math.max(from, extent.fileOffset);
+  const end = Math.min(to, extentEnd(extent));
+  if (start === extent.fileOffset && end === extentEnd(extent)) return extent;
+  return {
+    fileOffset: start,
+    length: end - start,
+    sliceOffset: extent.sliceOffset + (start - extent.fileOffset),
+    source: extent.source,
+  };
+}
+
+/** The parts of the extents that lie in [from, to). */
+export function extentsWithin(extents: readonly Extent[], from: number, to: number): Extent[] {
+  const within: Extent[] = [];
+  for (const extent of extents) {
+    if (extent.fileOffset < to && extentEnd(extent) > from) within.push(slice(extent, from, to));
+  }
+  return within;
+}
+
+/** The extents with [from, to) replaced by `replacement` (which lies within it; empty: a hole). */
+export function replaceExtents(
+  extents: readonly Extent[],
+  from: number,
+  to: number,
+  replacement: readonly Extent[],
+): Extent[] {
+  const result: Extent[] = [];
+  for (const extent of extents) if (extent.fileOffset < from) result.push(slice(extent, extent.fileOffset, from));
+  result.push(...replacement);
+  for (const extent of extents) if (extentEnd(extent) > to) result.push(slice(extent, to, extentEnd(extent)));
+  return result;
+}
+
+/** Bytes of the file that the extents hold: what st_blocks counts. */
+export function extentBytes(extents: readonly Extent[]): number {
+  let bytes = 0;
+  for (const extent of extents) bytes += extent.length;
+  return bytes;
+}

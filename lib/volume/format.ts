@@ -1,0 +1,113 @@
+/**
+ * The format record: what a volume is, written once by `penstock fs format`, as JSON at `{v}meta format` (keys.ts).
+ *
+ * Invariants: a volume is formatted once (`exists` otherwise); its id names its objects in the store, so that two volumes in one
+ * store never share a key; a record of a newer version than ours is refused by name, never half understood.
+ * Failure: the record and the root directory are one commit.
+ */
+import { z } from 'zod';
+import { PenstockError, describeError } from '../errors.ts';
+import type { MetaEngine } from '../meta/engine.ts';
+import { encodeInode, newInode, S_IFDIR } from './inode.ts';
+import { ROOT_INO, VolumeKeys } from './keys.ts';
+
+const FORMAT_VERSION = 1;
+
+const formatSchema = z.strictObject({
+  version: z.literal(FORMAT_VERSION),
+  /** Part of every object key of the volume. */
+  id: z.uuid(),
+  volume: z.string(),
+  /** Absolute, without credentials. */
+  store: z.string(),
+  /** The largest piece of a file that is one object, bytes. */
+  blockSize: z.number().int().min(65_536).max(67_108_864),
+  compression: z.enum(['none', 'zstd']),
+  /** Files up to this size are kept in the metadata. */
+  inlineBytes: z.number().int().min(0).max(262_144),
+  /** How long deleted files stay in the trash; 0: not at all. */
+  trashMs: z.number().int().min(0),
+  /** How long an object stays in the store after the last reference to it is gone, and a replaced lake file stays openable. */
+  graceMs: z.number().int().min(0),
+  /** What an fsync waits for beside the store: `commit` the engine's answer, `flush` the engine's own durability (fsync, WAIT, WAITAOF). */
+  durability: z.enum(['commit', 'flush']),
+  createdMs: z.number(),
+});
+
+export type VolumeFormat = z.infer<typeof formatSchema>;
+
+export const FORMAT_DEFAULTS = {
+  // What the peers use is 4 MiB; with 8 the requests to S3, and the extents in memory, are half as many.
+  blockSize: 8 * 2 ** 20,
+  compression: 'none',
+  // A file of one metadata record needs no request to the store at all; larger ones would make the engine's memory dear.
+  inlineBytes: 16 * 1024,
+  trashMs: 0,
+  graceMs: 24 * 3600e3,
+  durability: 'flush',
+} as const satisfies Partial<VolumeFormat>;
+
+/** Null when the volume was never formatted. Throws `corrupt`, and `unsupported` for a newer version. */
+export async function readFormat(engine: MetaEngine, volume: string): Promise<VolumeFormat | null> {
+  const [stored] = await engine.read([new VolumeKeys(volume).formatKey]);
+  return stored === null || stored === undefined ? null : parseFormat(stored.value, volume);
+}
+
+function parseFormat(value: Buffer, volume: string): VolumeFormat {
+  let json: unknown;
+  try {
+    json = JSON.parse(value.toString());
+  } catch (error) {
+    throw new PenstockError('corrupt', `format record of volume '${volume}' is damaged: ${describeError(error)}`);
+  }
+  const version = z.object({ version: z.number() }).safeParse(json);
+  if (version.success && version.data.version > FORMAT_VERSION) {
+    throw new PenstockError(
+      'unsupported',
+      `volume '${volume}' has format version ${version.data.version}; this Penstock knows versions up to ${FORMAT_VERSION}: upgrade it`,
+    );
+  }
+  const parsed = formatSchema.safeParse(json);
+  if (parsed.success) return parsed.data;
+  throw new PenstockError(
+    'corrupt',
+    `format record of volume '${volume}' is damaged: ${z.prettifyError(parsed.error)}`,
+  );
+}
+
+/**
+ * Writes the record and the root directory. Throws `exists` when the volume has a format, `config` for a value out of range.
+ */
+export async function writeFormat(engine: MetaEngine, format: Omit<VolumeFormat, 'version'>): Promise<VolumeFormat> {
+  const keys = new VolumeKeys(format.volume);
+  const checked = formatSchema.safeParse({ ...format, version: FORMAT_VERSION });
+  if (!checked.success) {
+    throw new PenstockError('config', `options of volume '${format.volume}': ${z.prettifyError(checked.error)}`);
+  }
+  const record = { key: keys.formatKey, value: Buffer.from(JSON.stringify(checked.data)) };
+  const absent = { key: keys.formatKey, version: null };
+  const root = keys.inode(ROOT_INO);
+  const rootValue = encodeInode(newInode(S_IFDIR | 0o755, 0, 0, BigInt(format.createdMs) * 1_000_000n, { parent: 0 }));
+  const fresh = await engine.commit({
+    compare: [absent, { key: root, version: null }],
+    write: [record, { key: root, value: rootValue }],
+    patch: [...initialCounters(keys)],
+  });
+  if (fresh.ok) return checked.data;
+  // A lake may have made its root before the volume was formatted: keep that one.
+  const overLake = fresh.mismatches.some((m) => m.index === 0)
+    ? fresh
+    : await engine.commit({ compare: [absent], write: [record] });
+  if (overLake.ok) return checked.data;
+  throw new PenstockError('exists', `volume '${format.volume}' is already formatted`);
+}
+
+/** The root's number is 1: the counter begins behind it. */
+export function initialCounters(
+  keys: VolumeKeys,
+): { readonly number: ReturnType<VolumeKeys['counter']>; readonly add: bigint }[] {
+  return [
+    { number: keys.counter('ino'), add: BigInt(ROOT_INO) },
+    { number: keys.counter('inodes'), add: 1n },
+  ];
+}
