@@ -1,0 +1,118 @@
+/**
+ * pipeline.yaml: what `land`, `compact`, `serve` and `demo` read. The keys are stable; unknown ones are refused by name. Every
+ * default carries its reason.
+ */
+import { z } from 'zod';
+import { bytes, duration } from './load.ts';
+
+/** A dataset's name is a table's name, a folder's and part of object keys: lower and upper case letters, digits, `_`, `-`, in dotted parts. */
+const datasetName = z
+  .string()
+  .max(200)
+  .regex(
+    /^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$/,
+    'expected letters, digits, _ and - in parts separated by dots, as plant.vibration',
+  );
+
+/** A top-level field of the records. A leading `_` is for the columns that the lander adds. */
+const fieldName = z
+  .string()
+  .min(1)
+  .max(255)
+  .refine((name) => !name.startsWith('_'), "a field's name must not begin with _: those columns are the lander's");
+
+const FIELD_TYPES = ['boolean', 'int', 'long', 'float', 'double', 'string', 'date', 'timestamptz'] as const;
+/** A column's type, by its Iceberg name. */
+export type FieldType = (typeof FIELD_TYPES)[number];
+
+const declaredField = z.strictObject({
+  name: fieldName,
+  type: z.enum(FIELD_TYPES),
+  required: z.boolean().default(false),
+});
+export type DeclaredField = z.output<typeof declaredField>;
+
+const value = z
+  .strictObject({
+    format: z.enum(['json', 'avro', 'protobuf']).default('json'),
+    /** URL of a schema registry; for avro and protobuf. */
+    registry: z.url().optional(),
+  })
+  .refine(({ format }) => format === 'json', {
+    path: ['format'],
+    error: 'avro and protobuf are not built yet: expected json',
+  });
+
+const dataset = z.strictObject({
+  name: datasetName,
+  topic: z.string().min(1).max(249),
+  /** Default: the header `event`, else the record's timestamp. */
+  eventTime: fieldName.optional(),
+  sort: z.array(fieldName).max(16).default([]),
+  dedup: z
+    .union([z.enum(['identity', 'none']), z.strictObject({ key: z.array(z.string().min(1)).min(1).max(16) })])
+    .default('identity'),
+  schema: z
+    .union([z.literal('infer'), z.array(declaredField).min(1).max(500)])
+    .refine(
+      (schema) => schema === 'infer' || new Set(schema.map((field) => field.name)).size === schema.length,
+      'a field is declared twice',
+    )
+    .default('infer'),
+  value: value.default({ format: 'json' }),
+});
+export type DatasetConfig = z.output<typeof dataset>;
+
+const unique = (datasets: readonly DatasetConfig[], key: 'name' | 'topic'): boolean =>
+  new Set(datasets.map((entry) => entry[key])).size === datasets.length;
+
+export const pipelineSchema = z.strictObject({
+  log: z.string(),
+  store: z.string(),
+  meta: z.string(),
+  datasets: z
+    .array(dataset)
+    .min(1)
+    .refine((datasets) => unique(datasets, 'name'), 'two datasets have the same name')
+    .refine((datasets) => unique(datasets, 'topic'), 'two datasets read the same topic'),
+  lander: z
+    .strictObject({
+      /** A minute of data is small enough to wait for and large enough that an hour is 60 files, not thousands. */
+      commitEvery: duration().default(60_000),
+      /** What one commit holds in memory is a small multiple of this. */
+      fileBytes: bytes().default(128_000_000),
+    })
+    .default({ commitEvery: 60_000, fileBytes: 128_000_000 }),
+  compactor: z
+    .strictObject({
+      /** Iceberg's own default target. */
+      targetBytes: bytes().default(512_000_000),
+      /** Most late readings come within minutes. */
+      lag: duration().default(600_000),
+      memoryBytes: bytes().default(1_000_000_000),
+      /** Longer than a training job's epoch, so that what it globbed stays openable. */
+      keepReplaced: duration().default(86_400_000),
+    })
+    .default({ targetBytes: 512_000_000, lag: 600_000, memoryBytes: 1_000_000_000, keepReplaced: 86_400_000 }),
+  catalog: z
+    .string()
+    .refine((catalog) => catalog === 'embedded', 'an external REST catalog is not built yet: expected embedded')
+    .default('embedded'),
+  /** For topics we create. */
+  topics: z
+    .strictObject({
+      partitions: z.int().min(1).max(10_000).default(3),
+      /** Kafka's own default: a week to notice that nothing lands. */
+      retention: duration().default(604_800_000),
+    })
+    .default({ partitions: 3, retention: 604_800_000 }),
+  serve: z
+    .strictObject({
+      port: z.int().min(0).max(65_535).default(8080),
+      tls: z.strictObject({ cert: z.string(), key: z.string() }).optional(),
+      tokens: z.string().optional(),
+      oidc: z.strictObject({ issuer: z.url(), audience: z.string() }).optional(),
+    })
+    .default({ port: 8080 }),
+});
+export type PipelineConfig = z.output<typeof pipelineSchema>;

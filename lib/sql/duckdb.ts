@@ -1,0 +1,97 @@
+/**
+ * An embedded DuckDB of this process, closed off: no extension is installed, loaded or downloaded, nothing outside the process's
+ * memory and one bounded scratch directory is written except by the statements we run.
+ *
+ * Limits: `memoryBytes` is DuckDB's own limit (its buffers; the process needs about 100 MB beside it), `scratchBytes` bounds
+ * what it may spill. Beyond both a statement fails with `full`.
+ */
+import { DuckDBInstance, type DuckDBConnection, type DuckDBResultReader } from '@duckdb/node-api';
+import { describeError, PenstockError } from '../errors.ts';
+
+export interface DuckDbOptions {
+  readonly memoryBytes: number;
+  readonly threads: number;
+  /** Where it spills. Must exist; owned by the caller (see scratch.ts). */
+  readonly scratchDir: string;
+  readonly scratchBytes: number;
+}
+
+/** A row of a query's answer, by column name. 64-bit integers are bigint. */
+export type Row = Readonly<ReturnType<DuckDBResultReader['getRowObjectsJS']>[number]>;
+
+export class DuckDb {
+  readonly connection: DuckDBConnection;
+  readonly #instance: DuckDBInstance;
+
+  private constructor(instance: DuckDBInstance, connection: DuckDBConnection) {
+    this.#instance = instance;
+    this.connection = connection;
+  }
+
+  static async open(options: DuckDbOptions): Promise<DuckDb> {
+    const instance = await DuckDBInstance.create(':memory:', {
+      threads: String(options.threads),
+      memory_limit: `${Math.floor(options.memoryBytes / 1000)}KB`,
+      temp_directory: options.scratchDir,
+      max_temp_directory_size: `${Math.floor(options.scratchBytes / 1000)}KB`,
+      autoinstall_known_extensions: 'false',
+      autoload_known_extensions: 'false',
+      allow_community_extensions: 'false',
+      // Results must not depend on the machine: times are UTC (set by TimeZone where the extension is there), NULLs last.
+      default_null_order: 'nulls_last',
+    });
+    return new DuckDb(instance, await instance.connect());
+  }
+
+  /** Runs one statement; answers the number of rows it changed or copied. Throws as `toPenstockError` says. */
+  async run(sql: string): Promise<number> {
+    try {
+      const result = await this.connection.run(sql);
+      return result.rowsChanged;
+    } catch (error) {
+      throw toPenstockError(error);
+    }
+  }
+
+  async query(sql: string): Promise<readonly Row[]> {
+    try {
+      return (await this.connection.runAndReadAll(sql)).getRowObjectsJS();
+    } catch (error) {
+      throw toPenstockError(error);
+    }
+  }
+
+  /** Makes the running statement fail with `aborted`. */
+  interrupt(): void {
+    this.connection.interrupt();
+  }
+
+  close(): void {
+    this.connection.closeSync();
+    this.#instance.closeSync();
+  }
+}
+
+/** DuckDB reports kinds of failure as words at the start of the message. */
+export function toPenstockError(error: unknown): PenstockError {
+  if (error instanceof PenstockError) return error;
+  const text = describeError(error);
+  if (/^INTERRUPT|Interrupted!/.test(text)) return new PenstockError('aborted', 'query interrupted', { cause: error });
+  if (/Out of Memory|max_temp_directory_size|No space left on device|failed to allocate/i.test(text)) {
+    return new PenstockError('full', `query: ${text}`, { cause: error });
+  }
+  // What its Parquet reader says of bytes that are not what a writer made.
+  if (
+    /Invalid Input Error|Snappy|ZSTD|zstd|No magic bytes|too small to be a Parquet|TProtocolException|Thrift|Serialization|Out of Range Error|corrupt|Parquet|Truncated|Could not read enough bytes/i.test(
+      text,
+    )
+  ) {
+    return new PenstockError('corrupt', `query: ${text}`, { cause: error });
+  }
+  return new PenstockError('io', `query: ${text}`, { cause: error });
+}
+
+/** `name` as an SQL identifier. */
+export const sqlName = (name: string): string => `"${name.replaceAll('"', '""')}"`;
+/** `text` as an SQL string literal. */
+export const sqlText = (text: string): string => `'${text.replaceAll("'", "''")}'`;

@@ -1,0 +1,19 @@
+/** What goes over the channel between SqlWorker and its child process, one answer for each request in any order. */
+import type { ErrorCode } from '../errors.ts';
+import type { DuckDbOptions, Row } from './duckdb.ts';
+
+export type WorkerRequest = { readonly id: number } & (
+  | { readonly kind: 'open'; readonly options: DuckDbOptions }
+  /** A statement whose answer is how many rows it changed or copied. */
+  | { readonly kind: 'run'; readonly sql: string }
+  | { readonly kind: 'query'; readonly sql: string }
+);
+
+export interface WorkerReply {
+  readonly id: number;
+  /** CPU time of the child so far, microseconds. */
+  readonly cpuMicros: number;
+  readonly rowsChanged?: number;
+  readonly rows?: readonly Row[];
+  readonly error?: { readonly code: ErrorCode; readonly message: string };
+}
