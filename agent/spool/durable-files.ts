@@ -1,6 +1,6 @@
 /** File changes that survive a power cut: the data is synced before the name, and the folder after it. */
 import { constants } from 'node:fs';
-import { copyFile, link, mkdir, open, rename, type FileHandle } from 'node:fs/promises';
+import { copyFile, mkdir, open, rename, rm, type FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { PenstockError, systemCode } from '../../lib/errors.ts';
 
@@ -38,15 +38,15 @@ export async function replaceFileDurably(path: string, content: string): Promise
   await syncFolder(dirname(path));
 }
 
-/** Keeps the present bytes of a file under a second name (a copy where the file system has no hard links, as FAT on an SD card). */
-export async function keepEvidence(path: string, as: string, mode: 'link' | 'copy'): Promise<void> {
+/** Copies the present bytes of a file to a second name, for a person to look at; an earlier copy of that name is left as it is. */
+export async function keepEvidence(path: string, as: string): Promise<void> {
   try {
-    if (mode === 'copy') await copyFile(path, as, constants.COPYFILE_EXCL);
-    else await link(path, as);
+    await copyFile(path, as, constants.COPYFILE_EXCL);
   } catch (error) {
     if (systemCode(error) === 'EEXIST') return;
-    if (mode === 'copy') throw error;
-    await keepEvidence(path, as, 'copy');
+    await rm(as, { force: true });
+    // On a full disk the evidence is given up, the readings around the damage are not.
+    if (systemCode(error) !== 'ENOSPC') throw error;
   }
 }
 

@@ -37,6 +37,8 @@ export const FRAME_HEADER_BYTES = 40;
 export const FRAME_PAYLOAD_BYTES = 256 * 1024;
 /** Key and value together. */
 export const READING_BYTES_MAX = 1_048_000;
+/** Priorities are 0 to 9, the highest first; readings of this one are never dropped. */
+export const ALARM_PRIORITY = 9;
 const KEY_BYTES_MAX = 0xfffe;
 const READING_HEADER_BYTES = 24;
 /** "PSF1" */
@@ -139,7 +141,8 @@ function encodedBytesMax(reading: NewReading): number {
 /** Why a reading cannot be stored, or null. */
 export function refusal(reading: NewReading): string | null {
   const keyBytes = reading.key === null ? 0 : Buffer.byteLength(reading.key);
-  const bytes = (typeof reading.value === 'string' ? Buffer.byteLength(reading.value) : reading.value.length) + keyBytes;
+  const bytes =
+    (typeof reading.value === 'string' ? Buffer.byteLength(reading.value) : reading.value.length) + keyBytes;
   if (bytes > READING_BYTES_MAX) return `the reading has ${bytes} bytes, at most ${READING_BYTES_MAX} can be carried`;
   if (keyBytes > KEY_BYTES_MAX) return `the sensor id has ${keyBytes} bytes, at most ${KEY_BYTES_MAX} can be carried`;
   if (!Number.isSafeInteger(reading.eventUs) || !Number.isSafeInteger(reading.arrivalUs)) {

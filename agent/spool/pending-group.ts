@@ -16,7 +16,14 @@ import {
   type FrameHeader,
   type NewReading,
 } from './frame.ts';
-import { encodeState, type Checkpoint, type CheckpointState, type SpoolState, type TopicState } from './spool-state.ts';
+import {
+  encodeState,
+  type Checkpoint,
+  type CheckpointState,
+  type SpoolState,
+  type StateDelta,
+  type TopicState,
+} from './spool-state.ts';
 
 /** Payload buffers that are kept for the next group: 16 frames of 256 KiB are 4 MiB. */
 const SPARE_PAYLOADS_MAX = 16;
@@ -37,7 +44,8 @@ export interface LaidOutGroup {
   readonly bytes: number;
   /** What is true once the group is durable. */
   readonly nextSeqs: ReadonlyMap<TopicState, number>;
-  readonly newTopics: readonly string[];
+  readonly newTopics: readonly TopicState[];
+  readonly delta: StateDelta | null;
 }
 
 /** Buffers are used again by later groups of one spool. */
@@ -110,14 +118,10 @@ export class PendingGroup {
     return new Promise<void>((resolve, reject) => this.#waiters.push({ resolve, reject }));
   }
 
-  /** The bytes of the group. `state` knows every topic already. */
-  layOut(state: SpoolState, group: number): LaidOutGroup {
+  /** The bytes of the group. Topics that are not in `defined` (their names are not in this segment yet) are defined by it. */
+  layOut(state: SpoolState, group: number, defined: ReadonlySet<number>): LaidOutGroup {
     const nextSeqs = new Map<TopicState, number>();
     const parts: { header: Omit<FrameHeader, 'last'>; payload: Buffer }[] = [];
-    const statePayload = this.#encodeState(state);
-    const none = { topicId: 0, priority: 0, baseSeq: 0, count: 0 };
-    if (statePayload !== null) parts.push({ header: { type: FRAME_STATE, group, ...none }, payload: statePayload });
-    const newTopics: string[] = [];
     for (const { topic: name, priority, payload } of this.#frames) {
       const topic = state.topic(name) ?? state.addTopic(name);
       const baseSeq = nextSeqs.get(topic) ?? topic.nextSeq;
@@ -125,17 +129,18 @@ export class PendingGroup {
       parts.push({ header, payload: payload.payload });
       nextSeqs.set(topic, baseSeq + payload.count);
     }
+    const newTopics = [...nextSeqs.keys()].filter((topic) => !defined.has(topic.id));
+    const delta = this.#stateDelta(state, newTopics);
+    if (delta !== null) {
+      const header = { type: FRAME_STATE, group, topicId: 0, priority: 0, baseSeq: 0, count: 0 };
+      parts.unshift({ header, payload: encodeState(delta) });
+    }
     const buffers = parts.flatMap(({ header, payload }, index) => [
       encodeFrameHeader({ ...header, last: index === parts.length - 1 }, payload),
       payload,
     ]);
     const bytes = parts.reduce((sum, part) => sum + FRAME_HEADER_BYTES + part.payload.length, 0);
-    return { buffers, bytes, nextSeqs, newTopics };
-  }
-
-  /** Topics of this group that the spool has not seen yet. */
-  unknownTopics(state: SpoolState): string[] {
-    return [...new Set(this.#frames.map((frame) => frame.topic))].filter((name) => state.topic(name) === undefined);
+    return { buffers, bytes, nextSeqs, newTopics, delta };
   }
 
   succeed(): void {
@@ -143,8 +148,11 @@ export class PendingGroup {
     this.#recycle();
   }
 
-  fail(error: PenstockError): void {
+  /** Readings and checkpoints are refused together; acknowledgements and drops go on into `next`. */
+  fail(error: PenstockError, next: PendingGroup): void {
     for (const waiter of this.#waiters) waiter.reject(error);
+    for (const [topic, seq] of this.#acknowledged) next.acknowledge(topic, seq);
+    next.#dropped.push(...this.#dropped);
     this.#recycle();
   }
 
@@ -153,13 +161,14 @@ export class PendingGroup {
     this.#frames.length = 0;
   }
 
-  #encodeState(state: SpoolState): Buffer | null {
-    if (this.#checkpoints.size === 0 && this.#acknowledged.size === 0 && this.#dropped.length === 0) return null;
-    const acknowledged = [...this.#acknowledged].flatMap(([name, seq]): [number, string, number, number][] => {
+  #stateDelta(state: SpoolState, newTopics: readonly TopicState[]): StateDelta | null {
+    const topics = newTopics.map((topic): [number, string, number, number] => [topic.id, topic.name, 1, 0]);
+    for (const [name, seq] of this.#acknowledged) {
       const topic = state.topic(name);
-      return topic === undefined ? [] : [[topic.id, name, 1, seq]];
-    });
-    return encodeState({ topics: acknowledged, checkpoints: [...this.#checkpoints], dropped: this.#dropped });
+      if (topic !== undefined) topics.push([topic.id, name, 1, seq]);
+    }
+    if (topics.length + this.#checkpoints.size + this.#dropped.length === 0) return null;
+    return { topics, checkpoints: [...this.#checkpoints], dropped: this.#dropped };
   }
 
   #frameFor(reading: NewReading): OpenFrame {

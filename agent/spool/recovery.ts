@@ -176,7 +176,7 @@ async function replay(segment: Segment, state: SpoolState): Promise<{ uncertain:
   let aside: string | undefined;
   if (!torn) {
     aside = await freeName(segment.path);
-    await keepEvidence(segment.path, aside, 'copy');
+    await keepEvidence(segment.path, aside);
     for (const frame of [...(heldIsWhole ? [] : (held?.frames ?? [])), ...damagedFrames]) raise(frame, state);
   }
   await truncate(segment.path, keep);

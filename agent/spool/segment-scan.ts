@@ -5,13 +5,7 @@
  * written again. Memory: one window, or one payload where that is larger.
  */
 import type { FileHandle } from 'node:fs/promises';
-import {
-  decodeFrameHeader,
-  findMagic,
-  FRAME_HEADER_BYTES,
-  payloadIsIntact,
-  type StoredFrame,
-} from './frame.ts';
+import { decodeFrameHeader, findMagic, FRAME_HEADER_BYTES, payloadIsIntact, type StoredFrame } from './frame.ts';
 
 /** One read of the disk; also what an idle topic's cursor costs while it is read. */
 const WINDOW_BYTES = 512 * 1024;
@@ -77,7 +71,7 @@ async function findHeader(
   end: number,
 ): Promise<{ next: number; onlyZeros: boolean }> {
   let onlyZeros = (await window.view(start, from - start)).every((byte) => byte === 0);
-  for (let at = from; at < end; ) {
+  for (let at = from; at < end;) {
     const length = Math.min(WINDOW_BYTES, end - at);
     const bytes = await window.view(at, length);
     onlyZeros &&= bytes.every((byte) => byte === 0);

@@ -1,0 +1,439 @@
+/**
+ * The spool: readings on this machine's disk between the sources, which are acknowledged once they are here, and the uplink.
+ *
+ * Invariants
+ * - `append` resolves only after the readings and their checkpoints are synced; they stand or fall together.
+ * - Sequences count per topic from 1 without gaps; one that will never be delivered lies in a gap that a reader is told.
+ * - One group is written at a time: while its sync runs, the next one collects (group commit). A group that is refused uses no
+ *   sequence and leaves no byte.
+ * - A segment is deleted only when every reading in it is durably acknowledged, or recorded as dropped.
+ * Failure: see recovery.ts for what a start finds. After a failed sync the spool is `closed` with that cause: the process should end
+ * and start again, which reads what the disk really has. On a full disk appends are refused, and a small reserve file is given up so
+ * that acknowledgements can still be written and free space.
+ * Limits: `maxBytes` of segments (at least 1 MiB); PENDING_BYTES_MAX of memory for the group that collects; a reading has at most
+ * READING_BYTES_MAX.
+ */
+import { unlink } from 'node:fs/promises';
+import { join } from 'node:path';
+import { systemClock, type Clock } from '../../lib/clock.ts';
+import { describeError, PenstockError } from '../../lib/errors.ts';
+import { acquireProcessLock, type ProcessLock } from '../../lib/process-lock.ts';
+import { DiskReserve } from './disk-reserve.ts';
+import { makeFolderDurably, syncFolder } from './durable-files.ts';
+import { ALARM_PRIORITY, isSurelyFine, refusal, type NewReading } from './frame.ts';
+import { loadIdentity, machineFingerprint, renewIdentity, type Identity } from './identity.ts';
+import { PayloadPool, PendingGroup } from './pending-group.ts';
+import { recoverSpool, type Segment } from './recovery.ts';
+import { SegmentWriter, SyncFailure } from './segment-writer.ts';
+import type { SpoolEntry, SpoolReader } from './spool-reader.ts';
+import type { Checkpoint, CheckpointState, SpoolState, TopicState } from './spool-state.ts';
+import { holdsPriority, TopicReading } from './topic-reading.ts';
+
+/** Large enough that creating and deleting files costs nothing, small enough that space comes back soon. */
+const SEGMENT_BYTES_DEFAULT = 16 * 1024 * 1024;
+/** A spool is at least this many segments, so that a small one frees space before it is full. */
+const SEGMENTS_PER_SPOOL_MIN = 8;
+/** Memory of the collecting group; also what one write and sync carries at most, about 20 ms of an SSD. */
+const PENDING_BYTES_MAX = 4 * 1024 * 1024;
+/** Acknowledgements ride on the next group; without one they are written after this long, to spare flash. */
+const ACKNOWLEDGE_DELAY_MS = 500;
+/** A full disk may be emptied by somebody else: how often a waiting source looks again. */
+const ROOM_RETRY_MS = 1000;
+
+export interface SpoolOptions {
+  readonly dir: string;
+  readonly agent: string;
+  readonly maxBytes: number;
+  readonly whenFull: 'reject' | 'dropOldest';
+  readonly segmentBytes?: number;
+  readonly clock?: Clock;
+  /** The fingerprint of the machine; given by tests. */
+  readonly machine?: string;
+}
+
+export interface SpoolTopicStats {
+  readonly topic: string;
+  /** Readings accepted over the life of the spool. */
+  readonly accepted: number;
+  readonly acknowledged: number;
+}
+
+export interface SpoolStats {
+  readonly bytes: number;
+  readonly maxBytes: number;
+  readonly segments: number;
+  readonly topics: readonly SpoolTopicStats[];
+  /** Files set aside since the start. */
+  readonly setAside: readonly string[];
+  /** Readings dropped by policy that are not acknowledged yet. */
+  readonly dropped: number;
+}
+
+/** Throws `held` when another process has the spool, `denied`, `full` or `io` when the folder cannot be used. */
+export async function openSpool(options: SpoolOptions): Promise<Spool> {
+  const { dir, agent } = options;
+  await makeFolderDurably(dir);
+  const lock = await acquireProcessLock(join(dir, 'lock'), { label: `agent ${agent}` });
+  try {
+    const clock = options.clock ?? systemClock;
+    const machine = options.machine ?? (await machineFingerprint());
+    const recovered = await recoverSpool(dir);
+    const identity = recovered.uncertain
+      ? await renewIdentity(dir, agent, machine, clock.nowMs())
+      : await loadIdentity(dir, agent, machine, clock.nowMs());
+    const writer = await SegmentWriter.create(dir, recovered.lastNumber + 1, identity, recovered.state);
+    const spool = new Spool(options, lock, identity, recovered.state, recovered.segments, writer, recovered.setAside);
+    await spool.removeDelivered();
+    return spool;
+  } catch (error) {
+    lock.release();
+    throw error;
+  }
+}
+
+export class Spool implements SpoolReader {
+  readonly identity: Identity;
+  readonly #options: SpoolOptions;
+  readonly #segmentBytes: number;
+  readonly #lock: ProcessLock;
+  readonly #state: SpoolState;
+  readonly #reading: TopicReading;
+  readonly #pool = new PayloadPool();
+  readonly #reserve: DiskReserve;
+  readonly #setAside: string[];
+  /** Ascending; the last one is the writer's. */
+  #segments: Segment[];
+  #sealedBytes: number;
+  #writer: SegmentWriter;
+  #definedTopics: Set<number>;
+  #pending: PendingGroup;
+  #group = 0;
+  #running: Promise<void> | undefined;
+  #acknowledgeTimer: NodeJS.Timeout | undefined;
+  #wakeReaders: (() => void)[] = [];
+  #wakeRoom: (() => void)[] = [];
+  /** Appends that wait for memory, in their order. */
+  #waitingForMemory: (() => void)[] = [];
+  #stopped: PenstockError | undefined;
+  readonly #alarmsBySegment = new Map<number, boolean>();
+
+  constructor(
+    options: SpoolOptions,
+    lock: ProcessLock,
+    identity: Identity,
+    state: SpoolState,
+    sealed: readonly Segment[],
+    writer: SegmentWriter,
+    setAside: readonly string[],
+  ) {
+    this.identity = identity;
+    this.#options = options;
+    this.#segmentBytes = Math.min(
+      options.segmentBytes ?? SEGMENT_BYTES_DEFAULT,
+      Math.floor(options.maxBytes / SEGMENTS_PER_SPOOL_MIN),
+    );
+    this.#lock = lock;
+    this.#state = state;
+    this.#segments = [...sealed, writer.segment];
+    this.#sealedBytes = sealed.reduce((sum, segment) => sum + segment.bytes, 0);
+    this.#writer = writer;
+    this.#definedTopics = new Set(state.topics().map((topic) => topic.id));
+    this.#pending = new PendingGroup(this.#pool);
+    this.#setAside = [...setAside];
+    this.#reserve = new DiskReserve(options.dir);
+    const firstNewSeqs = new Map(state.topics().map((topic) => [topic.name, topic.nextSeq]));
+    this.#reading = new TopicReading(firstNewSeqs, (path) => this.#setAside.push(path));
+  }
+
+  /**
+   * Stores readings together with the checkpoints of their source. Order is kept per topic. Resolves when durable. Throws `too-large`
+   * for a reading that no batch of the log can carry, `full` when the spool or the disk is (nothing is stored then), `closed`.
+   */
+  async append(readings: readonly NewReading[], checkpoints: readonly Checkpoint[] = []): Promise<void> {
+    for (const reading of readings) {
+      const why = isSurelyFine(reading) ? null : refusal(reading);
+      if (why !== null) throw new PenstockError('too-large', why);
+    }
+    this.#assertOpen();
+    if (this.#waitingForMemory.length > 0 || this.#pending.bytes > PENDING_BYTES_MAX) {
+      await new Promise<void>((resolve) => this.#waitingForMemory.push(resolve));
+      this.#assertOpen();
+    }
+    if (this.#options.whenFull === 'reject' && this.#bytes + this.#pending.bytes > this.#options.maxBytes) {
+      throw this.#fullError();
+    }
+    this.#pending.add(readings, checkpoints);
+    const settled = this.#pending.settled();
+    this.#start();
+    await settled;
+  }
+
+  /** The state a source stored with its last readings. */
+  checkpoint(source: string): CheckpointState | undefined {
+    return this.#state.checkpoint(source);
+  }
+
+  checkpointSources(prefix: string): readonly string[] {
+    return this.#state.checkpointSources(prefix);
+  }
+
+  /** Resolves when an append that was refused as `full` may succeed; rejects with `aborted`. */
+  async waitForRoom(signal: AbortSignal): Promise<void> {
+    await this.#waitIn(this.#wakeRoom, signal, ROOM_RETRY_MS);
+  }
+
+  topics(): readonly string[] {
+    return this.#state
+      .topics()
+      .filter((topic) => topic.nextSeq - 1 > topic.acknowledged)
+      .map((topic) => topic.name);
+  }
+
+  async read(topic: string, afterSeq: bigint, maxBytes: number): Promise<readonly SpoolEntry[]> {
+    const state = this.#state.topic(topic);
+    if (state === undefined) return [];
+    return this.#reading.read([...this.#segments], state, Number(afterSeq) + 1, maxBytes);
+  }
+
+  acknowledge(topic: string, uptoSeq: bigint): void {
+    const state = this.#state.topic(topic);
+    if (state === undefined || Number(uptoSeq) <= state.acknowledged || this.#stopped !== undefined) return;
+    this.#pending.acknowledge(topic, Math.min(Number(uptoSeq), state.nextSeq - 1));
+    this.#acknowledgeTimer ??= setTimeout(() => this.#start(), this.#wakeRoom.length > 0 ? 0 : ACKNOWLEDGE_DELAY_MS);
+  }
+
+  durablyAcknowledged(topic: string): bigint {
+    return BigInt(this.#state.topic(topic)?.acknowledged ?? 0);
+  }
+
+  lastSeq(topic: string): bigint {
+    return BigInt((this.#state.topic(topic)?.nextSeq ?? 1) - 1);
+  }
+
+  async wait(signal: AbortSignal): Promise<void> {
+    await this.#waitIn(this.#wakeReaders, signal);
+  }
+
+  /** When the oldest reading that is not delivered arrived, microseconds since the epoch; null when all are delivered. */
+  async oldestUndeliveredUs(): Promise<number | null> {
+    let oldest: bigint | null = null;
+    for (const topic of this.topics()) {
+      const [entry] = await this.#peek(topic);
+      if (entry?.kind === 'reading' && (oldest === null || entry.arrivalUs < oldest)) oldest = entry.arrivalUs;
+    }
+    return oldest === null ? null : Number(oldest);
+  }
+
+  stats(): SpoolStats {
+    const topics = this.#state.topics();
+    return {
+      bytes: this.#bytes,
+      maxBytes: this.#options.maxBytes,
+      segments: this.#segments.length,
+      topics: topics.map((topic) => ({
+        topic: topic.name,
+        accepted: topic.nextSeq - 1,
+        acknowledged: topic.acknowledged,
+      })),
+      setAside: this.#setAside,
+      dropped: topics.flatMap((topic) => topic.dropped).reduce((sum, range) => sum + range.last - range.first + 1, 0),
+    };
+  }
+
+  /** Resolves when everything appended so far, and the acknowledgements, are durable or refused. */
+  async sync(): Promise<void> {
+    this.#start();
+    await this.#running;
+  }
+
+  async close(): Promise<void> {
+    if (!this.#pending.isEmpty) await this.sync();
+    this.#stop(new PenstockError('closed', 'the spool is closed'));
+    await this.#running;
+    await this.#writer.close();
+    this.#lock.release();
+  }
+
+  get #bytes(): number {
+    return this.#sealedBytes + this.#writer.segment.bytes;
+  }
+
+  #assertOpen(): void {
+    if (this.#stopped !== undefined) throw this.#stopped;
+  }
+
+  #fullError(): PenstockError {
+    const message = `the spool ${this.#options.dir} is full (${this.#options.maxBytes} bytes); readings are refused until the uplink has delivered some`;
+    return new PenstockError('full', message, { retryable: true });
+  }
+
+  #peek(topic: string): Promise<readonly SpoolEntry[]> {
+    return this.read(topic, this.durablyAcknowledged(topic), 1);
+  }
+
+  /** Starts the writer unless it runs; it takes the pending group at the end of this turn of the event loop. */
+  #start(): void {
+    this.#running ??= new Promise<void>((resolve) => {
+      setImmediate(() => void this.#run().then(resolve));
+    });
+  }
+
+  async #run(): Promise<void> {
+    while (!this.#pending.isEmpty && this.#stopped === undefined) {
+      const group = this.#pending;
+      this.#pending = new PendingGroup(this.#pool);
+      clearTimeout(this.#acknowledgeTimer);
+      this.#acknowledgeTimer = undefined;
+      wake(this.#waitingForMemory.splice(0));
+      try {
+        await this.#commit(group);
+      } catch (error) {
+        await this.#refuse(group, error);
+        // What is left are acknowledgements: they wait for their timer or the next group, not in a spinning loop.
+        if (this.#pending.readings === 0) break;
+      }
+    }
+    // In the same turn as the look at `pending`: an append from here on starts the writer anew.
+    this.#running = undefined;
+  }
+
+  async #commit(group: PendingGroup): Promise<void> {
+    await this.#makeRoom(group);
+    if (this.#writer.segment.bytes + group.bytes > this.#segmentBytes && this.#hasData()) await this.#roll();
+    const laidOut = group.layOut(this.#state, this.#group + 1, this.#definedTopics);
+    if (laidOut.buffers.length > 0) await this.#writer.write(laidOut.buffers, laidOut.bytes);
+    this.#group += 1;
+    for (const topic of laidOut.newTopics) this.#definedTopics.add(topic.id);
+    for (const [topic, nextSeq] of laidOut.nextSeqs) topic.nextSeq = nextSeq;
+    if (laidOut.delta !== null) this.#state.apply(laidOut.delta);
+    group.succeed();
+    wake(this.#wakeReaders.splice(0));
+    if (laidOut.delta !== null) await this.removeDelivered();
+    await this.#reserve.restore();
+  }
+
+  async #refuse(group: PendingGroup, error: unknown): Promise<void> {
+    const failure =
+      error instanceof PenstockError ? error : new PenstockError('io', describeError(error), { cause: error });
+    if (error instanceof SyncFailure) this.#stop(failure);
+    group.fail(failure, this.#pending);
+    if (failure.code === 'full') await this.#reserve.giveUp();
+    if (!this.#pending.isEmpty && this.#stopped === undefined) {
+      this.#acknowledgeTimer ??= setTimeout(() => this.#start(), ACKNOWLEDGE_DELAY_MS);
+    }
+  }
+
+  #stop(why: PenstockError): void {
+    this.#stopped ??= why;
+    clearTimeout(this.#acknowledgeTimer);
+    this.#pending.fail(this.#stopped, new PendingGroup(this.#pool));
+    this.#pending = new PendingGroup(this.#pool);
+    wake(this.#waitingForMemory.splice(0));
+    wake(this.#wakeReaders.splice(0));
+    wake(this.#wakeRoom.splice(0));
+  }
+
+  #hasData(): boolean {
+    return this.#writer.segment.bytes > this.#writer.segment.dataStart;
+  }
+
+  async #roll(): Promise<void> {
+    const next = await SegmentWriter.create(
+      this.#options.dir,
+      this.#writer.segment.number + 1,
+      this.identity,
+      this.#state,
+    );
+    await this.#writer.close();
+    this.#sealedBytes += this.#writer.segment.bytes;
+    this.#writer = next;
+    this.#segments.push(next.segment);
+    this.#definedTopics = new Set(this.#state.topics().map((topic) => topic.id));
+  }
+
+  /** Deletes the sealed segments that nobody needs; seals the present one when it holds up the space of a full spool. */
+  async removeDelivered(): Promise<void> {
+    if (this.#wakeRoom.length > 0 && this.#hasData() && this.topics().length === 0) await this.#roll();
+    const removable = this.#segments.filter((_, index) => this.#isDelivered(index));
+    if (removable.length === 0) return;
+    this.#segments = this.#segments.filter((segment) => !removable.includes(segment));
+    for (const segment of removable) {
+      this.#sealedBytes -= segment.bytes;
+      this.#alarmsBySegment.delete(segment.number);
+      await unlink(segment.path);
+    }
+    await syncFolder(this.#options.dir);
+    wake(this.#wakeRoom.splice(0));
+  }
+
+  #isDelivered(index: number): boolean {
+    const segment = this.#segments[index];
+    const next = this.#segments[index + 1];
+    if (segment === undefined || next === undefined) return false;
+    return this.#state.topics().every((topic) => {
+      const range = rangeIn(segment, next, topic);
+      return range.last < range.first || isWithin(topic.dropped, range);
+    });
+  }
+
+  /** Under `dropOldest`: gives up whole segments, oldest first, never one with an alarm; the ranges are recorded by this group. */
+  async #makeRoom(group: PendingGroup): Promise<void> {
+    if (this.#options.whenFull === 'reject') return;
+    let excess = this.#bytes + group.bytes - this.#options.maxBytes;
+    for (let index = 0; excess > 0; index += 1) {
+      const segment = this.#segments[index];
+      const next = this.#segments[index + 1];
+      if (segment === undefined || next === undefined) throw this.#fullError();
+      if (await this.#holdsAlarms(segment)) continue;
+      for (const topic of this.#state.topics()) {
+        const { first, last } = rangeIn(segment, next, topic);
+        if (last >= first) group.drop(topic.id, first, last);
+      }
+      excess -= segment.bytes;
+    }
+  }
+
+  async #holdsAlarms(segment: Segment): Promise<boolean> {
+    const known = this.#alarmsBySegment.get(segment.number);
+    if (known !== undefined) return known;
+    const holds = await holdsPriority(segment, ALARM_PRIORITY);
+    this.#alarmsBySegment.set(segment.number, holds);
+    return holds;
+  }
+
+  async #waitIn(list: (() => void)[], signal: AbortSignal, timeoutMs?: number): Promise<void> {
+    const aborted = (): PenstockError => new PenstockError('aborted', 'stopped waiting for the spool');
+    if (signal.aborted) throw aborted();
+    if (this.#stopped !== undefined) throw this.#stopped;
+    await new Promise<void>((resolve, reject) => {
+      const timer = timeoutMs === undefined ? undefined : setTimeout(() => end(resolve), timeoutMs);
+      const onAbort = (): void => end(() => reject(aborted()));
+      const woken = (): void => end(resolve);
+      const end = (settle: () => void): void => {
+        clearTimeout(timer);
+        signal.removeEventListener('abort', onAbort);
+        const at = list.indexOf(woken);
+        if (at >= 0) list.splice(at, 1);
+        settle();
+      };
+      signal.addEventListener('abort', onAbort, { once: true });
+      list.push(woken);
+    });
+  }
+}
+
+function wake(waiting: readonly (() => void)[]): void {
+  for (const go of waiting) go();
+}
+
+/** The undelivered sequences of a topic that can lie in `segment`; empty when last < first. */
+function rangeIn(segment: Segment, next: Segment, topic: TopicState): { first: number; last: number } {
+  return {
+    first: Math.max(segment.startSeqs.get(topic.id) ?? 1, topic.acknowledged + 1),
+    last: (next.startSeqs.get(topic.id) ?? 1) - 1,
+  };
+}
+
+function isWithin(ranges: TopicState['dropped'], range: { first: number; last: number }): boolean {
+  return ranges.some((dropped) => dropped.first <= range.first && range.last <= dropped.last);
+}

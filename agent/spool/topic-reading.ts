@@ -1,0 +1,199 @@
+/**
+ * Reading a topic out of the segments, in order of sequence, from the disk: memory does not grow with the backlog.
+ *
+ * A cursor per topic remembers where the last read ended, so that the next one goes on there; any other start is found by the
+ * segments' heads (which name the next sequence of every topic) and a scan of one segment.
+ *
+ * Invariants: every sequence from the start on appears once, as a reading or within a gap. Damage met while reading never yields a
+ * reading; a copy of the segment is set aside once.
+ */
+import { open } from 'node:fs/promises';
+import { fromSystemError, systemCode } from '../../lib/errors.ts';
+import { keepEvidence } from './durable-files.ts';
+import { decodeReadings, FRAME_READINGS, type StoredFrame } from './frame.ts';
+import type { Segment } from './recovery.ts';
+import { scanSegment } from './segment-scan.ts';
+import type { SpoolEntry } from './spool-reader.ts';
+import type { TopicState } from './spool-state.ts';
+
+const REASON_DROPPED = 'dropped: the spool was full';
+const REASON_LOST = 'lost: a damaged spool segment';
+
+interface Cursor {
+  readonly seq: number;
+  readonly segment: number;
+  readonly offset: number;
+}
+
+export class TopicReading {
+  readonly #cursors = new Map<string, Cursor>();
+  readonly #setAside = new Set<number>();
+  readonly #replayedBelow: ReadonlyMap<string, number>;
+  readonly #onSetAside: (path: string) => void;
+
+  /** `replayedBelow`: per topic, the first sequence that this run of the agent will give. */
+  constructor(replayedBelow: ReadonlyMap<string, number>, onSetAside: (path: string) => void) {
+    this.#replayedBelow = replayedBelow;
+    this.#onSetAside = onSetAside;
+  }
+
+  /** `segments` as they are now, ascending. See SpoolReader.read. */
+  async read(segments: readonly Segment[], topic: TopicState, from: number, maxBytes: number): Promise<SpoolEntry[]> {
+    const limit = topic.nextSeq;
+    if (from >= limit) return [];
+    const batch = new Batch(topic, from, maxBytes, this.#replayedBelow.get(topic.name) ?? 1);
+    const cursor = this.#cursors.get(topic.name);
+    const resumed = cursor?.seq === from ? segments.findIndex((segment) => segment.number === cursor.segment) : -1;
+    let index = resumed >= 0 ? resumed : startIndex(segments, topic.id, from);
+    let offset = resumed >= 0 ? cursor?.offset : undefined;
+    for (; index < segments.length; index += 1, offset = undefined) {
+      const segment = segments[index];
+      if (segment === undefined || !mayHold(segments, index, topic.id)) continue;
+      const stop = await this.#readSegment(segment, offset ?? segment.dataStart, batch);
+      this.#cursors.set(topic.name, { seq: batch.expected, segment: segment.number, offset: stop.offset });
+      if (stop.isFull) return batch.entries;
+    }
+    // Everything durable was looked at: what is still missing is gone.
+    if (batch.expected < limit) {
+      batch.gapUpTo(limit - 1);
+      this.#cursors.delete(topic.name);
+    }
+    return batch.entries;
+  }
+
+  /** Where to go on: at the frame that did not fit any more, or at the durable end of the segment. */
+  async #readSegment(segment: Segment, offset: number, batch: Batch): Promise<{ offset: number; isFull: boolean }> {
+    const end = segment.bytes;
+    if (offset >= end) return { offset, isFull: false };
+    const handle = await open(segment.path, 'r').catch((error: unknown) => {
+      if (systemCode(error) === 'ENOENT') return undefined;
+      throw fromSystemError(error, `cannot read the spool segment ${segment.path}`);
+    });
+    // Deleted from outside: its readings show up as a gap.
+    if (handle === undefined) return { offset: end, isFull: false };
+    try {
+      for await (const item of scanSegment(handle, offset, end, (frame) => batch.wants(frame))) {
+        if (item.kind === 'damage') await this.#setDamagedAside(segment);
+        else if (item.payload !== null && !batch.take(segment, item.frame, item.payload)) {
+          return { offset: item.start, isFull: true };
+        }
+      }
+      return { offset: end, isFull: false };
+    } finally {
+      await handle.close();
+    }
+  }
+
+  async #setDamagedAside(segment: Segment): Promise<void> {
+    if (this.#setAside.has(segment.number)) return;
+    this.#setAside.add(segment.number);
+    const aside = `${segment.path}.corrupt-1`;
+    await keepEvidence(segment.path, aside);
+    this.#onSetAside(aside);
+  }
+}
+
+/** Whether a reading of this priority or above lies in the segment, by the frames' headers. */
+export async function holdsPriority(segment: Segment, priority: number): Promise<boolean> {
+  const handle = await open(segment.path, 'r');
+  try {
+    for await (const item of scanSegment(handle, segment.dataStart, segment.bytes, () => false)) {
+      if (item.frame !== null && item.frame.type === FRAME_READINGS && item.frame.priority >= priority) return true;
+    }
+    return false;
+  } finally {
+    await handle.close();
+  }
+}
+
+/** The last segment that begins at or before `from`. */
+function startIndex(segments: readonly Segment[], topicId: number, from: number): number {
+  let low = 0;
+  let high = segments.length - 1;
+  while (low < high) {
+    const middle = Math.ceil((low + high) / 2);
+    if ((segments[middle]?.startSeqs.get(topicId) ?? 1) <= from) low = middle;
+    else high = middle - 1;
+  }
+  return low;
+}
+
+/** False when the heads say that the topic got nothing between this segment's beginning and the next one's. */
+function mayHold(segments: readonly Segment[], index: number, topicId: number): boolean {
+  const next = segments[index + 1];
+  return next === undefined || next.startSeqs.get(topicId) !== (segments[index]?.startSeqs.get(topicId) ?? 1);
+}
+
+/** Collects entries until it is full; fills in the gaps. */
+class Batch {
+  readonly entries: SpoolEntry[] = [];
+  /** The next sequence that is neither a reading nor in a gap of `entries`. */
+  expected: number;
+  readonly #topic: TopicState;
+  readonly #replayedBelow: number;
+  #bytesLeft: number;
+
+  constructor(topic: TopicState, from: number, maxBytes: number, replayedBelow: number) {
+    this.#topic = topic;
+    this.expected = from;
+    this.#bytesLeft = maxBytes;
+    this.#replayedBelow = replayedBelow;
+  }
+
+  wants(frame: StoredFrame): boolean {
+    return (
+      frame.type === FRAME_READINGS && frame.topicId === this.#topic.id && frame.baseSeq + frame.count > this.expected
+    );
+  }
+
+  /** False when the batch is full and something of the frame is left. */
+  take(segment: Segment, frame: StoredFrame, payload: Buffer): boolean {
+    if (this.#isFull()) return false;
+    const topic = this.#topic.name;
+    const { agent, incarnation } = segment;
+    const { priority } = frame;
+    if (frame.baseSeq > this.expected) this.gapUpTo(frame.baseSeq - 1);
+    this.expected = decodeReadings(frame, payload, this.expected, (reading) => {
+      if (this.#isFull()) return false;
+      const { key, value } = reading;
+      this.#bytesLeft -= value.length + (key?.length ?? 0);
+      this.entries.push({
+        kind: 'reading',
+        topic,
+        agent,
+        incarnation,
+        seq: BigInt(reading.seq),
+        key,
+        value,
+        eventUs: BigInt(reading.eventUs),
+        arrivalUs: BigInt(reading.arrivalUs),
+        priority,
+        replayed: reading.seq < this.#replayedBelow,
+      });
+      return true;
+    });
+    return this.expected === frame.baseSeq + frame.count;
+  }
+
+  /** Explains everything from `expected` to `last`. */
+  gapUpTo(last: number): void {
+    while (this.expected <= last) {
+      const from = this.expected;
+      const dropped = this.#topic.dropped.find((range) => range.last >= from);
+      const isDropped = dropped !== undefined && dropped.first <= from;
+      const to = isDropped ? Math.min(last, dropped.last) : Math.min(last, (dropped?.first ?? Infinity) - 1);
+      this.entries.push({
+        kind: 'gap',
+        topic: this.#topic.name,
+        fromSeq: BigInt(from),
+        toSeq: BigInt(to),
+        reason: isDropped ? REASON_DROPPED : REASON_LOST,
+      });
+      this.expected = to + 1;
+    }
+  }
+
+  #isFull(): boolean {
+    return this.#bytesLeft <= 0 && this.entries.length > 0;
+  }
+}
