@@ -6,6 +6,7 @@
  *
  * Invariants: readings of one topic keep the order in which they were appended.
  */
+import assert from 'node:assert/strict';
 import type { PenstockError } from '../../lib/errors.ts';
 import {
   encodeFrameHeader,
@@ -44,7 +45,6 @@ export interface LaidOutGroup {
   readonly bytes: number;
   /** What is true once the group is durable. */
   readonly nextSeqs: ReadonlyMap<TopicState, number>;
-  readonly newTopics: readonly TopicState[];
   readonly delta: StateDelta | null;
 }
 
@@ -118,19 +118,24 @@ export class PendingGroup {
     return new Promise<void>((resolve, reject) => this.#waiters.push({ resolve, reject }));
   }
 
-  /** The bytes of the group. Topics that are not in `defined` (their names are not in this segment yet) are defined by it. */
-  layOut(state: SpoolState, group: number, defined: ReadonlySet<number>): LaidOutGroup {
+  /** The topics of this group's readings. */
+  topics(): readonly string[] {
+    return [...this.#openFrames.keys()];
+  }
+
+  /** The bytes of the group. `state` knows all its topics. */
+  layOut(state: SpoolState, group: number): LaidOutGroup {
     const nextSeqs = new Map<TopicState, number>();
     const parts: { header: Omit<FrameHeader, 'last'>; payload: Buffer }[] = [];
     for (const { topic: name, priority, payload } of this.#frames) {
-      const topic = state.topic(name) ?? state.addTopic(name);
+      const topic = state.topic(name);
+      assert(topic !== undefined, `topic ${name} is not in the head of the segment`);
       const baseSeq = nextSeqs.get(topic) ?? topic.nextSeq;
       const header = { type: FRAME_READINGS, group, topicId: topic.id, priority, baseSeq, count: payload.count };
       parts.push({ header, payload: payload.payload });
       nextSeqs.set(topic, baseSeq + payload.count);
     }
-    const newTopics = [...nextSeqs.keys()].filter((topic) => !defined.has(topic.id));
-    const delta = this.#stateDelta(state, newTopics);
+    const delta = this.#stateDelta(state);
     if (delta !== null) {
       const header = { type: FRAME_STATE, group, topicId: 0, priority: 0, baseSeq: 0, count: 0 };
       parts.unshift({ header, payload: encodeState(delta) });
@@ -140,7 +145,7 @@ export class PendingGroup {
       payload,
     ]);
     const bytes = parts.reduce((sum, part) => sum + FRAME_HEADER_BYTES + part.payload.length, 0);
-    return { buffers, bytes, nextSeqs, newTopics, delta };
+    return { buffers, bytes, nextSeqs, delta };
   }
 
   succeed(): void {
@@ -161,8 +166,8 @@ export class PendingGroup {
     this.#frames.length = 0;
   }
 
-  #stateDelta(state: SpoolState, newTopics: readonly TopicState[]): StateDelta | null {
-    const topics = newTopics.map((topic): [number, string, number, number] => [topic.id, topic.name, 1, 0]);
+  #stateDelta(state: SpoolState): StateDelta | null {
+    const topics: StateDelta['topics'] = [];
     for (const [name, seq] of this.#acknowledged) {
       const topic = state.topic(name);
       if (topic !== undefined) topics.push([topic.id, name, 1, seq]);

@@ -121,6 +121,7 @@ export class SpoolState {
       const topic = this.addTopic(name, id);
       topic.nextSeq = Math.max(topic.nextSeq, nextSeq);
       topic.acknowledged = Math.max(topic.acknowledged, acknowledged);
+      if (topic.dropped.length > 0) topic.dropped = mergeRanges(topic.dropped, topic.acknowledged);
     }
     for (const [source, state] of delta.checkpoints) {
       if (state === null) this.#checkpoints.delete(source);
@@ -139,11 +140,7 @@ export class SpoolState {
       topics: topics.map((topic) => [topic.id, topic.name, topic.nextSeq, topic.acknowledged]),
       checkpoints: [...this.#checkpoints],
       dropped: topics.flatMap((topic) =>
-        mergeRanges(topic.dropped, topic.acknowledged).map((range): [number, number, number] => [
-          topic.id,
-          range.first,
-          range.last,
-        ]),
+        topic.dropped.map(({ first, last }): [number, number, number] => [topic.id, first, last]),
       ),
     };
   }

@@ -105,7 +105,8 @@ export class Spool implements SpoolReader {
   #segments: Segment[];
   #sealedBytes: number;
   #writer: SegmentWriter;
-  #definedTopics: Set<number>;
+  /** The topics that the writer's head names. Readings of others need a new head first: a frame holds only a topic's id. */
+  #headTopics: ReadonlySet<string>;
   #pending: PendingGroup;
   #group = 0;
   #running: Promise<void> | undefined;
@@ -137,7 +138,7 @@ export class Spool implements SpoolReader {
     this.#segments = [...sealed, writer.segment];
     this.#sealedBytes = sealed.reduce((sum, segment) => sum + segment.bytes, 0);
     this.#writer = writer;
-    this.#definedTopics = new Set(state.topics().map((topic) => topic.id));
+    this.#headTopics = new Set(state.topics().map((topic) => topic.name));
     this.#pending = new PendingGroup(this.#pool);
     this.#setAside = [...setAside];
     this.#reserve = new DiskReserve(options.dir);
@@ -299,16 +300,22 @@ export class Spool implements SpoolReader {
 
   async #commit(group: PendingGroup): Promise<void> {
     await this.#makeRoom(group);
-    if (this.#writer.segment.bytes + group.bytes > this.#segmentBytes && this.#hasData()) await this.#roll();
-    const laidOut = group.layOut(this.#state, this.#group + 1, this.#definedTopics);
+    const isFull = this.#writer.segment.bytes + group.bytes > this.#segmentBytes && this.#hasData();
+    const newTopics = group.topics().filter((topic) => !this.#headTopics.has(topic));
+    for (const topic of newTopics) this.#state.addTopic(topic);
+    if (isFull || newTopics.length > 0) await this.#roll();
+    const laidOut = group.layOut(this.#state, this.#group + 1);
     if (laidOut.buffers.length > 0) await this.#writer.write(laidOut.buffers, laidOut.bytes);
     this.#group += 1;
-    for (const topic of laidOut.newTopics) this.#definedTopics.add(topic.id);
     for (const [topic, nextSeq] of laidOut.nextSeqs) topic.nextSeq = nextSeq;
     if (laidOut.delta !== null) this.#state.apply(laidOut.delta);
     group.succeed();
     wake(this.#wakeReaders.splice(0));
-    if (laidOut.delta !== null) await this.removeDelivered();
+    if (laidOut.delta !== null) {
+      // The present segment of a small spool can be what holds up a source although all of it is delivered.
+      if (this.#wakeRoom.length > 0 && this.#hasData() && this.topics().length === 0) await this.#roll();
+      else await this.removeDelivered();
+    }
     await this.#reserve.restore();
   }
 
@@ -348,12 +355,12 @@ export class Spool implements SpoolReader {
     this.#sealedBytes += this.#writer.segment.bytes;
     this.#writer = next;
     this.#segments.push(next.segment);
-    this.#definedTopics = new Set(this.#state.topics().map((topic) => topic.id));
+    this.#headTopics = new Set(this.#state.topics().map((topic) => topic.name));
+    await this.removeDelivered();
   }
 
-  /** Deletes the sealed segments that nobody needs; seals the present one when it holds up the space of a full spool. */
+  /** Deletes the sealed segments that nobody needs any more. */
   async removeDelivered(): Promise<void> {
-    if (this.#wakeRoom.length > 0 && this.#hasData() && this.topics().length === 0) await this.#roll();
     const removable = this.#segments.filter((_, index) => this.#isDelivered(index));
     if (removable.length === 0) return;
     this.#segments = this.#segments.filter((segment) => !removable.includes(segment));

@@ -1,0 +1,23 @@
+/** Run as a process by crash.test.ts: appends numbered readings without end and prints each number once it is acknowledged. */
+import { openSpool } from '../../../agent/spool/spool.ts';
+
+const [dir = '', start = '0'] = process.argv.slice(2);
+const spool = await openSpool({
+  dir,
+  agent: 'a',
+  maxBytes: 1e9,
+  whenFull: 'reject',
+  machine: 'm',
+  segmentBytes: 300_000,
+});
+// Eight sources at once, so that groups hold several appends; each source's numbers are its own.
+await Promise.all(
+  Array.from({ length: 8 }, async (_, source) => {
+    for (let number = Number(start); ; number += 1) {
+      const value = `${source}:${number}`.padEnd(40 + ((number * 37) % 2000), '.');
+      const reading = { topic: `topic-${source % 2}`, key: null, value, eventUs: 1, arrivalUs: 1, priority: 4 };
+      await spool.append([reading], [{ source: String(source), state: number }]);
+      process.stdout.write(`${source}:${number}\n`);
+    }
+  }),
+);

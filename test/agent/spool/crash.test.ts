@@ -1,0 +1,185 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { appendFileSync, readdirSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { expect, onTestFinished, test } from 'vitest';
+import { openSpool } from '../../../agent/spool/spool.ts';
+import { tempDir } from '../../support/temp.ts';
+import { contentOf, readAll, readingOf, spoolIn } from './support.ts';
+
+const childPath = fileURLToPath(new URL('./appending-child.ts', import.meta.url));
+const filesIn = (dir: string, pattern: RegExp): string[] =>
+  readdirSync(dir)
+    .filter((name) => pattern.test(name))
+    .sort()
+    .map((name) => join(dir, name));
+const segmentsIn = (dir: string): string[] => filesIn(dir, /\.seg$/);
+const setAsideIn = (dir: string): string[] => filesIn(dir, /\.corrupt-\d+$/);
+
+/** Runs the child until it printed `lines` acknowledgements, kills it, and returns all that it printed. */
+async function appendAndKill(dir: string, start: number, lines: number): Promise<string[]> {
+  const child = spawn(process.execPath, [childPath, dir, String(start)], { stdio: ['ignore', 'pipe', 'ignore'] });
+  onTestFinished(() => void child.kill('SIGKILL'));
+  const deadline = setTimeout(() => child.kill('SIGKILL'), 30_000);
+  let text = '';
+  let seen = 0;
+  child.stdout.on('data', (chunk: Buffer) => {
+    text += chunk.toString();
+    seen += chunk.toString().split('\n').length - 1;
+    if (seen >= lines) child.kill('SIGKILL');
+  });
+  await once(child, 'close');
+  clearTimeout(deadline);
+  return text.split('\n').slice(0, -1);
+}
+
+test('after kill -9, again and again, everything acknowledged is there exactly once and no sequence is missing', async () => {
+  const dir = tempDir();
+  const acknowledged: string[] = [];
+  for (let round = 0; round < 6; round += 1) {
+    acknowledged.push(...(await appendAndKill(dir, round * 1_000_000, 200 + round * 400)));
+  }
+  expect(acknowledged.length).toBeGreaterThan(2000);
+  const spool = await spoolIn(dir);
+  const stored: string[] = [];
+  for (const topic of ['topic-0', 'topic-1']) {
+    stored.push(...contentOf(await readAll(spool, topic)).map((value) => String(value).split('.', 1)[0] ?? ''));
+  }
+  const unique = new Set(stored);
+  expect(unique.size).toBe(stored.length);
+  expect(acknowledged.filter((value) => !unique.has(value))).toEqual([]);
+  for (let source = 0; source < 8; source += 1) {
+    // In order, and the checkpoint is that of the last reading: neither may stand without the other.
+    const numbers = stored.filter((value) => value.startsWith(`${source}:`)).map((value) => Number(value.slice(2)));
+    expect(numbers).toEqual(numbers.toSorted((a, b) => a - b));
+    expect(spool.checkpoint(String(source))).toBe(numbers.at(-1));
+  }
+  expect(setAsideIn(dir)).toEqual([]);
+});
+
+/** A closed spool with a few groups in one data segment; the values of topic `t`. */
+async function smallSpool(dir: string): Promise<string[]> {
+  const spool = await openSpool({ dir, agent: 'a', maxBytes: 1e9, whenFull: 'reject', machine: 'm' });
+  const values = ['one', 'two', 'three', 'four'];
+  for (const value of values) await spool.append([readingOf(value)], [{ source: 's', state: value }]);
+  await spool.close();
+  return values;
+}
+
+test('a tail that was torn anywhere is cut, without a gap, and the checkpoint fits the readings', async () => {
+  const dir = tempDir();
+  const values = await smallSpool(dir);
+  const [segment = ''] = segmentsIn(dir);
+  const whole = readFileSync(segment);
+  const headEnd = 40 + whole.readUInt32LE(4);
+  for (let cut = headEnd; cut < whole.length; cut += 3) {
+    for (const path of segmentsIn(dir)) truncateSync(path, 0);
+    const copy = tempDir();
+    writeFileSync(join(copy, segment.slice(dir.length + 1)), whole.subarray(0, cut));
+    writeFileSync(join(copy, 'identity.json'), readFileSync(join(dir, 'identity.json')));
+    const spool = await openSpool({ dir: copy, agent: 'a', maxBytes: 1e9, whenFull: 'reject', machine: 'm' });
+    const content = contentOf(await readAll(spool));
+    expect(content).toEqual(values.slice(0, content.length));
+    expect(spool.checkpoint('s')).toBe(content.at(-1));
+    expect(setAsideIn(copy)).toEqual([]);
+    await spool.append([readingOf('next')]);
+    expect(contentOf(await readAll(spool))).toEqual([...content, 'next']);
+    await spool.close();
+  }
+});
+
+test('zeros behind the last group, as some file systems leave them after a power cut, are cut', async () => {
+  const dir = tempDir();
+  const values = await smallSpool(dir);
+  appendFileSync(segmentsIn(dir)[0] ?? '', Buffer.alloc(5000));
+  const spool = await spoolIn(dir);
+  expect(contentOf(await readAll(spool))).toEqual(values);
+  expect(setAsideIn(dir)).toEqual([]);
+});
+
+test('no flipped bit, anywhere in a small spool, ever yields a wrong reading or a sequence given out twice', async () => {
+  const dir = tempDir();
+  const values = await smallSpool(dir);
+  const [segment = ''] = segmentsIn(dir);
+  const name = segment.slice(dir.length + 1);
+  const identity = readFileSync(join(dir, 'identity.json'));
+  const { incarnation } = JSON.parse(identity.toString()) as { incarnation: string };
+  const whole = readFileSync(segment);
+  let withLoss = 0;
+  // Every byte, one bit of it; the bit goes round, so that all eight are met in every field.
+  for (let at = 0; at < whole.length; at += 1) {
+    const bytes = Buffer.from(whole);
+    bytes.writeUInt8(bytes.readUInt8(at) ^ (1 << (at % 8)), at);
+    const copy = tempDir();
+    writeFileSync(join(copy, name), bytes);
+    writeFileSync(join(copy, 'identity.json'), identity);
+    const spool = await openSpool({ dir: copy, agent: 'a', maxBytes: 1e9, whenFull: 'reject', machine: 'm' });
+    await spool.append([readingOf('next')]);
+    const entries = await readAll(spool);
+    const content = contentOf(entries);
+    expect(content.at(-1)).toBe('next');
+    for (const entry of entries.slice(0, -1)) {
+      if (entry.kind === 'reading') expect(entry.value.toString()).toBe(values[Number(entry.seq) - 1]);
+    }
+    const kept = entries.filter((entry) => entry.kind === 'reading').length - 1;
+    if (kept < values.length) {
+      withLoss += 1;
+      expect(setAsideIn(copy).length).toBeGreaterThan(0);
+      // Where the sequence of `next` may have been given to a lost reading, the incarnation tells them apart.
+      const last = entries.at(-1);
+      if (last?.kind === 'reading' && last.seq <= 4n) expect(last.incarnation).not.toBe(incarnation);
+    }
+    await spool.close();
+  }
+  expect(withLoss).toBeGreaterThan(whole.length / 2);
+});
+
+test('damage in the middle of a segment costs the damaged frame, explained by a gap, and a copy is set aside', async () => {
+  const dir = tempDir();
+  const first = await spoolIn(dir, { segmentBytes: 20_000 });
+  for (let index = 1; index <= 60; index += 1) await first.append([readingOf(String(index).padEnd(1000, '.'))]);
+  await first.close();
+  const segment = segmentsIn(dir)[1] ?? '';
+  const bytes = readFileSync(segment);
+  bytes.writeUInt8(bytes.readUInt8(5000) ^ 1, 5000);
+  writeFileSync(segment, bytes);
+  const spool = await spoolIn(dir);
+  const entries = await readAll(spool, 't', 3000);
+  expect(contentOf(entries)).toHaveLength(60);
+  const gaps = entries.filter((entry) => entry.kind === 'gap');
+  expect(gaps).toEqual([expect.objectContaining({ reason: 'lost: a damaged spool segment' })]);
+  expect(gaps[0]?.toSeq).toBe(gaps[0]?.fromSeq);
+  expect(setAsideIn(dir)).toEqual([`${segment}.corrupt-1`]);
+  expect(readFileSync(`${segment}.corrupt-1`)).toEqual(bytes);
+  expect(spool.stats().setAside).toEqual([`${segment}.corrupt-1`]);
+});
+
+test('a segment whose head is gone is set aside whole, the spool starts, and the loss is a gap', async () => {
+  const dir = tempDir();
+  const first = await spoolIn(dir, { segmentBytes: 20_000 });
+  for (let index = 1; index <= 60; index += 1) await first.append([readingOf(String(index).padEnd(1000, '.'))]);
+  const { incarnation } = first.identity;
+  await first.close();
+  const segment = segmentsIn(dir)[1] ?? '';
+  truncateSync(segment, 20);
+  const spool = await spoolIn(dir);
+  expect(setAsideIn(dir)).toEqual([`${segment}.corrupt-1`]);
+  expect(statSync(`${segment}.corrupt-1`).size).toBe(20);
+  const entries = await readAll(spool);
+  contentOf(entries);
+  expect(entries.filter((entry) => entry.kind === 'gap')).toHaveLength(1);
+  expect(entries.at(-1)).toMatchObject({ seq: 60n, incarnation });
+  expect(spool.identity.incarnation).not.toBe(incarnation);
+});
+
+test('files that are not ours are left alone', async () => {
+  const dir = tempDir();
+  writeFileSync(join(dir, 'notes.txt'), 'mine');
+  writeFileSync(join(dir, '000000000001.seg'), 'not a segment at all, but named like one');
+  const spool = await spoolIn(dir);
+  await spool.append([readingOf('x')]);
+  expect(contentOf(await readAll(spool))).toEqual(['x']);
+  expect(readFileSync(join(dir, 'notes.txt'), 'utf8')).toBe('mine');
+  expect(readFileSync(join(dir, '000000000001.seg.corrupt-1'), 'utf8')).toContain('not a segment');
+});

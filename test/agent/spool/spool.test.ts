@@ -1,0 +1,276 @@
+import { spawnSync } from 'node:child_process';
+import { readdirSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import fc from 'fast-check';
+import { describe, expect, onTestFinished, test } from 'vitest';
+import type { NewReading } from '../../../agent/spool/frame.ts';
+import { openSpool } from '../../../agent/spool/spool.ts';
+import { isCode } from '../../../lib/errors.ts';
+import { tempDir } from '../../support/temp.ts';
+import { contentOf, readAll, readingOf, spoolIn } from './support.ts';
+
+const segmentsIn = (dir: string): string[] => readdirSync(dir).filter((name) => name.endsWith('.seg'));
+
+test('what is appended is read back with key, times, priority, in order, over a restart', async () => {
+  const dir = tempDir();
+  const first = await spoolIn(dir);
+  await first.append([
+    { topic: 't', key: null, value: '{"grüße":"°C"}', eventUs: -1, arrivalUs: 2 ** 52 + 1, priority: 9 },
+    { topic: 'u', key: 'sensor-ü', value: Buffer.from([0, 255, 1]), eventUs: 5, arrivalUs: 6, priority: 0 },
+    { topic: 't', key: 'x', value: '', eventUs: 7, arrivalUs: 8, priority: 4 },
+  ]);
+  const { incarnation } = first.identity;
+  await first.close();
+  const spool = await spoolIn(dir);
+  expect(spool.identity.incarnation).toBe(incarnation);
+  await spool.append([readingOf('later')]);
+  const common = { kind: 'reading', topic: 't', agent: 'a', incarnation };
+  expect(await readAll(spool)).toEqual([
+    {
+      ...common,
+      seq: 1n,
+      key: null,
+      value: Buffer.from('{"grüße":"°C"}'),
+      eventUs: -1n,
+      arrivalUs: 2n ** 52n + 1n,
+      priority: 9,
+      replayed: true,
+    },
+    {
+      ...common,
+      seq: 2n,
+      key: Buffer.from('x'),
+      value: Buffer.alloc(0),
+      eventUs: 7n,
+      arrivalUs: 8n,
+      priority: 4,
+      replayed: true,
+    },
+    expect.objectContaining({ seq: 3n, value: Buffer.from('later'), replayed: false }),
+  ]);
+  const [other] = await readAll(spool, 'u');
+  expect(other).toMatchObject({ seq: 1n, key: Buffer.from('sensor-ü'), value: Buffer.from([0, 255, 1]), priority: 0 });
+});
+
+test('any mix of appends, restarts and read sizes gives every reading once, in order', async () => {
+  const step = fc.oneof(
+    {
+      weight: 6,
+      arbitrary: fc.record({
+        count: fc.integer({ min: 1, max: 40 }),
+        topic: fc.constantFrom('t', 'u'),
+        bytes: fc.integer({ min: 0, max: 3000 }),
+      }),
+    },
+    { weight: 1, arbitrary: fc.constant('reopen' as const) },
+  );
+  await fc.assert(
+    fc.asyncProperty(
+      fc.array(step, { maxLength: 25 }),
+      fc.integer({ min: 1, max: 20_000 }),
+      async (steps, maxBytes) => {
+        const dir = tempDir();
+        const options = {
+          dir,
+          agent: 'a',
+          maxBytes: 1e9,
+          whenFull: 'reject',
+          machine: 'm',
+          segmentBytes: 20_000,
+        } as const;
+        let spool = await openSpool(options);
+        const expected: Record<string, string[]> = { t: [], u: [] };
+        for (const action of steps) {
+          if (action === 'reopen') {
+            await spool.close();
+            spool = await openSpool(options);
+            continue;
+          }
+          const list = expected[action.topic] ?? [];
+          const values = Array.from({ length: action.count }, () =>
+            `${action.topic}${list.push('')}`.padEnd(action.bytes, '.'),
+          );
+          list.splice(-action.count, action.count, ...values);
+          await spool.append(values.map((value) => readingOf(value, action.topic)));
+        }
+        for (const topic of ['t', 'u'])
+          expect(contentOf(await readAll(spool, topic, maxBytes))).toEqual(expected[topic]);
+        await spool.close();
+      },
+    ),
+    { numRuns: 15 },
+  );
+});
+
+test('appends of one turn share a group and keep their order', async () => {
+  const spool = await spoolIn(tempDir());
+  await Promise.all(Array.from({ length: 500 }, (_, index) => spool.append([readingOf(String(index))])));
+  expect(contentOf(await readAll(spool))).toEqual(Array.from({ length: 500 }, (_, index) => String(index)));
+});
+
+test('a checkpoint is stored with its readings and forgotten by null', async () => {
+  const dir = tempDir();
+  const first = await spoolIn(dir);
+  await first.append([readingOf('a')], [{ source: 'file:1', state: { offset: 10 } }]);
+  await first.append([], [{ source: 'file:2', state: { offset: 20 } }]);
+  await first.append([], [{ source: 'file:2', state: null }]);
+  await first.close();
+  const spool = await spoolIn(dir);
+  expect(spool.checkpoint('file:1')).toEqual({ offset: 10 });
+  expect(spool.checkpointSources('file:')).toEqual(['file:1']);
+});
+
+test('acknowledgements survive a restart and free the segments', async () => {
+  const dir = tempDir();
+  const first = await spoolIn(dir, { segmentBytes: 10_000 });
+  for (let index = 0; index < 50; index += 1) await first.append([readingOf(String(index).padEnd(1000, '.'))]);
+  expect(segmentsIn(dir).length).toBeGreaterThan(4);
+  expect(first.topics()).toEqual(['t']);
+  first.acknowledge('t', 45n);
+  await first.sync();
+  expect(first.durablyAcknowledged('t')).toBe(45n);
+  expect(segmentsIn(dir).length).toBeLessThan(3);
+  await first.close();
+  const spool = await spoolIn(dir, { segmentBytes: 10_000 });
+  expect(spool.durablyAcknowledged('t')).toBe(45n);
+  expect(spool.lastSeq('t')).toBe(50n);
+  expect((await spool.read('t', 45n, 1e6)).map((entry) => entry.kind === 'reading' && entry.seq)).toEqual([
+    46n,
+    47n,
+    48n,
+    49n,
+    50n,
+  ]);
+  spool.acknowledge('t', 50n);
+  await spool.sync();
+  expect(spool.topics()).toEqual([]);
+  await spool.append([readingOf('next')]);
+  expect(spool.lastSeq('t')).toBe(51n);
+});
+
+test('a reading that no batch can carry is refused by name, and the others stay possible', async () => {
+  const spool = await spoolIn(tempDir());
+  await expect(spool.append([readingOf('x'.repeat(2_000_000))])).rejects.toMatchObject({ code: 'too-large' });
+  await expect(spool.append([{ ...readingOf('x'), eventUs: NaN }])).rejects.toMatchObject({ code: 'too-large' });
+  await spool.append([readingOf('y'.repeat(1_000_000)), readingOf('z')]);
+  expect(contentOf(await readAll(spool)).map((value) => value.length)).toEqual([1_000_000, 1]);
+});
+
+test('wait resolves for a new reading and rejects when the signal fires', async () => {
+  const spool = await spoolIn(tempDir());
+  const woken = spool.wait(AbortSignal.timeout(10_000));
+  await spool.append([readingOf('x')]);
+  await woken;
+  await expect(spool.wait(AbortSignal.abort())).rejects.toMatchObject({ code: 'aborted' });
+  const controller = new AbortController();
+  const waiting = spool.wait(controller.signal);
+  controller.abort();
+  await expect(waiting).rejects.toMatchObject({ code: 'aborted' });
+});
+
+test('a second process is told who has the spool', async () => {
+  const dir = tempDir();
+  await spoolIn(dir);
+  await expect(spoolIn(dir)).rejects.toThrow(`held by process ${process.pid} (agent a)`);
+});
+
+describe('a full spool', () => {
+  const small = { maxBytes: 1_000_000 };
+
+  test('rejects, loses nothing that was accepted, and takes readings again once some are delivered', async () => {
+    const spool = await spoolIn(tempDir(), small);
+    let accepted = 0;
+    const fill = async (): Promise<void> => {
+      for (;;) {
+        await spool.append([readingOf(String(accepted).padEnd(10_000, '.'))]);
+        accepted += 1;
+      }
+    };
+    await expect(fill()).rejects.toMatchObject({ code: 'full', retryable: true });
+    expect(accepted).toBeGreaterThan(90);
+    expect(contentOf(await readAll(spool))).toHaveLength(accepted);
+    const room = spool.waitForRoom(AbortSignal.timeout(10_000));
+    spool.acknowledge('t', BigInt(accepted));
+    await room;
+    await spool.append([readingOf('again')]);
+    expect(spool.lastSeq('t')).toBe(BigInt(accepted + 1));
+  });
+
+  test('dropOldest records what it gives up and never gives up an alarm', async () => {
+    const dir = tempDir();
+    const first = await spoolIn(dir, { ...small, whenFull: 'dropOldest' });
+    await first.append([readingOf('alarm', 't', 9)]);
+    for (let index = 2; index <= 400; index += 1) await first.append([readingOf(String(index).padEnd(10_000, '.'))]);
+    expect(first.stats().bytes).toBeLessThan(1_100_000);
+    await first.close();
+    const spool = await spoolIn(dir, { ...small, whenFull: 'dropOldest' });
+    const entries = await readAll(spool);
+    const content = contentOf(entries);
+    expect(content[0]).toBe('alarm');
+    const gaps = entries.filter((entry) => entry.kind === 'gap');
+    expect(gaps).toEqual([expect.objectContaining({ reason: 'dropped: the spool was full' })]);
+    expect(entries.at(-1)).toMatchObject({ seq: 400n });
+    spool.acknowledge('t', 400n);
+    await spool.sync();
+    expect(spool.stats().dropped).toBe(0);
+  });
+});
+
+test.skipIf(process.platform !== 'linux' || process.getuid?.() !== 0)(
+  'a full disk refuses readings, keeps the accepted ones, and still takes the acknowledgement that frees it (needs root for a tmpfs)',
+  async () => {
+    const mount = tempDir('tmpfs');
+    expect(spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', mount]).status).toBe(0);
+    onTestFinished(() => void spawnSync('umount', ['-l', mount]));
+    const dir = join(mount, 'spool');
+    const spool = await openSpool({ dir, agent: 'a', maxBytes: 1e9, whenFull: 'reject', segmentBytes: 200_000 });
+    let accepted = 0;
+    let refused = 0;
+    while (refused < 5) {
+      try {
+        await spool.append([readingOf(String(accepted).padEnd(20_000, '.'))]);
+        accepted += 1;
+      } catch (error) {
+        if (!isCode(error, 'full')) throw error;
+        refused += 1;
+      }
+    }
+    expect(accepted).toBeGreaterThan(50);
+    const content = contentOf(await readAll(spool));
+    expect(content.map((value) => Number.parseInt(String(value), 10))).toEqual(
+      Array.from({ length: accepted }, (_, i) => i),
+    );
+    spool.acknowledge('t', BigInt(accepted - 1));
+    await expect.poll(() => spool.durablyAcknowledged('t'), { timeout: 10_000 }).toBe(BigInt(accepted - 1));
+    await spool.append([readingOf('after')]);
+    await spool.close();
+    const again = await openSpool({ dir, agent: 'a', maxBytes: 1e9, whenFull: 'reject' });
+    expect(contentOf(await again.read('t', BigInt(accepted - 1), 1e6), BigInt(accepted)).at(-1)).toBe('after');
+    await again.close();
+  },
+);
+
+test('memory stays flat while a backlog far larger than the windows is read', async () => {
+  const dir = tempDir();
+  const spool = await spoolIn(dir);
+  const batch: NewReading[] = Array.from({ length: 1000 }, (_, index) => readingOf(String(index).padEnd(1000, '.')));
+  for (let index = 0; index < 120; index += 1) await spool.append(batch);
+  expect(segmentsIn(dir).reduce((sum, name) => sum + statSync(join(dir, name)).size, 0)).toBeGreaterThan(120e6);
+  const heldBytes = (): number => process.memoryUsage().arrayBuffers;
+  const before = heldBytes();
+  let peak = 0;
+  let after = 0n;
+  for (
+    let entries = await spool.read('t', after, 1e6);
+    entries.length > 0;
+    entries = await spool.read('t', after, 1e6)
+  ) {
+    const last = entries.at(-1);
+    expect(last?.kind).toBe('reading');
+    after = last?.kind === 'reading' ? last.seq : after;
+    peak = Math.max(peak, heldBytes() - before);
+  }
+  expect(after).toBe(120_000n);
+  // Buffers that wait for the garbage collector count too; a reader that kept the backlog would have 120 MB.
+  expect(peak).toBeLessThan(90e6);
+});
