@@ -1,0 +1,81 @@
+/**
+ * Schema inference: the columns for fields that were not seen before, from a sample of records.
+ *
+ * The type of a field is the one that most values of the sample have; the others are quarantined when their turn comes. Numbers
+ * become `long` only when every one in the sample is an integer and one is large (epoch times, counters, ids), else `double`:
+ * Iceberg widens int to long and float to double, never long to double, so a first batch of zeros must not decide that a
+ * measurement has no fractions. Integers up to 2^53 are exact in a double; a larger one makes the column a long.
+ * Limits: FIELDS_MAX columns a table; names that differ only in case are one column in most SQL engines and are refused.
+ */
+import { FIELDS_MAX, refuseName } from './field-names.ts';
+import { type Field, JSON_DOC } from './fields.ts';
+import type { FieldType } from '../../lib/config/pipeline.ts';
+
+export const SAMPLE_RECORDS_MAX = 2000;
+/** What a double may come to hold later is unknown; what is this large already is counted in whole units. */
+const LARGE_INTEGER = 2 ** 31;
+
+interface Seen {
+  booleans: number;
+  strings: number;
+  nested: number;
+  numbers: number;
+  fractions: number;
+  large: number;
+}
+
+/** New fields in order of appearance, with ids from `firstId`. `known` maps lower-case names. */
+export function inferFields(
+  sample: Iterable<Readonly<Record<string, unknown>>>,
+  known: ReadonlyMap<string, Field>,
+  firstId: number,
+): Field[] {
+  const seen = new Map<string, Seen>();
+  const lowerCase = new Set(known.keys());
+  for (const record of sample) {
+    for (const name in record) {
+      if (known.get(name.toLowerCase())?.name === name) continue;
+      const entry = seen.get(name);
+      if (entry !== undefined) {
+        count(entry, record[name]);
+        continue;
+      }
+      const isTaken = lowerCase.has(name.toLowerCase());
+      if (isTaken || record[name] === null || refuseName(name) !== undefined || lowerCase.size >= FIELDS_MAX) continue;
+      const first: Seen = { booleans: 0, strings: 0, nested: 0, numbers: 0, fractions: 0, large: 0 };
+      count(first, record[name]);
+      seen.set(name, first);
+      lowerCase.add(name.toLowerCase());
+    }
+  }
+  return [...seen].map(([name, entry], index) => ({ id: firstId + index, name, required: false, ...typeOf(entry) }));
+}
+
+function count(seen: Seen, value: unknown): void {
+  switch (typeof value) {
+    case 'boolean':
+      seen.booleans++;
+      break;
+    case 'string':
+      seen.strings++;
+      break;
+    case 'number':
+      seen.numbers++;
+      if (!Number.isInteger(value)) seen.fractions++;
+      else if (Math.abs(value) >= LARGE_INTEGER) seen.large++;
+      break;
+    default:
+      if (value !== null) seen.nested++;
+  }
+}
+
+function typeOf(seen: Seen): { type: FieldType; isJson: boolean } {
+  const most = Math.max(seen.booleans, seen.strings, seen.nested, seen.numbers);
+  if (seen.numbers === most) {
+    return { type: seen.fractions === 0 && seen.large > 0 ? 'long' : 'double', isJson: false };
+  }
+  if (seen.strings === most) return { type: 'string', isJson: false };
+  return seen.booleans === most ? { type: 'boolean', isJson: false } : { type: 'string', isJson: true };
+}
+
+export const docOf = (field: Field): string | undefined => (field.isJson ? JSON_DOC : undefined);

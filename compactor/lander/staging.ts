@@ -1,0 +1,324 @@
+/**
+ * Staging: the records of one commit on their way from the log to Parquet. Each record becomes a row of the dataset, or a row of
+ * the dead letters with the reason why it did not fit; nothing is dropped.
+ *
+ * The hot path makes no object per record but the one of JSON.parse; a record that fails half way is undone column by column.
+ * Invariants: `records = rows + quarantined`, always.
+ * Limits: OPEN_HOURS_MAX event hours a commit (each becomes a file and about four records of the minitransaction); VALUE_BYTES_MAX.
+ */
+import { isUtf8 } from 'node:buffer';
+import { describeError } from '../../lib/errors.ts';
+import type { RecordBatchReader } from '../../lib/log/batch-reader.ts';
+import { LongColumn, NumberColumn, StringColumn } from '../../lib/sql/columns.ts';
+import type { DuckDb } from '../../lib/sql/duckdb.ts';
+import { RowTable } from '../../lib/sql/row-table.ts';
+import { DeadLetters } from './dead-letters.ts';
+import { isEventTime, MICROS_PER_HOUR, toEpochMicros } from './event-time.ts';
+import { ADDED_COLUMNS, refuseName } from './field-names.ts';
+import {
+  DEPTH_MAX,
+  type Field,
+  FIT,
+  type Fit,
+  FieldWriter,
+  INEXACT,
+  parseExactly,
+  shown,
+  sqlTypeOf,
+  TOO_DEEP,
+} from './fields.ts';
+import { Identity } from './identity.ts';
+
+/** A table of a commit: 64 hours are 64 files; more come from clocks that jump, and wait for the next commit. */
+export const OPEN_HOURS_MAX = 64;
+const VALUE_BYTES_MAX = 1 << 20;
+/** The hidden column that says which file a row goes to. */
+const HOUR_COLUMN = '_hour';
+/** What a row holds beside its value: the added columns. */
+const ADDED_BYTES = 80;
+
+const EVENT_HEADER = Buffer.from('event');
+const ARRIVAL_HEADER = Buffer.from('arrival');
+const REPLAYED_HEADER = Buffer.from('replayed');
+
+export interface Place {
+  readonly topic: string;
+  readonly topicId: string;
+  readonly partition: number;
+}
+
+export interface StagingOptions {
+  readonly db: DuckDb;
+  readonly dataset: string;
+  /** A field that holds the event time. */
+  readonly eventTime: string | undefined;
+  /** New fields become columns; else a record with one is quarantined. */
+  readonly infer: boolean;
+  readonly fields: readonly Field[];
+}
+
+/** `evolve`: the record has fields without a column: call `addFields`, then stage it again. `full`: its hour does not fit this commit. */
+export type Outcome = 'staged' | 'evolve' | 'full';
+
+type Parsed = Record<string, unknown>;
+
+export class Staging {
+  readonly #options: StagingOptions;
+  readonly #table: RowTable;
+  readonly #dead: DeadLetters;
+  readonly #identity: Identity;
+  readonly #offset: LongColumn;
+  readonly #partition: NumberColumn;
+  readonly #eventTime: LongColumn;
+  readonly #arrivalTime: LongColumn;
+  readonly #replayed: NumberColumn;
+  readonly #hour: NumberColumn;
+  #writers: FieldWriter[] = [];
+  readonly #byName = new Map<string, FieldWriter>();
+  /** Names that inference left without a column (all null, one column too many): not asked for again in this commit. */
+  readonly #refused = new Set<string>();
+  /** Row that a writer was last used in, to find the fields that a record lacks. */
+  readonly #written: number[] = [];
+  #serial = 0;
+  readonly #hours = new Map<number, number>();
+  #bytes = 0;
+  #records = 0;
+
+  private constructor(options: StagingOptions, table: RowTable, dead: DeadLetters) {
+    this.#options = options;
+    this.#table = table;
+    this.#dead = dead;
+    const column = (name: string): LongColumn | NumberColumn | StringColumn =>
+      table.column(table.columns.findIndex((def) => def.name === name));
+    const long = (name: string): LongColumn => typed(column(name), LongColumn);
+    const number = (name: string): NumberColumn => typed(column(name), NumberColumn);
+    const text = (name: string): StringColumn => typed(column(name), StringColumn);
+    this.#identity = new Identity(text('_agent'), text('_incarnation'), long('_seq'));
+    this.#offset = long('_offset');
+    this.#partition = number('_partition');
+    this.#eventTime = long('_event_time');
+    this.#arrivalTime = long('_arrival_time');
+    this.#replayed = number('_replayed');
+    this.#hour = number(HOUR_COLUMN);
+    this.#takeFields(options.fields);
+  }
+
+  static async open(options: StagingOptions): Promise<Staging> {
+    const added = ADDED_COLUMNS.map(({ name, type }) => ({ name, type: sqlTypeOf(type) }));
+    const fields = options.fields.map(({ name, type }) => ({ name, type: sqlTypeOf(type) }));
+    const hour = { name: HOUR_COLUMN, type: 'INTEGER' } as const;
+    const table = await RowTable.create(options.db, `rows ${options.dataset}`, [hour, ...added, ...fields]);
+    const dead = await DeadLetters.open(options.db, options.dataset);
+    const staging = new Staging(options, table, dead);
+    await staging.resume();
+    return staging;
+  }
+
+  get table(): RowTable {
+    return this.#table;
+  }
+  get deadLetters(): DeadLetters {
+    return this.#dead;
+  }
+  get fields(): readonly Field[] {
+    return this.#writers.map((writer) => writer.field);
+  }
+  /** Rows by event hour (hours since the epoch). */
+  get hours(): ReadonlyMap<number, number> {
+    return this.#hours;
+  }
+  get records(): number {
+    return this.#records;
+  }
+  /** About what is held, from the bytes of the values. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  static whereHour(hour: number): string {
+    return `${HOUR_COLUMN} = ${hour}`;
+  }
+
+  /** To be awaited before the first record, and after `addFields`. */
+  async resume(): Promise<void> {
+    await this.#table.begin();
+    await this.#dead.begin();
+  }
+
+  async addFields(fields: readonly Field[], askedFor: Iterable<string>): Promise<void> {
+    await this.#table.addColumns(fields.map(({ name, type }) => ({ name, type: sqlTypeOf(type) })));
+    this.#takeFields(fields);
+    for (const name of askedFor) if (!this.#byName.has(name)) this.#refused.add(name);
+    await this.resume();
+  }
+
+  #takeFields(fields: readonly Field[]): void {
+    const columns = this.#table.columns;
+    for (const field of fields) {
+      const index = columns.findIndex((def) => def.name === field.name);
+      const writer = new FieldWriter(field, this.#table.column(index));
+      this.#writers.push(writer);
+      this.#byName.set(field.name, writer);
+      this.#written.push(0);
+    }
+    // A new array, so that the loop over it stays fast after it grew.
+    this.#writers = [...this.#writers];
+  }
+
+  async drop(): Promise<void> {
+    await this.#table.drop();
+    await this.#dead.drop();
+  }
+
+  /** Stages the record that `reader` stands on. */
+  stage(reader: RecordBatchReader, place: Place, offset: number): Outcome {
+    const value = reader.value();
+    let parsed: unknown;
+    if (value === null) return this.#quarantine(reader, place, offset, 'no value');
+    if (value.length > VALUE_BYTES_MAX)
+      return this.#quarantine(reader, place, offset, `value of ${value.length} bytes: more than 1 MiB`);
+    if (!isUtf8(value)) return this.#quarantine(reader, place, offset, 'value is not UTF-8');
+    try {
+      parsed = JSON.parse(value.toString('utf8'));
+    } catch (error) {
+      return this.#quarantine(reader, place, offset, `not JSON: ${describeError(error)}`);
+    }
+    if (!isRecord(parsed)) return this.#quarantine(reader, place, offset, 'not a JSON object');
+
+    let refusal = this.#stageFields(parsed);
+    if (refusal === INEXACT) {
+      this.#table.undoRow();
+      refusal = this.#stageFields(parseExactly(value.toString('utf8')) as Parsed); // the same object as above
+    }
+    if (refusal === 'evolve') {
+      this.#table.undoRow();
+      return 'evolve';
+    }
+    if (typeof refusal === 'string') return this.#quarantine(reader, place, offset, refusal);
+    return this.#stageAdded(reader, place, offset, parsed, value.length);
+  }
+
+  /** undefined when all fit, INEXACT, or why not. */
+  #stageFields(record: Parsed): string | typeof INEXACT | undefined {
+    const row = this.#table.row;
+    const serial = ++this.#serial;
+    const writers = this.#writers;
+    let position = 0;
+    let count = 0;
+    for (const name in record) {
+      // Records of one producer have their fields in one order: mostly the next writer is the right one.
+      let writer = writers[position];
+      if (writer?.name !== name) {
+        writer = this.#byName.get(name);
+        if (writer === undefined) {
+          const refusal = this.#unknownField(name, record[name]);
+          if (refusal === undefined) continue;
+          return refusal;
+        }
+        position = writers.indexOf(writer);
+      }
+      const fit = writer.set(row, record[name]);
+      if (fit !== FIT) return fit === INEXACT ? INEXACT : misfit(writer, fit, record[name]);
+      this.#written[position] = serial;
+      position++;
+      count++;
+    }
+    if (count === writers.length) return undefined;
+    for (let k = 0; k < writers.length; k++) {
+      if (this.#written[k] === serial) continue;
+      const writer = writers[k];
+      if (writer !== undefined && !writer.setNull(row)) return `field ${writer.name} is missing: it is required`;
+    }
+    return undefined;
+  }
+
+  /** undefined: nothing is lost when it is left out. */
+  #unknownField(name: string, value: unknown): string | undefined {
+    const refusal = refuseName(name);
+    if (refusal !== undefined) return refusal;
+    if (!this.#options.infer) return `field ${name} is not in the declared schema`;
+    if (!this.#refused.has(name)) return value === null ? undefined : 'evolve';
+    if (value === null) return undefined;
+    return `field ${name} cannot become a column: too many fields, or a name that differs from another only in case`;
+  }
+
+  #stageAdded(reader: RecordBatchReader, place: Place, offset: number, record: Parsed, bytes: number): Outcome {
+    const table = this.#table;
+    const row = table.row;
+    const eventMicros = this.#eventMicros(reader, record);
+    if (typeof eventMicros === 'string') return this.#quarantine(reader, place, offset, eventMicros);
+    const arrival = optionalInteger(reader, ARRIVAL_HEADER);
+    if (Number.isNaN(arrival)) return this.#quarantine(reader, place, offset, 'header arrival is not a whole number');
+    const hour = Math.floor(eventMicros / MICROS_PER_HOUR);
+    const inHour = this.#hours.get(hour);
+    if (inHour === undefined && this.#hours.size >= OPEN_HOURS_MAX) {
+      table.undoRow();
+      return 'full';
+    }
+    const refusal = this.#identity.set(reader, row);
+    if (refusal !== undefined) return this.#quarantine(reader, place, offset, refusal);
+    this.#hours.set(hour, (inHour ?? 0) + 1);
+    this.#hour.set(row, hour);
+    this.#offset.set(row, offset);
+    this.#partition.set(row, place.partition);
+    this.#eventTime.set(row, eventMicros);
+    if (arrival === undefined) {
+      this.#arrivalTime.setNull(row);
+    } else {
+      this.#arrivalTime.set(row, arrival);
+    }
+    const replayed = reader.headerText(REPLAYED_HEADER);
+    if (replayed !== null) this.#replayed.set(row, replayed === '1' || replayed === 'true' ? 1 : 0);
+    else if (this.#identity.isForeign) this.#replayed.setNull(row);
+    else this.#replayed.set(row, 0);
+    table.endRow(bytes);
+    this.#records++;
+    this.#bytes += bytes + ADDED_BYTES;
+    return 'staged';
+  }
+
+  /** The configured field, else the header, else the record's own time. A text is the reason why there is none. */
+  #eventMicros(reader: RecordBatchReader, record: Parsed): number | string {
+    const field = this.#options.eventTime;
+    const value = field === undefined ? undefined : record[field];
+    let micros: number;
+    if (value !== undefined && value !== null) {
+      micros = toEpochMicros(value);
+      if (Number.isNaN(micros)) return `field ${field ?? ''}: expected an event time, got ${shown(value)}`;
+    } else {
+      const header = optionalInteger(reader, EVENT_HEADER);
+      if (Number.isNaN(header)) return 'header event is not a whole number';
+      micros = header ?? reader.timestampMs * 1000;
+    }
+    return isEventTime(micros) ? micros : `event time ${micros} us is not between 1970 and 9999`;
+  }
+
+  #quarantine(reader: RecordBatchReader, place: Place, offset: number, reason: string): Outcome {
+    this.#table.undoRow();
+    this.#dead.add(reader, place, offset, reason);
+    this.#records++;
+    this.#bytes += (reader.value()?.length ?? 0) + ADDED_BYTES;
+    return 'staged';
+  }
+}
+
+/** undefined: absent; NaN: not a whole number. */
+function optionalInteger(reader: RecordBatchReader, name: Uint8Array): number | undefined {
+  const value = reader.headerInteger(name);
+  return Number.isNaN(value) && reader.header(name) === null ? undefined : value;
+}
+
+function isRecord(value: unknown): value is Parsed {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+function misfit(writer: FieldWriter, fit: Fit, value: unknown): string {
+  if (fit === TOO_DEEP) return `field ${writer.name} is nested deeper than ${DEPTH_MAX}`;
+  const expected = writer.field.isJson ? 'an object or array' : writer.field.type;
+  return `field ${writer.name}: expected ${expected}, got ${shown(value)}`;
+}
+
+function typed<T>(column: unknown, type: new (...args: never[]) => T): T {
+  if (column instanceof type) return column;
+  throw new Error(`an added column is no ${type.name}`);
+}
