@@ -1,0 +1,46 @@
+/**
+ * Names and places of a table. Dataset `a.b` is table `b` in namespace `a`; a dataset without a dot is in namespace `default`.
+ *
+ *   {VOLUME}tables / DATASET                          -> the current pointer, in the MetaEngine (see pointer.ts)
+ *   tables/NAMESPACE/TABLE/metadata/...               -> metadata, manifest lists, manifests, in the object store
+ *   tables/NAMESPACE/TABLE/data/...                   -> Parquet files
+ */
+import { PenstockError } from '../errors.ts';
+import type { Key } from '../meta/engine.ts';
+
+const NAME_BYTES_MAX = 200;
+const DEFAULT_NAMESPACE = 'default';
+
+/** The bucket of a volume's table pointers; one field per dataset. `volume` is the plain name, as `lake`. */
+export function tablesBucket(volume: string): string {
+  return `{${volume}}tables`;
+}
+
+export function tablePointerKey(volume: string, name: string): Key {
+  assertTableName(name);
+  return { bucket: tablesBucket(volume), field: name };
+}
+
+/** `tables/NAMESPACE/TABLE/` */
+export function tableFolder(name: string): string {
+  assertTableName(name);
+  const dot = name.lastIndexOf('.');
+  return dot < 0 ? `tables/${DEFAULT_NAMESPACE}/${name}/` : `tables/${name.slice(0, dot)}/${name.slice(dot + 1)}/`;
+}
+
+/** The object key of a data file; `file` is unique and may hold folders, as `hour=2026-01-31T07/abc.parquet`. */
+export function dataFileKey(name: string, file: string): string {
+  return `${tableFolder(name)}data/${file}`;
+}
+
+/** Throws `config` unless `name` is a dataset's name: letters, digits, `_` and `-` in parts joined by dots. */
+export function assertTableName(name: string): void {
+  const valid = /^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$/.test(name) && name.length <= NAME_BYTES_MAX;
+  if (!valid || name.startsWith(`${DEFAULT_NAMESPACE}.`)) {
+    throw new PenstockError(
+      'config',
+      `${JSON.stringify(name)} is not the name of a dataset: expected letters, digits, _ and - in parts joined by dots, ` +
+        `at most ${NAME_BYTES_MAX} characters, and no '${DEFAULT_NAMESPACE}.' in front`,
+    );
+  }
+}
