@@ -159,6 +159,7 @@ export interface Operations {
   getattr(caller: Caller, ino: bigint, handle: bigint | undefined): Result<Entry>;
   setattr(caller: Caller, ino: bigint, changes: SetAttributes): Result<Entry>;
   readlink(caller: Caller, ino: bigint): Result<Buffer>;
+  /** `mode` comes before the umask (FUSE_DONT_MASK), here and in mkdir, create and tmpfile: a default ACL of the parent replaces the umask. */
   mknod(caller: Caller, parent: bigint, name: string, mode: number, rdev: number, umask: number): Result<Entry>;
   mkdir(caller: Caller, parent: bigint, name: string, mode: number, umask: number): Result<Entry>;
   symlink(caller: Caller, parent: bigint, name: string, target: Buffer): Result<Entry>;
@@ -230,7 +231,8 @@ export interface Operations {
   fsyncdir(caller: Caller, ino: bigint, handle: bigint, dataOnly: boolean): Result<void>;
   statfs(caller: Caller, ino: bigint): Result<StatFs>;
 
-  setxattr(caller: Caller, ino: bigint, name: string, value: Buffer, flags: number): Result<void>;
+  /** `flags` are XATTR_CREATE and XATTR_REPLACE; `killSgid`: clear setgid (an ACL set by one outside the file's group). */
+  setxattr(caller: Caller, ino: bigint, name: string, value: Buffer, flags: number, killSgid: boolean): Result<void>;
   getxattr(caller: Caller, ino: bigint, name: string): Result<Buffer>;
   listxattr(caller: Caller, ino: bigint): Result<readonly string[]>;
   removexattr(caller: Caller, ino: bigint, name: string): Result<void>;

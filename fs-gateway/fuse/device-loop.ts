@@ -1,0 +1,341 @@
+/**
+ * The one-thread device loop: the main thread waits in one poll(2) for /dev/fuse and for libuv's own epoll descriptor, so that
+ * requests, sockets, timers and promises meet without a thread hop (docs/decisions/0007).
+ *
+ * A turn reads up to REQUESTS_PER_TURN requests. An operation that returns at once is answered at once; one that returns a promise when
+ * it settles. Then `setImmediate` gives libuv its turn. When neither side has work, the loop spins briefly, then sleeps in poll(2);
+ * after IDLE_MS without a request it leaves the waiting to a pool thread and the main thread to libuv alone: no wake-ups while idle.
+ *
+ * Invariants
+ * - Every request that is read is owned by `#inFlight` or answered before the next one is read; none is dropped while the loop runs.
+ * - The main thread sleeps at most SLEEP_MS (ASYNC_SLEEP_MS while operations wait), so that a timer is late by no more than that.
+ *   It sleeps only behind two idle passes: a socket that a callback opened reaches libuv's epoll in the next pass.
+ * - An operation that throws is an answer: PosixError its errno, anything else is logged and EIO. Nothing it does ends the loop.
+ * Failure: a request in flight when the process dies is sent again to the next worker, under the same `Caller.operation`.
+ * Limits: what is in flight is bounded by the kernel (max_background and the number of waiting threads).
+ */
+import { closeSync } from 'node:fs';
+import { describeError } from '../../lib/errors.ts';
+import { Errno, PosixError } from '../vfs/operations.ts';
+import type { Caller, Operations } from '../vfs/operations.ts';
+import type { AccessLog } from './access-log.ts';
+import type { Metrics } from './metrics.ts';
+import { FIRST_READY, type Native, type PollPair } from './native.ts';
+import { decodeInterrupt, INTERRUPT, OPCODES, type Opcode } from './opcodes.ts';
+import { REQUEST_BUFFER_BYTES, UNIQUE_RESEND_HIGH } from './protocol.ts';
+import { ReplyWriter } from './reply.ts';
+import { RequestReader } from './request.ts';
+
+const REQUESTS_PER_TURN = 64;
+const SPIN_MS = 0.02;
+/** Spins in a row that found nothing before only one in SPIN_RETRY passes spins: a machine with other work gets its CPU back. */
+const SPIN_MISSES_MAX = 8;
+const SPIN_RETRY = 16;
+const ASYNC_SLEEP_MS = 1;
+const SLEEP_MS = 4;
+const IDLE_MS = 100;
+/** A pool thread returns at least this often, so that a process that exits never waits longer for it. */
+const IDLE_POLL_MS = 500;
+
+/** The resend bit is no part of a request's identity. */
+function identity(low: number, high: number): number {
+  return (high & ~UNIQUE_RESEND_HIGH) * 0x1_0000_0000 + low;
+}
+
+class Request implements Caller {
+  readonly opcode: Opcode;
+  readonly opcodeNumber: number;
+  readonly low: number;
+  readonly high: number;
+  readonly ino: bigint;
+  readonly uid: number;
+  readonly gid: number;
+  readonly pid: number;
+  readonly startedMs: number;
+  readonly #session: string;
+  #abort: AbortController | undefined;
+  #interrupted = false;
+
+  constructor(opcode: Opcode, opcodeNumber: number, reader: RequestReader, session: string) {
+    this.opcode = opcode;
+    this.opcodeNumber = opcodeNumber;
+    this.low = reader.uniqueLow;
+    this.high = reader.uniqueHigh;
+    this.ino = reader.ino;
+    this.uid = reader.uid;
+    this.gid = reader.gid;
+    this.pid = reader.pid;
+    this.startedMs = performance.now();
+    this.#session = session;
+  }
+
+  get operation(): string {
+    return `${this.#session}:${identity(this.low, this.high)}`;
+  }
+
+  get signal(): AbortSignal {
+    this.#abort ??= new AbortController();
+    if (this.#interrupted) this.#abort.abort();
+    return this.#abort.signal;
+  }
+
+  interrupt(): void {
+    this.#interrupted = true;
+    this.#abort?.abort();
+  }
+}
+
+export interface DeviceLoopOptions {
+  readonly fd: number;
+  /** Identifies the mount, for `Caller.operation`. */
+  readonly session: string;
+  readonly operations: Operations;
+  readonly setxattrExtended: boolean;
+  readonly metrics: Metrics;
+  readonly accessLog?: AccessLog;
+  readonly log: (message: string) => void;
+}
+
+export class DeviceLoop {
+  readonly #options: DeviceLoopOptions;
+  readonly #sys: Native;
+  readonly #buffer = Buffer.allocUnsafeSlow(REQUEST_BUFFER_BYTES);
+  readonly #reader: RequestReader;
+  readonly #reply: ReplyWriter;
+  readonly #inFlight = new Map<number, Request>();
+  readonly #poll: PollPair;
+  readonly #wakeFd: number;
+  readonly #idlePoll: PollPair;
+  #idlePasses = 0;
+  #spinMisses = 0;
+  #lastRequestMs = performance.now();
+  #stopping = false;
+  #settled: ((value?: unknown) => void) | undefined;
+  /** The wait of a pool thread, while there is one. */
+  #idle: Promise<void> | undefined;
+  readonly #ended = Promise.withResolvers<'unmounted' | 'stopped'>();
+
+  constructor(sys: Native, options: DeviceLoopOptions) {
+    this.#sys = sys;
+    this.#options = options;
+    this.#reader = new RequestReader(this.#buffer, options.setxattrExtended);
+    this.#reply = new ReplyWriter(sys, options.fd);
+    this.#poll = sys.pollPair(options.fd, sys.uvBackendFd());
+    this.#wakeFd = sys.eventfd();
+    this.#idlePoll = sys.pollPair(options.fd, this.#wakeFd);
+  }
+
+  get inFlight(): number {
+    return this.#inFlight.size;
+  }
+
+  /** Serves until the file system is unmounted or `stop` is called. */
+  async run(): Promise<'unmounted' | 'stopped'> {
+    this.#sys.setNonBlocking(this.#options.fd);
+    setImmediate(this.#pass);
+    const reason = await this.#ended.promise;
+    await this.#idle;
+    closeSync(this.#wakeFd);
+    return reason;
+  }
+
+  /**
+   * Reads no further request and waits up to `timeoutMs` for those in flight. What is unanswered then stays in the kernel's list: the
+   * next worker gets it again.
+   */
+  async stop(timeoutMs: number): Promise<void> {
+    this.#stopping = true;
+    this.#wake();
+    if (this.#inFlight.size > 0) {
+      const { promise, resolve } = Promise.withResolvers<unknown>();
+      const timer = setTimeout(resolve, timeoutMs);
+      this.#settled = resolve;
+      await promise;
+      clearTimeout(timer);
+    }
+    this.#end('stopped');
+  }
+
+  #end(reason: 'unmounted' | 'stopped'): void {
+    this.#stopping = true;
+    this.#ended.resolve(reason);
+  }
+
+  readonly #pass = (): void => {
+    if (this.#stopping) return;
+    let served = this.#turn();
+    if (served === 0) {
+      const waited = this.#wait();
+      if (waited === 'idle') return;
+      if (waited) served = this.#turn();
+    }
+    if (served < 0) this.#end('unmounted');
+    else setImmediate(this.#pass);
+  };
+
+  /** Serves what is there; the number of requests, or -1 when the file system is gone. */
+  #turn(): number {
+    const { fd } = this.#options;
+    let served = 0;
+    while (served < REQUESTS_PER_TURN) {
+      const length = this.#sys.read(fd, this.#buffer, REQUEST_BUFFER_BYTES);
+      if (length > 0) {
+        served++;
+        this.#serve(length);
+      } else if (length === -Errno.EAGAIN) {
+        break;
+      } else if (length !== -Errno.ENOENT && length !== -Errno.EINTR) {
+        // ENODEV after an unmount or an abort. ENOENT is a request that was withdrawn while it was read.
+        if (length !== -Errno.ENODEV) this.#options.log(`/dev/fuse: read ended with errno ${-length}`);
+        return -1;
+      }
+    }
+    if (served > 0) {
+      this.#idlePasses = 0;
+      this.#lastRequestMs = performance.now();
+    }
+    return served;
+  }
+
+  /** Waits for either side. True: /dev/fuse has something; false: go round; 'idle': a pool thread calls back. */
+  #wait(): boolean | 'idle' {
+    let ready = this.#poll.wait(0);
+    if (ready === 0 && ++this.#idlePasses > 1) {
+      const now = performance.now();
+      if (this.#inFlight.size === 0 && now - this.#lastRequestMs > IDLE_MS) {
+        this.#idle = this.#waitIdle();
+        return 'idle';
+      }
+      ready = this.#spin(now);
+      if (ready === 0) ready = this.#poll.wait(this.#inFlight.size > 0 ? ASYNC_SLEEP_MS : SLEEP_MS);
+    }
+    return (ready & FIRST_READY) !== 0;
+  }
+
+  #spin(startMs: number): number {
+    if (this.#spinMisses >= SPIN_MISSES_MAX && this.#spinMisses % SPIN_RETRY !== 0) {
+      this.#spinMisses++;
+      return 0;
+    }
+    do {
+      const ready = this.#poll.wait(0);
+      if (ready !== 0) {
+        this.#spinMisses = 0;
+        return ready;
+      }
+    } while (performance.now() - startMs < SPIN_MS);
+    this.#spinMisses++;
+    return 0;
+  }
+
+  async #waitIdle(): Promise<void> {
+    let ready = 0;
+    while (ready === 0 && !this.#stopping) ready = await this.#idlePoll.waitAsync(IDLE_POLL_MS);
+    this.#lastRequestMs = performance.now();
+    this.#pass();
+  }
+
+  #wake(): void {
+    const one = Buffer.alloc(8);
+    one[0] = 1;
+    this.#sys.write(this.#wakeFd, one, 8);
+  }
+
+  #serve(length: number): void {
+    const reader = this.#reader;
+    if (!reader.load(length)) {
+      this.#options.log(`/dev/fuse: a request of ${length} bytes says otherwise of itself; ignored`);
+      return;
+    }
+    const number = reader.opcode;
+    if (number === INTERRUPT) {
+      this.#interrupt(length);
+      return;
+    }
+    const opcode = OPCODES[number];
+    if (opcode === undefined) {
+      this.#reply.sendError(reader.uniqueLow, reader.uniqueHigh, Errno.ENOSYS);
+      return;
+    }
+    const request = new Request(opcode, number, reader, this.#options.session);
+    let args: unknown;
+    try {
+      args = opcode.decode(reader);
+      const result = opcode.call(this.#options.operations, request, request.ino, args);
+      if (result instanceof Promise) this.#await(request, args, result);
+      else this.#answer(request, args, result);
+    } catch (error) {
+      this.#fail(request, error);
+    }
+  }
+
+  #await(request: Request, args: unknown, result: Promise<unknown>): void {
+    const key = identity(request.low, request.high);
+    this.#inFlight.set(key, request);
+    result
+      .then(
+        (value) => this.#answer(request, args, value),
+        (error: unknown) => this.#fail(request, error),
+      )
+      .catch((error: unknown) => this.#fail(request, error))
+      .finally(() => {
+        this.#inFlight.delete(key);
+        if (this.#inFlight.size === 0) this.#settled?.();
+      });
+  }
+
+  #answer(request: Request, args: unknown, result: unknown): void {
+    const { opcode } = request;
+    if (opcode.silent !== true) {
+      this.#reply.begin();
+      opcode.encode?.(this.#reply, result, args);
+      const written = this.#reply.send(request.low, request.high);
+      if (written < 0) {
+        this.#takeBack(request, args, result, -written);
+        return;
+      }
+    }
+    this.#record(request, 0);
+  }
+
+  /** The reply reached nobody (ENOENT: the caller was killed): what it handed out is given back. */
+  #takeBack(request: Request, args: unknown, result: unknown, errno: number): void {
+    const { opcode, ino } = request;
+    if (errno !== Errno.ENOENT && errno !== Errno.ENODEV) {
+      this.#options.log(`${opcode.name} of inode ${ino}: the kernel refused the reply with errno ${errno}`);
+      if (errno === Errno.EINVAL) this.#reply.sendError(request.low, request.high, Errno.EIO);
+    }
+    this.#record(request, Errno.EINTR);
+    Promise.resolve(opcode.undo?.(this.#options.operations, request, ino, result, args)).catch((error: unknown) => {
+      this.#options.log(`${opcode.name} of inode ${ino} could not be taken back: ${describeError(error)}`);
+    });
+  }
+
+  #fail(request: Request, error: unknown): void {
+    let errno: number = Errno.EIO;
+    if (error instanceof PosixError) errno = error.errno;
+    else this.#options.log(`${request.opcode.name} of inode ${request.ino} failed: ${stackOf(error)}`);
+    if (request.opcode.silent !== true) this.#reply.sendError(request.low, request.high, errno);
+    this.#record(request, errno);
+  }
+
+  #record(request: Request, errno: number): void {
+    const elapsedUs = (performance.now() - request.startedMs) * 1000;
+    this.#options.metrics.record(request.opcodeNumber, errno, elapsedUs);
+    this.#options.accessLog?.record(request.opcode.name.toLowerCase(), request.ino, errno, elapsedUs);
+  }
+
+  /** An INTERRUPT has no answer. Its target may not have been read yet; the kernel asks again when it is answered EAGAIN. */
+  #interrupt(length: number): void {
+    const reader = this.#reader;
+    if (length < 48) return;
+    const { low, high } = decodeInterrupt(reader);
+    const target = this.#inFlight.get(identity(low, high));
+    if (target === undefined) return;
+    target.interrupt();
+  }
+}
+
+function stackOf(error: unknown): string {
+  return error instanceof Error ? (error.stack ?? error.message) : describeError(error);
+}

@@ -1,0 +1,32 @@
+/** What supervisor and worker say to each other over the child process's IPC channel (JSON), and how a worker is started. */
+import type { Negotiated } from './handshake.ts';
+
+/** The worker inherits /dev/fuse as this descriptor (stdin, stdout, stderr, IPC, device). */
+export const DEVICE_FD = 4;
+
+export interface Assignment {
+  readonly mountpoint: string;
+  /** Random, one per mount: with a request's number it identifies an operation over worker restarts. */
+  readonly session: string;
+  /** 0 for the first worker of a mount; later ones ask the kernel to send unanswered requests again. */
+  readonly generation: number;
+  readonly negotiated: Negotiated;
+  readonly accessLogPath?: string;
+  /** The caller's own options for its worker module, as JSON. */
+  readonly options: unknown;
+}
+
+export type ToWorker =
+  | { readonly type: 'assign'; readonly assignment: Assignment }
+  /** Make everything durable while serving goes on. */
+  | { readonly type: 'flush'; readonly id: number }
+  /** Stop reading, finish what is in flight, flush and end: a successor or nobody takes over. */
+  | { readonly type: 'stop'; readonly id: number }
+  | { readonly type: 'stats'; readonly id: number }
+  | { readonly type: 'reopen-log' };
+
+export type FromWorker =
+  | { readonly type: 'serving' }
+  | { readonly type: 'failed'; readonly message: string }
+  | { readonly type: 'unmounted' }
+  | { readonly type: 'answer'; readonly id: number; readonly value?: unknown; readonly error?: string };

@@ -1,0 +1,186 @@
+/**
+ * Mounting and unmounting: mount(2) where the process may, `fusermount3` (setuid root) where it may not, and what the kernel's mount table
+ * says about a mount point.
+ *
+ * Failure: a mount whose server is gone answers ENOTCONN for ever. `clearStaleMount` takes such a mount away when it is ours.
+ */
+import { accessSync, closeSync, constants, existsSync, openSync, readFileSync } from 'node:fs';
+import { stat } from 'node:fs/promises';
+import { spawnSync } from 'node:child_process';
+import { delimiter, join } from 'node:path';
+import { PenstockError, describeError, systemCode } from '../../lib/errors.ts';
+import { Errno } from '../vfs/operations.ts';
+import { MNT_DETACH, MS_NODEV, MS_NOSUID, MS_RDONLY, native } from './native.ts';
+import { MAX_PAYLOAD_BYTES } from './protocol.ts';
+
+export const FILE_SYSTEM_TYPE = 'fuse.penstock';
+const DEVICE = '/dev/fuse';
+const CAP_SYS_ADMIN = 21n;
+const HELPER_TIMEOUT_MS = 30_000;
+/** A live file system answers a stat of its root well within this; a dead one at once with ENOTCONN. */
+const PROBE_TIMEOUT_MS = 5_000;
+
+export type Mountability =
+  { readonly ok: true; readonly how: 'mount' | 'fusermount3' } | { readonly ok: false; readonly reason: string };
+
+export interface MountOptions {
+  readonly mountpoint: string;
+  /** Shown as the device in the mount table; no credentials. */
+  readonly source: string;
+  readonly readOnly: boolean;
+}
+
+/** Whether and how this process can mount; the reason is one line for people. */
+export function mountability(): Mountability {
+  if (process.platform !== 'linux') {
+    return { ok: false, reason: `cannot mount: FUSE mounts need Linux, this is ${process.platform}` };
+  }
+  if (!existsSync(DEVICE)) return { ok: false, reason: `cannot mount: ${DEVICE} is missing` };
+  const helper = findHelper();
+  if (!hasSysAdmin()) {
+    if (helper === undefined) return { ok: false, reason: 'cannot mount: not root and no fusermount3' };
+  }
+  try {
+    accessSync(DEVICE, constants.R_OK | constants.W_OK);
+  } catch {
+    return { ok: false, reason: `cannot mount: no permission to open ${DEVICE}` };
+  }
+  return { ok: true, how: hasSysAdmin() ? 'mount' : 'fusermount3' };
+}
+
+/** Mounts and returns the descriptor of /dev/fuse, on which INIT waits to be answered. Throws `unsupported`, `denied`, `io`. */
+export function mountDevice(options: MountOptions): number {
+  const how = mountability();
+  if (!how.ok) throw new PenstockError('unsupported', how.reason);
+  return how.how === 'mount' ? mountDirectly(options) : mountByHelper(options);
+}
+
+function mountDirectly({ mountpoint, source, readOnly }: MountOptions): number {
+  const fd = openSync(DEVICE, constants.O_RDWR);
+  const data = `fd=${fd},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions,max_read=${MAX_PAYLOAD_BYTES}`;
+  const flags = MS_NOSUID | MS_NODEV | (readOnly ? MS_RDONLY : 0);
+  const result = native().mount(source, mountpoint, FILE_SYSTEM_TYPE, flags, data);
+  if (result === 0) return fd;
+  closeSync(fd);
+  throw new PenstockError(
+    result === -Errno.EPERM ? 'denied' : 'io',
+    `cannot mount on ${mountpoint}: mount(2) failed with errno ${-result}`,
+  );
+}
+
+/** fusermount3 opens /dev/fuse as the caller, mounts, and sends the descriptor over the socket named by _FUSE_COMMFD. */
+function mountByHelper({ mountpoint, source, readOnly }: MountOptions): number {
+  const sys = native();
+  const [ours, theirs] = sys.socketPair();
+  const escaped = source.replace(/[\\,]/g, '\\$&');
+  const options = `fsname=${escaped},subtype=penstock,default_permissions,max_read=${MAX_PAYLOAD_BYTES}${readOnly ? ',ro' : ''}`;
+  try {
+    const helper = spawnSync(findHelper() ?? 'fusermount3', ['-o', options, '--', mountpoint], {
+      stdio: ['ignore', 'ignore', 'pipe', theirs],
+      env: { ...process.env, _FUSE_COMMFD: '3' },
+      encoding: 'utf8',
+      timeout: HELPER_TIMEOUT_MS,
+    });
+    const fd = sys.receiveFd(ours);
+    if (fd !== undefined) return fd;
+    const complaint = helper.error === undefined ? helper.stderr.trim() : describeError(helper.error);
+    throw new PenstockError('io', `cannot mount on ${mountpoint}: ${complaint || 'fusermount3 sent no descriptor'}`);
+  } finally {
+    closeSync(ours);
+    closeSync(theirs);
+  }
+}
+
+export type UnmountResult = 'unmounted' | 'busy' | 'not-mounted';
+
+/** Takes the mount away: `lazy` detaches it from the tree at once and lets open files go on. Throws `denied`, `io`. */
+export function unmountPoint(mountpoint: string, lazy: boolean): UnmountResult {
+  if (!hasSysAdmin()) return unmountByHelper(mountpoint, lazy);
+  const result = native().umount2(mountpoint, lazy ? MNT_DETACH : 0);
+  if (result === 0) return 'unmounted';
+  if (result === -Errno.EBUSY) return 'busy';
+  if (result === -Errno.EINVAL || result === -Errno.ENOENT) return 'not-mounted';
+  throw new PenstockError(
+    result === -Errno.EPERM ? 'denied' : 'io',
+    `cannot unmount ${mountpoint}: umount2(2) failed with errno ${-result}`,
+  );
+}
+
+function unmountByHelper(mountpoint: string, lazy: boolean): UnmountResult {
+  const helper = findHelper();
+  if (helper === undefined) {
+    throw new PenstockError('denied', `cannot unmount ${mountpoint}: not root and no fusermount3`);
+  }
+  const run = spawnSync(helper, ['-u', ...(lazy ? ['-z'] : []), '--', mountpoint], {
+    stdio: ['ignore', 'ignore', 'pipe'],
+    encoding: 'utf8',
+    timeout: HELPER_TIMEOUT_MS,
+  });
+  if (run.status === 0) return 'unmounted';
+  const complaint = run.error === undefined ? run.stderr.trim() : describeError(run.error);
+  if (complaint.includes('busy')) return 'busy';
+  if (findMount(mountpoint) === undefined) return 'not-mounted';
+  throw new PenstockError('io', `cannot unmount ${mountpoint}: ${complaint}`);
+}
+
+export interface MountEntry {
+  readonly mountpoint: string;
+  readonly type: string;
+  readonly source: string;
+}
+
+/** The topmost mount on exactly this (absolute, resolved) path. */
+export function findMount(mountpoint: string): MountEntry | undefined {
+  return parseMountInfo(readFileSync('/proc/self/mountinfo', 'utf8')).findLast((m) => m.mountpoint === mountpoint);
+}
+
+/** proc(5), mountinfo: `id parent major:minor root MOUNTPOINT options [tags] - TYPE SOURCE superoptions`, octal escapes. */
+export function parseMountInfo(text: string): MountEntry[] {
+  const unescape = (field: string): string =>
+    Buffer.from(
+      field.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(parseInt(octal, 8))),
+      'latin1',
+    ).toString('utf8');
+  return Buffer.from(text, 'utf8')
+    .toString('latin1')
+    .split('\n')
+    .flatMap((line) => {
+      const fields = line.split(' ');
+      const [type, source] = fields.slice(fields.indexOf('-') + 1);
+      const point = fields[4];
+      if (point === undefined || type === undefined || source === undefined) return [];
+      return [{ mountpoint: unescape(point), type, source: unescape(source) }];
+    });
+}
+
+export type MountState = 'free' | 'foreign' | 'stale' | 'alive' | 'unresponsive';
+
+/** What lies on a mount point. Never blocks longer than the probe's timeout, whatever lies there. */
+export async function probeMount(mountpoint: string): Promise<MountState> {
+  const entry = findMount(mountpoint);
+  if (entry === undefined) return 'free';
+  if (entry.type !== FILE_SYSTEM_TYPE) return 'foreign';
+  const { promise: late, resolve } = Promise.withResolvers<'unresponsive'>();
+  const timer = setTimeout(() => resolve('unresponsive'), PROBE_TIMEOUT_MS);
+  const probe = stat(mountpoint).then(
+    () => 'alive' as const,
+    (error: unknown) => (systemCode(error) === 'ENOTCONN' ? ('stale' as const) : ('alive' as const)),
+  );
+  const state = await Promise.race([probe, late]);
+  clearTimeout(timer);
+  return state;
+}
+
+function findHelper(): string | undefined {
+  return (process.env['PATH'] ?? '')
+    .split(delimiter)
+    .map((folder) => join(folder, 'fusermount3'))
+    .find((path) => existsSync(path));
+}
+
+/** CAP_SYS_ADMIN of the effective set: root in a container may lack it. */
+function hasSysAdmin(): boolean {
+  const status = readFileSync('/proc/self/status', 'utf8');
+  const effective = /^CapEff:\s*([0-9a-f]+)$/m.exec(status)?.[1] ?? '0';
+  return ((BigInt(`0x${effective}`) >> CAP_SYS_ADMIN) & 1n) === 1n;
+}

@@ -1,0 +1,165 @@
+/**
+ * The system calls that Node does not offer, by koffi: the only file that imports it. Every call answers like the kernel does: a
+ * value >= 0, or the negated errno. Nothing here throws for a failing call, because EAGAIN and ENOENT are everyday answers of
+ * /dev/fuse and an exception costs more than the call.
+ *
+ * Invariants
+ * - Only loaded when first used: `mountability()` must be able to say "not Linux" on a machine without libc.so.6.
+ * - Buffers handed to a call stay referenced by the caller until it returns; all calls but `pollAsync` are synchronous.
+ * Limits: Linux on a 64-bit little-endian machine (x86-64, arm64): the struct layouts below are LP64.
+ */
+import koffi from 'koffi';
+
+export const O_NONBLOCK = 0o4000;
+export const O_RDWR = 0o2;
+export const MNT_DETACH = 2;
+export const MS_RDONLY = 1;
+export const MS_NOSUID = 2;
+export const MS_NODEV = 4;
+const F_SETFL = 4;
+const POLLIN = 1;
+const AF_UNIX = 1;
+const SOCK_STREAM = 1;
+const SOCK_CLOEXEC = 0o2000000;
+const SOL_SOCKET = 1;
+const SCM_RIGHTS = 1;
+const MSG_CTRUNC = 8;
+const MSG_DONTWAIT = 0x40;
+const MSG_CMSG_CLOEXEC = 0x40000000;
+const EFD_CLOEXEC = 0o2000000;
+
+/** Which of the two descriptors of a `PollPair` are readable (or failed: the next read says how). */
+export const FIRST_READY = 1;
+export const SECOND_READY = 2;
+
+export interface Native {
+  mount(source: string, target: string, type: string, flags: number, data: string): number;
+  umount2(target: string, flags: number): number;
+  read(fd: number, into: Buffer, bytes: number): number;
+  write(fd: number, from: Buffer, bytes: number): number;
+  /** One write(2) of the first `headBytes` of `head` followed by all of `body`, without copying `body`. */
+  writeBoth(fd: number, head: Buffer, headBytes: number, body: Buffer): number;
+  setNonBlocking(fd: number): number;
+  /** A counter to wake a poll with: readable once it was written. */
+  eventfd(): number;
+  /** libuv's own epoll descriptor of the main thread's loop: readable when libuv has something to do. */
+  uvBackendFd(): number;
+  pollPair(first: number, second: number): PollPair;
+  /** A connected pair of stream sockets, both close-on-exec. */
+  socketPair(): readonly [number, number];
+  /** The descriptor that a peer sent by SCM_RIGHTS, without waiting; undefined when there is none. */
+  receiveFd(socket: number): number | undefined;
+}
+
+export interface PollPair {
+  /** Waits up to `timeoutMs` (0: looks only) on the calling thread; the bits FIRST_READY and SECOND_READY. */
+  wait(timeoutMs: number): number;
+  /** The same on a thread of libuv's pool. */
+  waitAsync(timeoutMs: number): Promise<number>;
+}
+
+type Call = (...args: unknown[]) => number | bigint;
+type AsyncCall = Call & { async(...args: unknown[]): void };
+
+let loaded: Native | undefined;
+
+export function native(): Native {
+  loaded ??= load();
+  return loaded;
+}
+
+function load(): Native {
+  const libc = koffi.load('libc.so.6');
+  const self = koffi.load(null);
+  const bind = (prototype: string): AsyncCall => libc.func(prototype);
+  const ownCall = (prototype: string): Call => self.func(prototype);
+  const result = (value: number | bigint): number => (Number(value) < 0 ? -koffi.errno() : Number(value));
+
+  const mount = bind('int mount(const char*, const char*, const char*, unsigned long, const char*)');
+  const umount2 = bind('int umount2(const char*, int)');
+  const read = bind('long read(int, void*, unsigned long)');
+  const write = bind('long write(int, void*, unsigned long)');
+  const writev = bind('long writev(int, void*, int)');
+  const fcntl = bind('int fcntl(int, int, int)');
+  const eventfd = bind('int eventfd(unsigned int, int)');
+  const poll = bind('int poll(void*, unsigned long, int)');
+  const socketpair = bind('int socketpair(int, int, int, void*)');
+  const recvmsg = bind('long recvmsg(int, void*, int)');
+
+  // struct iovec iov[2]: { u64 base; u64 length } each.
+  const iov = Buffer.alloc(32);
+  let addressedHead: Buffer | undefined;
+
+  return {
+    mount: (source, target, type, flags, data) => result(mount(source, target, type, flags, data)),
+    umount2: (target, flags) => result(umount2(target, flags)),
+    read: (fd, into, bytes) => result(read(fd, into, bytes)),
+    write: (fd, from, bytes) => result(write(fd, from, bytes)),
+    writeBoth(fd, head, headBytes, body) {
+      if (addressedHead !== head) {
+        iov.writeBigUInt64LE(koffi.address(head), 0);
+        addressedHead = head;
+      }
+      iov.writeBigUInt64LE(BigInt(headBytes), 8);
+      iov.writeBigUInt64LE(koffi.address(body), 16);
+      iov.writeBigUInt64LE(BigInt(body.length), 24);
+      return result(writev(fd, iov, 2));
+    },
+    setNonBlocking: (fd) => result(fcntl(fd, F_SETFL, O_RDWR | O_NONBLOCK)),
+    eventfd: () => result(eventfd(0, EFD_CLOEXEC | O_NONBLOCK)),
+    uvBackendFd: () => Number(ownCall('int uv_backend_fd(void*)')(ownCall('void* uv_default_loop()')())),
+    pollPair: (first, second) => makePollPair(poll, first, second),
+    socketPair() {
+      const pair = Buffer.alloc(8);
+      const status = result(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair));
+      if (status < 0) throw new Error(`socketpair: errno ${-status}`);
+      return [pair.readInt32LE(0), pair.readInt32LE(4)];
+    },
+    receiveFd(socket) {
+      const { header, control } = makeMessage();
+      const received = result(recvmsg(socket, header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC));
+      const truncated = (header.readInt32LE(48) & MSG_CTRUNC) !== 0;
+      const rights = control.readInt32LE(8) === SOL_SOCKET && control.readInt32LE(12) === SCM_RIGHTS;
+      return received > 0 && !truncated && rights ? control.readInt32LE(16) : undefined;
+    },
+  };
+}
+
+/** struct pollfd fds[2]: { i32 fd; i16 events; i16 revents } each. */
+function makePollPair(poll: AsyncCall, first: number, second: number): PollPair {
+  const fds = Buffer.alloc(16);
+  fds.writeInt32LE(first, 0);
+  fds.writeInt16LE(POLLIN, 4);
+  fds.writeInt32LE(second, 8);
+  fds.writeInt16LE(POLLIN, 12);
+  // revents is read byte by byte: every bit poll(2) can answer here is in the low one.
+  const ready = (): number => (fds[6] === 0 ? 0 : FIRST_READY) | (fds[14] === 0 ? 0 : SECOND_READY);
+  return {
+    wait: (timeoutMs) => (Number(poll(fds, 2, timeoutMs)) > 0 ? ready() : 0),
+    waitAsync: (timeoutMs) =>
+      new Promise((resolve, reject) => {
+        poll.async(fds, 2, timeoutMs, (error: Error | null, count: number | bigint) => {
+          if (error === null) resolve(Number(count) > 0 ? ready() : 0);
+          else reject(error);
+        });
+      }),
+  };
+}
+
+/**
+ * struct msghdr, 56 bytes: 0 name*, 8 namelen u32, 16 iov*, 24 iovlen u64, 32 control*, 40 controllen u64, 48 flags i32 (out).
+ * struct cmsghdr: 0 len u64, 8 level i32, 12 type i32, 16 the descriptor, padded to 24 bytes. One byte of payload travels with it.
+ */
+function makeMessage(): { header: Buffer; control: Buffer; iov: Buffer; payload: Buffer } {
+  const header = Buffer.alloc(56);
+  const iov = Buffer.alloc(16);
+  const control = Buffer.alloc(24);
+  const payload = Buffer.alloc(1);
+  iov.writeBigUInt64LE(koffi.address(payload), 0);
+  iov.writeBigUInt64LE(1n, 8);
+  header.writeBigUInt64LE(koffi.address(iov), 16);
+  header.writeBigUInt64LE(1n, 24);
+  header.writeBigUInt64LE(koffi.address(control), 32);
+  header.writeBigUInt64LE(BigInt(control.length), 40);
+  return { header, control, iov, payload };
+}

@@ -1,0 +1,127 @@
+/**
+ * Invalidations to the kernel: gathered here, written by one thread (notifier-thread.ts). No operation waits for one.
+ *
+ * Invariants
+ * - One batch is under way at a time; what comes meanwhile is gathered and coalesced: one invalidation per name, one per inode.
+ * - At most PENDING_MAX wait. Beyond that all names are dropped at once (INC_EPOCH) and further inodes keep only what was
+ *   gathered: their attributes are looked up anew with the names, their pages at the next open (close-to-open).
+ * Failure: what was not written when the process dies is lost; the next worker starts with INC_EPOCH.
+ */
+import { extname } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Worker } from 'node:worker_threads';
+import type { KernelNotifier } from '../vfs/operations.ts';
+
+const BATCH_MAX = 1_024;
+const PENDING_MAX = 65_536;
+const CLOSE_TIMEOUT_MS = 1_000;
+
+export type Notification =
+  | { readonly type: 'inode'; readonly ino: bigint; readonly offset: bigint; readonly length: bigint }
+  | { readonly type: 'entry'; readonly parent: bigint; readonly name: string }
+  | { readonly type: 'epoch' };
+
+export interface NotifierStats {
+  readonly written: number;
+  readonly pending: number;
+  readonly overflows: number;
+}
+
+export class Notifier implements KernelNotifier {
+  readonly #fd: number;
+  readonly #knowsEpoch: boolean;
+  readonly #pending = new Map<string, Notification>();
+  #thread: Worker | undefined;
+  #underWay = false;
+  #scheduled = false;
+  #closed = false;
+  #written = 0;
+  #overflows = 0;
+
+  constructor(fd: number, knowsEpoch: boolean) {
+    this.#fd = fd;
+    this.#knowsEpoch = knowsEpoch;
+  }
+
+  get stats(): NotifierStats {
+    return { written: this.#written, pending: this.#pending.size, overflows: this.#overflows };
+  }
+
+  invalidateInode(ino: bigint, offset: bigint, length: bigint): void {
+    const key = `i${ino}`;
+    const known = this.#pending.get(key);
+    const next: Notification = { type: 'inode', ino, offset, length };
+    this.#put(key, known?.type === 'inode' ? widen(known, next) : next);
+  }
+
+  invalidateEntry(parent: bigint, name: string): void {
+    this.#put(`e${parent}/${name}`, { type: 'entry', parent, name });
+  }
+
+  incrementEpoch(): void {
+    if (this.#knowsEpoch) this.#put('epoch', { type: 'epoch' });
+  }
+
+  /** Stops the thread. False when it is stuck in the kernel: the process can then only end by a signal. */
+  async close(): Promise<boolean> {
+    this.#closed = true;
+    if (this.#thread === undefined) return true;
+    const ended = this.#thread.terminate().then(() => true);
+    return Promise.race([ended, sleep(CLOSE_TIMEOUT_MS, false, { ref: false })]);
+  }
+
+  #put(key: string, notification: Notification): void {
+    if (this.#closed) return;
+    if (this.#pending.size >= PENDING_MAX && !this.#pending.has(key)) this.#overflow();
+    else this.#pending.set(key, notification);
+    if (this.#scheduled || this.#underWay) return;
+    this.#scheduled = true;
+    setImmediate(() => {
+      this.#scheduled = false;
+      this.#send();
+    });
+  }
+
+  #overflow(): void {
+    this.#overflows++;
+    if (!this.#knowsEpoch) return;
+    for (const [key, notification] of this.#pending) {
+      if (notification.type === 'entry') this.#pending.delete(key);
+    }
+    this.#pending.set('epoch', { type: 'epoch' });
+  }
+
+  #send(): void {
+    if (this.#underWay || this.#closed || this.#pending.size === 0) return;
+    const batch: Notification[] = [];
+    for (const [key, notification] of this.#pending) {
+      if (batch.length === BATCH_MAX) break;
+      batch.push(notification);
+      this.#pending.delete(key);
+    }
+    this.#underWay = true;
+    this.#thread ??= this.#startThread();
+    this.#thread.postMessage(batch);
+  }
+
+  #startThread(): Worker {
+    const thread = new Worker(new URL(`./notifier-thread${extname(import.meta.filename)}`, import.meta.url), {
+      workerData: { fd: this.#fd },
+    });
+    thread.unref();
+    thread.on('message', (count: number) => {
+      this.#written += count;
+      this.#underWay = false;
+      this.#send();
+    });
+    return thread;
+  }
+}
+
+type InodeRange = Extract<Notification, { type: 'inode' }>;
+
+/** Attributes alone add nothing to a range; two different ranges become the whole file. */
+function widen(a: InodeRange, b: InodeRange): InodeRange {
+  if (b.offset < 0n || (a.offset === b.offset && a.length === b.length)) return a;
+  return a.offset < 0n ? b : { ...a, offset: 0n, length: 0n };
+}

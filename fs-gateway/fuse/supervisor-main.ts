@@ -1,0 +1,38 @@
+/** The process of a mount in the background: gets its options over IPC, says when it is mounted, lives until the mount ends. */
+import { describeError, PenstockError, type ErrorCode } from '../../lib/errors.ts';
+import { Supervisor, type SupervisorOptions } from './supervisor.ts';
+
+export type FromSupervisor =
+  | { readonly type: 'mounted'; readonly mountpoint: string }
+  | { readonly type: 'failed'; readonly code: ErrorCode; readonly message: string };
+
+export function superviseSignals(supervisor: Supervisor, log: (message: string) => void): void {
+  const stop = (): void => {
+    supervisor.stop().catch((error: unknown) => log(describeError(error)));
+  };
+  process.on('SIGTERM', stop);
+  process.on('SIGINT', stop);
+  process.on('SIGHUP', () => supervisor.reopenLog());
+}
+
+async function main(options: SupervisorOptions): Promise<void> {
+  const log = (message: string): void => {
+    process.stderr.write(`penstock fs: ${message}\n`);
+  };
+  const answer = (message: FromSupervisor): void => {
+    process.send?.(message, () => process.disconnect?.());
+  };
+  try {
+    const supervisor = new Supervisor(options, log);
+    superviseSignals(supervisor, log);
+    await supervisor.start();
+    answer({ type: 'mounted', mountpoint: supervisor.mountpoint });
+    process.exitCode = (await supervisor.ended) ? 0 : 1;
+  } catch (error) {
+    const code = error instanceof PenstockError ? error.code : 'io';
+    answer({ type: 'failed', code, message: describeError(error) });
+    process.exitCode = 1;
+  }
+}
+
+if (process.send !== undefined) process.once('message', (options: SupervisorOptions) => void main(options));

@@ -1,0 +1,340 @@
+/**
+ * The supervisor: holds /dev/fuse and the mount while workers come and go. It runs no file-system code, so that what kills a worker
+ * does not take the mount with it.
+ *
+ * Invariants
+ * - One worker serves at a time; the next one starts serving after the previous one's process is gone.
+ * - INIT is answered here, once; every worker is told what was agreed.
+ * - The mount never outlives the supervisor for long: it unmounts when it ends; killed -9, the worker detaches the mount.
+ * Failure: a worker that dies is followed by another at once, then after growing pauses (RESTART_PAUSES_MS), each with a message.
+ *   Programs wait meanwhile, as on a hard NFS mount. When no worker served for GIVE_UP_MS the mount is detached and the
+ *   connection ends: programs get an error instead of hanging for ever. A worker that never served fails the mount at once.
+ */
+import { closeSync, realpathSync, rmSync, statSync } from 'node:fs';
+import { randomUUID } from 'node:crypto';
+import type { Server } from 'node:net';
+import { resolve } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { PenstockError, describeError, fromSystemError } from '../../lib/errors.ts';
+import { controlPath, findSupervisor, serveControl, type ControlAnswer, type ControlRequest } from './control.ts';
+import { answerInit, type HandshakeChoices, type Negotiated } from './handshake.ts';
+import { mountDevice, probeMount, unmountPoint } from './mount.ts';
+import { native } from './native.ts';
+import { WorkerProcess, describeExit } from './worker-process.ts';
+
+const RESTART_PAUSES_MS = [0, 100, 250, 500, 1_000, 2_000, 5_000] as const;
+/** A worker that served this long ends a row of failures. */
+const STABLE_MS = 10_000;
+const GIVE_UP_MS = 600_000;
+const START_TIMEOUT_MS = 60_000;
+const STATS_TIMEOUT_MS = 2_000;
+const EXIT_TIMEOUT_MS = 5_000;
+/** How long an upgrade waits for the old worker's flush; then the old one goes on serving. */
+const HAND_OVER_TIMEOUT_MS = 60_000;
+const FLUSH_TIMEOUT_MS = 600_000;
+/** After a signal, programs that still hold files get this long to close them. */
+const OPEN_FILES_GRACE_MS = 10_000;
+const ANSWER_GRACE_MS = 1_000;
+
+export interface SupervisorOptions extends HandshakeChoices {
+  readonly mountpoint: string;
+  /** Shown as the device in the mount table; no credentials. */
+  readonly source: string;
+  readonly readOnly: boolean;
+  /** The worker module: it calls `runWorker`. */
+  readonly workerModule: string;
+  /** Handed to the worker as it is (JSON). */
+  readonly workerOptions: unknown;
+  readonly accessLogPath?: string;
+}
+
+type State = 'starting' | 'serving' | 'restarting' | 'upgrading' | 'unmounting' | 'ended';
+
+export class Supervisor {
+  readonly mountpoint: string;
+  /** Resolves when the mount is gone: true after an orderly end, false when it was given up. */
+  readonly ended: Promise<boolean>;
+  readonly #options: SupervisorOptions;
+  readonly #log: (message: string) => void;
+  readonly #session = randomUUID();
+  readonly #startedAtMs = Date.now();
+  readonly #end = Promise.withResolvers<boolean>();
+  #fd = -1;
+  #negotiated: Negotiated | undefined;
+  #control: Server | undefined;
+  #worker: WorkerProcess | undefined;
+  #state: State = 'starting';
+  #generation = 0;
+  #restarts = 0;
+  /** Workers in a row that ended before STABLE_MS. */
+  #failures = 0;
+
+  constructor(options: SupervisorOptions, log: (message: string) => void) {
+    this.#options = options;
+    this.#log = log;
+    this.mountpoint = resolveMountpoint(options.mountpoint);
+    this.ended = this.#end.promise;
+  }
+
+  /** Mounts and starts the first worker; resolves when it serves. Throws `held`, `unsupported`, `denied`, `io` with nothing left behind. */
+  async start(): Promise<void> {
+    await claimMountpoint(this.mountpoint, this.#log);
+    const { source, readOnly } = this.#options;
+    this.#control = await serveControl(this.mountpoint, (request) => this.#answer(request));
+    try {
+      this.#fd = mountDevice({ mountpoint: this.mountpoint, source, readOnly });
+      const sys = native();
+      sys.setNonBlocking(this.#fd);
+      this.#negotiated = answerInit(sys, this.#fd, this.#options);
+      const worker = this.#fork();
+      this.#assign(worker);
+      await this.#untilServing(worker);
+      this.#watch(worker);
+      this.#state = 'serving';
+    } catch (error) {
+      this.#worker?.kill();
+      this.#finish(false);
+      throw error;
+    }
+  }
+
+  /** Flushes and unmounts, whatever is open: what a signal asks for. Programs with open files get a moment to close them. */
+  async stop(): Promise<void> {
+    if (this.#state === 'ended') return;
+    const answer = await this.#unmount({ force: true, lazy: false });
+    if (!answer.ok) {
+      if (answer.reason !== 'busy') this.#log(answer.message);
+      this.#state = 'unmounting';
+      unmountPoint(this.mountpoint, true);
+      await this.#worker?.end(OPEN_FILES_GRACE_MS);
+    }
+    this.#finish(true);
+  }
+
+  /** The access log was moved away (SIGHUP). */
+  reopenLog(): void {
+    this.#worker?.reopenLog();
+  }
+
+  #answer(request: ControlRequest): Promise<ControlAnswer> {
+    switch (request.type) {
+      case 'stats':
+        return this.#stats();
+      case 'umount':
+        return this.#unmount(request);
+      case 'upgrade':
+        return this.#upgrade();
+    }
+  }
+
+  async #stats(): Promise<ControlAnswer> {
+    const worker = await this.#worker?.ask('stats', STATS_TIMEOUT_MS).catch((error: unknown) => ({
+      error: describeError(error),
+    }));
+    return {
+      ok: true,
+      value: {
+        mountpoint: this.mountpoint,
+        state: this.#state,
+        supervisorPid: process.pid,
+        workerPid: this.#worker?.pid ?? null,
+        generation: this.#generation,
+        restarts: this.#restarts,
+        uptimeMs: Date.now() - this.#startedAtMs,
+        passthrough: this.#negotiated?.passthrough ?? false,
+        worker,
+      },
+    };
+  }
+
+  async #unmount({ force = false, lazy = false }: { force?: boolean; lazy?: boolean }): Promise<ControlAnswer> {
+    if (this.#state === 'unmounting' || this.#state === 'ended') {
+      return { ok: false, reason: 'failed', message: `${this.mountpoint} is being unmounted already` };
+    }
+    const previous = this.#state;
+    this.#state = 'unmounting';
+    let flushError: string | undefined;
+    try {
+      await this.#worker?.ask('flush', FLUSH_TIMEOUT_MS);
+    } catch (error) {
+      flushError = describeError(error);
+      if (!force) {
+        this.#state = previous;
+        return { ok: false, reason: 'flush-failed', message: `${this.mountpoint} stays mounted: ${flushError}` };
+      }
+    }
+    const result = unmountPoint(this.mountpoint, lazy);
+    if (result === 'busy') {
+      this.#state = previous;
+      return { ok: false, reason: 'busy', message: `${this.mountpoint} is busy: a program has files of it open` };
+    }
+    const value = { mountpoint: this.mountpoint, flushed: flushError === undefined, ...(flushError && { flushError }) };
+    // Detached lazily, the worker serves until the last file is closed; the watcher below ends the supervisor then.
+    if (lazy) return { ok: true, value };
+    await this.#worker?.end(FLUSH_TIMEOUT_MS);
+    // After the answer is on its way: the control socket goes with the supervisor.
+    setImmediate(() => this.#finish(true));
+    return { ok: true, value };
+  }
+
+  /** The next worker's process is started first and takes over when the old one has flushed and gone. */
+  async #upgrade(): Promise<ControlAnswer> {
+    const old = this.#worker;
+    if (this.#state !== 'serving' || old === undefined) {
+      return { ok: false, reason: 'failed', message: `cannot upgrade while ${this.#state}` };
+    }
+    this.#state = 'upgrading';
+    const next = this.#fork();
+    try {
+      await old.ask('stop', HAND_OVER_TIMEOUT_MS);
+    } catch (error) {
+      // It stopped reading but could not flush: what it had not answered is sent again to the next one.
+      this.#log(`the old worker ended without a clean flush: ${describeError(error)}`);
+    }
+    await old.end(EXIT_TIMEOUT_MS);
+    this.#generation++;
+    this.#assign(next);
+    try {
+      await this.#untilServing(next);
+    } catch (error) {
+      next.kill();
+      this.#state = 'restarting';
+      void this.#restart(describeError(error));
+      return { ok: false, reason: 'failed', message: `the new worker failed: ${describeError(error)}` };
+    }
+    this.#watch(next);
+    this.#state = 'serving';
+    return { ok: true, value: { generation: this.#generation, workerPid: next.pid } };
+  }
+
+  #fork(): WorkerProcess {
+    return new WorkerProcess(this.#options.workerModule, this.#fd);
+  }
+
+  #assign(worker: WorkerProcess): void {
+    const { workerOptions, accessLogPath } = this.#options;
+    if (this.#negotiated === undefined) throw new Error('a worker is assigned after the handshake');
+    this.#worker = worker;
+    worker.assign({
+      mountpoint: this.mountpoint,
+      session: this.#session,
+      generation: this.#generation,
+      negotiated: this.#negotiated,
+      options: workerOptions,
+      ...(accessLogPath !== undefined && { accessLogPath }),
+    });
+  }
+
+  async #untilServing(worker: WorkerProcess): Promise<void> {
+    const timer = setTimeout(() => worker.kill(), START_TIMEOUT_MS);
+    try {
+      await worker.serving;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  #watch(worker: WorkerProcess): void {
+    const servingSinceMs = performance.now();
+    void worker.exited.then((exit) => {
+      if (worker !== this.#worker || this.#state === 'ended' || this.#state === 'upgrading') return;
+      if (worker.unmounted) {
+        if (this.#state !== 'unmounting') this.#log(`${this.mountpoint} was unmounted`);
+        this.#finish(true);
+        return;
+      }
+      if (performance.now() - servingSinceMs > STABLE_MS) this.#failures = 0;
+      this.#state = 'restarting';
+      void this.#restart(describeExit(exit));
+    });
+  }
+
+  /** Starts workers until one serves. */
+  async #restart(why: string): Promise<void> {
+    const downSinceMs = performance.now();
+    for (let reason = why; this.#state === 'restarting';) {
+      const pauseMs = RESTART_PAUSES_MS[Math.min(this.#failures++, RESTART_PAUSES_MS.length - 1)] ?? 0;
+      this.#log(
+        `the worker of ${this.mountpoint} ended (${reason}); starting another${pauseMs > 0 ? ` in ${pauseMs} ms` : ''}`,
+      );
+      await sleep(pauseMs);
+      if (this.#isNo('restarting')) return;
+      this.#generation++;
+      this.#restarts++;
+      const worker = this.#fork();
+      this.#assign(worker);
+      try {
+        await this.#untilServing(worker);
+        if (this.#isNo('restarting')) return;
+        this.#state = 'serving';
+        this.#watch(worker);
+        return;
+      } catch (error) {
+        worker.kill();
+        reason = describeError(error);
+      }
+      if (performance.now() - downSinceMs > GIVE_UP_MS) {
+        this.#log(`no worker could serve ${this.mountpoint} for ${GIVE_UP_MS / 60_000} minutes: giving it up`);
+        this.#finish(false);
+        return;
+      }
+    }
+  }
+
+  /** The state may have changed while a promise was awaited, which narrowing does not see. */
+  #isNo(state: State): boolean {
+    return this.#state !== state;
+  }
+
+  #finish(orderly: boolean): void {
+    if (this.#state === 'ended') return;
+    this.#state = 'ended';
+    rmSync(controlPath(this.mountpoint), { force: true });
+    if (this.#fd >= 0) {
+      try {
+        unmountPoint(this.mountpoint, true);
+      } catch (error) {
+        this.#log(describeError(error));
+      }
+      closeSync(this.#fd);
+    }
+    this.#worker?.kill();
+    // The answer to an umount may still be on its way to whoever asked.
+    const timer = setTimeout(() => this.#end.resolve(orderly), ANSWER_GRACE_MS);
+    this.#control?.close(() => {
+      clearTimeout(timer);
+      this.#end.resolve(orderly);
+    });
+  }
+}
+
+function resolveMountpoint(path: string): string {
+  try {
+    return realpathSync(path);
+  } catch (error) {
+    // The root of a dead mount cannot be resolved, but it can be cleared away.
+    if (error instanceof Error && 'code' in error && error.code === 'ENOTCONN') return resolve(path);
+    throw fromSystemError(error, `mount point ${path}`);
+  }
+}
+
+/** Makes sure that nobody serves the mount point; a dead mount of ours is taken away. Throws `held`, `unavailable`, `not-found`. */
+async function claimMountpoint(mountpoint: string, log: (message: string) => void): Promise<void> {
+  const supervisor = await findSupervisor(mountpoint);
+  if (supervisor !== undefined) {
+    throw new PenstockError('held', `${mountpoint} is already mounted (supervisor pid ${supervisor})`);
+  }
+  const state = await probeMount(mountpoint);
+  if (state === 'stale') {
+    log(`${mountpoint}: a dead mount was left here; detaching it`);
+    unmountPoint(mountpoint, true);
+  } else if (state === 'alive' || state === 'unresponsive') {
+    throw new PenstockError(
+      'held',
+      `${mountpoint} is already mounted, but no supervisor answers for it; unmount it first`,
+    );
+  }
+  if (!statSync(mountpoint).isDirectory()) {
+    throw new PenstockError('not-found', `the mount point ${mountpoint} is not a directory`);
+  }
+}

@@ -1,0 +1,112 @@
+/** The supervisor's side of one worker: forks the caller's module with the device, asks it things, ends it. */
+import { fork, type ChildProcess } from 'node:child_process';
+import { PenstockError } from '../../lib/errors.ts';
+import type { Assignment, FromWorker, ToWorker } from './messages.ts';
+
+/** Workers of one mount share libuv's pool with the loop's idle wait (one thread), hence more than the default of four. */
+const THREAD_POOL_SIZE = '8';
+
+export interface WorkerExit {
+  readonly code: number | null;
+  readonly signal: NodeJS.Signals | null;
+}
+
+export class WorkerProcess {
+  /** Resolves once it serves; rejects when it failed or ended before. */
+  readonly serving: Promise<unknown>;
+  readonly exited: Promise<WorkerExit>;
+  /** The worker saw the end of the mount. */
+  unmounted = false;
+  hasServed = false;
+  readonly #child: ChildProcess;
+  readonly #waiting = new Map<number, PromiseWithResolvers<unknown>>();
+  #nextId = 1;
+
+  constructor(modulePath: string, fd: number) {
+    const child = fork(modulePath, [], {
+      stdio: ['ignore', 'inherit', 'inherit', 'ipc', fd], // the device becomes DEVICE_FD
+      env: { ...process.env, UV_THREADPOOL_SIZE: THREAD_POOL_SIZE },
+    });
+    this.#child = child;
+    const serving = Promise.withResolvers<undefined>();
+    const exited = Promise.withResolvers<WorkerExit>();
+    serving.promise.catch(() => undefined); // Whoever starts a worker may be interested in its exit only.
+    this.serving = serving.promise;
+    this.exited = exited.promise;
+    child.on('message', (message: FromWorker) => {
+      if (message.type === 'serving') {
+        this.hasServed = true;
+        serving.resolve(undefined);
+      } else if (message.type === 'failed') {
+        serving.reject(new PenstockError('io', message.message));
+      } else if (message.type === 'unmounted') {
+        this.unmounted = true;
+      } else {
+        this.#settle(message);
+      }
+    });
+    const onEnd = (exit: WorkerExit): void => {
+      const error = new PenstockError('unavailable', `the worker ended (${describeExit(exit)})`);
+      serving.reject(error);
+      for (const { reject } of this.#waiting.values()) reject(error);
+      this.#waiting.clear();
+      exited.resolve(exit);
+    };
+    child.on('exit', (code, signal) => onEnd({ code, signal }));
+    child.on('error', () => onEnd({ code: 1, signal: null }));
+  }
+
+  get pid(): number {
+    return this.#child.pid ?? 0;
+  }
+
+  assign(assignment: Assignment): void {
+    this.#send({ type: 'assign', assignment });
+  }
+
+  reopenLog(): void {
+    this.#send({ type: 'reopen-log' });
+  }
+
+  /** Throws what the worker threw (`io`), `timeout`, or `unavailable` when it ended meanwhile. */
+  async ask(type: 'flush' | 'stop' | 'stats', timeoutMs: number): Promise<unknown> {
+    const id = this.#nextId++;
+    const waiting = Promise.withResolvers<unknown>();
+    this.#waiting.set(id, waiting);
+    const timer = setTimeout(() => {
+      waiting.reject(new PenstockError('timeout', `the worker did not answer '${type}' within ${timeoutMs} ms`));
+    }, timeoutMs);
+    try {
+      this.#send({ type, id });
+      return await waiting.promise;
+    } finally {
+      clearTimeout(timer);
+      this.#waiting.delete(id);
+    }
+  }
+
+  /** Waits for the exit; after `timeoutMs` it is killed. */
+  async end(timeoutMs: number): Promise<void> {
+    const timer = setTimeout(() => this.kill(), timeoutMs);
+    await this.exited;
+    clearTimeout(timer);
+  }
+
+  kill(): void {
+    this.#child.kill('SIGKILL');
+  }
+
+  #send(message: ToWorker): void {
+    if (this.#child.connected) this.#child.send(message, () => undefined); // A lost channel shows as the worker's exit.
+  }
+
+  #settle(message: Extract<FromWorker, { type: 'answer' }>): void {
+    const waiting = this.#waiting.get(message.id);
+    if (message.error === undefined) waiting?.resolve(message.value);
+    else waiting?.reject(new PenstockError('io', message.error));
+  }
+}
+
+export function describeExit({ code, signal }: WorkerExit): string {
+  return signal === null ? `exit status ${code ?? 'unknown'}` : signal;
+}

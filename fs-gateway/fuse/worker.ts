@@ -1,0 +1,189 @@
+/**
+ * The worker's side of a mount: takes its assignment from the supervisor, serves the device until the file system is unmounted, a
+ * successor takes over or the supervisor is gone, and answers the supervisor's questions meanwhile.
+ *
+ * A worker module reads: `await runWorker(async (assignment) => { const operations = …; await serveDevice(assignment, operations); … })`.
+ *
+ * Invariants
+ * - The worker lives no longer than its supervisor: at the end of the IPC channel it detaches the mount, so that no program hangs on it.
+ * Failure: killed at any moment, the requests in flight are sent again by the kernel to the next worker.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { describeError } from '../../lib/errors.ts';
+import type { Operations } from '../vfs/operations.ts';
+import { AccessLog } from './access-log.ts';
+import { DeviceLoop } from './device-loop.ts';
+import { DEVICE_FD, type Assignment, type FromWorker, type ToWorker } from './messages.ts';
+import { Metrics } from './metrics.ts';
+import { unmountPoint } from './mount.ts';
+import { native, type Native } from './native.ts';
+import { Notifier } from './notifier.ts';
+import { NotifyCode, OUT_HEADER_BYTES } from './protocol.ts';
+
+/** What is still in flight then is left for the next worker (a lock that waits may wait for ever). */
+const FINISH_TIMEOUT_MS = 2_000;
+/** Without a supervisor nobody else would end a flush that cannot succeed. */
+const ORPHAN_DRAIN_TIMEOUT_MS = 15_000;
+
+/** Why serving ended; in each case everything was flushed as far as possible. */
+export type ServeEnd = 'unmounted' | 'handed-over' | 'orphaned';
+
+export interface WorkerAssignment extends Assignment {
+  readonly fd: number;
+  readonly notifier: Notifier;
+  readonly log: (message: string) => void;
+}
+
+export interface ServeOptions {
+  /** Added to the answer of a `stats` request, under `volume`. */
+  readonly stats?: () => unknown;
+}
+
+function tell(message: FromWorker): void {
+  process.send?.(message);
+}
+
+/** Runs a worker module's body and ends the process: 0 when it returned, 1 (and word to the supervisor) when it threw. */
+export async function runWorker(body: (assignment: WorkerAssignment) => Promise<void>): Promise<never> {
+  // A terminal's Ctrl-C reaches the whole process group; when to end is the supervisor's decision.
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => undefined);
+  const log = (message: string): void => {
+    process.stderr.write(`penstock fs: ${message}\n`);
+  };
+  let clean = false;
+  try {
+    const assignment = await takeAssignment();
+    const notifier = new Notifier(DEVICE_FD, assignment.negotiated.incrementEpoch);
+    await body({ ...assignment, fd: DEVICE_FD, notifier, log });
+    clean = await notifier.close();
+  } catch (error) {
+    log(describeError(error));
+    if (process.connected) {
+      const { promise, resolve } = Promise.withResolvers<unknown>();
+      process.send?.({ type: 'failed', message: describeError(error) } satisfies FromWorker, () => resolve(undefined));
+      await promise;
+    }
+    process.exit(1);
+  }
+  if (!clean) process.kill(process.pid, 'SIGKILL');
+  process.exit(0);
+}
+
+function takeAssignment(): Promise<Assignment> {
+  const { promise, resolve, reject } = Promise.withResolvers<Assignment>();
+  const onMessage = (message: ToWorker): void => {
+    if (message.type !== 'assign') return;
+    process.off('message', onMessage);
+    resolve(message.assignment);
+  };
+  process.on('message', onMessage);
+  process.once('disconnect', () => reject(new Error('the supervisor is gone')));
+  return promise;
+}
+
+/** Serves until the mount ends, a successor takes over, or the supervisor is gone. */
+export async function serveDevice(
+  assignment: WorkerAssignment,
+  operations: Operations,
+  options: ServeOptions = {},
+): Promise<ServeEnd> {
+  const { fd, session, negotiated, log, accessLogPath, mountpoint, notifier } = assignment;
+  const sys = native();
+  const metrics = new Metrics();
+  const accessLog = accessLogPath === undefined ? undefined : new AccessLog(accessLogPath, log);
+  const loop = new DeviceLoop(sys, {
+    fd,
+    session,
+    operations,
+    setxattrExtended: negotiated.setxattrExtended,
+    metrics,
+    log,
+    ...(accessLog !== undefined && { accessLog }),
+  });
+  let end: ServeEnd = 'unmounted';
+  let handingOver: Promise<void> | undefined;
+  const stop = async (reason: ServeEnd): Promise<void> => {
+    end = reason;
+    await loop.stop(FINISH_TIMEOUT_MS);
+  };
+
+  const answer = async (id: number, run: () => unknown): Promise<void> => {
+    try {
+      tell({ type: 'answer', id, value: await run() });
+    } catch (error) {
+      tell({ type: 'answer', id, error: describeError(error) });
+    }
+  };
+  const onMessage = (message: ToWorker): void => {
+    switch (message.type) {
+      case 'flush':
+        void answer(message.id, () => operations.drain());
+        break;
+      case 'stop':
+        handingOver = answer(message.id, async () => {
+          await stop('handed-over');
+          await operations.drain();
+        });
+        break;
+      case 'stats':
+        void answer(message.id, () => ({
+          pid: process.pid,
+          inFlight: loop.inFlight,
+          memoryBytes: process.memoryUsage.rss(),
+          operations: metrics.snapshot(),
+          notifications: notifier.stats,
+          volume: options.stats?.(),
+        }));
+        break;
+      case 'reopen-log':
+        accessLog?.reopen();
+        break;
+      case 'assign':
+        break;
+    }
+  };
+  const onDisconnect = (): void => {
+    log(`the supervisor of ${mountpoint} is gone: unmounting`);
+    detach(mountpoint, log);
+    void stop('orphaned');
+  };
+  process.on('message', onMessage);
+  process.once('disconnect', onDisconnect);
+
+  if (assignment.generation > 0) resendRequests(sys, fd);
+  if (process.connected) tell({ type: 'serving' });
+  else onDisconnect();
+  const running = loop.run();
+  if (assignment.generation > 0) notifier.incrementEpoch();
+
+  const reason = await running;
+  if (reason === 'unmounted') end = 'unmounted';
+  await handingOver;
+  if (handingOver === undefined) await drainFinally(operations, end, log);
+  process.off('disconnect', onDisconnect);
+  accessLog?.close();
+  if (end === 'unmounted') tell({ type: 'unmounted' });
+  return end;
+}
+
+async function drainFinally(operations: Operations, end: ServeEnd, log: (message: string) => void): Promise<void> {
+  const drained = operations.drain().catch((error: unknown) => log(`flush failed: ${describeError(error)}`));
+  if (end === 'unmounted') await drained;
+  else await Promise.race([drained, sleep(ORPHAN_DRAIN_TIMEOUT_MS, undefined, { ref: false })]);
+}
+
+function detach(mountpoint: string, log: (message: string) => void): void {
+  try {
+    unmountPoint(mountpoint, true);
+  } catch (error) {
+    log(describeError(error));
+  }
+}
+
+/** NOTIFY_RESEND: the kernel queues again what was read and never answered. */
+function resendRequests(sys: Native, fd: number): void {
+  const notification = Buffer.alloc(OUT_HEADER_BYTES);
+  notification.writeUInt32LE(OUT_HEADER_BYTES, 0);
+  notification.writeInt32LE(NotifyCode.RESEND, 4);
+  sys.write(fd, notification, OUT_HEADER_BYTES);
+}
