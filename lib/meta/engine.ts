@@ -21,12 +21,14 @@
  * - A commit with an `operation` that was already applied returns the first result (bounded ring per session, RING_SIZE).
  * - `publish` happens if and only if the commit is applied, in commit order per shard.
  * Failure: an answer that was lost leaves the effect unknown; the caller repeats the commit with the same `operation`.
- * Limits: at most COMMIT_RECORDS_MAX records touched by a commit (a longer script would block Redis: 10,000 hash fields take
- * 51 ms, measured); a value is at most VALUE_BYTES_MAX.
+ * Limits: at most COMMIT_RECORDS_MAX records compared by a commit, and as many changed (a longer script would block Redis: 10,000
+ * hash fields take 51 ms, measured); a value is at most VALUE_BYTES_MAX, a commit COMMIT_BYTES_MAX.
  */
 
 export const COMMIT_RECORDS_MAX = 1000;
 export const VALUE_BYTES_MAX = 1 << 20;
+/** Bytes of values and messages in one commit: it is one request on the wire, and one write in the engine's log. */
+export const COMMIT_BYTES_MAX = 64 << 20;
 /** Results kept per session for repeated operations: more than the requests a FUSE device has in flight. */
 export const RING_SIZE = 4096;
 
