@@ -8,7 +8,6 @@
  * - The worker lives no longer than its supervisor: at the end of the IPC channel it detaches the mount, so that no program hangs on it.
  * Failure: killed at any moment, the requests in flight are sent again by the kernel to the next worker.
  */
-import { setTimeout as sleep } from 'node:timers/promises';
 import { describeError } from '../../lib/errors.ts';
 import type { Operations } from '../vfs/operations.ts';
 import { AccessLog } from './access-log.ts';
@@ -100,12 +99,8 @@ export async function serveDevice(
     log,
     ...(accessLog !== undefined && { accessLog }),
   });
-  let end: ServeEnd = 'unmounted';
   let handingOver: Promise<void> | undefined;
-  const stop = async (reason: ServeEnd): Promise<void> => {
-    end = reason;
-    await loop.stop(FINISH_TIMEOUT_MS);
-  };
+  let orphaned: Promise<void> | undefined;
 
   const answer = async (id: number, run: () => unknown): Promise<void> => {
     try {
@@ -121,7 +116,7 @@ export async function serveDevice(
         break;
       case 'stop':
         handingOver = answer(message.id, async () => {
-          await stop('handed-over');
+          await loop.stop(FINISH_TIMEOUT_MS);
           await operations.drain();
         });
         break;
@@ -145,7 +140,7 @@ export async function serveDevice(
   const onDisconnect = (): void => {
     log(`the supervisor of ${mountpoint} is gone: unmounting`);
     detach(mountpoint, log);
-    void stop('orphaned');
+    orphaned = loop.stop(FINISH_TIMEOUT_MS);
   };
   process.on('message', onMessage);
   process.once('disconnect', onDisconnect);
@@ -156,20 +151,28 @@ export async function serveDevice(
   const running = loop.run();
   if (assignment.generation > 0) notifier.incrementEpoch();
 
-  const reason = await running;
-  if (reason === 'unmounted') end = 'unmounted';
+  await running;
   await handingOver;
-  if (handingOver === undefined) await drainFinally(operations, end, log);
+  if (handingOver === undefined) await drainFinally(operations, log);
+  await orphaned;
   process.off('disconnect', onDisconnect);
   accessLog?.close();
-  if (end === 'unmounted') tell({ type: 'unmounted' });
-  return end;
+  if (handingOver !== undefined) return 'handed-over';
+  if (orphaned !== undefined) return 'orphaned';
+  tell({ type: 'unmounted' });
+  return 'unmounted';
 }
 
-async function drainFinally(operations: Operations, end: ServeEnd, log: (message: string) => void): Promise<void> {
+/** As long as it takes while a supervisor can end it; else bounded. */
+async function drainFinally(operations: Operations, log: (message: string) => void): Promise<void> {
   const drained = operations.drain().catch((error: unknown) => log(`flush failed: ${describeError(error)}`));
-  if (end === 'unmounted') await drained;
-  else await Promise.race([drained, sleep(ORPHAN_DRAIN_TIMEOUT_MS, undefined, { ref: false })]);
+  const orphaned = Promise.withResolvers<unknown>();
+  const giveUp = (): void => {
+    setTimeout(orphaned.resolve, ORPHAN_DRAIN_TIMEOUT_MS).unref();
+  };
+  if (process.connected) process.once('disconnect', giveUp);
+  else giveUp();
+  await Promise.race([drained, orphaned.promise]);
 }
 
 function detach(mountpoint: string, log: (message: string) => void): void {
