@@ -5,8 +5,8 @@ import { extname, resolve } from 'node:path';
 import { PenstockError, isCode, systemCode } from '../../lib/errors.ts';
 import { controlRequest } from './control.ts';
 import { FILE_SYSTEM_TYPE, findMount, unmountPoint } from './mount.ts';
-import { Supervisor, type SupervisorOptions } from './supervisor.ts';
-import { superviseSignals, type FromSupervisor } from './supervisor-main.ts';
+import type { FromSupervisor } from './messages.ts';
+import { Supervisor, superviseSignals, type SupervisorOptions } from './supervisor.ts';
 
 export interface MountRequest extends SupervisorOptions {
   /** Supervise in a process of its own and return when it is mounted. */

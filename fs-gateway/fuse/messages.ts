@@ -1,4 +1,5 @@
 /** What supervisor and worker say to each other over the child process's IPC channel (JSON), and how a worker is started. */
+import type { ErrorCode } from '../../lib/errors.ts';
 import type { Negotiated } from './handshake.ts';
 
 /** The worker inherits /dev/fuse as this descriptor (stdin, stdout, stderr, IPC, device). */
@@ -30,3 +31,8 @@ export type FromWorker =
   | { readonly type: 'failed'; readonly message: string }
   | { readonly type: 'unmounted' }
   | { readonly type: 'answer'; readonly id: number; readonly value?: unknown; readonly error?: string };
+
+/** What a supervisor in the background says to the command that started it. */
+export type FromSupervisor =
+  | { readonly type: 'mounted'; readonly mountpoint: string }
+  | { readonly type: 'failed'; readonly code: ErrorCode; readonly message: string };

@@ -1,19 +1,7 @@
 /** The process of a mount in the background: gets its options over IPC, says when it is mounted, lives until the mount ends. */
-import { describeError, PenstockError, type ErrorCode } from '../../lib/errors.ts';
-import { Supervisor, type SupervisorOptions } from './supervisor.ts';
-
-export type FromSupervisor =
-  | { readonly type: 'mounted'; readonly mountpoint: string }
-  | { readonly type: 'failed'; readonly code: ErrorCode; readonly message: string };
-
-export function superviseSignals(supervisor: Supervisor, log: (message: string) => void): void {
-  const stop = (): void => {
-    supervisor.stop().catch((error: unknown) => log(describeError(error)));
-  };
-  process.on('SIGTERM', stop);
-  process.on('SIGINT', stop);
-  process.on('SIGHUP', () => supervisor.reopenLog());
-}
+import { describeError, PenstockError } from '../../lib/errors.ts';
+import type { FromSupervisor } from './messages.ts';
+import { Supervisor, superviseSignals, type SupervisorOptions } from './supervisor.ts';
 
 async function main(options: SupervisorOptions): Promise<void> {
   const log = (message: string): void => {
@@ -35,4 +23,4 @@ async function main(options: SupervisorOptions): Promise<void> {
   }
 }
 
-if (process.send !== undefined) process.once('message', (options: SupervisorOptions) => void main(options));
+process.once('message', (options: SupervisorOptions) => void main(options));

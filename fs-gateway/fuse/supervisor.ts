@@ -308,6 +308,16 @@ export class Supervisor {
   }
 }
 
+/** SIGTERM and SIGINT flush, unmount and end; SIGHUP reopens the access log. */
+export function superviseSignals(supervisor: Supervisor, log: (message: string) => void): void {
+  const stop = (): void => {
+    supervisor.stop().catch((error: unknown) => log(describeError(error)));
+  };
+  process.on('SIGTERM', stop);
+  process.on('SIGINT', stop);
+  process.on('SIGHUP', () => supervisor.reopenLog());
+}
+
 function resolveMountpoint(path: string): string {
   try {
     return realpathSync(path);
