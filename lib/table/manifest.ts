@@ -175,6 +175,14 @@ export function* readManifest(bytes: Buffer, manifest: ManifestFile): Generator<
   }
 }
 
+/** The files that a manifest keeps alive, of data or of deletes, whoever wrote it. */
+export function* referencedLocations(bytes: Buffer, manifest: ManifestFile): Generator<string> {
+  for (const record of openAvro(bytes, manifest.location).records()) {
+    const { status, data_file: file } = record as EntryRecord; // the same in every manifest
+    if (status !== DELETED) yield file.file_path;
+  }
+}
+
 function toRecord({ status, snapshotId, sequenceNumber, fileSequenceNumber, file }: ManifestEntry): EntryRecord {
   const stats = [...file.columnStats];
   const pick = <T>(get: (column: ColumnStats) => T | null): AvroMap<T> =>
