@@ -1,0 +1,169 @@
+/**
+ * The block cache: pieces of objects on the local disk, one file each, `<dir>/<2 hex>/<piece name>` = data, u32 CRC32C.
+ *
+ * Invariants
+ * - A file is trusted only after its checksum was verified by this process; a damaged one is removed and counts as absent.
+ * - A file appears whole (written under a temporary name, renamed). It is not fsynced: what a power loss tears fails its checksum.
+ * - At most `bytesMax`, and never so much that the disk has less than `freeBytesMin` left; the least recently used goes first.
+ * Failure: a full or broken disk makes the cache smaller or useless, never wrong; `put` then does nothing.
+ */
+import { crc32c } from '@node-rs/crc32';
+import { createHash } from 'node:crypto';
+import { mkdirSync, readdirSync, readSync, rmSync, statfsSync, statSync } from 'node:fs';
+import { readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { Descriptors } from './descriptors.ts';
+import type { Piece } from './pieces.ts';
+
+const CRC_BYTES = 4;
+/** Asking the disk for its free space costs a system call; once per so many bytes written is enough. */
+const FREE_CHECK_BYTES = 64 * 2 ** 20;
+
+export interface BlockCacheOptions {
+  readonly dir: string;
+  readonly bytesMax: number;
+  readonly freeBytesMin: number;
+}
+
+interface CachedFile {
+  readonly bytes: number;
+  verified: boolean;
+}
+
+export class BlockCache {
+  readonly #options: BlockCacheOptions;
+  /** In the order of use. */
+  readonly #files = new Map<string, CachedFile>();
+  readonly #descriptors = new Descriptors();
+  #bytes = 0;
+  #sinceFreeCheck = FREE_CHECK_BYTES;
+  #temporary = 0;
+
+  constructor(options: BlockCacheOptions) {
+    this.#options = options;
+    mkdirSync(options.dir, { recursive: true });
+    for (const folder of readdirSync(options.dir, { withFileTypes: true })) {
+      if (!folder.isDirectory()) continue;
+      for (const name of readdirSync(join(options.dir, folder.name))) this.#adopt(join(options.dir, folder.name, name), name);
+    }
+    this.#evict(0);
+  }
+
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  #adopt(path: string, name: string): void {
+    if (name.endsWith('.tmp')) {
+      rmSync(path, { force: true });
+      return;
+    }
+    const { size } = statSync(path);
+    this.#files.set(name, { bytes: size, verified: false });
+    this.#bytes += size;
+  }
+
+  /** Reads a part of a piece into `target`; false when the piece is not here (verified). */
+  readSync(piece: Piece, pieceOffset: number, target: Buffer, at: number, length: number): boolean {
+    const file = this.#files.get(piece.name);
+    if (file?.verified !== true) return false;
+    this.#files.delete(piece.name);
+    this.#files.set(piece.name, file);
+    try {
+      const { fd } = this.#descriptors.get(this.#path(piece.name));
+      if (readSync(fd, target, at, length, pieceOffset) === length) return true;
+    } catch {
+      // The cache directory was damaged under us; the piece is fetched again.
+    }
+    this.#forget(piece.name);
+    return false;
+  }
+
+  has(piece: Piece): boolean {
+    return this.#files.has(piece.name);
+  }
+
+  /** Verifies a file of an earlier process. False: it was not here, or was damaged and is now gone. */
+  async verify(piece: Piece): Promise<boolean> {
+    const file = this.#files.get(piece.name);
+    if (file === undefined) return false;
+    if (file.verified) return true;
+    const content = await readFile(this.#path(piece.name)).catch(() => Buffer.alloc(0));
+    const data = content.subarray(0, Math.max(0, content.length - CRC_BYTES));
+    const whole = data.length === piece.bytes && content.length === piece.bytes + CRC_BYTES;
+    const crc = whole ? crc32c(data) : 0;
+    if (!whole || crc !== content.readUInt32LE(piece.bytes) || (piece.crc !== null && piece.crc !== crc)) {
+      this.#forget(piece.name);
+      return false;
+    }
+    file.verified = true;
+    return true;
+  }
+
+  /** Keeps a verified piece. Never throws: a cache that cannot be written is a smaller cache. */
+  async put(piece: Piece, data: Buffer): Promise<void> {
+    const bytes = piece.bytes + CRC_BYTES;
+    if (this.#files.has(piece.name) || !this.#makeRoom(bytes)) return;
+    const path = this.#path(piece.name);
+    const temporary = `${path}.${this.#temporary++}.tmp`;
+    const trailer = Buffer.allocUnsafe(CRC_BYTES);
+    trailer.writeUInt32LE(piece.crc ?? crc32c(data));
+    try {
+      mkdirSync(join(path, '..'), { recursive: true });
+      await writeFile(temporary, Buffer.concat([data, trailer]));
+      await rename(temporary, path);
+    } catch {
+      await rm(temporary, { force: true }).catch(() => undefined);
+      return;
+    }
+    this.#files.set(piece.name, { bytes, verified: true });
+    this.#bytes += bytes;
+    this.#evict(0);
+  }
+
+  #makeRoom(bytes: number): boolean {
+    this.#sinceFreeCheck += bytes;
+    if (this.#sinceFreeCheck >= FREE_CHECK_BYTES) {
+      this.#sinceFreeCheck = 0;
+      const disk = statfsSync(this.#options.dir);
+      const free = disk.bavail * disk.bsize;
+      if (free - FREE_CHECK_BYTES < this.#options.freeBytesMin) {
+        this.#sinceFreeCheck = FREE_CHECK_BYTES;
+        this.#evict(this.#options.freeBytesMin + FREE_CHECK_BYTES - free);
+        const after = statfsSync(this.#options.dir);
+        if (after.bavail * after.bsize < this.#options.freeBytesMin) return false;
+      }
+    }
+    this.#evict(bytes - (this.#options.bytesMax - this.#bytes));
+    return this.#bytes + bytes <= this.#options.bytesMax;
+  }
+
+  /** Removes the oldest files until `bytes` are freed and the cache is within its bound. */
+  #evict(bytes: number): void {
+    let toFree = Math.max(bytes, this.#bytes - this.#options.bytesMax);
+    for (const [name, file] of this.#files) {
+      if (toFree <= 0) return;
+      toFree -= file.bytes;
+      this.#forget(name);
+    }
+  }
+
+  #forget(name: string): void {
+    const file = this.#files.get(name);
+    if (file === undefined) return;
+    this.#files.delete(name);
+    this.#bytes -= file.bytes;
+    const path = this.#path(name);
+    this.#descriptors.close(path);
+    rmSync(path, { force: true });
+  }
+
+  #path(name: string): string {
+    const folder = createHash('md5').update(name).digest('hex').slice(0, 2);
+    return join(this.#options.dir, folder, name);
+  }
+
+  close(): void {
+    this.#descriptors.closeAll();
+  }
+}

@@ -1,0 +1,92 @@
+/**
+ * Pieces: the units in which object bytes are fetched, verified and cached. An own piece is what was uploaded and checksummed at once
+ * (at most the block size); an external object (a Parquet file of the lake) is cut into chunks of CHUNK_BYTES.
+ */
+import { createHash } from 'node:crypto';
+import type { Extent } from '../../lib/volume/extents.ts';
+
+/** Large enough for S3's throughput, small enough that a row group of a Parquet file does not fetch its neighbours. */
+const CHUNK_BYTES = 4 * 2 ** 20;
+
+export interface Piece {
+  /** Unique in the volume: the cache's file name. */
+  readonly name: string;
+  readonly objectKey: string;
+  /** Where it begins in the object. */
+  readonly offset: number;
+  readonly bytes: number;
+  /** Null: an external object, which has no checksum of ours. */
+  readonly crc: number | null;
+  /** The whole object's size where it is known. */
+  readonly objectBytes: number | null;
+}
+
+/** A piece, and which of its bytes are which bytes of the file. */
+export interface PieceSlice {
+  readonly piece: Piece;
+  readonly pieceOffset: number;
+  readonly fileOffset: number;
+  readonly length: number;
+}
+
+/** `<volume id>/blocks/<id mod 256>/<id>`: spread over prefixes, as S3 scales by prefix. */
+export function objectKey(volumeId: string, objectId: number): string {
+  return `${blocksPrefix(volumeId)}${(objectId % 256).toString(16).padStart(2, '0')}/${objectId}`;
+}
+
+export function blocksPrefix(volumeId: string): string {
+  return `${volumeId}/blocks/`;
+}
+
+/** The pieces that hold [from, to) of a file, as far as the extents reach; what is between them is zeros. */
+export function piecesOf(volumeId: string, extents: readonly Extent[], from: number, to: number): PieceSlice[] {
+  const slices: PieceSlice[] = [];
+  for (const extent of extents) {
+    const start = Math.max(from, extent.fileOffset);
+    const end = Math.min(to, extent.fileOffset + extent.length);
+    if (start >= end) continue;
+    const { source } = extent;
+    const inSource = extent.sliceOffset + (start - extent.fileOffset);
+    if (source.kind === 'own') {
+      const piece: Piece = {
+        name: `${source.objectId}-${source.pieceOffset}`,
+        objectKey: objectKey(volumeId, source.objectId),
+        offset: source.pieceOffset,
+        bytes: source.pieceBytes,
+        crc: source.crc,
+        objectBytes: null,
+      };
+      slices.push({ piece, pieceOffset: inSource, fileOffset: start, length: end - start });
+      continue;
+    }
+    for (let at = inSource; at < inSource + (end - start); ) {
+      const chunk = Math.floor(at / CHUNK_BYTES);
+      const chunkStart = chunk * CHUNK_BYTES;
+      const bytes = Math.min(CHUNK_BYTES, source.objectBytes - chunkStart);
+      const length = Math.min(chunkStart + bytes, inSource + (end - start)) - at;
+      const piece: Piece = {
+        name: externalName(source.key, source.objectBytes, chunk),
+        objectKey: source.key,
+        offset: chunkStart,
+        bytes,
+        crc: null,
+        objectBytes: source.objectBytes,
+      };
+      slices.push({ piece, pieceOffset: at - chunkStart, fileOffset: start + (at - inSource), length });
+      at += length;
+    }
+  }
+  return slices;
+}
+
+let lastKey = '';
+let lastDigest = '';
+
+function externalName(key: string, objectBytes: number, chunk: number): string {
+  // Reads of one file come in a row, so the last digest is nearly always the wanted one.
+  if (key !== lastKey) {
+    lastDigest = createHash('sha256').update(key).digest('hex').slice(0, 32);
+    lastKey = key;
+  }
+  return `x${lastDigest}-${objectBytes}-${chunk}`;
+}

@@ -1,0 +1,141 @@
+/**
+ * The coherent client cache of a volume's metadata: inodes, directory entries (also that a name is absent) and listings of the lake.
+ *
+ * Invariants
+ * - What is here was true when it was read or committed, and the feed says when it no longer is: a record is dropped by the feed
+ *   message of whoever changed it, everything is dropped at a gap. A stale record costs a failed compare, never a wrong commit.
+ * - A read that was under way while its record changed is not kept (`Reading`): its answer may be older than the message.
+ * Limits: `capacity` inodes and as many entries; about 400 bytes a pair, so the default is some 50 MB.
+ */
+import { decodeDentry } from '../../lib/volume/dentry.ts';
+import type { Inode } from '../../lib/volume/inode.ts';
+import { decodeInode } from '../../lib/volume/inode.ts';
+import type { Stored, Version } from '../../lib/meta/engine.ts';
+import { BoundedMap } from './bounded-map.ts';
+
+/** An inode as of a version, with the numbers beside it where it is a directory. */
+export interface Node {
+  readonly ino: number;
+  readonly version: Version;
+  readonly inode: Inode;
+  /** Directories: the last change of the entries, ns; 0 while none is known. */
+  readonly entriesChangedNs: bigint;
+  readonly subdirectories: number;
+}
+
+export interface CachedEntry {
+  readonly ino: number;
+  /** DT_*. */
+  readonly type: number;
+  readonly version: Version;
+}
+
+/** A read under way; `stale` once its record was changed meanwhile. */
+interface Reading {
+  stale: boolean;
+}
+
+export class MetaCache {
+  readonly #nodes: BoundedMap<number, Node>;
+  /** Keys are `<parent>/<name>`; null: the name is absent. */
+  readonly #entries: BoundedMap<string, CachedEntry | null>;
+  readonly #readings = new Map<string, Reading>();
+
+  constructor(capacity: number) {
+    this.#nodes = new BoundedMap(capacity);
+    this.#entries = new BoundedMap(capacity);
+  }
+
+  node(ino: number): Node | undefined {
+    return this.#nodes.get(ino);
+  }
+
+  entry(parent: number, name: string): CachedEntry | null | undefined {
+    return this.#entries.get(entryName(parent, name));
+  }
+
+  putNode(node: Node): void {
+    this.#nodes.set(node.ino, node);
+    this.#overtake(String(node.ino));
+  }
+
+  putEntry(parent: number, name: string, entry: CachedEntry | null): void {
+    const key = entryName(parent, name);
+    this.#entries.set(key, entry);
+    this.#overtake(key);
+  }
+
+  dropNode(ino: number): void {
+    this.#nodes.delete(ino);
+    this.#overtake(String(ino));
+  }
+
+  dropEntry(parent: number, name: string): void {
+    const key = entryName(parent, name);
+    this.#entries.delete(key);
+    this.#overtake(key);
+  }
+
+  clear(): void {
+    this.#nodes.clear();
+    this.#entries.clear();
+    for (const reading of this.#readings.values()) reading.stale = true;
+    this.#readings.clear();
+  }
+
+  /** Call before reading a record; `keep` of the result tells whether the answer may be kept. */
+  beginNode(ino: number): Reading {
+    return this.#begin(String(ino));
+  }
+
+  beginEntry(parent: number, name: string): Reading {
+    return this.#begin(entryName(parent, name));
+  }
+
+  #begin(key: string): Reading {
+    let reading = this.#readings.get(key);
+    if (reading === undefined) this.#readings.set(key, (reading = { stale: false }));
+    return reading;
+  }
+
+  /** True when nothing changed the record since `reading` began. */
+  endNode(ino: number, reading: Reading): boolean {
+    return this.#end(String(ino), reading);
+  }
+
+  endEntry(parent: number, name: string, reading: Reading): boolean {
+    return this.#end(entryName(parent, name), reading);
+  }
+
+  #end(key: string, reading: Reading): boolean {
+    if (this.#readings.get(key) === reading) this.#readings.delete(key);
+    return !reading.stale;
+  }
+
+  #overtake(key: string): void {
+    if (this.#readings.size === 0) return;
+    const reading = this.#readings.get(key);
+    if (reading === undefined) return;
+    reading.stale = true;
+    this.#readings.delete(key);
+  }
+}
+
+function entryName(parent: number, name: string): string {
+  return `${parent}/${name}`;
+}
+
+export function nodeOf(ino: number, stored: Stored, entriesChangedNs = 0n, subdirectories = 0): Node {
+  return {
+    ino,
+    version: stored.version,
+    inode: decodeInode(stored.value, ino),
+    entriesChangedNs,
+    subdirectories,
+  };
+}
+
+export function entryOf(parent: number, name: string, stored: Stored): CachedEntry {
+  const { ino, type } = decodeDentry(stored.value, parent, name);
+  return { ino, type, version: stored.version };
+}

@@ -1,0 +1,206 @@
+/**
+ * A change of the volume under construction: the parts of one minitransaction, and what they mean for the client's cache.
+ *
+ * The planner of an operation says what must still be so (`expect…`) and what becomes so (`put…`, `remove…`); on success the cache
+ * learns the new state without a read, after a failed compare it learns the fresh state that came back, so the retry needs none.
+ */
+import type { Compare, Key, Mismatch, Minitransaction, Patch, Publish, Version, Write } from '../../lib/meta/engine.ts';
+import { encodeDentry } from '../../lib/volume/dentry.ts';
+import { encodeChanges } from '../../lib/volume/feed.ts';
+import type { Change as FeedChange } from '../../lib/volume/feed.ts';
+import { encodeInode, isDirectory } from '../../lib/volume/inode.ts';
+import type { Inode } from '../../lib/volume/inode.ts';
+import type { VolumeKeys } from '../../lib/volume/keys.ts';
+import type { CachedEntry, MetaCache, Node } from './cache.ts';
+import { entryOf, nodeOf } from './cache.ts';
+
+/** What a compare was about, to learn from its mismatch. */
+type Subject =
+  | { readonly kind: 'node'; readonly ino: number }
+  | { readonly kind: 'entry'; readonly parent: number; readonly name: string }
+  | { readonly kind: 'other' };
+
+export class Change {
+  readonly #keys: VolumeKeys;
+  readonly #compare: Compare[] = [];
+  readonly #subjects: Subject[] = [];
+  readonly #write: Write[] = [];
+  readonly #patch: Patch[] = [];
+  readonly #feed = new Map<string, FeedChange[]>();
+  readonly #onSuccess: ((cache: MetaCache, version: Version, numbers: readonly (bigint | null)[]) => void)[] = [];
+
+  constructor(keys: VolumeKeys) {
+    this.#keys = keys;
+  }
+
+  /** Nothing to commit: the plan found that all is as wanted. */
+  get empty(): boolean {
+    return this.#write.length === 0 && this.#patch.length === 0;
+  }
+
+  get records(): number {
+    return this.#compare.length + this.#write.length + this.#patch.length;
+  }
+
+  expectNode(node: Node): void {
+    this.#expect({ key: this.#keys.inode(node.ino), version: node.version }, { kind: 'node', ino: node.ino });
+  }
+
+  expectEntry(parent: number, name: string, entry: CachedEntry | null): void {
+    this.#expect(
+      { key: this.#keys.entry(parent, name), version: entry?.version ?? null },
+      { kind: 'entry', parent, name },
+    );
+  }
+
+  /** The directory has no entries. */
+  expectEmpty(directory: number): void {
+    this.#expect({ emptyBucket: this.#keys.entries(directory) }, { kind: 'other' });
+  }
+
+  expectOther(key: Key, version: Version | null): void {
+    this.#expect({ key, version }, { kind: 'other' });
+  }
+
+  #expect(compare: Compare, subject: Subject): void {
+    this.#compare.push(compare);
+    this.#subjects.push(subject);
+  }
+
+  /** A new inode, under a number that nobody else has. */
+  addNode(ino: number, inode: Inode): void {
+    this.#putNode(ino, inode, 0n, 0);
+  }
+
+  /** Replaces an inode as it was at `node`. */
+  updateNode(node: Node, inode: Inode): void {
+    this.expectNode(node);
+    this.#putNode(node.ino, inode, node.entriesChangedNs, node.subdirectories);
+    this.announce({ kind: 'inode', ino: node.ino });
+  }
+
+  #putNode(ino: number, inode: Inode, entriesChangedNs: bigint, subdirectories: number): void {
+    this.#write.push({ key: this.#keys.inode(ino), value: encodeInode(inode) });
+    this.#onSuccess.push((cache, version) => {
+      // Numbers that another of our commits patched meanwhile are newer than those of the plan.
+      const current = cache.node(ino);
+      cache.putNode({
+        ino,
+        inode,
+        version,
+        entriesChangedNs: current?.entriesChangedNs ?? entriesChangedNs,
+        subdirectories: current?.subdirectories ?? subdirectories,
+      });
+    });
+  }
+
+  removeNode(node: Node): void {
+    this.expectNode(node);
+    this.#write.push({ key: this.#keys.inode(node.ino), value: null });
+    if (isDirectory(node.inode)) {
+      this.#patch.push(
+        { number: this.#keys.entriesChanged(node.ino), remove: true },
+        { number: this.#keys.subdirectories(node.ino), remove: true },
+      );
+    }
+    this.announce({ kind: 'inode', ino: node.ino });
+    this.#onSuccess.push((cache) => cache.dropNode(node.ino));
+  }
+
+  /** Sets a name that was `before` (null: absent). */
+  putEntry(parent: number, name: string, before: CachedEntry | null, ino: number, type: number): void {
+    this.expectEntry(parent, name, before);
+    this.#write.push({ key: this.#keys.entry(parent, name), value: encodeDentry(ino, type) });
+    this.announce({ kind: 'entry', parent, name });
+    this.#onSuccess.push((cache, version) => cache.putEntry(parent, name, { ino, type, version }));
+  }
+
+  removeEntry(parent: number, name: string, before: CachedEntry): void {
+    this.expectEntry(parent, name, before);
+    this.#write.push({ key: this.#keys.entry(parent, name), value: null });
+    this.announce({ kind: 'entry', parent, name });
+    this.#onSuccess.push((cache) => cache.putEntry(parent, name, null));
+  }
+
+  /** The entries of `directory` change now; `subdirectories` is how many more there are. Never conflicts. */
+  touchDirectory(directory: number, nowNs: bigint, subdirectories: number): void {
+    const changedAt = this.#patch.length;
+    this.#patch.push({ number: this.#keys.entriesChanged(directory), max: nowNs });
+    const countAt = this.#patch.length;
+    if (subdirectories !== 0) {
+      this.#patch.push({ number: this.#keys.subdirectories(directory), add: BigInt(subdirectories) });
+    }
+    this.announce({ kind: 'inode', ino: directory });
+    this.#onSuccess.push((cache, _version, numbers) => {
+      const node = cache.node(directory);
+      if (node === undefined) return;
+      const count = subdirectories === 0 ? null : (numbers[countAt] ?? null);
+      cache.putNode({
+        ...node,
+        entriesChangedNs: numbers[changedAt] ?? nowNs,
+        subdirectories: count === null ? node.subdirectories : Number(count),
+      });
+    });
+  }
+
+  /** What statfs reports. */
+  count(inodes: number, bytes: number): void {
+    if (inodes !== 0) this.#patch.push({ number: this.#keys.counter('inodes'), add: BigInt(inodes) });
+    if (bytes !== 0) this.#patch.push({ number: this.#keys.counter('bytes'), add: BigInt(bytes) });
+  }
+
+  write(key: Key, value: Uint8Array | null): void {
+    this.#write.push({ key, value });
+  }
+
+  announce(change: FeedChange): void {
+    const shard = this.#keys.shard(change.kind === 'entry' ? change.parent : change.ino);
+    const list = this.#feed.get(shard);
+    if (list === undefined) this.#feed.set(shard, [change]);
+    else list.push(change);
+  }
+
+  transaction(sessionId: number, operation: string | undefined): Minitransaction {
+    const publish: Publish[] = [];
+    for (const [shard, changes] of this.#feed) publish.push({ shard, message: encodeChanges(sessionId, changes) });
+    return {
+      compare: this.#compare,
+      write: this.#write,
+      patch: this.#patch,
+      publish,
+      ...(operation === undefined ? {} : { operation }),
+    };
+  }
+
+  succeed(cache: MetaCache, version: Version, numbers: readonly (bigint | null)[]): void {
+    for (const effect of this.#onSuccess) effect(cache, version, numbers);
+  }
+
+  /** A repeat of what was applied before: this plan's own state never existed. */
+  forget(cache: MetaCache): void {
+    for (const changes of this.#feed.values()) {
+      for (const change of changes) {
+        if (change.kind === 'entry') cache.dropEntry(change.parent, change.name);
+        else cache.dropNode(change.ino);
+      }
+    }
+  }
+
+  learn(cache: MetaCache, mismatches: readonly Mismatch[]): void {
+    for (const mismatch of mismatches) {
+      const subject = this.#subjects[mismatch.index];
+      if (subject === undefined || mismatch.kind !== 'value') continue;
+      if (subject.kind === 'entry') {
+        const entry = mismatch.current && entryOf(subject.parent, subject.name, mismatch.current);
+        cache.putEntry(subject.parent, subject.name, entry);
+      } else if (subject.kind === 'node') {
+        const known = cache.node(subject.ino);
+        if (mismatch.current === null || known === undefined) cache.dropNode(subject.ino);
+        else {
+          const fresh = nodeOf(subject.ino, mismatch.current, known.entriesChangedNs, known.subdirectories);
+          cache.putNode(fresh);
+        }
+      }
+    }
+  }
+}

@@ -1,0 +1,104 @@
+/**
+ * The volume's connection to its metadata engine. A session that is lost (a lease missed, a failover) is replaced by a new one; calls
+ * wait for it up to `deadlineMs` and then fail, so that a program gets EIO and not a hang.
+ *
+ * Invariants: `onReplaced` runs before the first call on a new session, so nothing cached under the old one is used with it.
+ * Failure: a commit that was under way when the session fell is not repeated (its effect is unknown): it fails with `fenced`.
+ */
+import { PenstockError, describeError } from '../../lib/errors.ts';
+import type { FeedHandlers, MetaEngine } from '../../lib/meta/engine.ts';
+
+const RETRY_FIRST_MS = 100;
+const RETRY_MAX_MS = 2000;
+
+export interface ConnectionOptions {
+  open(): Promise<MetaEngine>;
+  readonly shards: readonly string[];
+  readonly feed: FeedHandlers;
+  /** The caches are void. */
+  onReplaced(): void;
+  report(message: string): void;
+  readonly deadlineMs: number;
+}
+
+export class Connection {
+  readonly #options: ConnectionOptions;
+  #engine: MetaEngine;
+  #replacing: Promise<void> | undefined;
+  #closed = false;
+
+  private constructor(engine: MetaEngine, options: ConnectionOptions) {
+    this.#engine = engine;
+    this.#options = options;
+  }
+
+  static async open(options: ConnectionOptions): Promise<Connection> {
+    const engine = await options.open();
+    const connection = new Connection(engine, options);
+    await engine.subscribe(options.shards, options.feed);
+    connection.#watch(engine);
+    return connection;
+  }
+
+  /** The live engine, at once when there is one. Throws `closed`, `timeout`. */
+  get(): MetaEngine | Promise<MetaEngine> {
+    return this.#replacing === undefined ? this.#engine : this.#wait(this.#replacing);
+  }
+
+  /** The engine as it is, for what needs no live session (ids of a session). */
+  get current(): MetaEngine {
+    return this.#engine;
+  }
+
+  async #wait(replacing: Promise<void>): Promise<MetaEngine> {
+    let timer: NodeJS.Timeout | undefined;
+    const deadline = new Promise<never>((_, reject) => {
+      timer = setTimeout(() => {
+        reject(new PenstockError('timeout', `no metadata engine for ${this.#options.deadlineMs} ms`));
+      }, this.#options.deadlineMs);
+    });
+    try {
+      await Promise.race([replacing, deadline]);
+    } finally {
+      clearTimeout(timer);
+    }
+    return this.#engine;
+  }
+
+  #watch(engine: MetaEngine): void {
+    const onLost = (): void => {
+      if (this.#closed || engine !== this.#engine) return;
+      this.#options.report(`metadata session lost: ${describeError(engine.lost.reason)}`);
+      this.#replacing = this.#replace(engine);
+    };
+    if (engine.lost.aborted) onLost();
+    else engine.lost.addEventListener('abort', onLost, { once: true });
+  }
+
+  async #replace(lost: MetaEngine): Promise<void> {
+    this.#options.onReplaced();
+    await lost.close().catch(() => undefined); // It is lost; what it says about that changes nothing.
+    for (let delayMs = RETRY_FIRST_MS; !this.#closed; delayMs = Math.min(delayMs * 2, RETRY_MAX_MS)) {
+      try {
+        const engine = await this.#options.open();
+        await engine.subscribe(this.#options.shards, this.#options.feed);
+        this.#options.onReplaced();
+        this.#engine = engine;
+        this.#replacing = undefined;
+        this.#watch(engine);
+        this.#options.report('metadata session renewed');
+        return;
+      } catch (error) {
+        this.#options.report(`metadata engine: ${describeError(error)}`);
+        await new Promise((resolve) => setTimeout(resolve, delayMs));
+      }
+    }
+    throw new PenstockError('closed', 'the volume is closed');
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    this.#replacing?.catch(() => undefined); // Its waiters have their own copy of the rejection.
+    await this.#engine.close();
+  }
+}

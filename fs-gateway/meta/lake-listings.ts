@@ -1,0 +1,84 @@
+/**
+ * The listing generations of the lake directories that were looked at, in memory, until the feed says there is a newer one.
+ *
+ * Limits: LISTINGS_KEPT directories; the entries of one are bounded by what an hour of a dataset has in files.
+ */
+import { PenstockError } from '../../lib/errors.ts';
+import type { MetaEngine } from '../../lib/meta/engine.ts';
+import type { VolumeKeys } from '../../lib/volume/keys.ts';
+import { findRetired, loadLive } from '../../lib/volume/listing-load.ts';
+import { decodePointer, EMPTY_LISTING } from '../../lib/volume/listing.ts';
+import type { ListingEntry, ListingPointer } from '../../lib/volume/listing.ts';
+import { BoundedMap } from './bounded-map.ts';
+
+const LISTINGS_KEPT = 512;
+/** A pointer that flips between reading it and reading its segments. */
+const RELOADS_MAX = 10;
+
+export interface LakeListing {
+  readonly pointer: ListingPointer;
+  /** Sorted by name. */
+  readonly entries: readonly ListingEntry[];
+  readonly inoByName: ReadonlyMap<string, number>;
+}
+
+export class LakeListings {
+  readonly #keys: VolumeKeys;
+  readonly #engine: () => MetaEngine | Promise<MetaEngine>;
+  readonly #kept = new BoundedMap<number, LakeListing>(LISTINGS_KEPT);
+  readonly #loading = new Map<number, Promise<LakeListing>>();
+
+  constructor(keys: VolumeKeys, engine: () => MetaEngine | Promise<MetaEngine>) {
+    this.#keys = keys;
+    this.#engine = engine;
+  }
+
+  get(directory: number): LakeListing | Promise<LakeListing> {
+    const kept = this.#kept.get(directory);
+    if (kept !== undefined) return kept;
+    let loading = this.#loading.get(directory);
+    if (loading === undefined) {
+      loading = this.#load(directory);
+      this.#loading.set(directory, loading);
+      const end = (): void => {
+        if (this.#loading.get(directory) === loading) this.#loading.delete(directory);
+      };
+      loading.then((listing) => {
+        // Dropped meanwhile: the callers get it (they asked before the flip), nobody later does.
+        if (this.#loading.get(directory) === loading) this.#kept.set(directory, listing);
+        end();
+      }, end);
+    }
+    return loading;
+  }
+
+  /** The inode of a listed name, or of a retired one. */
+  async find(directory: number, name: string): Promise<number | undefined> {
+    const listing = await this.get(directory);
+    const live = listing.inoByName.get(name);
+    if (live !== undefined) return live;
+    return findRetired(await this.#engine(), this.#keys, directory, listing.pointer, name);
+  }
+
+  drop(directory: number): void {
+    this.#kept.delete(directory);
+    this.#loading.delete(directory);
+  }
+
+  clear(): void {
+    this.#kept.clear();
+    this.#loading.clear();
+  }
+
+  async #load(directory: number): Promise<LakeListing> {
+    const engine = await this.#engine();
+    for (let attempt = 0; attempt < RELOADS_MAX; attempt++) {
+      const [stored] = await engine.read([this.#keys.listingPointer(directory)]);
+      const pointer = stored === null || stored === undefined ? EMPTY_LISTING : decodePointer(stored.value, directory);
+      const entries = await loadLive(engine, this.#keys, directory, pointer);
+      if (entries === null) continue;
+      return { pointer, entries, inoByName: new Map(entries.map((e) => [e.name, e.ino])) };
+    }
+    throw new PenstockError('conflict', `the listing of directory ${directory} changes too often`);
+  }
+}

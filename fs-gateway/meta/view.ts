@@ -1,0 +1,272 @@
+/**
+ * The view of one volume: its records through the coherent cache, and changes as minitransactions.
+ *
+ * Answers come at once (no promise) when the cache has them; a miss is one round trip (`follow` reads an entry together with its
+ * inode), a change is one round trip while the cache is right and one more for each failed compare.
+ * Invariants: see cache.ts. A change that is repeated under the same operation id (a request sent again by the kernel) is applied once.
+ * Limits: ATTEMPTS_MAX failed compares of one change are `conflict`.
+ */
+import { PenstockError } from '../../lib/errors.ts';
+import type { Key, MetaEngine, Stored } from '../../lib/meta/engine.ts';
+import { decodeChanges } from '../../lib/volume/feed.ts';
+import { takeIds } from '../../lib/volume/ids.ts';
+import { isDirectory } from '../../lib/volume/inode.ts';
+import { VolumeKeys } from '../../lib/volume/keys.ts';
+import { entryOf, MetaCache, nodeOf } from './cache.ts';
+import type { CachedEntry, Node } from './cache.ts';
+import { Change } from './change.ts';
+import { Connection } from './connection.ts';
+import { LakeListings } from './lake-listings.ts';
+
+/** Each failed compare means that somebody else made progress; this many in a row on one record is a fault. */
+const ATTEMPTS_MAX = 64;
+/** One round trip per so many creates, in the background. */
+const ID_BLOCK = 4096;
+
+export interface ViewEvents {
+  /** Another client changed it; the kernel's copy is out of date too. */
+  inodeChanged(ino: number): void;
+  entryChanged(parent: number, name: string): void;
+  everythingChanged(): void;
+}
+
+export interface ViewOptions {
+  open(): Promise<MetaEngine>;
+  readonly volume: string;
+  /** Inodes (and entries) kept. */
+  readonly cacheEntries: number;
+  readonly deadlineMs: number;
+  report(message: string): void;
+}
+
+export class VolumeView {
+  readonly keys: VolumeKeys;
+  readonly lake: LakeListings;
+  readonly #cache: MetaCache;
+  readonly #options: ViewOptions;
+  #connection: Connection | undefined;
+  #events: ViewEvents | undefined;
+  readonly #ids = { ino: { next: 1, end: 1 }, object: { next: 1, end: 1 } };
+  readonly #refills = new Map<'ino' | 'object', Promise<void>>();
+
+  private constructor(options: ViewOptions) {
+    this.#options = options;
+    this.keys = new VolumeKeys(options.volume);
+    this.#cache = new MetaCache(options.cacheEntries);
+    this.lake = new LakeListings(this.keys, () => this.engine());
+  }
+
+  static async open(options: ViewOptions): Promise<VolumeView> {
+    const view = new VolumeView(options);
+    view.#connection = await Connection.open({
+      open: () => options.open(),
+      shards: view.keys.shards(),
+      feed: {
+        onMessage: (_shard, message) => view.#hear(message),
+        onGap: () => view.#forgetAll(),
+      },
+      onReplaced: () => view.#forgetAll(),
+      report: (message) => options.report(message),
+      deadlineMs: options.deadlineMs,
+    });
+    return view;
+  }
+
+  set events(events: ViewEvents) {
+    this.#events = events;
+  }
+
+  engine(): MetaEngine | Promise<MetaEngine> {
+    if (this.#connection === undefined) throw new PenstockError('closed', 'the volume is not open yet');
+    return this.#connection.get();
+  }
+
+  /** The inode if the cache has it. */
+  cachedNode(ino: number): Node | undefined {
+    return this.#cache.node(ino);
+  }
+
+  cachedEntry(parent: number, name: string): CachedEntry | null | undefined {
+    return this.#cache.entry(parent, name);
+  }
+
+  /** Null: there is no such inode. Throws `corrupt`. */
+  node(ino: number): Node | null | Promise<Node | null> {
+    return this.#cache.node(ino) ?? this.#readNode(ino);
+  }
+
+  /** Null: there is no such name. */
+  entry(parent: number, name: string): CachedEntry | null | Promise<CachedEntry | null> {
+    const cached = this.#cache.entry(parent, name);
+    return cached === undefined ? this.#readEntry(parent, name) : cached;
+  }
+
+  async #readNode(ino: number): Promise<Node | null> {
+    const reading = this.#cache.beginNode(ino);
+    const engine = await this.engine();
+    const [stored] = await engine.read([this.keys.inode(ino)]);
+    return this.#completeNode(engine, ino, stored ?? null, reading);
+  }
+
+  async #completeNode(
+    engine: MetaEngine,
+    ino: number,
+    stored: Stored | null,
+    reading: ReturnType<MetaCache['beginNode']>,
+  ): Promise<Node | null> {
+    if (stored === null) {
+      this.#cache.endNode(ino, reading);
+      return null;
+    }
+    let node = nodeOf(ino, stored);
+    if (isDirectory(node.inode)) {
+      const [changed, count] = await engine.readNumbers([this.keys.entriesChanged(ino), this.keys.subdirectories(ino)]);
+      node = { ...node, entriesChangedNs: changed ?? 0n, subdirectories: Number(count ?? 0n) };
+    }
+    if (this.#cache.endNode(ino, reading)) this.#cache.putNode(node);
+    return node;
+  }
+
+  async #readEntry(parent: number, name: string): Promise<CachedEntry | null> {
+    const reading = this.#cache.beginEntry(parent, name);
+    const engine = await this.engine();
+    const { record, target } = await engine.follow(this.keys.entry(parent, name), this.keys.entryToInode);
+    const entry = record === null ? null : entryOf(parent, name, record);
+    if (this.#cache.endEntry(parent, name, reading)) this.#cache.putEntry(parent, name, entry);
+    // The inode came in the same answer. Nothing that was heard meanwhile can be newer than what the cache has now.
+    if (entry !== null && target !== null && this.#cache.node(entry.ino) === undefined && !reading.stale) {
+      await this.#completeNode(engine, entry.ino, target, this.#cache.beginNode(entry.ino));
+    }
+    return entry;
+  }
+
+  /** Several inodes in one round trip (two when there are directories among them); absent ones are left out. */
+  async nodes(inos: readonly number[]): Promise<ReadonlyMap<number, Node>> {
+    const found = new Map<number, Node>();
+    const wanted: { readonly ino: number; readonly reading: ReturnType<MetaCache['beginNode']> }[] = [];
+    for (const ino of inos) {
+      const node = this.#cache.node(ino);
+      if (node === undefined) wanted.push({ ino, reading: this.#cache.beginNode(ino) });
+      else found.set(ino, node);
+    }
+    if (wanted.length === 0) return found;
+    const engine = await this.engine();
+    const records = await engine.read(wanted.map(({ ino }) => this.keys.inode(ino)));
+    const fresh = wanted.map(({ ino }, index) => {
+      const stored = records[index];
+      return stored === null || stored === undefined ? null : nodeOf(ino, stored);
+    });
+    const directories = fresh.filter((node) => node !== null).filter((node) => isDirectory(node.inode));
+    const numbers = await engine.readNumbers(
+      directories.flatMap(({ ino }) => [this.keys.entriesChanged(ino), this.keys.subdirectories(ino)]),
+    );
+    const byIno = new Map(
+      directories.map(({ ino }, n) => [ino, [numbers[2 * n] ?? 0n, numbers[2 * n + 1] ?? 0n] as const]),
+    );
+    for (const [index, { ino, reading }] of wanted.entries()) {
+      const read = fresh[index];
+      const keep = this.#cache.endNode(ino, reading);
+      if (read === null || read === undefined) continue;
+      const [changed, count] = byIno.get(ino) ?? [0n, 0n];
+      const node = { ...read, entriesChangedNs: changed, subdirectories: Number(count) };
+      if (keep) this.#cache.putNode(node);
+      found.set(ino, node);
+    }
+    return found;
+  }
+
+  /** A page of a directory's entries, in no order; cursor '' starts, null ends. */
+  async scan(
+    directory: number,
+    cursor: string,
+    limit: number,
+  ): Promise<{ readonly entries: readonly (readonly [string, CachedEntry])[]; readonly cursor: string | null }> {
+    const engine = await this.engine();
+    const page = await engine.scan(this.keys.entries(directory), cursor, limit);
+    return {
+      entries: page.entries.map(([name, stored]) => [name, entryOf(directory, name, stored)] as const),
+      cursor: page.cursor,
+    };
+  }
+
+  async read(keys: readonly Key[]): Promise<readonly (Stored | null)[]> {
+    return (await this.engine()).read(keys);
+  }
+
+  /**
+   * Plans and commits until it succeeds: `plan` fills the change from the cache and is called again after a failed compare. What it
+   * throws ends the change. `repeated`: the operation had been applied before this call; look its result up.
+   */
+  async change<T>(
+    operation: string | undefined,
+    plan: (change: Change) => T | Promise<T>,
+  ): Promise<{ readonly value: T; readonly repeated: boolean }> {
+    for (let attempt = 0; attempt < ATTEMPTS_MAX; attempt++) {
+      const change = new Change(this.keys);
+      const planned = plan(change);
+      const value = planned instanceof Promise ? await planned : planned;
+      if (change.empty) return { value, repeated: false };
+      const ready = this.engine();
+      const engine = ready instanceof Promise ? await ready : ready;
+      const result = await engine.commit(change.transaction(engine.sessionId, operation));
+      if (result.ok) {
+        if (result.repeated) change.forget(this.#cache);
+        else change.succeed(this.#cache, result.version, result.numbers);
+        return { value, repeated: result.repeated };
+      }
+      change.learn(this.#cache, result.mismatches);
+    }
+    throw new PenstockError(
+      'conflict',
+      `a change of volume '${this.keys.volume}' met other changes ${ATTEMPTS_MAX} times`,
+    );
+  }
+
+  /** A fresh id, at once while the block lasts. */
+  newId(counter: 'ino' | 'object'): number | Promise<number> {
+    const block = this.#ids[counter];
+    if (block.next >= block.end) return this.#refill(counter).then(() => this.newId(counter));
+    // The next block is fetched well before this one ends. A failed fetch is met by whoever finds the block empty.
+    if (block.end - block.next === ID_BLOCK / 4) this.#refill(counter).catch(() => undefined);
+    return block.next++;
+  }
+
+  #refill(counter: 'ino' | 'object'): Promise<void> {
+    let refill = this.#refills.get(counter);
+    if (refill === undefined) {
+      refill = this.#takeBlock(counter).finally(() => this.#refills.delete(counter));
+      this.#refills.set(counter, refill);
+    }
+    return refill;
+  }
+
+  async #takeBlock(counter: 'ino' | 'object'): Promise<void> {
+    const first = await takeIds(await this.engine(), this.keys, counter, ID_BLOCK);
+    this.#ids[counter] = { next: first, end: first + ID_BLOCK };
+  }
+
+  #hear(message: Buffer): void {
+    const { session, changes } = decodeChanges(message);
+    if (session === this.#connection?.current.sessionId) return;
+    for (const change of changes) {
+      if (change.kind === 'entry') {
+        this.#cache.dropEntry(change.parent, change.name);
+        this.#events?.entryChanged(change.parent, change.name);
+      } else {
+        if (change.kind === 'listing') this.lake.drop(change.ino);
+        this.#cache.dropNode(change.ino);
+        this.#events?.inodeChanged(change.ino);
+      }
+    }
+  }
+
+  #forgetAll(): void {
+    this.#cache.clear();
+    this.lake.clear();
+    this.#events?.everythingChanged();
+  }
+
+  async close(): Promise<void> {
+    await this.#connection?.close();
+  }
+}
