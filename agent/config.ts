@@ -1,0 +1,152 @@
+/**
+ * agent.yaml: what `penstock agent` reads. The keys are stable; unknown ones are refused by name. Every default carries its reason.
+ */
+import { z } from 'zod';
+import { bytes, duration } from '../lib/config/load.ts';
+import { ALARM_PRIORITY } from './spool/frame.ts';
+
+/** What `type:` may name, and what is planned: the message tells a typing error from a version that is too old. */
+const PLANNED_SOURCES = ['mqtt', 'http', 'syslog', 'modbus', 'opcua'];
+const BUILT_SOURCES = ['host', 'file', 'simulator'];
+/** The identity travels in every record's headers. */
+const AGENT_ID_LENGTH_MAX = 64;
+const MIB = 2 ** 20;
+
+/** Kafka's rule for topic names. */
+const topic = z
+  .string()
+  .max(249)
+  .regex(/^[A-Za-z0-9._-]+$/, 'expected a topic name: letters, digits, dots, _ and -');
+
+/** The default lies in the middle, so that a source can be put above or below the others. */
+const priority = z.int().min(0).max(ALARM_PRIORITY).default(4);
+
+const listenAddress = z.string().regex(/^.+:\d{1,5}$/, 'expected HOST:PORT, as 127.0.0.1:9100');
+
+const hostSource = z.strictObject({
+  type: z.literal('host'),
+  /** Fine enough to see a load peak, and some thirty small readings a time are nothing for a link. */
+  interval: duration()
+    .refine((ms) => ms >= 100, 'expected at least 100ms')
+    .default(10_000),
+  to: topic.default('host'),
+  priority,
+});
+
+const fileSource = z
+  .strictObject({
+    type: z.literal('file'),
+    /** A path or a glob. */
+    path: z.string().min(1),
+    /** By the name: `.csv` is CSV with a header line, everything else one JSON value a line. */
+    format: z.enum(['ndjson', 'csv']).optional(),
+    /** A field of the value, or `path`. Without it, readings have no key and go to the partitions in turn. */
+    sensor: z.string().min(1).optional(),
+    /** A field of the value with epoch ms, epoch us or RFC 3339; where a line lacks it, the time of arrival stands in. */
+    eventTime: z.string().min(1).default('ts'),
+    to: topic,
+    priority,
+    /** A longer line is more likely a broken file than a reading, and no broker takes a larger record by default. */
+    maxLineBytes: bytes()
+      .refine((size) => size >= 64 && size <= 64 * MIB, 'expected 64 B to 64MiB')
+      .default(MIB),
+    /** What was written before the agent first saw the file: readings too, so nothing is skipped unless asked for. */
+    start: z.enum(['beginning', 'end']).default('beginning'),
+    /** How often files are looked at: the latency of a line, against a few system calls per file. */
+    poll: duration()
+      .refine((ms) => ms >= 10, 'expected at least 10ms')
+      .default(250),
+  })
+  .refine(({ start, format, path }) => start === 'beginning' || !(format === 'csv' || path.endsWith('.csv')), {
+    path: ['start'],
+    error: 'a CSV file must be read from its beginning, where its header is',
+  });
+
+const simulatorSource = z.strictObject({
+  type: z.literal('simulator'),
+  /** Readings per second. */
+  rate: z.number().positive().max(1_000_000).default(100),
+  sensors: z.int().min(1).max(1_000_000).default(100),
+  /** The same seed gives the same values. */
+  seed: z.int().nonnegative().default(1),
+  /** Ends after that many readings over the life of the data directory. */
+  count: z.int().positive().optional(),
+  to: topic.default('simulated'),
+  priority,
+});
+
+const source = z.discriminatedUnion('type', [hostSource, fileSource, simulatorSource], {
+  error: (issue) => {
+    const given =
+      typeof issue.input === 'object' && issue.input !== null && 'type' in issue.input ? issue.input.type : undefined;
+    const known = `expected one of ${BUILT_SOURCES.join(', ')}`;
+    if (typeof given !== 'string') return `a source needs a type: ${known}`;
+    return PLANNED_SOURCES.includes(given)
+      ? `sources of type '${given}' are not built yet: ${known}`
+      : `'${given}' is not a type of source: ${known}`;
+  },
+});
+export type SourceConfig = z.output<typeof source>;
+export type HostSourceConfig = z.output<typeof hostSource>;
+export type FileSourceConfig = z.output<typeof fileSource>;
+export type SimulatorSourceConfig = z.output<typeof simulatorSource>;
+
+function pathsAreDistinct(sources: readonly z.output<typeof source>[]): boolean {
+  const paths = sources.flatMap((entry) => (entry.type === 'file' ? [entry.path] : []));
+  return new Set(paths).size === paths.length;
+}
+
+/** Keys whose meaning is fixed and whose code is not there yet are refused by name instead of being ignored. */
+const notBuilt = (what: string) =>
+  z.array(z.unknown()).max(0, `${what} are not built yet: remove the entries`).default([]);
+
+export const agentSchema = z.strictObject({
+  agent: z.strictObject({
+    id: z
+      .string()
+      .min(1)
+      .max(AGENT_ID_LENGTH_MAX)
+      .regex(/^[\x21-\x7e]+$/, 'expected printable ASCII without spaces: the id travels in record headers'),
+    /** Beside the configuration, like the pipeline's. */
+    dataDir: z.string().min(1).default('./data/agent'),
+    /** Without it, the agent serves no health and metrics. */
+    listen: listenAddress.optional(),
+  }),
+  control: z.strictObject({ url: z.url(), tokenFile: z.string().optional() }).optional(),
+  log: z.string().min(1),
+  spool: z
+    .strictObject({
+      /** Days of a hundred readings a second, and a share of the smallest node disks. */
+      maxBytes: bytes()
+        .refine((size) => size >= MIB, 'expected at least 1MiB')
+        .default(10_000_000_000),
+      /** The only policy that never gives up what was accepted. */
+      whenFull: z
+        .enum(['reject', 'dropOldest', 'dropLowestPriority'])
+        .refine(
+          (policy) => policy !== 'dropLowestPriority',
+          'dropLowestPriority is not built yet: expected reject or dropOldest',
+        )
+        .default('reject'),
+      /** An acknowledgement means the disk has it; one sync serves everything that arrived during the last one. */
+      fsync: z.enum(['group']).default('group'),
+    })
+    .default({ maxBytes: 10_000_000_000, whenFull: 'reject', fsync: 'group' }),
+  uplink: z
+    .strictObject({
+      /** 0: no limit. */
+      bytesPerSecond: bytes().default(0),
+      bytesPerDay: bytes().default(0),
+      /** After an outage the present is worth more than the past. */
+      order: z.enum(['liveFirst', 'oldestFirst']).default('liveFirst'),
+    })
+    .default({ bytesPerSecond: 0, bytesPerDay: 0, order: 'liveFirst' }),
+  sources: z
+    .array(source)
+    .min(1, 'an agent without a source has nothing to do')
+    .max(1000)
+    .refine(pathsAreDistinct, 'two file sources have the same path: their positions would be mixed up'),
+  transforms: notBuilt('transforms'),
+  rules: notBuilt('rules'),
+});
+export type AgentConfig = z.output<typeof agentSchema>;

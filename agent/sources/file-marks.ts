@@ -1,0 +1,45 @@
+/** Following the bytes of a file as they are read, to have its marks (tailed-file.ts) at hand without reading again. */
+import { crc32c } from '@node-rs/crc32';
+import type { FileHandle } from 'node:fs/promises';
+import { bytesAt, MARK_BYTES, type FilePosition } from './tailed-file.ts';
+
+export class Marks {
+  #head: Buffer = Buffer.alloc(0);
+  #recent: Buffer = Buffer.alloc(0);
+  #recentEnd: number;
+
+  private constructor(offset: number) {
+    this.#recentEnd = offset;
+  }
+
+  static async at(handle: FileHandle, offset: number): Promise<Marks> {
+    const marks = new Marks(offset);
+    marks.#head = await bytesAt(handle, 0, Math.min(MARK_BYTES, offset));
+    const recentBytes = Math.min(MARK_BYTES, offset);
+    marks.#recent = await bytesAt(handle, offset - recentBytes, recentBytes);
+    return marks;
+  }
+
+  /** Takes note of the bytes that follow on what is known. */
+  push(chunk: Buffer): void {
+    if (this.#head.length < MARK_BYTES && this.#recentEnd === this.#head.length) {
+      this.#head = Buffer.concat([this.#head, chunk.subarray(0, MARK_BYTES - this.#head.length)]);
+    }
+    // The last line end may lie in the chunk before: keep that much in front of this one.
+    this.#recent = Buffer.concat([this.#recent.subarray(-MARK_BYTES), chunk]);
+    this.#recentEnd += chunk.length;
+  }
+
+  /** Of what stands before `offset`: what follows may still be a line that a crash of its writer takes back. */
+  head(offset: number): FilePosition['head'] {
+    const head = this.#head.subarray(0, offset);
+    return { bytes: head.length, crc: crc32c(head) };
+  }
+
+  /** `offset` must lie within the bytes of the last push, or at most MARK_BYTES before. */
+  tail(offset: number): FilePosition['tail'] {
+    const end = this.#recent.length - (this.#recentEnd - offset);
+    const bytes = end <= 0 ? Buffer.alloc(0) : this.#recent.subarray(Math.max(0, end - MARK_BYTES), end);
+    return { bytes: bytes.length, crc: crc32c(bytes) };
+  }
+}

@@ -1,0 +1,134 @@
+/**
+ * From one line of a file to one reading: NDJSON or CSV with a header line. What is no reading comes back with its reason.
+ *
+ * Pure: no file, no clock. An NDJSON object travels as the bytes that stood in the file.
+ */
+import { isUtf8 } from 'node:buffer';
+import type { NewReading } from '../spool/frame.ts';
+
+export interface LineMapping {
+  readonly topic: string;
+  readonly priority: number;
+  /** A field of the value, `path`, or undefined for no key. */
+  readonly sensor: string | undefined;
+  readonly eventTime: string;
+  readonly path: string;
+}
+
+export interface RejectedLine {
+  readonly reason: string;
+}
+
+/** JSON of CSV fields: what is written like a JSON number is one; an empty field is null. */
+const JSON_NUMBER = /^-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?$/;
+/** Epoch times up to the year 5138 in ms; larger numbers are microseconds. */
+const EPOCH_MS_MAX = 1e14;
+
+export function isRejected(result: NewReading | RejectedLine): result is RejectedLine {
+  return 'reason' in result;
+}
+
+/** `line` is without its line end. */
+export function parseJsonLine(line: Buffer, mapping: LineMapping, arrivalUs: number): NewReading | RejectedLine {
+  if (!isUtf8(line)) return { reason: 'the line is not UTF-8' };
+  let value: unknown;
+  try {
+    value = JSON.parse(line.toString('utf8'));
+  } catch (error) {
+    return { reason: `the line is not JSON: ${error instanceof Error ? error.message : String(error)}` };
+  }
+  if (typeof value === 'object' && value !== null && !Array.isArray(value)) {
+    return readingOf(line, value, mapping, arrivalUs);
+  }
+  return readingOf(JSON.stringify({ value }), { value }, mapping, arrivalUs);
+}
+
+export function parseCsvLine(
+  line: Buffer,
+  columns: readonly string[],
+  mapping: LineMapping,
+  arrivalUs: number,
+): NewReading | RejectedLine {
+  if (!isUtf8(line)) return { reason: 'the line is not UTF-8' };
+  const fields = splitCsv(line.toString('utf8'));
+  if (fields === null) return { reason: 'the line is not CSV: a quote is not closed or stands within a field' };
+  if (fields.length !== columns.length) {
+    return { reason: `the line has ${fields.length} fields where the header has ${columns.length}` };
+  }
+  const value: Record<string, string | number | null> = Object.create(null) as Record<string, never>;
+  columns.forEach((column, index) => (value[column] = csvValue(fields[index] ?? '')));
+  return readingOf(JSON.stringify(value), value, mapping, arrivalUs);
+}
+
+/** The names of a header line, or why it is none. */
+export function parseCsvHeader(line: Buffer): readonly string[] | RejectedLine {
+  const fields = isUtf8(line) ? splitCsv(line.toString('utf8').replace(/^\uFEFF/, '')) : null;
+  if (fields === null || fields.some((field) => field === '')) return { reason: 'the first line is not a CSV header' };
+  if (new Set(fields).size !== fields.length) return { reason: 'the CSV header names a column twice' };
+  return fields;
+}
+
+function csvValue(field: string): string | number | null {
+  if (field === '') return null;
+  if (!JSON_NUMBER.test(field)) return field;
+  const number = Number(field);
+  // A number that would lose digits stays text: nobody asked for another one.
+  return Number.isInteger(number) && !Number.isSafeInteger(number) ? field : number;
+}
+
+/** RFC 4180 within one line; null when the quotes are wrong. */
+function splitCsv(line: string): string[] | null {
+  if (!line.includes('"')) return line.split(',');
+  const fields: string[] = [];
+  for (let at = 0; ; at += 1) {
+    if (line[at] === '"') {
+      let field = '';
+      let close = line.indexOf('"', at + 1);
+      while (close >= 0 && line[close + 1] === '"') {
+        field += line.slice(at + 1, close + 1);
+        at = close + 1;
+        close = line.indexOf('"', at + 1);
+      }
+      if (close < 0 || (close + 1 < line.length && line[close + 1] !== ',')) return null;
+      fields.push(field + line.slice(at + 1, close));
+      at = close + 1;
+    } else {
+      const comma = line.indexOf(',', at);
+      const end = comma < 0 ? line.length : comma;
+      const field = line.slice(at, end);
+      if (field.includes('"')) return null;
+      fields.push(field);
+      at = end;
+    }
+    if (at >= line.length) return fields;
+  }
+}
+
+function readingOf(value: string | Buffer, fields: object, mapping: LineMapping, arrivalUs: number): NewReading {
+  const { topic, priority, sensor, eventTime, path } = mapping;
+  const key = sensor === undefined ? null : sensor === 'path' ? path : keyText(fieldOf(fields, sensor));
+  return { topic, key, value, eventUs: epochUs(fieldOf(fields, eventTime)) ?? arrivalUs, arrivalUs, priority };
+}
+
+function fieldOf(fields: object, name: string): unknown {
+  return Object.hasOwn(fields, name) ? (fields as Readonly<Record<string, unknown>>)[name] : undefined;
+}
+
+function keyText(value: unknown): string | null {
+  if (typeof value === 'string') return value;
+  return typeof value === 'number' || typeof value === 'boolean' ? String(value) : null;
+}
+
+/** Epoch ms, epoch us or RFC 3339, as pipeline.yaml's `eventTime`; undefined when it is none of them. */
+function epochUs(value: unknown): number | undefined {
+  if (typeof value === 'number' && Number.isFinite(value)) {
+    const us = Math.round(Math.abs(value) < EPOCH_MS_MAX ? value * 1000 : value);
+    return Number.isSafeInteger(us) ? us : undefined;
+  }
+  if (typeof value !== 'string' || !/^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d/.test(value)) return undefined;
+  const ms = Date.parse(value);
+  if (Number.isNaN(ms)) return undefined;
+  // Date.parse stops at milliseconds; the microseconds are the next three digits.
+  const micros = /\.\d{3}(\d{1,3})/.exec(value)?.[1];
+  return ms * 1000 + (micros === undefined ? 0 : Number(micros.padEnd(3, '0')));
+}

@@ -1,0 +1,102 @@
+/**
+ * One file that is followed: which file it is, whatever name it has at the moment, and how far it is read.
+ *
+ * A file is recognised by device, inode and *marks*: checksums of its first bytes and of the bytes before the position. Inodes
+ * are used again and files are truncated; a file whose marks do not fit is another one. A copy that copytruncate made has another
+ * inode and the same marks.
+ *
+ * Limits: a mark covers MARK_BYTES; a file that was rewritten so that both marks and the length fit is taken for the same file.
+ */
+import { crc32c } from '@node-rs/crc32';
+import { open, stat, type FileHandle } from 'node:fs/promises';
+import { z } from 'zod';
+import { systemCode } from '../../lib/errors.ts';
+import type { CheckpointState } from '../spool/spool-state.ts';
+
+export const MARK_BYTES = 256;
+
+const markSchema = z.strictObject({ bytes: z.int().nonnegative(), crc: z.int().nonnegative() });
+const positionSchema = z.strictObject({
+  path: z.string(),
+  offset: z.int().nonnegative(),
+  /** In the middle of an overlong line. */
+  skipping: z.boolean(),
+  /** Of the first bytes. */
+  head: markSchema,
+  /** Of the bytes that end at `offset`. */
+  tail: markSchema,
+  /** The header of a CSV file. */
+  columns: z.array(z.string()).nullable(),
+});
+/** What is stored in the spool with the readings up to `offset`. */
+export type FilePosition = z.infer<typeof positionSchema>;
+
+export interface FileStats {
+  /** `device:inode`. */
+  readonly inode: string;
+  readonly size: number;
+}
+
+export const BEGINNING: Omit<FilePosition, 'path'> = {
+  offset: 0,
+  skipping: false,
+  head: { bytes: 0, crc: 0 },
+  tail: { bytes: 0, crc: 0 },
+  columns: null,
+};
+
+/** undefined when it is not ours (another version's). */
+export function parsePosition(state: CheckpointState | undefined): FilePosition | undefined {
+  return positionSchema.safeParse(state).data;
+}
+
+/** null when there is no such regular file. */
+export async function statFile(path: string): Promise<FileStats | null> {
+  try {
+    const stats = await stat(path, { bigint: true });
+    return stats.isFile() ? { inode: `${stats.dev}:${stats.ino}`, size: Number(stats.size) } : null;
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT' || systemCode(error) === 'ENOTDIR') return null;
+    throw error;
+  }
+}
+
+/** Opens a path if it still is the file that was found there. */
+export async function openFile(path: string, inode: string): Promise<FileHandle | null> {
+  let handle: FileHandle;
+  try {
+    handle = await open(path, 'r');
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return null;
+    throw error;
+  }
+  const stats = await handle.stat({ bigint: true });
+  if (`${stats.dev}:${stats.ino}` === inode) return handle;
+  await handle.close();
+  return null;
+}
+
+/** Whether `position` was taken in this file: it is long enough and both marks fit. */
+export async function fits(handle: FileHandle, position: FilePosition): Promise<boolean> {
+  const { head, tail, offset } = position;
+  return (
+    (await handle.stat()).size >= offset &&
+    (await crcAt(handle, 0, head.bytes)) === head.crc &&
+    (await crcAt(handle, offset - tail.bytes, tail.bytes)) === tail.crc
+  );
+}
+
+async function crcAt(handle: FileHandle, start: number, length: number): Promise<number> {
+  return length === 0 ? 0 : crc32c(await bytesAt(handle, start, length));
+}
+
+export async function bytesAt(handle: FileHandle, start: number, length: number): Promise<Buffer> {
+  const bytes = Buffer.alloc(length);
+  let filled = 0;
+  while (filled < length) {
+    const { bytesRead } = await handle.read(bytes, filled, length - filled, start + filled);
+    if (bytesRead === 0) break;
+    filled += bytesRead;
+  }
+  return bytes.subarray(0, filled);
+}
