@@ -13,6 +13,8 @@ import { runWorker, serveDevice } from '../fs-gateway/fuse/worker.ts';
 import { memoryFs } from '../test/support/toy-memory.ts';
 
 const PHASE_TIMEOUT_MS = 120_000;
+/** As long as the real file system's, whose invalidations are pushed. */
+const TTL_MS = 60_000;
 const run = promisify(execFile);
 
 async function bench(): Promise<void> {
@@ -54,6 +56,6 @@ if (process.send === undefined) {
 } else {
   await runWorker(async (assignment) => {
     const { asynchronousCreate } = assignment.options as { asynchronousCreate: boolean }; // from bench() above
-    await serveDevice(assignment, memoryFs({ asynchronousCreate }));
+    await serveDevice(assignment, memoryFs({ ttlMs: TTL_MS, asynchronousCreate }));
   });
 }
