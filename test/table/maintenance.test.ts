@@ -1,0 +1,140 @@
+import { utimes } from 'node:fs/promises';
+import { describe, expect, it } from 'vitest';
+import { commitTable } from '../../lib/table/commit.ts';
+import type { DataFile } from '../../lib/table/data-file.ts';
+import { dataFileKey, tableFolder } from '../../lib/table/keys.ts';
+import { expireSnapshots, removeOrphans } from '../../lib/table/maintenance.ts';
+import { createTable } from '../../lib/table/table.ts';
+import type { LakeContext } from '../../lib/table/table.ts';
+import { collect } from '../support/collect.ts';
+import { FaultPlan } from '../support/fault.ts';
+import { dataFile, liveNames, mustLoad, openLake, SCHEMA, TABLE, withFaults } from './lake.ts';
+
+const HOUR_MS = 3600_000;
+const FAR_FUTURE_MS = 8e15;
+
+async function replace(lake: LakeContext, add: readonly DataFile[], remove: readonly DataFile[] = []): Promise<void> {
+  for (const file of add) await lake.store.put(lake.store.keyOf(file.location) ?? '', Buffer.from('rows'));
+  await commitTable(lake, TABLE, async () => ({
+    change: { operation: remove.length > 0 ? 'replace' : 'append', add, remove: remove.map((file) => file.location) },
+    extra: {},
+  }));
+}
+
+/** A table with live `ab`, and replaced `a` and `b` in its history. */
+async function lakeWithHistory(): Promise<LakeContext> {
+  const lake = await openLake();
+  await createTable(lake, TABLE, { schema: SCHEMA });
+  const [a, b, ab] = [dataFile(lake.store, 'a'), dataFile(lake.store, 'b'), dataFile(lake.store, 'ab')];
+  await replace(lake, [a]);
+  await replace(lake, [b]);
+  await replace(lake, [ab], [a, b]);
+  return lake;
+}
+
+async function keys(lake: LakeContext): Promise<string[]> {
+  return (await collect(lake.store.list(tableFolder(TABLE)))).map(({ key }) => key);
+}
+
+/** Makes every object of the table two hours old. */
+async function age(lake: LakeContext): Promise<void> {
+  const old = new Date(Date.now() - 2 * HOUR_MS);
+  for (const key of await keys(lake)) await utimes(lake.store.localPath(key) ?? '', old, old);
+}
+
+async function dataFiles(lake: LakeContext): Promise<string[]> {
+  return (await keys(lake)).filter((key) => key.includes('/data/')).map((key) => key.slice(key.lastIndexOf('/') + 1));
+}
+
+describe('expiry', () => {
+  it('keeps the newest, and drops the rest with their log', async () => {
+    const lake = await lakeWithHistory();
+    const [first, second, third] = (await mustLoad(lake)).metadata.snapshots.map((snapshot) => snapshot['snapshot-id']);
+    expect(await expireSnapshots(lake, TABLE, { olderThanMs: FAR_FUTURE_MS, keepLast: 2 })).toEqual([first]);
+    const { metadata } = await mustLoad(lake);
+    expect(metadata.snapshots.map((snapshot) => snapshot['snapshot-id'])).toEqual([second, third]);
+    expect(metadata['snapshot-log'].map((line) => line['snapshot-id'])).toEqual([second, third]);
+    expect(await liveNames(lake)).toEqual(['ab']);
+  });
+
+  it('never takes the current snapshot, nor one younger than the time given', async () => {
+    const lake = await lakeWithHistory();
+    expect(await expireSnapshots(lake, TABLE, { olderThanMs: 0, keepLast: 0 })).toEqual([]);
+    await expireSnapshots(lake, TABLE, { olderThanMs: FAR_FUTURE_MS, keepLast: 0 });
+    expect((await mustLoad(lake)).metadata.snapshots).toHaveLength(1);
+    expect(await liveNames(lake)).toEqual(['ab']);
+  });
+});
+
+describe('removal of orphans', () => {
+  it('removes nothing that a snapshot reaches, and everything old that none does', async () => {
+    const lake = await lakeWithHistory();
+    await lake.store.put(dataFileKey(TABLE, 'orphan.parquet'), Buffer.from('lost'));
+    await age(lake);
+    expect(await removeOrphans(lake, TABLE, { graceMs: HOUR_MS })).toEqual({ objects: 1, bytes: 4 });
+    expect(await dataFiles(lake)).toEqual(['a.parquet', 'ab.parquet', 'b.parquet']);
+    await expireSnapshots(lake, TABLE, { olderThanMs: FAR_FUTURE_MS, keepLast: 1 });
+    await removeOrphans(lake, TABLE, { graceMs: HOUR_MS });
+    expect(await dataFiles(lake)).toEqual(['ab.parquet']);
+    expect(await liveNames(lake)).toEqual(['ab']);
+    const lists = (await keys(lake)).filter((key) => key.includes('/snap-'));
+    expect(lists).toHaveLength(1);
+  });
+
+  it('leaves what is younger than the grace by the store’s clock, whatever ours says', async () => {
+    const lake = await lakeWithHistory();
+    await lake.store.put(dataFileKey(TABLE, 'in-flight.parquet'), Buffer.from('x'));
+    const fast: LakeContext = { ...lake, clock: { ...lake.clock, nowMs: () => Date.now() + 10 * HOUR_MS } };
+    expect((await removeOrphans(fast, TABLE, { graceMs: HOUR_MS })).objects).toBe(0);
+    await expect(removeOrphans(lake, TABLE, { graceMs: 1000 })).rejects.toThrow(/at least 1h/);
+  });
+
+  it('keeps what something outside of the table refers to', async () => {
+    const lake = await lakeWithHistory();
+    const kept = dataFileKey(TABLE, 'cloned.parquet');
+    for (const key of [kept, dataFileKey(TABLE, 'orphan.parquet')]) await lake.store.put(key, Buffer.from('x'));
+    await age(lake);
+    const keep = async (asked: readonly string[]): Promise<ReadonlySet<string>> =>
+      new Set(asked.filter((key) => key === kept));
+    expect((await removeOrphans(lake, TABLE, { graceMs: HOUR_MS, keep })).objects).toBe(1);
+    expect(await dataFiles(lake)).toContain('cloned.parquet');
+  });
+
+  it('keeps an old file that is committed while it looks', async () => {
+    const lake = await lakeWithHistory();
+    const late = dataFile(lake.store, 'late');
+    await lake.store.put(lake.store.keyOf(late.location) ?? '', Buffer.from('x'));
+    await age(lake);
+    const store = new Proxy(lake.store, {
+      get(target, name) {
+        if (name === 'list') {
+          return async function* (...args: Parameters<typeof target.list>) {
+            yield* target.list(...args);
+            await replace(lake, [late]);
+          };
+        }
+        const value: unknown = Reflect.get(target, name, target);
+        return typeof value === 'function' ? (value.bind(target) as unknown) : value;
+      },
+    });
+    await removeOrphans({ ...lake, store }, TABLE, { graceMs: HOUR_MS });
+    expect(await dataFiles(lake)).toContain('late.parquet');
+  });
+
+  it('deletes nothing when a manifest cannot be read', async () => {
+    const lake = await lakeWithHistory();
+    await lake.store.put(dataFileKey(TABLE, 'orphan.parquet'), Buffer.from('x'));
+    await age(lake);
+    const before = await keys(lake);
+    for (let call = 1; ; call++) {
+      const plan = new FaultPlan({ call, moment: 'before', operation: 'get' });
+      const outcome = await removeOrphans(withFaults(lake, plan), TABLE, { graceMs: HOUR_MS }).then(
+        () => 'done',
+        () => 'failed',
+      );
+      if (outcome === 'done') break;
+      expect(await keys(lake)).toEqual(before);
+    }
+    expect(await dataFiles(lake)).not.toContain('orphan.parquet');
+  });
+});
