@@ -24,15 +24,26 @@ module.exports = {
       from: { path: '^fs-gateway/(meta|data)/' },
       to: { path: '^fs-gateway/(fuse|vfs)/' },
     },
-    { name: 'vfs-knows-no-wire', severity: 'error', from: { path: '^fs-gateway/vfs/' }, to: { path: '^fs-gateway/fuse/' } },
+    {
+      name: 'vfs-knows-no-wire',
+      severity: 'error',
+      from: { path: '^fs-gateway/vfs/' },
+      to: { path: '^fs-gateway/fuse/' },
+    },
     onlyIn('redis-in-its-adapter', 'ioredis', '^lib/meta/redis/'),
     onlyIn('s3-in-its-adapter', '@aws-sdk', '^lib/store/s3/'),
     onlyIn('duckdb-in-sql', '@duckdb', '^lib/sql/'),
+    onlyIn('kafkajs-in-its-adapter', 'kafkajs', '^lib/log/kafka/'),
+    onlyIn('platformatic-kafka-in-its-adapter', '@platformatic/kafka', '^lib/log/kafka/'),
     onlyIn('koffi-in-fuse', 'koffi', '^fs-gateway/fuse/'),
   ],
   options: {
     doNotFollow: { path: 'node_modules' },
     tsConfig: { fileName: 'tsconfig.json' },
-    enhancedResolveOptions: { extensions: ['.ts', '.js', '.mjs'], exportsFields: ['exports'], conditionNames: ['import', 'node', 'default'] },
+    enhancedResolveOptions: {
+      extensions: ['.ts', '.js', '.mjs'],
+      exportsFields: ['exports'],
+      conditionNames: ['import', 'node', 'default'],
+    },
   },
 };

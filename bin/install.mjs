@@ -75,9 +75,10 @@ const apt = (pkg) => async () => {
   return result;
 };
 
-/** Builds into a folder beside the final place and renames: a half-built binary is never found. */
+/** Builds into a folder beside the final place and renames: a half-built binary is never found. `needs`: one program, or several. */
 const built = (name, needs, command, args, env, result) => async () => {
-  if (!which(needs)) return { ok: false, output: `needs ${needs} on the PATH` };
+  const absent = [needs].flat().filter((program) => !which(program));
+  if (absent.length > 0) return { ok: false, output: `needs ${absent.join(' and ')} on the PATH` };
   mkdirSync(services, { recursive: true });
   const build = join(services, `.build-${name}-${process.pid}`);
   mkdirSync(build, { recursive: true });
@@ -112,6 +113,21 @@ const table = [
       (build) => ['install', '--locked', '--root', build, '--version', '0.2.2', 'pjdfstest'],
       () => ({}),
       join('bin', 'pjdfstest'),
+    ),
+  },
+  {
+    // A folder of jars: the broker and its tools.
+    name: 'kafka',
+    install: built(
+      'kafka',
+      ['java', 'mvn'],
+      'mvn',
+      (build) => [
+        ...['-q', '-B', '-f', join(root, 'test', 'support', 'kafka', 'pom.xml')],
+        ...['dependency:copy-dependencies', `-DoutputDirectory=${join(build, 'jars')}`],
+      ],
+      () => ({}),
+      'jars',
     ),
   },
 ];
