@@ -134,7 +134,10 @@ class FileFollower {
     if (!atEnd) return { ...BEGINNING, path };
     // In the middle of a line, its end is skipped too.
     const skipping = (await bytesAt(handle, size - 1, 1))[0] !== LF;
-    return { ...BEGINNING, path, offset: size, skipping };
+    const position = { ...BEGINNING, path, offset: size, skipping };
+    // Stored at once: what is written while the agent is down is new.
+    await this.#output.deliver([], [{ source: `${this.#name}|${inode}`, state: position }]);
+    return position;
   }
 
   async #follow(handle: FileHandle, inode: string, position: FilePosition, rotatedSinceMs?: number): Promise<void> {

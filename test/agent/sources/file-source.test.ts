@@ -1,0 +1,283 @@
+import {
+  appendFileSync,
+  copyFileSync,
+  mkdirSync,
+  openSync,
+  renameSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+  writeSync,
+  closeSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import { fileSource } from '../../../agent/sources/file-source.ts';
+import type { Spool } from '../../../agent/spool/spool.ts';
+import { tempDir } from '../../support/temp.ts';
+import { contentOf, readAll, spoolIn } from '../spool/support.ts';
+import { fileConfig, quarantinedIn, runSource } from './support.ts';
+
+const line = (number: number): string => `{"n":${number},"id":"s${number % 3}"}\n`;
+const lines = (from: number, to: number): string =>
+  Array.from({ length: to - from + 1 }, (_, index) => line(from + index)).join('');
+
+async function numbersIn(spool: Spool): Promise<number[]> {
+  return contentOf(await readAll(spool)).map((value) => (JSON.parse(String(value)) as { n: number }).n);
+}
+
+/** Waits until the spool holds `count` readings, then asserts that they are 1..count, once and in order. */
+async function expectNumbers(spool: Spool, count: number): Promise<void> {
+  await expect.poll(() => spool.lastSeq('t'), { timeout: 20_000, interval: 10 }).toBe(BigInt(count));
+  expect((await numbersIn(spool)).toSorted((a, b) => a - b)).toEqual(Array.from({ length: count }, (_, i) => i + 1));
+}
+
+function setUp(): { dir: string; logs: string; path: string } {
+  const dir = tempDir();
+  const logs = join(dir, 'logs');
+  mkdirSync(logs);
+  return { dir, logs, path: join(logs, 'app.ndjson') };
+}
+
+test('lines are read as they come; a partial last line waits for its end', async () => {
+  const { dir, logs, path } = setUp();
+  const spool = await spoolIn(join(dir, 'spool'));
+  writeFileSync(path, lines(1, 10) + '{"n":1');
+  const { output } = runSource(fileSource(fileConfig(`${logs}/*.ndjson`, { sensor: 'id' }), '/'), spool, dir);
+  await expectNumbers(spool, 10);
+  appendFileSync(path, '1}\n');
+  appendFileSync(path, lines(12, 20));
+  await expectNumbers(spool, 20);
+  expect(output.counters).toMatchObject({ readings: 20, quarantined: 0, problem: null });
+  expect((await readAll(spool)).map((entry) => entry.kind === 'reading' && entry.key?.toString()).slice(0, 3)).toEqual([
+    's1',
+    's2',
+    's0',
+  ]);
+});
+
+test('a restart goes on where the spool says, in a path relative to the configuration', async () => {
+  const { dir, path } = setUp();
+  writeFileSync(path, lines(1, 100));
+  for (const count of [100, 200, 300]) {
+    const spool = await spoolIn(join(dir, 'spool'));
+    const running = runSource(fileSource(fileConfig('logs/*.ndjson'), dir), spool, dir);
+    await expectNumbers(spool, count);
+    await running.stop();
+    await spool.close();
+    appendFileSync(path, lines(count + 1, count + 100));
+  }
+});
+
+test('rotation by rename: the rest of the old file and all of the new one, running or not', async () => {
+  const { dir, logs, path } = setUp();
+  const config = fileConfig(`${logs}/*.ndjson`);
+  const first = await spoolIn(join(dir, 'spool'));
+  const running = runSource(fileSource(config, '/'), first, dir);
+  writeFileSync(path, lines(1, 50));
+  const writer = openSync(path, 'a');
+  await expectNumbers(first, 50);
+  renameSync(path, `${path}.1`);
+  writeSync(writer, lines(51, 60));
+  writeFileSync(path, lines(61, 80));
+  await expectNumbers(first, 80);
+  await running.stop();
+  await first.close();
+  // While the agent is down: the old file grows, is renamed, and another takes its place.
+  appendFileSync(path, lines(81, 90));
+  renameSync(path, `${path}.2`);
+  writeFileSync(path, lines(91, 100));
+  closeSync(writer);
+  const second = await spoolIn(join(dir, 'spool'));
+  runSource(fileSource(config, '/'), second, dir);
+  await expectNumbers(second, 100);
+});
+
+test('a renamed file that the glob still matches is the same file', async () => {
+  const { dir, logs, path } = setUp();
+  const spool = await spoolIn(join(dir, 'spool'));
+  runSource(fileSource(fileConfig(`${logs}/app*`), '/'), spool, dir);
+  writeFileSync(path, lines(1, 50));
+  await expectNumbers(spool, 50);
+  renameSync(path, join(logs, 'app-old.ndjson'));
+  appendFileSync(join(logs, 'app-old.ndjson'), lines(51, 60));
+  writeFileSync(path, lines(61, 70));
+  await expectNumbers(spool, 70);
+});
+
+test('rotation by copytruncate: nothing twice, and what was not read yet is read from the copy', async () => {
+  const { dir, logs, path } = setUp();
+  const config = fileConfig(`${logs}/*.ndjson`);
+  const first = await spoolIn(join(dir, 'spool'));
+  const running = runSource(fileSource(config, '/'), first, dir);
+  writeFileSync(path, lines(1, 50));
+  await expectNumbers(first, 50);
+  copyFileSync(path, `${path}.1`);
+  truncateSync(path);
+  appendFileSync(path, lines(51, 60));
+  await expectNumbers(first, 60);
+  await running.stop();
+  await first.close();
+  // While the agent is down, with unread lines; the new content is longer than what was read.
+  appendFileSync(path, lines(61, 90));
+  copyFileSync(path, `${path}.2`);
+  truncateSync(path);
+  appendFileSync(path, lines(91, 190));
+  const second = await spoolIn(join(dir, 'spool'));
+  runSource(fileSource(config, '/'), second, dir);
+  await expectNumbers(second, 190);
+});
+
+test('a copy that the glob matches is not read again when its original is truncated', async () => {
+  const { dir, logs, path } = setUp();
+  const spool = await spoolIn(join(dir, 'spool'));
+  const { output } = runSource(fileSource(fileConfig(`${logs}/*`), '/'), spool, dir);
+  writeFileSync(path, lines(1, 50));
+  await expectNumbers(spool, 50);
+  copyFileSync(path, `${path}.1`);
+  // The copy is seen before the truncation.
+  await expect.poll(() => output.counters.readings).toBe(50);
+  truncateSync(path);
+  appendFileSync(path, lines(51, 60));
+  await expectNumbers(spool, 60);
+});
+
+test('a deleted and recreated file is read from its beginning', async () => {
+  const { dir, logs, path } = setUp();
+  const spool = await spoolIn(join(dir, 'spool'));
+  runSource(fileSource(fileConfig(`${logs}/*.ndjson`), '/'), spool, dir);
+  writeFileSync(path, lines(1, 50));
+  await expectNumbers(spool, 50);
+  rmSync(path);
+  writeFileSync(path, lines(51, 60));
+  await expectNumbers(spool, 60);
+});
+
+test('start: end skips what was there, also the rest of a line that was begun', async () => {
+  const { dir, logs, path } = setUp();
+  writeFileSync(path, '{"n":-2}\n{"n":-');
+  const spool = await spoolIn(join(dir, 'spool'));
+  const { output } = runSource(fileSource(fileConfig(`${logs}/*.ndjson`, { start: 'end' }), '/'), spool, dir);
+  await expect.poll(() => spool.checkpointSources('file:')).toHaveLength(1);
+  writeFileSync(join(logs, 'later.ndjson'), line(1));
+  await expectNumbers(spool, 1);
+  appendFileSync(path, '1}\n' + line(2));
+  await expectNumbers(spool, 2);
+  expect(output.counters.quarantined).toBe(0);
+});
+
+test('what is no reading goes to the quarantine with reason and position, and the lines around it are read', async () => {
+  const { dir, logs, path } = setUp();
+  const spool = await spoolIn(join(dir, 'spool'));
+  const long = `{"n":"${'x'.repeat(2_000_000)}"}`;
+  const parts = [
+    Buffer.from(line(1)),
+    Buffer.from('{"n":}\n'),
+    Buffer.from([0x22, 0xff, 0xfe, 0x22, 0x0a]),
+    Buffer.from('\n  \n'),
+    Buffer.from(`${long}\n`),
+    Buffer.from('42\n'),
+    Buffer.from('\r\n'),
+    Buffer.from('{"n":2}\r\n'),
+    Buffer.from(`{"n":"${'y'.repeat(1_048_500)}"}\n`),
+    Buffer.from(line(3)),
+  ];
+  writeFileSync(path, Buffer.concat(parts));
+  const { output } = runSource(fileSource(fileConfig(`${logs}/*.ndjson`, { sensor: 'id' }), '/'), spool, dir);
+  await expect.poll(() => spool.lastSeq('t'), { timeout: 20_000 }).toBe(4n);
+  await expect.poll(() => output.counters).toMatchObject({ readings: 4, quarantined: 4 });
+  expect(contentOf(await readAll(spool))).toEqual([line(1).trim(), '{"value":42}', '{"n":2}', line(3).trim()]);
+  const offsets = parts.map((_, index) => Buffer.concat(parts.slice(0, index)).length);
+  const items = quarantinedIn(dir);
+  expect(items.map((item) => [item.reason.split(':')[0], item.position])).toEqual([
+    ['the line is not JSON', `${path}@${offsets[1]}`],
+    ['the line is not UTF-8', `${path}@${offsets[2]}`],
+    ['the line is longer than maxLineBytes (1048576)', `${path}@${offsets[4]}`],
+    [expect.stringContaining('at most 1048000 can be carried'), expect.anything()],
+  ]);
+  expect(items[0]?.text).toBe('{"n":}');
+  expect(Buffer.from(items[1]?.base64 ?? '', 'base64')).toEqual(Buffer.from([0x22, 0xff, 0xfe, 0x22]));
+  expect(items[2]?.text?.length).toBe(65_536);
+});
+
+test('CSV: the header names the fields, over a restart too; what does not fit is quarantined', async () => {
+  const { dir, logs } = setUp();
+  const path = join(logs, 'data.csv');
+  const config = fileConfig(`${logs}/*.csv`, { sensor: 'machine', eventTime: 'time' });
+  writeFileSync(
+    path,
+    '\uFEFFmachine,time,rms,note\nm1,2026-01-31T07:00:00.123456Z,0.5,"a, ""b"""\nm2,1700000000000,,007\n1,2\n',
+  );
+  const first = await spoolIn(join(dir, 'spool'));
+  const running = runSource(fileSource(config, '/'), first, dir);
+  await expect.poll(() => first.lastSeq('t')).toBe(2n);
+  await running.stop();
+  await first.close();
+  appendFileSync(path, 'm3,1700000000000000,1e3,12345678901234567890\n');
+  const spool = await spoolIn(join(dir, 'spool'));
+  runSource(fileSource(config, '/'), spool, dir);
+  await expect.poll(() => spool.lastSeq('t')).toBe(3n);
+  const entries = await readAll(spool);
+  expect(contentOf(entries).map((value) => JSON.parse(String(value)) as unknown)).toEqual([
+    { machine: 'm1', time: '2026-01-31T07:00:00.123456Z', rms: 0.5, note: 'a, "b"' },
+    { machine: 'm2', time: 1_700_000_000_000, rms: null, note: '007' },
+    { machine: 'm3', time: 1_700_000_000_000_000, rms: 1000, note: '12345678901234567890' },
+  ]);
+  expect(entries.map((entry) => entry.kind === 'reading' && [entry.key?.toString(), entry.eventUs])).toEqual([
+    ['m1', BigInt(Date.UTC(2026, 0, 31, 7, 0, 0, 123)) * 1000n + 456n],
+    ['m2', 1_700_000_000_000_000n],
+    ['m3', 1_700_000_000_000_000n],
+  ]);
+  expect(quarantinedIn(dir)).toEqual([
+    expect.objectContaining({ reason: 'the line has 2 fields where the header has 4' }),
+  ]);
+});
+
+test('a clock that jumps changes arrival times and nothing else', async () => {
+  const { dir, logs, path } = setUp();
+  const spool = await spoolIn(join(dir, 'spool'));
+  let nowMs = 1_700_000_000_000;
+  const clock = { nowMs: () => nowMs, monotonicMs: () => performance.now() };
+  runSource(fileSource(fileConfig(`${logs}/*.ndjson`), '/'), spool, dir, clock);
+  writeFileSync(path, '{"n":1,"ts":5}\n{"n":2}\n');
+  await expectNumbers(spool, 2);
+  nowMs -= 10 * 365 * 86_400_000;
+  appendFileSync(path, line(3));
+  await expectNumbers(spool, 3);
+  nowMs = 4_000_000_000_000;
+  appendFileSync(path, '{"n":4,"ts":6}\n');
+  await expectNumbers(spool, 4);
+  const entries = await readAll(spool);
+  expect(entries.map((entry) => entry.kind === 'reading' && [entry.seq, entry.eventUs, entry.arrivalUs])).toEqual([
+    [1n, 5000n, 1_700_000_000_000_000n],
+    [2n, 1_700_000_000_000_000n, 1_700_000_000_000_000n],
+    [3n, 1_384_640_000_000_000n, 1_384_640_000_000_000n],
+    [4n, 6000n, 4_000_000_000_000_000n],
+  ]);
+});
+
+test('a full spool holds the source up, and it goes on without loss when there is room', async () => {
+  const { dir, logs, path } = setUp();
+  const spool = await spoolIn(join(dir, 'spool'), { maxBytes: 1_000_000 });
+  writeFileSync(path, lines(1, 40_000));
+  const { output } = runSource(fileSource(fileConfig(`${logs}/*.ndjson`), '/'), spool, dir);
+  const seen: number[] = [];
+  let after = 0n;
+  while (seen.length < 40_000) {
+    await expect.poll(() => output.counters.isHeldUp || spool.lastSeq('t') === 40_000n, { timeout: 20_000 }).toBe(true);
+    for (
+      let entries = await spool.read('t', after, 1e6);
+      entries.length > 0;
+      entries = await spool.read('t', after, 1e6)
+    ) {
+      for (const entry of entries) {
+        if (entry.kind !== 'reading') throw new Error('a gap');
+        seen.push((JSON.parse(entry.value.toString()) as { n: number }).n);
+        after = entry.seq;
+      }
+    }
+    spool.acknowledge('t', after);
+    await spool.sync();
+  }
+  expect(seen).toEqual(Array.from({ length: 40_000 }, (_, index) => index + 1));
+});
