@@ -22,9 +22,11 @@ export type Row = Readonly<ReturnType<DuckDBResultReader['getRowObjectsJS']>[num
 export class DuckDb {
   readonly connection: DuckDBConnection;
   readonly #instance: DuckDBInstance;
+  readonly #ownsInstance: boolean;
 
-  private constructor(instance: DuckDBInstance, connection: DuckDBConnection) {
+  private constructor(instance: DuckDBInstance, ownsInstance: boolean, connection: DuckDBConnection) {
     this.#instance = instance;
+    this.#ownsInstance = ownsInstance;
     this.connection = connection;
   }
 
@@ -40,7 +42,15 @@ export class DuckDb {
       // Results must not depend on the machine: times are UTC (set by TimeZone where the extension is there), NULLs last.
       default_null_order: 'nulls_last',
     });
-    return new DuckDb(instance, await instance.connect());
+    return new DuckDb(instance, true, await instance.connect());
+  }
+
+  /**
+   * Another connection to the same database, to be used at the same time: statements of one connection wait for each other, also
+   * those that run on the main thread. Close it before this one.
+   */
+  async connect(): Promise<DuckDb> {
+    return new DuckDb(this.#instance, false, await this.#instance.connect());
   }
 
   /** Runs one statement; answers the number of rows it changed or copied. Throws as `toPenstockError` says. */
@@ -68,7 +78,7 @@ export class DuckDb {
 
   close(): void {
     this.connection.closeSync();
-    this.#instance.closeSync();
+    if (this.#ownsInstance) this.#instance.closeSync();
   }
 }
 

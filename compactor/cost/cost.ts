@@ -1,0 +1,210 @@
+/**
+ * What runs cost: one record per run and dataset in the engine.
+ *
+ *   {VOLUME}cost:<dataset> / <start, ISO time>-<random>     CostRecord as JSON
+ *
+ * Limits: RECORDS_MAX records a dataset; the oldest go first (a year of hourly runs and their landers).
+ */
+import { randomBytes } from 'node:crypto';
+import { z } from 'zod';
+import type { Key } from '../../lib/meta/engine.ts';
+import type { ObjectStore } from '../../lib/store/store.ts';
+import type { LakeContext } from '../../lib/table/table.ts';
+
+const RECORDS_MAX = 20_000;
+const SCAN_PAGE = 500;
+/** Records written between two looks at how many there are. */
+const PRUNE_EVERY = 500;
+
+const costSchema = z.object({
+  kind: z.enum(['land', 'compact']),
+  startedMs: z.number(),
+  seconds: z.number(),
+  cpuSeconds: z.number(),
+  rows: z.int(),
+  bytesRead: z.int(),
+  bytesWritten: z.int(),
+  gets: z.int(),
+  puts: z.int(),
+});
+export type CostRecord = z.output<typeof costSchema>;
+export type Usage = Omit<CostRecord, 'kind' | 'rows'>;
+
+/** Counts what a run uses. Work with its `lake` instead of the caller's. */
+export class CostMeter {
+  readonly lake: LakeContext;
+  readonly #inner: LakeContext;
+  readonly #startedMs: number;
+  readonly #start: number;
+  readonly #cpuStart = process.cpuUsage();
+  #childCpuSeconds = 0;
+  #bytesRead = 0;
+  #bytesWritten = 0;
+  #gets = 0;
+  #puts = 0;
+
+  constructor(lake: LakeContext) {
+    this.#inner = lake;
+    this.#startedMs = lake.clock.nowMs();
+    this.#start = lake.clock.monotonicMs();
+    this.lake = { ...lake, store: this.#metered(lake.store) };
+  }
+
+  addChildCpu(seconds: number): void {
+    this.#childCpuSeconds += seconds;
+  }
+
+  /** Bytes that were read from the store without it (a local file). */
+  addRead(bytes: number): void {
+    this.#gets++;
+    this.#bytesRead += bytes;
+  }
+
+  /** `share` of all so far. */
+  usage(share: number): Usage {
+    const cpu = process.cpuUsage(this.#cpuStart);
+    const cpuSeconds = (cpu.user + cpu.system) / 1e6 + this.#childCpuSeconds;
+    return {
+      startedMs: this.#startedMs,
+      seconds: round3((this.#inner.clock.monotonicMs() - this.#start) / 1000),
+      cpuSeconds: round3(cpuSeconds * share),
+      bytesRead: Math.round(this.#bytesRead * share),
+      bytesWritten: Math.round(this.#bytesWritten * share),
+      gets: Math.round(this.#gets * share),
+      puts: Math.round(this.#puts * share),
+    };
+  }
+
+  #metered(store: ObjectStore): ObjectStore {
+    const got = (bytes: number): void => {
+      this.#gets++;
+      this.#bytesRead += bytes;
+    };
+    const written = (bytes: number): void => {
+      this.#puts++;
+      this.#bytesWritten += bytes;
+    };
+    return {
+      url: store.url,
+      put: async (key, body, options) => {
+        const info = await store.put(key, body, options);
+        written(info.bytes);
+        return info;
+      },
+      putFile: async (key, path, options) => {
+        const info = await store.putFile(key, path, options);
+        written(info.bytes);
+        return info;
+      },
+      get: async (key, options) => {
+        const bytes = await store.get(key, options);
+        got(bytes.length);
+        return bytes;
+      },
+      getFile: async (key, path, options) => {
+        const info = await store.getFile(key, path, options);
+        got(info.bytes);
+        return info;
+      },
+      head: (key, options) => store.head(key, options),
+      list: (prefix, options) => store.list(prefix, options),
+      delete: (keys, options) => store.delete(keys, options),
+      location: (key) => store.location(key),
+      keyOf: (location) => store.keyOf(location),
+      localPath: (key) => store.localPath(key),
+      close: () => store.close(),
+    };
+  }
+}
+
+const round3 = (value: number): number => Math.round(value * 1000) / 1000;
+
+const costBucket = (volume: string, dataset: string): string => `{${volume}}cost:${dataset}`;
+
+export async function writeCost(lake: LakeContext, dataset: string, record: CostRecord): Promise<void> {
+  const bucket = costBucket(lake.volume, dataset);
+  const field = `${new Date(record.startedMs).toISOString()}-${randomBytes(4).toString('hex')}`;
+  await lake.engine.commit({ write: [{ key: { bucket, field }, value: Buffer.from(JSON.stringify(record)) }] });
+  const count = await lake.engine.count(bucket);
+  if (count > RECORDS_MAX + PRUNE_EVERY) await prune(lake, bucket, count - RECORDS_MAX);
+}
+
+async function prune(lake: LakeContext, bucket: string, excess: number): Promise<void> {
+  const keys: Key[] = [];
+  for await (const [field] of scanAll(lake, bucket)) keys.push({ bucket, field });
+  // Fields begin with the time, so their order is the age.
+  const oldest = keys.sort((a, b) => (a.field < b.field ? -1 : 1)).slice(0, excess);
+  for (let at = 0; at < oldest.length; at += SCAN_PAGE) {
+    await lake.engine.commit({ write: oldest.slice(at, at + SCAN_PAGE).map((key) => ({ key, value: null })) });
+  }
+}
+
+async function* scanAll(lake: LakeContext, bucket: string): AsyncGenerator<readonly [field: string, value: Buffer]> {
+  let cursor: string | null = '';
+  while (cursor !== null) {
+    const page = await lake.engine.scan(bucket, cursor, SCAN_PAGE);
+    for (const [field, stored] of page.entries) yield [field, stored.value];
+    cursor = page.cursor;
+  }
+}
+
+export interface CostReport {
+  readonly dataset: string;
+  readonly runs: number;
+  readonly land: CostSums;
+  readonly compact: CostSums;
+}
+
+export type CostSums = Omit<CostRecord, 'kind' | 'startedMs'>;
+
+/** Sums over the runs that started in [fromMs, toMs). */
+export async function costReport(
+  lake: LakeContext,
+  dataset: string,
+  span: { readonly fromMs: number; readonly toMs: number },
+): Promise<CostReport> {
+  const sums = { land: noCost(), compact: noCost() };
+  let runs = 0;
+  // A scan may give an entry twice.
+  const seen = new Set<string>();
+  for await (const [field, value] of scanAll(lake, costBucket(lake.volume, dataset))) {
+    const parsed = costSchema.safeParse(parseJson(value));
+    if (seen.has(field) || !parsed.success) continue;
+    seen.add(field);
+    const { kind, startedMs, ...record } = parsed.data;
+    if (startedMs < span.fromMs || startedMs >= span.toMs) continue;
+    runs++;
+    sums[kind] = addCosts(sums[kind], record);
+  }
+  return { dataset, runs, ...sums };
+}
+
+function parseJson(value: Buffer): unknown {
+  try {
+    return JSON.parse(value.toString('utf8'));
+  } catch {
+    return undefined;
+  }
+}
+
+const noCost = (): CostSums => ({
+  seconds: 0,
+  cpuSeconds: 0,
+  rows: 0,
+  bytesRead: 0,
+  bytesWritten: 0,
+  gets: 0,
+  puts: 0,
+});
+
+function addCosts(a: CostSums, b: CostSums): CostSums {
+  return {
+    seconds: round3(a.seconds + b.seconds),
+    cpuSeconds: round3(a.cpuSeconds + b.cpuSeconds),
+    rows: a.rows + b.rows,
+    bytesRead: a.bytesRead + b.bytesRead,
+    bytesWritten: a.bytesWritten + b.bytesWritten,
+    gets: a.gets + b.gets,
+    puts: a.puts + b.puts,
+  };
+}

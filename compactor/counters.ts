@@ -1,0 +1,40 @@
+/**
+ * What a dataset's life adds up to, as numbers that every commit adds to in its own minitransaction:
+ *
+ *   {VOLUME}stats:<dataset> / landed        records taken from the log, quarantined ones included
+ *                           / quarantined   records that did not fit
+ *                           / duplicates    rows that a compaction found to be repeats and left out
+ *                           / bytes         of the files that the lander wrote
+ *
+ * Invariant, checked by the tests: landed = live rows + duplicates + quarantined.
+ */
+import type { Key, MetaEngine, Patch } from '../lib/meta/engine.ts';
+
+const COUNTERS = ['landed', 'quarantined', 'duplicates', 'bytes'] as const;
+export type Counter = (typeof COUNTERS)[number];
+
+function counterKey(volume: string, dataset: string, counter: Counter): Key {
+  return { bucket: `{${volume}}stats:${dataset}`, field: counter };
+}
+
+/** Zero amounts are left out. */
+export function addToCounters(
+  volume: string,
+  dataset: string,
+  amounts: Readonly<Partial<Record<Counter, number>>>,
+): Patch[] {
+  return COUNTERS.flatMap((counter) => {
+    const amount = amounts[counter] ?? 0;
+    return amount === 0 ? [] : [{ number: counterKey(volume, dataset, counter), add: BigInt(amount) }];
+  });
+}
+
+export async function readCounters(
+  engine: MetaEngine,
+  volume: string,
+  dataset: string,
+): Promise<Readonly<Record<Counter, number>>> {
+  const values = await engine.readNumbers(COUNTERS.map((counter) => counterKey(volume, dataset, counter)));
+  const at = (index: number): number => Number(values[index] ?? 0n);
+  return { landed: at(0), quarantined: at(1), duplicates: at(2), bytes: at(3) };
+}

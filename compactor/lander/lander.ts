@@ -1,0 +1,151 @@
+/**
+ * The lander: the records of every dataset's topic from the Log into small Parquet files of its table, each exactly once.
+ *
+ * All datasets share one in-process DuckDB and its memory limit. Failure and exactness: see commit-staged.ts.
+ * Limits: at most STAGED_PER_FILE_BYTE x fileBytes of values are staged over all datasets, plus 32 MiB of fetched batches a dataset;
+ * DuckDB spills beyond its limit into the scratch directory, bounded too.
+ */
+import { defaultScratchRoot, makeScratch } from '../../lib/sql/scratch.ts';
+import type { PipelineConfig } from '../../lib/config/pipeline.ts';
+import { describeError } from '../../lib/errors.ts';
+import type { Log } from '../../lib/log/log.ts';
+import { DuckDb } from '../../lib/sql/duckdb.ts';
+import type { LakeContext } from '../../lib/table/table.ts';
+import { CostMeter, writeCost } from '../cost/cost.ts';
+import type { LandTotals } from './commit-staged.ts';
+import { DatasetLander, type DatasetResult } from './land-dataset.ts';
+
+/** Rows of JSON come to a third or less as Parquet; twice the file's size keeps a commit within a file and memory within reason. */
+const STAGED_PER_FILE_BYTE = 2;
+const STAGED_BYTES_MIN = 4_000_000;
+const MEMORY_PER_FILE_BYTE = 4;
+const MEMORY_BYTES_MIN = 512_000_000;
+const SCRATCH_PER_FILE_BYTE = 16;
+
+export interface LandSummary {
+  /** Taken from the log: rows and quarantined. */
+  readonly records: number;
+  readonly rows: number;
+  readonly quarantined: number;
+  readonly files: number;
+}
+
+export interface LandResult {
+  readonly summary: LandSummary;
+  /** What did not land, by name. Not empty: exit status 3. */
+  readonly problems: readonly string[];
+}
+
+export type LandStatus =
+  | { readonly kind: 'commit'; readonly dataset: string; readonly totals: LandTotals }
+  | { readonly kind: 'problem'; readonly dataset: string; readonly message: string };
+
+export interface LanderOptions {
+  readonly config: PipelineConfig;
+  readonly lake: LakeContext;
+  readonly log: Log;
+  /** Ends at the log's end as seen at the start. */
+  readonly once: boolean;
+  readonly signal: AbortSignal;
+  readonly onStatus?: (status: LandStatus) => void;
+  readonly scratchRoot?: string;
+}
+
+/** Throws `fenced`, `config`, `corrupt` (table metadata), and passing errors that did not pass. */
+export async function runLander(options: LanderOptions): Promise<LandResult> {
+  const { config, lake } = options;
+  const { fileBytes } = config.lander;
+  const scratch = await makeScratch(options.scratchRoot ?? defaultScratchRoot(), 'lander');
+  const meter = new CostMeter(lake);
+  let db: DuckDb | undefined;
+  try {
+    db = await DuckDb.open({
+      memoryBytes: Math.max(MEMORY_BYTES_MIN, MEMORY_PER_FILE_BYTE * fileBytes),
+      // One: staging on the main thread is the other half of the work, and the bytes of a file are the same each time.
+      threads: 1,
+      scratchDir: scratch.path,
+      scratchBytes: Math.max(MEMORY_BYTES_MIN, SCRATCH_PER_FILE_BYTE * fileBytes),
+    });
+    return await landAll(options, meter, db, scratch.path);
+  } finally {
+    db?.close();
+    scratch.remove();
+  }
+}
+
+async function landAll(options: LanderOptions, meter: CostMeter, db: DuckDb, scratchDir: string): Promise<LandResult> {
+  const { config, log, once } = options;
+  // One dataset that fails for good must not leave the others running behind the caller's back.
+  const stop = new AbortController();
+  const signal = AbortSignal.any([options.signal, stop.signal]);
+  const landers = config.datasets.map(async (dataset) => {
+    const connection = await db.connect();
+    const lander = new DatasetLander({
+      lake: meter.lake,
+      log,
+      db: connection,
+      scratchDir,
+      dataset,
+      commitEveryMs: config.lander.commitEvery,
+      stagedBytesMax: Math.max(
+        STAGED_BYTES_MIN,
+        Math.floor((STAGED_PER_FILE_BYTE * config.lander.fileBytes) / config.datasets.length),
+      ),
+      topic: { partitions: config.topics.partitions, retentionMs: config.topics.retention },
+      once,
+      signal,
+      onCommit: (totals) => options.onStatus?.({ kind: 'commit', dataset: dataset.name, totals }),
+      onProblem: (message) => options.onStatus?.({ kind: 'problem', dataset: dataset.name, message }),
+    });
+    try {
+      return await lander.run();
+    } catch (error) {
+      stop.abort();
+      throw error;
+    } finally {
+      connection.close();
+    }
+  });
+  const settled = await Promise.allSettled(landers);
+  const failed = settled.find((result) => result.status === 'rejected');
+  if (failed !== undefined) throw failed.reason;
+  const results = settled.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []));
+  const problems = results.flatMap((result) => result.problems);
+  problems.push(...(await recordCosts(options, meter, results)));
+  return { summary: sumOf(results), problems };
+}
+
+/** The run's cost, shared between datasets by records: they share the process. */
+async function recordCosts(
+  options: LanderOptions,
+  meter: CostMeter,
+  results: readonly DatasetResult[],
+): Promise<readonly string[]> {
+  const { records } = sumOf(results);
+  if (records === 0) return [];
+  try {
+    for (const [index, { totals }] of results.entries()) {
+      const dataset = options.config.datasets[index];
+      if (dataset === undefined || totals.records === 0) continue;
+      await writeCost(options.lake, dataset.name, {
+        kind: 'land',
+        ...meter.usage(totals.records / records),
+        rows: totals.records,
+      });
+    }
+    return [];
+  } catch (error) {
+    return [`the cost of this run was not recorded: ${describeError(error)}`];
+  }
+}
+
+function sumOf(results: readonly DatasetResult[]): LandSummary {
+  const sum = (pick: (totals: LandTotals) => number): number =>
+    results.reduce((total, result) => total + pick(result.totals), 0);
+  return {
+    records: sum((totals) => totals.records),
+    rows: sum((totals) => totals.rows),
+    quarantined: sum((totals) => totals.quarantined),
+    files: sum((totals) => totals.files),
+  };
+}

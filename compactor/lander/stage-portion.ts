@@ -1,0 +1,93 @@
+/** Moves one fetched portion of a partition into the staging area, making new columns on the way. */
+import { isUtf8 } from 'node:buffer';
+import { RecordBatchReader } from '../../lib/log/batch-reader.ts';
+import { inferFields, SAMPLE_RECORDS_MAX } from './infer.ts';
+import type { Staging } from './staging.ts';
+import type { PartitionCursor, Portion } from './topic-source.ts';
+
+export interface StagePlace {
+  readonly topic: string;
+  readonly topicId: string;
+}
+
+/**
+ * Stages the records from `cursor.next` on and moves it. False: an hour did not fit, the commit is due and the rest waits.
+ * Throws `corrupt` or `unsupported` for a batch that cannot be read; `cursor.next` then stands on what was not staged.
+ */
+export async function stagePortion(
+  staging: Staging,
+  portion: Portion,
+  place: StagePlace,
+  nextFieldId: () => number,
+): Promise<boolean> {
+  const { cursor, batches } = portion;
+  const where = `${place.topic}/${cursor.partition}`;
+  const recordPlace = { ...place, partition: cursor.partition };
+  const reader = new RecordBatchReader();
+  for (const [index, batch] of batches.entries()) {
+    const header = reader.open(batch, where);
+    const base = Number(header.baseOffset);
+    while (reader.next()) {
+      const offset = base + reader.offsetDelta;
+      if (offset < cursor.next) continue;
+      if (offset >= cursor.target) return true;
+      let outcome = staging.stage(reader, recordPlace, offset);
+      if (outcome === 'evolve') {
+        await addFields(staging, sampleOf(batches.slice(index), where, offset), nextFieldId);
+        outcome = staging.stage(reader, recordPlace, offset);
+      }
+      if (outcome === 'full') return false;
+      cursor.next = offset + 1;
+    }
+    // Offsets of a compacted topic or of transaction markers may be missing at the end.
+    cursor.next = Math.max(cursor.next, Math.min(base + header.lastOffsetDelta + 1, cursor.target));
+  }
+  return true;
+}
+
+async function addFields(
+  staging: Staging,
+  sample: readonly Readonly<Record<string, unknown>>[],
+  nextFieldId: () => number,
+): Promise<void> {
+  const known = new Map(staging.fields.map((field) => [field.name.toLowerCase(), field]));
+  const fields = inferFields(sample, known, 0).map((field) => ({ ...field, id: nextFieldId() }));
+  const asked = new Set(sample.slice(0, 1).flatMap((record) => Object.keys(record)));
+  await staging.addFields(fields, asked);
+}
+
+/** The records from `offset` on, the first one included; what cannot be parsed is left out. */
+function sampleOf(batches: readonly Buffer[], where: string, offset: number): Record<string, unknown>[] {
+  const sample: Record<string, unknown>[] = [];
+  const reader = new RecordBatchReader();
+  for (const batch of batches) {
+    let base: number;
+    try {
+      base = Number(reader.open(batch, where).baseOffset);
+      while (reader.next() && sample.length < SAMPLE_RECORDS_MAX) {
+        if (base + reader.offsetDelta < offset) continue;
+        const parsed = parseRecord(reader.value());
+        if (parsed !== null) sample.push(parsed);
+      }
+    } catch {
+      // A damaged batch ends the sample; it is reported when its turn to be staged comes.
+      return sample;
+    }
+    if (sample.length >= SAMPLE_RECORDS_MAX) return sample;
+  }
+  return sample;
+}
+
+function parseRecord(value: Buffer | null): Record<string, unknown> | null {
+  if (value === null || !isUtf8(value)) return null;
+  try {
+    const parsed: unknown = JSON.parse(value.toString('utf8'));
+    // An object that is no array has string keys.
+    return typeof parsed === 'object' && !Array.isArray(parsed) ? (parsed as Record<string, unknown> | null) : null;
+  } catch {
+    return null;
+  }
+}
+
+/** Whether anything was read since the last commit, also when it was no record. */
+export const hasMoved = (cursor: PartitionCursor): boolean => cursor.next !== cursor.start;

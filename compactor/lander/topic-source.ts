@@ -1,0 +1,148 @@
+/**
+ * Reads all partitions of a topic in turn, so that a busy one never starves another, with one fetch ahead of what is processed.
+ *
+ * A partition that cannot be read (damaged batch, unsupported compression, offsets that its log does not have) stops by name; the
+ * others go on. Records that retention removed before they landed are reported and skipped: they are gone.
+ * Limits: PREFETCH_BYTES over all partitions.
+ */
+import { describeError, isCode, PenstockError } from '../../lib/errors.ts';
+import type { FetchResult, Log, TopicInfo } from '../../lib/log/log.ts';
+import type { StoredOffset } from './offsets.ts';
+
+const PREFETCH_BYTES = 32 << 20;
+const FETCH_BYTES_MIN = 64 << 10;
+/** A larger portion does not make decoding cheaper. */
+const FETCH_BYTES_MAX = 2 << 20;
+
+export interface PartitionCursor {
+  readonly partition: number;
+  /** What the last commit said. */
+  readonly from: StoredOffset;
+  /** Where this run began. */
+  readonly start: number;
+  /** The first record that is not staged. */
+  next: number;
+  leaderEpoch: number;
+  /** Reading ends here (`--once`). */
+  readonly target: number;
+  /** The log's end as last seen. */
+  end: number;
+  /** Why it is not read any more. */
+  stopped: PenstockError | undefined;
+}
+
+export interface Portion {
+  readonly cursor: PartitionCursor;
+  readonly batches: readonly Buffer[];
+  /** Behind the last record of `batches`. */
+  readonly nextOffset: number;
+}
+
+export class TopicSource {
+  readonly #log: Log;
+  readonly #topic: TopicInfo;
+  readonly #fetchBytes: number;
+  readonly #ahead = new Map<PartitionCursor, Promise<FetchResult | PenstockError>>();
+  #turn = 0;
+  readonly cursors: readonly PartitionCursor[];
+  /** Ranges that were gone before they landed. */
+  readonly lost: string[] = [];
+
+  private constructor(log: Log, topic: TopicInfo, cursors: readonly PartitionCursor[]) {
+    this.#log = log;
+    this.#topic = topic;
+    this.cursors = cursors;
+    const share = Math.floor(PREFETCH_BYTES / Math.max(1, cursors.length));
+    this.#fetchBytes = Math.min(FETCH_BYTES_MAX, Math.max(FETCH_BYTES_MIN, share));
+  }
+
+  /** `targets`: where to stop, by partition; Infinity without one. */
+  static async open(
+    log: Log,
+    topic: TopicInfo,
+    offsets: readonly StoredOffset[],
+    targets: ReadonlyMap<number, number>,
+  ): Promise<TopicSource> {
+    const lost: string[] = [];
+    const cursors: PartitionCursor[] = [];
+    for (const from of offsets) {
+      const { partition } = from;
+      const limits = await log.offsets(topic.name, partition);
+      const earliest = Number(limits.earliest);
+      const landed = from.landed?.topicId === topic.id ? from.landed : null;
+      const next = Math.max(landed?.next ?? earliest, earliest);
+      if (landed !== null && landed.next < earliest) {
+        lost.push(
+          `${topic.name}/${partition}: offsets ${landed.next} to ${earliest - 1} were deleted before they landed`,
+        );
+      }
+      cursors.push({
+        partition,
+        from,
+        start: next,
+        next,
+        leaderEpoch: landed?.leaderEpoch ?? 0,
+        target: targets.get(partition) ?? Infinity,
+        end: Number(limits.end),
+        stopped: undefined,
+      });
+    }
+    const source = new TopicSource(log, topic, cursors);
+    source.lost.push(...lost);
+    return source;
+  }
+
+  get active(): readonly PartitionCursor[] {
+    return this.cursors.filter((cursor) => cursor.stopped === undefined && cursor.next < cursor.target);
+  }
+
+  /** The next records of any partition; null when none has one now. */
+  async next(signal: AbortSignal): Promise<Portion | null> {
+    const active = this.active;
+    for (let tried = 0; tried < active.length; tried++) {
+      const cursor = active[this.#turn++ % active.length];
+      if (cursor === undefined) break;
+      const result = await (this.#ahead.get(cursor) ?? this.#fetch(cursor, cursor.next, signal));
+      this.#ahead.delete(cursor);
+      if (result instanceof PenstockError) {
+        this.stop(cursor, result);
+        continue;
+      }
+      cursor.end = Number(result.endOffset);
+      if (result.batches.length === 0) continue;
+      cursor.leaderEpoch = result.leaderEpoch;
+      const nextOffset = Number(result.nextOffset);
+      if (nextOffset < Math.min(cursor.target, cursor.end)) {
+        this.#ahead.set(cursor, this.#fetch(cursor, nextOffset, signal));
+      }
+      return { cursor, batches: result.batches, nextOffset };
+    }
+    return null;
+  }
+
+  stop(cursor: PartitionCursor, error: PenstockError): void {
+    cursor.stopped = error;
+    this.#ahead.delete(cursor);
+  }
+
+  /** Never rejects: an answer may wait for its turn. What concerns the whole log is thrown when its turn comes. */
+  async #fetch(cursor: PartitionCursor, offset: number, signal: AbortSignal): Promise<FetchResult | PenstockError> {
+    try {
+      return await this.#log.fetch({
+        topic: this.#topic.name,
+        partition: cursor.partition,
+        offset: BigInt(offset),
+        maxBytes: this.#fetchBytes,
+        maxWaitMs: 0,
+        signal,
+      });
+    } catch (error) {
+      return error instanceof PenstockError
+        ? error
+        : new PenstockError('io', `${this.#topic.name}/${cursor.partition}: ${describeError(error)}`, { cause: error });
+    }
+  }
+}
+
+/** Errors that a later try may not have: the whole run tries again instead of giving the partition up. */
+export const isPassing = (error: PenstockError): boolean => error.retryable || isCode(error, 'aborted', 'closed');

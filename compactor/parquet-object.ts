@@ -1,0 +1,61 @@
+/** From a finished Parquet file on the scratch disk to an object of a table. */
+import assert from 'node:assert';
+import { createHash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import { stat } from 'node:fs/promises';
+import { pipeline } from 'node:stream/promises';
+import { readFooter, type SqlRunner } from '../lib/sql/parquet-footer.ts';
+import { columnStats } from '../lib/table/column-stats.ts';
+import type { DataFile } from '../lib/table/data-file.ts';
+import type { Schema } from '../lib/table/schema.ts';
+
+/** Event hours as in `dt=2026-01-31/hour=07`. */
+export function hourFolder(hour: number): string {
+  const text = new Date(hour * 3_600_000).toISOString();
+  return `dt=${text.slice(0, 10)}/hour=${text.slice(11, 13)}`;
+}
+
+/** `2026-01-31T07`, as the command line takes it. */
+export function hourName(hour: number): string {
+  return new Date(hour * 3_600_000).toISOString().slice(0, 13);
+}
+
+/** 64 bits of SHA-256: names files by their content; equal names are equal bytes. */
+export async function fileFingerprint(path: string): Promise<{ readonly hash: string; readonly bytes: number }> {
+  const hash = createHash('sha256');
+  await pipeline(createReadStream(path, { highWaterMark: 1 << 20 }), hash);
+  return { hash: hash.digest('hex').slice(0, 16), bytes: (await stat(path)).size };
+}
+
+export interface FileFacts {
+  readonly location: string;
+  readonly hour: number;
+  readonly rows: number;
+  readonly bytes: number;
+  readonly schema: Schema;
+  readonly sortOrderId: number | null;
+  /** True where no value can be NaN (JSON has none). */
+  readonly hasNoNan: boolean;
+}
+
+/** The manifest entry of a file that we wrote, with the statistics of its own footer. The footer must have as many rows as we wrote. */
+export async function describeDataFile(sql: SqlRunner, path: string, facts: FileFacts): Promise<DataFile> {
+  const footer = await readFooter(sql, path);
+  assert(
+    footer.rows === facts.rows,
+    `${facts.location}: the footer has ${footer.rows} rows, ${facts.rows} were written`,
+  );
+  const hasNan = facts.hasNoNan ? false : null;
+  return {
+    location: facts.location,
+    hour: facts.hour,
+    recordCount: BigInt(facts.rows),
+    bytes: BigInt(facts.bytes),
+    columnStats: columnStats(
+      facts.schema,
+      footer.columns.map((column) => ({ ...column, hasNan })),
+    ),
+    sortOrderId: facts.sortOrderId,
+    splitOffsets: footer.splitOffsets,
+  };
+}

@@ -1,0 +1,50 @@
+/** The ports that a run of the lander or the compactor works with, and how they are opened from a configuration. */
+import { type Clock, systemClock } from '../lib/clock.ts';
+import type { PipelineConfig } from '../lib/config/pipeline.ts';
+import type { Log } from '../lib/log/log.ts';
+import { absoluteUrl, openLog, openMeta, openStore } from '../lib/registry.ts';
+import type { LakeContext } from '../lib/table/table.ts';
+
+const DEFAULT_VOLUME = 'lake';
+/**
+ * Commits of large files are minutes apart and the process may be busy writing Parquet: longer than the file system's lease, so
+ * that a stall is no fencing. Exactness does not hang on it (every commit compares what it began from).
+ */
+const LEASE_MS = 30_000;
+
+/** The volume whose lake a configuration fills: `?volume=` of its `meta`, else `lake`. */
+export function volumeOf(config: PipelineConfig): string {
+  return new URL(config.meta).searchParams.get('volume') ?? DEFAULT_VOLUME;
+}
+
+export interface LakePorts {
+  readonly lake: LakeContext;
+  close(): Promise<void>;
+}
+
+/** `baseDir`: what relative paths in the configuration are relative to. */
+export async function openLake(
+  config: PipelineConfig,
+  baseDir: string,
+  kind: string,
+  clock: Clock = systemClock,
+): Promise<LakePorts> {
+  const store = await openStore(absoluteUrl(config.store, baseDir));
+  try {
+    const engine = await openMeta(absoluteUrl(config.meta, baseDir), { kind, leaseMs: LEASE_MS });
+    return {
+      lake: { engine, store, volume: volumeOf(config), clock },
+      close: async () => {
+        await engine.close();
+        await store.close();
+      },
+    };
+  } catch (error) {
+    await store.close();
+    throw error;
+  }
+}
+
+export function openPipelineLog(config: PipelineConfig, baseDir: string): Promise<Log> {
+  return openLog(absoluteUrl(config.log, baseDir));
+}

@@ -1,0 +1,127 @@
+/** What a Parquet file's footer says, summed over its row groups. */
+import { PenstockError } from '../errors.ts';
+import { type Row, sqlText } from './duckdb.ts';
+
+/** DuckDB in this process or in a worker. */
+export interface SqlRunner {
+  query(sql: string): Promise<readonly Row[]>;
+}
+
+export interface FooterColumn {
+  readonly path: readonly string[];
+  readonly bytes: bigint | null;
+  readonly valueCount: bigint | null;
+  readonly nullCount: bigint | null;
+  /** As DuckDB prints the value; null when a row group does not say. */
+  readonly min: string | null;
+  readonly max: string | null;
+}
+
+export interface Footer {
+  readonly rows: number;
+  /** Where the row groups begin, ascending. */
+  readonly splitOffsets: readonly bigint[];
+  readonly columns: readonly FooterColumn[];
+}
+
+interface Sums {
+  bytes: bigint;
+  values: bigint;
+  nulls: bigint | null;
+  min: string | null;
+  max: string | null;
+  /** A row group with values but without bounds: nothing can be said of the file. */
+  unbounded: boolean;
+}
+
+/** DuckDB joins the names of nested columns by this. */
+const PATH_SEPARATOR = ', ';
+
+/** Throws `corrupt` naming the file when it has no footer that can be read. */
+export async function readFooter(sql: SqlRunner, path: string): Promise<Footer> {
+  const rows = await sql.query(
+    'SELECT path_in_schema, type, row_group_id, row_group_num_rows, num_values, stats_null_count, stats_min_value, ' +
+      'stats_max_value, total_compressed_size, dictionary_page_offset, data_page_offset ' +
+      `FROM parquet_metadata(${sqlText(path)}) ORDER BY row_group_id, column_id`,
+  );
+  const columns = new Map<string, Sums>();
+  const rowsOfGroup = new Map<bigint, bigint>();
+  const offsets = new Map<bigint, bigint>();
+  for (const row of rows) {
+    const name = text(row['path_in_schema']) ?? '';
+    // A file without rows has one line without a column.
+    if (name === '') continue;
+    const group = integer(row['row_group_id']) ?? 0n;
+    rowsOfGroup.set(group, integer(row['row_group_num_rows']) ?? 0n);
+    const start = earliest(integer(row['dictionary_page_offset']), integer(row['data_page_offset']));
+    if (start !== null) offsets.set(group, earliest(offsets.get(group) ?? null, start) ?? start);
+    const sums = columns.get(name) ?? { bytes: 0n, values: 0n, nulls: 0n, min: null, max: null, unbounded: false };
+    columns.set(name, sums);
+    addGroup(sums, row, text(row['type']) ?? '');
+  }
+  return {
+    rows: Number([...rowsOfGroup.values()].reduce((sum, count) => sum + count, 0n)),
+    splitOffsets: [...offsets.values()].sort((a, b) => (a < b ? -1 : 1)),
+    columns: [...columns].map(([name, sums]) => ({
+      path: name.split(PATH_SEPARATOR),
+      bytes: sums.bytes,
+      valueCount: sums.values,
+      nullCount: sums.nulls,
+      min: sums.unbounded ? null : sums.min,
+      max: sums.unbounded ? null : sums.max,
+    })),
+  };
+}
+
+function addGroup(sums: Sums, row: Row, physicalType: string): void {
+  const values = integer(row['num_values']) ?? 0n;
+  const nulls = integer(row['stats_null_count']);
+  const min = text(row['stats_min_value']);
+  const max = text(row['stats_max_value']);
+  sums.bytes += integer(row['total_compressed_size']) ?? 0n;
+  sums.values += values;
+  sums.nulls = sums.nulls === null || nulls === null ? null : sums.nulls + nulls;
+  if (min === null || max === null) {
+    if (nulls === null || nulls < values) sums.unbounded = true;
+    return;
+  }
+  if (sums.min === null || compareText(physicalType, min, sums.min) < 0) sums.min = min;
+  if (sums.max === null || compareText(physicalType, max, sums.max) > 0) sums.max = max;
+}
+
+const INTEGER = /^-?\d+$/;
+const TIME = /^(\d{4}-\d\d-\d\d(?: \d\d:\d\d:\d\d)?)(?:\.(\d+))?/;
+
+/** Compares two values of one column as printed. */
+export function compareText(physicalType: string, a: string, b: string): number {
+  if (physicalType === 'DOUBLE' || physicalType === 'FLOAT') return Number(a) - Number(b);
+  if (physicalType === 'INT32' || physicalType === 'INT64') {
+    if (INTEGER.test(a) && INTEGER.test(b)) {
+      const difference = BigInt(a) - BigInt(b);
+      return difference < 0n ? -1 : difference > 0n ? 1 : 0;
+    }
+    const [left, right] = [TIME.exec(a), TIME.exec(b)];
+    if (left !== null && right !== null) return compareBytes(timeKey(left), timeKey(right));
+    // Decimals are printed with their point.
+    return Number(a) - Number(b);
+  }
+  return compareBytes(a, b);
+}
+
+/** The fraction is printed without its trailing zeros. */
+const timeKey = (match: RegExpExecArray): string => `${match[1] ?? ''}.${(match[2] ?? '').padEnd(9, '0')}`;
+const compareBytes = (a: string, b: string): number => Buffer.compare(Buffer.from(a), Buffer.from(b));
+
+function earliest(a: bigint | null, b: bigint | null): bigint | null {
+  if (a === null || a === 0n) return b;
+  return b === null || a < b ? a : b;
+}
+
+function integer(value: unknown): bigint | null {
+  return typeof value === 'bigint' ? value : typeof value === 'number' ? BigInt(value) : null;
+}
+
+function text(value: unknown): string | null {
+  if (value === null || value === undefined || typeof value === 'string') return value ?? null;
+  throw new PenstockError('corrupt', 'Parquet metadata has another shape than expected');
+}

@@ -1,0 +1,142 @@
+/** A whole pipeline on the embedded adapters in a temporary directory, and an oracle that knows every record it produced. */
+import { join } from 'node:path';
+import { compressors } from 'hyparquet-compressors';
+import { parquetReadObjects } from 'hyparquet';
+import { onTestFinished } from 'vitest';
+import { runLander, type LanderOptions, type LandResult } from '../../compactor/lander/lander.ts';
+import { openLake, openPipelineLog } from '../../compactor/ports.ts';
+import { parseConfig } from '../../lib/config/load.ts';
+import { pipelineSchema, type PipelineConfig } from '../../lib/config/pipeline.ts';
+import type { Log } from '../../lib/log/log.ts';
+import { type LakeContext, loadTable } from '../../lib/table/table.ts';
+import { encodeBatch, type TestRecord } from '../support/log-batches.ts';
+import { tempDir } from '../support/temp.ts';
+
+export const DATASET = 'plant.vibration';
+export const TOPIC = 'vibration';
+/** 2026-01-31T07:00:00Z */
+export const HOUR_MS = Date.UTC(2026, 0, 31, 7);
+export const HOUR = HOUR_MS / 3_600_000;
+
+export interface TestPipeline {
+  readonly dir: string;
+  readonly yaml: string;
+  readonly config: PipelineConfig;
+  readonly log: Log;
+  readonly lake: LakeContext;
+}
+
+export function pipelineYaml(dir: string, dataset = '', rest = ''): string {
+  return [
+    `log: file:${join(dir, 'log')}`,
+    `store: dir:${join(dir, 'objects')}`,
+    `meta: sqlite:${join(dir, 'meta.db')}`,
+    `datasets:`,
+    `  - { name: ${DATASET}, topic: ${TOPIC}, eventTime: ts, sort: [sensor, ts]${dataset} }`,
+    `topics: { partitions: 2, retention: 7d }`,
+    rest,
+  ].join('\n');
+}
+
+export async function openTestPipeline(dataset = '', rest = ''): Promise<TestPipeline> {
+  const dir = tempDir('pipeline');
+  const yaml = pipelineYaml(dir, dataset, rest);
+  const config = parseConfig(yaml, 'pipeline.yaml', pipelineSchema);
+  const log = await openPipelineLog(config, dir);
+  const ports = await openLake(config, dir, 'test');
+  onTestFinished(async () => {
+    await ports.close();
+    await log.close();
+  });
+  await log.ensureTopic(TOPIC, { partitions: 2, retentionMs: 7 * 86_400_000 });
+  return { dir, yaml, config, log, lake: ports.lake };
+}
+
+export function landOnce(pipeline: TestPipeline, changed: Partial<LanderOptions> = {}): Promise<LandResult> {
+  return runLander({
+    config: pipeline.config,
+    lake: pipeline.lake,
+    log: pipeline.log,
+    once: true,
+    signal: new AbortController().signal,
+    scratchRoot: join(pipeline.dir, 'scratch'),
+    ...changed,
+  });
+}
+
+export interface Reading {
+  readonly agent?: string;
+  readonly seq: number;
+  /** The whole value. */
+  readonly value: unknown;
+}
+
+/** A record as the agent sends it; `value` as text stays as it is. */
+export function recordOf({ agent = 'edge-1', seq, value }: Reading): TestRecord {
+  const header = (name: string, text: string): readonly [string, Buffer] => [name, Buffer.from(text)];
+  return {
+    timestampMs: HOUR_MS,
+    key: Buffer.from('s'),
+    value: Buffer.from(typeof value === 'string' ? value : JSON.stringify(value)),
+    headers: [
+      header('agent', agent),
+      header('incarnation', `inc-of-${agent}-0123456789abcdef`),
+      header('seq', String(seq)),
+      header('event', String(HOUR_MS * 1000)),
+      header('arrival', String(HOUR_MS * 1000 + 5)),
+    ],
+  };
+}
+
+export function foreignRecord(value: unknown): TestRecord {
+  const text = typeof value === 'string' ? value : JSON.stringify(value);
+  return { timestampMs: HOUR_MS, key: null, value: Buffer.from(text), headers: [] };
+}
+
+export class TestProducer {
+  readonly #log: Log;
+  #producer: Awaited<ReturnType<Log['producer']>> | undefined;
+  readonly #sequences = new Map<string, number>();
+
+  constructor(log: Log) {
+    this.#log = log;
+  }
+
+  async append(partition: number, records: readonly TestRecord[], topic = TOPIC): Promise<void> {
+    this.#producer ??= await this.#log.producer();
+    const { producerId, producerEpoch } = this.#producer;
+    for (let at = 0; at < records.length; at += 1000) {
+      const part = records.slice(at, at + 1000);
+      const key = `${topic}/${partition}`;
+      const baseSequence = this.#sequences.get(key) ?? 0;
+      this.#sequences.set(key, baseSequence + part.length);
+      await this.#producer.append(topic, partition, encodeBatch(part, { producerId, producerEpoch, baseSequence }));
+    }
+  }
+}
+
+export type LakeRow = Readonly<Record<string, unknown>>;
+
+/** Every row of the table's current snapshot, by a Parquet reader that is not the one that wrote it. */
+export async function readRows(lake: LakeContext, name = DATASET): Promise<LakeRow[]> {
+  const table = await loadTable(lake, name);
+  if (table === null) return [];
+  const rows: LakeRow[] = [];
+  for await (const file of table.liveFiles()) {
+    rows.push(...(await readParquet(lake, lake.store.keyOf(file.location) ?? '')));
+  }
+  return rows;
+}
+
+export async function readParquet(lake: LakeContext, key: string): Promise<LakeRow[]> {
+  const bytes = await lake.store.get(key);
+  const file = bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength);
+  return parquetReadObjects({ file: file as ArrayBuffer, compressors, utf8: false }); // a Buffer of its own is no shared one
+}
+
+export async function liveFiles(lake: LakeContext, name = DATASET): Promise<string[]> {
+  const table = await loadTable(lake, name);
+  const found: string[] = [];
+  if (table !== null) for await (const file of table.liveFiles()) found.push(file.location);
+  return found;
+}
