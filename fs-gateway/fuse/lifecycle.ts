@@ -2,9 +2,9 @@
 import { spawn } from 'node:child_process';
 import { closeSync, openSync, realpathSync } from 'node:fs';
 import { extname, resolve } from 'node:path';
-import { PenstockError, isCode, systemCode } from '../../lib/errors.ts';
+import { PenstockError, isCode } from '../../lib/errors.ts';
 import { controlRequest } from './control.ts';
-import { FILE_SYSTEM_TYPE, findMount, unmountPoint } from './mount.ts';
+import { FILE_SYSTEM_TYPE, findMount, isDeadMount, unmountPoint } from './mount.ts';
 import type { FromSupervisor } from './messages.ts';
 import { Supervisor, superviseSignals, type SupervisorOptions } from './supervisor.ts';
 
@@ -123,7 +123,7 @@ function resolveMountpoint(path: string): string {
   try {
     return realpathSync(path);
   } catch (error) {
-    if (systemCode(error) === 'ENOTCONN') return resolve(path);
+    if (isDeadMount(error)) return resolve(path);
     throw new PenstockError('not-found', `${path} does not exist`, { cause: error });
   }
 }

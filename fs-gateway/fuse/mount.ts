@@ -153,6 +153,12 @@ export function parseMountInfo(text: string): MountEntry[] {
     });
 }
 
+/** What a mount whose server is gone answers: ECONNABORTED to those who waited for it, ENOTCONN to later ones. */
+export function isDeadMount(error: unknown): boolean {
+  const code = systemCode(error);
+  return code === 'ENOTCONN' || code === 'ECONNABORTED';
+}
+
 export type MountState = 'free' | 'foreign' | 'stale' | 'alive' | 'unresponsive';
 
 /** What lies on a mount point. Never blocks longer than the probe's timeout, whatever lies there. */
@@ -164,7 +170,7 @@ export async function probeMount(mountpoint: string): Promise<MountState> {
   const timer = setTimeout(() => resolve('unresponsive'), PROBE_TIMEOUT_MS);
   const probe = stat(mountpoint).then(
     () => 'alive' as const,
-    (error: unknown) => (systemCode(error) === 'ENOTCONN' ? ('stale' as const) : ('alive' as const)),
+    (error: unknown) => (isDeadMount(error) ? ('stale' as const) : ('alive' as const)),
   );
   const state = await Promise.race([probe, late]);
   clearTimeout(timer);

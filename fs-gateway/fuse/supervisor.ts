@@ -18,7 +18,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { PenstockError, describeError, fromSystemError } from '../../lib/errors.ts';
 import { controlPath, findSupervisor, serveControl, type ControlAnswer, type ControlRequest } from './control.ts';
 import { answerInit, type HandshakeChoices, type Negotiated } from './handshake.ts';
-import { mountDevice, probeMount, unmountPoint } from './mount.ts';
+import { isDeadMount, mountDevice, probeMount, unmountPoint } from './mount.ts';
 import { native } from './native.ts';
 import { WorkerProcess, describeExit } from './worker-process.ts';
 
@@ -323,7 +323,7 @@ function resolveMountpoint(path: string): string {
     return realpathSync(path);
   } catch (error) {
     // The root of a dead mount cannot be resolved, but it can be cleared away.
-    if (error instanceof Error && 'code' in error && error.code === 'ENOTCONN') return resolve(path);
+    if (isDeadMount(error)) return resolve(path);
     throw fromSystemError(error, `mount point ${path}`);
   }
 }

@@ -56,9 +56,10 @@ export interface MountStats {
   readonly generation: number;
   readonly restarts: number;
   readonly state: string;
+  /** Without its fields while no worker answers. */
   readonly worker: {
     readonly inFlight: number;
-    readonly operations: Readonly<Record<string, { readonly count: number; readonly errors: number }>>;
+    readonly operations?: Readonly<Record<string, { readonly count: number; readonly errors: number }>>;
     readonly volume?: unknown;
   };
 }
@@ -104,7 +105,7 @@ export async function mountToy(options: ToyMountOptions = {}): Promise<ToyMount>
     if (!answer.ok) throw new Error(answer.message);
     return answer.value as unknown as MountStats; // the supervisor's own answer
   };
-  onTestFinished(() => killIfAlive(supervisorPid));
+  onTestFinished(() => killIfAlive(-supervisorPid)); // its whole process group: the worker too
   return { mountpoint, root, supervisorPid, logPath, stats };
 }
 

@@ -2,21 +2,30 @@
  * A toy file system over a real directory, to test the FUSE side without the real one: an inode number is the one of the underlying file,
  * which survives the worker, and every operation is a plain synchronous call of node:fs. No permissions, no locks, no caches.
  *
- * Names that start with `@` are instruments: `@stuck` (reading it waits until it is interrupted), `@throw` (a bug in an operation),
- * `@slow` (each read answers after a turn of the event loop).
+ * Names that start with `@` are instruments: `@stuck` (reading it waits until it is interrupted), `@wait` (so does looking it up), `@throw` (a bug in an operation),
+ * `@slow` (each read answers after a turn of the event loop), `@invalidate NAME` and `@epoch` (looking them up sends the notification),
+ * `@create…` (creating it invalidates names of its own directory, then waits for libuv's pool).
  */
 import fs from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { systemCode } from '../../lib/errors.ts';
 import { Errno, PosixError } from '../../fs-gateway/vfs/operations.ts';
-import type { Attributes, Caller, DirectoryEntry, Entry, Operations } from '../../fs-gateway/vfs/operations.ts';
+import type {
+  Attributes,
+  Caller,
+  DirectoryEntry,
+  Entry,
+  KernelNotifier,
+  Operations,
+} from '../../fs-gateway/vfs/operations.ts';
 
 const ROOT = 1n;
 
 export interface ToyOptions {
   /** How long the kernel may keep names and attributes. */
   readonly ttlMs?: number;
+  readonly notifier?: KernelNotifier;
 }
 
 export interface ToyFs extends Operations {
@@ -25,7 +34,7 @@ export interface ToyFs extends Operations {
   readonly interrupted: number;
 }
 
-export function toyFs(root: string, { ttlMs = 0 }: ToyOptions = {}): ToyFs {
+export function toyFs(root: string, { ttlMs = 0, notifier }: ToyOptions = {}): ToyFs {
   const paths = new Map<bigint, string>([[ROOT, root]]);
   const lookups = new Map<bigint, bigint>();
   const descriptors = new Map<bigint, number>();
@@ -115,7 +124,17 @@ export function toyFs(root: string, { ttlMs = 0 }: ToyOptions = {}): ToyFs {
     get interrupted() {
       return interrupted;
     },
-    lookup: (_caller, parent, name) => guard(() => look(child(parent, name))),
+    lookup(caller, parent, name) {
+      if (name === '@wait') return stuck(caller);
+      if (name === '@epoch') notifier?.incrementEpoch();
+      if (name.startsWith('@invalidate ')) {
+        const target = name.slice('@invalidate '.length);
+        const { ino } = attributes(child(parent, target));
+        notifier?.invalidateEntry(parent, target);
+        notifier?.invalidateInode(ino, 0n, 0n);
+      }
+      return guard(() => look(child(parent, name)));
+    },
     forget(ino, count) {
       const left = (lookups.get(ino) ?? 0n) - count;
       if (left > 0n) lookups.set(ino, left);
@@ -161,8 +180,12 @@ export function toyFs(root: string, { ttlMs = 0 }: ToyOptions = {}): ToyFs {
         return look(child(newParent, newName));
       }),
     open: () => ({ handle: 0n, directIo: false }),
-    create: (_caller, parent, name, mode, _flags, umask) =>
-      guard(() => {
+    async create(_caller, parent, name, mode, _flags, umask) {
+      if (name.startsWith('@create')) {
+        for (let i = 0; i < 6; i++) notifier?.invalidateEntry(parent, `other-${i}`);
+        for (let i = 0; i < 8; i++) await fs.promises.stat(root);
+      }
+      return guard(() => {
         const full = child(parent, name);
         const fd = fs.openSync(full, fs.constants.O_RDWR | fs.constants.O_CREAT, mode & ~umask & 0o7777);
         const created = look(full);
@@ -170,7 +193,8 @@ export function toyFs(root: string, { ttlMs = 0 }: ToyOptions = {}): ToyFs {
         if (old !== undefined) fs.closeSync(old);
         descriptors.set(created.attributes.ino, fd);
         return { entry: created, open: { handle: 0n } };
-      }),
+      });
+    },
     tmpfile: unsupported('tmpfile'),
     read(caller, ino, _handle, offset, size) {
       const name = path(ino).slice(root.length + 1);

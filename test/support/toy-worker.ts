@@ -14,5 +14,5 @@ await runWorker(async (assignment) => {
     failToStart?: boolean;
   };
   if (failToStart) throw new Error('told to fail');
-  await serveDevice(assignment, toyFs(root, { ttlMs }));
+  await serveDevice(assignment, toyFs(root, { ttlMs, notifier: assignment.notifier }));
 });
