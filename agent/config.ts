@@ -11,6 +11,7 @@ const BUILT_SOURCES = ['host', 'file', 'simulator'];
 /** The identity travels in every record's headers. */
 const AGENT_ID_LENGTH_MAX = 64;
 const MIB = 2 ** 20;
+const NO_BUDGETS = 'uplink budgets are not built yet: expected 0';
 
 /** Kafka's rule for topic names. */
 const topic = z
@@ -112,8 +113,9 @@ export const agentSchema = z.strictObject({
     /** Without it, the agent serves no health and metrics. */
     listen: listenAddress.optional(),
   }),
+  /** The control plane, where it can be reached. */
   control: z.strictObject({ url: z.url(), tokenFile: z.string().optional() }).optional(),
-  log: z.string().min(1),
+  log: z.string().regex(/^(file|kafka):/, 'expected the URL of a log, as file:./data/log or kafka://127.0.0.1:9092'),
   spool: z
     .strictObject({
       /** Days of a hundred readings a second, and a share of the smallest node disks. */
@@ -134,10 +136,14 @@ export const agentSchema = z.strictObject({
     .default({ maxBytes: 10_000_000_000, whenFull: 'reject', fsync: 'group' }),
   uplink: z
     .strictObject({
-      /** 0: no limit. */
-      bytesPerSecond: bytes().default(0),
-      bytesPerDay: bytes().default(0),
-      /** After an outage the present is worth more than the past. */
+      /** 0: no limit, the only value until budgets are built. */
+      bytesPerSecond: bytes()
+        .refine((limit) => limit === 0, NO_BUDGETS)
+        .default(0),
+      bytesPerDay: bytes()
+        .refine((limit) => limit === 0, NO_BUDGETS)
+        .default(0),
+      /** After an outage the present is worth more than the past. Until the live-first drain is built, both go in order. */
       order: z.enum(['liveFirst', 'oldestFirst']).default('liveFirst'),
     })
     .default({ bytesPerSecond: 0, bytesPerDay: 0, order: 'liveFirst' }),

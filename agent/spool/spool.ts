@@ -27,6 +27,7 @@ import { recoverSpool, type Segment } from './recovery.ts';
 import { SegmentWriter, SyncFailure } from './segment-writer.ts';
 import type { SpoolEntry, SpoolReader } from './spool-reader.ts';
 import type { Checkpoint, CheckpointState, SpoolState, TopicState } from './spool-state.ts';
+import { WaitList } from './wait-list.ts';
 import { holdsPriority, TopicReading } from './topic-reading.ts';
 
 /** Large enough that creating and deleting files costs nothing, small enough that space comes back soon. */
@@ -111,8 +112,8 @@ export class Spool implements SpoolReader {
   #group = 0;
   #running: Promise<void> | undefined;
   #acknowledgeTimer: NodeJS.Timeout | undefined;
-  #wakeReaders: (() => void)[] = [];
-  #wakeRoom: (() => void)[] = [];
+  readonly #forReadings = new WaitList();
+  readonly #forRoom = new WaitList();
   /** Appends that wait for memory, in their order. */
   #waitingForMemory: (() => void)[] = [];
   #stopped: PenstockError | undefined;
@@ -169,6 +170,11 @@ export class Spool implements SpoolReader {
     await settled;
   }
 
+  /** Why nothing can be stored any more until the spool is opened again, after a failed sync. */
+  get failure(): PenstockError | undefined {
+    return this.#stopped?.code === 'closed' ? undefined : this.#stopped;
+  }
+
   /** The state a source stored with its last readings. */
   checkpoint(source: string): CheckpointState | undefined {
     return this.#state.checkpoint(source);
@@ -180,7 +186,8 @@ export class Spool implements SpoolReader {
 
   /** Resolves when an append that was refused as `full` may succeed; rejects with `aborted`. */
   async waitForRoom(signal: AbortSignal): Promise<void> {
-    await this.#waitIn(this.#wakeRoom, signal, ROOM_RETRY_MS);
+    this.#assertOpen();
+    await this.#forRoom.wait(signal, ROOM_RETRY_MS);
   }
 
   topics(): readonly string[] {
@@ -200,7 +207,7 @@ export class Spool implements SpoolReader {
     const state = this.#state.topic(topic);
     if (state === undefined || Number(uptoSeq) <= state.acknowledged || this.#stopped !== undefined) return;
     this.#pending.acknowledge(topic, Math.min(Number(uptoSeq), state.nextSeq - 1));
-    this.#acknowledgeTimer ??= setTimeout(() => this.#start(), this.#wakeRoom.length > 0 ? 0 : ACKNOWLEDGE_DELAY_MS);
+    this.#acknowledgeTimer ??= setTimeout(() => this.#start(), this.#forRoom.size > 0 ? 0 : ACKNOWLEDGE_DELAY_MS);
   }
 
   durablyAcknowledged(topic: string): bigint {
@@ -212,7 +219,8 @@ export class Spool implements SpoolReader {
   }
 
   async wait(signal: AbortSignal): Promise<void> {
-    await this.#waitIn(this.#wakeReaders, signal);
+    this.#assertOpen();
+    await this.#forReadings.wait(signal);
   }
 
   /** When the oldest reading that is not delivered arrived, microseconds since the epoch; null when all are delivered. */
@@ -310,10 +318,10 @@ export class Spool implements SpoolReader {
     for (const [topic, nextSeq] of laidOut.nextSeqs) topic.nextSeq = nextSeq;
     if (laidOut.delta !== null) this.#state.apply(laidOut.delta);
     group.succeed();
-    wake(this.#wakeReaders.splice(0));
+    this.#forReadings.wake();
     if (laidOut.delta !== null) {
       // The present segment of a small spool can be what holds up a source although all of it is delivered.
-      if (this.#wakeRoom.length > 0 && this.#hasData() && this.topics().length === 0) await this.#roll();
+      if (this.#forRoom.size > 0 && this.#hasData() && this.topics().length === 0) await this.#roll();
       else await this.removeDelivered();
     }
     await this.#reserve.restore();
@@ -336,8 +344,8 @@ export class Spool implements SpoolReader {
     this.#pending.fail(this.#stopped, new PendingGroup(this.#pool));
     this.#pending = new PendingGroup(this.#pool);
     wake(this.#waitingForMemory.splice(0));
-    wake(this.#wakeReaders.splice(0));
-    wake(this.#wakeRoom.splice(0));
+    this.#forReadings.wake();
+    this.#forRoom.wake();
   }
 
   #hasData(): boolean {
@@ -370,7 +378,7 @@ export class Spool implements SpoolReader {
       await unlink(segment.path);
     }
     await syncFolder(this.#options.dir);
-    wake(this.#wakeRoom.splice(0));
+    this.#forRoom.wake();
   }
 
   #isDelivered(index: number): boolean {
@@ -406,26 +414,6 @@ export class Spool implements SpoolReader {
     const holds = await holdsPriority(segment, ALARM_PRIORITY);
     this.#alarmsBySegment.set(segment.number, holds);
     return holds;
-  }
-
-  async #waitIn(list: (() => void)[], signal: AbortSignal, timeoutMs?: number): Promise<void> {
-    const aborted = (): PenstockError => new PenstockError('aborted', 'stopped waiting for the spool');
-    if (signal.aborted) throw aborted();
-    if (this.#stopped !== undefined) throw this.#stopped;
-    await new Promise<void>((resolve, reject) => {
-      const timer = timeoutMs === undefined ? undefined : setTimeout(() => end(resolve), timeoutMs);
-      const onAbort = (): void => end(() => reject(aborted()));
-      const woken = (): void => end(resolve);
-      const end = (settle: () => void): void => {
-        clearTimeout(timer);
-        signal.removeEventListener('abort', onAbort);
-        const at = list.indexOf(woken);
-        if (at >= 0) list.splice(at, 1);
-        settle();
-      };
-      signal.addEventListener('abort', onAbort, { once: true });
-      list.push(woken);
-    });
   }
 }
 

@@ -1,0 +1,246 @@
+/**
+ * The agent: sources -> spool -> uplink, in one process.
+ *
+ * Order of a start: the spool (and its lock) first, then the sources; the uplink joins when the log can be opened, so an agent whose
+ * link is down takes readings from the first moment. Order of an end: sources stop, the spool syncs, the uplink gets a bounded time to
+ * deliver what is left, everything closes; the rest stays in the spool.
+ * Failure: a source that fails is started again with backoff, from its checkpoint, and shows its problem meanwhile; the other sources
+ * go on. A spool that cannot sync any more ends the agent with that error: the next start reads what the disk really has.
+ */
+import { resolve } from 'node:path';
+import { systemClock, type Clock } from '../lib/clock.ts';
+import { loadConfig, type Loaded } from '../lib/config/load.ts';
+import { describeError, isCode } from '../lib/errors.ts';
+import type { Log, TopicOptions } from '../lib/log/log.ts';
+import { absoluteUrl, openLog } from '../lib/registry.ts';
+import { agentSchema, type AgentConfig, type SourceConfig } from './config.ts';
+import { closeEndpoint, openEndpoint } from './endpoint.ts';
+import { Quarantine } from './quarantine.ts';
+import { AgentSourceOutput } from './source-output.ts';
+import { fileSource } from './sources/file-source.ts';
+import { hostSource } from './sources/host.ts';
+import { simulatorSource } from './sources/simulator.ts';
+import { pause, type Source } from './sources/source.ts';
+import { openSpool, type Spool } from './spool/spool.ts';
+import { prometheusText, summaryOf, type AgentStatus, type AgentSummary } from './status.ts';
+import { Uplink } from './uplink/uplink.ts';
+
+/** Twice a second is live to a person and nothing to a machine. */
+const STATUS_EVERY_MS = 500;
+/** Within the 30 s that systemd and Kubernetes give by default, with room for closing. */
+const DRAIN_MS_DEFAULT = 10_000;
+const RESTART_MS_MIN = 1000;
+const RESTART_MS_MAX = 30_000;
+/** As pipeline.yaml's defaults, for topics that nobody made before. */
+const TOPICS_DEFAULT: TopicOptions = { partitions: 3, retentionMs: 7 * 86_400_000 };
+/** A batch that is not full waits this long: below what a person notices, and enough to fill batches under load. */
+const LINGER_MS = 20;
+/** Part of the goal of 80 MB resident. */
+const UPLINK_BYTES_IN_MEMORY_MAX = 16 * 1024 * 1024;
+
+export interface RunAgentOptions {
+  readonly config: AgentConfig;
+  /** The folder that relative paths of the configuration are from. */
+  readonly baseDir: string;
+  /** Ends the agent: it stops its sources, delivers what it can within `drainMs`, and resolves. */
+  readonly signal: AbortSignal;
+  /** Called twice a second, and once at the end. */
+  readonly onStatus?: (status: AgentStatus) => void;
+  readonly clock?: Clock;
+  readonly drainMs?: number;
+  /** For topics that do not exist yet. */
+  readonly topics?: TopicOptions;
+}
+
+/** Reads agent.yaml. Throws `config` with every problem, each with line, key and what was expected. */
+export function loadAgentConfig(path: string): Promise<Loaded<AgentConfig>> {
+  return loadConfig(path, agentSchema);
+}
+
+/** Runs until the signal fires. Throws `held` when another process has the data directory, `config`, `full`, `denied`, `io`. */
+export async function runAgent(options: RunAgentOptions): Promise<AgentSummary> {
+  const dataDir = resolve(options.baseDir, options.config.agent.dataDir);
+  const { maxBytes, whenFull } = options.config.spool;
+  const clock = options.clock ?? systemClock;
+  const spool = await openSpool({
+    dir: resolve(dataDir, 'spool'),
+    agent: options.config.agent.id,
+    maxBytes,
+    // The schema refuses the third policy.
+    whenFull: whenFull === 'dropOldest' ? 'dropOldest' : 'reject',
+    clock,
+  });
+  try {
+    const agent = new RunningAgent(options, clock, dataDir, spool);
+    return await agent.run();
+  } finally {
+    await spool.close();
+  }
+}
+
+class RunningAgent {
+  readonly #options: RunAgentOptions;
+  readonly #clock: Clock;
+  readonly #dataDir: string;
+  readonly #spool: Spool;
+  readonly #quarantine: Quarantine;
+  readonly #outputs: AgentSourceOutput[] = [];
+  /** Fires with the caller's signal, or when the spool failed. */
+  readonly #stop = new AbortController();
+  #failure: Error | undefined;
+  #log: Log | undefined;
+  #uplink: Uplink | undefined;
+  #uplinkProblem: string | null = 'the log is not open yet';
+
+  constructor(options: RunAgentOptions, clock: Clock, dataDir: string, spool: Spool) {
+    this.#options = options;
+    this.#clock = clock;
+    this.#dataDir = dataDir;
+    this.#spool = spool;
+    this.#quarantine = new Quarantine(resolve(dataDir, 'quarantine'), clock);
+  }
+
+  async run(): Promise<AgentSummary> {
+    const { config, signal, onStatus, drainMs = DRAIN_MS_DEFAULT } = this.#options;
+    const stop = (): void => this.#stop.abort();
+    signal.addEventListener('abort', stop, { once: true });
+    if (signal.aborted) stop();
+    const endpoint =
+      config.agent.listen === undefined
+        ? undefined
+        : await openEndpoint(config.agent.listen, {
+            notReady: () => (this.#failure === undefined ? null : describeError(this.#failure)),
+            metrics: () => this.#metrics(),
+          });
+    const timer = setInterval(() => onStatus?.(this.status()), STATUS_EVERY_MS);
+    try {
+      const uplinkStarted = this.#startUplink();
+      await Promise.all(config.sources.map((source, index) => this.#keepRunning(this.#source(source, index))));
+      await this.#whenStopped();
+      await this.#spool.sync();
+      await uplinkStarted;
+      await this.#uplink?.drain(drainMs);
+    } finally {
+      clearInterval(timer);
+      signal.removeEventListener('abort', stop);
+      await this.#close();
+      if (endpoint !== undefined) await closeEndpoint(endpoint);
+    }
+    const status = this.status();
+    onStatus?.(status);
+    if (this.#failure !== undefined) throw this.#failure;
+    return summaryOf(status);
+  }
+
+  status(): AgentStatus {
+    const spool = this.#spool.stats();
+    const sources = this.#outputs.map((output) => ({ ...output.counters }));
+    const { agent, incarnation } = this.#spool.identity;
+    const error = this.#uplink?.status().lastError ?? null;
+    return {
+      agent,
+      incarnation,
+      readings: spool.topics.reduce((sum, topic) => sum + topic.accepted, 0),
+      delivered: spool.topics.reduce((sum, topic) => sum + topic.acknowledged, 0),
+      spooled: sources.reduce((sum, source) => sum + source.readings, 0),
+      quarantined: sources.reduce((sum, source) => sum + source.quarantined, 0),
+      sources,
+      spool,
+      uplinkProblem: this.#uplinkProblem ?? error?.message ?? null,
+    };
+  }
+
+  async #metrics(): Promise<string> {
+    const oldestUs = await this.#spool.oldestUndeliveredUs();
+    // A clock that was set back must not give a negative age.
+    const seconds = oldestUs === null ? 0 : Math.max(0, this.#clock.nowMs() / 1000 - oldestUs / 1e6);
+    return prometheusText(this.status(), seconds);
+  }
+
+  #source(config: SourceConfig, index: number): Source {
+    switch (config.type) {
+      case 'host':
+        return hostSource(config, index);
+      case 'file':
+        return fileSource(config, this.#options.baseDir);
+      case 'simulator':
+        return simulatorSource(config, index);
+    }
+  }
+
+  /** Until the agent stops or the source has come to its end. */
+  async #keepRunning(source: Source): Promise<void> {
+    const { signal } = this.#stop;
+    const output = new AgentSourceOutput(source.name, this.#spool, this.#quarantine, this.#clock, signal);
+    this.#outputs.push(output);
+    for (let waitMs = RESTART_MS_MIN; !signal.aborted; waitMs = Math.min(RESTART_MS_MAX, waitMs * 2)) {
+      try {
+        await source.run(output, signal);
+        return;
+      } catch (error) {
+        if (this.#isStopped()) return;
+        output.report(describeError(error));
+        if (isCode(error, 'closed', 'io') && this.#spool.failure !== undefined) {
+          this.#failure = this.#spool.failure;
+          this.#stop.abort();
+          return;
+        }
+      }
+      await pause(waitMs, signal);
+    }
+  }
+
+  // A method, because the type checker does not see that an await in between can change it.
+  #isStopped(): boolean {
+    return this.#stop.signal.aborted;
+  }
+
+  #whenStopped(): Promise<void> {
+    const { signal } = this.#stop;
+    if (signal.aborted) return Promise.resolve();
+    return new Promise((done) => signal.addEventListener('abort', () => done(), { once: true }));
+  }
+
+  /** Opens the log and starts the uplink, again and again until it works or the agent stops. Never rejects. */
+  async #startUplink(): Promise<void> {
+    const { config, baseDir, topics = TOPICS_DEFAULT } = this.#options;
+    const { signal } = this.#stop;
+    for (let waitMs = RESTART_MS_MIN; ; waitMs = Math.min(RESTART_MS_MAX, waitMs * 2)) {
+      try {
+        this.#log ??= await openLog(absoluteUrl(config.log, baseDir));
+        this.#uplink = await Uplink.start({
+          log: this.#log,
+          spool: this.#spool,
+          identity: this.#spool.identity,
+          directory: resolve(this.#dataDir, 'uplink'),
+          topics,
+          compression: 'zstd',
+          lingerMs: LINGER_MS,
+          bytesInMemoryMax: UPLINK_BYTES_IN_MEMORY_MAX,
+          backoff: { minMs: 100, maxMs: 5000, random: Math.random },
+          clock: this.#clock,
+        });
+        this.#uplinkProblem = null;
+        return;
+      } catch (error) {
+        this.#uplinkProblem = describeError(error);
+        if (isCode(error, 'config', 'usage')) {
+          this.#failure = error;
+          this.#stop.abort();
+        }
+        if (signal.aborted) return;
+      }
+      await pause(waitMs, signal);
+      if (this.#isStopped()) return;
+    }
+  }
+
+  async #close(): Promise<void> {
+    this.#stop.abort();
+    await this.#uplink?.close();
+    // The acknowledgements of the last deliveries.
+    await this.#spool.sync();
+    await this.#log?.close();
+    await this.#quarantine.close();
+  }
+}

@@ -1,0 +1,77 @@
+/** What an agent tells about itself: for the console, for `/metrics` and for the summary at its end. */
+import type { SourceCounters } from './source-output.ts';
+import type { SpoolStats } from './spool/spool.ts';
+
+export interface AgentStatus {
+  readonly agent: string;
+  readonly incarnation: string;
+  /** Accepted over the life of the data directory: the sum of the topics' last sequences. */
+  readonly readings: number;
+  /** Of these, delivered to the log (or recorded as given up). */
+  readonly delivered: number;
+  /** Accepted into the spool since this start. */
+  readonly spooled: number;
+  /** Since this start. */
+  readonly quarantined: number;
+  readonly sources: readonly Readonly<SourceCounters>[];
+  readonly spool: SpoolStats;
+  /** Why the log takes nothing at present, or null. */
+  readonly uplinkProblem: string | null;
+}
+
+export interface AgentSummary {
+  readonly readings: number;
+  readonly spooled: number;
+  readonly delivered: number;
+  readonly quarantined: number;
+  readonly incarnation: string;
+  readonly perTopic: Readonly<Record<string, { readonly readings: number; readonly delivered: number }>>;
+}
+
+export function summaryOf(status: AgentStatus): AgentSummary {
+  const { readings, spooled, delivered, quarantined, incarnation } = status;
+  const perTopic = Object.fromEntries(
+    status.spool.topics.map((topic) => [topic.topic, { readings: topic.accepted, delivered: topic.acknowledged }]),
+  );
+  return { readings, spooled, delivered, quarantined, incarnation, perTopic };
+}
+
+type Sample = readonly [labels: Readonly<Record<string, string>>, value: number];
+
+/** Prometheus' text format, version 0.0.4. */
+export function prometheusText(status: AgentStatus, oldestUndeliveredSeconds: number): string {
+  const { sources, spool } = status;
+  const bySource = (pick: (source: Readonly<SourceCounters>) => number): Sample[] =>
+    sources.map((source) => [{ source: source.name }, pick(source)]);
+  const byTopic = (pick: (topic: SpoolStats['topics'][number]) => number): Sample[] =>
+    spool.topics.map((topic) => [{ topic: topic.topic }, pick(topic)]);
+  return [
+    metric('source_readings_total', 'counter', 'Readings of a source that are durable in the spool, since the start.', bySource((source) => source.readings)),
+    metric('source_quarantined_total', 'counter', 'Inputs of a source that are no readings, since the start.', bySource((source) => source.quarantined)),
+    metric('source_held_up', 'gauge', '1 while the source waits for room in the spool.', bySource((source) => Number(source.isHeldUp))),
+    metric('source_problem', 'gauge', '1 while the source reports a problem.', bySource((source) => Number(source.problem !== null))),
+    metric('topic_readings_total', 'counter', 'Readings accepted over the life of the spool.', byTopic((topic) => topic.accepted)),
+    metric('topic_delivered_total', 'counter', 'Readings delivered to the log, or recorded as given up, over the life of the spool.', byTopic((topic) => topic.acknowledged)),
+    metric('topic_lag_readings', 'gauge', 'Readings in the spool that are not delivered.', byTopic((topic) => topic.accepted - topic.acknowledged)),
+    metric('spool_bytes', 'gauge', 'Bytes of the spool on the disk.', [[{}, spool.bytes]]),
+    metric('spool_bytes_max', 'gauge', 'Bound of the spool.', [[{}, spool.maxBytes]]),
+    metric('spool_segments', 'gauge', 'Segment files of the spool.', [[{}, spool.segments]]),
+    metric('spool_dropped_readings', 'gauge', 'Undelivered readings that the policy gave up, and that the log has not been told of.', [[{}, spool.dropped]]),
+    metric('spool_set_aside_total', 'counter', 'Damaged segment files that were set aside since the start.', [[{}, spool.setAside.length]]),
+    metric('oldest_undelivered_seconds', 'gauge', 'Age of the oldest reading that is not delivered; 0 when all are.', [[{}, oldestUndeliveredSeconds]]),
+    metric('uplink_up', 'gauge', '1 while the log takes readings.', [[{}, Number(status.uplinkProblem === null)]]),
+  ].join(''); // prettier-ignore
+}
+
+function metric(name: string, type: 'counter' | 'gauge', help: string, samples: readonly Sample[]): string {
+  const full = `penstock_agent_${name}`;
+  const lines = samples.map(([labels, value]) => {
+    const pairs = Object.entries(labels).map(([label, text]) => `${label}="${escapeLabel(text)}"`);
+    return `${full}${pairs.length === 0 ? '' : `{${pairs.join(',')}}`} ${value}`;
+  });
+  return `# HELP ${full} ${help}\n# TYPE ${full} ${type}\n${lines.map((line) => `${line}\n`).join('')}`;
+}
+
+function escapeLabel(text: string): string {
+  return text.replaceAll('\\', '\\\\').replaceAll('"', '\\"').replaceAll('\n', '\\n');
+}
