@@ -7,6 +7,7 @@ import { PenstockError } from './errors.ts';
 import type { Log, OpenLog } from './log/log.ts';
 import type { MetaEngine, OpenMetaEngine, SessionOptions } from './meta/engine.ts';
 import type { ObjectStore, OpenObjectStore } from './store/store.ts';
+import { parsePortUrl } from './urls.ts';
 
 const logDrivers: Readonly<Record<string, () => Promise<OpenLog>>> = {
   'file:': async () => (await import('./log/file/file-log.ts')).openFileLog,
@@ -26,13 +27,13 @@ const metaDrivers: Readonly<Record<string, () => Promise<OpenMetaEngine>>> = {
 };
 
 function driver<T>(kind: string, drivers: Readonly<Record<string, T>>, text: string): { url: URL; load: T } {
-  if (!URL.canParse(text)) {
+  const url = parsePortUrl(text);
+  if (url === null) {
     throw new PenstockError(
       'config',
       `'${text}' is not the URL of a ${kind}: expected one of ${Object.keys(drivers).join(', ')}`,
     );
   }
-  const url = new URL(text);
   const load = drivers[url.protocol];
   if (load === undefined) {
     throw new PenstockError(
@@ -50,11 +51,6 @@ export function absoluteUrl(text: string, baseDir: string): string {
   const path = match[2] ?? '';
   const base = encodeURI(baseDir).replace(/[?#]/g, encodeURIComponent);
   return `${match[1] ?? ''}:${isAbsolute(path) ? path : resolve(base, path)}${match[3] ?? ''}`;
-}
-
-/** The path of a `file:`, `dir:` or `sqlite:` URL. */
-export function pathOfUrl(url: URL): string {
-  return decodeURIComponent(url.pathname);
 }
 
 export async function openLog(text: string): Promise<Log> {

@@ -1,5 +1,5 @@
-// 2020-01-01T00:00:00Z
-const FIRST_SECOND = 1_577_836_800;
+/** 2020-01-01T00:00:00Z, Unix seconds: session ids count from here, see `leastSessionId`. */
+export const FIRST_SECOND = 1_577_836_800;
 
 /**
  * The least id that a session opened now may take, from the engine's clock. Ids are counted up, but a failover or a restored file

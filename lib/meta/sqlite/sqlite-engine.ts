@@ -23,8 +23,8 @@ import type { DatabaseSync, StatementSync } from 'node:sqlite';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { systemClock } from '../../clock.ts';
 import { PenstockError } from '../../errors.ts';
-import { pathOfUrl } from '../../registry.ts';
 import { parseDuration } from '../../units.ts';
+import { pathOfUrl } from '../../urls.ts';
 import type {
   CommitResult,
   FeedHandlers,

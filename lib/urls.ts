@@ -1,0 +1,49 @@
+/** What the drivers need of a URL that `URL` itself does not give. */
+import { PenstockError } from './errors.ts';
+
+export interface HostPort {
+  readonly host: string;
+  readonly port: number;
+}
+
+/** The path of a `file:`, `dir:` or `sqlite:` URL. */
+export function pathOfUrl(url: URL): string {
+  return decodeURIComponent(url.pathname);
+}
+
+/** The URL as it may be shown: without user and password. */
+export function withoutCredentials(url: URL): string {
+  const shown = new URL(url);
+  shown.username = '';
+  shown.password = '';
+  return shown.href;
+}
+
+/**
+ * Parses the URL of a port. `URL` refuses several hosts with ports (`kafka://a:9092,b:9092`), so they become one percent-encoded
+ * host, from which `hostsOfUrl` makes them again. Null when it is no URL.
+ */
+export function parsePortUrl(text: string): URL | null {
+  const encoded = text.replace(
+    /^([a-z][a-z0-9+.-]*:\/\/(?:[^/?#@]*@)?)([^/?#@,]*,[^/?#@]*)/i,
+    (_, start: string, hosts: string) => start + encodeURIComponent(hosts),
+  );
+  return URL.parse(encoded);
+}
+
+/** `host:port` of every host that the URL names. IPv6 addresses stand in brackets. Throws `config`. */
+export function hostsOfUrl(url: URL, defaultPort: number): HostPort[] {
+  return decodeURIComponent(url.host)
+    .split(',')
+    .map((text) => {
+      const match = /^(\[[0-9a-f:.]+\]|[^:[\]]+)(?::(\d{1,5}))?$/i.exec(text);
+      const port = Number(match?.[2] ?? defaultPort);
+      if (match?.[1] === undefined || port > 65_535) {
+        throw new PenstockError(
+          'config',
+          `'${text}' in ${withoutCredentials(url)} is not a host: expected host or host:port`,
+        );
+      }
+      return { host: match[1].replace(/^\[|\]$/g, ''), port };
+    });
+}
