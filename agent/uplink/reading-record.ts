@@ -1,0 +1,89 @@
+/**
+ * A reading as a Kafka record: key = sensor id, value = its bytes, ASCII headers `agent`, `incarnation`, `seq`, `event` and
+ * `arrival` (epoch us), `replayed` (`1` or `0`). The identity of a reading is (agent, incarnation, topic, seq).
+ */
+import { HeaderBlock, type RecordBatchBuilder } from '../../lib/log/batch-builder.ts';
+import { RecordBatchReader } from '../../lib/log/batch-reader.ts';
+import type { SpooledReading } from '../spool/spool-reader.ts';
+
+export interface AgentIdentity {
+  readonly agent: string;
+  readonly incarnation: string;
+}
+
+/** Four numbers of at most 20 digits with their names and lengths, behind the two constant headers. */
+const VARIABLE_HEADER_BYTES = 160;
+
+const AGENT = Buffer.from('agent');
+const INCARNATION = Buffer.from('incarnation');
+const SEQ = Buffer.from('seq');
+
+export class ReadingEncoder {
+  readonly #headers: HeaderBlock;
+  readonly #constant: ReturnType<HeaderBlock['mark']>;
+
+  constructor(identity: AgentIdentity) {
+    const agent = Buffer.from(identity.agent);
+    const incarnation = Buffer.from(identity.incarnation);
+    this.#headers = new HeaderBlock(agent.length + incarnation.length + 64 + VARIABLE_HEADER_BYTES);
+    this.#headers.add('agent', agent);
+    this.#headers.add('incarnation', incarnation);
+    this.#constant = this.#headers.mark();
+  }
+
+  /** False when the batch is full. */
+  add(builder: RecordBatchBuilder, reading: SpooledReading, timestampMs: number): boolean {
+    const headers = this.#headers;
+    headers.truncate(this.#constant);
+    headers.addAscii('seq', String(reading.seq));
+    headers.addAscii('event', String(reading.eventUs));
+    headers.addAscii('arrival', String(reading.arrivalUs));
+    headers.addAscii('replayed', reading.replayed ? '1' : '0');
+    return builder.add(timestampMs, reading.key, reading.value, headers);
+  }
+}
+
+/** The sequence number of the first reading of a stored batch when it is ours, else null. */
+export function firstSeqOf(batch: Uint8Array, where: string, identity: AgentIdentity): bigint | null {
+  const reader = new RecordBatchReader();
+  reader.open(batch, where);
+  if (!reader.next()) return null;
+  if (reader.header(AGENT)?.toString() !== identity.agent) return null;
+  if (reader.header(INCARNATION)?.toString() !== identity.incarnation) return null;
+  const seq = reader.headerText(SEQ);
+  return seq === null || !/^\d{1,19}$/.test(seq) ? null : BigInt(seq);
+}
+
+export interface RecordCopy {
+  readonly seq: bigint;
+  readonly bytes: number;
+  /** Adds the record to another batch; false when that one is full. */
+  readonly addTo: (builder: RecordBatchBuilder) => boolean;
+  readonly describe: () => { readonly key: string | null; readonly value: string };
+}
+
+/** The records of a batch of ours, to be put into others. */
+export function recordsOf(batch: Uint8Array, where: string): RecordCopy[] {
+  const reader = new RecordBatchReader();
+  reader.open(batch, where);
+  const copies: RecordCopy[] = [];
+  while (reader.next()) {
+    const { timestampMs } = reader;
+    const key = reader.key();
+    const value = reader.value();
+    const headers = reader.headers();
+    copies.push({
+      seq: BigInt(reader.headerText(SEQ) ?? 0),
+      bytes: (key?.length ?? 0) + (value?.length ?? 0),
+      addTo: (builder) => {
+        const block = new HeaderBlock(
+          headers.reduce((sum, [name, bytes]) => sum + name.length + (bytes?.length ?? 0) + 10, 0),
+        );
+        for (const [name, bytes] of headers) block.add(name, bytes);
+        return builder.add(timestampMs, key, value, block);
+      },
+      describe: () => ({ key: key?.toString() ?? null, value: value?.toString('base64') ?? '' }),
+    });
+  }
+  return copies;
+}

@@ -1,0 +1,94 @@
+import { readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { PenstockError } from '../../../lib/errors.ts';
+import type { SpoolEntry, SpoolReader } from '../../../agent/spool/spool-reader.ts';
+
+export const SENSORS = 7;
+
+/**
+ * A spool whose readings follow from their sequence numbers, so that it "survives" a crash without being written; its
+ * acknowledgement and its length lie in files. Reading n of sensor n % SENSORS has the value n.
+ */
+export class GeneratedSpool implements SpoolReader {
+  readonly #topic: string;
+  readonly #path: string;
+  readonly #special: ReadonlyMap<bigint, Partial<SpoolEntry>>;
+  #last: bigint;
+  #acknowledged: bigint;
+  #waiting: (() => void)[] = [];
+
+  constructor(topic: string, path: string, last: number, special = new Map<bigint, Partial<SpoolEntry>>()) {
+    this.#topic = topic;
+    this.#path = path;
+    const stored = readNumber(`${path}.last`);
+    this.#last = stored > BigInt(last) ? stored : BigInt(last);
+    this.#special = special;
+    this.#acknowledged = readNumber(path);
+  }
+
+  grow(count: number): void {
+    this.#last += BigInt(count);
+    replaceNumber(`${this.#path}.last`, this.#last);
+    for (const wake of this.#waiting.splice(0)) wake();
+  }
+
+  topics(): readonly string[] {
+    return this.#last > this.#acknowledged ? [this.#topic] : [];
+  }
+
+  read(_topic: string, afterSeq: bigint, maxBytes: number): readonly SpoolEntry[] {
+    const entries: SpoolEntry[] = [];
+    for (let seq = afterSeq + 1n; seq <= this.#last && entries.length * 40 < maxBytes; seq++) {
+      const special = this.#special.get(seq);
+      const entry = {
+        kind: 'reading',
+        topic: this.#topic,
+        seq,
+        key: Buffer.from(`sensor-${seq % BigInt(SENSORS)}`),
+        value: Buffer.from(String(seq)),
+        eventUs: 1_700_000_000_000_000n + seq,
+        arrivalUs: 1_700_000_000_000_500n + seq,
+        priority: 0,
+        replayed: false,
+        ...special,
+      } as SpoolEntry; // The overrides of a test decide which kind it is.
+      if (entry.kind === 'gap') seq = entry.toSeq;
+      entries.push(entry);
+    }
+    return entries;
+  }
+
+  acknowledge(_topic: string, uptoSeq: bigint): void {
+    if (uptoSeq <= this.#acknowledged)
+      throw new Error(`acknowledgement goes back from ${this.#acknowledged} to ${uptoSeq}`);
+    this.#acknowledged = uptoSeq;
+    replaceNumber(this.#path, uptoSeq);
+  }
+
+  durablyAcknowledged(_topic: string): bigint {
+    return this.#acknowledged;
+  }
+
+  lastSeq(_topic: string): bigint {
+    return this.#last;
+  }
+
+  async wait(signal: AbortSignal): Promise<void> {
+    await new Promise<void>((resolve, reject) => {
+      this.#waiting.push(resolve);
+      signal.addEventListener('abort', () => reject(new PenstockError('aborted', 'the wait was aborted')));
+    });
+  }
+}
+
+function readNumber(path: string): bigint {
+  try {
+    return BigInt(readFileSync(path, 'utf8'));
+  } catch {
+    return 0n;
+  }
+}
+
+function replaceNumber(path: string, value: bigint): void {
+  writeFileSync(`${path}.new`, String(value));
+  renameSync(`${path}.new`, path);
+}

@@ -1,0 +1,22 @@
+/** Sends until it is killed or done: `node sender-child.ts DIR COUNT`. Says "sending" when it starts and "done" at the end. */
+import { join } from 'node:path';
+import { openFileLogAt } from '../../../lib/log/file/file-log.ts';
+import { systemClock } from '../../../lib/clock.ts';
+import { GeneratedSpool } from './generated-spool.ts';
+import { startUplink } from './start-uplink.ts';
+
+const [directory = '', count = ''] = process.argv.slice(2);
+const log = await openFileLogAt(join(directory, 'log'), { segmentBytes: 32 * 1024, clock: systemClock });
+// The spool is filled step by step, so that a run is many batches.
+const spool = new GeneratedSpool('t', join(directory, 'acknowledged'), 0);
+const uplink = await startUplink(log, spool, directory);
+process.stdout.write('sending\n');
+const target = Number(count);
+for (let last = Number(spool.lastSeq('t')); last < target; last += 50) {
+  spool.grow(Math.min(50, target - last));
+  await new Promise((resolve) => setTimeout(resolve, 1));
+}
+const drained = await uplink.drain(30_000);
+await uplink.close();
+await log.close();
+process.stdout.write(drained ? 'done\n' : 'late\n');

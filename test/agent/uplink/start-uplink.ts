@@ -1,0 +1,28 @@
+import { Uplink, type UplinkOptions } from '../../../agent/uplink/uplink.ts';
+import type { SpoolReader } from '../../../agent/spool/spool-reader.ts';
+import { systemClock } from '../../../lib/clock.ts';
+import type { Log } from '../../../lib/log/log.ts';
+
+export const IDENTITY = { agent: 'edge-7', incarnation: 'inc-1' };
+
+/** An uplink with short waits; a test overrides what it is about. */
+export function startUplink(
+  log: Log,
+  spool: SpoolReader,
+  directory: string,
+  overrides: Partial<UplinkOptions> = {},
+): Promise<Uplink> {
+  return Uplink.start({
+    log,
+    spool,
+    directory,
+    identity: IDENTITY,
+    topics: { partitions: 3, retentionMs: 3_600_000 },
+    compression: 'none',
+    lingerMs: 1,
+    bytesInMemoryMax: 4 << 20,
+    backoff: { minMs: 1, maxMs: 20, random: Math.random },
+    clock: systemClock,
+    ...overrides,
+  });
+}

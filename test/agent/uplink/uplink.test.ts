@@ -1,0 +1,261 @@
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect, onTestFinished, test } from 'vitest';
+import type { Uplink } from '../../../agent/uplink/uplink.ts';
+import { systemClock } from '../../../lib/clock.ts';
+import { PenstockError } from '../../../lib/errors.ts';
+import { openFileLogAt } from '../../../lib/log/file/file-log.ts';
+import type { Log } from '../../../lib/log/log.ts';
+import { FaultPlan, type FaultMoment } from '../../support/fault.ts';
+import { faultyLog } from '../../support/log-faulty.ts';
+import { tempDir } from '../../support/temp.ts';
+import { delivered, flaws } from './delivered.ts';
+import { GeneratedSpool, SENSORS } from './generated-spool.ts';
+import { IDENTITY, startUplink } from './start-uplink.ts';
+
+async function openLog(directory: string): Promise<Log> {
+  const log = await openFileLogAt(join(directory, 'log'), { segmentBytes: 1 << 20, clock: systemClock });
+  onTestFinished(() => log.close());
+  return log;
+}
+
+function closing(uplink: Uplink): Uplink {
+  onTestFinished(() => uplink.close());
+  return uplink;
+}
+
+test('every reading arrives once, in order per sensor, with its identity, and the spool is acknowledged to the end', async () => {
+  const directory = tempDir();
+  const log = await openLog(directory);
+  const spool = new GeneratedSpool('t', join(directory, 'acknowledged'), 5000);
+  const uplink = closing(await startUplink(log, spool, directory));
+  expect(await uplink.drain(20_000)).toBe(true);
+  spool.grow(300);
+  expect(await uplink.drain(20_000)).toBe(true);
+  const found = await delivered(log, 't');
+  expect(flaws(found, 5300)).toBe('');
+  expect(found.find(({ seq }) => seq === 4711)).toMatchObject({
+    key: `sensor-${4711 % SENSORS}`,
+    headers: { ...IDENTITY, seq: '4711', event: '1700000000004711', arrival: '1700000000005211', replayed: '0' },
+  });
+  expect(new Set(found.map(({ partition }) => partition)).size).toBeGreaterThan(1);
+  expect(uplink.status()).toMatchObject({ delivered: 5300, lag: 0n, inFlight: 0, lastError: null, quarantined: 0 });
+  expect(spool.durablyAcknowledged('t')).toBe(5300n);
+});
+
+test.each(['before', 'after'] as const)(
+  'an append that fails %s its effect is repeated and stored once',
+  async (moment: FaultMoment) => {
+    for (let call = 0; call < 12; call++) {
+      const directory = tempDir();
+      const log = await openLog(directory);
+      const plan = new FaultPlan(
+        { operation: 'append', call, moment },
+        { operation: 'append', call: call + 1, moment },
+      );
+      const spool = new GeneratedSpool('t', join(directory, 'acknowledged'), 400);
+      const uplink = closing(await startUplink(faultyLog(log, plan), spool, directory));
+      for (let round = 0; round < 10; round++) {
+        spool.grow(40);
+        expect(await uplink.drain(20_000)).toBe(true);
+      }
+      expect(flaws(await delivered(log, 't'), 800), `call ${call}`).toBe('');
+      expect(plan.fired).toBe(2);
+      await uplink.close();
+    }
+  },
+);
+
+test('calls that fail at the start are repeated until the log answers', async () => {
+  const directory = tempDir();
+  const log = await openLog(directory);
+  const plan = new FaultPlan(
+    { operation: 'ensureTopic', call: 0, moment: 'before' },
+    { operation: 'ensureTopic', call: 1, moment: 'after' },
+    { operation: 'producer', call: 0, moment: 'after' },
+    { operation: 'offsets', call: 1, moment: 'before' },
+  );
+  const spool = new GeneratedSpool('t', join(directory, 'acknowledged'), 100);
+  const uplink = closing(await startUplink(faultyLog(log, plan), spool, directory));
+  expect(await uplink.drain(20_000)).toBe(true);
+  expect(flaws(await delivered(log, 't'), 100)).toBe('');
+  expect(plan.fired).toBe(4);
+  expect(uplink.status().lastError?.message).toContain('injected fault');
+});
+
+test('a log that has forgotten the producer gets what is missing under a new one, nothing twice', async () => {
+  const directory = tempDir();
+  const log = await openLog(directory);
+  const forgotten = (): Error => new PenstockError('unknown-producer', 'expired');
+  // The third batch is stored and its answer lost; then the log claims not to know the producer.
+  const plan = new FaultPlan(
+    { operation: 'append', call: 3, moment: 'after', error: forgotten },
+    { operation: 'append', call: 5, moment: 'before', error: forgotten },
+  );
+  const spool = new GeneratedSpool('t', join(directory, 'acknowledged'), 100);
+  const uplink = closing(await startUplink(faultyLog(log, plan), spool, directory));
+  for (let round = 0; round < 6; round++) {
+    expect(await uplink.drain(20_000)).toBe(true);
+    spool.grow(100);
+  }
+  expect(await uplink.drain(20_000)).toBe(true);
+  expect(flaws(await delivered(log, 't'), 700)).toBe('');
+  expect(plan.fired).toBe(2);
+});
+
+test.each(['before', 'after'] as const)(
+  'batches in doubt (failed %s their effect) are settled by the next start, under the old identity',
+  async (moment: FaultMoment) => {
+    const directory = tempDir();
+    const log = await openLog(directory);
+    const faults = Array.from({ length: 50 }, (_, call) => ({ operation: 'append', call: call + 3, moment }));
+    const plan = new FaultPlan(...faults);
+    const spool = new GeneratedSpool('t', join(directory, 'acknowledged'), 100);
+    const first = await startUplink(faultyLog(log, plan), spool, directory);
+    expect(await first.drain(20_000)).toBe(true);
+    spool.grow(100);
+    expect(await first.drain(50)).toBe(false);
+    await first.close();
+    const before = await delivered(log, 't');
+    expect(before).toHaveLength(moment === 'after' ? 200 : 100);
+    const producers = new Set(before.map(({ producerId }) => producerId));
+
+    const again = new GeneratedSpool('t', join(directory, 'acknowledged'), 250);
+    const second = closing(await startUplink(log, again, directory));
+    expect(await second.drain(20_000)).toBe(true);
+    const found = await delivered(log, 't');
+    expect(flaws(found, 250)).toBe('');
+    expect(found.filter(({ seq }) => seq <= 200).every(({ producerId }) => producers.has(producerId))).toBe(true);
+    expect(found.filter(({ seq }) => seq > 200).some(({ producerId }) => producers.has(producerId))).toBe(false);
+  },
+);
+
+test('a reading that no batch can hold, and one that the log refuses, are set aside with the reason; the others arrive', async () => {
+  const directory = tempDir();
+  const log = await openLog(directory);
+  const special = new Map([
+    [7n, { value: Buffer.alloc(2_000_000, 'x') }],
+    [12n, { value: Buffer.alloc(5000, 'y') }],
+  ]);
+  const spool = new GeneratedSpool('t', join(directory, 'acknowledged'), 60, special);
+  const picky: Log = {
+    ...faultyLog(log, new FaultPlan()),
+    producer: async () => {
+      const producer = await log.producer();
+      return {
+        ...producer,
+        append: async (topic, partition, batch) => {
+          if (batch.length > 4000) throw new PenstockError('too-large', 'this broker takes 4000 bytes');
+          return producer.append(topic, partition, batch);
+        },
+      };
+    },
+  };
+  const uplink = closing(await startUplink(picky, spool, directory));
+  expect(await uplink.drain(20_000)).toBe(true);
+  expect(flaws(await delivered(log, 't'), 60, [7, 12])).toBe('');
+  expect(uplink.status()).toMatchObject({ quarantined: 2, lag: 0n });
+  const lines = readFileSync(join(directory, 'quarantine.ndjson'), 'utf8').trim().split('\n');
+  const kept = lines.map((line) => JSON.parse(line) as { seq: string; reason: string; value: string });
+  expect(kept.map(({ seq, reason }) => [seq, reason])).toEqual([
+    ['7', expect.stringContaining('2000008 bytes do not fit')],
+    ['12', 'this broker takes 4000 bytes'],
+  ]);
+  expect(Buffer.from(kept[1]?.value ?? '', 'base64')).toEqual(Buffer.alloc(5000, 'y'));
+});
+
+test('a gap of the spool is passed over and acknowledged', async () => {
+  const directory = tempDir();
+  const log = await openLog(directory);
+  const gap = { kind: 'gap', topic: 't', fromSeq: 10n, toSeq: 19n, reason: 'dropped' } as const;
+  const spool = new GeneratedSpool('t', join(directory, 'acknowledged'), 30, new Map([[10n, gap]]));
+  const uplink = closing(await startUplink(log, spool, directory));
+  expect(await uplink.drain(20_000)).toBe(true);
+  expect(flaws(await delivered(log, 't'), 30, [10, 11, 12, 13, 14, 15, 16, 17, 18, 19])).toBe('');
+});
+
+test('a topic that is deleted meanwhile is made again and served', async () => {
+  const directory = tempDir();
+  const log = await openLog(directory);
+  const spool = new GeneratedSpool('t', join(directory, 'acknowledged'), 50);
+  const uplink = closing(await startUplink(log, spool, directory));
+  expect(await uplink.drain(20_000)).toBe(true);
+  await log.deleteTopic('t');
+  spool.grow(50);
+  expect(await uplink.drain(20_000)).toBe(true);
+  const found = await delivered(log, 't');
+  expect(found.map(({ seq }) => seq).sort((a, b) => a - b)).toEqual(Array.from({ length: 50 }, (_, i) => i + 51));
+});
+
+test('memory is bounded while the log does not answer, and everything arrives afterwards', async () => {
+  const directory = tempDir();
+  const log = await openLog(directory);
+  let isDown = true;
+  const flaky: Log = {
+    ...faultyLog(log, new FaultPlan()),
+    producer: async () => {
+      const producer = await log.producer();
+      return {
+        ...producer,
+        append: async (topic, partition, batch) => {
+          if (isDown) throw new PenstockError('unavailable', 'down');
+          return producer.append(topic, partition, batch);
+        },
+      };
+    },
+  };
+  const spool = new GeneratedSpool('t', join(directory, 'acknowledged'), 100_000);
+  const reads: bigint[] = [];
+  const read = spool.read.bind(spool);
+  spool.read = (topic, afterSeq, maxBytes) => {
+    reads.push(afterSeq);
+    return read(topic, afterSeq, Math.min(maxBytes, 20_000));
+  };
+  const uplink = closing(await startUplink(flaky, spool, directory, { bytesInMemoryMax: 100_000 }));
+  expect(await uplink.drain(300)).toBe(false);
+  expect(uplink.status().lastError?.message).toBe('down');
+  expect(Number(reads.at(-1))).toBeLessThan(3000);
+  isDown = false;
+  expect(await uplink.drain(30_000)).toBe(true);
+  expect(flaws(await delivered(log, 't'), 100_000)).toBe('');
+});
+
+test('after a renewed incarnation the same sequence numbers are other readings, and are sent', async () => {
+  const directory = tempDir();
+  const log = await openLog(directory);
+  const first = await startUplink(log, new GeneratedSpool('t', join(directory, 'one'), 50), directory);
+  expect(await first.drain(20_000)).toBe(true);
+  await first.close();
+  const identity = { ...IDENTITY, incarnation: 'inc-2' };
+  const spool = new GeneratedSpool('t', join(directory, 'two'), 50);
+  const second = closing(await startUplink(log, spool, directory, { identity }));
+  expect(await second.drain(20_000)).toBe(true);
+  const found = await delivered(log, 't');
+  for (const { incarnation } of [IDENTITY, identity]) {
+    expect(
+      flaws(
+        found.filter(({ headers }) => headers['incarnation'] === incarnation),
+        50,
+      ),
+    ).toBe('');
+  }
+});
+
+test('a torn last intent is cut, a damaged one in the middle is reported by line', async () => {
+  const directory = tempDir();
+  const log = await openLog(directory);
+  const spool = new GeneratedSpool('t', join(directory, 'acknowledged'), 50);
+  const first = await startUplink(log, spool, directory);
+  expect(await first.drain(20_000)).toBe(true);
+  await first.close();
+  const path = join(directory, `intents-${IDENTITY.incarnation}`);
+  const whole = readFileSync(path, 'utf8');
+  writeFileSync(path, `${whole}0123abcd {"intent":{"id":99`);
+  const second = await startUplink(log, spool, directory);
+  await second.close();
+  writeFileSync(path, `00000000 {"done":1}\n${whole}`);
+  await expect(startUplink(log, spool, directory)).rejects.toMatchObject({
+    code: 'corrupt',
+    message: expect.stringContaining('intents-inc-1:1 is damaged') as string,
+  });
+});
