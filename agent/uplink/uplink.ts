@@ -56,6 +56,7 @@ export interface UplinkStatus {
   /** Readings in the spool that are not acknowledged to it. */
   readonly lag: bigint;
   readonly quarantined: number;
+  /** What went wrong since the last delivery. */
   readonly lastError: { readonly message: string; readonly atMs: number } | null;
 }
 
@@ -100,6 +101,7 @@ export class Uplink {
       ensureTopic: (name) => options.log.ensureTopic(name, options.topics),
       builders: [],
       onDelivered: (readings, bytes) => {
+        this.#lastError = null;
         this.#delivered += readings;
         this.#bytes += bytes;
       },

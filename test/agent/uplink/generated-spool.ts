@@ -12,17 +12,27 @@ export class GeneratedSpool implements SpoolReader {
   readonly #topic: string;
   readonly #path: string;
   readonly #special: ReadonlyMap<bigint, Partial<SpoolEntry>>;
+  readonly #persistEvery: bigint;
   #last: bigint;
   #acknowledged: bigint;
+  #persisted: bigint;
   #waiting: (() => void)[] = [];
 
-  constructor(topic: string, path: string, last: number, special = new Map<bigint, Partial<SpoolEntry>>()) {
+  constructor(
+    topic: string,
+    path: string,
+    last: number,
+    special = new Map<bigint, Partial<SpoolEntry>>(),
+    /** Acknowledgements become durable only when they are that far ahead. */
+    persistEvery = 1n,
+  ) {
+    this.#persistEvery = persistEvery;
     this.#topic = topic;
     this.#path = path;
     const stored = readNumber(`${path}.last`);
     this.#last = stored > BigInt(last) ? stored : BigInt(last);
     this.#special = special;
-    this.#acknowledged = readNumber(path);
+    this.#acknowledged = this.#persisted = readNumber(path);
   }
 
   grow(count: number): void {
@@ -61,11 +71,13 @@ export class GeneratedSpool implements SpoolReader {
     if (uptoSeq <= this.#acknowledged)
       throw new Error(`acknowledgement goes back from ${this.#acknowledged} to ${uptoSeq}`);
     this.#acknowledged = uptoSeq;
+    if (uptoSeq < this.#persisted + this.#persistEvery) return;
     replaceNumber(this.#path, uptoSeq);
+    this.#persisted = uptoSeq;
   }
 
   durablyAcknowledged(_topic: string): bigint {
-    return this.#acknowledged;
+    return this.#persisted;
   }
 
   lastSeq(_topic: string): bigint {

@@ -8,7 +8,7 @@ import { startUplink } from './start-uplink.ts';
 const [directory = '', count = ''] = process.argv.slice(2);
 const log = await openFileLogAt(join(directory, 'log'), { segmentBytes: 32 * 1024, clock: systemClock });
 // The spool is filled step by step, so that a run is many batches.
-const spool = new GeneratedSpool('t', join(directory, 'acknowledged'), 0);
+const spool = new GeneratedSpool('t', join(directory, 'acknowledged'), 0, new Map(), 3001n);
 const uplink = await startUplink(log, spool, directory);
 process.stdout.write('sending\n');
 const target = Number(count);
