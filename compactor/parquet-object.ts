@@ -1,6 +1,5 @@
 /** From a finished Parquet file on the scratch disk to an object of a table. */
-import assert from 'node:assert';
-import { createHash } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { pipeline } from 'node:stream/promises';
@@ -30,7 +29,6 @@ export async function fileFingerprint(path: string): Promise<{ readonly hash: st
 export interface FileFacts {
   readonly location: string;
   readonly hour: number;
-  readonly rows: number;
   readonly bytes: number;
   readonly schema: Schema;
   readonly sortOrderId: number | null;
@@ -38,18 +36,14 @@ export interface FileFacts {
   readonly hasNoNan: boolean;
 }
 
-/** The manifest entry of a file that we wrote, with the statistics of its own footer. The footer must have as many rows as we wrote. */
+/** The manifest entry of a file that we wrote, with the statistics of its own footer. `recordCount` is the footer's. */
 export async function describeDataFile(sql: SqlRunner, path: string, facts: FileFacts): Promise<DataFile> {
   const footer = await readFooter(sql, path);
-  assert(
-    footer.rows === facts.rows,
-    `${facts.location}: the footer has ${footer.rows} rows, ${facts.rows} were written`,
-  );
   const hasNan = facts.hasNoNan ? false : null;
   return {
     location: facts.location,
     hour: facts.hour,
-    recordCount: BigInt(facts.rows),
+    recordCount: BigInt(footer.rows),
     bytes: BigInt(facts.bytes),
     columnStats: columnStats(
       facts.schema,
@@ -58,4 +52,19 @@ export async function describeDataFile(sql: SqlRunner, path: string, facts: File
     sortOrderId: facts.sortOrderId,
     splitOffsets: footer.splitOffsets,
   };
+}
+
+const FINGERPRINT_IN_NAME = /-([0-9a-f]{16})-[0-9a-f]{8}\.parquet$/;
+
+/**
+ * `<stem>-<fingerprint>-<nonce>.parquet`. The nonce makes a name belong to one attempt: were names used again, an orphan of a killed
+ * run could be on its way to deletion while the next run commits the same name.
+ */
+export function parquetName(stem: string, fingerprint: string): string {
+  return `${stem}-${fingerprint}-${randomBytes(4).toString('hex')}.parquet`;
+}
+
+/** The fingerprint that a name of ours carries; null for names of other writers. */
+export function fingerprintInName(location: string): string | null {
+  return FINGERPRINT_IN_NAME.exec(location)?.[1] ?? null;
 }

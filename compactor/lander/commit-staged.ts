@@ -5,10 +5,11 @@
  * Invariants
  * - The offsets are compared with what this run began from: whoever lands the same records twice (a zombie, a second lander, a
  *   repeat after a lost answer) fails here as a whole, with `conflict`, and starts over from the true offsets.
- * - Files are named by topic, partitions, offsets, hour and content: a repeat of the same work writes the same object.
+ * - Files are named by topic, partitions, offsets, hour, content and attempt: no name is ever written twice.
  * Failure: a crash before the commit leaves objects that nothing refers to; `removeOrphans` finds those in the table's folder,
- * and dead letters without a reference are removed by `removeStrayDeadLetters`.
+ * and dead letters that no record refers to are harmless.
  */
+import assert from 'node:assert';
 import { randomUUID } from 'node:crypto';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -24,10 +25,11 @@ import type { Schema } from '../../lib/table/schema.ts';
 import { createTable, type LakeContext } from '../../lib/table/table.ts';
 import { prepareListing } from '../../lib/volume/lake-listing.ts';
 import { addToCounters } from '../counters.ts';
-import { describeDataFile, fileFingerprint, hourFolder, hourName } from '../parquet-object.ts';
+import { describeDataFile, fileFingerprint, hourFolder, hourName, parquetName } from '../parquet-object.ts';
 import { addedIcebergFields, fitsSchema, schemaChange, toIceberg } from './table-fields.ts';
 import { moveOffsets, readOffsets } from './offsets.ts';
 import { Staging } from './staging.ts';
+import { SORT_TAIL } from '../sort-order.ts';
 import type { StagePlace } from './stage-portion.ts';
 import { hasMoved } from './stage-portion.ts';
 import type { PartitionCursor } from './topic-source.ts';
@@ -141,7 +143,10 @@ async function commitRows(
   const { fields } = staging;
   const sortFields = dataset.sort.filter((name) => fields.some((field) => field.name === name));
   const schema: Schema = { type: 'struct', fields: [...addedIcebergFields(), ...fields.map(toIceberg)] };
-  await createTable(lake, dataset.name, { schema, sortFields: sortFields.map((name) => ({ name })) });
+  await createTable(lake, dataset.name, {
+    schema,
+    sortFields: [...sortFields, ...SORT_TAIL].map((name) => ({ name })),
+  });
   const add = files.map((file) => file.dataFile);
   await commitTable(lake, dataset.name, async (state) => {
     await assertOffsets(scope, moved);
@@ -213,7 +218,7 @@ async function writeHour(
       name,
       fieldId: id,
     }));
-    const rows = await staging.table.copyTo(
+    await staging.table.copyTo(
       path,
       {
         columns,
@@ -223,21 +228,21 @@ async function writeHour(
       },
       Staging.whereHour(hour),
     );
-    if (rows !== staging.hours.get(hour)) {
-      throw new Error(`${rows} rows were written for ${hourName(hour)}, ${staging.hours.get(hour) ?? 0} were staged`);
-    }
     const { hash, bytes } = await fileFingerprint(path);
-    const name = `${fileStem(scope, moved, hour)}-${hash}.parquet`;
+    const name = parquetName(fileStem(scope, moved, hour), hash);
     const key = dataFileKey(dataset.name, `${hourFolder(hour)}/${name}`);
     const dataFile = await describeDataFile(scope.db, path, {
       location: lake.store.location(key),
       hour,
-      rows,
       bytes,
       schema: { type: 'struct', fields: [...addedIcebergFields(), ...staging.fields.map(toIceberg)] },
       sortOrderId: null,
       hasNoNan: true,
     });
+    assert(
+      Number(dataFile.recordCount) === staging.hours.get(hour),
+      `${hourName(hour)}: ${dataFile.recordCount} rows were written, ${staging.hours.get(hour) ?? 0} were staged`,
+    );
     await lake.store.putFile(key, path);
     return { key, name, dataFile, modifiedMs: lake.clock.nowMs() };
   } finally {
@@ -256,7 +261,7 @@ async function writeDeadLetters(
     await staging.deadLetters.writeTo(path);
     const { hash, bytes } = await fileFingerprint(path);
     const day = new Date(lake.clock.nowMs()).toISOString().slice(0, 10);
-    const key = `quarantine/${dataset.name}/dt=${day}/${sourceName(scope, moved)}-${hash}.parquet`;
+    const key = `quarantine/${dataset.name}/dt=${day}/${parquetName(sourceName(scope, moved), hash)}`;
     await lake.store.putFile(key, path);
     return { key, bytes, reasons: staging.deadLetters.reasons };
   } finally {

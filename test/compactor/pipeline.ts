@@ -2,8 +2,10 @@
 import { join } from 'node:path';
 import { compressors } from 'hyparquet-compressors';
 import { parquetReadObjects } from 'hyparquet';
-import { onTestFinished } from 'vitest';
+import { expect, onTestFinished } from 'vitest';
+import { runCompactor, type CompactorOptions, type CompactResult } from '../../compactor/compact/compactor.ts';
 import { runLander, type LanderOptions, type LandResult } from '../../compactor/lander/lander.ts';
+import { type DatasetStats, datasetStats } from '../../compactor/main.ts';
 import { openLake, openPipelineLog } from '../../compactor/ports.ts';
 import { parseConfig } from '../../lib/config/load.ts';
 import { pipelineSchema, type PipelineConfig } from '../../lib/config/pipeline.ts';
@@ -139,4 +141,23 @@ export async function liveFiles(lake: LakeContext, name = DATASET): Promise<stri
   const found: string[] = [];
   if (table !== null) for await (const file of table.liveFiles()) found.push(file.location);
   return found;
+}
+
+export function compactAll(pipeline: TestPipeline, changed: Partial<CompactorOptions> = {}): Promise<CompactResult> {
+  return runCompactor({
+    config: pipeline.config,
+    lake: pipeline.lake,
+    ignoreLag: true,
+    signal: new AbortController().signal,
+    scratchRoot: join(pipeline.dir, 'scratch'),
+    ...changed,
+  });
+}
+
+/** landed = live rows + duplicates + quarantined, and the rows are really there. */
+export async function expectAccounts(lake: LakeContext, expected: Partial<DatasetStats>): Promise<void> {
+  const stats = await datasetStats(lake, DATASET);
+  expect(stats).toMatchObject(expected);
+  expect(stats.landed).toBe(stats.liveRows + stats.duplicates + stats.quarantined);
+  expect(await readRows(lake)).toHaveLength(stats.liveRows);
 }

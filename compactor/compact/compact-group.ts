@@ -1,0 +1,196 @@
+/**
+ * Compacts one group: the files of an hour become few, sorted, de-duplicated ones, in one commit.
+ *
+ * Invariants
+ * - in = out + duplicates, with `in` and `out` from the files' own footers, before anything is committed.
+ * - The commit removes exactly the files that were read: a file that came meanwhile stays and waits for the next run, a file that
+ *   went meanwhile makes the commit fail.
+ * Failure: killed anywhere before the commit, the table is untouched; objects that were uploaded are orphans. After it, done.
+ */
+import { mkdir, readdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import assert from 'node:assert';
+import type { DatasetConfig } from '../../lib/config/pipeline.ts';
+import { PenstockError } from '../../lib/errors.ts';
+import type { SqlWorker } from '../../lib/sql/sql-worker-client.ts';
+import { commitTable } from '../../lib/table/commit.ts';
+import type { DataFile } from '../../lib/table/data-file.ts';
+import { dataFileKey } from '../../lib/table/keys.ts';
+import { loadTable, type TableState } from '../../lib/table/table.ts';
+import { prepareListing } from '../../lib/volume/lake-listing.ts';
+import { addToCounters } from '../counters.ts';
+import type { CostMeter } from '../cost/cost.ts';
+import { describeDataFile, fileFingerprint, hourFolder, hourName, parquetName } from '../parquet-object.ts';
+import { fetchInputs, type LocalFile } from './group-inputs.ts';
+import { copyStatement, DUPLICATES_TABLE, duplicateStatements, type GroupQuery, sortOrderOf } from './group-sql.ts';
+import type { GroupLease } from './lease.ts';
+import type { Group } from './plan.ts';
+
+export interface GroupContext {
+  readonly meter: CostMeter;
+  readonly worker: SqlWorker;
+  readonly dataset: DatasetConfig;
+  readonly targetBytes: number;
+  readonly scratchDir: string;
+  readonly signal: AbortSignal;
+}
+
+export interface GroupResult {
+  readonly in: number;
+  readonly out: number;
+  readonly duplicates: number;
+  readonly filesBefore: number;
+  readonly filesAfter: number;
+  /** Input files that could not be read, each with what is wrong. */
+  readonly damaged: readonly string[];
+}
+
+interface Output {
+  readonly key: string;
+  readonly name: string;
+  readonly dataFile: DataFile;
+}
+
+/** Throws `held` or `conflict` when others were faster; `full`, `corrupt`, `unavailable` (the worker died), `aborted`. */
+export async function compactGroup(context: GroupContext, group: Group, lease: GroupLease): Promise<GroupResult> {
+  const { meter, worker, scratchDir, signal } = context;
+  const table = await loadTable(meter.lake, group.dataset);
+  if (table === null) throw new PenstockError('not-found', `there is no table ${group.dataset}`);
+  const workDir = join(scratchDir, 'group');
+  await mkdir(workDir, { recursive: true });
+  const inputs = await fetchInputs(meter, worker, group, workDir, signal);
+  try {
+    const { files, damaged } = inputs;
+    const isWorthIt = files.length > 1 || files.some((file) => !file.isSorted);
+    if (!isWorthIt) return { in: 0, out: 0, duplicates: 0, filesBefore: 0, filesAfter: 0, damaged };
+    const query: GroupQuery = {
+      paths: files.map((file) => file.path),
+      schema: table.schema,
+      dataset: context.dataset,
+      order: sortOrderOf(table.metadata, table.schema, context.dataset.sort),
+    };
+    const rowsIn = files.reduce((sum, file) => sum + file.rows, 0);
+    const duplicates = await findDuplicates(worker, query);
+    const paths = await writeSorted(context, group, query, files, duplicates > 0);
+    signal.throwIfAborted();
+    const outputs: Output[] = [];
+    for (const [index, path] of paths.entries()) outputs.push(await upload(context, group, table, path, index));
+    const rowsOut = outputs.reduce((sum, output) => sum + Number(output.dataFile.recordCount), 0);
+    assert(
+      rowsIn === rowsOut + duplicates,
+      `${group.dataset} ${hourName(group.hour)}: ${rowsIn} rows in, ${rowsOut} out and ${duplicates} duplicates`,
+    );
+    await commitGroup(context, group, lease, files, outputs, duplicates);
+    return {
+      in: rowsIn,
+      out: rowsOut,
+      duplicates,
+      filesBefore: files.length,
+      filesAfter: outputs.length,
+      damaged,
+    };
+  } finally {
+    await inputs.remove();
+    await rm(workDir, { recursive: true, force: true });
+  }
+}
+
+async function findDuplicates(worker: SqlWorker, query: GroupQuery): Promise<number> {
+  const statements = duplicateStatements(query);
+  for (const statement of statements) await worker.run(statement);
+  if (statements.length === 0) return 0;
+  const [row] = await worker.query(`SELECT count(*) AS n FROM ${DUPLICATES_TABLE}`);
+  return Number(row?.['n']);
+}
+
+/** The paths of the files written, in the order of their rows. */
+async function writeSorted(
+  context: GroupContext,
+  group: Group,
+  query: GroupQuery,
+  files: readonly LocalFile[],
+  hasDuplicates: boolean,
+): Promise<string[]> {
+  const { worker, targetBytes, scratchDir } = context;
+  const bytes = files.reduce((sum, file) => sum + file.bytes, 0);
+  const metadata = { 'penstock.hour': hourName(group.hour) };
+  // Sorted rows compress no worse than unsorted ones, so the input's size bounds the output's.
+  if (bytes <= targetBytes) {
+    const path = join(scratchDir, 'group', 'out.parquet');
+    await worker.run(copyStatement(query, path, { hasDuplicates, metadata }));
+    return [path];
+  }
+  const folder = join(scratchDir, 'group', 'out');
+  await worker.run(copyStatement(query, folder, { hasDuplicates, metadata, fileBytes: targetBytes }));
+  const names = await readdir(folder);
+  return names.sort((a, b) => a.localeCompare(b, 'en', { numeric: true })).map((name) => join(folder, name));
+}
+
+async function upload(
+  context: GroupContext,
+  group: Group,
+  table: TableState,
+  path: string,
+  index: number,
+): Promise<Output> {
+  const { meter, worker, signal } = context;
+  const { hash, bytes } = await fileFingerprint(path);
+  const name = parquetName(`${hourName(group.hour)}-compacted-${index}`, hash);
+  const key = dataFileKey(group.dataset, `${hourFolder(group.hour)}/${name}`);
+  const sortOrderId = table.metadata['default-sort-order-id'];
+  const dataFile = await describeDataFile(worker, path, {
+    location: meter.lake.store.location(key),
+    hour: group.hour,
+    bytes,
+    schema: table.schema,
+    sortOrderId: sortOrderId === 0 ? null : sortOrderId,
+    hasNoNan: false,
+  });
+  await meter.lake.store.putFile(key, path, { signal });
+  return { key, name, dataFile };
+}
+
+async function commitGroup(
+  context: GroupContext,
+  group: Group,
+  lease: GroupLease,
+  files: readonly LocalFile[],
+  outputs: readonly Output[],
+  duplicates: number,
+): Promise<void> {
+  const { lake } = context.meter;
+  const held = await lease.release();
+  const add = outputs.map((output) => output.dataFile);
+  const remove = files.map((file) => file.location);
+  await commitTable(lake, group.dataset, async () => {
+    context.signal.throwIfAborted();
+    if (!(await lease.isOurs())) {
+      throw new PenstockError(
+        'held',
+        `the lease on ${group.dataset} ${hourName(group.hour)} was taken by another compactor`,
+      );
+    }
+    const nowMs = lake.clock.nowMs();
+    const change = {
+      hour: group.hour,
+      add: outputs.map(({ name, key, dataFile }) => ({ name, key, bytes: Number(dataFile.bytes), modifiedMs: nowMs })),
+      remove: remove.map((location) => location.slice(location.lastIndexOf('/') + 1)),
+    };
+    const listing = await prepareListing(lake.engine, lake.volume, group.dataset, [change], nowMs);
+    return {
+      change: {
+        operation: 'replace',
+        add,
+        remove,
+        removeHours: [group.hour],
+        summary: { 'penstock.duplicates': String(duplicates) },
+      },
+      extra: {
+        compare: [held.compare, ...listing.compare],
+        write: [held.write, ...listing.write],
+        patch: [...addToCounters(lake.volume, group.dataset, { duplicates }), ...listing.patch],
+        publish: listing.publish,
+      },
+    };
+  });
+}

@@ -1,0 +1,311 @@
+/**
+ * The compactor: plans the groups that are due and compacts one after the other, in a DuckDB of its own process.
+ *
+ * A group that fails (damaged files, no space, a worker that died) is named and left as it was; the others go on. A group that
+ * another compactor works on or was faster with is left to it.
+ * Failure: killed at any point, a later run continues from the groups that are committed. Abort stops within a moment: the worker
+ * process is killed and nothing that it wrote is referred to.
+ * Limits: the worker's memory (MEMORY_SHARE of `memoryBytes`, the rest is the processes' own), SCRATCH_PER_MEMORY_BYTE for what it
+ * spills.
+ */
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { DatasetConfig, PipelineConfig } from '../../lib/config/pipeline.ts';
+import { describeError, isCode, PenstockError } from '../../lib/errors.ts';
+import { defaultScratchRoot, makeScratch } from '../../lib/sql/scratch.ts';
+import { SqlWorker } from '../../lib/sql/sql-worker-client.ts';
+import { type LakeContext, loadTable } from '../../lib/table/table.ts';
+import { CostMeter, costReport, writeCost } from '../cost/cost.ts';
+import { hourName } from '../parquet-object.ts';
+import { compactGroup, type GroupContext, type GroupResult } from './compact-group.ts';
+import { GroupLease } from './lease.ts';
+import { type Group, planGroups, type Shard } from './plan.ts';
+import { removeReplaced } from './retire.ts';
+
+const MEMORY_SHARE = 0.8;
+/** Sorting 50 times the memory: spilled runs are about as large as the data, uncompressed. */
+const SCRATCH_PER_MEMORY_BYTE = 100;
+/** Until there is a record of an earlier run: input bytes per second of one core. */
+const BYTES_PER_SECOND_GUESS = 15_000_000;
+const RATE_SPAN_MS = 30 * 86_400_000;
+
+export interface CompactSummary {
+  readonly groups: number;
+  readonly in: number;
+  readonly out: number;
+  readonly duplicates: number;
+  /** Records of these datasets in quarantine: the lander put them there, compaction adds none. */
+  readonly quarantined: number;
+  readonly filesBefore: number;
+  readonly filesAfter: number;
+}
+
+export interface PlannedGroup {
+  readonly dataset: string;
+  readonly hour: string;
+  readonly files: number;
+  readonly bytes: number;
+  readonly rows: number;
+  readonly reason: Group['reason'];
+  readonly expectedSeconds: number;
+}
+
+export interface CompactResult {
+  readonly summary: CompactSummary;
+  readonly plan: readonly PlannedGroup[];
+  /** What could not be compacted, by name. Not empty: exit status 3. */
+  readonly problems: readonly string[];
+  /** Groups that were left to another compactor. */
+  readonly notes: readonly string[];
+}
+
+export type CompactStatus =
+  | {
+      readonly kind: 'group';
+      readonly group: PlannedGroup;
+      readonly result: GroupResult;
+      readonly left: number;
+      readonly etaSeconds: number;
+    }
+  | { readonly kind: 'problem'; readonly message: string }
+  | { readonly kind: 'note'; readonly message: string };
+
+export interface CompactorOptions {
+  readonly config: PipelineConfig;
+  readonly lake: LakeContext;
+  readonly dataset?: string;
+  /** Hours since the epoch. */
+  readonly hour?: number;
+  readonly shard?: Shard;
+  readonly dryRun?: boolean;
+  /** Compact also hours that are not over. */
+  readonly ignoreLag?: boolean;
+  readonly signal: AbortSignal;
+  readonly onStatus?: (status: CompactStatus) => void;
+  readonly scratchRoot?: string;
+}
+
+/** Throws `config` for a dataset that is not configured, `fenced`, `aborted`, and what makes planning impossible. */
+export async function runCompactor(options: CompactorOptions): Promise<CompactResult> {
+  const datasets = options.config.datasets.filter(
+    (dataset) => options.dataset === undefined || dataset.name === options.dataset,
+  );
+  if (datasets.length === 0) {
+    const names = options.config.datasets.map((dataset) => dataset.name).join(', ');
+    throw new PenstockError('config', `there is no dataset ${options.dataset ?? ''}: expected one of ${names}`);
+  }
+  const run = new CompactorRun(options);
+  return run.run(datasets);
+}
+
+class CompactorRun {
+  readonly #options: CompactorOptions;
+  readonly #problems: string[] = [];
+  readonly #notes: string[] = [];
+  readonly #plan: PlannedGroup[] = [];
+  #worker: SqlWorker | undefined;
+  #sum = { groups: 0, in: 0, out: 0, duplicates: 0, filesBefore: 0, filesAfter: 0 };
+
+  constructor(options: CompactorOptions) {
+    this.#options = options;
+  }
+
+  async run(datasets: readonly DatasetConfig[]): Promise<CompactResult> {
+    const { lake, signal, dryRun = false } = this.#options;
+    const work: { readonly dataset: DatasetConfig; readonly groups: readonly Group[]; readonly rate: number }[] = [];
+    for (const dataset of datasets) {
+      const groups = await this.#planOf(dataset);
+      const rate = await measuredRate(lake, dataset.name);
+      work.push({ dataset, groups, rate });
+      this.#plan.push(...groups.map((group) => planned(group, rate)));
+    }
+    if (!dryRun && this.#plan.length > 0) await this.#compactAll(work);
+    signal.throwIfAborted();
+    if (!dryRun) await this.#removeReplaced(datasets);
+    return {
+      // The lander alone quarantines; a group in which rows went missing would not have been committed.
+      summary: { ...this.#sum, quarantined: 0 },
+      plan: this.#plan,
+      problems: this.#problems,
+      notes: this.#notes,
+    };
+  }
+
+  async #planOf(dataset: DatasetConfig): Promise<Group[]> {
+    const { config, lake, hour, shard, ignoreLag = false } = this.#options;
+    const table = await loadTable(lake, dataset.name);
+    if (table === null) return [];
+    return planGroups(table, {
+      targetBytes: config.compactor.targetBytes,
+      endedBeforeMs: ignoreLag ? Infinity : lake.clock.nowMs() - config.compactor.lag,
+      ...(hour === undefined ? {} : { hour }),
+      ...(shard === undefined ? {} : { shard }),
+    });
+  }
+
+  async #compactAll(
+    work: readonly { readonly dataset: DatasetConfig; readonly groups: readonly Group[]; readonly rate: number }[],
+  ): Promise<void> {
+    const { signal } = this.#options;
+    const scratch = await makeScratch(this.#options.scratchRoot ?? defaultScratchRoot(), 'compactor');
+    const stop = (): void => void this.#worker?.close();
+    signal.addEventListener('abort', stop);
+    try {
+      for (const { dataset, groups, rate } of work) {
+        if (groups.length > 0) await this.#compactDataset(dataset, groups, rate, scratch.path);
+      }
+    } finally {
+      signal.removeEventListener('abort', stop);
+      await this.#worker?.close();
+      this.#worker = undefined;
+      scratch.remove();
+    }
+  }
+
+  async #compactDataset(
+    dataset: DatasetConfig,
+    groups: readonly Group[],
+    rate: number,
+    scratchDir: string,
+  ): Promise<void> {
+    const { lake, signal } = this.#options;
+    const meter = new CostMeter(lake);
+    const rowsBefore = this.#sum.in;
+    try {
+      for (const [index, group] of groups.entries()) {
+        signal.throwIfAborted();
+        const left = groups.slice(index + 1);
+        const result = await this.#tryGroup(meter, dataset, group, scratchDir);
+        if (result === null) continue;
+        this.#count(result);
+        const etaSeconds = left.reduce((sum, next) => sum + next.bytes, 0) / rate;
+        const status = { kind: 'group', group: planned(group, rate), result, left: left.length, etaSeconds } as const;
+        this.#options.onStatus?.(status);
+      }
+    } finally {
+      const rows = this.#sum.in - rowsBefore;
+      if (rows > 0 && !signal.aborted) {
+        await writeCost(lake, dataset.name, { kind: 'compact', ...meter.usage(1), rows });
+      }
+    }
+  }
+
+  /** null: nothing was done, and why is noted. */
+  async #tryGroup(
+    meter: CostMeter,
+    dataset: DatasetConfig,
+    group: Group,
+    scratchDir: string,
+  ): Promise<GroupResult | null> {
+    const { signal, config, lake } = this.#options;
+    const name = `${group.dataset} ${hourName(group.hour)}`;
+    const lease = await GroupLease.take(lake, group.dataset, group.hour);
+    if ('holder' in lease) {
+      this.#note(`${name}: left to ${lease.holder}`);
+      return null;
+    }
+    let cpuBefore = 0;
+    let isCommitted = false;
+    try {
+      this.#worker ??= await this.#startWorker(scratchDir);
+      cpuBefore = this.#worker.cpuSeconds;
+      const context: GroupContext = {
+        meter,
+        worker: this.#worker,
+        dataset,
+        targetBytes: config.compactor.targetBytes,
+        scratchDir,
+        signal,
+      };
+      const result = await compactGroup(context, group, lease);
+      isCommitted = result.filesBefore > 0;
+      for (const damage of result.damaged) this.#problem(`${name}: ${damage}`);
+      return result;
+    } catch (error) {
+      signal.throwIfAborted();
+      if (isCode(error, 'conflict', 'held')) {
+        this.#note(`${name}: ${describeError(error)}`);
+        return null;
+      }
+      if (!isCode(error, 'corrupt', 'full', 'unavailable', 'io', 'not-found', 'timeout')) throw error;
+      this.#problem(`${name}: ${describeError(error)}`);
+      // A worker after an error may have died or hold what the next one needs.
+      await this.#worker?.close();
+      this.#worker = undefined;
+      return null;
+    } finally {
+      meter.addChildCpu(Math.max(0, (this.#worker?.cpuSeconds ?? cpuBefore) - cpuBefore));
+      if (!isCommitted) await lease.abandon().catch(() => undefined);
+    }
+  }
+
+  async #startWorker(scratchDir: string): Promise<SqlWorker> {
+    const { memoryBytes } = this.#options.config.compactor;
+    const spillDir = join(scratchDir, 'spill');
+    await mkdir(spillDir, { recursive: true });
+    return SqlWorker.start({
+      memoryBytes: Math.floor(memoryBytes * MEMORY_SHARE),
+      // One: the bytes of a file are then the same each time. Scale is by shards.
+      threads: 1,
+      scratchDir: spillDir,
+      scratchBytes: memoryBytes * SCRATCH_PER_MEMORY_BYTE,
+    });
+  }
+
+  /** Not by every shard and not for a single hour: it is about whole tables. */
+  async #removeReplaced(datasets: readonly DatasetConfig[]): Promise<void> {
+    const { lake, config, hour, shard, signal } = this.#options;
+    if (hour !== undefined || (shard !== undefined && shard.index !== 0)) return;
+    for (const dataset of datasets) {
+      try {
+        await removeReplaced(lake, dataset.name, { keepReplacedMs: config.compactor.keepReplaced, signal });
+      } catch (error) {
+        if (isCode(error, 'fenced') || signal.aborted) throw error;
+        this.#problem(`${dataset.name}: replaced files were not removed: ${describeError(error)}`);
+      }
+    }
+  }
+
+  #count(result: GroupResult): void {
+    if (result.filesBefore === 0) return;
+    const sum = this.#sum;
+    this.#sum = {
+      groups: sum.groups + 1,
+      in: sum.in + result.in,
+      out: sum.out + result.out,
+      duplicates: sum.duplicates + result.duplicates,
+      filesBefore: sum.filesBefore + result.filesBefore,
+      filesAfter: sum.filesAfter + result.filesAfter,
+    };
+  }
+
+  #problem(message: string): void {
+    this.#problems.push(message);
+    this.#options.onStatus?.({ kind: 'problem', message });
+  }
+
+  #note(message: string): void {
+    this.#notes.push(message);
+    this.#options.onStatus?.({ kind: 'note', message });
+  }
+}
+
+function planned(group: Group, rate: number): PlannedGroup {
+  return {
+    dataset: group.dataset,
+    hour: hourName(group.hour),
+    files: group.files.length,
+    bytes: group.bytes,
+    rows: group.rows,
+    reason: group.reason,
+    expectedSeconds: Math.ceil(group.bytes / rate),
+  };
+}
+
+/** Input bytes per second of this dataset's earlier compactions. */
+async function measuredRate(lake: LakeContext, dataset: string): Promise<number> {
+  const nowMs = lake.clock.nowMs();
+  const { compact } = await costReport(lake, dataset, { fromMs: nowMs - RATE_SPAN_MS, toMs: nowMs + 1 });
+  const rate = compact.bytesRead / compact.seconds;
+  return Number.isFinite(rate) && rate > 0 ? rate : BYTES_PER_SECOND_GUESS;
+}

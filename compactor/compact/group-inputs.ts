@@ -1,0 +1,137 @@
+/**
+ * The input files of a group on the local disk, each checked before a row of it is believed.
+ *
+ * A flipped bit in a Parquet page can decompress to other values without any error: our own files carry a fingerprint in their
+ * names, which is compared with their bytes. A file that fails (wrong size, fingerprint, or footer) is named and left where it is.
+ * Limits: DOWNLOADS at once; the group's bytes on the scratch disk where the store is not a directory of this machine.
+ */
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { describeError, isCode, PenstockError } from '../../lib/errors.ts';
+import { sqlText } from '../../lib/sql/duckdb.ts';
+import type { SqlRunner } from '../../lib/sql/parquet-footer.ts';
+import type { CostMeter } from '../cost/cost.ts';
+import { fileFingerprint, fingerprintInName } from '../parquet-object.ts';
+import type { Group, GroupFile } from './plan.ts';
+
+/** Enough to fill a network link with requests of some megabytes; more only takes memory. */
+const DOWNLOADS = 8;
+
+export interface LocalFile extends GroupFile {
+  readonly path: string;
+}
+
+export interface GroupInputs {
+  readonly files: readonly LocalFile[];
+  /** What is wrong with each that is not among `files`. */
+  readonly damaged: readonly string[];
+  /** Removes what was downloaded. */
+  remove(): Promise<void>;
+}
+
+export async function fetchInputs(
+  meter: CostMeter,
+  sql: SqlRunner,
+  group: Group,
+  scratchDir: string,
+  signal: AbortSignal,
+): Promise<GroupInputs> {
+  const downloaded: string[] = [];
+  const damaged: string[] = [];
+  const files: LocalFile[] = [];
+  const remove = async (): Promise<void> => {
+    await Promise.all(downloaded.map((path) => rm(path, { force: true })));
+  };
+  try {
+    const queue = group.files.entries();
+    const work = async (): Promise<void> => {
+      for (const [index, file] of queue) {
+        signal.throwIfAborted();
+        try {
+          const path = await localCopy(meter, file, join(scratchDir, `in-${index}.parquet`), downloaded, signal);
+          await checkBytes(file, path);
+          files.push({ ...file, path });
+        } catch (error) {
+          if (!isCode(error, 'corrupt', 'not-found')) throw error;
+          damaged.push(describeError(error));
+        }
+      }
+    };
+    await Promise.all(Array.from({ length: DOWNLOADS }, work));
+    files.sort((a, b) => (a.location < b.location ? -1 : 1));
+    const readable = await checkFooters(sql, files, damaged);
+    return { files: readable, damaged, remove };
+  } catch (error) {
+    await remove();
+    throw error;
+  }
+}
+
+async function localCopy(
+  meter: CostMeter,
+  file: GroupFile,
+  scratchPath: string,
+  downloaded: string[],
+  signal: AbortSignal,
+): Promise<string> {
+  const { store } = meter.lake;
+  const key = store.keyOf(file.location);
+  if (key === null) throw new PenstockError('not-found', `${file.location} is not in the store ${store.url}`);
+  const local = store.localPath(key);
+  if (local !== null) {
+    meter.addRead(file.bytes);
+    return local;
+  }
+  downloaded.push(scratchPath);
+  await store.getFile(key, scratchPath, { signal });
+  return scratchPath;
+}
+
+async function checkBytes(file: GroupFile, path: string): Promise<void> {
+  let actual: { readonly hash: string; readonly bytes: number };
+  try {
+    actual = await fileFingerprint(path);
+  } catch (error) {
+    throw new PenstockError('not-found', `${file.location} cannot be read: ${describeError(error)}`, { cause: error });
+  }
+  if (actual.bytes !== file.bytes) {
+    throw new PenstockError('corrupt', `${file.location} has ${actual.bytes} bytes instead of ${file.bytes}`);
+  }
+  const expected = fingerprintInName(file.location);
+  if (expected !== null && expected !== actual.hash) {
+    throw new PenstockError('corrupt', `${file.location} is damaged: its fingerprint is ${actual.hash}`);
+  }
+}
+
+/** The files whose footers can be read and have as many rows as the manifest says. */
+async function checkFooters(sql: SqlRunner, files: readonly LocalFile[], damaged: string[]): Promise<LocalFile[]> {
+  const counts = await rowCounts(sql, files);
+  return files.filter((file) => {
+    const rows = counts.get(file.path);
+    if (rows === file.rows) return true;
+    damaged.push(
+      rows === undefined
+        ? `${file.location} is damaged: its footer cannot be read`
+        : `${file.location} has ${rows} rows, the manifest says ${file.rows}`,
+    );
+    return false;
+  });
+}
+
+async function rowCounts(sql: SqlRunner, files: readonly LocalFile[]): Promise<ReadonlyMap<string, number>> {
+  if (files.length === 0) return new Map();
+  const list = files.map((file) => sqlText(file.path)).join(', ');
+  try {
+    const rows = await sql.query(`SELECT file_name, num_rows FROM parquet_file_metadata([${list}])`);
+    return new Map(
+      rows.map(({ file_name: name, num_rows: count }) => [typeof name === 'string' ? name : '', Number(count)]),
+    );
+  } catch (error) {
+    if (!isCode(error, 'corrupt', 'io')) throw error;
+    if (files.length === 1) return new Map();
+    // One bad footer fails the whole list: halve it until the bad ones are alone.
+    const middle = files.length >> 1;
+    const left = await rowCounts(sql, files.slice(0, middle));
+    return new Map([...left, ...(await rowCounts(sql, files.slice(middle)))]);
+  }
+}

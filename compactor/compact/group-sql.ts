@@ -1,0 +1,152 @@
+/**
+ * The SQL of a compaction. Files are read by Iceberg field ids, so renamed, added and widened columns come out under the current
+ * schema.
+ *
+ * De-duplication is two narrow passes instead of one wide window: first the 64-bit hashes of the identities that occur more than
+ * once (mostly none), then, only among rows with such a hash, the exact comparison. The wide rows are then read once, without
+ * those rows, and sorted.
+ */
+import type { DatasetConfig } from '../../lib/config/pipeline.ts';
+import { sqlName, sqlText } from '../../lib/sql/duckdb.ts';
+import { parquetOptions } from '../../lib/sql/parquet.ts';
+import type { TableMetadata } from '../../lib/table/metadata.ts';
+import type { FieldType, Schema } from '../../lib/table/schema.ts';
+import { SORT_TAIL } from '../sort-order.ts';
+
+/** Compared with the lander's 1: a third less bytes for data that is read for years. */
+const ZSTD_LEVEL = 3;
+const ROW_GROUP_ROWS = 122_880;
+const IDENTITY = ['_agent', '_incarnation', '_seq'];
+
+export const DUPLICATES_TABLE = 'duplicates';
+const SUSPECTS_TABLE = 'suspects';
+const FILE = '__file';
+const ROW = '__row';
+
+export interface OrderField {
+  readonly name: string;
+  readonly direction: 'ASC' | 'DESC';
+  readonly nulls: 'FIRST' | 'LAST';
+}
+
+/**
+ * The table's own sort order: what the files will be said to be sorted by. Fields with a transform end it (we make none such), and what makes it complete is added.
+ */
+export function sortOrderOf(
+  metadata: TableMetadata,
+  schema: Schema,
+  fallback: readonly string[],
+): readonly OrderField[] {
+  const order = metadata['sort-orders'].find((entry) => entry['order-id'] === metadata['default-sort-order-id']);
+  const fields: OrderField[] = [];
+  for (const field of order?.fields ?? []) {
+    const name = schema.fields.find((column) => column.id === field['source-id'])?.name;
+    if (name === undefined || field.transform !== 'identity') break;
+    fields.push({
+      name,
+      direction: field.direction === 'asc' ? 'ASC' : 'DESC',
+      nulls: field['null-order'] === 'nulls-first' ? 'FIRST' : 'LAST',
+    });
+  }
+  const rest = [...(fields.length === 0 ? fallback : []), ...SORT_TAIL].filter(
+    (name) => schema.fields.some((column) => column.name === name) && !fields.some((field) => field.name === name),
+  );
+  return [...fields, ...rest.map((name) => ({ name, direction: 'ASC', nulls: 'LAST' }) as const)];
+}
+
+export interface GroupQuery {
+  readonly paths: readonly string[];
+  readonly schema: Schema;
+  readonly dataset: DatasetConfig;
+  readonly order: readonly OrderField[];
+}
+
+/** The columns that make two rows the same reading; empty: no de-duplication. */
+function keyColumns({ dataset, schema }: GroupQuery): readonly string[] {
+  if (dataset.dedup === 'none') return [];
+  const key = dataset.dedup === 'identity' ? IDENTITY : dataset.dedup.key;
+  // A key that the data does not have (yet) is null in every row, and null is never a duplicate.
+  return key.every((name) => schema.fields.some((field) => field.name === name)) ? key : [];
+}
+
+/** Statements that fill DUPLICATES_TABLE(file, row) with the rows to leave out; none when nothing can be a duplicate. */
+export function duplicateStatements(query: GroupQuery): readonly string[] {
+  const key = keyColumns(query);
+  if (key.length === 0) return [];
+  const names = key.map(sqlName).join(', ');
+  const present = key.map((name) => `${sqlName(name)} IS NOT NULL`).join(' AND ');
+  const order = [...SORT_TAIL.map(sqlName), FILE, ROW].join(', ');
+  return [
+    `CREATE OR REPLACE TEMP TABLE ${SUSPECTS_TABLE} AS SELECT hash(${names}) AS h FROM ${source(query)} WHERE ${present} ` +
+      'GROUP BY h HAVING count(*) > 1',
+    `CREATE OR REPLACE TEMP TABLE ${DUPLICATES_TABLE} AS SELECT ${FILE}, ${ROW} FROM (` +
+      `SELECT ${FILE}, ${ROW}, row_number() OVER (PARTITION BY ${names} ORDER BY ${order}) AS n FROM ` +
+      `(SELECT ${names}, ${SORT_TAIL.map(sqlName).join(', ')}, filename AS ${FILE}, file_row_number AS ${ROW} ` +
+      `FROM ${source(query, true)} WHERE ${present} AND hash(${names}) IN (SELECT h FROM ${SUSPECTS_TABLE}))` +
+      ') WHERE n > 1',
+  ];
+}
+
+/** The statement that writes the sorted rows to `target`: a file, or with `fileBytes` a folder of files `data_<n>.parquet`. */
+export function copyStatement(
+  query: GroupQuery,
+  target: string,
+  options: {
+    readonly hasDuplicates: boolean;
+    readonly fileBytes?: number;
+    readonly metadata: Readonly<Record<string, string>>;
+  },
+): string {
+  const { schema } = query;
+  const columns = schema.fields.map((field) => sqlName(field.name)).join(', ');
+  const order = query.order
+    .map(({ name, direction, nulls }) => `${sqlName(name)} ${direction} NULLS ${nulls}`)
+    .join(', ');
+  const without = options.hasDuplicates
+    ? ` WHERE (filename, file_row_number) NOT IN (SELECT (${FILE}, ${ROW}) FROM ${DUPLICATES_TABLE})`
+    : '';
+  const parquet = parquetOptions({
+    columns: schema.fields.map(({ name, id }) => ({ name, fieldId: id })),
+    level: ZSTD_LEVEL,
+    rowGroupRows: ROW_GROUP_ROWS,
+    metadata: options.metadata,
+  });
+  const split = options.fileBytes === undefined ? '' : `, FILE_SIZE_BYTES ${Math.round(options.fileBytes)}`;
+  return (
+    `COPY (SELECT ${columns} FROM ${source(query, options.hasDuplicates)}${without} ORDER BY ${order}) ` +
+    `TO ${sqlText(target)} (${parquet}${split})`
+  );
+}
+
+function source({ paths, schema }: GroupQuery, withPlace = false): string {
+  const fields = schema.fields
+    .map(
+      ({ id, name, type }) => `${id}: {name: ${sqlText(name)}, type: ${sqlText(sqlType(type))}, default_value: NULL}`,
+    )
+    .join(', ');
+  const place = withPlace ? ', filename = true, file_row_number = true' : '';
+  return `read_parquet([${paths.map(sqlText).join(', ')}], schema = MAP {${fields}}${place})`;
+}
+
+const SQL_TYPES: Readonly<Record<string, string>> = {
+  boolean: 'BOOLEAN',
+  int: 'INTEGER',
+  long: 'BIGINT',
+  float: 'FLOAT',
+  double: 'DOUBLE',
+  date: 'DATE',
+  time: 'TIME',
+  timestamp: 'TIMESTAMP',
+  timestamptz: 'TIMESTAMP WITH TIME ZONE',
+  string: 'VARCHAR',
+  binary: 'BLOB',
+  uuid: 'UUID',
+};
+
+/** An Iceberg type in DuckDB's words. */
+function sqlType(type: FieldType): string {
+  if (typeof type === 'string') return SQL_TYPES[type] ?? (type.startsWith('fixed') ? 'BLOB' : type.toUpperCase());
+  if (type.type === 'list') return `${sqlType(type.element)}[]`;
+  if (type.type === 'map') return `MAP(${sqlType(type.key)}, ${sqlType(type.value)})`;
+  return `STRUCT(${type.fields.map((field) => `${sqlName(field.name)} ${sqlType(field.type)}`).join(', ')})`;
+}

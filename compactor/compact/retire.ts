@@ -1,0 +1,70 @@
+/**
+ * The end of replaced files: after the grace period their snapshots expire, their names leave the volume's listings, and only then
+ * are the objects deleted that nothing refers to any more. Also removes what killed runs left in the store.
+ *
+ * Invariants: an object is deleted only when neither a snapshot of the table nor the volume refers to it, and it is older than the
+ * grace (see lib/table/maintenance.ts, which reads the table anew before every batch).
+ */
+import { expireSnapshots, removeOrphans } from '../../lib/table/maintenance.ts';
+import { type LakeContext, loadTable } from '../../lib/table/table.ts';
+import { expireListings } from '../../lib/volume/lake-expire.ts';
+import { quarantineBucket } from '../lander/commit-staged.ts';
+
+/** A commit that is under way may take this long from its first object to its last. */
+const GRACE_MS_MIN = 3_600_000;
+const DELETE_BATCH = 500;
+
+export interface Retired {
+  readonly snapshots: number;
+  readonly objects: number;
+  readonly bytes: number;
+}
+
+export async function removeReplaced(
+  lake: LakeContext,
+  dataset: string,
+  options: { readonly keepReplacedMs: number; readonly signal: AbortSignal },
+): Promise<Retired> {
+  if ((await loadTable(lake, dataset)) === null) return { snapshots: 0, objects: 0, bytes: 0 };
+  const nowMs = lake.clock.nowMs();
+  await expireListings(lake.engine, lake.volume, nowMs, options.keepReplacedMs);
+  const snapshots = await expireSnapshots(lake, dataset, { olderThanMs: nowMs - options.keepReplacedMs, keepLast: 1 });
+  const graceMs = Math.max(GRACE_MS_MIN, options.keepReplacedMs);
+  const orphans = await removeOrphans(lake, dataset, { graceMs, signal: options.signal });
+  const letters = await removeStrayDeadLetters(lake, dataset, nowMs - graceMs, options.signal);
+  return {
+    snapshots: snapshots.length,
+    objects: orphans.objects + letters.objects,
+    bytes: orphans.bytes + letters.bytes,
+  };
+}
+
+/** Dead letters whose commit never came: the same records were quarantined again by the next run. */
+async function removeStrayDeadLetters(
+  lake: LakeContext,
+  dataset: string,
+  olderThanMs: number,
+  signal: AbortSignal,
+): Promise<{ readonly objects: number; readonly bytes: number }> {
+  const bucket = quarantineBucket(lake.volume, dataset);
+  const removed = { objects: 0, bytes: 0 };
+  let batch: { readonly key: string; readonly bytes: number }[] = [];
+  const flush = async (): Promise<void> => {
+    const records = await lake.engine.read(batch.map(({ key }) => ({ bucket, field: key })));
+    const stray = batch.filter((_, index) => (records[index] ?? null) === null);
+    await lake.store.delete(
+      stray.map(({ key }) => key),
+      { signal },
+    );
+    removed.objects += stray.length;
+    removed.bytes += stray.reduce((sum, { bytes }) => sum + bytes, 0);
+    batch = [];
+  };
+  for await (const object of lake.store.list(`quarantine/${dataset}/`, { signal })) {
+    if (object.modifiedMs >= olderThanMs) continue;
+    batch.push(object);
+    if (batch.length >= DELETE_BATCH) await flush();
+  }
+  if (batch.length > 0) await flush();
+  return removed;
+}
