@@ -9,7 +9,7 @@
  */
 import { resolve } from 'node:path';
 import { systemClock, type Clock } from '../lib/clock.ts';
-import { loadConfig, type Loaded } from '../lib/config/load.ts';
+import { ConfigError, loadConfig, type ConfigProblem, type Loaded } from '../lib/config/load.ts';
 import { describeError, isCode } from '../lib/errors.ts';
 import type { Log, TopicOptions } from '../lib/log/log.ts';
 import { absoluteUrl, openLog } from '../lib/registry.ts';
@@ -55,6 +55,17 @@ export interface RunAgentOptions {
 /** Reads agent.yaml. Throws `config` with every problem, each with line, key and what was expected. */
 export function loadAgentConfig(path: string): Promise<Loaded<AgentConfig>> {
   return loadConfig(path, agentSchema);
+}
+
+/** What is wrong with agent.yaml, all of it at once; empty when nothing is. Throws `config` when it cannot be read at all. */
+export async function validateAgent(path: string): Promise<readonly ConfigProblem[]> {
+  try {
+    await loadAgentConfig(path);
+    return [];
+  } catch (error) {
+    if (error instanceof ConfigError) return error.problems;
+    throw error;
+  }
 }
 
 /** Runs until the signal fires. Throws `held` when another process has the data directory, `config`, `full`, `denied`, `io`. */

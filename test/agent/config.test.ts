@@ -1,0 +1,77 @@
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import { loadAgentConfig, validateAgent } from '../../agent/main.ts';
+import { tempDir } from '../support/temp.ts';
+
+function configFile(text: string): string {
+  const path = join(tempDir(), 'agent.yaml');
+  writeFileSync(path, text);
+  return path;
+}
+
+test('the smallest configuration gets the documented defaults', async () => {
+  const path = configFile('agent: { id: edge-7 }\nlog: file:./data/log\nsources: [{ type: host }]\n');
+  const { config, baseDir } = await loadAgentConfig(path);
+  expect(join(baseDir, 'agent.yaml')).toBe(path);
+  expect(config).toEqual({
+    agent: { id: 'edge-7', dataDir: './data/agent' },
+    log: 'file:./data/log',
+    spool: { maxBytes: 10_000_000_000, whenFull: 'reject', fsync: 'group' },
+    uplink: { bytesPerSecond: 0, bytesPerDay: 0, order: 'liveFirst' },
+    sources: [{ type: 'host', interval: 10_000, to: 'host', priority: 4 }],
+    transforms: [],
+    rules: [],
+  });
+});
+
+test('every problem is reported at once, with line, key and what was expected', async () => {
+  const path = configFile(`agent: { id: "edge 7", dataDirectory: x }
+log: http://somewhere
+spool:
+  maxBytes: 10XB
+  whenFull: dropLowestPriority
+uplink: { bytesPerDay: 5MB }
+sources:
+  - { type: mqtt, url: mqtt://127.0.0.1:1883 }
+  - { type: fiel, path: x }
+  - { type: file, path: x, to: "a b", priority: 12 }
+  - type: host
+    intervall: 5s
+  - { type: simulator, rate: -1 }
+transforms:
+  - { type: deadband }
+`);
+  const message = await loadAgentConfig(path).then(
+    () => '',
+    (error: unknown) => String(error),
+  );
+  const expected: [number, string][] = [
+    [1, 'agent.id: expected printable ASCII without spaces'],
+    [1, 'agent.dataDirectory: unknown key'],
+    [2, 'log: expected the URL of a log'],
+    [4, "spool.maxBytes: '10XB' is not a size"],
+    [5, 'spool.whenFull: dropLowestPriority is not built yet: expected reject or dropOldest'],
+    [6, 'uplink.bytesPerDay: uplink budgets are not built yet'],
+    [8, "sources[0].type: sources of type 'mqtt' are not built yet: expected one of host, file, simulator"],
+    [9, "sources[1].type: 'fiel' is not a type of source: expected one of host, file, simulator"],
+    [10, 'sources[2].to: expected a topic name'],
+    [10, 'sources[2].priority: '],
+    [12, 'sources[3].intervall: unknown key'],
+    [13, 'sources[4].rate: '],
+    [14, 'transforms: transforms are not built yet'],
+  ];
+  for (const [line, text] of expected) expect(message).toContain(`${path}:${line}: ${text}`);
+  const problems = await validateAgent(path);
+  expect(problems.map(({ line, key }) => [line, key])).toEqual(
+    expected.map(([line, text]) => [line, text.slice(0, text.indexOf(':'))]),
+  );
+});
+
+test('two file sources with one path, and a CSV from its end, are refused', async () => {
+  const head = 'agent: { id: a }\nlog: file:x\n';
+  const twice = configFile(`${head}sources: [{ type: file, path: x, to: t }, { type: file, path: x, to: u }]`);
+  await expect(loadAgentConfig(twice)).rejects.toThrow('two file sources have the same path');
+  const csv = configFile(`${head}sources: [{ type: file, path: x.csv, to: t, start: end }]`);
+  await expect(loadAgentConfig(csv)).rejects.toThrow('sources[0].start: a CSV file must be read from its beginning');
+});
