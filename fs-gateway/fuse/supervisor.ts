@@ -9,14 +9,15 @@
  * Failure: a worker that dies is followed by another at once, then after growing pauses (RESTART_PAUSES_MS), each with a message.
  *   Programs wait meanwhile, as on a hard NFS mount. When no worker served for GIVE_UP_MS the mount is detached and the
  *   connection ends: programs get an error instead of hanging for ever. A worker that never served fails the mount at once.
+ *   Kernels before 6.9 cannot send requests again: there the death of a worker ends the mount, with a message.
  */
-import { closeSync, realpathSync, rmSync, statSync } from 'node:fs';
+import { closeSync, realpathSync, statSync } from 'node:fs';
 import { randomUUID } from 'node:crypto';
 import type { Server } from 'node:net';
 import { resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { PenstockError, describeError, fromSystemError } from '../../lib/errors.ts';
-import { controlPath, findSupervisor, serveControl, type ControlAnswer, type ControlRequest } from './control.ts';
+import { findSupervisor, serveControl, type ControlAnswer, type ControlRequest } from './control.ts';
 import { answerInit, type HandshakeChoices, type Negotiated } from './handshake.ts';
 import { isDeadMount, mountDevice, probeMount, unmountPoint } from './mount.ts';
 import { native } from './native.ts';
@@ -68,6 +69,9 @@ export class Supervisor {
   #restarts = 0;
   /** Workers in a row that ended before STABLE_MS. */
   #failures = 0;
+  /** Unmounted lazily: files are still open, the mount point is somebody else's. */
+  #detached = false;
+  #turn: Promise<unknown> = Promise.resolve();
 
   constructor(options: SupervisorOptions, log: (message: string) => void) {
     this.#options = options;
@@ -89,8 +93,8 @@ export class Supervisor {
       const worker = this.#fork();
       this.#assign(worker);
       await this.#untilServing(worker);
-      this.#watch(worker);
       this.#state = 'serving';
+      this.#watch(worker);
     } catch (error) {
       this.#worker?.kill();
       this.#finish(false);
@@ -99,16 +103,19 @@ export class Supervisor {
   }
 
   /** Flushes and unmounts, whatever is open: what a signal asks for. Programs with open files get a moment to close them. */
-  async stop(): Promise<void> {
-    if (this.#state === 'ended') return;
-    const answer = await this.#unmount({ force: true, lazy: false });
-    if (!answer.ok) {
-      if (answer.reason !== 'busy') this.#log(answer.message);
-      this.#state = 'unmounting';
-      unmountPoint(this.mountpoint, true);
-      await this.#worker?.end(OPEN_FILES_GRACE_MS);
-    }
-    this.#finish(true);
+  stop(): Promise<void> {
+    return this.#exclusive(async () => {
+      if (this.#state === 'ended') return;
+      const flushError = await this.#flush();
+      if (flushError !== undefined) this.#log(`${this.mountpoint}: not everything was flushed: ${flushError}`);
+      let openFiles = this.#detached;
+      if (!this.#detached && unmountPoint(this.mountpoint, false) === 'busy') {
+        unmountPoint(this.mountpoint, true);
+        openFiles = true;
+      }
+      await this.#untilWorkerEnds(openFiles ? OPEN_FILES_GRACE_MS : FLUSH_TIMEOUT_MS);
+      this.#finish(true, false);
+    });
   }
 
   /** The access log was moved away (SIGHUP). */
@@ -121,9 +128,9 @@ export class Supervisor {
       case 'stats':
         return this.#stats();
       case 'umount':
-        return this.#unmount(request);
+        return this.#exclusive(() => this.#unmount(request));
       case 'upgrade':
-        return this.#upgrade();
+        return this.#exclusive(() => this.#upgrade());
     }
   }
 
@@ -148,40 +155,56 @@ export class Supervisor {
   }
 
   async #unmount({ force = false, lazy = false }: { force?: boolean; lazy?: boolean }): Promise<ControlAnswer> {
-    if (this.#state === 'unmounting' || this.#state === 'ended') {
-      return { ok: false, reason: 'failed', message: `${this.mountpoint} is being unmounted already` };
+    if (this.#state === 'ended') return { ok: false, reason: 'failed', message: `${this.mountpoint} is unmounted` };
+    const flushError = await this.#flush();
+    if (flushError !== undefined && !force) {
+      return { ok: false, reason: 'flush-failed', message: `${this.mountpoint} stays mounted: ${flushError}` };
     }
-    const previous = this.#state;
-    this.#state = 'unmounting';
-    let flushError: string | undefined;
-    try {
-      await this.#worker?.ask('flush', FLUSH_TIMEOUT_MS);
-    } catch (error) {
-      flushError = describeError(error);
-      if (!force) {
-        this.#state = previous;
-        return { ok: false, reason: 'flush-failed', message: `${this.mountpoint} stays mounted: ${flushError}` };
-      }
-    }
-    const result = unmountPoint(this.mountpoint, lazy);
-    if (result === 'busy') {
-      this.#state = previous;
+    if (unmountPoint(this.mountpoint, lazy) === 'busy') {
       return { ok: false, reason: 'busy', message: `${this.mountpoint} is busy: a program has files of it open` };
     }
     const value = { mountpoint: this.mountpoint, flushed: flushError === undefined, ...(flushError && { flushError }) };
-    // Detached lazily, the worker serves until the last file is closed; the watcher below ends the supervisor then.
-    if (lazy) return { ok: true, value };
-    await this.#worker?.end(FLUSH_TIMEOUT_MS);
-    // After the answer is on its way: the control socket goes with the supervisor.
-    setImmediate(() => this.#finish(true));
+    if (lazy) {
+      this.#detach();
+    } else {
+      await this.#untilWorkerEnds(FLUSH_TIMEOUT_MS);
+      this.#finish(true, false);
+    }
     return { ok: true, value };
+  }
+
+  /** Everything durable, while serving goes on; what went wrong otherwise. */
+  async #flush(): Promise<string | undefined> {
+    if (this.#state !== 'serving' || this.#worker === undefined) return `no worker serves (${this.#state})`;
+    try {
+      await this.#worker.ask('flush', FLUSH_TIMEOUT_MS);
+      return undefined;
+    } catch (error) {
+      return describeError(error);
+    }
+  }
+
+  /**
+   * Detached lazily, the mount point is free for another mount and another supervisor at once, while this one serves until the last file
+   * is closed: from here on it must touch neither the mount point nor its control socket.
+   */
+  #detach(): void {
+    this.#detached = true;
+    this.#control?.close();
+  }
+
+  /** The mount is gone: the worker sees ENODEV, flushes what the last closes left and ends. */
+  async #untilWorkerEnds(timeoutMs: number): Promise<void> {
+    const serving = this.#state === 'serving';
+    this.#state = 'unmounting';
+    await this.#worker?.end(serving ? timeoutMs : 0);
   }
 
   /** The next worker's process is started first and takes over when the old one has flushed and gone. */
   async #upgrade(): Promise<ControlAnswer> {
     const old = this.#worker;
     if (this.#state !== 'serving' || old === undefined) {
-      return { ok: false, reason: 'failed', message: `cannot upgrade while ${this.#state}` };
+      return { ok: false, reason: 'failed', message: `cannot upgrade: no worker serves (${this.#state})` };
     }
     this.#state = 'upgrading';
     const next = this.#fork();
@@ -202,9 +225,16 @@ export class Supervisor {
       void this.#restart(describeError(error));
       return { ok: false, reason: 'failed', message: `the new worker failed: ${describeError(error)}` };
     }
-    this.#watch(next);
     this.#state = 'serving';
+    this.#watch(next);
     return { ok: true, value: { generation: this.#generation, workerPid: next.pid } };
+  }
+
+  /** One at a time: unmounting, upgrading, stopping. */
+  #exclusive<T>(run: () => Promise<T>): Promise<T> {
+    const result = this.#turn.then(run);
+    this.#turn = result.catch(() => undefined);
+    return result;
   }
 
   #fork(): WorkerProcess {
@@ -237,10 +267,17 @@ export class Supervisor {
   #watch(worker: WorkerProcess): void {
     const servingSinceMs = performance.now();
     void worker.exited.then((exit) => {
-      if (worker !== this.#worker || this.#state === 'ended' || this.#state === 'upgrading') return;
+      if (worker !== this.#worker || this.#isNo('serving')) return;
       if (worker.unmounted) {
-        if (this.#state !== 'unmounting') this.#log(`${this.mountpoint} was unmounted`);
-        this.#finish(true);
+        if (!this.#detached) this.#log(`${this.mountpoint} was unmounted`);
+        this.#finish(true, false);
+        return;
+      }
+      if (this.#negotiated?.resend !== true) {
+        this.#log(
+          `the worker of ${this.mountpoint} ended, and this kernel (before Linux 6.9) cannot hand over its requests`,
+        );
+        this.#finish(false);
         return;
       }
       if (performance.now() - servingSinceMs > STABLE_MS) this.#failures = 0;
@@ -286,25 +323,26 @@ export class Supervisor {
     return this.#state !== state;
   }
 
-  #finish(orderly: boolean): void {
+  #finish(orderly: boolean, mounted = this.#fd >= 0 && !this.#detached): void {
     if (this.#state === 'ended') return;
     this.#state = 'ended';
-    rmSync(controlPath(this.mountpoint), { force: true });
-    if (this.#fd >= 0) {
+    if (mounted) {
       try {
         unmountPoint(this.mountpoint, true);
       } catch (error) {
         this.#log(describeError(error));
       }
-      closeSync(this.#fd);
     }
+    if (this.#fd >= 0) closeSync(this.#fd);
     this.#worker?.kill();
     // The answer to an umount may still be on its way to whoever asked.
     const timer = setTimeout(() => this.#end.resolve(orderly), ANSWER_GRACE_MS);
-    this.#control?.close(() => {
+    const end = (): void => {
       clearTimeout(timer);
       this.#end.resolve(orderly);
-    });
+    };
+    if (this.#control?.listening === true) this.#control.close(end);
+    else end();
   }
 }
 

@@ -17,14 +17,15 @@ export class WorkerProcess {
   readonly exited: Promise<WorkerExit>;
   /** The worker saw the end of the mount. */
   unmounted = false;
-  hasServed = false;
   readonly #child: ChildProcess;
   readonly #waiting = new Map<number, PromiseWithResolvers<unknown>>();
   #nextId = 1;
+  /** Between its word that it serves and its end. */
+  #listening = false;
 
   constructor(modulePath: string, fd: number) {
     const child = fork(modulePath, [], {
-      stdio: ['ignore', 'inherit', 'inherit', 'ipc', fd], // the device becomes DEVICE_FD
+      stdio: ['ignore', 2, 2, 'ipc', fd], // the device becomes DEVICE_FD; standard output is the command's own
       env: { ...process.env, UV_THREADPOOL_SIZE: THREAD_POOL_SIZE },
     });
     this.#child = child;
@@ -35,7 +36,7 @@ export class WorkerProcess {
     this.exited = exited.promise;
     child.on('message', (message: FromWorker) => {
       if (message.type === 'serving') {
-        this.hasServed = true;
+        this.#listening = true;
         serving.resolve(undefined);
       } else if (message.type === 'failed') {
         serving.reject(new PenstockError('io', message.message));
@@ -47,6 +48,7 @@ export class WorkerProcess {
     });
     const onEnd = (exit: WorkerExit): void => {
       const error = new PenstockError('unavailable', `the worker ended (${describeExit(exit)})`);
+      this.#listening = false;
       serving.reject(error);
       for (const { reject } of this.#waiting.values()) reject(error);
       this.#waiting.clear();
@@ -68,8 +70,9 @@ export class WorkerProcess {
     this.#send({ type: 'reopen-log' });
   }
 
-  /** Throws what the worker threw (`io`), `timeout`, or `unavailable` when it ended meanwhile. */
+  /** Throws what the worker threw (`io`), `timeout`, or `unavailable` when it does not serve. */
   async ask(type: 'flush' | 'stop' | 'stats', timeoutMs: number): Promise<unknown> {
+    if (!this.#listening) throw new PenstockError('unavailable', 'the worker does not serve');
     const id = this.#nextId++;
     const waiting = Promise.withResolvers<unknown>();
     this.#waiting.set(id, waiting);

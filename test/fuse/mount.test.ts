@@ -96,6 +96,15 @@ print("ok")`;
     expect((await shell(script, mountpoint)).trim().split('\n')).toEqual(Array(4).fill('1048576'));
   });
 
+  it('refuses every change of a read-only mount', async () => {
+    const { mountpoint, root } = await mountToy({ readOnly: true });
+    writeFileSync(join(root, 'f'), 'x');
+    const { status, stderr } = await run('bash', ['-c', 'cat "$1/f"; echo y > "$1/f"', 'bash', mountpoint]);
+    expect(status).toBe(1);
+    expect(stderr).toContain('Read-only file system');
+    expect(readFileSync(join(root, 'f'), 'utf8')).toBe('x');
+  });
+
   it('forgets what it looked up', async () => {
     const { mountpoint, stats } = await mountToy();
     await shell('cd "$1"; for i in $(seq 200); do : > f$i; done; rm f*; ls -A', mountpoint);

@@ -47,7 +47,7 @@ export interface ToyMount {
   readonly supervisorPid: number;
   /** Where supervisor and workers write their messages. */
   readonly logPath: string;
-  stats(): Promise<MountStats>;
+  readonly stats: () => Promise<MountStats>;
 }
 
 export interface MountStats {
@@ -66,14 +66,18 @@ export interface MountStats {
 
 export interface ToyMountOptions {
   readonly ttlMs?: number;
+  readonly readOnly?: boolean;
   readonly accessLogPath?: string;
   readonly worker?: string;
   readonly workerOptions?: object;
 }
 
-/** An empty mount point and a directory behind it, cleaned up with the test. */
+/**
+ * An empty mount point and a directory behind it, cleaned up with the test. The pid in the name tells another run's setup that the mount is in
+ * use (`global-setup.ts`).
+ */
 export function mountDirs(): { readonly base: string; readonly mountpoint: string; readonly root: string } {
-  const base = makeTempDir('mount');
+  const base = makeTempDir(`mount-${process.pid}`);
   const mountpoint = join(base, 'mnt');
   const root = join(base, 'root');
   mkdirSync(mountpoint);
@@ -91,7 +95,7 @@ export async function mountToy(options: ToyMountOptions = {}): Promise<ToyMount>
   const { supervisorPid } = await mountAndSupervise({
     mountpoint,
     source: 'toy',
-    readOnly: false,
+    readOnly: options.readOnly ?? false,
     posixAcl: false,
     passthrough: false,
     background: true,
