@@ -16,12 +16,18 @@ export function assertObjectKey(key: string): void {
   if (problem !== null) throw new PenstockError('usage', `${JSON.stringify(key)} is not an object key: ${problem}`);
 }
 
+/** False for what another program may have put into a bucket and `assertObjectKey` would refuse. */
+export function isObjectKey(key: string): boolean {
+  return keyProblem(key) === null;
+}
+
 function keyProblem(key: string): string | null {
   if (key === '') return 'it is empty';
   if (Buffer.byteLength(key) > KEY_BYTES_MAX) return `it is above ${KEY_BYTES_MAX} bytes`;
   // A lone surrogate would be stored as U+FFFD: two keys would name one object.
   if (!key.isWellFormed()) return 'it is not well-formed Unicode';
-  if (key.includes('\0')) return 'it contains a NUL';
+  // S3 lists keys in XML, which cannot hold these; a NUL would end a path.
+  if (/[\u0000-\u001f\u007f\ufffe\uffff]/.test(key)) return 'it contains a control character';
   const segments = key.split('/');
   for (const segment of segments) {
     if (segment === '') return 'it has an empty segment';

@@ -110,12 +110,13 @@ interface Rewrite {
   /** The last rewritten manifest, with room for the added files. */
   readonly open: ManifestWriter | null;
   readonly removedBytes: bigint;
+  readonly removedHours: ReadonlySet<number>;
 }
 
 /** Rewrites the manifests that hold removed files. Throws `conflict` naming a file that is not live. */
 async function removeFiles(context: Context, before: readonly ManifestFile[]): Promise<Rewrite> {
   const remove = new Set(context.change.remove);
-  if (remove.size === 0) return { kept: before, finished: [], open: null, removedBytes: 0n };
+  if (remove.size === 0) return { kept: before, finished: [], open: null, removedBytes: 0n, removedHours: new Set() };
   if (before.some((manifest) => manifest.content === 1)) {
     throw new PenstockError(
       'unsupported',
@@ -128,6 +129,7 @@ async function removeFiles(context: Context, before: readonly ManifestFile[]): P
   const missing = new Set(remove);
   const finished: ManifestFile[] = [];
   let open: ManifestWriter | null = null;
+  const removedHours = new Set<number>();
   let removedBytes = 0n;
   for await (const { manifest, bytes } of fetchAhead(context.lake.store, candidates)) {
     if (missing.size === 0) break;
@@ -138,6 +140,7 @@ async function removeFiles(context: Context, before: readonly ManifestFile[]): P
       open = roll(context, open, finished, manifest.specId);
       if (missing.delete(entry.file.location)) {
         removedBytes += entry.file.bytes;
+        removedHours.add(entry.file.hour);
         open.add({ ...entry, status: DELETED, snapshotId: context.snapshotId });
       } else open.add({ ...entry, status: EXISTING });
     }
@@ -147,7 +150,7 @@ async function removeFiles(context: Context, before: readonly ManifestFile[]): P
     const message = `${absent} is not a live file of ${context.metadata.location}: it was replaced or deleted meanwhile`;
     throw new PenstockError('conflict', message, { retryable: false });
   }
-  return { kept: before.filter((manifest) => !touched.has(manifest)), finished, open, removedBytes };
+  return { kept: before.filter((manifest) => !touched.has(manifest)), finished, open, removedBytes, removedHours };
 }
 
 function holdsAny(bytes: Buffer, manifest: ManifestFile, locations: ReadonlySet<string>): boolean {
@@ -256,7 +259,7 @@ function snapshotOf(
   const addedBytes = sum(change.add.map((file) => file.bytes));
   const removedBytes = rewrite.removedBytes;
   const previousBytes = parent === null ? '0' : parent.summary['total-files-size'];
-  const hours = new Set([...change.add.map((file) => file.hour), ...(change.removeHours ?? [])]);
+  const hours = new Set([...change.add.map((file) => file.hour), ...rewrite.removedHours]);
   const counts: Record<string, bigint | number> = {
     'added-data-files': change.add.length,
     'deleted-data-files': own.reduce((total, manifest) => total + manifest.files[2], 0),

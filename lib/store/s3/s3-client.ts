@@ -1,0 +1,127 @@
+/**
+ * The AWS client as this store needs it: one bounded connection pool, one place of retries, and whole responses.
+ *
+ * The SDK's own retries end at the response's headers; a connection that is cut in the body would reach the caller. Here the body is
+ * read inside of the request, so one retry strategy covers all of a request, and a body that is shorter than announced is never
+ * seen by anyone.
+ * Limits: a response is held in memory; the store asks for at most a part (getFile) or what its caller asked for.
+ */
+import { Readable } from 'node:stream';
+import { S3Client } from '@aws-sdk/client-s3';
+import type { S3ClientConfig } from '@aws-sdk/client-s3';
+import { NodeHttpHandler } from '@smithy/node-http-handler';
+import type { S3Options } from './s3-options.ts';
+
+const CONNECT_TIMEOUT_MS = 5000;
+/** No byte for this long: the connection is dead. */
+const SILENCE_MAX_MS = 20_000;
+const TIMER_MS_MAX = 2 ** 31 - 1;
+const PAUSE_MS_MIN = 50;
+const PAUSE_MS_MAX = 5000;
+/** Another conditional request was in progress on the key (S3's 409): the answer comes with the next try. */
+const RETRYABLE_CLIENT_ERRORS = new Set(['ConditionalRequestConflict', 'OperationAborted']);
+
+export function makeS3Client(options: S3Options): S3Client {
+  const agent = { keepAlive: true, maxSockets: options.connectionsMax };
+  return new S3Client({
+    region: options.region,
+    forcePathStyle: options.pathStyle,
+    ...(options.endpoint === null ? {} : { endpoint: options.endpoint }),
+    requestHandler: new WholeResponseHandler({
+      httpAgent: agent,
+      httpsAgent: agent,
+      connectionTimeout: CONNECT_TIMEOUT_MS,
+      socketTimeout: SILENCE_MAX_MS,
+      // Calls that wait for a socket are normal here: the pool is the limit.
+      socketAcquisitionWarningTimeout: TIMER_MS_MAX,
+    }),
+    retryStrategy: new BoundedRetry(options.attemptsMax),
+    // Checksums that the server did not ask for break some S3 servers' streaming; content is checked end to end above this layer.
+    requestChecksumCalculation: 'WHEN_REQUIRED',
+    responseChecksumValidation: 'WHEN_REQUIRED',
+  });
+}
+
+class WholeResponseHandler extends NodeHttpHandler {
+  override async handle(
+    ...[request, options]: Parameters<NodeHttpHandler['handle']>
+  ): ReturnType<NodeHttpHandler['handle']> {
+    const { response } = await super.handle(request, options);
+    const body: unknown = response.body;
+    if (body instanceof Readable) {
+      const announced = request.method === 'HEAD' ? undefined : response.headers['content-length'];
+      const bytes = await readWhole(body, announced === undefined ? null : Number(announced), options?.abortSignal);
+      response.body = Readable.from(bytes.length === 0 ? [] : [bytes]);
+    }
+    return { response };
+  }
+}
+
+type HandlerOptions = NonNullable<Parameters<NodeHttpHandler['handle']>[1]>;
+
+async function readWhole(
+  body: Readable,
+  announced: number | null,
+  signal: HandlerOptions['abortSignal'],
+): Promise<Buffer> {
+  const abort = (): void => void body.destroy(Object.assign(new Error('Request aborted'), { name: 'AbortError' }));
+  const events = signal instanceof AbortSignal ? signal : null;
+  events?.addEventListener('abort', abort, { once: true });
+  try {
+    const chunks: Buffer[] = [];
+    let length = 0;
+    for await (const chunk of body as AsyncIterable<Buffer>) {
+      chunks.push(chunk);
+      length += chunk.length;
+    }
+    // With this code the SDK takes it for what it is, a broken connection.
+    if (announced !== null && length !== announced) {
+      const message = `the response ended after ${length} of ${announced} bytes`;
+      throw Object.assign(new Error(message), { code: 'ECONNRESET' });
+    }
+    const [only] = chunks;
+    return chunks.length === 1 && only !== undefined ? only : Buffer.concat(chunks, length);
+  } finally {
+    events?.removeEventListener('abort', abort);
+  }
+}
+
+type RetryStrategy = Extract<NonNullable<S3ClientConfig['retryStrategy']>, { refreshRetryTokenForRetry: unknown }>;
+type RetryToken = Awaited<ReturnType<RetryStrategy['acquireInitialRetryToken']>>;
+type RetryErrorInfo = Parameters<RetryStrategy['refreshRetryTokenForRetry']>[1];
+
+/** Full jitter, exponential; the deadline is the abort signal that every call carries. */
+class BoundedRetry implements RetryStrategy {
+  readonly #attemptsMax: number;
+
+  constructor(attemptsMax: number) {
+    this.#attemptsMax = attemptsMax;
+  }
+
+  async acquireInitialRetryToken(): Promise<RetryToken> {
+    return token(0, 0);
+  }
+
+  async refreshRetryTokenForRetry(last: RetryToken, info: RetryErrorInfo): Promise<RetryToken> {
+    const count = last.getRetryCount() + 1;
+    if (count >= this.#attemptsMax || !isRetryable(info)) {
+      throw info.error instanceof Error ? info.error : new Error(String(info.error));
+    }
+    const ceilingMs = Math.min(PAUSE_MS_MAX, PAUSE_MS_MIN * 2 ** count);
+    const hintMs = info.retryAfterHint === undefined ? 0 : info.retryAfterHint.getTime() - Date.now();
+    return token(count, Math.max(Math.min(hintMs, PAUSE_MS_MAX), Math.random() * ceilingMs));
+  }
+
+  recordSuccess(): void {
+    // No budget is shared between calls: each has its attempts and its deadline.
+  }
+}
+
+function token(count: number, delayMs: number): RetryToken {
+  return { getRetryCount: () => count, getRetryDelay: () => delayMs };
+}
+
+function isRetryable({ errorType, error }: RetryErrorInfo): boolean {
+  if (errorType !== 'CLIENT_ERROR') return true;
+  return error instanceof Error && RETRYABLE_CLIENT_ERRORS.has(error.name);
+}

@@ -1,0 +1,98 @@
+/**
+ * `s3://bucket/prefix?...`:
+ *   endpoint=URL        another server than AWS; then path style, unless pathStyle=false
+ *   region=R            default AWS_REGION; with an endpoint us-east-1
+ *   pathStyle=true|false
+ *   sse=AES256|aws:kms, kmsKeyId=ID, storageClass=STANDARD_IA...   of the objects that are put
+ *   connections=64      sockets at most
+ *   deadline=60s        of one call, with all its retries (`putFile` and `getFile`: of every part)
+ *   attempts=10         of one request
+ *   hedge=50ms          send a GET again when it has no answer by then, and take the first answer
+ */
+import { PenstockError } from '../../errors.ts';
+import { parseDuration } from '../../units.ts';
+
+export interface S3Options {
+  readonly bucket: string;
+  /** '' or `some/folder/`. */
+  readonly prefix: string;
+  readonly endpoint: string | null;
+  readonly region: string;
+  readonly pathStyle: boolean;
+  readonly sse: 'AES256' | 'aws:kms' | null;
+  readonly kmsKeyId: string | null;
+  readonly storageClass: string | null;
+  readonly connectionsMax: number;
+  readonly deadlineMs: number;
+  readonly attemptsMax: number;
+  readonly hedgeMs: number | null;
+}
+
+const NAMES = [
+  'endpoint',
+  'region',
+  'pathStyle',
+  'sse',
+  'kmsKeyId',
+  'storageClass',
+  'connections',
+  'deadline',
+  'attempts',
+  'hedge',
+] as const;
+type Name = (typeof NAMES)[number];
+
+/** Throws `config` naming the option. */
+export function parseS3Url(url: URL): S3Options {
+  for (const name of url.searchParams.keys()) {
+    if (!NAMES.some((known) => known === name)) fail(url, name, `no such option; there are ${NAMES.join(', ')}`);
+  }
+  if (url.hostname === '') fail(url, 'bucket', 'expected s3://bucket/prefix');
+  if (url.username !== '' || url.password !== '') {
+    throw new PenstockError(
+      'config',
+      `s3://${url.hostname}: no credentials in the URL, please: they would be shown and logged; use AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY`,
+    );
+  }
+  const get = (name: Name): string | null => url.searchParams.get(name);
+  const endpoint = get('endpoint');
+  if (endpoint !== null && !/^https?:\/\//.test(endpoint)) fail(url, 'endpoint', 'expected http://... or https://...');
+  const sse = get('sse');
+  if (sse !== null && sse !== 'AES256' && sse !== 'aws:kms') fail(url, 'sse', 'expected AES256 or aws:kms');
+  const kmsKeyId = get('kmsKeyId');
+  if (kmsKeyId !== null && sse !== 'aws:kms') fail(url, 'kmsKeyId', 'needs sse=aws:kms');
+  const region = get('region') ?? process.env['AWS_REGION'] ?? process.env['AWS_DEFAULT_REGION'];
+  if (region === undefined && endpoint === null) fail(url, 'region', 'expected a region here or in AWS_REGION');
+  const prefix = decodeURIComponent(url.pathname).replace(/^\/+|\/+$/g, '');
+  const hedge = get('hedge');
+  return {
+    bucket: url.hostname,
+    prefix: prefix === '' ? '' : `${prefix}/`,
+    endpoint,
+    region: region ?? 'us-east-1',
+    pathStyle: boolean(url, 'pathStyle') ?? endpoint !== null,
+    sse,
+    kmsKeyId,
+    storageClass: get('storageClass'),
+    connectionsMax: count(url, 'connections') ?? 64,
+    deadlineMs: parseDuration(get('deadline') ?? '60s'),
+    attemptsMax: count(url, 'attempts') ?? 10,
+    hedgeMs: hedge === null ? null : parseDuration(hedge),
+  };
+}
+
+function fail(url: URL, name: string, expected: string): never {
+  throw new PenstockError('config', `s3://${url.hostname}${url.pathname}: ${name}: ${expected}`);
+}
+
+function boolean(url: URL, name: Name): boolean | null {
+  const text = url.searchParams.get(name);
+  if (text !== null && text !== 'true' && text !== 'false') fail(url, name, 'expected true or false');
+  return text === null ? null : text === 'true';
+}
+
+function count(url: URL, name: Name): number | null {
+  const text = url.searchParams.get(name);
+  if (text !== null && !/^[1-9]\d{0,4}$/.test(text)) fail(url, name, 'expected a number from 1 to 99999');
+  return text === null ? null : Number(text);
+}
