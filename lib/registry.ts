@@ -11,6 +11,7 @@ import { parsePortUrl } from './urls.ts';
 
 const logDrivers: Readonly<Record<string, () => Promise<OpenLog>>> = {
   'file:': async () => (await import('./log/file/file-log.ts')).openFileLog,
+  'kafka:': async () => (await import('./log/kafka/kafka-log.ts')).openKafkaLog,
 };
 
 const storeDrivers: Readonly<Record<string, () => Promise<OpenObjectStore>>> = {

@@ -1,0 +1,211 @@
+/**
+ * The Log port over a Kafka cluster (3.7 and newer): `kafka://host:port,host:port?tls=true&ca=FILE&sasl=scram-sha-512&user=U&passwordFile=F`.
+ *
+ * Invariants
+ * - Opening does not connect: a program on a node without an uplink starts, and its first call says what is wrong.
+ * - What the broker says decides. Topic ids, offsets and leaders are asked for, leaders alone are kept, until an error.
+ * - Nothing runs while nobody calls: no timer, no refresh, no heartbeat.
+ * Failure: passing errors are tried again within CALL_DEADLINE_MS (appends: see partition-appender.ts), then `unavailable` or `timeout`.
+ * Wrong credentials or an untrusted certificate are `denied`, at once. An answer that cannot be read is `corrupt`.
+ * Limits: names and sizes are the broker's; batches above BATCH_BYTES_MAX are refused before they are sent.
+ */
+import { systemClock, type Clock } from '../../clock.ts';
+import { PenstockError } from '../../errors.ts';
+import {
+  BATCH_BYTES_MAX,
+  type AppendResult,
+  type FetchRequest,
+  type FetchResult,
+  type Log,
+  type LogProducer,
+  type TopicInfo,
+  type TopicOptions,
+} from '../log.ts';
+import { BATCH_HEADER_BYTES, readBatchHeader, viewOf } from '../record-batch.ts';
+import {
+  createTopicRequest,
+  deleteTopicRequest,
+  findCoordinatorRequest,
+  offsetCommitRequest,
+} from './admin-requests.ts';
+import { NO_ERROR, TOPIC_ALREADY_EXISTS, UNKNOWN_TOPIC_OR_PARTITION, brokerError } from './broker-errors.ts';
+import { Cluster, REQUEST_TIMEOUT_MS } from './cluster.ts';
+import { parseKafkaUrl, type KafkaOptions } from './kafka-url.ts';
+import type { TopicMetadata } from './metadata-request.ts';
+import { PartitionAppender } from './partition-appender.ts';
+import { fetchBatches, readOffsets } from './partition-reader.ts';
+import { initProducerIdRequest } from './produce-request.ts';
+import type { OpenTransport } from './transport.ts';
+
+/** A broker's own bound on making or deleting a topic, below ours for the answer. */
+const ADMIN_TIMEOUT_MS = REQUEST_TIMEOUT_MS - 2000;
+
+const transports: Readonly<Record<KafkaOptions['client'], () => Promise<OpenTransport>>> = {
+  kafkajs: async () => (await import('./kafkajs-transport.ts')).openKafkajsTransport,
+  platformatic: async () => (await import('./platformatic-transport.ts')).openPlatformaticTransport,
+};
+
+export async function openKafkaLog(url: URL): Promise<Log> {
+  const options = parseKafkaUrl(url);
+  const transport = (await transports[options.client]())(options);
+  const { bootstrap } = options;
+  return new KafkaLog(
+    options.url,
+    new Cluster({ bootstrap, transport, clock: systemClock, random: Math.random }),
+    systemClock,
+  );
+}
+
+class KafkaLog implements Log {
+  readonly url: string;
+  readonly #cluster: Cluster;
+  readonly #clock: Clock;
+  /** By topic, then partition. */
+  readonly #appenders = new Map<string, Map<number, PartitionAppender>>();
+  readonly #coordinators = new Map<string, number>();
+
+  constructor(url: string, cluster: Cluster, clock: Clock) {
+    this.url = url;
+    this.#cluster = cluster;
+    this.#clock = clock;
+  }
+
+  async ensureTopic(name: string, options: TopicOptions): Promise<TopicInfo> {
+    const cluster = this.#cluster;
+    if ((await this.topic(name)) === null) {
+      await cluster.persist(async () => {
+        const answer = await cluster.callController(createTopicRequest(name, options, ADMIN_TIMEOUT_MS));
+        if (answer.error !== NO_ERROR && answer.error !== TOPIC_ALREADY_EXISTS) {
+          throw brokerError(answer.error, `cannot make topic ${name}`, answer.message);
+        }
+      });
+    }
+    // Brokers learn of a new topic and its leaders one after the other.
+    return cluster.persist(async () => {
+      const found = await cluster.describe(name);
+      const hasLeaders = found !== null && [...found.partitions.values()].every(({ leader }) => leader >= 0);
+      if (!hasLeaders) throw new PenstockError('unavailable', `topic ${name} has no leaders yet`);
+      return topicInfo(found);
+    });
+  }
+
+  async topic(name: string): Promise<TopicInfo | null> {
+    const found = await this.#cluster.persist(() => this.#cluster.describe(name));
+    return found === null ? null : topicInfo(found);
+  }
+
+  async topics(): Promise<readonly TopicInfo[]> {
+    const found = await this.#cluster.persist(() => this.#cluster.describeAll());
+    return found.map(topicInfo).sort((a, b) => (a.name < b.name ? -1 : 1));
+  }
+
+  async deleteTopic(name: string): Promise<void> {
+    const cluster = this.#cluster;
+    let isRepeat = false;
+    await cluster.persist(async () => {
+      const wasTried = isRepeat;
+      isRepeat = true;
+      const answer = await cluster.callController(deleteTopicRequest(name, ADMIN_TIMEOUT_MS));
+      if (answer.error === UNKNOWN_TOPIC_OR_PARTITION) {
+        // After a lost answer it is gone by our own doing.
+        if (wasTried) return;
+        throw new PenstockError('not-found', `there is no topic ${name}`);
+      }
+      if (answer.error !== NO_ERROR) throw brokerError(answer.error, `cannot delete topic ${name}`, answer.message);
+    });
+    this.#appenders.delete(name);
+    cluster.forget(name);
+    await cluster.persist(async () => {
+      if ((await cluster.describe(name)) !== null) {
+        throw new PenstockError('unavailable', `topic ${name} is still being deleted`);
+      }
+    });
+  }
+
+  async producer(): Promise<LogProducer> {
+    const { producerId, producerEpoch } = await this.#cluster.persist(async () => {
+      const answer = await this.#cluster.callAny(initProducerIdRequest());
+      if (answer.error !== NO_ERROR) throw brokerError(answer.error, 'cannot get a producer id');
+      return answer;
+    });
+    return {
+      producerId,
+      producerEpoch,
+      append: (topic, partition, batch) => this.#append(topic, partition, batch),
+    };
+  }
+
+  offsets(topic: string, partition: number): Promise<{ readonly earliest: bigint; readonly end: bigint }> {
+    return readOffsets(this.#cluster, topic, partition);
+  }
+
+  fetch(request: FetchRequest): Promise<FetchResult> {
+    return fetchBatches(this.#cluster, request);
+  }
+
+  async commitHint(group: string, topic: string, partition: number, nextOffset: bigint): Promise<void> {
+    const cluster = this.#cluster;
+    await cluster.persist(async () => {
+      try {
+        const node = this.#coordinators.get(group) ?? (await this.#findCoordinator(group));
+        const { error } = await cluster.callNode(node, offsetCommitRequest(group, topic, partition, nextOffset));
+        if (error !== NO_ERROR) throw brokerError(error, `cannot keep the hint of group ${group}`);
+      } catch (error) {
+        this.#coordinators.delete(group);
+        throw error;
+      }
+    });
+  }
+
+  async close(): Promise<void> {
+    this.#cluster.close();
+  }
+
+  async #findCoordinator(group: string): Promise<number> {
+    const { error, message, node } = await this.#cluster.callAny(findCoordinatorRequest(group));
+    if (error !== NO_ERROR) throw brokerError(error, `no coordinator of group ${group}`, message);
+    this.#coordinators.set(group, node);
+    return node;
+  }
+
+  /** Synchronous up to the appender's queue: the order of calls is the order in the partition. */
+  #append(topic: string, partition: number, batch: Uint8Array): Promise<AppendResult> {
+    try {
+      this.#cluster.signal.throwIfAborted();
+      const where = `${topic}/${partition}`;
+      if (batch.length > BATCH_BYTES_MAX) {
+        throw new PenstockError(
+          'too-large',
+          `${where}: a batch of ${batch.length} bytes, at most ${BATCH_BYTES_MAX} are taken`,
+        );
+      }
+      if (batch.length < BATCH_HEADER_BYTES)
+        throw new PenstockError('corrupt', `${where}: ${batch.length} bytes are no batch`);
+      return this.#appender(topic, partition).append(batch, readBatchHeader(viewOf(batch), 0, where));
+    } catch (error) {
+      return Promise.reject(error instanceof Error ? error : new Error(String(error)));
+    }
+  }
+
+  #appender(topic: string, partition: number): PartitionAppender {
+    let partitions = this.#appenders.get(topic);
+    if (partitions === undefined) this.#appenders.set(topic, (partitions = new Map<number, PartitionAppender>()));
+    let appender = partitions.get(partition);
+    if (appender === undefined) {
+      appender = new PartitionAppender({
+        cluster: this.#cluster,
+        clock: this.#clock,
+        random: Math.random,
+        topic,
+        partition,
+        readEnd: async () => (await readOffsets(this.#cluster, topic, partition)).end,
+      });
+      partitions.set(partition, appender);
+    }
+    return appender;
+  }
+}
+
+function topicInfo({ name, id, partitions }: TopicMetadata): TopicInfo {
+  return { name, id, partitions: partitions.size };
+}

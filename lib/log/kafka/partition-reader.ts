@@ -1,0 +1,116 @@
+/**
+ * Reads one partition: offsets, and whole batches as the broker stores them.
+ *
+ * Invariants: `fetch` returns whole batches whose headers are well-formed and whose offsets ascend; their checksums are checked by who
+ * decodes them (batch-reader.ts). A batch that the broker cut at the bound is left out and comes first in the next answer.
+ * Failure: passing errors (a leader that moved, a connection that broke) are tried again within CALL_DEADLINE_MS.
+ * Limits: Int32 for the bounds of a fetch, as in the protocol.
+ */
+import { PenstockError } from '../../errors.ts';
+import type { FetchRequest, FetchResult } from '../log.ts';
+import { BATCH_HEADER_BYTES, batchBytes, readBatchHeader } from '../record-batch.ts';
+import { NO_ERROR, OFFSET_OUT_OF_RANGE, brokerError } from './broker-errors.ts';
+import { REQUEST_TIMEOUT_MS, type Cluster } from './cluster.ts';
+import { EARLIEST, LATEST, fetchRequest, listOffsetsRequest, type FetchedPartition } from './fetch-request.ts';
+
+const INT32_MAX = 2 ** 31 - 1;
+
+/** Runs `attempt` for a partition again after a passing error, with fresh metadata. */
+function persistRouted<T>(cluster: Cluster, topic: string, attempt: () => Promise<T>): Promise<T> {
+  return cluster.persist(async () => {
+    try {
+      return await attempt();
+    } catch (error) {
+      cluster.forget(topic);
+      throw error;
+    }
+  });
+}
+
+export async function readOffsets(
+  cluster: Cluster,
+  topic: string,
+  partition: number,
+): Promise<{ earliest: bigint; end: bigint }> {
+  return persistRouted(cluster, topic, async () => {
+    const { node } = await cluster.route(topic, partition);
+    const list = async (timestamp: bigint): Promise<bigint> => {
+      const answer = await cluster.callNode(node, listOffsetsRequest(topic, partition, timestamp));
+      if (answer.error !== NO_ERROR) throw brokerError(answer.error, `offsets of ${topic}/${partition}`);
+      return answer.offset;
+    };
+    const [earliest, end] = await Promise.all([list(EARLIEST), list(LATEST)]);
+    return { earliest, end };
+  });
+}
+
+export async function fetchBatches(cluster: Cluster, request: FetchRequest): Promise<FetchResult> {
+  const { topic, partition, offset } = request;
+  const where = `${topic}/${partition}`;
+  return persistRouted(cluster, topic, async () => {
+    if (request.signal?.aborted === true) throw aborted(where, request.signal);
+    const { node, leaderEpoch } = await cluster.route(topic, partition);
+    const answer = await fetchOnce(cluster, node, leaderEpoch, request);
+    if (answer.error === OFFSET_OUT_OF_RANGE) {
+      const { earliest, end } = await readOffsets(cluster, topic, partition);
+      throw new PenstockError('not-found', `${where} has offsets ${earliest} to ${end}, there is no ${offset}`);
+    }
+    if (answer.error !== NO_ERROR) throw brokerError(answer.error, `fetch of ${where}`);
+    const { batches, nextOffset } = splitBatches(answer.records, offset, where);
+    return { batches, nextOffset, endOffset: answer.highWatermark, leaderEpoch };
+  });
+}
+
+/** An abort gives the connection up: its answer may be far away. */
+function fetchOnce(
+  cluster: Cluster,
+  node: number,
+  leaderEpoch: number,
+  { topic, partition, offset, maxBytes, maxWaitMs, signal }: FetchRequest,
+): Promise<FetchedPartition> {
+  const bounds = { maxBytes: Math.min(maxBytes, INT32_MAX), maxWaitMs: Math.min(maxWaitMs, INT32_MAX) };
+  const isAborted = (): boolean => signal?.aborted === true;
+  return cluster.withFetchLink(node, async (link) => {
+    if (isAborted()) throw aborted(`${topic}/${partition}`, signal);
+    const stop = (): void => link.close();
+    signal?.addEventListener('abort', stop, { once: true });
+    try {
+      const request = fetchRequest({ topic, partition, leaderEpoch, offset, ...bounds });
+      return await link.call(request, REQUEST_TIMEOUT_MS + bounds.maxWaitMs);
+    } catch (error) {
+      if (isAborted()) throw aborted(`${topic}/${partition}`, signal);
+      throw error;
+    } finally {
+      signal?.removeEventListener('abort', stop);
+    }
+  });
+}
+
+function aborted(where: string, signal: AbortSignal | undefined): PenstockError {
+  return new PenstockError('aborted', `the fetch of ${where} was aborted`, { cause: signal?.reason });
+}
+
+function splitBatches(
+  records: Buffer,
+  offset: bigint,
+  where: string,
+): { readonly batches: Buffer[]; readonly nextOffset: bigint } {
+  const batches: Buffer[] = [];
+  let nextOffset = offset;
+  for (let at = 0; records.length - at >= BATCH_HEADER_BYTES;) {
+    const length = batchBytes(records, at);
+    if (at + length > records.length) break;
+    const header = readBatchHeader(records, at, where);
+    const end = header.baseOffset + BigInt(header.lastOffsetDelta) + 1n;
+    if (end <= nextOffset) {
+      throw new PenstockError('corrupt', `${where}: the broker sent offsets up to ${end - 1n} for ${nextOffset}`);
+    }
+    batches.push(records.subarray(at, at + header.bytes));
+    nextOffset = end;
+    at += header.bytes;
+  }
+  if (batches.length === 0 && records.length > 0) {
+    throw new PenstockError('corrupt', `${where}: the broker sent ${records.length} bytes without a whole batch`);
+  }
+  return { batches, nextOffset };
+}

@@ -1,0 +1,60 @@
+/**
+ * A request of Kafka's protocol, apart from how it is carried. The versions are the newest in the classic encoding, or the first with
+ * what we need; Kafka 3.7 to 4.x take all of them (4.0 removed the versions below those of Kafka 2.1, KIP-896).
+ */
+import type { WireReader } from './wire.ts';
+
+export interface Api {
+  readonly name: string;
+  readonly key: number;
+  readonly version: number;
+  /** Headers with tagged fields: request header v2, response header v1. */
+  readonly isFlexible: boolean;
+}
+
+export interface ApiRequest<T> {
+  readonly api: Api;
+  /** What follows the request header. Large parts are not copied: they must stay as they are until the answer. */
+  readonly body: readonly Uint8Array[];
+  /** Reads what follows the response header. `throttleMs` of the answer goes to `throttle`. */
+  decode(reader: WireReader, throttle: (ms: number) => void): T;
+}
+
+const classic = (name: string, key: number, version: number): Api => ({ name, key, version, isFlexible: false });
+
+export const PRODUCE = classic('Produce', 0, 8);
+export const FETCH = classic('Fetch', 1, 11);
+export const LIST_OFFSETS = classic('ListOffsets', 2, 5);
+export const METADATA: Api = { name: 'Metadata', key: 3, version: 12, isFlexible: true };
+export const OFFSET_COMMIT = classic('OffsetCommit', 8, 7);
+export const FIND_COORDINATOR = classic('FindCoordinator', 10, 2);
+export const CREATE_TOPICS = classic('CreateTopics', 19, 4);
+export const DELETE_TOPICS = classic('DeleteTopics', 20, 3);
+export const INIT_PRODUCER_ID = classic('InitProducerId', 22, 1);
+
+/** Every one of them must be in the range that a broker offers. */
+export const OUR_APIS: readonly Api[] = [
+  PRODUCE,
+  FETCH,
+  LIST_OFFSETS,
+  METADATA,
+  OFFSET_COMMIT,
+  FIND_COORDINATOR,
+  CREATE_TOPICS,
+  DELETE_TOPICS,
+  INIT_PRODUCER_ID,
+];
+
+/** Reads topics { name, partitions { partition INT32, ... } } of an answer that must be about one topic and one partition. */
+export function readOnlyPartition<T>(reader: WireReader, topic: string, partition: number, read: () => T): T {
+  const [answer, ...others] = reader
+    .array(() => ({
+      topic: reader.string(),
+      partitions: reader.array(() => ({ partition: reader.int32(), value: read() })),
+    }))
+    .flatMap((entry) => entry.partitions.map((of) => ({ topic: entry.topic, ...of })));
+  if (answer?.topic !== topic || answer.partition !== partition || others.length > 0) {
+    reader.flaw(`it is not about ${topic}/${partition} alone`);
+  }
+  return answer.value;
+}
