@@ -44,7 +44,8 @@ export class BlockCache {
     mkdirSync(options.dir, { recursive: true });
     for (const folder of readdirSync(options.dir, { withFileTypes: true })) {
       if (!folder.isDirectory()) continue;
-      for (const name of readdirSync(join(options.dir, folder.name))) this.#adopt(join(options.dir, folder.name, name), name);
+      for (const name of readdirSync(join(options.dir, folder.name)))
+        this.#adopt(join(options.dir, folder.name, name), name);
     }
     this.#evict(0);
   }

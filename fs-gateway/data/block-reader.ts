@@ -174,7 +174,7 @@ export class BlockReader {
   }
 
   async #enter(): Promise<void> {
-    if (this.#active >= FETCHES_MAX) await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    while (this.#active >= FETCHES_MAX) await new Promise<void>((resolve) => this.#waiting.push(resolve));
     this.#active++;
   }
 

@@ -59,7 +59,7 @@ export function piecesOf(volumeId: string, extents: readonly Extent[], from: num
       slices.push({ piece, pieceOffset: inSource, fileOffset: start, length: end - start });
       continue;
     }
-    for (let at = inSource; at < inSource + (end - start); ) {
+    for (let at = inSource; at < inSource + (end - start);) {
       const chunk = Math.floor(at / CHUNK_BYTES);
       const chunkStart = chunk * CHUNK_BYTES;
       const bytes = Math.min(CHUNK_BYTES, source.objectBytes - chunkStart);

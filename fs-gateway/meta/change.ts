@@ -14,6 +14,11 @@ import type { VolumeKeys } from '../../lib/volume/keys.ts';
 import type { CachedEntry, MetaCache, Node } from './cache.ts';
 import { entryOf, nodeOf } from './cache.ts';
 
+/** A directory that was to be empty has entries. */
+export class NotEmptyError extends Error {
+  override readonly name = 'NotEmptyError';
+}
+
 /** What a compare was about, to learn from its mismatch. */
 type Subject =
   | { readonly kind: 'node'; readonly ino: number }
@@ -186,7 +191,10 @@ export class Change {
     }
   }
 
+  /** Throws NotEmptyError when that is the only thing that was not as planned. */
   learn(cache: MetaCache, mismatches: readonly Mismatch[]): void {
+    if (mismatches.every((mismatch) => mismatch.kind === 'bucket'))
+      throw new NotEmptyError('the directory is not empty');
     for (const mismatch of mismatches) {
       const subject = this.#subjects[mismatch.index];
       if (subject === undefined || mismatch.kind !== 'value') continue;

@@ -7,7 +7,7 @@
  * Limits: ATTEMPTS_MAX failed compares of one change are `conflict`.
  */
 import { PenstockError } from '../../lib/errors.ts';
-import type { Key, MetaEngine, Stored } from '../../lib/meta/engine.ts';
+import type { Key, MetaEngine, ScanPage, Stored } from '../../lib/meta/engine.ts';
 import { decodeChanges } from '../../lib/volume/feed.ts';
 import { takeIds } from '../../lib/volume/ids.ts';
 import { isDirectory } from '../../lib/volume/inode.ts';
@@ -187,6 +187,35 @@ export class VolumeView {
       entries: page.entries.map(([name, stored]) => [name, entryOf(directory, name, stored)] as const),
       cursor: page.cursor,
     };
+  }
+
+  /** Up to `limit` names of the extended attributes. */
+  async xattrNames(ino: number, limit = 1000): Promise<string[]> {
+    return this.#fields(this.keys.xattrs(ino), limit);
+  }
+
+  /** Up to `limit` of the pages that a large file's extents have. */
+  async pageNumbers(ino: number, limit: number): Promise<number[]> {
+    return (await this.#fields(this.keys.pages(ino), limit)).map(Number);
+  }
+
+  async #fields(bucket: string, limit: number): Promise<string[]> {
+    const engine = await this.engine();
+    const names: string[] = [];
+    for (let cursor: string | null = ''; cursor !== null && names.length < limit;) {
+      const page: ScanPage = await engine.scan(bucket, cursor, limit - names.length);
+      names.push(...page.entries.map(([name]) => name));
+      cursor = page.cursor;
+    }
+    return [...new Set(names)].slice(0, limit);
+  }
+
+  forgetEntry(parent: number, name: string): void {
+    this.#cache.dropEntry(parent, name);
+  }
+
+  forgetNode(ino: number): void {
+    this.#cache.dropNode(ino);
   }
 
   async read(keys: readonly Key[]): Promise<readonly (Stored | null)[]> {

@@ -1,0 +1,133 @@
+/**
+ * The journal of staged changes: what was written through this mount and is not committed yet. It survives the worker (kill -9): the
+ * next worker of the mount replays it and goes on.
+ *
+ *   frame:  u32 length of the body, u32 CRC32C of the body, body
+ *   body:   u8 kind, f64 ino, i64 timeNs, f64 offset, f64 length, bytes
+ *     DATA   bytes written at offset (small files: they have no staging file)
+ *     RANGE  [offset, offset + length) was written to the staging file
+ *     HOLE   [offset, offset + length) reads as zeros
+ *     SIZE   the file's size was set to `length` (truncate; offset 1) or at least to it (offset 0)
+ *     SPILL  what DATA said is in the staging file from here on
+ *     CLEAN  everything of this inode before the frame number `offset` is committed
+ *     OPEN, CLOSE   the inode was opened (`length` times) or closed
+ *
+ * Invariants: a write is answered after its frame was written (to the page cache: it survives the process, not the machine; fsync and
+ * close wait for the store). A torn frame ends the journal: it was not answered.
+ * Limits: rewritten with what is live when it passes REWRITE_BYTES.
+ */
+import { crc32c } from '@node-rs/crc32';
+import { closeSync, ftruncateSync, openSync, readFileSync, renameSync, writevSync } from 'node:fs';
+import { join } from 'node:path';
+
+export const FrameKind = { DATA: 1, RANGE: 2, HOLE: 3, SIZE: 4, SPILL: 5, CLEAN: 6, OPEN: 7, CLOSE: 8 } as const;
+export type FrameKind = (typeof FrameKind)[keyof typeof FrameKind];
+
+export interface Frame {
+  readonly kind: FrameKind;
+  readonly ino: number;
+  readonly timeNs: bigint;
+  readonly offset: number;
+  readonly length: number;
+  readonly bytes?: Uint8Array;
+}
+
+const HEAD_BYTES = 8;
+const FIXED_BYTES = 33;
+const REWRITE_BYTES = 32 * 2 ** 20;
+const KINDS = new Set<number>(Object.values(FrameKind));
+
+export class Journal {
+  readonly #path: string;
+  #fd: number;
+  #bytes = 0;
+  /** Frames written since the journal was last empty or rewritten. */
+  #frames = 0;
+  readonly #head = Buffer.alloc(HEAD_BYTES + FIXED_BYTES);
+
+  constructor(dir: string) {
+    this.#path = join(dir, 'journal');
+    this.#fd = openSync(this.#path, 'a', 0o600);
+  }
+
+  get frames(): number {
+    return this.#frames;
+  }
+
+  get overgrown(): boolean {
+    return this.#bytes > REWRITE_BYTES;
+  }
+
+  /** What an earlier worker left, up to the first torn frame. */
+  read(): Frame[] {
+    const content = readFileSync(this.#path);
+    const frames: Frame[] = [];
+    let at = 0;
+    while (at + HEAD_BYTES <= content.length) {
+      const length = content.readUInt32LE(at);
+      const end = at + HEAD_BYTES + length;
+      if (length < FIXED_BYTES || end > content.length) break;
+      const body = content.subarray(at + HEAD_BYTES, end);
+      const kind = body.readUInt8(0);
+      if (crc32c(body) !== content.readUInt32LE(at + 4) || !KINDS.has(kind)) break;
+      frames.push({
+        kind: kind as FrameKind, // one of KINDS
+        ino: body.readDoubleLE(1),
+        timeNs: body.readBigInt64LE(9),
+        offset: body.readDoubleLE(17),
+        length: body.readDoubleLE(25),
+        bytes: body.subarray(FIXED_BYTES),
+      });
+      at = end;
+    }
+    return frames;
+  }
+
+  append(frame: Frame): void {
+    this.#write(this.#fd, frame);
+    this.#frames++;
+  }
+
+  #write(fd: number, frame: Frame): void {
+    const head = this.#head;
+    head.writeUInt8(frame.kind, HEAD_BYTES);
+    head.writeDoubleLE(frame.ino, HEAD_BYTES + 1);
+    head.writeBigInt64LE(frame.timeNs, HEAD_BYTES + 9);
+    head.writeDoubleLE(frame.offset, HEAD_BYTES + 17);
+    head.writeDoubleLE(frame.length, HEAD_BYTES + 25);
+    const { bytes } = frame;
+    head.writeUInt32LE(FIXED_BYTES + (bytes?.length ?? 0), 0);
+    const fixed = crc32c(head.subarray(HEAD_BYTES));
+    head.writeUInt32LE(
+      bytes === undefined ? fixed : crc32c(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length), fixed),
+      4,
+    );
+    this.#bytes += writevSync(fd, bytes === undefined ? [head] : [head, bytes]);
+  }
+
+  /** Replaces the journal by these frames, atomically. */
+  rewrite(frames: Iterable<Frame>): void {
+    const temporary = `${this.#path}.new`;
+    const fd = openSync(temporary, 'w', 0o600);
+    this.#bytes = 0;
+    this.#frames = 0;
+    for (const frame of frames) {
+      this.#write(fd, frame);
+      this.#frames++;
+    }
+    renameSync(temporary, this.#path);
+    closeSync(this.#fd);
+    this.#fd = fd;
+  }
+
+  /** Nothing is staged any more. */
+  clear(): void {
+    ftruncateSync(this.#fd);
+    this.#bytes = 0;
+    this.#frames = 0;
+  }
+
+  close(): void {
+    closeSync(this.#fd);
+  }
+}

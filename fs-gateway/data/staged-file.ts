@@ -1,0 +1,120 @@
+/**
+ * One file with uncommitted changes: its overlay of exact ranges, and the bytes, in memory while they are few, else in a staging file.
+ *
+ * Invariants
+ * - What `active` covers is newer than what `flushing` covers, and that is newer than the committed extents. The bytes of both lie at
+ *   their file offsets in one place: a write during a flush changes only what will be flushed again.
+ */
+import { closeSync, constants, openSync, readSync, rmSync, writeSync } from 'node:fs';
+import { join } from 'node:path';
+import { Overlay } from './overlay.ts';
+
+/** A file that ends within it has no staging file: opening one costs more than writing it. */
+export const MEMORY_BYTES_MAX = 64 * 1024;
+
+export class StagedFile {
+  readonly ino: number;
+  active = new Overlay();
+  flushing: Overlay | undefined;
+  /** The file's size as programs see it. */
+  size: number;
+  /** The size was set (truncate), so a commit sets it too; else a commit only raises it. */
+  sizeSet = false;
+  /** The time of the last change that is not committed; null: none, or somebody set another time since. */
+  mtimeNs: bigint | null = null;
+  ctimeNs = 0n;
+  readonly #path: string;
+  #memory: Buffer | undefined;
+  #fd: number | undefined;
+
+  constructor(ino: number, size: number, dir: string) {
+    this.ino = ino;
+    this.size = size;
+    this.#path = join(dir, String(ino));
+  }
+
+  get inMemory(): boolean {
+    return this.#fd === undefined;
+  }
+
+  get dirty(): boolean {
+    return !this.active.empty || this.sizeSet || this.mtimeNs !== null;
+  }
+
+  get stagedBytes(): number {
+    return this.active.dataBytes + (this.flushing?.dataBytes ?? 0);
+  }
+
+  /** Stores bytes at their offset; the caller has made sure that they fit where they go. */
+  store(offset: number, data: Uint8Array): void {
+    if (this.#fd !== undefined) {
+      for (let done = 0; done < data.length;) {
+        done += writeSync(this.#fd, data, done, data.length - done, offset + done);
+      }
+      return;
+    }
+    const end = offset + data.length;
+    if (this.#memory === undefined || this.#memory.length < end) {
+      const larger = Buffer.alloc(Math.min(MEMORY_BYTES_MAX, Math.max(end, (this.#memory?.length ?? 0) * 2)));
+      this.#memory?.copy(larger);
+      this.#memory = larger;
+    }
+    this.#memory.set(data, offset);
+  }
+
+  /** Moves the bytes from memory to the staging file. */
+  spill(): void {
+    const memory = this.#memory;
+    this.openFile();
+    this.#memory = undefined;
+    if (memory !== undefined) this.store(0, memory);
+  }
+
+  openFile(): void {
+    // Never truncated: an earlier worker's bytes may be in it.
+    this.#fd ??= openSync(this.#path, constants.O_RDWR | constants.O_CREAT, 0o600);
+  }
+
+  /** Copies staged bytes; the range must be covered by `data`. */
+  load(offset: number, target: Buffer, at: number, length: number): void {
+    if (this.#fd === undefined) {
+      this.#memory?.copy(target, at, offset, offset + length);
+      return;
+    }
+    for (let done = 0; done < length;) {
+      const read = readSync(this.#fd, target, at + done, length - done, offset + done);
+      if (read === 0) throw new Error(`staging file of inode ${this.ino} ends at ${offset + done}`);
+      done += read;
+    }
+  }
+
+  /** Lays what is staged of [from, from + target.length) over `target`. */
+  overlay(from: number, target: Buffer): void {
+    for (const layer of this.flushing === undefined ? [this.active] : [this.flushing, this.active]) {
+      for (const { start, end, kind } of layer.within(from, from + target.length)) {
+        if (kind === 'hole') target.fill(0, start - from, end - from);
+        else this.load(start, target, start - from, end - start);
+      }
+    }
+  }
+
+  /** Nothing of the range has to be read from the committed content. */
+  covers(from: number, to: number): boolean {
+    if (this.active.covers(from, to)) return true;
+    if (this.flushing === undefined) return false;
+    const both = new Overlay();
+    for (const layer of [this.flushing, this.active]) {
+      for (const { start, end, kind } of layer.within(from, to)) both.set(start, end, kind);
+    }
+    return both.covers(from, to);
+  }
+
+  discard(): void {
+    if (this.#fd !== undefined) {
+      closeSync(this.#fd);
+      rmSync(this.#path, { force: true });
+    }
+    this.#fd = undefined;
+    this.#memory = undefined;
+  }
+}

@@ -1,0 +1,259 @@
+/**
+ * The staging area of a mount: every file with uncommitted changes, in memory and in the journal.
+ *
+ * Failure: the worker killed at any point, `recover` brings back what was answered: ranges, bytes, sizes, and which inodes were open.
+ * Limits: the bytes staged are bounded by who writes (vfs/ flushes early and waits above its bound), the journal by its rewriting.
+ */
+import { mkdirSync, readdirSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { fromSystemError } from '../../lib/errors.ts';
+import { FrameKind, Journal } from './journal.ts';
+import type { Frame } from './journal.ts';
+import { Overlay } from './overlay.ts';
+import { MEMORY_BYTES_MAX, StagedFile } from './staged-file.ts';
+
+/** What one flush commits. */
+export interface Flush {
+  readonly overlay: Overlay;
+  readonly size: number;
+  readonly sizeSet: boolean;
+  readonly mtimeNs: bigint | null;
+  readonly ctimeNs: bigint;
+  /** Frames of the journal up to here are committed with it. */
+  readonly mark: number;
+}
+
+export class Staging {
+  readonly #dir: string;
+  readonly #journal: Journal;
+  readonly #files = new Map<number, StagedFile>();
+  /** How often each inode is open, over all workers of the mount. */
+  readonly #open = new Map<number, number>();
+
+  constructor(dir: string) {
+    this.#dir = dir;
+    mkdirSync(dir, { recursive: true, mode: 0o700 });
+    this.#journal = new Journal(dir);
+    this.#recover();
+  }
+
+  get files(): ReadonlyMap<number, StagedFile> {
+    return this.#files;
+  }
+
+  isOpen(ino: number): boolean {
+    return this.#open.has(ino);
+  }
+
+  get bytes(): number {
+    let bytes = 0;
+    for (const file of this.#files.values()) bytes += file.stagedBytes;
+    return bytes;
+  }
+
+  get(ino: number): StagedFile | undefined {
+    return this.#files.get(ino);
+  }
+
+  /** The staged file of an inode whose committed size is `size`. */
+  begin(ino: number, size: number): StagedFile {
+    return this.#files.get(ino) ?? this.#create(ino, size);
+  }
+
+  #create(ino: number, size: number): StagedFile {
+    // A later worker learns from it that the file is longer than what it finds staged.
+    if (size > 0) this.#append({ kind: FrameKind.SIZE, ino, timeNs: 0n, offset: 0, length: size });
+    const file = new StagedFile(ino, size, this.#dir);
+    this.#files.set(ino, file);
+    return file;
+  }
+
+  opened(ino: number, nowNs: bigint): void {
+    this.#append({ kind: FrameKind.OPEN, ino, timeNs: nowNs, offset: 0, length: 1 });
+    this.#open.set(ino, (this.#open.get(ino) ?? 0) + 1);
+  }
+
+  /** True at the last close. */
+  closed(ino: number, nowNs: bigint): boolean {
+    const count = this.#open.get(ino) ?? 0;
+    if (count === 0) return false;
+    this.#append({ kind: FrameKind.CLOSE, ino, timeNs: nowNs, offset: 0, length: 1 });
+    if (count > 1) this.#open.set(ino, count - 1);
+    else this.#open.delete(ino);
+    this.#tidy();
+    return count === 1;
+  }
+
+  /** Throws `full` and `io` when the local disk does; then nothing was written. */
+  write(file: StagedFile, offset: number, data: Buffer, nowNs: bigint): void {
+    const end = offset + data.length;
+    const frame = { ino: file.ino, timeNs: nowNs, offset, length: data.length };
+    try {
+      if (file.inMemory && end > MEMORY_BYTES_MAX) {
+        file.spill();
+        this.#journal.append({ ...frame, kind: FrameKind.SPILL });
+      }
+      file.store(offset, data);
+      if (file.inMemory) this.#journal.append({ ...frame, kind: FrameKind.DATA, bytes: data });
+      else if (!file.active.covers(offset, end)) this.#journal.append({ ...frame, kind: FrameKind.RANGE });
+    } catch (error) {
+      throw fromSystemError(error, 'staging in the cache directory');
+    }
+    file.active.set(offset, end, 'data');
+    file.size = Math.max(file.size, end);
+    this.#touched(file, nowNs);
+  }
+
+  punch(file: StagedFile, start: number, end: number, nowNs: bigint): void {
+    this.#append({ kind: FrameKind.HOLE, ino: file.ino, timeNs: nowNs, offset: start, length: end - start });
+    file.active.set(start, end, 'hole');
+    this.#touched(file, nowNs);
+  }
+
+  /** `exact`: truncate; else the size is raised to it at least. */
+  resize(file: StagedFile, size: number, exact: boolean, nowNs: bigint): void {
+    this.#append({ kind: FrameKind.SIZE, ino: file.ino, timeNs: nowNs, offset: exact ? 1 : 0, length: size });
+    applySize(file, size, exact);
+    this.#touched(file, nowNs);
+  }
+
+  #touched(file: StagedFile, nowNs: bigint): void {
+    file.mtimeNs = nowNs;
+    file.ctimeNs = nowNs;
+  }
+
+  /** Moves what is staged now to `flushing`; writes from here on belong to the next flush. */
+  beginFlush(file: StagedFile): Flush {
+    const { active, size, sizeSet, mtimeNs, ctimeNs } = file;
+    file.flushing = active;
+    file.active = new Overlay();
+    file.sizeSet = false;
+    return { overlay: active, size, sizeSet, mtimeNs, ctimeNs, mark: this.#journal.frames };
+  }
+
+  /** The flush failed: all is as before it. */
+  failedFlush(file: StagedFile, flush: Flush): void {
+    const older = new Overlay();
+    older.add(flush.overlay);
+    older.add(file.active);
+    file.active = older;
+    file.flushing = undefined;
+    file.sizeSet ||= flush.sizeSet;
+  }
+
+  /** What was flushed is committed. */
+  committed(file: StagedFile, flush: Flush, nowNs: bigint): void {
+    file.flushing = undefined;
+    if (file.mtimeNs === flush.mtimeNs) file.mtimeNs = null;
+    if (file.dirty) {
+      this.#append({ kind: FrameKind.CLEAN, ino: file.ino, timeNs: nowNs, offset: flush.mark, length: 0 });
+      return;
+    }
+    this.drop(file, nowNs);
+  }
+
+  /** Nothing of the file is wanted any more. */
+  drop(file: StagedFile, nowNs: bigint): void {
+    this.#files.delete(file.ino);
+    this.#append({ kind: FrameKind.CLEAN, ino: file.ino, timeNs: nowNs, offset: this.#journal.frames, length: 0 });
+    file.discard();
+    this.#tidy();
+  }
+
+  #append(frame: Frame): void {
+    try {
+      this.#journal.append(frame);
+    } catch (error) {
+      throw fromSystemError(error, 'journal in the cache directory');
+    }
+  }
+
+  #tidy(): void {
+    if (this.#files.size === 0 && this.#open.size === 0) {
+      // Only now and then: truncating costs as much as some frames.
+      if (this.#journal.frames > 1000) this.#journal.clear();
+      return;
+    }
+    // The marks of flushes under way count frames of the journal as it is.
+    const flushing = this.#files.values().some((file) => file.flushing !== undefined);
+    if (this.#journal.overgrown && !flushing) this.#journal.rewrite(this.#live());
+  }
+
+  *#live(): Iterable<Frame> {
+    for (const [ino, count] of this.#open) yield { kind: FrameKind.OPEN, ino, timeNs: 0n, offset: 0, length: count };
+    for (const file of this.#files.values()) {
+      const { ino, ctimeNs: timeNs } = file;
+      const all = new Overlay();
+      if (file.flushing !== undefined) all.add(file.flushing);
+      all.add(file.active);
+      if (!file.inMemory) yield { kind: FrameKind.SPILL, ino, timeNs, offset: 0, length: 0 };
+      for (const { start, end, kind } of all.ranges) {
+        const frame = { ino, timeNs, offset: start, length: end - start };
+        if (kind === 'hole') yield { ...frame, kind: FrameKind.HOLE };
+        else if (!file.inMemory) yield { ...frame, kind: FrameKind.RANGE };
+        else {
+          const bytes = Buffer.alloc(end - start);
+          file.load(start, bytes, 0, bytes.length);
+          yield { ...frame, kind: FrameKind.DATA, bytes };
+        }
+      }
+      yield { kind: FrameKind.SIZE, ino, timeNs, offset: file.sizeSet ? 1 : 0, length: file.size };
+    }
+  }
+
+  #recover(): void {
+    const frames = this.#journal.read();
+    const cleanBefore = new Map<number, number>();
+    for (const { kind, ino, offset } of frames) if (kind === FrameKind.CLEAN) cleanBefore.set(ino, offset);
+    for (const [index, frame] of frames.entries()) {
+      if (frame.kind === FrameKind.OPEN) this.#open.set(frame.ino, (this.#open.get(frame.ino) ?? 0) + frame.length);
+      else if (frame.kind === FrameKind.CLOSE) {
+        const count = this.#open.get(frame.ino) ?? 0;
+        if (count > 1) this.#open.set(frame.ino, count - 1);
+        else this.#open.delete(frame.ino);
+      } else if (frame.kind !== FrameKind.CLEAN) this.#replay(frame, index < (cleanBefore.get(frame.ino) ?? 0));
+    }
+    for (const [ino, file] of this.#files) {
+      if (file.dirty) continue;
+      file.discard();
+      this.#files.delete(ino);
+    }
+    for (const name of readdirSync(this.#dir)) {
+      if (/^\d+$/.test(name) && !this.#files.has(Number(name))) rmSync(join(this.#dir, name), { force: true });
+    }
+    this.#journal.rewrite(this.#live());
+  }
+
+  /** A frame that is committed still matters for where the bytes are. */
+  #replay(frame: Frame, committed: boolean): void {
+    const { kind, ino, offset, length, timeNs, bytes } = frame;
+    let file = this.#files.get(ino);
+    if (file === undefined) this.#files.set(ino, (file = new StagedFile(ino, 0, this.#dir)));
+    if (kind === FrameKind.SPILL) file.openFile();
+    if (kind === FrameKind.DATA && bytes !== undefined && file.inMemory) file.store(offset, bytes);
+    if (committed) return;
+    if (kind === FrameKind.DATA || kind === FrameKind.RANGE) {
+      file.active.set(offset, offset + length, 'data');
+      file.size = Math.max(file.size, offset + length);
+    } else if (kind === FrameKind.HOLE) file.active.set(offset, offset + length, 'hole');
+    else if (kind === FrameKind.SIZE) applySize(file, length, offset === 1);
+    // The first size that is noted is the committed one: no change.
+    if (kind !== FrameKind.SPILL && timeNs !== 0n) this.#touched(file, timeNs);
+  }
+
+  close(): void {
+    this.#journal.close();
+  }
+}
+
+function applySize(file: StagedFile, size: number, exact: boolean): void {
+  if (!exact) {
+    file.size = Math.max(file.size, size);
+    return;
+  }
+  file.active.cut(size);
+  // Whatever was behind it, committed or being flushed, reads as zeros when the file grows again.
+  if (size < file.size) file.active.set(size, file.size, 'hole');
+  file.size = size;
+  file.sizeSet = true;
+}

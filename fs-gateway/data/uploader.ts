@@ -1,0 +1,121 @@
+/**
+ * Uploads staged ranges: cut at block boundaries into pieces, pieces packed into objects of at most one block, several objects at a time.
+ *
+ * Invariants: `upload` returns when every object is durable in the store; only then may metadata refer to its pieces. Object ids are
+ * never used twice, so an object is written once. Failure: objects without a reference stay behind; gc removes them.
+ */
+import { crc32c } from '@node-rs/crc32';
+import type { ObjectStore } from '../../lib/store/store.ts';
+import type { Extent } from '../../lib/volume/extents.ts';
+import type { BlockReader } from './block-reader.ts';
+import { objectKey } from './pieces.ts';
+
+/** Uploads at a time, over all files: each holds one block in memory. */
+const UPLOADS_MAX = 8;
+
+export interface ByteRange {
+  readonly start: number;
+  readonly end: number;
+}
+
+export interface UploaderOptions {
+  readonly store: ObjectStore;
+  readonly reader: BlockReader;
+  readonly volumeId: string;
+  readonly blockSize: number;
+  newObjectId(): number | Promise<number>;
+}
+
+export class Uploader {
+  readonly #options: UploaderOptions;
+  readonly #waiting: (() => void)[] = [];
+  #active = 0;
+
+  constructor(options: UploaderOptions) {
+    this.#options = options;
+  }
+
+  /** `load` fills a buffer with the file's bytes at an offset. Returns extents in the order of the ranges. */
+  async upload(
+    ranges: readonly ByteRange[],
+    load: (offset: number, target: Buffer) => void | Promise<void>,
+  ): Promise<Extent[]> {
+    const objects = pack(ranges, this.#options.blockSize);
+    const uploaded = await Promise.all(objects.map((pieces) => this.#put(pieces, load)));
+    return uploaded.flat();
+  }
+
+  async #put(
+    pieces: readonly ByteRange[],
+    load: (offset: number, target: Buffer) => void | Promise<void>,
+  ): Promise<Extent[]> {
+    const { store, reader, volumeId } = this.#options;
+    await this.#enter();
+    try {
+      const objectId = await this.#options.newObjectId();
+      const key = objectKey(volumeId, objectId);
+      const extents: Extent[] = [];
+      const bodies: Buffer[] = [];
+      let pieceOffset = 0;
+      for (const { start, end } of pieces) {
+        const body = Buffer.allocUnsafe(end - start);
+        await load(start, body);
+        const source = { kind: 'own', objectId, pieceOffset, pieceBytes: body.length, crc: crc32c(body) } as const;
+        extents.push({ fileOffset: start, length: body.length, sliceOffset: 0, source });
+        bodies.push(body);
+        pieceOffset += body.length;
+      }
+      await store.put(key, bodies);
+      for (const [index, { source }] of extents.entries()) {
+        const body = bodies[index];
+        if (body === undefined || source.kind !== 'own') continue;
+        reader.remember(
+          {
+            name: `${objectId}-${source.pieceOffset}`,
+            objectKey: key,
+            offset: source.pieceOffset,
+            bytes: body.length,
+            crc: source.crc,
+            objectBytes: null,
+          },
+          body,
+        );
+      }
+      return extents;
+    } finally {
+      this.#leave();
+    }
+  }
+
+  async #enter(): Promise<void> {
+    while (this.#active >= UPLOADS_MAX) await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    this.#active++;
+  }
+
+  #leave(): void {
+    this.#active--;
+    this.#waiting.shift()?.();
+  }
+}
+
+/** Ranges cut at multiples of `blockSize` and gathered into objects of at most `blockSize` bytes. */
+function pack(ranges: readonly ByteRange[], blockSize: number): ByteRange[][] {
+  const objects: ByteRange[][] = [];
+  let current: ByteRange[] = [];
+  let bytes = 0;
+  for (const range of ranges) {
+    for (let start = range.start; start < range.end;) {
+      const end = Math.min(range.end, (Math.floor(start / blockSize) + 1) * blockSize);
+      if (bytes + (end - start) > blockSize && current.length > 0) {
+        objects.push(current);
+        current = [];
+        bytes = 0;
+      }
+      current.push({ start, end });
+      bytes += end - start;
+      start = end;
+    }
+  }
+  if (current.length > 0) objects.push(current);
+  return objects;
+}

@@ -1,0 +1,186 @@
+/** What the command line and the demo do with volumes: format, mount, unmount, and ask. */
+import { randomUUID } from 'node:crypto';
+import { mkdirSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { extname, join, resolve } from 'node:path';
+import { PenstockError } from '../lib/errors.ts';
+import { absoluteUrl, openMeta, openStore } from '../lib/registry.ts';
+import { parseBytes, parseDuration } from '../lib/units.ts';
+import { FORMAT_DEFAULTS, readFormat, writeFormat } from '../lib/volume/format.ts';
+import type { VolumeFormat } from '../lib/volume/format.ts';
+import { assertVolumeName } from '../lib/volume/keys.ts';
+import { controlRequest } from './fuse/control.ts';
+import { mountAndSupervise, umount } from './fuse/lifecycle.ts';
+import type { SupervisedMount, UmountOptions, UmountReport } from './fuse/lifecycle.ts';
+import { findMount } from './fuse/mount.ts';
+
+export { mountability } from './fuse/mount.ts';
+
+const DEFAULT_VOLUME = 'lake';
+/** A tenth of a small node's disk; the free-space reserve holds it back where the disk is smaller. */
+const DEFAULT_CACHE_BYTES = 10e9;
+
+export interface FormatRequest {
+  readonly metaUrl: string;
+  readonly storeUrl: string;
+  /** Instead of `?volume=` in the URL. */
+  readonly name?: string;
+  /** `blockSize=8MiB`, `inlineBytes`, `trash`, `grace`, `durability`, `compression`. */
+  readonly options?: Readonly<Record<string, string>>;
+}
+
+/** Throws `exists` when the volume has a format, `config` for an option it does not know. */
+export async function formatVolume(request: FormatRequest): Promise<VolumeFormat> {
+  const { url, volume } = splitMetaUrl(request.metaUrl, request.name);
+  const options = parseOptions(request.options ?? {});
+  const storeUrl = absoluteUrl(request.storeUrl, process.cwd());
+  const store = await openStore(storeUrl);
+  await store.close();
+  const engine = await openMeta(url, { kind: 'format' });
+  try {
+    return await writeFormat(engine, {
+      id: randomUUID(),
+      volume,
+      store: storeUrl,
+      createdMs: Date.now(),
+      ...FORMAT_DEFAULTS,
+      ...options,
+    });
+  } finally {
+    await engine.close();
+  }
+}
+
+/** Formats the volume unless it is formatted; one with another store is `config`. */
+export async function ensureVolume(metaUrl: string, storeUrl: string): Promise<VolumeFormat> {
+  const { url, volume } = splitMetaUrl(metaUrl);
+  const engine = await openMeta(url, { kind: 'format' });
+  const found = await readFormat(engine, volume).finally(() => engine.close());
+  if (found === null) return formatVolume({ metaUrl, storeUrl });
+  const wanted = absoluteUrl(storeUrl, process.cwd());
+  if (found.store === wanted) return found;
+  throw new PenstockError('config', `volume '${volume}' has its objects in ${found.store}, not in ${wanted}`);
+}
+
+function parseOptions(options: Readonly<Record<string, string>>): Partial<VolumeFormat> {
+  const parsers: Readonly<Record<string, (text: string) => Partial<VolumeFormat>>> = {
+    blockSize: (text) => ({ blockSize: parseBytes(text) }),
+    inlineBytes: (text) => ({ inlineBytes: parseBytes(text) }),
+    trash: (text) => ({ trashMs: parseDuration(text) }),
+    grace: (text) => ({ graceMs: parseDuration(text) }),
+    durability: (text) => ({ durability: oneOf('durability', text, ['commit', 'flush']) }),
+    compression: (text) => ({ compression: oneOf('compression', text, ['none']) }),
+  };
+  return Object.assign(
+    {},
+    ...Object.entries(options).map(([key, text]) => {
+      const parse = parsers[key];
+      if (parse === undefined) {
+        throw new PenstockError('config', `no option '${key}': expected one of ${Object.keys(parsers).join(', ')}`);
+      }
+      return parse(text);
+    }),
+  ) as Partial<VolumeFormat>; // Object.assign over an array of parts gives any.
+}
+
+function oneOf<T extends string>(key: string, text: string, allowed: readonly T[]): T {
+  const found = allowed.find((value) => value === text);
+  if (found !== undefined) return found;
+  throw new PenstockError('config', `${key}=${text}: expected ${allowed.join(' or ')}`);
+}
+
+export interface VolumeMountRequest {
+  readonly metaUrl: string;
+  readonly mountpoint: string;
+  readonly name?: string;
+  readonly cacheDir?: string;
+  readonly cacheBytes?: number;
+  readonly readOnly?: boolean;
+  readonly accessLogPath?: string;
+  /** Supervise in a process of its own. */
+  readonly background?: boolean;
+  /** In the foreground: end at SIGTERM and SIGINT (default true). */
+  readonly signals?: boolean;
+  /** Where a background mount writes its messages. */
+  readonly logPath?: string;
+}
+
+/** Resolves when the volume is mounted. Throws `not-found`, `held`, `unsupported`, `denied`, `config`. */
+export async function mountVolume(request: VolumeMountRequest): Promise<SupervisedMount> {
+  const { url, volume } = splitMetaUrl(request.metaUrl, request.name);
+  // Asked here, so that the caller reads the reason and not only that the worker ended.
+  const { store } = await requireFormat(url, volume);
+  const cacheDir = resolve(request.cacheDir ?? defaultCacheDir());
+  mkdirSync(cacheDir, { recursive: true, mode: 0o700 });
+  return mountAndSupervise({
+    mountpoint: resolve(request.mountpoint),
+    source: `penstock:${volume}@${new URL(store).protocol.slice(0, -1)}`,
+    readOnly: request.readOnly ?? false,
+    posixAcl: false,
+    passthrough: false,
+    workerModule: join(import.meta.dirname, `worker${extname(import.meta.filename)}`),
+    workerOptions: { metaUrl: url, volume, cacheDir, cacheBytes: request.cacheBytes ?? DEFAULT_CACHE_BYTES },
+    background: request.background ?? false,
+    ...(request.signals !== undefined && { signals: request.signals }),
+    ...(request.accessLogPath !== undefined && { accessLogPath: resolve(request.accessLogPath) }),
+    ...(request.logPath !== undefined && { logPath: resolve(request.logPath) }),
+  });
+}
+
+async function requireFormat(url: string, volume: string): Promise<VolumeFormat> {
+  const engine = await openMeta(url, { kind: 'mount-check' });
+  try {
+    const format = await readFormat(engine, volume);
+    if (format !== null) return format;
+    throw new PenstockError('not-found', `volume '${volume}' is not formatted: run penstock fs format`);
+  } finally {
+    await engine.close();
+  }
+}
+
+function defaultCacheDir(): string {
+  const base = process.env['XDG_CACHE_HOME'] ?? (process.getuid?.() === 0 ? '/var/cache' : join(homedir(), '.cache'));
+  return join(base, 'penstock');
+}
+
+/** Flushes and unmounts. Throws `held` when files are open, `io` when the flush failed. */
+export async function umountVolume(mountpoint: string, options: UmountOptions = {}): Promise<UmountReport> {
+  return umount(mountpoint, options);
+}
+
+export interface VolumeInfo {
+  readonly mountpoint: string;
+  readonly source: string;
+  readonly type: string;
+}
+
+/** Which mount a path lies in. Throws `not-found` when it is none of ours. */
+export function volumeInfo(path: string): VolumeInfo {
+  for (let at = resolve(path); ; at = resolve(at, '..')) {
+    const mount = findMount(at);
+    if (mount?.type === 'fuse.penstock') return { mountpoint: at, source: mount.source, type: mount.type };
+    if (at === '/') throw new PenstockError('not-found', `${path} is not in a mount of Penstock`);
+  }
+}
+
+/** What the supervisor and the worker say of themselves: `supervisorPid`, `workerPid`, operations, cache. */
+export async function mountStats(mountpoint: string): Promise<Readonly<Record<string, unknown>>> {
+  const answer = await controlRequest(resolve(mountpoint), { type: 'stats' });
+  if (!answer.ok) throw new PenstockError('io', answer.message);
+  return answer.value;
+}
+
+/** `sqlite:x?volume=NAME` -> the engine's URL and the volume. */
+export function splitMetaUrl(metaUrl: string, name?: string): { readonly url: string; readonly volume: string } {
+  const absolute = absoluteUrl(metaUrl, process.cwd());
+  if (!URL.canParse(absolute)) throw new PenstockError('config', `'${metaUrl}' is not the URL of a metadata engine`);
+  const parsed = new URL(absolute);
+  const inUrl = parsed.searchParams.get('volume');
+  parsed.searchParams.delete('volume');
+  if (inUrl !== null && name !== undefined && inUrl !== name) {
+    throw new PenstockError('config', `the URL names volume '${inUrl}', --name says '${name}'`);
+  }
+  const volume = name ?? inUrl ?? DEFAULT_VOLUME;
+  assertVolumeName(volume);
+  return { url: parsed.href, volume };
+}

@@ -1,0 +1,178 @@
+/**
+ * Puts the layers of a mounted volume together: the metadata view, the block reader and cache, the staging area, and the virtual file
+ * system over them. The one place that constructs them; the worker and the tests call it.
+ */
+import { createHash } from 'node:crypto';
+import { hostname } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Clock } from '../lib/clock.ts';
+import { isCode, PenstockError } from '../lib/errors.ts';
+import { acquireProcessLock } from '../lib/process-lock.ts';
+import type { ProcessLock } from '../lib/process-lock.ts';
+import { openMeta, openStore } from '../lib/registry.ts';
+import { readFormat } from '../lib/volume/format.ts';
+import type { VolumeFormat } from '../lib/volume/format.ts';
+import { BlockCache } from './data/block-cache.ts';
+import { BlockReader } from './data/block-reader.ts';
+import { Staging } from './data/staging.ts';
+import { Uploader } from './data/uploader.ts';
+import { Content } from './meta/content.ts';
+import { VolumeView } from './meta/view.ts';
+import { TimeSource } from './vfs/context.ts';
+import type { Context } from './vfs/context.ts';
+import { Files } from './vfs/files.ts';
+import { FileSystem } from './vfs/filesystem.ts';
+import { Flusher } from './vfs/flusher.ts';
+import { Locks } from './vfs/locks.ts';
+import { Namespace } from './vfs/namespace.ts';
+import type { KernelNotifier, Operations } from './vfs/operations.ts';
+import { Reclaimer } from './vfs/reclaim.ts';
+import { ExtendedAttributes } from './vfs/xattrs.ts';
+
+/** 400 bytes each: 50 MB of cached metadata. */
+const CACHED_INODES = 131_072;
+/** An operation waits so long for a metadata engine that is gone before it fails with EIO. */
+const ENGINE_DEADLINE_MS = 30_000;
+/** Kept free on the cache's disk, for everybody else. */
+const FREE_BYTES_MIN = 2 ** 30;
+const LOCK_WAIT_MS = 10_000;
+const LOCK_RETRY_MS = 50;
+
+export interface VolumeOptions {
+  /** Without `?volume=`. */
+  readonly metaUrl: string;
+  readonly volume: string;
+  /** Shared by the mounts of this machine; each volume and mount has its own folder in it. */
+  readonly cacheDir: string;
+  readonly cacheBytes: number;
+  readonly mountpoint: string;
+  /** How long the kernel may keep names and attributes, milliseconds. */
+  readonly ttlMs: number;
+}
+
+export interface OpenVolume {
+  readonly format: VolumeFormat;
+  readonly operations: Operations;
+  stats(): Readonly<Record<string, string | number>>;
+  /** Ends the session; call `operations.drain()` first. */
+  close(): Promise<void>;
+}
+
+/** Throws `not-found` when the volume has no format, `held` when another process serves this mount point's staging area. */
+export async function openVolume(
+  options: VolumeOptions,
+  clock: Clock,
+  notifier: KernelNotifier | undefined,
+  report: (message: string) => void,
+): Promise<OpenVolume> {
+  const mountId = createHash('sha256').update(`${hostname()}\n${options.mountpoint}`).digest('hex').slice(0, 16);
+  const view = await VolumeView.open({
+    open: () => openMeta(options.metaUrl, { kind: 'mount', detail: { mountpoint: options.mountpoint, mountId } }),
+    volume: options.volume,
+    cacheEntries: CACHED_INODES,
+    deadlineMs: ENGINE_DEADLINE_MS,
+    report,
+  });
+  try {
+    const format = await readFormat(await view.engine(), options.volume);
+    if (format === null) {
+      throw new PenstockError('not-found', `volume '${options.volume}' is not formatted: run penstock fs format`);
+    }
+    return await assemble({ options, clock, notifier, report, view, format, mountId });
+  } catch (error) {
+    await view.close();
+    throw error;
+  }
+}
+
+/** The worker before this one may still be ending: its lock falls with it. */
+async function lockStaging(path: string, mountpoint: string, clock: Clock): Promise<ProcessLock> {
+  const deadline = clock.monotonicMs() + LOCK_WAIT_MS;
+  while (true) {
+    try {
+      return await acquireProcessLock(path, { label: `mount of ${mountpoint}` });
+    } catch (error) {
+      if (!isCode(error, 'held') || clock.monotonicMs() > deadline) throw error;
+      await sleep(LOCK_RETRY_MS);
+    }
+  }
+}
+
+interface Ingredients {
+  readonly options: VolumeOptions;
+  readonly clock: Clock;
+  readonly notifier: KernelNotifier | undefined;
+  readonly report: (message: string) => void;
+  readonly view: VolumeView;
+  readonly format: VolumeFormat;
+  readonly mountId: string;
+}
+
+async function assemble({ options, clock, notifier, report, view, format, mountId }: Ingredients): Promise<OpenVolume> {
+  const store = await openStore(format.store);
+  const base = join(options.cacheDir, format.id);
+  const stagingDir = join(base, `mount-${mountId}`);
+  const lock = await lockStaging(join(stagingDir, 'lock'), options.mountpoint, clock);
+  const cache = new BlockCache({
+    dir: join(base, 'blocks'),
+    bytesMax: options.cacheBytes,
+    freeBytesMin: FREE_BYTES_MIN,
+  });
+  const reader = new BlockReader(store, cache, format.id);
+  const staging = new Staging(stagingDir);
+  const context: Context = {
+    view,
+    content: new Content(view),
+    format,
+    reader,
+    staging,
+    time: new TimeSource(clock),
+    ttlMs: options.ttlMs,
+    report,
+  };
+  const uploader = new Uploader({
+    store,
+    reader,
+    volumeId: format.id,
+    blockSize: format.blockSize,
+    newObjectId: () => view.newId('object'),
+  });
+  const reclaimer = new Reclaimer(view, mountId, report);
+  const namespace = new Namespace(context, staging, reclaimer);
+  const files = new Files(context, namespace, new Flusher(context, uploader), reclaimer);
+  if (notifier !== undefined) {
+    view.events = {
+      inodeChanged: (ino) => notifier.invalidateInode(BigInt(ino), 0n, 0n),
+      entryChanged: (parent, name) => notifier.invalidateEntry(BigInt(parent), name),
+      everythingChanged: () => notifier.incrementEpoch(),
+    };
+  }
+  await files.recover();
+  await reclaimer.resume((ino) => staging.isOpen(ino));
+  return {
+    format,
+    operations: new FileSystem({
+      context,
+      namespace,
+      files,
+      xattrs: new ExtendedAttributes(context),
+      locks: new Locks(),
+      reclaimer,
+    }),
+    stats: () => ({
+      volume: options.volume,
+      stagedFiles: staging.files.size,
+      stagedBytes: staging.bytes,
+      cachedBytes: cache.bytes,
+      fetchedBytes: reader.fetchedBytes,
+    }),
+    async close() {
+      reader.close();
+      staging.close();
+      await view.close();
+      await store.close();
+      lock.release();
+    },
+  };
+}

@@ -1,0 +1,180 @@
+/**
+ * Reading directories: entries in pages of the engine's scan, with cookies that stay good when the directory changes.
+ *
+ * A cookie is (page, position in the page): the page's scan cursor is kept per open directory, and within a page the entries are in
+ * the order of a hash of their names, so an entry that goes away moves no other. Names that were given are remembered while the
+ * directory is open, because a scan may return an entry twice.
+ * Limits: PAGE_ENTRIES in memory per open directory beside the names given. A handle of a previous worker starts with the page of its
+ * cookie only when that is the first; else it scans there again.
+ */
+import { INODE_LISTING, isDirectory, S_IFREG } from '../../lib/volume/inode.ts';
+import { ROOT_INO } from '../../lib/volume/keys.ts';
+import type { Context } from './context.ts';
+import { nodeOrThrow } from './context.ts';
+import { entryOfNode } from './attributes.ts';
+import type { DirectoryEntry, Entry } from './operations.ts';
+import { Errno, PosixError } from './operations.ts';
+
+const PAGE_ENTRIES = 1000;
+/** `.` and `..` have the cookies 1 and 2; a page's entries begin behind them. */
+const DOTS = 2;
+const POSITION_BITS = 32;
+const POSITIONS = 2 ** POSITION_BITS;
+const DIRECTORY_TYPE = 4;
+
+interface Listed {
+  readonly name: string;
+  readonly ino: number;
+  readonly type: number;
+  /** Order within the page: hash of the name, made unique. */
+  readonly position: number;
+}
+
+interface Page {
+  readonly index: number;
+  readonly entries: readonly Listed[];
+  /** Null: the last page. */
+  readonly next: string | null;
+}
+
+class OpenDirectory {
+  /** Cursor of each page that was reached. */
+  readonly cursors: string[] = [''];
+  /** The page in which each name was given. */
+  readonly given = new Map<string, number>();
+  page: Page | undefined;
+}
+
+export class Directories {
+  readonly #context: Context;
+  readonly #open = new Map<bigint, OpenDirectory>();
+  /** What is written and not committed, for the sizes in READDIRPLUS. */
+  readonly #entry: (ino: number) => Entry | undefined;
+
+  constructor(context: Context, entry: (ino: number) => Entry | undefined) {
+    this.#context = context;
+    this.#entry = entry;
+  }
+
+  open(handle: bigint): void {
+    this.#open.set(handle, new OpenDirectory());
+  }
+
+  release(handle: bigint): void {
+    this.#open.delete(handle);
+  }
+
+  async read(
+    ino: number,
+    handle: bigint,
+    cookie: bigint,
+    plus: boolean,
+    accept: (entry: DirectoryEntry) => boolean,
+  ): Promise<void> {
+    const node = await nodeOrThrow(this.#context.view, ino);
+    if (!isDirectory(node.inode)) throw new PosixError(Errno.ENOTDIR, `inode ${ino} is not a directory`);
+    let directory = this.#open.get(handle);
+    if (directory === undefined) this.#open.set(handle, (directory = new OpenDirectory()));
+    let at = Number(cookie);
+    if (at === 0) {
+      directory.given.clear();
+      directory.page = undefined;
+      directory.cursors.length = 1;
+    }
+    if (at < 1 && !accept({ name: '.', ino: BigInt(ino), type: DIRECTORY_TYPE, cookie: 1n })) return;
+    const parent = BigInt(node.inode.parent === 0 ? ROOT_INO : node.inode.parent);
+    if (at < DOTS && !accept({ name: '..', ino: parent, type: DIRECTORY_TYPE, cookie: 2n })) return;
+    if (at < DOTS) at = DOTS;
+    const listing = (node.inode.flags & INODE_LISTING) !== 0;
+    while (true) {
+      const index = Math.floor(at / POSITIONS);
+      const page = await this.#page(ino, listing, directory, index);
+      const rest = page.entries.filter((entry) => index * POSITIONS + entry.position > at);
+      if (!(await this.#give(index, rest, plus, accept))) return;
+      if (page.next === null) return;
+      at = (index + 1) * POSITIONS + DOTS;
+    }
+  }
+
+  /** False when the reply is full. */
+  async #give(
+    index: number,
+    entries: readonly Listed[],
+    plus: boolean,
+    accept: (entry: DirectoryEntry) => boolean,
+  ): Promise<boolean> {
+    const { view, ttlMs } = this.#context;
+    const nodes = plus ? await view.nodes(entries.map((entry) => entry.ino)) : undefined;
+    for (const { name, ino, type, position } of entries) {
+      const cookie = index * POSITIONS + position;
+      const node = nodes?.get(ino);
+      const entry = node === undefined ? undefined : (this.#entry(ino) ?? entryOfNode(node, ttlMs));
+      const taken = accept({ name, ino: BigInt(ino), type, cookie: BigInt(cookie), ...(entry && { entry }) });
+      if (!taken) return false;
+    }
+    return true;
+  }
+
+  async #page(ino: number, listing: boolean, directory: OpenDirectory, index: number): Promise<Page> {
+    if (directory.page?.index === index) return directory.page;
+    const cursor = directory.cursors[index];
+    if (cursor === undefined) {
+      // A handle of a previous worker: its pages are found again from the start.
+      for (let known = directory.cursors.length - 1; known < index; known++) {
+        if ((await this.#page(ino, listing, directory, known)).next === null) return { index, entries: [], next: null };
+      }
+      return this.#page(ino, listing, directory, index);
+    }
+    const page = listing
+      ? await this.#lakePage(ino, cursor, index)
+      : await this.#scanPage(ino, cursor, index, directory);
+    if (page.next !== null) directory.cursors[index + 1] = page.next;
+    directory.page = page;
+    return page;
+  }
+
+  async #scanPage(ino: number, cursor: string, index: number, directory: OpenDirectory): Promise<Page> {
+    const { entries, cursor: next } = await this.#context.view.scan(ino, cursor, PAGE_ENTRIES);
+    const fresh = entries.filter(([name]) => {
+      // The same page read again gives its own entries again; those of another page are left out.
+      const seen = directory.given.get(name) ?? index;
+      directory.given.set(name, seen);
+      return seen === index;
+    });
+    return {
+      index,
+      entries: inOrder(fresh.map(([name, entry]) => ({ name, ino: entry.ino, type: entry.type }))),
+      next,
+    };
+  }
+
+  /** Listings have their names in order: the cursor is the last name given. */
+  async #lakePage(ino: number, cursor: string, index: number): Promise<Page> {
+    const { entries } = await this.#context.view.lake.get(ino);
+    const start = cursor === '' ? 0 : entries.findIndex((entry) => entry.name > cursor);
+    const portion = start < 0 ? [] : entries.slice(start, start + PAGE_ENTRIES);
+    const last = portion.at(-1);
+    return {
+      index,
+      entries: inOrder(portion.map(({ name, ino: file }) => ({ name, ino: file, type: S_IFREG >> 12 }))),
+      next: last === undefined || start + portion.length >= entries.length ? null : last.name,
+    };
+  }
+}
+
+function inOrder(entries: readonly { name: string; ino: number; type: number }[]): Listed[] {
+  const hashed = entries.map((entry) => ({ ...entry, position: DOTS + 1 + (hashOf(entry.name) % (POSITIONS / 2)) }));
+  hashed.sort((a, b) => a.position - b.position || (a.name < b.name ? -1 : 1));
+  let last = 0;
+  return hashed.map((entry) => {
+    last = Math.max(entry.position, last + 1);
+    return { ...entry, position: last };
+  });
+}
+
+/** FNV-1a over the name's bytes. */
+function hashOf(name: string): number {
+  let hash = 0x811c9dc5;
+  for (let i = 0; i < name.length; i++) hash = Math.imul(hash ^ name.charCodeAt(i), 0x01000193);
+  return hash >>> 0;
+}

@@ -1,0 +1,376 @@
+/**
+ * Open files and their content: reads from committed content with what is staged on top, writes into the staging area, flushes at
+ * close, fsync, and when much is staged.
+ *
+ * Invariants
+ * - close(2) and fsync(2) return after upload and commit: another node that opens the file afterwards reads it (close-to-open).
+ * - An inode is enough to serve a handle: a handle of a previous worker works like one of ours.
+ * - A file that is removed while it is open stays readable and writable until its last close.
+ * Limits: STAGED_FILE_MAX bytes staged per file before it is flushed in the background, STAGED_MAX in all before writers wait.
+ */
+import { describeError } from '../../lib/errors.ts';
+import { FILE_BYTES_MAX, INODE_IMMUTABLE, isDirectory, isRegular } from '../../lib/volume/inode.ts';
+import { ReadAhead } from '../data/read-ahead.ts';
+import type { StagedFile } from '../data/staged-file.ts';
+import { BoundedMap } from '../meta/bounded-map.ts';
+import type { Node } from '../meta/cache.ts';
+import { nodeOrThrow, writableDirectory } from './context.ts';
+import type { Context } from './context.ts';
+import type { Uncommitted } from './attributes.ts';
+import type { Flusher } from './flusher.ts';
+import type { Namespace } from './namespace.ts';
+import { Errno, PosixError } from './operations.ts';
+import type { Caller, OpenResult, Result } from './operations.ts';
+import { inherit, withoutSuidGid } from './ownership.ts';
+import type { Reclaimer } from './reclaim.ts';
+
+const O_ACCMODE = 3;
+const O_EXCL = 0o200;
+const O_TRUNC = 0o1000;
+const O_APPEND = 0o2000;
+const STAGED_FILE_MAX = 128 * 2 ** 20;
+const STAGED_MAX = 2 ** 30;
+const HANDLES_MAX = 65_536;
+const EMPTY = Buffer.alloc(0);
+
+export class Files {
+  readonly #context: Context;
+  readonly #namespace: Namespace;
+  readonly #flusher: Flusher;
+  readonly #reclaimer: Reclaimer;
+  readonly #readAheads = new BoundedMap<bigint, ReadAhead>(HANDLES_MAX);
+  readonly #flushes = new Map<number, Promise<void>>();
+  /** `mtime/size` at the last open: the kernel's pages are still those of the file. */
+  readonly #lastOpened = new BoundedMap<number, string>(HANDLES_MAX);
+  /** Handles of a previous worker are below: they begin at another millisecond. */
+  #nextHandle = BigInt(Date.now()) << 20n;
+
+  constructor(context: Context, namespace: Namespace, flusher: Flusher, reclaimer: Reclaimer) {
+    this.#context = context;
+    this.#namespace = namespace;
+    this.#flusher = flusher;
+    this.#reclaimer = reclaimer;
+  }
+
+  newHandle(): bigint {
+    return this.#nextHandle++;
+  }
+
+  isWritten(ino: number): boolean {
+    return this.#context.staging.get(ino) !== undefined;
+  }
+
+  uncommitted(ino: number): Uncommitted | undefined {
+    return this.#context.staging.get(ino);
+  }
+
+  /** utimensat has set another mtime: the flush leaves it. */
+  keepMtime(ino: number): void {
+    const file = this.#context.staging.get(ino);
+    if (file !== undefined) file.mtimeNs = null;
+  }
+
+  open(caller: Caller, ino: number, flags: number): Result<OpenResult> {
+    const node = nodeOrThrow(this.#context.view, ino);
+    if (node instanceof Promise) return node.then((read) => this.#open(caller, read, flags));
+    return this.#open(caller, node, flags);
+  }
+
+  #open(_caller: Caller, node: Node, flags: number): Result<OpenResult> {
+    const writes = (flags & O_ACCMODE) !== 0 || (flags & O_TRUNC) !== 0;
+    if (isDirectory(node.inode) && writes) throw new PosixError(Errno.EISDIR, `inode ${node.ino} is a directory`);
+    if (writes && (node.inode.flags & INODE_IMMUTABLE) !== 0) {
+      throw new PosixError(Errno.EPERM, `inode ${node.ino} belongs to a table of the lake`);
+    }
+    if ((flags & O_TRUNC) !== 0) this.#truncateStaged(node, 0);
+    return this.opened(node, flags);
+  }
+
+  opened(node: Node, _flags: number): OpenResult {
+    this.#context.staging.opened(node.ino, this.#context.time.nowNs());
+    const seen = `${node.inode.mtimeNs}/${node.inode.size}`;
+    const keepCache = this.#lastOpened.get(node.ino) === seen;
+    if (!keepCache) this.#lastOpened.set(node.ino, seen);
+    return { handle: this.newHandle(), keepCache };
+  }
+
+  async create(caller: Caller, parent: number, name: string, mode: number, flags: number): Promise<Node> {
+    try {
+      return await this.#namespace.make(caller, parent, name, mode);
+    } catch (error) {
+      if (!(error instanceof PosixError) || error.errno !== Errno.EEXIST || (flags & O_EXCL) !== 0) throw error;
+    }
+    // Another client made it between the kernel's lookup and now: open(2) without O_EXCL opens that one.
+    const node = await this.#namespace.lookup(parent, name);
+    if (node === null) throw new PosixError(Errno.ENOENT, `'${name}' was removed at once`);
+    if (!isRegular(node.inode)) throw new PosixError(Errno.EEXIST, `'${name}' exists`);
+    if ((flags & O_TRUNC) !== 0) this.#truncateStaged(node, 0);
+    return node;
+  }
+
+  async tmpfile(caller: Caller, parent: number, mode: number): Promise<Node> {
+    const { view, time } = this.#context;
+    const ino = await view.newId('ino');
+    await view.change(caller.operation, async (change) => {
+      const directory = await writableDirectory(view, parent);
+      change.expectNode(directory);
+      change.addNode(ino, inherit(directory, caller, mode, time.nowNs(), { nlink: 0 }));
+      this.#reclaimer.addUnnamed(change, ino);
+      change.count(1, 0);
+    });
+    return nodeOrThrow(view, ino);
+  }
+
+  read(ino: number, handle: bigint, offset: number, size: number): Result<Buffer> {
+    const node = nodeOrThrow(this.#context.view, ino);
+    if (node instanceof Promise) return node.then((read) => this.#read(read, handle, offset, size));
+    return this.#read(node, handle, offset, size);
+  }
+
+  #read(node: Node, handle: bigint, offset: number, size: number): Result<Buffer> {
+    const staged = this.#context.staging.get(node.ino);
+    const fileSize = staged?.size ?? node.inode.size;
+    const end = Math.min(offset + size, fileSize);
+    if (end <= offset) return EMPTY;
+    const target = Buffer.allocUnsafe(end - offset);
+    if (staged?.covers(offset, end) === true) {
+      staged.overlay(offset, target);
+      return target;
+    }
+    this.#readAhead(node, handle, offset, end);
+    const reading = this.#flusher.readCommitted(node, offset, target);
+    if (reading instanceof Promise) {
+      // What is staged by then is as true as what was at the call.
+      return reading.then(() => this.#withStaged(node.ino, offset, target));
+    }
+    return this.#withStaged(node.ino, offset, target);
+  }
+
+  #withStaged(ino: number, offset: number, target: Buffer): Buffer {
+    this.#context.staging.get(ino)?.overlay(offset, target);
+    return target;
+  }
+
+  #readAhead(node: Node, handle: bigint, from: number, to: number): void {
+    const { content, reader } = this.#context;
+    if (node.inode.size <= to - from) return;
+    let readAhead = this.#readAheads.get(handle);
+    if (readAhead === undefined) this.#readAheads.set(handle, (readAhead = new ReadAhead()));
+    const window = readAhead.after(from, to, node.inode.size);
+    if (window === null) return;
+    const extents = content.extents(node, window.from, window.to);
+    if (!(extents instanceof Promise)) reader.prefetch(extents, window.from, window.to);
+    else extents.then((list) => reader.prefetch(list, window.from, window.to)).catch(() => undefined); // The reader meets it.
+  }
+
+  write(
+    ino: number,
+    handle: bigint,
+    offset: number,
+    data: Buffer,
+    flags: number,
+    killSuidGid: boolean,
+  ): Result<number> {
+    const node = this.#context.view.cachedNode(ino);
+    const staged = this.#context.staging.get(ino);
+    const clears = killSuidGid && (node === undefined || withoutSuidGid(node.inode.mode) !== node.inode.mode);
+    if (node === undefined || clears || (staged?.stagedBytes ?? 0) >= STAGED_FILE_MAX) {
+      return this.#writeLater(ino, handle, offset, Buffer.from(data), flags, killSuidGid);
+    }
+    return this.#write(node, offset, data, flags);
+  }
+
+  async #writeLater(
+    ino: number,
+    _handle: bigint,
+    offset: number,
+    data: Buffer,
+    flags: number,
+    killSuidGid: boolean,
+  ): Promise<number> {
+    const { view, staging } = this.#context;
+    if (killSuidGid) await this.#clearSuidGid(ino);
+    // Above the bounds a writer goes at the speed of the store.
+    if ((staging.get(ino)?.stagedBytes ?? 0) >= STAGED_FILE_MAX) {
+      const flushing = this.#startFlush(ino);
+      if (staging.bytes >= STAGED_MAX) await flushing;
+    }
+    return this.#write(await nodeOrThrow(view, ino), offset, data, flags);
+  }
+
+  #write(node: Node, offset: number, data: Buffer, flags: number): number {
+    const { staging, time } = this.#context;
+    const file = staging.begin(node.ino, node.inode.size);
+    const at = (flags & O_APPEND) === 0 ? offset : file.size;
+    if (at + data.length > FILE_BYTES_MAX)
+      throw new PosixError(Errno.EFBIG, `a file of more than ${FILE_BYTES_MAX} bytes`);
+    staging.write(file, at, data, time.nowNs());
+    return data.length;
+  }
+
+  async #clearSuidGid(ino: number): Promise<void> {
+    const { view, time } = this.#context;
+    await view.change(undefined, async (change) => {
+      const node = await nodeOrThrow(view, ino);
+      const mode = withoutSuidGid(node.inode.mode);
+      if (mode !== node.inode.mode) change.updateNode(node, { ...node.inode, mode, ctimeNs: time.nowNs() });
+    });
+  }
+
+  async truncate(ino: number, size: bigint, killSuidGid: boolean): Promise<void> {
+    if (size > BigInt(FILE_BYTES_MAX)) throw new PosixError(Errno.EFBIG, `a file of ${size} bytes`);
+    const node = await nodeOrThrow(this.#context.view, ino);
+    if (isDirectory(node.inode)) throw new PosixError(Errno.EISDIR, `inode ${ino} is a directory`);
+    if ((node.inode.flags & INODE_IMMUTABLE) !== 0) throw new PosixError(Errno.EPERM, `inode ${ino} is immutable`);
+    if (killSuidGid) await this.#clearSuidGid(ino);
+    this.#truncateStaged(await nodeOrThrow(this.#context.view, ino), Number(size));
+    // Without an open handle no close will flush it.
+    if (!this.#context.staging.isOpen(ino)) await this.flush(ino);
+  }
+
+  #truncateStaged(node: Node, size: number): void {
+    const { staging, time } = this.#context;
+    staging.resize(staging.begin(node.ino, node.inode.size), size, true, time.nowNs());
+  }
+
+  async fallocate(ino: number, mode: number, offset: bigint, length: bigint): Promise<void> {
+    const KEEP_SIZE = 1;
+    const PUNCH_HOLE = 2;
+    const ZERO_RANGE = 16;
+    if ((mode & ~(KEEP_SIZE | PUNCH_HOLE | ZERO_RANGE)) !== 0)
+      throw new PosixError(Errno.EOPNOTSUPP, `fallocate ${mode}`);
+    if (offset + length > BigInt(FILE_BYTES_MAX))
+      throw new PosixError(Errno.EFBIG, `a file of ${offset + length} bytes`);
+    const { staging, time, view } = this.#context;
+    const node = await nodeOrThrow(view, ino);
+    const file = staging.begin(ino, node.inode.size);
+    const start = Number(offset);
+    const end = start + Number(length);
+    const nowNs = time.nowNs();
+    // Space in the store cannot be reserved: allocation is the size, and nothing where the size stays.
+    if ((mode & (PUNCH_HOLE | ZERO_RANGE)) !== 0)
+      staging.punch(file, start, Math.min(end, Math.max(file.size, start)), nowNs);
+    if ((mode & (KEEP_SIZE | PUNCH_HOLE)) === 0 && end > file.size) staging.resize(file, end, false, nowNs);
+    if (!staging.isOpen(ino)) await this.flush(ino);
+  }
+
+  async seek(ino: number, offset: bigint, whence: number): Promise<bigint> {
+    const SEEK_DATA = 3;
+    const node = await nodeOrThrow(this.#context.view, ino);
+    const staged = this.#context.staging.get(ino);
+    const size = staged?.size ?? node.inode.size;
+    if (offset < 0n || offset >= BigInt(size)) throw new PosixError(Errno.ENXIO, 'behind the end of the file');
+    const from = Number(offset);
+    const data = await this.#flusher.dataRanges(node, staged, from, size);
+    if (whence === SEEK_DATA) {
+      const next = data.find((range) => range.end > from);
+      if (next === undefined) throw new PosixError(Errno.ENXIO, 'no data behind this offset');
+      return BigInt(Math.max(from, next.start));
+    }
+    let at = from;
+    for (const range of data) {
+      if (range.start > at) break;
+      at = Math.max(at, range.end);
+    }
+    return BigInt(Math.min(at, size));
+  }
+
+  /** Copies through this daemon; may copy less than asked. */
+  async copy(
+    source: { readonly ino: number; readonly offset: bigint },
+    target: { readonly ino: number; readonly offset: bigint },
+    length: bigint,
+  ): Promise<bigint> {
+    const CHUNK = 2 ** 20;
+    const CALL_MAX = 32 * CHUNK;
+    let copied = 0;
+    const wanted = Number(length > BigInt(CALL_MAX) ? BigInt(CALL_MAX) : length);
+    while (copied < wanted) {
+      const data = await this.read(source.ino, 0n, Number(source.offset) + copied, Math.min(CHUNK, wanted - copied));
+      if (data.length === 0) break;
+      copied += await this.write(target.ino, 0n, Number(target.offset) + copied, data, 0, false);
+    }
+    return BigInt(copied);
+  }
+
+  /** At close(2): commits what is staged. At once when nothing is. */
+  flush(ino: number): Result<void> {
+    const file = this.#context.staging.get(ino);
+    if (file === undefined) return;
+    return this.#flushAll(file);
+  }
+
+  async #flushAll(file: StagedFile): Promise<void> {
+    await this.#flushes.get(file.ino);
+    if (this.#context.staging.get(file.ino) !== file || !file.dirty) return;
+    await this.#startFlush(file.ino);
+  }
+
+  /** One flush per file at a time; the one under way counts. */
+  #startFlush(ino: number): Promise<void> {
+    let flush = this.#flushes.get(ino);
+    if (flush === undefined) {
+      flush = this.#flush(ino).finally(() => this.#flushes.delete(ino));
+      this.#flushes.set(ino, flush);
+      flush.catch(() => undefined); // Whoever waits for it gets the error; a background flush is tried again at close.
+    }
+    return flush;
+  }
+
+  async #flush(ino: number): Promise<void> {
+    const file = this.#context.staging.get(ino);
+    if (file === undefined) return;
+    const node = await this.#context.view.node(ino);
+    // Nobody else can read a file without names: it dies with its last handle.
+    if (node?.inode.nlink === 0 && this.#context.staging.isOpen(ino)) return;
+    await this.#flusher.flush(file);
+  }
+
+  async fsync(ino: number): Promise<void> {
+    await this.flush(ino);
+    if (this.#context.format.durability === 'flush') await (await this.#context.view.engine()).flush();
+  }
+
+  release(ino: number, handle: bigint): Result<void> {
+    this.#readAheads.delete(handle);
+    const last = this.#context.staging.closed(ino, this.#context.time.nowNs());
+    if (!last) return;
+    const node = this.#context.view.cachedNode(ino);
+    const unnamed = node === undefined || node.inode.nlink === 0;
+    if (unnamed || this.#context.staging.get(ino) !== undefined) return this.#released(ino);
+  }
+
+  async #released(ino: number): Promise<void> {
+    const { view, staging, time } = this.#context;
+    const node = await view.node(ino);
+    if (node === null || node.inode.nlink === 0) {
+      const file = staging.get(ino);
+      if (file !== undefined) staging.drop(file, time.nowNs());
+      if (node !== null) this.#reclaimer.later(ino);
+      return;
+    }
+    await this.flush(ino);
+  }
+
+  /** Flushes everything; throws the first error after trying all. */
+  async drain(): Promise<void> {
+    const results = await Promise.allSettled(
+      [...this.#context.staging.files.keys()].map(async (ino) => this.flush(ino)),
+    );
+    const failed = results.find((result) => result.status === 'rejected');
+    if (failed !== undefined) throw failed.reason;
+  }
+
+  /** Commits what an earlier worker left staged. */
+  async recover(): Promise<void> {
+    await Promise.all(
+      [...this.#context.staging.files.keys()].map(async (ino) => {
+        try {
+          await this.flush(ino);
+        } catch (error) {
+          this.#context.report(`staged data of inode ${ino} is not committed yet: ${describeError(error)}`);
+        }
+      }),
+    );
+  }
+}

@@ -1,0 +1,353 @@
+/**
+ * The virtual file system: POSIX over a volume view and its data. Each operation of operations.ts is one line here and its rules live
+ * beside it: names in namespace.ts, content in files.ts, attributes in set-attributes.ts, listings in directories.ts.
+ *
+ * Invariants: inode numbers of the kernel are ours (the root is 1); answers come without a promise when the cache has them.
+ */
+import { S_IFDIR, S_IFMT, S_IFREG } from '../../lib/volume/inode.ts';
+import { INODE_LISTING } from '../../lib/volume/inode.ts';
+import type { Node } from '../meta/cache.ts';
+import { attributesOf, entryOfNode } from './attributes.ts';
+import { NAME_MAX, nodeOrThrow } from './context.ts';
+import type { Context } from './context.ts';
+import { Directories } from './directories.ts';
+import { guard } from './errno.ts';
+import type { Files } from './files.ts';
+import type { Locks } from './locks.ts';
+import type { Namespace } from './namespace.ts';
+import { Errno, PosixError } from './operations.ts';
+import type {
+  Caller,
+  DirectoryEntry,
+  Entry,
+  FileLock,
+  LookupResult,
+  OpenResult,
+  Operations,
+  Result,
+  SetAttributes,
+  StatFs,
+} from './operations.ts';
+import type { Reclaimer } from './reclaim.ts';
+import { setAttributes } from './set-attributes.ts';
+import type { ExtendedAttributes } from './xattrs.ts';
+
+const MODE_BITS = 0o7777;
+const STATFS_BLOCK_BYTES = 4096;
+/** An object store has no end: what df shows as free, 1 PiB. */
+const STATFS_FREE_BLOCKS = 2n ** 50n / BigInt(STATFS_BLOCK_BYTES);
+const STATFS_FREE_FILES = 2n ** 40n;
+const CREATABLE = new Set([0o140000, 0o100000, 0o060000, 0o020000, 0o010000]);
+
+export interface FileSystemParts {
+  readonly context: Context;
+  readonly namespace: Namespace;
+  readonly files: Files;
+  readonly xattrs: ExtendedAttributes;
+  readonly locks: Locks;
+  readonly reclaimer: Reclaimer;
+}
+
+export class FileSystem implements Operations {
+  readonly #parts: FileSystemParts;
+  readonly #directories: Directories;
+  readonly #report: (message: string) => void;
+
+  constructor(parts: FileSystemParts) {
+    this.#parts = parts;
+    this.#report = (message) => parts.context.report(message);
+    this.#directories = new Directories(parts.context, (ino) => {
+      const node = parts.context.view.cachedNode(ino);
+      return node === undefined || !parts.files.isWritten(ino) ? undefined : this.#entry(node);
+    });
+  }
+
+  #guard<T>(run: () => Result<T>): Result<T> {
+    return guard(this.#report, run);
+  }
+
+  #entry(node: Node): Entry {
+    return entryOfNode(node, this.#parts.context.ttlMs, this.#parts.files.uncommitted(node.ino));
+  }
+
+  lookup(_caller: Caller, parent: bigint, name: string): Result<LookupResult> {
+    return this.#guard(() => {
+      const found = this.#parts.namespace.lookup(Number(parent), name);
+      return found instanceof Promise ? found.then((node) => this.#looked(node)) : this.#looked(found);
+    });
+  }
+
+  #looked(node: Node | null): LookupResult {
+    return node === null ? { negativeTtlMs: this.#parts.context.ttlMs } : this.#entry(node);
+  }
+
+  /** Nothing is kept per lookup: an inode is found again by its number. */
+  forget(): void {
+    return;
+  }
+
+  getattr(_caller: Caller, ino: bigint, _handle: bigint | undefined): Result<Entry> {
+    return this.#guard(() => {
+      const node = nodeOrThrow(this.#parts.context.view, Number(ino));
+      if (node instanceof Promise) return node.then((read) => this.#attributes(read));
+      return this.#attributes(node);
+    });
+  }
+
+  #attributes(node: Node): Result<Entry> {
+    if ((node.inode.flags & INODE_LISTING) === 0) return this.#entry(node);
+    return this.#listingEntry(node);
+  }
+
+  /** A lake directory's mtime is that of its listing. */
+  async #listingEntry(node: Node): Promise<Entry> {
+    const { pointer } = await this.#parts.context.view.lake.get(node.ino);
+    const changedNs = BigInt(pointer.changedMs) * 1_000_000n;
+    const attributes = attributesOf({ ...node, entriesChangedNs: changedNs });
+    return { ...this.#entry(node), attributes };
+  }
+
+  setattr(caller: Caller, ino: bigint, changes: SetAttributes): Result<Entry> {
+    return this.#guard(async () =>
+      this.#entry(await setAttributes(this.#parts.context, this.#parts.files, caller, Number(ino), changes)),
+    );
+  }
+
+  readlink(_caller: Caller, ino: bigint): Result<Buffer> {
+    return this.#guard(() => {
+      const node = nodeOrThrow(this.#parts.context.view, Number(ino));
+      return node instanceof Promise ? node.then(targetOf) : targetOf(node);
+    });
+  }
+
+  mknod(caller: Caller, parent: bigint, name: string, mode: number, rdev: number, umask: number): Result<Entry> {
+    return this.#guard(async () => {
+      const type = mode & S_IFMT;
+      const full = (type === 0 ? S_IFREG : type) | (mode & MODE_BITS & ~umask);
+      if (!CREATABLE.has(full & S_IFMT)) throw new PosixError(Errno.EINVAL, `mode 0${mode.toString(8)}`);
+      return this.#entry(await this.#parts.namespace.make(caller, Number(parent), name, full, { rdev }));
+    });
+  }
+
+  mkdir(caller: Caller, parent: bigint, name: string, mode: number, umask: number): Result<Entry> {
+    return this.#guard(async () => {
+      const full = S_IFDIR | (mode & MODE_BITS & ~umask);
+      return this.#entry(await this.#parts.namespace.make(caller, Number(parent), name, full));
+    });
+  }
+
+  symlink(caller: Caller, parent: bigint, name: string, target: Buffer): Result<Entry> {
+    return this.#guard(async () =>
+      this.#entry(await this.#parts.namespace.symlink(caller, Number(parent), name, target)),
+    );
+  }
+
+  unlink(caller: Caller, parent: bigint, name: string): Result<void> {
+    return this.#guard(() => this.#parts.namespace.unlink(caller, Number(parent), name));
+  }
+
+  rmdir(caller: Caller, parent: bigint, name: string): Result<void> {
+    return this.#guard(() => this.#parts.namespace.rmdir(caller, Number(parent), name));
+  }
+
+  rename(
+    caller: Caller,
+    parent: bigint,
+    name: string,
+    newParent: bigint,
+    newName: string,
+    flags: number,
+  ): Result<void> {
+    return this.#guard(() =>
+      this.#parts.namespace.rename(caller, Number(parent), name, Number(newParent), newName, flags),
+    );
+  }
+
+  link(caller: Caller, ino: bigint, newParent: bigint, newName: string): Result<Entry> {
+    return this.#guard(async () =>
+      this.#entry(await this.#parts.namespace.link(caller, Number(ino), Number(newParent), newName)),
+    );
+  }
+
+  open(caller: Caller, ino: bigint, flags: number): Result<OpenResult> {
+    return this.#guard(() => this.#parts.files.open(caller, Number(ino), flags));
+  }
+
+  create(
+    caller: Caller,
+    parent: bigint,
+    name: string,
+    mode: number,
+    flags: number,
+    umask: number,
+  ): Result<{ readonly entry: Entry; readonly open: OpenResult }> {
+    return this.#guard(async () => {
+      const full = S_IFREG | (mode & MODE_BITS & ~umask);
+      const node = await this.#parts.files.create(caller, Number(parent), name, full, flags);
+      return { entry: this.#entry(node), open: this.#parts.files.opened(node, flags) };
+    });
+  }
+
+  tmpfile(
+    caller: Caller,
+    parent: bigint,
+    mode: number,
+    flags: number,
+    umask: number,
+  ): Result<{ readonly entry: Entry; readonly open: OpenResult }> {
+    return this.#guard(async () => {
+      const full = S_IFREG | (mode & MODE_BITS & ~umask);
+      const node = await this.#parts.files.tmpfile(caller, Number(parent), full);
+      return { entry: this.#entry(node), open: this.#parts.files.opened(node, flags) };
+    });
+  }
+
+  read(_caller: Caller, ino: bigint, handle: bigint, offset: bigint, size: number): Result<Buffer> {
+    return this.#guard(() => this.#parts.files.read(Number(ino), handle, Number(offset), size));
+  }
+
+  write(
+    _caller: Caller,
+    ino: bigint,
+    handle: bigint,
+    offset: bigint,
+    data: Buffer,
+    flags: number,
+    killSuidGid: boolean,
+  ): Result<number> {
+    return this.#guard(() => this.#parts.files.write(Number(ino), handle, Number(offset), data, flags, killSuidGid));
+  }
+
+  flush(_caller: Caller, ino: bigint, _handle: bigint, lockOwner: bigint): Result<void> {
+    return this.#guard(() => {
+      this.#parts.locks.releasePosix(Number(ino), lockOwner);
+      return this.#parts.files.flush(Number(ino));
+    });
+  }
+
+  release(_caller: Caller, ino: bigint, handle: bigint, flockOwner: bigint | undefined): Result<void> {
+    return this.#guard(() => {
+      if (flockOwner !== undefined) this.#parts.locks.releaseFlock(Number(ino), flockOwner);
+      return this.#parts.files.release(Number(ino), handle);
+    });
+  }
+
+  fsync(_caller: Caller, ino: bigint): Result<void> {
+    return this.#guard(() => this.#parts.files.fsync(Number(ino)));
+  }
+
+  fallocate(_caller: Caller, ino: bigint, _handle: bigint, mode: number, offset: bigint, length: bigint): Result<void> {
+    return this.#guard(() => this.#parts.files.fallocate(Number(ino), mode, offset, length));
+  }
+
+  lseek(_caller: Caller, ino: bigint, _handle: bigint, offset: bigint, whence: number): Result<bigint> {
+    return this.#guard(() => this.#parts.files.seek(Number(ino), offset, whence));
+  }
+
+  copyFileRange(
+    _caller: Caller,
+    source: { readonly ino: bigint; readonly handle: bigint; readonly offset: bigint },
+    target: { readonly ino: bigint; readonly handle: bigint; readonly offset: bigint },
+    length: bigint,
+  ): Result<bigint> {
+    return this.#guard(() =>
+      this.#parts.files.copy(
+        { ino: Number(source.ino), offset: source.offset },
+        { ino: Number(target.ino), offset: target.offset },
+        length,
+      ),
+    );
+  }
+
+  opendir(_caller: Caller, ino: bigint): Result<OpenResult> {
+    return this.#guard(async () => {
+      await nodeOrThrow(this.#parts.context.view, Number(ino));
+      const handle = this.#parts.files.newHandle();
+      this.#directories.open(handle);
+      return { handle };
+    });
+  }
+
+  readdir(
+    _caller: Caller,
+    ino: bigint,
+    handle: bigint,
+    cookie: bigint,
+    plus: boolean,
+    accept: (entry: DirectoryEntry) => boolean,
+  ): Result<void> {
+    return this.#guard(() => this.#directories.read(Number(ino), handle, cookie, plus, accept));
+  }
+
+  releasedir(_caller: Caller, _ino: bigint, handle: bigint): Result<void> {
+    this.#directories.release(handle);
+  }
+
+  fsyncdir(): Result<void> {
+    return this.#guard(async () => (await this.#parts.context.view.engine()).flush());
+  }
+
+  statfs(): Result<StatFs> {
+    return this.#guard(async () => {
+      const { view } = this.#parts.context;
+      const engine = await view.engine();
+      const [bytes, inodes] = await engine.readNumbers([view.keys.counter('bytes'), view.keys.counter('inodes')]);
+      const used = positive(bytes) / BigInt(STATFS_BLOCK_BYTES);
+      const files = positive(inodes);
+      return {
+        blocks: used + STATFS_FREE_BLOCKS,
+        blocksFree: STATFS_FREE_BLOCKS,
+        blocksAvailable: STATFS_FREE_BLOCKS,
+        files: files + STATFS_FREE_FILES,
+        filesFree: STATFS_FREE_FILES,
+        blockSize: STATFS_BLOCK_BYTES,
+        nameMax: NAME_MAX,
+      };
+    });
+  }
+
+  setxattr(caller: Caller, ino: bigint, name: string, value: Buffer, flags: number): Result<void> {
+    return this.#guard(() => this.#parts.xattrs.set(caller, Number(ino), name, value, flags));
+  }
+
+  getxattr(_caller: Caller, ino: bigint, name: string): Result<Buffer> {
+    return this.#guard(() => this.#parts.xattrs.get(Number(ino), name));
+  }
+
+  listxattr(_caller: Caller, ino: bigint): Result<readonly string[]> {
+    return this.#guard(() => this.#parts.xattrs.list(Number(ino)));
+  }
+
+  removexattr(caller: Caller, ino: bigint, name: string): Result<void> {
+    return this.#guard(() => this.#parts.xattrs.remove(caller, Number(ino), name));
+  }
+
+  getlk(_caller: Caller, ino: bigint, _handle: bigint, owner: bigint, lock: FileLock): Result<FileLock> {
+    return this.#parts.locks.test(Number(ino), owner, lock);
+  }
+
+  setlk(
+    caller: Caller,
+    ino: bigint,
+    _handle: bigint,
+    owner: bigint,
+    lock: FileLock,
+    options: { readonly wait: boolean; readonly flock: boolean },
+  ): Result<void> {
+    return this.#guard(() => this.#parts.locks.set(caller, Number(ino), owner, lock, options));
+  }
+
+  async drain(): Promise<void> {
+    await this.#parts.files.drain();
+    await this.#parts.reclaimer.idle();
+  }
+}
+
+function targetOf(node: Node): Buffer {
+  if (node.inode.target === null) throw new PosixError(Errno.EINVAL, `inode ${node.ino} is not a symbolic link`);
+  return node.inode.target;
+}
+
+function positive(value: bigint | null | undefined): bigint {
+  return value === null || value === undefined || value < 0n ? 0n : value;
+}

@@ -1,0 +1,311 @@
+/**
+ * Commits what is staged of a file: small content into the metadata, larger as objects and extents.
+ *
+ * Invariants
+ * - Objects are durable before a commit refers to them. A flush commits exactly the ranges that were written here: what another node
+ *   committed to other bytes meanwhile stays, because a failed compare starts again from its extents.
+ * - Where unwritten bytes were read to be written again (a file that leaves the metadata, a block with too many fragments), the commit
+ *   holds only for the version that they were read from.
+ * Failure: until the commit the old content stands; the staged bytes are kept and flushed again. Uploaded objects that no commit
+ * refers to are garbage for gc.
+ * Limits: EXTENTS_INLINE extents in the inode, then pages; FRAGMENTS_MAX extents in a block, then it is written whole.
+ */
+import { PenstockError } from '../../lib/errors.ts';
+import type { Extent } from '../../lib/volume/extents.ts';
+import { extentsWithin } from '../../lib/volume/extents.ts';
+import { INODE_INLINE, INODE_PAGED } from '../../lib/volume/inode.ts';
+import { PAGE_BYTES } from '../../lib/volume/keys.ts';
+import { gaps, mergeExtents } from '../data/merge-extents.ts';
+import { Overlay } from '../data/overlay.ts';
+import type { Range } from '../data/overlay.ts';
+import type { StagedFile } from '../data/staged-file.ts';
+import type { Flush } from '../data/staging.ts';
+import type { Uploader } from '../data/uploader.ts';
+import type { Node } from '../meta/cache.ts';
+import type { Change } from '../meta/change.ts';
+import { encodePage, pageOf } from '../meta/content.ts';
+import type { Context } from './context.ts';
+
+const EXTENTS_INLINE = 64;
+const FRAGMENTS_MAX = 32;
+const RESTARTS_MAX = 16;
+/** Pages in one commit. */
+const PAGES_PER_COMMIT = 300;
+
+type Outcome = 'committed' | 'gone' | 'restart';
+
+export class Flusher {
+  readonly #context: Context;
+  readonly #uploader: Uploader;
+
+  constructor(context: Context, uploader: Uploader) {
+    this.#context = context;
+    this.#uploader = uploader;
+  }
+
+  /** Commits all that is staged at the call. One flush per file at a time. */
+  async flush(file: StagedFile): Promise<void> {
+    const { staging, time } = this.#context;
+    const flush = staging.beginFlush(file);
+    try {
+      for (let attempt = 0; attempt < RESTARTS_MAX; attempt++) {
+        const outcome = await this.#attempt(file, flush);
+        if (outcome === 'restart') continue;
+        if (outcome === 'gone')
+          this.#context.report(`inode ${file.ino} was removed with ${file.stagedBytes} staged bytes`);
+        if (outcome === 'gone') staging.drop(file, time.nowNs());
+        else staging.committed(file, flush, time.nowNs());
+        return;
+      }
+      throw new PenstockError('conflict', `inode ${file.ino} was changed elsewhere during ${RESTARTS_MAX} flushes`);
+    } catch (error) {
+      staging.failedFlush(file, flush);
+      throw error;
+    }
+  }
+
+  async #attempt(file: StagedFile, flush: Flush): Promise<Outcome> {
+    const node = await this.#context.view.node(file.ino);
+    if (node === null) return 'gone';
+    const small = sizeAfter(node, flush) <= this.#context.format.inlineBytes && (node.inode.flags & INODE_PAGED) === 0;
+    return small ? this.#commitInline(file, flush) : this.#commitExtents(file, flush, node);
+  }
+
+  async #commitInline(file: StagedFile, flush: Flush): Promise<Outcome> {
+    const { view, content } = this.#context;
+    const { value } = await view.change(undefined, async (change): Promise<Buffer | Outcome> => {
+      const node = await view.node(file.ino);
+      if (node === null) return 'gone';
+      const size = sizeAfter(node, flush);
+      if (size > this.#context.format.inlineBytes || (node.inode.flags & INODE_PAGED) !== 0) return 'restart';
+      const bytes = Buffer.alloc(size);
+      if (gaps(flush.overlay.ranges, 0, Math.min(size, node.inode.size)).length > 0)
+        await this.readCommitted(node, 0, bytes);
+      layOver(file, flush.overlay, 0, bytes);
+      const key = view.keys.inlineData(file.ino);
+      const had = (node.inode.flags & INODE_INLINE) !== 0;
+      if (size > 0) change.write(key, bytes);
+      else if (had) change.write(key, null);
+      const flags = size > 0 ? node.inode.flags | INODE_INLINE : node.inode.flags & ~INODE_INLINE;
+      commitAttributes(change, node, flush, size, flags, []);
+      return bytes;
+    });
+    if (typeof value === 'string') return value;
+    const committed = view.cachedNode(file.ino);
+    if (committed !== undefined && value.length > 0) content.keepInline(committed, value);
+    return 'committed';
+  }
+
+  async #commitExtents(file: StagedFile, flush: Flush, seen: Node): Promise<Outcome> {
+    const { view } = this.#context;
+    const plan = await this.#planUpload(flush, seen);
+    const uploaded = await this.#uploader.upload(
+      plan.overlay.ranges.filter((range) => range.kind === 'data'),
+      async (offset, target) => {
+        if (plan.rewritesCommitted) await this.readCommitted(seen, offset, target);
+        layOver(file, flush.overlay, offset, target);
+      },
+    );
+    const { value } = await view.change(undefined, async (change): Promise<Outcome> => {
+      const node = await view.node(file.ino);
+      if (node === null) return 'gone';
+      if (plan.rewritesCommitted && node.version !== seen.version) return 'restart';
+      const inline = (node.inode.flags & INODE_INLINE) !== 0;
+      if (inline && !plan.rewritesCommitted) return 'restart';
+      return this.#putExtents(change, node, flush, plan.overlay.ranges, uploaded);
+    });
+    return value;
+  }
+
+  /** Which ranges to upload: those written, and what has to be written again with them. */
+  async #planUpload(
+    flush: Flush,
+    node: Node,
+  ): Promise<{ readonly overlay: Overlay; readonly rewritesCommitted: boolean }> {
+    const overlay = new Overlay();
+    overlay.add(flush.overlay);
+    const size = sizeAfter(node, flush);
+    if ((node.inode.flags & INODE_INLINE) !== 0) {
+      for (const gap of gaps(flush.overlay.ranges, 0, Math.min(node.inode.size, size)))
+        overlay.set(gap.start, gap.end, 'data');
+      return { overlay, rewritesCommitted: true };
+    }
+    const { blockSize } = this.#context.format;
+    let rewritesCommitted = false;
+    const perBlock = new Map<number, number>();
+    for (const range of flush.overlay.ranges) {
+      const last = Math.floor((range.end - 1) / blockSize);
+      for (let block = Math.floor(range.start / blockSize); block <= last; block++) {
+        perBlock.set(block, (perBlock.get(block) ?? 0) + 1);
+      }
+    }
+    for (const [block, count] of perBlock) {
+      const start = block * blockSize;
+      const end = Math.min(start + blockSize, size);
+      if (start >= end || overlay.covers(start, end)) continue;
+      const extents = await this.#context.content.extents(node, start, end);
+      if (count * 2 + extentsWithin(extents, start, end).length <= FRAGMENTS_MAX) continue;
+      overlay.set(start, end, 'data');
+      rewritesCommitted = true;
+    }
+    return { overlay, rewritesCommitted };
+  }
+
+  async #putExtents(
+    change: Change,
+    node: Node,
+    flush: Flush,
+    ranges: readonly Range[],
+    uploaded: readonly Extent[],
+  ): Promise<Outcome> {
+    const { view } = this.#context;
+    const { inode, ino } = node;
+    const size = sizeAfter(node, flush);
+    if ((inode.flags & INODE_INLINE) !== 0) change.write(view.keys.inlineData(ino), null);
+    const flags = inode.flags & ~INODE_INLINE;
+    if ((inode.flags & INODE_PAGED) === 0) {
+      const extents = mergeExtents(inode.extents, ranges, uploaded, size);
+      if (extents.length <= EXTENTS_INLINE) {
+        commitAttributes(change, node, flush, size, flags, extents);
+        return 'committed';
+      }
+      // Pages of an inode that is not paged yet are seen by nobody, so they need no compare and may be written ahead.
+      const pages = splitPages(extents);
+      const ahead = pages.splice(0, Math.max(0, pages.length - PAGES_PER_COMMIT));
+      for (let at = 0; at < ahead.length; at += PAGES_PER_COMMIT) {
+        const portion = ahead.slice(at, at + PAGES_PER_COMMIT);
+        await view.change(undefined, (early) => {
+          for (const { page, extents: list } of portion) early.write(view.keys.page(ino, page), encodePage(list));
+        });
+      }
+      for (const { page, extents: list } of pages) change.write(view.keys.page(ino, page), encodePage(list));
+      commitAttributes(change, node, flush, size, flags | INODE_PAGED, []);
+      return 'committed';
+    }
+    return this.#putPages(change, node, flush, ranges, uploaded, size);
+  }
+
+  async #putPages(
+    change: Change,
+    node: Node,
+    flush: Flush,
+    ranges: readonly Range[],
+    uploaded: readonly Extent[],
+    size: number,
+  ): Promise<Outcome> {
+    const { view, content } = this.#context;
+    const touched = new Set<number>();
+    for (const range of ranges) {
+      for (let page = pageOf(range.start); page <= pageOf(range.end - 1); page++) touched.add(page);
+    }
+    if (flush.sizeSet) for (let page = pageOf(size); page <= pageOf(node.inode.size); page++) touched.add(page);
+    const numbers = [...touched].sort((a, b) => a - b);
+    const cut = cutAtPages(uploaded);
+    for (let at = 0; at < numbers.length; at += PAGES_PER_COMMIT) {
+      const portion = numbers.slice(at, at + PAGES_PER_COMMIT);
+      const last = at + PAGES_PER_COMMIT >= numbers.length;
+      const fill = async (target: Change): Promise<void> => {
+        for (const number of portion) {
+          const [page] = await content.pages(node, number, number);
+          if (page === undefined) continue;
+          const from = number * PAGE_BYTES;
+          const within = ranges.filter((range) => range.start < from + PAGE_BYTES && range.end > from);
+          const list = mergeExtents(page.extents, within, extentsWithin(cut, from, from + PAGE_BYTES), size);
+          const key = view.keys.page(node.ino, number);
+          target.expectOther(key, page.stored?.version ?? null);
+          target.write(key, list.length === 0 ? null : encodePage(list));
+        }
+      };
+      if (last) await fill(change);
+      else await view.change(undefined, fill);
+    }
+    commitAttributes(change, node, flush, size, node.inode.flags, []);
+    return 'committed';
+  }
+
+  /** Where the file has bytes (not holes) from `from` on, in order. */
+  async dataRanges(node: Node, staged: StagedFile | undefined, from: number, size: number): Promise<readonly Range[]> {
+    const layers = new Overlay();
+    if ((node.inode.flags & INODE_INLINE) !== 0) layers.set(0, node.inode.size, 'data');
+    for (const extent of await this.#context.content.extents(node, from, size)) {
+      layers.set(extent.fileOffset, extent.fileOffset + extent.length, 'data');
+    }
+    if (staged?.flushing !== undefined) layers.add(staged.flushing);
+    if (staged !== undefined) layers.add(staged.active);
+    return layers.within(0, size).filter((range) => range.kind === 'data');
+  }
+
+  /** The committed content from `from` on; zeros where there is none. */
+  readCommitted(node: Node, from: number, target: Buffer): void | Promise<void> {
+    const { content, reader } = this.#context;
+    if ((node.inode.flags & INODE_INLINE) !== 0) {
+      const bytes = content.inline(node);
+      if (bytes instanceof Promise) return bytes.then((read) => fillFrom(read, from, target));
+      fillFrom(bytes, from, target);
+      return;
+    }
+    const extents = content.extents(node, from, from + target.length);
+    return extents instanceof Promise
+      ? extents.then((list) => reader.read(list, from, target))
+      : reader.read(extents, from, target);
+  }
+}
+
+function fillFrom(bytes: Buffer, from: number, target: Buffer): void {
+  const copied = from < bytes.length ? bytes.copy(target, 0, from) : 0;
+  if (copied < target.length) target.fill(0, copied);
+}
+
+function layOver(file: StagedFile, overlay: Overlay, from: number, target: Buffer): void {
+  for (const { start, end, kind } of overlay.within(from, from + target.length)) {
+    if (kind === 'hole') target.fill(0, start - from, end - from);
+    else file.load(start, target, start - from, end - start);
+  }
+}
+
+function sizeAfter(node: Node, flush: Flush): number {
+  return flush.sizeSet ? flush.size : Math.max(node.inode.size, flush.size);
+}
+
+function commitAttributes(
+  change: Change,
+  node: Node,
+  flush: Flush,
+  size: number,
+  flags: number,
+  extents: readonly Extent[],
+): void {
+  const { inode } = node;
+  change.updateNode(node, {
+    ...inode,
+    flags,
+    size,
+    extents,
+    mtimeNs: flush.mtimeNs ?? inode.mtimeNs,
+    ctimeNs: flush.ctimeNs > inode.ctimeNs ? flush.ctimeNs : inode.ctimeNs,
+  });
+  change.count(0, size - inode.size);
+}
+
+/** No extent crosses a page's border. */
+function cutAtPages(extents: readonly Extent[]): Extent[] {
+  return extents.flatMap((extent) => {
+    const end = extent.fileOffset + extent.length;
+    const parts: Extent[] = [];
+    for (let page = pageOf(extent.fileOffset); page <= pageOf(end - 1); page++) {
+      parts.push(...extentsWithin([extent], page * PAGE_BYTES, (page + 1) * PAGE_BYTES));
+    }
+    return parts;
+  });
+}
+
+function splitPages(extents: readonly Extent[]): { readonly page: number; readonly extents: Extent[] }[] {
+  const pages = new Map<number, Extent[]>();
+  for (const extent of cutAtPages(extents)) {
+    const page = pageOf(extent.fileOffset);
+    const list = pages.get(page);
+    if (list === undefined) pages.set(page, [extent]);
+    else list.push(extent);
+  }
+  return [...pages].map(([page, list]) => ({ page, extents: list }));
+}

@@ -1,0 +1,308 @@
+/**
+ * The names: lookup, and every operation that makes, moves or removes one, each as one minitransaction.
+ *
+ * Invariants
+ * - What a plan read is compared in its commit: the parents still exist, the names and inodes are as they were.
+ * - A directory never becomes its own ancestor: a move between directories compares the whole chain of ancestors of its target.
+ * - Times and counts of the parents are patched, so operations in one directory never make each other retry.
+ * Limits: LINK_MAX links of a file; ANCESTORS_MAX directories deep for a move between directories.
+ */
+import {
+  INODE_IMMUTABLE,
+  INODE_LISTING,
+  INODE_XATTRS,
+  isDirectory,
+  S_IFDIR,
+  S_IFLNK,
+  S_IFMT,
+} from '../../lib/volume/inode.ts';
+import type { Inode } from '../../lib/volume/inode.ts';
+import { ROOT_INO } from '../../lib/volume/keys.ts';
+import type { CachedEntry, Node } from '../meta/cache.ts';
+import type { Change } from '../meta/change.ts';
+import { assertName, nodeOrThrow, writableDirectory } from './context.ts';
+import type { Context } from './context.ts';
+import { Errno, PosixError, RENAME_EXCHANGE, RENAME_NOREPLACE } from './operations.ts';
+import type { Caller, Result } from './operations.ts';
+import { inherit } from './ownership.ts';
+import type { Reclaimer } from './reclaim.ts';
+
+/** ext4's; more is a program's mistake. */
+const LINK_MAX = 65_000;
+const ANCESTORS_MAX = 900;
+/** A name that points to an inode that is gone is a race with its removal: looked at again this often. */
+const DANGLING_RETRIES = 3;
+
+/** Which inodes are open here; their removal leaves an orphan. */
+export interface OpenFiles {
+  isOpen(ino: number): boolean;
+}
+
+export class Namespace {
+  readonly #context: Context;
+  readonly #openFiles: OpenFiles;
+  readonly #reclaimer: Reclaimer;
+
+  constructor(context: Context, openFiles: OpenFiles, reclaimer: Reclaimer) {
+    this.#context = context;
+    this.#openFiles = openFiles;
+    this.#reclaimer = reclaimer;
+  }
+
+  /** The inode behind a name, null when there is none. */
+  lookup(parent: number, name: string): Result<Node | null> {
+    assertName(name);
+    const { view } = this.#context;
+    const directory = view.cachedNode(parent);
+    if (directory !== undefined && (directory.inode.flags & INODE_LISTING) === 0) {
+      const entry = view.cachedEntry(parent, name);
+      if (entry === null) return null;
+      const node = entry === undefined ? undefined : view.cachedNode(entry.ino);
+      if (node !== undefined) return node;
+    }
+    return this.#lookup(parent, name);
+  }
+
+  async #lookup(parent: number, name: string): Promise<Node | null> {
+    const { view } = this.#context;
+    const directory = await nodeOrThrow(view, parent);
+    if (!isDirectory(directory.inode)) throw new PosixError(Errno.ENOTDIR, `inode ${parent} is not a directory`);
+    if ((directory.inode.flags & INODE_LISTING) !== 0) {
+      const ino = await view.lake.find(parent, name);
+      return ino === undefined ? null : view.node(ino);
+    }
+    for (let attempt = 0; attempt < DANGLING_RETRIES; attempt++) {
+      const entry = await view.entry(parent, name);
+      if (entry === null) return null;
+      const node = await view.node(entry.ino);
+      if (node !== null) return node;
+      view.forgetEntry(parent, name);
+    }
+    throw new PosixError(Errno.EIO, `'${name}' in directory ${parent} names an inode that does not exist`);
+  }
+
+  /** Makes a name with a new inode; `build` gets the parent, for what is inherited. */
+  async make(caller: Caller, parent: number, name: string, mode: number, fields: Partial<Inode> = {}): Promise<Node> {
+    assertName(name);
+    const { view, time } = this.#context;
+    const ino = await view.newId('ino');
+    const directory = (mode & S_IFMT) === S_IFDIR;
+    const { repeated } = await view.change(caller.operation, async (change) => {
+      const parentNode = await writableDirectory(view, parent);
+      if ((await view.entry(parent, name)) !== null) throw new PosixError(Errno.EEXIST, `'${name}' exists`);
+      const nowNs = time.nowNs();
+      change.expectNode(parentNode);
+      change.addNode(ino, inherit(parentNode, caller, mode, nowNs, fields));
+      change.putEntry(parent, name, null, ino, (mode & S_IFMT) >> 12);
+      change.touchDirectory(parent, nowNs, directory ? 1 : 0);
+      change.count(1, 0);
+    });
+    const node = repeated ? await this.#lookup(parent, name) : await view.node(ino);
+    if (node === null) throw new PosixError(Errno.ENOENT, `'${name}' was removed at once`);
+    return node;
+  }
+
+  symlink(caller: Caller, parent: number, name: string, target: Buffer): Promise<Node> {
+    return this.make(caller, parent, name, S_IFLNK | 0o777, { target: Buffer.from(target), size: target.length });
+  }
+
+  async link(caller: Caller, ino: number, parent: number, name: string): Promise<Node> {
+    assertName(name);
+    const { view, time } = this.#context;
+    await view.change(caller.operation, async (change) => {
+      const node = await nodeOrThrow(view, ino);
+      const parentNode = await writableDirectory(view, parent);
+      if ((await view.entry(parent, name)) !== null) throw new PosixError(Errno.EEXIST, `'${name}' exists`);
+      if (isDirectory(node.inode) || (node.inode.flags & INODE_IMMUTABLE) !== 0) {
+        throw new PosixError(Errno.EPERM, `inode ${ino} cannot have another name`);
+      }
+      if (node.inode.nlink >= LINK_MAX) throw new PosixError(Errno.EMLINK, `inode ${ino} has ${LINK_MAX} names`);
+      const nowNs = time.nowNs();
+      change.expectNode(parentNode);
+      change.updateNode(node, { ...node.inode, nlink: node.inode.nlink + 1, ctimeNs: nowNs });
+      // A file that was made without a name is no orphan any more.
+      if (node.inode.nlink === 0) change.write(view.keys.orphan(ino), null);
+      change.putEntry(parent, name, null, ino, (node.inode.mode & S_IFMT) >> 12);
+      change.touchDirectory(parent, nowNs, 0);
+    });
+    return nodeOrThrow(view, ino);
+  }
+
+  async unlink(caller: Caller, parent: number, name: string): Promise<void> {
+    const { view, time } = this.#context;
+    const { value: removed } = await view.change(caller.operation, async (change) => {
+      const parentNode = await writableDirectory(view, parent);
+      const { entry, node } = await this.#existing(parent, name);
+      if (isDirectory(node.inode)) throw new PosixError(Errno.EISDIR, `'${name}' is a directory`);
+      const nowNs = time.nowNs();
+      change.expectNode(parentNode);
+      change.removeEntry(parent, name, entry);
+      change.touchDirectory(parent, nowNs, 0);
+      return this.#dropLink(change, node, nowNs);
+    });
+    this.#reclaimer.later(removed);
+  }
+
+  async rmdir(caller: Caller, parent: number, name: string): Promise<void> {
+    const { view, time } = this.#context;
+    await view.change(caller.operation, async (change) => {
+      const parentNode = await writableDirectory(view, parent);
+      const { entry, node } = await this.#existing(parent, name);
+      if (!isDirectory(node.inode)) throw new PosixError(Errno.ENOTDIR, `'${name}' is not a directory`);
+      const nowNs = time.nowNs();
+      change.expectNode(parentNode);
+      change.removeEntry(parent, name, entry);
+      change.touchDirectory(parent, nowNs, -1);
+      await this.#dropDirectory(change, node);
+    });
+  }
+
+  async rename(
+    caller: Caller,
+    parent: number,
+    name: string,
+    newParent: number,
+    newName: string,
+    flags: number,
+  ): Promise<void> {
+    assertName(name);
+    assertName(newName);
+    if ((flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE)) !== 0)
+      throw new PosixError(Errno.EINVAL, `rename flags ${flags}`);
+    const { view } = this.#context;
+    const { value: removed } = await view.change(caller.operation, async (change) => {
+      const from = await writableDirectory(view, parent);
+      const to = await writableDirectory(view, newParent);
+      const source = await this.#existing(parent, name);
+      const target = await this.#find(newParent, newName);
+      if (target !== null && (flags & RENAME_NOREPLACE) !== 0)
+        throw new PosixError(Errno.EEXIST, `'${newName}' exists`);
+      if (target === null && (flags & RENAME_EXCHANGE) !== 0) throw new PosixError(Errno.ENOENT, `no '${newName}'`);
+      // Two names of one inode: rename(2) does nothing.
+      if (target?.node.ino === source.node.ino) return undefined;
+      if (parent !== newParent) {
+        await this.#refuseLoop(change, to, source.node);
+        if ((flags & RENAME_EXCHANGE) !== 0 && target !== null) await this.#refuseLoop(change, from, target.node);
+      }
+      change.expectNode(from);
+      if (parent !== newParent) change.expectNode(to);
+      if ((flags & RENAME_EXCHANGE) === 0 || target === null) {
+        return this.#move(change, { parent, name, ...source }, { parent: newParent, name: newName, target });
+      }
+      this.#exchange(change, { parent, name, ...source }, { parent: newParent, name: newName, ...target });
+      return undefined;
+    });
+    this.#reclaimer.later(removed);
+  }
+
+  async #move(
+    change: Change,
+    source: Named,
+    to: { readonly parent: number; readonly name: string; readonly target: Found | null },
+  ): Promise<number | undefined> {
+    const nowNs = this.#context.time.nowNs();
+    const { node } = source;
+    const directory = isDirectory(node.inode);
+    let removed: number | undefined;
+    let toDelta = directory ? 1 : 0;
+    if (to.target !== null) {
+      const old = to.target.node;
+      if (directory && !isDirectory(old.inode)) throw new PosixError(Errno.ENOTDIR, `'${to.name}' is not a directory`);
+      if (!directory && isDirectory(old.inode)) throw new PosixError(Errno.EISDIR, `'${to.name}' is a directory`);
+      if (isDirectory(old.inode)) {
+        await this.#dropDirectory(change, old);
+        toDelta--;
+      } else removed = this.#dropLink(change, old, nowNs);
+    }
+    change.updateNode(node, moved(node.inode, to.parent, nowNs));
+    change.removeEntry(source.parent, source.name, source.entry);
+    change.putEntry(to.parent, to.name, to.target?.entry ?? null, node.ino, source.entry.type);
+    const fromDelta = directory ? -1 : 0;
+    if (source.parent === to.parent) change.touchDirectory(to.parent, nowNs, fromDelta + toDelta);
+    else {
+      change.touchDirectory(source.parent, nowNs, fromDelta);
+      change.touchDirectory(to.parent, nowNs, toDelta);
+    }
+    return removed;
+  }
+
+  #exchange(change: Change, a: Named, b: Named): void {
+    const nowNs = this.#context.time.nowNs();
+    change.updateNode(a.node, moved(a.node.inode, b.parent, nowNs));
+    change.updateNode(b.node, moved(b.node.inode, a.parent, nowNs));
+    change.putEntry(a.parent, a.name, a.entry, b.node.ino, b.entry.type);
+    change.putEntry(b.parent, b.name, b.entry, a.node.ino, a.entry.type);
+    const delta = (isDirectory(b.node.inode) ? 1 : 0) - (isDirectory(a.node.inode) ? 1 : 0);
+    change.touchDirectory(a.parent, nowNs, a.parent === b.parent ? 0 : delta);
+    if (a.parent !== b.parent) change.touchDirectory(b.parent, nowNs, -delta);
+  }
+
+  /** EINVAL when `moving` is `directory` or above it; the chain stays as it is until the commit, or the commit fails. */
+  async #refuseLoop(change: Change, directory: Node, moving: Node): Promise<void> {
+    if (!isDirectory(moving.inode)) return;
+    let at = directory;
+    for (let depth = 0; depth < ANCESTORS_MAX; depth++) {
+      if (at.ino === moving.ino) throw new PosixError(Errno.EINVAL, 'a directory cannot be moved into itself');
+      if (at.ino === ROOT_INO) return;
+      if (at !== directory) change.expectNode(at);
+      at = await nodeOrThrow(this.#context.view, at.inode.parent);
+    }
+    throw new PosixError(Errno.ELOOP, `more than ${ANCESTORS_MAX} directories deep`);
+  }
+
+  /** Takes one name away; returns the inode when it is to be reclaimed. */
+  #dropLink(change: Change, node: Node, nowNs: bigint): number | undefined {
+    const { inode } = node;
+    if ((inode.flags & INODE_IMMUTABLE) !== 0) throw new PosixError(Errno.EPERM, `inode ${node.ino} is immutable`);
+    if (inode.nlink > 1) {
+      change.updateNode(node, { ...inode, nlink: inode.nlink - 1, ctimeNs: nowNs });
+      return undefined;
+    }
+    return this.#reclaimer.dropLast(change, node, nowNs, this.#openFiles.isOpen(node.ino));
+  }
+
+  async #dropDirectory(change: Change, node: Node): Promise<void> {
+    const { view } = this.#context;
+    if ((node.inode.flags & INODE_LISTING) !== 0) {
+      throw new PosixError(Errno.EPERM, `directory ${node.ino} is a listing of the lake`);
+    }
+    change.expectEmpty(node.ino);
+    change.removeNode(node);
+    change.count(-1, 0);
+    if ((node.inode.flags & INODE_XATTRS) === 0) return;
+    for (const name of await view.xattrNames(node.ino)) change.write(view.keys.xattr(node.ino, name), null);
+  }
+
+  async #existing(parent: number, name: string): Promise<Found> {
+    const found = await this.#find(parent, name);
+    if (found === null) throw new PosixError(Errno.ENOENT, `no '${name}'`);
+    return found;
+  }
+
+  async #find(parent: number, name: string): Promise<Found | null> {
+    assertName(name);
+    const { view } = this.#context;
+    for (let attempt = 0; attempt < DANGLING_RETRIES; attempt++) {
+      const entry = await view.entry(parent, name);
+      if (entry === null) return null;
+      const node = await view.node(entry.ino);
+      if (node !== null) return { entry, node };
+      view.forgetEntry(parent, name);
+    }
+    throw new PosixError(Errno.EIO, `'${name}' in directory ${parent} names an inode that does not exist`);
+  }
+}
+
+interface Found {
+  readonly entry: CachedEntry;
+  readonly node: Node;
+}
+
+interface Named extends Found {
+  readonly parent: number;
+  readonly name: string;
+}
+
+function moved(inode: Inode, parent: number, nowNs: bigint): Inode {
+  return isDirectory(inode) ? { ...inode, parent, ctimeNs: nowNs } : { ...inode, ctimeNs: nowNs };
+}

@@ -1,0 +1,84 @@
+/** Extended attributes: a flag in the inode says whether there are any, so that most questions need no read. */
+import { INODE_XATTRS } from '../../lib/volume/inode.ts';
+import { NAME_MAX, nodeOrThrow } from './context.ts';
+import type { Context } from './context.ts';
+import { Errno, PosixError } from './operations.ts';
+import type { Caller, Result } from './operations.ts';
+
+const XATTR_CREATE = 1;
+const XATTR_REPLACE = 2;
+/** Linux's XATTR_SIZE_MAX. */
+const VALUE_BYTES_MAX = 65_536;
+/** Linux's XATTR_LIST_MAX, in names of the usual length. */
+const NAMES_MAX = 1000;
+const NAMESPACES = ['user.', 'trusted.', 'security.'];
+
+export class ExtendedAttributes {
+  readonly #context: Context;
+
+  constructor(context: Context) {
+    this.#context = context;
+  }
+
+  get(ino: number, name: string): Result<Buffer> {
+    const found = nodeOrThrow(this.#context.view, ino);
+    // The kernel asks for security.capability before writes: the common answer must cost nothing.
+    if (!(found instanceof Promise) && (found.inode.flags & INODE_XATTRS) === 0) throw noData(name);
+    return this.#read(ino, name);
+  }
+
+  async #read(ino: number, name: string): Promise<Buffer> {
+    const { view } = this.#context;
+    const node = await nodeOrThrow(view, ino);
+    if ((node.inode.flags & INODE_XATTRS) === 0) throw noData(name);
+    const [stored] = await view.read([view.keys.xattr(ino, name)]);
+    if (stored === null || stored === undefined) throw noData(name);
+    return stored.value;
+  }
+
+  async list(ino: number): Promise<string[]> {
+    const { view } = this.#context;
+    const node = await nodeOrThrow(view, ino);
+    return (node.inode.flags & INODE_XATTRS) === 0 ? [] : (await view.xattrNames(ino, NAMES_MAX)).sort();
+  }
+
+  async set(caller: Caller, ino: number, name: string, value: Buffer, flags: number): Promise<void> {
+    if (!NAMESPACES.some((prefix) => name.startsWith(prefix) && name.length > prefix.length)) {
+      throw new PosixError(Errno.EOPNOTSUPP, `extended attribute '${name}'`);
+    }
+    if (name.length > NAME_MAX) throw new PosixError(Errno.ERANGE, 'an attribute name of more than 255 bytes');
+    if (value.length > VALUE_BYTES_MAX) throw new PosixError(Errno.ENOSPC, 'an attribute of more than 64 KiB');
+    const kept = Buffer.from(value);
+    const { view, time } = this.#context;
+    await view.change(caller.operation, async (change) => {
+      const node = await nodeOrThrow(view, ino);
+      const key = view.keys.xattr(ino, name);
+      if ((flags & (XATTR_CREATE | XATTR_REPLACE)) !== 0) {
+        const stored = (await view.read([key]))[0] ?? null;
+        if (stored !== null && (flags & XATTR_CREATE) !== 0) throw new PosixError(Errno.EEXIST, `'${name}' exists`);
+        if (stored === null && (flags & XATTR_REPLACE) !== 0) throw noData(name);
+        change.expectOther(key, stored?.version ?? null);
+      }
+      change.write(key, kept);
+      const { inode } = node;
+      change.updateNode(node, { ...inode, flags: inode.flags | INODE_XATTRS, ctimeNs: time.nowNs() });
+    });
+  }
+
+  async remove(caller: Caller, ino: number, name: string): Promise<void> {
+    const { view, time } = this.#context;
+    await view.change(caller.operation, async (change) => {
+      const node = await nodeOrThrow(view, ino);
+      const key = view.keys.xattr(ino, name);
+      const stored = (await view.read([key]))[0] ?? null;
+      if (stored === null) throw noData(name);
+      change.expectOther(key, stored.version);
+      change.write(key, null);
+      change.updateNode(node, { ...node.inode, ctimeNs: time.nowNs() });
+    });
+  }
+}
+
+function noData(name: string): PosixError {
+  return new PosixError(Errno.ENODATA, `no extended attribute '${name}'`);
+}

@@ -1,0 +1,33 @@
+/** The process that serves a mount: started by the supervisor, replaced by it when it dies. All state that matters is elsewhere. */
+import { z } from 'zod';
+import { systemClock } from '../lib/clock.ts';
+import { runWorker, serveDevice } from './fuse/worker.ts';
+import { openVolume } from './open-volume.ts';
+
+/** Where the kernel cannot be told that all it knows is void, it may believe us no longer than a session's lease. */
+const TTL_WITHOUT_EPOCH_MS = 5000;
+/** Changes of others are pushed; this only bounds what a lost push could cost. */
+const TTL_MS = 60_000;
+
+const workerOptions = z.strictObject({
+  metaUrl: z.string(),
+  volume: z.string(),
+  cacheDir: z.string(),
+  cacheBytes: z.number(),
+});
+
+await runWorker(async (assignment) => {
+  const options = workerOptions.parse(assignment.options);
+  const volume = await openVolume(
+    {
+      ...options,
+      mountpoint: assignment.mountpoint,
+      ttlMs: assignment.negotiated.incrementEpoch ? TTL_MS : TTL_WITHOUT_EPOCH_MS,
+    },
+    systemClock,
+    assignment.notifier,
+    assignment.log,
+  );
+  await serveDevice(assignment, volume.operations, { stats: () => volume.stats() });
+  await volume.close();
+});
