@@ -1,5 +1,6 @@
 /** Statistics of a Parquet file's columns, by field id, as a manifest records them. */
 import type { ColumnStats } from './data-file.ts';
+import { childFields } from './schema.ts';
 import type { FieldType, Schema } from './schema.ts';
 import { lowerBound, upperBound } from './single-value.ts';
 
@@ -45,17 +46,11 @@ interface Leaf {
   readonly repeated: boolean;
 }
 
-function* leaves(schema: Schema): Generator<Leaf> {
-  for (const field of schema.fields) yield* leavesOf(field.type, field.id, [field.name], false);
-}
-
-function* leavesOf(type: FieldType, id: number, names: readonly string[], repeated: boolean): Generator<Leaf> {
-  if (typeof type === 'string') yield { names, id, type, repeated };
-  else if (type.type === 'struct') {
-    for (const field of type.fields) yield* leavesOf(field.type, field.id, [...names, field.name], repeated);
-  } else if (type.type === 'list') yield* leavesOf(type.element, type['element-id'], [...names, 'element'], true);
-  else {
-    yield* leavesOf(type.key, type['key-id'], [...names, 'key'], true);
-    yield* leavesOf(type.value, type['value-id'], [...names, 'value'], true);
+function* leaves(type: FieldType, names: readonly string[] = [], repeated = false): Generator<Leaf> {
+  const inside = repeated || (typeof type !== 'string' && type.type !== 'struct');
+  for (const field of childFields(type)) {
+    const path = [...names, field.name];
+    if (typeof field.type === 'string') yield { names: path, id: field.id, type: field.type, repeated: inside };
+    else yield* leaves(field.type, path, inside);
   }
 }

@@ -4,12 +4,13 @@
  *
  * Invariants
  * - Every object is durable in the store before the minitransaction that makes it reachable is sent.
- * - Objects of an attempt are deleted only when that attempt has certainly failed: nothing was sent, or the engine answered that
- *   a compare did not hold, or another commit took the pointer's version (versions are never used again). On an unknown
- *   outcome nothing is deleted.
+ * - Objects of an attempt are deleted only when nothing was sent for it, or the engine itself answered that a compare did not hold.
+ *   On anything less certain nothing is deleted: what looks like a lost race after a long pause may be a commit that was applied
+ *   and has scrolled out of the table's history.
  * Failure: a lost answer is settled by sending the same operation again, and if that stays without an answer by reading the table:
- * our document is the current one, or in its metadata log. What stays unknown is thrown as `timeout`; the caller's next commit
- * sees the truth in its own compares. A crash leaves objects that nothing refers to, which `removeOrphans` finds.
+ * our document or snapshot is in it; or the pointer has another version than the one we compare, so that ours can never be applied.
+ * What stays unknown is thrown as `timeout`; the caller's next commit sees the truth in its own compares. A crash leaves objects
+ * that nothing refers to, which `removeOrphans` finds.
  * Limits: ATTEMPTS_MAX attempts, then `conflict`; SENDS_MAX sends of one attempt.
  */
 import { randomUUID } from 'node:crypto';
@@ -103,17 +104,12 @@ async function movePointer(
   try {
     return (await send(ctx, transaction)).ok;
   } catch (error) {
-    let outcome: 'applied' | 'failed' | 'unknown' = 'unknown';
-    try {
-      outcome = await readOutcome(ctx, state, metadataLocation);
-    } catch {
-      // The engine cannot be read either; the first error is the one to report.
-    }
+    // From here on nothing that was written may be deleted.
+    written.clear();
+    const outcome = await readOutcome(ctx, state, metadata, metadataLocation).catch(() => 'unknown' as const);
     if (outcome === 'applied') return true;
-    if (outcome === 'failed' && isCode(error, 'timeout', 'unavailable')) return false;
-    // From here on nothing may be deleted unless it has certainly failed.
-    if (outcome === 'unknown') written.clear();
-    if (outcome === 'failed' || !isCode(error, 'timeout', 'unavailable')) throw error;
+    if (!isCode(error, 'timeout', 'unavailable')) throw error;
+    if (outcome === 'failed') return false;
     const message = `it is not known whether table ${state.name} was committed as ${metadataLocation}: ${describeError(error)}`;
     throw new PenstockError('timeout', message, { cause: error });
   }
@@ -134,12 +130,16 @@ async function send(ctx: LakeContext, transaction: Minitransaction): Promise<Com
 async function readOutcome(
   ctx: LakeContext,
   before: TableState,
+  metadata: TableMetadata,
   metadataLocation: string,
 ): Promise<'applied' | 'failed' | 'unknown'> {
   const now = await loadTable(ctx, before.name);
   if (now === null) return 'unknown';
   const inLog = now.metadata['metadata-log'].some((line) => line['metadata-file'] === metadataLocation);
   if (now.metadataLocation === metadataLocation || inLog) return 'applied';
+  const ours = currentSnapshot(metadata)?.['snapshot-id'];
+  const isNew = ours !== before.currentSnapshot?.['snapshot-id'];
+  if (isNew && now.metadata.snapshots.some((snapshot) => snapshot['snapshot-id'] === ours)) return 'applied';
   return now.pointerVersion === before.pointerVersion ? 'unknown' : 'failed';
 }
 

@@ -11,8 +11,8 @@ import { randomBytes } from 'node:crypto';
 import { z } from 'zod';
 import { PenstockError } from '../errors.ts';
 import { parseJson, stringifyJson } from './json.ts';
-import { maxFieldId, schemaSchema } from './schema.ts';
-import type { Schema } from './schema.ts';
+import { childFields, maxFieldId, schemaSchema } from './schema.ts';
+import type { FieldType, Schema } from './schema.ts';
 
 /** Iceberg's own default, `write.metadata.previous-versions-max`. */
 const METADATA_LOG_MAX = 100;
@@ -164,7 +164,20 @@ function sortOrder(schema: Schema, fields: readonly SortField[]): TableMetadata[
 
 /** For files without field ids: readers find a column by its name. */
 function nameMapping(schema: Schema): string {
-  return JSON.stringify(schema.fields.map((field) => ({ 'field-id': field.id, names: [field.name] })));
+  return JSON.stringify(mappingOf(schema));
+}
+
+interface MappedField {
+  readonly 'field-id': number;
+  readonly names: readonly string[];
+  readonly fields?: readonly MappedField[];
+}
+
+function mappingOf(type: FieldType): readonly MappedField[] {
+  return childFields(type).map((field) => {
+    const fields = mappingOf(field.type);
+    return { 'field-id': field.id, names: [field.name], ...(fields.length === 0 ? {} : { fields }) };
+  });
 }
 
 export function currentSchema(metadata: TableMetadata): Schema {

@@ -125,24 +125,24 @@ export function evolveSchema(
 }
 
 /** Every field at every depth (elements, keys and values of lists and maps too) with its dotted path. */
-export function* fieldsOf(schema: StructType, path = ''): Generator<{ readonly path: string; readonly field: Field }> {
-  for (const field of schema.fields) {
+export function* fieldsOf(type: FieldType, path = ''): Generator<{ readonly path: string; readonly field: Field }> {
+  for (const field of childFields(type)) {
     yield { path: `${path}${field.name}`, field };
-    yield* nestedFields(field.type, `${path}${field.name}.`);
+    yield* fieldsOf(field.type, `${path}${field.name}.`);
   }
 }
 
-function* nestedFields(type: FieldType, path: string): Generator<{ readonly path: string; readonly field: Field }> {
-  if (typeof type === 'string') return;
-  if (type.type === 'struct') yield* fieldsOf(type, path);
-  else if (type.type === 'list') {
-    const element = { id: type['element-id'], name: 'element', required: type['element-required'], type: type.element };
-    yield* fieldsOf({ type: 'struct', fields: [element] }, path);
-  } else {
-    const key = { id: type['key-id'], name: 'key', required: true, type: type.key };
-    const value = { id: type['value-id'], name: 'value', required: type['value-required'], type: type.value };
-    yield* fieldsOf({ type: 'struct', fields: [key, value] }, path);
+/** The fields of a struct; the element of a list; the key and value of a map, by the names that Parquet gives them. */
+export function childFields(type: FieldType): readonly Field[] {
+  if (typeof type === 'string') return [];
+  if (type.type === 'struct') return type.fields;
+  if (type.type === 'list') {
+    return [{ id: type['element-id'], name: 'element', required: type['element-required'], type: type.element }];
   }
+  return [
+    { id: type['key-id'], name: 'key', required: true, type: type.key },
+    { id: type['value-id'], name: 'value', required: type['value-required'], type: type.value },
+  ];
 }
 
 export function maxFieldId(schema: StructType): number {

@@ -2,6 +2,9 @@ import { describe, expect, it } from 'vitest';
 import type { DataFile } from '../../lib/table/data-file.ts';
 import { commitTable } from '../../lib/table/commit.ts';
 import { tablePointerKey } from '../../lib/table/keys.ts';
+import { manifestsOf } from '../../lib/table/live-files.ts';
+import { formatManifestList, parseManifestList } from '../../lib/table/manifest-list.ts';
+import type { ManifestFile } from '../../lib/table/manifest-list.ts';
 import { evolveSchema } from '../../lib/table/schema.ts';
 import { createTable, loadTable } from '../../lib/table/table.ts';
 import type { LakeContext, TableChange } from '../../lib/table/table.ts';
@@ -169,6 +172,26 @@ describe('a commit', () => {
       code: 'corrupt',
       message: expect.stringContaining(key) as string,
     });
+  });
+});
+
+it('delete files of another writer are carried along, and no data file is rewritten under them', async () => {
+  const lake = await lakeWithTable();
+  const a = dataFile(lake.store, 'a');
+  await commit(lake, { add: [a] });
+  const { currentSnapshot } = await mustLoad(lake);
+  const list = currentSnapshot?.['manifest-list'] ?? '';
+  const [data] = parseManifestList(await lake.store.get(lake.store.keyOf(list) ?? ''), list);
+  if (data === undefined) throw new Error('no manifest');
+  const deletes: ManifestFile = { ...data, location: 'file:///deletes.avro', content: 1 };
+  const identity = { id: 1n, parentId: null, sequenceNumber: 1n };
+  await lake.store.put(lake.store.keyOf(list) ?? '', formatManifestList([data, deletes], identity));
+  await commit(lake, { add: [dataFile(lake.store, 'b')] });
+  const after = (await mustLoad(lake)).currentSnapshot;
+  expect(after?.summary['total-delete-files']).toBe('1');
+  expect(await manifestsOf(lake.store, after)).toContainEqual(deletes);
+  await expect(commit(lake, { operation: 'replace', remove: [a.location] })).rejects.toMatchObject({
+    code: 'unsupported',
   });
 });
 

@@ -112,6 +112,10 @@ class DirStore implements ObjectStore {
       try {
         const info = toInfo(key, await handle.stat({ bigint: true }));
         await copyFile(join(this.#root, key), path, constants.COPYFILE_FICLONE);
+        // The copy is made by name, so it may be of a newer object.
+        if ((await this.#lookUp(key))?.etag !== info.etag) {
+          throw new PenstockError('conflict', `${this.location(key)} changed while it was copied`);
+        }
         return info;
       } finally {
         await handle.close();
