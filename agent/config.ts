@@ -123,13 +123,7 @@ export const agentSchema = z.strictObject({
         .refine((size) => size >= MIB, 'expected at least 1MiB')
         .default(10_000_000_000),
       /** The only policy that never gives up what was accepted. */
-      whenFull: z
-        .enum(['reject', 'dropOldest', 'dropLowestPriority'])
-        .refine(
-          (policy) => policy !== 'dropLowestPriority',
-          'dropLowestPriority is not built yet: expected reject or dropOldest',
-        )
-        .default('reject'),
+      whenFull: z.enum(['reject', 'dropOldest', 'dropLowestPriority']).default('reject'),
       /** An acknowledgement means the disk has it; one sync serves everything that arrived during the last one. */
       fsync: z.enum(['group']).default('group'),
     })

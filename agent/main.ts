@@ -77,8 +77,7 @@ export async function runAgent(options: RunAgentOptions): Promise<AgentSummary> 
     dir: resolve(dataDir, 'spool'),
     agent: options.config.agent.id,
     maxBytes,
-    // The schema refuses the third policy.
-    whenFull: whenFull === 'dropOldest' ? 'dropOldest' : 'reject',
+    whenFull,
     clock,
   });
   try {

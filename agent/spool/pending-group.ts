@@ -105,6 +105,11 @@ export class PendingGroup {
     for (const checkpoint of checkpoints) this.#checkpoints.set(checkpoint.source, checkpoint.state);
   }
 
+  /** Of its readings; -1 when it has none. */
+  highestPriority(): number {
+    return this.#frames.reduce((highest, frame) => Math.max(highest, frame.priority), -1);
+  }
+
   acknowledge(topic: string, seq: number): void {
     this.#acknowledged.set(topic, Math.max(seq, this.#acknowledged.get(topic) ?? 0));
   }

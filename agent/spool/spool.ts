@@ -19,16 +19,17 @@ import { systemClock, type Clock } from '../../lib/clock.ts';
 import { describeError, PenstockError } from '../../lib/errors.ts';
 import { acquireProcessLock, type ProcessLock } from '../../lib/process-lock.ts';
 import { DiskReserve } from './disk-reserve.ts';
+import { DropPlanner, droppedRanges, thinSegment, type DropPolicy, type Thinning } from './dropping.ts';
 import { makeFolderDurably, syncFolder } from './durable-files.ts';
-import { ALARM_PRIORITY, isSurelyFine, refusal, type NewReading } from './frame.ts';
+import { isSurelyFine, refusal, type NewReading } from './frame.ts';
 import { loadIdentity, machineFingerprint, renewIdentity, type Identity } from './identity.ts';
 import { PayloadPool, PendingGroup } from './pending-group.ts';
 import { recoverSpool, type Segment } from './recovery.ts';
 import { SegmentWriter, SyncFailure } from './segment-writer.ts';
 import type { SpoolEntry, SpoolReader } from './spool-reader.ts';
 import type { Checkpoint, CheckpointState, SpoolState, TopicState } from './spool-state.ts';
+import { TopicReading } from './topic-reading.ts';
 import { WaitList } from './wait-list.ts';
-import { holdsPriority, TopicReading } from './topic-reading.ts';
 
 /** Large enough that creating and deleting files costs nothing, small enough that space comes back soon. */
 const SEGMENT_BYTES_DEFAULT = 16 * 1024 * 1024;
@@ -45,7 +46,7 @@ export interface SpoolOptions {
   readonly dir: string;
   readonly agent: string;
   readonly maxBytes: number;
-  readonly whenFull: 'reject' | 'dropOldest';
+  readonly whenFull: 'reject' | DropPolicy;
   readonly segmentBytes?: number;
   readonly clock?: Clock;
   /** The fingerprint of the machine; given by tests. */
@@ -117,7 +118,8 @@ export class Spool implements SpoolReader {
   /** Appends that wait for memory, in their order. */
   #waitingForMemory: (() => void)[] = [];
   #stopped: PenstockError | undefined;
-  readonly #alarmsBySegment = new Map<number, boolean>();
+  /** undefined under `reject`. */
+  readonly #planner: DropPlanner | undefined;
 
   constructor(
     options: SpoolOptions,
@@ -135,6 +137,7 @@ export class Spool implements SpoolReader {
       Math.floor(options.maxBytes / SEGMENTS_PER_SPOOL_MIN),
     );
     this.#lock = lock;
+    this.#planner = options.whenFull === 'reject' ? undefined : new DropPlanner(options.whenFull);
     this.#state = state;
     this.#segments = [...sealed, writer.segment];
     this.#sealedBytes = sealed.reduce((sum, segment) => sum + segment.bytes, 0);
@@ -307,7 +310,7 @@ export class Spool implements SpoolReader {
   }
 
   async #commit(group: PendingGroup): Promise<void> {
-    await this.#makeRoom(group);
+    const thinnings = await this.#makeRoom(group);
     const isFull = this.#writer.segment.bytes + group.bytes > this.#segmentBytes && this.#hasData();
     const newTopics = group.topics().filter((topic) => !this.#headTopics.has(topic));
     for (const topic of newTopics) this.#state.addTopic(topic);
@@ -324,6 +327,7 @@ export class Spool implements SpoolReader {
       if (this.#forRoom.size > 0 && this.#hasData() && this.topics().length === 0) await this.#roll();
       else await this.removeDelivered();
     }
+    await this.#thin(thinnings);
     await this.#reserve.restore();
   }
 
@@ -374,7 +378,6 @@ export class Spool implements SpoolReader {
     this.#segments = this.#segments.filter((segment) => !removable.includes(segment));
     for (const segment of removable) {
       this.#sealedBytes -= segment.bytes;
-      this.#alarmsBySegment.delete(segment.number);
       await unlink(segment.path);
     }
     await syncFolder(this.#options.dir);
@@ -391,29 +394,28 @@ export class Spool implements SpoolReader {
     });
   }
 
-  /** Under `dropOldest`: gives up whole segments, oldest first, never one with an alarm; the ranges are recorded by this group. */
-  async #makeRoom(group: PendingGroup): Promise<void> {
-    if (this.#options.whenFull === 'reject') return;
-    let excess = this.#bytes + group.bytes - this.#options.maxBytes;
-    for (let index = 0; excess > 0; index += 1) {
-      const segment = this.#segments[index];
-      const next = this.#segments[index + 1];
-      if (segment === undefined || next === undefined) throw this.#fullError();
-      if (await this.#holdsAlarms(segment)) continue;
-      for (const topic of this.#state.topics()) {
-        const { first, last } = rangeIn(segment, next, topic);
-        if (last >= first) group.drop(topic.id, first, last);
-      }
-      excess -= segment.bytes;
+  /** Under a dropping policy: plans what is given up for this group, which records the ranges. */
+  async #makeRoom(group: PendingGroup): Promise<readonly Thinning[]> {
+    const excess = this.#bytes + group.bytes - this.#options.maxBytes;
+    if (this.#planner === undefined || group.readings === 0 || excess <= 0) return [];
+    const plan = await this.#planner.plan(this.#segments.slice(0, -1), excess, group.highestPriority());
+    if (plan === null) throw this.#fullError();
+    for (const thinning of plan) {
+      for (const [topic, first, last] of await droppedRanges(thinning, this.#state)) group.drop(topic, first, last);
     }
+    return plan;
   }
 
-  async #holdsAlarms(segment: Segment): Promise<boolean> {
-    const known = this.#alarmsBySegment.get(segment.number);
-    if (known !== undefined) return known;
-    const holds = await holdsPriority(segment, ALARM_PRIORITY);
-    this.#alarmsBySegment.set(segment.number, holds);
-    return holds;
+  /** Takes away what the last group recorded as dropped. */
+  async #thin(plan: readonly Thinning[]): Promise<void> {
+    for (const thinning of plan) {
+      const index = this.#segments.indexOf(thinning.segment);
+      // Deleted already: nothing in it was left.
+      if (index < 0) continue;
+      const thinned = await thinSegment(thinning);
+      this.#segments[index] = thinned;
+      this.#sealedBytes += thinned.bytes - thinning.segment.bytes;
+    }
   }
 }
 

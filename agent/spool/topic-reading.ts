@@ -21,7 +21,8 @@ const REASON_LOST = 'lost: a damaged spool segment';
 
 interface Cursor {
   readonly seq: number;
-  readonly segment: number;
+  /** The object itself: a segment that was written anew is another one, with other offsets. */
+  readonly segment: Segment;
   readonly offset: number;
 }
 
@@ -43,14 +44,14 @@ export class TopicReading {
     if (from >= limit) return [];
     const batch = new Batch(topic, from, maxBytes, this.#replayedBelow.get(topic.name) ?? 1);
     const cursor = this.#cursors.get(topic.name);
-    const resumed = cursor?.seq === from ? segments.findIndex((segment) => segment.number === cursor.segment) : -1;
+    const resumed = cursor?.seq === from ? segments.indexOf(cursor.segment) : -1;
     let index = resumed >= 0 ? resumed : startIndex(segments, topic.id, from);
     let offset = resumed >= 0 ? cursor?.offset : undefined;
     for (; index < segments.length; index += 1, offset = undefined) {
       const segment = segments[index];
       if (segment === undefined || !mayHold(segments, index, topic.id)) continue;
       const stop = await this.#readSegment(segment, offset ?? segment.dataStart, batch);
-      this.#cursors.set(topic.name, { seq: batch.expected, segment: segment.number, offset: stop.offset });
+      this.#cursors.set(topic.name, { seq: batch.expected, segment, offset: stop.offset });
       if (stop.isFull) return batch.entries;
     }
     // Everything durable was looked at: what is still missing is gone.
@@ -90,19 +91,6 @@ export class TopicReading {
     const aside = `${segment.path}.corrupt-1`;
     await keepEvidence(segment.path, aside);
     this.#onSetAside(aside);
-  }
-}
-
-/** Whether a reading of this priority or above lies in the segment, by the frames' headers. */
-export async function holdsPriority(segment: Segment, priority: number): Promise<boolean> {
-  const handle = await open(segment.path, 'r');
-  try {
-    for await (const item of scanSegment(handle, segment.dataStart, segment.bytes, () => false)) {
-      if (item.frame !== null && item.frame.type === FRAME_READINGS && item.frame.priority >= priority) return true;
-    }
-    return false;
-  } finally {
-    await handle.close();
   }
 }
 

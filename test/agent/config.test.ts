@@ -30,7 +30,7 @@ test('every problem is reported at once, with line, key and what was expected', 
 log: http://somewhere
 spool:
   maxBytes: 10XB
-  whenFull: dropLowestPriority
+  whenFull: dropNewest
 uplink: { bytesPerDay: 5MB }
 sources:
   - { type: mqtt, url: mqtt://127.0.0.1:1883 }
@@ -51,7 +51,7 @@ transforms:
     [1, 'agent.dataDirectory: unknown key'],
     [2, 'log: expected the URL of a log'],
     [4, "spool.maxBytes: '10XB' is not a size"],
-    [5, 'spool.whenFull: dropLowestPriority is not built yet: expected reject or dropOldest'],
+    [5, 'spool.whenFull: expected one of reject, dropOldest, dropLowestPriority'],
     [6, 'uplink.bytesPerDay: uplink budgets are not built yet'],
     [8, "sources[0].type: sources of type 'mqtt' are not built yet: expected one of host, file, simulator"],
     [9, "sources[1].type: 'fiel' is not a type of source: expected one of host, file, simulator"],

@@ -196,23 +196,69 @@ describe('a full spool', () => {
     expect(spool.lastSeq('t')).toBe(BigInt(accepted + 1));
   });
 
-  test('dropOldest records what it gives up and never gives up an alarm', async () => {
+  test('dropOldest gives up the oldest, never an alarm, and records the ranges over a restart', async () => {
     const dir = tempDir();
-    const first = await spoolIn(dir, { ...small, whenFull: 'dropOldest' });
-    await first.append([readingOf('alarm', 't', 9)]);
-    for (let index = 2; index <= 400; index += 1) await first.append([readingOf(String(index).padEnd(10_000, '.'))]);
-    expect(first.stats().bytes).toBeLessThan(1_100_000);
+    const options = { ...small, whenFull: 'dropOldest' } as const;
+    const first = await spoolIn(dir, options);
+    for (let index = 1; index <= 400; index += 1) {
+      await first.append([readingOf(String(index).padEnd(10_000, '.'), 't', index % 100 === 1 ? 9 : 4)]);
+      expect(first.stats().bytes).toBeLessThan(1_150_000);
+    }
     await first.close();
-    const spool = await spoolIn(dir, { ...small, whenFull: 'dropOldest' });
+    const spool = await spoolIn(dir, options);
     const entries = await readAll(spool);
-    const content = contentOf(entries);
-    expect(content[0]).toBe('alarm');
+    const kept = contentOf(entries).filter((value) => typeof value === 'string');
+    const numbers = kept.map((value) => Number.parseInt(value, 10));
+    const alarms = [1, 101, 201, 301];
+    expect(numbers.filter((number) => alarms.includes(number))).toEqual(alarms);
+    const ordinary = numbers.filter((number) => !alarms.includes(number));
+    expect(ordinary.length).toBeGreaterThan(60);
+    // What is left are the newest.
+    const oldest = Math.min(...ordinary);
+    expect(ordinary).toEqual(
+      Array.from({ length: 401 - oldest }, (_, i) => oldest + i).filter((n) => !alarms.includes(n)),
+    );
     const gaps = entries.filter((entry) => entry.kind === 'gap');
-    expect(gaps).toEqual([expect.objectContaining({ reason: 'dropped: the spool was full' })]);
-    expect(entries.at(-1)).toMatchObject({ seq: 400n });
+    expect(new Set(gaps.map(({ reason }) => reason))).toEqual(new Set(['dropped: the spool was full']));
+    expect(spool.stats().dropped).toBe(400 - numbers.length);
     spool.acknowledge('t', 400n);
     await spool.sync();
     expect(spool.stats().dropped).toBe(0);
+    await spool.append([readingOf('next')]);
+    expect(spool.lastSeq('t')).toBe(401n);
+  });
+
+  test('dropLowestPriority keeps the higher priorities, while they are read, and refuses what is lower than all that is stored', async () => {
+    const spool = await spoolIn(tempDir(), { ...small, whenFull: 'dropLowestPriority' });
+    const priorities = [2, 5, 7];
+    const append = (index: number, priority: number): Promise<void> =>
+      spool.append([readingOf(`${priority}:${index}`.padEnd(10_000, '.'), 't', priority)]);
+    let after = 0n;
+    const read: string[] = [];
+    for (let index = 0; index < 90; index += 1) {
+      await append(index, priorities[index % 3] ?? 0);
+      // A reader in the middle of segments that are written anew under it.
+      const [entry] = index % 5 === 0 ? await spool.read('t', after, 1) : [];
+      if (entry !== undefined) after = entry.kind === 'gap' ? entry.toSeq : entry.seq;
+      if (entry?.kind === 'reading') read.push(entry.value.toString().split('.', 1)[0] ?? '');
+    }
+    for (let index = 90; index < 200; index += 1) await append(index, 7);
+    expect(read.length).toBeGreaterThan(3);
+    expect(new Set(read).size).toBe(read.length);
+    const entries = await readAll(spool);
+    const left = contentOf(entries).filter((value) => typeof value === 'string');
+    expect(left.filter((value) => value.startsWith('2:'))).toEqual([]);
+    const fives = left.filter((value) => value.startsWith('5:')).length;
+    const sevens = left.filter((value) => value.startsWith('7:')).length;
+    expect(fives).toBe(0);
+    expect(sevens).toBeGreaterThan(60);
+    // Once the room that the last thinning left is used up.
+    const fillWithTwos = async (): Promise<void> => {
+      for (let index = 0; index < 100; index += 1) await append(index, 2);
+    };
+    await expect(fillWithTwos()).rejects.toMatchObject({ code: 'full' });
+    await append(201, 8);
+    expect(contentOf(await readAll(spool)).at(-1)).toContain('8:201');
   });
 });
 
@@ -220,8 +266,10 @@ test.skipIf(process.platform !== 'linux' || process.getuid?.() !== 0)(
   'a full disk refuses readings, keeps the accepted ones, and still takes the acknowledgement that frees it (needs root for a tmpfs)',
   async () => {
     const mount = tempDir('tmpfs');
-    expect(spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', mount]).status).toBe(0);
-    onTestFinished(() => void spawnSync('umount', ['-l', mount]));
+    const run = (command: string, ...args: string[]): number | null =>
+      spawnSync(command, args, { timeout: 10_000 }).status;
+    expect(run('mount', '-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', mount)).toBe(0);
+    onTestFinished(() => void run('umount', '-l', mount));
     const dir = join(mount, 'spool');
     const spool = await openSpool({ dir, agent: 'a', maxBytes: 1e9, whenFull: 'reject', segmentBytes: 200_000 });
     let accepted = 0;

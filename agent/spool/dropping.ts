@@ -1,0 +1,135 @@
+/**
+ * Making room in a full spool by giving up readings, under the policies `dropOldest` and `dropLowestPriority`.
+ *
+ * A plan says which segments are to be thinned: of a thinned segment only the frames from some priority on are kept. The ranges
+ * that go are recorded in the spool's state first, durably, and only then the segment is written anew (or deleted, when nothing is left).
+ *
+ * Invariants: alarms (ALARM_PRIORITY) are never given up. Under `dropLowestPriority` no reading goes while an undelivered one of a
+ * lower priority lies in a sealed segment, and none for one of a lower priority; among equals the oldest go.
+ * Failure: a crash between the record and the rewriting leaves readings that are recorded as dropped; they may then be delivered after
+ * all, never lost without a record. Rewriting needs room for what is kept; when it fails, it is planned again.
+ */
+import { open, rename, rm, type FileHandle } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { fromSystemError } from '../../lib/errors.ts';
+import { syncFolder, writeAll } from './durable-files.ts';
+import { ALARM_PRIORITY, FRAME_HEADER_BYTES, FRAME_READINGS, type StoredFrame } from './frame.ts';
+import type { Segment } from './recovery.ts';
+import { scanSegment } from './segment-scan.ts';
+import type { SpoolState } from './spool-state.ts';
+
+export type DropPolicy = 'dropOldest' | 'dropLowestPriority';
+
+export interface Thinning {
+  readonly segment: Segment;
+  /** Frames of this priority and above are kept. */
+  readonly keepFrom: number;
+}
+
+/** What lies in a sealed segment: frame bytes by priority. */
+type Profile = readonly number[];
+
+export class DropPlanner {
+  readonly #policy: DropPolicy;
+  readonly #profiles = new WeakMap<Segment, Profile>();
+
+  constructor(policy: DropPolicy) {
+    this.#policy = policy;
+  }
+
+  /**
+   * The thinnings that free `excess` bytes of `sealed` (ascending) for readings of at most `priority`, or null when nothing that may
+   * be given up for them is left.
+   */
+  async plan(sealed: readonly Segment[], excess: number, priority: number): Promise<readonly Thinning[] | null> {
+    const keepFrom = new Map<Segment, number>();
+    let left = excess;
+    // `dropOldest` makes no difference between the priorities below alarms: one round for all of them.
+    const levels =
+      this.#policy === 'dropOldest'
+        ? [ALARM_PRIORITY]
+        : Array.from({ length: Math.min(priority + 1, ALARM_PRIORITY) }, (_, index) => index + 1);
+    for (const level of levels) {
+      for (const segment of sealed) {
+        const bytes = bytesBelow(await this.#profile(segment), level, keepFrom.get(segment) ?? 0);
+        if (bytes === 0) continue;
+        keepFrom.set(segment, level);
+        left -= bytes;
+        if (left <= 0) return [...keepFrom].map(([thinned, from]) => ({ segment: thinned, keepFrom: from }));
+      }
+    }
+    return null;
+  }
+
+  async #profile(segment: Segment): Promise<Profile> {
+    const known = this.#profiles.get(segment);
+    if (known !== undefined) return known;
+    const profile = Array.from({ length: ALARM_PRIORITY + 1 }, () => 0);
+    await forEachReadingsFrame(segment, (frame) => {
+      const priority = Math.min(frame.priority, ALARM_PRIORITY);
+      profile[priority] = (profile[priority] ?? 0) + FRAME_HEADER_BYTES + frame.payloadBytes;
+    });
+    this.#profiles.set(segment, profile);
+    return profile;
+  }
+}
+
+/** The undelivered sequences that a thinning gives up. */
+export async function droppedRanges(
+  { segment, keepFrom }: Thinning,
+  state: SpoolState,
+): Promise<[topicId: number, first: number, last: number][]> {
+  const ranges: [number, number, number][] = [];
+  await forEachReadingsFrame(segment, (frame) => {
+    const acknowledged = state.topicById(frame.topicId)?.acknowledged ?? 0;
+    const first = Math.max(frame.baseSeq, acknowledged + 1);
+    const last = frame.baseSeq + frame.count - 1;
+    if (frame.priority < keepFrom && first <= last) ranges.push([frame.topicId, first, last]);
+  });
+  return ranges;
+}
+
+/** Writes the segment anew without what is given up, in place of the old one. Throws `full`, `io`; the old one stays then. */
+export async function thinSegment({ segment, keepFrom }: Thinning): Promise<Segment> {
+  const temporary = `${segment.path}.tmp`;
+  let source: FileHandle | undefined;
+  let target: FileHandle | undefined;
+  try {
+    source = await open(segment.path, 'r');
+    target = await open(temporary, 'w');
+    let bytes = 0;
+    const wants = (frame: StoredFrame): boolean => frame.type !== FRAME_READINGS || frame.priority >= keepFrom;
+    for await (const item of scanSegment(source, 0, segment.bytes, wants)) {
+      if (item.kind === 'damage' || item.payload === null) continue;
+      const header = Buffer.alloc(FRAME_HEADER_BYTES);
+      await source.read(header, 0, FRAME_HEADER_BYTES, item.start);
+      await writeAll(target, [header, item.payload], bytes);
+      bytes += FRAME_HEADER_BYTES + item.payload.length;
+    }
+    await target.sync();
+    await rename(temporary, segment.path);
+    await syncFolder(dirname(segment.path));
+    return { ...segment, bytes };
+  } catch (error) {
+    await rm(temporary, { force: true });
+    throw fromSystemError(error, `cannot rewrite the spool segment ${segment.path}`);
+  } finally {
+    await source?.close();
+    await target?.close();
+  }
+}
+
+function bytesBelow(profile: Profile, level: number, from: number): number {
+  return profile.slice(from, level).reduce((sum, bytes) => sum + bytes, 0);
+}
+
+async function forEachReadingsFrame(segment: Segment, act: (frame: StoredFrame) => void): Promise<void> {
+  const handle = await open(segment.path, 'r');
+  try {
+    for await (const item of scanSegment(handle, segment.dataStart, segment.bytes, () => false)) {
+      if (item.frame?.type === FRAME_READINGS) act(item.frame);
+    }
+  } finally {
+    await handle.close();
+  }
+}
