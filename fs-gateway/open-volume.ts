@@ -70,6 +70,7 @@ export async function openVolume(
   const view = await VolumeView.open({
     open: () => openMeta(options.metaUrl, { kind: 'mount', detail: { mountpoint: options.mountpoint, mountId } }),
     volume: options.volume,
+    mountId,
     cacheEntries: CACHED_INODES,
     deadlineMs: ENGINE_DEADLINE_MS,
     report,
@@ -157,7 +158,7 @@ async function assemble({ options, clock, notifier, report, view, format, mountI
       namespace,
       files,
       xattrs: new ExtendedAttributes(context),
-      locks: new Locks(),
+      locks: new Locks(staging),
       reclaimer,
     }),
     stats: () => ({

@@ -12,6 +12,8 @@
  *     CLEAN  everything of this inode before the frame number `offset` is committed
  *     OPEN, CLOSE   the inode was opened (`length` times) or closed
  *
+ *     LOCKS  bytes: the locks held on the inode, all of them; none: there are none any more
+ *
  * Invariants: a write is answered after its frame was written (to the page cache: it survives the process, not the machine; fsync and
  * close wait for the store). A torn frame ends the journal: it was not answered.
  * Limits: rewritten with what is live when it passes REWRITE_BYTES.
@@ -20,7 +22,17 @@ import { crc32c } from '@node-rs/crc32';
 import { closeSync, ftruncateSync, openSync, readFileSync, renameSync, writevSync } from 'node:fs';
 import { join } from 'node:path';
 
-export const FrameKind = { DATA: 1, RANGE: 2, HOLE: 3, SIZE: 4, SPILL: 5, CLEAN: 6, OPEN: 7, CLOSE: 8 } as const;
+export const FrameKind = {
+  DATA: 1,
+  RANGE: 2,
+  HOLE: 3,
+  SIZE: 4,
+  SPILL: 5,
+  CLEAN: 6,
+  OPEN: 7,
+  CLOSE: 8,
+  LOCKS: 9,
+} as const;
 export type FrameKind = (typeof FrameKind)[keyof typeof FrameKind];
 
 export interface Frame {

@@ -34,6 +34,9 @@ export class Change {
   readonly #feed = new Map<string, FeedChange[]>();
   readonly #onSuccess: ((cache: MetaCache, version: Version, numbers: readonly (bigint | null)[]) => void)[] = [];
 
+  /** The inode that the change makes; 0: none. */
+  made = 0;
+
   constructor(keys: VolumeKeys) {
     this.#keys = keys;
   }
@@ -41,10 +44,6 @@ export class Change {
   /** Nothing to commit: the plan found that all is as wanted. */
   get empty(): boolean {
     return this.#write.length === 0 && this.#patch.length === 0;
-  }
-
-  get records(): number {
-    return this.#compare.length + this.#write.length + this.#patch.length;
   }
 
   expectNode(node: Node): void {
@@ -74,6 +73,7 @@ export class Change {
 
   /** A new inode, under a number that nobody else has. */
   addNode(ino: number, inode: Inode): void {
+    this.made = ino;
     this.#putNode(ino, inode, 0n, 0);
   }
 
@@ -165,30 +165,14 @@ export class Change {
     else list.push(change);
   }
 
-  transaction(sessionId: number, operation: string | undefined): Minitransaction {
+  transaction(sessionId: number): Minitransaction {
     const publish: Publish[] = [];
     for (const [shard, changes] of this.#feed) publish.push({ shard, message: encodeChanges(sessionId, changes) });
-    return {
-      compare: this.#compare,
-      write: this.#write,
-      patch: this.#patch,
-      publish,
-      ...(operation === undefined ? {} : { operation }),
-    };
+    return { compare: this.#compare, write: this.#write, patch: this.#patch, publish };
   }
 
   succeed(cache: MetaCache, version: Version, numbers: readonly (bigint | null)[]): void {
     for (const effect of this.#onSuccess) effect(cache, version, numbers);
-  }
-
-  /** A repeat of what was applied before: this plan's own state never existed. */
-  forget(cache: MetaCache): void {
-    for (const changes of this.#feed.values()) {
-      for (const change of changes) {
-        if (change.kind === 'entry') cache.dropEntry(change.parent, change.name);
-        else cache.dropNode(change.ino);
-      }
-    }
   }
 
   /** Throws NotEmptyError when that is the only thing that was not as planned. */

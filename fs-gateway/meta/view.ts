@@ -17,6 +17,7 @@ import type { CachedEntry, Node } from './cache.ts';
 import { Change } from './change.ts';
 import { Connection } from './connection.ts';
 import { LakeListings } from './lake-listings.ts';
+import { Repeats } from './repeats.ts';
 
 /** Each failed compare means that somebody else made progress; this many in a row on one record is a fault. */
 const ATTEMPTS_MAX = 64;
@@ -30,9 +31,14 @@ export interface ViewEvents {
   everythingChanged(): void;
 }
 
+export type Changed<T> =
+  { readonly value: T; readonly repeated: undefined } | { readonly value: undefined; readonly repeated: number };
+
 export interface ViewOptions {
   open(): Promise<MetaEngine>;
   readonly volume: string;
+  /** The same for every worker of a mount. */
+  readonly mountId: string;
   /** Inodes (and entries) kept. */
   readonly cacheEntries: number;
   readonly deadlineMs: number;
@@ -44,6 +50,7 @@ export class VolumeView {
   readonly lake: LakeListings;
   readonly #cache: MetaCache;
   readonly #options: ViewOptions;
+  readonly #repeats: Repeats;
   #connection: Connection | undefined;
   #events: ViewEvents | undefined;
   readonly #ids = { ino: { next: 1, end: 1 }, object: { next: 1, end: 1 } };
@@ -52,6 +59,7 @@ export class VolumeView {
   private constructor(options: ViewOptions) {
     this.#options = options;
     this.keys = new VolumeKeys(options.volume);
+    this.#repeats = new Repeats(this.keys, options.mountId);
     this.#cache = new MetaCache(options.cacheEntries);
     this.lake = new LakeListings(this.keys, () => this.engine());
   }
@@ -69,6 +77,7 @@ export class VolumeView {
       report: (message) => options.report(message),
       deadlineMs: options.deadlineMs,
     });
+    await view.#repeats.load(view.#connection.current);
     return view;
   }
 
@@ -224,24 +233,26 @@ export class VolumeView {
 
   /**
    * Plans and commits until it succeeds: `plan` fills the change from the cache and is called again after a failed compare. What it
-   * throws ends the change. `repeated`: the operation had been applied before this call; look its result up.
+   * throws ends the change. `repeated`: an earlier worker had applied the operation; the inode that it made (0: none).
    */
-  async change<T>(
-    operation: string | undefined,
-    plan: (change: Change) => T | Promise<T>,
-  ): Promise<{ readonly value: T; readonly repeated: boolean }> {
+  async change<T>(operation: string | undefined, plan: (change: Change) => T | Promise<T>): Promise<Changed<T>> {
+    const repeated = operation === undefined ? undefined : this.#repeats.applied(operation);
+    if (repeated !== undefined) return { value: undefined, repeated };
     for (let attempt = 0; attempt < ATTEMPTS_MAX; attempt++) {
       const change = new Change(this.keys);
       const planned = plan(change);
       const value = planned instanceof Promise ? await planned : planned;
-      if (change.empty) return { value, repeated: false };
+      if (change.empty) return { value, repeated: undefined };
+      if (operation !== undefined) {
+        const record = this.#repeats.record(operation, change.made);
+        change.write(record.key, record.value);
+      }
       const ready = this.engine();
       const engine = ready instanceof Promise ? await ready : ready;
-      const result = await engine.commit(change.transaction(engine.sessionId, operation));
+      const result = await engine.commit(change.transaction(engine.sessionId));
       if (result.ok) {
-        if (result.repeated) change.forget(this.#cache);
-        else change.succeed(this.#cache, result.version, result.numbers);
-        return { value, repeated: result.repeated };
+        change.succeed(this.#cache, result.version, result.numbers);
+        return { value, repeated: undefined };
       }
       change.learn(this.#cache, result.mismatches);
     }

@@ -42,6 +42,8 @@ export class Files {
   readonly #flushes = new Map<number, Promise<void>>();
   /** `mtime/size` at the last open: the kernel's pages are still those of the file. */
   readonly #lastOpened = new BoundedMap<number, string>(HANDLES_MAX);
+  /** Inodes with writes of a previous worker. */
+  readonly #recovered = new Set<number>();
   /** Handles of a previous worker are below: they begin at another millisecond. */
   #nextHandle = BigInt(Date.now()) << 20n;
 
@@ -111,14 +113,14 @@ export class Files {
   async tmpfile(caller: Caller, parent: number, mode: number): Promise<Node> {
     const { view, time } = this.#context;
     const ino = await view.newId('ino');
-    await view.change(caller.operation, async (change) => {
+    const { repeated } = await view.change(caller.operation, async (change) => {
       const directory = await writableDirectory(view, parent);
       change.expectNode(directory);
       change.addNode(ino, inherit(directory, caller, mode, time.nowNs(), { nlink: 0 }));
       this.#reclaimer.addUnnamed(change, ino);
       change.count(1, 0);
     });
-    return nodeOrThrow(view, ino);
+    return nodeOrThrow(view, repeated ?? ino);
   }
 
   read(ino: number, handle: bigint, offset: number, size: number): Result<Buffer> {
@@ -201,7 +203,10 @@ export class Files {
   #write(node: Node, offset: number, data: Buffer, flags: number): number {
     const { staging, time } = this.#context;
     const file = staging.begin(node.ino, node.inode.size);
-    const at = (flags & O_APPEND) === 0 ? offset : file.size;
+    // An append whose answer died with the worker before this one comes again, once at most (the kernel makes appends to an inode
+    // one after the other), and must not be appended twice: it goes where it went.
+    const append = (flags & O_APPEND) !== 0 && !this.#recovered.delete(node.ino);
+    const at = append ? file.size : offset;
     if (at + data.length > FILE_BYTES_MAX)
       throw new PosixError(Errno.EFBIG, `a file of more than ${FILE_BYTES_MAX} bytes`);
     staging.write(file, at, data, time.nowNs());
@@ -363,6 +368,7 @@ export class Files {
 
   /** Commits what an earlier worker left staged. */
   async recover(): Promise<void> {
+    for (const ino of this.#context.staging.files.keys()) this.#recovered.add(ino);
     await Promise.all(
       [...this.#context.staging.files.keys()].map(async (ino) => {
         try {

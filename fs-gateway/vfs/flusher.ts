@@ -91,6 +91,7 @@ export class Flusher {
       return bytes;
     });
     if (typeof value === 'string') return value;
+    if (value === undefined) throw new Error('a flush has no operation id, so it is never a repeat');
     const committed = view.cachedNode(file.ino);
     if (committed !== undefined && value.length > 0) content.keepInline(committed, value);
     return 'committed';
@@ -114,6 +115,7 @@ export class Flusher {
       if (inline && !plan.rewritesCommitted) return 'restart';
       return this.#putExtents(change, node, flush, plan.overlay.ranges, uploaded);
     });
+    if (value === undefined) throw new Error('a flush has no operation id, so it is never a repeat');
     return value;
   }
 

@@ -66,9 +66,37 @@ class LockTable {
   }
 }
 
+/** Keeps the granted locks for the next worker of the mount. */
+export interface LockKeeper {
+  keepLocks(ino: number, text: string | undefined): void;
+  readonly keptLocks: ReadonlyMap<number, string>;
+}
+
+interface Kept {
+  readonly posix: readonly Held[];
+  readonly flock: readonly Held[];
+}
+
 export class Locks {
   readonly #posix = new Map<number, LockTable>();
   readonly #flock = new Map<number, LockTable>();
+  readonly #keeper: LockKeeper;
+
+  constructor(keeper: LockKeeper) {
+    this.#keeper = keeper;
+    for (const [ino, text] of keeper.keptLocks) {
+      const kept = decodeKept(text);
+      for (const [tables, held] of [
+        [this.#posix, kept.posix],
+        [this.#flock, kept.flock],
+      ] as const) {
+        if (held.length === 0) continue;
+        const table = new LockTable();
+        table.held = held;
+        tables.set(ino, table);
+      }
+    }
+  }
 
   test(ino: number, owner: bigint, lock: FileLock): FileLock {
     const conflict = this.#posix.get(ino)?.conflict(owner, lock);
@@ -99,6 +127,7 @@ export class Locks {
     if (!options.flock && this.#circle(owner, conflict.owner)) throw new PosixError(Errno.EDEADLK, 'a circle of locks');
     // Upgrading a flock gives the old one up first (flock(2)), or two upgraders would wait for ever.
     if (options.flock) table.apply(owner, { ...lock, type: 'unlock' });
+    this.#tidy(tables, ino, table);
     return this.#wait(caller, tables, ino, table, owner, lock);
   }
 
@@ -173,7 +202,21 @@ export class Locks {
     this.#tidy(tables, ino, table);
   }
 
+  /** After every change of what is held. */
   #tidy(tables: Map<number, LockTable>, ino: number, table: LockTable): void {
     if (table.idle && tables.get(ino) === table) tables.delete(ino);
+    const kept: Kept = { posix: this.#posix.get(ino)?.held ?? [], flock: this.#flock.get(ino)?.held ?? [] };
+    const nothing = kept.posix.length === 0 && kept.flock.length === 0;
+    this.#keeper.keepLocks(ino, nothing ? undefined : encodeKept(kept));
   }
+}
+
+function encodeKept(kept: Kept): string {
+  return JSON.stringify(kept, (_key, value: unknown) => (typeof value === 'bigint' ? `${value}n` : value));
+}
+
+function decodeKept(text: string): Kept {
+  const revive = (_key: string, value: unknown): unknown =>
+    typeof value === 'string' && value.endsWith('n') ? BigInt(value.slice(0, -1)) : value;
+  return JSON.parse(text, revive) as Kept; // written by encodeKept and checksummed by the journal
 }

@@ -97,9 +97,7 @@ export class Namespace {
       change.touchDirectory(parent, nowNs, directory ? 1 : 0);
       change.count(1, 0);
     });
-    const node = repeated ? await this.#lookup(parent, name) : await view.node(ino);
-    if (node === null) throw new PosixError(Errno.ENOENT, `'${name}' was removed at once`);
-    return node;
+    return nodeOrThrow(view, repeated ?? ino);
   }
 
   symlink(caller: Caller, parent: number, name: string, target: Buffer): Promise<Node> {

@@ -18,6 +18,7 @@
  *   {v}l:<dir ino>      p                value    lake directory: the pointer to its listing generation (listing.ts)
  *   {v}l:<dir ino>      <segment number> value    immutable segment of a listing
  *   {v}o                ino              value    orphan: unlinked while open, or to be reclaimed (see orphan.ts)
+ *   {v}q:<mount id>     slot             value    a request that a mount has applied (fs-gateway/meta/repeats.ts)
  *   {v}r                object id        value    an object that gained a reference without an upload, for gc (references.ts)
  *
  * The entries' times and the count of subdirectories are numbers of their own so that creates in one directory never conflict:
@@ -140,6 +141,10 @@ export class VolumeKeys {
 
   listing(directory: number): string {
     return this.listingsPrefix + String(directory);
+  }
+
+  operations(mountId: string): string {
+    return `${this.#tag}q:${mountId}`;
   }
 
   orphan(ino: number): Key {
