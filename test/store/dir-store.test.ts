@@ -1,6 +1,7 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, statfsSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { openDirStore } from '../../lib/store/dir/dir-store.ts';
@@ -74,7 +75,7 @@ describe('dir: store', () => {
 
   it('killed in the middle of puts, holds whole objects only', async () => {
     const folder = tempDir('store');
-    const child = spawn(process.execPath, [join(import.meta.dirname, 'dir-putter.ts'), folder], {
+    const child = spawn(process.execPath, [fileURLToPath(new URL('./dir-putter.ts', import.meta.url)), folder], {
       stdio: ['ignore', 'pipe', 'ignore'],
     });
     onTestFinished(() => void child.kill('SIGKILL'));

@@ -69,6 +69,8 @@ describe.skipIf(missing('versitygw'))('s3: store', () => {
     'region=r&kmsKeyId=k',
     'region=r&attempts=0',
     'region=r&hedge=5',
+    'region=r&requests=many',
+    'region=r&bandwidth=0MB',
     'region=r&color=red',
   ])('refuses the options %s by name', async (query) => {
     const name = query.slice(query.lastIndexOf('&') + 1, query.lastIndexOf('='));

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import type { ChildProcessByStdio } from 'node:child_process';
-import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import type { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, it, onTestFinished } from 'vitest';
@@ -13,9 +13,13 @@ interface Committer {
 }
 
 function startCommitter(folder: string, id: string): Committer {
-  const child = spawn(process.execPath, [join(import.meta.dirname, 'committer.ts'), folder, TABLE, id], {
-    stdio: ['ignore', 'pipe', 'ignore'],
-  });
+  const child = spawn(
+    process.execPath,
+    [fileURLToPath(new URL('./committer.ts', import.meta.url)), folder, TABLE, id],
+    {
+      stdio: ['ignore', 'pipe', 'ignore'],
+    },
+  );
   onTestFinished(() => void child.kill('SIGKILL'));
   let text = '';
   child.stdout.on('data', (chunk: Buffer) => (text += chunk.toString()));

@@ -26,7 +26,7 @@ import { UploadArea } from './upload-area.ts';
 import { walk } from './walk.ts';
 
 /** A folder may be removed (it was empty) between its creation and the rename into it; each retry needs another such removal. */
-const FOLDER_RETRIES_MAX = 20;
+const FOLDER_RETRIES_MAX = 100;
 /** Files removed at once. */
 const DELETE_BATCH = 32;
 
@@ -223,30 +223,39 @@ class DirStore implements ObjectStore {
   }
 
   async #name(key: string, path: string, options: PutOptions): Promise<void> {
-    const target = join(this.#root, key);
     const folder = folderOf(key);
     for (let attempt = 1; ; attempt++) {
       try {
         await this.#directories.make(folder);
         await this.#assertNoLink(folder, key);
-        if (options.ifAbsent === true) await link(path, target);
-        else if (options.ifMatch === undefined) await rename(path, target);
-        else await this.#swap(key, path, options.ifMatch);
-        await this.#directories.sync(folder);
-        return;
+        await this.#move(key, path, options);
+        break;
       } catch (error) {
-        const code = systemCode(error);
-        if (code === 'ENOENT' && attempt < FOLDER_RETRIES_MAX) continue;
-        if (code === 'EEXIST' && options.ifAbsent === true) {
-          throw new PenstockError('exists', `${this.location(key)} exists`, { cause: error });
-        }
-        if (code === 'ENOTDIR' || code === 'EISDIR' || code === 'EEXIST') {
-          const message = `${this.location(key)}: a key cannot be an object and also the folder of another object`;
-          throw new PenstockError('unsupported', message, { cause: error });
-        }
-        throw error;
+        if (systemCode(error) !== 'ENOENT' || attempt === FOLDER_RETRIES_MAX)
+          throw this.#namingError(key, options, error);
       }
     }
+    // The folder is gone again when somebody has deleted the object meanwhile: then nothing has to last.
+    await this.#directories.sync(folder).catch(ignore('ENOENT'));
+  }
+
+  async #move(key: string, path: string, options: PutOptions): Promise<void> {
+    const target = join(this.#root, key);
+    if (options.ifAbsent === true) await link(path, target);
+    else if (options.ifMatch === undefined) await rename(path, target);
+    else await this.#swap(key, path, options.ifMatch);
+  }
+
+  #namingError(key: string, options: PutOptions, error: unknown): unknown {
+    const code = systemCode(error);
+    if (code === 'EEXIST' && options.ifAbsent === true) {
+      return new PenstockError('exists', `${this.location(key)} exists`, { cause: error });
+    }
+    if (code === 'ENOTDIR' || code === 'EISDIR' || code === 'EEXIST') {
+      const message = `${this.location(key)}: a key cannot be an object and also the folder of another object`;
+      return new PenstockError('unsupported', message, { cause: error });
+    }
+    return error;
   }
 
   async #swap(key: string, path: string, etag: string): Promise<void> {

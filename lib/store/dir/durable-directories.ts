@@ -21,9 +21,28 @@ export class DurableDirectories {
     this.#root = root;
   }
 
-  /** Creates `root/relative` and what is missing above it. */
+  /**
+   * Creates `root/relative` and what is missing above it. ENOENT when somebody removes a folder meanwhile: try again. (Node's own
+   * recursive mkdir reports that race as ENOTDIR, which would be taken for an object in the way.)
+   */
   async make(relative: string): Promise<void> {
-    if (relative !== '') await mkdir(join(this.#root, relative), { recursive: true });
+    if (relative === '' || (await this.#makeOne(relative))) return;
+    await this.make(parentOf(relative));
+    await mkdir(join(this.#root, relative)).catch((error: unknown) => {
+      if (systemCode(error) !== 'EEXIST') throw error;
+    });
+  }
+
+  /** False when the folder above is missing. */
+  async #makeOne(relative: string): Promise<boolean> {
+    try {
+      await mkdir(join(this.#root, relative));
+      return true;
+    } catch (error) {
+      if (systemCode(error) === 'ENOENT') return false;
+      if (systemCode(error) === 'EEXIST') return true;
+      throw error;
+    }
   }
 
   /** Writes the entries of `root/relative`, and the chain above it, to the disk. */
@@ -31,11 +50,15 @@ export class DurableDirectories {
     const path = join(this.#root, relative);
     const identity = await syncDirectory(path);
     if (relative === '' || this.#known.get(path) === identity) return;
-    const parent = dirname(relative);
-    await this.sync(parent === '.' ? '' : parent);
+    await this.sync(parentOf(relative));
     if (this.#known.size >= KNOWN_MAX) this.#known.clear();
     this.#known.set(path, identity);
   }
+}
+
+function parentOf(relative: string): string {
+  const parent = dirname(relative);
+  return parent === '.' ? '' : parent;
 }
 
 async function syncDirectory(path: string): Promise<string> {

@@ -10,6 +10,8 @@ import { Readable } from 'node:stream';
 import { S3Client } from '@aws-sdk/client-s3';
 import type { S3ClientConfig } from '@aws-sdk/client-s3';
 import { NodeHttpHandler } from '@smithy/node-http-handler';
+import { systemClock } from '../../clock.ts';
+import { Pace } from './pace.ts';
 import type { S3Options } from './s3-options.ts';
 
 const CONNECT_TIMEOUT_MS = 5000;
@@ -22,19 +24,11 @@ const PAUSE_MS_MAX = 5000;
 const RETRYABLE_CLIENT_ERRORS = new Set(['ConditionalRequestConflict', 'OperationAborted']);
 
 export function makeS3Client(options: S3Options): S3Client {
-  const agent = { keepAlive: true, maxSockets: options.connectionsMax };
   return new S3Client({
     region: options.region,
     forcePathStyle: options.pathStyle,
     ...(options.endpoint === null ? {} : { endpoint: options.endpoint }),
-    requestHandler: new WholeResponseHandler({
-      httpAgent: agent,
-      httpsAgent: agent,
-      connectionTimeout: CONNECT_TIMEOUT_MS,
-      socketTimeout: SILENCE_MAX_MS,
-      // Calls that wait for a socket are normal here: the pool is the limit.
-      socketAcquisitionWarningTimeout: TIMER_MS_MAX,
-    }),
+    requestHandler: new WholeResponseHandler(options),
     retryStrategy: new BoundedRetry(options.attemptsMax),
     // Checksums that the server did not ask for break some S3 servers' streaming; content is checked end to end above this layer.
     requestChecksumCalculation: 'WHEN_REQUIRED',
@@ -43,30 +37,46 @@ export function makeS3Client(options: S3Options): S3Client {
 }
 
 class WholeResponseHandler extends NodeHttpHandler {
+  readonly #requests: Pace | null;
+  readonly #bytes: Pace | null;
+
+  constructor(options: S3Options) {
+    const agent = { keepAlive: true, maxSockets: options.connectionsMax };
+    super({
+      httpAgent: agent,
+      httpsAgent: agent,
+      connectionTimeout: CONNECT_TIMEOUT_MS,
+      socketTimeout: SILENCE_MAX_MS,
+      // Calls that wait for a socket are normal here: the pool is the limit.
+      socketAcquisitionWarningTimeout: TIMER_MS_MAX,
+    });
+    this.#requests = options.requestsPerSecond === null ? null : new Pace(options.requestsPerSecond, systemClock);
+    this.#bytes = options.bytesPerSecond === null ? null : new Pace(options.bytesPerSecond, systemClock);
+  }
+
   override async handle(
     ...[request, options]: Parameters<NodeHttpHandler['handle']>
   ): ReturnType<NodeHttpHandler['handle']> {
+    const signal = options?.abortSignal instanceof AbortSignal ? options.abortSignal : undefined;
+    const sent: unknown = request.body;
+    await this.#requests?.wait(1, signal);
+    if (sent instanceof Uint8Array) await this.#bytes?.wait(sent.byteLength, signal);
     const { response } = await super.handle(request, options);
     const body: unknown = response.body;
     if (body instanceof Readable) {
       const announced = request.method === 'HEAD' ? undefined : response.headers['content-length'];
-      const bytes = await readWhole(body, announced === undefined ? null : Number(announced), options?.abortSignal);
+      const bytes = await readWhole(body, announced === undefined ? null : Number(announced), signal);
+      // How much comes is known only now: what came is waited for, so that the next request is not too early.
+      await this.#bytes?.wait(bytes.length, signal);
       response.body = Readable.from(bytes.length === 0 ? [] : [bytes]);
     }
     return { response };
   }
 }
 
-type HandlerOptions = NonNullable<Parameters<NodeHttpHandler['handle']>[1]>;
-
-async function readWhole(
-  body: Readable,
-  announced: number | null,
-  signal: HandlerOptions['abortSignal'],
-): Promise<Buffer> {
+async function readWhole(body: Readable, announced: number | null, signal: AbortSignal | undefined): Promise<Buffer> {
   const abort = (): void => void body.destroy(Object.assign(new Error('Request aborted'), { name: 'AbortError' }));
-  const events = signal instanceof AbortSignal ? signal : null;
-  events?.addEventListener('abort', abort, { once: true });
+  signal?.addEventListener('abort', abort, { once: true });
   try {
     const chunks: Buffer[] = [];
     let length = 0;
@@ -82,7 +92,7 @@ async function readWhole(
     const [only] = chunks;
     return chunks.length === 1 && only !== undefined ? only : Buffer.concat(chunks, length);
   } finally {
-    events?.removeEventListener('abort', abort);
+    signal?.removeEventListener('abort', abort);
   }
 }
 

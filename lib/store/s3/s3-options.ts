@@ -5,12 +5,14 @@
  *   pathStyle=true|false
  *   sse=AES256|aws:kms, kmsKeyId=ID, storageClass=STANDARD_IA...   of the objects that are put
  *   connections=64      sockets at most
+ *   requests=1000       requests per second at most; default no limit
+ *   bandwidth=50MB      bytes per second at most, up and down together; default no limit
  *   deadline=60s        of one call, with all its retries (`putFile` and `getFile`: of every part)
  *   attempts=10         of one request
  *   hedge=50ms          send a GET again when it has no answer by then, and take the first answer
  */
 import { PenstockError } from '../../errors.ts';
-import { parseDuration } from '../../units.ts';
+import { parseBytes, parseDuration } from '../../units.ts';
 
 export interface S3Options {
   readonly bucket: string;
@@ -23,6 +25,8 @@ export interface S3Options {
   readonly kmsKeyId: string | null;
   readonly storageClass: string | null;
   readonly connectionsMax: number;
+  readonly requestsPerSecond: number | null;
+  readonly bytesPerSecond: number | null;
   readonly deadlineMs: number;
   readonly attemptsMax: number;
   readonly hedgeMs: number | null;
@@ -36,6 +40,8 @@ const NAMES = [
   'kmsKeyId',
   'storageClass',
   'connections',
+  'requests',
+  'bandwidth',
   'deadline',
   'attempts',
   'hedge',
@@ -65,6 +71,8 @@ export function parseS3Url(url: URL): S3Options {
   if (region === undefined && endpoint === null) fail(url, 'region', 'expected a region here or in AWS_REGION');
   const prefix = decodeURIComponent(url.pathname).replace(/^\/+|\/+$/g, '');
   const hedge = get('hedge');
+  const bandwidth = get('bandwidth');
+  if (bandwidth !== null && parseBytes(bandwidth) === 0) fail(url, 'bandwidth', 'expected more than 0');
   return {
     bucket: url.hostname,
     prefix: prefix === '' ? '' : `${prefix}/`,
@@ -75,6 +83,8 @@ export function parseS3Url(url: URL): S3Options {
     kmsKeyId,
     storageClass: get('storageClass'),
     connectionsMax: count(url, 'connections') ?? 64,
+    requestsPerSecond: count(url, 'requests'),
+    bytesPerSecond: bandwidth === null ? null : parseBytes(bandwidth),
     deadlineMs: parseDuration(get('deadline') ?? '60s'),
     attemptsMax: count(url, 'attempts') ?? 10,
     hedgeMs: hedge === null ? null : parseDuration(hedge),
