@@ -11,6 +11,7 @@ import { createConnection, createServer, type Server, type Socket } from 'node:n
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { PenstockError, describeError, isCode, systemCode } from '../../lib/errors.ts';
+import { resolveMountpoint } from './mount.ts';
 
 const REQUEST_BYTES_MAX = 65_536;
 const ANSWER_BYTES_MAX = 16 * 2 ** 20;
@@ -34,9 +35,9 @@ function runtimeDir(): string {
   return uid === 0 ? '/run/penstock' : join(tmpdir(), `penstock-${uid}`);
 }
 
-/** The socket of the mount on this (absolute, resolved) path. */
-export function controlPath(mountpoint: string): string {
-  const hash = createHash('sha256').update(mountpoint).digest('hex').slice(0, 32);
+/** The socket of the mount on this path. */
+function controlPath(mountpoint: string): string {
+  const hash = createHash('sha256').update(resolveMountpoint(mountpoint)).digest('hex').slice(0, 32);
   return join(runtimeDir(), `mount-${hash}.sock`);
 }
 

@@ -1,10 +1,10 @@
 /** What the command line does with mounts: mount in this process or in the background, and unmount. */
 import { spawn } from 'node:child_process';
-import { closeSync, openSync, realpathSync } from 'node:fs';
-import { extname, resolve } from 'node:path';
+import { closeSync, openSync } from 'node:fs';
+import { extname } from 'node:path';
 import { PenstockError, isCode } from '../../lib/errors.ts';
 import { controlRequest } from './control.ts';
-import { FILE_SYSTEM_TYPE, findMount, isDeadMount, unmountPoint } from './mount.ts';
+import { FILE_SYSTEM_TYPE, findMount, resolveMountpoint, unmountPoint } from './mount.ts';
 import type { FromSupervisor } from './messages.ts';
 import { Supervisor, superviseSignals, type SupervisorOptions } from './supervisor.ts';
 
@@ -117,13 +117,4 @@ export async function umount(path: string, options: UmountOptions = {}): Promise
     throw new PenstockError('held', `${mountpoint} is busy: a program has files of it open`);
   }
   return { mountpoint, by: 'kernel', flushed: false };
-}
-
-function resolveMountpoint(path: string): string {
-  try {
-    return realpathSync(path);
-  } catch (error) {
-    if (isDeadMount(error)) return resolve(path);
-    throw new PenstockError('not-found', `${path} does not exist`, { cause: error });
-  }
 }

@@ -4,10 +4,19 @@
  *
  * Failure: a mount whose server is gone answers ENOTCONN for ever. `clearStaleMount` takes such a mount away when it is ours.
  */
-import { accessSync, closeSync, constants, existsSync, openSync, readFileSync } from 'node:fs';
+import {
+  accessSync,
+  closeSync,
+  constants,
+  existsSync,
+  openSync,
+  readFileSync,
+  readlinkSync,
+  realpathSync,
+} from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { spawnSync } from 'node:child_process';
-import { delimiter, join } from 'node:path';
+import { basename, delimiter, dirname, join, resolve } from 'node:path';
 import { PenstockError, describeError, systemCode } from '../../lib/errors.ts';
 import { Errno } from '../vfs/operations.ts';
 import { MNT_DETACH, MS_NODEV, MS_NOSUID, MS_RDONLY, native } from './native.ts';
@@ -16,6 +25,8 @@ import { MAX_PAYLOAD_BYTES } from './protocol.ts';
 export const FILE_SYSTEM_TYPE = 'fuse.penstock';
 const DEVICE = '/dev/fuse';
 const CAP_SYS_ADMIN = 21n;
+/** ELOOP of the kernel's own path walk. */
+const SYMLINKS_MAX = 40;
 const HELPER_TIMEOUT_MS = 30_000;
 /** A live file system answers a stat of its root well within this; a dead one at once with ENOTCONN. */
 const PROBE_TIMEOUT_MS = 5_000;
@@ -153,8 +164,28 @@ export function parseMountInfo(text: string): MountEntry[] {
     });
 }
 
+/**
+ * The real path of a mount point, found without looking into the mount: a file system whose worker is down does not answer before the next one
+ * serves. Throws `not-found`.
+ */
+export function resolveMountpoint(path: string): string {
+  let current = resolve(path);
+  for (let hop = 0; hop < SYMLINKS_MAX; hop++) {
+    try {
+      const parent = realpathSync(dirname(current));
+      current = join(parent, basename(current));
+      if (findMount(current)?.type === FILE_SYSTEM_TYPE) return current;
+      current = resolve(parent, readlinkSync(current));
+    } catch (error) {
+      if (systemCode(error) === 'EINVAL') return current; // not a symlink
+      throw new PenstockError('not-found', `mount point ${path}: ${describeError(error)}`, { cause: error });
+    }
+  }
+  throw new PenstockError('not-found', `mount point ${path}: too many symbolic links`);
+}
+
 /** What a mount whose server is gone answers: ECONNABORTED to those who waited for it, ENOTCONN to later ones. */
-export function isDeadMount(error: unknown): boolean {
+function isDeadMount(error: unknown): boolean {
   const code = systemCode(error);
   return code === 'ENOTCONN' || code === 'ECONNABORTED';
 }

@@ -45,6 +45,8 @@ export interface Native {
   /** libuv's own epoll descriptor of the main thread's loop: readable when libuv has something to do. */
   uvBackendFd(): number;
   pollPair(first: number, second: number): PollPair;
+  /** /dev/fuse whose file system was unmounted or aborted; reads nothing. */
+  hasEnded(fd: number): boolean;
   /** A connected pair of stream sockets, both close-on-exec. */
   socketPair(): readonly [number, number];
   /** The descriptor that a peer sent by SCM_RIGHTS, without waiting; undefined when there is none. */
@@ -109,6 +111,11 @@ function load(): Native {
     eventfd: () => result(eventfd(0, EFD_CLOEXEC | O_NONBLOCK)),
     uvBackendFd: () => Number(ownCall('int uv_backend_fd(void*)')(ownCall('void* uv_default_loop()')())),
     pollPair: (first, second) => makePollPair(poll, first, second),
+    hasEnded(fd) {
+      const fds = Buffer.alloc(8); // no events asked for: only POLLERR and POLLHUP are answered
+      fds.writeInt32LE(fd, 0);
+      return Number(poll(fds, 1, 0)) > 0;
+    },
     socketPair() {
       const pair = Buffer.alloc(8);
       const status = result(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair));

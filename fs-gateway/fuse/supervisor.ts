@@ -11,15 +11,14 @@
  *   connection ends: programs get an error instead of hanging for ever. A worker that never served fails the mount at once.
  *   Kernels before 6.9 cannot send requests again: there the death of a worker ends the mount, with a message.
  */
-import { closeSync, realpathSync, statSync } from 'node:fs';
+import { closeSync, statSync } from 'node:fs';
 import { randomUUID } from 'node:crypto';
 import type { Server } from 'node:net';
-import { resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { PenstockError, describeError, fromSystemError } from '../../lib/errors.ts';
+import { PenstockError, describeError } from '../../lib/errors.ts';
 import { findSupervisor, serveControl, type ControlAnswer, type ControlRequest } from './control.ts';
 import { answerInit, type HandshakeChoices, type Negotiated } from './handshake.ts';
-import { isDeadMount, mountDevice, probeMount, unmountPoint } from './mount.ts';
+import { mountDevice, probeMount, resolveMountpoint, unmountPoint } from './mount.ts';
 import { native } from './native.ts';
 import { WorkerProcess, describeExit } from './worker-process.ts';
 
@@ -296,6 +295,11 @@ export class Supervisor {
       );
       await sleep(pauseMs);
       if (this.#isNo('restarting')) return;
+      if (native().hasEnded(this.#fd)) {
+        this.#log(`${this.mountpoint} was unmounted`);
+        this.#finish(true, false);
+        return;
+      }
       this.#generation++;
       this.#restarts++;
       const worker = this.#fork();
@@ -354,16 +358,6 @@ export function superviseSignals(supervisor: Supervisor, log: (message: string) 
   process.on('SIGTERM', stop);
   process.on('SIGINT', stop);
   process.on('SIGHUP', () => supervisor.reopenLog());
-}
-
-function resolveMountpoint(path: string): string {
-  try {
-    return realpathSync(path);
-  } catch (error) {
-    // The root of a dead mount cannot be resolved, but it can be cleared away.
-    if (isDeadMount(error)) return resolve(path);
-    throw fromSystemError(error, `mount point ${path}`);
-  }
 }
 
 /** Makes sure that nobody serves the mount point; a dead mount of ours is taken away. Throws `held`, `unavailable`, `not-found`. */

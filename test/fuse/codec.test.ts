@@ -42,6 +42,7 @@ function capture(): { sys: Native; written: Buffer[] } {
     eventfd: unused,
     uvBackendFd: unused,
     pollPair: unused,
+    hasEnded: unused,
     socketPair: unused,
     receiveFd: unused,
     write(_fd, from, bytes) {

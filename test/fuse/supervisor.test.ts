@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { controlRequest } from '../../fs-gateway/fuse/control.ts';
@@ -120,8 +120,8 @@ describe.skipIf(cannotMount())('supervisor and worker', () => {
   it('fails the mount, and leaves nothing behind, when the first worker cannot start', async () => {
     const { mountpoint, root } = mountDirs();
     guardMount(mountpoint);
-    const request = { ...toyRequest(mountpoint, root), workerOptions: { root, failToStart: true } };
-    await expect(mountAndSupervise(request)).rejects.toThrow(/told to fail/);
+    writeFileSync(join(root, '@fail'), '');
+    await expect(mountAndSupervise(toyRequest(mountpoint, root))).rejects.toThrow(/told to fail/);
     expect(isMounted(mountpoint)).toBe(false);
     await expect(umount(mountpoint)).rejects.toMatchObject({ code: 'not-found' });
   });
@@ -143,6 +143,55 @@ describe.skipIf(cannotMount())('supervisor and worker', () => {
     writeFileSync(join(mount.mountpoint, '../go'), '');
     expect((await reader.finished).stdout).toBe('open\nstill here\n');
     await until('the supervisor ended', () => !isAlive(mount.supervisorPid));
+  });
+
+  it('frees the mount point at a lazy unmount: another mount lives there beside the open file', async () => {
+    const mount = await mountToy();
+    writeFileSync(join(mount.root, 'f'), 'old\n');
+    const script = 'exec 3< "$1/f"; echo open; while [ ! -e "$1/../go" ]; do sleep 0.05; done; cat <&3';
+    const reader = start('bash', ['-c', script, 'bash', mount.mountpoint]);
+    await until('the file is open', async () => ((await mount.stats()).worker.operations?.['open']?.count ?? 0) > 0);
+    await umount(mount.mountpoint, { lazy: true });
+    const next = await mountAndSupervise(toyRequest(mount.mountpoint, mount.root));
+    expect((await mount.stats()).supervisorPid).toBe(next.supervisorPid);
+    writeFileSync(join(mount.mountpoint, '../go'), '');
+    expect((await reader.finished).stdout).toBe('open\nold\n');
+    await until('the first supervisor ended', () => !isAlive(mount.supervisorPid));
+    expect((await mount.stats()).supervisorPid).toBe(next.supervisorPid);
+    expect(await shell('ls "$1"', mount.mountpoint)).toBe('f\n');
+    await next.stop();
+  });
+
+  it('keeps trying, with a message each, while no worker can start; programs wait and go on', async () => {
+    const mount = await mountToy();
+    writeFileSync(join(mount.root, 'f'), 'patience\n');
+    writeFileSync(join(mount.root, '@fail'), '');
+    process.kill((await mount.stats()).workerPid, 'SIGKILL');
+    await until('two workers failed', async () => (await mount.stats()).restarts >= 2);
+    expect((await mount.stats()).state).toBe('restarting');
+    expect(readFileSync(mount.logPath, 'utf8')).toMatch(/ended \(SIGKILL\); starting another\n[^]*told to fail/);
+    const reader = start('cat', [join(mount.mountpoint, 'f')]);
+    await expect(umount(mount.mountpoint)).rejects.toThrow(/stays mounted: no worker serves/);
+    rmSync(join(mount.root, '@fail'));
+    expect((await reader.finished).stdout).toBe('patience\n');
+    expect((await mount.stats()).state).toBe('serving');
+  });
+
+  it('is unmounted by force while no worker can start', async () => {
+    const mount = await mountToy();
+    writeFileSync(join(mount.root, '@fail'), '');
+    process.kill((await mount.stats()).workerPid, 'SIGKILL');
+    await until('a worker failed', async () => (await mount.stats()).restarts >= 1);
+    // Through a symbolic link, and without a look into the mount, which nobody answers.
+    const link = join(mount.root, '../link');
+    symlinkSync('mnt', link);
+    expect(await umount(link, { force: true })).toMatchObject({
+      mountpoint: mount.mountpoint,
+      by: 'supervisor',
+      flushed: false,
+    });
+    await until('the supervisor ended', () => !isAlive(mount.supervisorPid));
+    expect(isMounted(mount.mountpoint)).toBe(false);
   });
 
   it('unmounts and ends at SIGTERM', async () => {
