@@ -1,7 +1,6 @@
 /** A real, small lake for the tests of tables: SQLite and a directory. */
 import { onTestFinished } from 'vitest';
 import { systemClock } from '../../lib/clock.ts';
-import type { MetaEngine } from '../../lib/meta/engine.ts';
 import { openSqliteEngine } from '../../lib/meta/sqlite/sqlite-engine.ts';
 import { openDirStore } from '../../lib/store/dir/dir-store.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
@@ -11,6 +10,7 @@ import { newSchema } from '../../lib/table/schema.ts';
 import { loadTable } from '../../lib/table/table.ts';
 import type { LakeContext, TableState } from '../../lib/table/table.ts';
 import { collect } from '../support/collect.ts';
+import { faultyEngine } from '../support/faulty-engine.ts';
 import { faultyStore } from '../support/faulty-store.ts';
 import type { FaultPlan } from '../support/fault.ts';
 import { tempDir } from '../support/temp.ts';
@@ -32,21 +32,7 @@ export async function openLake(folder = tempDir('lake')): Promise<LakeContext & 
 
 /** The same lake, with every call to both ports asked of `plan` first. */
 export function withFaults(lake: LakeContext, plan: FaultPlan): LakeContext {
-  return { ...lake, store: faultyStore(lake.store, plan), engine: withCommitFaults(lake.engine, plan) };
-}
-
-function withCommitFaults(engine: MetaEngine, plan: FaultPlan): MetaEngine {
-  return new Proxy(engine, {
-    get(target, name) {
-      if (name === 'commit') {
-        return (...args: Parameters<MetaEngine['commit']>) => plan.run('commit', () => target.commit(...args));
-      }
-      if (name === 'read')
-        return (...args: Parameters<MetaEngine['read']>) => plan.run('read', () => target.read(...args));
-      const value: unknown = Reflect.get(target, name, target);
-      return typeof value === 'function' ? (value.bind(target) as unknown) : value;
-    },
-  });
+  return { ...lake, store: faultyStore(lake.store, plan), engine: faultyEngine(lake.engine, plan) };
 }
 
 /** Describes a data file of `rows` rows; the object itself is written only by tests that need it. */
