@@ -6,6 +6,10 @@ import { formatVolume, mountVolume } from '../../fs-gateway/main.ts';
 import { openVolume } from '../../fs-gateway/open-volume.ts';
 import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
 import type { Caller } from '../../fs-gateway/vfs/operations.ts';
+import { startRedis } from './redis.ts';
+import type { RedisServer } from './redis.ts';
+import { startVersitygw } from './versitygw.ts';
+import type { S3Server } from './versitygw.ts';
 import { guardMount, killIfAlive, mountDirs } from './mount-guard.ts';
 import { tempDir } from './temp.ts';
 
@@ -24,6 +28,38 @@ export async function testVolume(
   const storeDir = join(base, 'objects');
   await formatVolume({ metaUrl, storeUrl: `dir:${storeDir}`, options });
   return { base, metaUrl, storeDir };
+}
+
+export interface Services {
+  readonly redis: RedisServer;
+  readonly s3: S3Server;
+  /** A formatted volume over both, in a database of its own. */
+  volume(options?: Readonly<Record<string, string>>): Promise<TestVolume>;
+  stop(): Promise<void>;
+}
+
+/** Redis and an S3 server, for `beforeAll`; the caller stops them. */
+export async function startServices(): Promise<Services> {
+  const [redis, s3] = await Promise.all([startRedis(), startVersitygw()]);
+  s3.createBucket('volumes');
+  // The credential chain of the AWS SDK, also in the processes of a mount.
+  process.env['AWS_ACCESS_KEY_ID'] = s3.accessKeyId;
+  process.env['AWS_SECRET_ACCESS_KEY'] = s3.secretAccessKey;
+  let volumes = 0;
+  return {
+    redis,
+    s3,
+    async volume(options = {}) {
+      const prefix = `v${volumes++}`;
+      const metaUrl = `redis://127.0.0.1:${redis.port}/${volumes}`;
+      const storeUrl = `s3://volumes/${prefix}?endpoint=${s3.endpoint}&region=us-east-1`;
+      await formatVolume({ metaUrl, storeUrl, options });
+      return { base: tempDir('volume'), metaUrl, storeDir: join(s3.folder, 'volumes', prefix) };
+    },
+    async stop() {
+      await Promise.all([redis.stop(), s3.stop()]);
+    },
+  };
 }
 
 /** The virtual file system of a volume, without a mount. `name` tells the mounts of one volume apart. */
