@@ -112,6 +112,7 @@ export function openAvro(bytes: Buffer, name: string): AvroContainer {
   const type = typeOfHeader(metadata, damaged);
   const inflate = codecOf(metadata.get('avro.codec') ?? 'null', damaged);
   const sync = bytes.subarray(offset, offset + SYNC_BYTES);
+  if (sync.length < SYNC_BYTES) throw damaged('it ends inside of its header');
   return { metadata, records: () => readBlocks(bytes, offset + SYNC_BYTES, sync, type, inflate, damaged) };
 }
 

@@ -37,7 +37,12 @@ export async function* liveFilesOf(
 export async function manifestsOf(store: ObjectStore, snapshot: Snapshot | null): Promise<readonly ManifestFile[]> {
   if (snapshot === null) return [];
   const location = snapshot['manifest-list'];
-  return parseManifestList(await readTableObject(store, location), location);
+  const manifests = parseManifestList(await readTableObject(store, location), location);
+  // An Avro file that ends after its header looks like an empty list.
+  if (manifests.length === 0 && Number(snapshot.summary['total-data-files'] ?? '0') > 0) {
+    throw new PenstockError('corrupt', `${location} lists no manifest, but its snapshot has data files`);
+  }
+  return manifests;
 }
 
 export function hasLive(manifest: ManifestFile): boolean {

@@ -12,7 +12,7 @@
  */
 import { PenstockError } from '../errors.ts';
 import { AvroWriter, openAvro } from './avro.ts';
-import type { AvroSchema } from './avro.ts';
+import type { AvroContainer, AvroSchema } from './avro.ts';
 import type { ColumnStats, DataFile } from './data-file.ts';
 import { stringifyJson } from './json.ts';
 import type { ManifestFile } from './manifest-list.ts';
@@ -170,17 +170,29 @@ export class ManifestWriter {
 
 /** Decodes as it is iterated, with inherited values filled in. Throws `corrupt` naming the manifest. */
 export function* readManifest(bytes: Buffer, manifest: ManifestFile): Generator<ManifestEntry> {
-  for (const record of openAvro(bytes, manifest.location).records()) {
+  for (const record of openManifest(bytes, manifest).records()) {
     yield fromRecord(record as EntryRecord, manifest); // the writer's schema describes it; what we use is checked below
   }
 }
 
 /** The files that a manifest keeps alive, of data or of deletes, whoever wrote it. */
 export function* referencedLocations(bytes: Buffer, manifest: ManifestFile): Generator<string> {
-  for (const record of openAvro(bytes, manifest.location).records()) {
+  for (const record of openManifest(bytes, manifest).records()) {
     const { status, data_file: file } = record as EntryRecord; // the same in every manifest
     if (status !== DELETED) yield file.file_path;
   }
+}
+
+/** An Avro file that ends after a whole block looks complete: the length in the manifest list says whether it is. */
+function openManifest(bytes: Buffer, manifest: ManifestFile): AvroContainer {
+  if (BigInt(bytes.length) !== manifest.bytes) {
+    const expected = manifest.bytes.toString();
+    throw new PenstockError(
+      'corrupt',
+      `${manifest.location} has ${bytes.length} bytes, not the ${expected} of the manifest list`,
+    );
+  }
+  return openAvro(bytes, manifest.location);
 }
 
 function toRecord({ status, snapshotId, sequenceNumber, fileSequenceNumber, file }: ManifestEntry): EntryRecord {

@@ -158,6 +158,16 @@ describe('a commit', () => {
     expect(sequences).toEqual(names.map((_, index) => BigInt(index + 1)));
   });
 
+  it('takes a manifest list without manifests for damage, not for an empty table', async () => {
+    const lake = await lakeWithTable();
+    await commit(lake, { add: [dataFile(lake.store, 'a')] });
+    const list = (await mustLoad(lake)).currentSnapshot?.['manifest-list'] ?? '';
+    const empty = formatManifestList([], { id: 1n, parentId: null, sequenceNumber: 1n });
+    await lake.store.put(lake.store.keyOf(list) ?? '', empty);
+    await expect(liveNames(lake)).rejects.toMatchObject({ code: 'corrupt' });
+    await expect(commit(lake, { add: [dataFile(lake.store, 'b')] })).rejects.toMatchObject({ code: 'corrupt' });
+  });
+
   it('names the object when metadata is missing or damaged', async () => {
     const lake = await lakeWithTable();
     const { metadataLocation } = await mustLoad(lake);
