@@ -17,11 +17,6 @@ export class Overlay {
     return this.#ranges;
   }
 
-  /** Where the last written byte ends; 0 when there is none. */
-  get dataEnd(): number {
-    return this.#ranges.findLast((range) => range.kind === 'data')?.end ?? 0;
-  }
-
   get dataBytes(): number {
     let bytes = 0;
     for (const { start, end, kind } of this.#ranges) if (kind === 'data') bytes += end - start;
@@ -73,14 +68,6 @@ export class Overlay {
     }
     pieces.push({ start: from, end: to, kind });
     this.#ranges.splice(first, index - first, ...pieces);
-  }
-
-  /** Forgets everything from `offset` on. */
-  cut(offset: number): void {
-    const index = this.#indexAt(offset);
-    const straddling = this.#ranges[index];
-    this.#ranges.length = index;
-    if (straddling !== undefined && straddling.start < offset) this.#ranges.push({ ...straddling, end: offset });
   }
 
   /** The ranges in [from, to), clipped. */

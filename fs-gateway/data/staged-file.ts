@@ -16,8 +16,8 @@ export class StagedFile {
   readonly ino: number;
   active = new Overlay();
   flushing: Overlay | undefined;
-  /** The file's size as programs see it. */
-  size: number;
+  #size: number;
+  #sizeMax: number;
   /** The size was set (truncate), so a commit sets it too; else a commit only raises it. */
   sizeSet = false;
   /** The time of the last change that is not committed; null: none, or somebody set another time since. */
@@ -29,8 +29,24 @@ export class StagedFile {
 
   constructor(ino: number, size: number, dir: string) {
     this.ino = ino;
-    this.size = size;
+    this.#size = size;
+    this.#sizeMax = size;
     this.#path = join(dir, String(ino));
+  }
+
+  /** The file's size as programs see it. */
+  get size(): number {
+    return this.#size;
+  }
+
+  set size(size: number) {
+    this.#size = size;
+    this.#sizeMax = Math.max(this.#sizeMax, size);
+  }
+
+  /** The largest size the file had meanwhile: no byte of it, committed or staged, is behind. */
+  get sizeMax(): number {
+    return this.#sizeMax;
   }
 
   get inMemory(): boolean {

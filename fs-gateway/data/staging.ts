@@ -270,9 +270,8 @@ function applySize(file: StagedFile, size: number, exact: boolean): void {
     file.size = Math.max(file.size, size);
     return;
   }
-  file.active.cut(size);
-  // Whatever was behind it, committed or being flushed, reads as zeros when the file grows again.
-  if (size < file.size) file.active.set(size, file.size, 'hole');
+  // Whatever was behind it, staged, committed or being flushed, reads as zeros when the file grows again.
+  file.active.set(size, file.sizeMax, 'hole');
   file.size = size;
   file.sizeSet = true;
 }

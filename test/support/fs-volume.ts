@@ -77,8 +77,10 @@ export async function openTestVolume(volume: TestVolume, name = 'a', reports: st
     undefined,
     (message) => reports.push(message),
   );
-  onTestFinished(() => opened.close());
-  return opened;
+  let closed: Promise<void> | undefined;
+  const once = { ...opened, close: () => (closed ??= opened.close()) };
+  onTestFinished(() => once.close());
+  return once;
 }
 
 let operations = 0;
