@@ -15,7 +15,16 @@ import { describeError, PenstockError, systemCode } from '../../lib/errors.ts';
 import type { FileSourceConfig } from '../config.ts';
 import { FollowedFile } from './followed-file.ts';
 import { pause, type Source, type SourceOutput } from './source.ts';
-import { BEGINNING, bytesAt, fits, openFile, parsePosition, statFile, type FilePosition } from './tailed-file.ts';
+import {
+  BEGINNING,
+  bytesAt,
+  fits,
+  openFile,
+  parsePosition,
+  statFile,
+  type FilePosition,
+  type FileStats,
+} from './tailed-file.ts';
 
 const ROTATED_WAIT_MS = 5000;
 const COPY_WAIT_MS = 5000;
@@ -64,7 +73,12 @@ class FileFollower {
           await this.#look();
         }
         let isBusy = false;
-        for (const file of [...this.#files.values()]) isBusy = (await this.#readOn(file, signal)) || isBusy;
+        for (const file of [...this.#files.values()]) {
+          let hasMore = await this.#readOn(file, signal);
+          // What was rotated away comes before what took its place.
+          while (hasMore && file.rotatedSinceMs !== undefined) hasMore = await this.#readOn(file, signal);
+          isBusy ||= hasMore;
+        }
         this.#output.report([...this.#problems.values()][0] ?? null);
         if (!isBusy) await pause(this.#config.poll, signal);
       }
@@ -76,18 +90,14 @@ class FileFollower {
   /** Which files are there now. */
   async #look(): Promise<void> {
     const found = new Set<string>();
-    for await (const path of glob(this.#pattern)) {
-      await this.#guarded(path, async () => {
-        const stats = await statFile(path);
-        if (stats === null) return;
-        found.add(stats.inode);
-        const known = this.#files.get(stats.inode);
-        if (known === undefined) await this.#discover(path, stats.inode, stats.size);
-        else {
-          known.path = path;
-          known.rotatedSinceMs = undefined;
-        }
-      });
+    for (const { path, stats } of await this.#matches()) {
+      found.add(stats.inode);
+      const known = this.#files.get(stats.inode);
+      if (known === undefined) await this.#guarded(path, () => this.#discover(path, stats.inode, stats.size));
+      else {
+        known.path = path;
+        known.rotatedSinceMs = undefined;
+      }
     }
     for (const file of this.#files.values()) {
       if (!found.has(file.inode)) file.rotatedSinceMs ??= this.#output.clock.monotonicMs();
@@ -96,6 +106,18 @@ class FileFollower {
       this.#isFirstLook = false;
       for (const [inode, position] of this.#remembered) await this.#findRenamed(inode, position);
     }
+  }
+
+  /** The oldest first, so that rotated files come in the order in which they were written. */
+  async #matches(): Promise<{ path: string; stats: FileStats }[]> {
+    // A name that exists is meant as it stands, whatever characters are in it.
+    const isLiteral = (await statFile(this.#pattern)) !== null;
+    const matches: { path: string; stats: FileStats }[] = [];
+    for await (const path of isLiteral ? [this.#pattern] : glob(this.#pattern)) {
+      const stats = await this.#guarded(path, () => statFile(path));
+      if (stats !== null && stats !== undefined) matches.push({ path, stats });
+    }
+    return matches.sort((a, b) => a.stats.modifiedMs - b.stats.modifiedMs);
   }
 
   async #discover(path: string, inode: string, size: number): Promise<void> {

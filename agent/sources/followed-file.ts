@@ -7,7 +7,7 @@
 import type { FileHandle } from 'node:fs/promises';
 import type { FileSourceConfig } from '../config.ts';
 import type { Rejected } from '../quarantine.ts';
-import type { NewReading } from '../spool/frame.ts';
+import { isSurelyFine, refusal, type NewReading } from '../spool/frame.ts';
 import { Marks } from './file-marks.ts';
 import { isRejected, parseCsvHeader, parseCsvLine, parseJsonLine, type RejectedLine } from './line-parser.ts';
 import { LineSplitter, type Line } from './line-splitter.ts';
@@ -132,9 +132,9 @@ export class FollowedFile {
     for (const line of lines) {
       const result = this.#parse(line, arrivalUs);
       if (result === null) continue;
-      if (isRejected(result)) {
-        rejected.push({ reason: result.reason, position: `${this.path}@${line.start}`, input: line.bytes });
-      } else readings.push(result);
+      const reason = isRejected(result) ? result.reason : isSurelyFine(result) ? null : refusal(result);
+      if (reason !== null) rejected.push({ reason, position: `${this.path}@${line.start}`, input: line.bytes });
+      else if (!isRejected(result)) readings.push(result);
     }
     const position: FilePosition = {
       path: this.path,

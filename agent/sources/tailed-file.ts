@@ -35,6 +35,7 @@ export interface FileStats {
   /** `device:inode`. */
   readonly inode: string;
   readonly size: number;
+  readonly modifiedMs: number;
 }
 
 export const BEGINNING: Omit<FilePosition, 'path'> = {
@@ -54,7 +55,9 @@ export function parsePosition(state: CheckpointState | undefined): FilePosition 
 export async function statFile(path: string): Promise<FileStats | null> {
   try {
     const stats = await stat(path, { bigint: true });
-    return stats.isFile() ? { inode: `${stats.dev}:${stats.ino}`, size: Number(stats.size) } : null;
+    if (!stats.isFile()) return null;
+    const { dev, ino, size, mtimeMs } = stats;
+    return { inode: `${dev}:${ino}`, size: Number(size), modifiedMs: Number(mtimeMs) };
   } catch (error) {
     if (systemCode(error) === 'ENOENT' || systemCode(error) === 'ENOTDIR') return null;
     throw error;

@@ -114,6 +114,10 @@ test('an agent killed -9 again and again under writing and rotation delivers eve
   }
   const perSensor = Map.groupBy(machine, ({ value }) => value['id']);
   expect(perSensor.size).toBe(5);
+  for (const readings of perSensor.values()) {
+    const numbers = readings.map(({ value }) => Number(value['n']));
+    expect(numbers).toEqual(numbers.toSorted((a, b) => a - b));
+  }
 });
 
 test('a second agent on the data directory is told who holds it', async () => {
