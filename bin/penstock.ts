@@ -38,3 +38,5 @@ try {
     process.exitCode = exitStatus(error);
   }
 }
+// The channel to a parent (`penstock demo`) would keep this process alive.
+process.disconnect?.();

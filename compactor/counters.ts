@@ -4,13 +4,14 @@
  *   {VOLUME}stats:<dataset> / landed        records taken from the log, quarantined ones included
  *                           / quarantined   records that did not fit
  *                           / duplicates    rows that a compaction found to be repeats and left out
- *                           / bytes         of the files that the lander wrote
+ *                           / files         that the lander wrote
+ *                           / bytes         of these files
  *
  * Invariant, checked by the tests: landed = live rows + duplicates + quarantined.
  */
 import type { Key, MetaEngine, Patch } from '../lib/meta/engine.ts';
 
-const COUNTERS = ['landed', 'quarantined', 'duplicates', 'bytes'] as const;
+const COUNTERS = ['landed', 'quarantined', 'duplicates', 'files', 'bytes'] as const;
 export type Counter = (typeof COUNTERS)[number];
 
 function counterKey(volume: string, dataset: string, counter: Counter): Key {
@@ -36,5 +37,5 @@ export async function readCounters(
 ): Promise<Readonly<Record<Counter, number>>> {
   const values = await engine.readNumbers(COUNTERS.map((counter) => counterKey(volume, dataset, counter)));
   const at = (index: number): number => Number(values[index] ?? 0n);
-  return { landed: at(0), quarantined: at(1), duplicates: at(2), bytes: at(3) };
+  return { landed: at(0), quarantined: at(1), duplicates: at(2), files: at(3), bytes: at(4) };
 }

@@ -7,6 +7,8 @@ import { readCounters } from './counters.ts';
 import { type LanderOptions, type LandResult, runLander } from './lander/lander.ts';
 import { openLake, openPipelineLog } from './ports.ts';
 
+export { openLake } from './ports.ts';
+
 export type { CompactResult, CompactStatus, CompactSummary, PlannedGroup } from './compact/compactor.ts';
 export type { LandResult, LandStatus, LandSummary } from './lander/lander.ts';
 export type { CostReport } from './cost/cost.ts';
@@ -72,7 +74,8 @@ export interface DatasetStats {
   readonly liveBytes: number;
   /** Live files that no compaction has sorted yet. */
   readonly smallFiles: number;
-  /** Of all files that the lander ever wrote. */
+  /** What the lander ever wrote. */
+  readonly landedFiles: number;
   readonly landedBytes: number;
 }
 
@@ -98,6 +101,7 @@ export async function datasetStats(lake: LakeContext, dataset: string): Promise<
     liveFiles: live.files,
     liveBytes: live.bytes,
     smallFiles: live.small,
+    landedFiles: counters.files,
     landedBytes: counters.bytes,
   };
 }

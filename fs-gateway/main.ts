@@ -3,7 +3,10 @@ import { randomUUID } from 'node:crypto';
 import { mkdirSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { extname, join, resolve } from 'node:path';
+import { systemClock } from '../lib/clock.ts';
 import { PenstockError } from '../lib/errors.ts';
+import type { MetaEngine } from '../lib/meta/engine.ts';
+import type { ObjectStore } from '../lib/store/store.ts';
 import { absoluteUrl, openMeta, openStore } from '../lib/registry.ts';
 import { parseBytes, parseDuration } from '../lib/units.ts';
 import { FORMAT_DEFAULTS, readFormat, writeFormat } from '../lib/volume/format.ts';
@@ -13,6 +16,10 @@ import { controlRequest } from './fuse/control.ts';
 import { mountAndSupervise, umount } from './fuse/lifecycle.ts';
 import type { SupervisedMount, UmountOptions, UmountReport } from './fuse/lifecycle.ts';
 import { findMount } from './fuse/mount.ts';
+import { checkVolume } from './tools/fsck.ts';
+import type { FsckReport } from './tools/fsck.ts';
+import { collectGarbage } from './tools/gc.ts';
+import type { GcReport } from './tools/gc.ts';
 
 export { mountability } from './fuse/mount.ts';
 
@@ -148,6 +155,35 @@ export async function umountVolume(mountpoint: string, options: UmountOptions = 
   return umount(mountpoint, options);
 }
 
+/** Deletes what nothing refers to any more; see tools/gc.ts. */
+export async function gcVolume(metaUrl: string, name?: string): Promise<GcReport> {
+  return withVolume(metaUrl, name, (engine, store, volume) =>
+    collectGarbage({ engine, store, volume, clock: systemClock }),
+  );
+}
+
+/** Checks every record and object; see tools/fsck.ts. */
+export async function fsckVolume(metaUrl: string, repair: boolean, name?: string): Promise<FsckReport> {
+  return withVolume(metaUrl, name, (engine, store, volume) => checkVolume({ engine, store, volume, repair }));
+}
+
+async function withVolume<T>(
+  metaUrl: string,
+  name: string | undefined,
+  work: (engine: MetaEngine, store: ObjectStore, volume: string) => Promise<T>,
+): Promise<T> {
+  const { url, volume } = splitMetaUrl(metaUrl, name);
+  const { store: storeUrl } = await requireFormat(url, volume);
+  const engine = await openMeta(url, { kind: 'tool' });
+  const store = await openStore(storeUrl);
+  try {
+    return await work(engine, store, volume);
+  } finally {
+    await store.close();
+    await engine.close();
+  }
+}
+
 export interface VolumeInfo {
   readonly mountpoint: string;
   readonly source: string;
@@ -183,4 +219,11 @@ export function splitMetaUrl(metaUrl: string, name?: string): { readonly url: st
   const volume = name ?? inUrl ?? DEFAULT_VOLUME;
   assertVolumeName(volume);
   return { url: parsed.href, volume };
+}
+
+/** Replaces the worker under open files. Throws `not-found` when nothing of ours is mounted there, `io` when the new one did not start. */
+export async function upgradeMount(mountpoint: string): Promise<Readonly<Record<string, unknown>>> {
+  const answer = await controlRequest(resolve(mountpoint), { type: 'upgrade' });
+  if (!answer.ok) throw new PenstockError('io', answer.message);
+  return answer.value;
 }

@@ -16,6 +16,7 @@ export class DemoChild {
   status: Readonly<Record<string, unknown>> | undefined;
   restarts = 0;
   readonly #args: readonly string[];
+  readonly #restart: boolean;
   readonly #log: WriteStream;
   #process: ChildProcess | undefined;
   #stopping = false;
@@ -25,9 +26,15 @@ export class DemoChild {
   /** Rejects when the child keeps dying. */
   readonly failure: Promise<never>;
 
-  constructor(name: string, args: readonly string[], logPath: string) {
+  constructor(
+    name: string,
+    args: readonly string[],
+    logPath: string,
+    options: { readonly restart: boolean } = { restart: true },
+  ) {
     this.name = name;
     this.#args = args;
+    this.#restart = options.restart;
     this.#log = createWriteStream(logPath, { flags: 'a' });
     let failed: (error: Error) => void = () => undefined;
     this.failure = new Promise<never>((_resolve, reject) => (failed = reject));
@@ -35,13 +42,16 @@ export class DemoChild {
     this.#failed = failed;
   }
 
-  get pid(): number | undefined {
-    return this.#process?.pid;
+  /** Resolves when the process that runs now has exited. */
+  get ended(): Promise<number | null> {
+    return this.#exited;
   }
 
   start(): void {
     const child = spawn(process.execPath, [...process.execArgv, process.argv[1] ?? '', ...this.#args], {
       stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
+      // A process group of its own: Ctrl-C in the terminal reaches the head alone, which ends its children in order.
+      detached: true,
     });
     this.#process = child;
     const started = performance.now();
@@ -60,11 +70,16 @@ export class DemoChild {
   }
 
   async #onExit(code: number | null, signal: NodeJS.Signals | null, livedMs: number): Promise<void> {
-    if (this.#stopping) return;
+    if (this.#stopping || !this.#restart) return;
     this.#log.write(`[${this.name} ended: ${signal ?? `status ${code ?? '?'}`}; starting it again]\n`);
     this.restarts = livedMs > 60_000 ? 1 : this.restarts + 1;
     if (this.restarts > RESTARTS_MAX || code === 2) {
-      this.#failed(new PenstockError('unavailable', `the ${this.name} keeps ending: ${this.#tail.trim().split('\n').slice(-3).join(' | ')}`));
+      this.#failed(
+        new PenstockError(
+          'unavailable',
+          `the ${this.name} keeps ending: ${this.#tail.trim().split('\n').slice(-3).join(' | ')}`,
+        ),
+      );
       return;
     }
     await delay(Math.min(200 * this.restarts, 3000));

@@ -110,6 +110,7 @@ function ownRecords(
     patch: addToCounters(lake.volume, dataset.name, {
       landed: totals.records,
       quarantined: totals.quarantined,
+      files: totals.files,
       bytes: totals.bytes,
     }),
   };

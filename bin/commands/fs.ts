@@ -1,0 +1,159 @@
+/** `penstock fs format|mount|umount|info|stats|upgrade`. */
+import { InvalidArgumentError, type Command } from 'commander';
+import { isCode, PenstockError } from '../../lib/errors.ts';
+import { parseBytes } from '../../lib/units.ts';
+import { EXIT_FAILED, print, reportToParent, untilSignal } from '../output.ts';
+
+interface Json {
+  readonly json?: true;
+}
+
+interface FormatOptions extends Json {
+  readonly store: string;
+  readonly name?: string;
+  readonly option?: readonly string[];
+}
+
+interface MountOptions extends Json {
+  readonly name?: string;
+  readonly cacheDir?: string;
+  readonly cacheSize?: number;
+  readonly readOnly?: true;
+  readonly background?: true;
+  readonly logFile?: string;
+  readonly o?: readonly string[];
+}
+
+const collect = (value: string, previous: readonly string[] | undefined): string[] => [...(previous ?? []), value];
+
+function parseSize(text: string): number {
+  try {
+    return parseBytes(text);
+  } catch (error) {
+    throw new InvalidArgumentError(isCode(error, 'config') ? error.message : String(error));
+  }
+}
+
+/** `K=V` pairs. Throws `usage`. */
+function keyValues(pairs: readonly string[]): Record<string, string> {
+  return Object.fromEntries(
+    pairs.map((pair) => {
+      const at = pair.indexOf('=');
+      if (at < 1) throw new PenstockError('usage', `--option ${pair}: expected K=V`);
+      return [pair.slice(0, at), pair.slice(at + 1)];
+    }),
+  );
+}
+
+/** `-o a,b=c -o d`. What is not built is refused by name, never ignored. Throws `usage`. */
+export function parseMountOptions(options: readonly string[]): { accessLogPath?: string; readOnly?: true } {
+  const parsed: { accessLogPath?: string; readOnly?: true } = {};
+  for (const option of options.flatMap((text) => text.split(','))) {
+    const [key, ...rest] = option.split('=');
+    const value = rest.join('=');
+    if (key === 'accesslog' && value !== '') parsed.accessLogPath = value;
+    else if (key === 'ro') parsed.readOnly = true;
+    else if (key === 'passthrough' && value === 'off') continue;
+    else if (key === 'passthrough' || key === 'writeback') {
+      throw new PenstockError('usage', `-o ${option}: not built yet; expected passthrough=off, or no option`);
+    } else {
+      throw new PenstockError('usage', `-o ${option}: expected accesslog=FILE, ro or passthrough=off`);
+    }
+  }
+  return parsed;
+}
+
+export function addFsCommands(program: Command): void {
+  const fs = program.command('fs').description('the shared file system: volumes and mounts');
+
+  fs.command('format <meta-url>')
+    .description('make a volume: its metadata in META_URL (?volume=NAME), its data in the store')
+    .requiredOption('--store <url>', 'dir:PATH or s3://bucket/prefix?endpoint=URL&region=R')
+    .option('--name <name>', "the volume's name (default: lake)")
+    .option(
+      '--option <k=v>',
+      'blockSize, inlineBytes, trash, grace, durability or compression; may be repeated',
+      collect,
+    )
+    .option('--json', 'print as one JSON object')
+    .action(async (metaUrl: string, options: FormatOptions) => {
+      const { formatVolume } = await import('../../fs-gateway/main.ts');
+      const format = await formatVolume({
+        metaUrl,
+        storeUrl: options.store,
+        ...(options.name === undefined ? {} : { name: options.name }),
+        options: keyValues(options.option ?? []),
+      });
+      print({ ...format }, options.json);
+    });
+
+  fs.command('mount <meta-url> <mountpoint>')
+    .description('mount a volume; stays in the foreground until SIGTERM, unless --background')
+    .option('--name <name>', "the volume's name (default: lake)")
+    .option('--cache-dir <dir>', "on the node's fastest disk")
+    .option('--cache-size <size>', 'bound of the cache, as 100GB', parseSize)
+    .option('--read-only', 'nothing can be changed through this mount')
+    .option('-o <options>', 'accesslog=FILE, ro, passthrough=off; comma-separated, may be repeated', collect)
+    .option('--background', 'return when it is mounted')
+    .option('--log-file <file>', 'where a background mount writes its messages')
+    .option('--json', 'print as one JSON object')
+    .action(async (metaUrl: string, mountpoint: string, options: MountOptions) => {
+      const { mountVolume } = await import('../../fs-gateway/main.ts');
+      const { readOnly, ...parsed } = parseMountOptions(options.o ?? []);
+      const signal = options.background === true ? undefined : untilSignal();
+      const mount = await mountVolume({
+        metaUrl,
+        mountpoint,
+        ...parsed,
+        ...(options.name === undefined ? {} : { name: options.name }),
+        ...(options.cacheDir === undefined ? {} : { cacheDir: options.cacheDir }),
+        ...(options.cacheSize === undefined ? {} : { cacheBytes: options.cacheSize }),
+        ...(options.logFile === undefined ? {} : { logPath: options.logFile }),
+        readOnly: options.readOnly === true || readOnly === true,
+        background: options.background === true,
+        signals: false,
+      });
+      print({ mountpoint: mount.mountpoint, supervisorPid: mount.supervisorPid }, options.json);
+      reportToParent({ kind: 'mounted', mountpoint: mount.mountpoint });
+      if (signal === undefined) return;
+      const stop = (): void => void mount.stop();
+      if (signal.aborted) stop();
+      else signal.addEventListener('abort', stop, { once: true });
+      if (!(await mount.ended)) process.exitCode = EXIT_FAILED;
+    });
+
+  fs.command('umount <mountpoint>')
+    .description('write what is staged, then unmount')
+    .option('--force', 'also when the flush failed; what is staged stays in the cache directory')
+    .option('--lazy', 'also under open files')
+    .option('--json', 'print as one JSON object')
+    .action(async (mountpoint: string, options: Json & { readonly force?: true; readonly lazy?: true }) => {
+      const { umountVolume } = await import('../../fs-gateway/main.ts');
+      const report = await umountVolume(mountpoint, { force: options.force === true, lazy: options.lazy === true });
+      print({ ...report }, options.json);
+    });
+
+  fs.command('info <path>')
+    .description('which volume and mount a path lies in')
+    .option('--json', 'print as one JSON object')
+    .action(async (path: string, options: Json) => {
+      const { volumeInfo } = await import('../../fs-gateway/main.ts');
+      print({ ...volumeInfo(path) }, options.json);
+    });
+
+  fs.command('stats <mountpoint>')
+    .description('operations, latencies and cache of a mount')
+    .option('--json', 'print as one JSON object')
+    .action(async (mountpoint: string, options: Json) => {
+      const { mountStats } = await import('../../fs-gateway/main.ts');
+      print({ ...(await mountStats(mountpoint)) }, options.json);
+    });
+
+  fs.command('upgrade <mountpoint>')
+    .description('replace the worker of a mount by a new one; programs see nothing')
+    .option('--json', 'print as one JSON object')
+    .action(async (mountpoint: string, options: Json) => {
+      const { upgradeMount } = await import('../../fs-gateway/main.ts');
+      print({ ...(await upgradeMount(mountpoint)) }, options.json);
+    });
+}

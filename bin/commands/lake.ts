@@ -1,0 +1,147 @@
+/** `penstock land|compact|cost`. */
+import { InvalidArgumentError, Option, type Command } from 'commander';
+import type { CompactStatus } from '../../compactor/main.ts';
+import { EXIT_PARTLY, print, printTable, reportToParent, untilSignal } from '../output.ts';
+
+interface PipelineOptions {
+  readonly config: string;
+  readonly json?: true;
+}
+
+interface CompactOptions extends PipelineOptions {
+  readonly dataset?: string;
+  readonly hour?: number;
+  readonly shard?: { readonly index: number; readonly count: number };
+  readonly dryRun?: true;
+  readonly ignoreLag?: true;
+}
+
+interface CostOptions extends PipelineOptions {
+  readonly days: number;
+}
+
+const HOUR_MS = 3_600_000;
+const DAY_MS = 86_400_000;
+
+/** `2026-01-31T07`, UTC, as hours since the epoch. */
+export function parseHour(text: string): number {
+  const ms = /^\d{4}-\d{2}-\d{2}T\d{2}$/.test(text) ? Date.parse(`${text}:00:00Z`) : NaN;
+  // Date.parse takes the 31st of a month of 30 days: what it means must print as what was given.
+  if (Number.isNaN(ms) || new Date(ms).toISOString().slice(0, 13) !== text) {
+    throw new InvalidArgumentError('expected an hour in UTC, as 2026-01-31T07');
+  }
+  return ms / HOUR_MS;
+}
+
+/** `I/N` with 0 <= I < N, as a Kubernetes Indexed Job counts. */
+export function parseShard(text: string): { index: number; count: number } {
+  const match = /^(\d{1,6})\/(\d{1,6})$/.exec(text);
+  const index = Number(match?.[1]);
+  const count = Number(match?.[2]);
+  if (match === null || index >= count) throw new InvalidArgumentError('expected I/N with I from 0 to N-1, as 0/4');
+  return { index, count };
+}
+
+function parseDays(text: string): number {
+  const days = Number(text);
+  if (!(days > 0)) throw new InvalidArgumentError('expected a number of days');
+  return days;
+}
+
+function report(problems: readonly string[]): void {
+  for (const problem of problems) process.stderr.write(`penstock: ${problem}\n`);
+  if (problems.length > 0) process.exitCode = EXIT_PARTLY;
+}
+
+const configOption = (): Option => new Option('-c, --config <file>', 'pipeline.yaml').makeOptionMandatory();
+const jsonOption = (): Option => new Option('--json', 'print as JSON');
+
+async function loadPipeline(options: PipelineOptions) {
+  const { loadConfig } = await import('../../lib/config/load.ts');
+  const { pipelineSchema } = await import('../../lib/config/pipeline.ts');
+  return loadConfig(options.config, pipelineSchema);
+}
+
+export function addLakeCommands(program: Command): void {
+  program
+    .command('land')
+    .description('take records from the log into small Parquet files of the table, each once')
+    .addOption(configOption())
+    .option('--once', "end at the log's end as seen at the start")
+    .addOption(jsonOption())
+    .action(async (options: PipelineOptions & { readonly once?: true }) => {
+      const signal = untilSignal();
+      const { config, baseDir } = await loadPipeline(options);
+      const { land } = await import('../../compactor/main.ts');
+      const { summary, problems } = await land(config, baseDir, {
+        once: options.once === true,
+        signal,
+        onStatus: (status) => {
+          reportToParent(status);
+          if (status.kind === 'problem') process.stderr.write(`penstock: ${status.dataset}: ${status.message}\n`);
+        },
+      });
+      print({ ...summary }, options.json);
+      report(problems);
+    });
+
+  program
+    .command('compact')
+    .description('merge the small files of each hour into large, sorted ones without repeats')
+    .addOption(configOption())
+    .option('--dataset <name>', 'only this dataset')
+    .option('--hour <hour>', 'only this hour, UTC, as 2026-01-31T07', parseHour)
+    .option('--shard <i/n>', 'only the groups of this shard, counted from 0', parseShard)
+    .option('--dry-run', 'print what would be done')
+    .option('--ignore-lag', 'also the hours that are not over')
+    .addOption(jsonOption())
+    .action(async (options: CompactOptions) => {
+      const signal = untilSignal();
+      const { config, baseDir } = await loadPipeline(options);
+      const { compact } = await import('../../compactor/main.ts');
+      const { summary, plan, problems, notes } = await compact(config, baseDir, {
+        ...(options.dataset === undefined ? {} : { dataset: options.dataset }),
+        ...(options.hour === undefined ? {} : { hour: options.hour }),
+        ...(options.shard === undefined ? {} : { shard: options.shard }),
+        dryRun: options.dryRun === true,
+        ignoreLag: options.ignoreLag === true,
+        signal,
+        onStatus: (status) => {
+          reportToParent(status);
+          if (options.json !== true) process.stderr.write(progressLine(status));
+        },
+      });
+      if (options.dryRun === true)
+        printTable(
+          plan.map((group) => ({ ...group })),
+          options.json,
+        );
+      else print({ ...summary }, options.json);
+      for (const note of notes) process.stderr.write(`penstock: ${note}\n`);
+      report(problems);
+    });
+
+  program
+    .command('cost')
+    .description('what landing and compacting each dataset cost')
+    .addOption(configOption())
+    .option('--days <n>', 'the last N days', parseDays, 7)
+    .addOption(jsonOption())
+    .action(async (options: CostOptions) => {
+      const { config, baseDir } = await loadPipeline(options);
+      const { cost } = await import('../../compactor/main.ts');
+      const toMs = Date.now();
+      const reports = await cost(config, baseDir, { fromMs: toMs - options.days * DAY_MS, toMs });
+      const rows = reports.flatMap(({ dataset, land, compact }) => [
+        { dataset, run: 'land', ...land },
+        { dataset, run: 'compact', ...compact },
+      ]);
+      printTable(rows, options.json);
+    });
+}
+
+function progressLine(status: CompactStatus): string {
+  if (status.kind !== 'group') return `penstock: ${status.message}\n`;
+  const { group, left, etaSeconds } = status;
+  return `${group.dataset} ${group.hour}: ${group.files} files, ${group.rows} rows; ${left} groups left, about ${Math.ceil(etaSeconds)} s\n`;
+}

@@ -1,0 +1,316 @@
+/**
+ * `penstock demo`: the whole pipeline as one process tree in one directory. This process is the head: it starts agent, lander, compactor
+ * and mount as children, starts those again that die, shows what happens, and at the end drains, lands, compacts, and queries.
+ *
+ * Invariants: one head per directory (a kernel lock). The head keeps no state of its own: every figure it prints is read from the spool's
+ * and the table's own records, so it may be killed at any moment and a second start goes on where the first was.
+ * Failure: a child that is killed is started again; the head that is killed takes its children along (they see the channel close), and
+ * its mount is found and replaced by the next start.
+ */
+import { join, resolve } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { loadAgentConfig, runAgent } from '../../agent/main.ts';
+import { compact, datasetStats, land, openLake, type DatasetStats } from '../../compactor/main.ts';
+import { ensureVolume, mountability } from '../../fs-gateway/main.ts';
+import { loadConfig } from '../../lib/config/load.ts';
+import { pipelineSchema, type PipelineConfig } from '../../lib/config/pipeline.ts';
+import { PenstockError } from '../../lib/errors.ts';
+import { acquireProcessLock } from '../../lib/process-lock.ts';
+import type { LakeContext } from '../../lib/table/table.ts';
+import { DemoChild } from './child.ts';
+import { DEMO_DATASETS, demoPaths, writeConfiguration, type DemoPaths } from './configuration.ts';
+import { liveFilePaths, parquetBelow, queryDatasets, type QueryResult } from './query.ts';
+import { DemoScreen, type DemoProgress } from './screen.ts';
+
+/** How often the small files are compacted while readings come in. */
+const COMPACT_EVERY_MS = 15_000;
+const PROGRESS_EVERY_MS = 500;
+/** The spool is drained in steps of this; a step that delivers nothing ends the demo with the reason. */
+const DRAIN_STEP_MS = 30_000;
+const STOP_MS = 30_000;
+const MOUNT_MS = 30_000;
+
+export interface DemoOptions {
+  readonly dir: string;
+  /** Ends by itself after this; undefined: at the signal. */
+  readonly forMs: number | undefined;
+  /** Simulated readings per second. */
+  readonly rate: number;
+  readonly signal: AbortSignal;
+}
+
+export interface DemoSummary {
+  readonly readings: number;
+  readonly spooled: number;
+  readonly landedRows: number;
+  readonly duplicates: number;
+  readonly quarantined: number;
+  readonly compactedRows: number;
+  readonly smallFiles: number;
+  readonly compactedFiles: number;
+  readonly bytesBefore: number;
+  readonly bytesAfter: number;
+  readonly mountpoint: string | null;
+  readonly queryRows: number;
+  readonly seconds: number;
+}
+
+export interface DemoResult {
+  readonly summary: DemoSummary;
+  readonly query: QueryResult;
+  /** What did not go through, by name. Not empty: exit status 3. */
+  readonly problems: readonly string[];
+}
+
+/** Throws `held` when another demo has the directory. */
+export async function runDemo(options: DemoOptions): Promise<DemoResult> {
+  const paths = demoPaths(resolve(options.dir));
+  const lock = await acquireProcessLock(join(paths.dir, 'demo.lock'), { label: 'penstock demo' });
+  try {
+    writeConfiguration(paths, options.rate);
+    const { config } = await loadConfig(paths.pipeline, pipelineSchema);
+    await ensureVolume(paths.metaUrl, paths.storeUrl);
+    const ports = await openLake(config, paths.dir, 'demo');
+    try {
+      return await new Demo(options, paths, config, ports.lake).run();
+    } finally {
+      await ports.close();
+    }
+  } finally {
+    lock.release();
+  }
+}
+
+class Demo {
+  readonly #options: DemoOptions;
+  readonly #paths: DemoPaths;
+  readonly #config: PipelineConfig;
+  readonly #lake: LakeContext;
+  readonly #screen = new DemoScreen(process.stderr);
+  readonly #startedMs = performance.now();
+  readonly #agent: DemoChild;
+  readonly #lander: DemoChild;
+  readonly #mount: DemoChild;
+  readonly #problems: string[] = [];
+  #mountpoint: string | null = null;
+  #phase: DemoProgress['phase'] = 'collecting';
+  #stats: DatasetStats[] = [];
+  #agentTotals: Readings = { readings: 0, delivered: 0, spoolBytes: 0 };
+  #rate = { readings: 0, atMs: performance.now(), perSecond: 0 };
+
+  constructor(options: DemoOptions, paths: DemoPaths, config: PipelineConfig, lake: LakeContext) {
+    this.#options = options;
+    this.#paths = paths;
+    this.#config = config;
+    this.#lake = lake;
+    const child = (name: string, args: readonly string[]): DemoChild =>
+      new DemoChild(name, args, join(paths.logs, `${name}.log`));
+    this.#agent = child('agent', ['agent', 'run', '-c', paths.agent]);
+    this.#lander = child('lander', ['land', '-c', paths.pipeline]);
+    this.#mount = child('mount', [
+      'fs',
+      'mount',
+      paths.metaUrl,
+      paths.mountpoint,
+      '--cache-dir',
+      join(paths.dir, 'cache'),
+    ]);
+  }
+
+  async run(): Promise<DemoResult> {
+    const progress = this.#showProgress();
+    try {
+      await this.#startMount();
+      this.#agent.start();
+      this.#lander.start();
+      await Promise.race([this.#collect(), this.#agent.failure, this.#lander.failure, this.#mount.failure]);
+      return await this.#finish();
+    } finally {
+      progress.stop();
+      await Promise.all([this.#agent.stop(STOP_MS), this.#lander.stop(STOP_MS)]);
+      await this.#mount.stop(STOP_MS);
+    }
+  }
+
+  async #startMount(): Promise<void> {
+    const possible = mountability();
+    if (!possible.ok) {
+      this.#screen.say(`penstock: no mount here (${possible.reason}); the query will read the objects`);
+      return;
+    }
+    this.#mount.start();
+    const deadline = performance.now() + MOUNT_MS;
+    while (this.#mount.status?.['kind'] !== 'mounted') {
+      await Promise.race([delay(50), this.#mount.failure]);
+      if (performance.now() > deadline) {
+        throw new PenstockError(
+          'timeout',
+          `the mount at ${this.#paths.mountpoint} is not there after ${MOUNT_MS / 1000} s: see ${this.#paths.logs}/mount.log`,
+        );
+      }
+    }
+    this.#mountpoint = this.#paths.mountpoint;
+  }
+
+  /** Until the time is over or the signal fires; compacts what has landed meanwhile. */
+  async #collect(): Promise<void> {
+    const { signal, forMs } = this.#options;
+    const over = forMs === undefined ? signal : AbortSignal.any([signal, AbortSignal.timeout(forMs)]);
+    while (!over.aborted) {
+      await delay(COMPACT_EVERY_MS, undefined, { signal: over }).catch(() => undefined);
+      if (over.aborted) break;
+      const run = new DemoChild(
+        'compactor',
+        ['compact', '-c', this.#paths.pipeline, '--ignore-lag', '--json'],
+        join(this.#paths.logs, 'compactor.log'),
+        { restart: false },
+      );
+      run.start();
+      await Promise.race([run.ended, new Promise((done) => over.addEventListener('abort', done, { once: true }))]);
+      await run.stop(STOP_MS);
+    }
+  }
+
+  async #finish(): Promise<DemoResult> {
+    this.#phase = 'draining';
+    await this.#agent.stop(STOP_MS);
+    const totals = await this.#drain();
+    this.#phase = 'landing';
+    await this.#lander.stop(STOP_MS);
+    const signal = new AbortController().signal;
+    const landed = await land(this.#config, this.#paths.dir, { once: true, signal });
+    this.#phase = 'compacting';
+    const compacted = await compact(this.#config, this.#paths.dir, { ignoreLag: true, signal });
+    this.#problems.push(...landed.problems, ...compacted.problems);
+    this.#phase = 'querying';
+    const stats = await this.#readStats();
+    const query = await queryDatasets(await this.#files());
+    const sum = (pick: (stats: DatasetStats) => number): number => stats.reduce((total, one) => total + pick(one), 0);
+    const summary: DemoSummary = {
+      readings: totals.readings,
+      spooled: totals.delivered,
+      landedRows: sum((one) => one.landed),
+      duplicates: sum((one) => one.duplicates),
+      quarantined: sum((one) => one.quarantined),
+      compactedRows: sum((one) => one.liveRows),
+      smallFiles: sum((one) => one.landedFiles),
+      compactedFiles: sum((one) => one.liveFiles),
+      bytesBefore: sum((one) => one.landedBytes),
+      bytesAfter: sum((one) => one.liveBytes),
+      mountpoint: this.#mountpoint,
+      queryRows: query.rows,
+      seconds: Math.round((performance.now() - this.#startedMs) / 100) / 10,
+    };
+    return { summary, query, problems: this.#problems };
+  }
+
+  /** Delivers what is left in the spool, without sources, and returns what the spool itself says. */
+  async #drain(): Promise<{ readings: number; delivered: number }> {
+    const { config, baseDir } = await loadAgentConfig(this.#paths.agent);
+    for (let before = -1; ;) {
+      const summary = await runAgent({
+        config: { ...config, sources: [] },
+        baseDir,
+        signal: AbortSignal.abort(),
+        drainMs: DRAIN_STEP_MS,
+        onStatus: (status) =>
+          (this.#agentTotals = {
+            readings: status.readings,
+            delivered: status.delivered,
+            spoolBytes: status.spool.bytes,
+          }),
+      });
+      if (summary.delivered >= summary.readings) return summary;
+      if (summary.delivered === before) {
+        this.#problems.push(
+          `${summary.readings - summary.delivered} readings stay in the spool: the log takes nothing`,
+        );
+        return summary;
+      }
+      before = summary.delivered;
+    }
+  }
+
+  /** As a program that uses the mount finds them; without a mount, the objects of the table. */
+  async #files(): Promise<Map<string, readonly string[]>> {
+    const files = new Map<string, readonly string[]>();
+    for (const dataset of DEMO_DATASETS) {
+      const found =
+        this.#mountpoint === null
+          ? await liveFilePaths(this.#lake, dataset)
+          : parquetBelow(join(this.#mountpoint, 'lake', dataset));
+      files.set(dataset, found);
+    }
+    return files;
+  }
+
+  async #readStats(): Promise<DatasetStats[]> {
+    this.#stats = [];
+    for (const dataset of DEMO_DATASETS) this.#stats.push(await datasetStats(this.#lake, dataset));
+    return this.#stats;
+  }
+
+  #showProgress(): { stop(): void } {
+    let busy = false;
+    const timer = setInterval(() => {
+      if (busy) return;
+      busy = true;
+      void this.#readStats()
+        // The figures of a moment: a failed read is repeated half a second later, and the phases report their own errors.
+        .catch(() => undefined)
+        .then(() => this.#screen.show(this.#progress()))
+        .finally(() => (busy = false));
+    }, PROGRESS_EVERY_MS);
+    return { stop: () => clearInterval(timer) };
+  }
+
+  #progress(): DemoProgress {
+    if (this.#phase === 'collecting') this.#agentTotals = readingsOf(this.#agent.status) ?? this.#agentTotals;
+    const { readings, delivered, spoolBytes } = this.#agentTotals;
+    const nowMs = performance.now();
+    if (nowMs - this.#rate.atMs > 1000) {
+      const perSecond =
+        this.#rate.readings === 0
+          ? 0
+          : Math.max(0, ((readings - this.#rate.readings) * 1000) / (nowMs - this.#rate.atMs));
+      this.#rate = { readings, atMs: nowMs, perSecond };
+    }
+    const sum = (pick: (stats: DatasetStats) => number): number =>
+      this.#stats.reduce((total, one) => total + pick(one), 0);
+    const seconds = (nowMs - this.#startedMs) / 1000;
+    const { forMs } = this.#options;
+    return {
+      phase: this.#phase,
+      seconds,
+      secondsLeft: forMs === undefined ? undefined : forMs / 1000 - seconds,
+      readings,
+      readingsPerSecond: this.#rate.perSecond,
+      spoolBytes,
+      notDelivered: readings - delivered,
+      landed: sum((one) => one.landed),
+      quarantined: sum((one) => one.quarantined),
+      duplicates: sum((one) => one.duplicates),
+      smallFiles: sum((one) => one.landedFiles),
+      smallBytes: sum((one) => one.landedBytes),
+      liveFiles: sum((one) => one.liveFiles),
+      liveBytes: sum((one) => one.liveBytes),
+      mountpoint: this.#mountpoint,
+      restarts: this.#agent.restarts + this.#lander.restarts + this.#mount.restarts,
+    };
+  }
+}
+
+interface Readings {
+  readonly readings: number;
+  readonly delivered: number;
+  readonly spoolBytes: number;
+}
+
+/** The agent's status as it came over the channel. */
+function readingsOf(status: Readonly<Record<string, unknown>> | undefined): Readings | undefined {
+  if (status === undefined) return undefined;
+  const { readings, delivered, spool } = status;
+  if (typeof readings !== 'number' || typeof delivered !== 'number' || typeof spool !== 'object' || spool === null)
+    return undefined;
+  return { readings, delivered, spoolBytes: 'bytes' in spool ? Number(spool.bytes) : 0 };
+}
