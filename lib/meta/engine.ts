@@ -116,7 +116,10 @@ export interface Link {
 
 export interface FeedHandlers {
   onMessage(shard: string, message: Buffer): void;
-  /** Messages may have been missed (lost connection, ring overrun): drop everything cached under this shard. */
+  /**
+   * Messages may have been missed (lost connection, ring overrun): drop everything cached under this shard. After a lost connection
+   * it is called twice: at the loss, and when the feed is back, for what was cached in between.
+   */
   onGap(shard: string): void;
 }
 
@@ -160,12 +163,16 @@ export interface MetaEngine {
   follow(key: Key, link: Link): Promise<{ readonly record: Stored | null; readonly target: Stored | null }>;
   /**
    * A page of a bucket's value records, in no promised order. Every record that is present during the whole scan is
-   * returned at least once; one that comes or goes meanwhile may or may not be. Start with cursor ''.
+   * returned at least once; one that comes or goes meanwhile may or may not be. Start with cursor ''. `limit` is a guide: Redis
+   * gives a small bucket whole, and may give an empty page before the last.
    */
   scan(bucket: string, cursor: string, limit: number): Promise<ScanPage>;
   /** Number of value records in a bucket. */
   count(bucket: string): Promise<number>;
-  /** The buckets whose name starts with `prefix`, for tools (gc, fsck, dump); slow, paged by the caller's iteration. */
+  /**
+   * The buckets whose name starts with `prefix`, for tools (gc, fsck, dump); slow, paged by the caller's iteration. Redis may name one
+   * twice while others come and go.
+   */
   buckets(prefix: string): AsyncIterable<string>;
   /** The numbers in a bucket, for tools. */
   numbers(bucket: string): Promise<readonly (readonly [field: string, value: bigint])[]>;

@@ -32,6 +32,12 @@ export function assertBucket(bucket: string): void {
   assertLatin1(bucket);
 }
 
+/** The beginning of a bucket's name: at least the brace of its hash tag, so that it finds nothing of the engine's own. */
+export function assertBucketPrefix(prefix: string): void {
+  assert.ok(prefix.startsWith('{'), `'${prefix}' is not the beginning of a bucket`);
+  assertLatin1(prefix);
+}
+
 export function assertKey(key: { readonly bucket: string; readonly field: string }): void {
   assertBucket(key.bucket);
   assertLatin1(key.field);

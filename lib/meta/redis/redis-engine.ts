@@ -26,7 +26,7 @@ import {
   type Stored,
   type Subscription,
 } from '../engine.ts';
-import { SCAN_LIMIT_MAX, assertBucket, assertKey, checkMinitransaction } from '../limits.ts';
+import { SCAN_LIMIT_MAX, assertBucket, assertBucketPrefix, assertKey, checkMinitransaction } from '../limits.ts';
 import { linkTarget } from '../link.ts';
 import { DEFAULT_LEASE_MS, SessionLease } from '../session-lease.ts';
 import {
@@ -179,7 +179,7 @@ class RedisEngine implements MetaEngine {
   }
 
   async *buckets(prefix: string): AsyncIterable<string> {
-    assertBucket(prefix);
+    assertBucketPrefix(prefix);
     const pattern = argument(`${prefix.replace(/[\\*?[\]]/g, '\\$&')}*`);
     let cursor = '0';
     do {
@@ -194,12 +194,18 @@ class RedisEngine implements MetaEngine {
   async numbers(bucket: string): Promise<readonly (readonly [string, bigint])[]> {
     this.#assertOpen();
     assertBucket(bucket);
-    const flat = buffers(await this.#connection.call('hgetall', [argument(bucket)]));
-    const numbers: (readonly [string, bigint])[] = [];
-    for (let i = 0; i + 1 < flat.length; i += 2) {
-      numbers.push([flat[i]?.toString('latin1') ?? '', BigInt(flat[i + 1]?.toString('latin1') ?? '0')]);
-    }
-    return numbers;
+    // By pages, as this is one long command otherwise; a page may repeat a field.
+    const numbers = new Map<string, bigint>();
+    let cursor = '0';
+    do {
+      const args = [argument(bucket), cursor, 'COUNT', String(SCAN_COUNT)];
+      const [next, flat] = scanReply(await this.#connection.call('hscan', args));
+      for (let i = 0; i + 1 < flat.length; i += 2) {
+        numbers.set(flat[i]?.toString('latin1') ?? '', BigInt(flat[i + 1]?.toString('latin1') ?? '0'));
+      }
+      cursor = next;
+    } while (cursor !== '0');
+    return [...numbers];
   }
 
   async commit(transaction: Minitransaction): Promise<CommitResult> {

@@ -39,7 +39,14 @@ import type {
   Subscription,
   Version,
 } from '../engine.ts';
-import { SCAN_LIMIT_MAX, WAITING_MAX, assertBucket, assertKey, checkMinitransaction } from '../limits.ts';
+import {
+  SCAN_LIMIT_MAX,
+  WAITING_MAX,
+  assertBucket,
+  assertBucketPrefix,
+  assertKey,
+  checkMinitransaction,
+} from '../limits.ts';
 import { linkTarget } from '../link.ts';
 import { DEFAULT_LEASE_MS, SessionLease } from '../session-lease.ts';
 import { SqliteFeed } from './feed.ts';
@@ -240,6 +247,7 @@ class SqliteEngine implements MetaEngine {
   }
 
   async *buckets(prefix: string): AsyncIterable<string> {
+    assertBucketPrefix(prefix);
     const start = latin1(prefix);
     let from = start;
     while (true) {

@@ -1,0 +1,141 @@
+/** A real redis-server of one's own: on a free loopback port, in a temporary folder, stopped by its process id. */
+import { spawn, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { rmSync } from 'node:fs';
+import { createServer, type AddressInfo } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Redis } from 'ioredis';
+import { requireService } from './services.ts';
+import { makeTempDir } from './temp.ts';
+
+const START_DEADLINE_MS = 20_000;
+const LINK_DEADLINE_MS = 20_000;
+
+export async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo; // a TCP server's address is never a string
+  server.close();
+  await once(server, 'close');
+  return port;
+}
+
+export class RedisServer {
+  readonly port: number;
+  readonly dir: string;
+  /** An administrator's connection. */
+  readonly admin: Redis;
+  readonly #args: readonly string[];
+  #process: ChildProcess | undefined;
+
+  constructor(port: number, args: readonly string[]) {
+    this.port = port;
+    this.dir = makeTempDir('redis');
+    this.#args = args;
+    this.admin = new Redis({
+      host: '127.0.0.1',
+      port,
+      lazyConnect: true,
+      retryStrategy: () => 20,
+      maxRetriesPerRequest: null,
+    });
+    // It is told of every refused connection while the server restarts.
+    this.admin.on('error', () => undefined);
+  }
+
+  get pid(): number {
+    const pid = this.#process?.pid;
+    if (pid === undefined) throw new Error('this redis-server is not running');
+    return pid;
+  }
+
+  url(database = 0, query = ''): string {
+    return `redis://127.0.0.1:${this.port}/${database}${query}`;
+  }
+
+  async start(): Promise<void> {
+    const binary = requireService('redis-server');
+    const fixed = [
+      '--port',
+      String(this.port),
+      '--bind',
+      '127.0.0.1',
+      '--dir',
+      this.dir,
+      '--save',
+      '',
+      '--daemonize',
+      'no',
+    ];
+    const child = spawn(binary, [...fixed, '--logfile', 'redis.log', ...this.#args], { stdio: 'ignore' });
+    this.#process = child;
+    const exited = once(child, 'exit').then(() => {
+      throw new Error(`redis-server ended at its start; its log is ${this.dir}/redis.log`);
+    });
+    await Promise.race([this.#answers(), exited]);
+    exited.catch(() => undefined);
+  }
+
+  /** The signal, and the process has ended when it resolves. */
+  async kill(signal: NodeJS.Signals = 'SIGKILL'): Promise<void> {
+    const child = this.#process;
+    if (child === undefined) return;
+    this.#process = undefined;
+    if (child.exitCode !== null || child.signalCode !== null) return;
+    const ended = once(child, 'exit');
+    child.kill(signal);
+    await ended;
+  }
+
+  async stop(): Promise<void> {
+    this.admin.disconnect();
+    await this.kill();
+    rmSync(this.dir, { recursive: true, force: true, maxRetries: 3 });
+  }
+
+  /** Waits until this replica has its master's data and follows it. */
+  async follow(master: RedisServer): Promise<void> {
+    await this.admin.call('REPLICAOF', '127.0.0.1', String(master.port));
+    await until(LINK_DEADLINE_MS, async () => (await this.admin.info('replication')).includes('master_link_status:up'));
+  }
+
+  async #answers(): Promise<void> {
+    await until(START_DEADLINE_MS, async () => {
+      const probe = new Redis({ host: '127.0.0.1', port: this.port, lazyConnect: true, retryStrategy: null });
+      probe.on('error', () => undefined);
+      try {
+        await probe.connect();
+        // A password may be asked for: an answer is what counts.
+        return await probe.ping().then(
+          () => true,
+          (error: unknown) => String(error).includes('NOAUTH'),
+        );
+      } catch (error) {
+        return String(error).includes('NOAUTH');
+      } finally {
+        probe.disconnect();
+      }
+    });
+  }
+}
+
+/** Asks again every few milliseconds until `condition` holds; throws at the deadline. */
+export async function until(deadlineMs: number, condition: () => boolean | Promise<boolean>): Promise<void> {
+  const endMs = performance.now() + deadlineMs;
+  while (!(await condition())) {
+    if (performance.now() > endMs) throw new Error(`not so within ${deadlineMs} ms: ${condition.toString()}`);
+    await sleep(5);
+  }
+}
+
+/** The caller stops it. */
+export async function startRedis(...args: readonly string[]): Promise<RedisServer> {
+  const server = new RedisServer(await freePort(), args);
+  try {
+    await server.start();
+  } catch (error) {
+    await server.stop();
+    throw error;
+  }
+  return server;
+}
