@@ -174,7 +174,7 @@ test('health, readiness and metrics are served while it runs, and the status tel
   expect(readdirSync(join(dir, 'agent', 'quarantine'))).toHaveLength(1);
 });
 
-test('while the log cannot be opened the agent takes readings, and delivers them when it can', async () => {
+test('while the log cannot be opened the agent takes readings, and delivers them when it can, under their own identity', async () => {
   const dir = tempDir();
   // A file where the log's folder should be.
   writeFileSync(join(dir, 'log'), '');
@@ -192,6 +192,8 @@ test('while the log cannot be opened the agent takes readings, and delivers them
   });
   expect(summary).toMatchObject({ readings: 500, delivered: 0 });
   renameSync(join(dir, 'log'), join(dir, 'other'));
+  // As on another machine: the backlog must keep the identity that it was stored under.
+  writeFileSync(join(dir, 'agent', 'spool', 'identity.json'), '');
   const second = new AbortController();
   const delivered = await runAgent({
     config,
@@ -202,5 +204,9 @@ test('while the log cannot be opened the agent takes readings, and delivers them
     },
   });
   expect(delivered).toMatchObject({ readings: 500, delivered: 500 });
-  expect(await deliveredIn(dir, 't')).toHaveLength(500);
+  expect(delivered.incarnation).not.toBe(summary.incarnation);
+  const records = await deliveredIn(dir, 't');
+  expect(records).toHaveLength(500);
+  expect(new Set(records.map(({ headers }) => headers['incarnation']))).toEqual(new Set([summary.incarnation]));
+  expect(new Set(records.map(({ headers }) => headers['replayed']))).toEqual(new Set(['1']));
 });
