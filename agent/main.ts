@@ -221,7 +221,6 @@ class RunningAgent {
         this.#uplink = await Uplink.start({
           log: this.#log,
           spool: this.#spool,
-          identity: this.#spool.identity,
           directory: resolve(this.#dataDir, 'uplink'),
           topics,
           compression: 'zstd',

@@ -19,7 +19,7 @@ import type { SpooledReading } from '../spool/spool-reader.ts';
 import type { Backoff } from './backoff.ts';
 import type { Quarantine } from './quarantine.ts';
 import { findStored } from './read-back.ts';
-import { recordsOf, type AgentIdentity, type ReadingEncoder } from './reading-record.ts';
+import { recordsOf, type ReadingEncoder } from './reading-record.ts';
 import type { NewIntent, SendIntent, SendIntents } from './send-intents.ts';
 
 /** Room for what zstd adds to bytes that do not compress (0.4 %). */
@@ -29,7 +29,6 @@ const BATCH_TARGET_BYTES = 512 * 1024;
 
 export interface LaneContext {
   readonly log: Log;
-  readonly identity: AgentIdentity;
   readonly encoder: ReadingEncoder;
   readonly intents: SendIntents;
   readonly quarantine: Quarantine;
@@ -68,6 +67,8 @@ export class Lane {
   #queue: Batch[] = [];
   #queuedBytes = 0;
   #builder: RecordBatchBuilder | undefined;
+  /** A batch holds readings of one incarnation. */
+  #builderIncarnation = '';
   #builderFirst = 0n;
   #builderLast = 0n;
   #inFlight = 0;
@@ -144,7 +145,7 @@ export class Lane {
     let first: bigint | undefined;
     let last = 0n;
     const seal = (): void => {
-      if (first !== undefined) parts.push(this.#seal(builder, first, last));
+      if (first !== undefined) parts.push(this.#seal(builder, old.incarnation, first, last));
       first = undefined;
     };
     for (const reading of readings) {
@@ -169,6 +170,7 @@ export class Lane {
 
   /** False: the reading alone is too large for any batch. */
   add(reading: SpooledReading): boolean {
+    if (this.#builder !== undefined && this.#builderIncarnation !== reading.incarnation) this.flush();
     const timestampMs = this.#context.nowMs();
     if (!this.#context.encoder.add(this.#openBuilder(reading), reading, timestampMs)) {
       this.flush();
@@ -186,7 +188,7 @@ export class Lane {
   flush(): void {
     const builder = this.#builder;
     if (builder === undefined || builder.records === 0) return;
-    const { batch, intent } = this.#seal(builder, this.#builderFirst, this.#builderLast);
+    const { batch, intent } = this.#seal(builder, this.#builderIncarnation, this.#builderFirst, this.#builderLast);
     this.#releaseBuilder();
     this.#enqueue(this.#context.intents.record(intent), batch);
     this.#wake();
@@ -201,6 +203,7 @@ export class Lane {
     if (this.#builder === undefined) {
       this.#builder = this.#takeBuilder();
       this.#builderFirst = reading.seq;
+      this.#builderIncarnation = reading.incarnation;
     }
     return this.#builder;
   }
@@ -216,6 +219,7 @@ export class Lane {
 
   #seal(
     builder: RecordBatchBuilder,
+    incarnation: string,
     first: bigint,
     last: bigint,
   ): { first: bigint; last: bigint; batch: Buffer; intent: NewIntent } {
@@ -227,6 +231,7 @@ export class Lane {
     const header = readBatchHeader(batch, 0, this.#topic.name);
     const intent: NewIntent = {
       topic: this.#topic.name,
+      incarnation,
       partitions: this.#topic.partitions,
       partition: this.#partition,
       topicId: this.#topicId,
@@ -367,9 +372,9 @@ export class Lane {
 
   /** What is not stored gets a new producer; a batch is cut where it is above the target, and never merged with another. */
   async #renew(): Promise<void> {
-    const { log, identity, signal, intents, builders } = this.#context;
+    const { log, signal, intents, builders } = this.#context;
     const known = this.#queue.filter(({ intent }) => intent.topicId === this.#topicId).map(({ intent }) => intent);
-    const stored = await findStored(log, known, identity, signal);
+    const stored = await findStored(log, known, signal);
     this.#producer = await log.producer();
     this.#nextSequence = 0;
     for (const batch of [...this.#queue]) {
@@ -386,7 +391,7 @@ export class Lane {
       let size = 0;
       for (const record of recordsOf(bytes, intent.topic)) {
         if (first !== undefined && (size + record.bytes > this.#targetBytes || !record.addTo(builder))) {
-          parts.push(this.#seal(builder, first, last));
+          parts.push(this.#seal(builder, intent.incarnation, first, last));
           first = undefined;
           size = 0;
           record.addTo(builder);
@@ -397,7 +402,7 @@ export class Lane {
         last = record.seq;
         size += record.bytes;
       }
-      if (first !== undefined) parts.push(this.#seal(builder, first, last));
+      if (first !== undefined) parts.push(this.#seal(builder, intent.incarnation, first, last));
     }
     builders.push(builder);
     const made = intents.replace(

@@ -4,7 +4,7 @@
  */
 import type { Log } from '../../lib/log/log.ts';
 import { readBatchHeader } from '../../lib/log/record-batch.ts';
-import { firstSeqOf, type AgentIdentity } from './reading-record.ts';
+import { firstSeqOf } from './reading-record.ts';
 import type { SendIntent } from './send-intents.ts';
 
 const FETCH_BYTES = 1 << 20;
@@ -13,7 +13,6 @@ const FETCH_BYTES = 1 << 20;
 export async function findStored(
   log: Log,
   intents: readonly SendIntent[],
-  identity: AgentIdentity,
   signal: AbortSignal,
 ): Promise<ReadonlySet<number>> {
   const stored = new Set<number>();
@@ -35,7 +34,7 @@ export async function findStored(
           intent.producerEpoch === header.producerEpoch &&
           intent.baseSequence === header.baseSequence,
       );
-      if (match !== undefined && firstSeqOf(batch, where, identity) === match.first) stored.add(match.id);
+      if (match !== undefined && firstSeqOf(batch, where, match.incarnation) === match.first) stored.add(match.id);
     }
     if (result.nextOffset <= next) break;
     next = result.nextOffset;

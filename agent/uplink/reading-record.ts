@@ -1,55 +1,53 @@
 /**
  * A reading as a Kafka record: key = sensor id, value = its bytes, ASCII headers `agent`, `incarnation`, `seq`, `event` and
- * `arrival` (epoch us), `replayed` (`1` or `0`). The identity of a reading is (agent, incarnation, topic, seq).
+ * `arrival` (epoch us), `replayed` (`1` or `0`). The identity of a reading is (agent, incarnation, topic, seq); an incarnation is a
+ * random id, so it alone tells whose a sequence number is.
  */
 import { HeaderBlock, type RecordBatchBuilder } from '../../lib/log/batch-builder.ts';
 import { RecordBatchReader } from '../../lib/log/batch-reader.ts';
 import type { SpooledReading } from '../spool/spool-reader.ts';
 
-export interface AgentIdentity {
-  readonly agent: string;
-  readonly incarnation: string;
-}
-
 /** Four numbers of at most 20 digits with their names and lengths, behind the two constant headers. */
 const VARIABLE_HEADER_BYTES = 160;
 
-const AGENT = Buffer.from('agent');
 const INCARNATION = Buffer.from('incarnation');
 const SEQ = Buffer.from('seq');
 
 export class ReadingEncoder {
-  readonly #headers: HeaderBlock;
-  readonly #constant: ReturnType<HeaderBlock['mark']>;
-
-  constructor(identity: AgentIdentity) {
-    const agent = Buffer.from(identity.agent);
-    const incarnation = Buffer.from(identity.incarnation);
-    this.#headers = new HeaderBlock(agent.length + incarnation.length + 64 + VARIABLE_HEADER_BYTES);
-    this.#headers.add('agent', agent);
-    this.#headers.add('incarnation', incarnation);
-    this.#constant = this.#headers.mark();
-  }
+  /** The headers that stay the same from one reading to the next, and room for the others behind them. */
+  #constant: { readonly agent: string; readonly incarnation: string; readonly block: HeaderBlock } | undefined;
 
   /** False when the batch is full. */
   add(builder: RecordBatchBuilder, reading: SpooledReading, timestampMs: number): boolean {
-    const headers = this.#headers;
-    headers.truncate(this.#constant);
+    const headers = this.#headersOf(reading);
     headers.addAscii('seq', String(reading.seq));
     headers.addAscii('event', String(reading.eventUs));
     headers.addAscii('arrival', String(reading.arrivalUs));
     headers.addAscii('replayed', reading.replayed ? '1' : '0');
     return builder.add(timestampMs, reading.key, reading.value, headers);
   }
+
+  #headersOf({ agent, incarnation }: SpooledReading): HeaderBlock {
+    if (this.#constant?.incarnation !== incarnation || this.#constant.agent !== agent) {
+      const block = new HeaderBlock(
+        Buffer.byteLength(agent) + Buffer.byteLength(incarnation) + 64 + VARIABLE_HEADER_BYTES,
+      );
+      block.add('agent', Buffer.from(agent));
+      block.add('incarnation', Buffer.from(incarnation));
+      block.keepAdded();
+      this.#constant = { agent, incarnation, block };
+    }
+    this.#constant.block.truncate();
+    return this.#constant.block;
+  }
 }
 
-/** The sequence number of the first reading of a stored batch when it is ours, else null. */
-export function firstSeqOf(batch: Uint8Array, where: string, identity: AgentIdentity): bigint | null {
+/** The sequence number of the first reading of a stored batch when it is of that incarnation, else null. */
+export function firstSeqOf(batch: Uint8Array, where: string, incarnation: string): bigint | null {
   const reader = new RecordBatchReader();
   reader.open(batch, where);
   if (!reader.next()) return null;
-  if (reader.header(AGENT)?.toString() !== identity.agent) return null;
-  if (reader.header(INCARNATION)?.toString() !== identity.incarnation) return null;
+  if (reader.header(INCARNATION)?.toString() !== incarnation) return null;
   const seq = reader.headerText(SEQ);
   return seq === null || !/^\d{1,19}$/.test(seq) ? null : BigInt(seq);
 }

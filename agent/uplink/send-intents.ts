@@ -7,11 +7,11 @@
  *    { intent }                 a batch that may be sent from now on
  *    { replaces, intents }      the batches `replaces` will never be sent again; their readings are in `intents` now
  *    { done }                   the batch of that id is stored, or given up
- *    { frontier }               every reading of a (topic, partitions, partition) up to `last` is stored, given up, or in an intent
+ *    { frontier }               every reading of a lane up to `last` is stored, given up, or in an intent
  *
  * Invariants
  * - `sync` resolves when everything recorded before is on disk (one fdatasync for all that wait); only then may bytes go out.
- * - Intents of a lane (topic, partition count, partition) are made in the order of their readings and cover all of them: below the
+ * - Intents of a lane (topic, incarnation, partition count, partition) are made in the order of their readings and cover all of them: below the
  *   highest `last` of a lane no reading is without an intent or behind the frontier. A replacement is one line: all or nothing.
  * - `done` lines are not synced: one that is lost makes the next start look the batch up.
  * Failure: a torn last line is cut at opening; a damaged line before it is `corrupt`. After a failed write the file is written anew
@@ -27,7 +27,12 @@ import { PenstockError, fromSystemError, systemCode } from '../../lib/errors.ts'
 const REWRITE_BYTES = 1 << 20;
 
 const decimal = z.string().regex(/^\d+$/).transform(BigInt);
-const laneShape = { topic: z.string(), partitions: z.int().positive(), partition: z.int().nonnegative() };
+const laneShape = {
+  topic: z.string(),
+  incarnation: z.string(),
+  partitions: z.int().positive(),
+  partition: z.int().nonnegative(),
+};
 const intentSchema = z.strictObject({
   ...laneShape,
   id: z.int().nonnegative(),
@@ -55,7 +60,7 @@ const lineSchema = z.union([
 
 export type SendIntent = Readonly<z.output<typeof intentSchema>>;
 export type NewIntent = Omit<SendIntent, 'id'>;
-export type LaneKey = Pick<SendIntent, 'topic' | 'partitions' | 'partition'>;
+export type LaneKey = Pick<SendIntent, 'topic' | 'incarnation' | 'partitions' | 'partition'>;
 type Line = z.output<typeof lineSchema>;
 
 interface LaneIntents {
@@ -269,11 +274,11 @@ export class SendIntents {
     }
   }
 
-  #lane({ topic, partitions, partition }: LaneKey): LaneIntents {
-    const name = `${topic}/${partitions}/${partition}`;
+  #lane({ topic, incarnation, partitions, partition }: LaneKey): LaneIntents {
+    const name = `${topic}/${incarnation}/${partitions}/${partition}`;
     let lane = this.#lanes.get(name);
     if (lane === undefined) {
-      lane = { key: { topic, partitions, partition }, intents: [], frontier: 0n };
+      lane = { key: { topic, incarnation, partitions, partition }, intents: [], frontier: 0n };
       this.#lanes.set(name, lane);
     }
     return lane;

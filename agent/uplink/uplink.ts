@@ -25,7 +25,7 @@ import { Lane, type LaneContext } from './lane.ts';
 import { partitionOf } from './partitioner.ts';
 import { Quarantine } from './quarantine.ts';
 import { findStored } from './read-back.ts';
-import { ReadingEncoder, type AgentIdentity } from './reading-record.ts';
+import { ReadingEncoder } from './reading-record.ts';
 import { SendIntents, type SendIntent } from './send-intents.ts';
 
 const READ_BYTES = 1 << 20;
@@ -33,8 +33,7 @@ const READ_BYTES = 1 << 20;
 export interface UplinkOptions {
   readonly log: Log;
   readonly spool: SpoolReader;
-  readonly identity: AgentIdentity;
-  /** Holds `intents-<incarnation>` and `quarantine.ndjson`; of this agent alone. */
+  /** Holds `intents` and `quarantine.ndjson`; of this agent alone. */
   readonly directory: string;
   /** For topics that do not exist yet. */
   readonly topics: TopicOptions;
@@ -63,8 +62,8 @@ export interface UplinkStatus {
 interface TopicState {
   readonly info: TopicInfo;
   readonly lanes: readonly Lane[];
-  /** What earlier runs gave to a lane: by partition count, the last sequence number of each partition. */
-  readonly covered: ReadonlyMap<number, readonly bigint[]>;
+  /** What earlier runs gave to a lane: by incarnation and partition count, the last sequence number of each partition. */
+  readonly covered: ReadonlyMap<string, ReadonlyMap<number, readonly bigint[]>>;
   /** Read from the spool so far. */
   readSeq: bigint;
   acknowledged: bigint;
@@ -90,8 +89,7 @@ export class Uplink {
     this.#quarantine = new Quarantine(join(options.directory, 'quarantine.ndjson'), options.clock);
     this.#context = {
       log: options.log,
-      identity: options.identity,
-      encoder: new ReadingEncoder(options.identity),
+      encoder: new ReadingEncoder(),
       intents,
       quarantine: this.#quarantine,
       backoff: new Backoff(options.backoff),
@@ -112,8 +110,7 @@ export class Uplink {
 
   /** Starts sending in the background. Throws when the intent file cannot be used; errors of the log only show in `status()`. */
   static async start(options: UplinkOptions): Promise<Uplink> {
-    // Under another incarnation the sequence numbers are others: its intents say nothing about these readings.
-    const path = join(options.directory, `intents-${options.identity.incarnation}`);
+    const path = join(options.directory, 'intents');
     const intents = await SendIntents.open(path, (topic) => options.spool.durablyAcknowledged(topic));
     const uplink = new Uplink(options, intents);
     uplink.#running = uplink.#run();
@@ -230,7 +227,7 @@ export class Uplink {
   }
 
   async #give(topic: TopicState, reading: SpooledReading): Promise<void> {
-    for (const [partitions, last] of topic.covered) {
+    for (const [partitions, last] of topic.covered.get(reading.incarnation) ?? []) {
       if (reading.seq <= (last[partitionOf(reading.key, reading.seq, partitions)] ?? 0n)) return;
     }
     const lane = topic.lanes[partitionOf(reading.key, reading.seq, topic.info.partitions)];
@@ -320,7 +317,7 @@ export class Uplink {
     for (let partition = 0; partition < info.partitions; partition++) {
       // Of a topic that was made anew nothing that was sent is left.
       const intents = open.filter((intent) => intent.partition === partition && intent.topicId === info.id);
-      const found = await findStored(this.#options.log, intents, this.#options.identity, this.#stop.signal);
+      const found = await findStored(this.#options.log, intents, this.#stop.signal);
       for (const id of found) stored.add(id);
     }
     return stored;
@@ -334,20 +331,21 @@ export class Uplink {
       if (entries.length === 0) break;
       for (const entry of entries) {
         after = entry.kind === 'reading' ? entry.seq : entry.toSeq;
-        if (entry.kind === 'gap' || entry.seq > intent.last) continue;
+        if (entry.kind === 'gap' || entry.seq > intent.last || entry.incarnation !== intent.incarnation) continue;
         if (partitionOf(entry.key, entry.seq, intent.partitions) === intent.partition) readings.push(entry);
       }
     }
     return readings;
   }
 
-  #coveredOf(name: string): Map<number, bigint[]> {
-    const covered = new Map<number, bigint[]>();
+  #coveredOf(name: string): TopicState['covered'] {
+    const covered = new Map<string, Map<number, bigint[]>>();
     for (const { key, last } of this.#intents.covered()) {
       if (key.topic !== name) continue;
-      const partitions = covered.get(key.partitions) ?? new Array<bigint>(key.partitions).fill(0n);
+      const counts = covered.get(key.incarnation) ?? new Map<number, bigint[]>();
+      const partitions = counts.get(key.partitions) ?? new Array<bigint>(key.partitions).fill(0n);
       partitions[key.partition] = last;
-      covered.set(key.partitions, partitions);
+      covered.set(key.incarnation, counts.set(key.partitions, partitions));
     }
     return covered;
   }

@@ -19,6 +19,8 @@ export class HeaderBlock {
   readonly #bytes: Buffer;
   #end = 0;
   #count = 0;
+  #keptEnd = 0;
+  #keptCount = 0;
 
   constructor(capacityBytes: number) {
     this.#bytes = Buffer.allocUnsafeSlow(capacityBytes);
@@ -32,14 +34,16 @@ export class HeaderBlock {
     return this.#end;
   }
 
-  /** Where the block ends now: pass it to `truncate` to keep the headers in front and replace the rest. */
-  mark(): { readonly end: number; readonly count: number } {
-    return { end: this.#end, count: this.#count };
+  /** What has been added so far stays when the block is truncated. */
+  keepAdded(): void {
+    this.#keptEnd = this.#end;
+    this.#keptCount = this.#count;
   }
 
-  truncate(mark: { readonly end: number; readonly count: number }): void {
-    this.#end = mark.end;
-    this.#count = mark.count;
+  /** Removes the headers behind those that are kept. */
+  truncate(): void {
+    this.#end = this.#keptEnd;
+    this.#count = this.#keptCount;
   }
 
   /** Throws RangeError when the block is full. */

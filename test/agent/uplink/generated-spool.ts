@@ -3,6 +3,7 @@ import { PenstockError } from '../../../lib/errors.ts';
 import type { SpoolEntry, SpoolReader } from '../../../agent/spool/spool-reader.ts';
 
 export const SENSORS = 7;
+export const IDENTITY = { agent: 'edge-7', incarnation: 'inc-1' };
 
 /**
  * A spool whose readings follow from their sequence numbers, so that it "survives" a crash without being written; its
@@ -52,6 +53,7 @@ export class GeneratedSpool implements SpoolReader {
       const entry = {
         kind: 'reading',
         topic: this.#topic,
+        ...IDENTITY,
         seq,
         key: Buffer.from(`sensor-${seq % BigInt(SENSORS)}`),
         value: Buffer.from(String(seq)),

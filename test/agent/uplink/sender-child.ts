@@ -1,4 +1,4 @@
-/** Sends until it is killed or done: `node sender-child.ts DIR COUNT`. Says "sending" when it starts and "done" at the end. */
+/** Sends until it is killed or done: `node sender-child.ts DIR COUNT`. Prints how many it has delivered, and "done" at the end. */
 import { join } from 'node:path';
 import { openFileLogAt } from '../../../lib/log/file/file-log.ts';
 import { systemClock } from '../../../lib/clock.ts';
@@ -10,11 +10,11 @@ const log = await openFileLogAt(join(directory, 'log'), { segmentBytes: 32 * 102
 // The spool is filled step by step, so that a run is many batches.
 const spool = new GeneratedSpool('t', join(directory, 'acknowledged'), 0, new Map(), 3001n);
 const uplink = await startUplink(log, spool, directory);
-process.stdout.write('sending\n');
 const target = Number(count);
 for (let last = Number(spool.lastSeq('t')); last < target; last += 50) {
   spool.grow(Math.min(50, target - last));
   await new Promise((resolve) => setTimeout(resolve, 1));
+  process.stdout.write(`${uplink.status().delivered}\n`);
 }
 const drained = await uplink.drain(30_000);
 await uplink.close();

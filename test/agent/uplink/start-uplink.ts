@@ -3,8 +3,6 @@ import type { SpoolReader } from '../../../agent/spool/spool-reader.ts';
 import { systemClock } from '../../../lib/clock.ts';
 import type { Log } from '../../../lib/log/log.ts';
 
-export const IDENTITY = { agent: 'edge-7', incarnation: 'inc-1' };
-
 /** An uplink with short waits; a test overrides what it is about. */
 export function startUplink(
   log: Log,
@@ -16,7 +14,6 @@ export function startUplink(
     log,
     spool,
     directory,
-    identity: IDENTITY,
     topics: { partitions: 3, retentionMs: 3_600_000 },
     compression: 'none',
     lingerMs: 1,

@@ -10,8 +10,8 @@ import { FaultPlan, type FaultMoment } from '../../support/fault.ts';
 import { faultyLog } from '../../support/log-faulty.ts';
 import { tempDir } from '../../support/temp.ts';
 import { delivered, flaws } from './delivered.ts';
-import { GeneratedSpool, SENSORS } from './generated-spool.ts';
-import { IDENTITY, startUplink } from './start-uplink.ts';
+import { GeneratedSpool, IDENTITY, SENSORS } from './generated-spool.ts';
+import { startUplink } from './start-uplink.ts';
 
 async function openLog(directory: string): Promise<Log> {
   const log = await openFileLogAt(join(directory, 'log'), { segmentBytes: 1 << 20, clock: systemClock });
@@ -219,25 +219,32 @@ test('memory is bounded while the log does not answer, and everything arrives af
   expect(flaws(await delivered(log, 't'), 100_000)).toBe('');
 });
 
-test('after a renewed incarnation the same sequence numbers are other readings, and are sent', async () => {
+test('readings of a renewed incarnation are sent although their sequence numbers were used before', async () => {
   const directory = tempDir();
   const log = await openLog(directory);
-  const first = await startUplink(log, new GeneratedSpool('t', join(directory, 'one'), 50), directory);
+  // The first spool acknowledges lazily, then loses its tail behind 20: 21 to 60 are given out again, to other readings.
+  const first = await startUplink(
+    log,
+    new GeneratedSpool('t', join(directory, 'one'), 50, new Map(), 1000n),
+    directory,
+  );
   expect(await first.drain(20_000)).toBe(true);
   await first.close();
-  const identity = { ...IDENTITY, incarnation: 'inc-2' };
-  const spool = new GeneratedSpool('t', join(directory, 'two'), 50);
-  const second = closing(await startUplink(log, spool, directory, { identity }));
+  const renewed = new Map(Array.from({ length: 40 }, (_, i) => [BigInt(21 + i), { incarnation: 'inc-2' }]));
+  const second = closing(
+    await startUplink(log, new GeneratedSpool('t', join(directory, 'two'), 60, renewed), directory),
+  );
   expect(await second.drain(20_000)).toBe(true);
   const found = await delivered(log, 't');
-  for (const { incarnation } of [IDENTITY, identity]) {
-    expect(
-      flaws(
-        found.filter(({ headers }) => headers['incarnation'] === incarnation),
-        50,
-      ),
-    ).toBe('');
-  }
+  const of = (name: string): typeof found => found.filter(({ headers }) => headers['incarnation'] === name);
+  expect(flaws(of('inc-1'), 50)).toBe('');
+  expect(
+    flaws(
+      of('inc-2'),
+      60,
+      Array.from({ length: 20 }, (_, i) => i + 1),
+    ),
+  ).toBe('');
 });
 
 test('a torn last intent is cut, a damaged one in the middle is reported by line', async () => {
@@ -247,7 +254,7 @@ test('a torn last intent is cut, a damaged one in the middle is reported by line
   const first = await startUplink(log, spool, directory);
   expect(await first.drain(20_000)).toBe(true);
   await first.close();
-  const path = join(directory, `intents-${IDENTITY.incarnation}`);
+  const path = join(directory, 'intents');
   const whole = readFileSync(path, 'utf8');
   writeFileSync(path, `${whole}0123abcd {"intent":{"id":99`);
   const second = await startUplink(log, spool, directory);
@@ -255,6 +262,6 @@ test('a torn last intent is cut, a damaged one in the middle is reported by line
   writeFileSync(path, `00000000 {"done":1}\n${whole}`);
   await expect(startUplink(log, spool, directory)).rejects.toMatchObject({
     code: 'corrupt',
-    message: expect.stringContaining('intents-inc-1:1 is damaged') as string,
+    message: expect.stringContaining('intents:1 is damaged') as string,
   });
 });
