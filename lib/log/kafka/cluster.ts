@@ -15,14 +15,11 @@ import type { HostPort } from '../../urls.ts';
 import { persist } from './backoff.ts';
 import { NO_ERROR, UNKNOWN_TOPIC_OR_PARTITION, brokerError, isPassing } from './broker-errors.ts';
 import { BrokerLink } from './broker-link.ts';
+import type { KafkaLimits } from './limits.ts';
 import { metadataRequest, type ClusterMetadata, type TopicMetadata } from './metadata-request.ts';
 import type { ApiRequest } from './request.ts';
 import type { Transport } from './transport.ts';
 
-/** What a broker may take for an answer; a request that it may hold back has this on top. */
-export const REQUEST_TIMEOUT_MS = 10_000;
-/** How long a call tries again before it gives up: a leader election or the restart of a broker, not an outage. */
-export const CALL_DEADLINE_MS = 10_000;
 const FETCH_LINKS_MAX = 16;
 const UNKNOWN_NODE = -1;
 
@@ -38,6 +35,7 @@ export interface Route {
 export interface ClusterOptions {
   readonly bootstrap: readonly HostPort[];
   readonly transport: Transport;
+  readonly limits: KafkaLimits;
   readonly clock: Clock;
   readonly random: () => number;
 }
@@ -63,6 +61,10 @@ export class Cluster {
     this.#options = options;
   }
 
+  get limits(): KafkaLimits {
+    return this.#options.limits;
+  }
+
   /** Fires, with a `closed` error as its reason, when the log is closed. */
   get signal(): AbortSignal {
     return this.#closing.signal;
@@ -76,10 +78,10 @@ export class Cluster {
     for (const { waiting } of this.#fetchLinks.values()) for (const next of waiting.splice(0)) next();
   }
 
-  /** Runs `attempt` again, within CALL_DEADLINE_MS, while its errors are passing. */
+  /** Runs `attempt` again, within `callMs`, while its errors are passing. */
   persist<T>(attempt: () => Promise<T>): Promise<T> {
-    const { clock, random } = this.#options;
-    return persist(attempt, { clock, random, deadlineMs: CALL_DEADLINE_MS, signal: this.signal });
+    const { clock, random, limits } = this.#options;
+    return persist(attempt, { clock, random, deadlineMs: limits.callMs, signal: this.signal });
   }
 
   /** Asks now. Null where there is no such topic. */
@@ -121,13 +123,13 @@ export class Cluster {
   }
 
   /** One request to the broker with this id. */
-  async callNode<T>(node: number, request: ApiRequest<T>, timeoutMs = REQUEST_TIMEOUT_MS): Promise<T> {
-    return (await this.link(node, 'ask')).call(request, timeoutMs);
+  async callNode<T>(node: number, request: ApiRequest<T>): Promise<T> {
+    return (await this.link(node, 'ask')).call(request, this.limits.requestMs);
   }
 
   /** One request to whichever broker answers. */
   async callAny<T>(request: ApiRequest<T>): Promise<T> {
-    return (await this.#anyLink()).call(request, REQUEST_TIMEOUT_MS);
+    return (await this.#anyLink()).call(request, this.limits.requestMs);
   }
 
   /** One request to the controller, or to a broker that forwards it there (KRaft). */

@@ -5,7 +5,7 @@
  * - Opening does not connect: a program on a node without an uplink starts, and its first call says what is wrong.
  * - What the broker says decides. Topic ids, offsets and leaders are asked for, leaders alone are kept, until an error.
  * - Nothing runs while nobody calls: no timer, no refresh, no heartbeat.
- * Failure: passing errors are tried again within CALL_DEADLINE_MS (appends: see partition-appender.ts), then `unavailable` or `timeout`.
+ * Failure: passing errors are tried again within `callMs` (limits.ts) (appends: see partition-appender.ts), then `unavailable` or `timeout`.
  * Wrong credentials or an untrusted certificate are `denied`, at once. An answer that cannot be read is `corrupt`.
  * Limits: names and sizes are the broker's; batches above BATCH_BYTES_MAX are refused before they are sent.
  */
@@ -29,16 +29,14 @@ import {
   offsetCommitRequest,
 } from './admin-requests.ts';
 import { NO_ERROR, TOPIC_ALREADY_EXISTS, UNKNOWN_TOPIC_OR_PARTITION, brokerError } from './broker-errors.ts';
-import { Cluster, REQUEST_TIMEOUT_MS } from './cluster.ts';
+import { Cluster } from './cluster.ts';
 import { parseKafkaUrl, type KafkaOptions } from './kafka-url.ts';
+import { DEFAULT_LIMITS, brokerTimeoutMs, type KafkaLimits } from './limits.ts';
 import type { TopicMetadata } from './metadata-request.ts';
 import { PartitionAppender } from './partition-appender.ts';
 import { fetchBatches, readOffsets } from './partition-reader.ts';
 import { initProducerIdRequest } from './produce-request.ts';
 import type { OpenTransport } from './transport.ts';
-
-/** A broker's own bound on making or deleting a topic, below ours for the answer. */
-const ADMIN_TIMEOUT_MS = REQUEST_TIMEOUT_MS - 2000;
 
 const transports: Readonly<Record<KafkaOptions['client'], () => Promise<OpenTransport>>> = {
   kafkajs: async () => (await import('./kafkajs-transport.ts')).openKafkajsTransport,
@@ -46,14 +44,14 @@ const transports: Readonly<Record<KafkaOptions['client'], () => Promise<OpenTran
 };
 
 export async function openKafkaLog(url: URL): Promise<Log> {
-  const options = parseKafkaUrl(url);
-  const transport = (await transports[options.client]())(options);
+  return openKafkaLogWith(parseKafkaUrl(url), DEFAULT_LIMITS);
+}
+
+export async function openKafkaLogWith(options: KafkaOptions, limits: KafkaLimits): Promise<Log> {
+  const transport = (await transports[options.client]())(options, limits);
   const { bootstrap } = options;
-  return new KafkaLog(
-    options.url,
-    new Cluster({ bootstrap, transport, clock: systemClock, random: Math.random }),
-    systemClock,
-  );
+  const cluster = new Cluster({ bootstrap, transport, limits, clock: systemClock, random: Math.random });
+  return new KafkaLog(options.url, cluster, systemClock);
 }
 
 class KafkaLog implements Log {
@@ -74,7 +72,7 @@ class KafkaLog implements Log {
     const cluster = this.#cluster;
     if ((await this.topic(name)) === null) {
       await cluster.persist(async () => {
-        const answer = await cluster.callController(createTopicRequest(name, options, ADMIN_TIMEOUT_MS));
+        const answer = await cluster.callController(createTopicRequest(name, options, brokerTimeoutMs(cluster.limits)));
         if (answer.error !== NO_ERROR && answer.error !== TOPIC_ALREADY_EXISTS) {
           throw brokerError(answer.error, `cannot make topic ${name}`, answer.message);
         }
@@ -105,7 +103,7 @@ class KafkaLog implements Log {
     await cluster.persist(async () => {
       const wasTried = isRepeat;
       isRepeat = true;
-      const answer = await cluster.callController(deleteTopicRequest(name, ADMIN_TIMEOUT_MS));
+      const answer = await cluster.callController(deleteTopicRequest(name, brokerTimeoutMs(cluster.limits)));
       if (answer.error === UNKNOWN_TOPIC_OR_PARTITION) {
         // After a lost answer it is gone by our own doing.
         if (wasTried) return;
@@ -181,7 +179,11 @@ class KafkaLog implements Log {
       }
       if (batch.length < BATCH_HEADER_BYTES)
         throw new PenstockError('corrupt', `${where}: ${batch.length} bytes are no batch`);
-      return this.#appender(topic, partition).append(batch, readBatchHeader(viewOf(batch), 0, where));
+      const header = readBatchHeader(viewOf(batch), 0, where);
+      if (header.bytes !== batch.length) {
+        throw new PenstockError('corrupt', `${where}: ${batch.length} bytes that are not one batch of ${header.bytes}`);
+      }
+      return this.#appender(topic, partition).append(batch, header);
     } catch (error) {
       return Promise.reject(error instanceof Error ? error : new Error(String(error)));
     }

@@ -5,7 +5,7 @@
  * Invariants: kafkajs writes nothing to the console and keeps no timer on an idle connection. What cannot be a frame of the protocol
  * breaks the connection before kafkajs sees it (it would read a negative length).
  * Failure: whatever ends the socket rejects every request in flight, once; a connection is never used again after that.
- * Limits: FRAME_BYTES_MAX an answer; CONNECT_DEADLINE_MS until it is authenticated.
+ * Limits: FRAME_BYTES_MAX an answer; `connectMs` until it is authenticated.
  */
 import Broker from 'kafkajs/src/broker/index.js';
 import type Connection from 'kafkajs/src/network/connection.js';
@@ -16,8 +16,9 @@ import { PenstockError } from '../../errors.ts';
 import type { HostPort } from '../../urls.ts';
 import type { KafkaOptions } from './kafka-url.ts';
 import { correctRequestQueue } from './kafkajs-request-queue.ts';
+import type { KafkaLimits } from './limits.ts';
 import { OUR_APIS, type Api } from './request.ts';
-import { CLIENT_ID, CONNECT_DEADLINE_MS, connectError, type Transport, type Wire } from './transport.ts';
+import { CLIENT_ID, connectError, type Transport, type Wire } from './transport.ts';
 
 const KEEP_ALIVE_MS = 60_000;
 /** A fetch is asked for with megabytes; one batch may be larger, by the topic's own max.message.bytes. */
@@ -32,11 +33,16 @@ const silent: Logger = {
   error: () => undefined,
 };
 
-export function openKafkajsTransport(options: KafkaOptions): Transport {
-  return { connect: (address, throttle) => connect(options, address, throttle) };
+export function openKafkajsTransport(options: KafkaOptions, { connectMs }: KafkaLimits): Transport {
+  return { connect: (address, throttle) => connect(options, connectMs, address, throttle) };
 }
 
-async function connect(options: KafkaOptions, address: HostPort, throttle: (ms: number) => void): Promise<Wire> {
+async function connect(
+  options: KafkaOptions,
+  connectMs: number,
+  address: HostPort,
+  throttle: (ms: number) => void,
+): Promise<Wire> {
   const sockets: net.Socket[] = [];
   // kafkajs waits for ever for a socket that is closed without an error, and for one that it destroyed itself.
   const broken = Promise.withResolvers<never>();
@@ -52,8 +58,8 @@ async function connect(options: KafkaOptions, address: HostPort, throttle: (ms: 
       sockets.push(socket);
       return socket;
     },
-    connectionTimeout: CONNECT_DEADLINE_MS,
-    requestTimeout: CONNECT_DEADLINE_MS,
+    connectionTimeout: connectMs,
+    requestTimeout: connectMs,
     // It counts by the wall clock; broker-link.ts has deadlines of its own.
     enforceRequestTimeout: false,
     sasl: options.sasl && {
@@ -68,9 +74,9 @@ async function connect(options: KafkaOptions, address: HostPort, throttle: (ms: 
     guardFrames(connection, () => sockets.at(-1));
   });
   const timer = setTimeout(() => {
-    const late = `cannot connect to Kafka at ${address.host}:${address.port} within ${CONNECT_DEADLINE_MS} ms`;
+    const late = `cannot connect to Kafka at ${address.host}:${address.port} within ${connectMs} ms`;
     broken.reject(new PenstockError('timeout', late));
-  }, CONNECT_DEADLINE_MS);
+  }, connectMs);
   try {
     await Promise.race([broker.connect(), broken.promise]);
     checkVersions(broker.versions ?? {}, address);

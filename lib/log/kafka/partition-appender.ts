@@ -8,7 +8,7 @@
  * - A batch is sent again only as the same bytes, under the same identity: the broker stores it once (for a batch without a producer
  *   id a lost answer can mean that it is stored twice).
  * - `duplicate` says that the batch lay in the log before this call: its offset is below the end seen before.
- * Failure: a batch without an outcome DELIVERY_DEADLINE_MS after its call fails with `timeout` when its effect is unknown, else
+ * Failure: a batch without an outcome `deliveryMs` after its call fails with `timeout` when its effect is unknown, else
  * `unavailable`, and so do all behind it: the caller decides about them in order.
  * Limits: the caller's batches are kept, not copied: untouched until they settle. The end seen before is the high watermark, so a repeat of a
  * batch that was not yet replicated at the first look is not called a duplicate.
@@ -20,13 +20,9 @@ import type { BatchHeader } from '../record-batch.ts';
 import { pause, pauseMs } from './backoff.ts';
 import { EFFECT_UNKNOWN, NO_ERROR, brokerError, isPassing } from './broker-errors.ts';
 import type { BrokerLink } from './broker-link.ts';
-import { REQUEST_TIMEOUT_MS, type Cluster } from './cluster.ts';
+import type { Cluster } from './cluster.ts';
+import { brokerTimeoutMs } from './limits.ts';
 import { produceRequest, type ProduceAnswer } from './produce-request.ts';
-
-/** Longer than a leader election and the restart of a broker take; an outage is the caller's matter. */
-const DELIVERY_DEADLINE_MS = 15_000;
-/** A broker's own bound on waiting for its replicas, below ours for the whole answer. */
-const REPLICATION_TIMEOUT_MS = REQUEST_TIMEOUT_MS - 2000;
 
 interface Entry {
   readonly batch: Uint8Array;
@@ -73,7 +69,8 @@ export class PartitionAppender {
 
   append(batch: Uint8Array, header: BatchHeader): Promise<AppendResult> {
     return new Promise((resolve, reject) => {
-      const deadlineMs = this.#options.clock.monotonicMs() + DELIVERY_DEADLINE_MS;
+      const { clock, cluster } = this.#options;
+      const deadlineMs = clock.monotonicMs() + cluster.limits.deliveryMs;
       const records = header.lastOffsetDelta + 1;
       this.#entries.push({ batch, records, deadlineMs, resolve, reject, isSent: false, isUncertain: false });
       this.#pump();
@@ -85,7 +82,9 @@ export class PartitionAppender {
     if (this.#isBusy || this.#entries.length === 0) return;
     const link = this.#link;
     if (this.#trouble !== undefined || link?.isOpen !== true) {
-      if (this.#inFlight === 0) void this.#recover(this.#trouble);
+      if (this.#inFlight > 0) return;
+      if (this.#trouble !== undefined && this.#restMs() === 0) this.#fail(this.#trouble);
+      else void this.#recover(this.#trouble);
       return;
     }
     while (this.#inFlight < IN_FLIGHT_MAX) {
@@ -96,12 +95,12 @@ export class PartitionAppender {
   }
 
   #send(link: BrokerLink, entry: Entry): void {
-    const { topic, partition } = this.#options;
-    const request = produceRequest(topic, partition, entry.batch, REPLICATION_TIMEOUT_MS);
+    const { cluster, topic, partition } = this.#options;
+    const request = produceRequest(topic, partition, entry.batch, brokerTimeoutMs(cluster.limits));
     entry.isSent = true;
     this.#inFlight++;
     link
-      .call(request, REQUEST_TIMEOUT_MS)
+      .call(request, cluster.limits.requestMs)
       .then(
         (answer) => this.#answered(entry, answer),
         (error: unknown) => this.#lost(entry, error),
@@ -152,7 +151,10 @@ export class PartitionAppender {
     const { cluster, random, topic, partition, readEnd } = this.#options;
     this.#isBusy = true;
     try {
-      if (trouble !== undefined) await this.#pauseAfter(trouble, pauseMs(++this.#attempt, random));
+      if (trouble !== undefined) {
+        cluster.forget(topic);
+        await pause(Math.min(pauseMs(++this.#attempt, random), this.#restMs()), cluster.signal);
+      }
       this.#trouble = undefined;
       const route = await cluster.route(topic, partition);
       const link = await cluster.link(route.node, 'produce');
@@ -163,7 +165,7 @@ export class PartitionAppender {
       this.#link = link;
     } catch (error) {
       this.#link = undefined;
-      if (isPassing(error) && !this.#isLate(0)) this.#trouble = error;
+      if (isPassing(error) && this.#restMs() > 0) this.#trouble = error;
       else this.#fail(error);
       cluster.forget(topic);
     } finally {
@@ -172,16 +174,10 @@ export class PartitionAppender {
     this.#pump();
   }
 
-  async #pauseAfter(trouble: PenstockError, ms: number): Promise<void> {
-    const { cluster, topic } = this.#options;
-    cluster.forget(topic);
-    if (this.#isLate(ms)) throw trouble;
-    await pause(ms, cluster.signal);
-  }
-
-  /** Whether the oldest batch has no time left for another attempt in `ms`. */
-  #isLate(ms: number): boolean {
-    return (this.#entries[0]?.deadlineMs ?? Infinity) < this.#options.clock.monotonicMs() + ms;
+  /** What the oldest batch has left. */
+  #restMs(): number {
+    const deadlineMs = this.#entries[0]?.deadlineMs ?? Infinity;
+    return Math.max(0, deadlineMs - this.#options.clock.monotonicMs());
   }
 
   /** Everything without an outcome fails, in order. */

@@ -3,14 +3,14 @@
  *
  * Invariants: `fetch` returns whole batches whose headers are well-formed and whose offsets ascend; their checksums are checked by who
  * decodes them (batch-reader.ts). A batch that the broker cut at the bound is left out and comes first in the next answer.
- * Failure: passing errors (a leader that moved, a connection that broke) are tried again within CALL_DEADLINE_MS.
+ * Failure: passing errors (a leader that moved, a connection that broke) are tried again within `callMs`.
  * Limits: Int32 for the bounds of a fetch, as in the protocol.
  */
 import { PenstockError } from '../../errors.ts';
 import type { FetchRequest, FetchResult } from '../log.ts';
 import { BATCH_HEADER_BYTES, batchBytes, readBatchHeader } from '../record-batch.ts';
 import { NO_ERROR, OFFSET_OUT_OF_RANGE, brokerError } from './broker-errors.ts';
-import { REQUEST_TIMEOUT_MS, type Cluster } from './cluster.ts';
+import type { Cluster } from './cluster.ts';
 import { EARLIEST, LATEST, fetchRequest, listOffsetsRequest, type FetchedPartition } from './fetch-request.ts';
 
 const INT32_MAX = 2 ** 31 - 1;
@@ -76,7 +76,7 @@ function fetchOnce(
     signal?.addEventListener('abort', stop, { once: true });
     try {
       const request = fetchRequest({ topic, partition, leaderEpoch, offset, ...bounds });
-      return await link.call(request, REQUEST_TIMEOUT_MS + bounds.maxWaitMs);
+      return await link.call(request, cluster.limits.requestMs + bounds.maxWaitMs);
     } catch (error) {
       if (isAborted()) throw aborted(`${topic}/${partition}`, signal);
       throw error;

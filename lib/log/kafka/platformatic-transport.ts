@@ -8,8 +8,9 @@ import { isIP } from 'node:net';
 import { PenstockError } from '../../errors.ts';
 import type { HostPort } from '../../urls.ts';
 import type { KafkaOptions, SaslOptions } from './kafka-url.ts';
+import type { KafkaLimits } from './limits.ts';
 import type { Api } from './request.ts';
-import { CLIENT_ID, CONNECT_DEADLINE_MS, connectError, type Transport, type Wire } from './transport.ts';
+import { CLIENT_ID, connectError, type Transport, type Wire } from './transport.ts';
 
 /** Above every deadline of broker-link.ts, which has the say. */
 const REQUEST_TIMEOUT_MS = 2 ** 31 - 1;
@@ -22,13 +23,13 @@ const MECHANISMS: Readonly<Record<SaslOptions['mechanism'], SASLMechanismValue>>
   'scram-sha-512': 'SCRAM-SHA-512',
 };
 
-export function openPlatformaticTransport(options: KafkaOptions): Transport {
-  return { connect: (address) => connect(options, address) };
+export function openPlatformaticTransport(options: KafkaOptions, { connectMs }: KafkaLimits): Transport {
+  return { connect: (address) => connect(options, connectMs, address) };
 }
 
-async function connect({ tls, sasl }: KafkaOptions, { host, port }: HostPort): Promise<Wire> {
+async function connect({ tls, sasl }: KafkaOptions, connectMs: number, { host, port }: HostPort): Promise<Wire> {
   const connection = new Connection(CLIENT_ID, {
-    connectTimeout: CONNECT_DEADLINE_MS,
+    connectTimeout: connectMs,
     requestTimeout: REQUEST_TIMEOUT_MS,
     maxInflights: IN_FLIGHT_MAX,
     ...(tls && { tls: tls.ca === null ? {} : { ca: tls.ca }, tlsServerName: isIP(host) === 0 }),

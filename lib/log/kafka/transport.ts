@@ -5,11 +5,10 @@
 import { PenstockError, describeError, systemCode } from '../../errors.ts';
 import type { HostPort } from '../../urls.ts';
 import type { KafkaOptions } from './kafka-url.ts';
+import type { KafkaLimits } from './limits.ts';
 import type { Api } from './request.ts';
 
 export const CLIENT_ID = 'penstock';
-/** TCP, TLS, ApiVersions and SASL together. */
-export const CONNECT_DEADLINE_MS = 10_000;
 
 export interface Wire {
   readonly isOpen: boolean;
@@ -35,7 +34,7 @@ export interface Transport {
   connect(address: HostPort, throttle: (ms: number) => void): Promise<Wire>;
 }
 
-export type OpenTransport = (options: KafkaOptions) => Transport;
+export type OpenTransport = (options: KafkaOptions, limits: KafkaLimits) => Transport;
 
 const SASL_TROUBLE = /sasl|authenticat/i;
 /** How Node and OpenSSL say that the other side's certificate is not to be trusted, or that it does not speak TLS. */

@@ -1,0 +1,276 @@
+/** The Kafka adapter against brokers that refuse, stay silent, or answer what no broker may. */
+import fc from 'fast-check';
+import RequestQueue from 'kafkajs/src/network/requestQueue/index.js';
+import { describe, expect, onTestFinished, test } from 'vitest';
+import { createTopicRequest, findCoordinatorRequest, offsetCommitRequest } from '../../lib/log/kafka/admin-requests.ts';
+import { fetchRequest, listOffsetsRequest } from '../../lib/log/kafka/fetch-request.ts';
+import { openKafkaLogWith } from '../../lib/log/kafka/kafka-log.ts';
+import { parseKafkaUrl } from '../../lib/log/kafka/kafka-url.ts';
+import { correctRequestQueue } from '../../lib/log/kafka/kafkajs-request-queue.ts';
+import type { KafkaLimits } from '../../lib/log/kafka/limits.ts';
+import { metadataRequest } from '../../lib/log/kafka/metadata-request.ts';
+import { initProducerIdRequest, produceRequest } from '../../lib/log/kafka/produce-request.ts';
+import * as api from '../../lib/log/kafka/request.ts';
+import { WireReader, WireWriter } from '../../lib/log/kafka/wire.ts';
+import type { Log } from '../../lib/log/log.ts';
+import { openLog } from '../../lib/registry.ts';
+import { FakeKafka, apiVersions, metadata, onePartition, produced, producerId } from '../support/kafka-fake.ts';
+import { freePorts } from '../support/kafka.ts';
+import { textBatch } from '../support/log-batches.ts';
+
+const WHO = { producerId: 1n, producerEpoch: 0 };
+const LIMITS: KafkaLimits = { connectMs: 5000, requestMs: 5000, callMs: 5000, deliveryMs: 10_000 };
+/** Of the base sequence in the body of a produce request for t/0: 27 bytes in front of the batch, 53 in it. */
+const SEQUENCE_AT = 80;
+/** For answers that never come. */
+const SHORT: KafkaLimits = { connectMs: 300, requestMs: 300, callMs: 300, deliveryMs: 300 };
+
+async function openFake(fake: FakeKafka, limits: KafkaLimits, client = 'kafkajs'): Promise<Log> {
+  const log = await openKafkaLogWith(parseKafkaUrl(new URL(`kafka://127.0.0.1:${fake.port}?client=${client}`)), limits);
+  onTestFinished(() => log.close());
+  return log;
+}
+
+async function fakeProducer(fake: FakeKafka, limits = LIMITS, client = 'kafkajs') {
+  fake.on(api.INIT_PRODUCER_ID.key, () => producerId(1n));
+  const log = await openFake(fake, limits, client);
+  return { log, producer: await log.producer() };
+}
+
+describe('kafkajs', () => {
+  function queue(): RequestQueue {
+    const logger = { debug: () => undefined };
+    const options = { requestTimeout: 1000, enforceRequestTimeout: false, maxInFlightRequests: null };
+    const made = new RequestQueue({ ...options, clientId: 'test', broker: 'test', logger });
+    onTestFinished(() => made.destroy());
+    return made;
+  }
+
+  test('still has the two faults that kafkajs-request-queue.ts corrects', () => {
+    const faulty = queue();
+    faulty.checkPendingRequests();
+    expect(faulty.throttleCheckTimeoutId, 'a timer although nothing is pending').not.toBeNull();
+    faulty.maybeThrottle(1000);
+    expect(faulty.throttledUntil, 'throttled by the wall clock').toBeGreaterThanOrEqual(Date.now());
+  });
+
+  test('corrected, keeps no timer and leaves throttling to us', () => {
+    const pauses: number[] = [];
+    const corrected = queue();
+    correctRequestQueue(corrected, (ms) => pauses.push(ms));
+    corrected.checkPendingRequests();
+    corrected.maybeThrottle(1000);
+    corrected.maybeThrottle(0);
+    corrected.maybeThrottle(null);
+    expect(corrected.throttleCheckTimeoutId).toBeNull();
+    expect(corrected.canSendSocketRequestImmediately()).toBe(true);
+    expect(pauses).toEqual([1000]);
+  });
+});
+
+describe.each(['kafkajs', 'platformatic'])('over %s', (client) => {
+  test('a broker that is not there is unavailable', async () => {
+    const [port] = await freePorts(1);
+    const log = await openKafkaLogWith(parseKafkaUrl(new URL(`kafka://127.0.0.1:${port}?client=${client}`)), SHORT);
+    await expect(log.topics()).rejects.toMatchObject({ code: 'unavailable', retryable: true });
+    await log.close();
+  });
+
+  test.each([
+    ['a negative length', Buffer.from('fffffffe00000000', 'hex')],
+    ['a length of two gigabytes', Buffer.from('7fffffff00000000', 'hex')],
+    ['the answer to a question that nobody asked', Buffer.from('0000000800ffffff00000000', 'hex')],
+    ['HTTP', Buffer.from('HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n')],
+    ['a frame without a correlation id', Buffer.from('00000000', 'hex')],
+  ])('%s instead of an answer ends the connection, not the process', async (_, raw) => {
+    const fake = await FakeKafka.start();
+    fake.on(api.METADATA.key, () => ({ raw }));
+    const log = await openFake(fake, SHORT, client);
+    const error = await log.topics().catch((thrown: unknown) => thrown);
+    expect(error).toMatchObject({ code: expect.stringMatching(/^(unavailable|timeout)$/) as string });
+  });
+
+  test('a damaged answer is corrupt, and a closed connection unavailable', async () => {
+    const fake = await FakeKafka.start();
+    const log = await openFake(fake, SHORT, client);
+    fake.on(api.METADATA.key, () => Buffer.from('00000000ffffff', 'hex'));
+    await expect(log.topics()).rejects.toMatchObject({ code: 'corrupt', message: expect.stringContaining('Metadata') as string }); // prettier-ignore
+    fake.on(api.METADATA.key, () => 'close');
+    await expect(log.topics()).rejects.toMatchObject({ code: 'unavailable' });
+  });
+
+  test('a silent broker is a timeout, for a batch with all that are behind it', async () => {
+    const fake = await FakeKafka.start();
+    const { log, producer } = await fakeProducer(fake, SHORT, client);
+    fake.on(api.PRODUCE.key, () => 'silence');
+    const appends = [0, 1, 2].map((seq) => producer.append('t', 0, textBatch(['a'], WHO, seq)));
+    for (const append of await Promise.allSettled(appends)) {
+      expect(append).toMatchObject({ reason: { code: 'timeout', message: expect.stringContaining('t/0') as string } });
+    }
+    fake.on(api.FETCH.key, () => 'silence');
+    const fetch = log.fetch({ topic: 't', partition: 0, offset: 0n, maxBytes: 1000, maxWaitMs: 10 });
+    await expect(fetch).rejects.toMatchObject({ code: 'timeout' });
+  });
+
+  test('a pause that the broker asks for is kept before the next request', async () => {
+    const fake = await FakeKafka.start();
+    const { producer } = await fakeProducer(fake, LIMITS, client);
+    let offset = 0n;
+    fake.on(api.PRODUCE.key, () => produced(0, offset, offset++ === 0n ? 200 : 0));
+    await producer.append('t', 0, textBatch(['a'], WHO, 0));
+    await Promise.all([1, 2].map((seq) => producer.append('t', 0, textBatch(['b'], WHO, seq))));
+    const [first, second] = fake.requests.filter(({ key }) => key === api.PRODUCE.key);
+    expect((second?.atMs ?? 0) - (first?.atMs ?? 0)).toBeGreaterThan(150);
+  });
+});
+
+test('a broker whose versions are too old is refused by name', async () => {
+  const fake = await FakeKafka.start();
+  fake.on(18, () => apiVersions([0, 5]));
+  const log = await openFake(fake, SHORT);
+  await expect(log.topics()).rejects.toMatchObject({ code: 'unsupported', message: expect.stringContaining('3.7') as string }); // prettier-ignore
+});
+
+test.each([
+  [2, 'corrupt'],
+  [10, 'too-large'],
+  [17, 'config'],
+  [18, 'too-large'],
+  [29, 'denied'],
+  [32, 'unsupported'],
+  [45, 'out-of-order'],
+  [46, 'out-of-order'],
+  [47, 'fenced'],
+  [59, 'unknown-producer'],
+  [76, 'unsupported'],
+  [87, 'corrupt'],
+  [90, 'fenced'],
+  [9999, 'io'],
+])('error %i of a produce request is %s, at once, for this batch alone', async (error, code) => {
+  const fake = await FakeKafka.start();
+  const { producer } = await fakeProducer(fake);
+  let calls = 0;
+  fake.on(api.PRODUCE.key, () => (calls++ === 0 ? produced(error, -1n) : produced(0, 5n)));
+  const [refused, next] = await Promise.allSettled(
+    [0, 1].map((seq) => producer.append('t', 0, textBatch(['a'], WHO, seq))),
+  );
+  expect(refused).toMatchObject({ status: 'rejected', reason: { code } });
+  expect(next).toMatchObject({ status: 'fulfilled', value: { baseOffset: 5n } });
+  expect(calls).toBe(2);
+});
+
+test.each([-1, 3, 5, 6, 7, 13, 19, 20, 56, 74, 75, 89])(
+  'after error %i the same bytes are sent again',
+  async (error) => {
+    const fake = await FakeKafka.start();
+    const { producer } = await fakeProducer(fake);
+    let calls = 0;
+    fake.on(api.PRODUCE.key, () => (calls++ === 0 ? produced(error, -1n) : produced(0, 7n)));
+    expect(await producer.append('t', 0, textBatch(['a'], WHO, 0))).toEqual({ baseOffset: 7n, duplicate: false });
+    const [first, second] = fake.requests.filter(({ key }) => key === api.PRODUCE.key);
+    expect(second?.body).toEqual(first?.body);
+  },
+);
+
+test.each(['close', Buffer.from('0000', 'hex')] as const)(
+  'an answer to a batch that is lost or damaged (%s) is asked for again',
+  async (flaw) => {
+    const fake = await FakeKafka.start();
+    const { producer } = await fakeProducer(fake);
+    let calls = 0;
+    fake.on(api.PRODUCE.key, () => (calls++ === 0 ? flaw : produced(0, 7n)));
+    expect(await producer.append('t', 0, textBatch(['a'], WHO, 0))).toEqual({ baseOffset: 7n, duplicate: false });
+  },
+);
+
+test('a window whose first batch is refused for now is sent again whole and in order', async () => {
+  const fake = await FakeKafka.start();
+  const { producer } = await fakeProducer(fake);
+  const sequences: number[] = [];
+  let stored = 0;
+  fake.on(api.PRODUCE.key, (body) => {
+    const sequence = body.readInt32BE(SEQUENCE_AT);
+    sequences.push(sequence);
+    if (sequences.length === 1) return produced(6, -1n);
+    return sequence === stored ? produced(0, BigInt(stored++)) : produced(45, -1n);
+  });
+  const appends = Array.from({ length: 8 }, (_, seq) => producer.append('t', 0, textBatch(['a'], WHO, seq)));
+  const results = await Promise.all(appends);
+  expect(results.map(({ baseOffset }) => Number(baseOffset))).toEqual([0, 1, 2, 3, 4, 5, 6, 7]);
+  expect(sequences).toEqual([0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5, 6, 7]);
+});
+
+test('what waits when the log is closed is told so', async () => {
+  const fake = await FakeKafka.start();
+  const { log, producer } = await fakeProducer(fake);
+  fake.on(api.PRODUCE.key, () => 'silence');
+  const append = producer.append('t', 0, textBatch(['a'], WHO, 0));
+  const fetch = log.fetch({ topic: 't', partition: 0, offset: 0n, maxBytes: 1000, maxWaitMs: 60_000 });
+  const outcomes = Promise.allSettled([append, fetch]);
+  await log.close();
+  expect(await outcomes).toMatchObject([{ reason: { code: 'closed' } }, { reason: { code: 'closed' } }]);
+  await expect(producer.append('t', 0, textBatch(['a'], WHO, 1))).rejects.toMatchObject({ code: 'closed' });
+});
+
+test('no answer, however damaged, is anything but read or corrupt', () => {
+  const answers = [
+    { request: metadataRequest(null), good: metadata(9092) },
+    { request: produceRequest('t', 0, new Uint8Array(1), 1), good: produced(87, 3n) },
+    { request: initProducerIdRequest(), good: producerId(5n) },
+    {
+      request: listOffsetsRequest('t', 0, -1n),
+      good: onePartition(true, (w) => w.int16(0).int64(0n).int64(9n).int32(0)),
+    },
+    { request: createTopicRequest('t', { partitions: 1, retentionMs: 1 }, 1), good: new WireWriter().int32(0).int32(1).string('t').int16(0).string(null).finish() }, // prettier-ignore
+    { request: findCoordinatorRequest('g'), good: new WireWriter().int32(0).int16(0).string(null).int32(1).string('h').int32(9092).finish() }, // prettier-ignore
+    { request: offsetCommitRequest('g', 't', 0, 1n), good: onePartition(true, (w) => w.int16(0)) },
+    { request: fetchRequest({ topic: 't', partition: 0, leaderEpoch: 0, offset: 0n, maxBytes: 1, maxWaitMs: 1 }), good: new WireWriter().int32(0).int16(0).int32(0).int32(1).string('t').int32(1).int32(0).int16(0).int64(1n).int64(1n).int64(0n).int32(-1).int32(-1).int32(3).bytes(Buffer.from('abc')).finish() }, // prettier-ignore
+  ];
+  const read = (index: number, bytes: Buffer): unknown =>
+    answers[index]?.request.decode(new WireReader(bytes, 'the answer'), () => undefined);
+  for (const [index, { good }] of answers.entries()) {
+    expect(() => read(index, good)).not.toThrow();
+    for (let length = 0; length < good.length; length++) {
+      expect(() => read(index, good.subarray(0, length))).toThrow(expect.objectContaining({ code: 'corrupt' }));
+    }
+    expect(() => read(index, Buffer.concat([good, Buffer.alloc(1)]))).toThrow(expect.objectContaining({ code: 'corrupt' })); // prettier-ignore
+  }
+  fc.assert(
+    fc.property(
+      fc.nat(answers.length - 1),
+      fc.nat(200),
+      fc.uint8Array({ minLength: 1, maxLength: 8 }),
+      (index, at, junk) => {
+        const damaged = Buffer.from(answers[index]?.good ?? '');
+        damaged.set(junk.subarray(0, Math.max(0, damaged.length - (at % damaged.length))), at % damaged.length);
+        try {
+          read(index, damaged);
+        } catch (error) {
+          expect(error).toMatchObject({ code: 'corrupt' });
+        }
+      },
+    ),
+    { numRuns: 3000 },
+  );
+});
+
+test.each([
+  ['kafka://h:1?tsl=true', 'tsl'],
+  ['kafka://h:1?tls=yes', 'tls=yes'],
+  ['kafka://h:1?ca=/x', 'ca='],
+  ['kafka://h:1?sasl=gssapi', 'gssapi'],
+  ['kafka://h:1?sasl=plain&user=u', 'passwordFile'],
+  ['kafka://h:1?user=u', 'sasl='],
+  ['kafka://u:p@h:1', 'passwordFile'],
+  ['kafka://h:1/topic', '/topic'],
+  ['kafka://h:1?client=librdkafka', 'librdkafka'],
+  ['kafka://h:99999,g', '99999'],
+])('%s is refused, and the message says why', async (url, why) => {
+  await expect(openLog(url)).rejects.toMatchObject({ code: 'config', message: expect.stringContaining(why) as string });
+});
+
+test('opening a log does not need its brokers', async () => {
+  const log = await openLog('kafka://127.0.0.1:1,127.0.0.1:2');
+  expect(log.url).toBe('kafka://127.0.0.1:1,127.0.0.1:2');
+  await log.close();
+});
