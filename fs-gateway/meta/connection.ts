@@ -40,6 +40,18 @@ export class Connection {
     return connection;
   }
 
+  /** An engine that somebody else opened, and replaces and closes. */
+  static over(engine: MetaEngine): Connection {
+    return new Connection(engine, {
+      open: () => Promise.resolve(engine),
+      shards: [],
+      feed: { onMessage: () => undefined, onGap: () => undefined },
+      onReplaced: () => undefined,
+      report: () => undefined,
+      deadlineMs: 0,
+    });
+  }
+
   /** The live engine, at once when there is one. Throws `closed`, `timeout`. */
   get(): MetaEngine | Promise<MetaEngine> {
     return this.#replacing === undefined ? this.#engine : this.#wait(this.#replacing);

@@ -64,6 +64,20 @@ export class VolumeView {
     this.lake = new LakeListings(this.keys, () => this.engine());
   }
 
+  /** A view for a tool: it uses the engine as it is, for one pass, without the feed. */
+  static over(engine: MetaEngine, volume: string): VolumeView {
+    const view = new VolumeView({
+      open: () => Promise.resolve(engine),
+      volume,
+      mountId: 'tool',
+      cacheEntries: 1024,
+      deadlineMs: 0,
+      report: () => undefined,
+    });
+    view.#connection = Connection.over(engine);
+    return view;
+  }
+
   static async open(options: ViewOptions): Promise<VolumeView> {
     const view = new VolumeView(options);
     view.#connection = await Connection.open({

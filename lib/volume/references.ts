@@ -1,0 +1,78 @@
+/**
+ * Which objects of the store a volume refers to: the walk over all extents that gc, fsck and the table's own clean-up need.
+ *
+ * While a walk goes on, a commit may give an object a second reference (a copy that shares extents) and the first one may go before the
+ * walk comes to the second. Such commits write {v}r <object id> (keys.ts); `liveObjects` counts these as live.
+ */
+import type { MetaEngine, ScanPage } from '../meta/engine.ts';
+import { ByteReader } from './bytes.ts';
+import { readExtents } from './extents.ts';
+import type { Extent } from './extents.ts';
+import { decodeInode } from './inode.ts';
+import type { Inode } from './inode.ts';
+import type { VolumeKeys } from './keys.ts';
+
+const PAGE = 500;
+
+export interface LiveObjects {
+  readonly own: ReadonlySet<number>;
+  readonly external: ReadonlySet<string>;
+}
+
+/** Every record of a bucket once or more, in pages. */
+export async function* scanBucket(
+  engine: MetaEngine,
+  bucket: string,
+): AsyncGenerator<readonly [field: string, value: Buffer]> {
+  for (let cursor: string | null = ''; cursor !== null;) {
+    const page: ScanPage = await engine.scan(bucket, cursor, PAGE);
+    for (const [field, { value }] of page.entries) yield [field, value];
+    cursor = page.cursor;
+  }
+}
+
+/** All inodes; a damaged one is given as the error that it throws. */
+export async function* allInodes(
+  engine: MetaEngine,
+  keys: VolumeKeys,
+): AsyncGenerator<{ readonly ino: number; readonly inode: Inode | Error }> {
+  for await (const bucket of engine.buckets(keys.inodePrefix)) {
+    for await (const [field, value] of scanBucket(engine, bucket)) {
+      const ino = keys.inoOf(bucket, field);
+      try {
+        yield { ino, inode: decodeInode(value, ino) };
+      } catch (error) {
+        yield { ino, inode: error instanceof Error ? error : new Error(String(error)) };
+      }
+    }
+  }
+}
+
+/** The extents of one page record. Throws `corrupt`. */
+export function decodeExtentPage(value: Buffer, bucket: string, field: string): Extent[] {
+  const reader = new ByteReader(value, `extent page ${field} of ${bucket}`);
+  const extents = readExtents(reader);
+  reader.end();
+  return extents;
+}
+
+/** Throws `corrupt` at a damaged record: what it refers to is not known, so nothing may be deleted. */
+export async function liveObjects(engine: MetaEngine, keys: VolumeKeys): Promise<LiveObjects> {
+  const own = new Set<number>();
+  const external = new Set<string>();
+  const add = (extents: readonly Extent[]): void => {
+    for (const { source } of extents) {
+      if (source.kind === 'own') own.add(source.objectId);
+      else external.add(source.key);
+    }
+  };
+  for await (const { inode } of allInodes(engine, keys)) {
+    if (inode instanceof Error) throw inode;
+    add(inode.extents);
+  }
+  for await (const bucket of engine.buckets(keys.pagesPrefix)) {
+    for await (const [field, value] of scanBucket(engine, bucket)) add(decodeExtentPage(value, bucket, field));
+  }
+  for await (const [field] of scanBucket(engine, keys.movedReferences)) own.add(Number(field));
+  return { own, external };
+}
