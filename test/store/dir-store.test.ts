@@ -43,6 +43,19 @@ describe('dir: store', () => {
     expect(await collect(store.list(''))).toEqual([]);
   });
 
+  it('puts and deletes in one folder do not disturb each other', async () => {
+    const store = await openAt(tempDir('store'));
+    const churn = async (worker: number): Promise<void> => {
+      for (let n = 0; n < 25; n++) {
+        await store.put(`x/y/${worker % 4}`, Buffer.from(`${worker}`));
+        await store.delete([`x/y/${worker % 4}`]);
+      }
+      await store.put(`x/y/kept-${worker}`, Buffer.from('kept'));
+    };
+    await Promise.all(Array.from({ length: 8 }, (_, worker) => churn(worker)));
+    expect((await collect(store.list('x/y/'))).filter(({ key }) => key.includes('kept'))).toHaveLength(8);
+  });
+
   it('says that a key cannot be an object and a folder', async () => {
     const store = await openAt(tempDir('store'));
     await store.put('a', Buffer.from('x'));

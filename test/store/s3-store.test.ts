@@ -254,6 +254,12 @@ describe.skipIf(missing('versitygw'))('s3: store', () => {
     await expect(store.get('t', { offset: 500, length: 10 })).rejects.toMatchObject({ code: 'corrupt' });
   });
 
+  it('a key that is the folder of another is refused by a server over a file system', async () => {
+    const store = await openStore();
+    await store.put('a', Buffer.from('x'));
+    await expect(store.put('a/b', Buffer.from('x'))).rejects.toMatchObject({ code: 'unsupported' });
+  });
+
   it('the bucket holds an object at its prefix and key', async () => {
     const store = await openStore({ prefix: 'some/prefix' });
     await store.put('a/b', Buffer.from('x'));

@@ -215,19 +215,6 @@ export function storeContract(open: () => Promise<{ store: ObjectStore; reopen: 
     expect(await keys(store)).toEqual(['d/0', 'd/kept']);
   });
 
-  it('puts and deletes in one folder do not disturb each other', async () => {
-    const store = await emptyStore();
-    const churn = async (worker: number): Promise<void> => {
-      for (let n = 0; n < 25; n++) {
-        await store.put(`x/y/${worker % 4}`, Buffer.from(`${worker}`));
-        await store.delete([`x/y/${worker % 4}`]);
-      }
-      await store.put(`x/y/kept-${worker}`, Buffer.from('kept'));
-    };
-    await Promise.all(Array.from({ length: 8 }, (_, worker) => churn(worker)));
-    expect((await keys(store)).filter((key) => key.includes('kept'))).toHaveLength(8);
-  });
-
   it('hostile keys are refused by every call, and touch nothing', async () => {
     const store = await emptyStore();
     const long = 'x'.repeat(256);

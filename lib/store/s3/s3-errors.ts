@@ -69,6 +69,9 @@ function codeOf({ name, status }: S3Failure, system: string | undefined): ErrorC
     case 'AuthorizationHeaderMalformed':
     case 'IllegalLocationConstraintException':
       return 'config';
+    // Servers over a file system: a key is the folder of another one.
+    case 'ExistingObjectIsDirectory':
+    case 'ObjectParentIsFile':
     case 'NotImplemented':
       return 'unsupported';
     case 'TimeoutError':
