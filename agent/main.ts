@@ -35,6 +35,8 @@ const RESTART_MS_MAX = 30_000;
 const TOPICS_DEFAULT: TopicOptions = { partitions: 3, retentionMs: 7 * 86_400_000 };
 /** A batch that is not full waits this long: below what a person notices, and enough to fill batches under load. */
 const LINGER_MS = 20;
+const UPLINK_BACKOFF_MS_MAX = 5000;
+const UPLINK_ERROR_STANDS_MS = 3 * UPLINK_BACKOFF_MS_MAX;
 /** Part of the goal of 80 MB resident. */
 const UPLINK_BYTES_IN_MEMORY_MAX = 16 * 1024 * 1024;
 
@@ -146,7 +148,6 @@ class RunningAgent {
     const spool = this.#spool.stats();
     const sources = this.#outputs.map((output) => ({ ...output.counters }));
     const { agent, incarnation } = this.#spool.identity;
-    const error = this.#uplink?.status().lastError ?? null;
     return {
       agent,
       incarnation,
@@ -156,8 +157,15 @@ class RunningAgent {
       quarantined: sources.reduce((sum, source) => sum + source.quarantined, 0),
       sources,
       spool,
-      uplinkProblem: this.#uplinkProblem ?? error?.message ?? null,
+      uplinkProblem: this.#uplinkProblem ?? this.#recentUplinkError(),
     };
+  }
+
+  /** An error is over when it did not come again for longer than the uplink waits between two attempts, or nothing is left to send. */
+  #recentUplinkError(): string | null {
+    const { lastError, lag } = this.#uplink?.status() ?? { lastError: null, lag: 0n };
+    const isRecent = lastError !== null && Math.abs(this.#clock.nowMs() - lastError.atMs) < UPLINK_ERROR_STANDS_MS;
+    return isRecent && lag > 0n ? lastError.message : null;
   }
 
   async #metrics(): Promise<string> {
@@ -226,7 +234,7 @@ class RunningAgent {
           compression: 'zstd',
           lingerMs: LINGER_MS,
           bytesInMemoryMax: UPLINK_BYTES_IN_MEMORY_MAX,
-          backoff: { minMs: 100, maxMs: 5000, random: Math.random },
+          backoff: { minMs: 100, maxMs: UPLINK_BACKOFF_MS_MAX, random: Math.random },
           clock: this.#clock,
         });
         this.#uplinkProblem = null;

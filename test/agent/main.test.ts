@@ -74,7 +74,7 @@ test('an agent killed -9 again and again under writing and rotation delivers eve
     appendFileSync(file, numbers.map((n) => `{"n":${n},"id":"s${n % 5}"}\n`).join(''));
     written += count;
   };
-  for (let round = 0; round < 6; round += 1) {
+  for (let round = 0; round < 5; round += 1) {
     const { child, lines, exited } = startAgent(path);
     const writer = setInterval(() => write(100), 5);
     try {
