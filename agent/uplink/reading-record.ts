@@ -3,7 +3,7 @@
  * `arrival` (epoch us), `replayed` (`1` or `0`). The identity of a reading is (agent, incarnation, topic, seq); an incarnation is a
  * random id, so it alone tells whose a sequence number is.
  */
-import { HeaderBlock, type RecordBatchBuilder } from '../../lib/log/batch-builder.ts';
+import { HeaderBlock, type HeaderMark, type RecordBatchBuilder } from '../../lib/log/batch-builder.ts';
 import { RecordBatchReader } from '../../lib/log/batch-reader.ts';
 import type { SpooledReading } from '../spool/spool-reader.ts';
 
@@ -15,7 +15,9 @@ const SEQ = Buffer.from('seq');
 
 export class ReadingEncoder {
   /** The headers that stay the same from one reading to the next, and room for the others behind them. */
-  #constant: { readonly agent: string; readonly incarnation: string; readonly block: HeaderBlock } | undefined;
+  #constant:
+    | { readonly agent: string; readonly incarnation: string; readonly block: HeaderBlock; readonly mark: HeaderMark }
+    | undefined;
 
   /** False when the batch is full. */
   add(builder: RecordBatchBuilder, reading: SpooledReading, timestampMs: number): boolean {
@@ -34,10 +36,9 @@ export class ReadingEncoder {
       );
       block.add('agent', Buffer.from(agent));
       block.add('incarnation', Buffer.from(incarnation));
-      block.keepAdded();
-      this.#constant = { agent, incarnation, block };
+      this.#constant = { agent, incarnation, block, mark: block.mark() };
     }
-    this.#constant.block.truncate();
+    this.#constant.block.truncate(this.#constant.mark);
     return this.#constant.block;
   }
 }

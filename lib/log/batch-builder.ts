@@ -14,13 +14,16 @@ import { varintBytes, writeVarint } from './varint.ts';
 
 const ZSTD_OPTIONS = { chunkSize: 256 * 1024, params: { [constants.ZSTD_c_compressionLevel]: 1 } };
 
+export interface HeaderMark {
+  readonly end: number;
+  readonly count: number;
+}
+
 /** Headers of a record, already in wire form, so that a sender with constant headers encodes them once. */
 export class HeaderBlock {
   readonly #bytes: Buffer;
   #end = 0;
   #count = 0;
-  #keptEnd = 0;
-  #keptCount = 0;
 
   constructor(capacityBytes: number) {
     this.#bytes = Buffer.allocUnsafeSlow(capacityBytes);
@@ -34,16 +37,14 @@ export class HeaderBlock {
     return this.#end;
   }
 
-  /** What has been added so far stays when the block is truncated. */
-  keepAdded(): void {
-    this.#keptEnd = this.#end;
-    this.#keptCount = this.#count;
+  /** Where the block ends now: pass it to `truncate` to keep the headers in front and replace the rest. */
+  mark(): HeaderMark {
+    return { end: this.#end, count: this.#count };
   }
 
-  /** Removes the headers behind those that are kept. */
-  truncate(): void {
-    this.#end = this.#keptEnd;
-    this.#count = this.#keptCount;
+  truncate(mark: HeaderMark): void {
+    this.#end = mark.end;
+    this.#count = mark.count;
   }
 
   /** Throws RangeError when the block is full. */
