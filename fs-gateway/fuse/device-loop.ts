@@ -4,7 +4,7 @@
  *
  * A turn reads up to REQUESTS_PER_TURN requests. An operation that returns at once is answered at once; one that returns a promise when
  * it settles. Then `setImmediate` gives libuv its turn. When neither side has work, the loop spins briefly, then sleeps in poll(2);
- * after IDLE_MS without a request it leaves the waiting to a pool thread and the main thread to libuv alone: no wake-ups while idle.
+ * after IDLE_MS without a new request it leaves the waiting to a pool thread and the main thread to libuv alone: no wake-ups while idle.
  *
  * Invariants
  * - Every request that is read is owned by `#inFlight` or answered before the next one is read; none is dropped while the loop runs.
@@ -203,7 +203,7 @@ export class DeviceLoop {
     let ready = this.#poll.wait(0);
     if (ready === 0 && ++this.#idlePasses > 1) {
       const now = performance.now();
-      if (this.#inFlight.size === 0 && now - this.#lastRequestMs > IDLE_MS) {
+      if (now - this.#lastRequestMs > IDLE_MS) {
         this.#idle = this.#waitIdle();
         return 'idle';
       }

@@ -8,7 +8,9 @@ async function main(options: SupervisorOptions): Promise<void> {
     process.stderr.write(`penstock fs: ${message}\n`);
   };
   const answer = (message: FromSupervisor): void => {
-    process.send?.(message, () => process.disconnect?.());
+    process.send?.(message, () => {
+      if (process.connected) process.disconnect?.();
+    });
   };
   try {
     const supervisor = new Supervisor(options, log);

@@ -80,7 +80,11 @@ export class Supervisor {
   }
 
   /** Mounts and starts the first worker; resolves when it serves. Throws `held`, `unsupported`, `denied`, `io` with nothing left behind. */
-  async start(): Promise<void> {
+  start(): Promise<void> {
+    return this.#exclusive(() => this.#start());
+  }
+
+  async #start(): Promise<void> {
     await claimMountpoint(this.mountpoint, this.#log);
     const { source, readOnly } = this.#options;
     this.#control = await serveControl(this.mountpoint, (request) => this.#answer(request));
@@ -103,6 +107,7 @@ export class Supervisor {
 
   /** Flushes and unmounts, whatever is open: what a signal asks for. Programs with open files get a moment to close them. */
   stop(): Promise<void> {
+    if (this.#state === 'starting') this.#worker?.kill(); // What it waits for may never come.
     return this.#exclusive(async () => {
       if (this.#state === 'ended') return;
       const flushError = await this.#flush();

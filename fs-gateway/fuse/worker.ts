@@ -38,8 +38,9 @@ export interface ServeOptions {
   readonly stats?: () => unknown;
 }
 
+/** A message that cannot be sent is of no use to anybody: the supervisor is gone, which `disconnect` tells. */
 function tell(message: FromWorker): void {
-  process.send?.(message);
+  if (process.connected) process.send?.(message, () => undefined);
 }
 
 /** Runs a worker module's body and ends the process: 0 when it returned, 1 (and word to the supervisor) when it threw. */

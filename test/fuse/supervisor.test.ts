@@ -1,4 +1,4 @@
-import { readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { controlRequest } from '../../fs-gateway/fuse/control.ts';
@@ -83,6 +83,26 @@ describe.skipIf(cannotMount())('supervisor and worker', () => {
     });
     reader.child.kill('SIGKILL');
     expect((await reader.finished).signal).toBe('SIGKILL');
+  });
+
+  it('sends a request again under the operation id that the killed worker knew it by', async () => {
+    const mount = await mountToy();
+    const caller = start('stat', [join(mount.mountpoint, '@wait')]);
+    const ids = (): string[] => {
+      const path = join(mount.root, '@operations');
+      return existsSync(path) ? readFileSync(path, 'utf8').trim().split('\n') : [];
+    };
+    for (let generation = 1; generation <= 2; generation++) {
+      await until('the lookup reached a worker', () => ids().length === generation);
+      const { workerPid } = await mount.stats();
+      process.kill(workerPid, 'SIGKILL');
+      await until('it is dead', () => !isAlive(workerPid));
+      await until('the next one serves', async () => (await mount.stats()).state === 'serving');
+    }
+    await until('the lookup reached the third worker', () => ids().length === 3);
+    expect(new Set(ids()).size).toBe(1);
+    caller.child.kill('SIGKILL');
+    expect((await caller.finished).signal).toBe('SIGKILL');
   });
 
   it('leaves no hung mount when the supervisor is killed -9', async () => {

@@ -2,7 +2,7 @@
  * A toy file system over a real directory, to test the FUSE side without the real one: an inode number is the one of the underlying file,
  * which survives the worker, and every operation is a plain synchronous call of node:fs. No permissions, no locks, no caches.
  *
- * Names that start with `@` are instruments: `@stuck` (reading it waits until it is interrupted), `@wait` (so does looking it up), `@throw` (a bug in an operation),
+ * Names that start with `@` are instruments: `@stuck` (reading it waits until it is interrupted), `@wait` (so does looking it up, which leaves its operation id in `@operations`), `@throw` (a bug in an operation),
  * `@slow` (each read answers after a turn of the event loop), `@invalidate NAME` and `@epoch` (looking them up sends the notification),
  * `@create…` (creating it invalidates names of its own directory, then waits for libuv's pool).
  */
@@ -125,7 +125,10 @@ export function toyFs(root: string, { ttlMs = 0, notifier }: ToyOptions = {}): T
       return interrupted;
     },
     lookup(caller, parent, name) {
-      if (name === '@wait') return stuck(caller);
+      if (name === '@wait') {
+        fs.appendFileSync(join(root, '@operations'), `${caller.operation}\n`);
+        return stuck(caller);
+      }
       if (name === '@epoch') notifier?.incrementEpoch();
       if (name.startsWith('@invalidate ')) {
         const target = name.slice('@invalidate '.length);
