@@ -10,6 +10,7 @@
  *     SIZE   the file's size was set to `length` (truncate; offset 1) or at least to it (offset 0)
  *     SPILL  what DATA said is in the staging file from here on
  *     CLEAN  everything of this inode before the frame number `offset` is committed
+ *     DROP   nothing of this inode is staged any more, and its staging file is gone; a later frame begins anew
  *     OPEN, CLOSE   the inode was opened (`length` times) or closed
  *
  *     LOCKS  bytes: the locks held on the inode, all of them; none: there are none any more
@@ -32,6 +33,7 @@ export const FrameKind = {
   OPEN: 7,
   CLOSE: 8,
   LOCKS: 9,
+  DROP: 10,
 } as const;
 export type FrameKind = (typeof FrameKind)[keyof typeof FrameKind];
 

@@ -125,12 +125,16 @@ export class StagedFile {
     return both.covers(from, to);
   }
 
-  discard(): void {
-    if (this.#fd !== undefined) {
-      closeSync(this.#fd);
-      rmSync(this.#path, { force: true });
-    }
+  /** Lets go of the bytes, without removing a staging file. */
+  close(): void {
+    if (this.#fd !== undefined) closeSync(this.#fd);
     this.#fd = undefined;
     this.#memory = undefined;
+  }
+
+  discard(): void {
+    const inFile = this.#fd !== undefined;
+    this.close();
+    if (inFile) rmSync(this.#path, { force: true });
   }
 }

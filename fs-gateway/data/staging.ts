@@ -168,7 +168,7 @@ export class Staging {
   /** Nothing of the file is wanted any more. */
   drop(file: StagedFile, nowNs: bigint): void {
     this.#files.delete(file.ino);
-    this.#append({ kind: FrameKind.CLEAN, ino: file.ino, timeNs: nowNs, offset: this.#journal.frames, length: 0 });
+    this.#append({ kind: FrameKind.DROP, ino: file.ino, timeNs: nowNs, offset: 0, length: 0 });
     file.discard();
     this.#tidy();
   }
@@ -230,6 +230,9 @@ export class Staging {
       } else if (frame.kind === FrameKind.LOCKS) {
         if (frame.bytes === undefined || frame.bytes.length === 0) this.#locks.delete(frame.ino);
         else this.#locks.set(frame.ino, Buffer.from(frame.bytes).toString());
+      } else if (frame.kind === FrameKind.DROP) {
+        this.#files.get(frame.ino)?.close();
+        this.#files.delete(frame.ino);
       } else if (frame.kind !== FrameKind.CLEAN) this.#replay(frame, index < (cleanBefore.get(frame.ino) ?? 0));
     }
     for (const [ino, file] of this.#files) {
