@@ -7,7 +7,7 @@
  */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { appendFileSync, closeSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { connect, createServer } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -28,8 +28,6 @@ export const KAFKA_PASSWORD = 'alice-secret';
 
 export interface KafkaOptions {
   readonly secure?: boolean;
-  /** Further lines of `server.properties`. */
-  readonly properties?: Readonly<Record<string, string>>;
 }
 
 export class KafkaBroker {
@@ -82,6 +80,12 @@ export class KafkaBroker {
     }
   }
 
+  /** Further lines of `server.properties`, from the next start on. */
+  configure(properties: Readonly<Record<string, string>>): void {
+    const lines = Object.entries(properties).map(([key, value]) => `${key}=${value}\n`);
+    appendFileSync(join(this.dir, 'server.properties'), lines.join(''));
+  }
+
   /** kill -9, and waits until the process is gone. */
   async kill(): Promise<void> {
     await this.#end('SIGKILL');
@@ -108,12 +112,12 @@ export class KafkaBroker {
     clearTimeout(timer);
   }
 
-  async #prepare({ secure = false, properties = {} }: KafkaOptions): Promise<void> {
+  async #prepare({ secure = false }: KafkaOptions): Promise<void> {
     const [plain = 0, controller = 0, tls = 0, sasl = 0] = await freePorts(4);
     this.#ports = { plain, controller, tls, sasl };
     mkdirSync(join(this.dir, 'data'));
     if (secure) await this.makeCertificate([]);
-    const all = { ...this.#properties(), ...(secure ? this.#secureProperties() : {}), ...properties };
+    const all = { ...this.#properties(), ...(secure ? this.#secureProperties() : {}) };
     const lines = Object.entries(all).map(([key, value]) => `${key}=${value}`);
     writeFileSync(join(this.dir, 'server.properties'), `${lines.join('\n')}\n`);
     const scram = ['SCRAM-SHA-256', 'SCRAM-SHA-512'].flatMap((mechanism) => [
@@ -158,6 +162,7 @@ export class KafkaBroker {
       'offsets.topic.num.partitions': '1',
       'transaction.state.log.replication.factor': '1',
       'transaction.state.log.min.isr': '1',
+      'group.initial.rebalance.delay.ms': '0',
       'num.network.threads': '1',
       'num.io.threads': '2',
       'log.cleaner.enable': 'false',
@@ -187,6 +192,8 @@ export class KafkaBroker {
       properties[`${prefix}.plain.sasl.jaas.config`] =
         `${security}.plain.PlainLoginModule required user_${KAFKA_USER}="${KAFKA_PASSWORD}";`;
     }
+    // Sessions so short that a client has to renew them while it works.
+    properties['listener.name.sasl_plaintext.plain.connections.max.reauth.ms'] = '3000';
     return properties;
   }
 

@@ -67,6 +67,7 @@ declare module 'kafkajs/src/network/connectionPool.js' {
       readonly logger: Logger;
       readonly socketFactory: (options: { readonly onConnect: () => void }) => import('node:net').Socket;
       readonly connectionTimeout: number;
+      readonly reauthenticationThreshold: number;
       readonly requestTimeout: number;
       readonly enforceRequestTimeout: boolean;
       readonly sasl: { mechanism: string; username: string; password: string } | null;

@@ -23,6 +23,8 @@ import { CLIENT_ID, connectError, type Transport, type Wire } from './transport.
 const KEEP_ALIVE_MS = 60_000;
 /** A fetch is asked for with megabytes; one batch may be larger, by the topic's own max.message.bytes. */
 const FRAME_BYTES_MAX = 256 << 20;
+/** How long before its end a session is renewed: far above a round trip, and above the second that brokers want between renewals. */
+const RENEWAL_MS = 1500;
 const HEADER_BYTES = 14;
 
 const silent: Logger = {
@@ -60,6 +62,7 @@ async function connect(
     },
     connectionTimeout: connectMs,
     requestTimeout: connectMs,
+    reauthenticationThreshold: RENEWAL_MS,
     // It counts by the wall clock; broker-link.ts has deadlines of its own.
     enforceRequestTimeout: false,
     sasl: options.sasl && {
