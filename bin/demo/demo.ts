@@ -27,6 +27,7 @@ const COMPACT_EVERY_MS = 15_000;
 const PROGRESS_EVERY_MS = 500;
 /** The spool is drained in steps of this; a step that delivers nothing ends the demo with the reason. */
 const DRAIN_STEP_MS = 30_000;
+const COMPACT_ATTEMPTS = 3;
 const STOP_MS = 30_000;
 const MOUNT_MS = 30_000;
 
@@ -172,17 +173,16 @@ class Demo {
   }
 
   async #finish(): Promise<DemoResult> {
-    this.#phase = 'draining';
+    this.#enter('draining');
     await this.#agent.stop(STOP_MS);
     const totals = await this.#drain();
-    this.#phase = 'landing';
+    this.#enter('landing');
     await this.#lander.stop(STOP_MS);
     const signal = new AbortController().signal;
     const landed = await land(this.#config, this.#paths.dir, { once: true, signal });
-    this.#phase = 'compacting';
-    const compacted = await compact(this.#config, this.#paths.dir, { ignoreLag: true, signal });
-    this.#problems.push(...landed.problems, ...compacted.problems);
-    this.#phase = 'querying';
+    this.#enter('compacting');
+    this.#problems.push(...landed.problems, ...(await this.#compactAll(signal)));
+    this.#enter('querying');
     const stats = await this.#readStats();
     const query = await queryDatasets(await this.#files());
     const sum = (pick: (stats: DatasetStats) => number): number => stats.reduce((total, one) => total + pick(one), 0);
@@ -202,6 +202,19 @@ class Demo {
       seconds: Math.round((performance.now() - this.#startedMs) / 100) / 10,
     };
     return { summary, query, problems: this.#problems };
+  }
+
+  /** What is left of a run whose SQL worker was killed is done by the next. Returns the problems that stayed. */
+  async #compactAll(signal: AbortSignal): Promise<readonly string[]> {
+    for (let attempt = 1; ; attempt++) {
+      const { problems } = await compact(this.#config, this.#paths.dir, { ignoreLag: true, signal });
+      if (problems.length === 0 || attempt === COMPACT_ATTEMPTS) return problems;
+    }
+  }
+
+  #enter(phase: DemoProgress['phase']): void {
+    this.#phase = phase;
+    this.#screen.show(this.#progress());
   }
 
   /** Delivers what is left in the spool, without sources, and returns what the spool itself says. */

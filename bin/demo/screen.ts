@@ -28,6 +28,7 @@ export class DemoScreen {
   readonly #live: boolean;
   #drawn = 0;
   #lastLineMs = -Infinity;
+  #lastPhase: DemoProgress['phase'] | undefined;
 
   constructor(out: NodeJS.WriteStream) {
     this.#out = out;
@@ -36,8 +37,9 @@ export class DemoScreen {
 
   show(progress: DemoProgress): void {
     if (this.#live) this.#redraw(block(progress));
-    else if (performance.now() - this.#lastLineMs >= LINE_EVERY_MS) {
+    else if (progress.phase !== this.#lastPhase || performance.now() - this.#lastLineMs >= LINE_EVERY_MS) {
       this.#lastLineMs = performance.now();
+      this.#lastPhase = progress.phase;
       this.#out.write(`${line(progress)}\n`);
     }
   }

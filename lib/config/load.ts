@@ -50,7 +50,7 @@ export async function loadConfig<T>(path: string, schema: z.ZodType<T>): Promise
         : systemCode(error) === 'EISDIR'
           ? 'is a directory'
           : String(error);
-    throw new PenstockError('config', `configuration ${path}: ${why}`, { cause: error });
+    throw new PenstockError('config', `configuration ${path}: ${why}`);
   }
   return { config: parseConfig(text, path, schema), path: absolute, baseDir: dirname(absolute) };
 }

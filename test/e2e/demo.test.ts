@@ -1,0 +1,163 @@
+/**
+ * The main job as its user runs it: `penstock demo` as a process tree, its accounting, and the same accounting after kill -9 of each of its
+ * processes and of its head in each phase. Lines with numbers in the inbox are the oracle: each number is in the table exactly once.
+ */
+import { spawn, type ChildProcess } from 'node:child_process';
+import { appendFileSync, mkdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect, it, onTestFinished } from 'vitest';
+import { openLake } from '../../compactor/main.ts';
+import { liveFilePaths } from '../../bin/demo/query.ts';
+import { loadConfig } from '../../lib/config/load.ts';
+import { pipelineSchema } from '../../lib/config/pipeline.ts';
+import { defaultScratchRoot, makeScratch } from '../../lib/sql/scratch.ts';
+import { SqlWorker } from '../../lib/sql/sql-worker-client.ts';
+import { descendants, eventually, isAlive, kill, processes } from '../support/processes.ts';
+import { tempDir } from '../support/temp.ts';
+
+interface Summary {
+  readonly readings: number;
+  readonly landedRows: number;
+  readonly duplicates: number;
+  readonly quarantined: number;
+  readonly compactedRows: number;
+  readonly compactedFiles: number;
+  readonly smallFiles: number;
+  readonly queryRows: number;
+  readonly mountpoint: string | null;
+}
+
+class Demo {
+  readonly child: ChildProcess;
+  readonly pid: number;
+  stdout = '';
+  stderr = '';
+  readonly exited: Promise<number | null>;
+
+  constructor(dir: string, seconds: number, rate = 2000) {
+    const args = ['demo', '--dir', dir, '--for', `${seconds}s`, '--rate', `${rate}`, '--json'];
+    this.child = spawn('bin/penstock', args, { stdio: ['ignore', 'pipe', 'pipe'] });
+    this.pid = this.child.pid ?? 0;
+    this.child.stdout?.on('data', (text: Buffer) => (this.stdout += text.toString()));
+    this.child.stderr?.on('data', (text: Buffer) => (this.stderr += text.toString()));
+    this.exited = new Promise((resolve) => this.child.once('close', resolve));
+    onTestFinished(() => {
+      for (const entry of [...descendants(this.pid), { pid: this.pid }]) kill(entry.pid);
+    });
+  }
+
+  async summary(): Promise<Summary> {
+    const status = await this.exited;
+    expect(`${this.stderr}\nstatus ${status}`).toMatch(/status 0$/);
+    // The shape is the documented one; the tests check its numbers.
+    return JSON.parse(this.stdout.trim().split('\n').at(-1) ?? '') as Summary;
+  }
+
+  /** A process of the tree by a part of its command line. */
+  find(part: string): Promise<number> {
+    return eventually(
+      `a process with '${part}'\n${this.stderr}`,
+      () => descendants(this.pid).find((entry) => entry.command.includes(part))?.pid,
+    );
+  }
+}
+
+function expectAccounted(summary: Summary): void {
+  expect(summary.landedRows).toBe(summary.compactedRows + summary.duplicates + summary.quarantined);
+  expect(summary.readings).toBe(summary.landedRows - summary.duplicates);
+  expect(summary.queryRows).toBe(summary.compactedRows);
+  expect(summary.compactedFiles).toBeGreaterThan(0);
+  expect(summary.compactedFiles).toBeLessThan(summary.smallFiles);
+}
+
+/** Numbered lines into the inbox, as a machine's log would grow. */
+class NumberedLines {
+  count = 0;
+  readonly #path: string;
+
+  constructor(dir: string) {
+    mkdirSync(join(dir, 'inbox'), { recursive: true });
+    this.#path = join(dir, 'inbox', 'numbers.ndjson');
+  }
+
+  append(lines: number): void {
+    const text = Array.from({ length: lines }, (_, i) => `{"n":${this.count + i}}\n`).join('');
+    appendFileSync(this.#path, text);
+    this.count += lines;
+  }
+}
+
+async function numbersInTable(dir: string): Promise<{ rows: number; distinct: number; max: number }> {
+  const { config, baseDir } = await loadConfig(join(dir, 'pipeline.yaml'), pipelineSchema);
+  const ports = await openLake(config, baseDir, 'test');
+  const scratch = await makeScratch(defaultScratchRoot(), 'test');
+  const worker = await SqlWorker.start({ memoryBytes: 1e9, threads: 1, scratchDir: scratch.path, scratchBytes: 1e9 });
+  try {
+    const files = await liveFilePaths(ports.lake, 'plant.inbox');
+    const list = files.map((path) => `'${path}'`).join(',');
+    const [row] = await worker.query(
+      `SELECT count(*) AS rows, count(DISTINCT n) AS distinct_n, max(n) AS max FROM read_parquet([${list}])`,
+    );
+    return { rows: Number(row?.['rows']), distinct: Number(row?.['distinct_n']), max: Number(row?.['max']) };
+  } finally {
+    await worker.close();
+    scratch.remove();
+    await ports.close();
+  }
+}
+
+it('accounts for every reading, goes on where it was, and tells a second demo who holds the directory', async () => {
+  const dir = tempDir('demo');
+  const first = new Demo(dir, 5);
+  await first.find('agent run');
+  const rival = new Demo(dir, 1);
+  expect(await rival.exited).toBe(1);
+  expect(rival.stderr).toMatch(new RegExp(`${dir} is held by process ${first.pid} \\(penstock demo\\)`));
+
+  const one = await first.summary();
+  expectAccounted(one);
+  expect(one.readings).toBeGreaterThan(2000);
+  const two = await new Demo(dir, 2).summary();
+  expectAccounted(two);
+  expect(two.readings).toBeGreaterThan(one.readings);
+  expect(processes().filter((entry) => entry.command.includes(dir))).toEqual([]);
+}, 120_000);
+
+it('loses and doubles nothing when each of its processes is killed with -9', async () => {
+  const dir = tempDir('demo-kill');
+  const lines = new NumberedLines(dir);
+  lines.append(500);
+  const demo = new Demo(dir, 20);
+  for (const part of ['agent run', 'land -c', 'fs mount', 'worker.ts', 'compact -c', 'sql-worker']) {
+    const pid = await demo.find(part);
+    lines.append(500);
+    kill(pid);
+    await eventually(`the end of ${pid}`, () => !isAlive(pid));
+    lines.append(500);
+  }
+  expectAccounted(await demo.summary());
+  // The last process is only there at the end, when the agent has stopped: a second run takes the lines that came after.
+  expectAccounted(await new Demo(dir, 2).summary());
+  expect(await numbersInTable(dir)).toEqual({ rows: lines.count, distinct: lines.count, max: lines.count - 1 });
+}, 180_000);
+
+it.each(['collecting', 'draining', 'landing', 'compacting', 'querying'])(
+  'loses and doubles nothing when the whole tree loses its head while %s',
+  async (phase) => {
+    const dir = tempDir('demo-head');
+    const lines = new NumberedLines(dir);
+    lines.append(1000);
+    const demo = new Demo(dir, 3);
+    await eventually(`the phase ${phase}\n${demo.stderr}`, () => demo.stderr.includes(`${phase}:`));
+    if (phase === 'collecting') await eventually('a landed row', () => /landed [1-9]/.test(demo.stderr));
+    kill(demo.pid);
+    await demo.exited;
+    lines.append(1000);
+    await eventually('the end of the tree', () => !processes().some((entry) => entry.command.includes(dir)), 60_000);
+    expect(readFileSync('/proc/self/mounts', 'utf8')).not.toContain(dir);
+
+    expectAccounted(await new Demo(dir, 2).summary());
+    expect(await numbersInTable(dir)).toEqual({ rows: lines.count, distinct: lines.count, max: lines.count - 1 });
+  },
+  180_000,
+);
