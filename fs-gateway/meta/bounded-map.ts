@@ -4,10 +4,13 @@
  */
 export class BoundedMap<K, V> {
   readonly #half: number;
+  readonly #onForget: (() => void) | undefined;
   #young = new Map<K, V>();
   #old = new Map<K, V>();
 
-  constructor(capacity: number) {
+  /** `onForget` is called when entries were forgotten for want of room. */
+  constructor(capacity: number, onForget?: () => void) {
+    this.#onForget = onForget;
     this.#half = Math.max(1, Math.floor(capacity / 2));
   }
 
@@ -21,8 +24,10 @@ export class BoundedMap<K, V> {
 
   set(key: K, value: V): void {
     if (this.#young.size >= this.#half && !this.#young.has(key)) {
+      const forgotten = this.#old.size;
       this.#old = this.#young;
       this.#young = new Map<K, V>();
+      if (forgotten > 0) this.#onForget?.();
     }
     this.#young.set(key, value);
   }

@@ -5,6 +5,8 @@
  * - What is here was true when it was read or committed, and the feed says when it no longer is: a record is dropped by the feed
  *   message of whoever changed it, everything is dropped at a gap. A stale record costs a failed compare, never a wrong commit.
  * - A read that was under way while its record changed is not kept (`Reading`): its answer may be older than the message.
+ * - A *complete* directory is one that we made and have seen all changes of: a name that is not here is absent. It stops being one when
+ *   somebody else changes an entry, or when the cache forgets entries for want of room.
  * Limits: `capacity` inodes and as many entries; about 400 bytes a pair, so the default is some 50 MB.
  */
 import { decodeDentry } from '../../lib/volume/dentry.ts';
@@ -40,10 +42,11 @@ export class MetaCache {
   /** Keys are `<parent>/<name>`; null: the name is absent. */
   readonly #entries: BoundedMap<string, CachedEntry | null>;
   readonly #readings = new Map<string, Reading>();
+  readonly #complete = new Set<number>();
 
   constructor(capacity: number) {
     this.#nodes = new BoundedMap(capacity);
-    this.#entries = new BoundedMap(capacity);
+    this.#entries = new BoundedMap(capacity, () => this.#complete.clear());
   }
 
   node(ino: number): Node | undefined {
@@ -51,7 +54,18 @@ export class MetaCache {
   }
 
   entry(parent: number, name: string): CachedEntry | null | undefined {
-    return this.#entries.get(entryName(parent, name));
+    const entry = this.#entries.get(entryName(parent, name));
+    return entry === undefined && this.#complete.has(parent) ? null : entry;
+  }
+
+  /** Before the commit that makes a directory. */
+  beginDirectory(ino: number): Reading {
+    return this.#begin(directoryName(ino));
+  }
+
+  /** After it: the directory is known to be empty, unless somebody was faster. */
+  endDirectory(ino: number, reading: Reading, made: boolean): void {
+    if (this.#end(directoryName(ino), reading) && made) this.#complete.add(ino);
   }
 
   putNode(node: Node): void {
@@ -73,12 +87,15 @@ export class MetaCache {
   dropEntry(parent: number, name: string): void {
     const key = entryName(parent, name);
     this.#entries.delete(key);
+    this.#complete.delete(parent);
     this.#overtake(key);
+    this.#overtake(directoryName(parent));
   }
 
   clear(): void {
     this.#nodes.clear();
     this.#entries.clear();
+    this.#complete.clear();
     for (const reading of this.#readings.values()) reading.stale = true;
     this.#readings.clear();
   }
@@ -119,6 +136,10 @@ export class MetaCache {
     reading.stale = true;
     this.#readings.delete(key);
   }
+}
+
+function directoryName(ino: number): string {
+  return `d${ino}`;
 }
 
 function entryName(parent: number, name: string): string {

@@ -36,6 +36,7 @@ export class Change {
 
   /** The inode that the change makes; 0: none. */
   made = 0;
+  madeDirectory = false;
 
   constructor(keys: VolumeKeys) {
     this.#keys = keys;
@@ -74,6 +75,7 @@ export class Change {
   /** A new inode, under a number that nobody else has. */
   addNode(ino: number, inode: Inode): void {
     this.made = ino;
+    this.madeDirectory = isDirectory(inode);
     this.#putNode(ino, inode, 0n, 0);
   }
 

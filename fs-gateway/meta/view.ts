@@ -7,7 +7,7 @@
  * Limits: ATTEMPTS_MAX failed compares of one change are `conflict`.
  */
 import { PenstockError } from '../../lib/errors.ts';
-import type { Key, MetaEngine, ScanPage, Stored } from '../../lib/meta/engine.ts';
+import type { CommitResult, Key, MetaEngine, ScanPage, Stored } from '../../lib/meta/engine.ts';
 import { decodeChanges } from '../../lib/volume/feed.ts';
 import { takeIds } from '../../lib/volume/ids.ts';
 import { isDirectory } from '../../lib/volume/inode.ts';
@@ -263,7 +263,7 @@ export class VolumeView {
       }
       const ready = this.engine();
       const engine = ready instanceof Promise ? await ready : ready;
-      const result = await engine.commit(change.transaction(engine.sessionId));
+      const result = await this.#commit(engine, change);
       if (result.ok) {
         change.succeed(this.#cache, result.version, result.numbers);
         return { value, repeated: undefined };
@@ -274,6 +274,19 @@ export class VolumeView {
       'conflict',
       `a change of volume '${this.keys.volume}' met other changes ${ATTEMPTS_MAX} times`,
     );
+  }
+
+  async #commit(engine: MetaEngine, change: Change): Promise<CommitResult> {
+    if (!change.madeDirectory) return engine.commit(change.transaction(engine.sessionId));
+    const reading = this.#cache.beginDirectory(change.made);
+    let made = false;
+    try {
+      const result = await engine.commit(change.transaction(engine.sessionId));
+      made = result.ok;
+      return result;
+    } finally {
+      this.#cache.endDirectory(change.made, reading, made);
+    }
   }
 
   /** A fresh id, at once while the block lasts. */
