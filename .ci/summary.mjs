@@ -9,9 +9,15 @@ try {
   process.exit(1);
 }
 const failed = report.testResults.flatMap((file) =>
-  file.assertionResults.filter((test) => test.status === 'failed').map((test) => `failed: ${file.name}: ${test.fullName}`),
+  file.assertionResults
+    .filter((test) => test.status === 'failed')
+    .map((test) => `failed: ${file.name}: ${test.fullName}`),
 );
-const broken = report.testResults.filter((file) => file.status === 'failed' && file.assertionResults.length === 0).map((file) => `failed to load: ${file.name}`);
+const broken = report.testResults
+  .filter((file) => file.status === 'failed' && file.assertionResults.length === 0)
+  .map((file) => `failed to load: ${file.name}`);
 for (const line of [...failed, ...broken]) console.log(line);
-console.log(`${report.numPassedTests} passed, ${report.numFailedTests + broken.length} failed, ${report.numPendingTests + report.numTodoTests} skipped`);
+console.log(
+  `${report.numPassedTests} passed, ${report.numFailedTests + broken.length} failed, ${report.numPendingTests + report.numTodoTests} skipped`,
+);
 if (report.numPassedTests === 0) process.exit(1);

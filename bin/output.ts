@@ -59,14 +59,10 @@ export function printTable(rows: readonly Readonly<Record<string, unknown>>[], j
     return;
   }
   const columns = [...new Set(rows.flatMap((row) => Object.keys(row)))];
-  const cell = (value: unknown): string =>
-    value === undefined || value === null
-      ? ''
-      : value instanceof Date
-        ? value.toISOString()
-        : typeof value === 'object'
-          ? toJson(value)
-          : String(value);
+  const cell = (value: unknown): string => {
+    if (value instanceof Date) return value.toISOString();
+    return typeof value === 'string' ? value : value === undefined || value === null ? '' : toJson(value);
+  };
   const widths = columns.map((column) => Math.max(column.length, ...rows.map((row) => cell(row[column]).length)));
   const line = (cells: readonly string[]): string =>
     `${cells

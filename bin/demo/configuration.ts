@@ -15,7 +15,6 @@ export interface DemoPaths {
 }
 
 export const DEMO_DATASETS = ['plant.vibration', 'host.metrics', 'plant.inbox'] as const;
-export const DEMO_VOLUME = 'lake';
 
 export function demoPaths(dir: string): DemoPaths {
   return {

@@ -158,8 +158,8 @@ class Demo {
     const { signal, forMs } = this.#options;
     const over = forMs === undefined ? signal : AbortSignal.any([signal, AbortSignal.timeout(forMs)]);
     while (!over.aborted) {
-      await delay(COMPACT_EVERY_MS, undefined, { signal: over }).catch(() => undefined);
-      if (over.aborted) break;
+      const waited = await delay(COMPACT_EVERY_MS, true, { signal: over }).catch(() => false);
+      if (!waited) return;
       const run = new DemoChild(
         'compactor',
         ['compact', '-c', this.#paths.pipeline, '--ignore-lag', '--json'],

@@ -36,7 +36,7 @@ class Demo {
 
   constructor(dir: string, seconds: number, rate = 2000) {
     const args = ['demo', '--dir', dir, '--for', `${seconds}s`, '--rate', `${rate}`, '--json'];
-    this.child = spawn('bin/penstock', args, { stdio: ['ignore', 'pipe', 'pipe'] });
+    this.child = spawn(join(import.meta.dirname, '../../bin/penstock'), args, { stdio: ['ignore', 'pipe', 'pipe'] });
     this.pid = this.child.pid ?? 0;
     this.child.stdout?.on('data', (text: Buffer) => (this.stdout += text.toString()));
     this.child.stderr?.on('data', (text: Buffer) => (this.stderr += text.toString()));
