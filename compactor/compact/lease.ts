@@ -6,15 +6,26 @@
  *
  * Failure: the lease of a killed process is free at once for processes of its machine, else when it ends (LEASE_MS).
  */
+import { randomUUID } from 'node:crypto';
 import { hostname } from 'node:os';
 import { z } from 'zod';
-import type { Compare, Key, Stored, Version, Write } from '../../lib/meta/engine.ts';
+import type {
+  CommitResult,
+  Compare,
+  Key,
+  MetaEngine,
+  Minitransaction,
+  Stored,
+  Version,
+  Write,
+} from '../../lib/meta/engine.ts';
 import type { LakeContext } from '../../lib/table/table.ts';
-import { systemCode } from '../../lib/errors.ts';
+import { isCode, systemCode } from '../../lib/errors.ts';
 import { hourName } from '../parquet-object.ts';
 
 const LEASE_MS = 60_000;
 const RENEW_MS = 15_000;
+const SENDS_MAX = 3;
 
 const leaseSchema = z.object({ session: z.int(), host: z.string(), pid: z.int(), untilMs: z.number() });
 
@@ -44,9 +55,11 @@ export class GroupLease {
     const [current] = await lake.engine.read([key]);
     const holder = holderOf(lake, current ?? null);
     if (holder !== null) return { holder };
-    const result = await lake.engine.commit({
+    // A lost answer must not leave a lease that nobody knows to be theirs: the same operation is asked again.
+    const result = await commitSurely(lake.engine, {
       compare: [{ key, version: current?.version ?? null }],
       write: [{ key, value: leaseValue(lake) }],
+      operation: randomUUID(),
     });
     return result.ok ? new GroupLease(lake, key, result.version) : { holder: 'another compactor, this instant' };
   }
@@ -69,7 +82,7 @@ export class GroupLease {
   /** Gives it up without a commit; a no-op when it is not ours any more. */
   async abandon(): Promise<void> {
     const { compare, write } = await this.release();
-    await this.#lake.engine.commit({ compare: [compare], write: [write] });
+    await commitSurely(this.#lake.engine, { compare: [compare], write: [write], operation: randomUUID() });
   }
 
   async #stop(): Promise<void> {
@@ -87,6 +100,16 @@ export class GroupLease {
       // Else it was taken from us: the commit will fail on it.
     } catch {
       // The next renewal or the commit will tell.
+    }
+  }
+}
+
+async function commitSurely(engine: MetaEngine, transaction: Minitransaction): Promise<CommitResult> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await engine.commit(transaction);
+    } catch (error) {
+      if (attempt === SENDS_MAX || !isCode(error, 'timeout', 'unavailable')) throw error;
     }
   }
 }
