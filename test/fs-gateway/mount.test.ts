@@ -121,14 +121,15 @@ describe.skipIf(cannotMount())('when its worker is killed with kill -9', () => {
       ],
       60_000,
     );
-    const state = { ended: false };
-    const both = Promise.all([writing.finished, copying.finished]).finally(() => (state.ended = true));
+    let done = 0;
+    const ended = (): boolean => done > 0;
+    const both = Promise.all([writing.finished, copying.finished]).finally(() => done++);
     let kills = 0;
-    while (!state.ended && kills < 4) {
+    while (!ended() && kills < 4) {
       const before = await mountStats(mount.mountpoint);
       await killWorker(mount);
       kills++;
-      for (let now = before; !state.ended && now['restarts'] === before['restarts'];)
+      for (let now = before; !ended() && now['restarts'] === before['restarts'];)
         now = await mountStats(mount.mountpoint);
     }
     const [writer, copier] = await both;

@@ -1,0 +1,52 @@
+/** Two mounts of one volume on one machine: what one does reaches the other's kernel through the feed, not by waiting for a time to live. */
+import { describe, expect, test } from 'vitest';
+import { mountTestVolume } from '../support/fs-volume.ts';
+import { run } from '../support/mount-guard.ts';
+import { cannotMount } from '../support/services.ts';
+
+/** Far below the kernel's time to live of a minute: what arrives by then was pushed. */
+const PUSHED_SECONDS = 10;
+
+/** Runs a script with the two mount points as $A and $B; `pushed CMD` repeats it until it succeeds. */
+async function script(a: string, b: string, text: string): Promise<string> {
+  const pushed = `A=$1; B=$2; pushed() { local end=$((SECONDS+${PUSHED_SECONDS})); while ! eval "$1"; do [ $SECONDS -lt $end ] || { echo "not pushed: $1" >&2; exit 9; }; sleep 0.01; done; }\n`;
+  const result = await run('bash', ['-ec', pushed + text, 'bash', a, b], 40_000);
+  expect(`${result.stderr}${result.status}`).toBe('0');
+  return result.stdout;
+}
+
+describe.skipIf(cannotMount())('two mounts of a volume', () => {
+  test('see names, contents, sizes and removals of each other', async () => {
+    const first = await mountTestVolume();
+    const second = await mountTestVolume(first);
+    const [a, b] = [first.mountpoint, second.mountpoint];
+    // Each look before the change puts the old state (also that a name is absent) into the other's caches.
+    await script(
+      a,
+      b,
+      `[ ! -e $B/file ]; echo one > $A/file; pushed '[ "$(cat $B/file 2>/dev/null)" = one ]'
+       echo two-longer > $A/file; pushed '[ "$(cat $B/file)" = two-longer ]'
+       head -c 100000 /dev/urandom > $A/big; pushed 'cmp -s $A/big $B/big'
+       dd if=/dev/urandom of=$B/big bs=1000 count=1 seek=50 conv=notrunc status=none; pushed 'cmp -s $A/big $B/big'
+       mkdir $A/d; mv $A/file $A/d/renamed; pushed '[ -e $B/d/renamed ] && [ ! -e $B/file ]'
+       chmod 600 $B/d/renamed; pushed '[ "$(stat -c %a $A/d/renamed)" = 600 ]'
+       rm $B/d/renamed; pushed '[ ! -e $A/d/renamed ]'
+       rmdir $A/d; pushed '[ ! -e $B/d ]'
+       touch $B/in-new; pushed '[ "$(ls $A)" = "$(ls $B)" ]'`,
+    );
+  });
+
+  test('make names in one directory without losing any, and only one wins an exclusive create', async () => {
+    const first = await mountTestVolume();
+    const second = await mountTestVolume(first);
+    const output = await script(
+      first.mountpoint,
+      second.mountpoint,
+      `mkdir $A/d; pushed '[ -d $B/d ]'
+       (for i in $(seq 150); do echo a > $A/d/a$i; (set -C; echo a > $A/d/x$i) 2>/dev/null && echo won; done) &
+       (for i in $(seq 150); do echo b > $B/d/b$i; (set -C; echo b > $B/d/x$i) 2>/dev/null && echo won; done; true)
+       wait; pushed '[ "$(ls $A/d | wc -l)" = 450 ]'; pushed '[ "$(ls $B/d | wc -l)" = 450 ]'`,
+    );
+    expect(output.match(/won/g)).toHaveLength(150);
+  });
+});
