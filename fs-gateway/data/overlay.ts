@@ -17,12 +17,6 @@ export class Overlay {
     return this.#ranges;
   }
 
-  get dataBytes(): number {
-    let bytes = 0;
-    for (const { start, end, kind } of this.#ranges) if (kind === 'data') bytes += end - start;
-    return bytes;
-  }
-
   /** The first range that ends behind `offset`. */
   #indexAt(offset: number): number {
     let low = 0;

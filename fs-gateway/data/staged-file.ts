@@ -16,6 +16,8 @@ export class StagedFile {
   readonly ino: number;
   active = new Overlay();
   flushing: Overlay | undefined;
+  activeBytes = 0;
+  flushingBytes = 0;
   #size: number;
   #sizeMax: number;
   /** The size was set (truncate), so a commit sets it too; else a commit only raises it. */
@@ -57,8 +59,9 @@ export class StagedFile {
     return !this.active.empty || this.sizeSet || this.mtimeNs !== null;
   }
 
+  /** At most so many bytes are staged (bytes written twice count twice: counting ranges would cost a pass over them). */
   get stagedBytes(): number {
-    return this.active.dataBytes + (this.flushing?.dataBytes ?? 0);
+    return this.activeBytes + this.flushingBytes;
   }
 
   /** Stores bytes at their offset; the caller has made sure that they fit where they go. */

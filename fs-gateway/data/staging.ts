@@ -113,6 +113,7 @@ export class Staging {
       throw fromSystemError(error, 'staging in the cache directory');
     }
     file.active.set(offset, end, 'data');
+    file.activeBytes += data.length;
     file.size = Math.max(file.size, end);
     this.#touched(file, nowNs);
   }
@@ -140,6 +141,8 @@ export class Staging {
     const { active, size, sizeSet, mtimeNs, ctimeNs } = file;
     file.flushing = active;
     file.active = new Overlay();
+    file.flushingBytes = file.activeBytes;
+    file.activeBytes = 0;
     file.sizeSet = false;
     return { overlay: active, size, sizeSet, mtimeNs, ctimeNs, mark: this.#journal.frames };
   }
@@ -150,19 +153,25 @@ export class Staging {
     older.add(flush.overlay);
     older.add(file.active);
     file.active = older;
-    file.flushing = undefined;
+    file.activeBytes += file.flushingBytes;
+    this.#flushed(file);
     file.sizeSet ||= flush.sizeSet;
   }
 
   /** What was flushed is committed. */
   committed(file: StagedFile, flush: Flush, nowNs: bigint): void {
-    file.flushing = undefined;
+    this.#flushed(file);
     if (file.mtimeNs === flush.mtimeNs) file.mtimeNs = null;
     if (file.dirty) {
       this.#append({ kind: FrameKind.CLEAN, ino: file.ino, timeNs: nowNs, offset: flush.mark, length: 0 });
       return;
     }
     this.drop(file, nowNs);
+  }
+
+  #flushed(file: StagedFile): void {
+    file.flushing = undefined;
+    file.flushingBytes = 0;
   }
 
   /** Nothing of the file is wanted any more. */
@@ -256,6 +265,7 @@ export class Staging {
     if (committed) return;
     if (kind === FrameKind.DATA || kind === FrameKind.RANGE) {
       file.active.set(offset, offset + length, 'data');
+      file.activeBytes += length;
       file.size = Math.max(file.size, offset + length);
     } else if (kind === FrameKind.HOLE) file.active.set(offset, offset + length, 'hole');
     else if (kind === FrameKind.SIZE) applySize(file, length, offset === 1);

@@ -6,7 +6,7 @@
  * Invariants: see cache.ts. A change that is repeated under the same operation id (a request sent again by the kernel) is applied once.
  * Limits: ATTEMPTS_MAX failed compares of one change are `conflict`.
  */
-import { PenstockError } from '../../lib/errors.ts';
+import { PenstockError, describeError } from '../../lib/errors.ts';
 import type { CommitResult, Key, MetaEngine, ScanPage, Stored } from '../../lib/meta/engine.ts';
 import { decodeChanges } from '../../lib/volume/feed.ts';
 import { takeIds } from '../../lib/volume/ids.ts';
@@ -313,7 +313,16 @@ export class VolumeView {
   }
 
   #hear(message: Buffer): void {
-    const { session, changes } = decodeChanges(message);
+    let heard: ReturnType<typeof decodeChanges>;
+    try {
+      heard = decodeChanges(message);
+    } catch (error) {
+      // What it said is lost, as in a gap.
+      this.#options.report(describeError(error));
+      this.#forgetAll();
+      return;
+    }
+    const { session, changes } = heard;
     if (session === this.#connection?.current.sessionId) return;
     for (const change of changes) {
       if (change.kind === 'entry') {

@@ -31,6 +31,8 @@ const O_APPEND = 0o2000;
 const STAGED_FILE_MAX = 128 * 2 ** 20;
 const STAGED_MAX = 2 ** 30;
 const HANDLES_MAX = 65_536;
+/** The store's own retries have given up by then. */
+const FLUSH_RETRY_MS = 5000;
 const EMPTY = Buffer.alloc(0);
 
 export class Files {
@@ -90,7 +92,7 @@ export class Files {
 
   opened(node: Node, _flags: number): OpenResult {
     this.#context.staging.opened(node.ino, this.#context.time.nowNs());
-    const seen = `${node.inode.mtimeNs}/${node.inode.size}`;
+    const seen = contentMark(node);
     const keepCache = this.#lastOpened.get(node.ino) === seen;
     if (!keepCache) this.#lastOpened.set(node.ino, seen);
     return { handle: this.newHandle(), keepCache };
@@ -317,9 +319,17 @@ export class Files {
     if (flush === undefined) {
       flush = this.#flush(ino).finally(() => this.#flushes.delete(ino));
       this.#flushes.set(ino, flush);
-      flush.catch(() => undefined); // Whoever waits for it gets the error; a background flush is tried again at close.
+      // Whoever waits for it gets the error; the staged data stays and is tried again.
+      flush.catch((error: unknown) => this.#retryLater(ino, error));
     }
     return flush;
+  }
+
+  #retryLater(ino: number, error: unknown): void {
+    this.#context.report(`inode ${ino} stays staged: ${describeError(error)}`);
+    setTimeout(() => {
+      if (this.#context.staging.get(ino)?.dirty === true) this.#startFlush(ino).catch(() => undefined); // Reported above.
+    }, FLUSH_RETRY_MS).unref();
   }
 
   async #flush(ino: number): Promise<void> {
@@ -328,7 +338,11 @@ export class Files {
     const node = await this.#context.view.node(ino);
     // Nobody else can read a file without names: it dies with its last handle.
     if (node?.inode.nlink === 0 && this.#context.staging.isOpen(ino)) return;
+    const before = node === null ? '' : contentMark(node);
     await this.#flusher.flush(file);
+    const after = this.#context.view.cachedNode(ino);
+    // The kernel's pages have what we wrote: the next open may keep them.
+    if (after !== undefined && this.#lastOpened.get(ino) === before) this.#lastOpened.set(ino, contentMark(after));
   }
 
   async fsync(ino: number): Promise<void> {
@@ -379,4 +393,9 @@ export class Files {
       }),
     );
   }
+}
+
+/** Differs when the content does. */
+function contentMark({ inode }: Node): string {
+  return `${inode.mtimeNs}/${inode.size}`;
 }

@@ -103,7 +103,8 @@ export class Flusher {
     const uploaded = await this.#uploader.upload(
       plan.overlay.ranges.filter((range) => range.kind === 'data'),
       async (offset, target) => {
-        if (plan.rewritesCommitted) await this.readCommitted(seen, offset, target);
+        // Only what has to be written again with the rest; the base is then the one that the commit insists on.
+        if (!flush.overlay.covers(offset, offset + target.length)) await this.readCommitted(seen, offset, target);
         layOver(file, flush.overlay, offset, target);
       },
     );
