@@ -258,9 +258,10 @@ class Demo {
   }
 
   async #readStats(): Promise<DatasetStats[]> {
-    this.#stats = [];
-    for (const dataset of DEMO_DATASETS) this.#stats.push(await datasetStats(this.#lake, dataset));
-    return this.#stats;
+    const stats: DatasetStats[] = [];
+    for (const dataset of DEMO_DATASETS) stats.push(await datasetStats(this.#lake, dataset));
+    this.#stats = stats;
+    return stats;
   }
 
   #showProgress(): { stop(): void } {
