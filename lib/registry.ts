@@ -45,8 +45,13 @@ function driver<T>(kind: string, drivers: Readonly<Record<string, T>>, text: str
   return { url, load };
 }
 
-/** `file:./data/log`, `dir:x`, `sqlite:x` name paths of this machine (percent-encoded where a URL needs it); relative ones are resolved against `baseDir`. */
+/** `file:./data/log`, `dir:x`, `sqlite:x` name paths of this machine (percent-encoded where a URL needs it); relative ones are resolved against `baseDir`. So are the files that a `kafka:` URL names. */
 export function absoluteUrl(text: string, baseDir: string): string {
+  if (text.startsWith('kafka:')) {
+    return text.replace(/([?&](?:ca|passwordFile)=)([^&#]*)/g, (_, key: string, path: string) => {
+      return key + encodeURIComponent(resolve(baseDir, decodeURIComponent(path)));
+    });
+  }
   const match = /^(file|dir|sqlite):(?:\/\/)?([^?]*)(\?.*)?$/.exec(text);
   if (match === null) return text;
   const path = match[2] ?? '';

@@ -13,8 +13,16 @@ import { initProducerIdRequest, produceRequest } from '../../lib/log/kafka/produ
 import * as api from '../../lib/log/kafka/request.ts';
 import { WireReader, WireWriter } from '../../lib/log/kafka/wire.ts';
 import type { Log } from '../../lib/log/log.ts';
-import { openLog } from '../../lib/registry.ts';
-import { FakeKafka, apiVersions, metadata, onePartition, produced, producerId } from '../support/kafka-fake.ts';
+import { absoluteUrl, openLog } from '../../lib/registry.ts';
+import {
+  FakeKafka,
+  apiVersions,
+  fetched,
+  metadata,
+  onePartition,
+  produced,
+  producerId,
+} from '../support/kafka-fake.ts';
 import { freePorts } from '../support/kafka.ts';
 import { textBatch } from '../support/log-batches.ts';
 
@@ -200,6 +208,38 @@ test('a window whose first batch is refused for now is sent again whole and in o
   expect(sequences).toEqual([0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5, 6, 7]);
 });
 
+test('when the leader has moved, batches and fetches follow it, in order', async () => {
+  const [old, next] = [await FakeKafka.start(), await FakeKafka.start()];
+  const { log, producer } = await fakeProducer(old);
+  let hasMoved = false;
+  old.on(api.METADATA.key, () => (hasMoved ? metadata(next.port, 2) : metadata(old.port)));
+  next.on(api.METADATA.key, () => metadata(next.port, 2));
+  let offset = 0n;
+  old.on(api.PRODUCE.key, () => (hasMoved ? produced(6, -1n) : produced(0, offset++)));
+  next.on(api.PRODUCE.key, () => produced(0, offset++));
+  old.on(api.FETCH.key, () => fetched(hasMoved ? 6 : 0, 1n));
+  next.on(api.FETCH.key, () => fetched(0, 9n));
+  const fetch = () => log.fetch({ topic: 't', partition: 0, offset: 0n, maxBytes: 1000, maxWaitMs: 10 });
+  await producer.append('t', 0, textBatch(['a'], WHO, 0));
+  expect((await fetch()).endOffset).toBe(1n);
+  hasMoved = true;
+  expect((await fetch()).endOffset).toBe(9n);
+  const results = await Promise.all([1, 2, 3].map((seq) => producer.append('t', 0, textBatch(['a'], WHO, seq))));
+  expect(results.map(({ baseOffset }) => baseOffset)).toEqual([1n, 2n, 3n]);
+  const sequences = next.requests.filter(({ key }) => key === api.PRODUCE.key).map(({ body }) => body.readInt32BE(SEQUENCE_AT)); // prettier-ignore
+  expect(sequences).toEqual([1, 2, 3]);
+});
+
+test('a cluster whose known brokers are gone is found again through the URL', async () => {
+  const [bootstrap, member] = [await FakeKafka.start(), await FakeKafka.start()];
+  bootstrap.on(api.METADATA.key, () => metadata(member.port, 2));
+  const log = await openFake(bootstrap, LIMITS);
+  expect(await log.topic('t')).toMatchObject({ name: 't', partitions: 1 });
+  member.stop();
+  bootstrap.on(api.METADATA.key, () => metadata(bootstrap.port));
+  expect(await log.topics()).toHaveLength(1);
+});
+
 test('what waits when the log is closed is told so', async () => {
   const fake = await FakeKafka.start();
   const { log, producer } = await fakeProducer(fake);
@@ -267,6 +307,12 @@ test.each([
   ['kafka://h:99999,g', '99999'],
 ])('%s is refused, and the message says why', async (url, why) => {
   await expect(openLog(url)).rejects.toMatchObject({ code: 'config', message: expect.stringContaining(why) as string });
+});
+
+test('the files that the URL of a configuration names are from its folder', () => {
+  expect(absoluteUrl('kafka://a:1,b:2?tls=true&ca=./ca.pem&passwordFile=/etc/pw&user=u', '/srv/x y')).toBe(
+    'kafka://a:1,b:2?tls=true&ca=%2Fsrv%2Fx%20y%2Fca.pem&passwordFile=%2Fetc%2Fpw&user=u',
+  );
 });
 
 test('opening a log does not need its brokers', async () => {

@@ -96,13 +96,13 @@ export function apiVersions([min, max]: readonly [number, number]): Buffer {
     .finish();
 }
 
-/** One broker, and topic `t`, whose partition 0 it leads. */
-export function metadata(port: number): Buffer {
+/** Topic `t`, whose partition 0 is led by the broker at `port` (node 1 unless said otherwise), the only one. */
+export function metadata(port: number, node = 1): Buffer {
   const writer = new WireWriter().int32(0);
-  writer.uvarint(2).int32(1).compactString('127.0.0.1').int32(port).uvarint(0).noTaggedFields();
-  writer.uvarint(0).int32(1);
+  writer.uvarint(2).int32(node).compactString('127.0.0.1').int32(port).uvarint(0).noTaggedFields();
+  writer.uvarint(0).int32(node);
   writer.uvarint(2).int16(0).compactString('t').bytes(Buffer.alloc(16, 7)).boolean(false);
-  writer.uvarint(2).int16(0).int32(0).int32(1).int32(0).uvarint(1).uvarint(1).uvarint(1).noTaggedFields();
+  writer.uvarint(2).int16(0).int32(0).int32(node).int32(0).uvarint(1).uvarint(1).uvarint(1).noTaggedFields();
   return writer.int32(0).noTaggedFields().noTaggedFields().finish();
 }
 
@@ -119,6 +119,12 @@ export function produced(error: number, baseOffset: bigint, throttleMs = 0): Buf
   return onePartition(false, (writer) =>
     writer.int16(error).int64(baseOffset).int64(-1n).int64(0n).int32(0).string(null).int32(throttleMs),
   );
+}
+
+/** An answer to a fetch of t/0 without records. */
+export function fetched(error: number, highWatermark: bigint): Buffer {
+  const writer = new WireWriter().int32(0).int16(0).int32(0).int32(1).string('t').int32(1).int32(0);
+  return writer.int16(error).int64(highWatermark).int64(0n).int64(0n).int32(-1).int32(-1).int32(0).finish();
 }
 
 export function producerId(id: bigint): Buffer {
