@@ -3,7 +3,7 @@
  * wait for it up to `deadlineMs` and then fail, so that a program gets EIO and not a hang.
  *
  * Invariants: `onReplaced` runs before the first call on a new session, so nothing cached under the old one is used with it.
- * Failure: a commit that was under way when the session fell is not repeated (its effect is unknown): it fails with `fenced`.
+ * Failure: a commit that was under way when the session fell fails with `fenced`; VolumeView.change finds out whether it was applied.
  */
 import { PenstockError, describeError } from '../../lib/errors.ts';
 import type { FeedHandlers, MetaEngine } from '../../lib/meta/engine.ts';

@@ -6,7 +6,7 @@
  * Invariants: see cache.ts. A change that is repeated under the same operation id (a request sent again by the kernel) is applied once.
  * Limits: ATTEMPTS_MAX failed compares of one change are `conflict`.
  */
-import { PenstockError, describeError } from '../../lib/errors.ts';
+import { PenstockError, describeError, isCode } from '../../lib/errors.ts';
 import type { CommitResult, Key, MetaEngine, ScanPage, Stored } from '../../lib/meta/engine.ts';
 import { decodeChanges } from '../../lib/volume/feed.ts';
 import { takeIds } from '../../lib/volume/ids.ts';
@@ -257,13 +257,23 @@ export class VolumeView {
       const planned = plan(change);
       const value = planned instanceof Promise ? await planned : planned;
       if (change.empty) return { value, repeated: undefined };
-      if (operation !== undefined) {
-        const record = this.#repeats.record(operation, change.made);
-        change.write(record.key, record.value);
-      }
+      const record = operation === undefined ? undefined : this.#repeats.record(operation, change.made);
+      if (record !== undefined) change.write(record.key, record.value);
       const ready = this.engine();
       const engine = ready instanceof Promise ? await ready : ready;
-      const result = await this.#commit(engine, change);
+      let result: CommitResult;
+      try {
+        result = await this.#commit(engine, change);
+      } catch (error) {
+        // The session was lost, and whether this commit was applied before that is written in its record. (Changes without one are
+        // flushes and clean-ups: doing them twice is doing them once.)
+        if (!isCode(error, 'fenced')) throw error;
+        const [stored] = record === undefined ? [] : await this.read([record.key]);
+        if (record !== undefined && stored?.value.equals(record.value) === true) {
+          return { value: undefined, repeated: change.made };
+        }
+        continue;
+      }
       if (result.ok) {
         change.succeed(this.#cache, result.version, result.numbers);
         return { value, repeated: undefined };
