@@ -240,6 +240,28 @@ test('a cluster whose known brokers are gone is found again through the URL', as
   expect(await log.topics()).toHaveLength(1);
 });
 
+test('the hint of a group can be the first that a log is asked for', async () => {
+  const fake = await FakeKafka.start();
+  const coordinator = new WireWriter().int32(0).int16(0).string(null).int32(1).string('127.0.0.1').int32(fake.port);
+  fake.on(api.FIND_COORDINATOR.key, () => coordinator.finish());
+  fake.on(api.OFFSET_COMMIT.key, () => onePartition(true, (w) => w.int16(0)));
+  const log = await openFake(fake, LIMITS);
+  await log.commitHint('g', 't', 0, 5n);
+  expect(fake.requests.at(-1)?.key).toBe(api.OFFSET_COMMIT.key);
+});
+
+test('an aborted fetch ends at once, even while nobody answers', async () => {
+  const fake = await FakeKafka.start();
+  fake.on(api.METADATA.key, () => 'silence');
+  const log = await openFake(fake, LIMITS);
+  const aborting = new AbortController();
+  const request = { topic: 't', partition: 0, offset: 0n, maxBytes: 1000, maxWaitMs: 60_000 };
+  const fetch = log.fetch({ ...request, signal: aborting.signal });
+  aborting.abort();
+  await expect(fetch).rejects.toMatchObject({ code: 'aborted' });
+  await expect(log.fetch({ ...request, signal: aborting.signal })).rejects.toMatchObject({ code: 'aborted' });
+});
+
 test('what waits when the log is closed is told so', async () => {
   const fake = await FakeKafka.start();
   const { log, producer } = await fakeProducer(fake);

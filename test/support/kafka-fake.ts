@@ -47,10 +47,6 @@ export class FakeKafka {
     this.#script.set(key, answer);
   }
 
-  count(key: number): number {
-    return this.requests.filter((request) => request.key === key).length;
-  }
-
   stop(): void {
     this.#server.close();
     for (const socket of this.#sockets) socket.destroy();

@@ -71,6 +71,7 @@ export class KafkaBroker {
   async start(): Promise<void> {
     const child = this.#java('kafka.Kafka', [join(this.dir, 'server.properties')]);
     this.#child = child;
+    await once(child, 'spawn');
     const deadline = performance.now() + START_DEADLINE_MS;
     while (!(await answers(this.#ports.plain))) {
       if (child.exitCode !== null || performance.now() > deadline) {

@@ -17,7 +17,7 @@ export function pause(ms: number, signal: AbortSignal): Promise<void> {
   return new Promise((resolve, reject) => {
     const stop = (): void => {
       clearTimeout(timer);
-      reject(signal.reason as Error); // Always a PenstockError: only KafkaLog.close and callers' signals abort, see kafka-log.ts.
+      reject(signal.reason as Error); // Cluster.close gives a PenstockError.
     };
     const timer = setTimeout(() => {
       signal.removeEventListener('abort', stop);

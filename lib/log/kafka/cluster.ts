@@ -134,23 +134,18 @@ export class Cluster {
 
   /** One request to the controller, or to a broker that forwards it there (KRaft). */
   async callController<T>(request: ApiRequest<T>): Promise<T> {
-    if (!this.#nodes.has(this.#controller)) await this.#refresh([]);
+    await this.#refresh([]);
     return this.callNode(this.#controller, request);
   }
 
   async link(node: number, purpose: Purpose): Promise<BrokerLink> {
-    const address = this.#nodes.get(node);
-    if (address === undefined)
-      throw new PenstockError('unavailable', `broker ${node} is not in the cluster's metadata`);
-    return this.#linkTo(address, purpose);
+    return this.#linkTo(await this.#addressOf(node), purpose);
   }
 
   /** Runs `use` with a connection that nobody else uses meanwhile. */
   async withFetchLink<T>(node: number, use: (link: BrokerLink) => Promise<T>): Promise<T> {
-    const address = this.#nodes.get(node);
-    if (address === undefined)
-      throw new PenstockError('unavailable', `broker ${node} is not in the cluster's metadata`);
-    const key = `${address.host}:${address.port}`;
+    const address = await this.#addressOf(node);
+    const key = keyOf(address);
     let links = this.#fetchLinks.get(key);
     if (links === undefined) this.#fetchLinks.set(key, (links = { idle: [], waiting: [], leased: 0 }));
     const { idle, waiting } = links;
@@ -178,6 +173,12 @@ export class Cluster {
     }
   }
 
+  async #addressOf(node: number): Promise<HostPort> {
+    const address = this.#nodes.get(node) ?? (await this.#refresh([])).nodes.get(node);
+    if (address !== undefined) return address;
+    throw new PenstockError('unavailable', `broker ${node} is not in the cluster's metadata`);
+  }
+
   async #refresh(names: readonly string[] | null): Promise<ClusterMetadata> {
     const metadata = await this.callAny(metadataRequest(names));
     this.#nodes = metadata.nodes;
@@ -186,7 +187,31 @@ export class Cluster {
       if (topic.error === NO_ERROR) this.#topics.set(topic.name, topic);
       else this.#topics.delete(topic.name);
     }
+    this.#dropStrangers();
     return metadata;
+  }
+
+  /** Connections to brokers that left the cluster. */
+  #dropStrangers(): void {
+    const members = new Set([...this.#nodes.values(), ...this.#options.bootstrap].map(keyOf));
+    for (const [key, connecting] of this.#links) {
+      if (members.has(key.slice(key.indexOf(' ') + 1))) continue;
+      this.#links.delete(key);
+      connecting.then(
+        (link) => this.#discard(link),
+        () => undefined,
+      );
+    }
+    for (const [key, { idle }] of this.#fetchLinks) {
+      if (members.has(key)) continue;
+      this.#fetchLinks.delete(key);
+      for (const link of idle) this.#discard(link);
+    }
+  }
+
+  #discard(link: BrokerLink): void {
+    link.close();
+    this.#open.delete(link);
   }
 
   /** Known brokers first, each only once; what cannot be reached is passed over. */
@@ -197,7 +222,7 @@ export class Cluster {
     const tried = new Set<string>();
     let failure: unknown;
     for (const address of candidates) {
-      const key = `${address.host}:${address.port}`;
+      const key = keyOf(address);
       if (tried.has(key)) continue;
       tried.add(key);
       try {
@@ -211,7 +236,7 @@ export class Cluster {
   }
 
   async #linkTo(address: HostPort, purpose: Purpose): Promise<BrokerLink> {
-    const key = `${purpose} ${address.host}:${address.port}`;
+    const key = `${purpose} ${keyOf(address)}`;
     const known = this.#links.get(key);
     if (known !== undefined) {
       const link = await known;
@@ -237,4 +262,8 @@ export class Cluster {
     this.#open.add(link);
     return link;
   }
+}
+
+function keyOf({ host, port }: HostPort): string {
+  return `${host}:${port}`;
 }

@@ -16,8 +16,14 @@ import { EARLIEST, LATEST, fetchRequest, listOffsetsRequest, type FetchedPartiti
 const INT32_MAX = 2 ** 31 - 1;
 
 /** Runs `attempt` for a partition again after a passing error, with fresh metadata. */
-function persistRouted<T>(cluster: Cluster, topic: string, attempt: () => Promise<T>): Promise<T> {
+function persistRouted<T>(
+  cluster: Cluster,
+  topic: string,
+  attempt: () => Promise<T>,
+  signal?: AbortSignal,
+): Promise<T> {
   return cluster.persist(async () => {
+    signal?.throwIfAborted();
     try {
       return await attempt();
     } catch (error) {
@@ -44,11 +50,10 @@ export async function readOffsets(
   });
 }
 
-export async function fetchBatches(cluster: Cluster, request: FetchRequest): Promise<FetchResult> {
+export function fetchBatches(cluster: Cluster, request: FetchRequest): Promise<FetchResult> {
   const { topic, partition, offset } = request;
   const where = `${topic}/${partition}`;
-  return persistRouted(cluster, topic, async () => {
-    if (request.signal?.aborted === true) throw aborted(where, request.signal);
+  const work = async (): Promise<FetchResult> => {
     const { node, leaderEpoch } = await cluster.route(topic, partition);
     const answer = await fetchOnce(cluster, node, leaderEpoch, request);
     if (answer.error === OFFSET_OUT_OF_RANGE) {
@@ -58,6 +63,25 @@ export async function fetchBatches(cluster: Cluster, request: FetchRequest): Pro
     if (answer.error !== NO_ERROR) throw brokerError(answer.error, `fetch of ${where}`);
     const { batches, nextOffset } = splitBatches(answer.records, offset, where);
     return { batches, nextOffset, endOffset: answer.highWatermark, leaderEpoch };
+  };
+  return untilAborted(request.signal, where, () => persistRouted(cluster, topic, work, request.signal));
+}
+
+/** Ends at once when the signal fires, whatever the work is waiting for; it sees the signal, too, and ends soon. */
+function untilAborted<T>(signal: AbortSignal | undefined, where: string, work: () => Promise<T>): Promise<T> {
+  if (signal === undefined) return work();
+  return new Promise<T>((resolve, reject) => {
+    const stop = (): void => {
+      reject(new PenstockError('aborted', `the fetch of ${where} was aborted`, { cause: signal.reason }));
+    };
+    if (signal.aborted) {
+      stop();
+      return;
+    }
+    signal.addEventListener('abort', stop, { once: true });
+    work()
+      .then(resolve, reject)
+      .finally(() => signal.removeEventListener('abort', stop));
   });
 }
 
@@ -69,25 +93,17 @@ function fetchOnce(
   { topic, partition, offset, maxBytes, maxWaitMs, signal }: FetchRequest,
 ): Promise<FetchedPartition> {
   const bounds = { maxBytes: Math.min(maxBytes, INT32_MAX), maxWaitMs: Math.min(maxWaitMs, INT32_MAX) };
-  const isAborted = (): boolean => signal?.aborted === true;
   return cluster.withFetchLink(node, async (link) => {
-    if (isAborted()) throw aborted(`${topic}/${partition}`, signal);
+    signal?.throwIfAborted();
     const stop = (): void => link.close();
     signal?.addEventListener('abort', stop, { once: true });
     try {
       const request = fetchRequest({ topic, partition, leaderEpoch, offset, ...bounds });
       return await link.call(request, cluster.limits.requestMs + bounds.maxWaitMs);
-    } catch (error) {
-      if (isAborted()) throw aborted(`${topic}/${partition}`, signal);
-      throw error;
     } finally {
       signal?.removeEventListener('abort', stop);
     }
   });
-}
-
-function aborted(where: string, signal: AbortSignal | undefined): PenstockError {
-  return new PenstockError('aborted', `the fetch of ${where} was aborted`, { cause: signal?.reason });
 }
 
 function splitBatches(
