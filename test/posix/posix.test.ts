@@ -1,0 +1,30 @@
+import { join } from 'node:path';
+import { describe, expect, test } from 'vitest';
+import { mountTestVolume, testVolume } from '../support/fs-volume.ts';
+import { run } from '../support/mount-guard.ts';
+import { cannotMount } from '../support/services.ts';
+import { tempDir } from '../support/temp.ts';
+import { posixCases } from './cases.ts';
+
+const passed = Object.fromEntries(Object.keys(posixCases).map((name) => [name, null]));
+
+async function results(dir: string): Promise<unknown> {
+  const { stdout, stderr } = await run(process.execPath, [join(import.meta.dirname, 'runner.ts'), dir], 40_000);
+  expect(stderr).toBe('');
+  return JSON.parse(stdout);
+}
+
+describe('what programs rely on', () => {
+  test('holds on a local disk, the oracle', async () => {
+    expect(await results(tempDir('oracle'))).toEqual(passed);
+  });
+
+  test.skipIf(cannotMount())('holds on a mount', async () => {
+    expect(await results((await mountTestVolume()).mountpoint)).toEqual(passed);
+  });
+
+  test.skipIf(cannotMount())('holds on a mount without inline content and with small blocks', async () => {
+    const volume = await testVolume({ inlineBytes: '0', blockSize: '64KiB' });
+    expect(await results((await mountTestVolume(volume)).mountpoint)).toEqual(passed);
+  });
+});
