@@ -31,7 +31,7 @@ const LIMITS: KafkaLimits = { connectMs: 5000, requestMs: 5000, callMs: 5000, de
 /** Of the base sequence in the body of a produce request for t/0: 27 bytes in front of the batch, 53 in it. */
 const SEQUENCE_AT = 80;
 /** For answers that never come. */
-const SHORT: KafkaLimits = { connectMs: 300, requestMs: 300, callMs: 300, deliveryMs: 300 };
+const SHORT: KafkaLimits = { connectMs: 3000, requestMs: 500, callMs: 100, deliveryMs: 500 };
 
 async function openFake(fake: FakeKafka, limits: KafkaLimits, client = 'kafkajs'): Promise<Log> {
   const log = await openKafkaLogWith(parseKafkaUrl(new URL(`kafka://127.0.0.1:${fake.port}?client=${client}`)), limits);
