@@ -7,7 +7,7 @@
  * - A read that was under way while its record changed is not kept (`Reading`): its answer may be older than the message.
  * - A *complete* directory is one that we made and have seen all changes of: a name that is not here is absent. It stops being one when
  *   somebody else changes an entry, or when the cache forgets entries for want of room.
- * Limits: `capacity` inodes and as many entries; about 400 bytes a pair, so the default is some 50 MB.
+ * Limits: `capacity` inodes and as many entries; about 900 bytes a pair.
  */
 import { decodeDentry } from '../../lib/volume/dentry.ts';
 import type { Inode } from '../../lib/volume/inode.ts';
