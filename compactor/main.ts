@@ -9,9 +9,7 @@ import { openLake, openPipelineLog } from './ports.ts';
 
 export { openLake } from './ports.ts';
 
-export type { CompactResult, CompactStatus, CompactSummary, PlannedGroup } from './compact/compactor.ts';
-export type { LandResult, LandStatus, LandSummary } from './lander/lander.ts';
-export type { CostReport } from './cost/cost.ts';
+export type { CompactStatus } from './compact/compactor.ts';
 
 /** Opens the ports of `config`, lands, and closes them. Relative paths are from `baseDir`. */
 export async function land(

@@ -8,7 +8,7 @@
  * Limits: FIELDS_MAX columns a table; names that differ only in case are one column in most SQL engines and are refused.
  */
 import { FIELDS_MAX, refuseName } from './field-names.ts';
-import { type Field, JSON_DOC } from './fields.ts';
+import type { Field } from './fields.ts';
 import type { FieldType } from '../../lib/config/pipeline.ts';
 
 export const SAMPLE_RECORDS_MAX = 2000;
@@ -81,5 +81,3 @@ function typeOf(seen: Seen): { type: FieldType; isJson: boolean } {
   if (seen.strings === most) return { type: 'string', isJson: false };
   return seen.booleans === most ? { type: 'boolean', isJson: false } : { type: 'string', isJson: true };
 }
-
-export const docOf = (field: Field): string | undefined => (field.isJson ? JSON_DOC : undefined);

@@ -3,7 +3,10 @@ import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { openLake, openPipelineLog } from '../../compactor/ports.ts';
+import type { FetchRequest, FetchResult, Log } from '../../lib/log/log.ts';
+import { FaultPlan } from '../support/fault.ts';
 import type { TestRecord } from '../support/log-batches.ts';
+import { faultyLog } from '../support/log-faulty.ts';
 import {
   compactAll,
   expectAccounts,
@@ -115,4 +118,49 @@ test('a damaged batch stops its partition by name, the others go on', async () =
   expect(result.problems).toHaveLength(1);
   expect(result.problems[0]).toMatch(/vibration.0.*10/);
   await expectAccounts(pipeline.lake, { landed: 40, liveRows: 40 });
+});
+
+test('a lander whose session was ended while it was paused writes nothing', async () => {
+  const pipeline = await openTestPipeline();
+  await new TestProducer(pipeline.log).append(0, readings(0, 100));
+  const zombie = await rival(pipeline);
+  await pipeline.lake.engine.endSession(zombie.lake.engine.sessionId);
+  await expect(landOnce(zombie)).rejects.toMatchObject({ code: 'fenced' });
+  expect((await landOnce(pipeline)).summary.records).toBe(100);
+  await expectAccounts(pipeline.lake, { landed: 100, liveRows: 100 });
+});
+
+test('an abort stops the compactor in the middle of a group, and the next run does it', async () => {
+  const pipeline = await openTestPipeline();
+  await new TestProducer(pipeline.log).append(0, readings(0, 3000, 3));
+  await landOnce(pipeline);
+  const stop = new AbortController();
+  const run = compactAll(pipeline, {
+    signal: stop.signal,
+    // After the first of three groups.
+    onStatus: () => stop.abort(new Error('SIGTERM')),
+  });
+  await expect(run).rejects.toThrow('SIGTERM');
+  await expectAccounts(pipeline.lake, { landed: 3000, liveRows: 3000, smallFiles: 2, liveFiles: 3 });
+  expect((await compactAll(pipeline)).summary.groups).toBe(2);
+  await expectAccounts(pipeline.lake, { landed: 3000, liveRows: 3000, smallFiles: 0 });
+});
+
+test('an abort of the lander commits what it has and ends', async () => {
+  const pipeline = await openTestPipeline('', 'lander: { commitEvery: 1h }');
+  const producer = new TestProducer(pipeline.log);
+  await producer.append(0, readings(0, 100));
+  const stop = new AbortController();
+  const fetch = pipeline.log.fetch.bind(pipeline.log);
+  // Stops when it has read everything and waits for more.
+  const log: Log = {
+    ...faultyLog(pipeline.log, new FaultPlan()),
+    fetch: async (request: FetchRequest): Promise<FetchResult> => {
+      const result = await fetch(request);
+      if (request.partition === 0 && request.offset === 100n) stop.abort();
+      return result;
+    },
+  };
+  const result = await landOnce({ ...pipeline, log }, { once: false, signal: stop.signal });
+  expect(result.summary).toMatchObject({ records: 100, rows: 100 });
 });

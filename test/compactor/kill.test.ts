@@ -74,7 +74,10 @@ test('killed at random, again and again', async () => {
   const random = (): number => (seed = (seed * 48271) % 2147483647) / 2147483647;
   for (let kill = 0; kill < KILLS; kill++) {
     for (const partition of [0, 1]) {
-      await producer.append(partition, Array.from({ length: 200 }, (_, n) => record(partition, produced + n)));
+      await producer.append(
+        partition,
+        Array.from({ length: 200 }, (_, n) => record(partition, produced + n)),
+      );
     }
     produced += 200;
     const children = [startChild(pipeline, 'land'), startChild(pipeline, 'compact')];
@@ -89,7 +92,6 @@ test('killed at random, again and again', async () => {
   await landOnce(pipeline);
   expect((await compactAll(pipeline)).problems).toEqual([]);
   await checkSnapshot(pipeline);
-  // Of 100 records 2 are bad; of the 5 repeats one is bad and one repeats a bad one's number, which is none.
   const bad = produced / 50;
   const repeated = countRepeats(produced);
   await expectAccounts(pipeline.lake, {

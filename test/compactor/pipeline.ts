@@ -18,7 +18,6 @@ export const DATASET = 'plant.vibration';
 export const TOPIC = 'vibration';
 /** 2026-01-31T07:00:00Z */
 export const HOUR_MS = Date.UTC(2026, 0, 31, 7);
-export const HOUR = HOUR_MS / 3_600_000;
 
 export interface TestPipeline {
   readonly dir: string;
