@@ -2,10 +2,10 @@
  * Reading directories: entries in pages of the engine's scan, with cookies that stay good when the directory changes.
  *
  * A cookie is (page, position in the page): the page's scan cursor is kept per open directory, and within a page the entries are in
- * the order of a hash of their names, so an entry that goes away moves no other. Names that were given are remembered while the
+ * the order of a hash of their names, so an entry that goes away moves no other. Hashes of the names given are remembered while the
  * directory is open, because a scan may return an entry twice.
- * Limits: PAGE_ENTRIES in memory per open directory beside the names given. A handle of a previous worker starts with the page of its
- * cookie only when that is the first; else it scans there again.
+ * Limits: PAGE_ENTRIES in memory per open directory beside the hashes. After the worker's death pages are found again by scanning from
+ * the start; where entries of earlier pages went away meanwhile, the borders of pages may have moved by as many.
  */
 import { INODE_LISTING, isDirectory, S_IFREG } from '../../lib/volume/inode.ts';
 import { ROOT_INO } from '../../lib/volume/keys.ts';
@@ -13,6 +13,7 @@ import type { Context } from './context.ts';
 import { nodeOrThrow } from './context.ts';
 import { entryOfNode } from './attributes.ts';
 import type { DirectoryEntry, Entry } from './operations.ts';
+import { NameSet } from './name-set.ts';
 import { Errno, PosixError } from './operations.ts';
 
 const PAGE_ENTRIES = 1000;
@@ -40,8 +41,9 @@ interface Page {
 class OpenDirectory {
   /** Cursor of each page that was reached. */
   readonly cursors: string[] = [''];
-  /** The page in which each name was given. */
-  readonly given = new Map<string, number>();
+  /** The names of the pages up to `givenTo`. */
+  readonly given = new NameSet();
+  givenTo = -1;
   page: Page | undefined;
 }
 
@@ -78,6 +80,7 @@ export class Directories {
     let at = Number(cookie);
     if (at === 0) {
       directory.given.clear();
+      directory.givenTo = -1;
       directory.page = undefined;
       directory.cursors.length = 1;
     }
@@ -135,12 +138,10 @@ export class Directories {
 
   async #scanPage(ino: number, cursor: string, index: number, directory: OpenDirectory): Promise<Page> {
     const { entries, cursor: next } = await this.#context.view.scan(ino, cursor, PAGE_ENTRIES);
-    const fresh = entries.filter(([name]) => {
-      // The same page read again gives its own entries again; those of another page are left out.
-      const seen = directory.given.get(name) ?? index;
-      directory.given.set(name, seen);
-      return seen === index;
-    });
+    // An entry that the scan gives again in a later page was given before. A page that is read again (a seek back) is given as it is.
+    const first = index > directory.givenTo;
+    if (first) directory.givenTo = index;
+    const fresh = first ? entries.filter(([name]) => directory.given.add(name)) : entries;
     return {
       index,
       entries: inOrder(fresh.map(([name, entry]) => ({ name, ino: entry.ino, type: entry.type }))),

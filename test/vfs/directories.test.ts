@@ -1,0 +1,54 @@
+import { expect, test } from 'vitest';
+import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
+import { NameSet } from '../../fs-gateway/vfs/name-set.ts';
+import type { DirectoryEntry } from '../../fs-gateway/vfs/operations.ts';
+import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
+
+test('a set of names knows each of 200,000 once', () => {
+  const set = new NameSet();
+  const names = Array.from({ length: 200_000 }, (_, i) => `file-${i}`);
+  expect(names.filter((name) => !set.add(name))).toEqual([]);
+  expect(names.filter((name) => set.add(name))).toEqual([]);
+  set.clear();
+  expect(set.add('file-0')).toBe(true);
+});
+
+/** Reads up to `count` entries behind `cookie`, as one READDIR does. */
+async function page(open: OpenVolume, handle: bigint, cookie: bigint, count: number): Promise<DirectoryEntry[]> {
+  const entries: DirectoryEntry[] = [];
+  await open.operations.readdir(caller(), 1n, handle, cookie, true, (entry) => {
+    if (entries.length >= count) return false;
+    entries.push(entry);
+    return true;
+  });
+  return entries;
+}
+
+test('cookies stay good: pages of any size, a seek back, entries that go away, a handle of a worker that died', async () => {
+  const volume = await testVolume();
+  const open = await openTestVolume(volume);
+  for (let i = 0; i < 2300; i++) await open.operations.mknod(caller(), 1n, `n${i}`, 0o100644, 0, 0);
+  const { handle } = await open.operations.opendir(caller(), 1n, 0);
+  const seen: DirectoryEntry[] = [];
+  for (let cookie = 0n; ;) {
+    const entries = await page(open, handle, cookie, 137);
+    const last = entries.at(-1);
+    if (last === undefined) break;
+    seen.push(...entries);
+    cookie = last.cookie;
+  }
+  const names = seen.map((entry) => entry.name);
+  expect(names.slice(0, 2)).toEqual(['.', '..']);
+  expect(new Set(names).size).toBe(2302);
+  expect(names).toHaveLength(2302);
+  expect(seen.at(-1)?.entry?.attributes.mode).toBe(0o100644);
+
+  // telldir and seekdir: what followed a position follows it again, without what is gone meanwhile.
+  const [removed, from] = [seen[501]?.name ?? '', seen[500]?.cookie ?? 0n];
+  await open.operations.unlink(caller(), 1n, removed);
+  expect((await page(open, handle, from, 5)).map((entry) => entry.name)).toEqual(names.slice(502, 507));
+  await open.close();
+  const next = await openTestVolume(volume);
+  const rest = (await page(next, handle, seen[1500]?.cookie ?? 0n, 5000)).map((entry) => entry.name);
+  expect(rest.sort()).toEqual(names.slice(1501).sort());
+});
