@@ -12,7 +12,7 @@
  */
 import type { Clock } from '../../lib/clock.ts';
 import { PenstockError } from '../../lib/errors.ts';
-import type { MetaEngine } from '../../lib/meta/engine.ts';
+import type { MetaEngine, ScanPage } from '../../lib/meta/engine.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
 import { readFormat } from '../../lib/volume/format.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
@@ -23,6 +23,7 @@ import { VolumeView } from '../meta/view.ts';
 import { Reclaimer } from '../vfs/reclaim.ts';
 
 const DELETE_PORTION = 1000;
+const NOTES_PORTION = 500;
 
 export interface GcReport {
   readonly objects: number;
@@ -41,14 +42,19 @@ export interface GcOptions {
   readonly graceMs?: number;
 }
 
-/** Throws `corrupt` when a record cannot be read: run fsck first. */
+/** Throws `corrupt` when a record cannot be read (run fsck first), `held` when another gc of the volume runs. */
 export async function collectGarbage(options: GcOptions): Promise<GcReport> {
+  const keys = new VolumeKeys(options.volume);
+  return withLock(options.engine, keys, () => collect(options, keys));
+}
+
+async function collect(options: GcOptions, keys: VolumeKeys): Promise<GcReport> {
   const { engine, store, volume, clock } = options;
-  const keys = new VolumeKeys(volume);
   const format = await readFormat(engine, volume);
   if (format === null) throw new PenstockError('not-found', `volume '${volume}' is not formatted`);
   const graceMs = options.graceMs ?? format.graceMs;
   const nowMs = clock.nowMs();
+  await forgetMoved(engine, keys);
   const reclaimedOrphans = await reclaimOrphans(engine, volume);
   const expiredLakeFiles = await expireListings(engine, volume, nowMs, graceMs);
 
@@ -72,6 +78,44 @@ export async function collectGarbage(options: GcOptions): Promise<GcReport> {
     expiredLakeFiles,
     reclaimedOrphans,
   };
+}
+
+/**
+ * Takes away the notes of shared objects that were there before the walk: whoever has them now is seen by it. One that is noted again
+ * meanwhile has another version and stays.
+ */
+async function forgetMoved(engine: MetaEngine, keys: VolumeKeys): Promise<void> {
+  for (let cursor: string | null = ''; cursor !== null;) {
+    const page: ScanPage = await engine.scan(keys.movedReferences, cursor, NOTES_PORTION);
+    for (const [field, { version }] of page.entries) {
+      const key = { bucket: keys.movedReferences, field };
+      await engine.commit({ compare: [{ key, version }], write: [{ key, value: null }] });
+    }
+    cursor = page.cursor;
+  }
+}
+
+/**
+ * One gc at a time: another one would take away the notes that this one's walk needs. The lock is a record with the session that holds
+ * it; it falls with the session.
+ */
+async function withLock<T>(engine: MetaEngine, keys: VolumeKeys, work: () => Promise<T>): Promise<T> {
+  const key = keys.gcLock;
+  const [held] = await engine.read([key]);
+  const holder = held === null || held === undefined ? undefined : Number(held.value.toString());
+  if ((await engine.sessions()).some((session) => session.live && session.id === holder)) {
+    throw new PenstockError('held', `a gc of volume '${keys.volume}' is running (session ${holder ?? 0})`);
+  }
+  const taken = await engine.commit({
+    compare: [{ key, version: held?.version ?? null }],
+    write: [{ key, value: Buffer.from(String(engine.sessionId)) }],
+  });
+  if (!taken.ok) throw new PenstockError('held', `a gc of volume '${keys.volume}' has just begun`);
+  try {
+    return await work();
+  } finally {
+    await engine.commit({ compare: [{ key, version: taken.version }], write: [{ key, value: null }] });
+  }
 }
 
 /** Orphans of mounts that have no live session. */

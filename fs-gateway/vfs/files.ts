@@ -22,6 +22,7 @@ import type { Namespace } from './namespace.ts';
 import { Errno, PosixError } from './operations.ts';
 import type { Caller, OpenResult, Result } from './operations.ts';
 import { inherit, withoutSuidGid } from './ownership.ts';
+import { SHARED_BYTES_MIN, shareExtents } from './share-extents.ts';
 import type { Reclaimer } from './reclaim.ts';
 
 const O_ACCMODE = 3;
@@ -282,7 +283,7 @@ export class Files {
     return BigInt(Math.min(at, size));
   }
 
-  /** Copies through this daemon; may copy less than asked. */
+  /** Shares the source's objects where it can, else copies through this daemon; may copy less than asked. */
   async copy(
     source: { readonly ino: number; readonly offset: bigint },
     target: { readonly ino: number; readonly offset: bigint },
@@ -290,6 +291,14 @@ export class Files {
   ): Promise<bigint> {
     const CHUNK = 2 ** 20;
     const CALL_MAX = 32 * CHUNK;
+    if (length >= BigInt(SHARED_BYTES_MIN)) {
+      await this.flush(source.ino);
+      await this.flush(target.ino);
+      const [from, to] = [source, target].map(({ ino, offset }) => ({ ino, offset: Number(offset) }));
+      const all = Number(length > BigInt(FILE_BYTES_MAX) ? BigInt(FILE_BYTES_MAX) : length);
+      const shared = from && to ? await shareExtents(this.#context, from, to, all) : null;
+      if (shared !== null) return BigInt(shared);
+    }
     let copied = 0;
     const wanted = Number(length > BigInt(CALL_MAX) ? BigInt(CALL_MAX) : length);
     while (copied < wanted) {

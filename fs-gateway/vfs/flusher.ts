@@ -26,7 +26,7 @@ import type { Change } from '../meta/change.ts';
 import { encodePage, pageOf } from '../meta/content.ts';
 import type { Context } from './context.ts';
 
-const EXTENTS_INLINE = 64;
+export const EXTENTS_INLINE = 64;
 const FRAGMENTS_MAX = 32;
 const RESTARTS_MAX = 16;
 /** Pages in one commit. */

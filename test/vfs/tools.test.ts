@@ -51,6 +51,36 @@ test('gc deletes what was overwritten, cut off or removed, and nothing that a fi
   expect(await gcVolume(volume.metaUrl)).toMatchObject({ deletedObjects: 0 });
 });
 
+test('a shared copy keeps its objects when the source goes, also while a gc walks, and only one gc runs at a time', async () => {
+  const volume = await testVolume(OPTIONS);
+  const open = await openTestVolume(volume);
+  const data = Buffer.alloc(3 * 65_536, 'shared');
+  const source = await writeFile(open, 'source', data);
+  const target = await writeFile(open, 'target', Buffer.alloc(100_000, 'old'));
+  const end = (ino: bigint, offset: bigint): { ino: bigint; handle: bigint; offset: bigint } => ({
+    ino,
+    handle: 0n,
+    offset,
+  });
+  expect(await open.operations.copyFileRange(caller(), end(source, 1000n), end(target, 50_000n), 2n ** 40n)).toBe(
+    195_608n,
+  );
+  expect(objects(volume)).toBe(5);
+  const engine = await openMeta(volume.metaUrl, { kind: 'test' });
+  expect(await engine.count(keys.movedReferences)).toBe(3);
+  await open.operations.unlink(caller(), 1n, 'source');
+  expect(await gcVolume(volume.metaUrl)).toMatchObject({ deletedObjects: 1 }); // the second block of the old target
+  expect(await engine.count(keys.movedReferences)).toBe(0);
+  const reader = await openTestVolume(volume, 'reader');
+  const expected = Buffer.concat([Buffer.alloc(100_000, 'old').subarray(0, 50_000), data.subarray(1000)]);
+  expect((await reader.operations.read(caller(), target, 0n, 0n, 300_000, 0)).equals(expected)).toBe(true);
+
+  await engine.commit({ write: [{ key: keys.gcLock, value: Buffer.from(String(engine.sessionId)) }] });
+  await expect(gcVolume(volume.metaUrl)).rejects.toMatchObject({ code: 'held' });
+  await engine.close();
+  expect(await gcVolume(volume.metaUrl)).toMatchObject({ deletedObjects: 0 });
+});
+
 test('gc leaves young objects and those of the lake alone', async () => {
   const volume = await testVolume({ ...OPTIONS, grace: '1h' });
   const open = await openTestVolume(volume);

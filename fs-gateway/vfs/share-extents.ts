@@ -1,0 +1,58 @@
+/**
+ * copy_file_range without copying: the target's extents refer to the source's objects.
+ *
+ * Invariants: the commit compares the source's inode, so the objects are referred to at that moment; it notes each of them as moved
+ * (references.ts), so that a gc whose walk has passed the target already does not take them for garbage when the source goes.
+ * Limits: files whose extents are in their inodes, before and after. Objects of the lake are not shared: their table deletes them.
+ */
+import { INODE_IMMUTABLE, INODE_INLINE, INODE_PAGED } from '../../lib/volume/inode.ts';
+import { extentsWithin } from '../../lib/volume/extents.ts';
+import { mergeExtents } from '../data/merge-extents.ts';
+import { nodeOrThrow } from './context.ts';
+import type { Context } from './context.ts';
+import { EXTENTS_INLINE } from './flusher.ts';
+
+/** Below, copying the bytes is cheaper than one more reference to an object. */
+export const SHARED_BYTES_MIN = 65_536;
+const NOTHING = Buffer.alloc(0);
+
+export interface CopyEnd {
+  readonly ino: number;
+  readonly offset: number;
+}
+
+/** The bytes now shared, or null where they have to be copied. Nothing of either file may be staged. */
+export async function shareExtents(
+  context: Context,
+  source: CopyEnd,
+  target: CopyEnd,
+  length: number,
+): Promise<number | null> {
+  const { view, staging, time } = context;
+  if (source.ino === target.ino) return null;
+  const { value } = await view.change(undefined, async (change): Promise<number | null> => {
+    const from = await nodeOrThrow(view, source.ino);
+    const to = await nodeOrThrow(view, target.ino);
+    const bytes = Math.min(length, from.inode.size - source.offset);
+    const unfit = (from.inode.flags | to.inode.flags) & (INODE_INLINE | INODE_PAGED | INODE_IMMUTABLE);
+    const staged = staging.get(source.ino) ?? staging.get(target.ino);
+    if (unfit !== 0 || staged !== undefined || bytes < SHARED_BYTES_MIN) return null;
+    const taken = extentsWithin(from.inode.extents, source.offset, source.offset + bytes);
+    const shared = taken.map((e) => ({ ...e, fileOffset: e.fileOffset - source.offset + target.offset }));
+    const end = target.offset + bytes;
+    const size = Math.max(to.inode.size, end);
+    const range = { start: target.offset, end, kind: 'data' } as const;
+    const extents = mergeExtents(to.inode.extents, [range], shared, size);
+    if (extents.length > EXTENTS_INLINE) return null;
+    for (const { source: object } of shared) {
+      if (object.kind === 'external') return null;
+      change.write(view.keys.movedReference(object.objectId), NOTHING);
+    }
+    const nowNs = time.nowNs();
+    change.expectNode(from);
+    change.updateNode(to, { ...to.inode, size, extents, mtimeNs: nowNs, ctimeNs: nowNs });
+    change.count(0, size - to.inode.size);
+    return bytes;
+  });
+  return value ?? null;
+}
