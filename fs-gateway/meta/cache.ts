@@ -32,9 +32,10 @@ export interface CachedEntry {
   readonly version: Version;
 }
 
-/** A read under way; `stale` once its record was changed meanwhile. */
+/** A record that is being read, by one or more; `stale` once it was changed meanwhile. */
 interface Reading {
   stale: boolean;
+  readers: number;
 }
 
 export class MetaCache {
@@ -111,7 +112,8 @@ export class MetaCache {
 
   #begin(key: string): Reading {
     let reading = this.#readings.get(key);
-    if (reading === undefined) this.#readings.set(key, (reading = { stale: false }));
+    if (reading === undefined) this.#readings.set(key, (reading = { stale: false, readers: 0 }));
+    reading.readers++;
     return reading;
   }
 
@@ -125,7 +127,8 @@ export class MetaCache {
   }
 
   #end(key: string, reading: Reading): boolean {
-    if (this.#readings.get(key) === reading) this.#readings.delete(key);
+    reading.readers--;
+    if (reading.readers === 0 && this.#readings.get(key) === reading) this.#readings.delete(key);
     return !reading.stale;
   }
 

@@ -1,4 +1,4 @@
-import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
 import { mountTestVolume, testVolume } from '../support/fs-volume.ts';
 import { run } from '../support/mount-guard.ts';
@@ -9,7 +9,8 @@ import { posixCases } from './cases.ts';
 const passed = Object.fromEntries(Object.keys(posixCases).map((name) => [name, null]));
 
 async function results(dir: string): Promise<unknown> {
-  const { stdout, stderr } = await run(process.execPath, [join(import.meta.dirname, 'runner.ts'), dir], 40_000);
+  const runner = fileURLToPath(import.meta.resolve('./runner.ts'));
+  const { stdout, stderr } = await run(process.execPath, [runner, dir], 40_000);
   expect(stderr).toBe('');
   return JSON.parse(stdout);
 }

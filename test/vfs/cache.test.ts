@@ -1,0 +1,48 @@
+import { expect, test } from 'vitest';
+import { MetaCache } from '../../fs-gateway/meta/cache.ts';
+import type { Version } from '../../lib/meta/engine.ts';
+import { newInode, S_IFREG } from '../../lib/volume/inode.ts';
+
+const version = 'v' as Version; // opaque
+const node = { ino: 7, version, inode: newInode(S_IFREG, 0, 0, 1n), entriesChangedNs: 0n, subdirectories: 0 };
+
+test('an answer that a change overtook is not kept, whichever of several readers gets it', () => {
+  const cache = new MetaCache(100);
+  const [first, second] = [cache.beginNode(7), cache.beginNode(7)];
+  expect(cache.endNode(7, first)).toBe(true);
+  cache.dropNode(7);
+  expect(cache.endNode(7, second)).toBe(false);
+  expect(cache.endNode(7, cache.beginNode(7))).toBe(true);
+  const during = cache.beginEntry(1, 'name');
+  cache.clear();
+  expect(cache.endEntry(1, 'name', during)).toBe(false);
+});
+
+test('a directory made here answers for names that it does not have, until somebody else touches it', () => {
+  const cache = new MetaCache(100);
+  cache.endDirectory(5, cache.beginDirectory(5), true);
+  expect(cache.entry(5, 'x')).toBeNull();
+  cache.putEntry(5, 'x', { ino: 7, type: 8, version });
+  expect(cache.entry(5, 'x')).toMatchObject({ ino: 7 });
+  cache.dropEntry(5, 'y');
+  expect(cache.entry(5, 'z')).toBeUndefined();
+  // Somebody was faster than the answer of our own commit.
+  const reading = cache.beginDirectory(6);
+  cache.dropEntry(6, 'theirs');
+  cache.endDirectory(6, reading, true);
+  expect(cache.entry(6, 'theirs')).toBeUndefined();
+});
+
+test('what was not used for long is forgotten, and no directory is complete any more', () => {
+  const cache = new MetaCache(100);
+  cache.endDirectory(5, cache.beginDirectory(5), true);
+  cache.putNode(node);
+  for (let i = 0; i < 60; i++) cache.putNode({ ...node, ino: 100 + i });
+  expect(cache.node(7)).toBe(node);
+  for (let i = 0; i < 200; i++) {
+    cache.putNode({ ...node, ino: 1000 + i });
+    cache.putEntry(5, `n${i}`, { ino: 1000 + i, type: 8, version });
+  }
+  expect(cache.node(7)).toBeUndefined();
+  expect(cache.entry(5, 'n0')).toBeUndefined();
+});
