@@ -2,7 +2,7 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { rmSync } from 'node:fs';
-import { createServer, type AddressInfo } from 'node:net';
+import { connect, createServer, type AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Redis } from 'ioredis';
 import { requireService } from './services.ts';
@@ -66,6 +66,9 @@ export class RedisServer {
       '',
       '--daemonize',
       'no',
+      // A replica need not wait for others that might come.
+      '--repl-diskless-sync-delay',
+      '0',
     ];
     const child = spawn(binary, [...fixed, '--logfile', 'redis.log', ...this.#args], { stdio: 'ignore' });
     this.#process = child;
@@ -96,24 +99,25 @@ export class RedisServer {
   /** Waits until this replica has its master's data and follows it. */
   async follow(master: RedisServer): Promise<void> {
     await this.admin.call('REPLICAOF', '127.0.0.1', String(master.port));
-    await until(LINK_DEADLINE_MS, async () => (await this.admin.info('replication')).includes('master_link_status:up'));
+    await until(LINK_DEADLINE_MS, async () => {
+      if (!(await this.admin.info('replication')).includes('master_link_status:up')) return false;
+      return (await master.admin.info('replication')).includes('state=online');
+    });
   }
 
   async #answers(): Promise<void> {
     await until(START_DEADLINE_MS, async () => {
-      const probe = new Redis({ host: '127.0.0.1', port: this.port, lazyConnect: true, retryStrategy: null });
-      probe.on('error', () => undefined);
+      const socket = connect(this.port, '127.0.0.1');
       try {
-        await probe.connect();
-        // A password may be asked for: an answer is what counts.
-        return await probe.ping().then(
-          () => true,
-          (error: unknown) => String(error).includes('NOAUTH'),
-        );
-      } catch (error) {
-        return String(error).includes('NOAUTH');
+        await once(socket, 'connect');
+        socket.write('PING\r\n');
+        const [reply] = (await once(socket, 'data')) as [Buffer]; // what a socket's data event carries
+        // It may ask for a password, but no longer be loading its data.
+        return /^(\+PONG|-NOAUTH)/.test(reply.toString());
+      } catch {
+        return false;
       } finally {
-        probe.disconnect();
+        socket.destroy();
       }
     });
   }

@@ -264,8 +264,10 @@ class RedisEngine implements MetaEngine {
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
-    await this.#lease.stop();
     this.#feed.close();
+    // A lost session has nothing to end, and a renewal that still waits for an answer need not get one.
+    if (this.lost.aborted) this.#connection.close();
+    await this.#lease.stop();
     try {
       if (!this.lost.aborted) await this.#sessions.end(this.sessionId);
     } finally {
