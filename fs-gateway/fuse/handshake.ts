@@ -40,7 +40,6 @@ export interface Negotiated {
 const WANTED = {
   ASYNC_READ: 1 << 0, // several reads of one file at once; read-ahead is useless without
   POSIX_LOCKS: 1 << 1, // fcntl locks come here: they hold between nodes
-  ATOMIC_O_TRUNC: 1 << 3, // O_TRUNC stays in open's flags: one operation instead of open and truncate
   BIG_WRITES: 1 << 5, // writes above one page (implied since 4.20, asked for by older documentation)
   DONT_MASK: 1 << 6, // the umask comes with the request: a default ACL of the parent replaces it
   FLOCK_LOCKS: 1 << 10, // flock likewise
@@ -63,7 +62,8 @@ const WANTED2 = {
 const PASSTHROUGH2 = 1 << 5;
 
 /*
- * Not asked for: WRITEBACK_CACHE (the kernel would keep size, mtime and dirty pages to itself; close-to-open between nodes needs every
+ * Not asked for: ATOMIC_O_TRUNC (the file would be cut by OPEN, before the kernel finds that it is being executed: open(2) then says ETXTBSY
+ * over an empty file, and the program dies of SIGBUS; the truncation comes as a SETATTR instead). WRITEBACK_CACHE (the kernel would keep size, mtime and dirty pages to itself; close-to-open between nodes needs every
  * write here before close returns). AUTO_INVAL_DATA (drops pages at each changed mtime, also our own; vfs/ decides at open by keepCache
  * and pushes invalidations). EXPLICIT_INVAL_DATA (would keep the pages of a file whose size changed elsewhere). EXPORT_SUPPORT (NFS re-export needs lookup of `.` and `..` by inode). NO_OPEN_SUPPORT (an open without a message
  * could not choose passthrough or revalidate). OVER_IO_URING (off by default in the kernel, and its queues want a thread each).

@@ -25,6 +25,35 @@ type Subject =
   | { readonly kind: 'entry'; readonly parent: number; readonly name: string }
   | { readonly kind: 'other' };
 
+type Reading = ReturnType<MetaCache['beginNode']>;
+
+interface UnderWay {
+  readonly compared: readonly (Reading | undefined)[];
+  readonly put: readonly (Reading | undefined)[];
+}
+
+export interface Settled {
+  readonly compared: readonly boolean[];
+  readonly put: readonly boolean[];
+}
+
+function beginReading(cache: MetaCache, subject: Subject): Reading | undefined {
+  if (subject.kind === 'node') return cache.beginNode(subject.ino);
+  if (subject.kind === 'entry') return cache.beginEntry(subject.parent, subject.name);
+  return undefined;
+}
+
+function endReading(cache: MetaCache, subject: Subject, reading: Reading | undefined): boolean {
+  if (reading === undefined) return false;
+  if (subject.kind === 'node') return cache.endNode(subject.ino, reading);
+  return subject.kind === 'entry' && cache.endEntry(subject.parent, subject.name, reading);
+}
+
+function dropSubject(cache: MetaCache, subject: Subject): void {
+  if (subject.kind === 'node') cache.dropNode(subject.ino);
+  else if (subject.kind === 'entry') cache.dropEntry(subject.parent, subject.name);
+}
+
 export class Change {
   readonly #keys: VolumeKeys;
   readonly #compare: Compare[] = [];
@@ -32,7 +61,10 @@ export class Change {
   readonly #write: Write[] = [];
   readonly #patch: Patch[] = [];
   readonly #feed = new Map<string, FeedChange[]>();
-  readonly #onSuccess: ((cache: MetaCache, version: Version, numbers: readonly (bigint | null)[]) => void)[] = [];
+  /** Records that the change sets, and how the cache learns it. */
+  readonly #puts: { readonly subject: Subject; readonly put: (cache: MetaCache, version: Version) => void }[] = [];
+  readonly #onSuccess: ((cache: MetaCache, numbers: readonly (bigint | null)[]) => void)[] = [];
+  #underWay: UnderWay | undefined;
 
   /** The inode that the change makes; 0: none. */
   made = 0;
@@ -88,7 +120,7 @@ export class Change {
 
   #putNode(ino: number, inode: Inode, entriesChangedNs: bigint, subdirectories: number): void {
     this.#write.push({ key: this.#keys.inode(ino), value: encodeInode(inode) });
-    this.#onSuccess.push((cache, version) => {
+    const put = (cache: MetaCache, version: Version): void => {
       // Numbers that another of our commits patched meanwhile are newer than those of the plan.
       const current = cache.node(ino);
       cache.putNode({
@@ -98,7 +130,8 @@ export class Change {
         entriesChangedNs: current?.entriesChangedNs ?? entriesChangedNs,
         subdirectories: current?.subdirectories ?? subdirectories,
       });
-    });
+    };
+    this.#puts.push({ subject: { kind: 'node', ino }, put });
   }
 
   removeNode(node: Node): void {
@@ -119,14 +152,16 @@ export class Change {
     this.expectEntry(parent, name, before);
     this.#write.push({ key: this.#keys.entry(parent, name), value: encodeDentry(ino, type) });
     this.announce({ kind: 'entry', parent, name });
-    this.#onSuccess.push((cache, version) => cache.putEntry(parent, name, { ino, type, version }));
+    const put = (cache: MetaCache, version: Version): void => cache.putEntry(parent, name, { ino, type, version });
+    this.#puts.push({ subject: { kind: 'entry', parent, name }, put });
   }
 
   removeEntry(parent: number, name: string, before: CachedEntry): void {
     this.expectEntry(parent, name, before);
     this.#write.push({ key: this.#keys.entry(parent, name), value: null });
     this.announce({ kind: 'entry', parent, name });
-    this.#onSuccess.push((cache) => cache.putEntry(parent, name, null));
+    const put = (cache: MetaCache): void => cache.putEntry(parent, name, null);
+    this.#puts.push({ subject: { kind: 'entry', parent, name }, put });
   }
 
   /** The entries of `directory` change now; `subdirectories` is how many more there are. Never conflicts. */
@@ -138,7 +173,7 @@ export class Change {
       this.#patch.push({ number: this.#keys.subdirectories(directory), add: BigInt(subdirectories) });
     }
     this.announce({ kind: 'inode', ino: directory });
-    this.#onSuccess.push((cache, _version, numbers) => {
+    this.#onSuccess.push((cache, numbers) => {
       const node = cache.node(directory);
       if (node === undefined) return;
       const count = subdirectories === 0 ? null : (numbers[countAt] ?? null);
@@ -173,17 +208,43 @@ export class Change {
     return { compare: this.#compare, write: this.#write, patch: this.#patch, publish };
   }
 
-  succeed(cache: MetaCache, version: Version, numbers: readonly (bigint | null)[]): void {
-    for (const effect of this.#onSuccess) effect(cache, version, numbers);
+  /** Before the commit is sent: from here on the feed may tell of later changes before the answer is here. */
+  begin(cache: MetaCache): void {
+    this.#underWay = {
+      compared: this.#subjects.map((subject) => beginReading(cache, subject)),
+      put: this.#puts.map(({ subject }) => beginReading(cache, subject)),
+    };
+  }
+
+  /** After it, whatever came of it. Returns which of the compared and of the set records nobody else changed meanwhile. */
+  end(cache: MetaCache): Settled {
+    const underWay = this.#underWay;
+    this.#underWay = undefined;
+    return {
+      compared: this.#subjects.map((subject, index) => endReading(cache, subject, underWay?.compared[index])),
+      put: this.#puts.map(({ subject }, index) => endReading(cache, subject, underWay?.put[index])),
+    };
+  }
+
+  succeed(cache: MetaCache, settled: Settled, version: Version, numbers: readonly (bigint | null)[]): void {
+    for (const [index, { subject, put }] of this.#puts.entries()) {
+      if (settled.put[index] === true) put(cache, version);
+      else dropSubject(cache, subject);
+    }
+    for (const effect of this.#onSuccess) effect(cache, numbers);
   }
 
   /** Throws NotEmptyError when that is the only thing that was not as planned. */
-  learn(cache: MetaCache, mismatches: readonly Mismatch[]): void {
+  learn(cache: MetaCache, settled: Settled, mismatches: readonly Mismatch[]): void {
     if (mismatches.every((mismatch) => mismatch.kind === 'bucket'))
       throw new NotEmptyError('the directory is not empty');
     for (const mismatch of mismatches) {
       const subject = this.#subjects[mismatch.index];
       if (subject === undefined || mismatch.kind !== 'value') continue;
+      if (settled.compared[mismatch.index] !== true) {
+        dropSubject(cache, subject);
+        continue;
+      }
       if (subject.kind === 'entry') {
         const entry = mismatch.current && entryOf(subject.parent, subject.name, mismatch.current);
         cache.putEntry(subject.parent, subject.name, entry);

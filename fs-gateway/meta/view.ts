@@ -15,6 +15,7 @@ import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { entryOf, MetaCache, nodeOf } from './cache.ts';
 import type { CachedEntry, Node } from './cache.ts';
 import { Change } from './change.ts';
+import type { Settled } from './change.ts';
 import { Connection } from './connection.ts';
 import { LakeListings } from './lake-listings.ts';
 import { Repeats } from './repeats.ts';
@@ -261,9 +262,9 @@ export class VolumeView {
       if (record !== undefined) change.write(record.key, record.value);
       const ready = this.engine();
       const engine = ready instanceof Promise ? await ready : ready;
-      let result: CommitResult;
+      let committed: { readonly result: CommitResult; readonly settled: Settled };
       try {
-        result = await this.#commit(engine, change);
+        committed = await this.#commit(engine, change);
       } catch (error) {
         // The session was lost, and whether this commit was applied before that is written in its record. (Changes without one are
         // flushes and clean-ups: doing them twice is doing them once.)
@@ -274,11 +275,12 @@ export class VolumeView {
         }
         continue;
       }
+      const { result, settled } = committed;
       if (result.ok) {
-        change.succeed(this.#cache, result.version, result.numbers);
+        change.succeed(this.#cache, settled, result.version, result.numbers);
         return { value, repeated: undefined };
       }
-      change.learn(this.#cache, result.mismatches);
+      change.learn(this.#cache, settled, result.mismatches);
     }
     throw new PenstockError(
       'conflict',
@@ -286,16 +288,23 @@ export class VolumeView {
     );
   }
 
-  async #commit(engine: MetaEngine, change: Change): Promise<CommitResult> {
-    if (!change.madeDirectory) return engine.commit(change.transaction(engine.sessionId));
-    const reading = this.#cache.beginDirectory(change.made);
+  /** Commits; the cache knows meanwhile that answers of older reads, and news of others, come in between. */
+  async #commit(
+    engine: MetaEngine,
+    change: Change,
+  ): Promise<{ readonly result: CommitResult; readonly settled: Settled }> {
+    const directory = change.madeDirectory ? this.#cache.beginDirectory(change.made) : undefined;
+    change.begin(this.#cache);
     let made = false;
+    let settled: Settled | undefined;
     try {
       const result = await engine.commit(change.transaction(engine.sessionId));
       made = result.ok;
-      return result;
+      settled = change.end(this.#cache);
+      return { result, settled };
     } finally {
-      this.#cache.endDirectory(change.made, reading, made);
+      if (settled === undefined) change.end(this.#cache);
+      if (directory !== undefined) this.#cache.endDirectory(change.made, directory, made);
     }
   }
 

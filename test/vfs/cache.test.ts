@@ -1,7 +1,9 @@
 import { expect, test } from 'vitest';
 import { MetaCache } from '../../fs-gateway/meta/cache.ts';
+import { Change } from '../../fs-gateway/meta/change.ts';
 import type { Version } from '../../lib/meta/engine.ts';
 import { newInode, S_IFREG } from '../../lib/volume/inode.ts';
+import { VolumeKeys } from '../../lib/volume/keys.ts';
 
 const version = 'v' as Version; // opaque
 const node = { ino: 7, version, inode: newInode(S_IFREG, 0, 0, 1n), entriesChangedNs: 0n, subdirectories: 0 };
@@ -45,4 +47,22 @@ test('what was not used for long is forgotten, and no directory is complete any 
   }
   expect(cache.node(7)).toBeUndefined();
   expect(cache.entry(5, 'n0')).toBeUndefined();
+});
+
+test('the answer of a commit that news of a later change overtook is not kept either', () => {
+  const keys = new VolumeKeys('lake');
+  const cache = new MetaCache(100);
+  const [overtaken, quiet] = [new Change(keys), new Change(keys)];
+  overtaken.updateNode(node, { ...node.inode, nlink: 2 });
+  overtaken.putEntry(1, 'name', null, 7, 8);
+  overtaken.begin(cache);
+  // What another client did after our commit is heard before our answer.
+  cache.dropNode(7);
+  overtaken.succeed(cache, overtaken.end(cache), version, []);
+  expect(cache.node(7)).toBeUndefined();
+  expect(cache.entry(1, 'name')).toMatchObject({ ino: 7 });
+  quiet.updateNode(node, { ...node.inode, nlink: 3 });
+  quiet.begin(cache);
+  quiet.succeed(cache, quiet.end(cache), version, []);
+  expect(cache.node(7)?.inode.nlink).toBe(3);
 });
