@@ -13,6 +13,8 @@ import { openMeta } from '../lib/registry.ts';
 
 const SECONDS = 2;
 const TAG = '{bench}';
+const SERVER = 'redis-server';
+const CLIENT = 'redis-cli';
 
 /** As the file system creates a file: the name absent, the directory unchanged, three records, two patches, one message. */
 function creation(n: number): Minitransaction {
@@ -72,10 +74,10 @@ async function freePort(): Promise<number> {
 async function withRedis(dir: string, action: (url: string) => Promise<void>): Promise<void> {
   const port = await freePort();
   const args = ['--port', String(port), '--bind', '127.0.0.1', '--save', '', '--dir', dir];
-  const server = spawn('redis-server', args, { stdio: 'ignore' });
+  const server = spawn(SERVER, args, { stdio: 'ignore' });
   try {
     await action(`redis://127.0.0.1:${port}/0`);
-    const stats = execFileSync('redis-cli', ['-p', String(port), 'info', 'commandstats'], { encoding: 'utf8' });
+    const stats = execFileSync(CLIENT, ['-p', String(port), 'info', 'commandstats'], { encoding: 'utf8' });
     console.log(`  ${/cmdstat_evalsha:.*usec_per_call=[\d.]+/.exec(stats)?.[0] ?? 'no EVALSHA'}`);
   } finally {
     server.kill();
