@@ -32,6 +32,8 @@ const O_APPEND = 0o2000;
 const STAGED_FILE_MAX = 128 * 2 ** 20;
 const STAGED_MAX = 2 ** 30;
 const HANDLES_MAX = 65_536;
+/** So often a read begins again because the file changed under it; a file that changes faster is read as of some moment of the read. */
+const READ_ATTEMPTS_MAX = 16;
 /** The store's own retries have given up by then. */
 const FLUSH_RETRY_MS = 5000;
 const EMPTY = Buffer.alloc(0);
@@ -132,7 +134,7 @@ export class Files {
     return this.#read(node, handle, offset, size);
   }
 
-  #read(node: Node, handle: bigint, offset: number, size: number): Result<Buffer> {
+  #read(node: Node, handle: bigint, offset: number, size: number, attempt = 0): Result<Buffer> {
     const staged = this.#context.staging.get(node.ino);
     const fileSize = staged?.size ?? node.inode.size;
     const end = Math.min(offset + size, fileSize);
@@ -145,8 +147,14 @@ export class Files {
     this.#readAhead(node, handle, offset, end);
     const reading = this.#flusher.readCommitted(node, offset, target);
     if (reading instanceof Promise) {
-      // What is staged by then is as true as what was at the call.
-      return reading.then(() => this.#withStaged(node.ino, offset, target));
+      return reading.then(async () => {
+        // A flush that was committed meanwhile took its staged bytes away: they are in the content of the new version.
+        const now = await this.#context.view.node(node.ino);
+        if (now === null || now.version === node.version || attempt >= READ_ATTEMPTS_MAX) {
+          return this.#withStaged(node.ino, offset, target);
+        }
+        return this.#read(now, handle, offset, size, attempt + 1);
+      });
     }
     return this.#withStaged(node.ino, offset, target);
   }

@@ -157,3 +157,22 @@ test('copies, special files, limits and unsupported requests answer as Linux doe
   const fifo = await operations.mknod(caller(7, 8), 1n, 'fifo', 0o010666, 0, 0o022);
   expect(fifo.attributes).toMatchObject({ mode: 0o010644, uid: 7, gid: 8, nlink: 1 });
 });
+
+test('a read that was under way while a flush committed sees what was written', async () => {
+  const volume = await testVolume(OPTIONS);
+  const first = await openTestVolume(volume);
+  const { ino, handle } = await create(first, 'file');
+  await first.operations.write(caller(), ino, handle, 0n, Buffer.alloc(200_000, 'old'), 2, false);
+  await first.operations.flush(caller(), ino, handle, 0n);
+  await first.close();
+  // Nothing is verified or cached here yet, so every read waits for the store.
+  const { operations } = await openTestVolume(volume);
+  await operations.write(caller(), ino, 0n, 70_000n, Buffer.from('new'), 2, false);
+  const flushing = operations.fsync(caller(), ino, 0n, false);
+  const reads = Array.from({ length: 3 }, async (_, n) =>
+    operations.read(caller(), ino, 0n, BigInt(n * 65_536), 65_536, 0),
+  );
+  await flushing;
+  const content = Buffer.concat(await Promise.all(reads));
+  expect(content.toString('latin1', 70_000, 70_003)).toBe('new');
+});
