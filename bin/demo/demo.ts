@@ -7,7 +7,7 @@
  * Failure: a child that is killed is started again; the head that is killed takes its children along (they see the channel close), and
  * its mount is found and replaced by the next start.
  */
-import { join, resolve } from 'node:path';
+import { basename, join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { loadAgentConfig, runAgent } from '../../agent/main.ts';
 import { compact, datasetStats, land, openLake, type DatasetStats } from '../../compactor/main.ts';
@@ -30,6 +30,8 @@ const DRAIN_STEP_MS = 30_000;
 const COMPACT_ATTEMPTS = 3;
 const STOP_MS = 30_000;
 const MOUNT_MS = 30_000;
+/** Twice the lease of a mount. */
+const LISTING_MS = 10_000;
 
 export interface DemoOptions {
   readonly dir: string;
@@ -244,17 +246,28 @@ class Demo {
     }
   }
 
-  /** As a program that uses the mount finds them; without a mount, the objects of the table. */
+  /**
+   * As a program that uses the mount finds them; without a mount, the objects of the table. What was committed a moment ago reaches the
+   * mount by the feed: the listing may be behind by that, never by more than the lease (docs/SEMANTICS.md).
+   */
   async #files(): Promise<Map<string, readonly string[]>> {
     const files = new Map<string, readonly string[]>();
     for (const dataset of DEMO_DATASETS) {
-      const found =
-        this.#mountpoint === null
-          ? await liveFilePaths(this.#lake, dataset)
-          : parquetBelow(join(this.#mountpoint, 'lake', dataset));
-      files.set(dataset, found);
+      const objects = await liveFilePaths(this.#lake, dataset);
+      files.set(dataset, this.#mountpoint === null ? objects : await this.#listed(dataset, objects));
     }
     return files;
+  }
+
+  async #listed(dataset: string, objects: readonly string[]): Promise<readonly string[]> {
+    const expected = new Set(objects.map((path) => basename(path)));
+    const dir = join(this.#paths.mountpoint, 'lake', dataset);
+    for (const deadline = performance.now() + LISTING_MS; ;) {
+      const paths = parquetBelow(dir);
+      const isCurrent = paths.length === expected.size && paths.every((path) => expected.has(basename(path)));
+      if (isCurrent || performance.now() > deadline) return paths;
+      await delay(50);
+    }
   }
 
   async #readStats(): Promise<DatasetStats[]> {
