@@ -10,7 +10,7 @@ import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { runCompactor } from '../compactor/compact/compactor.ts';
 import { runLander } from '../compactor/lander/lander.ts';
-import { openLake, openPipelineLog } from '../compactor/ports.ts';
+import { openLake, openPipelineLog } from '../lib/lake/ports.ts';
 import { costReport } from '../compactor/cost/cost.ts';
 import { parseConfig } from '../lib/config/load.ts';
 import { pipelineSchema } from '../lib/config/pipeline.ts';

@@ -9,7 +9,7 @@ import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { runLander } from '../compactor/lander/lander.ts';
 import { datasetStats } from '../compactor/main.ts';
-import { openLake, openPipelineLog } from '../compactor/ports.ts';
+import { openLake, openPipelineLog } from '../lib/lake/ports.ts';
 import { parseConfig } from '../lib/config/load.ts';
 import { pipelineSchema } from '../lib/config/pipeline.ts';
 import { fillLog } from './readings.ts';

@@ -1,13 +1,12 @@
-/** What the command line, the demo and the control plane call: land, compact, what it cost, and what a dataset adds up to. */
+/** What the command line and the demo call: land, compact, what it cost, and what a dataset adds up to. */
 import type { PipelineConfig } from '../lib/config/pipeline.ts';
-import { type LakeContext, loadTable } from '../lib/table/table.ts';
+import { openLake, openPipelineLog } from '../lib/lake/ports.ts';
 import { type CompactorOptions, type CompactResult, runCompactor } from './compact/compactor.ts';
 import { type CostReport, costReport } from './cost/cost.ts';
-import { readCounters } from './counters.ts';
 import { type LanderOptions, type LandResult, runLander } from './lander/lander.ts';
-import { openLake, openPipelineLog } from './ports.ts';
 
-export { openLake } from './ports.ts';
+export { datasetStats, type DatasetStats } from '../lib/lake/dataset-stats.ts';
+export { openLake } from '../lib/lake/ports.ts';
 
 export type { CompactStatus } from './compact/compactor.ts';
 
@@ -58,48 +57,4 @@ export async function cost(
   } finally {
     await ports.close();
   }
-}
-
-export interface DatasetStats {
-  /** Taken from the log, quarantined ones included. */
-  readonly landed: number;
-  readonly quarantined: number;
-  /** Rows that compactions left out as repeats. */
-  readonly duplicates: number;
-  /** In the current snapshot. After a compaction of everything: landed - duplicates - quarantined. */
-  readonly liveRows: number;
-  readonly liveFiles: number;
-  readonly liveBytes: number;
-  /** Live files that no compaction has sorted yet. */
-  readonly smallFiles: number;
-  /** What the lander ever wrote. */
-  readonly landedFiles: number;
-  readonly landedBytes: number;
-}
-
-/** All numbers are of one moment only when nothing commits meanwhile. */
-export async function datasetStats(lake: LakeContext, dataset: string): Promise<DatasetStats> {
-  const counters = await readCounters(lake.engine, lake.volume, dataset);
-  const table = await loadTable(lake, dataset);
-  const live = { rows: 0, files: 0, bytes: 0, small: 0 };
-  if (table !== null) {
-    const sortOrderId = table.metadata['default-sort-order-id'];
-    for await (const file of table.liveFiles()) {
-      live.rows += Number(file.recordCount);
-      live.files++;
-      live.bytes += Number(file.bytes);
-      if (file.sortOrderId !== sortOrderId) live.small++;
-    }
-  }
-  return {
-    landed: counters.landed,
-    quarantined: counters.quarantined,
-    duplicates: counters.duplicates,
-    liveRows: live.rows,
-    liveFiles: live.files,
-    liveBytes: live.bytes,
-    smallFiles: live.small,
-    landedFiles: counters.files,
-    landedBytes: counters.bytes,
-  };
 }

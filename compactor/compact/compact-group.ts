@@ -18,7 +18,7 @@ import type { DataFile } from '../../lib/table/data-file.ts';
 import { dataFileKey } from '../../lib/table/keys.ts';
 import { loadTable, type TableState } from '../../lib/table/table.ts';
 import { prepareListing } from '../../lib/volume/lake-listing.ts';
-import { addToCounters } from '../counters.ts';
+import { addToCounters } from '../../lib/lake/counters.ts';
 import type { CostMeter } from '../cost/cost.ts';
 import { describeDataFile, fileFingerprint, hourFolder, hourName, parquetName } from '../parquet-object.ts';
 import { fetchInputs, type LocalFile } from './group-inputs.ts';

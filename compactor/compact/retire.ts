@@ -8,7 +8,7 @@
 import { expireSnapshots, removeOrphans } from '../../lib/table/maintenance.ts';
 import { type LakeContext, loadTable } from '../../lib/table/table.ts';
 import { expireListings } from '../../lib/volume/lake-expire.ts';
-import { quarantineBucket } from '../lander/commit-staged.ts';
+import { quarantineBucket } from '../../lib/lake/quarantine.ts';
 
 /** A commit that is under way may take this long from its first object to its last. */
 const GRACE_MS_MIN = 3_600_000;

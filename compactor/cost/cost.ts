@@ -1,12 +1,10 @@
 /**
- * What runs cost: one record per run and dataset in the engine.
- *
- *   {VOLUME}cost:<dataset> / <start, ISO time>-<random>     CostRecord as JSON
+ * What a run uses, counted and recorded (lib/lake/cost-records.ts).
  *
  * Limits: RECORDS_MAX records a dataset; the oldest go first (a year of hourly runs and their landers).
  */
 import { randomBytes } from 'node:crypto';
-import { z } from 'zod';
+import { costBucket, readCosts, type CostRecord } from '../../lib/lake/cost-records.ts';
 import type { Key } from '../../lib/meta/engine.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
 import type { LakeContext } from '../../lib/table/table.ts';
@@ -16,18 +14,6 @@ const SCAN_PAGE = 500;
 /** Records written between two looks at how many there are. */
 const PRUNE_EVERY = 500;
 
-const costSchema = z.object({
-  kind: z.enum(['land', 'compact']),
-  startedMs: z.number(),
-  seconds: z.number(),
-  cpuSeconds: z.number(),
-  rows: z.int(),
-  bytesRead: z.int(),
-  bytesWritten: z.int(),
-  gets: z.int(),
-  puts: z.int(),
-});
-export type CostRecord = z.output<typeof costSchema>;
 export type Usage = Omit<CostRecord, 'kind' | 'rows'>;
 
 /** Counts what a run uses. Work with its `lake` instead of the caller's. */
@@ -119,32 +105,22 @@ export class CostMeter {
 
 const round3 = (value: number): number => Math.round(value * 1000) / 1000;
 
-const costBucket = (volume: string, dataset: string): string => `{${volume}}cost:${dataset}`;
-
 export async function writeCost(lake: LakeContext, dataset: string, record: CostRecord): Promise<void> {
   const bucket = costBucket(lake.volume, dataset);
   const field = `${new Date(record.startedMs).toISOString()}-${randomBytes(4).toString('hex')}`;
   await lake.engine.commit({ write: [{ key: { bucket, field }, value: Buffer.from(JSON.stringify(record)) }] });
   const count = await lake.engine.count(bucket);
-  if (count > RECORDS_MAX + PRUNE_EVERY) await prune(lake, bucket, count - RECORDS_MAX);
+  if (count > RECORDS_MAX + PRUNE_EVERY) await prune(lake, dataset, count - RECORDS_MAX);
 }
 
-async function prune(lake: LakeContext, bucket: string, excess: number): Promise<void> {
+async function prune(lake: LakeContext, dataset: string, excess: number): Promise<void> {
+  const bucket = costBucket(lake.volume, dataset);
   const keys: Key[] = [];
-  for await (const [field] of scanAll(lake, bucket)) keys.push({ bucket, field });
+  for await (const [field] of readCosts(lake.engine, lake.volume, dataset)) keys.push({ bucket, field });
   // Fields begin with the time, so their order is the age.
   const oldest = keys.sort((a, b) => (a.field < b.field ? -1 : 1)).slice(0, excess);
   for (let at = 0; at < oldest.length; at += SCAN_PAGE) {
     await lake.engine.commit({ write: oldest.slice(at, at + SCAN_PAGE).map((key) => ({ key, value: null })) });
-  }
-}
-
-async function* scanAll(lake: LakeContext, bucket: string): AsyncGenerator<readonly [field: string, value: Buffer]> {
-  let cursor: string | null = '';
-  while (cursor !== null) {
-    const page = await lake.engine.scan(bucket, cursor, SCAN_PAGE);
-    for (const [field, stored] of page.entries) yield [field, stored.value];
-    cursor = page.cursor;
   }
 }
 
@@ -165,26 +141,12 @@ export async function costReport(
 ): Promise<CostReport> {
   const sums = { land: noCost(), compact: noCost() };
   let runs = 0;
-  // A scan may give an entry twice.
-  const seen = new Set<string>();
-  for await (const [field, value] of scanAll(lake, costBucket(lake.volume, dataset))) {
-    const parsed = costSchema.safeParse(parseJson(value));
-    if (seen.has(field) || !parsed.success) continue;
-    seen.add(field);
-    const { kind, startedMs, ...record } = parsed.data;
+  for await (const [, { kind, startedMs, ...record }] of readCosts(lake.engine, lake.volume, dataset)) {
     if (startedMs < span.fromMs || startedMs >= span.toMs) continue;
     runs++;
     sums[kind] = addCosts(sums[kind], record);
   }
   return { dataset, runs, ...sums };
-}
-
-function parseJson(value: Buffer): unknown {
-  try {
-    return JSON.parse(value.toString('utf8'));
-  } catch {
-    return undefined;
-  }
 }
 
 const noCost = (): CostSums => ({

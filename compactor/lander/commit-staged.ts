@@ -24,10 +24,11 @@ import { dataFileKey } from '../../lib/table/keys.ts';
 import type { Schema } from '../../lib/table/schema.ts';
 import { createTable, type LakeContext } from '../../lib/table/table.ts';
 import { prepareListing } from '../../lib/volume/lake-listing.ts';
-import { addToCounters } from '../counters.ts';
+import { addToCounters } from '../../lib/lake/counters.ts';
 import { describeDataFile, fileFingerprint, hourFolder, hourName, parquetName } from '../parquet-object.ts';
 import { addedIcebergFields, fitsSchema, schemaChange, toIceberg } from './table-fields.ts';
-import { moveOffsets, readOffsets } from './offsets.ts';
+import { moveOffsets, readOffsets } from '../../lib/lake/offsets.ts';
+import { quarantineWrite } from '../../lib/lake/quarantine.ts';
 import { Staging } from './staging.ts';
 import { SORT_TAIL } from '../sort-order.ts';
 import type { StagePlace } from './stage-portion.ts';
@@ -103,7 +104,17 @@ function ownRecords(
     dataset.name,
     moved.map(({ from, next, leaderEpoch }) => ({ from, to: { topicId: place.topicId, next, leaderEpoch } })),
   );
-  const reference = deadLetters === null ? [] : [deadLetterReference(lake, dataset.name, totals, deadLetters)];
+  const reference =
+    deadLetters === null
+      ? []
+      : [
+          quarantineWrite(lake.volume, dataset.name, deadLetters.key, {
+            records: totals.quarantined,
+            bytes: deadLetters.bytes,
+            reasons: deadLetters.reasons,
+            committedMs: lake.clock.nowMs(),
+          }),
+        ];
   return {
     compare: offsets.compare,
     write: [...offsets.write, ...reference],
@@ -113,23 +124,6 @@ function ownRecords(
       files: totals.files,
       bytes: totals.bytes,
     }),
-  };
-}
-
-/** {VOLUME}quarantine:<dataset> / <object key>: { records, bytes, reasons, committedMs } as JSON. */
-export const quarantineBucket = (volume: string, dataset: string): string => `{${volume}}quarantine:${dataset}`;
-
-function deadLetterReference(
-  lake: LakeContext,
-  dataset: string,
-  totals: LandTotals,
-  deadLetters: { readonly key: string; readonly bytes: number; readonly reasons: Readonly<Record<string, number>> },
-): { readonly key: { readonly bucket: string; readonly field: string }; readonly value: Buffer } {
-  const { key, bytes, reasons } = deadLetters;
-  const record = { records: totals.quarantined, bytes, reasons, committedMs: lake.clock.nowMs() };
-  return {
-    key: { bucket: quarantineBucket(lake.volume, dataset), field: key },
-    value: Buffer.from(JSON.stringify(record)),
   };
 }
 

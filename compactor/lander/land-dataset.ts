@@ -14,7 +14,7 @@ import type { DuckDb } from '../../lib/sql/duckdb.ts';
 import { type LakeContext, loadTable } from '../../lib/table/table.ts';
 import { commitStaged, type CommitScope, type LandTotals } from './commit-staged.ts';
 import { ADDED_COLUMNS } from './field-names.ts';
-import { readOffsets } from './offsets.ts';
+import { readOffsets } from '../../lib/lake/offsets.ts';
 import { hasMoved, stagePortion } from './stage-portion.ts';
 import { Staging } from './staging.ts';
 import { fieldsFor } from './table-fields.ts';

@@ -7,7 +7,7 @@
  */
 import { describeError, isCode, PenstockError } from '../../lib/errors.ts';
 import type { FetchResult, Log, TopicInfo } from '../../lib/log/log.ts';
-import type { StoredOffset } from './offsets.ts';
+import type { StoredOffset } from '../../lib/lake/offsets.ts';
 
 const PREFETCH_BYTES = 32 << 20;
 const FETCH_BYTES_MIN = 64 << 10;

@@ -2,7 +2,7 @@
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
-import { openLake, openPipelineLog } from '../../compactor/ports.ts';
+import { openLake, openPipelineLog } from '../../lib/lake/ports.ts';
 import type { FetchRequest, FetchResult, Log } from '../../lib/log/log.ts';
 import { FaultPlan } from '../support/fault.ts';
 import type { TestRecord } from '../support/log-batches.ts';

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { readCounters } from '../../compactor/counters.ts';
+import { readCounters } from '../../lib/lake/counters.ts';
 import {
   foreignRecord,
   HOUR_MS,

@@ -6,7 +6,7 @@ import { expect, onTestFinished } from 'vitest';
 import { runCompactor, type CompactorOptions, type CompactResult } from '../../compactor/compact/compactor.ts';
 import { runLander, type LanderOptions, type LandResult } from '../../compactor/lander/lander.ts';
 import { type DatasetStats, datasetStats } from '../../compactor/main.ts';
-import { openLake, openPipelineLog } from '../../compactor/ports.ts';
+import { openLake, openPipelineLog } from '../../lib/lake/ports.ts';
 import { parseConfig } from '../../lib/config/load.ts';
 import { pipelineSchema, type PipelineConfig } from '../../lib/config/pipeline.ts';
 import type { Log } from '../../lib/log/log.ts';

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { quarantineBucket } from '../../compactor/lander/commit-staged.ts';
+import { quarantineBucket } from '../../lib/lake/quarantine.ts';
 import { RecordBatchBuilder } from '../../lib/log/batch-builder.ts';
 import type { TestRecord } from '../support/log-batches.ts';
 import {

@@ -1,9 +1,9 @@
-/** The ports that a run of the lander or the compactor works with, and how they are opened from a configuration. */
-import { type Clock, systemClock } from '../lib/clock.ts';
-import type { PipelineConfig } from '../lib/config/pipeline.ts';
-import type { Log } from '../lib/log/log.ts';
-import { absoluteUrl, openLog, openMeta, openStore } from '../lib/registry.ts';
-import type { LakeContext } from '../lib/table/table.ts';
+/** The ports that a program works with the lake of a configuration through, and how they are opened from a configuration. */
+import { type Clock, systemClock } from '../clock.ts';
+import type { PipelineConfig } from '../config/pipeline.ts';
+import type { Log } from '../log/log.ts';
+import { absoluteUrl, openLog, openMeta, openStore } from '../registry.ts';
+import type { LakeContext } from '../table/table.ts';
 
 const DEFAULT_VOLUME = 'lake';
 /**

@@ -9,7 +9,7 @@
  *
  * Invariant, checked by the tests: landed = live rows + duplicates + quarantined.
  */
-import type { Key, MetaEngine, Patch } from '../lib/meta/engine.ts';
+import type { Key, MetaEngine, Patch } from '../meta/engine.ts';
 
 const COUNTERS = ['landed', 'quarantined', 'duplicates', 'files', 'bytes'] as const;
 export type Counter = (typeof COUNTERS)[number];

@@ -7,8 +7,8 @@
  * `next` is the offset of the first record that has not landed; it means something only together with the topic's id.
  */
 import { z } from 'zod';
-import { PenstockError } from '../../lib/errors.ts';
-import type { Compare, Key, MetaEngine, Version, Write } from '../../lib/meta/engine.ts';
+import { PenstockError } from '../errors.ts';
+import type { Compare, Key, MetaEngine, Version, Write } from '../meta/engine.ts';
 
 const recordSchema = z.object({
   topicId: z.string(),

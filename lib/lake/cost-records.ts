@@ -1,0 +1,34 @@
+/**
+ * What runs cost: one record per run and dataset in the engine, written by the lander and the compactor.
+ *
+ *   {VOLUME}cost:<dataset> / <start, ISO time>-<random>     CostRecord as JSON
+ *
+ * Fields begin with the time, so their order is the order of the starts.
+ */
+import { z } from 'zod';
+import type { MetaEngine } from '../meta/engine.ts';
+import { scanJson } from './scan.ts';
+
+const costSchema = z.object({
+  kind: z.enum(['land', 'compact']),
+  startedMs: z.number(),
+  seconds: z.number(),
+  cpuSeconds: z.number(),
+  rows: z.int(),
+  bytesRead: z.int(),
+  bytesWritten: z.int(),
+  gets: z.int(),
+  puts: z.int(),
+});
+export type CostRecord = z.output<typeof costSchema>;
+
+export const costBucket = (volume: string, dataset: string): string => `{${volume}}cost:${dataset}`;
+
+/** In no promised order. */
+export function readCosts(
+  engine: MetaEngine,
+  volume: string,
+  dataset: string,
+): AsyncGenerator<readonly [field: string, record: CostRecord]> {
+  return scanJson(engine, costBucket(volume, dataset), costSchema);
+}

@@ -1,0 +1,47 @@
+/** What a dataset adds up to: its counters and its live files. */
+import { type LakeContext, loadTable } from '../table/table.ts';
+import { readCounters } from './counters.ts';
+
+export interface DatasetStats {
+  /** Taken from the log, quarantined ones included. */
+  readonly landed: number;
+  readonly quarantined: number;
+  /** Rows that compactions left out as repeats. */
+  readonly duplicates: number;
+  /** In the current snapshot. After a compaction of everything: landed - duplicates - quarantined. */
+  readonly liveRows: number;
+  readonly liveFiles: number;
+  readonly liveBytes: number;
+  /** Live files that no compaction has sorted yet. */
+  readonly smallFiles: number;
+  /** What the lander ever wrote. */
+  readonly landedFiles: number;
+  readonly landedBytes: number;
+}
+
+/** All numbers are of one moment only when nothing commits meanwhile. */
+export async function datasetStats(lake: LakeContext, dataset: string): Promise<DatasetStats> {
+  const counters = await readCounters(lake.engine, lake.volume, dataset);
+  const table = await loadTable(lake, dataset);
+  const live = { rows: 0, files: 0, bytes: 0, small: 0 };
+  if (table !== null) {
+    const sortOrderId = table.metadata['default-sort-order-id'];
+    for await (const file of table.liveFiles()) {
+      live.rows += Number(file.recordCount);
+      live.files++;
+      live.bytes += Number(file.bytes);
+      if (file.sortOrderId !== sortOrderId) live.small++;
+    }
+  }
+  return {
+    landed: counters.landed,
+    quarantined: counters.quarantined,
+    duplicates: counters.duplicates,
+    liveRows: live.rows,
+    liveFiles: live.files,
+    liveBytes: live.bytes,
+    smallFiles: live.small,
+    landedFiles: counters.files,
+    landedBytes: counters.bytes,
+  };
+}

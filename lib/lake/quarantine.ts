@@ -1,0 +1,35 @@
+/**
+ * Which objects hold the records of a dataset that did not fit; written in the minitransaction that lands their neighbours.
+ *
+ *   {VOLUME}quarantine:<dataset> / <object key>     QuarantineRecord as JSON
+ */
+import { z } from 'zod';
+import type { MetaEngine, Write } from '../meta/engine.ts';
+import { scanJson } from './scan.ts';
+
+const recordSchema = z.object({
+  records: z.int(),
+  bytes: z.int(),
+  /** How many records for each kind of reason. */
+  reasons: z.record(z.string(), z.int()),
+  committedMs: z.number(),
+});
+export type QuarantineRecord = z.output<typeof recordSchema>;
+
+export const quarantineBucket = (volume: string, dataset: string): string => `{${volume}}quarantine:${dataset}`;
+
+export function quarantineWrite(volume: string, dataset: string, key: string, record: QuarantineRecord): Write {
+  return {
+    key: { bucket: quarantineBucket(volume, dataset), field: key },
+    value: Buffer.from(JSON.stringify(record)),
+  };
+}
+
+/** Every quarantine object of a dataset with its record; damaged records are left out. */
+export function readQuarantine(
+  engine: MetaEngine,
+  volume: string,
+  dataset: string,
+): AsyncGenerator<readonly [key: string, record: QuarantineRecord]> {
+  return scanJson(engine, quarantineBucket(volume, dataset), recordSchema);
+}

@@ -1,0 +1,33 @@
+/** Records of a bucket that are JSON, each once, with their fields. */
+import type { z } from 'zod';
+import type { MetaEngine } from '../meta/engine.ts';
+
+const PAGE = 500;
+
+/** In no promised order. What is not of the schema is left out: the readers here show and sum up, they decide nothing. */
+export async function* scanJson<T>(
+  engine: MetaEngine,
+  bucket: string,
+  schema: z.ZodType<T>,
+): AsyncGenerator<readonly [field: string, record: T]> {
+  // A scan may give an entry twice.
+  const seen = new Set<string>();
+  for (let cursor: string | null = ''; cursor !== null;) {
+    const page = await engine.scan(bucket, cursor, PAGE);
+    for (const [field, stored] of page.entries) {
+      if (seen.has(field)) continue;
+      seen.add(field);
+      const parsed = schema.safeParse(parseJson(stored.value));
+      if (parsed.success) yield [field, parsed.data];
+    }
+    cursor = page.cursor;
+  }
+}
+
+function parseJson(value: Buffer): unknown {
+  try {
+    return JSON.parse(value.toString('utf8'));
+  } catch {
+    return undefined;
+  }
+}
