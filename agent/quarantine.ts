@@ -13,7 +13,7 @@ import { isUtf8 } from 'node:buffer';
 import { join } from 'node:path';
 import type { Clock } from '../lib/clock.ts';
 import { fromSystemError } from '../lib/errors.ts';
-import { makeFolderDurably, syncFolder } from './spool/durable-files.ts';
+import { makeDirectory, syncDirectory } from '../lib/durable-files.ts';
 
 /** Enough to recognise and mostly to repair an input; a broken 2 MB record is kept by its beginning. */
 const SAMPLE_BYTES_MAX = 64 * 1024;
@@ -70,9 +70,9 @@ export class Quarantine {
   }
 
   async #open(path: string): Promise<{ handle: FileHandle; bytes: number }> {
-    await makeFolderDurably(this.#dir);
+    await makeDirectory(this.#dir);
     const handle = await open(path, 'a');
-    await syncFolder(this.#dir);
+    await syncDirectory(this.#dir);
     return { handle, bytes: (await handle.stat()).size };
   }
 }

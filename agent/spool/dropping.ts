@@ -12,7 +12,8 @@
 import { open, rename, rm, type FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { fromSystemError } from '../../lib/errors.ts';
-import { syncFolder, writeAll } from './durable-files.ts';
+import { syncDirectory } from '../../lib/durable-files.ts';
+import { writeAll } from './segment-files.ts';
 import { ALARM_PRIORITY, FRAME_HEADER_BYTES, FRAME_READINGS, type StoredFrame } from './frame.ts';
 import type { Segment } from './recovery.ts';
 import { scanSegment } from './segment-scan.ts';
@@ -108,7 +109,7 @@ export async function thinSegment({ segment, keepFrom }: Thinning): Promise<Segm
     }
     await target.sync();
     await rename(temporary, segment.path);
-    await syncFolder(dirname(segment.path));
+    await syncDirectory(dirname(segment.path));
     return { ...segment, bytes };
   } catch (error) {
     await rm(temporary, { force: true });

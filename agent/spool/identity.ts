@@ -13,7 +13,7 @@ import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { fromSystemError, systemCode } from '../../lib/errors.ts';
-import { replaceFileDurably } from './durable-files.ts';
+import { replaceFile } from '../../lib/durable-files.ts';
 
 const identitySchema = z.strictObject({
   agent: z.string(),
@@ -46,7 +46,7 @@ export async function loadIdentity(dir: string, agent: string, machine: string, 
 
 export async function renewIdentity(dir: string, agent: string, machine: string, nowMs: number): Promise<Identity> {
   const identity = { agent, machine, incarnation: randomUUID(), since: new Date(nowMs).toISOString() };
-  await replaceFileDurably(join(dir, 'identity.json'), `${JSON.stringify(identity)}\n`);
+  await replaceFile(join(dir, 'identity.json'), `${JSON.stringify(identity)}\n`);
   return identity;
 }
 

@@ -16,7 +16,8 @@
 import { open, readdir, rename, rm, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fromSystemError } from '../../lib/errors.ts';
-import { keepEvidence, syncFolder } from './durable-files.ts';
+import { syncDirectory } from '../../lib/durable-files.ts';
+import { keepEvidence } from './segment-files.ts';
 import { FRAME_HEAD, FRAME_READINGS, FRAME_STATE, type StoredFrame } from './frame.ts';
 import { scanSegment, type ScannedFrame } from './segment-scan.ts';
 import { parseDelta, parseHead, SpoolState, type SegmentHead } from './spool-state.ts';
@@ -101,7 +102,7 @@ async function recover(dir: string): Promise<RecoveredSpool> {
   for (const path of orphans) await raiseSequences(path, state);
   if (orphans.length > 0) {
     uncertain = true;
-    await syncFolder(dir);
+    await syncDirectory(dir);
   }
   return { segments, state, lastNumber, uncertain, setAside };
 }

@@ -8,7 +8,8 @@
 import { open, rename, rm, type FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { fromSystemError } from '../../lib/errors.ts';
-import { syncFolder, writeAll } from './durable-files.ts';
+import { syncDirectory } from '../../lib/durable-files.ts';
+import { writeAll } from './segment-files.ts';
 import { encodeFrameHeader, FRAME_HEAD, FRAME_HEADER_BYTES } from './frame.ts';
 import type { Identity } from './identity.ts';
 import { segmentPath, startSeqsOf, type Segment } from './recovery.ts';
@@ -41,7 +42,7 @@ export class SegmentWriter {
       await writeAll(handle, [encodeFrameHeader(header, payload), payload], 0);
       await handle.sync();
       await rename(temporary, path);
-      await syncFolder(dirname(path));
+      await syncDirectory(dirname(path));
     } catch (error) {
       await handle?.close();
       await rm(temporary, { force: true });

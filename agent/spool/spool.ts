@@ -20,7 +20,7 @@ import { describeError, PenstockError } from '../../lib/errors.ts';
 import { acquireProcessLock, type ProcessLock } from '../../lib/process-lock.ts';
 import { DiskReserve } from './disk-reserve.ts';
 import { DropPlanner, droppedRanges, thinSegment, type DropPolicy, type Thinning } from './dropping.ts';
-import { makeFolderDurably, syncFolder } from './durable-files.ts';
+import { makeDirectory, syncDirectory } from '../../lib/durable-files.ts';
 import { isSurelyFine, refusal, type NewReading } from './frame.ts';
 import { loadIdentity, machineFingerprint, renewIdentity, type Identity } from './identity.ts';
 import { PayloadPool, PendingGroup } from './pending-group.ts';
@@ -74,7 +74,7 @@ export interface SpoolStats {
 /** Throws `held` when another process has the spool, `denied`, `full` or `io` when the folder cannot be used. */
 export async function openSpool(options: SpoolOptions): Promise<Spool> {
   const { dir, agent } = options;
-  await makeFolderDurably(dir);
+  await makeDirectory(dir);
   const lock = await acquireProcessLock(join(dir, 'lock'), { label: `agent ${agent}` });
   try {
     const clock = options.clock ?? systemClock;
@@ -380,7 +380,7 @@ export class Spool implements SpoolReader {
       this.#sealedBytes -= segment.bytes;
       await unlink(segment.path);
     }
-    await syncFolder(this.#options.dir);
+    await syncDirectory(this.#options.dir);
     this.#forRoom.wake();
   }
 

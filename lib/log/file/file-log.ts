@@ -19,7 +19,7 @@ import { systemClock, type Clock } from '../../clock.ts';
 import { PenstockError, fromSystemError, systemCode } from '../../errors.ts';
 import { parseBytes } from '../../units.ts';
 import type { AppendResult, FetchRequest, FetchResult, Log, LogProducer, TopicInfo, TopicOptions } from '../log.ts';
-import { makeDirectory, replaceFile, syncDirectory, writeNewFile } from './durable-files.ts';
+import { makeDirectory, replaceFile, syncDirectory, writeNewFile } from '../../durable-files.ts';
 import { encodeEndMark } from './end-mark.ts';
 import {
   FORMAT_FILE,

@@ -26,7 +26,7 @@ import {
   viewOf,
   type BatchHeader,
 } from '../record-batch.ts';
-import { replaceFile, syncDirectory } from './durable-files.ts';
+import { replaceFile, syncDirectory } from '../../durable-files.ts';
 import { type EndFile, type EndMark } from './end-mark.ts';
 import { segmentPath } from './layout.ts';
 import { PartitionLock } from './partition-lock.ts';

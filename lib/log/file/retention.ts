@@ -2,7 +2,7 @@
  * Retention by whole segments, done by the holder of the append lock: a partition without appends keeps what it has.
  */
 import { rmSync } from 'node:fs';
-import { syncDirectory } from './durable-files.ts';
+import { syncDirectory } from '../../durable-files.ts';
 import type { EndMark } from './end-mark.ts';
 import { listSegments, segmentPath } from './layout.ts';
 import { Segment } from './segment.ts';

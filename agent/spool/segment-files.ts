@@ -1,42 +1,7 @@
-/** File changes that survive a power cut: the data is synced before the name, and the folder after it. */
+/** Writing segment files whole, and keeping damaged ones for a person to look at. */
 import { constants } from 'node:fs';
-import { copyFile, mkdir, open, rename, rm, type FileHandle } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { copyFile, rm, type FileHandle } from 'node:fs/promises';
 import { PenstockError, systemCode } from '../../lib/errors.ts';
-
-/** Syncs a folder: a created, renamed or deleted name in it is then durable. */
-export async function syncFolder(path: string): Promise<void> {
-  const handle = await open(path, constants.O_RDONLY | constants.O_DIRECTORY);
-  try {
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
-}
-
-/** Creates a folder with its parents; each new name is synced in its parent. */
-export async function makeFolderDurably(path: string): Promise<void> {
-  const first = await mkdir(path, { recursive: true });
-  if (first === undefined) return;
-  for (let folder = path; ; folder = dirname(folder)) {
-    await syncFolder(dirname(folder));
-    if (folder === first || folder === dirname(folder)) return;
-  }
-}
-
-/** Replaces a small file: after a crash it has the old content or the new one. */
-export async function replaceFileDurably(path: string, content: string): Promise<void> {
-  const temporary = `${path}.tmp`;
-  const handle = await open(temporary, 'w');
-  try {
-    await handle.writeFile(content);
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
-  await rename(temporary, path);
-  await syncFolder(dirname(path));
-}
 
 /** Copies the present bytes of a file to a second name, for a person to look at; an earlier copy of that name is left as it is. */
 export async function keepEvidence(path: string, as: string): Promise<void> {
