@@ -5,7 +5,13 @@
  * Limits: `memoryBytes` is DuckDB's own limit (its buffers; the process needs about 100 MB beside it), `scratchBytes` bounds
  * what it may spill. Beyond both a statement fails with `full`.
  */
-import { DuckDBInstance, type DuckDBConnection, type DuckDBResultReader } from '@duckdb/node-api';
+import {
+  DuckDBInstance,
+  StatementType,
+  type DuckDBConnection,
+  type DuckDBResultReader,
+  type Json,
+} from '@duckdb/node-api';
 import { describeError, PenstockError } from '../errors.ts';
 
 export interface DuckDbOptions {
@@ -18,6 +24,20 @@ export interface DuckDbOptions {
 
 /** A row of a query's answer, by column name. 64-bit integers are bigint. */
 export type Row = Readonly<ReturnType<DuckDBResultReader['getRowObjectsJS']>[number]>;
+
+/** The beginning of a query's answer, as JSON values: 64-bit integers, decimals and times are text. */
+export interface Selected {
+  readonly columns: readonly { readonly name: string; readonly type: string }[];
+  readonly rows: readonly (readonly Json[])[];
+  /** There are more rows. */
+  readonly truncated: boolean;
+}
+
+export interface SelectLimits {
+  readonly rowsMax: number;
+  /** Of the rows as JSON. */
+  readonly bytesMax: number;
+}
 
 export class DuckDb {
   readonly connection: DuckDBConnection;
@@ -67,6 +87,51 @@ export class DuckDb {
     try {
       return (await this.connection.runAndReadAll(sql)).getRowObjectsJS();
     } catch (error) {
+      throw toPenstockError(error);
+    }
+  }
+
+  /**
+   * From now on, for good: no file but `paths` can be read, none written, no setting changed, nothing attached or loaded. For text
+   * that comes from outside.
+   */
+  async lockDown(paths: readonly string[]): Promise<void> {
+    await this.run(`SET allowed_paths = [${paths.map(sqlText).join(', ')}]`);
+    await this.run('SET enable_external_access = false');
+    await this.run('SET lock_configuration = true');
+  }
+
+  /** Runs one SELECT of somebody else, up to `rowsMax` rows. Throws `usage` for what is no single SELECT or is wrong in it, and `too-large`. */
+  async select(sql: string, limits: SelectLimits): Promise<Selected> {
+    try {
+      const statements = await this.connection.extractStatements(sql);
+      if (statements.count !== 1) throw new PenstockError('usage', `expected one statement, got ${statements.count}`);
+      const statement = await statements.prepare(0);
+      if (statement.statementType !== StatementType.SELECT) {
+        throw new PenstockError('usage', 'only SELECT is allowed here');
+      }
+      const reader = await statement.streamAndReadUntil(limits.rowsMax + 1);
+      const rows = reader.getRowsJson().slice(0, limits.rowsMax);
+      const bytes = Buffer.byteLength(JSON.stringify(rows));
+      if (bytes > limits.bytesMax) {
+        throw new PenstockError('too-large', `the answer has ${bytes} bytes, at most ${limits.bytesMax}: select less`);
+      }
+      const types = reader.columnTypes();
+      return {
+        columns: reader.columnNames().map((name, index) => ({ name, type: String(types[index]) })),
+        rows,
+        truncated: reader.currentRowCount > limits.rowsMax,
+      };
+    } catch (error) {
+      const text = describeError(error);
+      if (
+        /^(Failed to extract statements: )?(Parser|Binder|Catalog|Conversion|Invalid Input|Out of Range|Permission|Not implemented|Mismatch Type|Invalid Type) Error/i.test(
+          text,
+        )
+      ) {
+        // The text is all of the error: as a cause it would only be said twice.
+        throw new PenstockError('usage', text.replace(/^Failed to extract statements: /, ''));
+      }
       throw toPenstockError(error);
     }
   }

@@ -11,7 +11,7 @@ import { fork, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import { PenstockError } from '../errors.ts';
-import type { DuckDbOptions, Row } from './duckdb.ts';
+import type { DuckDbOptions, Row, Selected, SelectLimits } from './duckdb.ts';
 import type { WorkerReply, WorkerRequest } from './worker-protocol.ts';
 
 interface Pending {
@@ -80,6 +80,18 @@ export class SqlWorker {
   /** For small answers: they are held whole on both sides. */
   async query(sql: string): Promise<readonly Row[]> {
     return (await this.#request({ kind: 'query', sql })).rows ?? [];
+  }
+
+  /** See `DuckDb.lockDown`. */
+  async lockDown(paths: readonly string[]): Promise<void> {
+    await this.#request({ kind: 'lock-down', paths });
+  }
+
+  /** See `DuckDb.select`. */
+  async select(sql: string, limits: SelectLimits): Promise<Selected> {
+    const { selected } = await this.#request({ kind: 'select', sql, limits });
+    if (selected === undefined) throw new PenstockError('io', 'the SQL worker gave no answer to a SELECT');
+    return selected;
   }
 
   /** Kills the child, whatever it is doing. */

@@ -15,7 +15,10 @@ async function answer(request: WorkerRequest): Promise<Omit<WorkerReply, 'id' | 
   }
   if (db === undefined) throw new Error('no database is open');
   if (request.kind === 'run') return { rowsChanged: await db.run(request.sql) };
-  return { rows: await db.query(request.sql) };
+  if (request.kind === 'query') return { rows: await db.query(request.sql) };
+  if (request.kind === 'select') return { selected: await db.select(request.sql, request.limits) };
+  await db.lockDown(request.paths);
+  return {};
 }
 
 process.on('disconnect', () => process.kill(process.pid, 'SIGKILL'));

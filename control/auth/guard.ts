@@ -1,0 +1,73 @@
+/**
+ * Who asks, and whether they may: one hook in front of every route. A route says who may call it in `config.access`; one that says
+ * nothing is not registered (assertAccess).
+ *
+ * Rules, each with a test in test/control/auth.test.ts:
+ * - `public`: anybody.
+ * - viewer < operator < admin: the higher may do what the lower may. `agent` stands apart: an agent's token does nothing else.
+ * - Without any token, this machine is served as an administrator, and nobody else: the peer's address and the Host header are loopback
+ *   (a page of another site that resolves its name to 127.0.0.1 carries its own name there), nothing was forwarded by a proxy, and a
+ *   browser says that the request comes from our own page.
+ * - Failed attempts are counted by address, see server.ts.
+ */
+import type { FastifyRequest } from 'fastify';
+import type { Role, Tokens } from './tokens.ts';
+
+export type Access = 'public' | Role;
+
+export interface Principal {
+  readonly name: string;
+  readonly role: Role;
+}
+
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    readonly access?: Access;
+  }
+  interface FastifyRequest {
+    /** null on public routes only. */
+    principal: Principal | null;
+  }
+}
+
+const RANK: Readonly<Record<Role, number>> = { agent: 0, viewer: 1, operator: 2, admin: 3 };
+const LOOPBACK = /^(127\.\d+\.\d+\.\d+|::1|::ffff:127\.\d+\.\d+\.\d+)$/;
+const LOOPBACK_HOST = /^(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?$/i;
+const LOCAL: Principal = { name: 'local', role: 'admin' };
+
+export type Decision =
+  { readonly principal: Principal | null } | { readonly status: 401 | 403; readonly reason: string };
+
+export async function decide(request: FastifyRequest, access: Access, tokens: Tokens): Promise<Decision> {
+  if (access === 'public') return { principal: null };
+  const principal = await identify(request, tokens);
+  if (principal === null) {
+    return { status: 401, reason: 'send Authorization: Bearer TOKEN with a token that is known and not expired' };
+  }
+  if (mayUse(principal.role, access)) return { principal };
+  return { status: 403, reason: `the role ${principal.role} may not do this: it needs ${access}` };
+}
+
+function mayUse(role: Role, access: Role): boolean {
+  if (role === 'agent') return access === 'agent';
+  return RANK[role] >= RANK[access === 'agent' ? 'operator' : access];
+}
+
+async function identify(request: FastifyRequest, tokens: Tokens): Promise<Principal | null> {
+  const match = /^Bearer ([!-~]+)$/i.exec(request.headers.authorization ?? '');
+  if (match?.[1] !== undefined) return tokens.find(match[1]);
+  if (request.headers.authorization !== undefined) return null;
+  return isLocal(request) && !(await tokens.any()) ? LOCAL : null;
+}
+
+function isLocal(request: FastifyRequest): boolean {
+  const { headers, raw } = request;
+  const site = headers['sec-fetch-site'];
+  return (
+    LOOPBACK.test(raw.socket.remoteAddress ?? '') &&
+    LOOPBACK_HOST.test(headers.host ?? '') &&
+    headers.forwarded === undefined &&
+    headers['x-forwarded-for'] === undefined &&
+    (site === undefined || site === 'same-origin' || site === 'none')
+  );
+}

@@ -1,0 +1,170 @@
+/**
+ * Bearer tokens and who holds them.
+ *
+ *   {VOLUME}tokens / <SHA-256 of the token, hex>     TokenRecord as JSON
+ *
+ * A token is 256 random bits, so one round of SHA-256 hides it as well as a slow hash would; it is shown once, when it is made.
+ * Invariants: the first administrator's token (PENSTOCK_TOKEN) is taken only while there is none, decided by the engine.
+ * Failure: while the engine is down, tokens seen within STALE_MS still open the (degraded) page; a token nobody has seen does not.
+ * Limits: TOKENS_MAX tokens; a token revoked elsewhere is refused within FRESH_MS.
+ */
+import { createHash, randomBytes, randomUUID } from 'node:crypto';
+import { z } from 'zod';
+import type { Clock } from '../../lib/clock.ts';
+import { isCode, PenstockError } from '../../lib/errors.ts';
+import { scanJson } from '../../lib/lake/scan.ts';
+import type { Key } from '../../lib/meta/engine.ts';
+import type { Connections } from '../connections.ts';
+
+export const ROLES = ['viewer', 'operator', 'admin', 'agent'] as const;
+export type Role = (typeof ROLES)[number];
+
+export const tokenSchema = z.object({
+  id: z.uuid(),
+  /** Whose it is. A token of role `agent` is named by its agent's id, and speaks for that agent only. */
+  name: z.string(),
+  role: z.enum(ROLES),
+  createdMs: z.number(),
+  expiresMs: z.number().nullable(),
+});
+export type TokenRecord = z.output<typeof tokenSchema>;
+
+const TOKENS_MAX = 10_000;
+const FRESH_MS = 2000;
+const STALE_MS = 300_000;
+const CACHED_MAX = 4096;
+const TOKEN_CHARS_MIN = 20;
+const TOKEN_CHARS_MAX = 512;
+
+const hashOf = (token: string): string => createHash('sha256').update(token).digest('hex');
+
+interface Cached {
+  readonly record: TokenRecord | null;
+  readonly atMs: number;
+}
+
+export class Tokens {
+  readonly #connections: Connections;
+  readonly #clock: Clock;
+  readonly #bucket: string;
+  readonly #cache = new Map<string, Cached>();
+  #exist: { readonly any: boolean; readonly atMs: number } | undefined;
+
+  constructor(connections: Connections, clock: Clock) {
+    this.#connections = connections;
+    this.#clock = clock;
+    this.#bucket = `{${connections.volume}}tokens`;
+  }
+
+  /** Whether there is any token: without one, only this machine is served. */
+  async any(): Promise<boolean> {
+    const nowMs = this.#clock.monotonicMs();
+    if (this.#exist !== undefined && nowMs - this.#exist.atMs < FRESH_MS) return this.#exist.any;
+    try {
+      this.#exist = { any: (await this.#connections.engine.count(this.#bucket)) > 0, atMs: nowMs };
+    } catch (error) {
+      if (this.#exist === undefined || nowMs - this.#exist.atMs > STALE_MS) throw error;
+    }
+    return this.#exist.any;
+  }
+
+  /** null: unknown, revoked or expired. Throws `unavailable` when the engine is down and the token was not seen lately. */
+  async find(token: string): Promise<TokenRecord | null> {
+    if (token.length > TOKEN_CHARS_MAX) return null;
+    const hash = hashOf(token);
+    const record = await this.#read(hash);
+    if (record === null || (record.expiresMs !== null && record.expiresMs <= this.#clock.nowMs())) return null;
+    return record;
+  }
+
+  async #read(hash: string): Promise<TokenRecord | null> {
+    const nowMs = this.#clock.monotonicMs();
+    const cached = this.#cache.get(hash);
+    if (cached !== undefined && nowMs - cached.atMs < FRESH_MS) return cached.record;
+    let record: TokenRecord | null;
+    try {
+      const [stored] = await this.#connections.engine.read([this.#key(hash)]);
+      const parsed = stored == null ? null : tokenSchema.safeParse(JSON.parse(stored.value.toString('utf8')));
+      record = parsed?.data ?? null;
+    } catch (error) {
+      if (
+        cached?.record != null &&
+        nowMs - cached.atMs < STALE_MS &&
+        isCode(error, 'unavailable', 'timeout', 'fenced')
+      ) {
+        return cached.record;
+      }
+      throw error;
+    }
+    this.#cache.delete(hash);
+    this.#cache.set(hash, { record, atMs: nowMs });
+    const oldest = this.#cache.keys().next().value;
+    if (this.#cache.size > CACHED_MAX && oldest !== undefined) this.#cache.delete(oldest);
+    return record;
+  }
+
+  /** The token itself is in the answer and nowhere else. */
+  async create(options: {
+    readonly name: string;
+    readonly role: Role;
+    readonly expiresMs: number | null;
+  }): Promise<{ readonly token: string; readonly record: TokenRecord }> {
+    if ((await this.#connections.engine.count(this.#bucket)) >= TOKENS_MAX) {
+      throw new PenstockError('full', `there are ${TOKENS_MAX} tokens: revoke some`);
+    }
+    const token = `pst_${randomBytes(32).toString('base64url')}`;
+    const record = this.#record(options);
+    await this.#connections.engine.commit({ write: [this.#write(token, record)], operation: record.id });
+    this.#exist = undefined;
+    return { token, record };
+  }
+
+  /** Takes `token` as the first administrator's while there is no token at all. Throws `config` for a weak one. */
+  async bootstrap(token: string): Promise<void> {
+    if (token.length < TOKEN_CHARS_MIN || token.length > TOKEN_CHARS_MAX) {
+      throw new PenstockError('config', `PENSTOCK_TOKEN: expected ${TOKEN_CHARS_MIN} to ${TOKEN_CHARS_MAX} characters`);
+    }
+    const record = this.#record({ name: 'first administrator', role: 'admin', expiresMs: null });
+    await this.#connections.engine.commit({
+      compare: [{ emptyBucket: this.#bucket }],
+      write: [this.#write(token, record)],
+      operation: record.id,
+    });
+    this.#exist = undefined;
+  }
+
+  async list(): Promise<TokenRecord[]> {
+    const records: TokenRecord[] = [];
+    for await (const [, record] of scanJson(this.#connections.engine, this.#bucket, tokenSchema)) records.push(record);
+    return records.sort((a, b) => a.createdMs - b.createdMs);
+  }
+
+  /** Throws `not-found`; `conflict` for the last administrator's while others have tokens: nobody could make one any more. */
+  async revoke(id: string): Promise<void> {
+    const found: (readonly [hash: string, record: TokenRecord])[] = [];
+    for await (const entry of scanJson(this.#connections.engine, this.#bucket, tokenSchema)) found.push(entry);
+    const entry = found.find(([, record]) => record.id === id);
+    if (entry === undefined) throw new PenstockError('not-found', `there is no token ${id}`);
+    const isLastAdmin = entry[1].role === 'admin' && found.filter(([, { role }]) => role === 'admin').length === 1;
+    if (isLastAdmin && found.length > 1) {
+      throw new PenstockError('conflict', 'this is the last token of an administrator: make another one first', {
+        retryable: false,
+      });
+    }
+    await this.#connections.engine.commit({ write: [{ key: this.#key(entry[0]), value: null }] });
+    this.#cache.delete(entry[0]);
+    this.#exist = undefined;
+  }
+
+  #record(options: { readonly name: string; readonly role: Role; readonly expiresMs: number | null }): TokenRecord {
+    return { id: randomUUID(), createdMs: this.#clock.nowMs(), ...options };
+  }
+
+  #key(hash: string): Key {
+    return { bucket: this.#bucket, field: hash };
+  }
+
+  #write(token: string, record: TokenRecord): { readonly key: Key; readonly value: Buffer } {
+    return { key: this.#key(hashOf(token)), value: Buffer.from(JSON.stringify(record)) };
+  }
+}

@@ -1,0 +1,203 @@
+/**
+ * The three ports as the control plane holds them: opened, probed, and opened again when they were lost, so that the server outlives
+ * an outage of any of them and can say what is down and since when.
+ *
+ * Invariants: `get()` gives a port that answered its last probe, or throws `unavailable` with the reason; a port that is replaced is
+ * closed. Failure: a probe that hangs counts as down after PROBE_MS; the next round tries again.
+ * Limits: one probe of a port at a time, every PROBE_EVERY_MS.
+ */
+import type { Clock } from '../lib/clock.ts';
+import type { PipelineConfig } from '../lib/config/pipeline.ts';
+import { describeError, PenstockError } from '../lib/errors.ts';
+import { volumeOf } from '../lib/lake/ports.ts';
+import type { Log } from '../lib/log/log.ts';
+import type { MetaEngine } from '../lib/meta/engine.ts';
+import { absoluteUrl, openLog, openMeta, openStore } from '../lib/registry.ts';
+import type { ObjectStore } from '../lib/store/store.ts';
+import type { LakeContext } from '../lib/table/table.ts';
+import { VolumeKeys } from '../lib/volume/keys.ts';
+
+const PROBE_EVERY_MS = 3000;
+/** Longer than a slow answer of a healthy service, shorter than a person's patience with a page. */
+const PROBE_MS = 5000;
+/** The control plane commits little and may be busy answering: no reason to be fenced. */
+const LEASE_MS = 30_000;
+
+export interface PortHealth {
+  readonly name: 'engine' | 'store' | 'log';
+  readonly url: string;
+  readonly ok: boolean;
+  /** Since when it is as it is, wall clock. */
+  readonly sinceMs: number;
+  readonly problem: string | null;
+}
+
+interface Closable {
+  readonly url: string;
+  close(): Promise<void>;
+}
+
+class Connection<T extends Closable> {
+  readonly #name: PortHealth['name'];
+  readonly #open: () => Promise<T>;
+  readonly #probe: (port: T) => Promise<unknown>;
+  readonly #clock: Clock;
+  readonly #configured: string;
+  #port: T | undefined;
+  #health: { ok: boolean; sinceMs: number; problem: string | null };
+  #checking: Promise<void> | undefined;
+  #closed = false;
+
+  constructor(options: {
+    readonly name: PortHealth['name'];
+    readonly configured: string;
+    readonly open: () => Promise<T>;
+    /** Throws when the port is of no use. */
+    readonly probe: (port: T) => Promise<unknown>;
+    readonly clock: Clock;
+  }) {
+    this.#name = options.name;
+    this.#configured = options.configured;
+    this.#open = options.open;
+    this.#probe = options.probe;
+    this.#clock = options.clock;
+    this.#health = { ok: false, sinceMs: options.clock.nowMs(), problem: 'not opened yet' };
+  }
+
+  get health(): PortHealth {
+    return { name: this.#name, url: this.#port?.url ?? this.#configured, ...this.#health };
+  }
+
+  get(): T {
+    if (this.#port !== undefined && this.#health.ok) return this.#port;
+    const since = new Date(this.#health.sinceMs).toISOString();
+    throw new PenstockError('unavailable', `the ${this.#name} is down since ${since}: ${this.#health.problem ?? ''}`);
+  }
+
+  /** Never throws; the outcome is in `health`. A round under way is joined. */
+  check(): Promise<void> {
+    return (this.#checking ??= this.#check().finally(() => (this.#checking = undefined)));
+  }
+
+  async #check(): Promise<void> {
+    if (this.#closed) return;
+    try {
+      const port = (this.#port ??= await withDeadline(this.#open()));
+      await withDeadline(this.#probe(port));
+      this.#set(true, null);
+    } catch (error) {
+      this.#set(false, describeError(error));
+      const lost = this.#port;
+      if (lost !== undefined && 'lost' in lost && lost.lost instanceof AbortSignal && lost.lost.aborted) {
+        this.#port = undefined;
+        // It is lost already; how its end goes changes nothing.
+        await lost.close().catch(() => undefined);
+      }
+    }
+  }
+
+  #set(ok: boolean, problem: string | null): void {
+    const sinceMs = ok === this.#health.ok ? this.#health.sinceMs : this.#clock.nowMs();
+    this.#health = { ok, sinceMs, problem };
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    await this.#checking;
+    await this.#port?.close();
+  }
+}
+
+async function withDeadline<T>(work: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const deadline = new Promise<never>((_resolve, reject) => {
+    timer = setTimeout(() => reject(new PenstockError('timeout', `no answer within ${PROBE_MS} ms`)), PROBE_MS);
+  });
+  try {
+    return await Promise.race([work, deadline]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+export class Connections {
+  readonly volume: string;
+  readonly #clock: Clock;
+  readonly #engine: Connection<MetaEngine>;
+  readonly #store: Connection<ObjectStore>;
+  readonly #log: Connection<Log>;
+  readonly #timer: NodeJS.Timeout;
+
+  private constructor(config: PipelineConfig, baseDir: string, clock: Clock) {
+    this.volume = volumeOf(config);
+    this.#clock = clock;
+    const { formatKey } = new VolumeKeys(this.volume);
+    this.#engine = new Connection({
+      name: 'engine',
+      configured: withoutCredentials(config.meta),
+      open: () => openMeta(absoluteUrl(config.meta, baseDir), { kind: 'control', leaseMs: LEASE_MS }),
+      probe: async (engine) => {
+        engine.lost.throwIfAborted();
+        await engine.read([formatKey]);
+      },
+      clock,
+    });
+    this.#store = new Connection({
+      name: 'store',
+      configured: withoutCredentials(config.store),
+      open: () => openStore(absoluteUrl(config.store, baseDir)),
+      probe: (store) => store.head('penstock/probe'),
+      clock,
+    });
+    this.#log = new Connection({
+      name: 'log',
+      configured: withoutCredentials(config.log),
+      open: () => openLog(absoluteUrl(config.log, baseDir)),
+      probe: (log) => log.topics(),
+      clock,
+    });
+    this.#timer = setInterval(() => void this.check(), PROBE_EVERY_MS).unref();
+  }
+
+  /** Waits for the first round. The engine must answer (it decides who may do what); store and log may come later. Throws `unavailable`. */
+  static async open(config: PipelineConfig, baseDir: string, clock: Clock): Promise<Connections> {
+    const connections = new Connections(config, baseDir, clock);
+    await connections.check();
+    try {
+      connections.#engine.get();
+    } catch (error) {
+      await connections.close();
+      throw error;
+    }
+    return connections;
+  }
+
+  get health(): readonly PortHealth[] {
+    return [this.#engine.health, this.#store.health, this.#log.health];
+  }
+
+  get engine(): MetaEngine {
+    return this.#engine.get();
+  }
+
+  get log(): Log {
+    return this.#log.get();
+  }
+
+  get lake(): LakeContext {
+    return { engine: this.#engine.get(), store: this.#store.get(), volume: this.volume, clock: this.#clock };
+  }
+
+  async check(): Promise<void> {
+    await Promise.all([this.#engine.check(), this.#store.check(), this.#log.check()]);
+  }
+
+  async close(): Promise<void> {
+    clearInterval(this.#timer);
+    await Promise.all([this.#engine.close(), this.#store.close(), this.#log.close()]);
+  }
+}
+
+function withoutCredentials(url: string): string {
+  return url.replace(/\/\/[^/@]*@/, '//');
+}

@@ -1,0 +1,60 @@
+/**
+ * Agents as they report themselves.
+ *
+ *   {VOLUME}agents / <agent id>     AgentRecord as JSON
+ *
+ * Limits: AGENTS_MAX agents; a status of STATUS_BYTES_MAX. An agent that has not reported for LATE_MS is late.
+ */
+import { z } from 'zod';
+import type { Clock } from '../../lib/clock.ts';
+import { PenstockError } from '../../lib/errors.ts';
+import { scanJson } from '../../lib/lake/scan.ts';
+import type { MetaEngine } from '../../lib/meta/engine.ts';
+
+const AGENTS_MAX = 20_000;
+const STATUS_BYTES_MAX = 32_768;
+/** Six heartbeats of ten seconds. */
+const LATE_MS = 60_000;
+
+const recordSchema = z.object({
+  seenMs: z.number(),
+  firstSeenMs: z.number(),
+  address: z.string(),
+  status: z.record(z.string(), z.json()),
+});
+type AgentRecord = z.output<typeof recordSchema>;
+
+export const agentSchema = recordSchema.extend({ id: z.string(), late: z.boolean() });
+export type Agent = z.output<typeof agentSchema>;
+
+const agentsBucket = (volume: string): string => `{${volume}}agents`;
+
+export async function saveHeartbeat(
+  engine: MetaEngine,
+  volume: string,
+  clock: Clock,
+  report: { readonly id: string; readonly address: string; readonly status: AgentRecord['status'] },
+): Promise<void> {
+  const bytes = Buffer.byteLength(JSON.stringify(report.status));
+  if (bytes > STATUS_BYTES_MAX)
+    throw new PenstockError('too-large', `a status of ${bytes} bytes: at most ${STATUS_BYTES_MAX}`);
+  const key = { bucket: agentsBucket(volume), field: report.id };
+  const [stored] = await engine.read([key]);
+  const known = stored == null ? undefined : recordSchema.safeParse(JSON.parse(stored.value.toString('utf8'))).data;
+  if (stored == null && (await engine.count(key.bucket)) >= AGENTS_MAX) {
+    throw new PenstockError('full', `there are ${AGENTS_MAX} agents`);
+  }
+  const seenMs = clock.nowMs();
+  const record = { seenMs, firstSeenMs: known?.firstSeenMs ?? seenMs, address: report.address, status: report.status };
+  await engine.commit({ write: [{ key, value: Buffer.from(JSON.stringify(record)) }] });
+}
+
+/** By id. */
+export async function listAgents(engine: MetaEngine, volume: string, clock: Clock): Promise<Agent[]> {
+  const nowMs = clock.nowMs();
+  const agents: Agent[] = [];
+  for await (const [id, record] of scanJson(engine, agentsBucket(volume), recordSchema)) {
+    agents.push({ id, ...record, late: nowMs - record.seenMs > LATE_MS });
+  }
+  return agents.sort((a, b) => (a.id < b.id ? -1 : 1));
+}

@@ -1,0 +1,202 @@
+/**
+ * SQL of somebody else over the lake: one SELECT over the live files of the datasets that it names, in a DuckDB process of its own that
+ * is locked down before the text reaches it (no file but those, no settings, no extensions) and killed when its time is over.
+ *
+ * Invariants: a process serves one statement; nothing that one leaves behind is seen by another. A query sees one snapshot of each
+ * dataset. Failure: a query that dies takes its process along and nothing else.
+ * Limits: ROWS_MAX rows, ANSWER_BYTES_MAX, TIME_MS, MEMORY_BYTES and SCRATCH_BYTES a query; RUNNING_MAX at a time and WAITING_MAX
+ * behind them; FILES_MAX files; where the store is no directory of this machine, FETCH_BYTES_MAX are downloaded for it.
+ */
+import { join } from 'node:path';
+import { mkdirSync } from 'node:fs';
+import { PenstockError } from '../../lib/errors.ts';
+import { sqlName, sqlText, type Selected } from '../../lib/sql/duckdb.ts';
+import { defaultScratchRoot, makeScratch } from '../../lib/sql/scratch.ts';
+import { SqlWorker } from '../../lib/sql/sql-worker-client.ts';
+import type { LakeContext } from '../../lib/table/table.ts';
+import type { Tables } from './tables.ts';
+
+export const ROWS_MAX = 10_000;
+const ANSWER_BYTES_MAX = 16_000_000;
+export const TIME_MS = 30_000;
+const MEMORY_BYTES = 512e6;
+const SCRATCH_BYTES = 2e9;
+const RUNNING_MAX = 2;
+const WAITING_MAX = 16;
+const FILES_MAX = 5000;
+const FETCH_BYTES_MAX = 1e9;
+
+export interface SqlAnswer extends Selected {
+  readonly seconds: number;
+  readonly datasets: readonly string[];
+}
+
+/** A file of the lake and how large it is. */
+interface Source {
+  readonly key: string;
+  readonly bytes: number;
+}
+
+export class LakeSql {
+  readonly #tables: Tables;
+  readonly #running = new Set<SqlWorker>();
+  readonly #waiting: (() => void)[] = [];
+  #busy = 0;
+
+  constructor(tables: Tables) {
+    this.#tables = tables;
+  }
+
+  /** Throws `usage` for what is wrong in the statement, `timeout`, `full`, `too-large`, `unavailable`. */
+  async query(lake: LakeContext, datasets: readonly string[], sql: string, rowsMax: number): Promise<SqlAnswer> {
+    const named = datasets.filter((dataset) => isNamedIn(sql, dataset));
+    const startedMs = performance.now();
+    return this.#inTurn(async () => {
+      const views: (readonly [dataset: string, sources: readonly Source[]])[] = [];
+      for (const dataset of named) {
+        const sources = await this.#liveSources(lake, dataset);
+        if (sources.length > 0) views.push([dataset, sources]);
+      }
+      const selected = await this.#run(lake, views, sql, rowsMax);
+      return {
+        ...selected,
+        seconds: Math.round(performance.now() - startedMs) / 1000,
+        datasets: views.map(([dataset]) => dataset),
+      };
+    });
+  }
+
+  /** Rows of one Parquet object that is no table's, as `object`. */
+  async readObject(lake: LakeContext, source: Source, sql: string, rowsMax: number): Promise<Selected> {
+    return this.#inTurn(() => this.#run(lake, [['object', [source]]], sql, rowsMax));
+  }
+
+  async #liveSources(lake: LakeContext, dataset: string): Promise<Source[]> {
+    const table = await this.#tables.get(lake, dataset);
+    const sources: Source[] = [];
+    if (table === null) return sources;
+    for await (const file of table.liveFiles()) {
+      const key = lake.store.keyOf(file.location);
+      if (key === null)
+        throw new PenstockError('unsupported', `${file.location} is not in the store ${lake.store.url}`);
+      sources.push({ key, bytes: Number(file.bytes) });
+      if (sources.length > FILES_MAX) {
+        throw new PenstockError('too-large', `${dataset} has more than ${FILES_MAX} live files: compact it first`);
+      }
+    }
+    return sources;
+  }
+
+  async #run(
+    lake: LakeContext,
+    views: readonly (readonly [name: string, sources: readonly Source[]])[],
+    sql: string,
+    rowsMax: number,
+  ): Promise<Selected> {
+    const scratch = await makeScratch(defaultScratchRoot(), 'control sql');
+    let worker: SqlWorker | undefined;
+    let timer: NodeJS.Timeout | undefined;
+    let late = false;
+    try {
+      const spill = join(scratch.path, 'spill');
+      mkdirSync(spill);
+      const starting = SqlWorker.start({
+        memoryBytes: MEMORY_BYTES,
+        threads: 2,
+        scratchDir: spill,
+        scratchBytes: SCRATCH_BYTES,
+      });
+      const paths = await localPaths(
+        lake,
+        views.flatMap(([, sources]) => sources),
+        scratch.path,
+      ).catch(async (error: unknown) => {
+        await (await starting).close();
+        throw error;
+      });
+      worker = await starting;
+      this.#running.add(worker);
+      timer = setTimeout(() => {
+        late = true;
+        void worker?.close();
+      }, TIME_MS);
+      for (const [name, sources] of views) {
+        for (const statement of viewOf(
+          name,
+          sources.map(({ key }) => paths.get(key) ?? ''),
+        ))
+          await worker.run(statement);
+      }
+      await worker.lockDown([...paths.values()]);
+      return await worker.select(sql, { rowsMax, bytesMax: ANSWER_BYTES_MAX });
+    } catch (error) {
+      // Set by the timer while this waited.
+      if (late as boolean)
+        throw new PenstockError('timeout', `the query took more than ${TIME_MS / 1000} s and was ended`, {
+          cause: error,
+        });
+      throw error;
+    } finally {
+      clearTimeout(timer);
+      if (worker !== undefined) this.#running.delete(worker);
+      await worker?.close();
+      scratch.remove();
+    }
+  }
+
+  async #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    if (this.#busy >= RUNNING_MAX) {
+      if (this.#waiting.length >= WAITING_MAX) throw new PenstockError('unavailable', 'too many queries are waiting');
+      await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    }
+    this.#busy++;
+    try {
+      return await work();
+    } finally {
+      this.#busy--;
+      this.#waiting.shift()?.();
+    }
+  }
+
+  /** Ends what runs; those queries fail with `unavailable`. */
+  async close(): Promise<void> {
+    await Promise.all([...this.#running].map((worker) => worker.close()));
+  }
+}
+
+/** A name that appears by chance only makes a view that nobody reads. */
+function isNamedIn(sql: string, dataset: string): boolean {
+  return sql.replaceAll('"', '').toLowerCase().includes(dataset.toLowerCase());
+}
+
+/** `a.b` is view b of schema a, `b` a view of the default schema. */
+function viewOf(name: string, paths: readonly string[]): string[] {
+  const dot = name.lastIndexOf('.');
+  const schema = dot < 0 ? [] : [`CREATE SCHEMA IF NOT EXISTS ${sqlName(name.slice(0, dot))}`];
+  const place = dot < 0 ? '' : `${sqlName(name.slice(0, dot))}.`;
+  const files = `[${paths.map(sqlText).join(', ')}]`;
+  const read = `read_parquet(${files}, union_by_name = true, hive_partitioning = false)`;
+  return [...schema, `CREATE VIEW ${place}${sqlName(name.slice(dot + 1))} AS SELECT * FROM ${read}`];
+}
+
+async function localPaths(lake: LakeContext, sources: readonly Source[], dir: string): Promise<Map<string, string>> {
+  const paths = new Map<string, string>();
+  const absent = sources.filter(({ key }) => {
+    const path = lake.store.localPath(key);
+    if (path !== null) paths.set(key, path);
+    return path === null;
+  });
+  const bytes = absent.reduce((total, source) => total + source.bytes, 0);
+  if (bytes > FETCH_BYTES_MAX) {
+    throw new PenstockError(
+      'too-large',
+      `the query would download ${bytes} bytes, at most ${FETCH_BYTES_MAX}: query it through a mount`,
+    );
+  }
+  for (const [index, { key }] of absent.entries()) {
+    const path = join(dir, `${index}.parquet`);
+    await lake.store.getFile(key, path, { signal: AbortSignal.timeout(TIME_MS) });
+    paths.set(key, path);
+  }
+  return paths;
+}

@@ -1,0 +1,109 @@
+/** The control plane: opens the ports, serves the API and the admin page until the signal, and closes in order. */
+import { readFile } from 'node:fs/promises';
+import type { AddressInfo } from 'node:net';
+import { resolve } from 'node:path';
+import { systemClock, type Clock } from '../lib/clock.ts';
+import type { PipelineConfig } from '../lib/config/pipeline.ts';
+import { fromSystemError, PenstockError } from '../lib/errors.ts';
+import { Tokens } from './auth/tokens.ts';
+import { Connections } from './connections.ts';
+import { ControlContext, type App } from './context.ts';
+import { buildServer } from './server.ts';
+import { loadWebFiles } from './web-files.ts';
+
+export interface ServeOptions {
+  readonly config: PipelineConfig;
+  /** What relative paths of the configuration are from. */
+  readonly baseDir: string;
+  /** Instead of `serve.port`; 0: any free one. */
+  readonly port?: number;
+  readonly signal: AbortSignal;
+  readonly version: string;
+  /** PENSTOCK_TOKEN: the first administrator's token, taken while there is none. */
+  readonly firstToken?: string;
+  readonly onServing: (serving: Serving) => void;
+  readonly onLog?: (line: string) => void;
+  readonly clock?: Clock;
+}
+
+export interface Serving {
+  readonly url: string;
+  /** Without tokens only this machine is served. */
+  readonly loopbackOnly: boolean;
+}
+
+/** Resolves when the signal has fired and all is closed. Throws `config`, `unavailable` (the engine), `denied` or `held` (the port). */
+export async function serve(options: ServeOptions): Promise<void> {
+  const { config, signal, clock = systemClock } = options;
+  if (config.serve.oidc !== undefined) throw new PenstockError('config', 'serve.oidc is not built yet: use tokens');
+  const tls = await readTls(config, options.baseDir);
+  const connections = await Connections.open(config, options.baseDir, clock);
+  const tokens = new Tokens(connections, clock);
+  const context = new ControlContext(config, clock, connections, tokens);
+  let app: App | undefined;
+  try {
+    const firstToken = options.firstToken ?? (await readFirstToken(config, options.baseDir));
+    if (firstToken !== undefined && !(await tokens.any())) await tokens.bootstrap(firstToken);
+    const loopbackOnly = !(await tokens.any());
+    app = await buildServer(context, {
+      version: options.version,
+      web: loadWebFiles(),
+      tls,
+      ...(options.onLog === undefined ? {} : { onLog: options.onLog }),
+    });
+    await context.monitor.start();
+    const port = await listen(app, loopbackOnly ? '127.0.0.1' : '::', options.port ?? config.serve.port);
+    options.onServing({ url: `http${tls === null ? '' : 's'}://127.0.0.1:${port}`, loopbackOnly });
+    await aborted(signal);
+  } finally {
+    // Requests under way are answered first; what they use is closed after them.
+    await app?.close();
+    await context.close();
+  }
+}
+
+async function listen(app: App, host: string, port: number): Promise<number> {
+  try {
+    await app.listen({ host, port });
+  } catch (error) {
+    const isTaken = error instanceof Error && 'code' in error && error.code === 'EADDRINUSE';
+    if (isTaken) throw new PenstockError('held', `port ${port} is taken by another process`, { cause: error });
+    throw fromSystemError(error, `port ${port}`);
+  }
+  // A server that listens on TCP has such an address.
+  return (app.server.address() as AddressInfo).port;
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((done) => {
+    if (signal.aborted) done();
+    else signal.addEventListener('abort', () => done(), { once: true });
+  });
+}
+
+async function readTls(
+  config: PipelineConfig,
+  baseDir: string,
+): Promise<{ readonly cert: Buffer; readonly key: Buffer } | null> {
+  const { tls } = config.serve;
+  if (tls === undefined) return null;
+  const [cert, key] = await Promise.all(
+    [tls.cert, tls.key].map((path) => readConfigured(resolve(baseDir, path), 'serve.tls')),
+  );
+  return cert === undefined || key === undefined ? null : { cert, key };
+}
+
+/** `serve.tokens`: a file whose first line is the first administrator's token. */
+async function readFirstToken(config: PipelineConfig, baseDir: string): Promise<string | undefined> {
+  if (config.serve.tokens === undefined) return undefined;
+  const text = (await readConfigured(resolve(baseDir, config.serve.tokens), 'serve.tokens')).toString('utf8');
+  return text.split('\n')[0]?.trim();
+}
+
+async function readConfigured(path: string, key: string): Promise<Buffer> {
+  try {
+    return await readFile(path);
+  } catch (error) {
+    throw new PenstockError('config', `${key}: cannot read ${path}`, { cause: error });
+  }
+}

@@ -1,0 +1,116 @@
+/** Errors as RFC 9457 problem documents, and the one place where an error's code becomes an HTTP status. */
+import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
+import { hasZodFastifySchemaValidationErrors } from 'fastify-type-provider-zod';
+import { z } from 'zod';
+import { describeError, PenstockError, type ErrorCode } from '../lib/errors.ts';
+
+export const problemSchema = z
+  .object({
+    /** Stable: clients may branch on it. */
+    type: z.string(),
+    title: z.string(),
+    status: z.int(),
+    detail: z.string(),
+    /** What of the request was wrong, by place. */
+    errors: z.array(z.object({ where: z.string(), message: z.string() })).optional(),
+  })
+  .meta({ id: 'Problem', description: 'RFC 9457 problem document' });
+type Problem = z.output<typeof problemSchema>;
+
+const MEDIA_TYPE = 'application/problem+json';
+
+function httpStatus(code: ErrorCode): number {
+  switch (code) {
+    case 'usage':
+    case 'config':
+      return 400;
+    case 'denied':
+      return 403;
+    case 'not-found':
+      return 404;
+    case 'exists':
+    case 'conflict':
+    case 'held':
+    case 'out-of-order':
+    case 'unknown-producer':
+      return 409;
+    case 'too-large':
+      return 413;
+    case 'quota':
+    case 'full':
+      return 507;
+    case 'unsupported':
+      return 501;
+    case 'timeout':
+      return 504;
+    case 'unavailable':
+    case 'fenced':
+    case 'closed':
+    case 'aborted':
+      return 503;
+    case 'corrupt':
+    case 'io':
+      return 500;
+  }
+}
+
+const TITLES: Readonly<Record<number, string>> = {
+  400: 'The request is not valid',
+  401: 'A valid token is needed',
+  403: 'Not allowed',
+  404: 'Not found',
+  409: 'Conflict',
+  413: 'Too large',
+  415: 'The body must be application/json',
+  429: 'Too many requests',
+  500: 'Internal error',
+  501: 'Not supported',
+  503: 'Not available at present',
+  504: 'It took too long',
+  507: 'Out of space or memory',
+};
+
+function problem(status: number, code: string, detail: string, errors?: Problem['errors']): Problem {
+  return {
+    type: `urn:penstock:problem:${code}`,
+    title: TITLES[status] ?? 'The request failed',
+    status,
+    detail,
+    ...(errors === undefined ? {} : { errors }),
+  };
+}
+
+export function sendProblem(reply: FastifyReply, status: number, code: string, detail: string): FastifyReply {
+  return reply
+    .code(status)
+    .type(MEDIA_TYPE)
+    .serializer(JSON.stringify)
+    .send(problem(status, code, detail));
+}
+
+/** Fastify's error handler: everything that a route, a hook or the validation throws. */
+export function handleError(error: FastifyError | Error, request: FastifyRequest, reply: FastifyReply): FastifyReply {
+  if (hasZodFastifySchemaValidationErrors(error)) {
+    const errors = error.validation.map((issue) => ({
+      where: `${error.validationContext ?? 'request'}${issue.instancePath}`,
+      message: issue.message ?? 'not valid',
+    }));
+    const detail = errors.map(({ where, message }) => `${where}: ${message}`).join('; ');
+    return reply
+      .code(400)
+      .type(MEDIA_TYPE)
+      .serializer(JSON.stringify)
+      .send(problem(400, 'validation', detail, errors));
+  }
+  if (error instanceof PenstockError) {
+    const status = httpStatus(error.code);
+    if (status >= 500) request.log.warn({ err: error }, 'request failed');
+    if (status === 503) void reply.header('retry-after', '3');
+    return sendProblem(reply, status, error.code, describeError(error));
+  }
+  const status = ('statusCode' in error ? error.statusCode : undefined) ?? 500;
+  if (status < 500) return sendProblem(reply, status, 'http', error.message);
+  // An error that is none of ours may carry anything in its text: it goes to the log, not to the client.
+  request.log.error({ err: error }, 'unexpected error');
+  return sendProblem(reply, 500, 'internal', 'an unexpected error; it is in the log of the server');
+}

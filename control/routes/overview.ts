@@ -1,0 +1,135 @@
+/** The pipeline at a glance: the last sample, its age, what is down, and the series behind the plots. */
+import { z } from 'zod';
+import type { App, ControlContext } from '../context.ts';
+import { listAgents } from '../lake/agents.ts';
+import type { Sample } from '../lake/monitor.ts';
+
+export const portSchema = z.object({
+  name: z.enum(['engine', 'store', 'log']),
+  url: z.string(),
+  ok: z.boolean(),
+  sinceMs: z.number(),
+  problem: z.string().nullable(),
+});
+
+export const datasetSampleSchema = z.object({
+  name: z.string(),
+  topic: z.string(),
+  appended: z.number().meta({ description: 'records in the log since its topic was made' }),
+  landed: z.number().meta({ description: 'taken from the log, quarantined ones included' }),
+  quarantined: z.number(),
+  duplicates: z.number(),
+  landedFiles: z.number(),
+  landedBytes: z.number(),
+  liveRows: z.number(),
+  liveFiles: z.number(),
+  liveBytes: z.number().nullable(),
+  unlanded: z.number().meta({ description: 'records in the log that have not landed' }),
+  oldestUnlandedMs: z.number().nullable().meta({ description: 'when the oldest of them arrived; null: none waits' }),
+});
+
+const overviewSchema = z.object({
+  nowMs: z.number(),
+  volume: z.string(),
+  ports: z.array(portSchema),
+  atMs: z.number().nullable().meta({ description: 'when the figures were true; null: none could be read yet' }),
+  appendedPerSecond: z.number(),
+  landedPerSecond: z.number(),
+  datasets: z.array(datasetSampleSchema),
+  sessions: z
+    .record(z.string(), z.int())
+    .nullable()
+    .meta({ description: 'live sessions by kind; null: the engine is down' }),
+  agents: z.object({ total: z.int(), late: z.int() }).nullable(),
+});
+
+const historySchema = z.object({
+  atMs: z.array(z.number()),
+  appendedPerSecond: z.array(z.number()),
+  landedPerSecond: z.array(z.number()),
+  unlanded: z.array(z.number()),
+  oldestUnlandedSeconds: z.array(z.number()),
+  liveFiles: z.array(z.number()),
+});
+
+export function overviewRoutes(app: App, context: ControlContext): void {
+  app.get(
+    '/v1/overview',
+    {
+      config: { access: 'viewer' },
+      schema: {
+        operationId: 'overview.get',
+        tags: ['overview'],
+        summary: 'The pipeline at a glance',
+        response: { 200: overviewSchema },
+      },
+    },
+    async () => {
+      const { monitor, connections, clock } = context;
+      const sample = monitor.latest;
+      return {
+        nowMs: clock.nowMs(),
+        volume: connections.volume,
+        ports: [...connections.health],
+        atMs: sample?.atMs ?? null,
+        appendedPerSecond: sample?.appendedPerSecond ?? 0,
+        landedPerSecond: sample?.landedPerSecond ?? 0,
+        datasets: [...(sample?.datasets ?? [])],
+        ...(await whoIsThere(context)),
+      };
+    },
+  );
+
+  app.get(
+    '/v1/overview/history',
+    {
+      config: { access: 'viewer' },
+      schema: {
+        operationId: 'overview.history',
+        tags: ['overview'],
+        summary: 'The last half hour, a sample every two seconds',
+        response: { 200: historySchema },
+      },
+    },
+    () => {
+      const { history } = context.monitor;
+      return {
+        atMs: history.map((sample) => sample.atMs),
+        appendedPerSecond: history.map((sample) => sample.appendedPerSecond),
+        landedPerSecond: history.map((sample) => sample.landedPerSecond),
+        unlanded: history.map((sample) => sum(sample, (dataset) => dataset.unlanded)),
+        oldestUnlandedSeconds: history.map(oldestUnlandedSeconds),
+        liveFiles: history.map((sample) => sum(sample, (dataset) => dataset.liveFiles)),
+      };
+    },
+  );
+}
+
+/** The overview is shown also while the engine is down: without these. */
+async function whoIsThere({
+  connections,
+  clock,
+}: ControlContext): Promise<Pick<z.output<typeof overviewSchema>, 'sessions' | 'agents'>> {
+  try {
+    const sessions: Record<string, number> = {};
+    for (const { kind, live } of await connections.engine.sessions()) {
+      if (live) sessions[kind] = (sessions[kind] ?? 0) + 1;
+    }
+    const agents = await listAgents(connections.engine, connections.volume, clock);
+    return { sessions, agents: { total: agents.length, late: agents.filter(({ late }) => late).length } };
+  } catch {
+    return { sessions: null, agents: null };
+  }
+}
+
+type Dataset = Sample['datasets'][number];
+
+const sum = (sample: Sample, pick: (dataset: Dataset) => number): number =>
+  sample.datasets.reduce((total, dataset) => total + pick(dataset), 0);
+
+function oldestUnlandedSeconds(sample: Sample): number {
+  const times = sample.datasets.flatMap(({ oldestUnlandedMs }) =>
+    oldestUnlandedMs === null ? [] : [oldestUnlandedMs],
+  );
+  return times.length === 0 ? 0 : Math.max(0, (sample.atMs - Math.min(...times)) / 1000);
+}

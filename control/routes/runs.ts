@@ -1,0 +1,85 @@
+/** Landing and compaction runs, and what they cost. */
+import { z } from 'zod';
+import type { App, ControlContext } from '../context.ts';
+import { costPeriods, newestFirst, weekOverWeek } from '../lake/runs.ts';
+import { pageOf, pageQuery, paginate } from '../page.ts';
+
+const sums = {
+  seconds: z.number(),
+  cpuSeconds: z.number(),
+  rows: z.number(),
+  bytesRead: z.number(),
+  bytesWritten: z.number(),
+  gets: z.number(),
+  puts: z.number(),
+};
+const kind = z.enum(['land', 'compact']);
+const runSchema = z.object({ id: z.string(), dataset: z.string(), kind, startedMs: z.number(), ...sums });
+const costSumsSchema = z.object({ runs: z.int(), ...sums });
+const costsSchema = z.object({
+  periods: z.array(z.object({ dataset: z.string(), kind, startMs: z.number(), runs: z.int(), ...sums })),
+  trends: z.array(
+    z.object({
+      dataset: z.string(),
+      last7Days: costSumsSchema,
+      previous7Days: costSumsSchema,
+      cpuChange: z
+        .number()
+        .nullable()
+        .meta({ description: '0.1: ten percent more than in the week before; null: no week before' }),
+    }),
+  ),
+});
+const datasetQuery = { dataset: z.string().max(200).optional() };
+
+export function runRoutes(app: App, context: ControlContext): void {
+  app.get(
+    '/v1/runs',
+    {
+      config: { access: 'viewer' },
+      schema: {
+        operationId: 'runs.list',
+        tags: ['runs'],
+        summary: 'Landing and compaction runs that are over, newest first',
+        querystring: z.object({ ...pageQuery, ...datasetQuery, kind: kind.optional() }),
+        response: { 200: pageOf(runSchema) },
+      },
+    },
+    async (request) => {
+      const { connections, runs } = context;
+      const wanted = request.query.kind;
+      const all = await runs.list(connections.engine, connections.volume, context.datasets(request.query.dataset));
+      const shown = wanted === undefined ? all : all.filter((run) => run.kind === wanted);
+      const asRun = ([id = '', dataset = '']: readonly string[]): Parameters<typeof newestFirst>[0] => ({
+        id,
+        dataset,
+      });
+      return paginate(
+        shown,
+        (run) => [run.id, run.dataset],
+        (a, b) => newestFirst(asRun(a), asRun(b)),
+        request.query,
+      );
+    },
+  );
+
+  app.get(
+    '/v1/costs',
+    {
+      config: { access: 'viewer' },
+      schema: {
+        operationId: 'costs.get',
+        tags: ['runs'],
+        summary: 'What landing and compaction cost by day or week, and the last seven days against the seven before',
+        querystring: z.object({ ...datasetQuery, by: z.enum(['day', 'week']).default('day') }),
+        response: { 200: costsSchema },
+      },
+    },
+    async (request) => {
+      const { connections, runs, clock } = context;
+      const datasets = context.datasets(request.query.dataset);
+      const all = await runs.list(connections.engine, connections.volume, datasets);
+      return { periods: costPeriods(all, request.query.by), trends: weekOverWeek(all, datasets, clock.nowMs()) };
+    },
+  );
+}

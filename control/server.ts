@@ -1,0 +1,154 @@
+/**
+ * The HTTP server: plugins, hooks and routes put together. zod schemas of the routes are the single source of the validation, of the
+ * answers' shape and of /openapi.json.
+ *
+ * Limits: bodies of BODY_BYTES_MAX; a request's head and body within REQUEST_MS (slow clients); REQUESTS_PER_MINUTE by address, and
+ * FAILURES_PER_MINUTE failed authentications. A page of another origin reads nothing (no CORS) and changes nothing (only
+ * application/json is taken as a body, which browsers do not send across origins without asking).
+ */
+import helmet from '@fastify/helmet';
+import rateLimit from '@fastify/rate-limit';
+import swagger from '@fastify/swagger';
+import swaggerUi from '@fastify/swagger-ui';
+import { fastify, type FastifyServerOptions } from 'fastify';
+import {
+  jsonSchemaTransform,
+  serializerCompiler,
+  validatorCompiler,
+  type ZodTypeProvider,
+} from 'fastify-type-provider-zod';
+import { decide } from './auth/guard.ts';
+import type { App, ControlContext } from './context.ts';
+import { ControlMetrics } from './metrics.ts';
+import { handleError, sendProblem } from './problem.ts';
+import { agentRoutes } from './routes/agents.ts';
+import { datasetRoutes } from './routes/datasets.ts';
+import { healthRoutes } from './routes/health.ts';
+import { lineageRoutes } from './routes/lineage.ts';
+import { overviewRoutes } from './routes/overview.ts';
+import { quarantineRoutes } from './routes/quarantine.ts';
+import { runRoutes } from './routes/runs.ts';
+import { sqlRoutes } from './routes/sql.ts';
+import { tokenRoutes } from './routes/tokens.ts';
+import { volumeRoutes } from './routes/volumes.ts';
+import { pageRoutes, type WebFiles } from './web-files.ts';
+
+const BODY_BYTES_MAX = 262_144;
+const REQUEST_MS = 15_000;
+const REQUESTS_PER_MINUTE = 30_000;
+const FAILURES_PER_MINUTE = 60;
+
+export interface ServerOptions {
+  readonly version: string;
+  readonly web: WebFiles;
+  readonly tls: { readonly cert: Buffer; readonly key: Buffer } | null;
+  /** Where failures of requests are written; without it, nowhere. */
+  readonly onLog?: (line: string) => void;
+}
+
+export async function buildServer(context: ControlContext, options: ServerOptions): Promise<App> {
+  const app = createApp(options);
+  app.setValidatorCompiler(validatorCompiler);
+  app.setSerializerCompiler(serializerCompiler);
+  app.setErrorHandler(handleError);
+  app.setNotFoundHandler((request, reply) =>
+    sendProblem(reply, 404, 'not-found', `there is no ${request.method} ${request.url.slice(0, 200)}`),
+  );
+  // Everything that is not JSON is refused, by 415.
+  app.removeContentTypeParser('text/plain');
+  app.addHook('onRoute', (route) => {
+    // A forgotten rule must be a failed start, not an open door. Swagger's own pages show only the document, which is public.
+    if (route.config?.access === undefined && !route.url.startsWith('/docs'))
+      throw new Error(`${route.url}: no access rule`);
+  });
+
+  const metrics = new ControlMetrics(context);
+  app.addHook('onResponse', async (request, reply) => {
+    const route = request.routeOptions.url ?? 'none';
+    metrics.observe(route, request.method, reply.statusCode, reply.elapsedTime / 1000);
+  });
+  await app.register(helmet, {
+    contentSecurityPolicy: {
+      useDefaults: false,
+      directives: {
+        defaultSrc: ["'none'"],
+        scriptSrc: ["'self'", `'sha256-${options.web.importMapHash}'`],
+        styleSrc: ["'self'"],
+        imgSrc: ["'self'", 'data:'],
+        connectSrc: ["'self'"],
+        baseUri: ["'none'"],
+        formAction: ["'self'"],
+        frameAncestors: ["'none'"],
+      },
+    },
+    // Only where we speak TLS ourselves: a proxy in front decides for itself.
+    strictTransportSecurity: options.tls === null ? false : { maxAge: 31_536_000 },
+    crossOriginEmbedderPolicy: false,
+  });
+  await app.register(rateLimit, { max: REQUESTS_PER_MINUTE, timeWindow: 60_000 });
+  addGuard(app, context);
+  await app.register(swagger, {
+    openapi: {
+      openapi: '3.1.0',
+      info: { title: 'Penstock', version: options.version, description: 'Agents, lake and volumes of one pipeline' },
+      components: { securitySchemes: { bearer: { type: 'http', scheme: 'bearer' } } },
+      security: [{ bearer: [] }],
+    },
+    transform: jsonSchemaTransform,
+  });
+  await app.register(swaggerUi, { routePrefix: '/docs', staticCSP: true });
+  addRoutes(app, context, metrics, options);
+  return app;
+}
+
+function createApp({ tls, onLog }: ServerOptions): App {
+  const common: FastifyServerOptions = {
+    bodyLimit: BODY_BYTES_MAX,
+    requestTimeout: REQUEST_MS,
+    connectionTimeout: 0,
+    keepAliveTimeout: 65_000,
+    forceCloseConnections: true,
+    routerOptions: { maxParamLength: 256 },
+    logger:
+      onLog === undefined ? false : { level: 'warn', redact: ['req.headers.authorization'], stream: { write: onLog } },
+  };
+  // Fastify's types tell a server with TLS from one without; the routes do not.
+  return fastify({ ...common, https: tls } as FastifyServerOptions).withTypeProvider<ZodTypeProvider>();
+}
+
+function addGuard(app: App, { tokens }: ControlContext): void {
+  app.decorateRequest('principal', null);
+  const failures = app.createRateLimit({
+    max: FAILURES_PER_MINUTE,
+    timeWindow: 60_000,
+    keyGenerator: (request) => `auth ${request.ip}`,
+  });
+  app.addHook('onRequest', async (request, reply) => {
+    const decision = await decide(request, request.routeOptions.config.access ?? 'public', tokens);
+    if ('principal' in decision) {
+      request.principal = decision.principal;
+      return;
+    }
+    const counted = await failures(request);
+    if (!counted.isAllowed && counted.isExceeded) {
+      return sendProblem(reply, 429, 'too-many-failures', 'too many failed attempts from this address: wait a minute');
+    }
+    if (decision.status === 401) void reply.header('www-authenticate', 'Bearer realm="penstock"');
+    return sendProblem(reply, decision.status, decision.status === 401 ? 'unauthenticated' : 'denied', decision.reason);
+  });
+}
+
+function addRoutes(app: App, context: ControlContext, metrics: ControlMetrics, options: ServerOptions): void {
+  healthRoutes(app, context, metrics);
+  overviewRoutes(app, context);
+  datasetRoutes(app, context);
+  runRoutes(app, context);
+  quarantineRoutes(app, context);
+  volumeRoutes(app, context);
+  agentRoutes(app, context);
+  lineageRoutes(app, context);
+  sqlRoutes(app, context);
+  tokenRoutes(app, context);
+  pageRoutes(app, options.web);
+  app.get('/openapi.json', { config: { access: 'public' }, schema: { hide: true } }, () => app.swagger());
+}
