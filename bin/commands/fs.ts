@@ -1,7 +1,8 @@
-/** `penstock fs format|mount|umount|info|stats|upgrade`. */
+/** `penstock fs format|mount|umount|info|stats|upgrade`; the tools are in fs-tools.ts. */
 import { InvalidArgumentError, type Command } from 'commander';
 import { isCode, PenstockError } from '../../lib/errors.ts';
 import { parseBytes } from '../../lib/units.ts';
+import { addFsToolCommands } from './fs-tools.ts';
 import { EXIT_FAILED, print, reportToParent, untilSignal } from '../output.ts';
 
 interface Json {
@@ -65,6 +66,8 @@ export function parseMountOptions(options: readonly string[]): { accessLogPath?:
 
 export function addFsCommands(program: Command): void {
   const fs = program.command('fs').description('the shared file system: volumes and mounts');
+
+  addFsToolCommands(fs);
 
   fs.command('format <meta-url>')
     .description('make a volume: its metadata in META_URL (?volume=NAME), its data in the store')
