@@ -1,6 +1,6 @@
 /** What the command line and the demo do with volumes: format, mount, unmount, and ask. */
 import { randomUUID } from 'node:crypto';
-import { mkdirSync } from 'node:fs';
+import { existsSync, mkdirSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { extname, join, resolve } from 'node:path';
 import { systemClock } from '../lib/clock.ts';
@@ -9,6 +9,7 @@ import type { MetaEngine } from '../lib/meta/engine.ts';
 import type { ObjectStore } from '../lib/store/store.ts';
 import { absoluteUrl, openMeta, openStore } from '../lib/registry.ts';
 import { parseBytes, parseDuration } from '../lib/units.ts';
+import { pathOfUrl } from '../lib/urls.ts';
 import { FORMAT_DEFAULTS, readFormat, writeFormat } from '../lib/volume/format.ts';
 import type { VolumeFormat } from '../lib/volume/format.ts';
 import { assertVolumeName } from '../lib/volume/keys.ts';
@@ -135,6 +136,9 @@ export async function mountVolume(request: VolumeMountRequest): Promise<Supervis
 }
 
 async function requireFormat(url: string, volume: string): Promise<VolumeFormat> {
+  // Opening an SQLite engine makes its file: a mistyped path must not leave one behind.
+  const path = url.startsWith('sqlite:') ? pathOfUrl(new URL(url)) : undefined;
+  if (path !== undefined && !existsSync(path)) throw new PenstockError('not-found', `${path} does not exist`);
   const engine = await openMeta(url, { kind: 'mount-check' });
   try {
     const format = await readFormat(engine, volume);
