@@ -8,6 +8,7 @@ import { describeError, PenstockError } from '../lib/errors.ts';
 import { addAgentCommands } from './commands/agent.ts';
 import { addLakeCommands } from './commands/lake.ts';
 import { addFsCommands } from './commands/fs.ts';
+import { addCtlCommand } from './commands/ctl.ts';
 import { addServeCommand } from './commands/serve.ts';
 import { addDemoCommand } from './commands/demo.ts';
 import { exitStatus, version } from './output.ts';
@@ -24,6 +25,7 @@ addAgentCommands(program);
 addLakeCommands(program);
 addFsCommands(program);
 addServeCommand(program);
+addCtlCommand(program);
 
 // A reader that goes away (`penstock ... | head`) is no error of ours.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 0 : 1));

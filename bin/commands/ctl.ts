@@ -1,0 +1,175 @@
+/**
+ * `penstock ctl RESOURCE VERB`: a client built from the /openapi.json of the server it talks to. An operation `resource.verb` takes
+ * its path parameters in order, its query parameters as `--name value`, and its body as `--field value` or `--data JSON`.
+ */
+import type { Command } from 'commander';
+import { z } from 'zod';
+import { describeError, PenstockError } from '../../lib/errors.ts';
+import { print, printTable, toJson } from '../output.ts';
+
+interface CtlOptions {
+  readonly url: string;
+  readonly json?: true;
+}
+
+const TIMEOUT_MS = 60_000;
+
+const parameterSchema = z.object({ name: z.string(), in: z.string(), required: z.boolean().optional() });
+const operationSchema = z.looseObject({
+  operationId: z.string(),
+  summary: z.string().default(''),
+  parameters: z.array(parameterSchema).default([]),
+  requestBody: z.unknown().optional(),
+});
+const documentSchema = z.object({ paths: z.record(z.string(), z.record(z.string(), operationSchema)) });
+
+interface Operation extends z.output<typeof operationSchema> {
+  readonly method: string;
+  readonly path: string;
+}
+
+export function addCtlCommand(program: Command): void {
+  program
+    .command('ctl [resource] [verb] [args...]')
+    .description('ask and steer a running `penstock serve`; without RESOURCE it lists what there is')
+    .option('--url <url>', 'of the server', process.env['PENSTOCK_URL'] ?? 'http://127.0.0.1:8080')
+    .option('--json', 'print the answer as JSON')
+    .allowUnknownOption()
+    .action(async (resource: string | undefined, verb: string | undefined, args: string[], options: CtlOptions) => {
+      const operations = await readOperations(options.url);
+      const operation = operations.find(({ operationId }) => operationId === `${resource ?? ''}.${verb ?? ''}`);
+      if (operation === undefined) {
+        const shown = operations.filter(
+          ({ operationId }) => resource === undefined || operationId.startsWith(`${resource}.`),
+        );
+        if (resource !== undefined) {
+          const known = (shown.length > 0 ? shown : operations).map(({ operationId }) => operationId.replace('.', ' '));
+          throw new PenstockError('usage', `no '${resource} ${verb ?? ''}': expected one of ${known.join(', ')}`);
+        }
+        printTable(shown.map(describe), options.json);
+        return;
+      }
+      show(await call(options.url, operation, args), options.json);
+    });
+}
+
+async function readOperations(base: string): Promise<Operation[]> {
+  const parsed = documentSchema.safeParse(await request(new URL('/openapi.json', base), { method: 'GET' }));
+  if (!parsed.success) throw new PenstockError('unsupported', `${base} serves no OpenAPI document of Penstock`);
+  return Object.entries(parsed.data.paths).flatMap(([path, methods]) =>
+    Object.entries(methods).map(([method, operation]) => ({ ...operation, path, method: method.toUpperCase() })),
+  );
+}
+
+const pathParameters = ({ path }: Operation): string[] =>
+  [...path.matchAll(/\{([^}]+)\}/g)].map((match) => match[1] ?? '');
+
+function describe(operation: Operation): Record<string, string> {
+  const [resource = '', verb = ''] = operation.operationId.split('.');
+  return { resource, verb, arguments: pathParameters(operation).join(' ').toUpperCase(), summary: operation.summary };
+}
+
+async function call(base: string, operation: Operation, args: readonly string[]): Promise<unknown> {
+  const { positional, named } = splitArguments(args);
+  const names = pathParameters(operation);
+  if (positional.length !== names.length) {
+    throw new PenstockError(
+      'usage',
+      `${operation.operationId.replace('.', ' ')}: expected ${names.length === 0 ? 'no arguments' : names.join(' ').toUpperCase()}`,
+    );
+  }
+  const path = names.reduce(
+    (text, name, index) => text.replace(`{${name}}`, encodeURIComponent(positional[index] ?? '')),
+    operation.path,
+  );
+  const url = new URL(path, base);
+  const body: Record<string, unknown> = {};
+  for (const [name, value] of named) {
+    if (operation.parameters.some((parameter) => parameter.in === 'query' && parameter.name === name))
+      url.searchParams.set(name, value);
+    else if (operation.requestBody === undefined)
+      throw new PenstockError('usage', `${operation.operationId}: it has no option --${name}`);
+    else if (name === 'data') Object.assign(body, parseData(value));
+    else body[name] = /^-?\d+(\.\d+)?$/.test(value) ? Number(value) : value;
+  }
+  return request(url, {
+    method: operation.method,
+    ...(operation.requestBody === undefined
+      ? {}
+      : { headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) }),
+  });
+}
+
+/** `a --b c --d=e` -> [a], [[b, c], [d, e]]. */
+function splitArguments(args: readonly string[]): { positional: string[]; named: [string, string][] } {
+  const positional: string[] = [];
+  const named: [string, string][] = [];
+  for (let at = 0; at < args.length; at++) {
+    const match = /^--([^=]+)(?:=(.*))?$/s.exec(args[at] ?? '');
+    if (match?.[1] === undefined) positional.push(args[at] ?? '');
+    else {
+      const value = match[2] ?? args[++at];
+      if (value === undefined) throw new PenstockError('usage', `--${match[1]}: expected a value behind it`);
+      named.push([match[1], value]);
+    }
+  }
+  return { positional, named };
+}
+
+function parseData(text: string): Record<string, unknown> {
+  try {
+    return z.record(z.string(), z.unknown()).parse(JSON.parse(text));
+  } catch (error) {
+    throw new PenstockError('usage', '--data: expected a JSON object', { cause: error });
+  }
+}
+
+const problemSchema = z.object({ title: z.string(), detail: z.string() });
+
+async function request(
+  url: URL,
+  options: { method: string; headers?: Record<string, string>; body?: string },
+): Promise<unknown> {
+  const token = process.env['PENSTOCK_TOKEN'];
+  const authorization = token === undefined || token === '' ? undefined : { authorization: `Bearer ${token}` };
+  let response: Response;
+  try {
+    response = await fetch(url, {
+      ...options,
+      headers: { ...options.headers, ...authorization },
+      signal: AbortSignal.timeout(TIMEOUT_MS),
+    });
+  } catch (error) {
+    throw new PenstockError('unavailable', `${url.origin} does not answer: ${describeError(error)}`);
+  }
+  const text = await response.text();
+  const isJson = response.headers.get('content-type')?.includes('json') ?? false;
+  const value: unknown = isJson && text !== '' ? JSON.parse(text) : text;
+  if (response.ok) return value;
+  const problem = problemSchema.safeParse(value);
+  const why = problem.success ? `${problem.data.title}: ${problem.data.detail}` : `HTTP status ${response.status}`;
+  throw new PenstockError(response.status === 400 ? 'usage' : 'io', why);
+}
+
+const listSchema = z.object({ items: z.array(z.record(z.string(), z.unknown())), nextCursor: z.string().nullish() });
+const rowsSchema = z.object({ columns: z.array(z.object({ name: z.string() })), rows: z.array(z.array(z.unknown())) });
+
+function show(value: unknown, json: boolean | undefined): void {
+  if (json === true) {
+    process.stdout.write(`${toJson(value)}\n`);
+    return;
+  }
+  const list = listSchema.safeParse(value);
+  const rows = rowsSchema.safeParse(value);
+  if (list.success) {
+    printTable(list.data.items, false);
+    if (list.data.nextCursor != null) process.stderr.write(`penstock: more with --cursor ${list.data.nextCursor}\n`);
+  } else if (rows.success) {
+    const names = rows.data.columns.map(({ name }) => name);
+    printTable(
+      rows.data.rows.map((row) => Object.fromEntries(names.map((name, index) => [name, row[index]]))),
+      false,
+    );
+  } else if (typeof value === 'object' && value !== null) print({ ...value }, false);
+  else if (value !== '') process.stdout.write(String(value));
+}
