@@ -1,0 +1,214 @@
+/** The server as the page sees it. The shapes are those of /openapi.json. */
+export class ApiError extends Error {
+  readonly status: number;
+  constructor(status: number, message: string) {
+    super(message);
+    this.status = status;
+  }
+}
+
+const TOKEN_KEY = 'penstock-token';
+
+/** Kept for this tab only. */
+export function setToken(token: string): void {
+  sessionStorage.setItem(TOKEN_KEY, token);
+}
+
+/** GET, or POST with a body. Throws ApiError with the problem's detail; status 0: no answer at all. */
+export async function api<T>(
+  path: string,
+  options: { readonly body?: unknown; readonly signal?: AbortSignal } = {},
+): Promise<T> {
+  const token = sessionStorage.getItem(TOKEN_KEY);
+  let response: Response;
+  try {
+    response = await fetch(path, {
+      headers: {
+        ...(token === null ? {} : { authorization: `Bearer ${token}` }),
+        ...(options.body === undefined ? {} : { 'content-type': 'application/json' }),
+      },
+      ...(options.body === undefined ? {} : { method: 'POST', body: JSON.stringify(options.body) }),
+      ...(options.signal === undefined ? {} : { signal: options.signal }),
+    });
+  } catch (error) {
+    if (options.signal?.aborted === true) throw error;
+    throw new ApiError(0, 'The server does not answer.');
+  }
+  if (response.ok) return (await response.json()) as T; // the server validates its answers by the same schemas
+  const problem = (await response.json().catch(() => ({}))) as { detail?: string; title?: string };
+  throw new ApiError(response.status, problem.detail ?? problem.title ?? `HTTP status ${response.status}`);
+}
+
+export interface PagedList<T> {
+  readonly items: readonly T[];
+  readonly nextCursor: string | null;
+}
+
+export interface Port {
+  readonly name: string;
+  readonly url: string;
+  readonly ok: boolean;
+  readonly sinceMs: number;
+  readonly problem: string | null;
+}
+
+export interface Dataset {
+  readonly name: string;
+  readonly topic: string;
+  readonly appended: number;
+  readonly landed: number;
+  readonly quarantined: number;
+  readonly duplicates: number;
+  readonly landedFiles: number;
+  readonly landedBytes: number;
+  readonly liveRows: number;
+  readonly liveFiles: number;
+  readonly liveBytes: number | null;
+  readonly unlanded: number;
+  readonly oldestUnlandedMs: number | null;
+}
+
+export interface Overview {
+  readonly nowMs: number;
+  readonly volume: string;
+  readonly ports: readonly Port[];
+  readonly atMs: number | null;
+  readonly appendedPerSecond: number;
+  readonly landedPerSecond: number;
+  readonly datasets: readonly Dataset[];
+  readonly sessions: Readonly<Record<string, number>> | null;
+  readonly agents: { readonly total: number; readonly late: number } | null;
+}
+
+export interface History {
+  readonly atMs: readonly number[];
+  readonly appendedPerSecond: readonly number[];
+  readonly landedPerSecond: readonly number[];
+  readonly unlanded: readonly number[];
+  readonly oldestUnlandedSeconds: readonly number[];
+  readonly liveFiles: readonly number[];
+}
+
+export interface FileSizes {
+  readonly boundsBytes: readonly number[];
+  readonly landed: readonly number[];
+  readonly small: readonly number[];
+  readonly compacted: readonly number[];
+  readonly smallFiles: number;
+  readonly compactedFiles: number;
+}
+
+export interface Table {
+  readonly name: string;
+  readonly uuid: string;
+  readonly location: string;
+  readonly updatedMs: number;
+  readonly snapshotId: string | null;
+  readonly fields: readonly {
+    readonly id: number;
+    readonly name: string;
+    readonly type: string;
+    readonly required: boolean;
+  }[];
+  readonly sort: readonly { readonly field: string; readonly direction: string }[];
+  readonly snapshots: number;
+}
+
+export interface TableSnapshot {
+  readonly id: string;
+  readonly sequence: number;
+  readonly atMs: number;
+  readonly operation: string;
+  readonly summary: Readonly<Record<string, string>>;
+}
+
+export interface CostSums {
+  readonly runs: number;
+  readonly seconds: number;
+  readonly cpuSeconds: number;
+  readonly rows: number;
+  readonly bytesRead: number;
+  readonly bytesWritten: number;
+  readonly gets: number;
+  readonly puts: number;
+}
+
+export interface Run extends Omit<CostSums, 'runs'> {
+  readonly id: string;
+  readonly dataset: string;
+  readonly kind: string;
+  readonly startedMs: number;
+}
+
+export interface Costs {
+  readonly periods: readonly (CostSums & {
+    readonly dataset: string;
+    readonly kind: string;
+    readonly startMs: number;
+  })[];
+  readonly trends: readonly {
+    readonly dataset: string;
+    readonly last7Days: CostSums;
+    readonly previous7Days: CostSums;
+    readonly cpuChange: number | null;
+  }[];
+}
+
+export interface QuarantineObject {
+  readonly dataset: string;
+  readonly object: string;
+  readonly records: number;
+  readonly bytes: number;
+  readonly reasons: Readonly<Record<string, number>>;
+  readonly committedMs: number;
+}
+
+export interface QuarantineRecord {
+  readonly reason: string;
+  readonly topic: string;
+  readonly partition: number;
+  readonly offset: string;
+  readonly timestamp: string;
+  readonly key: string | null;
+  readonly value: string | null;
+  readonly valueBytes: number | null;
+}
+
+export interface Session {
+  readonly id: number;
+  readonly kind: string;
+  readonly host: string;
+  readonly pid: number;
+  readonly detail: Readonly<Record<string, string | number | boolean>>;
+  readonly startedMs: number;
+  readonly renewedMs: number;
+  readonly live: boolean;
+}
+
+export interface Volume {
+  readonly name: string;
+  readonly formatted: boolean;
+  readonly store: string | null;
+  readonly blockSize: number | null;
+  readonly inlineBytes: number | null;
+  readonly graceMs: number | null;
+  readonly durability: string | null;
+  readonly createdMs: number | null;
+  readonly bytesUsed: number;
+  readonly inodesUsed: number;
+  readonly mounts: readonly Session[];
+}
+
+export interface Agent {
+  readonly id: string;
+  readonly seenMs: number;
+  readonly address: string;
+  readonly late: boolean;
+}
+
+export interface SqlAnswer {
+  readonly columns: readonly { readonly name: string; readonly type: string }[];
+  readonly rows: readonly (readonly unknown[])[];
+  readonly truncated: boolean;
+  readonly seconds: number;
+}

@@ -1,0 +1,83 @@
+/** Live lines by uPlot, in the page's own colours, redrawn when the size or the colour scheme changes. */
+import uPlot from 'uplot';
+import { h } from './dom.ts';
+
+export interface Line {
+  readonly label: string;
+  /** A custom property of style.css. */
+  readonly color: string;
+}
+
+export interface Plot {
+  readonly element: HTMLElement;
+  /** Times in milliseconds; one array of values a line. */
+  set(atMs: readonly number[], values: readonly (readonly number[])[]): void;
+}
+
+const HEIGHT = 180;
+
+export function plot(options: {
+  readonly label: string;
+  readonly lines: readonly Line[];
+  readonly format: (value: number) => string;
+  readonly signal: AbortSignal;
+}): Plot {
+  const element = h('div', { class: 'plot', role: 'img', 'aria-label': options.label });
+  let data: uPlot.AlignedData = [[], ...options.lines.map(() => [])];
+  let chart: uPlot | undefined;
+  const draw = (): void => {
+    const width = element.clientWidth;
+    if (width === 0) return;
+    chart?.destroy();
+    chart = new uPlot(chartOptions(width, options), data, element);
+  };
+  const sizes = new ResizeObserver(() => {
+    if (chart === undefined) draw();
+    else if (element.clientWidth > 0) chart.setSize({ width: element.clientWidth, height: HEIGHT });
+  });
+  sizes.observe(element);
+  window.matchMedia('(prefers-color-scheme: dark)').addEventListener('change', draw, { signal: options.signal });
+  options.signal.addEventListener('abort', () => {
+    sizes.disconnect();
+    chart?.destroy();
+  });
+  return {
+    element,
+    set: (atMs, values) => {
+      data = [atMs.map((ms) => ms / 1000), ...values.map((line) => [...line])];
+      if (chart === undefined) draw();
+      else chart.setData(data);
+    },
+  };
+}
+
+function chartOptions(
+  width: number,
+  { lines, format }: { readonly lines: readonly Line[]; readonly format: (value: number) => string },
+): uPlot.Options {
+  const style = getComputedStyle(document.documentElement);
+  const color = (name: string): string => style.getPropertyValue(name).trim();
+  const axis: uPlot.Axis = {
+    stroke: color('--quiet'),
+    grid: { stroke: color('--line'), width: 1 },
+    ticks: { show: false },
+    font: '12px system-ui, sans-serif',
+  };
+  return {
+    width,
+    height: HEIGHT,
+    cursor: { y: false, points: { size: 6 } },
+    scales: { y: { range: (_plot, _min, max) => [0, Math.max(1, max * 1.1)] } },
+    axes: [axis, { ...axis, size: 70, values: (_plot, ticks) => ticks.map(format) }],
+    series: [
+      { value: (_plot, at: number | null) => (at === null ? '' : new Date(at * 1000).toLocaleTimeString('en-GB')) },
+      ...lines.map((line) => ({
+        label: line.label,
+        stroke: color(line.color),
+        width: 1.5,
+        points: { show: false },
+        value: (_plot: uPlot, value: number | null) => (value === null ? '' : format(value)),
+      })),
+    ],
+  };
+}

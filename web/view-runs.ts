@@ -1,0 +1,112 @@
+/** What landing and compaction cost: this week against the last, by day, and run by run. */
+import { api, type Costs, type CostSums, type PagedList, type Run } from './api.ts';
+import { h } from './dom.ts';
+import { bytes, change, count, day, moment, seconds } from './format.ts';
+import { empty, section, table, type View } from './parts.ts';
+
+const EVERY_MS = 10_000;
+const PAGE = 50;
+
+export const runs: View = {
+  show(root, signal) {
+    const read = (): Promise<Costs> => api<Costs>('/v1/costs?by=day', { signal });
+    root.append(
+      section({
+        title: 'Last seven days',
+        note: 'Against the seven days before.',
+        read,
+        render: renderTrends,
+        everyMs: EVERY_MS,
+        signal,
+      }),
+      section({ title: 'Cost by day', note: 'Days are UTC.', read, render: renderPeriods, everyMs: EVERY_MS, signal }),
+      section({
+        title: 'Runs',
+        note: 'A run of the lander is recorded when it ends.',
+        read: () => api<PagedList<Run>>(`/v1/runs?limit=${PAGE}`, { signal }),
+        render: (first) => renderRuns(first, signal),
+        everyMs: EVERY_MS,
+        signal,
+      }),
+    );
+  },
+};
+
+const NO_RUNS = ['No run yet', 'Runs of the lander and the compactor are recorded when they end.'] as const;
+
+function figures<T extends Omit<CostSums, 'runs'>>(): { title: string; cell: (sums: T) => string; number: true }[] {
+  return [
+    { title: 'CPU', cell: (sums) => seconds(sums.cpuSeconds), number: true },
+    { title: 'Rows', cell: (sums) => count(sums.rows), number: true },
+    { title: 'Read', cell: (sums) => bytes(sums.bytesRead), number: true },
+    { title: 'Written', cell: (sums) => bytes(sums.bytesWritten), number: true },
+    { title: 'GETs', cell: (sums) => count(sums.gets), number: true },
+    { title: 'PUTs', cell: (sums) => count(sums.puts), number: true },
+  ];
+}
+
+function renderTrends({ trends }: Costs): Node {
+  if (trends.every(({ last7Days, previous7Days }) => last7Days.runs + previous7Days.runs === 0))
+    return empty(...NO_RUNS);
+  return table(
+    'Trend by dataset',
+    [
+      { title: 'Dataset', cell: ({ dataset }) => dataset },
+      { title: 'Runs', cell: ({ runs: number }) => count(number), number: true },
+      ...figures<CostSums & { readonly dataset: string; readonly cpuChange: number | null }>(),
+      { title: 'CPU, change', cell: ({ cpuChange }) => change(cpuChange), number: true },
+    ],
+    trends.map(({ dataset, last7Days, cpuChange }) => ({ dataset, cpuChange, ...last7Days })),
+  );
+}
+
+function renderPeriods({ periods }: Costs): Node {
+  if (periods.length === 0) return empty(...NO_RUNS);
+  return table(
+    'Cost by day',
+    [
+      { title: 'Day', cell: ({ startMs }) => day(startMs) },
+      { title: 'Dataset', cell: ({ dataset }) => dataset },
+      { title: 'Work', cell: ({ kind }) => kind },
+      { title: 'Runs', cell: ({ runs: number }) => count(number), number: true },
+      ...figures<Costs['periods'][number]>(),
+    ],
+    periods.slice(0, 60),
+  );
+}
+
+function renderRuns(first: PagedList<Run>, signal: AbortSignal): Node {
+  if (first.items.length === 0) return empty(...NO_RUNS);
+  const pages = h('div', {}, runTable(first.items));
+  let cursor = first.nextCursor;
+  const more = h('button', { type: 'button', hidden: cursor === null }, 'Older runs');
+  const readMore = async (): Promise<void> => {
+    more.disabled = true;
+    try {
+      const page = await api<PagedList<Run>>(`/v1/runs?limit=${PAGE}&cursor=${encodeURIComponent(cursor ?? '')}`, {
+        signal,
+      });
+      pages.append(runTable(page.items));
+      cursor = page.nextCursor;
+      more.hidden = cursor === null;
+    } finally {
+      more.disabled = false;
+    }
+  };
+  more.addEventListener('click', () => void readMore());
+  return h('div', {}, pages, h('p', { class: 'more' }, more));
+}
+
+function runTable(items: readonly Run[]): HTMLElement {
+  return table(
+    'Runs',
+    [
+      { title: 'Started', cell: ({ startedMs }) => moment(startedMs), number: true },
+      { title: 'Work', cell: ({ kind }) => kind },
+      { title: 'Dataset', cell: ({ dataset }) => dataset },
+      { title: 'Took', cell: (run) => seconds(run.seconds), number: true },
+      ...figures<Run>(),
+    ],
+    items,
+  );
+}

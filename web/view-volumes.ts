@@ -1,0 +1,79 @@
+/** The volume, its mounts, and every session of the metadata engine. */
+import { api, type PagedList, type Session, type Volume } from './api.ts';
+import { h } from './dom.ts';
+import { bytes, count, duration, moment } from './format.ts';
+import { empty, facts, section, table, type View } from './parts.ts';
+
+export const volumes: View = {
+  show(root, signal) {
+    root.append(
+      section({
+        title: 'Volume',
+        read: () => api<PagedList<Volume>>('/v1/volumes', { signal }),
+        render: ({ items }) => h('div', {}, items.map(renderVolume)),
+        everyMs: 5000,
+        signal,
+      }),
+      section({
+        title: 'Sessions',
+        note: 'Every program that holds a lease in the metadata engine. Those that ended without a word are shown for a week.',
+        read: () => api<PagedList<Session>>('/v1/sessions', { signal }),
+        render: ({ items }) => renderSessions(items),
+        everyMs: 5000,
+        signal,
+      }),
+    );
+  },
+};
+
+function renderVolume(volume: Volume): Node {
+  if (!volume.formatted)
+    return empty(
+      `${volume.name} is not formatted`,
+      'penstock fs format makes it a file system; the lake works without.',
+    );
+  const mounts =
+    volume.mounts.length === 0
+      ? empty('Not mounted', 'penstock fs mount META_URL MOUNTPOINT')
+      : table(
+          'Mounts',
+          [
+            { title: 'Mount point', cell: ({ detail }) => h('code', {}, String(detail['mountpoint'] ?? '')) },
+            { title: 'Host', cell: ({ host }) => host },
+            { title: 'Process', cell: ({ pid }) => String(pid), number: true },
+            { title: 'Since', cell: ({ startedMs }) => moment(startedMs), number: true },
+          ],
+          volume.mounts,
+        );
+  return h(
+    'div',
+    {},
+    facts([
+      ['Name', volume.name],
+      ['Store', volume.store ?? ''],
+      ['In use', `${bytes(volume.bytesUsed)} in ${count(volume.inodesUsed)} inodes`],
+      ['Block size', `${count((volume.blockSize ?? 0) / 2 ** 20)} MiB`],
+      ['Inline up to', `${count((volume.inlineBytes ?? 0) / 1024)} KiB`],
+      ['Grace period', duration((volume.graceMs ?? 0) / 1000)],
+      ['Durability', volume.durability ?? ''],
+      ['Formatted', volume.createdMs === null ? '' : moment(volume.createdMs)],
+    ]),
+    mounts,
+  );
+}
+
+function renderSessions(sessions: readonly Session[]): Node {
+  return table(
+    'Sessions',
+    [
+      { title: 'Program', cell: ({ kind }) => kind },
+      { title: 'State', cell: ({ live }) => h('span', { class: live ? 'tag good' : 'tag' }, live ? 'live' : 'ended') },
+      { title: 'Host', cell: ({ host }) => host },
+      { title: 'Process', cell: ({ pid }) => String(pid), number: true },
+      { title: 'Started', cell: ({ startedMs }) => moment(startedMs), number: true },
+      { title: 'Last renewed', cell: ({ renewedMs }) => moment(renewedMs), number: true },
+      { title: 'Session', cell: ({ id }) => h('code', {}, String(id)), number: true },
+    ],
+    sessions,
+  );
+}
