@@ -101,8 +101,9 @@ export async function controlRequest(
     const line = await readLine(socket, ANSWER_BYTES_MAX);
     return JSON.parse(line) as ControlAnswer; // written by serveControl above
   } catch (error) {
-    const code = systemCode(error);
-    if (code === 'ENOENT' || code === 'ECONNREFUSED') {
+    // Nobody listens, or who listened was killed before it answered.
+    const isGone = ['ENOENT', 'ECONNREFUSED', 'ECONNRESET', 'EPIPE'].includes(systemCode(error) ?? '');
+    if (isGone || isCode(error, 'unavailable')) {
       throw new PenstockError('not-found', `no supervisor serves ${mountpoint}`, { cause: error });
     }
     throw error;
