@@ -93,6 +93,8 @@ const built = (name, needs, command, args, env, result) => async () => {
 
 const table = [
   { name: 'redis-server', install: apt('redis-server') },
+  // The tests look at the admin page in it.
+  { name: 'chromium', install: apt('chromium') },
   {
     name: 'versitygw',
     install: built(

@@ -129,7 +129,9 @@ function addGuard(app: App, { tokens }: ControlContext): void {
       request.principal = decision.principal;
       return;
     }
-    const counted = await failures(request);
+    // A request without a token is no guess: the page makes some before it asks for one.
+    const isGuess = decision.status === 401 && request.headers.authorization !== undefined;
+    const counted = isGuess ? await failures(request) : { isAllowed: true as const };
     if (!counted.isAllowed && counted.isExceeded) {
       return sendProblem(reply, 429, 'too-many-failures', 'too many failed attempts from this address: wait a minute');
     }

@@ -1,6 +1,7 @@
 /** Numbers with their units, in one width per kind so that columns align. */
 const whole = new Intl.NumberFormat('en-US', { maximumFractionDigits: 0 });
 const one = new Intl.NumberFormat('en-US', { minimumFractionDigits: 1, maximumFractionDigits: 1 });
+const two = new Intl.NumberFormat('en-US', { minimumFractionDigits: 2, maximumFractionDigits: 2 });
 const clock = new Intl.DateTimeFormat('en-GB', { hour: '2-digit', minute: '2-digit', second: '2-digit' });
 const dateTime = new Intl.DateTimeFormat('sv-SE', {
   year: 'numeric',
@@ -35,11 +36,12 @@ export function duration(seconds: number): string {
   return `${whole.format(seconds / 86_400)} d`;
 }
 
-export const perSecond = (value: number): string => `${value < 10 ? one.format(value) : whole.format(value)}/s`;
+export const perSecond = (value: number): string =>
+  `${value > 0 && value < 10 ? one.format(value) : whole.format(value)}/s`;
 export const timeOfDay = (ms: number): string => clock.format(ms);
 export const moment = (ms: number): string => dateTime.format(ms);
 export const day = (ms: number): string => new Date(ms).toISOString().slice(0, 10);
-export const seconds = (value: number): string => `${one.format(value)} s`;
+export const seconds = (value: number): string => `${two.format(value)} s`;
 
 /** 0.1 -> `+10 %`. */
 export function change(value: number | null): string {

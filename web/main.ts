@@ -99,12 +99,13 @@ function askToken(): void {
   if (!tokenDialog.open) tokenDialog.showModal();
 }
 
+function skipToContent(event: Event): void {
+  event.preventDefault();
+  main.focus();
+}
+
 document.body.append(
-  h(
-    'a',
-    { class: 'skip', href: '#content', on: { click: (event) => (event.preventDefault(), main.focus()) } },
-    'Skip to the content',
-  ),
+  h('a', { class: 'skip', href: '#content', on: { click: skipToContent } }, 'Skip to the content'),
   h(
     'header',
     {},

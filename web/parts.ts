@@ -141,7 +141,8 @@ export function every(everyMs: number, signal: AbortSignal, work: () => Promise<
   const next = async (): Promise<void> => {
     window.clearTimeout(timer);
     if (signal.aborted) return;
-    if (!document.hidden) await work();
+    // Behind the question for a token everything would be refused.
+    if (!document.hidden && document.querySelector('dialog[open]') === null) await work();
     timer = window.setTimeout(() => void next(), everyMs);
   };
   document.addEventListener('visibilitychange', () => void (document.hidden ? undefined : next()), { signal });

@@ -1,6 +1,7 @@
 /** Live lines by uPlot, in the page's own colours, redrawn when the size or the colour scheme changes. */
 import uPlot from 'uplot';
 import { h } from './dom.ts';
+import { timeOfDay } from './format.ts';
 
 export interface Line {
   readonly label: string;
@@ -68,9 +69,12 @@ function chartOptions(
     height: HEIGHT,
     cursor: { y: false, points: { size: 6 } },
     scales: { y: { range: (_plot, _min, max) => [0, Math.max(1, max * 1.1)] } },
-    axes: [axis, { ...axis, size: 70, values: (_plot, ticks) => ticks.map(format) }],
+    axes: [
+      { ...axis, space: 90, values: (_plot, ticks) => ticks.map((at) => timeOfDay(at * 1000)) },
+      { ...axis, size: 70, values: (_plot, ticks) => ticks.map(format) },
+    ],
     series: [
-      { value: (_plot, at: number | null) => (at === null ? '' : new Date(at * 1000).toLocaleTimeString('en-GB')) },
+      { label: 'at', value: (_plot, at: number | null) => (at === null ? '' : timeOfDay(at * 1000)) },
       ...lines.map((line) => ({
         label: line.label,
         stroke: color(line.color),

@@ -191,13 +191,13 @@ function renderSnapshots(snapshots: readonly TableSnapshot[]): Node {
   return table(
     'Snapshots',
     [
-      { title: 'Time', cell: ({ atMs }) => moment(atMs), number: true },
+      { title: 'Time', cell: ({ atMs }) => moment(atMs) },
       { title: 'Operation', cell: ({ operation }) => operation },
       { title: 'Files added', cell: figure('added-data-files'), number: true },
       { title: 'Files removed', cell: figure('deleted-data-files'), number: true },
       { title: 'Rows added', cell: figure('added-records'), number: true },
       { title: 'Rows in all', cell: figure('total-records'), number: true },
-      { title: 'Snapshot', cell: ({ id }) => h('code', {}, id), number: true },
+      { title: 'Snapshot', cell: ({ id }) => h('code', {}, id) },
     ],
     snapshots,
   );

@@ -205,7 +205,7 @@ function renderAgents(agents: readonly Agent[]): Node {
         title: 'State',
         cell: ({ late }) => h('span', { class: late ? 'tag warn' : 'tag' }, late ? 'late' : 'reports'),
       },
-      { title: 'Last seen', cell: ({ seenMs }) => moment(seenMs), number: true },
+      { title: 'Last seen', cell: ({ seenMs }) => moment(seenMs) },
       { title: 'Address', cell: ({ address }) => address },
     ],
     agents,

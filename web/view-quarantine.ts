@@ -33,7 +33,7 @@ function renderObjects(objects: readonly QuarantineObject[], open: (object: Quar
   return table(
     'Quarantined records by commit',
     [
-      { title: 'Committed', cell: ({ committedMs }) => moment(committedMs), number: true },
+      { title: 'Committed', cell: ({ committedMs }) => moment(committedMs) },
       { title: 'Dataset', cell: ({ dataset }) => dataset },
       { title: 'Records', cell: ({ records }) => count(records), number: true },
       { title: 'Size', cell: ({ bytes: size }) => bytes(size), number: true },

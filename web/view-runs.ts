@@ -34,8 +34,9 @@ export const runs: View = {
 
 const NO_RUNS = ['No run yet', 'Runs of the lander and the compactor are recorded when they end.'] as const;
 
-function figures<T extends Omit<CostSums, 'runs'>>(): { title: string; cell: (sums: T) => string; number: true }[] {
-  return [
+type Figures = Omit<CostSums, 'runs'>;
+const FIGURES: readonly { readonly title: string; readonly cell: (sums: Figures) => string; readonly number: true }[] =
+  [
     { title: 'CPU', cell: (sums) => seconds(sums.cpuSeconds), number: true },
     { title: 'Rows', cell: (sums) => count(sums.rows), number: true },
     { title: 'Read', cell: (sums) => bytes(sums.bytesRead), number: true },
@@ -43,7 +44,6 @@ function figures<T extends Omit<CostSums, 'runs'>>(): { title: string; cell: (su
     { title: 'GETs', cell: (sums) => count(sums.gets), number: true },
     { title: 'PUTs', cell: (sums) => count(sums.puts), number: true },
   ];
-}
 
 function renderTrends({ trends }: Costs): Node {
   if (trends.every(({ last7Days, previous7Days }) => last7Days.runs + previous7Days.runs === 0))
@@ -53,7 +53,7 @@ function renderTrends({ trends }: Costs): Node {
     [
       { title: 'Dataset', cell: ({ dataset }) => dataset },
       { title: 'Runs', cell: ({ runs: number }) => count(number), number: true },
-      ...figures<CostSums & { readonly dataset: string; readonly cpuChange: number | null }>(),
+      ...FIGURES,
       { title: 'CPU, change', cell: ({ cpuChange }) => change(cpuChange), number: true },
     ],
     trends.map(({ dataset, last7Days, cpuChange }) => ({ dataset, cpuChange, ...last7Days })),
@@ -69,7 +69,7 @@ function renderPeriods({ periods }: Costs): Node {
       { title: 'Dataset', cell: ({ dataset }) => dataset },
       { title: 'Work', cell: ({ kind }) => kind },
       { title: 'Runs', cell: ({ runs: number }) => count(number), number: true },
-      ...figures<Costs['periods'][number]>(),
+      ...FIGURES,
     ],
     periods.slice(0, 60),
   );
@@ -101,11 +101,11 @@ function runTable(items: readonly Run[]): HTMLElement {
   return table(
     'Runs',
     [
-      { title: 'Started', cell: ({ startedMs }) => moment(startedMs), number: true },
+      { title: 'Started', cell: ({ startedMs }) => moment(startedMs) },
       { title: 'Work', cell: ({ kind }) => kind },
       { title: 'Dataset', cell: ({ dataset }) => dataset },
       { title: 'Took', cell: (run) => seconds(run.seconds), number: true },
-      ...figures<Run>(),
+      ...FIGURES,
     ],
     items,
   );

@@ -83,16 +83,18 @@ export const sql: View = {
 
 /** A first query that works here. */
 async function suggest(box: HTMLTextAreaElement, signal: AbortSignal): Promise<void> {
-  if (box.value !== '') return;
+  if (isFilled(box)) return;
   const datasets = await api<PagedList<Dataset>>('/v1/datasets', { signal }).catch(() => null);
   const first = datasets?.items.toSorted((a, b) => b.liveRows - a.liveRows)[0];
-  if (first === undefined || box.value !== '') return;
+  if (first === undefined || isFilled(box)) return;
   const name = first.name
     .split('.')
     .map((part) => (/^[a-z_][a-z0-9_]*$/i.test(part) ? part : `"${part}"`))
     .join('.');
   box.value = `SELECT date_trunc('minute', _event_time) AS minute, count(*) AS rows\nFROM ${name}\nGROUP BY minute\nORDER BY minute DESC\nLIMIT 20`;
 }
+
+const isFilled = (box: HTMLTextAreaElement): boolean => box.value !== '';
 
 function renderAnswer(answer: SqlAnswer): Node {
   const rows = `${count(answer.rows.length)} ${answer.rows.length === 1 ? 'row' : 'rows'}`;

@@ -41,7 +41,7 @@ function renderVolume(volume: Volume): Node {
             { title: 'Mount point', cell: ({ detail }) => h('code', {}, String(detail['mountpoint'] ?? '')) },
             { title: 'Host', cell: ({ host }) => host },
             { title: 'Process', cell: ({ pid }) => String(pid), number: true },
-            { title: 'Since', cell: ({ startedMs }) => moment(startedMs), number: true },
+            { title: 'Since', cell: ({ startedMs }) => moment(startedMs) },
           ],
           volume.mounts,
         );
@@ -70,9 +70,9 @@ function renderSessions(sessions: readonly Session[]): Node {
       { title: 'State', cell: ({ live }) => h('span', { class: live ? 'tag good' : 'tag' }, live ? 'live' : 'ended') },
       { title: 'Host', cell: ({ host }) => host },
       { title: 'Process', cell: ({ pid }) => String(pid), number: true },
-      { title: 'Started', cell: ({ startedMs }) => moment(startedMs), number: true },
-      { title: 'Last renewed', cell: ({ renewedMs }) => moment(renewedMs), number: true },
-      { title: 'Session', cell: ({ id }) => h('code', {}, String(id)), number: true },
+      { title: 'Started', cell: ({ startedMs }) => moment(startedMs) },
+      { title: 'Last renewed', cell: ({ renewedMs }) => moment(renewedMs) },
+      { title: 'Session', cell: ({ id }) => h('code', {}, String(id)) },
     ],
     sessions,
   );

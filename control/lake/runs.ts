@@ -54,7 +54,7 @@ export class Runs {
 
 export function newestFirst(a: Pick<Run, 'id' | 'dataset'>, b: Pick<Run, 'id' | 'dataset'>): number {
   if (a.id !== b.id) return a.id < b.id ? 1 : -1;
-  return a.dataset < b.dataset ? -1 : 1;
+  return a.dataset < b.dataset ? -1 : Number(a.dataset !== b.dataset);
 }
 
 const SUMMED = ['seconds', 'cpuSeconds', 'rows', 'bytesRead', 'bytesWritten', 'gets', 'puts'] as const;

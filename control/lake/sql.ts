@@ -18,7 +18,7 @@ import type { Tables } from './tables.ts';
 
 export const ROWS_MAX = 10_000;
 const ANSWER_BYTES_MAX = 16_000_000;
-export const TIME_MS = 30_000;
+const TIME_MS = 30_000;
 const MEMORY_BYTES = 512e6;
 const SCRATCH_BYTES = 2e9;
 const RUNNING_MAX = 2;
@@ -39,12 +39,14 @@ interface Source {
 
 export class LakeSql {
   readonly #tables: Tables;
+  readonly #timeMs: number;
   readonly #running = new Set<SqlWorker>();
   readonly #waiting: (() => void)[] = [];
   #busy = 0;
 
-  constructor(tables: Tables) {
+  constructor(tables: Tables, timeMs: number = TIME_MS) {
     this.#tables = tables;
+    this.#timeMs = timeMs;
   }
 
   /** Throws `usage` for what is wrong in the statement, `timeout`, `full`, `too-large`, `unavailable`. */
@@ -119,7 +121,7 @@ export class LakeSql {
       timer = setTimeout(() => {
         late = true;
         void worker?.close();
-      }, TIME_MS);
+      }, this.#timeMs);
       for (const [name, sources] of views) {
         for (const statement of viewOf(
           name,
@@ -132,7 +134,7 @@ export class LakeSql {
     } catch (error) {
       // Set by the timer while this waited.
       if (late as boolean)
-        throw new PenstockError('timeout', `the query took more than ${TIME_MS / 1000} s and was ended`, {
+        throw new PenstockError('timeout', `the query took more than ${this.#timeMs / 1000} s and was ended`, {
           cause: error,
         });
       throw error;

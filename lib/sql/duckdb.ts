@@ -104,7 +104,10 @@ export class DuckDb {
   /** Runs one SELECT of somebody else, up to `rowsMax` rows. Throws `usage` for what is no single SELECT or is wrong in it, and `too-large`. */
   async select(sql: string, limits: SelectLimits): Promise<Selected> {
     try {
-      const statements = await this.connection.extractStatements(sql);
+      const statements = await this.connection.extractStatements(sql).catch((error: unknown) => {
+        // Also an empty text and one of comments only, for which DuckDB has no message.
+        throw new PenstockError('usage', describeError(error).replace(/^.*native callback$/s, 'there is no statement'));
+      });
       if (statements.count !== 1) throw new PenstockError('usage', `expected one statement, got ${statements.count}`);
       const statement = await statements.prepare(0);
       if (statement.statementType !== StatementType.SELECT) {
@@ -123,14 +126,15 @@ export class DuckDb {
         truncated: reader.currentRowCount > limits.rowsMax,
       };
     } catch (error) {
+      if (error instanceof PenstockError) throw error;
       const text = describeError(error);
       if (
-        /^(Failed to extract statements: )?(Parser|Binder|Catalog|Conversion|Invalid Input|Out of Range|Permission|Not implemented|Mismatch Type|Invalid Type) Error/i.test(
+        /^(Parser|Binder|Catalog|Conversion|Invalid Input|Out of Range|Permission|Not implemented|Mismatch Type|Invalid Type) Error/i.test(
           text,
         )
       ) {
         // The text is all of the error: as a cause it would only be said twice.
-        throw new PenstockError('usage', text.replace(/^Failed to extract statements: /, ''));
+        throw new PenstockError('usage', text);
       }
       throw toPenstockError(error);
     }

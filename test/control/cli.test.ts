@@ -1,0 +1,55 @@
+import { execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { expect, onTestFinished, test } from 'vitest';
+import { DATASET } from '../compactor/pipeline.ts';
+import { landedPipeline } from './control.ts';
+
+const BIN = join(import.meta.dirname, '../../bin/penstock');
+const TOKEN = 'first-administrator-token-0123456789';
+const run = promisify(execFile);
+
+test('penstock serve tells its address, ctl asks it by its own document, SIGTERM ends it', async () => {
+  const { pipeline, rows } = await landedPipeline();
+  const file = join(pipeline.dir, 'pipeline.yaml');
+  writeFileSync(file, pipeline.yaml);
+  const server = spawn(BIN, ['serve', '-c', file, '--port', '0', '--json'], {
+    env: { ...process.env, PENSTOCK_TOKEN: TOKEN },
+    stdio: ['ignore', 'pipe', 'ignore', 'ipc'],
+  });
+  onTestFinished(() => void server.kill('SIGKILL'));
+  const { stdout } = server;
+  if (stdout === null) throw new Error('no pipe');
+  const [[message], [line]] = (await Promise.all([
+    once(server, 'message', { signal: AbortSignal.timeout(20_000) }),
+    once(stdout, 'data', { signal: AbortSignal.timeout(20_000) }),
+  ])) as [[{ kind: string; url: string }], [Buffer]];
+  expect(message.kind).toBe('serving');
+  expect(JSON.parse(line.toString())).toEqual({ url: message.url, loopbackOnly: false });
+
+  const ctl = async (...args: string[]): Promise<string> =>
+    (
+      await run(BIN, ['ctl', '--url', message.url, ...args], {
+        env: { ...process.env, PENSTOCK_TOKEN: TOKEN },
+        timeout: 20_000,
+      })
+    ).stdout;
+  expect(await ctl()).toMatch(/^datasets +get +DATASET +One dataset/m);
+  const dataset = JSON.parse(await ctl('datasets', 'get', DATASET, '--json')) as { liveRows: number };
+  expect(dataset.liveRows).toBe(rows);
+  expect(await ctl('sql', 'query', '--sql', `SELECT count(*) AS n FROM ${DATASET}`)).toBe(`n\n${rows}\n`);
+  expect(await ctl('runs', 'list', '--limit', '1')).toContain('compact');
+  await expect(ctl('datasets', 'paint')).rejects.toMatchObject({
+    code: 2,
+    stderr: expect.stringContaining('datasets list') as string,
+  });
+  await expect(
+    run(BIN, ['ctl', '--url', message.url, 'datasets', 'list'], { env: { ...process.env, PENSTOCK_TOKEN: '' } }),
+  ).rejects.toMatchObject({ code: 1 });
+
+  const ended = once(server, 'exit');
+  server.kill('SIGTERM');
+  expect(await ended).toEqual([0, null]);
+});

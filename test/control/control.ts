@@ -1,0 +1,123 @@
+/** A control plane over a real pipeline on the embedded adapters, served on a free port of this machine. */
+import { expect, onTestFinished } from 'vitest';
+import { serve, type Serving } from '../../control/main.ts';
+import type { PipelineConfig } from '../../lib/config/pipeline.ts';
+import {
+  compactAll,
+  HOUR_MS,
+  landOnce,
+  openTestPipeline,
+  recordOf,
+  TestProducer,
+  type TestPipeline,
+} from '../compactor/pipeline.ts';
+
+export interface Answer {
+  readonly status: number;
+  readonly headers: Headers;
+  readonly text: string;
+  // What an answer holds is for the test to say.
+  readonly json: Readonly<Record<string, unknown>>;
+}
+
+export class Control {
+  readonly url: string;
+  readonly serving: Serving;
+
+  constructor(serving: Serving) {
+    this.url = serving.url;
+    this.serving = serving;
+  }
+
+  async request(
+    method: string,
+    path: string,
+    options: {
+      readonly token?: string;
+      readonly body?: unknown;
+      readonly headers?: Readonly<Record<string, string>>;
+    } = {},
+  ): Promise<Answer> {
+    const response = await fetch(new URL(path, this.url), {
+      method,
+      headers: {
+        ...(options.token === undefined ? {} : { authorization: `Bearer ${options.token}` }),
+        ...(options.body === undefined ? {} : { 'content-type': 'application/json' }),
+        ...options.headers,
+      },
+      ...(options.body === undefined ? {} : { body: JSON.stringify(options.body) }),
+      signal: AbortSignal.timeout(20_000),
+    });
+    const text = await response.text();
+    const isJson = response.headers.get('content-type')?.includes('json') ?? false;
+    return {
+      status: response.status,
+      headers: response.headers,
+      text,
+      json: isJson ? (JSON.parse(text) as Answer['json']) : {},
+    };
+  }
+
+  /** The body of a GET that must succeed. */
+  async get(path: string, token?: string): Promise<Answer['json']> {
+    const answer = await this.request('GET', path, token === undefined ? {} : { token });
+    expect(answer.status, answer.text).toBe(200);
+    return answer.json;
+  }
+}
+
+/** Served until the test ends. */
+export async function startControl(config: PipelineConfig, baseDir: string, firstToken?: string): Promise<Control> {
+  const stop = new AbortController();
+  const { promise, resolve, reject } = Promise.withResolvers<Serving>();
+  const ended = serve({
+    config,
+    baseDir,
+    port: 0,
+    signal: stop.signal,
+    version: 'test',
+    onServing: resolve,
+    ...(firstToken === undefined ? {} : { firstToken }),
+  });
+  ended.catch(reject);
+  let served = false;
+  onTestFinished(async () => {
+    stop.abort();
+    // One that did not start has said why already.
+    await (served ? ended : ended.catch(() => undefined));
+  });
+  const serving = await promise;
+  served = true;
+  return new Control(serving);
+}
+
+export interface Landed {
+  readonly pipeline: TestPipeline;
+  readonly producer: TestProducer;
+  /** Good readings so far. */
+  readonly rows: number;
+}
+
+/** Three commits of the lander with 40 good readings and 2 bad ones each. */
+export async function landedPipeline(options: { readonly compacted?: boolean } = {}): Promise<Landed> {
+  const pipeline = await openTestPipeline();
+  const producer = new TestProducer(pipeline.log);
+  for (let commit = 0; commit < 3; commit++) {
+    const good = Array.from({ length: 40 }, (_, index) => reading(commit * 40 + index));
+    await producer.append(commit % 2, [
+      ...good.slice(0, 20),
+      bad(1000 + commit * 2),
+      ...good.slice(20),
+      bad(1001 + commit * 2),
+    ]);
+    await landOnce(pipeline);
+  }
+  if (options.compacted !== false) await compactAll(pipeline);
+  return { pipeline, producer, rows: 120 };
+}
+
+export function reading(seq: number): ReturnType<typeof recordOf> {
+  return recordOf({ seq, value: { ts: HOUR_MS + seq * 1000, sensor: `s-${seq % 4}`, rms: seq / 10 } });
+}
+
+const bad = (seq: number): ReturnType<typeof recordOf> => recordOf({ seq, value: `{"ts": oops ${seq}` });

@@ -1,0 +1,110 @@
+/** The admin page in a real Chromium, over a real pipeline. */
+import { chromium, type Browser, type Page } from 'playwright-core';
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
+import { DATASET } from '../compactor/pipeline.ts';
+import { missing, requireService } from '../support/services.ts';
+import { type Control, landedPipeline, startControl } from './control.ts';
+
+const ARGS = [
+  '--no-sandbox',
+  '--disable-gpu',
+  '--disable-quic',
+  '--no-first-run',
+  '--disable-background-networking',
+  '--disable-component-update',
+  '--disable-sync',
+];
+const VIEWS = ['pipeline', 'datasets', `datasets/${DATASET}`, 'runs', 'quarantine', 'volumes', 'sql'];
+
+describe.skipIf(missing('chromium'))('the admin page', () => {
+  let browser: Browser;
+  beforeAll(async () => {
+    browser = await chromium.launch({ executablePath: requireService('chromium'), args: ARGS });
+  });
+  afterAll(() => browser.close());
+
+  /** A page that fails the test for any error in its console and any request to another host. */
+  async function openPage(control: Control, options: Parameters<Browser['newContext']>[0] = {}): Promise<Page> {
+    const context = await browser.newContext(options);
+    const page = await context.newPage();
+    const problems: string[] = [];
+    page.on('pageerror', (error) => problems.push(error.message));
+    page.on('console', (message) => {
+      if (message.type() === 'error' && !message.text().includes('401')) problems.push(message.text());
+    });
+    page.on('request', (request) => {
+      if (!request.url().startsWith(control.url) && !request.url().startsWith('data:'))
+        problems.push(`asked ${request.url()}`);
+    });
+    page.setDefaultTimeout(10_000);
+    onTestFinished(async () => {
+      await context.close();
+      expect(problems).toEqual([]);
+    });
+    return page;
+  }
+
+  test('shows the pipeline, and every view fits a phone and a desk in both colour schemes', async () => {
+    const { pipeline, rows } = await landedPipeline();
+    const control = await startControl(pipeline.config, pipeline.dir);
+    for (const { colorScheme, width } of [
+      { colorScheme: 'light', width: 1280 },
+      { colorScheme: 'dark', width: 390 },
+    ] as const) {
+      const page = await openPage(control, { colorScheme, viewport: { width, height: 900 } });
+      for (const view of VIEWS) {
+        await page.goto(`${control.url}/#/${view}`);
+        await page.locator('main h2').first().waitFor();
+        await page.locator('main .loading').first().waitFor({ state: 'detached' });
+        expect(await page.locator('main .state.bad').count(), view).toBe(0);
+        const overflow = await page.evaluate(
+          'document.documentElement.scrollWidth - document.documentElement.clientWidth',
+        );
+        expect([view, width, overflow]).toEqual([view, width, 0]);
+      }
+      await page.goto(`${control.url}/#/pipeline`);
+      expect(await page.locator('.stage').nth(2).locator('.figure').textContent()).toBe(`${rows + 6} records`);
+      await page.locator('.plot canvas').first().waitFor();
+      const background = await page.evaluate('getComputedStyle(document.body).backgroundColor');
+      expect(background).toBe(colorScheme === 'light' ? 'rgb(247, 248, 249)' : 'rgb(18, 22, 26)');
+    }
+  });
+
+  test('the quarantine shows the records of a commit', async () => {
+    const { pipeline } = await landedPipeline({ compacted: false });
+    const control = await startControl(pipeline.config, pipeline.dir);
+    const page = await openPage(control);
+    await page.goto(`${control.url}/#/quarantine`);
+    await page.getByRole('button', { name: /^Show/ }).first().click();
+    await page.getByText('{"ts": oops 1004', { exact: true }).waitFor();
+  });
+
+  test('SQL runs by keyboard alone, and says what is wrong', async () => {
+    const { pipeline, rows } = await landedPipeline();
+    const control = await startControl(pipeline.config, pipeline.dir);
+    const page = await openPage(control);
+    await page.goto(control.url);
+    // Skip link, brand, then the views in order: the sixth is SQL.
+    for (let press = 0; press < 8; press++) await page.keyboard.press('Tab');
+    await page.keyboard.press('Enter');
+    await page.locator('#sql').focus();
+    await page.keyboard.press('Control+A');
+    await page.keyboard.type(`SELECT count(*) AS n FROM ${DATASET}`);
+    await page.keyboard.press('Control+Enter');
+    await page.getByRole('cell', { name: String(rows), exact: true }).waitFor();
+    await page.locator('#sql').fill("SELECT '<img src=x onerror=alert(1)>' AS text");
+    await page.keyboard.press('Control+Enter');
+    await page.getByRole('cell', { name: '<img src=x onerror=alert(1)>' }).waitFor();
+  });
+
+  test('asks for a token where one is needed, and opens with it', async () => {
+    const { pipeline } = await landedPipeline({ compacted: false });
+    const token = 'first-administrator-token-0123456789';
+    const control = await startControl(pipeline.config, pipeline.dir, token);
+    const page = await openPage(control);
+    await page.goto(control.url);
+    await page.getByRole('textbox', { name: 'Token' }).fill(token);
+    await page.keyboard.press('Enter');
+    await page.getByRole('link', { name: DATASET }).waitFor();
+  });
+});
