@@ -70,7 +70,7 @@ function chartOptions(
     cursor: { y: false, points: { size: 6 } },
     scales: { y: { range: (_plot, _min, max) => [0, Math.max(1, max * 1.1)] } },
     axes: [
-      { ...axis, space: 90, values: (_plot, ticks) => ticks.map((at) => timeOfDay(at * 1000)) },
+      { ...axis, space: 90, size: 32, values: (_plot, ticks) => ticks.map((at) => timeOfDay(at * 1000)) },
       { ...axis, size: 70, values: (_plot, ticks) => ticks.map(format) },
     ],
     series: [
