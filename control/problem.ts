@@ -14,7 +14,7 @@ export const problemSchema = z
     /** What of the request was wrong, by place. */
     errors: z.array(z.object({ where: z.string(), message: z.string() })).optional(),
   })
-  .meta({ id: 'Problem', description: 'RFC 9457 problem document' });
+  .meta({ description: 'RFC 9457 problem document' });
 type Problem = z.output<typeof problemSchema>;
 
 const MEDIA_TYPE = 'application/problem+json';
@@ -59,6 +59,7 @@ const TITLES: Readonly<Record<number, string>> = {
   401: 'A valid token is needed',
   403: 'Not allowed',
   404: 'Not found',
+  405: 'The method is not taken here',
   409: 'Conflict',
   413: 'Too large',
   415: 'The body must be application/json',

@@ -11,15 +11,11 @@ import rateLimit from '@fastify/rate-limit';
 import swagger from '@fastify/swagger';
 import swaggerUi from '@fastify/swagger-ui';
 import { fastify, type FastifyServerOptions } from 'fastify';
-import {
-  jsonSchemaTransform,
-  serializerCompiler,
-  validatorCompiler,
-  type ZodTypeProvider,
-} from 'fastify-type-provider-zod';
+import { serializerCompiler, validatorCompiler, type ZodTypeProvider } from 'fastify-type-provider-zod';
 import { decide } from './auth/guard.ts';
 import type { App, ControlContext } from './context.ts';
 import { ControlMetrics } from './metrics.ts';
+import { openApiOptions } from './openapi.ts';
 import { handleError, sendProblem } from './problem.ts';
 import { agentRoutes } from './routes/agents.ts';
 import { datasetRoutes } from './routes/datasets.ts';
@@ -37,6 +33,7 @@ const BODY_BYTES_MAX = 262_144;
 const REQUEST_MS = 15_000;
 const REQUESTS_PER_MINUTE = 30_000;
 const FAILURES_PER_MINUTE = 60;
+const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'] as const;
 
 export interface ServerOptions {
   readonly version: string;
@@ -87,18 +84,40 @@ export async function buildServer(context: ControlContext, options: ServerOption
   });
   await app.register(rateLimit, { max: REQUESTS_PER_MINUTE, timeWindow: 60_000 });
   addGuard(app, context);
-  await app.register(swagger, {
-    openapi: {
-      openapi: '3.1.0',
-      info: { title: 'Penstock', version: options.version, description: 'Agents, lake and volumes of one pipeline' },
-      components: { securitySchemes: { bearer: { type: 'http', scheme: 'bearer' } } },
-      security: [{ bearer: [] }],
-    },
-    transform: jsonSchemaTransform,
-  });
+  await app.register(swagger, openApiOptions(options.version));
   await app.register(swaggerUi, { routePrefix: '/docs', staticCSP: true });
+  const declared = collectMethods(app);
   addRoutes(app, context, metrics, options);
+  refuseOtherMethods(app, declared);
   return app;
+}
+
+/** The methods of each path that is registered from now on. */
+function collectMethods(app: App): ReadonlyMap<string, Set<string>> {
+  const declared = new Map<string, Set<string>>();
+  app.addHook('onRoute', ({ url, method }) => {
+    const methods = declared.get(url) ?? new Set();
+    for (const one of [method].flat()) methods.add(one);
+    declared.set(url, methods);
+  });
+  return declared;
+}
+
+/** A path that exists answers 405 to what it does not take, with what it does. */
+function refuseOtherMethods(app: App, declared: ReadonlyMap<string, Set<string>>): void {
+  for (const [url, methods] of [...declared]) {
+    const allow = [...methods].join(', ');
+    app.route({
+      method: METHODS.filter((method) => !methods.has(method)),
+      url,
+      config: { access: 'public' },
+      schema: { hide: true },
+      handler: (request, reply) => {
+        void reply.header('allow', allow);
+        return sendProblem(reply, 405, 'method', `${request.method} is not taken here, only ${allow}`);
+      },
+    });
+  }
 }
 
 function createApp({ tls, onLog }: ServerOptions): App {

@@ -139,14 +139,14 @@ export class Tokens {
     return records.sort((a, b) => a.createdMs - b.createdMs);
   }
 
-  /** Throws `not-found`; `conflict` for the last administrator's while others have tokens: nobody could make one any more. */
+  /** Throws `not-found`; `conflict` for the last administrator's: nobody could make a token any more. */
   async revoke(id: string): Promise<void> {
     const found: (readonly [hash: string, record: TokenRecord])[] = [];
     for await (const entry of scanJson(this.#connections.engine, this.#bucket, tokenSchema)) found.push(entry);
     const entry = found.find(([, record]) => record.id === id);
     if (entry === undefined) throw new PenstockError('not-found', `there is no token ${id}`);
     const isLastAdmin = entry[1].role === 'admin' && found.filter(([, { role }]) => role === 'admin').length === 1;
-    if (isLastAdmin && found.length > 1) {
+    if (isLastAdmin) {
       throw new PenstockError('conflict', 'this is the last token of an administrator: make another one first', {
         retryable: false,
       });

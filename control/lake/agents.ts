@@ -20,7 +20,7 @@ const recordSchema = z.object({
   seenMs: z.number(),
   firstSeenMs: z.number(),
   address: z.string(),
-  status: z.record(z.string(), z.json()),
+  status: z.record(z.string(), z.unknown()),
 });
 type AgentRecord = z.output<typeof recordSchema>;
 

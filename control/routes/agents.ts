@@ -38,7 +38,7 @@ export function agentRoutes(app: App, context: ControlContext): void {
         tags: ['agents'],
         summary: 'What an agent says of itself, every ten seconds',
         params: z.object({ agent: agentId }),
-        body: z.strictObject({ status: z.record(z.string(), z.json()) }),
+        body: z.strictObject({ status: z.record(z.string(), z.unknown()) }),
         response: { 204: z.null() },
       },
     },

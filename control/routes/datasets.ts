@@ -168,7 +168,10 @@ export function datasetRoutes(app: App, context: ControlContext): void {
           ...pageQuery,
           hour: z
             .string()
-            .regex(/^\d{4}-\d{2}-\d{2}T\d{2}$/, 'expected an hour in UTC, as 2026-01-31T07')
+            .regex(
+              /^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T([01]\d|2[0-3])$/,
+              'expected an hour in UTC, as 2026-01-31T07',
+            )
             .optional(),
         }),
         response: { 200: pageOf(fileSchema) },

@@ -21,7 +21,7 @@ export function sqlRoutes(app: App, context: ControlContext): void {
           200: z.object({
             columns: z.array(z.object({ name: z.string(), type: z.string() })).readonly(),
             rows: z
-              .array(z.array(z.json()).readonly())
+              .array(z.array(z.unknown()).readonly())
               .readonly()
               .meta({ description: '64-bit integers, decimals and times are text' }),
             truncated: z.boolean(),

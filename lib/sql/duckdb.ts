@@ -106,7 +106,12 @@ export class DuckDb {
     try {
       const statements = await this.connection.extractStatements(sql).catch((error: unknown) => {
         // Also an empty text and one of comments only, for which DuckDB has no message.
-        throw new PenstockError('usage', describeError(error).replace(/^.*native callback$/s, 'there is no statement'));
+        throw new PenstockError(
+          'usage',
+          describeError(error)
+            .replace(/^Failed to extract statements: /, '')
+            .replace(/^.*native callback$/s, 'there is no statement'),
+        );
       });
       if (statements.count !== 1) throw new PenstockError('usage', `expected one statement, got ${statements.count}`);
       const statement = await statements.prepare(0);

@@ -180,6 +180,8 @@ describe('hostile and wrong requests', () => {
       ['POST', '/v1/sql', 413, { sql: 'x'.repeat(300_000) }],
       ['POST', '/v1/lineage', 400, { dataset: DATASET, job: 'a', unknownKey: 1 }],
       ['DELETE', '/v1/sessions/0', 400],
+      ['PUT', '/v1/datasets', 405],
+      ['GET', '/v1/sql', 405],
       ['DELETE', '/v1/tokens/1', 400],
     ];
     for (const [method, path, status, body] of cases) {
@@ -229,5 +231,11 @@ test('the OpenAPI document names every operation once, with its parameters and a
       'tokens.create',
     ]),
   );
-  for (const { operationId, responses } of operations) expect(Object.keys(responses), operationId).not.toEqual([]);
+  for (const { operationId, responses } of operations) {
+    expect(Object.keys(responses), operationId).toEqual(expect.arrayContaining(['default']));
+  }
+  // Every reference leads somewhere.
+  const text = JSON.stringify(document);
+  const references = [...text.matchAll(/"\$ref":"([^"]+)"/g)].map((match) => match[1]);
+  expect(new Set(references)).toEqual(new Set(['#/components/responses/Problem']));
 });

@@ -1,0 +1,48 @@
+/** What /openapi.json says beyond the schemas of the routes: who may call an operation, and what every failure looks like. */
+import type { FastifyDynamicSwaggerOptions } from '@fastify/swagger';
+import { jsonSchemaTransform } from 'fastify-type-provider-zod';
+import { z } from 'zod';
+import { problemSchema } from './problem.ts';
+
+const FAILURE = { $ref: '#/components/responses/Problem' };
+
+export function openApiOptions(version: string): FastifyDynamicSwaggerOptions {
+  return {
+    openapi: {
+      openapi: '3.1.0',
+      info: { title: 'Penstock', version, description: 'Agents, lake and volumes of one pipeline' },
+      components: {
+        securitySchemes: { bearer: { type: 'http', scheme: 'bearer' } },
+        responses: {
+          Problem: {
+            description: 'RFC 9457 problem document',
+            content: { 'application/problem+json': { schema: problemJsonSchema() } },
+          },
+        },
+      },
+      security: [{ bearer: [] }],
+    },
+    transform: (route) => {
+      const { schema, url } = jsonSchemaTransform(route);
+      const access = route.route.config?.access;
+      // The rule stands in the document as well, where a person looks for it.
+      const rule = access === 'public' ? { security: [] } : { description: `Role: ${access ?? 'none'}` };
+      return { schema: { ...schema, ...rule }, url };
+    },
+    transformObject: (document) => {
+      const openapi = 'openapiObject' in document ? document.openapiObject : {};
+      for (const methods of Object.values(openapi.paths ?? {})) {
+        for (const operation of Object.values(methods ?? {})) {
+          if (typeof operation !== 'object' || !('responses' in operation)) continue;
+          operation.responses = { ...operation.responses, default: FAILURE };
+        }
+      }
+      return openapi;
+    },
+  };
+}
+
+function problemJsonSchema(): Record<string, unknown> {
+  // The dialect is that of the whole document.
+  return Object.fromEntries(Object.entries(z.toJSONSchema(problemSchema)).filter(([key]) => key !== '$schema'));
+}
