@@ -15,6 +15,7 @@ import type { Log, TopicOptions } from '../lib/log/log.ts';
 import { absoluteUrl, openLog } from '../lib/registry.ts';
 import { agentSchema, type AgentConfig, type SourceConfig } from './config.ts';
 import { closeEndpoint, openEndpoint } from './endpoint.ts';
+import { sendHeartbeats } from './heartbeat.ts';
 import { Quarantine } from './quarantine.ts';
 import { AgentSourceOutput } from './source-output.ts';
 import { fileSource } from './sources/file-source.ts';
@@ -103,6 +104,7 @@ class RunningAgent {
   #log: Log | undefined;
   #uplink: Uplink | undefined;
   #uplinkProblem: string | null = 'the log is not open yet';
+  #controlProblem: string | null = null;
 
   constructor(options: RunAgentOptions, clock: Clock, dataDir: string, spool: Spool) {
     this.#options = options;
@@ -127,6 +129,7 @@ class RunningAgent {
     const timer = setInterval(() => onStatus?.(this.status()), STATUS_EVERY_MS);
     try {
       const uplinkStarted = this.#startUplink();
+      void this.#heartbeats();
       await Promise.all(config.sources.map((source, index) => this.#keepRunning(this.#source(source, index))));
       await this.#whenStopped();
       await this.#spool.sync();
@@ -158,6 +161,7 @@ class RunningAgent {
       sources,
       spool,
       uplinkProblem: this.#uplinkProblem ?? this.#recentUplinkError(),
+      controlProblem: this.#controlProblem,
     };
   }
 
@@ -166,6 +170,20 @@ class RunningAgent {
     const { lastError, lag } = this.#uplink?.status() ?? { lastError: null, lag: 0n };
     const isRecent = lastError !== null && Math.abs(this.#clock.nowMs() - lastError.atMs) < UPLINK_ERROR_STANDS_MS;
     return isRecent && lag > 0n ? lastError.message : null;
+  }
+
+  async #heartbeats(): Promise<void> {
+    const { config, baseDir } = this.#options;
+    if (config.control === undefined) return;
+    const { url, tokenFile } = config.control;
+    await sendHeartbeats({
+      url,
+      tokenFile: tokenFile === undefined ? undefined : resolve(baseDir, tokenFile),
+      agent: config.agent.id,
+      status: () => this.status(),
+      signal: this.#stop.signal,
+      onProblem: (problem) => (this.#controlProblem = problem),
+    });
   }
 
   async #metrics(): Promise<string> {

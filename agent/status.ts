@@ -17,6 +17,8 @@ export interface AgentStatus {
   readonly spool: SpoolStats;
   /** Why the log takes nothing at present, or null. */
   readonly uplinkProblem: string | null;
+  /** Why the control plane did not take the last heartbeat, or null. */
+  readonly controlProblem: string | null;
 }
 
 export interface AgentSummary {

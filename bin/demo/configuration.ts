@@ -43,10 +43,11 @@ topics: { partitions: 3, retention: 7d }
 `;
 
 /** `rate`: simulated readings per second beside the machine's own; 0 for none. */
-function agentYaml(rate: number): string {
+function agentYaml(rate: number, controlPort: number): string {
   const simulator = rate > 0 ? `  - { type: simulator, rate: ${rate}, sensors: 200, to: vibration }\n` : '';
   return `# Written by penstock demo
 agent: { id: demo, dataDir: ./agent }
+control: { url: http://127.0.0.1:${controlPort} }
 log: file:./log
 spool: { maxBytes: 2GB, whenFull: reject, fsync: group }
 sources:
@@ -56,8 +57,8 @@ sources:
 ${simulator}`;
 }
 
-export function writeConfiguration(paths: DemoPaths, rate: number): void {
+export function writeConfiguration(paths: DemoPaths, rate: number, controlPort: number): void {
   for (const folder of [paths.inbox, paths.mountpoint, paths.logs]) mkdirSync(folder, { recursive: true });
   writeFileSync(paths.pipeline, PIPELINE);
-  writeFileSync(paths.agent, agentYaml(rate));
+  writeFileSync(paths.agent, agentYaml(rate, controlPort));
 }

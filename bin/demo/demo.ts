@@ -1,12 +1,14 @@
 /**
- * `penstock demo`: the whole pipeline as one process tree in one directory. This process is the head: it starts agent, lander, compactor
- * and mount as children, starts those again that die, shows what happens, and at the end drains, lands, compacts, and queries.
+ * `penstock demo`: the whole pipeline as one process tree in one directory. This process is the head: it starts agent, lander, compactor,
+ * mount and admin page as children, starts those again that die, shows what happens, and at the end drains, lands, compacts, and queries.
  *
  * Invariants: one head per directory (a kernel lock). The head keeps no state of its own: every figure it prints is read from the spool's
  * and the table's own records, so it may be killed at any moment and a second start goes on where the first was.
  * Failure: a child that is killed is started again; the head that is killed takes its children along (they see the channel close), and
  * its mount is found and replaced by the next start.
  */
+import { once } from 'node:events';
+import { createServer } from 'node:net';
 import { basename, join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { loadAgentConfig, runAgent } from '../../agent/main.ts';
@@ -70,18 +72,28 @@ export async function runDemo(options: DemoOptions): Promise<DemoResult> {
   const paths = demoPaths(resolve(options.dir));
   const lock = await acquireProcessLock(join(paths.dir, 'demo.lock'), { label: 'penstock demo' });
   try {
-    writeConfiguration(paths, options.rate);
+    const controlPort = await freePort();
+    writeConfiguration(paths, options.rate, controlPort);
     const { config } = await loadConfig(paths.pipeline, pipelineSchema);
     await ensureVolume(paths.metaUrl, paths.storeUrl);
     const ports = await openLake(config, paths.dir, 'demo');
     try {
-      return await new Demo(options, paths, config, ports.lake).run();
+      return await new Demo(options, paths, config, ports.lake, controlPort).run();
     } finally {
       await ports.close();
     }
   } finally {
     lock.release();
   }
+}
+
+/** For the page and for the agent that reports to it: both must know it before either runs. */
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const address = server.address();
+  await new Promise((resolve) => server.close(resolve));
+  return typeof address === 'object' && address !== null ? address.port : 0;
 }
 
 class Demo {
@@ -94,6 +106,7 @@ class Demo {
   readonly #agent: DemoChild;
   readonly #lander: DemoChild;
   readonly #mount: DemoChild;
+  readonly #control: DemoChild;
   readonly #problems: string[] = [];
   #mountpoint: string | null = null;
   #phase: DemoProgress['phase'] = 'collecting';
@@ -101,7 +114,7 @@ class Demo {
   #agentTotals: Readings = { readings: 0, delivered: 0, spoolBytes: 0 };
   #rate = { readings: 0, atMs: performance.now(), perSecond: 0 };
 
-  constructor(options: DemoOptions, paths: DemoPaths, config: PipelineConfig, lake: LakeContext) {
+  constructor(options: DemoOptions, paths: DemoPaths, config: PipelineConfig, lake: LakeContext, controlPort: number) {
     this.#options = options;
     this.#paths = paths;
     this.#config = config;
@@ -110,6 +123,7 @@ class Demo {
       new DemoChild(name, args, join(paths.logs, `${name}.log`));
     this.#agent = child('agent', ['agent', 'run', '-c', paths.agent]);
     this.#lander = child('lander', ['land', '-c', paths.pipeline]);
+    this.#control = child('control', ['serve', '-c', paths.pipeline, '--port', String(controlPort)]);
     this.#mount = child('mount', [
       'fs',
       'mount',
@@ -126,11 +140,19 @@ class Demo {
       await this.#startMount();
       this.#agent.start();
       this.#lander.start();
-      await Promise.race([this.#collect(), this.#agent.failure, this.#lander.failure, this.#mount.failure]);
+      this.#control.start();
+      void this.#sayAddress();
+      await Promise.race([
+        this.#collect(),
+        this.#agent.failure,
+        this.#lander.failure,
+        this.#mount.failure,
+        this.#control.failure,
+      ]);
       return await this.#finish();
     } finally {
       progress.stop();
-      await Promise.all([this.#agent.stop(STOP_MS), this.#lander.stop(STOP_MS)]);
+      await Promise.all([this.#agent.stop(STOP_MS), this.#lander.stop(STOP_MS), this.#control.stop(STOP_MS)]);
       await this.#mount.stop(STOP_MS);
     }
   }
@@ -153,6 +175,13 @@ class Demo {
       }
     }
     this.#mountpoint = this.#paths.mountpoint;
+  }
+
+  /** Once: the page is for whoever watches, the pipeline does not wait for it. */
+  async #sayAddress(): Promise<void> {
+    while (this.#phase === 'collecting' && this.#control.status?.['kind'] !== 'serving') await delay(100);
+    const url = this.#control.status?.['url'];
+    if (typeof url === 'string') this.#screen.say(`penstock: the admin page is at ${url}`);
   }
 
   /** Until the time is over or the signal fires; compacts what has landed meanwhile. */
@@ -322,7 +351,7 @@ class Demo {
       liveFiles: sum((one) => one.liveFiles),
       liveBytes: sum((one) => one.liveBytes),
       mountpoint: this.#mountpoint,
-      restarts: this.#agent.restarts + this.#lander.restarts + this.#mount.restarts,
+      restarts: this.#agent.restarts + this.#lander.restarts + this.#mount.restarts + this.#control.restarts,
     };
   }
 }

@@ -5,6 +5,7 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { appendFileSync, mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { expect, it, onTestFinished } from 'vitest';
 import { openLake } from '../../compactor/main.ts';
 import { liveFilePaths } from '../../bin/demo/query.ts';
@@ -114,6 +115,14 @@ it('accounts for every reading, goes on where it was, and tells a second demo wh
   expect(await rival.exited).toBe(1);
   expect(rival.stderr).toMatch(new RegExp(`${dir} is held by process ${first.pid} \\(penstock demo\\)`));
 
+  const url = await eventually('the address of the page', () => /admin page is at (\S+)/.exec(first.stderr)?.[1]);
+  expect(await (await fetch(url)).text()).toContain('<title>Penstock');
+  for (let agents = ''; !agents.includes('"demo"');) {
+    await delay(100);
+    expect(first.child.exitCode, 'the agent did not report while the demo ran').toBeNull();
+    agents = await (await fetch(new URL('v1/agents', `${url}/`))).text();
+  }
+
   const one = await first.summary();
   expectAccounted(one);
   expect(one.readings).toBeGreaterThan(2000);
@@ -128,7 +137,7 @@ it('loses and doubles nothing when each of its processes is killed with -9', asy
   const lines = new NumberedLines(dir);
   lines.append(500);
   const demo = new Demo(dir, 20);
-  for (const part of ['agent run', 'land -c', 'fs mount', 'worker.ts', 'compact -c', 'sql-worker']) {
+  for (const part of ['agent run', 'land -c', 'serve -c', 'fs mount', 'worker.ts', 'compact -c', 'sql-worker']) {
     const pid = await demo.find(part);
     lines.append(500);
     kill(pid);
