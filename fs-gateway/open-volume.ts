@@ -24,6 +24,7 @@ import type { Context } from './vfs/context.ts';
 import { Files } from './vfs/files.ts';
 import { FileSystem } from './vfs/filesystem.ts';
 import { Flusher } from './vfs/flusher.ts';
+import { LockTable } from './vfs/lock-table.ts';
 import { Locks } from './vfs/locks.ts';
 import { Namespace } from './vfs/namespace.ts';
 import type { KernelNotifier, Operations } from './vfs/operations.ts';
@@ -49,6 +50,8 @@ export interface VolumeOptions {
   readonly mountpoint: string;
   /** How long the kernel may keep names and attributes, milliseconds. */
   readonly ttlMs: number;
+  /** One life of the mount, the same for all its workers: its locks fall with it. Default: as long as the mount point has this name. */
+  readonly mountLife?: string;
 }
 
 export interface OpenVolume {
@@ -67,8 +70,13 @@ export async function openVolume(
   report: (message: string) => void,
 ): Promise<OpenVolume> {
   const mountId = createHash('sha256').update(`${hostname()}\n${options.mountpoint}`).digest('hex').slice(0, 16);
+  const lockOwner = options.mountLife ?? mountId;
   const view = await VolumeView.open({
-    open: () => openMeta(options.metaUrl, { kind: 'mount', detail: { mountpoint: options.mountpoint, mountId } }),
+    open: () =>
+      openMeta(options.metaUrl, {
+        kind: 'mount',
+        detail: { volume: options.volume, mountpoint: options.mountpoint, mountId, lockOwner },
+      }),
     volume: options.volume,
     mountId,
     cacheEntries: CACHED_INODES,
@@ -80,7 +88,7 @@ export async function openVolume(
     if (format === null) {
       throw new PenstockError('not-found', `volume '${options.volume}' is not formatted: run penstock fs format`);
     }
-    return await assemble({ options, clock, notifier, report, view, format, mountId });
+    return await assemble({ options, clock, notifier, report, view, format, mountId, lockOwner });
   } catch (error) {
     await view.close();
     throw error;
@@ -108,9 +116,19 @@ interface Ingredients {
   readonly view: VolumeView;
   readonly format: VolumeFormat;
   readonly mountId: string;
+  readonly lockOwner: string;
 }
 
-async function assemble({ options, clock, notifier, report, view, format, mountId }: Ingredients): Promise<OpenVolume> {
+async function assemble({
+  options,
+  clock,
+  notifier,
+  report,
+  view,
+  format,
+  mountId,
+  lockOwner,
+}: Ingredients): Promise<OpenVolume> {
   const store = await openStore(format.store);
   const base = join(options.cacheDir, format.id);
   const stagingDir = join(base, `mount-${mountId}`);
@@ -149,6 +167,15 @@ async function assemble({ options, clock, notifier, report, view, format, mountI
       everythingChanged: () => notifier.incrementEpoch(),
     };
   }
+  const table = new LockTable({ view, mount: lockOwner, report });
+  const locks = new Locks({
+    table,
+    flush: (ino) => files.flush(ino),
+    settled: () => notifier?.settled(),
+    report,
+  });
+  view.lockEvents = locks;
+  await table.claim();
   await files.recover();
   await reclaimer.resume((ino) => staging.isOpen(ino));
   return {
@@ -158,7 +185,7 @@ async function assemble({ options, clock, notifier, report, view, format, mountI
       namespace,
       files,
       xattrs: new ExtendedAttributes(context),
-      locks: new Locks(staging),
+      locks,
       reclaimer,
     }),
     stats: () => ({
@@ -169,6 +196,7 @@ async function assemble({ options, clock, notifier, report, view, format, mountI
       fetchedBytes: reader.fetchedBytes,
     }),
     async close() {
+      locks.close();
       reader.close();
       staging.close();
       await view.close();

@@ -22,6 +22,7 @@ await runWorker(async (assignment) => {
     {
       ...options,
       mountpoint: assignment.mountpoint,
+      mountLife: assignment.session,
       ttlMs: assignment.negotiated.incrementEpoch ? TTL_MS : TTL_WITHOUT_EPOCH_MS,
     },
     systemClock,

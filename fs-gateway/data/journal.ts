@@ -13,8 +13,6 @@
  *     DROP   nothing of this inode is staged any more, and its staging file is gone; a later frame begins anew
  *     OPEN, CLOSE   the inode was opened (`length` times) or closed
  *
- *     LOCKS  bytes: the locks held on the inode, all of them; none: there are none any more
- *
  * Invariants: a write is answered after its frame was written (to the page cache: it survives the process, not the machine; fsync and
  * close wait for the store). A torn frame ends the journal: it was not answered.
  * Limits: rewritten with what is live when it passes REWRITE_BYTES.
@@ -32,7 +30,6 @@ export const FrameKind = {
   CLEAN: 6,
   OPEN: 7,
   CLOSE: 8,
-  LOCKS: 9,
   DROP: 10,
 } as const;
 export type FrameKind = (typeof FrameKind)[keyof typeof FrameKind];

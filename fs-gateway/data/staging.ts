@@ -29,7 +29,6 @@ export class Staging {
   readonly #files = new Map<number, StagedFile>();
   /** How often each inode is open, over all workers of the mount. */
   readonly #open = new Map<number, number>();
-  readonly #locks = new Map<number, string>();
 
   constructor(dir: string) {
     this.#dir = dir;
@@ -40,18 +39,6 @@ export class Staging {
 
   get files(): ReadonlyMap<number, StagedFile> {
     return this.#files;
-  }
-
-  get keptLocks(): ReadonlyMap<number, string> {
-    return this.#locks;
-  }
-
-  /** Notes the locks held on an inode; undefined: none. */
-  keepLocks(ino: number, text: string | undefined): void {
-    if (this.#locks.get(ino) === text) return;
-    if (text === undefined) this.#locks.delete(ino);
-    else this.#locks.set(ino, text);
-    this.#append({ kind: FrameKind.LOCKS, ino, timeNs: 0n, offset: 0, length: 0, bytes: Buffer.from(text ?? '') });
   }
 
   isOpen(ino: number): boolean {
@@ -191,7 +178,7 @@ export class Staging {
   }
 
   #tidy(): void {
-    if (this.#files.size === 0 && this.#open.size === 0 && this.#locks.size === 0) {
+    if (this.#files.size === 0 && this.#open.size === 0) {
       // Only now and then: truncating costs as much as some frames.
       if (this.#journal.frames > 1000) this.#journal.clear();
       return;
@@ -203,9 +190,6 @@ export class Staging {
 
   *#live(): Iterable<Frame> {
     for (const [ino, count] of this.#open) yield { kind: FrameKind.OPEN, ino, timeNs: 0n, offset: 0, length: count };
-    for (const [ino, text] of this.#locks) {
-      yield { kind: FrameKind.LOCKS, ino, timeNs: 0n, offset: 0, length: 0, bytes: Buffer.from(text) };
-    }
     for (const file of this.#files.values()) {
       const { ino, ctimeNs: timeNs } = file;
       const all = new Overlay();
@@ -236,9 +220,6 @@ export class Staging {
         const count = this.#open.get(frame.ino) ?? 0;
         if (count > 1) this.#open.set(frame.ino, count - 1);
         else this.#open.delete(frame.ino);
-      } else if (frame.kind === FrameKind.LOCKS) {
-        if (frame.bytes === undefined || frame.bytes.length === 0) this.#locks.delete(frame.ino);
-        else this.#locks.set(frame.ino, Buffer.from(frame.bytes).toString());
       } else if (frame.kind === FrameKind.DROP) {
         this.#files.get(frame.ino)?.close();
         this.#files.delete(frame.ino);

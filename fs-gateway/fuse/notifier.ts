@@ -1,5 +1,6 @@
 /**
- * Invalidations to the kernel: gathered here, written by one thread (notifier-thread.ts). No operation waits for one.
+ * Invalidations to the kernel: gathered here, written by one thread (notifier-thread.ts). Only the grant of a lock
+ * waits for them: what the last holder wrote must not be in the kernel's pages as it was before.
  *
  * Invariants
  * - One batch is under way at a time; what comes meanwhile is gathered and coalesced: one invalidation per name, one per inode.
@@ -36,7 +37,10 @@ export class Notifier implements KernelNotifier {
   #scheduled = false;
   #closed = false;
   #written = 0;
+  /** In the batch that is under way. */
+  #sent = 0;
   #overflows = 0;
+  readonly #settling = new Set<{ readonly written: number; readonly resolve: () => void }>();
 
   constructor(fd: number, knowsEpoch: boolean) {
     this.#fd = fd;
@@ -62,9 +66,26 @@ export class Notifier implements KernelNotifier {
     if (this.#knowsEpoch) this.#put('epoch', { type: 'epoch' });
   }
 
+  settled(): Promise<void> | undefined {
+    if (this.#closed || (this.#pending.size === 0 && !this.#underWay)) return undefined;
+    return new Promise((resolve) => {
+      this.#settling.add({ written: this.#written + this.#sent + this.#pending.size, resolve });
+    });
+  }
+
+  #settle(): void {
+    const idle = this.#pending.size === 0 && !this.#underWay;
+    for (const waiter of this.#settling) {
+      if (!idle && !this.#closed && this.#written < waiter.written) continue;
+      this.#settling.delete(waiter);
+      waiter.resolve();
+    }
+  }
+
   /** Stops the thread. False when it is stuck in the kernel: the process can then only end by a signal. */
   async close(): Promise<boolean> {
     this.#closed = true;
+    this.#settle();
     if (this.#thread === undefined) return true;
     const ended = this.#thread.terminate().then(() => true);
     return Promise.race([ended, sleep(CLOSE_TIMEOUT_MS, false, { ref: false })]);
@@ -100,6 +121,7 @@ export class Notifier implements KernelNotifier {
       this.#pending.delete(key);
     }
     this.#underWay = true;
+    this.#sent = batch.length;
     this.#thread ??= this.#startThread();
     this.#thread.postMessage(batch);
   }
@@ -112,7 +134,9 @@ export class Notifier implements KernelNotifier {
     thread.on('message', (count: number) => {
       this.#written += count;
       this.#underWay = false;
+      this.#sent = 0;
       this.#send();
+      this.#settle();
     });
     return thread;
   }

@@ -4,7 +4,17 @@
  * The planner of an operation says what must still be so (`expect…`) and what becomes so (`put…`, `remove…`); on success the cache
  * learns the new state without a read, after a failed compare it learns the fresh state that came back, so the retry needs none.
  */
-import type { Compare, Key, Mismatch, Minitransaction, Patch, Publish, Version, Write } from '../../lib/meta/engine.ts';
+import type {
+  Compare,
+  Key,
+  Mismatch,
+  Minitransaction,
+  Patch,
+  Publish,
+  Stored,
+  Version,
+  Write,
+} from '../../lib/meta/engine.ts';
 import { encodeDentry } from '../../lib/volume/dentry.ts';
 import { encodeChanges } from '../../lib/volume/feed.ts';
 import type { Change as FeedChange } from '../../lib/volume/feed.ts';
@@ -23,7 +33,7 @@ export class NotEmptyError extends Error {
 type Subject =
   | { readonly kind: 'node'; readonly ino: number }
   | { readonly kind: 'entry'; readonly parent: number; readonly name: string }
-  | { readonly kind: 'other' };
+  | { readonly kind: 'other'; readonly learn?: (current: Stored | null) => void };
 
 type Reading = ReturnType<MetaCache['beginNode']>;
 
@@ -63,7 +73,7 @@ export class Change {
   readonly #feed = new Map<string, FeedChange[]>();
   /** Records that the change sets, and how the cache learns it. */
   readonly #puts: { readonly subject: Subject; readonly put: (cache: MetaCache, version: Version) => void }[] = [];
-  readonly #onSuccess: ((cache: MetaCache, numbers: readonly (bigint | null)[]) => void)[] = [];
+  readonly #onSuccess: ((cache: MetaCache, numbers: readonly (bigint | null)[], version: Version) => void)[] = [];
   #underWay: UnderWay | undefined;
 
   /** The inode that the change makes; 0: none. */
@@ -97,6 +107,19 @@ export class Change {
 
   expectOther(key: Key, version: Version | null): void {
     this.#expect({ key, version }, { kind: 'other' });
+  }
+
+  /** A record that the caller caches itself: it learns the fresh one from a failed compare, the new version from the commit. */
+  replaceRecord(
+    key: Key,
+    before: Version | null,
+    value: Uint8Array | null,
+    learn: (current: Stored | null) => void,
+    committed: (version: Version) => void,
+  ): void {
+    this.#expect({ key, version: before }, { kind: 'other', learn });
+    this.#write.push({ key, value });
+    this.#onSuccess.push((_cache, _numbers, version) => committed(version));
   }
 
   #expect(compare: Compare, subject: Subject): void {
@@ -231,7 +254,7 @@ export class Change {
       if (settled.put[index] === true) put(cache, version);
       else dropSubject(cache, subject);
     }
-    for (const effect of this.#onSuccess) effect(cache, numbers);
+    for (const effect of this.#onSuccess) effect(cache, numbers, version);
   }
 
   /** Throws NotEmptyError when that is the only thing that was not as planned. */
@@ -241,6 +264,10 @@ export class Change {
     for (const mismatch of mismatches) {
       const subject = this.#subjects[mismatch.index];
       if (subject === undefined || mismatch.kind !== 'value') continue;
+      if (subject.kind === 'other') {
+        subject.learn?.(mismatch.current);
+        continue;
+      }
       if (settled.compared[mismatch.index] !== true) {
         dropSubject(cache, subject);
         continue;
@@ -248,7 +275,7 @@ export class Change {
       if (subject.kind === 'entry') {
         const entry = mismatch.current && entryOf(subject.parent, subject.name, mismatch.current);
         cache.putEntry(subject.parent, subject.name, entry);
-      } else if (subject.kind === 'node') {
+      } else {
         const known = cache.node(subject.ino);
         if (mismatch.current === null || known === undefined) cache.dropNode(subject.ino);
         else {

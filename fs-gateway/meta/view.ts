@@ -32,6 +32,13 @@ export interface ViewEvents {
   everythingChanged(): void;
 }
 
+export interface LockEvents {
+  /** Somebody's wait for a lock on it may be over. */
+  locksChanged(ino: number): void;
+  /** News may have been missed, or the session is another. */
+  locksUnknown(): void;
+}
+
 export type Changed<T> =
   { readonly value: T; readonly repeated: undefined } | { readonly value: undefined; readonly repeated: number };
 
@@ -54,6 +61,7 @@ export class VolumeView {
   readonly #repeats: Repeats;
   #connection: Connection | undefined;
   #events: ViewEvents | undefined;
+  #lockEvents: LockEvents | undefined;
   readonly #ids = { ino: { next: 1, end: 1 }, object: { next: 1, end: 1 } };
   readonly #refills = new Map<'ino' | 'object', Promise<void>>();
 
@@ -98,6 +106,15 @@ export class VolumeView {
 
   set events(events: ViewEvents) {
     this.#events = events;
+  }
+
+  set lockEvents(events: LockEvents) {
+    this.#lockEvents = events;
+  }
+
+  /** The kernel's copy of the inode is out of date, found out before the feed said so. */
+  announceStale(ino: number): void {
+    this.#events?.inodeChanged(ino);
   }
 
   engine(): MetaEngine | Promise<MetaEngine> {
@@ -327,7 +344,14 @@ export class VolumeView {
   }
 
   async #takeBlock(counter: 'ino' | 'object'): Promise<void> {
-    const first = await takeIds(await this.engine(), this.keys, counter, ID_BLOCK);
+    let first: number;
+    try {
+      first = await takeIds(await this.engine(), this.keys, counter, ID_BLOCK);
+    } catch (error) {
+      // The session was lost. Ids that were taken and never heard of are only skipped.
+      if (!isCode(error, 'fenced')) throw error;
+      first = await takeIds(await this.engine(), this.keys, counter, ID_BLOCK);
+    }
     this.#ids[counter] = { next: first, end: first + ID_BLOCK };
   }
 
@@ -347,7 +371,8 @@ export class VolumeView {
       if (change.kind === 'entry') {
         this.#cache.dropEntry(change.parent, change.name);
         this.#events?.entryChanged(change.parent, change.name);
-      } else {
+      } else if (change.kind === 'lock') this.#lockEvents?.locksChanged(change.ino);
+      else {
         if (change.kind === 'listing') this.lake.drop(change.ino);
         this.#cache.dropNode(change.ino);
         this.#events?.inodeChanged(change.ino);
@@ -359,6 +384,7 @@ export class VolumeView {
     this.#cache.clear();
     this.lake.clear();
     this.#events?.everythingChanged();
+    this.#lockEvents?.locksUnknown();
   }
 
   async close(): Promise<void> {

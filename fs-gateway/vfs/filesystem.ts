@@ -220,15 +220,18 @@ export class FileSystem implements Operations {
 
   flush(_caller: Caller, ino: bigint, _handle: bigint, lockOwner: bigint): Result<void> {
     return this.#guard(() => {
-      this.#parts.locks.releasePosix(Number(ino), lockOwner);
-      return this.#parts.files.flush(Number(ino));
+      // Giving locks back flushes.
+      return this.#parts.locks.release('posix', Number(ino), lockOwner) ?? this.#parts.files.flush(Number(ino));
     });
   }
 
   release(_caller: Caller, ino: bigint, handle: bigint, flockOwner: bigint | undefined): Result<void> {
     return this.#guard(() => {
-      if (flockOwner !== undefined) this.#parts.locks.releaseFlock(Number(ino), flockOwner);
-      return this.#parts.files.release(Number(ino), handle);
+      const files = this.#parts.files;
+      const released =
+        flockOwner === undefined ? undefined : this.#parts.locks.release('flock', Number(ino), flockOwner);
+      if (released === undefined) return files.release(Number(ino), handle);
+      return released.finally(() => files.release(Number(ino), handle));
     });
   }
 
@@ -323,7 +326,7 @@ export class FileSystem implements Operations {
   }
 
   getlk(_caller: Caller, ino: bigint, _handle: bigint, owner: bigint, lock: FileLock): Result<FileLock> {
-    return this.#parts.locks.test(Number(ino), owner, lock);
+    return this.#guard(() => this.#parts.locks.test(Number(ino), owner, lock));
   }
 
   setlk(

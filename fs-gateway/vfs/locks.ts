@@ -1,107 +1,81 @@
 /**
- * File locks of one mount: POSIX and OFD record locks (they differ only in their owner, which the kernel chooses) and flock.
+ * File locks over all mounts of the volume: POSIX and OFD record locks (they differ only in their owner, which the kernel chooses) and
+ * flock. What is locked is in the records of lock-table.ts; here is how a program gets, waits for and gives back a lock.
  *
- * Invariants: granted locks of different owners conflict nowhere; waiters are granted in the order they came, as soon as they can be.
- * A wait ends with EINTR when its caller is interrupted, EDEADLK when the owners would wait for each other in a circle.
+ * Invariants
+ * - Granted locks of different owners conflict nowhere; waiters are granted in the order they came, as soon as they can be: by the commit
+ *   of whoever gives a lock back, who tells them over the feed.
+ * - What was written under a lock is committed before the lock is given back, and whoever gets it sees that.
+ * - A wait ends with EINTR when its caller is interrupted, EDEADLK when owners of this mount would wait for each other in a circle (a
+ *   circle over two mounts is not found).
+ * - A lock outlives the worker. It falls with the mount: whoever waits takes it when the mount's session is over.
+ * Limits: waiters look every LIVENESS_MS whether the holders' mounts live; nothing else is polled.
  */
+import { describeError } from '../../lib/errors.ts';
+import { conflictOf, setRange } from '../../lib/volume/lock-record.ts';
+import type { Lock, LockRecord, Waiting, Wanted } from '../../lib/volume/lock-record.ts';
+import type { LockEvents } from '../meta/view.ts';
+import type { LockTable } from './lock-table.ts';
 import { Errno, PosixError } from './operations.ts';
 import type { Caller, FileLock, Result } from './operations.ts';
 
-interface Held {
-  readonly owner: bigint;
-  readonly type: 'read' | 'write';
-  readonly start: bigint;
-  readonly end: bigint;
-  readonly pid: number;
-}
+/** The lease of a session: looking more often could find nothing more. */
+const LIVENESS_MS = 5000;
+const LOCK_END = 2n ** 63n - 1n;
 
 interface Waiter {
-  readonly owner: bigint;
-  readonly lock: FileLock;
-  readonly grant: () => void;
+  readonly ino: number;
+  readonly ticket: Waiting;
+  /** It has, or is being given, a place in the record. */
+  placed: boolean;
+  readonly granted: () => void;
+  readonly failed: (error: unknown) => void;
 }
 
-class LockTable {
-  held: readonly Held[] = [];
-  readonly waiting: Waiter[] = [];
-
-  conflict(owner: bigint, lock: FileLock): Held | undefined {
-    return this.held.find(
-      (other) =>
-        other.owner !== owner &&
-        other.start <= lock.end &&
-        other.end >= lock.start &&
-        (other.type === 'write' || lock.type === 'write'),
-    );
-  }
-
-  /** Sets the range for the owner: its own older locks there are replaced or cut. */
-  apply(owner: bigint, lock: FileLock): void {
-    const held: Held[] = [];
-    for (const old of this.held) {
-      if (old.owner !== owner || old.end < lock.start || old.start > lock.end) {
-        held.push(old);
-        continue;
-      }
-      if (old.start < lock.start) held.push({ ...old, end: lock.start - 1n });
-      if (old.end > lock.end) held.push({ ...old, start: lock.end + 1n });
-    }
-    if (lock.type !== 'unlock') held.push({ owner, type: lock.type, start: lock.start, end: lock.end, pid: lock.pid });
-    this.held = held;
-    this.wake();
-  }
-
-  wake(): void {
-    for (const waiter of [...this.waiting]) {
-      if (this.conflict(waiter.owner, waiter.lock) !== undefined) continue;
-      const at = this.waiting.indexOf(waiter);
-      if (at < 0) continue;
-      this.waiting.splice(at, 1);
-      waiter.grant();
-    }
-  }
-
-  get idle(): boolean {
-    return this.held.length === 0 && this.waiting.length === 0;
-  }
+export interface LocksOptions {
+  readonly table: LockTable;
+  /** Commits what is staged of a file. */
+  flush(ino: number): Result<void>;
+  /** The kernel has heard of all changes that we have. */
+  settled(): Promise<void> | undefined;
+  report(message: string): void;
 }
 
-/** Keeps the granted locks for the next worker of the mount. */
-export interface LockKeeper {
-  keepLocks(ino: number, text: string | undefined): void;
-  readonly keptLocks: ReadonlyMap<number, string>;
-}
+export class Locks implements LockEvents {
+  readonly #options: LocksOptions;
+  readonly #table: LockTable;
+  readonly #waiters = new Map<number, Set<Waiter>>();
+  #timer: NodeJS.Timeout | undefined;
+  #nextTicket = 1;
 
-interface Kept {
-  readonly posix: readonly Held[];
-  readonly flock: readonly Held[];
-}
-
-export class Locks {
-  readonly #posix = new Map<number, LockTable>();
-  readonly #flock = new Map<number, LockTable>();
-  readonly #keeper: LockKeeper;
-
-  constructor(keeper: LockKeeper) {
-    this.#keeper = keeper;
-    for (const [ino, text] of keeper.keptLocks) {
-      const kept = decodeKept(text);
-      for (const [tables, held] of [
-        [this.#posix, kept.posix],
-        [this.#flock, kept.flock],
-      ] as const) {
-        if (held.length === 0) continue;
-        const table = new LockTable();
-        table.held = held;
-        tables.set(ino, table);
-      }
-    }
+  constructor(options: LocksOptions) {
+    this.#options = options;
+    this.#table = options.table;
   }
 
-  test(ino: number, owner: bigint, lock: FileLock): FileLock {
-    const conflict = this.#posix.get(ino)?.conflict(owner, lock);
+  async test(ino: number, owner: bigint, lock: FileLock): Promise<FileLock> {
+    const wanted = await this.#wanted('posix', owner, lock);
+    const conflict = await this.#table.exclusive(ino, () => this.#conflict(ino, wanted));
     if (conflict === undefined) return { ...lock, type: 'unlock' };
-    return { type: conflict.type, start: conflict.start, end: conflict.end, pid: conflict.pid };
+    // A process of another node has no number here.
+    const pid = conflict.mount === this.#table.mount ? conflict.pid : 0;
+    return { type: conflict.type, start: conflict.start, end: conflict.end, pid };
+  }
+
+  /** As of now, without what dead mounts held. */
+  async #conflict(ino: number, wanted: Wanted): Promise<Lock | undefined> {
+    try {
+      if (conflictOf((await this.#table.refresh(ino)).held, wanted) === undefined) return undefined;
+      await this.#table.expire(ino);
+      return conflictOf(this.#table.record(ino).held, wanted);
+    } finally {
+      this.#table.tidy(ino);
+    }
+  }
+
+  async #wanted(kind: Lock['kind'], owner: bigint, lock: FileLock): Promise<Wanted> {
+    const { type, start, end, pid } = lock;
+    return { kind, type, owner, start, end, pid, mount: this.#table.mount, session: await this.#table.session() };
   }
 
   set(
@@ -111,112 +85,229 @@ export class Locks {
     lock: FileLock,
     options: { readonly wait: boolean; readonly flock: boolean },
   ): Result<void> {
-    const tables = options.flock ? this.#flock : this.#posix;
-    let table = tables.get(ino);
-    if (table === undefined) {
-      if (lock.type === 'unlock') return;
-      tables.set(ino, (table = new LockTable()));
-    }
-    const conflict = lock.type === 'unlock' ? undefined : table.conflict(owner, lock);
-    if (conflict === undefined) {
-      table.apply(owner, lock);
-      this.#tidy(tables, ino, table);
-      return;
-    }
-    if (!options.wait) throw new PosixError(Errno.EAGAIN, 'the range is locked');
-    if (!options.flock && this.#circle(owner, conflict.owner)) throw new PosixError(Errno.EDEADLK, 'a circle of locks');
-    // Upgrading a flock gives the old one up first (flock(2)), or two upgraders would wait for ever.
-    if (options.flock) table.apply(owner, { ...lock, type: 'unlock' });
-    this.#tidy(tables, ino, table);
-    return this.#wait(caller, tables, ino, table, owner, lock);
+    const kind = options.flock ? 'flock' : 'posix';
+    if (lock.type !== 'unlock') return this.#acquire(caller, ino, kind, owner, lock, options.wait);
+    return this.#table.holds(ino, kind, owner) ? this.#unlock(ino, kind, owner, lock) : undefined;
   }
 
-  async #wait(
+  /** At close(2): all POSIX locks of the owner on the file fall, or its flock at the last one. Undefined: it had none. */
+  release(kind: Lock['kind'], ino: number, owner: bigint): Promise<void> | undefined {
+    if (!this.#table.holds(ino, kind, owner)) return undefined;
+    return this.#unlock(ino, kind, owner, { type: 'unlock', start: 0n, end: LOCK_END, pid: 0 });
+  }
+
+  async #unlock(ino: number, kind: Lock['kind'], owner: bigint, lock: FileLock): Promise<void> {
+    const wanted = await this.#wanted(kind, owner, lock);
+    try {
+      await this.#options.flush(ino);
+    } finally {
+      await this.#table.exclusive(ino, async () => {
+        const revalidate = this.#waiters.has(ino);
+        await this.#table.change(ino, revalidate, ({ held, waiting }) => ({ held: setRange(held, wanted), waiting }));
+        this.#grantWaiters(ino);
+      });
+    }
+  }
+
+  async #acquire(
     caller: Caller,
-    tables: Map<number, LockTable>,
     ino: number,
-    table: LockTable,
+    kind: Lock['kind'],
     owner: bigint,
     lock: FileLock,
+    wait: boolean,
   ): Promise<void> {
+    // Giving up a write lock for a read lock lets others read.
+    if (lock.type === 'read' && this.#table.holds(ino, kind, owner)) await this.#options.flush(ino);
+    const wanted = await this.#wanted(kind, owner, lock);
+    if (wait) await this.#wait(caller, ino, wanted);
+    else if (!(await this.#table.exclusive(ino, () => this.#try(ino, wanted)))) {
+      throw new PosixError(Errno.EAGAIN, 'the range is locked');
+    }
+    await this.#options.settled();
+  }
+
+  async #try(ino: number, wanted: Wanted): Promise<boolean> {
+    if (conflictOf(this.#table.record(ino).held, wanted) !== undefined) {
+      // What is known of another mount's lock may be old.
+      if ((await this.#conflict(ino, wanted)) !== undefined) return false;
+    }
+    const attempt = async (): Promise<boolean> => {
+      let granted = false;
+      await this.#table.change(ino, true, (record) => {
+        granted = conflictOf(record.held, wanted) === undefined;
+        return granted ? { ...record, held: setRange(record.held, wanted) } : null;
+      });
+      this.#table.tidy(ino);
+      this.#grantWaiters(ino);
+      return granted;
+    };
+    return (await attempt()) || ((await this.#conflict(ino, wanted)) === undefined && attempt());
+  }
+
+  async #wait(caller: Caller, ino: number, wanted: Wanted): Promise<void> {
+    if (wanted.type === 'unlock') return;
     const { promise, resolve, reject } = Promise.withResolvers<undefined>();
-    const waiter: Waiter = {
-      owner,
-      lock,
-      grant: () => {
-        table.apply(owner, lock);
-        resolve(undefined);
-      },
-    };
-    const interrupt = (): void => {
-      const at = table.waiting.indexOf(waiter);
-      if (at < 0) return;
-      table.waiting.splice(at, 1);
-      reject(new PosixError(Errno.EINTR, 'interrupted while waiting for a lock'));
-    };
-    table.waiting.push(waiter);
+    const ticket = { ...wanted, type: wanted.type, ticket: this.#nextTicket++ };
+    const waiter: Waiter = { ino, ticket, placed: false, granted: () => resolve(undefined), failed: reject };
     const { signal } = caller;
+    const interrupt = (): void => this.#attend(ino, () => this.#giveUp(waiter));
+    this.#enter(waiter);
+    this.#attend(ino, () => this.#request(waiter));
     signal.addEventListener('abort', interrupt, { once: true });
     if (signal.aborted) interrupt();
     try {
       await promise;
     } finally {
       signal.removeEventListener('abort', interrupt);
-      this.#tidy(tables, ino, table);
+      this.#leave(waiter);
     }
   }
 
-  /** Whether `holder` waits, over any number of others, for `owner`. */
-  #circle(owner: bigint, holder: bigint): boolean {
+  /** Takes the lock or a place among those who wait for it. */
+  async #request(waiter: Waiter): Promise<void> {
+    const { ino, ticket } = waiter;
+    if (this.#waiters.get(ino)?.has(waiter) !== true) return;
+    try {
+      await this.#table.change(ino, true, ({ held, waiting }) => {
+        const others = waiting.filter((one) => !isTicket(one, ticket));
+        const conflict = conflictOf(held, ticket);
+        if (conflict === undefined) return { held: setRange(held, ticket), waiting: others };
+        if (ticket.kind === 'posix' && this.#circle(ticket.owner, conflict)) {
+          throw new PosixError(Errno.EDEADLK, 'a circle of locks');
+        }
+        // Upgrading a flock gives the old one up first (flock(2)), or two upgraders would wait for ever.
+        const left = ticket.kind === 'flock' ? setRange(held, { ...ticket, type: 'unlock' }) : held;
+        waiter.placed = true;
+        return { held: left, waiting: [...others, ticket] };
+      });
+      this.#grantWaiters(ino);
+      if (this.#waiters.get(ino)?.has(waiter) === true) await this.#table.expire(ino);
+      this.#grantWaiters(ino);
+    } catch (error) {
+      this.#leave(waiter);
+      waiter.failed(error);
+    } finally {
+      this.#table.tidy(ino);
+    }
+  }
+
+  async #giveUp(waiter: Waiter): Promise<void> {
+    const { ino, ticket } = waiter;
+    if (this.#waiters.get(ino)?.has(waiter) !== true) return;
+    try {
+      await this.#table.refresh(ino);
+      await this.#table.change(ino, this.#waiters.has(ino), ({ held, waiting }) => {
+        const others = waiting.filter((one) => !isTicket(one, ticket));
+        return others.length < waiting.length ? { held, waiting: others } : null;
+      });
+    } finally {
+      this.#leave(waiter);
+      // Granted in the meantime: then the program has it, and its signal comes after.
+      if (covers(this.#table.record(ino), ticket)) waiter.granted();
+      else waiter.failed(new PosixError(Errno.EINTR, 'interrupted while waiting for a lock'));
+      this.#grantWaiters(ino);
+      this.#table.tidy(ino);
+    }
+  }
+
+  /** Tells those whose wait is over, as far as is known. Returns those who have lost their place without getting the lock. */
+  #grantWaiters(ino: number): Waiter[] {
+    const record = this.#table.record(ino);
+    const lost: Waiter[] = [];
+    for (const waiter of this.#waiters.get(ino) ?? []) {
+      if (record.waiting.some((one) => isTicket(one, waiter.ticket))) continue;
+      if (!covers(record, waiter.ticket)) lost.push(waiter);
+      else {
+        this.#leave(waiter);
+        waiter.granted();
+      }
+    }
+    return lost;
+  }
+
+  locksChanged(ino: number): void {
+    if (this.#waiters.has(ino)) this.#attend(ino, () => this.#look(ino, false));
+  }
+
+  locksUnknown(): void {
+    for (const ino of this.#table.inos) {
+      this.#attend(ino, async () => {
+        await this.#table.restore(ino);
+        await this.#look(ino, false);
+      });
+    }
+  }
+
+  async #look(ino: number, expire: boolean): Promise<void> {
+    if (!this.#waiters.has(ino)) return;
+    await this.#table.refresh(ino);
+    if (expire) await this.#table.expire(ino);
+    for (const waiter of this.#grantWaiters(ino)) await this.#request(waiter);
+    this.#table.tidy(ino);
+  }
+
+  /** In the background, after what else is done with the file's locks; an engine that is gone is met again by the next look. */
+  #attend(ino: number, run: () => Promise<void>): void {
+    this.#table.exclusive(ino, run).catch((error: unknown) => {
+      this.#options.report(`locks of inode ${ino}: ${describeError(error)}`);
+    });
+  }
+
+  #enter(waiter: Waiter): void {
+    const waiters = this.#waiters.get(waiter.ino);
+    if (waiters === undefined) this.#waiters.set(waiter.ino, new Set([waiter]));
+    else waiters.add(waiter);
+    this.#timer ??= setInterval(() => {
+      for (const ino of this.#waiters.keys()) this.#attend(ino, () => this.#look(ino, true));
+    }, LIVENESS_MS).unref();
+  }
+
+  #leave(waiter: Waiter): void {
+    const waiters = this.#waiters.get(waiter.ino);
+    waiters?.delete(waiter);
+    if (waiters?.size === 0) this.#waiters.delete(waiter.ino);
+    if (this.#waiters.size === 0) this.close();
+  }
+
+  /** Whether the holder waits, over any number of others of this mount, for `owner`. */
+  #circle(owner: bigint, holder: Lock): boolean {
     const seen = new Set<bigint>();
     const open = [holder];
     for (let next = open.pop(); next !== undefined; next = open.pop()) {
-      if (next === owner) return true;
-      if (seen.has(next)) continue;
-      seen.add(next);
-      for (const table of this.#posix.values()) {
-        for (const waiter of table.waiting) {
-          if (waiter.owner !== next) continue;
-          const blocks = table.conflict(waiter.owner, waiter.lock);
-          if (blocks !== undefined) open.push(blocks.owner);
+      if (next.mount !== this.#table.mount) continue;
+      if (next.owner === owner) return true;
+      if (seen.has(next.owner)) continue;
+      seen.add(next.owner);
+      for (const waiters of this.#waiters.values()) {
+        for (const { ino, ticket, placed } of waiters) {
+          if (!placed || ticket.owner !== next.owner || ticket.kind !== 'posix') continue;
+          const blocks = conflictOf(this.#table.record(ino).held, ticket);
+          if (blocks !== undefined) open.push(blocks);
         }
       }
     }
     return false;
   }
 
-  /** At close(2): all POSIX locks of the owner on the file fall. */
-  releasePosix(ino: number, owner: bigint): void {
-    this.#release(this.#posix, ino, owner);
-  }
-
-  releaseFlock(ino: number, owner: bigint): void {
-    this.#release(this.#flock, ino, owner);
-  }
-
-  #release(tables: Map<number, LockTable>, ino: number, owner: bigint): void {
-    const table = tables.get(ino);
-    if (table === undefined) return;
-    table.held = table.held.filter((held) => held.owner !== owner);
-    table.wake();
-    this.#tidy(tables, ino, table);
-  }
-
-  /** After every change of what is held. */
-  #tidy(tables: Map<number, LockTable>, ino: number, table: LockTable): void {
-    if (table.idle && tables.get(ino) === table) tables.delete(ino);
-    const kept: Kept = { posix: this.#posix.get(ino)?.held ?? [], flock: this.#flock.get(ino)?.held ?? [] };
-    const nothing = kept.posix.length === 0 && kept.flock.length === 0;
-    this.#keeper.keepLocks(ino, nothing ? undefined : encodeKept(kept));
+  close(): void {
+    clearInterval(this.#timer);
+    this.#timer = undefined;
   }
 }
 
-function encodeKept(kept: Kept): string {
-  return JSON.stringify(kept, (_key, value: unknown) => (typeof value === 'bigint' ? `${value}n` : value));
+function isTicket(a: Waiting, b: Waiting): boolean {
+  return a.mount === b.mount && a.ticket === b.ticket;
 }
 
-function decodeKept(text: string): Kept {
-  const revive = (_key: string, value: unknown): unknown =>
-    typeof value === 'string' && value.endsWith('n') ? BigInt(value.slice(0, -1)) : value;
-  return JSON.parse(text, revive) as Kept; // written by encodeKept and checksummed by the journal
+function covers({ held }: LockRecord, ticket: Waiting): boolean {
+  return held.some(
+    (lock) =>
+      lock.mount === ticket.mount &&
+      lock.owner === ticket.owner &&
+      lock.kind === ticket.kind &&
+      lock.type === ticket.type &&
+      lock.start <= ticket.start &&
+      lock.end >= ticket.end,
+  );
 }

@@ -253,10 +253,12 @@ export interface Operations {
   drain(): Promise<void>;
 }
 
-/** What vfs/ asks of the device: invalidations to the kernel. Written by one dedicated thread; never awaited by an operation. */
+/** What vfs/ asks of the device: invalidations to the kernel. Written by one dedicated thread; awaited only by the grant of a lock. */
 export interface KernelNotifier {
   invalidateInode(ino: bigint, offset: bigint, length: bigint): void;
   invalidateEntry(parent: bigint, name: string): void;
   /** Drops every name and attribute the kernel holds (FUSE_NOTIFY_INC_EPOCH); where the kernel lacks it: does nothing. */
   incrementEpoch(): void;
+  /** Resolves when the kernel has all that was asked for until now; undefined: it has. */
+  settled(): Promise<void> | undefined;
 }

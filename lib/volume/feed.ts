@@ -5,6 +5,7 @@
  *   varint count, then:  u8 1, varint ino                  the inode changed (attributes, content, entries' times)
  *                      u8 2, varint parent, latin1 name  the entry changed
  *                      u8 3, varint directory            a lake directory has a new listing
+ *                      u8 4, varint ino                  locks were granted to those who wait for them
  *   u32 CRC32C
  */
 import { ByteReader, ByteWriter } from './bytes.ts';
@@ -12,18 +13,20 @@ import { ByteReader, ByteWriter } from './bytes.ts';
 export type Change =
   | { readonly kind: 'inode'; readonly ino: number }
   | { readonly kind: 'entry'; readonly parent: number; readonly name: string }
-  | { readonly kind: 'listing'; readonly ino: number };
+  | { readonly kind: 'listing' | 'lock'; readonly ino: number };
 
 const INODE = 1;
 const ENTRY = 2;
 const LISTING = 3;
+const LOCK = 4;
+const CODES = { inode: INODE, listing: LISTING, lock: LOCK } as const;
 const scratch = new ByteWriter();
 
 export function encodeChanges(session: number, changes: readonly Change[]): Buffer {
   const writer = scratch.reset().varint(session).varint(changes.length);
   for (const change of changes) {
     if (change.kind === 'entry') writer.u8(ENTRY).varint(change.parent).latin1(change.name);
-    else writer.u8(change.kind === 'inode' ? INODE : LISTING).varint(change.ino);
+    else writer.u8(CODES[change.kind]).varint(change.ino);
   }
   return writer.finish();
 }
@@ -39,6 +42,7 @@ export function decodeChanges(message: Buffer): { readonly session: number; read
     if (kind === ENTRY) changes.push({ kind: 'entry', parent: reader.varint(), name: reader.latin1() });
     else if (kind === INODE) changes.push({ kind: 'inode', ino: reader.varint() });
     else if (kind === LISTING) changes.push({ kind: 'listing', ino: reader.varint() });
+    else if (kind === LOCK) changes.push({ kind: 'lock', ino: reader.varint() });
     else throw reader.damaged(`unknown change ${kind}`);
   }
   reader.end();

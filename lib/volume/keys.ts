@@ -20,6 +20,7 @@
  *   {v}l:<dir ino>      <segment number> value    immutable segment of a listing
  *   {v}o                ino              value    orphan: unlinked while open, or to be reclaimed (see orphan.ts)
  *   {v}q:<mount id>     slot             value    a request that a mount has applied (fs-gateway/meta/repeats.ts)
+ *   {v}k                ino              value    locks of a file, held and waited for (lock-record.ts)
  *   {v}r                object id        value    an object that gained a reference without an upload, for gc (references.ts)
  *
  * The entries' times and the count of subdirectories are numbers of their own so that creates in one directory never conflict:
@@ -59,6 +60,7 @@ export class VolumeKeys {
   readonly gcLock: Key;
   readonly counters: string;
   readonly orphans: string;
+  readonly locks: string;
   readonly movedReferences: string;
   /** All inode buckets begin with it. */
   readonly inodePrefix: string;
@@ -80,6 +82,7 @@ export class VolumeKeys {
     this.gcLock = { bucket: `${tag}meta`, field: 'gc' };
     this.counters = `${tag}n`;
     this.orphans = `${tag}o`;
+    this.locks = `${tag}k`;
     this.movedReferences = `${tag}r`;
     this.inodePrefix = `${tag}i:`;
     this.pagesPrefix = `${tag}e:`;
@@ -152,6 +155,10 @@ export class VolumeKeys {
 
   orphan(ino: number): Key {
     return { bucket: this.orphans, field: String(ino) };
+  }
+
+  lock(ino: number): Key {
+    return { bucket: this.locks, field: String(ino) };
   }
 
   movedReference(objectId: number): Key {

@@ -1,0 +1,230 @@
+/**
+ * The lock records of the volume as this mount sees and changes them (lib/volume/lock-record.ts says what is in one).
+ *
+ * Invariants
+ * - Every change compares the record that it was planned on; what is known here of a record only saves the read before.
+ * - A change that grants a lock to this mount compares the inode too: whoever holds a lock sees what was committed under the one before.
+ * - What a mount held is taken only when its session had ended or run out, and the record still names that session: a worker that comes
+ *   back first confirms its locks under its own session, and then the compare of the taker fails.
+ * Failure: killed between a commit and its answer, the record has the lock, and the next worker of the mount finds it there (`claim`).
+ * Limits: LOCKS_MAX locks of a file (ENOLCK).
+ */
+import type { ScanPage, Stored, Version } from '../../lib/meta/engine.ts';
+import {
+  conflictOf,
+  decodeLocks,
+  encodeLocks,
+  LOCKS_MAX,
+  NO_LOCKS,
+  promote,
+  setRange,
+  withoutMounts,
+} from '../../lib/volume/lock-record.ts';
+import type { Lock, LockRecord } from '../../lib/volume/lock-record.ts';
+import type { Change } from '../meta/change.ts';
+import type { VolumeView } from '../meta/view.ts';
+import { Errno, PosixError } from './operations.ts';
+
+const SCAN_PORTION = 400;
+
+interface Known {
+  readonly record: LockRecord;
+  readonly version: Version | null;
+}
+
+const NOTHING: Known = { record: NO_LOCKS, version: null };
+
+export interface LockTableOptions {
+  readonly view: VolumeView;
+  /** One life of the mount, the same for each of its workers. */
+  readonly mount: string;
+  report(message: string): void;
+}
+
+export class LockTable {
+  readonly mount: string;
+  readonly #view: VolumeView;
+  readonly #report: (message: string) => void;
+  /** Of the files where this mount holds a lock or waits for one. */
+  readonly #known = new Map<number, Known>();
+  readonly #queues = new Map<number, Promise<unknown>>();
+
+  constructor(options: LockTableOptions) {
+    this.mount = options.mount;
+    this.#view = options.view;
+    this.#report = (message) => options.report(message);
+  }
+
+  get inos(): readonly number[] {
+    return [...this.#known.keys()];
+  }
+
+  record(ino: number): LockRecord {
+    return (this.#known.get(ino) ?? NOTHING).record;
+  }
+
+  holds(ino: number, kind: Lock['kind'], owner: bigint): boolean {
+    return this.record(ino).held.some((lock) => this.#isMine(lock) && lock.kind === kind && lock.owner === owner);
+  }
+
+  #isMine(lock: Lock): boolean {
+    return lock.mount === this.mount;
+  }
+
+  /** One after the other per file: the mount's own changes never meet each other in a compare. */
+  async exclusive<T>(ino: number, run: () => Promise<T>): Promise<T> {
+    const before = this.#queues.get(ino);
+    const running = before === undefined ? run() : before.then(run, run);
+    this.#queues.set(ino, running);
+    try {
+      return await running;
+    } finally {
+      if (this.#queues.get(ino) === running) this.#queues.delete(ino);
+    }
+  }
+
+  /**
+   * Changes the record; `edit` is called again with the fresh one after a failed compare, and returns null when there is nothing to
+   * change. `revalidate`: the kernel and the cache know the inode as it is when the change is committed. Call within `exclusive`.
+   */
+  async change(ino: number, revalidate: boolean, edit: (record: LockRecord) => LockRecord | null): Promise<void> {
+    const view = this.#view;
+    const node: { seen?: Version; stale?: boolean } = {};
+    await view.change(undefined, async (change) => {
+      const known = this.#known.get(ino) ?? NOTHING;
+      const edited = edit(known.record);
+      if (edited === null) return;
+      if (edited.held.length > LOCKS_MAX || edited.waiting.length > LOCKS_MAX) {
+        throw new PosixError(Errno.ENOLCK, `inode ${ino} has ${LOCKS_MAX} locks`);
+      }
+      if (revalidate) {
+        const now = await view.node(ino);
+        if (now !== null) {
+          if (node.seen !== undefined && node.seen !== now.version) node.stale = true;
+          node.seen = now.version;
+          change.expectNode(now);
+        }
+      }
+      this.#put(change, ino, known, edited);
+    });
+    if (node.stale === true) view.announceStale(ino);
+  }
+
+  #put(change: Change, ino: number, known: Known, edited: LockRecord): void {
+    const { record, granted } = promote(edited);
+    const value = encodeLocks(record);
+    change.replaceRecord(
+      this.#view.keys.lock(ino),
+      known.version,
+      value,
+      (current) => this.#learn(ino, current),
+      (version) => this.#keep(ino, { record, version: value === null ? null : version }),
+    );
+    if (granted.some((lock) => !this.#isMine(lock))) change.announce({ kind: 'lock', ino });
+  }
+
+  #learn(ino: number, stored: Stored | null): void {
+    const known = stored === null ? NOTHING : { record: decodeLocks(stored.value, ino), version: stored.version };
+    this.#known.set(ino, known);
+  }
+
+  #keep(ino: number, known: Known): void {
+    const { held, waiting } = known.record;
+    if ([...held, ...waiting].some((lock) => this.#isMine(lock))) this.#known.set(ino, known);
+    else this.#known.delete(ino);
+  }
+
+  /** Forgets what was learned of a file on which this mount has nothing. */
+  tidy(ino: number): void {
+    this.#keep(ino, this.#known.get(ino) ?? NOTHING);
+  }
+
+  /** Reads the record, and finds out whether the inode changed, in one round trip. */
+  async refresh(ino: number): Promise<LockRecord> {
+    const view = this.#view;
+    const [locks, inode] = await view.read([view.keys.lock(ino), view.keys.inode(ino)]);
+    const cached = view.cachedNode(ino);
+    if (cached !== undefined && cached.version !== inode?.version) {
+      view.forgetNode(ino);
+      view.announceStale(ino);
+    }
+    this.#learn(ino, locks ?? null);
+    return this.record(ino);
+  }
+
+  /** Takes away what mounts hold whose sessions are over. Call within `exclusive`, with the record just read or committed. */
+  async expire(ino: number): Promise<void> {
+    const { held, waiting } = this.record(ino);
+    const others = [...held, ...waiting].filter((lock) => !this.#isMine(lock));
+    if (others.length === 0) return;
+    const engine = await this.#view.engine();
+    const live = (await engine.sessions()).filter((session) => session.live);
+    const sessions = new Set(live.map((session) => session.id));
+    const mounts = new Set(live.map((session) => session.detail['lockOwner']));
+    // Only the sessions seen before: one that is not listed may be newer than the list.
+    const over = new Set(
+      others.filter((lock) => !sessions.has(lock.session) && !mounts.has(lock.mount)).map(sessionOf),
+    );
+    if (over.size === 0) return;
+    const gone = (lock: Lock): boolean => over.has(sessionOf(lock));
+    await this.change(ino, true, (record) =>
+      [...record.held, ...record.waiting].some(gone) ? withoutMounts(record, gone) : null,
+    );
+    this.#report(`locks on inode ${ino} fell with the session of the mount that held them`);
+  }
+
+  /** Takes over what an earlier worker of this mount held; its waits come again from the kernel. */
+  async claim(): Promise<void> {
+    const inos: number[] = [];
+    for (let cursor: string | null = ''; cursor !== null;) {
+      const engine = await this.#view.engine();
+      const page: ScanPage = await engine.scan(this.#view.keys.locks, cursor, SCAN_PORTION);
+      for (const [field, stored] of page.entries) {
+        const record = decodeLocks(stored.value, Number(field));
+        if ([...record.held, ...record.waiting].some((lock) => this.#isMine(lock))) inos.push(Number(field));
+      }
+      cursor = page.cursor;
+    }
+    for (const ino of new Set(inos)) {
+      await this.refresh(ino);
+      await this.#confirm(ino, (record) => ({
+        held: record.held,
+        waiting: record.waiting.filter((lock) => !this.#isMine(lock)),
+      }));
+    }
+  }
+
+  /** After a time without a session: what was lost meanwhile is taken again where nobody else has it. Call within `exclusive`. */
+  async restore(ino: number): Promise<void> {
+    const mine = this.record(ino).held.filter((lock) => this.#isMine(lock));
+    await this.refresh(ino);
+    let lost: readonly Lock[] = [];
+    await this.#confirm(ino, (record) => {
+      lost = mine.filter((lock) => conflictOf(record.held, lock) !== undefined);
+      let { held } = record;
+      for (const lock of mine) if (!lost.includes(lock)) held = setRange(held, lock);
+      return { held, waiting: record.waiting };
+    });
+    if (lost.length > 0)
+      this.#report(`a lock on inode ${ino} was lost: another mount took it while this one had no session`);
+    this.tidy(ino);
+  }
+
+  /** Puts this mount's locks under the session that it has now. */
+  async #confirm(ino: number, edit: (record: LockRecord) => LockRecord): Promise<void> {
+    const session = await this.session();
+    const mark = <T extends Lock>(lock: T): T => (this.#isMine(lock) ? { ...lock, session } : lock);
+    await this.change(ino, true, (record) => {
+      const { held, waiting } = edit(record);
+      return { held: held.map(mark), waiting: waiting.map(mark) };
+    });
+  }
+
+  async session(): Promise<number> {
+    return (await this.#view.engine()).sessionId;
+  }
+}
+
+function sessionOf(lock: Lock): string {
+  return `${lock.mount}/${lock.session}`;
+}

@@ -1,0 +1,140 @@
+import { expect, test } from 'vitest';
+import { Errno } from '../../fs-gateway/vfs/operations.ts';
+import type { Caller, FileLock } from '../../fs-gateway/vfs/operations.ts';
+import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
+import { openMeta } from '../../lib/registry.ts';
+import { VolumeKeys } from '../../lib/volume/keys.ts';
+import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
+
+const WHOLE: FileLock = { type: 'write', start: 0n, end: 2n ** 63n - 1n, pid: 1 };
+const UNLOCK: FileLock = { ...WHOLE, type: 'unlock' };
+const wait = { wait: true, flock: false };
+const noWait = { wait: false, flock: false };
+const flock = { wait: false, flock: true };
+const blocked = { errno: Errno.EAGAIN };
+
+async function locker(
+  { operations }: OpenVolume,
+  by: Caller,
+  ino: bigint,
+  owner: bigint,
+  lock: FileLock,
+  how = noWait,
+): Promise<void> {
+  await operations.setlk(by, ino, 0n, owner, lock, how);
+}
+
+test('record locks conflict by range and owner, wake waiters in order, find circles, and end with an interrupt', async () => {
+  const volume = await openTestVolume(await testVolume());
+  const { operations } = volume;
+  const lock = (owner: bigint, part: Partial<FileLock>, options = noWait, by: Caller = caller()): Promise<void> =>
+    locker(volume, by, 5n, owner, { ...WHOLE, ...part }, options);
+  await lock(1n, { start: 0n, end: 9n });
+  await lock(2n, { start: 10n, end: 19n });
+  await expect(lock(2n, { start: 5n, end: 12n })).rejects.toMatchObject(blocked);
+  expect(await operations.getlk(caller(), 5n, 0n, 2n, { ...WHOLE, type: 'read' })).toMatchObject({
+    type: 'write',
+    end: 9n,
+  });
+  const order: string[] = [];
+  const waiting = [3n, 4n].map(async (owner) => {
+    await lock(owner, { start: 0n, end: 0n }, wait);
+    order.push(`granted ${owner}`);
+    await lock(owner, { type: 'unlock' });
+  });
+  // Owner 1 waits for 2, so 2 may not wait for 1.
+  const circle = lock(1n, { start: 15n, end: 15n }, wait);
+  await expect(lock(2n, { start: 3n, end: 3n }, wait)).rejects.toMatchObject({ errno: Errno.EDEADLK });
+  const abort = new AbortController();
+  const interrupted = lock(6n, {}, wait, { ...caller(), signal: abort.signal });
+  abort.abort();
+  await expect(interrupted).rejects.toMatchObject({ errno: Errno.EINTR });
+  await lock(2n, { type: 'unlock' });
+  await circle;
+  await operations.flush(caller(), 5n, 0n, 1n);
+  await Promise.all(waiting);
+  expect(order).toEqual(['granted 3', 'granted 4']);
+});
+
+test('locks outlive the worker that granted them', async () => {
+  const volume = await testVolume();
+  const first = await openTestVolume(volume);
+  await locker(first, caller(), 5n, 1n, { ...WHOLE, start: 3n });
+  await locker(first, caller(), 6n, 1n, WHOLE, flock);
+  await first.close();
+  const second = await openTestVolume(volume);
+  expect(await second.operations.getlk(caller(), 5n, 0n, 2n, WHOLE)).toMatchObject({ type: 'write', start: 3n });
+  await expect(locker(second, caller(), 6n, 2n, WHOLE, flock)).rejects.toMatchObject(blocked);
+  await second.operations.flush(caller(), 5n, 0n, 1n);
+  expect(await second.operations.getlk(caller(), 5n, 0n, 2n, WHOLE)).toMatchObject({ type: 'unlock' });
+});
+
+test('locks exclude other mounts, and the next holder sees what was written under the lock', async () => {
+  const volume = await testVolume();
+  const [a, b] = [await openTestVolume(volume, 'a'), await openTestVolume(volume, 'b')];
+  const made = await a.operations.create(caller(), 1n, 'file', 0o644, 2, 0);
+  const { ino } = made.entry.attributes;
+  await a.operations.flush(caller(), ino, made.open.handle, 0n);
+  const there = await b.operations.open(caller(), ino, 2);
+  await locker(a, caller(), ino, 1n, { ...WHOLE, pid: 77 });
+  expect(await a.operations.getlk(caller(), ino, 0n, 2n, WHOLE)).toMatchObject({ type: 'write', pid: 77 });
+  expect(await b.operations.getlk(caller(), ino, 0n, 1n, WHOLE)).toMatchObject({ type: 'write', pid: 0 });
+  await expect(locker(b, caller(), ino, 1n, WHOLE)).rejects.toMatchObject(blocked);
+  // flock and record locks do not know each other.
+  await locker(b, caller(), ino, 9n, WHOLE, flock);
+  const granted = locker(b, caller(), ino, 1n, WHOLE, wait);
+  await a.operations.write(caller(), ino, made.open.handle, 0n, Buffer.from('under the lock'), 2, false);
+  await locker(a, caller(), ino, 1n, UNLOCK);
+  await granted;
+  expect((await b.operations.read(caller(), ino, there.handle, 0n, 100, 0)).toString()).toBe('under the lock');
+  await expect(locker(a, caller(), ino, 1n, { ...WHOLE, type: 'read' })).rejects.toMatchObject(blocked);
+  await b.operations.flush(caller(), ino, there.handle, 1n);
+  await locker(a, caller(), ino, 1n, { ...WHOLE, type: 'read' });
+  await locker(b, caller(), ino, 1n, { ...WHOLE, type: 'read' });
+});
+
+test('a wait that is interrupted leaves no place behind, and the last unlock no record', async () => {
+  const volume = await testVolume();
+  const [a, b] = [await openTestVolume(volume, 'a'), await openTestVolume(volume, 'b')];
+  await locker(a, caller(), 5n, 1n, WHOLE);
+  const abort = new AbortController();
+  const interrupted = locker(b, { ...caller(), signal: abort.signal }, 5n, 1n, WHOLE, wait);
+  abort.abort();
+  await expect(interrupted).rejects.toMatchObject({ errno: Errno.EINTR });
+  await locker(a, caller(), 5n, 1n, UNLOCK);
+  const engine = await openMeta(volume.metaUrl, { kind: 'test' });
+  expect(await engine.count(new VolumeKeys('lake').locks)).toBe(0);
+  await engine.close();
+  await locker(a, caller(), 5n, 1n, WHOLE);
+});
+
+test('locks of a mount whose session is over fall to whoever wants them', async () => {
+  const volume = await testVolume();
+  const reports: string[] = [];
+  const [a, b] = [await openTestVolume(volume, 'a'), await openTestVolume(volume, 'b', reports)];
+  await locker(a, caller(), 5n, 1n, { ...WHOLE, end: 9n });
+  await locker(a, caller(), 6n, 1n, WHOLE, flock);
+  await a.close();
+  await locker(b, caller(), 5n, 1n, WHOLE, wait);
+  await locker(b, caller(), 6n, 1n, WHOLE, flock);
+  expect(reports.join('\n')).toContain('locks on inode 5 fell');
+});
+
+test('a mount whose session was ended confirms its locks under the next, and says what it lost', async () => {
+  const volume = await testVolume();
+  const reports: string[] = [];
+  const a = await openTestVolume(volume, 'a', reports);
+  await locker(a, caller(), 5n, 1n, WHOLE);
+  const engine = await openMeta(volume.metaUrl, { kind: 'admin' });
+  await locker(a, caller(), 6n, 1n, WHOLE);
+  const b = await openTestVolume(volume, 'b');
+  const mount = (await engine.sessions()).find((session) => session.detail['mountpoint'] === '/nowhere/a');
+  await engine.endSession(mount?.id ?? 0);
+  await locker(b, caller(), 6n, 1n, WHOLE, wait);
+  await a.operations.mkdir(caller(), 1n, 'd', 0o755, 0);
+  await expect.poll(() => reports.join('\n'), { timeout: 20_000 }).toContain('lock on inode 6 was lost');
+  await expect(locker(b, caller(), 5n, 1n, WHOLE)).rejects.toMatchObject(blocked);
+  await locker(a, caller(), 5n, 1n, UNLOCK);
+  await locker(b, caller(), 5n, 1n, WHOLE);
+  await engine.close();
+});
