@@ -42,8 +42,8 @@ export interface DatasetLanderOptions {
   /** Ends reading; what is staged is still committed. */
   readonly signal: AbortSignal;
   onCommit(totals: LandTotals): void;
-  /** Passing trouble, by name. */
-  onProblem(message: string): void;
+  /** Trouble by name, when it is found; `lasting`: what does not land (`DatasetResult.problems`), else it may pass. */
+  onProblem(message: string, lasting: boolean): void;
 }
 
 export interface DatasetResult {
@@ -80,7 +80,7 @@ export class DatasetLander {
         if (signal.aborted) break;
         failures++;
         if (once && failures > ROUND_FAILURES_MAX) throw error;
-        this.#options.onProblem(`${this.#options.dataset.name}: ${describeError(error)}`);
+        this.#options.onProblem(describeError(error), false);
         await this.#pause(Math.random() * Math.min(PAUSE_MS_MAX, PAUSE_MS_MIN * 2 ** failures));
       }
     }
@@ -99,7 +99,7 @@ export class DatasetLander {
     const targets = once ? await this.#targetsOf(topic, partitions) : new Map<number, number>();
     const offsets = await readOffsets(lake.engine, lake.volume, dataset.name, partitions);
     const source = await TopicSource.open(log, topic, offsets, targets);
-    for (const lost of source.lost) this.#problems.add(lost);
+    for (const lost of source.lost) this.#noteLasting(lost);
     const table = await loadTable(lake, dataset.name);
     const lastColumnId = table?.metadata['last-column-id'] ?? ADDED_COLUMNS.length;
     const fields = fieldsFor(dataset, table?.schema ?? null, lastColumnId);
@@ -174,8 +174,14 @@ export class DatasetLander {
     for (const { stopped } of source.cursors) {
       if (stopped === undefined || (this.#options.signal.aborted && isCode(stopped, 'aborted'))) continue;
       if (isPassing(stopped)) throw stopped;
-      this.#problems.add(describeError(stopped));
+      this.#noteLasting(describeError(stopped));
     }
+  }
+
+  #noteLasting(problem: string): void {
+    if (this.#problems.has(problem)) return;
+    this.#problems.add(problem);
+    this.#options.onProblem(problem, true);
   }
 
   #count(totals: LandTotals): void {
@@ -196,7 +202,10 @@ export class DatasetLander {
       try {
         await this.#options.log.commitHint(HINT_GROUP, topic.name, partition, BigInt(next));
       } catch (error) {
-        this.#options.onProblem(`${topic.name}/${partition}: offsets not shown to the log: ${describeError(error)}`);
+        this.#options.onProblem(
+          `${topic.name}/${partition}: offsets not shown to the log: ${describeError(error)}`,
+          false,
+        );
       }
     }
   }

@@ -38,7 +38,8 @@ export interface LandResult {
 
 export type LandStatus =
   | { readonly kind: 'commit'; readonly dataset: string; readonly totals: LandTotals }
-  | { readonly kind: 'problem'; readonly dataset: string; readonly message: string };
+  /** `lasting`: among the problems of the result. */
+  | { readonly kind: 'problem'; readonly dataset: string; readonly message: string; readonly lasting: boolean };
 
 export interface LanderOptions {
   readonly config: PipelineConfig;
@@ -95,7 +96,7 @@ async function landAll(options: LanderOptions, meter: CostMeter, db: DuckDb, scr
       once,
       signal,
       onCommit: (totals) => options.onStatus?.({ kind: 'commit', dataset: dataset.name, totals }),
-      onProblem: (message) => options.onStatus?.({ kind: 'problem', dataset: dataset.name, message }),
+      onProblem: (message, lasting) => options.onStatus?.({ kind: 'problem', dataset: dataset.name, message, lasting }),
     });
     try {
       return await lander.run();
