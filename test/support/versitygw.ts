@@ -1,5 +1,6 @@
 /** A real S3 server for tests: versitygw over a temporary folder. */
-import { spawn } from 'node:child_process';
+import { spawn, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdirSync, rmSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -13,6 +14,11 @@ export interface S3Server {
   /** Where the objects lie as files: BUCKET/KEY. */
   readonly folder: string;
   createBucket(name: string): void;
+  /** kill -9: every connection is cut and new ones are refused, until `restore`. */
+  cut(): Promise<void>;
+  /** Starts it again, on the same port and objects. */
+  restore(): Promise<void>;
+  /** Ends it and removes its folder. */
   stop(): Promise<void>;
 }
 
@@ -24,24 +30,39 @@ export async function startVersitygw(): Promise<S3Server> {
   const folder = makeTempDir('s3');
   const [accessKeyId, secretAccessKey] = ['test-access', 'test-secret'];
   const port = await freePort();
-  const child = spawn(binary, ['--port', `127.0.0.1:${port}`, '--quiet', 'posix', folder], {
-    stdio: 'ignore',
-    env: { ...process.env, ROOT_ACCESS_KEY: accessKeyId, ROOT_SECRET_KEY: secretAccessKey },
-  });
-  const exited = new Promise<void>((resolve) => child.once('exit', () => resolve()));
-  const stop = async (): Promise<void> => {
-    child.kill('SIGKILL');
+  const endpoint = `http://127.0.0.1:${port}`;
+  let child: ChildProcess | undefined;
+  const cut = async (): Promise<void> => {
+    const running = child;
+    child = undefined;
+    if (running?.exitCode !== null || running.signalCode !== null) return;
+    const exited = once(running, 'exit');
+    running.kill('SIGKILL');
     await exited;
+  };
+  const restore = async (): Promise<void> => {
+    const started = spawn(binary, ['--port', `127.0.0.1:${port}`, '--quiet', 'posix', folder], {
+      stdio: 'ignore',
+      env: { ...process.env, ROOT_ACCESS_KEY: accessKeyId, ROOT_SECRET_KEY: secretAccessKey },
+    });
+    child = started;
+    const deadline = performance.now() + READY_DEADLINE_MS;
+    while (!(await answers(endpoint))) {
+      if (started.exitCode !== null || performance.now() > deadline) {
+        throw new Error(`versitygw did not start (exit status ${started.exitCode ?? 'none'})`);
+      }
+      await sleep(20);
+    }
+  };
+  const stop = async (): Promise<void> => {
+    await cut();
     rmSync(folder, { recursive: true, force: true });
   };
-  const endpoint = `http://127.0.0.1:${port}`;
-  const deadline = performance.now() + READY_DEADLINE_MS;
-  while (!(await answers(endpoint))) {
-    if (child.exitCode !== null || performance.now() > deadline) {
-      await stop();
-      throw new Error(`versitygw did not start (exit status ${child.exitCode ?? 'none'})`);
-    }
-    await sleep(20);
+  try {
+    await restore();
+  } catch (error) {
+    await stop();
+    throw error;
   }
   return {
     endpoint,
@@ -49,6 +70,8 @@ export async function startVersitygw(): Promise<S3Server> {
     secretAccessKey,
     folder,
     createBucket: (name) => mkdirSync(`${folder}/${name}`),
+    cut,
+    restore,
     stop,
   };
 }
