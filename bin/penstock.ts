@@ -7,6 +7,7 @@ import { Command, CommanderError } from 'commander';
 import { describeError, PenstockError } from '../lib/errors.ts';
 import { addAgentCommands } from './commands/agent.ts';
 import { addLakeCommands } from './commands/lake.ts';
+import { addCatalogCommand } from './commands/catalog.ts';
 import { addFsCommands } from './commands/fs.ts';
 import { addCtlCommand } from './commands/ctl.ts';
 import { addServeCommand } from './commands/serve.ts';
@@ -24,6 +25,7 @@ addDemoCommand(program);
 addAgentCommands(program);
 addLakeCommands(program);
 addFsCommands(program);
+addCatalogCommand(program);
 addServeCommand(program);
 addCtlCommand(program);
 

@@ -60,7 +60,8 @@ function expirable(metadata: TableMetadata, options: { olderThanMs: number; keep
     .map((snapshot) => snapshot['snapshot-id']);
 }
 
-function withoutSnapshots(metadata: TableMetadata, expired: ReadonlySet<bigint>): TableMetadata {
+/** Leaves the history of what remains. */
+export function withoutSnapshots(metadata: TableMetadata, expired: ReadonlySet<bigint>): TableMetadata {
   const log = metadata['snapshot-log'];
   // History before an expired snapshot would have a hole: the specification wants it gone.
   const lastGone = log.findLastIndex((line) => expired.has(line['snapshot-id']));

@@ -24,7 +24,7 @@ const NAME_MAPPING = 'schema.name-mapping.default';
 
 const int64 = z.union([z.int(), z.bigint()]).transform(BigInt);
 
-const snapshotSchema = z.looseObject({
+export const snapshotSchema = z.looseObject({
   'snapshot-id': int64,
   'parent-snapshot-id': int64.nullish(),
   'sequence-number': int64,
