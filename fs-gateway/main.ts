@@ -3,10 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { existsSync, mkdirSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { extname, join, resolve } from 'node:path';
-import { systemClock } from '../lib/clock.ts';
 import { PenstockError } from '../lib/errors.ts';
-import type { MetaEngine } from '../lib/meta/engine.ts';
-import type { ObjectStore } from '../lib/store/store.ts';
 import { absoluteUrl, openMeta, openStore } from '../lib/registry.ts';
 import { parseBytes, parseDuration } from '../lib/units.ts';
 import { pathOfUrl } from '../lib/urls.ts';
@@ -17,10 +14,6 @@ import { controlRequest } from './fuse/control.ts';
 import { mountAndSupervise, umount } from './fuse/lifecycle.ts';
 import type { SupervisedMount, UmountOptions, UmountReport } from './fuse/lifecycle.ts';
 import { findMount } from './fuse/mount.ts';
-import { checkVolume } from './tools/fsck.ts';
-import type { FsckReport } from './tools/fsck.ts';
-import { collectGarbage } from './tools/gc.ts';
-import type { GcReport } from './tools/gc.ts';
 
 export { mountability } from './fuse/mount.ts';
 
@@ -135,7 +128,8 @@ export async function mountVolume(request: VolumeMountRequest): Promise<Supervis
   });
 }
 
-async function requireFormat(url: string, volume: string): Promise<VolumeFormat> {
+/** Throws `not-found` when there is no such volume; never makes a file for a mistyped path. */
+export async function requireFormat(url: string, volume: string): Promise<VolumeFormat> {
   // Opening an SQLite engine makes its file: a mistyped path must not leave one behind.
   const path = url.startsWith('sqlite:') ? pathOfUrl(new URL(url)) : undefined;
   if (path !== undefined && !existsSync(path)) throw new PenstockError('not-found', `${path} does not exist`);
@@ -157,35 +151,6 @@ function defaultCacheDir(): string {
 /** Flushes and unmounts. Throws `held` when files are open, `io` when the flush failed. */
 export async function umountVolume(mountpoint: string, options: UmountOptions = {}): Promise<UmountReport> {
   return umount(mountpoint, options);
-}
-
-/** Deletes what nothing refers to any more; see tools/gc.ts. */
-export async function gcVolume(metaUrl: string, name?: string): Promise<GcReport> {
-  return withVolume(metaUrl, name, (engine, store, volume) =>
-    collectGarbage({ engine, store, volume, clock: systemClock }),
-  );
-}
-
-/** Checks every record and object; see tools/fsck.ts. */
-export async function fsckVolume(metaUrl: string, repair: boolean, name?: string): Promise<FsckReport> {
-  return withVolume(metaUrl, name, (engine, store, volume) => checkVolume({ engine, store, volume, repair }));
-}
-
-async function withVolume<T>(
-  metaUrl: string,
-  name: string | undefined,
-  work: (engine: MetaEngine, store: ObjectStore, volume: string) => Promise<T>,
-): Promise<T> {
-  const { url, volume } = splitMetaUrl(metaUrl, name);
-  const { store: storeUrl } = await requireFormat(url, volume);
-  const engine = await openMeta(url, { kind: 'tool' });
-  const store = await openStore(storeUrl);
-  try {
-    return await work(engine, store, volume);
-  } finally {
-    await store.close();
-    await engine.close();
-  }
 }
 
 export interface VolumeInfo {

@@ -1,5 +1,7 @@
-/** `penstock fs gc|fsck`: tools that work on a volume without a mount. */
-import type { Command } from 'commander';
+/** `penstock fs gc|fsck|...`: tools that work on a volume without a mount. */
+import { InvalidArgumentError, type Command } from 'commander';
+import { isCode } from '../../lib/errors.ts';
+import { parseDuration } from '../../lib/units.ts';
 import { EXIT_PARTLY, print, toJson } from '../output.ts';
 
 interface ToolOptions {
@@ -7,31 +9,69 @@ interface ToolOptions {
   readonly json?: true;
 }
 
+const PROGRESS_EVERY_MS = 1000;
+
+/** A line on stderr, at most once a second and first after a second: short work says nothing. */
+function progressOnStderr(): (phase: string, done: number) => void {
+  let lastMs = performance.now();
+  return (phase, done) => {
+    const nowMs = performance.now();
+    if (nowMs - lastMs < PROGRESS_EVERY_MS) return;
+    lastMs = nowMs;
+    process.stderr.write(`${phase}: ${done}\n`);
+  };
+}
+
+function parseGrace(text: string): number {
+  try {
+    return parseDuration(text);
+  } catch (error) {
+    throw new InvalidArgumentError(isCode(error, 'config') ? error.message : String(error));
+  }
+}
+
 export function addFsToolCommands(fs: Command): void {
   fs.command('gc <meta-url>')
     .description('delete the objects that nothing refers to any more and whose grace period is over')
+    .option('--dry-run', 'say what would be deleted; change nothing')
+    .option('--grace <duration>', "instead of the volume's; a shorter one needs it unmounted", parseGrace)
     .option('--name <name>', "the volume's name (default: lake)")
     .option('--json', 'print as one JSON object')
-    .action(async (metaUrl: string, options: ToolOptions) => {
-      const { gcVolume } = await import('../../fs-gateway/main.ts');
-      print({ ...(await gcVolume(metaUrl, options.name)) }, options.json);
+    .action(async (metaUrl: string, options: ToolOptions & { readonly dryRun?: true; readonly grace?: number }) => {
+      const { gcVolume } = await import('../../fs-gateway/tools/main.ts');
+      const report = await gcVolume({
+        metaUrl,
+        name: options.name,
+        dryRun: options.dryRun === true,
+        ...(options.grace !== undefined && { graceMs: options.grace }),
+        progress: progressOnStderr(),
+      });
+      print({ ...report }, options.json);
+      if (report.problem !== null) process.exitCode = EXIT_PARTLY;
     });
 
   fs.command('fsck <meta-url>')
     .description('check every record and object of a volume; exit status 3 when findings are left')
-    .option('--repair', 'make right what can be made right without a guess')
+    .option('--repair', 'make right what can be made right without a guess; never deletes content')
     .option('--name <name>', "the volume's name (default: lake)")
     .option('--json', 'print as one JSON object')
     .action(async (metaUrl: string, options: ToolOptions & { readonly repair?: true }) => {
-      const { fsckVolume } = await import('../../fs-gateway/main.ts');
-      const { findings, ...counts } = await fsckVolume(metaUrl, options.repair === true, options.name);
-      if (options.json === true) process.stdout.write(`${toJson({ ...counts, findings })}\n`);
+      const { fsckVolume } = await import('../../fs-gateway/tools/main.ts');
+      const report = await fsckVolume({
+        metaUrl,
+        name: options.name,
+        repair: options.repair === true,
+        progress: progressOnStderr(),
+      });
+      const { findings, ...counts } = report;
+      if (options.json === true) process.stdout.write(`${toJson(report)}\n`);
       else {
-        for (const { kind, text, repaired } of findings) {
-          process.stdout.write(`${kind}: ${text}${repaired ? ' (repaired)' : ''}\n`);
+        for (const { kind, text, means, repair, repaired } of findings) {
+          const action = repaired ? `repaired: ${repair}` : `--repair: ${repair}`;
+          process.stdout.write(`${kind}: ${text}; ${means}; ${action}\n`);
         }
         print({ ...counts, findings: findings.length }, false);
       }
-      if (findings.some((finding) => !finding.repaired)) process.exitCode = EXIT_PARTLY;
+      if (report.more > 0 || findings.some((finding) => !finding.repaired)) process.exitCode = EXIT_PARTLY;
     });
 }

@@ -2,35 +2,53 @@
  * Garbage collection of a volume: objects that no extent refers to, replaced lake files past their grace period, and orphans whose
  * mount is gone.
  *
+ * Method: list the objects that are older than the grace period; then walk all metadata and strike out what is referred to; then list
+ * again and delete what is left.
  * Invariants
- * - The store is listed before the metadata is walked: an object that is uploaded meanwhile is not on the list.
+ * - The store is listed before the metadata is walked: an object that is uploaded meanwhile is not on the list. One that was uploaded
+ *   and not committed yet is younger than the grace period, by the store's own clock.
  * - An object is deleted only when it is older than the grace period, no extent refers to it, and nobody took it as a second reference
  *   during the walk (references.ts). An object that lost its references cannot gain one again: a copy compares its source.
+ * - Before each portion is deleted, the lock is still ours and none of its objects has been noted as moved. So a gc that was stopped
+ *   for longer than its lease deletes nothing after another one began.
  * - A damaged record stops the deletion: what it refers to is not known.
- * - Objects outside of the volume's own prefix (the lake's tables) are never touched.
+ * - Objects outside of the volume's own blocks (the lake's tables) are never touched.
  * Failure: killed at any point, what was deleted was garbage; the next run does the rest.
+ * Limits: one bit per object id in memory (id-set.ts), and one portion of DELETE_PORTION objects.
  */
 import type { Clock } from '../../lib/clock.ts';
-import { PenstockError } from '../../lib/errors.ts';
+import { describeError, PenstockError } from '../../lib/errors.ts';
 import type { MetaEngine, ScanPage } from '../../lib/meta/engine.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
-import { readFormat } from '../../lib/volume/format.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { expireListings } from '../../lib/volume/lake-expire.ts';
-import { liveObjects, scanBucket } from '../../lib/volume/references.ts';
-import { blocksPrefix } from '../data/pieces.ts';
+import { walkReferences, scanBucket } from '../../lib/volume/references.ts';
+import { blocksPrefix, objectKey } from '../data/pieces.ts';
 import { VolumeView } from '../meta/view.ts';
 import { Reclaimer } from '../vfs/reclaim.ts';
+import { expiredOrphans } from './gc-orphans.ts';
+import { holdLock } from './gc-lock.ts';
+import type { GcLock } from './gc-lock.ts';
+import { IdSet } from './id-set.ts';
+import { formatOf, liveMounts, mountNames } from './tool.ts';
+import type { Progress } from './tool.ts';
 
+/** One DeleteObjects request of S3, and one read of the engine. */
 const DELETE_PORTION = 1000;
 const NOTES_PORTION = 500;
 
 export interface GcReport {
+  /** Objects of the volume in the store. */
   readonly objects: number;
+  /** With `dryRun`: what would be deleted. */
   readonly deletedObjects: number;
   readonly deletedBytes: number;
+  /** With `dryRun` 0: the names are not looked at. */
   readonly expiredLakeFiles: number;
   readonly reclaimedOrphans: number;
+  readonly dryRun: boolean;
+  /** Why garbage is left; null when all of it is gone. */
+  readonly problem: string | null;
 }
 
 export interface GcOptions {
@@ -38,97 +56,200 @@ export interface GcOptions {
   readonly engine: MetaEngine;
   readonly store: ObjectStore;
   readonly clock: Clock;
-  /** Shorter than the volume's own only where nobody can be reading (tests, an unmounted volume). */
+  /** Instead of the volume's own; a shorter one is refused while the volume is mounted. */
   readonly graceMs?: number;
+  readonly dryRun?: boolean;
+  readonly progress?: Progress;
 }
 
-/** Throws `corrupt` when a record cannot be read (run fsck first), `held` when another gc of the volume runs. */
+interface Candidate {
+  readonly id: number;
+  readonly key: string;
+  readonly bytes: number;
+}
+
+/** Throws `corrupt` when a record cannot be read (run fsck first), `held` when another gc of the volume runs, or mounts forbid the grace. */
 export async function collectGarbage(options: GcOptions): Promise<GcReport> {
-  const keys = new VolumeKeys(options.volume);
-  return withLock(options.engine, keys, () => collect(options, keys));
-}
-
-async function collect(options: GcOptions, keys: VolumeKeys): Promise<GcReport> {
-  const { engine, store, volume, clock } = options;
-  const format = await readFormat(engine, volume);
-  if (format === null) throw new PenstockError('not-found', `volume '${volume}' is not formatted`);
+  const { engine, volume } = options;
+  const format = await formatOf(engine, volume);
   const graceMs = options.graceMs ?? format.graceMs;
-  const nowMs = clock.nowMs();
-  await forgetMoved(engine, keys);
-  const reclaimedOrphans = await reclaimOrphans(engine, volume);
-  const expiredLakeFiles = await expireListings(engine, volume, nowMs, graceMs);
-
-  const candidates = new Map<number, { readonly key: string; readonly bytes: number }>();
-  let objects = 0;
-  const prefix = blocksPrefix(format.id);
-  for await (const { key, bytes, modifiedMs } of store.list(prefix)) {
-    objects++;
-    const id = Number(key.slice(key.lastIndexOf('/') + 1));
-    if (Number.isSafeInteger(id) && modifiedMs <= nowMs - graceMs) candidates.set(id, { key, bytes });
-  }
-  const live = await liveObjects(engine, keys);
-  const garbage = [...candidates].filter(([id]) => !live.own.has(id)).map(([, object]) => object);
-  for (let at = 0; at < garbage.length; at += DELETE_PORTION) {
-    await store.delete(garbage.slice(at, at + DELETE_PORTION).map((object) => object.key));
-  }
-  return {
-    objects,
-    deletedObjects: garbage.length,
-    deletedBytes: garbage.reduce((sum, object) => sum + object.bytes, 0),
-    expiredLakeFiles,
-    reclaimedOrphans,
-  };
-}
-
-/**
- * Takes away the notes of shared objects that were there before the walk: whoever has them now is seen by it. One that is noted again
- * meanwhile has another version and stays.
- */
-async function forgetMoved(engine: MetaEngine, keys: VolumeKeys): Promise<void> {
-  for (let cursor: string | null = ''; cursor !== null;) {
-    const page: ScanPage = await engine.scan(keys.movedReferences, cursor, NOTES_PORTION);
-    for (const [field, { version }] of page.entries) {
-      const key = { bucket: keys.movedReferences, field };
-      await engine.commit({ compare: [{ key, version }], write: [{ key, value: null }] });
+  if (graceMs < format.graceMs) {
+    const mounts = await liveMounts(engine, volume);
+    if (mounts.length > 0) {
+      const text = `a grace period below the volume's own (${format.graceMs / 1000} s) needs the volume unmounted`;
+      throw new PenstockError('held', `${text}; it is mounted at ${mountNames(mounts)}`);
     }
-    cursor = page.cursor;
   }
-}
-
-/**
- * One gc at a time: another one would take away the notes that this one's walk needs. The lock is a record with the session that holds
- * it; it falls with the session.
- */
-async function withLock<T>(engine: MetaEngine, keys: VolumeKeys, work: () => Promise<T>): Promise<T> {
-  const key = keys.gcLock;
-  const [held] = await engine.read([key]);
-  const holder = held === null || held === undefined ? undefined : Number(held.value.toString());
-  if ((await engine.sessions()).some((session) => session.live && session.id === holder)) {
-    throw new PenstockError('held', `a gc of volume '${keys.volume}' is running (session ${holder ?? 0})`);
-  }
-  const taken = await engine.commit({
-    compare: [{ key, version: held?.version ?? null }],
-    write: [{ key, value: Buffer.from(String(engine.sessionId)) }],
-  });
-  if (!taken.ok) throw new PenstockError('held', `a gc of volume '${keys.volume}' has just begun`);
+  const run = new Collection(options, format.id, graceMs);
+  if (options.dryRun === true) return run.look();
+  const lock = await holdLock(engine, run.keys);
   try {
-    return await work();
+    return await run.collect(lock);
   } finally {
-    await engine.commit({ compare: [{ key, version: taken.version }], write: [{ key, value: null }] });
+    await lock.release();
   }
 }
 
-/** Orphans of mounts that have no live session. */
-async function reclaimOrphans(engine: MetaEngine, volume: string): Promise<number> {
-  const keys = new VolumeKeys(volume);
-  const mounts = new Set((await engine.sessions()).filter((s) => s.live).map((s) => s.detail['mountId']));
-  const left: number[] = [];
-  for await (const [field, owner] of scanBucket(engine, keys.orphans)) {
-    if (!mounts.has(owner.toString('latin1'))) left.push(Number(field));
+class Collection {
+  readonly keys: VolumeKeys;
+  readonly #options: GcOptions;
+  readonly #volumeId: string;
+  readonly #graceMs: number;
+  readonly #progress: Progress;
+  #objects = 0;
+
+  constructor(options: GcOptions, volumeId: string, graceMs: number) {
+    this.keys = new VolumeKeys(options.volume);
+    this.#options = options;
+    this.#volumeId = volumeId;
+    this.#graceMs = graceMs;
+    this.#progress = options.progress ?? (() => undefined);
   }
-  if (left.length === 0) return 0;
-  const view = VolumeView.over(engine, volume);
-  const reclaimer = new Reclaimer(view, 'gc', () => undefined);
-  for (const ino of left) await reclaimer.reclaim(ino);
-  return left.length;
+
+  async collect(lock: GcLock): Promise<GcReport> {
+    const { engine, store, volume, clock } = this.#options;
+    const nowMs = clock.nowMs();
+    await this.#forgetMoved();
+    const reclaimedOrphans = await this.#reclaim(nowMs - this.#graceMs);
+    const expiredLakeFiles = await expireListings(engine, volume, nowMs, this.#graceMs);
+    const limitMs = (await this.#storeNowMs(nowMs)) - this.#graceMs;
+    const garbage = await this.#garbage(limitMs, new Set());
+    let deletedObjects = 0;
+    let deletedBytes = 0;
+    let problem: string | null = null;
+    for await (const found of this.#portions(garbage, limitMs)) {
+      const portion = await this.#recheck(lock, found);
+      try {
+        await store.delete(portion.map((object) => object.key));
+      } catch (error) {
+        problem = `the store refused to delete, the next run goes on: ${describeError(error)}`;
+        break;
+      }
+      deletedObjects += portion.length;
+      deletedBytes += portion.reduce((sum, object) => sum + object.bytes, 0);
+      this.#progress('objects deleted', deletedObjects);
+    }
+    return {
+      objects: this.#objects,
+      deletedObjects,
+      deletedBytes,
+      expiredLakeFiles,
+      reclaimedOrphans,
+      dryRun: false,
+      problem,
+    };
+  }
+
+  /** Writes nothing at all, neither to the store nor to the engine. */
+  async look(): Promise<GcReport> {
+    const { engine, clock } = this.#options;
+    const limitMs = clock.nowMs() - this.#graceMs;
+    const orphans = new Set(await expiredOrphans(engine, this.keys, limitMs));
+    const garbage = await this.#garbage(limitMs, orphans);
+    let deletedObjects = 0;
+    let deletedBytes = 0;
+    for await (const portion of this.#portions(garbage, limitMs)) {
+      deletedObjects += portion.length;
+      deletedBytes += portion.reduce((sum, object) => sum + object.bytes, 0);
+    }
+    return {
+      objects: this.#objects,
+      deletedObjects,
+      deletedBytes,
+      expiredLakeFiles: 0,
+      reclaimedOrphans: orphans.size,
+      dryRun: true,
+      problem: null,
+    };
+  }
+
+  /** Ids of objects older than `limitMs` that nothing refers to; the inodes in `gone` count as removed. */
+  async #garbage(limitMs: number, gone: ReadonlySet<number>): Promise<IdSet> {
+    const garbage = new IdSet();
+    for await (const { id, old } of this.#listed(limitMs)) {
+      this.#progress('objects listed', ++this.#objects);
+      if (old) garbage.add(id);
+    }
+    let walked = 0;
+    await walkReferences(this.#options.engine, this.keys, (ino, extents) => {
+      this.#progress('records walked', ++walked);
+      if (gone.has(ino)) return;
+      for (const { source } of extents) if (source.kind === 'own') garbage.delete(source.objectId);
+    });
+    for await (const [field] of scanBucket(this.#options.engine, this.keys.movedReferences)) {
+      garbage.delete(Number(field));
+    }
+    return garbage;
+  }
+
+  async *#listed(limitMs: number): AsyncGenerator<Candidate & { readonly old: boolean }> {
+    for await (const { key, bytes, modifiedMs } of this.#options.store.list(blocksPrefix(this.#volumeId))) {
+      const id = Number(key.slice(key.lastIndexOf('/') + 1));
+      // Whatever else somebody put there is not ours to judge.
+      if (!Number.isSafeInteger(id) || id < 0 || objectKey(this.#volumeId, id) !== key) continue;
+      yield { id, key, bytes, old: modifiedMs <= limitMs };
+    }
+  }
+
+  async *#portions(garbage: IdSet, limitMs: number): AsyncGenerator<readonly Candidate[]> {
+    if (garbage.size === 0) return;
+    let portion: Candidate[] = [];
+    for await (const object of this.#listed(limitMs)) {
+      if (!object.old || !garbage.has(object.id)) continue;
+      portion.push(object);
+      if (portion.length < DELETE_PORTION) continue;
+      yield portion;
+      portion = [];
+    }
+    if (portion.length > 0) yield portion;
+  }
+
+  /** Throws `fenced` when the lock is lost. */
+  async #recheck(lock: GcLock, portion: readonly Candidate[]): Promise<readonly Candidate[]> {
+    const [held, ...notes] = await this.#options.engine.read([
+      this.keys.gcLock,
+      ...portion.map(({ id }) => this.keys.movedReference(id)),
+    ]);
+    lock.check(held ?? null);
+    return portion.filter((_, index) => notes[index] === null);
+  }
+
+  /**
+   * Takes away the notes of shared objects that were there before the walk: whoever has them now is seen by it. One that is noted again
+   * meanwhile has another version and stays.
+   */
+  async #forgetMoved(): Promise<void> {
+    const { engine } = this.#options;
+    for (let cursor: string | null = ''; cursor !== null;) {
+      const page: ScanPage = await engine.scan(this.keys.movedReferences, cursor, NOTES_PORTION);
+      for (const [field, { version }] of page.entries) {
+        const key = { bucket: this.keys.movedReferences, field };
+        await engine.commit({ compare: [{ key, version }], write: [{ key, value: null }] });
+      }
+      cursor = page.cursor;
+    }
+  }
+
+  async #reclaim(removedBeforeMs: number): Promise<number> {
+    const { engine, volume } = this.#options;
+    const left = await expiredOrphans(engine, this.keys, removedBeforeMs);
+    const reclaimer = new Reclaimer(VolumeView.over(engine, volume), 'gc', () => undefined);
+    for (const [index, ino] of left.entries()) {
+      await reclaimer.reclaim(ino);
+      this.#progress('orphans reclaimed', index + 1);
+    }
+    return left.length;
+  }
+
+  /**
+   * The earlier of this machine's and the store's time. Objects have the store's times: on a machine whose clock is ahead, young ones
+   * would look old. (S3's times are whole seconds, rounded down, and so is what is asked here.)
+   */
+  async #storeNowMs(nowMs: number): Promise<number> {
+    const { store } = this.#options;
+    const key = `${this.#volumeId}/gc-clock`;
+    await store.put(key, Buffer.from('written by penstock fs gc to learn the time of the store\n'));
+    const written = await store.head(key);
+    return Math.min(nowMs, written?.modifiedMs ?? nowMs);
+  }
 }

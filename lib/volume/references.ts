@@ -2,7 +2,7 @@
  * Which objects of the store a volume refers to: the walk over all extents that gc, fsck and the table's own clean-up need.
  *
  * While a walk goes on, a commit may give an object a second reference (a copy that shares extents) and the first one may go before the
- * walk comes to the second. Such commits write {v}r <object id> (keys.ts); `liveObjects` counts these as live.
+ * walk comes to the second. Such commits write {v}r <object id> (keys.ts); who walks counts these as live, and reads them last.
  */
 import type { MetaEngine, ScanPage } from '../meta/engine.ts';
 import { ByteReader } from './bytes.ts';
@@ -13,11 +13,6 @@ import type { Inode } from './inode.ts';
 import type { VolumeKeys } from './keys.ts';
 
 const PAGE = 500;
-
-export interface LiveObjects {
-  readonly own: ReadonlySet<number>;
-  readonly external: ReadonlySet<string>;
-}
 
 /** Every record of a bucket once or more, in pages. */
 export async function* scanBucket(
@@ -56,23 +51,22 @@ export function decodeExtentPage(value: Buffer, bucket: string, field: string): 
   return extents;
 }
 
-/** Throws `corrupt` at a damaged record: what it refers to is not known, so nothing may be deleted. */
-export async function liveObjects(engine: MetaEngine, keys: VolumeKeys): Promise<LiveObjects> {
-  const own = new Set<number>();
-  const external = new Set<string>();
-  const add = (extents: readonly Extent[]): void => {
-    for (const { source } of extents) {
-      if (source.kind === 'own') own.add(source.objectId);
-      else external.add(source.key);
-    }
-  };
-  for await (const { inode } of allInodes(engine, keys)) {
+/**
+ * Shows every list of extents of the volume, from inodes and from pages. Throws `corrupt` at a damaged record: what it refers to is not
+ * known, so nothing may be deleted.
+ */
+export async function walkReferences(
+  engine: MetaEngine,
+  keys: VolumeKeys,
+  visit: (ino: number, extents: readonly Extent[]) => void,
+): Promise<void> {
+  for await (const { ino, inode } of allInodes(engine, keys)) {
     if (inode instanceof Error) throw inode;
-    add(inode.extents);
+    visit(ino, inode.extents);
   }
+  // After the inodes: extents move from an inode into pages, never back.
   for await (const bucket of engine.buckets(keys.pagesPrefix)) {
-    for await (const [field, value] of scanBucket(engine, bucket)) add(decodeExtentPage(value, bucket, field));
+    const ino = Number(bucket.slice(keys.pagesPrefix.length));
+    for await (const [field, value] of scanBucket(engine, bucket)) visit(ino, decodeExtentPage(value, bucket, field));
   }
-  for await (const [field] of scanBucket(engine, keys.movedReferences)) own.add(Number(field));
-  return { own, external };
 }

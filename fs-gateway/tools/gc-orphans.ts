@@ -1,0 +1,32 @@
+/**
+ * Orphans that nobody comes back for: their mount has no live session, and the file was removed before the grace period. The latter
+ * because a mount that lost its session for a moment may still have the file open.
+ */
+import type { MetaEngine } from '../../lib/meta/engine.ts';
+import { decodeInode } from '../../lib/volume/inode.ts';
+import type { VolumeKeys } from '../../lib/volume/keys.ts';
+import { scanBucket } from '../../lib/volume/references.ts';
+
+const PORTION = 500;
+
+/** Throws `corrupt`. */
+export async function expiredOrphans(engine: MetaEngine, keys: VolumeKeys, removedBeforeMs: number): Promise<number[]> {
+  const mounts = new Set((await engine.sessions()).filter((s) => s.live).map((s) => s.detail['mountId']));
+  const left = new Set<number>();
+  for await (const [field, owner] of scanBucket(engine, keys.orphans)) {
+    if (!mounts.has(owner.toString('latin1'))) left.add(Number(field));
+  }
+  const expired: number[] = [];
+  const inos = [...left];
+  for (let at = 0; at < inos.length; at += PORTION) {
+    const portion = inos.slice(at, at + PORTION);
+    const records = await engine.read(portion.map((ino) => keys.inode(ino)));
+    for (const [index, ino] of portion.entries()) {
+      const record = records[index] ?? null;
+      // Unlinking sets the ctime. Without an inode only the orphan record is left to remove.
+      const removedMs = record === null ? 0 : Number(decodeInode(record.value, ino).ctimeNs / 1_000_000n);
+      if (removedMs <= removedBeforeMs) expired.push(ino);
+    }
+  }
+  return expired;
+}

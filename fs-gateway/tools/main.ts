@@ -1,0 +1,64 @@
+/** The volume tools by URL, as the command line calls them: each opens what it needs, and closes it. */
+import { systemClock } from '../../lib/clock.ts';
+import type { MetaEngine } from '../../lib/meta/engine.ts';
+import { openMeta, openStore } from '../../lib/registry.ts';
+import type { ObjectStore } from '../../lib/store/store.ts';
+import { requireFormat, splitMetaUrl } from '../main.ts';
+import { checkVolume } from './fsck.ts';
+import type { FsckReport } from './fsck.ts';
+import { collectGarbage } from './gc.ts';
+import type { GcReport } from './gc.ts';
+import type { Progress } from './tool.ts';
+
+export interface ToolRequest {
+  readonly metaUrl: string;
+  /** Instead of `?volume=` in the URL. */
+  readonly name?: string | undefined;
+  readonly progress?: Progress;
+}
+
+/** Deletes what nothing refers to any more; see gc.ts. */
+export async function gcVolume(
+  request: ToolRequest & { readonly graceMs?: number; readonly dryRun?: boolean },
+): Promise<GcReport> {
+  const { graceMs, dryRun = false, progress } = request;
+  return withVolume(request, (ports) =>
+    collectGarbage({
+      ...ports,
+      clock: systemClock,
+      dryRun,
+      ...(graceMs !== undefined && { graceMs }),
+      ...(progress !== undefined && { progress }),
+    }),
+  );
+}
+
+/** Checks every record and object; see fsck.ts. */
+export async function fsckVolume(request: ToolRequest & { readonly repair?: boolean }): Promise<FsckReport> {
+  const { progress, repair = false } = request;
+  return withVolume(request, (ports) =>
+    checkVolume({ ...ports, repair, clock: systemClock, ...(progress !== undefined && { progress }) }),
+  );
+}
+
+interface Ports {
+  readonly engine: MetaEngine;
+  readonly store: ObjectStore;
+  readonly volume: string;
+}
+
+async function withVolume<T>(request: ToolRequest, work: (ports: Ports) => Promise<T>): Promise<T> {
+  const { url, volume } = splitMetaUrl(request.metaUrl, request.name);
+  const { store: storeUrl } = await requireFormat(url, volume);
+  const engine = await openMeta(url, { kind: 'tool', detail: { volume } });
+  try {
+    const store = await openStore(storeUrl);
+    try {
+      return await work({ engine, store, volume });
+    } finally {
+      await store.close();
+    }
+  } finally {
+    await engine.close();
+  }
+}

@@ -1,0 +1,27 @@
+/** What the volume tools share: what they are given, and how they tell how far they are. */
+import { PenstockError } from '../../lib/errors.ts';
+import type { MetaEngine, SessionInfo } from '../../lib/meta/engine.ts';
+import { readFormat } from '../../lib/volume/format.ts';
+import type { VolumeFormat } from '../../lib/volume/format.ts';
+
+/** Called often; whoever shows it decides how often it does. */
+export type Progress = (phase: string, done: number) => void;
+
+/** Throws `not-found` when the volume was never formatted. */
+export async function formatOf(engine: MetaEngine, volume: string): Promise<VolumeFormat> {
+  const format = await readFormat(engine, volume);
+  if (format === null) throw new PenstockError('not-found', `volume '${volume}' is not formatted`);
+  return format;
+}
+
+/** The mounts of a volume that have a live session. One that does not say its volume may be of this one. */
+export async function liveMounts(engine: MetaEngine, volume: string): Promise<SessionInfo[]> {
+  const sessions = await engine.sessions();
+  return sessions.filter(
+    ({ live, kind, detail }) => live && kind === 'mount' && (detail['volume'] ?? volume) === volume,
+  );
+}
+
+export function mountNames(mounts: readonly SessionInfo[]): string {
+  return mounts.map(({ host, detail }) => `${host}:${String(detail['mountpoint'])}`).join(', ');
+}

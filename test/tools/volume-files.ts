@@ -1,0 +1,20 @@
+import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
+import type { Attributes } from '../../fs-gateway/vfs/operations.ts';
+import { caller } from '../support/fs-volume.ts';
+
+/** Creates a file with committed content; returns its inode number. */
+export async function writeFile(open: OpenVolume, name: string, data: Buffer, parent = 1n): Promise<bigint> {
+  const { entry, open: file } = await open.operations.create(caller(), parent, name, 0o644, 2, 0);
+  const { ino } = entry.attributes;
+  await open.operations.write(caller(), ino, file.handle, 0n, data, 2, false);
+  await open.operations.flush(caller(), ino, file.handle, 0n);
+  await open.operations.release(caller(), ino, file.handle, undefined);
+  return ino;
+}
+
+/** The attributes of a name. Throws when there is none. */
+export async function lookUp(open: OpenVolume, parent: bigint, name: string): Promise<Attributes> {
+  const found = await open.operations.lookup(caller(), parent, name);
+  if (!('attributes' in found)) throw new Error(`no '${name}' in ${parent}`);
+  return found.attributes;
+}
