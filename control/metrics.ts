@@ -41,6 +41,10 @@ export class ControlMetrics {
     this.#context = context;
     const registers = [this.#registry];
     collectDefaultMetrics({ register: this.#registry, prefix: 'penstock_control_' });
+    // Gauges with the suffix of counters, against Prometheus' own naming rules; their parts by type stay.
+    for (const what of ['handles', 'requests', 'resources']) {
+      this.#registry.removeSingleMetric(`penstock_control_nodejs_active_${what}_total`);
+    }
     this.#requests = new Histogram({
       name: 'penstock_control_request_seconds',
       help: 'Time to answer a request, by route, method and status.',

@@ -33,7 +33,7 @@ const BODY_BYTES_MAX = 262_144;
 const REQUEST_MS = 15_000;
 const REQUESTS_PER_MINUTE = 30_000;
 const FAILURES_PER_MINUTE = 60;
-const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'] as const;
+const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS', 'TRACE'] as const;
 
 export interface ServerOptions {
   readonly version: string;
@@ -127,7 +127,9 @@ function createApp({ tls, onLog }: ServerOptions): App {
     connectionTimeout: 0,
     keepAliveTimeout: 65_000,
     forceCloseConnections: true,
-    routerOptions: { maxParamLength: 256 },
+    // Names that are too long are the schemas' to refuse; this is only against what no schema would see.
+    routerOptions: { maxParamLength: 4096 },
+    frameworkErrors: (error, request, reply) => void handleError(error, request, reply),
     logger:
       onLog === undefined ? false : { level: 'warn', redact: ['req.headers.authorization'], stream: { write: onLog } },
   };
