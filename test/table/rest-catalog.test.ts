@@ -13,7 +13,7 @@ import { dataFile, mustLoad, openLake, SCHEMA, TABLE } from './lake.ts';
 
 interface Answer {
   readonly status: number;
-  readonly body: Record<string, never>;
+  readonly body: Readonly<Record<string, unknown>>;
 }
 type Call = (method: string, path: string, body?: unknown) => Promise<Answer>;
 
@@ -87,7 +87,7 @@ test('a table gets fresh ids, survives a restart, is dropped without losing an o
   expect((await again.call('GET', '/v1/namespaces/n/tables/t')).body).toEqual(created.body);
   expect((await call('DELETE', '/v1/namespaces/n/tables/t?purgeRequested=true')).status).toBe(204);
   expect((await call('HEAD', '/v1/namespaces/n/tables/t')).status).toBe(404);
-  const location: string = created.body['metadata-location'] ?? '';
+  const location = created.body['metadata-location'];
   const registered = await call('POST', '/v1/namespaces/n/register', { name: 't', 'metadata-location': location });
   expect(registered.body).toEqual(created.body);
   const elsewhere = await call('POST', '/v1/namespaces/n/register', { name: 'u', 'metadata-location': location });
