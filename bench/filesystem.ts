@@ -123,10 +123,7 @@ const credentials = { AWS_ACCESS_KEY_ID: ACCESS_KEY, AWS_SECRET_ACCESS_KEY: SECR
 
 async function mountJuicefs({ dir, redisPort, s3Port, options }: Servers): Promise<Mounted> {
   const juicefs = required('JUICEFS');
-  const proxy =
-    options.redisLatencyMs > 0
-      ? await behindProxy(redisPort, options.redisLatencyMs)
-      : { port: redisPort, turns: none };
+  const proxy = await behindProxy(redisPort, options.redisLatencyMs);
   const url = `redis://127.0.0.1:${proxy.port}/1`;
   const path = join(dir, 'juicefs');
   mkdirSync(path);
@@ -146,10 +143,7 @@ async function mountJuicefs({ dir, redisPort, s3Port, options }: Servers): Promi
 }
 
 async function mountPenstock({ dir, redisPort, s3Port, options }: Servers): Promise<Mounted> {
-  const proxy =
-    options.redisLatencyMs > 0
-      ? await behindProxy(redisPort, options.redisLatencyMs)
-      : { port: redisPort, turns: none };
+  const proxy = await behindProxy(redisPort, options.redisLatencyMs);
   const url = `redis://127.0.0.1:${proxy.port}/2`;
   const path = join(dir, 'penstock');
   mkdirSync(path);

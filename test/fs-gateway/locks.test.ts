@@ -81,7 +81,7 @@ describe.skipIf(cannotMount())('locks over two mounts', () => {
     const holder = await hold(a, 'flock');
     const { workerPid } = await mountStats(a.mountpoint);
     process.kill(Number(workerPid), 'SIGKILL');
-    await until('the next worker serves', async () => (await mountStats(a.mountpoint)).worker !== undefined);
+    await until('the next worker serves', async () => (await mountStats(a.mountpoint))['worker'] !== undefined);
     expect(await python(TRY, b, 'flock')).toBe('blocked');
     expect(await python(TRY, a, 'flock')).toBe('blocked');
     holder.child.kill('SIGKILL');

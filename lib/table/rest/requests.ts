@@ -122,7 +122,7 @@ export function parseBody<T>(schema: z.ZodType<T>, body: string): T {
   if (parsed.success) return parsed.data;
   const issue = parsed.error.issues[0];
   const where = issue?.path.map(String).join('.') ?? '';
-  if (issue?.code === 'invalid_union' && issue.note === 'No matching discriminator') {
+  if (issue?.code === 'invalid_union' && issue.discriminator !== undefined) {
     throw new RestError(
       'BadRequestException',
       `${where}: ${JSON.stringify(valueAt(value, issue.path))} is not supported`,
