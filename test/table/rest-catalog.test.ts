@@ -46,7 +46,7 @@ const request = {
   },
 };
 const TABLE_PATH = '/v1/namespaces/plant/tables/vibration';
-const refused = (type: string, code: number): unknown => ({ status: code, body: { error: { type, code } } });
+const refused = (type: string, code: number): object => ({ status: code, body: { error: { type, code } } });
 
 test('namespaces come with properties, list their levels, and are dropped only when empty', async () => {
   const { call } = await openCatalog();
