@@ -11,6 +11,7 @@
  *     SPILL  what DATA said is in the staging file from here on
  *     CLEAN  everything of this inode before the frame number `offset` is committed
  *     DROP   nothing of this inode is staged any more, and its staging file is gone; a later frame begins anew
+ *     APPEND what is staged from `offset` on was appended; timeNs is the id under which it is committed
  *     OPEN, CLOSE   the inode was opened (`length` times) or closed
  *
  * Invariants: a write is answered after its frame was written (to the page cache: it survives the process, not the machine; fsync and
@@ -31,6 +32,7 @@ export const FrameKind = {
   OPEN: 7,
   CLOSE: 8,
   DROP: 10,
+  APPEND: 11,
 } as const;
 export type FrameKind = (typeof FrameKind)[keyof typeof FrameKind];
 

@@ -12,12 +12,20 @@ import { Overlay } from './overlay.ts';
 /** A file that ends within it has no staging file: opening one costs more than writing it. */
 export const MEMORY_BYTES_MAX = 64 * 1024;
 
+export interface Append {
+  readonly from: number;
+  /** Unique: a commit carries it, so that it is not made twice. */
+  readonly id: bigint;
+}
+
 export class StagedFile {
   readonly ino: number;
   active = new Overlay();
   flushing: Overlay | undefined;
   activeBytes = 0;
   flushingBytes = 0;
+  /** Set by the first O_APPEND write: from there on the bytes belong behind the end of the file, wherever that is at the commit. */
+  append: Append | undefined;
   #size: number;
   #sizeMax: number;
   /** The size was set (truncate), so a commit sets it too; else a commit only raises it. */

@@ -11,6 +11,7 @@ import { FrameKind, Journal } from './journal.ts';
 import type { Frame } from './journal.ts';
 import { Overlay } from './overlay.ts';
 import { MEMORY_BYTES_MAX, StagedFile } from './staged-file.ts';
+import type { Append } from './staged-file.ts';
 
 /** What one flush commits. */
 export interface Flush {
@@ -19,6 +20,7 @@ export interface Flush {
   readonly sizeSet: boolean;
   readonly mtimeNs: bigint | null;
   readonly ctimeNs: bigint;
+  readonly append: Append | undefined;
   /** Frames of the journal up to here are committed with it. */
   readonly mark: number;
 }
@@ -105,6 +107,17 @@ export class Staging {
     this.#touched(file, nowNs);
   }
 
+  /** What is written at the end from here on is appended. */
+  beginAppend(file: StagedFile, nowNs: bigint): void {
+    if (file.append !== undefined) return;
+    this.#noteAppend(file, file.size, nowNs);
+  }
+
+  #noteAppend(file: StagedFile, from: number, id: bigint): void {
+    file.append = { from, id };
+    this.#append({ kind: FrameKind.APPEND, ino: file.ino, timeNs: id, offset: from, length: 0 });
+  }
+
   punch(file: StagedFile, start: number, end: number, nowNs: bigint): void {
     this.#append({ kind: FrameKind.HOLE, ino: file.ino, timeNs: nowNs, offset: start, length: end - start });
     file.active.set(start, end, 'hole');
@@ -125,13 +138,13 @@ export class Staging {
 
   /** Moves what is staged now to `flushing`; writes from here on belong to the next flush. */
   beginFlush(file: StagedFile): Flush {
-    const { active, size, sizeSet, mtimeNs, ctimeNs } = file;
+    const { active, size, sizeSet, mtimeNs, ctimeNs, append } = file;
     file.flushing = active;
     file.active = new Overlay();
     file.flushingBytes = file.activeBytes;
     file.activeBytes = 0;
     file.sizeSet = false;
-    return { overlay: active, size, sizeSet, mtimeNs, ctimeNs, mark: this.#journal.frames };
+    return { overlay: active, size, sizeSet, mtimeNs, ctimeNs, append, mark: this.#journal.frames };
   }
 
   /** The flush failed: all is as before it. */
@@ -150,6 +163,8 @@ export class Staging {
     this.#flushed(file);
     if (file.mtimeNs === flush.mtimeNs) file.mtimeNs = null;
     if (file.dirty) {
+      // What was appended meanwhile follows what is committed now.
+      if (flush.append !== undefined) this.#noteAppend(file, flush.size, nowNs);
       this.#append({ kind: FrameKind.CLEAN, ino: file.ino, timeNs: nowNs, offset: flush.mark, length: 0 });
       return;
     }
@@ -206,6 +221,9 @@ export class Staging {
           yield { ...frame, kind: FrameKind.DATA, bytes };
         }
       }
+      if (file.append !== undefined) {
+        yield { kind: FrameKind.APPEND, ino, timeNs: file.append.id, offset: file.append.from, length: 0 };
+      }
       yield { kind: FrameKind.SIZE, ino, timeNs, offset: file.sizeSet ? 1 : 0, length: file.size };
     }
   }
@@ -243,6 +261,10 @@ export class Staging {
     if (file === undefined) this.#files.set(ino, (file = new StagedFile(ino, 0, this.#dir)));
     if (kind === FrameKind.SPILL) file.openFile();
     if (kind === FrameKind.DATA && bytes !== undefined && file.inMemory) file.store(offset, bytes);
+    if (kind === FrameKind.APPEND) {
+      file.append = { from: offset, id: timeNs };
+      return;
+    }
     if (committed) return;
     if (kind === FrameKind.DATA || kind === FrameKind.RANGE) {
       file.active.set(offset, offset + length, 'data');

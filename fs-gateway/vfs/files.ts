@@ -218,6 +218,7 @@ export class Files {
     // one after the other), and must not be appended twice: it goes where it went.
     const append = (flags & O_APPEND) !== 0 && !this.#recovered.delete(node.ino);
     const at = append ? file.size : offset;
+    if (append) staging.beginAppend(file, time.nowNs());
     if (at + data.length > FILE_BYTES_MAX)
       throw new PosixError(Errno.EFBIG, `a file of more than ${FILE_BYTES_MAX} bytes`);
     staging.write(file, at, data, time.nowNs());
@@ -356,7 +357,13 @@ export class Files {
     // Nobody else can read a file without names: it dies with its last handle.
     if (node?.inode.nlink === 0 && this.#context.staging.isOpen(ino)) return;
     const before = node === null ? '' : contentMark(node);
-    await this.#flusher.flush(file);
+    if (await this.#flusher.flush(file)) {
+      // The kernel's pages have the appended bytes where they are not.
+      this.#lastOpened.delete(ino);
+      this.#context.view.announceStale(ino);
+      if (file.dirty) await this.#flush(ino);
+      return;
+    }
     const after = this.#context.view.cachedNode(ino);
     // The kernel's pages have what we wrote: the next open may keep them.
     if (after !== undefined && this.#lastOpened.get(ino) === before) this.#lastOpened.set(ino, contentMark(after));

@@ -6,6 +6,7 @@
  *   committed to other bytes meanwhile stays, because a failed compare starts again from its extents.
  * - Where unwritten bytes were read to be written again (a file that leaves the metadata, a block with too many fragments), the commit
  *   holds only for the version that they were read from.
+ * - What was appended goes behind the end of the file as it is at the commit (append.ts), once: the commit carries the append's id.
  * Failure: until the commit the old content stands; the staged bytes are kept and flushed again. Uploaded objects that no commit
  * refers to are garbage for gc.
  * Limits: EXTENTS_INLINE extents in the inode, then pages; FRAGMENTS_MAX extents in a block, then it is written whole.
@@ -24,15 +25,18 @@ import type { Uploader } from '../data/uploader.ts';
 import type { Node } from '../meta/cache.ts';
 import type { Change } from '../meta/change.ts';
 import { encodePage, pageOf } from '../meta/content.ts';
+import { placeFlush, stagedOffset } from './append.ts';
+import type { PlacedFlush } from './append.ts';
 import type { Context } from './context.ts';
 
 export const EXTENTS_INLINE = 64;
 const FRAGMENTS_MAX = 32;
-const RESTARTS_MAX = 16;
+/** Also how often in a row another mount may append while this one uploads. */
+const RESTARTS_MAX = 64;
 /** Pages in one commit. */
 const PAGES_PER_COMMIT = 300;
 
-type Outcome = 'committed' | 'gone' | 'restart';
+type Outcome = 'committed' | 'moved' | 'gone' | 'restart';
 
 export class Flusher {
   readonly #context: Context;
@@ -43,8 +47,8 @@ export class Flusher {
     this.#uploader = uploader;
   }
 
-  /** Commits all that is staged at the call. One flush per file at a time. */
-  async flush(file: StagedFile): Promise<void> {
+  /** Commits all that is staged at the call. One flush per file at a time. True when appended bytes went elsewhere than staged. */
+  async flush(file: StagedFile): Promise<boolean> {
     const { staging, time } = this.#context;
     const flush = staging.beginFlush(file);
     try {
@@ -55,7 +59,7 @@ export class Flusher {
           this.#context.report(`inode ${file.ino} was removed with ${file.stagedBytes} staged bytes`);
         if (outcome === 'gone') staging.drop(file, time.nowNs());
         else staging.committed(file, flush, time.nowNs());
-        return;
+        return outcome === 'moved';
       }
       throw new PenstockError('conflict', `inode ${file.ino} was changed elsewhere during ${RESTARTS_MAX} flushes`);
     } catch (error) {
@@ -67,21 +71,25 @@ export class Flusher {
   async #attempt(file: StagedFile, flush: Flush): Promise<Outcome> {
     const node = await this.#context.view.node(file.ino);
     if (node === null) return 'gone';
-    const small = sizeAfter(node, flush) <= this.#context.format.inlineBytes && (node.inode.flags & INODE_PAGED) === 0;
-    return small ? this.#commitInline(file, flush) : this.#commitExtents(file, flush, node);
+    const placed = placeFlush(flush, node.inode.size);
+    const small = sizeAfter(node, placed) <= this.#context.format.inlineBytes && (node.inode.flags & INODE_PAGED) === 0;
+    return small ? this.#commitInline(file, flush) : this.#commitExtents(file, placed, flush, node);
   }
 
-  async #commitInline(file: StagedFile, flush: Flush): Promise<Outcome> {
+  async #commitInline(file: StagedFile, staged: Flush): Promise<Outcome> {
     const { view, content } = this.#context;
-    const { value } = await view.change(undefined, async (change): Promise<Buffer | Outcome> => {
+    let shift = 0;
+    const { value, repeated } = await view.change(appendOf(file, staged), async (change): Promise<Buffer | Outcome> => {
       const node = await view.node(file.ino);
       if (node === null) return 'gone';
+      const flush = placeFlush(staged, node.inode.size);
+      shift = flush.shift;
       const size = sizeAfter(node, flush);
       if (size > this.#context.format.inlineBytes || (node.inode.flags & INODE_PAGED) !== 0) return 'restart';
       const bytes = Buffer.alloc(size);
       if (gaps(flush.overlay.ranges, 0, Math.min(size, node.inode.size)).length > 0)
         await this.readCommitted(node, 0, bytes);
-      layOver(file, flush.overlay, 0, bytes);
+      layOver(file, flush, 0, bytes);
       const key = view.keys.inlineData(file.ino);
       const had = (node.inode.flags & INODE_INLINE) !== 0;
       if (size > 0) change.write(key, bytes);
@@ -91,13 +99,13 @@ export class Flusher {
       return bytes;
     });
     if (typeof value === 'string') return value;
-    if (value === undefined) throw new Error('a flush has no operation id, so it is never a repeat');
+    if (value === undefined) return repeatedFlush(repeated);
     const committed = view.cachedNode(file.ino);
     if (committed !== undefined && value.length > 0) content.keepInline(committed, value);
-    return 'committed';
+    return shift === 0 ? 'committed' : 'moved';
   }
 
-  async #commitExtents(file: StagedFile, flush: Flush, seen: Node): Promise<Outcome> {
+  async #commitExtents(file: StagedFile, flush: PlacedFlush, staged: Flush, seen: Node): Promise<Outcome> {
     const { view } = this.#context;
     const plan = await this.#planUpload(flush, seen);
     const uploaded = await this.#uploader.upload(
@@ -105,19 +113,20 @@ export class Flusher {
       async (offset, target) => {
         // Only what has to be written again with the rest; the base is then the one that the commit insists on.
         if (!flush.overlay.covers(offset, offset + target.length)) await this.readCommitted(seen, offset, target);
-        layOver(file, flush.overlay, offset, target);
+        layOver(file, flush, offset, target);
       },
     );
-    const { value } = await view.change(undefined, async (change): Promise<Outcome> => {
+    const { value, repeated } = await view.change(appendOf(file, staged), async (change): Promise<Outcome> => {
       const node = await view.node(file.ino);
       if (node === null) return 'gone';
+      if (placeFlush(staged, node.inode.size).shift !== flush.shift) return 'restart';
       if (plan.rewritesCommitted && node.version !== seen.version) return 'restart';
       const inline = (node.inode.flags & INODE_INLINE) !== 0;
       if (inline && !plan.rewritesCommitted) return 'restart';
       return this.#putExtents(change, node, flush, plan.overlay.ranges, uploaded);
     });
-    if (value === undefined) throw new Error('a flush has no operation id, so it is never a repeat');
-    return value;
+    if (value === undefined) return repeatedFlush(repeated);
+    return value === 'committed' && flush.shift > 0 ? 'moved' : value;
   }
 
   /** Which ranges to upload: those written, and what has to be written again with them. */
@@ -259,11 +268,22 @@ function fillFrom(bytes: Buffer, from: number, target: Buffer): void {
   if (copied < target.length) target.fill(0, copied);
 }
 
-function layOver(file: StagedFile, overlay: Overlay, from: number, target: Buffer): void {
-  for (const { start, end, kind } of overlay.within(from, from + target.length)) {
+function layOver(file: StagedFile, flush: PlacedFlush, from: number, target: Buffer): void {
+  for (const { start, end, kind } of flush.overlay.within(from, from + target.length)) {
     if (kind === 'hole') target.fill(0, start - from, end - from);
-    else file.load(start, target, start - from, end - start);
+    else file.load(stagedOffset(flush, start), target, start - from, end - start);
   }
+}
+
+/** A flush may be made again, but not one that appends. */
+function appendOf({ ino }: StagedFile, { append }: Flush): string | undefined {
+  return append === undefined ? undefined : `append ${ino} ${append.id}`;
+}
+
+/** The worker before this one had committed it. */
+function repeatedFlush(repeated: number | undefined): Outcome {
+  if (repeated === undefined) throw new Error('a plan that was carried out has a value');
+  return 'moved';
 }
 
 function sizeAfter(node: Node, flush: Flush): number {

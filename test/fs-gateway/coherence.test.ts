@@ -49,4 +49,22 @@ describe.skipIf(cannotMount())('two mounts of a volume', () => {
     );
     expect(output.match(/won/g)).toHaveLength(150);
   });
+
+  test('append to one file with O_APPEND: every line is there once and whole', async () => {
+    const first = await mountTestVolume();
+    const second = await mountTestVolume(first);
+    const output = await script(
+      first.mountpoint,
+      second.mountpoint,
+      `: > $A/log; pushed '[ -e $B/log ]'
+       (for i in $(seq 200); do echo "line $i of a" >> $A/log; done) &
+       (for i in $(seq 200); do echo "line $i of b" >> $B/log; done)
+       wait; pushed '[ "$(wc -l < $A/log)" = 400 ]'; pushed 'cmp -s $A/log $B/log'; cat $A/log`,
+    );
+    const lines = output.trim().split('\n');
+    for (const name of ['a', 'b']) {
+      const expected = Array.from({ length: 200 }, (_, n) => `line ${n + 1} of ${name}`);
+      expect(lines.filter((line) => line.endsWith(name))).toEqual(expected);
+    }
+  });
 });

@@ -1,0 +1,29 @@
+/**
+ * Where appended bytes go. A file that was appended to on two mounts has both: what this mount appended is staged behind the end of the
+ * file as it was known here, and committed behind the end as it is then.
+ *
+ * Invariants: bytes below `append.from` stay where they were written; those from there on move together, so a record is never torn.
+ * Limits: a file that was cut to a size here in the same flush is placed as staged, and so is one that another mount cut.
+ */
+import { Overlay } from '../data/overlay.ts';
+import type { Flush } from '../data/staging.ts';
+
+export interface PlacedFlush extends Flush {
+  /** By how much what was appended moved. */
+  readonly shift: number;
+}
+
+export function placeFlush(flush: Flush, committedSize: number): PlacedFlush {
+  const { append, overlay, sizeSet, size } = flush;
+  const shift = append === undefined || sizeSet ? 0 : Math.max(0, committedSize - append.from);
+  if (append === undefined || shift === 0) return { ...flush, shift: 0 };
+  const moved = new Overlay();
+  for (const { start, end, kind } of overlay.within(0, append.from)) moved.set(start, end, kind);
+  for (const { start, end, kind } of overlay.within(append.from, size)) moved.set(start + shift, end + shift, kind);
+  return { ...flush, overlay: moved, size: size + shift, shift };
+}
+
+/** The offset in the staging area of what goes to `offset` of the file. */
+export function stagedOffset({ append, shift }: PlacedFlush, offset: number): number {
+  return append !== undefined && offset >= append.from + shift ? offset - shift : offset;
+}
