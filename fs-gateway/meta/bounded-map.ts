@@ -4,12 +4,12 @@
  */
 export class BoundedMap<K, V> {
   readonly #half: number;
-  readonly #onForget: (() => void) | undefined;
+  readonly #onForget: ((key: K) => void) | undefined;
   #young = new Map<K, V>();
   #old = new Map<K, V>();
 
-  /** `onForget` is called when entries were forgotten for want of room. */
-  constructor(capacity: number, onForget?: () => void) {
+  /** `onForget` is called for each entry that is forgotten for want of room. */
+  constructor(capacity: number, onForget?: (key: K) => void) {
     this.#onForget = onForget;
     this.#half = Math.max(1, Math.floor(capacity / 2));
   }
@@ -24,10 +24,12 @@ export class BoundedMap<K, V> {
 
   set(key: K, value: V): void {
     if (this.#young.size >= this.#half && !this.#young.has(key)) {
-      const forgotten = this.#old.size;
+      const forgotten = this.#old;
       this.#old = this.#young;
       this.#young = new Map<K, V>();
-      if (forgotten > 0) this.#onForget?.();
+      if (this.#onForget !== undefined) {
+        for (const lost of forgotten.keys()) if (!this.#old.has(lost)) this.#onForget(lost);
+      }
     }
     this.#young.set(key, value);
   }

@@ -6,7 +6,7 @@
  *   message of whoever changed it, everything is dropped at a gap. A stale record costs a failed compare, never a wrong commit.
  * - A read that was under way while its record changed is not kept (`Reading`): its answer may be older than the message.
  * - A *complete* directory is one that we made and have seen all changes of: a name that is not here is absent. It stops being one when
- *   somebody else changes an entry, or when the cache forgets entries for want of room.
+ *   somebody else changes an entry, or when the cache forgets one of its entries for want of room.
  * Limits: `capacity` inodes and as many entries; about 900 bytes a pair.
  */
 import { decodeDentry } from '../../lib/volume/dentry.ts';
@@ -47,7 +47,7 @@ export class MetaCache {
 
   constructor(capacity: number) {
     this.#nodes = new BoundedMap(capacity);
-    this.#entries = new BoundedMap(capacity, () => this.#complete.clear());
+    this.#entries = new BoundedMap(capacity, (key) => this.#complete.delete(parentOf(key)));
   }
 
   node(ino: number): Node | undefined {
@@ -147,6 +147,10 @@ function directoryName(ino: number): string {
 
 function entryName(parent: number, name: string): string {
   return `${parent}/${name}`;
+}
+
+function parentOf(entry: string): number {
+  return Number.parseInt(entry, 10);
 }
 
 export function nodeOf(ino: number, stored: Stored, entriesChangedNs = 0n, subdirectories = 0): Node {

@@ -11,6 +11,8 @@ const XATTR_REPLACE = 2;
 const VALUE_BYTES_MAX = 65_536;
 /** Linux's XATTR_LIST_MAX, in names of the usual length. */
 const NAMES_MAX = 1000;
+/** Made once: most of what an error costs is its stack. */
+const NONE = new PosixError(Errno.ENODATA, 'no extended attributes');
 const NAMESPACES = ['user.', 'trusted.', 'security.'];
 
 export class ExtendedAttributes {
@@ -22,8 +24,8 @@ export class ExtendedAttributes {
 
   get(ino: number, name: string): Result<Buffer> {
     const found = nodeOrThrow(this.#context.view, ino);
-    // The kernel asks for security.capability before writes: the common answer must cost nothing.
-    if (!(found instanceof Promise) && (found.inode.flags & INODE_XATTRS) === 0) throw noData(name);
+    // The kernel asks for security.capability before writes, ls -l for several of each file: the common answer must cost nothing.
+    if (!(found instanceof Promise) && (found.inode.flags & INODE_XATTRS) === 0) throw NONE;
     return this.#read(ino, name);
   }
 

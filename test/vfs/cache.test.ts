@@ -35,8 +35,9 @@ test('a directory made here answers for names that it does not have, until someb
   expect(cache.entry(6, 'theirs')).toBeUndefined();
 });
 
-test('what was not used for long is forgotten, and no directory is complete any more', () => {
+test('what was not used for long is forgotten, and only the directories that lost entries are not complete any more', () => {
   const cache = new MetaCache(100);
+  cache.endDirectory(6, cache.beginDirectory(6), true);
   cache.endDirectory(5, cache.beginDirectory(5), true);
   cache.putNode(node);
   for (let i = 0; i < 60; i++) cache.putNode({ ...node, ino: 100 + i });
@@ -47,6 +48,7 @@ test('what was not used for long is forgotten, and no directory is complete any 
   }
   expect(cache.node(7)).toBeUndefined();
   expect(cache.entry(5, 'n0')).toBeUndefined();
+  expect(cache.entry(6, 'absent')).toBeNull();
 });
 
 test('the answer of a commit that news of a later change overtook is not kept either', () => {
