@@ -74,4 +74,26 @@ export function addFsToolCommands(fs: Command): void {
       }
       if (report.more > 0 || findings.some((finding) => !finding.repaired)) process.exitCode = EXIT_PARTLY;
     });
+
+  fs.command('dump <meta-url> <file>')
+    .description('write all metadata of a volume into a file while it is in use; exit status 3 when it never rested')
+    .option('--name <name>', "the volume's name (default: lake)")
+    .option('--json', 'print as one JSON object')
+    .action(async (metaUrl: string, path: string, options: ToolOptions) => {
+      const { dumpToFile } = await import('../../fs-gateway/tools/main.ts');
+      const report = await dumpToFile({ metaUrl, name: options.name, path, progress: progressOnStderr() });
+      print({ ...report }, options.json);
+      if (!report.consistent) process.exitCode = EXIT_PARTLY;
+    });
+
+  fs.command('load <meta-url> <file>')
+    .description('make a volume from a dump, where none of its name is')
+    .option('--name <name>', 'another name (default: the one in the dump)')
+    .option('--json', 'print as one JSON object')
+    .action(async (metaUrl: string, path: string, options: ToolOptions) => {
+      const { loadFromFile } = await import('../../fs-gateway/tools/main.ts');
+      const report = await loadFromFile({ metaUrl, name: options.name, path, progress: progressOnStderr() });
+      print({ ...report }, options.json);
+      if (!report.consistent) process.exitCode = EXIT_PARTLY;
+    });
 }

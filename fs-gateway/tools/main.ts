@@ -1,13 +1,19 @@
 /** The volume tools by URL, as the command line calls them: each opens what it needs, and closes it. */
+import { resolve } from 'node:path';
 import { systemClock } from '../../lib/clock.ts';
 import type { MetaEngine } from '../../lib/meta/engine.ts';
 import { openMeta, openStore } from '../../lib/registry.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
 import { requireFormat, splitMetaUrl } from '../main.ts';
+import { dumpVolume } from './dump.ts';
+import type { DumpReport } from './dump.ts';
+import { verifyDump } from './dump-file.ts';
 import { checkVolume } from './fsck.ts';
 import type { FsckReport } from './fsck.ts';
 import { collectGarbage } from './gc.ts';
 import type { GcReport } from './gc.ts';
+import { loadVolume } from './load.ts';
+import type { LoadReport } from './load.ts';
 import type { Progress } from './tool.ts';
 
 export interface ToolRequest {
@@ -39,6 +45,36 @@ export async function fsckVolume(request: ToolRequest & { readonly repair?: bool
   return withVolume(request, (ports) =>
     checkVolume({ ...ports, repair, clock: systemClock, ...(progress !== undefined && { progress }) }),
   );
+}
+
+/** Writes all metadata of a volume into a file, while it is in use; see dump.ts. */
+export async function dumpToFile(request: ToolRequest & { readonly path: string }): Promise<DumpReport> {
+  const { path, progress } = request;
+  return withVolume(request, ({ engine, volume }) =>
+    dumpVolume({
+      engine,
+      volume,
+      path: resolve(path),
+      clock: systemClock,
+      ...(progress !== undefined && { progress }),
+    }),
+  );
+}
+
+/** Makes a volume from such a file, under its own name unless another is given; see load.ts. */
+export async function loadFromFile(request: ToolRequest & { readonly path: string }): Promise<LoadReport> {
+  const path = resolve(request.path);
+  // The file is read before the engine is opened: that may make a database.
+  const { header } = await verifyDump(path);
+  const named = request.name ?? (/[?&]volume=/.test(request.metaUrl) ? undefined : header.volume);
+  const { url, volume } = splitMetaUrl(request.metaUrl, named);
+  const { progress } = request;
+  const engine = await openMeta(url, { kind: 'tool', detail: { volume } });
+  try {
+    return await loadVolume({ engine, volume, path, openStore, ...(progress !== undefined && { progress }) });
+  } finally {
+    await engine.close();
+  }
 }
 
 interface Ports {

@@ -53,7 +53,8 @@ export async function readFormat(engine: MetaEngine, volume: string): Promise<Vo
   return stored === null || stored === undefined ? null : parseFormat(stored.value, volume);
 }
 
-function parseFormat(value: Buffer, volume: string): VolumeFormat {
+/** Throws `corrupt`, and `unsupported` for a newer version. */
+export function parseFormat(value: Buffer, volume: string): VolumeFormat {
   let json: unknown;
   try {
     json = JSON.parse(value.toString());

@@ -1,0 +1,192 @@
+/**
+ * Loads a dump (dump-file.ts) into an engine where the volume does not exist.
+ *
+ * Invariants
+ * - The file is checked as a whole before anything is written. The format record comes last, so a volume that is half loaded cannot be
+ *   mounted; a marker ({v}meta load) tells the next load that it may clear away what an interrupted one left.
+ * - Ids are given out from well above everything that the dump or the store has: nodes may have cached blocks, and staged files, of ids
+ *   that were given out after the dump was taken.
+ * Failure: killed at any point, the same load again clears and finishes.
+ * Limits: PORTION records or PORTION_BYTES in a commit.
+ */
+import { PenstockError } from '../../lib/errors.ts';
+import type { MetaEngine, Patch, Write } from '../../lib/meta/engine.ts';
+import type { ObjectStore } from '../../lib/store/store.ts';
+import { parseFormat } from '../../lib/volume/format.ts';
+import type { VolumeFormat } from '../../lib/volume/format.ts';
+import { VolumeKeys } from '../../lib/volume/keys.ts';
+import { scanBucket } from '../../lib/volume/references.ts';
+import { blocksPrefix } from '../data/pieces.ts';
+import { holdsNumbers } from './dump-buckets.ts';
+import { readDump, verifyDump } from './dump-file.ts';
+import type { DumpLine } from './dump-file.ts';
+import type { Progress } from './tool.ts';
+
+const PORTION = 400;
+const PORTION_BYTES = 4 * 2 ** 20;
+/** More ids than a volume gives out in the life of a dump, and far from the end of 53 bits. */
+const ID_GAP = 2 ** 24;
+
+export interface LoadReport {
+  readonly volume: string;
+  readonly records: number;
+  /** When the dump was taken. */
+  readonly takenMs: number;
+  /** False: the dump was taken of a volume that did not rest; run fsck --repair. */
+  readonly consistent: boolean;
+  readonly store: string;
+}
+
+export interface LoadOptions {
+  readonly volume: string;
+  readonly engine: MetaEngine;
+  readonly path: string;
+  openStore(url: string): Promise<ObjectStore>;
+  readonly progress?: Progress;
+}
+
+/** Throws `exists` when the volume has records, `corrupt` and `unsupported` as `verifyDump`. */
+export async function loadVolume(options: LoadOptions): Promise<LoadReport> {
+  const { end } = await verifyDump(options.path);
+  const load = new Load(options);
+  await load.begin();
+  const format = await load.records();
+  await load.raiseIds(format);
+  await load.finish(format);
+  const { consistent, takenMs } = end;
+  return { volume: options.volume, records: load.count, takenMs, consistent, store: format.store };
+}
+
+class Load {
+  count = 0;
+  readonly #options: LoadOptions;
+  readonly #engine: MetaEngine;
+  readonly #keys: VolumeKeys;
+  readonly #tag: string;
+  readonly #write = new Map<string, Write>();
+  readonly #patch = new Map<string, Patch>();
+  #bytes = 0;
+  #format: VolumeFormat | undefined;
+
+  constructor(options: LoadOptions) {
+    this.#options = options;
+    this.#engine = options.engine;
+    this.#keys = new VolumeKeys(options.volume);
+    this.#tag = `{${options.volume}}`;
+  }
+
+  get #marker(): { readonly bucket: string; readonly field: string } {
+    return { bucket: this.#keys.formatKey.bucket, field: 'load' };
+  }
+
+  async begin(): Promise<void> {
+    const [marker] = await this.#engine.read([this.#marker]);
+    if (marker === null || marker === undefined) {
+      for await (const bucket of this.#engine.buckets(this.#tag)) {
+        throw new PenstockError(
+          'exists',
+          `volume '${this.#options.volume}' has records (in ${bucket}): load into another`,
+        );
+      }
+      await this.#engine.commit({ write: [{ key: this.#marker, value: Buffer.from(String(this.#engine.sessionId)) }] });
+      return;
+    }
+    for await (const bucket of this.#engine.buckets(this.#tag)) {
+      if (bucket !== this.#marker.bucket) await this.#clear(bucket);
+    }
+  }
+
+  async records(): Promise<VolumeFormat> {
+    for await (const line of readDump(this.#options.path)) {
+      this.#options.progress?.('records', ++this.count);
+      await this.#line(line);
+      if (this.#write.size + this.#patch.size >= PORTION || this.#bytes >= PORTION_BYTES) await this.#flush();
+    }
+    await this.#flush();
+    if (this.#format === undefined) {
+      throw new PenstockError('corrupt', `${this.#options.path} has no format record: it is not of a formatted volume`);
+    }
+    return this.#format;
+  }
+
+  async #line(line: DumpLine): Promise<void> {
+    const bucket = this.#tag + line[1];
+    if (line[0] === 'c') {
+      await this.#flush();
+      if (bucket !== this.#marker.bucket) await this.#clear(bucket);
+      return;
+    }
+    const [kind, name, field, text] = line;
+    const key = { bucket, field };
+    if (kind === 'v') {
+      const value = text === null ? null : Buffer.from(text, 'base64');
+      if (bucket === this.#keys.formatKey.bucket) {
+        if (value !== null) this.#format = parseFormat(value, this.#options.volume);
+        return;
+      }
+      this.#write.set(`${name}\n${field}`, { key, value });
+      this.#bytes += value?.length ?? 0;
+    } else if (kind === 'n') {
+      // A number is said once, or again behind a `c` of its bucket.
+      this.#patch.set(`${name}\n${field}`, { number: key, add: BigInt(text) });
+    } else {
+      await this.#flush();
+      this.#patch.set(`${name}\n${field}`, { number: key, max: BigInt(text) });
+    }
+  }
+
+  async #flush(): Promise<void> {
+    if (this.#write.size + this.#patch.size > 0) {
+      await this.#engine.commit({ write: [...this.#write.values()], patch: [...this.#patch.values()] });
+    }
+    this.#write.clear();
+    this.#patch.clear();
+    this.#bytes = 0;
+  }
+
+  async #clear(bucket: string): Promise<void> {
+    const patch: Patch[] = [];
+    const write: Write[] = [];
+    if (holdsNumbers(bucket.slice(this.#tag.length))) {
+      for (const [field] of await this.#engine.numbers(bucket)) patch.push({ number: { bucket, field }, remove: true });
+    } else {
+      for await (const [field] of scanBucket(this.#engine, bucket)) write.push({ key: { bucket, field }, value: null });
+    }
+    for (let at = 0; at < patch.length; at += PORTION)
+      await this.#engine.commit({ patch: patch.slice(at, at + PORTION) });
+    for (let at = 0; at < write.length; at += PORTION)
+      await this.#engine.commit({ write: write.slice(at, at + PORTION) });
+  }
+
+  async raiseIds(format: VolumeFormat): Promise<void> {
+    const counters = (['ino', 'object'] as const).map((name) => this.#keys.counter(name));
+    const [ino, object] = await this.#engine.readNumbers(counters);
+    let highest = Number(object ?? 0n);
+    const store = await this.#options.openStore(format.store);
+    try {
+      for await (const { key } of store.list(blocksPrefix(format.id))) {
+        const id = Number(key.slice(key.lastIndexOf('/') + 1));
+        if (Number.isSafeInteger(id)) highest = Math.max(highest, id);
+      }
+    } finally {
+      await store.close();
+    }
+    await this.#engine.commit({
+      patch: [
+        { number: this.#keys.counter('ino'), max: (ino ?? 0n) + BigInt(ID_GAP) },
+        { number: this.#keys.counter('object'), max: BigInt(highest + ID_GAP) },
+      ],
+    });
+  }
+
+  async finish(format: VolumeFormat): Promise<void> {
+    const value = Buffer.from(JSON.stringify({ ...format, volume: this.#options.volume }));
+    await this.#engine.commit({
+      write: [
+        { key: this.#keys.formatKey, value },
+        { key: this.#marker, value: null },
+      ],
+    });
+    await this.#engine.flush();
+  }
+}
