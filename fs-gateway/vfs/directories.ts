@@ -9,6 +9,7 @@
  */
 import { INODE_LISTING, isDirectory, S_IFREG } from '../../lib/volume/inode.ts';
 import { ROOT_INO } from '../../lib/volume/keys.ts';
+import type { Node } from '../meta/cache.ts';
 import type { Context } from './context.ts';
 import { nodeOrThrow } from './context.ts';
 import { entryOfNode } from './attributes.ts';
@@ -92,7 +93,7 @@ export class Directories {
     while (true) {
       const index = Math.floor(at / POSITIONS);
       const page = await this.#page(ino, listing, directory, index);
-      const rest = page.entries.filter((entry) => index * POSITIONS + entry.position > at);
+      const rest = page.entries.slice(firstBehind(page.entries, at - index * POSITIONS));
       if (!(await this.#give(index, rest, plus, accept))) return;
       if (page.next === null) return;
       at = (index + 1) * POSITIONS + DOTS;
@@ -107,10 +108,15 @@ export class Directories {
     accept: (entry: DirectoryEntry) => boolean,
   ): Promise<boolean> {
     const { view, ttlMs } = this.#context;
-    const nodes = plus ? await view.nodes(entries.map((entry) => entry.ino)) : undefined;
-    for (const { name, ino, type, position } of entries) {
+    let fetched: ReadonlyMap<number, Node> | undefined;
+    for (const [at, { name, ino, type, position }] of entries.entries()) {
       const cookie = index * POSITIONS + position;
-      const node = nodes?.get(ino);
+      let node = plus ? (view.cachedNode(ino) ?? fetched?.get(ino)) : undefined;
+      if (plus && node === undefined && fetched === undefined) {
+        // All that the page still has: the next replies find theirs in the cache.
+        fetched = await view.nodes(entries.slice(at).map((entry) => entry.ino));
+        node = fetched.get(ino);
+      }
       const entry = node === undefined ? undefined : (this.#entry(ino) ?? entryOfNode(node, ttlMs));
       const taken = accept({ name, ino: BigInt(ino), type, cookie: BigInt(cookie), ...(entry && { entry }) });
       if (!taken) return false;
@@ -171,6 +177,18 @@ function inOrder(entries: readonly { name: string; ino: number; type: number }[]
     last = Math.max(entry.position, last + 1);
     return { ...entry, position: last };
   });
+}
+
+/** The index of the first entry behind a position. */
+function firstBehind(entries: readonly Listed[], position: number): number {
+  let low = 0;
+  let high = entries.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if ((entries[middle]?.position ?? 0) <= position) low = middle + 1;
+    else high = middle;
+  }
+  return low;
 }
 
 /** FNV-1a over the name's bytes. */
