@@ -5,7 +5,7 @@
  * Invariants: `onReplaced` runs before the first call on a new session, so nothing cached under the old one is used with it.
  * Failure: a commit that was under way when the session fell fails with `fenced`; VolumeView.change finds out whether it was applied.
  */
-import { PenstockError, describeError } from '../../lib/errors.ts';
+import { PenstockError, describeError, isCode } from '../../lib/errors.ts';
 import type { FeedHandlers, MetaEngine } from '../../lib/meta/engine.ts';
 
 const RETRY_FIRST_MS = 100;
@@ -55,6 +55,22 @@ export class Connection {
   /** The live engine, at once when there is one. Throws `closed`, `timeout`. */
   get(): MetaEngine | Promise<MetaEngine> {
     return this.#replacing === undefined ? this.#engine : this.#wait(this.#replacing);
+  }
+
+  /** A read, made again when its answer was lost or the session fell under it, up to `deadlineMs`. */
+  async retry<T>(read: () => Promise<T>): Promise<T> {
+    const endMs = performance.now() + this.#options.deadlineMs;
+    while (true) {
+      const engine = await this.get();
+      try {
+        return await read();
+      } catch (error) {
+        const fell = engine !== this.#engine || this.#replacing !== undefined;
+        const passes = isCode(error, 'unavailable', 'timeout') || (fell && isCode(error, 'fenced', 'closed'));
+        if (!passes || this.#closed || performance.now() > endMs) throw error;
+      }
+      await new Promise((resolve) => setTimeout(resolve, RETRY_FIRST_MS));
+    }
   }
 
   /** The engine as it is, for what needs no live session (ids of a session). */

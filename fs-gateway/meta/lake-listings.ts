@@ -28,9 +28,17 @@ export class LakeListings {
   readonly #kept = new BoundedMap<number, LakeListing>(LISTINGS_KEPT);
   readonly #loading = new Map<number, Promise<LakeListing>>();
 
-  constructor(keys: VolumeKeys, engine: () => MetaEngine | Promise<MetaEngine>) {
+  readonly #retry: <T>(read: () => Promise<T>) => Promise<T>;
+
+  /** `retry` makes a read again when the session fell under it. */
+  constructor(
+    keys: VolumeKeys,
+    engine: () => MetaEngine | Promise<MetaEngine>,
+    retry: <T>(read: () => Promise<T>) => Promise<T>,
+  ) {
     this.#keys = keys;
     this.#engine = engine;
+    this.#retry = retry;
   }
 
   get(directory: number): LakeListing | Promise<LakeListing> {
@@ -38,7 +46,7 @@ export class LakeListings {
     if (kept !== undefined) return kept;
     let loading = this.#loading.get(directory);
     if (loading === undefined) {
-      loading = this.#load(directory);
+      loading = this.#retry(() => this.#load(directory));
       this.#loading.set(directory, loading);
       const end = (): void => {
         if (this.#loading.get(directory) === loading) this.#loading.delete(directory);
@@ -57,7 +65,7 @@ export class LakeListings {
     const listing = await this.get(directory);
     const live = listing.inoByName.get(name);
     if (live !== undefined) return live;
-    return findRetired(await this.#engine(), this.#keys, directory, listing.pointer, name);
+    return this.#retry(async () => findRetired(await this.#engine(), this.#keys, directory, listing.pointer, name));
   }
 
   drop(directory: number): void {

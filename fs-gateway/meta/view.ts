@@ -70,7 +70,11 @@ export class VolumeView {
     this.keys = new VolumeKeys(options.volume);
     this.#repeats = new Repeats(this.keys, options.mountId);
     this.#cache = new MetaCache(options.cacheEntries);
-    this.lake = new LakeListings(this.keys, () => this.engine());
+    this.lake = new LakeListings(
+      this.keys,
+      () => this.engine(),
+      (read) => this.#retry(read),
+    );
   }
 
   /** A view for a tool: it uses the engine as it is, for one pass, without the feed. */
@@ -122,6 +126,11 @@ export class VolumeView {
     return this.#connection.get();
   }
 
+  async #retry<T>(read: () => Promise<T>): Promise<T> {
+    if (this.#connection === undefined) throw new PenstockError('closed', 'the volume is not open yet');
+    return this.#connection.retry(read);
+  }
+
   /** The inode if the cache has it. */
   cachedNode(ino: number): Node | undefined {
     return this.#cache.node(ino);
@@ -133,13 +142,13 @@ export class VolumeView {
 
   /** Null: there is no such inode. Throws `corrupt`. */
   node(ino: number): Node | null | Promise<Node | null> {
-    return this.#cache.node(ino) ?? this.#readNode(ino);
+    return this.#cache.node(ino) ?? this.#retry(() => this.#readNode(ino));
   }
 
   /** Null: there is no such name. */
   entry(parent: number, name: string): CachedEntry | null | Promise<CachedEntry | null> {
     const cached = this.#cache.entry(parent, name);
-    return cached === undefined ? this.#readEntry(parent, name) : cached;
+    return cached === undefined ? this.#retry(() => this.#readEntry(parent, name)) : cached;
   }
 
   async #readNode(ino: number): Promise<Node | null> {
@@ -222,8 +231,7 @@ export class VolumeView {
     cursor: string,
     limit: number,
   ): Promise<{ readonly entries: readonly (readonly [string, CachedEntry])[]; readonly cursor: string | null }> {
-    const engine = await this.engine();
-    const page = await engine.scan(this.keys.entries(directory), cursor, limit);
+    const page = await this.#retry(async () => (await this.engine()).scan(this.keys.entries(directory), cursor, limit));
     return {
       entries: page.entries.map(([name, stored]) => [name, entryOf(directory, name, stored)] as const),
       cursor: page.cursor,
@@ -260,7 +268,7 @@ export class VolumeView {
   }
 
   async read(keys: readonly Key[]): Promise<readonly (Stored | null)[]> {
-    return (await this.engine()).read(keys);
+    return this.#retry(async () => (await this.engine()).read(keys));
   }
 
   /**
@@ -285,7 +293,8 @@ export class VolumeView {
       } catch (error) {
         // The session was lost, and whether this commit was applied before that is written in its record. (Changes without one are
         // flushes and clean-ups: doing them twice is doing them once.)
-        if (!isCode(error, 'fenced')) throw error;
+        // `closed`: its connection was, because the lease had run out.
+        if (!isCode(error, 'fenced') && !(isCode(error, 'closed') && engine.lost.aborted)) throw error;
         const [stored] = record === undefined ? [] : await this.read([record.key]);
         if (record !== undefined && stored?.value.equals(record.value) === true) {
           return { value: undefined, repeated: change.made };

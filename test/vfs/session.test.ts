@@ -1,6 +1,11 @@
-import { expect, test } from 'vitest';
+import { join } from 'node:path';
+import { expect, onTestFinished, test } from 'vitest';
+import { formatVolume } from '../../fs-gateway/main.ts';
 import { openMeta } from '../../lib/registry.ts';
 import { Errno } from '../../fs-gateway/vfs/operations.ts';
+import { startRedis } from '../support/redis.ts';
+import { missing } from '../support/services.ts';
+import { tempDir } from '../support/temp.ts';
 import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
 
 test('a session that is ended is replaced: caches are dropped, operations go on, staged data is committed', async () => {
@@ -21,6 +26,26 @@ test('a session that is ended is replaced: caches are dropped, operations go on,
   const other = await openTestVolume(volume, 'b');
   expect((await other.operations.read(caller(), ino, 0n, 0n, 100, 0)).toString()).toBe('staged');
 });
+
+test.skipIf(missing('redis-server'))(
+  'a look that is under way when Redis dies gets its answer when it is back',
+  async () => {
+    const redis = await startRedis('--appendonly', 'yes');
+    onTestFinished(() => redis.stop());
+    const base = tempDir('volume');
+    const volume = { base, metaUrl: redis.url(), storeDir: join(base, 'objects') };
+    await formatVolume({ metaUrl: volume.metaUrl, storeUrl: `dir:${volume.storeDir}` });
+    const reports: string[] = [];
+    const open = await openTestVolume(volume, 'a', reports);
+    await redis.kill();
+    const looked = (async () => open.operations.lookup(caller(), 1n, 'nothing'))();
+    // Longer than the lease: the connection is closed under it.
+    await expect.poll(() => reports.join('\n'), { timeout: 20_000 }).toContain('metadata session lost');
+    await redis.start();
+    // There is no such name, for as long as this may be believed.
+    expect(await looked).toHaveProperty('negativeTtlMs');
+  },
+);
 
 test('a request that was applied by a worker that died is not applied again by the next', async () => {
   const volume = await testVolume();
