@@ -348,6 +348,8 @@ compactor: { keepReplaced: 1h }
       expect(reader.watched.problem).toBeUndefined();
       return reader.watched.mountRows === lines.count && reader.watched.tableRows === lines.count;
     });
+    expect(reader.watched.tableSamples).toBeGreaterThan(2 * KILL_ROUNDS);
+    expect(reader.watched.mountSamples).toBeGreaterThan(2 * KILL_ROUNDS);
     reader.end();
     expect(await numbersThroughMount(hourDirectory, join(dir, 'copy'))).toEqual(
       Array.from({ length: lines.count }, (_, n) => n),
@@ -355,7 +357,9 @@ compactor: { keepReplaced: 1h }
 
     expect(await new Command('fs', 'fsck', redis.url(), '--json').result()).toMatchObject({ findings: [] });
     await mount.stop();
-    expect([agent, lander, compactor, mount].flatMap((service) => service.unexplained)).toEqual([]);
+    // A batch whose session fell with Redis ends by name, and the next one goes on; whatever runs for long must not end.
+    const batches = compactor.unexplained.filter((end) => !end.includes('Redis has another replication id'));
+    expect([batches, ...[agent, lander, mount].map((service) => service.unexplained)].flat()).toEqual([]);
     expect(isMounted(mountpoint)).toBe(false);
     expect(processes().filter((entry) => entry.command.includes(dir))).toEqual([]);
   }, 300_000);
