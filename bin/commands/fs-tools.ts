@@ -1,8 +1,8 @@
-/** `penstock fs gc|fsck|...`: tools that work on a volume without a mount. */
+/** `penstock fs gc|fsck|dump|load`, which work on a volume without a mount, and `info|warm|bench`, which work on a path. */
 import { InvalidArgumentError, type Command } from 'commander';
-import { isCode } from '../../lib/errors.ts';
-import { parseDuration } from '../../lib/units.ts';
-import { EXIT_PARTLY, print, toJson } from '../output.ts';
+import { isCode, PenstockError } from '../../lib/errors.ts';
+import { parseBytes, parseDuration } from '../../lib/units.ts';
+import { EXIT_PARTLY, print, toJson, untilSignal } from '../output.ts';
 
 interface ToolOptions {
   readonly name?: string;
@@ -10,6 +10,7 @@ interface ToolOptions {
 }
 
 const PROGRESS_EVERY_MS = 1000;
+const COUNT_MAX = 1_000_000;
 
 /** A line on stderr, at most once a second and first after a second: short work says nothing. */
 function progressOnStderr(): (phase: string, done: number) => void {
@@ -22,13 +23,25 @@ function progressOnStderr(): (phase: string, done: number) => void {
   };
 }
 
-function parseGrace(text: string): number {
-  try {
-    return parseDuration(text);
-  } catch (error) {
-    throw new InvalidArgumentError(isCode(error, 'config') ? error.message : String(error));
-  }
+function checked<T>(parse: (text: string) => T): (text: string) => T {
+  return (text) => {
+    try {
+      return parse(text);
+    } catch (error) {
+      throw new InvalidArgumentError(isCode(error, 'config') ? error.message : String(error));
+    }
+  };
 }
+
+const parseGrace = checked(parseDuration);
+const parseSize = checked(parseBytes);
+const parseCount = checked((text: string): number => {
+  const count = Number(text);
+  if (!Number.isSafeInteger(count) || count < 1 || count > COUNT_MAX) {
+    throw new PenstockError('config', `'${text}': expected a whole number from 1 to ${COUNT_MAX}`);
+  }
+  return count;
+});
 
 export function addFsToolCommands(fs: Command): void {
   fs.command('gc <meta-url>')
@@ -95,5 +108,43 @@ export function addFsToolCommands(fs: Command): void {
       const report = await loadFromFile({ metaUrl, name: options.name, path, progress: progressOnStderr() });
       print({ ...report }, options.json);
       if (!report.consistent) process.exitCode = EXIT_PARTLY;
+    });
+
+  fs.command('info <path>')
+    .description('what is at a path of a mount; of a directory, what is below it')
+    .option('--meta <meta-url>', "also where a file's bytes are: extents and objects")
+    .option('--name <name>', "the volume's name in META_URL (default: lake)")
+    .option('--json', 'print as one JSON object')
+    .action(async (path: string, options: ToolOptions & { readonly meta?: string }) => {
+      const { infoOf } = await import('../../fs-gateway/tools/main.ts');
+      const info = await infoOf(path, {
+        ...(options.meta !== undefined && { metaUrl: options.meta }),
+        name: options.name,
+        progress: progressOnStderr(),
+      });
+      print({ ...info }, options.json);
+      if ((info.tree?.unreadable ?? 0) > 0) process.exitCode = EXIT_PARTLY;
+    });
+
+  fs.command('warm <path>')
+    .description("read the files of a tree into its mount's cache; exit status 3 when some could not be read")
+    .option('--parallel <n>', 'files at a time', parseCount, 8)
+    .option('--json', 'print as one JSON object')
+    .action(async (path: string, options: ToolOptions & { readonly parallel: number }) => {
+      const { warmTree } = await import('../../fs-gateway/tools/warm.ts');
+      const signal = untilSignal();
+      const report = await warmTree({ path, parallel: options.parallel, progress: progressOnStderr(), signal });
+      print({ ...report }, options.json);
+      if (report.failed > 0 || signal.aborted) process.exitCode = EXIT_PARTLY;
+    });
+
+  fs.command('bench <path>')
+    .description('quick figures of a path: sequential and random access, small files')
+    .option('--bytes <size>', 'of the large file', parseSize, 64 * 2 ** 20)
+    .option('--files <n>', 'small files', parseCount, 500)
+    .option('--json', 'print as one JSON object')
+    .action(async (path: string, options: ToolOptions & { readonly bytes: number; readonly files: number }) => {
+      const { benchPath } = await import('../../fs-gateway/tools/bench-path.ts');
+      print({ ...benchPath({ path, bytes: options.bytes, files: options.files }) }, options.json);
     });
 }

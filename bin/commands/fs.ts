@@ -1,4 +1,4 @@
-/** `penstock fs format|mount|umount|info|stats|upgrade`; the tools are in fs-tools.ts. */
+/** `penstock fs format|mount|umount|stats|upgrade`; the tools are in fs-tools.ts. */
 import { InvalidArgumentError, type Command } from 'commander';
 import { isCode, PenstockError } from '../../lib/errors.ts';
 import { parseBytes } from '../../lib/units.ts';
@@ -134,14 +134,6 @@ export function addFsCommands(program: Command): void {
       const { umountVolume } = await import('../../fs-gateway/main.ts');
       const report = await umountVolume(mountpoint, { force: options.force === true, lazy: options.lazy === true });
       print({ ...report }, options.json);
-    });
-
-  fs.command('info <path>')
-    .description('which volume and mount a path lies in')
-    .option('--json', 'print as one JSON object')
-    .action(async (path: string, options: Json) => {
-      const { volumeInfo } = await import('../../fs-gateway/main.ts');
-      print({ ...volumeInfo(path) }, options.json);
     });
 
   fs.command('stats <mountpoint>')

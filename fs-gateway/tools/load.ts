@@ -98,7 +98,8 @@ class Load {
 
   async records(): Promise<VolumeFormat> {
     for await (const line of readDump(this.#options.path)) {
-      this.#options.progress?.('records', ++this.count);
+      this.count++;
+      this.#options.progress?.('records', this.count);
       await this.#line(line);
       if (this.#write.size + this.#patch.size >= PORTION || this.#bytes >= PORTION_BYTES) await this.#flush();
     }

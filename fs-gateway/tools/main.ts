@@ -2,6 +2,7 @@
 import { resolve } from 'node:path';
 import { systemClock } from '../../lib/clock.ts';
 import type { MetaEngine } from '../../lib/meta/engine.ts';
+import { PenstockError } from '../../lib/errors.ts';
 import { openMeta, openStore } from '../../lib/registry.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
 import { requireFormat, splitMetaUrl } from '../main.ts';
@@ -14,6 +15,8 @@ import { collectGarbage } from './gc.ts';
 import type { GcReport } from './gc.ts';
 import { loadVolume } from './load.ts';
 import type { LoadReport } from './load.ts';
+import { fileContent, pathInfo } from './path-info.ts';
+import type { PathInfo } from './path-info.ts';
 import type { Progress } from './tool.ts';
 
 export interface ToolRequest {
@@ -75,6 +78,19 @@ export async function loadFromFile(request: ToolRequest & { readonly path: strin
   } finally {
     await engine.close();
   }
+}
+
+/** What is at a path of a mount; with the URL of its metadata also where a file's bytes are. */
+export async function infoOf(path: string, request: Partial<ToolRequest> = {}): Promise<PathInfo> {
+  const info = await pathInfo(path, request.progress);
+  const { metaUrl, name } = request;
+  if (metaUrl === undefined || info.kind !== 'file') return info;
+  return withVolume({ metaUrl, name }, async ({ engine, volume }) => {
+    if (!info.source.startsWith(`penstock:${volume}@`)) {
+      throw new PenstockError('usage', `${info.mountpoint} is a mount of ${info.source}, not of volume '${volume}'`);
+    }
+    return { ...info, content: await fileContent(engine, volume, info.inode) };
+  });
 }
 
 interface Ports {
