@@ -197,7 +197,7 @@ async function assemble({
     }),
     async close() {
       locks.close();
-      reader.close();
+      await reader.close();
       staging.close();
       await view.close();
       await store.close();

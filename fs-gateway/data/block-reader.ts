@@ -29,6 +29,8 @@ export class BlockReader {
   readonly #cache: BlockCache;
   readonly #volumeId: string;
   readonly #fetching = new Map<string, Promise<Buffer | null>>();
+  /** Blocks on their way into the cache; as many as fetches and uploads that ended a moment ago. */
+  readonly #putting = new Set<Promise<void>>();
   readonly #recent = new Map<string, Buffer>();
   #recentBytes = 0;
   readonly #local = new Descriptors();
@@ -170,7 +172,8 @@ export class BlockReader {
       this.#recent.delete(name);
       this.#recentBytes -= oldest.length;
     }
-    void this.#cache.put(piece, data);
+    const put = this.#cache.put(piece, data).finally(() => this.#putting.delete(put));
+    this.#putting.add(put);
   }
 
   async #enter(): Promise<void> {
@@ -183,7 +186,9 @@ export class BlockReader {
     this.#waiting.shift()?.();
   }
 
-  close(): void {
+  /** What was fetched is in the cache when this resolves: the next mount finds it there. */
+  async close(): Promise<void> {
+    await Promise.all(this.#putting);
     this.#local.closeAll();
     this.#cache.close();
   }
