@@ -2,8 +2,8 @@
  * Garbage collection of a volume: objects that no extent refers to, replaced lake files past their grace period, and orphans whose
  * mount is gone.
  *
- * Method: list the objects that are older than the grace period; then walk all metadata and strike out what is referred to; then list
- * again and delete what is left.
+ * Method: list the objects that are older than the grace period; then walk all metadata and strike out what is referred to. What is left
+ * and was found by an earlier run, longer ago than the grace period (gc-lists.ts), is deleted; what is new is noted for a later run.
  * Invariants
  * - The store is listed before the metadata is walked: an object that is uploaded meanwhile is not on the list. One that was uploaded
  *   and not committed yet is younger than the grace period, by the store's own clock.
@@ -14,7 +14,7 @@
  * - A damaged record stops the deletion: what it refers to is not known.
  * - Objects outside of the volume's own blocks (the lake's tables) are never touched.
  * Failure: killed at any point, what was deleted was garbage; the next run does the rest.
- * Limits: one bit per object id in memory (id-set.ts), and one portion of DELETE_PORTION objects.
+ * Limits: a few bits per object id in memory (id-set.ts), and one portion of DELETE_PORTION objects.
  */
 import type { Clock } from '../../lib/clock.ts';
 import { describeError, PenstockError } from '../../lib/errors.ts';
@@ -27,6 +27,7 @@ import { blocksPrefix, objectKey } from '../data/pieces.ts';
 import { VolumeView } from '../meta/view.ts';
 import { Reclaimer } from '../vfs/reclaim.ts';
 import { expiredOrphans } from './gc-orphans.ts';
+import { GarbageLists } from './gc-lists.ts';
 import { holdLock } from './gc-lock.ts';
 import type { GcLock } from './gc-lock.ts';
 import { IdSet } from './id-set.ts';
@@ -43,6 +44,8 @@ export interface GcReport {
   /** With `dryRun`: what would be deleted. */
   readonly deletedObjects: number;
   readonly deletedBytes: number;
+  /** Garbage whose grace period is not over. */
+  readonly waitingObjects: number;
   /** With `dryRun` 0: the names are not looked at. */
   readonly expiredLakeFiles: number;
   readonly reclaimedOrphans: number;
@@ -66,6 +69,13 @@ interface Candidate {
   readonly id: number;
   readonly key: string;
   readonly bytes: number;
+}
+
+interface Sorted {
+  readonly garbage: IdSet;
+  readonly fresh: IdSet;
+  readonly waiting: number;
+  readonly lists: GarbageLists;
 }
 
 /** Throws `corrupt` when a record cannot be read (run fsck first), `held` when another gc of the volume runs, or mounts forbid the grace. */
@@ -112,8 +122,10 @@ class Collection {
     await this.#forgetMoved();
     const reclaimedOrphans = await this.#reclaim(nowMs - this.#graceMs);
     const expiredLakeFiles = await expireListings(engine, volume, nowMs, this.#graceMs);
-    const limitMs = (await this.#storeNowMs(nowMs)) - this.#graceMs;
-    const garbage = await this.#garbage(limitMs, new Set());
+    const storeNowMs = await this.#storeNowMs(nowMs);
+    const limitMs = storeNowMs - this.#graceMs;
+    const { garbage, waiting, fresh, lists } = await this.#sort(await this.#garbage(limitMs, new Set()), limitMs);
+    await lists.write(fresh, storeNowMs);
     let deletedObjects = 0;
     let deletedBytes = 0;
     let problem: string | null = null;
@@ -129,10 +141,12 @@ class Collection {
       deletedBytes += portion.reduce((sum, object) => sum + object.bytes, 0);
       this.#progress('objects deleted', deletedObjects);
     }
+    if (problem === null) await lists.finish();
     return {
       objects: this.#objects,
       deletedObjects,
       deletedBytes,
+      waitingObjects: waiting,
       expiredLakeFiles,
       reclaimedOrphans,
       dryRun: false,
@@ -145,7 +159,7 @@ class Collection {
     const { engine, clock } = this.#options;
     const limitMs = clock.nowMs() - this.#graceMs;
     const orphans = new Set(await expiredOrphans(engine, this.keys, limitMs));
-    const garbage = await this.#garbage(limitMs, orphans);
+    const { garbage, waiting } = await this.#sort(await this.#garbage(limitMs, orphans), limitMs);
     let deletedObjects = 0;
     let deletedBytes = 0;
     for await (const portion of this.#portions(garbage, limitMs)) {
@@ -156,6 +170,7 @@ class Collection {
       objects: this.#objects,
       deletedObjects,
       deletedBytes,
+      waitingObjects: waiting,
       expiredLakeFiles: 0,
       reclaimedOrphans: orphans.size,
       dryRun: true,
@@ -180,6 +195,17 @@ class Collection {
       garbage.delete(Number(field));
     }
     return garbage;
+  }
+
+  /** What of the garbage may go now, and what of the rest no list has yet. Without a grace period all of it goes. */
+  async #sort(found: IdSet, limitMs: number): Promise<Sorted> {
+    const lists = await GarbageLists.read(this.#options.store, this.#volumeId, limitMs);
+    const [garbage, fresh] = [new IdSet(), new IdSet()];
+    for (const id of found.ascending()) {
+      if (this.#graceMs === 0 || lists.isRipe(id)) garbage.add(id);
+      else if (!lists.isKnown(id)) fresh.add(id);
+    }
+    return { garbage, fresh, waiting: found.size - garbage.size, lists };
   }
 
   async *#listed(limitMs: number): AsyncGenerator<Candidate & { readonly old: boolean }> {

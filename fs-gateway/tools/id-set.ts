@@ -35,4 +35,12 @@ export class IdSet {
     if (page !== undefined) page[bit >> 3] = (page[bit >> 3] ?? 0) & ~(1 << (bit & 7));
     this.#size--;
   }
+
+  *ascending(): Generator<number> {
+    for (const [number, page] of [...this.#pages].sort(([a], [b]) => a - b)) {
+      for (let bit = 0; bit < PAGE_BITS; bit++) {
+        if (((page[bit >> 3] ?? 0) & (1 << (bit & 7))) !== 0) yield number * PAGE_BITS + bit;
+      }
+    }
+  }
 }

@@ -18,6 +18,7 @@ import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { scanBucket } from '../../lib/volume/references.ts';
 import { blocksPrefix } from '../data/pieces.ts';
 import { holdsNumbers } from './dump-buckets.ts';
+import { listsPrefix } from './gc-lists.ts';
 import { readDump, verifyDump } from './dump-file.ts';
 import type { DumpLine } from './dump-file.ts';
 import type { Progress } from './tool.ts';
@@ -169,6 +170,8 @@ class Load {
         const id = Number(key.slice(key.lastIndexOf('/') + 1));
         if (Number.isSafeInteger(id)) highest = Math.max(highest, id);
       }
+      // What was garbage after the dump may be in use again: its grace period begins anew when it is garbage the next time.
+      for await (const { key } of store.list(listsPrefix(format.id))) await store.delete([key]);
     } finally {
       await store.close();
     }

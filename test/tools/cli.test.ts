@@ -1,0 +1,43 @@
+/** Exit statuses and JSON of the tools on the command line. */
+import { readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import { openTestVolume, testVolume } from '../support/fs-volume.ts';
+import { run } from '../support/mount-guard.ts';
+import { writeFile } from './volume-files.ts';
+
+const PENSTOCK = join(import.meta.dirname, '../../bin/penstock');
+
+async function penstock(
+  ...args: string[]
+): Promise<{ readonly status: unknown; readonly json: unknown; readonly stderr: string }> {
+  const { status, stdout, stderr } = await run(PENSTOCK, ['fs', ...args, '--json'], 60_000);
+  return { status, stderr, json: stdout === '' ? null : JSON.parse(stdout) };
+}
+
+test('0 when all is well, 3 when something is left, 2 for bad usage, 1 for an error', async () => {
+  const volume = await testVolume({ inlineBytes: '0', grace: '1h' });
+  const open = await openTestVolume(volume);
+  await writeFile(open, 'file', Buffer.alloc(1000, 1));
+  await open.close();
+  expect(await penstock('fsck', volume.metaUrl)).toMatchObject({ status: 0, json: { inodes: 2, findings: [] } });
+  expect(await penstock('gc', volume.metaUrl, '--dry-run', '--grace', '0s')).toMatchObject({
+    status: 0,
+    json: { objects: 1, deletedObjects: 0, dryRun: true },
+  });
+  const dump = join(volume.base, 'dump');
+  expect(await penstock('dump', volume.metaUrl, dump)).toMatchObject({ status: 0, json: { consistent: true } });
+  const restored = `sqlite:${join(volume.base, 'restored.db')}`;
+  expect(await penstock('load', restored, dump)).toMatchObject({ status: 0, json: { volume: 'lake' } });
+  const again = await penstock('load', restored, dump);
+  expect(again.status).toBe(1);
+  expect(again.stderr).toContain('has records');
+  for (const name of readdirSync(volume.storeDir)) rmSync(join(volume.storeDir, name), { recursive: true });
+  const checked = await penstock('fsck', restored);
+  expect(checked).toMatchObject({ status: 3, json: { findings: [{ kind: 'missing-object', repaired: false }] } });
+  expect(JSON.stringify(checked.json)).toContain('/file: object');
+  expect(await penstock('gc', restored, '--grace', 'soon')).toMatchObject({ status: 2 });
+  writeFileSync(dump, 'no dump');
+  expect(await penstock('load', `sqlite:${join(volume.base, 'x.db')}`, dump)).toMatchObject({ status: 1 });
+  expect(readdirSync(volume.base)).not.toContain('x.db');
+});
