@@ -36,6 +36,8 @@ export class DemoChild {
     this.#args = args;
     this.#restart = options.restart;
     this.#log = createWriteStream(logPath, { flags: 'a' });
+    // A full disk costs the log of a child, not the demo.
+    this.#log.on('error', () => undefined);
     let failed: (error: Error) => void = () => undefined;
     this.failure = new Promise<never>((_resolve, reject) => (failed = reject));
     this.failure.catch(() => undefined);

@@ -78,7 +78,7 @@ export function duplicateStatements(query: GroupQuery): readonly string[] {
   const order = [...SORT_TAIL.map(sqlName), FILE, ROW].join(', ');
   return [
     `CREATE OR REPLACE TEMP TABLE ${SUSPECTS_TABLE} AS SELECT hash(${names}) AS h FROM ${source(query)} WHERE ${present} ` +
-      'GROUP BY h HAVING count(*) > 1',
+      'GROUP BY 1 HAVING count(*) > 1',
     `CREATE OR REPLACE TEMP TABLE ${DUPLICATES_TABLE} AS SELECT ${FILE}, ${ROW} FROM (` +
       `SELECT ${FILE}, ${ROW}, row_number() OVER (PARTITION BY ${names} ORDER BY ${order}) AS n FROM ` +
       `(SELECT ${names}, ${SORT_TAIL.map(sqlName).join(', ')}, filename AS ${FILE}, file_row_number AS ${ROW} ` +

@@ -16,7 +16,9 @@ export const ADDED_COLUMNS: readonly { readonly name: string; readonly type: Fie
   { name: '_arrival_time', type: 'timestamptz' },
   { name: '_replayed', type: 'boolean' },
 ];
-const ADDED_NAMES: ReadonlySet<string> = new Set(ADDED_COLUMNS.map((column) => column.name));
+/** The hidden column of the staging table that says which file a row goes to. */
+export const HOUR_COLUMN = '_hour';
+const ADDED_NAMES: ReadonlySet<string> = new Set([HOUR_COLUMN, ...ADDED_COLUMNS.map((column) => column.name)]);
 
 /** Why a field cannot have this name, or undefined. */
 export function refuseName(name: string): string | undefined {

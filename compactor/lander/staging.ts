@@ -14,7 +14,7 @@ import type { DuckDb } from '../../lib/sql/duckdb.ts';
 import { RowTable } from '../../lib/sql/row-table.ts';
 import { DeadLetters } from './dead-letters.ts';
 import { isEventTime, MICROS_PER_HOUR, toEpochMicros } from './event-time.ts';
-import { ADDED_COLUMNS, refuseName } from './field-names.ts';
+import { ADDED_COLUMNS, HOUR_COLUMN, refuseName } from './field-names.ts';
 import {
   DEPTH_MAX,
   type Field,
@@ -32,8 +32,6 @@ import { Identity } from './identity.ts';
 /** A table of a commit: 64 hours are 64 files; more come from clocks that jump, and wait for the next commit. */
 export const OPEN_HOURS_MAX = 64;
 const VALUE_BYTES_MAX = 1 << 20;
-/** The hidden column that says which file a row goes to. */
-const HOUR_COLUMN = '_hour';
 /** What a row holds beside its value: the added columns. */
 const ADDED_BYTES = 80;
 
@@ -189,6 +187,8 @@ export class Staging {
     if (refusal === INEXACT) {
       this.#table.undoRow();
       refusal = this.#stageFields(parseExactly(value.toString('utf8')) as Parsed); // the same object as above
+      // A number that no column holds exactly, such as 1e20 for a long, stays one: the row must not be taken half filled.
+      if (refusal === INEXACT) refusal = 'a number that is not exact in 64 bits';
     }
     if (refusal === 'evolve') {
       this.#table.undoRow();

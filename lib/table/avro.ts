@@ -11,6 +11,8 @@
 import { randomBytes } from 'node:crypto';
 import { constants, deflateRawSync, inflateRawSync, zstdDecompressSync } from 'node:zlib';
 import avsc from 'avsc';
+// @ts-expect-error It has no types; avsc is pinned by the lock file.
+import avscInternals from 'avsc/lib/utils.js';
 import { PenstockError } from '../errors.ts';
 
 const MAGIC = Buffer.from([0x4f, 0x62, 0x6a, 0x01]);
@@ -36,6 +38,33 @@ const bigintLong = avsc.types.LongType.__with({
   isValid: (value: unknown) => typeof value === 'bigint',
   compare: (a: bigint, b: bigint) => (a < b ? -1 : a > b ? 1 : 0),
 });
+
+/** What avsc reads a buffer with. */
+interface Tap {
+  readonly buf: Buffer;
+  readonly pos: number;
+  readonly readLong: (this: Tap) => unknown;
+  readonly readInt: (this: Tap) => unknown;
+  readonly unpackLongBytes: (this: Tap) => unknown;
+}
+
+/**
+ * avsc reads zeros behind the end of its buffer and looks at the overflow only when a record is done: a damaged count of an array or
+ * map then loops for hours. Every element begins with one of these reads, so they refuse to begin behind the end.
+ */
+function endAtTheEnd(tap: Tap): void {
+  for (const name of ['readLong', 'readInt', 'unpackLongBytes'] as const) {
+    const read = tap[name];
+    Object.defineProperty(tap, name, {
+      value: function (this: Tap) {
+        if (this.pos >= this.buf.length) throw new RangeError('it ends inside of a record');
+        return read.call(this);
+      },
+    });
+  }
+}
+endAtTheEnd((avscInternals as { Tap: { prototype: Tap } }).Tap.prototype);
+
 const header = avsc.Type.forSchema({ type: 'map', values: 'bytes' });
 const plainLong = avsc.Type.forSchema('long');
 const types = new Map<string, avsc.Type>();

@@ -51,6 +51,8 @@ const cases: readonly (readonly [name: string, record: TestRecord, reason: strin
   ['a seq that is no number', withHeader('seq', '12x'), 'seq is not a whole number'],
   ['half an identity', { ...foreignRecord(good), headers: [['agent', Buffer.from('e')]] }, 'not all there'],
   ['a name of the lander', foreignRecord({ ...good, _seq: 4 }), '_seq has the name of a column'],
+  ['the name of the hidden column', foreignRecord({ ...good, _hour: 4 }), '_hour has the name of a column'],
+  ['an integer beyond 64 bits', foreignRecord('{"sensor":"s","ts":1e20}'), 'not exact in 64 bits'],
   ['a name that differs in case', foreignRecord({ ...good, RMS: 4 }), 'field RMS'],
 ];
 

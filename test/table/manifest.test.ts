@@ -220,3 +220,9 @@ describe('table metadata', () => {
     expect(stringifyJson({ a: 2n ** 63n - 1n })).toBe('{"a":9223372036854775807}');
   });
 });
+
+it('a count that damage made huge ends where the bytes end, not hours later', () => {
+  const count = Buffer.from([0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x01]);
+  const hostile = Buffer.concat([Buffer.from('Obj\x01', 'latin1'), count, Buffer.alloc(20)]);
+  expect(() => parseManifestList(hostile, 'file:///t/l.avro')).toThrow(/l\.avro is a damaged Avro file/);
+});
