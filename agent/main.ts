@@ -24,7 +24,7 @@ import { simulatorSource } from './sources/simulator.ts';
 import { pause, type Source } from './sources/source.ts';
 import { openSpool, type Spool } from './spool/spool.ts';
 import { prometheusText, summaryOf, type AgentStatus, type AgentSummary } from './status.ts';
-import { Uplink } from './uplink/uplink.ts';
+import { Uplink, type UplinkStatus } from './uplink/uplink.ts';
 
 /** Twice a second is live to a person and nothing to a machine. */
 const STATUS_EVERY_MS = 500;
@@ -151,6 +151,7 @@ class RunningAgent {
     const spool = this.#spool.stats();
     const sources = this.#outputs.map((output) => ({ ...output.counters }));
     const { agent, incarnation } = this.#spool.identity;
+    const uplink = this.#uplink?.status();
     return {
       agent,
       incarnation,
@@ -160,14 +161,15 @@ class RunningAgent {
       quarantined: sources.reduce((sum, source) => sum + source.quarantined, 0),
       sources,
       spool,
-      uplinkProblem: this.#uplinkProblem ?? this.#recentUplinkError(),
+      setAside: [...spool.setAside, ...(uplink?.setAside ?? [])],
+      uplinkProblem: this.#uplinkProblem ?? this.#recentUplinkError(uplink),
       controlProblem: this.#controlProblem,
     };
   }
 
   /** An error is over when it did not come again for longer than the uplink waits between two attempts, or nothing is left to send. */
-  #recentUplinkError(): string | null {
-    const { lastError, lag } = this.#uplink?.status() ?? { lastError: null, lag: 0n };
+  #recentUplinkError(uplink: UplinkStatus | undefined): string | null {
+    const { lastError, lag } = uplink ?? { lastError: null, lag: 0n };
     const isRecent = lastError !== null && Math.abs(this.#clock.nowMs() - lastError.atMs) < UPLINK_ERROR_STANDS_MS;
     return isRecent && lag > 0n ? lastError.message : null;
   }

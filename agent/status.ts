@@ -15,6 +15,8 @@ export interface AgentStatus {
   readonly quarantined: number;
   readonly sources: readonly Readonly<SourceCounters>[];
   readonly spool: SpoolStats;
+  /** Damaged files of the spool and the uplink that were set aside since this start: what could not be read is in them. */
+  readonly setAside: readonly string[];
   /** Why the log takes nothing at present, or null. */
   readonly uplinkProblem: string | null;
   /** Why the control plane did not take the last heartbeat, or null. */
@@ -27,15 +29,16 @@ export interface AgentSummary {
   readonly delivered: number;
   readonly quarantined: number;
   readonly incarnation: string;
+  readonly setAside: readonly string[];
   readonly perTopic: Readonly<Record<string, { readonly readings: number; readonly delivered: number }>>;
 }
 
 export function summaryOf(status: AgentStatus): AgentSummary {
-  const { readings, spooled, delivered, quarantined, incarnation } = status;
+  const { readings, spooled, delivered, quarantined, incarnation, setAside } = status;
   const perTopic = Object.fromEntries(
     status.spool.topics.map((topic) => [topic.topic, { readings: topic.accepted, delivered: topic.acknowledged }]),
   );
-  return { readings, spooled, delivered, quarantined, incarnation, perTopic };
+  return { readings, spooled, delivered, quarantined, incarnation, setAside, perTopic };
 }
 
 type Sample = readonly [labels: Readonly<Record<string, string>>, value: number];
@@ -59,7 +62,7 @@ export function prometheusText(status: AgentStatus, oldestUndeliveredSeconds: nu
     metric('spool_bytes_max', 'gauge', 'Bound of the spool.', [[{}, spool.maxBytes]]),
     metric('spool_segments', 'gauge', 'Segment files of the spool.', [[{}, spool.segments]]),
     metric('spool_dropped_readings', 'gauge', 'Undelivered readings that the policy gave up, and that the log has not been told of.', [[{}, spool.dropped]]),
-    metric('spool_set_aside_total', 'counter', 'Damaged segment files that were set aside since the start.', [[{}, spool.setAside.length]]),
+    metric('set_aside_total', 'counter', 'Damaged files of the spool and the uplink that were set aside since the start.', [[{}, status.setAside.length]]),
     metric('oldest_undelivered_seconds', 'gauge', 'Age of the oldest reading that is not delivered; 0 when all are.', [[{}, oldestUndeliveredSeconds]]),
     metric('uplink_up', 'gauge', '1 while the log takes readings.', [[{}, Number(status.uplinkProblem === null)]]),
   ].join(''); // prettier-ignore

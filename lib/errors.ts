@@ -47,10 +47,12 @@ export function isCode(error: unknown, ...codes: readonly ErrorCode[]): error is
   return error instanceof PenstockError && codes.includes(error.code);
 }
 
-/** The text of anything thrown, with the chain of causes behind it. */
+/** The text of anything thrown, with the chain of causes behind it; a cause that a message already quotes is not said twice. */
 export function describeError(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
-  return error.cause === undefined ? error.message : `${error.message}: ${describeError(error.cause)}`;
+  if (error.cause === undefined) return error.message;
+  const cause = describeError(error.cause);
+  return error.message.includes(cause) ? error.message : `${error.message}: ${cause}`;
 }
 
 /** The `code` of a Node system error such as ENOENT, or undefined. */

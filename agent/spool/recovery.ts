@@ -17,7 +17,7 @@ import { open, readdir, rename, rm, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fromSystemError } from '../../lib/errors.ts';
 import { syncDirectory } from '../../lib/durable-files.ts';
-import { keepEvidence } from './segment-files.ts';
+import { freeCorruptName, keepEvidence } from '../set-aside.ts';
 import { FRAME_HEAD, FRAME_READINGS, FRAME_STATE, type StoredFrame } from './frame.ts';
 import { scanSegment, type ScannedFrame } from './segment-scan.ts';
 import { parseDelta, parseHead, SpoolState, type SegmentHead } from './spool-state.ts';
@@ -81,7 +81,7 @@ async function recover(dir: string): Promise<RecoveredSpool> {
     const path = join(dir, name);
     const found = await readHead(path, number);
     if (found === undefined) {
-      const aside = await freeName(path);
+      const aside = await freeCorruptName(path);
       await rename(path, aside);
       orphans.push(aside);
       setAside.push(aside);
@@ -176,7 +176,7 @@ async function replay(segment: Segment, state: SpoolState): Promise<{ uncertain:
   const torn = (held === undefined || heldIsWhole || !held.damaged) && (damagedBefore === undefined || tornTail);
   let aside: string | undefined;
   if (!torn) {
-    aside = await freeName(segment.path);
+    aside = await freeCorruptName(segment.path);
     await keepEvidence(segment.path, aside);
     for (const frame of [...(heldIsWhole ? [] : (held?.frames ?? [])), ...damagedFrames]) raise(frame, state);
   }
@@ -218,13 +218,4 @@ async function raiseSequences(path: string, state: SpoolState): Promise<void> {
   } finally {
     await handle.close();
   }
-}
-
-async function freeName(path: string): Promise<string> {
-  const folder = join(path, '..');
-  const taken = new Set(await readdir(folder));
-  const base = path.slice(folder.length + 1);
-  let index = 1;
-  while (taken.has(`${base}.corrupt-${index}`)) index += 1;
-  return `${path}.corrupt-${index}`;
 }

@@ -1,19 +1,6 @@
-/** Writing segment files whole, and keeping damaged ones for a person to look at. */
-import { constants } from 'node:fs';
-import { copyFile, rm, type FileHandle } from 'node:fs/promises';
-import { PenstockError, systemCode } from '../../lib/errors.ts';
-
-/** Copies the present bytes of a file to a second name, for a person to look at; an earlier copy of that name is left as it is. */
-export async function keepEvidence(path: string, as: string): Promise<void> {
-  try {
-    await copyFile(path, as, constants.COPYFILE_EXCL);
-  } catch (error) {
-    if (systemCode(error) === 'EEXIST') return;
-    await rm(as, { force: true });
-    // On a full disk the evidence is given up, the readings around the damage are not.
-    if (systemCode(error) !== 'ENOSPC') throw error;
-  }
-}
+/** Writing segment files whole. */
+import type { FileHandle } from 'node:fs/promises';
+import { PenstockError } from '../../lib/errors.ts';
 
 /** Writes all buffers at a position. A short write is continued, so that the error behind it (ENOSPC) is seen. */
 export async function writeAll(handle: FileHandle, buffers: readonly Buffer[], position: number): Promise<void> {

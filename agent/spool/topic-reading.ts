@@ -9,7 +9,7 @@
  */
 import { open } from 'node:fs/promises';
 import { fromSystemError, systemCode } from '../../lib/errors.ts';
-import { keepEvidence } from './segment-files.ts';
+import { keepEvidence } from '../set-aside.ts';
 import { decodeReadings, FRAME_READINGS, type StoredFrame } from './frame.ts';
 import type { Segment } from './recovery.ts';
 import { scanSegment } from './segment-scan.ts';

@@ -14,15 +14,19 @@
  * - Intents of a lane (topic, incarnation, partition count, partition) are made in the order of their readings and cover all of them: below the
  *   highest `last` of a lane no reading is without an intent or behind the frontier. A replacement is one line: all or nothing.
  * - `done` lines are not synced: one that is lost makes the next start look the batch up.
- * Failure: a torn last line is cut at opening; a damaged line before it is `corrupt`. After a failed write the file is written anew
- * by the next `sync`, because a torn line may stand in it.
+ * Failure: a torn last line is cut at opening. With a damaged line before it nothing in the file can be trusted to be whole, so the file is
+ * set aside by name and the uplink starts again behind what the spool knows to be delivered: what was in flight may then be in the log
+ * twice, under one identity, and the compactor removes the second. After a failed write the file is written anew by the next `sync`,
+ * because a torn line may stand in it.
  * Limits: rewritten to what is still needed when it is above REWRITE_BYTES; what is needed is bounded by the batches in flight.
  */
 import { crc32c } from '@node-rs/crc32';
 import { mkdir, open, readFile, rename, type FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { z } from 'zod';
-import { PenstockError, fromSystemError, systemCode } from '../../lib/errors.ts';
+import { syncDirectory } from '../../lib/durable-files.ts';
+import { fromSystemError, systemCode } from '../../lib/errors.ts';
+import { freeCorruptName } from '../set-aside.ts';
 
 const REWRITE_BYTES = 1 << 20;
 
@@ -71,6 +75,8 @@ interface LaneIntents {
 }
 
 export class SendIntents {
+  /** Where a damaged file was put at the opening. */
+  readonly setAside: string | undefined;
   readonly #path: string;
   readonly #durablyAcknowledged: (topic: string) => bigint;
   readonly #lanes = new Map<string, LaneIntents>();
@@ -83,9 +89,15 @@ export class SendIntents {
   #running: Promise<void> | undefined;
   #queued: Promise<void> | undefined;
 
-  private constructor(path: string, file: FileHandle, durablyAcknowledged: (topic: string) => bigint) {
+  private constructor(
+    path: string,
+    file: FileHandle,
+    setAside: string | undefined,
+    durablyAcknowledged: (topic: string) => bigint,
+  ) {
     this.#path = path;
     this.#file = file;
+    this.setAside = setAside;
     this.#fileBytes = 0;
     this.#durablyAcknowledged = durablyAcknowledged;
   }
@@ -98,16 +110,10 @@ export class SendIntents {
         if (systemCode(error) === 'ENOENT') return '';
         throw error;
       });
-      const intents = new SendIntents(path, await open(path, 'a'), durablyAcknowledged);
-      const whole = text.slice(0, text.lastIndexOf('\n') + 1);
-      const lines = whole.split('\n').slice(0, -1);
-      for (const [index, line] of lines.entries()) {
-        const parsed = parseLine(line);
-        if (parsed !== undefined) intents.#apply(parsed);
-        else if (index < lines.length - 1) {
-          throw new PenstockError('corrupt', `${path}:${index + 1} is damaged`);
-        }
-      }
+      const lines = wholeLines(text);
+      const setAside = lines === undefined ? await setFileAside(path) : undefined;
+      const intents = new SendIntents(path, await open(path, 'a'), setAside, durablyAcknowledged);
+      for (const line of lines ?? []) intents.#apply(line);
       await intents.#rewrite();
       return intents;
     } catch (error) {
@@ -203,8 +209,7 @@ export class SendIntents {
       await file.writeFile(text);
       await file.sync();
       await rename(temporary, this.#path);
-      const directory = await open(dirname(this.#path), 'r');
-      await directory.sync().finally(() => directory.close());
+      await syncDirectory(dirname(this.#path));
     } catch (error) {
       await file.close();
       throw error;
@@ -283,6 +288,21 @@ export class SendIntents {
     }
     return lane;
   }
+}
+
+/** The lines of the file without a torn last one; undefined when another one is damaged. */
+function wholeLines(text: string): readonly Line[] | undefined {
+  const lines = text.split('\n').slice(0, -1);
+  const parsed = lines.map(parseLine);
+  if (parsed.at(-1) === undefined) parsed.pop();
+  return parsed.every((line) => line !== undefined) ? parsed : undefined;
+}
+
+async function setFileAside(path: string): Promise<string> {
+  const aside = await freeCorruptName(path);
+  await rename(path, aside);
+  await syncDirectory(dirname(path));
+  return aside;
 }
 
 function formatLine(line: Line): string {

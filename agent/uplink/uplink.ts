@@ -55,6 +55,8 @@ export interface UplinkStatus {
   /** Readings in the spool that are not acknowledged to it. */
   readonly lag: bigint;
   readonly quarantined: number;
+  /** Damaged files that were set aside at the start. */
+  readonly setAside: readonly string[];
   /** What went wrong since the last delivery. */
   readonly lastError: { readonly message: string; readonly atMs: number } | null;
 }
@@ -129,6 +131,7 @@ export class Uplink {
       inFlight: this.#lanes().reduce((sum, lane) => sum + lane.inFlight, 0),
       lag,
       quarantined: this.#quarantine.count,
+      setAside: this.#intents.setAside === undefined ? [] : [this.#intents.setAside],
       lastError: this.#lastError,
     };
   }
