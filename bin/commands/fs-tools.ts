@@ -113,7 +113,7 @@ export function addFsToolCommands(fs: Command): void {
   fs.command('info <path>')
     .description('what is at a path of a mount; of a directory, what is below it')
     .option('--meta <meta-url>', "also where a file's bytes are: extents and objects")
-    .option('--name <name>', "the volume's name in META_URL (default: lake)")
+    .option('--name <name>', "the volume's name in META_URL (default: that of the mount)")
     .option('--json', 'print as one JSON object')
     .action(async (path: string, options: ToolOptions & { readonly meta?: string }) => {
       const { infoOf } = await import('../../fs-gateway/tools/main.ts');

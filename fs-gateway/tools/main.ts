@@ -85,7 +85,9 @@ export async function infoOf(path: string, request: Partial<ToolRequest> = {}): 
   const info = await pathInfo(path, request.progress);
   const { metaUrl, name } = request;
   if (metaUrl === undefined || info.kind !== 'file') return info;
-  return withVolume({ metaUrl, name }, async ({ engine, volume }) => {
+  // The mount says which volume it is of: it need not be said again.
+  const named = name ?? (/[?&]volume=/.test(metaUrl) ? undefined : /^penstock:(.+)@/.exec(info.source)?.[1]);
+  return withVolume({ metaUrl, name: named }, async ({ engine, volume }) => {
     if (!info.source.startsWith(`penstock:${volume}@`)) {
       throw new PenstockError('usage', `${info.mountpoint} is a mount of ${info.source}, not of volume '${volume}'`);
     }

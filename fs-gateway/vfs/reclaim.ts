@@ -6,7 +6,7 @@
  * Record {v}o <ino>: the id of the mount that has it open (latin1); the inode has nlink 0.
  * Objects are never deleted here: gc does, when no extent refers to them and the grace period is over.
  */
-import { INODE_INLINE, INODE_PAGED, INODE_XATTRS } from '../../lib/volume/inode.ts';
+import { countedBytes, INODE_INLINE, INODE_PAGED, INODE_XATTRS } from '../../lib/volume/inode.ts';
 import type { Node } from '../meta/cache.ts';
 import type { Change } from '../meta/change.ts';
 import type { VolumeView } from '../meta/view.ts';
@@ -35,7 +35,7 @@ export class Reclaimer {
     if (!open && simple) {
       change.removeNode(node);
       if ((inode.flags & INODE_INLINE) !== 0) change.write(this.#view.keys.inlineData(ino), null);
-      change.count(-1, -inode.size);
+      change.count(-1, -countedBytes(inode));
       return undefined;
     }
     change.updateNode(node, { ...inode, nlink: 0, ctimeNs: nowNs });
@@ -72,7 +72,7 @@ export class Reclaimer {
       if (node === null || node.inode.nlink > 0) return;
       change.removeNode(node);
       if ((node.inode.flags & INODE_INLINE) !== 0) change.write(keys.inlineData(ino), null);
-      change.count(-1, -node.inode.size);
+      change.count(-1, -countedBytes(node.inode));
     });
   }
 

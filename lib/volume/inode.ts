@@ -77,6 +77,11 @@ export function isRegular(inode: Inode): boolean {
   return (inode.mode & S_IFMT) === S_IFREG;
 }
 
+/** What the `bytes` of the volume and of quotas count of it: the size of a file, and nothing of a symbolic link. */
+export function countedBytes(inode: Inode): number {
+  return isRegular(inode) ? inode.size : 0;
+}
+
 export function encodeInode(inode: Inode): Buffer {
   const writer = scratch.reset();
   writer.u8(FORMAT).varint(inode.flags).varint(inode.mode).varint(inode.nlink).varint(inode.uid).varint(inode.gid);

@@ -51,6 +51,8 @@ test('fsck finds nothing in a sound volume with small, large, linked and open fi
   await writeFile(open, 'small', Buffer.alloc(50, 1));
   await open.operations.mkdir(caller(), 1n, 'd', 0o755, 0);
   await open.operations.link(caller(), file, 1n, 'link');
+  await open.operations.symlink(caller(), 1n, 'symlink', Buffer.from('/nowhere'));
+  await open.operations.unlink(caller(), 1n, 'symlink');
   const orphan = await writeFile(open, 'orphan', Buffer.alloc(100, 1));
   await open.operations.open(caller(), orphan, 0);
   await open.operations.unlink(caller(), 1n, 'orphan');
