@@ -4,10 +4,11 @@
  * Invariants
  * - What is here was true when it was read or committed, and the feed says when it no longer is: a record is dropped by the feed
  *   message of whoever changed it, everything is dropped at a gap. A stale record costs a failed compare, never a wrong commit.
- * - A read that was under way while its record changed is not kept (`Reading`): its answer may be older than the message.
+ * - A read that was under way while its record changed is not kept (`Reading`): its answer may be older than the message. The inode that
+ *   comes along with an entry is not known before, so every inode that is dropped while entries are read counts as changed (`#dropped`).
  * - A *complete* directory is one that we made and have seen all changes of: a name that is not here is absent. It stops being one when
  *   somebody else changes an entry, or when the cache forgets one of its entries for want of room.
- * Limits: `capacity` inodes and as many entries; about 900 bytes a pair.
+ * Limits: `capacity` inodes and as many entries; about 900 bytes a pair; DROPPED_MAX inodes that are noted while entries are read.
  */
 import { decodeDentry } from '../../lib/volume/dentry.ts';
 import type { Inode } from '../../lib/volume/inode.ts';
@@ -32,8 +33,11 @@ export interface CachedEntry {
   readonly version: Version;
 }
 
+/** More at once are a burst: then the inodes beside entries are read once more. */
+const DROPPED_MAX = 1024;
+
 /** A record that is being read, by one or more; `stale` once it was changed meanwhile. */
-interface Reading {
+export interface Reading {
   stale: boolean;
   readers: number;
 }
@@ -44,6 +48,9 @@ export class MetaCache {
   readonly #entries: BoundedMap<string, CachedEntry | null>;
   readonly #readings = new Map<string, Reading>();
   readonly #complete = new Set<number>();
+  /** Inodes dropped while entries are being read; null: too many to note. */
+  #dropped: Set<number> | null = new Set();
+  #entryReadings = 0;
 
   constructor(capacity: number) {
     this.#nodes = new BoundedMap(capacity);
@@ -82,6 +89,10 @@ export class MetaCache {
 
   dropNode(ino: number): void {
     this.#nodes.delete(ino);
+    if (this.#entryReadings > 0 && this.#dropped !== null) {
+      if (this.#dropped.size < DROPPED_MAX) this.#dropped.add(ino);
+      else this.#dropped = null;
+    }
     this.#overtake(String(ino));
   }
 
@@ -97,17 +108,24 @@ export class MetaCache {
     this.#nodes.clear();
     this.#entries.clear();
     this.#complete.clear();
+    if (this.#entryReadings > 0) this.#dropped = null;
     for (const reading of this.#readings.values()) reading.stale = true;
     this.#readings.clear();
   }
 
-  /** Call before reading a record; `keep` of the result tells whether the answer may be kept. */
+  /** Call before reading a record, and `endNode` in any case. */
   beginNode(ino: number): Reading {
     return this.#begin(String(ino));
   }
 
   beginEntry(parent: number, name: string): Reading {
+    this.#entryReadings++;
     return this.#begin(entryName(parent, name));
+  }
+
+  /** Whether an inode that was read along with an entry may be kept; call before `endEntry`. */
+  mayKeepTarget(ino: number): boolean {
+    return this.#dropped?.has(ino) === false && this.#nodes.get(ino) === undefined;
   }
 
   #begin(key: string): Reading {
@@ -123,6 +141,7 @@ export class MetaCache {
   }
 
   endEntry(parent: number, name: string, reading: Reading): boolean {
+    if (--this.#entryReadings === 0 && this.#dropped?.size !== 0) this.#dropped = new Set();
     return this.#end(entryName(parent, name), reading);
   }
 

@@ -2,9 +2,13 @@
  * The volume's connection to its metadata engine. A session that is lost (a lease missed, a failover) is replaced by a new one; calls
  * wait for it up to `deadlineMs` and then fail, so that a program gets EIO and not a hang.
  *
- * Invariants: `onReplaced` runs before the first call on a new session, so nothing cached under the old one is used with it.
- * Failure: a commit that was under way when the session fell fails with `fenced`; VolumeView.change finds out whether it was applied.
+ * Invariants
+ * - `onReplaced` runs before the first call on a new session, so nothing cached under the old one is used with it.
+ * - The old session is ended in the engine before that: what may still be on its way under it can no longer be applied.
+ * Failure: a commit that was under way when the session fell fails with `fenced`; one whose answer was lost is fenced by `fence`.
+ * VolumeView.change then finds out whether it was applied.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { PenstockError, describeError, isCode } from '../../lib/errors.ts';
 import type { FeedHandlers, MetaEngine } from '../../lib/meta/engine.ts';
 
@@ -65,11 +69,42 @@ export class Connection {
       try {
         return await read();
       } catch (error) {
-        const fell = engine !== this.#engine || this.#replacing !== undefined;
-        const passes = isCode(error, 'unavailable', 'timeout') || (fell && isCode(error, 'fenced', 'closed'));
+        const passes = isCode(error, 'unavailable', 'timeout') || this.#fell(engine, error);
         if (!passes || this.#closed || performance.now() > endMs) throw error;
       }
-      await new Promise((resolve) => setTimeout(resolve, RETRY_FIRST_MS));
+      await sleep(RETRY_FIRST_MS);
+    }
+  }
+
+  #fell(engine: MetaEngine, error: unknown): boolean {
+    const replaced = engine !== this.#engine || this.#replacing !== undefined || engine.lost.aborted;
+    return replaced && isCode(error, 'fenced', 'closed');
+  }
+
+  /**
+   * After a commit that failed: returns when it may be planned again, because it was not applied or never will be unless it was already.
+   * Throws the error when that is no way out, or when `endMs` has passed.
+   */
+  async recover(engine: MetaEngine, error: unknown, endMs: number): Promise<void> {
+    if (this.#closed || performance.now() > endMs) throw error;
+    if (this.#fell(engine, error)) return;
+    if (isCode(error, 'timeout')) await this.#fence(engine);
+    else if (isCode(error, 'unavailable')) await sleep(RETRY_FIRST_MS);
+    else throw error;
+  }
+
+  /**
+   * The answer of a commit was lost, and the commit may still lie in some buffer on its way. It ends with the session: other calls are
+   * made again under the next one.
+   */
+  async #fence(engine: MetaEngine): Promise<void> {
+    while (engine === this.#engine && this.#replacing === undefined && !this.#closed) {
+      try {
+        await engine.endSession(engine.sessionId);
+      } catch {
+        // Not reached: asked again until the lease has run out, which ends the session too.
+        await sleep(RETRY_FIRST_MS);
+      }
     }
   }
 
@@ -109,6 +144,7 @@ export class Connection {
     for (let delayMs = RETRY_FIRST_MS; !this.#closed; delayMs = Math.min(delayMs * 2, RETRY_MAX_MS)) {
       try {
         const engine = await this.#options.open();
+        await engine.endSession(lost.sessionId);
         await engine.subscribe(this.#options.shards, this.#options.feed);
         this.#options.onReplaced();
         this.#engine = engine;
@@ -118,7 +154,7 @@ export class Connection {
         return;
       } catch (error) {
         this.#options.report(`metadata engine: ${describeError(error)}`);
-        await new Promise((resolve) => setTimeout(resolve, delayMs));
+        await sleep(delayMs);
       }
     }
     throw new PenstockError('closed', 'the volume is closed');

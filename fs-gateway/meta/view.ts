@@ -6,25 +6,25 @@
  * Invariants: see cache.ts. A change that is repeated under the same operation id (a request sent again by the kernel) is applied once.
  * Limits: ATTEMPTS_MAX failed compares of one change are `conflict`.
  */
-import { PenstockError, describeError, isCode } from '../../lib/errors.ts';
+import { PenstockError, describeError } from '../../lib/errors.ts';
 import type { CommitResult, Key, MetaEngine, ScanPage, Stored } from '../../lib/meta/engine.ts';
 import { decodeChanges } from '../../lib/volume/feed.ts';
-import { takeIds } from '../../lib/volume/ids.ts';
 import { isDirectory } from '../../lib/volume/inode.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { entryOf, MetaCache, nodeOf } from './cache.ts';
-import type { CachedEntry, Node } from './cache.ts';
+import type { CachedEntry, Node, Reading } from './cache.ts';
 import { Change } from './change.ts';
 import type { Settled } from './change.ts';
 import { Connection } from './connection.ts';
+import { IdBlocks } from './id-blocks.ts';
+import type { IdCounter } from './id-blocks.ts';
 import { LakeListings } from './lake-listings.ts';
 import { Repeats } from './repeats.ts';
 
 /** Each failed compare means that somebody else made progress; this many in a row on one record is a fault. */
 const ATTEMPTS_MAX = 64;
-/** One round trip per so many creates, in the background. */
-const ID_BLOCK = 4096;
-
+/** So often in a row a record may change while it is read. */
+const READ_ATTEMPTS_MAX = 16;
 export interface ViewEvents {
   /** Another client changed it; the kernel's copy is out of date too. */
   inodeChanged(ino: number): void;
@@ -62,14 +62,18 @@ export class VolumeView {
   #connection: Connection | undefined;
   #events: ViewEvents | undefined;
   #lockEvents: LockEvents | undefined;
-  readonly #ids = { ino: { next: 1, end: 1 }, object: { next: 1, end: 1 } };
-  readonly #refills = new Map<'ino' | 'object', Promise<void>>();
+  readonly #ids: IdBlocks;
 
   private constructor(options: ViewOptions) {
     this.#options = options;
     this.keys = new VolumeKeys(options.volume);
     this.#repeats = new Repeats(this.keys, options.mountId);
     this.#cache = new MetaCache(options.cacheEntries);
+    this.#ids = new IdBlocks({
+      keys: this.keys,
+      engine: () => this.engine(),
+      retry: (call) => this.#retry(call),
+    });
     this.lake = new LakeListings(
       this.keys,
       () => this.engine(),
@@ -100,7 +104,7 @@ export class VolumeView {
         onMessage: (_shard, message) => view.#hear(message),
         onGap: () => view.#forgetAll(),
       },
-      onReplaced: () => view.#forgetAll(),
+      onReplaced: () => view.#onReplaced(),
       report: (message) => options.report(message),
       deadlineMs: options.deadlineMs,
     });
@@ -151,78 +155,119 @@ export class VolumeView {
     return cached === undefined ? this.#retry(() => this.#readEntry(parent, name)) : cached;
   }
 
+  /**
+   * Reads until nothing changed the record meanwhile: the kernel must not be told what is older than an invalidation that it had
+   * already. Only a record that changes without a pause is given as it was at the last attempt.
+   */
   async #readNode(ino: number): Promise<Node | null> {
-    const reading = this.#cache.beginNode(ino);
-    const engine = await this.engine();
-    const [stored] = await engine.read([this.keys.inode(ino)]);
-    return this.#completeNode(engine, ino, stored ?? null, reading);
+    return this.#untilFresh(
+      () => this.#cache.beginNode(ino),
+      (reading) => this.#cache.endNode(ino, reading),
+      async () => {
+        const engine = await this.engine();
+        const [stored] = await engine.read([this.keys.inode(ino)]);
+        return this.#nodeFrom(engine, ino, stored ?? null);
+      },
+      (node) => {
+        if (node !== null) this.#cache.putNode(node);
+      },
+    );
   }
 
-  async #completeNode(
-    engine: MetaEngine,
-    ino: number,
-    stored: Stored | null,
-    reading: ReturnType<MetaCache['beginNode']>,
-  ): Promise<Node | null> {
-    if (stored === null) {
-      this.#cache.endNode(ino, reading);
-      return null;
+  async #untilFresh<T>(
+    begin: () => Reading,
+    end: (reading: Reading) => boolean,
+    read: () => Promise<T>,
+    keep: (value: T) => void,
+  ): Promise<T> {
+    for (let attempt = 1; ; attempt++) {
+      const reading = begin();
+      let ended = false;
+      try {
+        const value = await read();
+        ended = true;
+        if (end(reading)) keep(value);
+        else if (attempt < READ_ATTEMPTS_MAX) continue;
+        return value;
+      } finally {
+        if (!ended) end(reading);
+      }
     }
-    let node = nodeOf(ino, stored);
-    if (isDirectory(node.inode)) {
-      const [changed, count] = await engine.readNumbers([this.keys.entriesChanged(ino), this.keys.subdirectories(ino)]);
-      node = { ...node, entriesChangedNs: changed ?? 0n, subdirectories: Number(count ?? 0n) };
-    }
-    if (this.#cache.endNode(ino, reading)) this.#cache.putNode(node);
-    return node;
+  }
+
+  async #nodeFrom(engine: MetaEngine, ino: number, stored: Stored | null): Promise<Node | null> {
+    if (stored === null) return null;
+    const node = nodeOf(ino, stored);
+    if (!isDirectory(node.inode)) return node;
+    const [changed, count] = await engine.readNumbers([this.keys.entriesChanged(ino), this.keys.subdirectories(ino)]);
+    return { ...node, entriesChangedNs: changed ?? 0n, subdirectories: Number(count ?? 0n) };
   }
 
   async #readEntry(parent: number, name: string): Promise<CachedEntry | null> {
-    const reading = this.#cache.beginEntry(parent, name);
-    const engine = await this.engine();
-    const { record, target } = await engine.follow(this.keys.entry(parent, name), this.keys.entryToInode);
-    const entry = record === null ? null : entryOf(parent, name, record);
-    if (this.#cache.endEntry(parent, name, reading)) this.#cache.putEntry(parent, name, entry);
-    // The inode came in the same answer. Nothing that was heard meanwhile can be newer than what the cache has now.
-    if (entry !== null && target !== null && this.#cache.node(entry.ino) === undefined && !reading.stale) {
-      await this.#completeNode(engine, entry.ino, target, this.#cache.beginNode(entry.ino));
-    }
-    return entry;
+    return this.#untilFresh(
+      () => this.#cache.beginEntry(parent, name),
+      (reading) => this.#cache.endEntry(parent, name, reading),
+      async () => {
+        const engine = await this.engine();
+        const { record, target } = await engine.follow(this.keys.entry(parent, name), this.keys.entryToInode);
+        const entry = record === null ? null : entryOf(parent, name, record);
+        if (entry !== null && target !== null && this.#cache.mayKeepTarget(entry.ino)) {
+          // The inode came in the same answer. The numbers beside a directory take another round trip.
+          const node = await this.#nodeFrom(engine, entry.ino, target);
+          if (node !== null && this.#cache.mayKeepTarget(entry.ino)) this.#cache.putNode(node);
+        }
+        return entry;
+      },
+      (entry) => this.#cache.putEntry(parent, name, entry),
+    );
   }
 
   /** Several inodes in one round trip (two when there are directories among them); absent ones are left out. */
   async nodes(inos: readonly number[]): Promise<ReadonlyMap<number, Node>> {
     const found = new Map<number, Node>();
-    const wanted: { readonly ino: number; readonly reading: ReturnType<MetaCache['beginNode']> }[] = [];
-    for (const ino of inos) {
-      const node = this.#cache.node(ino);
-      if (node === undefined) wanted.push({ ino, reading: this.#cache.beginNode(ino) });
-      else found.set(ino, node);
-    }
-    if (wanted.length === 0) return found;
-    const engine = await this.engine();
-    const records = await engine.read(wanted.map(({ ino }) => this.keys.inode(ino)));
-    const fresh = wanted.map(({ ino }, index) => {
-      const stored = records[index];
-      return stored === null || stored === undefined ? null : nodeOf(ino, stored);
-    });
-    const directories = fresh.filter((node) => node !== null).filter((node) => isDirectory(node.inode));
-    const numbers = await engine.readNumbers(
-      directories.flatMap(({ ino }) => [this.keys.entriesChanged(ino), this.keys.subdirectories(ino)]),
-    );
-    const byIno = new Map(
-      directories.map(({ ino }, n) => [ino, [numbers[2 * n] ?? 0n, numbers[2 * n + 1] ?? 0n] as const]),
-    );
-    for (const [index, { ino, reading }] of wanted.entries()) {
-      const read = fresh[index];
-      const keep = this.#cache.endNode(ino, reading);
-      if (read === null || read === undefined) continue;
-      const [changed, count] = byIno.get(ino) ?? [0n, 0n];
-      const node = { ...read, entriesChangedNs: changed, subdirectories: Number(count) };
-      if (keep) this.#cache.putNode(node);
-      found.set(ino, node);
+    let wanted = inos;
+    for (let attempt = 1; attempt <= READ_ATTEMPTS_MAX; attempt++) {
+      const missing = wanted.filter((ino) => {
+        const node = this.#cache.node(ino);
+        if (node !== undefined) found.set(ino, node);
+        return node === undefined;
+      });
+      if (missing.length === 0) break;
+      // What changed meanwhile is read once more.
+      wanted = await this.#retry(() => this.#readNodes(missing, found));
     }
     return found;
+  }
+
+  /** Returns those that somebody changed meanwhile. */
+  async #readNodes(inos: readonly number[], found: Map<number, Node>): Promise<number[]> {
+    const readings = inos.map((ino) => ({ ino, reading: this.#cache.beginNode(ino) }));
+    const fresh = new Map<number, Node>();
+    let stale: number[] = [];
+    try {
+      const engine = await this.engine();
+      const records = await engine.read(inos.map((ino) => this.keys.inode(ino)));
+      for (const [index, ino] of inos.entries()) {
+        const stored = records[index];
+        if (stored !== null && stored !== undefined) fresh.set(ino, nodeOf(ino, stored));
+      }
+      const directories = [...fresh.values()].filter((node) => isDirectory(node.inode));
+      const numbers = await engine.readNumbers(
+        directories.flatMap(({ ino }) => [this.keys.entriesChanged(ino), this.keys.subdirectories(ino)]),
+      );
+      for (const [n, node] of directories.entries()) {
+        const entriesChangedNs = numbers[2 * n] ?? 0n;
+        fresh.set(node.ino, { ...node, entriesChangedNs, subdirectories: Number(numbers[2 * n + 1] ?? 0n) });
+      }
+    } finally {
+      stale = readings.filter(({ ino, reading }) => !this.#cache.endNode(ino, reading)).map(({ ino }) => ino);
+    }
+    const changed = new Set(stale);
+    for (const [ino, node] of fresh) {
+      found.set(ino, node);
+      if (!changed.has(ino)) this.#cache.putNode(node);
+    }
+    return stale;
   }
 
   /** A page of a directory's entries, in no order; cursor '' starts, null ends. */
@@ -272,13 +317,15 @@ export class VolumeView {
   }
 
   /**
-   * Plans and commits until it succeeds: `plan` fills the change from the cache and is called again after a failed compare. What it
-   * throws ends the change. `repeated`: an earlier worker had applied the operation; the inode that it made (0: none).
+   * Plans and commits until it succeeds: `plan` fills the change from the cache and is called again after a failed compare, and after an
+   * outage up to the deadline. What it throws ends the change. `repeated`: an earlier worker, or a commit whose answer was lost, had
+   * applied the operation; the inode that it made (0: none).
    */
   async change<T>(operation: string | undefined, plan: (change: Change) => T | Promise<T>): Promise<Changed<T>> {
     const repeated = operation === undefined ? undefined : this.#repeats.applied(operation);
     if (repeated !== undefined) return { value: undefined, repeated };
-    for (let attempt = 0; attempt < ATTEMPTS_MAX; attempt++) {
+    let endMs: number | undefined;
+    for (let conflicts = 0; conflicts < ATTEMPTS_MAX;) {
       const change = new Change(this.keys);
       const planned = plan(change);
       const value = planned instanceof Promise ? await planned : planned;
@@ -291,10 +338,10 @@ export class VolumeView {
       try {
         committed = await this.#commit(engine, change);
       } catch (error) {
-        // The session was lost, and whether this commit was applied before that is written in its record. (Changes without one are
-        // flushes and clean-ups: doing them twice is doing them once.)
-        // `closed`: its connection was, because the lease had run out.
-        if (!isCode(error, 'fenced') && !(isCode(error, 'closed') && engine.lost.aborted)) throw error;
+        endMs ??= performance.now() + this.#options.deadlineMs;
+        await this.#connection?.recover(engine, error, endMs);
+        // Whether it was applied is written in its record. (Changes without one are flushes and clean-ups: doing them twice is doing
+        // them once.)
         const [stored] = record === undefined ? [] : await this.read([record.key]);
         if (record !== undefined && stored?.value.equals(record.value) === true) {
           return { value: undefined, repeated: change.made };
@@ -307,6 +354,7 @@ export class VolumeView {
         return { value, repeated: undefined };
       }
       change.learn(this.#cache, settled, result.mismatches);
+      conflicts++;
     }
     throw new PenstockError(
       'conflict',
@@ -334,34 +382,14 @@ export class VolumeView {
     }
   }
 
-  /** A fresh id, at once while the block lasts. */
-  newId(counter: 'ino' | 'object'): number | Promise<number> {
-    const block = this.#ids[counter];
-    if (block.next >= block.end) return this.#refill(counter).then(() => this.newId(counter));
-    // The next block is fetched well before this one ends. A failed fetch is met by whoever finds the block empty.
-    if (block.end - block.next === ID_BLOCK / 4) this.#refill(counter).catch(() => undefined);
-    return block.next++;
+  /** A fresh id, at once while the block at hand lasts. */
+  newId(counter: IdCounter): number | Promise<number> {
+    return this.#ids.next(counter);
   }
 
-  #refill(counter: 'ino' | 'object'): Promise<void> {
-    let refill = this.#refills.get(counter);
-    if (refill === undefined) {
-      refill = this.#takeBlock(counter).finally(() => this.#refills.delete(counter));
-      this.#refills.set(counter, refill);
-    }
-    return refill;
-  }
-
-  async #takeBlock(counter: 'ino' | 'object'): Promise<void> {
-    let first: number;
-    try {
-      first = await takeIds(await this.engine(), this.keys, counter, ID_BLOCK);
-    } catch (error) {
-      // The session was lost. Ids that were taken and never heard of are only skipped.
-      if (!isCode(error, 'fenced')) throw error;
-      first = await takeIds(await this.engine(), this.keys, counter, ID_BLOCK);
-    }
-    this.#ids[counter] = { next: first, end: first + ID_BLOCK };
+  #onReplaced(): void {
+    this.#ids.renew();
+    this.#forgetAll();
   }
 
   #hear(message: Buffer): void {

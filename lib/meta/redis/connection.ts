@@ -35,6 +35,8 @@ export class RedisConnection {
   #ended: PenstockError | undefined;
   #corked = false;
   #underWay = 0;
+  /** Counts the connections, so that only the first failed command of one ends it. */
+  #connection = 0;
   #lastError: unknown;
   #ready = Promise.withResolvers<undefined>();
 
@@ -97,12 +99,13 @@ export class RedisConnection {
     }
     this.#cork();
     this.#underWay++;
+    const connection = this.#connection;
     try {
       return await this.#redis.callBuffer(command, ...args);
     } catch (error) {
       const mapped = fromRedisError(error, this.#options.url);
       // Neither heals on this connection: a master that became a replica, a peer that does not answer.
-      if (isReadOnly(error) || mapped.code === 'timeout') this.reconnect();
+      if (connection === this.#connection && (isReadOnly(error) || mapped.code === 'timeout')) this.reconnect();
       throw mapped;
     } finally {
       this.#underWay--;
@@ -110,7 +113,9 @@ export class RedisConnection {
   }
 
   reconnect(): void {
-    if (this.#ended === undefined) this.#redis.disconnect(true);
+    if (this.#ended !== undefined) return;
+    this.#connection++;
+    this.#redis.disconnect(true);
   }
 
   close(): void {
@@ -162,6 +167,7 @@ export class RedisConnection {
 
   #onClose(): void {
     const wasOpen = this.#open;
+    this.#connection++;
     this.#open = false;
     this.#corked = false;
     if (!wasOpen || this.#ended !== undefined) return;

@@ -1,0 +1,98 @@
+/** A TCP link that tests can slow down, cut and swallow answers on: between a mount and its Redis or its object store. */
+import { connect, createServer, type Server, type Socket } from 'node:net';
+import { once } from 'node:events';
+
+export class TcpProxy {
+  /** Added to what goes each way. */
+  delayMs = 0;
+  readonly #target: () => number;
+  readonly #server: Server;
+  readonly #pairs = new Set<readonly [Socket, Socket]>();
+  #cut = false;
+  #swallow: ((bytes: number) => void) | undefined;
+
+  private constructor(target: () => number) {
+    this.#target = target;
+    this.#server = createServer((client) => this.#accept(client));
+  }
+
+  /** `target` names the loopback port to connect to, at each connection anew. */
+  static async start(target: () => number): Promise<TcpProxy> {
+    const proxy = new TcpProxy(target);
+    proxy.#server.listen(0, '127.0.0.1');
+    await once(proxy.#server, 'listening');
+    return proxy;
+  }
+
+  get port(): number {
+    const address = this.#server.address();
+    if (address === null || typeof address === 'string') throw new Error('this proxy is closed');
+    return address.port;
+  }
+
+  /** Ends every connection; new ones are refused at once until `restore`. */
+  cut(): void {
+    this.#cut = true;
+    this.reset();
+  }
+
+  restore(): void {
+    this.#cut = false;
+  }
+
+  /** Ends every connection once. */
+  reset(): void {
+    for (const pair of this.#pairs) for (const socket of pair) socket.resetAndDestroy();
+  }
+
+  /** Lets requests through and holds the answers back, until `reset` or `cut`; resolves when the first is held. */
+  swallowAnswers(): Promise<number> {
+    const { promise, resolve } = Promise.withResolvers<number>();
+    this.#swallow = resolve;
+    return promise;
+  }
+
+  /** The answers of connections made from now on come through. */
+  deliverAnswers(): void {
+    this.#swallow = undefined;
+  }
+
+  async close(): Promise<void> {
+    this.cut();
+    this.#server.close();
+    await once(this.#server, 'close');
+  }
+
+  #accept(client: Socket): void {
+    if (this.#cut) {
+      client.resetAndDestroy();
+      return;
+    }
+    const server = connect(this.#target(), '127.0.0.1');
+    const pair = [client, server] as const;
+    this.#pairs.add(pair);
+    this.#pass(client, server, false);
+    this.#pass(server, client, true);
+    for (const socket of pair) {
+      socket.setNoDelay(true);
+      socket.on('error', () => undefined); // 'close' follows
+      socket.on('close', () => {
+        this.#pairs.delete(pair);
+        for (const other of pair) other.destroy();
+      });
+    }
+  }
+
+  #pass(from: Socket, to: Socket, answers: boolean): void {
+    from.on('data', (bytes) => {
+      if (answers && this.#swallow !== undefined) {
+        this.#swallow(bytes.length);
+        return;
+      }
+      const { delayMs } = this;
+      if (delayMs === 0) to.write(bytes);
+      else setTimeout(() => to.destroyed || to.write(bytes), delayMs);
+    });
+    from.on('end', () => to.end());
+  }
+}
