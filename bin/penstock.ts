@@ -8,6 +8,7 @@ import { describeError, PenstockError } from '../lib/errors.ts';
 import { addAgentCommands } from './commands/agent.ts';
 import { addLakeCommands } from './commands/lake.ts';
 import { addCatalogCommand } from './commands/catalog.ts';
+import { addQuarantineCommands } from './commands/quarantine.ts';
 import { addFsCommands } from './commands/fs.ts';
 import { addCtlCommand } from './commands/ctl.ts';
 import { addServeCommand } from './commands/serve.ts';
@@ -24,6 +25,7 @@ const program = new Command('penstock')
 addDemoCommand(program);
 addAgentCommands(program);
 addLakeCommands(program);
+addQuarantineCommands(program);
 addFsCommands(program);
 addCatalogCommand(program);
 addServeCommand(program);

@@ -2,8 +2,17 @@
 import type { PipelineConfig } from '../lib/config/pipeline.ts';
 import { isCode } from '../lib/errors.ts';
 import { openLake, openPipelineLog } from '../lib/lake/ports.ts';
+import type { LakeContext } from '../lib/table/table.ts';
 import { type CompactorOptions, type CompactResult, runCompactor } from './compact/compactor.ts';
 import { type CostReport, costReport } from './cost/cost.ts';
+import { type ReplayOptions, type ReplayResult, runReplay } from './quarantine/replay.ts';
+import {
+  listQuarantine,
+  type QuarantineEntry,
+  type ShownLetter,
+  type ShowOptions,
+  showQuarantine,
+} from './quarantine/show.ts';
 import { type LanderOptions, type LandResult, type LandStatus, runLander } from './lander/lander.ts';
 
 export { datasetStats, type DatasetStats } from '../lib/lake/dataset-stats.ts';
@@ -46,18 +55,27 @@ export async function land(
   }
 }
 
+async function withLake<T>(
+  config: PipelineConfig,
+  baseDir: string,
+  kind: string,
+  use: (lake: LakeContext) => Promise<T>,
+): Promise<T> {
+  const ports = await openLake(config, baseDir, kind);
+  try {
+    return await use(ports.lake);
+  } finally {
+    await ports.close();
+  }
+}
+
 /** Opens the ports of `config`, compacts, and closes them. */
 export async function compact(
   config: PipelineConfig,
   baseDir: string,
   options: Omit<CompactorOptions, 'config' | 'lake'>,
 ): Promise<CompactResult> {
-  const ports = await openLake(config, baseDir, 'compactor');
-  try {
-    return await runCompactor({ ...options, config, lake: ports.lake });
-  } finally {
-    await ports.close();
-  }
+  return withLake(config, baseDir, 'compactor', (lake) => runCompactor({ ...options, config, lake }));
 }
 
 /** What the runs of every dataset cost that started in [fromMs, toMs). */
@@ -66,12 +84,34 @@ export async function cost(
   baseDir: string,
   span: { readonly fromMs: number; readonly toMs: number },
 ): Promise<CostReport[]> {
-  const ports = await openLake(config, baseDir, 'cost');
-  try {
+  return withLake(config, baseDir, 'cost', async (lake) => {
     const reports: CostReport[] = [];
-    for (const { name } of config.datasets) reports.push(await costReport(ports.lake, name, span));
+    for (const { name } of config.datasets) reports.push(await costReport(lake, name, span));
     return reports;
-  } finally {
-    await ports.close();
-  }
+  });
+}
+
+/** The objects that hold quarantined records, newest first. */
+export async function quarantineList(
+  config: PipelineConfig,
+  baseDir: string,
+  dataset?: string,
+): Promise<QuarantineEntry[]> {
+  return withLake(config, baseDir, 'quarantine', (lake) => listQuarantine(config, lake, dataset));
+}
+
+export async function quarantineShow(
+  config: PipelineConfig,
+  baseDir: string,
+  options: ShowOptions,
+): Promise<ShownLetter[]> {
+  return withLake(config, baseDir, 'quarantine', (lake) => showQuarantine(config, lake, options));
+}
+
+export async function quarantineReplay(
+  config: PipelineConfig,
+  baseDir: string,
+  options: Omit<ReplayOptions, 'config' | 'lake'>,
+): Promise<ReplayResult> {
+  return withLake(config, baseDir, 'replay', (lake) => runReplay({ ...options, config, lake }));
 }

@@ -1,12 +1,8 @@
 /** `penstock land|compact|cost`. */
-import { InvalidArgumentError, Option, type Command } from 'commander';
+import { InvalidArgumentError, type Command } from 'commander';
 import type { CompactStatus } from '../../compactor/main.ts';
-import { EXIT_PARTLY, print, printTable, reportToParent, untilSignal } from '../output.ts';
-
-interface PipelineOptions {
-  readonly config: string;
-  readonly json?: true;
-}
+import { print, printTable, reportToParent, untilSignal } from '../output.ts';
+import { configOption, jsonOption, loadPipeline, type PipelineOptions, report } from './pipeline-options.ts';
 
 interface CompactOptions extends PipelineOptions {
   readonly dataset?: string;
@@ -46,20 +42,6 @@ function parseDays(text: string): number {
   const days = Number(text);
   if (!(days > 0)) throw new InvalidArgumentError('expected a number of days');
   return days;
-}
-
-function report(problems: readonly string[]): void {
-  for (const problem of problems) process.stderr.write(`penstock: ${problem}\n`);
-  if (problems.length > 0) process.exitCode = EXIT_PARTLY;
-}
-
-const configOption = (): Option => new Option('-c, --config <file>', 'pipeline.yaml').makeOptionMandatory();
-const jsonOption = (): Option => new Option('--json', 'print as JSON');
-
-async function loadPipeline(options: PipelineOptions) {
-  const { loadConfig } = await import('../../lib/config/load.ts');
-  const { pipelineSchema } = await import('../../lib/config/pipeline.ts');
-  return loadConfig(options.config, pipelineSchema);
 }
 
 export function addLakeCommands(program: Command): void {

@@ -16,6 +16,7 @@ import { defaultScratchRoot, makeScratch } from '../../lib/sql/scratch.ts';
 import { SqlWorker } from '../../lib/sql/sql-worker-client.ts';
 import { type LakeContext, loadTable } from '../../lib/table/table.ts';
 import { CostMeter, costReport, writeCost } from '../cost/cost.ts';
+import { selectDatasets } from '../dataset-selection.ts';
 import { hourName } from '../parquet-object.ts';
 import { compactGroup, type GroupContext, type GroupResult } from './compact-group.ts';
 import { GroupLease } from './lease.ts';
@@ -88,13 +89,7 @@ export interface CompactorOptions {
 
 /** Throws `config` for a dataset that is not configured, `fenced`, `aborted`, and what makes planning impossible. */
 export async function runCompactor(options: CompactorOptions): Promise<CompactResult> {
-  const datasets = options.config.datasets.filter(
-    (dataset) => options.dataset === undefined || dataset.name === options.dataset,
-  );
-  if (datasets.length === 0) {
-    const names = options.config.datasets.map((dataset) => dataset.name).join(', ');
-    throw new PenstockError('config', `there is no dataset ${options.dataset ?? ''}: expected one of ${names}`);
-  }
+  const datasets = selectDatasets(options.config, options.dataset);
   const run = new CompactorRun(options);
   return run.run(datasets);
 }

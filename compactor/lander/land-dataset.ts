@@ -11,13 +11,13 @@ import type { DatasetConfig } from '../../lib/config/pipeline.ts';
 import { describeError, isCode, PenstockError } from '../../lib/errors.ts';
 import type { Log, TopicInfo, TopicOptions } from '../../lib/log/log.ts';
 import type { DuckDb } from '../../lib/sql/duckdb.ts';
-import { type LakeContext, loadTable } from '../../lib/table/table.ts';
-import { commitStaged, type CommitScope, type LandTotals } from './commit-staged.ts';
-import { ADDED_COLUMNS } from './field-names.ts';
+import type { LakeContext } from '../../lib/table/table.ts';
+import { commitStaged, type LandTotals } from './commit-staged.ts';
+import type { CommitScope } from './land-files.ts';
+import { openStaging } from './open-staging.ts';
 import { readOffsets } from '../../lib/lake/offsets.ts';
 import { hasMoved, stagePortion } from './stage-portion.ts';
-import { Staging } from './staging.ts';
-import { fieldsFor } from './table-fields.ts';
+import type { Staging } from './staging.ts';
 import { isPassing, TopicSource } from './topic-source.ts';
 
 const ROUND_FAILURES_MAX = 20;
@@ -100,20 +100,10 @@ export class DatasetLander {
     const offsets = await readOffsets(lake.engine, lake.volume, dataset.name, partitions);
     const source = await TopicSource.open(log, topic, offsets, targets);
     for (const lost of source.lost) this.#noteLasting(lost);
-    const table = await loadTable(lake, dataset.name);
-    const lastColumnId = table?.metadata['last-column-id'] ?? ADDED_COLUMNS.length;
-    const fields = fieldsFor(dataset, table?.schema ?? null, lastColumnId);
-    let lastFieldId = Math.max(lastColumnId, ...fields.map((field) => field.id));
-    const staging = await Staging.open({
-      db,
-      dataset: dataset.name,
-      eventTime: dataset.eventTime,
-      infer: dataset.schema === 'infer',
-      fields,
-    });
+    const { staging, nextFieldId } = await openStaging(lake, dataset, db);
     try {
       const place = { topic: topic.name, topicId: topic.id };
-      const end = await this.#fill(source, staging, place, () => ++lastFieldId);
+      const end = await this.#fill(source, staging, place, nextFieldId);
       if (source.cursors.some(hasMoved)) {
         const scope: CommitScope = { lake, dataset, db, scratchDir: this.#options.scratchDir, place };
         this.#count(await commitStaged(scope, staging, source.cursors));

@@ -55,23 +55,28 @@ export interface LanderOptions {
 /** Throws `fenced`, `config`, `corrupt` (table metadata), and passing errors that did not pass. */
 export async function runLander(options: LanderOptions): Promise<LandResult> {
   const { config, lake } = options;
-  const { fileBytes } = config.lander;
   const scratch = await makeScratch(options.scratchRoot ?? defaultScratchRoot(), 'lander');
   const meter = new CostMeter(lake);
   let db: DuckDb | undefined;
   try {
-    db = await DuckDb.open({
-      memoryBytes: Math.max(MEMORY_BYTES_MIN, MEMORY_PER_FILE_BYTE * fileBytes),
-      // One: staging on the main thread is the other half of the work, and the bytes of a file are the same each time.
-      threads: 1,
-      scratchDir: scratch.path,
-      scratchBytes: Math.max(MEMORY_BYTES_MIN, SCRATCH_PER_FILE_BYTE * fileBytes),
-    });
+    db = await openStagingDb(config, scratch.path);
     return await landAll(options, meter, db, scratch.path);
   } finally {
     db?.close();
     scratch.remove();
   }
+}
+
+/** What the records of a commit are staged in. */
+export function openStagingDb(config: PipelineConfig, scratchDir: string): Promise<DuckDb> {
+  const { fileBytes } = config.lander;
+  return DuckDb.open({
+    memoryBytes: Math.max(MEMORY_BYTES_MIN, MEMORY_PER_FILE_BYTE * fileBytes),
+    // One: staging on the main thread is the other half of the work, and the bytes of a file are the same each time.
+    threads: 1,
+    scratchDir,
+    scratchBytes: Math.max(MEMORY_BYTES_MIN, SCRATCH_PER_FILE_BYTE * fileBytes),
+  });
 }
 
 async function landAll(options: LanderOptions, meter: CostMeter, db: DuckDb, scratchDir: string): Promise<LandResult> {

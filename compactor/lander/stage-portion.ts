@@ -3,11 +3,16 @@ import { isUtf8 } from 'node:buffer';
 import { RecordBatchReader } from '../../lib/log/batch-reader.ts';
 import { inferFields, SAMPLE_RECORDS_MAX } from './infer.ts';
 import type { Staging } from './staging.ts';
-import type { PartitionCursor, Portion } from './topic-source.ts';
+import type { PartitionCursor } from './topic-source.ts';
 
 export interface StagePlace {
   readonly topic: string;
   readonly topicId: string;
+}
+
+export interface StagePortion {
+  readonly cursor: Pick<PartitionCursor, 'partition' | 'target'> & { next: number };
+  readonly batches: readonly Buffer[];
 }
 
 /**
@@ -16,7 +21,7 @@ export interface StagePlace {
  */
 export async function stagePortion(
   staging: Staging,
-  portion: Portion,
+  portion: StagePortion,
   place: StagePlace,
   nextFieldId: () => number,
 ): Promise<boolean> {

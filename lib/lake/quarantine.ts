@@ -4,7 +4,7 @@
  *   {VOLUME}quarantine:<dataset> / <object key>     QuarantineRecord as JSON
  */
 import { z } from 'zod';
-import type { MetaEngine, Write } from '../meta/engine.ts';
+import type { Key, MetaEngine, Write } from '../meta/engine.ts';
 import { scanJson } from './scan.ts';
 
 const recordSchema = z.object({
@@ -18,10 +18,20 @@ export type QuarantineRecord = z.output<typeof recordSchema>;
 
 export const quarantineBucket = (volume: string, dataset: string): string => `{${volume}}quarantine:${dataset}`;
 
-export function quarantineWrite(volume: string, dataset: string, key: string, record: QuarantineRecord): Write {
+export const quarantineKey = (volume: string, dataset: string, object: string): Key => ({
+  bucket: quarantineBucket(volume, dataset),
+  field: object,
+});
+
+export function quarantineWrite(
+  volume: string,
+  dataset: string,
+  { key, records, bytes, reasons }: Omit<QuarantineRecord, 'committedMs'> & { readonly key: string },
+  committedMs: number,
+): Write {
   return {
-    key: { bucket: quarantineBucket(volume, dataset), field: key },
-    value: Buffer.from(JSON.stringify(record)),
+    key: quarantineKey(volume, dataset, key),
+    value: Buffer.from(JSON.stringify({ records, bytes, reasons, committedMs })),
   };
 }
 

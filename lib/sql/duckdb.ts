@@ -91,6 +91,16 @@ export class DuckDb {
     }
   }
 
+  /** The rows of a query in portions, without holding them all. Another statement of this connection waits for the end. */
+  async *stream(sql: string): AsyncGenerator<readonly Row[]> {
+    try {
+      const result = await this.connection.stream(sql);
+      yield* result.yieldRowObjectJs();
+    } catch (error) {
+      throw toPenstockError(error);
+    }
+  }
+
   /**
    * From now on, for good: no file but `paths` can be read, none written, no setting changed, nothing attached or loaded. For text
    * that comes from outside.

@@ -1,0 +1,23 @@
+/** What the commands on a pipeline.yaml share. */
+import { Option } from 'commander';
+import { EXIT_PARTLY } from '../output.ts';
+
+export interface PipelineOptions {
+  readonly config: string;
+  readonly json?: true;
+}
+
+/** What was left undone, by name: exit status 3. */
+export function report(problems: readonly string[]): void {
+  for (const problem of problems) process.stderr.write(`penstock: ${problem}\n`);
+  if (problems.length > 0) process.exitCode = EXIT_PARTLY;
+}
+
+export const configOption = (): Option => new Option('-c, --config <file>', 'pipeline.yaml').makeOptionMandatory();
+export const jsonOption = (): Option => new Option('--json', 'print as JSON');
+
+export async function loadPipeline(options: PipelineOptions) {
+  const { loadConfig } = await import('../../lib/config/load.ts');
+  const { pipelineSchema } = await import('../../lib/config/pipeline.ts');
+  return loadConfig(options.config, pipelineSchema);
+}

@@ -1,0 +1,29 @@
+/** An empty staging area for the table of a dataset as it is now. */
+import type { DatasetConfig } from '../../lib/config/pipeline.ts';
+import type { DuckDb } from '../../lib/sql/duckdb.ts';
+import { type LakeContext, loadTable } from '../../lib/table/table.ts';
+import { ADDED_COLUMNS } from './field-names.ts';
+import { Staging } from './staging.ts';
+import { fieldsFor } from './table-fields.ts';
+
+export interface OpenStaging {
+  readonly staging: Staging;
+  /** For fields that inference adds. */
+  nextFieldId(this: void): number;
+}
+
+/** Throws `config` for a declared schema that the table cannot take on. */
+export async function openStaging(lake: LakeContext, dataset: DatasetConfig, db: DuckDb): Promise<OpenStaging> {
+  const table = await loadTable(lake, dataset.name);
+  const lastColumnId = table?.metadata['last-column-id'] ?? ADDED_COLUMNS.length;
+  const fields = fieldsFor(dataset, table?.schema ?? null, lastColumnId);
+  let lastFieldId = Math.max(lastColumnId, ...fields.map((field) => field.id));
+  const staging = await Staging.open({
+    db,
+    dataset: dataset.name,
+    eventTime: dataset.eventTime,
+    infer: dataset.schema === 'infer',
+    fields,
+  });
+  return { staging, nextFieldId: () => ++lastFieldId };
+}

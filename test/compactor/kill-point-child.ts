@@ -1,0 +1,44 @@
+/**
+ * One run of a program that dies by SIGKILL at an external write: `kill-point-child.ts <directory> <role> <operation> <call> <moment>`.
+ * It ends with status 0 when there is no such call.
+ */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { runCompactor } from '../../compactor/compact/compactor.ts';
+import { runLander } from '../../compactor/lander/lander.ts';
+import { runReplay } from '../../compactor/quarantine/replay.ts';
+import { parseConfig } from '../../lib/config/load.ts';
+import { pipelineSchema } from '../../lib/config/pipeline.ts';
+import { openLake, openPipelineLog } from '../../lib/lake/ports.ts';
+import { type FaultMoment, FaultPlan } from '../support/fault.ts';
+import { faultyEngine } from '../support/faulty-engine.ts';
+import { faultyStore } from '../support/faulty-store.ts';
+
+const [dir = '', role = '', operation = '', call = '0', moment = 'before'] = process.argv.slice(2);
+const plan = new FaultPlan({
+  operation,
+  call: Number(call),
+  moment: moment as FaultMoment, // by the caller
+  error: () => {
+    process.kill(process.pid, 'SIGKILL');
+    return new Error('killed');
+  },
+});
+const config = parseConfig(readFileSync(join(dir, 'pipeline.yaml'), 'utf8'), 'pipeline.yaml', pipelineSchema);
+const ports = await openLake(config, dir, 'test');
+const lake = {
+  ...ports.lake,
+  engine: faultyEngine(ports.lake.engine, plan),
+  store: faultyStore(ports.lake.store, plan),
+};
+const shared = { config, lake, signal: new AbortController().signal, scratchRoot: join(dir, 'scratch') };
+if (role === 'land') {
+  const log = await openPipelineLog(config, dir);
+  await runLander({ ...shared, log, once: true });
+  await log.close();
+} else if (role === 'replay') {
+  await runReplay(shared);
+} else {
+  await runCompactor({ ...shared, ignoreLag: true });
+}
+await ports.close();
