@@ -11,7 +11,7 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { DatasetConfig, PipelineConfig } from '../../lib/config/pipeline.ts';
-import { describeError, isCode, PenstockError } from '../../lib/errors.ts';
+import { describeError, isCode } from '../../lib/errors.ts';
 import { defaultScratchRoot, makeScratch } from '../../lib/sql/scratch.ts';
 import { SqlWorker } from '../../lib/sql/sql-worker-client.ts';
 import { type LakeContext, loadTable } from '../../lib/table/table.ts';

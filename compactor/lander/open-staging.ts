@@ -9,7 +9,7 @@ import { fieldsFor } from './table-fields.ts';
 export interface OpenStaging {
   readonly staging: Staging;
   /** For fields that inference adds. */
-  nextFieldId(this: void): number;
+  readonly nextFieldId: () => number;
 }
 
 /** Throws `config` for a declared schema that the table cannot take on. */

@@ -33,9 +33,9 @@ export interface LetterObject {
   /** Of the record that refers to it. */
   readonly version: Version;
   /** Portions of the letters. Throws `corrupt` for an object that is none of ours. */
-  letters(this: void): AsyncGenerator<readonly DeadLetter[]>;
+  readonly letters: () => AsyncGenerator<readonly DeadLetter[]>;
   /** Removes the local copy. */
-  close(this: void): Promise<void>;
+  readonly close: () => Promise<void>;
 }
 
 /** Fetches the object; null when nothing refers to it (any more). Throws `corrupt` when it is referred to and not there. */
