@@ -44,6 +44,7 @@ module.exports = {
     onlyIn('duckdb-in-sql', '@duckdb', '^lib/sql/'),
     onlyIn('kafkajs-in-its-adapter', 'kafkajs', '^lib/log/kafka/'),
     onlyIn('platformatic-kafka-in-its-adapter', '@platformatic/kafka', '^lib/log/kafka/'),
+    onlyIn('cel-in-conditions', '@marcbachmann/cel-js', '^agent/transforms/condition.ts'),
     onlyIn('koffi-in-fuse', 'koffi', '^fs-gateway/fuse/'),
   ],
   options: {

@@ -4,6 +4,8 @@
 import { z } from 'zod';
 import { bytes, duration } from '../lib/config/load.ts';
 import { ALARM_PRIORITY } from './spool/frame.ts';
+import { segmentBytesFor } from './spool/segment-files.ts';
+import { durableStateBytesMax, transformsSchema } from './transforms/transform-config.ts';
 
 /** What `type:` may name, and what is planned: the message tells a typing error from a version that is too old. */
 const PLANNED_SOURCES = ['mqtt', 'http', 'syslog', 'modbus', 'opcua'];
@@ -101,52 +103,60 @@ function pathsAreDistinct(sources: readonly z.output<typeof source>[]): boolean 
 const notBuilt = (what: string) =>
   z.array(z.unknown()).max(0, `${what} are not built yet: remove the entries`).default([]);
 
-export const agentSchema = z.strictObject({
-  agent: z.strictObject({
-    id: z
-      .string()
-      .min(1)
-      .max(AGENT_ID_LENGTH_MAX)
-      .regex(/^[\x21-\x7e]+$/, 'expected printable ASCII without spaces: the id travels in record headers'),
-    /** Beside the configuration, like the pipeline's. */
-    dataDir: z.string().min(1).default('./data/agent'),
-    /** Without it, the agent serves no health and metrics. */
-    listen: listenAddress.optional(),
-  }),
-  /** The control plane, where it can be reached. */
-  control: z.strictObject({ url: z.url(), tokenFile: z.string().optional() }).optional(),
-  log: z.string().regex(/^(file|kafka):/, 'expected the URL of a log, as file:./data/log or kafka://127.0.0.1:9092'),
-  spool: z
-    .strictObject({
-      /** Days of a hundred readings a second, and a share of the smallest node disks. */
-      maxBytes: bytes()
-        .refine((size) => size >= MIB, 'expected at least 1MiB')
-        .default(10_000_000_000),
-      /** The only policy that never gives up what was accepted. */
-      whenFull: z.enum(['reject', 'dropOldest', 'dropLowestPriority']).default('reject'),
-      /** An acknowledgement means the disk has it; one sync serves everything that arrived during the last one. */
-      fsync: z.enum(['group']).default('group'),
-    })
-    .default({ maxBytes: 10_000_000_000, whenFull: 'reject', fsync: 'group' }),
-  uplink: z
-    .strictObject({
-      /** 0: no limit, the only value until budgets are built. */
-      bytesPerSecond: bytes()
-        .refine((limit) => limit === 0, NO_BUDGETS)
-        .default(0),
-      bytesPerDay: bytes()
-        .refine((limit) => limit === 0, NO_BUDGETS)
-        .default(0),
-      /** After an outage the present is worth more than the past. Until the live-first drain is built, both go in order. */
-      order: z.enum(['liveFirst', 'oldestFirst']).default('liveFirst'),
-    })
-    .default({ bytesPerSecond: 0, bytesPerDay: 0, order: 'liveFirst' }),
-  sources: z
-    .array(source)
-    .min(1, 'an agent without a source has nothing to do')
-    .max(1000)
-    .refine(pathsAreDistinct, 'two file sources have the same path: their positions would be mixed up'),
-  transforms: notBuilt('transforms'),
-  rules: notBuilt('rules'),
-});
+export const agentSchema = z
+  .strictObject({
+    agent: z.strictObject({
+      id: z
+        .string()
+        .min(1)
+        .max(AGENT_ID_LENGTH_MAX)
+        .regex(/^[\x21-\x7e]+$/, 'expected printable ASCII without spaces: the id travels in record headers'),
+      /** Beside the configuration, like the pipeline's. */
+      dataDir: z.string().min(1).default('./data/agent'),
+      /** Without it, the agent serves no health and metrics. */
+      listen: listenAddress.optional(),
+    }),
+    /** The control plane, where it can be reached. */
+    control: z.strictObject({ url: z.url(), tokenFile: z.string().optional() }).optional(),
+    log: z.string().regex(/^(file|kafka):/, 'expected the URL of a log, as file:./data/log or kafka://127.0.0.1:9092'),
+    spool: z
+      .strictObject({
+        /** Days of a hundred readings a second, and a share of the smallest node disks. */
+        maxBytes: bytes()
+          .refine((size) => size >= MIB, 'expected at least 1MiB')
+          .default(10_000_000_000),
+        /** The only policy that never gives up what was accepted. */
+        whenFull: z.enum(['reject', 'dropOldest', 'dropLowestPriority']).default('reject'),
+        /** An acknowledgement means the disk has it; one sync serves everything that arrived during the last one. */
+        fsync: z.enum(['group']).default('group'),
+      })
+      .default({ maxBytes: 10_000_000_000, whenFull: 'reject', fsync: 'group' }),
+    uplink: z
+      .strictObject({
+        /** 0: no limit, the only value until budgets are built. */
+        bytesPerSecond: bytes()
+          .refine((limit) => limit === 0, NO_BUDGETS)
+          .default(0),
+        bytesPerDay: bytes()
+          .refine((limit) => limit === 0, NO_BUDGETS)
+          .default(0),
+        /** After an outage the present is worth more than the past. Until the live-first drain is built, both go in order. */
+        order: z.enum(['liveFirst', 'oldestFirst']).default('liveFirst'),
+      })
+      .default({ bytesPerSecond: 0, bytesPerDay: 0, order: 'liveFirst' }),
+    sources: z
+      .array(source)
+      .min(1, 'an agent without a source has nothing to do')
+      .max(1000)
+      .refine(pathsAreDistinct, 'two file sources have the same path: their positions would be mixed up'),
+    transforms: transformsSchema,
+    rules: notBuilt('rules'),
+  })
+  .superRefine(({ transforms, spool }, context) => {
+    const bytesMax = Math.floor(segmentBytesFor(spool.maxBytes) / 2);
+    const needed = durableStateBytesMax(transforms);
+    if (needed <= bytesMax) return;
+    const message = `what the windows and swinging doors of all sensors hold back can take ${needed} bytes, at most ${bytesMax} with this spool.maxBytes: raise it, or lower \`sensors\` of the transforms`;
+    context.addIssue({ code: 'custom', path: ['transforms'], message });
+  });
 export type AgentConfig = z.output<typeof agentSchema>;

@@ -16,6 +16,7 @@ import { absoluteUrl, openLog } from '../lib/registry.ts';
 import { agentSchema, type AgentConfig, type SourceConfig } from './config.ts';
 import { closeEndpoint, openEndpoint } from './endpoint.ts';
 import { sendHeartbeats } from './heartbeat.ts';
+import { Intake } from './intake.ts';
 import { Quarantine } from './quarantine.ts';
 import { AgentSourceOutput } from './source-output.ts';
 import { fileSource } from './sources/file-source.ts';
@@ -24,6 +25,7 @@ import { simulatorSource } from './sources/simulator.ts';
 import { pause, type Source } from './sources/source.ts';
 import { openSpool, type Spool } from './spool/spool.ts';
 import { prometheusText, summaryOf, type AgentStatus, type AgentSummary } from './status.ts';
+import { TransformChain } from './transforms/chain.ts';
 import { Uplink, type UplinkStatus } from './uplink/uplink.ts';
 
 /** Twice a second is live to a person and nothing to a machine. */
@@ -84,8 +86,16 @@ export async function runAgent(options: RunAgentOptions): Promise<AgentSummary> 
     clock,
   });
   try {
-    const agent = new RunningAgent(options, clock, dataDir, spool);
-    return await agent.run();
+    const quarantine = new Quarantine(resolve(dataDir, 'quarantine'), clock);
+    const intake = new Intake(spool, new TransformChain(options.config.transforms), quarantine, clock);
+    await intake.start();
+    try {
+      const agent = new RunningAgent(options, clock, dataDir, spool, intake, quarantine);
+      return await agent.run();
+    } finally {
+      await intake.close();
+      await quarantine.close();
+    }
   } finally {
     await spool.close();
   }
@@ -96,6 +106,7 @@ class RunningAgent {
   readonly #clock: Clock;
   readonly #dataDir: string;
   readonly #spool: Spool;
+  readonly #intake: Intake;
   readonly #quarantine: Quarantine;
   readonly #outputs: AgentSourceOutput[] = [];
   /** Fires with the caller's signal, or when the spool failed. */
@@ -106,12 +117,20 @@ class RunningAgent {
   #uplinkProblem: string | null = 'the log is not open yet';
   #controlProblem: string | null = null;
 
-  constructor(options: RunAgentOptions, clock: Clock, dataDir: string, spool: Spool) {
+  constructor(
+    options: RunAgentOptions,
+    clock: Clock,
+    dataDir: string,
+    spool: Spool,
+    intake: Intake,
+    quarantine: Quarantine,
+  ) {
     this.#options = options;
     this.#clock = clock;
     this.#dataDir = dataDir;
     this.#spool = spool;
-    this.#quarantine = new Quarantine(resolve(dataDir, 'quarantine'), clock);
+    this.#intake = intake;
+    this.#quarantine = quarantine;
   }
 
   async run(): Promise<AgentSummary> {
@@ -150,6 +169,7 @@ class RunningAgent {
   status(): AgentStatus {
     const spool = this.#spool.stats();
     const sources = this.#outputs.map((output) => ({ ...output.counters }));
+    const transforms = this.#intake.counters();
     const { agent, incarnation } = this.#spool.identity;
     const uplink = this.#uplink?.status();
     return {
@@ -158,8 +178,12 @@ class RunningAgent {
       readings: spool.topics.reduce((sum, topic) => sum + topic.accepted, 0),
       delivered: spool.topics.reduce((sum, topic) => sum + topic.acknowledged, 0),
       spooled: sources.reduce((sum, source) => sum + source.readings, 0),
-      quarantined: sources.reduce((sum, source) => sum + source.quarantined, 0),
+      quarantined: [...sources.map((source) => source.quarantined), ...transforms.map(({ failed }) => failed)].reduce(
+        (sum, count) => sum + count,
+        0,
+      ),
       sources,
+      transforms,
       spool,
       setAside: [...spool.setAside, ...(uplink?.setAside ?? [])],
       uplinkProblem: this.#uplinkProblem ?? this.#recentUplinkError(uplink),
@@ -209,7 +233,7 @@ class RunningAgent {
   /** Until the agent stops or the source has come to its end. */
   async #keepRunning(source: Source): Promise<void> {
     const { signal } = this.#stop;
-    const output = new AgentSourceOutput(source.name, this.#spool, this.#quarantine, this.#clock, signal);
+    const output = new AgentSourceOutput(source.name, this.#intake, this.#quarantine, this.#clock, signal);
     this.#outputs.push(output);
     for (let waitMs = RESTART_MS_MIN; !signal.aborted; waitMs = Math.min(RESTART_MS_MAX, waitMs * 2)) {
       try {
@@ -278,6 +302,5 @@ class RunningAgent {
     // The acknowledgements of the last deliveries.
     await this.#spool.sync();
     await this.#log?.close();
-    await this.#quarantine.close();
   }
 }

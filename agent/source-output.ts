@@ -4,12 +4,12 @@ import { isCode, PenstockError } from '../lib/errors.ts';
 import type { Quarantine, Rejected } from './quarantine.ts';
 import type { SourceOutput } from './sources/source.ts';
 import { isSurelyFine, refusal, type NewReading } from './spool/frame.ts';
-import type { Spool } from './spool/spool.ts';
+import type { Intake } from './intake.ts';
 import type { Checkpoint, CheckpointState } from './spool/spool-state.ts';
 
 export interface SourceCounters {
   readonly name: string;
-  /** Durable in the spool, since the start of the agent. */
+  /** Taken in durably (before the transforms), since the start of the agent. */
   readings: number;
   quarantined: number;
   /** Waiting for room in the spool at this moment. */
@@ -20,14 +20,14 @@ export interface SourceCounters {
 export class AgentSourceOutput implements SourceOutput {
   readonly clock: Clock;
   readonly counters: SourceCounters;
-  readonly #spool: Spool;
+  readonly #intake: Intake;
   readonly #quarantine: Quarantine;
   readonly #signal: AbortSignal;
 
-  constructor(name: string, spool: Spool, quarantine: Quarantine, clock: Clock, signal: AbortSignal) {
+  constructor(name: string, intake: Intake, quarantine: Quarantine, clock: Clock, signal: AbortSignal) {
     this.clock = clock;
     this.counters = { name, readings: 0, quarantined: 0, isHeldUp: false, problem: null };
-    this.#spool = spool;
+    this.#intake = intake;
     this.#quarantine = quarantine;
     this.#signal = signal;
   }
@@ -35,7 +35,7 @@ export class AgentSourceOutput implements SourceOutput {
   async deliver(readings: readonly NewReading[], checkpoints: readonly Checkpoint[] = []): Promise<void> {
     const carried = readings.every(isSurelyFine) ? readings : await this.#withoutRefused(readings);
     if (carried.length === 0 && checkpoints.length === 0) return;
-    await this.#whenThereIsRoom(() => this.#spool.append(carried, checkpoints));
+    await this.#whenThereIsRoom(() => this.#intake.store(carried, checkpoints));
     this.counters.readings += carried.length;
   }
 
@@ -46,11 +46,11 @@ export class AgentSourceOutput implements SourceOutput {
   }
 
   checkpoint(key: string): CheckpointState | undefined {
-    return this.#spool.checkpoint(key);
+    return this.#intake.checkpoint(key);
   }
 
   checkpointKeys(prefix: string): readonly string[] {
-    return this.#spool.checkpointSources(prefix);
+    return this.#intake.checkpointKeys(prefix);
   }
 
   report(problem: string | null): void {
@@ -82,7 +82,7 @@ export class AgentSourceOutput implements SourceOutput {
         if (!isCode(error, 'full')) throw error;
         this.counters.isHeldUp = true;
       }
-      await this.#spool.waitForRoom(this.#signal);
+      await this.#intake.waitForRoom(this.#signal);
     }
   }
 }

@@ -1,6 +1,7 @@
 /** What an agent tells about itself: for the console, for `/metrics` and for the summary at its end. */
 import type { SourceCounters } from './source-output.ts';
 import type { SpoolStats } from './spool/spool.ts';
+import type { TransformCounters } from './transforms/chain.ts';
 
 export interface AgentStatus {
   readonly agent: string;
@@ -14,6 +15,7 @@ export interface AgentStatus {
   /** Since this start. */
   readonly quarantined: number;
   readonly sources: readonly Readonly<SourceCounters>[];
+  readonly transforms: readonly TransformCounters[];
   readonly spool: SpoolStats;
   /** Damaged files of the spool and the uplink that were set aside since this start: what could not be read is in them. */
   readonly setAside: readonly string[];
@@ -45,9 +47,11 @@ type Sample = readonly [labels: Readonly<Record<string, string>>, value: number]
 
 /** Prometheus' text format, version 0.0.4. */
 export function prometheusText(status: AgentStatus, oldestUndeliveredSeconds: number): string {
-  const { sources, spool } = status;
+  const { sources, transforms, spool } = status;
   const bySource = (pick: (source: Readonly<SourceCounters>) => number): Sample[] =>
     sources.map((source) => [{ source: source.name }, pick(source)]);
+  const byTransform = (pick: (transform: TransformCounters) => number): Sample[] =>
+    transforms.map((transform, index) => [{ transform: `${index}: ${transform.name}` }, pick(transform)]);
   const byTopic = (pick: (topic: SpoolStats['topics'][number]) => number): Sample[] =>
     spool.topics.map((topic) => [{ topic: topic.topic }, pick(topic)]);
   return [
@@ -55,6 +59,11 @@ export function prometheusText(status: AgentStatus, oldestUndeliveredSeconds: nu
     metric('source_quarantined_total', 'counter', 'Inputs of a source that are no readings, since the start.', bySource((source) => source.quarantined)),
     metric('source_held_up', 'gauge', '1 while the source waits for room in the spool.', bySource((source) => Number(source.isHeldUp))),
     metric('source_problem', 'gauge', '1 while the source reports a problem.', bySource((source) => Number(source.problem !== null))),
+    metric('transform_readings_total', 'counter', 'Readings that came to a transform, since the start.', byTransform(({ seen }) => seen)),
+    metric('transform_dropped_total', 'counter', 'Readings that a transform left out, held back or folded into a window.', byTransform(({ dropped }) => dropped)),
+    metric('transform_missed_total', 'counter', 'Readings that a transform passed on as they were, because a field was missing.', byTransform(({ missed }) => missed)),
+    metric('transform_failed_total', 'counter', 'Readings that a transform could not judge: they are in the quarantine.', byTransform(({ failed }) => failed)),
+    metric('transform_made_total', 'counter', 'Windows, and readings that were held back before.', byTransform(({ made }) => made)),
     metric('topic_readings_total', 'counter', 'Readings accepted over the life of the spool.', byTopic((topic) => topic.accepted)),
     metric('topic_delivered_total', 'counter', 'Readings delivered to the log, or recorded as given up, over the life of the spool.', byTopic((topic) => topic.acknowledged)),
     metric('topic_lag_readings', 'gauge', 'Readings in the spool that are not delivered.', byTopic((topic) => topic.accepted - topic.acknowledged)),

@@ -1,6 +1,16 @@
-/** Writing segment files whole. */
+/** How large segment files are, and writing them whole. */
 import type { FileHandle } from 'node:fs/promises';
 import { PenstockError } from '../../lib/errors.ts';
+
+/** Large enough that creating and deleting files costs nothing, small enough that space comes back soon. */
+const SEGMENT_BYTES_DEFAULT = 16 * 1024 * 1024;
+/** A spool is at least this many segments, so that a small one frees space before it is full. */
+const SEGMENTS_PER_SPOOL_MIN = 8;
+
+/** How large a segment of a spool of `maxBytes` grows; `wanted` bounds it further. */
+export function segmentBytesFor(maxBytes: number, wanted = SEGMENT_BYTES_DEFAULT): number {
+  return Math.min(wanted, Math.floor(maxBytes / SEGMENTS_PER_SPOOL_MIN));
+}
 
 /** Writes all buffers at a position. A short write is continued, so that the error behind it (ENOSPC) is seen. */
 export async function writeAll(handle: FileHandle, buffers: readonly Buffer[], position: number): Promise<void> {

@@ -24,6 +24,7 @@ import { makeDirectory, syncDirectory } from '../../lib/durable-files.ts';
 import { isSurelyFine, refusal, type NewReading } from './frame.ts';
 import { loadIdentity, machineFingerprint, renewIdentity, type Identity } from './identity.ts';
 import { PayloadPool, PendingGroup } from './pending-group.ts';
+import { segmentBytesFor } from './segment-files.ts';
 import { recoverSpool, type Segment } from './recovery.ts';
 import { SegmentWriter, SyncFailure } from './segment-writer.ts';
 import type { SpoolEntry, SpoolReader } from './spool-reader.ts';
@@ -31,10 +32,6 @@ import type { Checkpoint, CheckpointState, SpoolState, TopicState } from './spoo
 import { TopicReading } from './topic-reading.ts';
 import { WaitList } from './wait-list.ts';
 
-/** Large enough that creating and deleting files costs nothing, small enough that space comes back soon. */
-const SEGMENT_BYTES_DEFAULT = 16 * 1024 * 1024;
-/** A spool is at least this many segments, so that a small one frees space before it is full. */
-const SEGMENTS_PER_SPOOL_MIN = 8;
 /** Memory of the collecting group; also what one write and sync carries at most, about 20 ms of an SSD. */
 const PENDING_BYTES_MAX = 4 * 1024 * 1024;
 /** Acknowledgements ride on the next group; without one they are written after this long, to spare flash. */
@@ -132,10 +129,7 @@ export class Spool implements SpoolReader {
   ) {
     this.identity = identity;
     this.#options = options;
-    this.#segmentBytes = Math.min(
-      options.segmentBytes ?? SEGMENT_BYTES_DEFAULT,
-      Math.floor(options.maxBytes / SEGMENTS_PER_SPOOL_MIN),
-    );
+    this.#segmentBytes = segmentBytesFor(options.maxBytes, options.segmentBytes);
     this.#lock = lock;
     this.#planner = options.whenFull === 'reject' ? undefined : new DropPlanner(options.whenFull);
     this.#state = state;
@@ -164,13 +158,18 @@ export class Spool implements SpoolReader {
       await new Promise<void>((resolve) => this.#waitingForMemory.push(resolve));
       this.#assertOpen();
     }
-    if (this.#options.whenFull === 'reject' && this.#bytes + this.#pending.bytes > this.#options.maxBytes) {
-      throw this.#fullError();
-    }
+    this.assertRoom();
     this.#pending.add(readings, checkpoints);
     const settled = this.#pending.settled();
     this.#start();
     await settled;
+  }
+
+  /** Throws `full` when an append would now be refused for want of room. */
+  assertRoom(): void {
+    if (this.#options.whenFull === 'reject' && this.#bytes + this.#pending.bytes > this.#options.maxBytes) {
+      throw this.#fullError();
+    }
   }
 
   /** Why nothing can be stored any more until the spool is opened again, after a failed sync. */

@@ -41,6 +41,8 @@ sources:
   - { type: simulator, rate: -1 }
 transforms:
   - { type: deadband }
+  - { type: filter, on: x, keep: 'rms > x' }
+  - { type: wasm }
 `);
   const message = await loadAgentConfig(path).then(
     () => '',
@@ -59,7 +61,11 @@ transforms:
     [10, 'sources[2].priority: '],
     [12, 'sources[3].intervall: unknown key'],
     [13, 'sources[4].rate: '],
-    [14, 'transforms: transforms are not built yet'],
+    [15, 'transforms[0].on: missing'],
+    [15, 'transforms[0].field: missing'],
+    [15, 'transforms[0].by: missing'],
+    [16, 'transforms[1].keep: at character 1: unknown name rms: a field is value.rms; beside value there are sensor'],
+    [17, "transforms[2].type: transforms of type 'wasm' are not built yet"],
   ];
   for (const [line, text] of expected) expect(message).toContain(`${path}:${line}: ${text}`);
   const problems = await validateAgent(path);
@@ -74,4 +80,26 @@ test('two file sources with one path, and a CSV from its end, are refused', asyn
   await expect(loadAgentConfig(twice)).rejects.toThrow('two file sources have the same path');
   const csv = configFile(`${head}sources: [{ type: file, path: x.csv, to: t, start: end }]`);
   await expect(loadAgentConfig(csv)).rejects.toThrow('sources[0].start: a CSV file must be read from its beginning');
+});
+
+test('transforms that cannot be told apart, or hold back more than the spool has room for, and wrong units are refused', async () => {
+  const problemsOf = async (transforms: string, maxBytes = '1GB'): Promise<string> => {
+    const path = configFile(
+      `agent: { id: a }\nlog: file:x\nspool: { maxBytes: ${maxBytes} }\nsources: [{ type: host }]\ntransforms:\n${transforms}`,
+    );
+    return (await validateAgent(path)).map(({ line, key, message }) => `${line} ${key}: ${message}`).join('\n');
+  };
+  const door = '  - { type: swingingDoor, on: t, field: v, by: 1 }\n';
+  expect(await problemsOf(door)).toBe('');
+  expect(await problemsOf(door + door)).toContain('7 transforms[1]: the same as another one above');
+  expect(await problemsOf(door, '2MiB')).toMatch(/^5 transforms: what .* can take 1500000 bytes, at most 131072/);
+  const convert = (from: string, to: string): string =>
+    `  - { type: convert, on: t, field: v, from: ${from}, to: ${to} }\n`;
+  expect(await problemsOf(convert('psi', 'bar'))).toBe('');
+  expect(await problemsOf(convert('PSI', 'bar'))).toContain(
+    "6 transforms[0].from: 'PSI' is not a unit: expected one of K, ",
+  );
+  expect(await problemsOf(convert('psi', 'degC'))).toContain(
+    "6 transforms[0].to: 'degC' is not a unit of pressure as 'psi' is: expected one of Pa, hPa, ",
+  );
 });

@@ -2,10 +2,12 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { onTestFinished } from 'vitest';
 import { agentSchema, type FileSourceConfig } from '../../../agent/config.ts';
+import { Intake } from '../../../agent/intake.ts';
 import { Quarantine } from '../../../agent/quarantine.ts';
 import { AgentSourceOutput } from '../../../agent/source-output.ts';
 import type { Source } from '../../../agent/sources/source.ts';
 import type { Spool } from '../../../agent/spool/spool.ts';
+import { TransformChain } from '../../../agent/transforms/chain.ts';
 import { systemClock, type Clock } from '../../../lib/clock.ts';
 import { isCode } from '../../../lib/errors.ts';
 
@@ -31,7 +33,13 @@ export interface RunningSource {
 export function runSource(source: Source, spool: Spool, dataDir: string, clock: Clock = systemClock): RunningSource {
   const controller = new AbortController();
   const quarantine = new Quarantine(join(dataDir, 'quarantine'), clock);
-  const output = new AgentSourceOutput(source.name, spool, quarantine, clock, controller.signal);
+  const output = new AgentSourceOutput(
+    source.name,
+    new Intake(spool, new TransformChain([]), quarantine, clock),
+    quarantine,
+    clock,
+    controller.signal,
+  );
   const running = source.run(output, controller.signal).catch((error: unknown) => {
     if (!isCode(error, 'aborted')) throw error;
   });

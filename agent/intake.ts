@@ -1,0 +1,165 @@
+/**
+ * The way from the sources into the spool: through the transforms, as one transaction with them.
+ *
+ * Invariants
+ * - A source's checkpoints are stored with what the transforms made of its readings and with the transforms' states, in one group of
+ *   the spool: also when no reading is left. So what a window or a swinging door holds back is as durable as a spooled reading when its
+ *   source is acknowledged.
+ * - A reading that a transform failed on is in the quarantine before its source is acknowledged.
+ * - Where transforms have states, one batch is under way at a time; what arrives meanwhile goes together into the next one.
+ * Failure: what the spool refuses has not been: states and counters go back, and the sources decide whether to bring it again.
+ * Limits: each caller waits for its batch, so what waits here is bounded by the sources.
+ */
+import type { Clock } from '../lib/clock.ts';
+import { isCode, PenstockError } from '../lib/errors.ts';
+import type { Quarantine } from './quarantine.ts';
+import { isSurelyFine, refusal, type NewReading } from './spool/frame.ts';
+import type { Spool } from './spool/spool.ts';
+import type { Checkpoint, CheckpointState } from './spool/spool-state.ts';
+import type { ChainRun, Failed, TransformChain, TransformCounters } from './transforms/chain.ts';
+
+/** The resolution of what transforms hold back: nobody looks closer at a silent sensor. */
+const OVERDUE_EVERY_MS = 1000;
+
+interface Waiting {
+  readonly readings: readonly NewReading[];
+  readonly checkpoints: readonly Checkpoint[];
+  readonly resolve: () => void;
+  readonly reject: (error: unknown) => void;
+}
+
+export class Intake {
+  readonly #spool: Spool;
+  readonly #chain: TransformChain;
+  readonly #quarantine: Quarantine;
+  readonly #clock: Clock;
+  #waiting: Waiting[] = [];
+  #running: Promise<void> | undefined;
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(spool: Spool, chain: TransformChain, quarantine: Quarantine, clock: Clock) {
+    this.#spool = spool;
+    this.#chain = chain;
+    this.#quarantine = quarantine;
+    this.#clock = clock;
+  }
+
+  /** Takes up what the transforms left on the disk. Throws `closed`, `io`. */
+  async start(): Promise<void> {
+    const spool = this.#spool;
+    const orphans = this.#chain.restore({
+      checkpoint: (key) => spool.checkpoint(key),
+      checkpointSources: (prefix) => spool.checkpointSources(prefix),
+    });
+    if (orphans.checkpoints.length > 0) {
+      await spool.append(orphans.readings, orphans.checkpoints).catch((error: unknown) => {
+        // They stay where they are, for a start that finds room.
+        if (!isCode(error, 'full')) throw error;
+      });
+    }
+    if (this.#chain.hasStates) this.#timer = setInterval(() => this.#storeOverdue(), OVERDUE_EVERY_MS);
+  }
+
+  /** As `Spool.append`. */
+  async store(readings: readonly NewReading[], checkpoints: readonly Checkpoint[]): Promise<void> {
+    if (this.#chain.isEmpty) return this.#spool.append(readings, checkpoints);
+    for (const reading of readings) {
+      // Before it is put together with the readings of others.
+      const why = isSurelyFine(reading) ? null : refusal(reading);
+      if (why !== null) throw new PenstockError('too-large', why);
+    }
+    if (!this.#chain.hasStates) return this.#append(this.#chain.run(readings), checkpoints);
+    return new Promise<void>((resolve, reject) => {
+      this.#waiting.push({ readings, checkpoints, resolve, reject });
+      this.#start();
+    });
+  }
+
+  checkpoint(key: string): CheckpointState | undefined {
+    return this.#spool.checkpoint(key);
+  }
+
+  checkpointKeys(prefix: string): readonly string[] {
+    return this.#spool.checkpointSources(prefix);
+  }
+
+  waitForRoom(signal: AbortSignal): Promise<void> {
+    return this.#spool.waitForRoom(signal);
+  }
+
+  counters(): readonly TransformCounters[] {
+    return this.#chain.counters();
+  }
+
+  /** Waits for what is under way. What transforms hold back is on the disk, for the next start. */
+  async close(): Promise<void> {
+    clearInterval(this.#timer);
+    while (this.#running !== undefined) await this.#running;
+  }
+
+  #start(): void {
+    this.#running ??= this.#storeWaiting().finally(() => {
+      this.#running = undefined;
+      if (this.#waiting.length > 0) this.#start();
+    });
+  }
+
+  async #storeWaiting(): Promise<void> {
+    while (this.#waiting.length > 0) {
+      const batch = this.#waiting.splice(0);
+      try {
+        const run = this.#chain.run(batch.flatMap(({ readings }) => readings));
+        await this.#append(
+          run,
+          batch.flatMap(({ checkpoints }) => checkpoints),
+        );
+        for (const { resolve } of batch) resolve();
+      } catch (error) {
+        for (const { reject } of batch) reject(error);
+      }
+    }
+  }
+
+  #storeOverdue(): void {
+    // A batch under way has states that are not settled: the next second will do.
+    if (this.#running !== undefined) return;
+    const run = this.#chain.overdue(this.#clock.nowMs() * 1000);
+    if (run === null) return;
+    this.#running = this.#append(run, [])
+      .catch(() => {
+        // It is held back still, and tried again; a spool or quarantine that fails shows by the sources.
+      })
+      .finally(() => {
+        this.#running = undefined;
+        if (this.#waiting.length > 0) this.#start();
+      });
+  }
+
+  async #append(run: ChainRun, checkpoints: readonly Checkpoint[]): Promise<void> {
+    try {
+      if (run.failed.length > 0) {
+        // A full spool refuses the batch each time it comes: asked first, lest the quarantine has its readings as often.
+        this.#spool.assertRoom();
+        await this.#keepFailed(run.failed);
+      }
+      await this.#spool.append(run.readings, [...run.checkpoints, ...checkpoints]);
+    } catch (error) {
+      run.rollback();
+      throw error;
+    }
+    run.commit();
+  }
+
+  async #keepFailed(failed: readonly Failed[]): Promise<void> {
+    for (const [transform, items] of Map.groupBy(failed, (each) => each.transform)) {
+      await this.#quarantine.put(
+        transform,
+        items.map(({ reading: { topic, key, eventUs, value }, reason }) => ({
+          reason,
+          position: `${topic}: ${key?.slice(0, 100) ?? 'no sensor'} at ${eventUs}`,
+          input: typeof value === 'string' ? Buffer.from(value) : value,
+        })),
+      );
+    }
+  }
+}
