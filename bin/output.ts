@@ -5,6 +5,7 @@ import { isCode, PenstockError } from '../lib/errors.ts';
 export const EXIT_FAILED = 1;
 export const EXIT_USAGE = 2;
 export const EXIT_PARTLY = 3;
+const PARENT_EVERY_MS = 1000;
 
 /** The exit status for an error, exhaustive over what a command can throw. */
 export function exitStatus(error: unknown): number {
@@ -73,19 +74,42 @@ export function printTable(rows: readonly Readonly<Record<string, unknown>>[], j
   for (const row of rows) process.stdout.write(line(columns.map((column) => cell(row[column]))));
 }
 
-/** Aborted at the first SIGINT or SIGTERM; a second one ends the process at once. */
-export function untilSignal(): AbortSignal {
+/**
+ * Aborted at the first SIGINT or SIGTERM; a second one ends the process at once. `withTerminal`: also at SIGHUP (the terminal was closed)
+ * and, under `npm start`, when npm is gone however it went; a program that was started to outlive its terminal (nohup) goes on.
+ */
+export function untilSignal(options: { readonly withTerminal?: boolean } = {}): AbortSignal {
   const controller = new AbortController();
+  const abort = (why: string): void => controller.abort(new PenstockError('aborted', why));
   const onSignal = (name: NodeJS.Signals): void => {
     if (controller.signal.aborted) process.exit(130);
-    controller.abort(new PenstockError('aborted', `ended by ${name}`));
+    abort(`ended by ${name}`);
   };
   process.on('SIGINT', onSignal);
   process.on('SIGTERM', onSignal);
   // A child of `penstock demo` ends in order when the demo is gone, however it went.
-  if (process.connected)
-    process.on('disconnect', () => controller.abort(new PenstockError('aborted', 'the parent process is gone')));
+  if (process.connected) process.on('disconnect', () => abort('the parent process is gone'));
+  if (options.withTerminal === true) {
+    if (!isHangupIgnored()) process.on('SIGHUP', () => abort('ended by SIGHUP'));
+    if (process.env['npm_lifecycle_event'] !== undefined) {
+      const parent = process.ppid;
+      setInterval(() => {
+        if (process.ppid !== parent) abort('npm is gone');
+      }, PARENT_EVERY_MS).unref();
+    }
+  }
   return controller.signal;
+}
+
+/** Whether this process was started with SIGHUP ignored, as nohup does: a handler of ours would undo that. */
+function isHangupIgnored(): boolean {
+  try {
+    const ignored = /^SigIgn:\s*([0-9a-f]+)$/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1];
+    return ignored !== undefined && (BigInt(`0x${ignored}`) & 1n) === 1n;
+  } catch {
+    // Not Linux: a terminal that closes ends the program in order.
+    return false;
+  }
 }
 
 /** Sends progress to the parent (`penstock demo`), where there is one. */

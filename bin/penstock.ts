@@ -33,6 +33,8 @@ addCtlCommand(program);
 
 // A reader that goes away (`penstock ... | head`) is no error of ours.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 0 : 1));
+// Progress and messages that nobody can read any more (a terminal that was closed) must not end the work they are about.
+process.stderr.on('error', () => undefined);
 
 try {
   await program.parseAsync();

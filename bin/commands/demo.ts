@@ -38,7 +38,7 @@ export function addDemoCommand(program: Command): void {
     .option('--rate <n>', 'simulated readings per second beside the real ones', parseRate, 2000)
     .option('--json', 'print one JSON summary object as the last line')
     .action(async (options: DemoCommandOptions) => {
-      const signal = untilSignal();
+      const signal = untilSignal({ withTerminal: true });
       const { runDemo } = await import('../demo/demo.ts');
       const { summary, query, problems } = await runDemo({
         dir: options.dir,

@@ -1,6 +1,17 @@
-/** The two configuration files of a demo's directory, written at each start and usable with every other command afterwards. */
-import { mkdirSync, writeFileSync } from 'node:fs';
+/**
+ * The two configuration files of a demo's directory, usable with every other command.
+ *
+ * Invariants: a file that a person changed is used as it is and never written over: the first line carries a hash of the rest, and only a
+ * file whose hash holds is written anew. A pipeline.yaml without that line is somebody else's, and its directory is refused untouched.
+ */
+import { createHash } from 'node:crypto';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import type { AgentConfig } from '../../agent/config.ts';
+import { loadAgentConfig } from '../../agent/main.ts';
+import { loadConfig } from '../../lib/config/load.ts';
+import { pipelineSchema, type PipelineConfig } from '../../lib/config/pipeline.ts';
+import { PenstockError, systemCode } from '../../lib/errors.ts';
 
 export interface DemoPaths {
   readonly dir: string;
@@ -14,7 +25,16 @@ export interface DemoPaths {
   readonly storeUrl: string;
 }
 
-export const DEMO_DATASETS = ['plant.vibration', 'host.metrics', 'plant.inbox'] as const;
+export interface DemoConfiguration {
+  readonly pipeline: PipelineConfig;
+  readonly agent: AgentConfig;
+  /** Where the agent reports to: the page is served there. */
+  readonly controlPort: number;
+  /** What a person should know about the files: which of them are used as they were found. */
+  readonly notes: readonly string[];
+}
+
+const MARK = '# Written by penstock demo';
 
 export function demoPaths(dir: string): DemoPaths {
   return {
@@ -29,8 +49,7 @@ export function demoPaths(dir: string): DemoPaths {
   };
 }
 
-const PIPELINE = `# Written by penstock demo; every command takes it: penstock land|compact -c pipeline.yaml
-log: file:./log
+const PIPELINE = `log: file:./log
 store: dir:./objects
 meta: sqlite:./meta.db
 datasets:
@@ -45,8 +64,7 @@ topics: { partitions: 3, retention: 7d }
 /** `rate`: simulated readings per second beside the machine's own; 0 for none. */
 function agentYaml(rate: number, controlPort: number): string {
   const simulator = rate > 0 ? `  - { type: simulator, rate: ${rate}, sensors: 200, to: vibration }\n` : '';
-  return `# Written by penstock demo
-agent: { id: demo, dataDir: ./agent }
+  return `agent: { id: demo, dataDir: ./agent }
 control: { url: http://127.0.0.1:${controlPort} }
 log: file:./log
 spool: { maxBytes: 2GB, whenFull: reject, fsync: group }
@@ -57,8 +75,63 @@ sources:
 ${simulator}`;
 }
 
-export function writeConfiguration(paths: DemoPaths, rate: number, controlPort: number): void {
+/** Throws `usage` when the directory has a pipeline.yaml that no demo wrote. Changes nothing. */
+export function refuseForeignDirectory(paths: DemoPaths): void {
+  const text = read(paths.pipeline);
+  if (text === undefined || text.startsWith(MARK)) return;
+  throw new PenstockError(
+    'usage',
+    `${paths.pipeline} was not written by penstock demo: give another directory with --dir, or run this pipeline with penstock land|compact -c ${paths.pipeline}`,
+  );
+}
+
+/** Writes what is missing or unchanged, and reads both files. Throws `config`, also when they lead out of the directory. */
+export async function makeConfiguration(paths: DemoPaths, rate: number, freePort: number): Promise<DemoConfiguration> {
   for (const folder of [paths.inbox, paths.mountpoint, paths.logs]) mkdirSync(folder, { recursive: true });
-  writeFileSync(paths.pipeline, PIPELINE);
-  writeFileSync(paths.agent, agentYaml(rate, controlPort));
+  const notes: string[] = [];
+  if (!writeUnlessChanged(paths.pipeline, PIPELINE)) notes.push(`${paths.pipeline} was changed: used as it is`);
+  if (!writeUnlessChanged(paths.agent, agentYaml(rate, freePort))) {
+    notes.push(`${paths.agent} was changed: used as it is, and --rate does not apply`);
+  }
+  const { config: pipeline } = await loadConfig(paths.pipeline, pipelineSchema);
+  const { config: agent } = await loadAgentConfig(paths.agent);
+  expectEmbedded(paths.pipeline, 'log', pipeline.log, 'file:./log');
+  expectEmbedded(paths.pipeline, 'store', pipeline.store, 'dir:./objects');
+  expectEmbedded(paths.pipeline, 'meta', pipeline.meta, 'sqlite:./meta.db');
+  expectEmbedded(paths.agent, 'log', agent.log, 'file:./log');
+  const controlPort = agent.control === undefined ? freePort : Number(new URL(agent.control.url).port);
+  return { pipeline, agent, controlPort, notes };
+}
+
+function expectEmbedded(path: string, key: string, found: string, expected: string): void {
+  if (found === expected) return;
+  throw new PenstockError(
+    'config',
+    `${path}: ${key} is ${found}, but the demo keeps everything in its directory: set it to ${expected}, or run the programs one by one (penstock agent run, land, compact)`,
+  );
+}
+
+/** False when the file is there and differs from what was written last. */
+function writeUnlessChanged(path: string, body: string): boolean {
+  const found = read(path);
+  if (found !== undefined) {
+    const end = found.indexOf('\n') + 1;
+    if (found.slice(0, end) !== headOf(found.slice(end))) return false;
+  }
+  writeFileSync(path, headOf(body) + body);
+  return true;
+}
+
+function headOf(body: string): string {
+  const hash = createHash('sha256').update(body).digest('hex').slice(0, 12);
+  return `${MARK} (${hash}), which leaves this file alone once you change it. Every command takes it with -c.\n`;
+}
+
+function read(path: string): string | undefined {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return undefined;
+    throw error;
+  }
 }

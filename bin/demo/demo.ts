@@ -11,16 +11,21 @@ import { once } from 'node:events';
 import { createServer } from 'node:net';
 import { basename, join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { loadAgentConfig, runAgent } from '../../agent/main.ts';
+import { z } from 'zod';
+import { runAgent } from '../../agent/main.ts';
 import { compact, datasetStats, land, openLake, type DatasetStats } from '../../compactor/main.ts';
 import { ensureVolume, mountability } from '../../fs-gateway/main.ts';
-import { loadConfig } from '../../lib/config/load.ts';
-import { pipelineSchema, type PipelineConfig } from '../../lib/config/pipeline.ts';
 import { PenstockError } from '../../lib/errors.ts';
 import { acquireProcessLock } from '../../lib/process-lock.ts';
 import type { LakeContext } from '../../lib/table/table.ts';
 import { DemoChild } from './child.ts';
-import { DEMO_DATASETS, demoPaths, writeConfiguration, type DemoPaths } from './configuration.ts';
+import {
+  demoPaths,
+  makeConfiguration,
+  refuseForeignDirectory,
+  type DemoConfiguration,
+  type DemoPaths,
+} from './configuration.ts';
 import { liveFilePaths, parquetBelow, queryDatasets, type QueryResult } from './query.ts';
 import { DemoScreen, type DemoProgress } from './screen.ts';
 
@@ -34,6 +39,14 @@ const STOP_MS = 30_000;
 const MOUNT_MS = 30_000;
 /** Twice the lease of a mount. */
 const LISTING_MS = 10_000;
+
+/** What the head reads of the agent's status. */
+const agentStatusSchema = z.object({
+  readings: z.number(),
+  delivered: z.number(),
+  spool: z.object({ bytes: z.number() }),
+  setAside: z.array(z.string()),
+});
 
 export interface DemoOptions {
   readonly dir: string;
@@ -67,18 +80,17 @@ export interface DemoResult {
   readonly problems: readonly string[];
 }
 
-/** Throws `held` when another demo has the directory. */
+/** Throws `held` when another demo has the directory, `usage` when the directory is somebody else's, `config`. */
 export async function runDemo(options: DemoOptions): Promise<DemoResult> {
   const paths = demoPaths(resolve(options.dir));
+  refuseForeignDirectory(paths);
   const lock = await acquireProcessLock(join(paths.dir, 'demo.lock'), { label: 'penstock demo' });
   try {
-    const controlPort = await freePort();
-    writeConfiguration(paths, options.rate, controlPort);
-    const { config } = await loadConfig(paths.pipeline, pipelineSchema);
+    const configuration = await makeConfiguration(paths, options.rate, await freePort());
     await ensureVolume(paths.metaUrl, paths.storeUrl);
-    const ports = await openLake(config, paths.dir, 'demo');
+    const ports = await openLake(configuration.pipeline, paths.dir, 'demo');
     try {
-      return await new Demo(options, paths, config, ports.lake, controlPort).run();
+      return await new Demo(options, paths, configuration, ports.lake).run();
     } finally {
       await ports.close();
     }
@@ -99,7 +111,7 @@ async function freePort(): Promise<number> {
 class Demo {
   readonly #options: DemoOptions;
   readonly #paths: DemoPaths;
-  readonly #config: PipelineConfig;
+  readonly #configuration: DemoConfiguration;
   readonly #lake: LakeContext;
   readonly #screen = new DemoScreen(process.stderr);
   readonly #startedMs = performance.now();
@@ -107,23 +119,23 @@ class Demo {
   readonly #lander: DemoChild;
   readonly #mount: DemoChild;
   readonly #control: DemoChild;
-  readonly #problems: string[] = [];
+  readonly #problems = new Set<string>();
   #mountpoint: string | null = null;
   #phase: DemoProgress['phase'] = 'collecting';
   #stats: DatasetStats[] = [];
-  #agentTotals: Readings = { readings: 0, delivered: 0, spoolBytes: 0 };
+  #agentTotals = { readings: 0, delivered: 0, spoolBytes: 0 };
   #rate = { readings: 0, atMs: performance.now(), perSecond: 0 };
 
-  constructor(options: DemoOptions, paths: DemoPaths, config: PipelineConfig, lake: LakeContext, controlPort: number) {
+  constructor(options: DemoOptions, paths: DemoPaths, configuration: DemoConfiguration, lake: LakeContext) {
     this.#options = options;
     this.#paths = paths;
-    this.#config = config;
+    this.#configuration = configuration;
     this.#lake = lake;
     const child = (name: string, args: readonly string[]): DemoChild =>
       new DemoChild(name, args, join(paths.logs, `${name}.log`));
     this.#agent = child('agent', ['agent', 'run', '-c', paths.agent]);
     this.#lander = child('lander', ['land', '-c', paths.pipeline]);
-    this.#control = child('control', ['serve', '-c', paths.pipeline, '--port', String(controlPort)]);
+    this.#control = child('control', ['serve', '-c', paths.pipeline, '--port', String(configuration.controlPort)]);
     this.#mount = child('mount', [
       'fs',
       'mount',
@@ -135,6 +147,7 @@ class Demo {
   }
 
   async run(): Promise<DemoResult> {
+    for (const note of this.#configuration.notes) this.#screen.say(`penstock: ${note}`);
     const progress = this.#showProgress();
     try {
       await this.#startMount();
@@ -210,12 +223,14 @@ class Demo {
     this.#enter('landing');
     await this.#lander.stop(STOP_MS);
     const signal = new AbortController().signal;
-    const landed = await land(this.#config, this.#paths.dir, { once: true, signal });
+    const landed = await land(this.#configuration.pipeline, this.#paths.dir, { once: true, signal });
+    this.#addProblems(landed.problems);
     this.#enter('compacting');
-    this.#problems.push(...landed.problems, ...(await this.#compactAll(signal)));
+    this.#addProblems(await this.#compactAll(signal));
     this.#enter('querying');
     const stats = await this.#readStats();
     const query = await queryDatasets(await this.#files());
+    this.#addProblems(query.problems);
     const sum = (pick: (stats: DatasetStats) => number): number => stats.reduce((total, one) => total + pick(one), 0);
     const summary: DemoSummary = {
       readings: totals.readings,
@@ -232,13 +247,17 @@ class Demo {
       queryRows: query.rows,
       seconds: Math.round((performance.now() - this.#startedMs) / 100) / 10,
     };
-    return { summary, query, problems: this.#problems };
+    return { summary, query, problems: [...this.#problems] };
+  }
+
+  #addProblems(problems: Iterable<string>): void {
+    for (const problem of problems) this.#problems.add(problem);
   }
 
   /** What is left of a run whose SQL worker was killed is done by the next. Returns the problems that stayed. */
   async #compactAll(signal: AbortSignal): Promise<readonly string[]> {
     for (let attempt = 1; ; attempt++) {
-      const { problems } = await compact(this.#config, this.#paths.dir, { ignoreLag: true, signal });
+      const { problems } = await compact(this.#configuration.pipeline, this.#paths.dir, { ignoreLag: true, signal });
       if (problems.length === 0 || attempt === COMPACT_ATTEMPTS) return problems;
     }
   }
@@ -250,25 +269,23 @@ class Demo {
 
   /** Delivers what is left in the spool, without sources, and returns what the spool itself says. */
   async #drain(): Promise<{ readings: number; delivered: number }> {
-    const { config, baseDir } = await loadAgentConfig(this.#paths.agent);
     for (let before = -1; ;) {
+      const problems: string[] = [];
       const summary = await runAgent({
-        config: { ...config, sources: [] },
-        baseDir,
+        config: { ...this.#configuration.agent, sources: [] },
+        baseDir: this.#paths.dir,
         signal: AbortSignal.abort(),
         drainMs: DRAIN_STEP_MS,
-        onStatus: (status) =>
-          (this.#agentTotals = {
-            readings: status.readings,
-            delivered: status.delivered,
-            spoolBytes: status.spool.bytes,
-          }),
+        onStatus: (status) => {
+          if (status.uplinkProblem !== null) problems.push(status.uplinkProblem);
+          this.#noteAgent(status);
+        },
       });
       if (summary.delivered >= summary.readings) return summary;
       if (summary.delivered === before) {
-        this.#problems.push(
-          `${summary.readings - summary.delivered} readings stay in the spool: the log takes nothing`,
-        );
+        this.#addProblems([
+          `${summary.readings - summary.delivered} readings stay in the spool: ${problems.at(-1) ?? 'the log takes nothing'}`,
+        ]);
         return summary;
       }
       before = summary.delivered;
@@ -281,7 +298,7 @@ class Demo {
    */
   async #files(): Promise<Map<string, readonly string[]>> {
     const files = new Map<string, readonly string[]>();
-    for (const dataset of DEMO_DATASETS) {
+    for (const { name: dataset } of this.#configuration.pipeline.datasets) {
       const objects = await liveFilePaths(this.#lake, dataset);
       files.set(dataset, this.#mountpoint === null ? objects : await this.#listed(dataset, objects));
     }
@@ -301,7 +318,7 @@ class Demo {
 
   async #readStats(): Promise<DatasetStats[]> {
     const stats: DatasetStats[] = [];
-    for (const dataset of DEMO_DATASETS) stats.push(await datasetStats(this.#lake, dataset));
+    for (const { name } of this.#configuration.pipeline.datasets) stats.push(await datasetStats(this.#lake, name));
     this.#stats = stats;
     return stats;
   }
@@ -321,7 +338,7 @@ class Demo {
   }
 
   #progress(): DemoProgress {
-    if (this.#phase === 'collecting') this.#agentTotals = readingsOf(this.#agent.status) ?? this.#agentTotals;
+    if (this.#phase === 'collecting') this.#noteAgent(this.#agent.status);
     const { readings, delivered, spoolBytes } = this.#agentTotals;
     const nowMs = performance.now();
     if (nowMs - this.#rate.atMs > 1000) {
@@ -354,19 +371,14 @@ class Demo {
       restarts: this.#agent.restarts + this.#lander.restarts + this.#mount.restarts + this.#control.restarts,
     };
   }
-}
 
-interface Readings {
-  readonly readings: number;
-  readonly delivered: number;
-  readonly spoolBytes: number;
-}
-
-/** The agent's status as it came over the channel. */
-function readingsOf(status: Readonly<Record<string, unknown>> | undefined): Readings | undefined {
-  if (status === undefined) return undefined;
-  const { readings, delivered, spool } = status;
-  if (typeof readings !== 'number' || typeof delivered !== 'number' || typeof spool !== 'object' || spool === null)
-    return undefined;
-  return { readings, delivered, spoolBytes: 'bytes' in spool ? Number(spool.bytes) : 0 };
+  /** The agent's status, from this process or as it came over the channel. */
+  #noteAgent(status: unknown): void {
+    const { data: known } = agentStatusSchema.safeParse(status);
+    if (known === undefined) return;
+    this.#agentTotals = { readings: known.readings, delivered: known.delivered, spoolBytes: known.spool.bytes };
+    this.#addProblems(
+      known.setAside.map((path) => `${path} is damaged: the readings in it that could not be read are lost`),
+    );
+  }
 }
