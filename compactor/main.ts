@@ -30,11 +30,11 @@ export async function land(
   options: Omit<LanderOptions, 'config' | 'lake' | 'log'>,
 ): Promise<LandResult> {
   const log = await openPipelineLog(config, baseDir);
-  const sum = { records: 0, rows: 0, quarantined: 0, files: 0 };
+  const sum = { records: 0, rows: 0, quarantined: 0, lost: 0, files: 0 };
   const problems = new Set<string>();
   const onStatus = (status: LandStatus): void => {
     if (status.kind === 'commit') {
-      for (const key of ['records', 'rows', 'quarantined', 'files'] as const) sum[key] += status.totals[key];
+      for (const key of ['records', 'rows', 'quarantined', 'lost', 'files'] as const) sum[key] += status.totals[key];
     } else if (status.lasting) problems.add(status.message);
     options.onStatus?.(status);
   };

@@ -15,6 +15,7 @@ type Figure = readonly [name: string, help: string, pick: (dataset: DatasetSampl
 const DATASET_FIGURES: readonly Figure[] = [
   ['landed_records', 'Records taken from the log, quarantined ones included.', (dataset) => dataset.landed],
   ['quarantined_records', 'Records that did not fit.', (dataset) => dataset.quarantined],
+  ['lost_records', "Records that the log's retention removed before they were taken.", (dataset) => dataset.lost],
   ['duplicate_rows', 'Rows that compactions left out as repeats.', (dataset) => dataset.duplicates],
   ['landed_files', 'Files that the lander wrote.', (dataset) => dataset.landedFiles],
   ['landed_bytes', 'Bytes of the files that the lander wrote.', (dataset) => dataset.landedBytes],

@@ -58,6 +58,7 @@ export interface Dataset {
   readonly appended: number;
   readonly landed: number;
   readonly quarantined: number;
+  readonly lost: number;
   readonly duplicates: number;
   readonly landedFiles: number;
   readonly landedBytes: number;

@@ -100,6 +100,7 @@ function stagesOf(state: Overview): Stage[] {
       lines: [
         ['rate', perSecond(state.landedPerSecond)],
         ['quarantined', count(sum((dataset) => dataset.quarantined))],
+        ['lost', count(sum((dataset) => dataset.lost))],
       ],
     },
     {

@@ -55,16 +55,19 @@ export function addLakeCommands(program: Command): void {
       const signal = untilSignal();
       const { config, baseDir } = await loadPipeline(options);
       const { land } = await import('../../compactor/main.ts');
+      const told = new Set<string>();
       const { summary, problems } = await land(config, baseDir, {
         once: options.once === true,
         signal,
         onStatus: (status) => {
           reportToParent(status);
-          if (status.kind === 'problem') process.stderr.write(`penstock: ${status.dataset}: ${status.message}\n`);
+          if (status.kind !== 'problem') return;
+          process.stderr.write(`penstock: ${status.dataset}: ${status.message}\n`);
+          told.add(status.message);
         },
       });
       print({ ...summary }, options.json);
-      report(problems);
+      report(problems, told);
     });
 
   program
@@ -81,6 +84,7 @@ export function addLakeCommands(program: Command): void {
       const signal = untilSignal();
       const { config, baseDir } = await loadPipeline(options);
       const { compact } = await import('../../compactor/main.ts');
+      const told = new Set<string>();
       const { summary, plan, problems, notes } = await compact(config, baseDir, {
         ...(options.dataset === undefined ? {} : { dataset: options.dataset }),
         ...(options.hour === undefined ? {} : { hour: options.hour }),
@@ -90,7 +94,9 @@ export function addLakeCommands(program: Command): void {
         signal,
         onStatus: (status) => {
           reportToParent(status);
-          if (options.json !== true) process.stderr.write(progressLine(status));
+          if (options.json === true) return;
+          process.stderr.write(progressLine(status));
+          if (status.kind !== 'group') told.add(status.message);
         },
       });
       if (options.dryRun === true)
@@ -99,8 +105,8 @@ export function addLakeCommands(program: Command): void {
           options.json,
         );
       else print({ ...summary }, options.json);
-      for (const note of notes) process.stderr.write(`penstock: ${note}\n`);
-      report(problems);
+      for (const note of notes) if (!told.has(note)) process.stderr.write(`penstock: ${note}\n`);
+      report(problems, told);
     });
 
   program

@@ -7,9 +7,9 @@ export interface PipelineOptions {
   readonly json?: true;
 }
 
-/** What was left undone, by name: exit status 3. */
-export function report(problems: readonly string[]): void {
-  for (const problem of problems) process.stderr.write(`penstock: ${problem}\n`);
+/** What was left undone, by name: exit status 3. `told` was printed already, when it was found. */
+export function report(problems: readonly string[], told: ReadonlySet<string> = new Set()): void {
+  for (const problem of problems) if (!told.has(problem)) process.stderr.write(`penstock: ${problem}\n`);
   if (problems.length > 0) process.exitCode = EXIT_PARTLY;
 }
 

@@ -21,7 +21,7 @@ import {
   writeDeadLetters,
   writeHours,
 } from './land-files.ts';
-import { hasMoved } from './stage-portion.ts';
+import { hasMoved, hasRead } from './stage-portion.ts';
 import type { Staging } from './staging.ts';
 import type { PartitionCursor } from './topic-source.ts';
 
@@ -29,6 +29,8 @@ export interface LandTotals {
   readonly records: number;
   readonly rows: number;
   readonly quarantined: number;
+  /** Gone from the log before they landed. */
+  readonly lost: number;
   readonly files: number;
   readonly bytes: number;
 }
@@ -40,7 +42,7 @@ export async function commitStaged(
   cursors: readonly PartitionCursor[],
 ): Promise<LandTotals> {
   const moved = cursors.filter(hasMoved);
-  const ranges: OffsetRange[] = moved.map(({ partition, start, next }) => ({
+  const ranges: OffsetRange[] = moved.filter(hasRead).map(({ partition, start, next }) => ({
     partition,
     first: start,
     last: next - 1,
@@ -51,6 +53,7 @@ export async function commitStaged(
     records: staging.records,
     rows: staging.table.rows,
     quarantined: staging.deadLetters.count,
+    lost: moved.reduce((sum, cursor) => sum + cursor.lost, 0),
     files: files.length,
     bytes: files.reduce((sum, file) => sum + Number(file.dataFile.bytes), 0),
   };
@@ -80,6 +83,7 @@ function ownRecords(
     patch: addToCounters(lake.volume, dataset.name, {
       landed: totals.records,
       quarantined: totals.quarantined,
+      lost: totals.lost,
       files: totals.files,
       bytes: totals.bytes,
     }),

@@ -18,7 +18,7 @@ import { openStaging } from './open-staging.ts';
 import { readOffsets } from '../../lib/lake/offsets.ts';
 import { hasMoved, stagePortion } from './stage-portion.ts';
 import type { Staging } from './staging.ts';
-import { isPassing, TopicSource } from './topic-source.ts';
+import { isPassing, type PartitionCursor, TopicSource } from './topic-source.ts';
 
 const ROUND_FAILURES_MAX = 20;
 const PAUSE_MS_MIN = 20;
@@ -48,7 +48,7 @@ export interface DatasetLanderOptions {
 
 export interface DatasetResult {
   readonly totals: LandTotals;
-  /** What did not land, by name: damaged partitions, records that retention removed. */
+  /** What did not land, by name: damaged partitions, records that retention removed, what `once` was not given the time for. */
   readonly problems: readonly string[];
 }
 
@@ -57,7 +57,9 @@ type RoundEnd = 'done' | 'due' | 'stuck';
 export class DatasetLander {
   readonly #options: DatasetLanderOptions;
   readonly #problems = new Set<string>();
-  #totals: LandTotals = { records: 0, rows: 0, quarantined: 0, files: 0, bytes: 0 };
+  #totals: LandTotals = { records: 0, rows: 0, quarantined: 0, lost: 0, files: 0, bytes: 0 };
+  /** What `once` asked for and the last round left, by name; undefined before the first has ended. */
+  #left: readonly string[] | undefined;
   /** Where `once` ends, as seen at the start, for the topic of this id. */
   #targets: { readonly topicId: string; readonly byPartition: ReadonlyMap<number, number> } | undefined;
 
@@ -84,7 +86,15 @@ export class DatasetLander {
         await this.#pause(Math.random() * Math.min(PAUSE_MS_MAX, PAUSE_MS_MIN * 2 ** failures));
       }
     }
+    if (once && signal.aborted) this.#noteUnfinished();
     return { totals: this.#totals, problems: [...this.#problems] };
+  }
+
+  /** What `once` had to leave, because it was ended before it was done. */
+  #noteUnfinished(): void {
+    const { dataset, signal } = this.#options;
+    const left = this.#left ?? [`topic ${dataset.topic}: what it holds has not landed`];
+    for (const what of left) this.#noteLasting(`${what}: ${describeError(signal.reason)}`);
   }
 
   async #pause(ms: number): Promise<void> {
@@ -109,6 +119,7 @@ export class DatasetLander {
         this.#count(await commitStaged(scope, staging, source.cursors));
         await this.#hint(topic, source);
       }
+      if (once) this.#left = source.active.map((cursor) => leftOf(topic, cursor));
       return end;
     } finally {
       await staging.drop();
@@ -137,7 +148,8 @@ export class DatasetLander {
   ): Promise<RoundEnd> {
     const { signal, once, commitEveryMs, stagedBytesMax } = this.#options;
     const { clock } = this.#options.lake;
-    let dueMs = Infinity;
+    // A loss is committed in its time, too, though nothing may come after it.
+    let dueMs = source.cursors.some(hasMoved) ? clock.monotonicMs() + commitEveryMs : Infinity;
     while (!signal.aborted && staging.bytes < stagedBytesMax && clock.monotonicMs() < dueMs) {
       const portion = await source.next(signal);
       this.#noteStopped(source);
@@ -180,6 +192,7 @@ export class DatasetLander {
       records: sum.records + totals.records,
       rows: sum.rows + totals.rows,
       quarantined: sum.quarantined + totals.quarantined,
+      lost: sum.lost + totals.lost,
       files: sum.files + totals.files,
       bytes: sum.bytes + totals.bytes,
     };
@@ -199,4 +212,8 @@ export class DatasetLander {
       }
     }
   }
+}
+
+function leftOf(topic: TopicInfo, { partition, next, target }: PartitionCursor): string {
+  return `${topic.name}/${partition}: offsets ${next} to ${target - 1} have not landed`;
 }

@@ -7,7 +7,7 @@
  */
 import { defaultScratchRoot, makeScratch } from '../../lib/sql/scratch.ts';
 import type { PipelineConfig } from '../../lib/config/pipeline.ts';
-import { describeError } from '../../lib/errors.ts';
+import { describeError, PenstockError } from '../../lib/errors.ts';
 import type { Log } from '../../lib/log/log.ts';
 import { DuckDb } from '../../lib/sql/duckdb.ts';
 import type { LakeContext } from '../../lib/table/table.ts';
@@ -27,6 +27,8 @@ export interface LandSummary {
   readonly records: number;
   readonly rows: number;
   readonly quarantined: number;
+  /** Gone from the log before they landed; not among `records`. */
+  readonly lost: number;
   readonly files: number;
 }
 
@@ -52,7 +54,10 @@ export interface LanderOptions {
   readonly scratchRoot?: string;
 }
 
-/** Throws `fenced`, `config`, `corrupt` (table metadata), and passing errors that did not pass. */
+/**
+ * Throws `fenced`, `config`, `corrupt` (table metadata), passing errors that did not pass, and `aborted` when `once` was ended before
+ * anything landed.
+ */
 export async function runLander(options: LanderOptions): Promise<LandResult> {
   const { config, lake } = options;
   const scratch = await makeScratch(options.scratchRoot ?? defaultScratchRoot(), 'lander');
@@ -117,6 +122,10 @@ async function landAll(options: LanderOptions, meter: CostMeter, db: DuckDb, scr
   if (failed !== undefined) throw failed.reason;
   const results = settled.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []));
   const problems = results.flatMap((result) => result.problems);
+  const { records, lost } = sumOf(results);
+  if (once && options.signal.aborted && records + lost === 0 && problems.length > 0) {
+    throw new PenstockError('aborted', `${describeError(options.signal.reason)} before anything landed`);
+  }
   problems.push(...(await recordCosts(options, meter, results)));
   return { summary: sumOf(results), problems };
 }
@@ -152,6 +161,7 @@ function sumOf(results: readonly DatasetResult[]): LandSummary {
     records: sum((totals) => totals.records),
     rows: sum((totals) => totals.rows),
     quarantined: sum((totals) => totals.quarantined),
+    lost: sum((totals) => totals.lost),
     files: sum((totals) => totals.files),
   };
 }

@@ -2,7 +2,8 @@
  * Reads all partitions of a topic in turn, so that a busy one never starves another, with one fetch ahead of what is processed.
  *
  * A partition that cannot be read (damaged batch, unsupported compression, offsets that its log does not have) stops by name; the
- * others go on. Records that retention removed before they landed are reported and skipped: they are gone.
+ * others go on. Records that retention removed before they landed, the first landing included, are reported, counted and skipped: they
+ * are gone.
  * Limits: PREFETCH_BYTES over all partitions.
  */
 import { describeError, isCode, PenstockError } from '../../lib/errors.ts';
@@ -20,6 +21,8 @@ export interface PartitionCursor {
   readonly from: StoredOffset;
   /** Where this run began. */
   readonly start: number;
+  /** Offsets in front of `start` that were gone before they landed. */
+  readonly lost: number;
   /** The first record that is not staged. */
   next: number;
   leaderEpoch: number;
@@ -70,16 +73,16 @@ export class TopicSource {
       const limits = await log.offsets(topic.name, partition);
       const earliest = Number(limits.earliest);
       const landed = from.landed?.topicId === topic.id ? from.landed : null;
-      const next = Math.max(landed?.next ?? earliest, earliest);
-      if (landed !== null && landed.next < earliest) {
-        lost.push(
-          `${topic.name}/${partition}: offsets ${landed.next} to ${earliest - 1} were deleted before they landed`,
-        );
+      const due = landed?.next ?? 0;
+      const next = Math.max(due, earliest);
+      if (due < earliest) {
+        lost.push(`${topic.name}/${partition}: offsets ${due} to ${earliest - 1} were deleted before they landed`);
       }
       cursors.push({
         partition,
         from,
         start: next,
+        lost: next - due,
         next,
         leaderEpoch: landed?.leaderEpoch ?? 0,
         target: targets.get(partition) ?? Infinity,

@@ -23,6 +23,7 @@ export interface DatasetSample {
   readonly appended: number;
   readonly landed: number;
   readonly quarantined: number;
+  readonly lost: number;
   readonly duplicates: number;
   readonly landedFiles: number;
   readonly landedBytes: number;
@@ -113,6 +114,7 @@ export class Monitor {
       appended: unlanded.appended,
       landed: counters.landed,
       quarantined: counters.quarantined,
+      lost: counters.lost,
       duplicates: counters.duplicates,
       landedFiles: counters.files,
       landedBytes: counters.bytes,

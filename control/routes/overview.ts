@@ -18,6 +18,7 @@ export const datasetSampleSchema = z.object({
   appended: z.number().meta({ description: 'records in the log since its topic was made' }),
   landed: z.number().meta({ description: 'taken from the log, quarantined ones included' }),
   quarantined: z.number(),
+  lost: z.number().meta({ description: "removed by the log's retention before they were taken" }),
   duplicates: z.number(),
   landedFiles: z.number(),
   landedBytes: z.number(),

@@ -3,6 +3,7 @@
  *
  *   {VOLUME}stats:<dataset> / landed        records taken from the log, quarantined ones included
  *                           / quarantined   records that did not fit
+ *                           / lost          records that the log's retention removed before they were taken
  *                           / duplicates    rows that a compaction found to be repeats and left out
  *                           / files         that the lander wrote
  *                           / bytes         of these files
@@ -11,7 +12,7 @@
  */
 import type { Key, MetaEngine, Patch } from '../meta/engine.ts';
 
-const COUNTERS = ['landed', 'quarantined', 'duplicates', 'files', 'bytes'] as const;
+const COUNTERS = ['landed', 'quarantined', 'lost', 'duplicates', 'files', 'bytes'] as const;
 export type Counter = (typeof COUNTERS)[number];
 
 function counterKey(volume: string, dataset: string, counter: Counter): Key {
@@ -37,5 +38,5 @@ export async function readCounters(
 ): Promise<Readonly<Record<Counter, number>>> {
   const values = await engine.readNumbers(COUNTERS.map((counter) => counterKey(volume, dataset, counter)));
   const at = (index: number): number => Number(values[index] ?? 0n);
-  return { landed: at(0), quarantined: at(1), duplicates: at(2), files: at(3), bytes: at(4) };
+  return { landed: at(0), quarantined: at(1), lost: at(2), duplicates: at(3), files: at(4), bytes: at(5) };
 }

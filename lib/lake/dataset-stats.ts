@@ -6,6 +6,8 @@ export interface DatasetStats {
   /** Taken from the log, quarantined ones included. */
   readonly landed: number;
   readonly quarantined: number;
+  /** Removed by the log's retention before they were taken; not among `landed`. */
+  readonly lost: number;
   /** Rows that compactions left out as repeats. */
   readonly duplicates: number;
   /** In the current snapshot. After a compaction of everything: landed - duplicates - quarantined. */
@@ -36,6 +38,7 @@ export async function datasetStats(lake: LakeContext, dataset: string): Promise<
   return {
     landed: counters.landed,
     quarantined: counters.quarantined,
+    lost: counters.lost,
     duplicates: counters.duplicates,
     liveRows: live.rows,
     liveFiles: live.files,

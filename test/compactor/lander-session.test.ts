@@ -55,7 +55,7 @@ test.skipIf(missing('redis-server'))('goes on with a new session when Redis was 
   await eventually('the commits after the restart', () => records === 300);
   stop.abort();
   expect(await landing).toEqual({
-    summary: { records: 300, rows: 300, quarantined: 0, files: expect.any(Number) as number },
+    summary: { records: 300, rows: 300, quarantined: 0, lost: 0, files: expect.any(Number) as number },
     problems: [],
   });
 

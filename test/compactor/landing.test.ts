@@ -29,7 +29,7 @@ test('records become rows with their identity, and a second run finds nothing ne
   await producer.append(1, [foreignRecord(value(5000))]);
 
   const first = await landOnce(pipeline);
-  expect(first).toEqual({ summary: { records: 3001, rows: 3001, quarantined: 0, files: 1 }, problems: [] });
+  expect(first).toEqual({ summary: { records: 3001, rows: 3001, quarantined: 0, lost: 0, files: 1 }, problems: [] });
   const rows = await readRows(pipeline.lake);
   expect(rows).toHaveLength(3001);
   const third = rows.find((row) => row['_seq'] === 3n);
@@ -50,7 +50,7 @@ test('records become rows with their identity, and a second run finds nothing ne
   expect(foreign).toMatchObject({ _agent: null, _incarnation: null, _seq: null, _arrival_time: null, _replayed: null });
 
   const second = await landOnce(pipeline);
-  expect(second.summary).toEqual({ records: 0, rows: 0, quarantined: 0, files: 0 });
+  expect(second.summary).toEqual({ records: 0, rows: 0, quarantined: 0, lost: 0, files: 0 });
   expect(await liveFiles(pipeline.lake)).toHaveLength(1);
   expect(await readCounters(pipeline.lake.engine, pipeline.lake.volume, DATASET)).toMatchObject({
     landed: 3001,

@@ -103,7 +103,7 @@ test('a value above 1 MiB and a fraction among integers are refused', async () =
 test('a topic of nothing but bad records moves on without a table', async () => {
   const pipeline = await openTestPipeline();
   await new TestProducer(pipeline.log).append(0, [foreignRecord('?'), foreignRecord('!')]);
-  expect((await landOnce(pipeline)).summary).toEqual({ records: 2, rows: 0, quarantined: 2, files: 0 });
+  expect((await landOnce(pipeline)).summary).toEqual({ records: 2, rows: 0, quarantined: 2, lost: 0, files: 0 });
   expect((await landOnce(pipeline)).summary.records).toBe(0);
   await expectAccounts(pipeline.lake, { landed: 2, quarantined: 2, liveRows: 0 });
 });

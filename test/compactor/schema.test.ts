@@ -41,7 +41,7 @@ test('types are inferred from the first batch, and new fields become columns at 
     foreignRecord({ sensor: 'u', ts: HOUR_MS, late: 'field' }),
   ]);
   const later = await landOnce(pipeline);
-  expect(later.summary).toMatchObject({ rows: 2, quarantined: 0, files: 1 });
+  expect(later.summary).toMatchObject({ rows: 2, quarantined: 0, lost: 0, files: 1 });
   expect(await columns(pipeline)).toMatchObject({ humidity: 'double', late: 'string' });
   await compactAll(pipeline);
   const rows = await readRows(pipeline.lake);
@@ -112,7 +112,7 @@ test('event times far away land in their own hours, a bounded number of files a 
   const result = await landOnce(pipeline, {
     onStatus: (status) => status.kind === 'commit' && commits.push(status.totals.files),
   });
-  expect(result.summary).toEqual({ records: 150, rows: 150, quarantined: 0, files: 150 });
+  expect(result.summary).toEqual({ records: 150, rows: 150, quarantined: 0, lost: 0, files: 150 });
   expect(commits).toEqual([64, 64, 22]);
   await expectAccounts(pipeline.lake, { landed: 150, liveRows: 150, liveFiles: 150 });
 });

@@ -218,29 +218,6 @@ test('repeats are recognised after a restart, by another process, and without th
   expect(await again.append('t', 0, textBatch(['next'], producer, 40))).toEqual({ baseOffset: 40n, duplicate: false });
 });
 
-test('retention removes old segments; who asks for their offsets is told what is left', async () => {
-  const directory = tempDir();
-  let nowMs = 1_700_000_000_000;
-  const clock = { nowMs: () => nowMs, monotonicMs: () => nowMs };
-  const log = await openFileLogAt(directory, { segmentBytes: 1024, clock });
-  onTestFinished(() => log.close());
-  await log.ensureTopic('t', { partitions: 1, retentionMs: 10_000 });
-  for (let i = 0; i < 30; i++) {
-    await appendOne(log, `old-${i}-${'x'.repeat(100)}`);
-  }
-  nowMs += 3_600_000;
-  for (let i = 0; i < 30; i++) await appendOne(log, `new-${i}-${'x'.repeat(100)}`);
-  const { earliest, end } = await log.offsets('t', 0);
-  expect(earliest).toBeGreaterThan(20n);
-  expect(end).toBe(60n);
-  const request = { topic: 't', partition: 0, offset: 0n, maxBytes: 1 << 20, maxWaitMs: 0 };
-  await expect(log.fetch(request)).rejects.toMatchObject({
-    code: 'not-found',
-    message: `t/0: offset 0 is outside of ${earliest} to 60`,
-  });
-  expect(await readValues(log, 't', 0)).toHaveLength(Number(end - earliest));
-});
-
 test('a topic deleted and made anew by another process has another id, and starts at 0 for everybody', async () => {
   const directory = tempDir();
   const one = await openLog(directory);

@@ -19,11 +19,10 @@
  * as lost, which costs a scan of the last segment.
  */
 import { crc32c } from '@node-rs/crc32';
-import { constants, readFileSync } from 'node:fs';
-import { closeSync, fdatasync, openSync, readSync, writeSync } from 'node:fs';
-import { uptime } from 'node:os';
+import { closeSync, constants, fdatasync, openSync, readSync, writeSync } from 'node:fs';
 import { promisify } from 'node:util';
 import { fromSystemError } from '../../errors.ts';
+import { systemBoot } from './boot-time.ts';
 
 const MARK_BYTES = 64;
 const MAGIC = 0x50534531;
@@ -49,7 +48,7 @@ export function encodeEndMark(mark: EndMark): Buffer {
   bytes.writeBigInt64BE(mark.endOffset, 8);
   bytes.writeBigInt64BE(mark.segmentBase, 16);
   bytes.writeBigInt64BE(BigInt(mark.position), 24);
-  bootId().copy(bytes, 32);
+  systemBoot.id.copy(bytes, 32);
   bytes.writeUInt32BE(crc32c(bytes.subarray(CRC_FROM)), 4);
   return bytes;
 }
@@ -78,7 +77,7 @@ export class EndFile {
         endOffset: bytes.readBigInt64BE(8),
         segmentBase: bytes.readBigInt64BE(16),
         position: Number(bytes.readBigInt64BE(24)),
-        isOfThisBoot: bytes.subarray(32, 48).equals(bootId()),
+        isOfThisBoot: bytes.subarray(32, 48).equals(systemBoot.id),
       };
     }
     return undefined;
@@ -100,24 +99,4 @@ export class EndFile {
   close(): void {
     closeSync(this.#fd);
   }
-}
-
-let cachedBootId: Buffer | undefined;
-
-/**
- * Linux gives every boot an id. Elsewhere the time of the boot stands in for it; it moves when the clock is set, and a mark that looks
- * foreign for that reason costs a scan, no data.
- */
-function bootId(): Buffer {
-  if (cachedBootId !== undefined) return cachedBootId;
-  let id: Buffer;
-  try {
-    const text = readFileSync('/proc/sys/kernel/random/boot_id', 'ascii');
-    id = Buffer.from(text.replaceAll('-', '').trim(), 'hex').subarray(0, 16);
-  } catch {
-    id = Buffer.alloc(16);
-    id.writeDoubleBE(Math.round((Date.now() / 1000 - uptime()) / 60));
-  }
-  cachedBootId = id;
-  return id;
 }

@@ -20,6 +20,7 @@ import { PenstockError, fromSystemError, systemCode } from '../../errors.ts';
 import { parseBytes } from '../../units.ts';
 import type { AppendResult, FetchRequest, FetchResult, Log, LogProducer, TopicInfo, TopicOptions } from '../log.ts';
 import { makeDirectory, replaceFile, syncDirectory, writeNewFile } from '../../durable-files.ts';
+import { systemBoot, type BootTime } from './boot-time.ts';
 import { encodeEndMark } from './end-mark.ts';
 import {
   FORMAT_FILE,
@@ -49,6 +50,8 @@ interface OpenTopic {
 export interface FileLogOptions {
   readonly segmentBytes: number;
   readonly clock: Clock;
+  /** What retention goes by; this machine's when it is left out. */
+  readonly boot?: BootTime;
 }
 
 export async function openFileLog(url: URL): Promise<Log> {
@@ -240,6 +243,7 @@ class FileLog implements Log {
         segmentBytes: this.#options.segmentBytes,
         retentionMs: stored.retentionMs,
         clock: this.#options.clock,
+        boot: this.#options.boot ?? systemBoot,
         checkTopic: () => {
           if (readTopic(this.#root, name)?.id !== stored.id) throw unknownTopic(name);
         },

@@ -7,6 +7,7 @@
  *    topics/<name>/<partition>/<base>.log     a segment: RecordBatch v2 after RecordBatch v2; <base> is its first offset, 20 digits
  *    topics/<name>/<partition>/end            the durable end (end-mark.ts)
  *    topics/<name>/<partition>/producers      the state of the producers at some offset (producer-state.ts)
+ *    topics/<name>/<partition>/ages           how old the segments are (retention.ts)
  *    topics/<name>/<partition>/append.lock, append.turn       the append lock (partition-lock.ts)
  *    groups/<group>/<topic>/<partition>       a group's hint: one offset, decimal
  *

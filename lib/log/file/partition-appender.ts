@@ -27,12 +27,13 @@ import {
   type BatchHeader,
 } from '../record-batch.ts';
 import { replaceFile, syncDirectory } from '../../durable-files.ts';
+import type { BootTime } from './boot-time.ts';
 import { type EndFile, type EndMark } from './end-mark.ts';
 import { segmentPath } from './layout.ts';
 import { PartitionLock } from './partition-lock.ts';
 import { findEnd, statesAt } from './partition-recovery.ts';
 import type { ProducerStates } from './producer-state.ts';
-import { isExpired, removeExpired } from './retention.ts';
+import { SegmentAges } from './retention.ts';
 
 const QUEUE_MAX = 1024;
 const GROUP_BYTES = 4 * 2 ** 20;
@@ -54,6 +55,7 @@ export interface PartitionOptions {
   readonly segmentBytes: number;
   readonly retentionMs: number;
   readonly clock: Clock;
+  readonly boot: BootTime;
   /** Throws `not-found` when the topic is not the one any more that this partition was opened for. */
   readonly checkTopic: () => void;
   /** Called after a commit, to wake readers of this process. */
@@ -188,7 +190,7 @@ export class PartitionAppender {
     let mark = await this.#currentMark();
     const states = (this.#states = statesAt(this.#options, mark, this.#states));
     const nowMs = this.#options.clock.nowMs();
-    mark = await this.#rollIfDue(mark, states, nowMs);
+    mark = await this.#rollIfDue(mark, states);
     const group = this.#arrange(taken, states, nowMs);
     if (group.bytes > 0) {
       const fd = await this.#writable(mark.segmentBase);
@@ -261,14 +263,17 @@ export class PartitionAppender {
     return mark;
   }
 
-  async #rollIfDue(mark: EndMark, states: ProducerStates, nowMs: number): Promise<EndMark> {
+  async #rollIfDue(mark: EndMark, states: ProducerStates): Promise<EndMark> {
     const { directory, segmentBytes, clock } = this.#options;
     const checkedAgo = clock.monotonicMs() - this.#retentionCheckedMs;
     const isFull = mark.position >= segmentBytes;
     if (!isFull && checkedAgo < RETENTION_CHECK_MS) return mark;
     this.#retentionCheckedMs = clock.monotonicMs();
+    const ages = SegmentAges.read(this.#options);
+    // First, because a roll needs space, too.
+    await ages.removeExpired(mark.segmentBase);
     let current = mark;
-    if (isFull || (mark.position > 0 && isExpired(this.#options, mark.segmentBase, nowMs))) {
+    if (isFull || (mark.position > 0 && ages.isExpired(mark.segmentBase))) {
       current = { endOffset: mark.endOffset, segmentBase: mark.endOffset, position: 0 };
       // Truncates what a roll that was killed half-way left.
       const fd = await openFile(segmentPath(directory, current.segmentBase), 'w');
@@ -279,7 +284,7 @@ export class PartitionAppender {
       await this.#end.sync();
       await this.#saveSnapshotOf(states);
     }
-    await removeExpired(this.#options, current, nowMs);
+    await ages.save();
     return current;
   }
 
