@@ -12,6 +12,7 @@ import type { DatasetConfig, PipelineConfig } from '../lib/config/pipeline.ts';
 import { PenstockError } from '../lib/errors.ts';
 import type { Tokens } from './auth/tokens.ts';
 import type { Connections } from './connections.ts';
+import { AuditLog } from './lake/audit.ts';
 import { FileSizeIndex } from './lake/file-sizes.ts';
 import { Monitor } from './lake/monitor.ts';
 import { Runs } from './lake/runs.ts';
@@ -33,6 +34,7 @@ export class ControlContext {
   readonly tokens: Tokens;
   readonly tables = new Tables();
   readonly fileSizes = new FileSizeIndex();
+  readonly audit: AuditLog;
   readonly sql: LakeSql;
   readonly runs: Runs;
   readonly monitor: Monitor;
@@ -42,6 +44,7 @@ export class ControlContext {
     this.clock = clock;
     this.connections = connections;
     this.tokens = tokens;
+    this.audit = new AuditLog(clock);
     this.sql = new LakeSql(this.tables);
     this.runs = new Runs(clock);
     this.monitor = new Monitor(connections, config.datasets, this.tables, clock);

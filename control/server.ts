@@ -17,6 +17,7 @@ import type { App, ControlContext } from './context.ts';
 import { ControlMetrics } from './metrics.ts';
 import { openApiOptions } from './openapi.ts';
 import { handleError, sendProblem } from './problem.ts';
+import { addAudit, auditRoutes } from './routes/audit.ts';
 import { agentRoutes } from './routes/agents.ts';
 import { datasetRoutes } from './routes/datasets.ts';
 import { healthRoutes } from './routes/health.ts';
@@ -84,6 +85,7 @@ export async function buildServer(context: ControlContext, options: ServerOption
   });
   await app.register(rateLimit, { max: REQUESTS_PER_MINUTE, timeWindow: 60_000 });
   addGuard(app, context);
+  addAudit(app, context);
   await app.register(swagger, openApiOptions(options.version));
   await app.register(swaggerUi, { routePrefix: '/docs', staticCSP: true });
   const declared = collectMethods(app);
@@ -172,6 +174,7 @@ function addRoutes(app: App, context: ControlContext, metrics: ControlMetrics, o
   lineageRoutes(app, context);
   sqlRoutes(app, context);
   tokenRoutes(app, context);
+  auditRoutes(app, context);
   pageRoutes(app, options.web);
   app.get('/openapi.json', { config: { access: 'public' }, schema: { hide: true } }, () => app.swagger());
 }

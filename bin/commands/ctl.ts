@@ -84,9 +84,11 @@ async function call(base: string, operation: Operation, args: readonly string[])
   );
   const url = new URL(path, base);
   const body: Record<string, unknown> = {};
+  const headers: Record<string, string> = {};
   for (const [name, value] of named) {
-    if (operation.parameters.some((parameter) => parameter.in === 'query' && parameter.name === name))
-      url.searchParams.set(name, value);
+    const place = operation.parameters.find((parameter) => parameter.name === name)?.in;
+    if (place === 'query') url.searchParams.set(name, value);
+    else if (place === 'header') headers[name] = value;
     else if (operation.requestBody === undefined)
       throw new PenstockError('usage', `${operation.operationId}: it has no option --${name}`);
     else if (name === 'data') Object.assign(body, parseData(value));
@@ -95,8 +97,8 @@ async function call(base: string, operation: Operation, args: readonly string[])
   return request(url, {
     method: operation.method,
     ...(operation.requestBody === undefined
-      ? {}
-      : { headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) }),
+      ? { headers }
+      : { headers: { ...headers, 'content-type': 'application/json' }, body: JSON.stringify(body) }),
   });
 }
 

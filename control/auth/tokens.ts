@@ -2,6 +2,7 @@
  * Bearer tokens and who holds them.
  *
  *   {VOLUME}tokens / <SHA-256 of the token, hex>     TokenRecord as JSON
+ *   {VOLUME}token-ids / <id>                         that hash
  *
  * A token is 256 random bits, so one round of SHA-256 hides it as well as a slow hash would; it is shown once, when it is made.
  * Invariants: the first administrator's token (PENSTOCK_TOKEN) is taken only while there is none, decided by the engine.
@@ -13,7 +14,7 @@ import { z } from 'zod';
 import type { Clock } from '../../lib/clock.ts';
 import { isCode, PenstockError } from '../../lib/errors.ts';
 import { scanJson } from '../../lib/lake/scan.ts';
-import type { Key } from '../../lib/meta/engine.ts';
+import type { Key, Minitransaction } from '../../lib/meta/engine.ts';
 import type { Connections } from '../connections.ts';
 
 export const ROLES = ['viewer', 'operator', 'admin', 'agent'] as const;
@@ -103,8 +104,11 @@ export class Tokens {
     return record;
   }
 
-  /** The token itself is in the answer and nowhere else. */
+  /**
+   * The token itself is in the answer and nowhere else; so a repeat (the same id) cannot have it, and throws `exists`.
+   */
   async create(options: {
+    readonly id: string;
     readonly name: string;
     readonly role: Role;
     readonly expiresMs: number | null;
@@ -114,7 +118,13 @@ export class Tokens {
     }
     const token = `pst_${randomBytes(32).toString('base64url')}`;
     const record = this.#record(options);
-    await this.#connections.engine.commit({ write: [this.#write(token, record)], operation: record.id });
+    const { ok } = await this.#connections.engine.commit(this.#creation(token, record));
+    if (!ok) {
+      throw new PenstockError(
+        'exists',
+        `an earlier request with this Idempotency-Key made token ${record.id}, which was shown once: revoke it and send another key`,
+      );
+    }
     this.#exist = undefined;
     return { token, record };
   }
@@ -124,12 +134,9 @@ export class Tokens {
     if (token.length < TOKEN_CHARS_MIN || token.length > TOKEN_CHARS_MAX) {
       throw new PenstockError('config', `PENSTOCK_TOKEN: expected ${TOKEN_CHARS_MIN} to ${TOKEN_CHARS_MAX} characters`);
     }
-    const record = this.#record({ name: 'first administrator', role: 'admin', expiresMs: null });
-    await this.#connections.engine.commit({
-      compare: [{ emptyBucket: this.#bucket }],
-      write: [this.#write(token, record)],
-      operation: record.id,
-    });
+    const record = this.#record({ id: randomUUID(), name: 'first administrator', role: 'admin', expiresMs: null });
+    const creation = this.#creation(token, record);
+    await this.#connections.engine.commit({ ...creation, compare: [{ emptyBucket: this.#bucket }] });
     this.#exist = undefined;
   }
 
@@ -151,20 +158,34 @@ export class Tokens {
         retryable: false,
       });
     }
-    await this.#connections.engine.commit({ write: [{ key: this.#key(entry[0]), value: null }] });
+    const keys = [this.#key(entry[0]), this.#idKey(id)];
+    await this.#connections.engine.commit({ write: keys.map((key) => ({ key, value: null })) });
     this.#cache.delete(entry[0]);
     this.#exist = undefined;
   }
 
-  #record(options: { readonly name: string; readonly role: Role; readonly expiresMs: number | null }): TokenRecord {
-    return { id: randomUUID(), createdMs: this.#clock.nowMs(), ...options };
+  #record(options: Omit<TokenRecord, 'createdMs'>): TokenRecord {
+    return { createdMs: this.#clock.nowMs(), ...options };
   }
 
   #key(hash: string): Key {
     return { bucket: this.#bucket, field: hash };
   }
 
-  #write(token: string, record: TokenRecord): { readonly key: Key; readonly value: Buffer } {
-    return { key: this.#key(hashOf(token)), value: Buffer.from(JSON.stringify(record)) };
+  #idKey(id: string): Key {
+    return { bucket: `{${this.#connections.volume}}token-ids`, field: id };
+  }
+
+  #creation(token: string, record: TokenRecord): Minitransaction {
+    const hash = hashOf(token);
+    const idKey = this.#idKey(record.id);
+    return {
+      compare: [{ key: idKey, version: null }],
+      write: [
+        { key: this.#key(hash), value: Buffer.from(JSON.stringify(record)) },
+        { key: idKey, value: Buffer.from(hash) },
+      ],
+      operation: randomUUID(),
+    };
   }
 }

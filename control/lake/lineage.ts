@@ -8,6 +8,7 @@
  * Invariants: both copies are one minitransaction. Limits: EDGES_MAX records a dataset.
  */
 import { randomUUID } from 'node:crypto';
+import { isDeepStrictEqual } from 'node:util';
 import { z } from 'zod';
 import type { Clock } from '../../lib/clock.ts';
 import { PenstockError } from '../../lib/errors.ts';
@@ -31,23 +32,32 @@ export type LineageRecord = z.output<typeof lineageSchema>;
 const datasetBucket = (volume: string, dataset: string): string => `{${volume}}lineage:d:${dataset}`;
 const modelBucket = (volume: string, model: string): string => `{${volume}}lineage:m:${encodeURIComponent(model)}`;
 
+/** A repeat (the same id) gets what was recorded first. Throws `conflict` when that says something else, `full`. */
 export async function recordLineage(
   engine: MetaEngine,
   volume: string,
   clock: Clock,
-  use: Omit<LineageRecord, 'id' | 'recordedMs'>,
+  use: Omit<LineageRecord, 'recordedMs'>,
 ): Promise<LineageRecord> {
   if ((await engine.count(datasetBucket(volume, use.dataset))) >= EDGES_MAX) {
     throw new PenstockError('full', `there are ${EDGES_MAX} lineage records of ${use.dataset}`);
   }
-  const record = { id: randomUUID(), recordedMs: clock.nowMs(), ...use };
+  const record = { ...use, recordedMs: clock.nowMs() };
   const value = Buffer.from(JSON.stringify(record));
   const buckets = [datasetBucket(volume, use.dataset), ...(use.model === null ? [] : [modelBucket(volume, use.model)])];
-  await engine.commit({
-    write: buckets.map((bucket) => ({ key: { bucket, field: record.id }, value })),
-    operation: record.id,
+  const keys = buckets.map((bucket) => ({ bucket, field: record.id }));
+  const result = await engine.commit({
+    compare: keys.slice(0, 1).map((key) => ({ key, version: null })),
+    write: keys.map((key) => ({ key, value })),
+    operation: randomUUID(),
   });
-  return record;
+  if (result.ok) return record;
+  const [stored] = await engine.read(keys.slice(0, 1));
+  const first = lineageSchema.safeParse(JSON.parse(stored?.value.toString('utf8') ?? 'null')).data;
+  if (first !== undefined && isDeepStrictEqual({ ...first, recordedMs: 0 }, { ...record, recordedMs: 0 })) return first;
+  throw new PenstockError('conflict', 'Idempotency-Key: an earlier request with this key recorded something else', {
+    retryable: false,
+  });
 }
 
 /** Newest first; of a model, of a dataset, or both. */

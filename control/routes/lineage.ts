@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import { PenstockError } from '../../lib/errors.ts';
 import type { App, ControlContext } from '../context.ts';
+import { idempotencyHeaders, idOfRequest } from '../idempotency.ts';
 import { findLineage, lineageSchema, recordLineage } from '../lake/lineage.ts';
 import { pageOf, pageQuery, paginate } from '../page.ts';
 
@@ -17,6 +18,7 @@ export function lineageRoutes(app: App, context: ControlContext): void {
         operationId: 'lineage.record',
         tags: ['lineage'],
         summary: 'Record that a job read a snapshot of a dataset, and the model it made',
+        headers: idempotencyHeaders,
         body: z.strictObject({
           dataset: name,
           snapshotId: snapshotId.optional().meta({ description: 'default: the current snapshot' }),
@@ -38,6 +40,7 @@ export function lineageRoutes(app: App, context: ControlContext): void {
         table?.metadata.snapshots.some((candidate) => String(candidate['snapshot-id']) === snapshot) ?? false;
       if (!known) throw new PenstockError('not-found', `${dataset} has no snapshot ${snapshot}, or it has expired`);
       const record = await recordLineage(lake.engine, lake.volume, context.clock, {
+        id: idOfRequest(request),
         dataset,
         snapshotId: snapshot,
         job: body.job,

@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { PenstockError } from '../../lib/errors.ts';
 import { ROLES, tokenSchema } from '../auth/tokens.ts';
 import type { App, ControlContext } from '../context.ts';
+import { idempotencyHeaders, idOfRequest } from '../idempotency.ts';
 
 export function tokenRoutes(app: App, context: ControlContext): void {
   app.get(
@@ -27,6 +28,7 @@ export function tokenRoutes(app: App, context: ControlContext): void {
         operationId: 'tokens.create',
         tags: ['tokens'],
         summary: 'Make a token. The first one must be an administrator’s: from then on nothing is served without one',
+        headers: idempotencyHeaders,
         body: z.strictObject({
           name: z.string().min(1).max(128).meta({ description: 'for the role agent: the id of the agent' }),
           role: z.enum(ROLES),
@@ -47,7 +49,7 @@ export function tokenRoutes(app: App, context: ControlContext): void {
         });
       }
       const expiresMs = expiresInSeconds === undefined ? null : context.clock.nowMs() + expiresInSeconds * 1000;
-      const { token, record } = await context.tokens.create({ name, role, expiresMs });
+      const { token, record } = await context.tokens.create({ id: idOfRequest(request), name, role, expiresMs });
       return reply.code(201).send({ ...record, token });
     },
   );

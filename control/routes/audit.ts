@@ -1,0 +1,75 @@
+/** Every change is recorded before it is made; an administrator reads what was. */
+import { z } from 'zod';
+import type { App, ControlContext } from '../context.ts';
+import { auditSchema, KEEP_DAYS, type AuditRecord } from '../lake/audit.ts';
+import { pageOf, pageQuery, paginate } from '../page.ts';
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    /** null on what changes nothing. */
+    audit: AuditRecord | null;
+  }
+}
+
+const READS = new Set(['GET', 'HEAD', 'OPTIONS']);
+const DAY_MS = 86_400_000;
+
+/** Before the routes are added. Heartbeats are left out: the agent's record says when it reported. */
+export function addAudit(app: App, context: ControlContext): void {
+  const { audit, connections } = context;
+  app.decorateRequest('audit', null);
+  app.addHook('preHandler', async (request) => {
+    const { principal, routeOptions } = request;
+    if (principal === null || routeOptions.config.access === 'agent' || READS.has(request.method)) return;
+    const { operationId } = routeOptions.schema ?? {};
+    request.audit = await audit.begin(connections.engine, connections.volume, {
+      who: principal.name,
+      role: principal.role,
+      address: request.ip,
+      operation: operationId ?? `${request.method} ${routeOptions.url ?? ''}`,
+      target: request.url.slice(0, 1000),
+      body: request.body,
+    });
+  });
+  // Before the answer is sent, so that whoever has it finds the record complete.
+  app.addHook('onSend', async (request, reply) => {
+    if (request.audit === null) return;
+    const { engine, volume } = connections;
+    await audit
+      .complete(engine, volume, request.audit, reply.statusCode)
+      .catch((error: unknown) => request.log.warn({ err: error }, 'an audit record stays without its outcome'));
+  });
+}
+
+export function auditRoutes(app: App, context: ControlContext): void {
+  app.get(
+    '/v1/audit',
+    {
+      config: { access: 'admin' },
+      schema: {
+        operationId: 'audit.list',
+        tags: ['audit'],
+        summary: 'Who changed what through this API, newest first',
+        querystring: z.object({
+          ...pageQuery,
+          days: z.coerce.number().int().min(1).max(KEEP_DAYS).default(7),
+          who: z.string().max(200).optional(),
+          operation: z.string().max(200).optional(),
+        }),
+        response: { 200: pageOf(auditSchema) },
+      },
+    },
+    async (request) => {
+      const { engine, volume } = context.connections;
+      const { days, who, operation } = request.query;
+      const records = await context.audit.list(engine, volume, context.clock.nowMs() - days * DAY_MS);
+      const wanted = records.filter(
+        (record) =>
+          (who === undefined || record.who === who) && (operation === undefined || record.operation === operation),
+      );
+      const newest = (a: readonly string[], b: readonly string[]): number =>
+        a[0] === b[0] ? 0 : (a[0] ?? '') > (b[0] ?? '') ? -1 : 1;
+      return paginate(wanted, ({ id }) => [id], newest, request.query);
+    },
+  );
+}
