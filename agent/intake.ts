@@ -2,7 +2,7 @@
  * The way from the sources into the spool: through the transforms, as one transaction with them.
  *
  * Invariants
- * - A source's checkpoints are stored with what the transforms made of its readings and with the transforms' states, in one group of
+ * - A source's checkpoints and receipts are stored with what the transforms made of its readings and with the transforms' states, in one group of
  *   the spool: also when no reading is left. So what a window or a swinging door holds back is as durable as a spooled reading when its
  *   source is acknowledged.
  * - A reading that a transform failed on is in the quarantine before its source is acknowledged.
@@ -15,7 +15,7 @@ import { isCode, PenstockError } from '../lib/errors.ts';
 import type { Quarantine } from './quarantine.ts';
 import { isSurelyFine, refusal, type NewReading } from './spool/frame.ts';
 import type { Spool } from './spool/spool.ts';
-import type { Checkpoint, CheckpointState } from './spool/spool-state.ts';
+import type { Checkpoint, CheckpointState, Receipt } from './spool/spool-state.ts';
 import type { ChainRun, Failed, TransformChain, TransformCounters } from './transforms/chain.ts';
 
 /** The resolution of what transforms hold back: nobody looks closer at a silent sensor. */
@@ -24,6 +24,7 @@ const OVERDUE_EVERY_MS = 1000;
 interface Waiting {
   readonly readings: readonly NewReading[];
   readonly checkpoints: readonly Checkpoint[];
+  readonly receipts: readonly Receipt[];
   readonly resolve: () => void;
   readonly reject: (error: unknown) => void;
 }
@@ -61,16 +62,20 @@ export class Intake {
   }
 
   /** As `Spool.append`. */
-  async store(readings: readonly NewReading[], checkpoints: readonly Checkpoint[]): Promise<void> {
-    if (this.#chain.isEmpty) return this.#spool.append(readings, checkpoints);
+  async store(
+    readings: readonly NewReading[],
+    checkpoints: readonly Checkpoint[],
+    receipts: readonly Receipt[],
+  ): Promise<void> {
+    if (this.#chain.isEmpty) return this.#spool.append(readings, checkpoints, receipts);
     for (const reading of readings) {
       // Before it is put together with the readings of others.
       const why = isSurelyFine(reading) ? null : refusal(reading);
       if (why !== null) throw new PenstockError('too-large', why);
     }
-    if (!this.#chain.hasStates) return this.#append(this.#chain.run(readings), checkpoints);
+    if (!this.#chain.hasStates) return this.#append(this.#chain.run(readings), checkpoints, receipts);
     return new Promise<void>((resolve, reject) => {
-      this.#waiting.push({ readings, checkpoints, resolve, reject });
+      this.#waiting.push({ readings, checkpoints, receipts, resolve, reject });
       this.#start();
     });
   }
@@ -81,6 +86,10 @@ export class Intake {
 
   checkpointKeys(prefix: string): readonly string[] {
     return this.#spool.checkpointSources(prefix);
+  }
+
+  receipts(source: string): ReadonlyMap<string, string> {
+    return this.#spool.receipts(source);
   }
 
   waitForRoom(signal: AbortSignal): Promise<void> {
@@ -112,6 +121,7 @@ export class Intake {
         await this.#append(
           run,
           batch.flatMap(({ checkpoints }) => checkpoints),
+          batch.flatMap(({ receipts }) => receipts),
         );
         for (const { resolve } of batch) resolve();
       } catch (error) {
@@ -125,7 +135,7 @@ export class Intake {
     if (this.#running !== undefined) return;
     const run = this.#chain.overdue(this.#clock.nowMs() * 1000);
     if (run === null) return;
-    this.#running = this.#append(run, [])
+    this.#running = this.#append(run, [], [])
       .catch(() => {
         // It is held back still, and tried again; a spool or quarantine that fails shows by the sources.
       })
@@ -135,14 +145,18 @@ export class Intake {
       });
   }
 
-  async #append(run: ChainRun, checkpoints: readonly Checkpoint[]): Promise<void> {
+  async #append(
+    run: ChainRun,
+    checkpoints: readonly Checkpoint[],
+    receipts: readonly Receipt[],
+  ): Promise<void> {
     try {
       if (run.failed.length > 0) {
         // A full spool refuses the batch each time it comes: asked first, lest the quarantine has its readings as often.
         this.#spool.assertRoom();
         await this.#keepFailed(run.failed);
       }
-      await this.#spool.append(run.readings, [...run.checkpoints, ...checkpoints]);
+      await this.#spool.append(run.readings, [...run.checkpoints, ...checkpoints], receipts);
     } catch (error) {
       run.rollback();
       throw error;

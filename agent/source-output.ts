@@ -5,13 +5,15 @@ import type { Quarantine, Rejected } from './quarantine.ts';
 import type { SourceOutput } from './sources/source.ts';
 import { isSurelyFine, refusal, type NewReading } from './spool/frame.ts';
 import type { Intake } from './intake.ts';
-import type { Checkpoint, CheckpointState } from './spool/spool-state.ts';
+import type { Checkpoint, CheckpointState, Receipt } from './spool/spool-state.ts';
 
 export interface SourceCounters {
   readonly name: string;
   /** Taken in durably (before the transforms), since the start of the agent. */
   readings: number;
   quarantined: number;
+  /** What else happened, by name: repeats that were recognised, refused requests, connections. */
+  readonly events: Record<string, number>;
   /** Waiting for room in the spool at this moment. */
   isHeldUp: boolean;
   problem: string | null;
@@ -26,17 +28,34 @@ export class AgentSourceOutput implements SourceOutput {
 
   constructor(name: string, intake: Intake, quarantine: Quarantine, clock: Clock, signal: AbortSignal) {
     this.clock = clock;
-    this.counters = { name, readings: 0, quarantined: 0, isHeldUp: false, problem: null };
+    this.counters = { name, readings: 0, quarantined: 0, events: {}, isHeldUp: false, problem: null };
     this.#intake = intake;
     this.#quarantine = quarantine;
     this.#signal = signal;
   }
 
-  async deliver(readings: readonly NewReading[], checkpoints: readonly Checkpoint[] = []): Promise<void> {
+  async deliver(
+    readings: readonly NewReading[],
+    checkpoints: readonly Checkpoint[] = [],
+    receipts: readonly Receipt[] = [],
+  ): Promise<void> {
     const carried = readings.every(isSurelyFine) ? readings : await this.#withoutRefused(readings);
-    if (carried.length === 0 && checkpoints.length === 0) return;
-    await this.#whenThereIsRoom(() => this.#intake.store(carried, checkpoints));
+    if (carried.length + checkpoints.length + receipts.length === 0) return;
+    await this.#whenThereIsRoom(() => this.#intake.store(carried, checkpoints, receipts));
     this.counters.readings += carried.length;
+  }
+
+  async offer(readings: readonly NewReading[], receipts: readonly Receipt[] = []): Promise<void> {
+    if (this.#signal.aborted) throw this.#stopped();
+    if (readings.length + receipts.length === 0) return;
+    try {
+      await this.#intake.store(readings, [], receipts);
+    } catch (error) {
+      this.counters.isHeldUp = isCode(error, 'full');
+      throw error;
+    }
+    this.counters.isHeldUp = false;
+    this.counters.readings += readings.length;
   }
 
   async quarantine(items: readonly Rejected[]): Promise<void> {
@@ -53,8 +72,20 @@ export class AgentSourceOutput implements SourceOutput {
     return this.#intake.checkpointKeys(prefix);
   }
 
+  receipts(): ReadonlyMap<string, string> {
+    return this.#intake.receipts(this.counters.name);
+  }
+
+  count(event: string, times = 1): void {
+    this.counters.events[event] = (this.counters.events[event] ?? 0) + times;
+  }
+
   report(problem: string | null): void {
     this.counters.problem = problem;
+  }
+
+  #stopped(): PenstockError {
+    return new PenstockError('aborted', `${this.counters.name} is stopped`);
   }
 
   async #withoutRefused(readings: readonly NewReading[]): Promise<readonly NewReading[]> {
@@ -73,7 +104,7 @@ export class AgentSourceOutput implements SourceOutput {
   /** Repeats what the spool or the disk has no room for. */
   async #whenThereIsRoom(act: () => Promise<void>): Promise<void> {
     for (;;) {
-      if (this.#signal.aborted) throw new PenstockError('aborted', `${this.counters.name} is stopped`);
+      if (this.#signal.aborted) throw this.#stopped();
       try {
         await act();
         this.counters.isHeldUp = false;

@@ -57,6 +57,7 @@ export function prometheusText(status: AgentStatus, oldestUndeliveredSeconds: nu
   return [
     metric('source_readings_total', 'counter', 'Readings of a source that are durable in the spool, since the start.', bySource((source) => source.readings)),
     metric('source_quarantined_total', 'counter', 'Inputs of a source that are no readings, since the start.', bySource((source) => source.quarantined)),
+    metric('source_events_total', 'counter', 'What else happened at a source, by event (docs/AGENT.md), since the start.', sources.flatMap((source) => Object.entries(source.events).map(([event, times]): Sample => [{ source: source.name, event }, times]))),
     metric('source_held_up', 'gauge', '1 while the source waits for room in the spool.', bySource((source) => Number(source.isHeldUp))),
     metric('source_problem', 'gauge', '1 while the source reports a problem.', bySource((source) => Number(source.problem !== null))),
     metric('transform_readings_total', 'counter', 'Readings that came to a transform, since the start.', byTransform(({ seen }) => seen)),

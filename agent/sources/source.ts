@@ -5,20 +5,30 @@
 import type { Clock } from '../../lib/clock.ts';
 import type { Rejected } from '../quarantine.ts';
 import type { NewReading } from '../spool/frame.ts';
-import type { Checkpoint, CheckpointState } from '../spool/spool-state.ts';
+import type { Checkpoint, CheckpointState, Receipt } from '../spool/spool-state.ts';
 
 export interface SourceOutput {
   readonly clock: Clock;
   /**
-   * Resolves when the readings, and the checkpoints with them, are on the disk; only then may the source acknowledge or forget them.
-   * Waits while the spool is full: that is the back-pressure. Rejects with `aborted` when the agent stops meanwhile.
+   * Resolves when the readings, and the checkpoints and receipts with them, are on the disk; only then may the source acknowledge or
+   * forget them. Waits while the spool is full: that is the back-pressure. Rejects with `aborted` when the agent stops meanwhile.
    */
-  deliver(readings: readonly NewReading[], checkpoints?: readonly Checkpoint[]): Promise<void>;
+  deliver(
+    readings: readonly NewReading[],
+    checkpoints?: readonly Checkpoint[],
+    receipts?: readonly Receipt[],
+  ): Promise<void>;
+  /** As `deliver`, for a source whose sender can keep the readings: rejects with `full` instead of waiting. */
+  offer(readings: readonly NewReading[], receipts?: readonly Receipt[]): Promise<void>;
   /** Keeps input that is no reading, durably; rejects like `deliver`. */
   quarantine(items: readonly Rejected[]): Promise<void>;
   /** A checkpoint that was delivered in this run or an earlier one. */
   checkpoint(key: string): CheckpointState | undefined;
   checkpointKeys(prefix: string): readonly string[];
+  /** What was accepted with readings of this source, in this run or an earlier one, by id, the oldest first. */
+  receipts(): ReadonlyMap<string, string>;
+  /** Counts something that is worth a look and no reading: a repeat that was recognised, a request that was refused. */
+  count(event: string, times?: number): void;
   /** What is wrong at present (a folder that cannot be read), for status and log; null when it is over. */
   report(problem: string | null): void;
 }

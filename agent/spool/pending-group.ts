@@ -19,8 +19,10 @@ import {
 } from './frame.ts';
 import {
   encodeState,
+  groupReceipts,
   type Checkpoint,
   type CheckpointState,
+  type Receipt,
   type SpoolState,
   type StateDelta,
   type TopicState,
@@ -68,6 +70,7 @@ export class PendingGroup {
   readonly #frames: OpenFrame[] = [];
   readonly #openFrames = new Map<string, OpenFrame>();
   readonly #checkpoints = new Map<string, CheckpointState>();
+  readonly #receipts: Receipt[] = [];
   readonly #acknowledged = new Map<string, number>();
   readonly #dropped: [topicId: number, first: number, last: number][] = [];
   readonly #waiters: Waiter[] = [];
@@ -83,13 +86,14 @@ export class PendingGroup {
     return (
       this.#frames.length === 0 &&
       this.#checkpoints.size === 0 &&
+      this.#receipts.length === 0 &&
       this.#acknowledged.size === 0 &&
       this.#dropped.length === 0 &&
       this.#waiters.length === 0
     );
   }
 
-  add(readings: readonly NewReading[], checkpoints: readonly Checkpoint[]): void {
+  add(readings: readonly NewReading[], checkpoints: readonly Checkpoint[], receipts: readonly Receipt[]): void {
     let frame: OpenFrame | undefined;
     for (const reading of readings) {
       if (frame?.topic !== reading.topic || frame.priority !== reading.priority) frame = this.#frameFor(reading);
@@ -103,6 +107,7 @@ export class PendingGroup {
     }
     this.readings += readings.length;
     for (const checkpoint of checkpoints) this.#checkpoints.set(checkpoint.source, checkpoint.state);
+    for (const receipt of receipts) this.#receipts.push(receipt);
   }
 
   /** Of its readings; -1 when it has none. */
@@ -158,7 +163,7 @@ export class PendingGroup {
     this.#recycle();
   }
 
-  /** Readings and checkpoints are refused together; acknowledgements and drops go on into `next`. */
+  /** Readings, checkpoints and receipts are refused together; acknowledgements and drops go on into `next`. */
   fail(error: PenstockError, next: PendingGroup): void {
     for (const waiter of this.#waiters) waiter.reject(error);
     for (const [topic, seq] of this.#acknowledged) next.acknowledge(topic, seq);
@@ -177,8 +182,10 @@ export class PendingGroup {
       const topic = state.topic(name);
       if (topic !== undefined) topics.push([topic.id, name, 1, seq]);
     }
-    if (topics.length + this.#checkpoints.size + this.#dropped.length === 0) return null;
-    return { topics, checkpoints: [...this.#checkpoints], dropped: this.#dropped };
+    const changes = topics.length + this.#checkpoints.size + this.#receipts.length + this.#dropped.length;
+    if (changes === 0) return null;
+    const receipts = groupReceipts(this.#receipts);
+    return { topics, checkpoints: [...this.#checkpoints], receipts, dropped: this.#dropped };
   }
 
   #frameFor(reading: NewReading): OpenFrame {

@@ -1,15 +1,16 @@
 /**
- * What a spool knows beside its readings: topics with their next and acknowledged sequence, the sources' checkpoints, and the
- * ranges that were dropped on purpose. It has no file of its own: a segment begins with a head frame that holds all of it, and state
+ * What a spool knows beside its readings: topics with their next and acknowledged sequence, the sources' checkpoints and receipts, and
+ * the ranges that were dropped on purpose. It has no file of its own: a segment begins with a head frame that holds all of it, and state
  * frames behind it hold changes, in the same group (one write, one sync) as the readings they belong to.
  *
  *   head, state  JSON { segment, agent, incarnation,                      (head only)
  *                       topics: [[id, name, nextSeq, acknowledgedSeq]],
  *                       checkpoints: [[source, state | null]],            (null: forgotten)
+ *                       receipts: [[source, [[id, content | null]]]],     (null: forgotten)
  *                       dropped: [[topicId, firstSeq, lastSeq]] }
  *
  * Invariants: sequences of a topic begin with 1; all up to and including `acknowledged` are delivered; topic ids are never reused.
- * Limits: TOPICS_MAX topics; dropped ranges are merged where they touch and forgotten once acknowledged.
+ * Limits: a head holds all of it, so whoever owns receipts keeps few enough of them (`receiptsPerSpool`); TOPICS_MAX topics; dropped ranges are merged where they touch and forgotten once acknowledged.
  */
 import { z } from 'zod';
 import { PenstockError } from '../../lib/errors.ts';
@@ -26,10 +27,23 @@ export interface Checkpoint {
   readonly state: CheckpointState;
 }
 
+/**
+ * What identifies a redelivery of input that was accepted (a packet id, a key of the client), stored in the same group as its readings. A
+ * checkpoint is one value that each delivery replaces; of receipts a source has many, and each delivery adds or forgets a few.
+ */
+export interface Receipt {
+  readonly source: string;
+  readonly id: string;
+  /** What the repeat is compared with or answered by; null forgets the receipt. */
+  readonly content: string | null;
+}
+
 const seqSchema = z.int().nonnegative();
 const deltaSchema = z.strictObject({
   topics: z.array(z.tuple([z.int().positive(), z.string(), seqSchema, seqSchema])),
   checkpoints: z.array(z.tuple([z.string(), z.json()])),
+  /** A spool of a version that knew no receipts has none. */
+  receipts: z.array(z.tuple([z.string(), z.array(z.tuple([z.string(), z.string().nullable()]))])).default([]),
   dropped: z.array(z.tuple([z.int().positive(), seqSchema, seqSchema])),
 });
 const headSchema = z.strictObject({
@@ -81,6 +95,7 @@ export class SpoolState {
   readonly #byName = new Map<string, TopicState>();
   readonly #byId = new Map<number, TopicState>();
   readonly #checkpoints = new Map<string, CheckpointState>();
+  readonly #receipts = new Map<string, Map<string, string>>();
 
   topics(): readonly TopicState[] {
     return [...this.#byName.values()];
@@ -115,6 +130,11 @@ export class SpoolState {
     return [...this.#checkpoints.keys()].filter((source) => source.startsWith(prefix));
   }
 
+  /** By id, the oldest first. */
+  receipts(source: string): ReadonlyMap<string, string> {
+    return this.#receipts.get(source) ?? new Map<string, string>();
+  }
+
   /** Sequences only go up: a head or state that is read again changes nothing. */
   apply(delta: StateDelta): void {
     for (const [id, name, nextSeq, acknowledged] of delta.topics) {
@@ -127,10 +147,22 @@ export class SpoolState {
       if (state === null) this.#checkpoints.delete(source);
       else this.#checkpoints.set(source, state);
     }
+    for (const [source, changes] of delta.receipts) this.#applyReceipts(source, changes);
     for (const [id, first, last] of delta.dropped) {
       const topic = this.#byId.get(id);
       if (topic !== undefined) topic.dropped = mergeRanges([...topic.dropped, { first, last }], topic.acknowledged);
     }
+  }
+
+  #applyReceipts(source: string, changes: readonly (readonly [id: string, content: string | null])[]): void {
+    const receipts = this.#receipts.get(source) ?? new Map<string, string>();
+    for (const [id, content] of changes) {
+      // Set anew, so that the order stays that of their age.
+      receipts.delete(id);
+      if (content !== null) receipts.set(id, content);
+    }
+    if (receipts.size === 0) this.#receipts.delete(source);
+    else this.#receipts.set(source, receipts);
   }
 
   /** Everything, for the head of a new segment. */
@@ -139,11 +171,24 @@ export class SpoolState {
     return {
       topics: topics.map((topic) => [topic.id, topic.name, topic.nextSeq, topic.acknowledged]),
       checkpoints: [...this.#checkpoints],
+      receipts: [...this.#receipts].map(([source, receipts]) => [source, [...receipts]]),
       dropped: topics.flatMap((topic) =>
         topic.dropped.map(({ first, last }): [number, number, number] => [topic.id, first, last]),
       ),
     };
   }
+}
+
+/** In the order in which they were given; a later one of an id takes the place of an earlier one. */
+export function groupReceipts(receipts: Iterable<Receipt>): StateDelta['receipts'] {
+  const bySource = new Map<string, Map<string, string | null>>();
+  for (const { source, id, content } of receipts) {
+    const changes = bySource.get(source) ?? new Map<string, string | null>();
+    bySource.set(source, changes);
+    changes.delete(id);
+    changes.set(id, content);
+  }
+  return [...bySource].map(([source, changes]) => [source, [...changes]]);
 }
 
 function mergeRanges(ranges: readonly SeqRange[], acknowledged: number): SeqRange[] {

@@ -2,7 +2,7 @@
  * The spool: readings on this machine's disk between the sources, which are acknowledged once they are here, and the uplink.
  *
  * Invariants
- * - `append` resolves only after the readings and their checkpoints are synced; they stand or fall together.
+ * - `append` resolves only after the readings, their checkpoints and their receipts are synced; they stand or fall together.
  * - Sequences count per topic from 1 without gaps; one that will never be delivered lies in a gap that a reader is told.
  * - One group is written at a time: while its sync runs, the next one collects (group commit). A group that is refused uses no
  *   sequence and leaves no byte.
@@ -28,7 +28,7 @@ import { segmentBytesFor } from './segment-files.ts';
 import { recoverSpool, type Segment } from './recovery.ts';
 import { SegmentWriter, SyncFailure } from './segment-writer.ts';
 import type { SpoolEntry, SpoolReader } from './spool-reader.ts';
-import type { Checkpoint, CheckpointState, SpoolState, TopicState } from './spool-state.ts';
+import type { Checkpoint, CheckpointState, Receipt, SpoolState, TopicState } from './spool-state.ts';
 import { TopicReading } from './topic-reading.ts';
 import { WaitList } from './wait-list.ts';
 
@@ -36,6 +36,10 @@ import { WaitList } from './wait-list.ts';
 const PENDING_BYTES_MAX = 4 * 1024 * 1024;
 /** Acknowledgements ride on the next group; without one they are written after this long, to spare flash. */
 const ACKNOWLEDGE_DELAY_MS = 500;
+/** Receipts may fill this share of a segment, whose head repeats them: what they cost in writing. */
+const RECEIPTS_SHARE_OF_SEGMENT = 1 / 8;
+/** Of one receipt in a head, as JSON. */
+const RECEIPT_BYTES = 64;
 /** A full disk may be emptied by somebody else: how often a waiting source looks again. */
 const ROOM_RETRY_MS = 1000;
 
@@ -66,6 +70,11 @@ export interface SpoolStats {
   readonly setAside: readonly string[];
   /** Readings dropped by policy that are not acknowledged yet. */
   readonly dropped: number;
+}
+
+/** How many receipts all sources together may keep in a spool of `maxBytes`. */
+export function receiptsPerSpool(maxBytes: number): number {
+  return Math.floor((segmentBytesFor(maxBytes) * RECEIPTS_SHARE_OF_SEGMENT) / RECEIPT_BYTES);
 }
 
 /** Throws `held` when another process has the spool, `denied`, `full` or `io` when the folder cannot be used. */
@@ -145,10 +154,14 @@ export class Spool implements SpoolReader {
   }
 
   /**
-   * Stores readings together with the checkpoints of their source. Order is kept per topic. Resolves when durable. Throws `too-large`
-   * for a reading that no batch of the log can carry, `full` when the spool or the disk is (nothing is stored then), `closed`.
+   * Stores readings together with the checkpoints and receipts of their source. Order is kept per topic. Resolves when durable. Throws
+   * `too-large` for a reading that no batch of the log can carry, `full` when the spool or the disk is (nothing is stored then), `closed`.
    */
-  async append(readings: readonly NewReading[], checkpoints: readonly Checkpoint[] = []): Promise<void> {
+  async append(
+    readings: readonly NewReading[],
+    checkpoints: readonly Checkpoint[] = [],
+    receipts: readonly Receipt[] = [],
+  ): Promise<void> {
     for (const reading of readings) {
       const why = isSurelyFine(reading) ? null : refusal(reading);
       if (why !== null) throw new PenstockError('too-large', why);
@@ -159,7 +172,7 @@ export class Spool implements SpoolReader {
       this.#assertOpen();
     }
     this.assertRoom();
-    this.#pending.add(readings, checkpoints);
+    this.#pending.add(readings, checkpoints, receipts);
     const settled = this.#pending.settled();
     this.#start();
     await settled;
@@ -184,6 +197,11 @@ export class Spool implements SpoolReader {
 
   checkpointSources(prefix: string): readonly string[] {
     return this.#state.checkpointSources(prefix);
+  }
+
+  /** What the source accepted and must recognise, by id, the oldest first. */
+  receipts(source: string): ReadonlyMap<string, string> {
+    return this.#state.receipts(source);
   }
 
   /** Resolves when an append that was refused as `full` may succeed; rejects with `aborted`. */

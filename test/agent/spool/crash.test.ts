@@ -50,10 +50,11 @@ test('after kill -9, again and again, everything acknowledged is there exactly o
   expect(unique.size).toBe(stored.length);
   expect(acknowledged.filter((value) => !unique.has(value))).toEqual([]);
   for (let source = 0; source < 8; source += 1) {
-    // In order, and the checkpoint is that of the last reading: neither may stand without the other.
+    // In order, and checkpoint and receipts are those of the last readings: none may stand without the other.
     const numbers = stored.filter((value) => value.startsWith(`${source}:`)).map((value) => Number(value.slice(2)));
     expect(numbers).toEqual(numbers.toSorted((a, b) => a - b));
     expect(spool.checkpoint(String(source))).toBe(numbers.at(-1));
+    expect([...spool.receipts(String(source)).keys()].map(Number).slice(-3)).toEqual(numbers.slice(-3));
   }
   expect(setAsideIn(dir)).toEqual([]);
 });
@@ -62,7 +63,10 @@ test('after kill -9, again and again, everything acknowledged is there exactly o
 async function smallSpool(dir: string): Promise<string[]> {
   const spool = await openSpool({ dir, agent: 'a', maxBytes: 1e9, whenFull: 'reject', machine: 'm' });
   const values = ['one', 'two', 'three', 'four'];
-  for (const value of values) await spool.append([readingOf(value)], [{ source: 's', state: value }]);
+  for (const value of values) {
+    const receipt = { source: 's', id: value, content: 'c' };
+    await spool.append([readingOf(value)], [{ source: 's', state: value }], [receipt]);
+  }
   await spool.close();
   return values;
 }
@@ -82,6 +86,7 @@ test('a tail that was torn anywhere is cut, without a gap, and the checkpoint fi
     const content = contentOf(await readAll(spool));
     expect(content).toEqual(values.slice(0, content.length));
     expect(spool.checkpoint('s')).toBe(content.at(-1));
+    expect([...spool.receipts('s').keys()]).toEqual(content);
     expect(setAsideIn(copy)).toEqual([]);
     await spool.append([readingOf('next')]);
     expect(contentOf(await readAll(spool))).toEqual([...content, 'next']);

@@ -5,6 +5,7 @@ import fc from 'fast-check';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import type { NewReading } from '../../../agent/spool/frame.ts';
 import { openSpool } from '../../../agent/spool/spool.ts';
+import type { Receipt } from '../../../agent/spool/spool-state.ts';
 import { isCode } from '../../../lib/errors.ts';
 import { tempDir } from '../../support/temp.ts';
 import { contentOf, readAll, readingOf, spoolIn } from './support.ts';
@@ -118,6 +119,33 @@ test('a checkpoint is stored with its readings and forgotten by null', async () 
   const spool = await spoolIn(dir);
   expect(spool.checkpoint('file:1')).toEqual({ offset: 10 });
   expect(spool.checkpointSources('file:')).toEqual(['file:1']);
+});
+
+test('receipts are kept by age over new segments and restarts, and forgotten by null; a refused append leaves none', async () => {
+  const dir = tempDir();
+  const small = { maxBytes: 100_000 };
+  const first = await spoolIn(dir, small);
+  const receipt = (id: string, content: string | null = `of ${id}`): Receipt => ({ source: 's', id, content });
+  for (let index = 0; index < 40; index += 1) {
+    await first.append([readingOf('.'.repeat(1000))], [], [receipt(String(index)), receipt(String(index - 4), null)]);
+  }
+  expect(segmentsIn(dir).length).toBeGreaterThan(2);
+  await first.append([], [], [receipt('37', 'again'), { source: 'other', id: '1', content: '' }]);
+  const fill = async (): Promise<void> => {
+    for (;;) await first.append([readingOf('.'.repeat(10_000))]);
+  };
+  await expect(fill()).rejects.toMatchObject({ code: 'full' });
+  await expect(first.append([readingOf('x')], [], [receipt('refused')])).rejects.toMatchObject({ code: 'full' });
+  await first.close();
+  const spool = await spoolIn(dir, { maxBytes: 1e9 });
+  expect([...spool.receipts('s')]).toEqual([
+    ['36', 'of 36'],
+    ['38', 'of 38'],
+    ['39', 'of 39'],
+    ['37', 'again'],
+  ]);
+  expect([...spool.receipts('other')]).toEqual([['1', '']]);
+  expect(spool.receipts('unknown').size).toBe(0);
 });
 
 test('acknowledgements survive a restart and free the segments', async () => {
