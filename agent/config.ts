@@ -3,28 +3,19 @@
  */
 import { z } from 'zod';
 import { bytes, duration } from '../lib/config/load.ts';
-import { ALARM_PRIORITY } from './spool/frame.ts';
+import { eventTime, listenAddress, priority, topic } from './config-parts.ts';
+import { httpSourceSchema } from './sources/http/config.ts';
+import { clashesOf, receiptsPerSource } from './sources/exclusive.ts';
 import { segmentBytesFor } from './spool/segment-files.ts';
 import { durableStateBytesMax, transformsSchema } from './transforms/transform-config.ts';
 
 /** What `type:` may name, and what is planned: the message tells a typing error from a version that is too old. */
-const PLANNED_SOURCES = ['mqtt', 'http', 'syslog', 'modbus', 'opcua'];
-const BUILT_SOURCES = ['host', 'file', 'simulator'];
+const PLANNED_SOURCES = ['mqtt', 'syslog', 'modbus', 'opcua'];
+const BUILT_SOURCES = ['host', 'file', 'http', 'simulator'];
 /** The identity travels in every record's headers. */
 const AGENT_ID_LENGTH_MAX = 64;
 const MIB = 2 ** 20;
 const NO_BUDGETS = 'uplink budgets are not built yet: expected 0';
-
-/** Kafka's rule for topic names. */
-const topic = z
-  .string()
-  .max(249)
-  .regex(/^[A-Za-z0-9._-]+$/, 'expected a topic name: letters, digits, dots, _ and -');
-
-/** The default lies in the middle, so that a source can be put above or below the others. */
-const priority = z.int().min(0).max(ALARM_PRIORITY).default(4);
-
-const listenAddress = z.string().regex(/^.+:\d{1,5}$/, 'expected HOST:PORT, as 127.0.0.1:9100');
 
 const hostSource = z.strictObject({
   type: z.literal('host'),
@@ -45,8 +36,7 @@ const fileSource = z
     format: z.enum(['ndjson', 'csv']).optional(),
     /** A field of the value, or `path`. Without it, readings have no key and go to the partitions in turn. */
     sensor: z.string().min(1).optional(),
-    /** A field of the value with epoch ms, epoch us or RFC 3339; where a line lacks it, the time of arrival stands in. */
-    eventTime: z.string().min(1).default('ts'),
+    eventTime,
     to: topic,
     priority,
     /** A longer line is more likely a broken file than a reading, and no broker takes a larger record by default. */
@@ -78,7 +68,7 @@ const simulatorSource = z.strictObject({
   priority,
 });
 
-const source = z.discriminatedUnion('type', [hostSource, fileSource, simulatorSource], {
+const source = z.discriminatedUnion('type', [hostSource, fileSource, httpSourceSchema, simulatorSource], {
   error: (issue) => {
     const given =
       typeof issue.input === 'object' && issue.input !== null && 'type' in issue.input ? issue.input.type : undefined;
@@ -94,69 +84,77 @@ export type HostSourceConfig = z.output<typeof hostSource>;
 export type FileSourceConfig = z.output<typeof fileSource>;
 export type SimulatorSourceConfig = z.output<typeof simulatorSource>;
 
-function pathsAreDistinct(sources: readonly z.output<typeof source>[]): boolean {
-  const paths = sources.flatMap((entry) => (entry.type === 'file' ? [entry.path] : []));
-  return new Set(paths).size === paths.length;
-}
-
 /** Keys whose meaning is fixed and whose code is not there yet are refused by name instead of being ignored. */
 const notBuilt = (what: string) =>
   z.array(z.unknown()).max(0, `${what} are not built yet: remove the entries`).default([]);
 
-export const agentSchema = z
-  .strictObject({
-    agent: z.strictObject({
-      id: z
-        .string()
-        .min(1)
-        .max(AGENT_ID_LENGTH_MAX)
-        .regex(/^[\x21-\x7e]+$/, 'expected printable ASCII without spaces: the id travels in record headers'),
-      /** Beside the configuration, like the pipeline's. */
-      dataDir: z.string().min(1).default('./data/agent'),
-      /** Without it, the agent serves no health and metrics. */
-      listen: listenAddress.optional(),
+const keysSchema = z.strictObject({
+  agent: z.strictObject({
+    id: z
+      .string()
+      .min(1)
+      .max(AGENT_ID_LENGTH_MAX)
+      .regex(/^[\x21-\x7e]+$/, 'expected printable ASCII without spaces: the id travels in record headers'),
+    /** Beside the configuration, like the pipeline's. */
+    dataDir: z.string().min(1).default('./data/agent'),
+    /** Without it, the agent serves no health and metrics. */
+    listen: listenAddress.optional(),
+  }),
+  /** The control plane, where it can be reached. */
+  control: z.strictObject({ url: z.url(), tokenFile: z.string().optional() }).optional(),
+  log: z.string().regex(/^(file|kafka):/, 'expected the URL of a log, as file:./data/log or kafka://127.0.0.1:9092'),
+  spool: z
+    .strictObject({
+      /** Days of a hundred readings a second, and a share of the smallest node disks. */
+      maxBytes: bytes()
+        .refine((size) => size >= MIB, 'expected at least 1MiB')
+        .default(10_000_000_000),
+      /** The only policy that never gives up what was accepted. */
+      whenFull: z.enum(['reject', 'dropOldest', 'dropLowestPriority']).default('reject'),
+      /** An acknowledgement means the disk has it; one sync serves everything that arrived during the last one. */
+      fsync: z.enum(['group']).default('group'),
+    })
+    .default({ maxBytes: 10_000_000_000, whenFull: 'reject', fsync: 'group' }),
+  uplink: z
+    .strictObject({
+      /** 0: no limit, the only value until budgets are built. */
+      bytesPerSecond: bytes()
+        .refine((limit) => limit === 0, NO_BUDGETS)
+        .default(0),
+      bytesPerDay: bytes()
+        .refine((limit) => limit === 0, NO_BUDGETS)
+        .default(0),
+      /** After an outage the present is worth more than the past. Until the live-first drain is built, both go in order. */
+      order: z.enum(['liveFirst', 'oldestFirst']).default('liveFirst'),
+    })
+    .default({ bytesPerSecond: 0, bytesPerDay: 0, order: 'liveFirst' }),
+  sources: z
+    .array(source)
+    .min(1, 'an agent without a source has nothing to do')
+    .max(1000)
+    .superRefine((sources, context) => {
+      for (const { index, key, message } of clashesOf(sources)) {
+        context.addIssue({ code: 'custom', path: [index, key], message });
+      }
     }),
-    /** The control plane, where it can be reached. */
-    control: z.strictObject({ url: z.url(), tokenFile: z.string().optional() }).optional(),
-    log: z.string().regex(/^(file|kafka):/, 'expected the URL of a log, as file:./data/log or kafka://127.0.0.1:9092'),
-    spool: z
-      .strictObject({
-        /** Days of a hundred readings a second, and a share of the smallest node disks. */
-        maxBytes: bytes()
-          .refine((size) => size >= MIB, 'expected at least 1MiB')
-          .default(10_000_000_000),
-        /** The only policy that never gives up what was accepted. */
-        whenFull: z.enum(['reject', 'dropOldest', 'dropLowestPriority']).default('reject'),
-        /** An acknowledgement means the disk has it; one sync serves everything that arrived during the last one. */
-        fsync: z.enum(['group']).default('group'),
-      })
-      .default({ maxBytes: 10_000_000_000, whenFull: 'reject', fsync: 'group' }),
-    uplink: z
-      .strictObject({
-        /** 0: no limit, the only value until budgets are built. */
-        bytesPerSecond: bytes()
-          .refine((limit) => limit === 0, NO_BUDGETS)
-          .default(0),
-        bytesPerDay: bytes()
-          .refine((limit) => limit === 0, NO_BUDGETS)
-          .default(0),
-        /** After an outage the present is worth more than the past. Until the live-first drain is built, both go in order. */
-        order: z.enum(['liveFirst', 'oldestFirst']).default('liveFirst'),
-      })
-      .default({ bytesPerSecond: 0, bytesPerDay: 0, order: 'liveFirst' }),
-    sources: z
-      .array(source)
-      .min(1, 'an agent without a source has nothing to do')
-      .max(1000)
-      .refine(pathsAreDistinct, 'two file sources have the same path: their positions would be mixed up'),
-    transforms: transformsSchema,
-    rules: notBuilt('rules'),
-  })
-  .superRefine(({ transforms, spool }, context) => {
-    const bytesMax = Math.floor(segmentBytesFor(spool.maxBytes) / 2);
-    const needed = durableStateBytesMax(transforms);
-    if (needed <= bytesMax) return;
+  transforms: transformsSchema,
+  rules: notBuilt('rules'),
+});
+export type AgentConfig = z.output<typeof keysSchema>;
+
+/** What the keys need of each other. */
+export const agentSchema = keysSchema.superRefine((config, context) => {
+  const { sources, transforms, spool } = config;
+  const bytesMax = Math.floor(segmentBytesFor(spool.maxBytes) / 2);
+  const needed = durableStateBytesMax(transforms);
+  if (needed > bytesMax) {
     const message = `what the windows and swinging doors of all sensors hold back can take ${needed} bytes, at most ${bytesMax} with this spool.maxBytes: raise it, or lower \`sensors\` of the transforms`;
     context.addIssue({ code: 'custom', path: ['transforms'], message });
+  }
+  const keysMax = receiptsPerSource(config);
+  sources.forEach((entry, index) => {
+    if (entry.type !== 'http' || (entry.idempotencyKeys ?? 0) <= keysMax) return;
+    const message = `this spool.maxBytes has room for ${keysMax} keys of each source: expected at most that`;
+    context.addIssue({ code: 'custom', path: ['sources', index, 'idempotencyKeys'], message });
   });
-export type AgentConfig = z.output<typeof agentSchema>;
+});

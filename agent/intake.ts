@@ -65,7 +65,7 @@ export class Intake {
   async store(
     readings: readonly NewReading[],
     checkpoints: readonly Checkpoint[],
-    receipts: readonly Receipt[],
+    receipts: readonly Receipt[] = [],
   ): Promise<void> {
     if (this.#chain.isEmpty) return this.#spool.append(readings, checkpoints, receipts);
     for (const reading of readings) {
@@ -145,11 +145,7 @@ export class Intake {
       });
   }
 
-  async #append(
-    run: ChainRun,
-    checkpoints: readonly Checkpoint[],
-    receipts: readonly Receipt[],
-  ): Promise<void> {
+  async #append(run: ChainRun, checkpoints: readonly Checkpoint[], receipts: readonly Receipt[]): Promise<void> {
     try {
       if (run.failed.length > 0) {
         // A full spool refuses the batch each time it comes: asked first, lest the quarantine has its readings as often.

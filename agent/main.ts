@@ -19,8 +19,10 @@ import { sendHeartbeats } from './heartbeat.ts';
 import { Intake } from './intake.ts';
 import { Quarantine } from './quarantine.ts';
 import { AgentSourceOutput } from './source-output.ts';
+import { receiptsPerSource } from './sources/exclusive.ts';
 import { fileSource } from './sources/file-source.ts';
 import { hostSource } from './sources/host.ts';
+import { httpSource } from './sources/http/http-source.ts';
 import { simulatorSource } from './sources/simulator.ts';
 import { pause, type Source } from './sources/source.ts';
 import { openSpool, type Spool } from './spool/spool.ts';
@@ -225,6 +227,8 @@ class RunningAgent {
         return hostSource(config, index);
       case 'file':
         return fileSource(config, this.#options.baseDir);
+      case 'http':
+        return httpSource(config, this.#options.baseDir, receiptsPerSource(this.#options.config));
       case 'simulator':
         return simulatorSource(config, index);
     }

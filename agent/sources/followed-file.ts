@@ -9,7 +9,7 @@ import type { FileSourceConfig } from '../config.ts';
 import type { Rejected } from '../quarantine.ts';
 import { isSurelyFine, refusal, type NewReading } from '../spool/frame.ts';
 import { Marks } from './file-marks.ts';
-import { isRejected, parseCsvHeader, parseCsvLine, parseJsonLine, type RejectedLine } from './line-parser.ts';
+import { isRejected, parseCsvHeader, parseCsvLine, parseJson, type RejectedInput } from './reading-parser.ts';
 import { LineSplitter, type Line } from './line-splitter.ts';
 import type { SourceOutput } from './source.ts';
 import { fits, type FilePosition } from './tailed-file.ts';
@@ -154,13 +154,14 @@ export class FollowedFile {
   }
 
   /** null for a line that says nothing. */
-  #parse(line: Line, arrivalUs: number): NewReading | RejectedLine | null {
+  #parse(line: Line, arrivalUs: number): NewReading | RejectedInput | null {
     if (line.isTooLong) return { reason: `the line is longer than maxLineBytes (${this.#config.maxLineBytes})` };
     const bytes = line.start === 0 && line.bytes.subarray(0, 3).equals(BOM) ? line.bytes.subarray(3) : line.bytes;
     if (isBlank(bytes)) return null;
     const { to: topic, priority, sensor, eventTime } = this.#config;
-    const mapping = { topic, priority, sensor, eventTime, path: this.path };
-    if (!this.#isCsv) return parseJsonLine(bytes, mapping, arrivalUs);
+    const key = sensor === undefined ? null : sensor === 'path' ? { text: this.path } : { field: sensor };
+    const mapping = { input: 'line', topic, priority, key, eventTime };
+    if (!this.#isCsv) return parseJson(bytes, mapping, arrivalUs);
     if (this.#columns !== null) {
       if (this.#columns.length === 0) return { reason: 'the file has no CSV header' };
       return parseCsvLine(bytes, this.#columns, mapping, arrivalUs);

@@ -55,8 +55,8 @@ transforms:
     [4, "spool.maxBytes: '10XB' is not a size"],
     [5, 'spool.whenFull: expected one of reject, dropOldest, dropLowestPriority'],
     [6, 'uplink.bytesPerDay: uplink budgets are not built yet'],
-    [8, "sources[0].type: sources of type 'mqtt' are not built yet: expected one of host, file, simulator"],
-    [9, "sources[1].type: 'fiel' is not a type of source: expected one of host, file, simulator"],
+    [8, "sources[0].type: sources of type 'mqtt' are not built yet: expected one of host, file, http, simulator"],
+    [9, "sources[1].type: 'fiel' is not a type of source: expected one of host, file, http, simulator"],
     [10, 'sources[2].to: expected a topic name'],
     [10, 'sources[2].priority: '],
     [12, 'sources[3].intervall: unknown key'],
@@ -74,10 +74,17 @@ transforms:
   );
 });
 
-test('two file sources with one path, and a CSV from its end, are refused', async () => {
+test('what two sources cannot share, what the spool has no room for, and keys that exclude each other are refused', async () => {
   const head = 'agent: { id: a }\nlog: file:x\n';
   const twice = configFile(`${head}sources: [{ type: file, path: x, to: t }, { type: file, path: x, to: u }]`);
   await expect(loadAgentConfig(twice)).rejects.toThrow('two file sources have the same path');
+  const http = '{ type: http, listen: 127.0.0.1:80, to: t';
+  const listening = configFile(`${head}sources: [${http}}, ${http}, path: /b}]`);
+  await expect(loadAgentConfig(listening)).rejects.toThrow('sources[1].listen: two sources listen on the same address');
+  const keys = configFile(`${head}spool: { maxBytes: 1MiB }\nsources: [${http}, idempotencyKeys: 1000}]`);
+  await expect(loadAgentConfig(keys)).rejects.toThrow('has room for 256 keys of each source');
+  const tokens = configFile(`${head}sources: [${http}, token: a, tokenFile: b}]`);
+  await expect(loadAgentConfig(tokens)).rejects.toThrow('sources[0].tokenFile: a token and a file with it are given');
   const csv = configFile(`${head}sources: [{ type: file, path: x.csv, to: t, start: end }]`);
   await expect(loadAgentConfig(csv)).rejects.toThrow('sources[0].start: a CSV file must be read from its beginning');
 });

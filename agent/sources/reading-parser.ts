@@ -1,55 +1,60 @@
 /**
- * From one line of a file to one reading: NDJSON or CSV with a header line. What is no reading comes back with its reason.
+ * From one input to one reading: a JSON value (a line of a file, an element of a request, a payload) or a line of CSV with a header. What
+ * is no reading comes back with its reason.
  *
- * Pure: no file, no clock. An NDJSON object travels as the bytes that stood in the file.
+ * Pure: no file, no clock. JSON travels as the bytes that stood there, with all digits of its numbers.
  */
 import { isUtf8 } from 'node:buffer';
 import type { NewReading } from '../spool/frame.ts';
 
-export interface LineMapping {
+export interface ReadingMapping {
+  /** What the input is called in reasons: a line, a payload. */
+  readonly input: string;
   readonly topic: string;
   readonly priority: number;
-  /** A field of the value, `path`, or undefined for no key. */
-  readonly sensor: string | undefined;
+  /** A text, or a field of the value; null for no key. */
+  readonly key: { readonly text: string } | { readonly field: string } | null;
   readonly eventTime: string;
-  readonly path: string;
 }
 
-export interface RejectedLine {
+export interface RejectedInput {
   readonly reason: string;
 }
 
+const VALUE_BEGIN = Buffer.from('{"value":');
+const VALUE_END = Buffer.from('}');
 /** JSON of CSV fields: what is written like a JSON number is one; an empty field is null. */
 const JSON_NUMBER = /^-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?$/;
 /** Epoch times up to the year 5138 in ms; larger numbers are microseconds. */
 const EPOCH_MS_MAX = 1e14;
 
-export function isRejected(result: NewReading | RejectedLine): result is RejectedLine {
+export function isRejected(result: NewReading | RejectedInput): result is RejectedInput {
   return 'reason' in result;
 }
 
-/** `line` is without its line end. */
-export function parseJsonLine(line: Buffer, mapping: LineMapping, arrivalUs: number): NewReading | RejectedLine {
-  if (!isUtf8(line)) return { reason: 'the line is not UTF-8' };
+/** `bytes` is without a line end. What is no object becomes `{ "value": ... }`. */
+export function parseJson(bytes: Buffer, mapping: ReadingMapping, arrivalUs: number): NewReading | RejectedInput {
+  if (!isUtf8(bytes)) return { reason: `the ${mapping.input} is not UTF-8` };
   let value: unknown;
   try {
-    value = JSON.parse(line.toString('utf8'));
+    value = JSON.parse(bytes.toString('utf8'));
   } catch (error) {
-    return { reason: `the line is not JSON: ${error instanceof Error ? error.message : String(error)}` };
+    return { reason: `the ${mapping.input} is not JSON: ${error instanceof Error ? error.message : String(error)}` };
   }
   if (typeof value === 'object' && value !== null && !Array.isArray(value)) {
-    return readingOf(line, value, mapping, arrivalUs);
+    return readingOf(bytes, value, mapping, arrivalUs);
   }
-  return readingOf(JSON.stringify({ value }), { value }, mapping, arrivalUs);
+  // Not printed again: that would overflow the stack where arrays are nested deeply.
+  return readingOf(Buffer.concat([VALUE_BEGIN, bytes, VALUE_END]), { value }, mapping, arrivalUs);
 }
 
 export function parseCsvLine(
   line: Buffer,
   columns: readonly string[],
-  mapping: LineMapping,
+  mapping: ReadingMapping,
   arrivalUs: number,
-): NewReading | RejectedLine {
-  if (!isUtf8(line)) return { reason: 'the line is not UTF-8' };
+): NewReading | RejectedInput {
+  if (!isUtf8(line)) return { reason: `the ${mapping.input} is not UTF-8` };
   const fields = splitCsv(line.toString('utf8'));
   if (fields === null) return { reason: 'the line is not CSV: a quote is not closed or stands within a field' };
   if (fields.length !== columns.length) {
@@ -61,7 +66,7 @@ export function parseCsvLine(
 }
 
 /** The names of a header line, or why it is none. */
-export function parseCsvHeader(line: Buffer): readonly string[] | RejectedLine {
+export function parseCsvHeader(line: Buffer): readonly string[] | RejectedInput {
   const fields = isUtf8(line) ? splitCsv(line.toString('utf8').replace(/^\uFEFF/, '')) : null;
   if (fields === null || fields.some((field) => field === '')) return { reason: 'the first line is not a CSV header' };
   if (new Set(fields).size !== fields.length) return { reason: 'the CSV header names a column twice' };
@@ -104,9 +109,19 @@ function splitCsv(line: string): string[] | null {
   }
 }
 
-function readingOf(value: string | Buffer, fields: object, mapping: LineMapping, arrivalUs: number): NewReading {
-  const { topic, priority, sensor, eventTime, path } = mapping;
-  const key = sensor === undefined ? null : sensor === 'path' ? path : keyText(fieldOf(fields, sensor));
+export function readingOf(
+  value: string | Buffer,
+  fields: object,
+  mapping: ReadingMapping,
+  arrivalUs: number,
+): NewReading {
+  const { topic, priority, eventTime } = mapping;
+  const key =
+    mapping.key === null
+      ? null
+      : 'text' in mapping.key
+        ? mapping.key.text
+        : keyText(fieldOf(fields, mapping.key.field));
   return { topic, key, value, eventUs: epochUs(fieldOf(fields, eventTime)) ?? arrivalUs, arrivalUs, priority };
 }
 

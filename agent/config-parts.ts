@@ -1,0 +1,63 @@
+/** The pieces of agent.yaml that several sources share. */
+import { readFile } from 'node:fs/promises';
+import { resolve } from 'node:path';
+import { z } from 'zod';
+import { describeError, PenstockError } from '../lib/errors.ts';
+import { ALARM_PRIORITY } from './spool/frame.ts';
+
+/** Kafka's rule for topic names. */
+export const topic = z
+  .string()
+  .max(249)
+  .regex(/^[A-Za-z0-9._-]+$/, 'expected a topic name: letters, digits, dots, _ and -');
+
+/** The default lies in the middle, so that a source can be put above or below the others. */
+export const priority = z.int().min(0).max(ALARM_PRIORITY).default(4);
+
+export const listenAddress = z.string().regex(/^.+:\d{1,5}$/, 'expected HOST:PORT, as 127.0.0.1:9100');
+
+/** A field of the value with epoch ms, epoch us or RFC 3339; where a reading lacks it, the time of arrival stands in. */
+export const eventTime = z.string().min(1).default('ts');
+
+/** The files of a server that speaks TLS. */
+export const serverTls = z.strictObject({
+  cert: z.string().min(1),
+  key: z.string().min(1),
+  /** With it, clients must show a certificate that it signed. */
+  clientCa: z.string().min(1).optional(),
+});
+export type ServerTls = z.output<typeof serverTls>;
+
+/** HOST:PORT, with an IPv6 address in brackets or not. */
+export function hostAndPort(address: string): { readonly host: string; readonly port: number } {
+  const separator = address.lastIndexOf(':');
+  return {
+    host: address.slice(0, separator).replace(/^\[(.*)\]$/, '$1'),
+    port: Number(address.slice(separator + 1)),
+  };
+}
+
+/** A file that the configuration names by `key`. Throws `config`. */
+export async function configuredFile(baseDir: string, path: string, key: string): Promise<Buffer> {
+  try {
+    return await readFile(resolve(baseDir, path));
+  } catch (error) {
+    throw new PenstockError('config', `${key}: cannot read ${path}: ${describeError(error)}`, { cause: error });
+  }
+}
+
+export interface TlsFiles {
+  readonly cert: Buffer;
+  readonly key: Buffer;
+  readonly ca?: Buffer;
+  readonly requestCert: boolean;
+}
+
+export async function serverTlsFiles(baseDir: string, { cert, key, clientCa }: ServerTls): Promise<TlsFiles> {
+  return {
+    cert: await configuredFile(baseDir, cert, 'tls.cert'),
+    key: await configuredFile(baseDir, key, 'tls.key'),
+    ...(clientCa === undefined ? {} : { ca: await configuredFile(baseDir, clientCa, 'tls.clientCa') }),
+    requestCert: clientCa !== undefined,
+  };
+}

@@ -1,0 +1,44 @@
+/** What two sources of one agent cannot share, and what a source may use of the spool. */
+import type { AgentConfig, SourceConfig } from '../config.ts';
+import { receiptsPerSpool } from '../spool/spool.ts';
+
+export interface Clash {
+  /** Of the second source. */
+  readonly index: number;
+  readonly key: string;
+  readonly message: string;
+}
+
+interface Exclusive {
+  readonly key: string;
+  readonly value: string;
+  readonly why: string;
+}
+
+function exclusiveOf(source: SourceConfig): readonly Exclusive[] {
+  switch (source.type) {
+    case 'file':
+      return [{ key: 'path', value: source.path, why: 'two file sources have the same path: their positions would be mixed up' }]; // prettier-ignore
+    case 'http':
+      return [{ key: 'listen', value: source.listen, why: 'two sources listen on the same address' }];
+    case 'host':
+    case 'simulator':
+      return [];
+  }
+}
+
+export function clashesOf(sources: readonly SourceConfig[]): readonly Clash[] {
+  const seen = new Set<string>();
+  return sources.flatMap((source, index) =>
+    exclusiveOf(source).flatMap(({ key, value, why }) => {
+      const isNew = seen.size < seen.add(JSON.stringify([key, value])).size;
+      return isNew ? [] : [{ index, key, message: why }];
+    }),
+  );
+}
+
+/** How many receipts each source may keep, where several share the spool. */
+export function receiptsPerSource({ spool, sources }: Pick<AgentConfig, 'spool' | 'sources'>): number {
+  const sharing = sources.filter(({ type }) => type === 'http').length;
+  return Math.floor(receiptsPerSpool(spool.maxBytes) / Math.max(1, sharing));
+}
