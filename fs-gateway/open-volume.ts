@@ -27,6 +27,7 @@ import { Flusher } from './vfs/flusher.ts';
 import { LockTable } from './vfs/lock-table.ts';
 import { Locks } from './vfs/locks.ts';
 import { Namespace } from './vfs/namespace.ts';
+import { Orphans } from './vfs/orphans.ts';
 import type { KernelNotifier, Operations } from './vfs/operations.ts';
 import { Reclaimer } from './vfs/reclaim.ts';
 import { ExtendedAttributes } from './vfs/xattrs.ts';
@@ -157,16 +158,20 @@ async function assemble({
     blockSize: format.blockSize,
     newObjectId: () => view.newId('object'),
   });
-  const reclaimer = new Reclaimer(view, mountId, report);
-  const namespace = new Namespace(context, staging, reclaimer);
-  const files = new Files(context, namespace, new Flusher(context, uploader), reclaimer);
+  const orphans = new Orphans({ view, mountId, reclaimer: new Reclaimer(view), clock, open: staging, report });
+  const namespace = new Namespace(context, orphans);
+  const files = new Files(context, namespace, new Flusher(context, uploader), orphans);
   if (notifier !== undefined) {
-    view.events = {
+    view.listen({
       inodeChanged: (ino) => notifier.invalidateInode(BigInt(ino), 0n, 0n),
       entryChanged: (parent, name) => notifier.invalidateEntry(BigInt(parent), name),
       everythingChanged: () => notifier.incrementEpoch(),
-    };
+    });
   }
+  view.listen({
+    inodeChanged: (ino) => orphans.inodeChanged(ino),
+    everythingChanged: () => orphans.everythingChanged(),
+  });
   const table = new LockTable({ view, mount: lockOwner, report });
   const locks = new Locks({
     table,
@@ -177,7 +182,7 @@ async function assemble({
   view.lockEvents = locks;
   await table.claim();
   await files.recover();
-  await reclaimer.resume((ino) => staging.isOpen(ino));
+  await orphans.resume();
   return {
     format,
     operations: new FileSystem({
@@ -186,7 +191,7 @@ async function assemble({
       files,
       xattrs: new ExtendedAttributes(context),
       locks,
-      reclaimer,
+      orphans,
     }),
     stats: () => ({
       volume: options.volume,
@@ -197,6 +202,7 @@ async function assemble({
     }),
     async close() {
       locks.close();
+      await orphans.close();
       await reader.close();
       staging.close();
       await view.close();

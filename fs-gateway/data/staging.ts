@@ -47,6 +47,10 @@ export class Staging {
     return this.#open.has(ino);
   }
 
+  openInos(): Iterable<number> {
+    return this.#open.keys();
+  }
+
   get bytes(): number {
     let bytes = 0;
     for (const file of this.#files.values()) bytes += file.stagedBytes;

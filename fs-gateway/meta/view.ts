@@ -7,7 +7,7 @@
  * Limits: ATTEMPTS_MAX failed compares of one change are `conflict`.
  */
 import { PenstockError, describeError } from '../../lib/errors.ts';
-import type { CommitResult, Key, MetaEngine, ScanPage, Stored } from '../../lib/meta/engine.ts';
+import type { CommitResult, Key, MetaEngine, ScanPage, SessionInfo, Stored } from '../../lib/meta/engine.ts';
 import { decodeChanges } from '../../lib/volume/feed.ts';
 import { isDirectory } from '../../lib/volume/inode.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
@@ -60,7 +60,7 @@ export class VolumeView {
   readonly #options: ViewOptions;
   readonly #repeats: Repeats;
   #connection: Connection | undefined;
-  #events: ViewEvents | undefined;
+  readonly #listeners: Partial<ViewEvents>[] = [];
   #lockEvents: LockEvents | undefined;
   readonly #ids: IdBlocks;
 
@@ -112,8 +112,8 @@ export class VolumeView {
     return view;
   }
 
-  set events(events: ViewEvents) {
-    this.#events = events;
+  listen(listener: Partial<ViewEvents>): void {
+    this.#listeners.push(listener);
   }
 
   set lockEvents(events: LockEvents) {
@@ -122,7 +122,7 @@ export class VolumeView {
 
   /** The kernel's copy of the inode is out of date, found out before the feed said so. */
   announceStale(ino: number): void {
-    this.#events?.inodeChanged(ino);
+    for (const listener of this.#listeners) listener.inodeChanged?.(ino);
   }
 
   engine(): MetaEngine | Promise<MetaEngine> {
@@ -276,11 +276,20 @@ export class VolumeView {
     cursor: string,
     limit: number,
   ): Promise<{ readonly entries: readonly (readonly [string, CachedEntry])[]; readonly cursor: string | null }> {
-    const page = await this.#retry(async () => (await this.engine()).scan(this.keys.entries(directory), cursor, limit));
+    const page = await this.scanRecords(this.keys.entries(directory), cursor, limit);
     return {
       entries: page.entries.map(([name, stored]) => [name, entryOf(directory, name, stored)] as const),
       cursor: page.cursor,
     };
+  }
+
+  /** A page of a bucket of other records. */
+  async scanRecords(bucket: string, cursor: string, limit: number): Promise<ScanPage> {
+    return this.#retry(async () => (await this.engine()).scan(bucket, cursor, limit));
+  }
+
+  async sessions(): Promise<readonly SessionInfo[]> {
+    return this.#retry(async () => (await this.engine()).sessions());
   }
 
   /** Up to `limit` names of the extended attributes. */
@@ -294,10 +303,9 @@ export class VolumeView {
   }
 
   async #fields(bucket: string, limit: number): Promise<string[]> {
-    const engine = await this.engine();
     const names: string[] = [];
     for (let cursor: string | null = ''; cursor !== null && names.length < limit;) {
-      const page: ScanPage = await engine.scan(bucket, cursor, limit - names.length);
+      const page: ScanPage = await this.scanRecords(bucket, cursor, limit - names.length);
       names.push(...page.entries.map(([name]) => name));
       cursor = page.cursor;
     }
@@ -407,12 +415,12 @@ export class VolumeView {
     for (const change of changes) {
       if (change.kind === 'entry') {
         this.#cache.dropEntry(change.parent, change.name);
-        this.#events?.entryChanged(change.parent, change.name);
+        for (const listener of this.#listeners) listener.entryChanged?.(change.parent, change.name);
       } else if (change.kind === 'lock') this.#lockEvents?.locksChanged(change.ino);
       else {
         if (change.kind === 'listing') this.lake.drop(change.ino);
         this.#cache.dropNode(change.ino);
-        this.#events?.inodeChanged(change.ino);
+        for (const listener of this.#listeners) listener.inodeChanged?.(change.ino);
       }
     }
   }
@@ -420,7 +428,7 @@ export class VolumeView {
   #forgetAll(): void {
     this.#cache.clear();
     this.lake.clear();
-    this.#events?.everythingChanged();
+    for (const listener of this.#listeners) listener.everythingChanged?.();
     this.#lockEvents?.locksUnknown();
   }
 

@@ -4,6 +4,7 @@
  */
 import type { MetaEngine } from '../../lib/meta/engine.ts';
 import { decodeInode } from '../../lib/volume/inode.ts';
+import { decodeOrphan } from '../../lib/volume/orphan.ts';
 import type { VolumeKeys } from '../../lib/volume/keys.ts';
 import { scanBucket } from '../../lib/volume/references.ts';
 
@@ -14,7 +15,7 @@ export async function expiredOrphans(engine: MetaEngine, keys: VolumeKeys, remov
   const mounts = new Set((await engine.sessions()).filter((s) => s.live).map((s) => s.detail['mountId']));
   const left = new Set<number>();
   for await (const [field, owner] of scanBucket(engine, keys.orphans)) {
-    if (!mounts.has(owner.toString('latin1'))) left.add(Number(field));
+    if (!decodeOrphan(owner).some((mount) => mounts.has(mount))) left.add(Number(field));
   }
   const expired: number[] = [];
   const inos = [...left];

@@ -259,7 +259,7 @@ class Collection {
   async #reclaim(removedBeforeMs: number): Promise<number> {
     const { engine, volume } = this.#options;
     const left = await expiredOrphans(engine, this.keys, removedBeforeMs);
-    const reclaimer = new Reclaimer(VolumeView.over(engine, volume), 'gc', () => undefined);
+    const reclaimer = new Reclaimer(VolumeView.over(engine, volume));
     for (const [index, ino] of left.entries()) {
       await reclaimer.reclaim(ino);
       this.#progress('orphans reclaimed', index + 1);

@@ -23,7 +23,7 @@ import { Errno, PosixError } from './operations.ts';
 import type { Caller, OpenResult, Result } from './operations.ts';
 import { inherit, withoutSuidGid } from './ownership.ts';
 import { SHARED_BYTES_MIN, shareExtents } from './share-extents.ts';
-import type { Reclaimer } from './reclaim.ts';
+import type { Orphans } from './orphans.ts';
 
 const O_ACCMODE = 3;
 const O_EXCL = 0o200;
@@ -42,7 +42,7 @@ export class Files {
   readonly #context: Context;
   readonly #namespace: Namespace;
   readonly #flusher: Flusher;
-  readonly #reclaimer: Reclaimer;
+  readonly #orphans: Orphans;
   readonly #readAheads = new BoundedMap<bigint, ReadAhead>(HANDLES_MAX);
   readonly #flushes = new Map<number, Promise<void>>();
   /** `mtime/size` at the last open: the kernel's pages are still those of the file. */
@@ -52,11 +52,11 @@ export class Files {
   /** Handles of a previous worker are below: they begin at another millisecond. */
   #nextHandle = BigInt(Date.now()) << 20n;
 
-  constructor(context: Context, namespace: Namespace, flusher: Flusher, reclaimer: Reclaimer) {
+  constructor(context: Context, namespace: Namespace, flusher: Flusher, orphans: Orphans) {
     this.#context = context;
     this.#namespace = namespace;
     this.#flusher = flusher;
-    this.#reclaimer = reclaimer;
+    this.#orphans = orphans;
   }
 
   newHandle(): bigint {
@@ -95,6 +95,7 @@ export class Files {
 
   opened(node: Node, _flags: number): OpenResult {
     this.#context.staging.opened(node.ino, this.#context.time.nowNs());
+    if (node.inode.nlink === 0) this.#orphans.inodeChanged(node.ino); // by its descriptor in /proc, or unlinked at this moment
     const seen = contentMark(node);
     const keepCache = this.#lastOpened.get(node.ino) === seen;
     if (!keepCache) this.#lastOpened.set(node.ino, seen);
@@ -122,7 +123,7 @@ export class Files {
       const directory = await writableDirectory(view, parent);
       change.expectNode(directory);
       change.addNode(ino, inherit(directory, caller, mode, time.nowNs(), { nlink: 0 }));
-      this.#reclaimer.addUnnamed(change, ino);
+      this.#orphans.add(change, ino);
       change.count(1, 0);
     });
     return nodeOrThrow(view, repeated ?? ino);
@@ -389,7 +390,7 @@ export class Files {
     if (node === null || node.inode.nlink === 0) {
       const file = staging.get(ino);
       if (file !== undefined) staging.drop(file, time.nowNs());
-      if (node !== null) this.#reclaimer.later(ino);
+      if (node !== null) this.#orphans.closed(node);
       return;
     }
     await this.flush(ino);

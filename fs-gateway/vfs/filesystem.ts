@@ -28,7 +28,7 @@ import type {
   SetAttributes,
   StatFs,
 } from './operations.ts';
-import type { Reclaimer } from './reclaim.ts';
+import type { Orphans } from './orphans.ts';
 import { setAttributes } from './set-attributes.ts';
 import type { ExtendedAttributes } from './xattrs.ts';
 
@@ -45,7 +45,7 @@ export interface FileSystemParts {
   readonly files: Files;
   readonly xattrs: ExtendedAttributes;
   readonly locks: Locks;
-  readonly reclaimer: Reclaimer;
+  readonly orphans: Orphans;
 }
 
 export class FileSystem implements Operations {
@@ -342,7 +342,7 @@ export class FileSystem implements Operations {
 
   async drain(): Promise<void> {
     await this.#parts.files.drain();
-    await this.#parts.reclaimer.idle();
+    await this.#parts.orphans.settle();
   }
 }
 

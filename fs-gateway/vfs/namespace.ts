@@ -25,7 +25,7 @@ import type { Context } from './context.ts';
 import { Errno, PosixError, RENAME_EXCHANGE, RENAME_NOREPLACE } from './operations.ts';
 import type { Caller, Result } from './operations.ts';
 import { inherit } from './ownership.ts';
-import type { Reclaimer } from './reclaim.ts';
+import type { Orphans } from './orphans.ts';
 
 /** ext4's; more is a program's mistake. */
 const LINK_MAX = 65_000;
@@ -33,20 +33,13 @@ const ANCESTORS_MAX = 900;
 /** A name that points to an inode that is gone is a race with its removal: looked at again this often. */
 const DANGLING_RETRIES = 3;
 
-/** Which inodes are open here; their removal leaves an orphan. */
-export interface OpenFiles {
-  isOpen(ino: number): boolean;
-}
-
 export class Namespace {
   readonly #context: Context;
-  readonly #openFiles: OpenFiles;
-  readonly #reclaimer: Reclaimer;
+  readonly #orphans: Orphans;
 
-  constructor(context: Context, openFiles: OpenFiles, reclaimer: Reclaimer) {
+  constructor(context: Context, orphans: Orphans) {
     this.#context = context;
-    this.#openFiles = openFiles;
-    this.#reclaimer = reclaimer;
+    this.#orphans = orphans;
   }
 
   /** The inode behind a name, null when there is none. */
@@ -138,7 +131,7 @@ export class Namespace {
       change.touchDirectory(parent, nowNs, 0);
       return this.#dropLink(change, node, nowNs);
     });
-    this.#reclaimer.later(removed);
+    this.#orphans.unlinked(removed);
   }
 
   async rmdir(caller: Caller, parent: number, name: string): Promise<void> {
@@ -190,7 +183,7 @@ export class Namespace {
       this.#exchange(change, { parent, name, ...source }, { parent: newParent, name: newName, ...target });
       return undefined;
     });
-    this.#reclaimer.later(removed);
+    this.#orphans.unlinked(removed);
   }
 
   async #move(
@@ -248,7 +241,7 @@ export class Namespace {
     throw new PosixError(Errno.ELOOP, `more than ${ANCESTORS_MAX} directories deep`);
   }
 
-  /** Takes one name away; returns the inode when it is to be reclaimed. */
+  /** Takes one name away; returns the inode when it was the last. */
   #dropLink(change: Change, node: Node, nowNs: bigint): number | undefined {
     const { inode } = node;
     if ((inode.flags & INODE_IMMUTABLE) !== 0) throw new PosixError(Errno.EPERM, `inode ${node.ino} is immutable`);
@@ -256,7 +249,9 @@ export class Namespace {
       change.updateNode(node, { ...inode, nlink: inode.nlink - 1, ctimeNs: nowNs });
       return undefined;
     }
-    return this.#reclaimer.dropLast(change, node, nowNs, this.#openFiles.isOpen(node.ino));
+    change.updateNode(node, { ...inode, nlink: 0, ctimeNs: nowNs });
+    this.#orphans.add(change, node.ino);
+    return node.ino;
   }
 
   async #dropDirectory(change: Change, node: Node): Promise<void> {

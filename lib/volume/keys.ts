@@ -18,7 +18,7 @@
  *   {v}x:<ino>          attribute name   value    extended attribute
  *   {v}l:<dir ino>      p                value    lake directory: the pointer to its listing generation (listing.ts)
  *   {v}l:<dir ino>      <segment number> value    immutable segment of a listing
- *   {v}o                ino              value    orphan: unlinked while open, or to be reclaimed (see orphan.ts)
+ *   {v}o                ino              value    a file without names, and which mounts still want it (orphan.ts)
  *   {v}q:<mount id>     slot             value    a request that a mount has applied (fs-gateway/meta/repeats.ts)
  *   {v}k                ino              value    locks of a file, held and waited for (lock-record.ts)
  *   {v}r                object id        value    an object that gained a reference without an upload, for gc (references.ts)

@@ -11,7 +11,7 @@ import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { prepareListing } from '../../lib/volume/lake-listing.ts';
 import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
 import type { TestVolume } from '../support/fs-volume.ts';
-import { lookUp, writeFile } from './volume-files.ts';
+import { lookUp, removeFile, writeFile } from './volume-files.ts';
 
 const keys = new VolumeKeys('lake');
 const OPTIONS = { blockSize: '64KiB', inlineBytes: '100', grace: '0s' };
@@ -52,10 +52,10 @@ test('fsck finds nothing in a sound volume with small, large, linked and open fi
   await open.operations.mkdir(caller(), 1n, 'd', 0o755, 0);
   await open.operations.link(caller(), file, 1n, 'link');
   await open.operations.symlink(caller(), 1n, 'symlink', Buffer.from('/nowhere'));
-  await open.operations.unlink(caller(), 1n, 'symlink');
+  await removeFile(open, 'symlink');
   const orphan = await writeFile(open, 'orphan', Buffer.alloc(100, 1));
   await open.operations.open(caller(), orphan, 0);
-  await open.operations.unlink(caller(), 1n, 'orphan');
+  await removeFile(open, 'orphan');
   const engine = await openEngine(volume);
   const lakeFile = { name: 'p', key: 'empty', bytes: 0, modifiedMs: 0 };
   await engine.commit(await prepareListing(engine, 'lake', 'a', [{ hour: 473_352, add: [lakeFile], remove: [] }], 0));

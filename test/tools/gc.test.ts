@@ -14,7 +14,7 @@ import { faultyEngine } from '../support/faulty-engine.ts';
 import { faultyStore } from '../support/faulty-store.ts';
 import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
 import type { TestVolume } from '../support/fs-volume.ts';
-import { writeFile } from './volume-files.ts';
+import { removeFile, writeFile } from './volume-files.ts';
 
 const keys = new VolumeKeys('lake');
 const OPTIONS = { blockSize: '64KiB', inlineBytes: '0', grace: '0s' };
@@ -37,7 +37,7 @@ test('gc deletes what was overwritten, cut off or removed, and nothing that a fi
   await writeFile(open, 'gone', data);
   const cut = await writeFile(open, 'cut', data);
   expect(objects(volume)).toBe(12);
-  await open.operations.unlink(caller(), 1n, 'gone');
+  await removeFile(open, 'gone');
   await open.operations.setattr(caller(), cut, { size: 70_000n });
   // The middle of `kept` is written anew: its second object stays, because the rest of the block still shows it.
   await open.operations.write(caller(), kept, 0n, 70_000n, Buffer.alloc(100, 'z'), 2, false);
@@ -69,7 +69,7 @@ test('a shared copy keeps its objects when the source goes, also while a gc walk
   expect(objects(volume)).toBe(5);
   const engine = await openMeta(volume.metaUrl, { kind: 'test' });
   expect(await engine.count(keys.movedReferences)).toBe(3);
-  await open.operations.unlink(caller(), 1n, 'source');
+  await removeFile(open, 'source');
   expect(await gcVolume(volume)).toMatchObject({ deletedObjects: 1 }); // the second block of the old target
   expect(await engine.count(keys.movedReferences)).toBe(0);
   const reader = await openTestVolume(volume, 'reader');
@@ -86,7 +86,7 @@ test('gc leaves young objects and those of the lake alone', async () => {
   const volume = await testVolume({ ...OPTIONS, grace: '1h' });
   const open = await openTestVolume(volume);
   await writeFile(open, 'gone', Buffer.alloc(65_536, 1));
-  await open.operations.unlink(caller(), 1n, 'gone');
+  await removeFile(open, 'gone');
   expect(await gcVolume(volume)).toMatchObject({ objects: 1, deletedObjects: 0 });
 });
 
@@ -95,7 +95,7 @@ test('gc removes the records of a file that was open when its mount died', async
   const open = await openTestVolume(volume);
   const ino = await writeFile(open, 'file', Buffer.alloc(65_536, 1));
   await open.operations.open(caller(), ino, 2);
-  await open.operations.unlink(caller(), 1n, 'file');
+  await removeFile(open, 'file');
   expect(await gcVolume(volume)).toMatchObject({ reclaimedOrphans: 0, deletedObjects: 0 });
   await open.close();
   expect(await gcVolume(volume)).toMatchObject({ reclaimedOrphans: 1, deletedObjects: 1 });
@@ -125,8 +125,8 @@ test('a dry run says what a run would do, and changes nothing', async () => {
   const orphan = await writeFile(open, 'orphan', Buffer.alloc(65_536, 2));
   await writeFile(open, 'gone', Buffer.alloc(100_000, 3));
   await open.operations.open(caller(), orphan, 0);
-  await open.operations.unlink(caller(), 1n, 'orphan');
-  await open.operations.unlink(caller(), 1n, 'gone');
+  await removeFile(open, 'orphan');
+  await removeFile(open, 'gone');
   await open.close();
   const { engine, store } = await ports(volume);
   const writes = new FaultPlan({ call: 0, moment: 'before', operation: 'commit' });
@@ -145,7 +145,7 @@ test('a grace period below that of the volume needs it unmounted', async () => {
   const volume = await testVolume({ ...OPTIONS, grace: '1h' });
   const open = await openTestVolume(volume);
   await writeFile(open, 'gone', Buffer.alloc(65_536, 1));
-  await open.operations.unlink(caller(), 1n, 'gone');
+  await removeFile(open, 'gone');
   await expect(gcVolume({ ...volume, graceMs: 0 })).rejects.toMatchObject({ code: 'held' });
   await open.close();
   expect(await gcVolume({ ...volume, graceMs: 0 })).toMatchObject({ deletedObjects: 1 });
@@ -157,7 +157,7 @@ test('an old object stays for the grace period after its last reference is gone'
   await writeFile(open, 'old', Buffer.alloc(65_536, 1));
   const hoursAgo = new Date(Date.now() - 100 * 3600e3);
   for (const path of objectPaths(volume)) utimesSync(path, hoursAgo, hoursAgo);
-  await open.operations.unlink(caller(), 1n, 'old');
+  await removeFile(open, 'old');
   expect(await gcVolume({ ...volume, dryRun: true })).toMatchObject({ deletedObjects: 0, waitingObjects: 1 });
   for (let run = 0; run < 2; run++) {
     expect(await gcVolume(volume)).toMatchObject({ deletedObjects: 0, waitingObjects: 1 });
@@ -182,7 +182,7 @@ test('the age of an object is told by the clock of the store', async () => {
   const open = await openTestVolume(volume);
   await writeFile(open, 'young', Buffer.alloc(65_536, 1));
   await writeFile(open, 'old', Buffer.alloc(65_536, 1));
-  for (const name of ['young', 'old']) await open.operations.unlink(caller(), 1n, name);
+  for (const name of ['young', 'old']) await removeFile(open, name);
   const [, second] = objectPaths(volume);
   const hoursAgo = new Date(Date.now() - 2 * 3600e3);
   utimesSync(second ?? '', hoursAgo, hoursAgo);
@@ -204,7 +204,7 @@ test('whatever fails, and at whichever call, nothing that a file shows is delete
     const copy = await writeFile(open, 'copy', Buffer.alloc(10, 1));
     const whole = (ino: bigint): { ino: bigint; handle: bigint; offset: bigint } => ({ ino, handle: 0n, offset: 0n });
     await open.operations.copyFileRange(caller(), whole(kept), whole(copy), 150_000n);
-    await open.operations.unlink(caller(), 1n, 'gone');
+    await removeFile(open, 'gone');
     const { engine, store } = await ports(volume);
     const plan = call === 0 ? counted : new FaultPlan({ call, moment });
     const broken = { engine: faultyEngine(engine, plan), store: faultyStore(store, plan) };
@@ -229,7 +229,7 @@ test('a store that refuses to delete is reported as a part left', async () => {
   const volume = await testVolume(OPTIONS);
   const open = await openTestVolume(volume);
   await writeFile(open, 'gone', Buffer.alloc(65_536, 1));
-  await open.operations.unlink(caller(), 1n, 'gone');
+  await removeFile(open, 'gone');
   const { engine, store } = await ports(volume);
   const plan = new FaultPlan({ call: 0, moment: 'before', operation: 'delete' });
   const report = await collect({ engine, store: faultyStore(store, plan) });
@@ -242,7 +242,7 @@ test('one that lost its lock while it walked deletes nothing', async () => {
   const volume = await testVolume(OPTIONS);
   const open = await openTestVolume(volume);
   await writeFile(open, 'gone', Buffer.alloc(65_536, 1));
-  await open.operations.unlink(caller(), 1n, 'gone');
+  await removeFile(open, 'gone');
   const { engine, store } = await ports(volume);
   const listed = {
     ...faultyStore(store, new FaultPlan()),
@@ -282,7 +282,7 @@ test('runs beside a writer that overwrites, copies and removes take nothing from
       await settle();
       const end = (ino: bigint): { ino: bigint; handle: bigint; offset: bigint } => ({ ino, handle: 0n, offset: 0n });
       await open.operations.copyFileRange(caller(), end(source), end(target), BigInt(data.length));
-      await open.operations.unlink(caller(), 1n, `s${round}`);
+      await removeFile(open, `s${round}`);
       expected.set(target, data);
     }
   };

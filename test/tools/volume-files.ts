@@ -12,6 +12,12 @@ export async function writeFile(open: OpenVolume, name: string, data: Buffer, pa
   return ino;
 }
 
+/** Unlinks, and waits until the records of what nobody has open are gone. */
+export async function removeFile(open: OpenVolume, name: string): Promise<void> {
+  await open.operations.unlink(caller(), 1n, name);
+  await open.operations.drain();
+}
+
 /** The attributes of a name. Throws when there is none. */
 export async function lookUp(open: OpenVolume, parent: bigint, name: string): Promise<Attributes> {
   const found = await open.operations.lookup(caller(), parent, name);
