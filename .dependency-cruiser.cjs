@@ -45,6 +45,7 @@ module.exports = {
     onlyIn('kafkajs-in-its-adapter', 'kafkajs', '^lib/log/kafka/'),
     onlyIn('platformatic-kafka-in-its-adapter', '@platformatic/kafka', '^lib/log/kafka/'),
     onlyIn('cel-in-conditions', '@marcbachmann/cel-js', '^agent/transforms/condition.ts'),
+    onlyIn('grpc-in-csi', '@grpc', '^fs-gateway/csi/'),
     onlyIn('koffi-in-fuse', 'koffi', '^fs-gateway/fuse/'),
   ],
   options: {

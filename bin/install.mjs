@@ -91,20 +91,26 @@ const built = (name, needs, command, args, env, result) => async () => {
   }
 };
 
+/** A Go program of a fixed version, from the module proxy. */
+const goProgram = (name, module) =>
+  built(
+    name,
+    'go',
+    'go',
+    () => ['install', '-ldflags=-s -w', module],
+    (build) => ({ CGO_ENABLED: '0', GOBIN: build, GOFLAGS: '-p=2' }),
+    name,
+  );
+
 const table = [
   { name: 'redis-server', install: apt('redis-server') },
   // The tests look at the admin page in it.
   { name: 'chromium', install: apt('chromium') },
+  { name: 'versitygw', install: goProgram('versitygw', 'github.com/versity/versitygw/cmd/versitygw@v1.8.0') },
+  // The conformance suite of the CSI specification.
   {
-    name: 'versitygw',
-    install: built(
-      'versitygw',
-      'go',
-      'go',
-      () => ['install', '-ldflags=-s -w', 'github.com/versity/versitygw/cmd/versitygw@v1.8.0'],
-      (build) => ({ CGO_ENABLED: '0', GOBIN: build, GOFLAGS: '-p=2' }),
-      'versitygw',
-    ),
+    name: 'csi-sanity',
+    install: goProgram('csi-sanity', 'github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity@v5.6.0'),
   },
   {
     name: 'pjdfstest',

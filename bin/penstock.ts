@@ -11,6 +11,7 @@ import { addCatalogCommand } from './commands/catalog.ts';
 import { addQuarantineCommands } from './commands/quarantine.ts';
 import { addFsCommands } from './commands/fs.ts';
 import { addCtlCommand } from './commands/ctl.ts';
+import { addCsiCommand } from './commands/csi.ts';
 import { addServeCommand } from './commands/serve.ts';
 import { addDemoCommand } from './commands/demo.ts';
 import { exitStatus, version } from './output.ts';
@@ -29,6 +30,7 @@ addQuarantineCommands(program);
 addFsCommands(program);
 addCatalogCommand(program);
 addServeCommand(program);
+addCsiCommand(program);
 addCtlCommand(program);
 
 // A reader that goes away (`penstock ... | head`) is no error of ours.

@@ -5,8 +5,9 @@ import { homedir } from 'node:os';
 import { extname, join, resolve } from 'node:path';
 import { PenstockError } from '../lib/errors.ts';
 import { absoluteUrl, openMeta, openStore } from '../lib/registry.ts';
+import type { StoreCredentials } from '../lib/store/store.ts';
 import { parseBytes, parseDuration } from '../lib/units.ts';
-import { pathOfUrl } from '../lib/urls.ts';
+import { parsePortUrl, pathOfUrl } from '../lib/urls.ts';
 import { FORMAT_DEFAULTS, readFormat, writeFormat } from '../lib/volume/format.ts';
 import type { VolumeFormat } from '../lib/volume/format.ts';
 import { assertVolumeName } from '../lib/volume/keys.ts';
@@ -63,7 +64,8 @@ export async function ensureVolume(metaUrl: string, storeUrl: string): Promise<V
   throw new PenstockError('config', `volume '${volume}' has its objects in ${found.store}, not in ${wanted}`);
 }
 
-function parseOptions(options: Readonly<Record<string, string>>): Partial<VolumeFormat> {
+/** The options of a format as people write them. Throws `config` for one that there is not. */
+export function parseOptions(options: Readonly<Record<string, string>>): Partial<VolumeFormat> {
   const parsers: Readonly<Record<string, (text: string) => Partial<VolumeFormat>>> = {
     blockSize: (text) => ({ blockSize: parseBytes(text) }),
     inlineBytes: (text) => ({ inlineBytes: parseBytes(text) }),
@@ -104,6 +106,10 @@ export interface VolumeMountRequest {
   readonly signals?: boolean;
   /** Where a background mount writes its messages. */
   readonly logPath?: string;
+  /** Of the object store; without them, those of the environment. They reach the worker over a pipe, and no command line or log. */
+  readonly credentials?: StoreCredentials;
+  /** Ends a mount in the background that is not ready yet. */
+  readonly signal?: AbortSignal;
 }
 
 /** Resolves when the volume is mounted. Throws `not-found`, `held`, `unsupported`, `denied`, `config`. */
@@ -120,11 +126,18 @@ export async function mountVolume(request: VolumeMountRequest): Promise<Supervis
     posixAcl: false,
     passthrough: false,
     workerModule: join(import.meta.dirname, `worker${extname(import.meta.filename)}`),
-    workerOptions: { metaUrl: url, volume, cacheDir, cacheBytes: request.cacheBytes ?? DEFAULT_CACHE_BYTES },
+    workerOptions: {
+      metaUrl: url,
+      volume,
+      cacheDir,
+      cacheBytes: request.cacheBytes ?? DEFAULT_CACHE_BYTES,
+      ...(request.credentials !== undefined && { credentials: request.credentials }),
+    },
     background: request.background ?? false,
     ...(request.signals !== undefined && { signals: request.signals }),
     ...(request.accessLogPath !== undefined && { accessLogPath: resolve(request.accessLogPath) }),
     ...(request.logPath !== undefined && { logPath: resolve(request.logPath) }),
+    ...(request.signal !== undefined && { signal: request.signal }),
   });
 }
 
@@ -178,8 +191,8 @@ export async function mountStats(mountpoint: string): Promise<Readonly<Record<st
 /** `sqlite:x?volume=NAME` -> the engine's URL and the volume. */
 export function splitMetaUrl(metaUrl: string, name?: string): { readonly url: string; readonly volume: string } {
   const absolute = absoluteUrl(metaUrl, process.cwd());
-  if (!URL.canParse(absolute)) throw new PenstockError('config', `'${metaUrl}' is not the URL of a metadata engine`);
-  const parsed = new URL(absolute);
+  const parsed = parsePortUrl(absolute);
+  if (parsed === null) throw new PenstockError('config', `'${metaUrl}' is not the URL of a metadata engine`);
   const inUrl = parsed.searchParams.get('volume');
   parsed.searchParams.delete('volume');
   if (inUrl !== null && name !== undefined && inUrl !== name) {

@@ -11,6 +11,7 @@ import { isCode, PenstockError } from '../lib/errors.ts';
 import { acquireProcessLock } from '../lib/process-lock.ts';
 import type { ProcessLock } from '../lib/process-lock.ts';
 import { openMeta, openStore } from '../lib/registry.ts';
+import type { StoreCredentials } from '../lib/store/store.ts';
 import { readFormat } from '../lib/volume/format.ts';
 import type { VolumeFormat } from '../lib/volume/format.ts';
 import { BlockCache } from './data/block-cache.ts';
@@ -51,6 +52,8 @@ export interface VolumeOptions {
   readonly mountpoint: string;
   /** How long the kernel may keep names and attributes, milliseconds. */
   readonly ttlMs: number;
+  /** Of the object store; without them, those of the process's environment. */
+  readonly credentials?: StoreCredentials;
   /** One life of the mount, the same for all its workers: its locks fall with it. Default: as long as the mount point has this name. */
   readonly mountLife?: string;
 }
@@ -130,7 +133,7 @@ async function assemble({
   mountId,
   lockOwner,
 }: Ingredients): Promise<OpenVolume> {
-  const store = await openStore(format.store);
+  const store = await openStore(format.store, options.credentials);
   const base = join(options.cacheDir, format.id);
   const stagingDir = join(base, `mount-${mountId}`);
   const lock = await lockStaging(join(stagingDir, 'lock'), options.mountpoint, clock);

@@ -14,13 +14,15 @@ const workerOptions = z.strictObject({
   volume: z.string(),
   cacheDir: z.string(),
   cacheBytes: z.number(),
+  credentials: z.strictObject({ accessKeyId: z.string(), secretAccessKey: z.string() }).optional(),
 });
 
 await runWorker(async (assignment) => {
-  const options = workerOptions.parse(assignment.options);
+  const { credentials, ...options } = workerOptions.parse(assignment.options);
   const volume = await openVolume(
     {
       ...options,
+      ...(credentials !== undefined && { credentials }),
       mountpoint: assignment.mountpoint,
       mountLife: assignment.session,
       ttlMs: assignment.negotiated.incrementEpoch ? TTL_MS : TTL_WITHOUT_EPOCH_MS,

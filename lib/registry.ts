@@ -6,7 +6,7 @@ import { isAbsolute, resolve } from 'node:path';
 import { PenstockError } from './errors.ts';
 import type { Log, OpenLog } from './log/log.ts';
 import type { MetaEngine, OpenMetaEngine, SessionOptions } from './meta/engine.ts';
-import type { ObjectStore, OpenObjectStore } from './store/store.ts';
+import type { ObjectStore, OpenObjectStore, StoreCredentials } from './store/store.ts';
 import { parsePortUrl } from './urls.ts';
 
 const logDrivers: Readonly<Record<string, () => Promise<OpenLog>>> = {
@@ -64,9 +64,9 @@ export async function openLog(text: string): Promise<Log> {
   return (await load())(url);
 }
 
-export async function openStore(text: string): Promise<ObjectStore> {
+export async function openStore(text: string, credentials?: StoreCredentials): Promise<ObjectStore> {
   const { url, load } = driver('object store', storeDrivers, text);
-  return (await load())(url);
+  return (await load())(url, credentials);
 }
 
 export async function openMeta(text: string, session: SessionOptions): Promise<MetaEngine> {

@@ -15,6 +15,8 @@ export interface MountRequest extends SupervisorOptions {
   readonly signals?: boolean;
   /** Where a background supervisor and its workers write their messages; nowhere when absent. */
   readonly logPath?: string;
+  /** In the background: a mount that is not ready when it fires is given up. */
+  readonly signal?: AbortSignal;
 }
 
 export interface SupervisedMount {
@@ -48,7 +50,9 @@ async function mountHere(request: MountRequest): Promise<SupervisedMount> {
 }
 
 async function mountInBackground(request: MountRequest): Promise<SupervisedMount> {
-  const { logPath } = request;
+  const { signal, ...options } = request;
+  const { logPath } = options;
+  signal?.throwIfAborted();
   const logFd = logPath === undefined ? undefined : openSync(logPath, 'a', 0o600);
   const entry = new URL(`./supervisor-main${extname(import.meta.filename)}`, import.meta.url);
   // Options travel over IPC: a command line is readable by every user, and a metadata URL may hold a password.
@@ -61,8 +65,11 @@ async function mountInBackground(request: MountRequest): Promise<SupervisedMount
   child.on('message', answered);
   child.on('error', reject);
   child.on('exit', (code, signal) => reject(new PenstockError('io', `the supervisor ended (${signal ?? code ?? ''})`)));
-  child.send(request satisfies SupervisorOptions);
-  const answer = await promise;
+  child.send(options satisfies SupervisorOptions);
+  // It ends its worker, unmounts, and says so by its exit.
+  const abandon = (): void => void child.kill('SIGTERM');
+  signal?.addEventListener('abort', abandon, { once: true });
+  const answer = await promise.finally(() => signal?.removeEventListener('abort', abandon));
   child.removeAllListeners('exit');
   child.unref();
   if (answer.type === 'failed') throw new PenstockError(answer.code, answer.message);

@@ -19,7 +19,7 @@ import { spawnSync } from 'node:child_process';
 import { basename, delimiter, dirname, join, resolve } from 'node:path';
 import { PenstockError, describeError, systemCode } from '../../lib/errors.ts';
 import { Errno } from '../vfs/operations.ts';
-import { MNT_DETACH, MS_NODEV, MS_NOSUID, MS_RDONLY, native } from './native.ts';
+import { MNT_DETACH, MS_BIND, MS_NODEV, MS_NOSUID, MS_RDONLY, MS_REMOUNT, native } from './native.ts';
 import { MAX_PAYLOAD_BYTES } from './protocol.ts';
 
 export const FILE_SYSTEM_TYPE = 'fuse.penstock';
@@ -73,7 +73,11 @@ function mountDirectly({ mountpoint, source, readOnly }: MountOptions): number {
   const result = native().mount(source, mountpoint, FILE_SYSTEM_TYPE, flags, data);
   if (result === 0) return fd;
   closeSync(fd);
-  throw new PenstockError(
+  throw mountFailure(mountpoint, result);
+}
+
+function mountFailure(mountpoint: string, result: number): PenstockError {
+  return new PenstockError(
     result === -Errno.EPERM ? 'denied' : 'io',
     `cannot mount on ${mountpoint}: mount(2) failed with errno ${-result}`,
   );
@@ -134,15 +138,46 @@ function unmountByHelper(mountpoint: string, lazy: boolean): UnmountResult {
   throw new PenstockError('io', `cannot unmount ${mountpoint}: ${complaint}`);
 }
 
+/** Shows what `source` (a directory) shows on `target` too; `readOnly` counts for this place only. Throws `denied`, `io` with nothing mounted. */
+export function bindMount(source: string, target: string, readOnly: boolean): void {
+  const bound = native().mount(source, target, '', MS_BIND, '');
+  if (bound !== 0) throw mountFailure(target, bound);
+  if (readOnly) {
+    try {
+      makeReadOnly(target);
+    } catch (error) {
+      native().umount2(target, MNT_DETACH);
+      throw error;
+    }
+  }
+}
+
+/** Of a bind mount, which leaves the other places of its file system alone. Throws `denied`, `io`. */
+export function makeReadOnly(target: string): void {
+  const flags = MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV;
+  const result = native().mount('', target, '', flags, '');
+  if (result !== 0) throw mountFailure(target, result);
+}
+
 export interface MountEntry {
   readonly mountpoint: string;
   readonly type: string;
   readonly source: string;
+  /** `major:minor`: the same for all places of one file system. */
+  readonly device: string;
+  /** The directory of the file system that is seen here. */
+  readonly root: string;
+  readonly readOnly: boolean;
 }
 
 /** The topmost mount on exactly this (absolute, resolved) path. */
 export function findMount(mountpoint: string): MountEntry | undefined {
-  return parseMountInfo(readFileSync('/proc/self/mountinfo', 'utf8')).findLast((m) => m.mountpoint === mountpoint);
+  return allMounts().findLast((m) => m.mountpoint === mountpoint);
+}
+
+/** In the order in which they were mounted. */
+export function allMounts(): MountEntry[] {
+  return parseMountInfo(readFileSync('/proc/self/mountinfo', 'utf8'));
 }
 
 /** proc(5), mountinfo: `id parent major:minor root MOUNTPOINT options [tags] - TYPE SOURCE superoptions`, octal escapes. */
@@ -158,9 +193,11 @@ export function parseMountInfo(text: string): MountEntry[] {
     .flatMap((line) => {
       const fields = line.split(' ');
       const [type, source] = fields.slice(fields.indexOf('-') + 1);
-      const point = fields[4];
-      if (point === undefined || type === undefined || source === undefined) return [];
-      return [{ mountpoint: unescape(point), type, source: unescape(source) }];
+      const [, , device, root, point, options] = fields;
+      if (device === undefined || root === undefined || point === undefined || options === undefined) return [];
+      if (type === undefined || source === undefined) return [];
+      const readOnly = options.split(',').includes('ro');
+      return [{ mountpoint: unescape(point), type, source: unescape(source), device, root: unescape(root), readOnly }];
     });
 }
 

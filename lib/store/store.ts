@@ -63,4 +63,10 @@ export interface ObjectStore {
   close(): Promise<void>;
 }
 
-export type OpenObjectStore = (url: URL) => Promise<ObjectStore>;
+/** Instead of those of the process's environment: one process may serve stores of several owners. */
+export interface StoreCredentials {
+  readonly accessKeyId: string;
+  readonly secretAccessKey: string;
+}
+
+export type OpenObjectStore = (url: URL, credentials?: StoreCredentials) => Promise<ObjectStore>;

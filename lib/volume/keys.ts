@@ -44,9 +44,13 @@ const INODE_MASK = 255;
 
 const VOLUME_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/;
 
+export function isVolumeName(name: string): boolean {
+  return VOLUME_NAME.test(name);
+}
+
 /** A volume's name becomes a hash tag and a part of object keys. Throws `config`. */
 export function assertVolumeName(name: string): void {
-  if (!VOLUME_NAME.test(name)) {
+  if (!isVolumeName(name)) {
     throw new PenstockError(
       'config',
       `'${name}' is not a volume name: expected 1 to 63 letters, digits, '.', '_' or '-', beginning with a letter or digit`,

@@ -6,7 +6,7 @@ import { accessSync, constants, existsSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { delimiter, join } from 'node:path';
 
-export type Service = 'redis-server' | 'versitygw' | 'pjdfstest' | 'kafka' | 'chromium';
+export type Service = 'redis-server' | 'versitygw' | 'pjdfstest' | 'kafka' | 'chromium' | 'csi-sanity';
 
 const cache = join(process.env['XDG_CACHE_HOME'] ?? join(homedir(), '.cache'), 'penstock', 'services');
 

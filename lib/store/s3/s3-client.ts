@@ -11,6 +11,7 @@ import { S3Client } from '@aws-sdk/client-s3';
 import type { S3ClientConfig } from '@aws-sdk/client-s3';
 import { NodeHttpHandler } from '@smithy/node-http-handler';
 import { systemClock } from '../../clock.ts';
+import type { StoreCredentials } from '../store.ts';
 import { Pace } from './pace.ts';
 import type { S3Options } from './s3-options.ts';
 
@@ -23,8 +24,10 @@ const PAUSE_MS_MAX = 5000;
 /** Another conditional request was in progress on the key (S3's 409): the answer comes with the next try. */
 const RETRYABLE_CLIENT_ERRORS = new Set(['ConditionalRequestConflict', 'OperationAborted']);
 
-export function makeS3Client(options: S3Options): S3Client {
+/** Without credentials, those of the AWS chain. */
+export function makeS3Client(options: S3Options, credentials: StoreCredentials | undefined): S3Client {
   return new S3Client({
+    ...(credentials === undefined ? {} : { credentials: { ...credentials } }),
     region: options.region,
     forcePathStyle: options.pathStyle,
     ...(options.endpoint === null ? {} : { endpoint: options.endpoint }),

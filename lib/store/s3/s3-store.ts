@@ -25,7 +25,7 @@ import type { PutObjectCommandInput, S3Client } from '@aws-sdk/client-s3';
 import { Upload } from '@aws-sdk/lib-storage';
 import { fromSystemError, PenstockError } from '../../errors.ts';
 import { assertObjectKey, isObjectKey, throwIfAborted } from '../object-key.ts';
-import type { CallOptions, GetOptions, ObjectInfo, ObjectStore, PutOptions } from '../store.ts';
+import type { CallOptions, GetOptions, ObjectInfo, ObjectStore, PutOptions, StoreCredentials } from '../store.ts';
 import { makeS3Client } from './s3-client.ts';
 import { failureOf, isAbsent, isPreconditionFailed, toStoreError } from './s3-errors.ts';
 import { firstAnswer } from './hedge.ts';
@@ -42,8 +42,8 @@ const DELETE_ROUNDS_MAX = 4;
 /** Metadata of an object whose put may have to be recognised. */
 const MARK = 'penstock-put';
 
-export async function openS3Store(url: URL): Promise<ObjectStore> {
-  return new S3Store(parseS3Url(url));
+export async function openS3Store(url: URL, credentials?: StoreCredentials): Promise<ObjectStore> {
+  return new S3Store(parseS3Url(url), credentials);
 }
 
 class S3Store implements ObjectStore {
@@ -54,9 +54,9 @@ class S3Store implements ObjectStore {
   #bucketSeen = false;
   #closed = false;
 
-  constructor(options: S3Options) {
+  constructor(options: S3Options, credentials: StoreCredentials | undefined) {
     this.#options = options;
-    this.#client = makeS3Client(options);
+    this.#client = makeS3Client(options, credentials);
     this.#base = `s3://${options.bucket}/${options.prefix}`;
     const query = new URLSearchParams({ region: options.region });
     if (options.endpoint !== null) query.set('endpoint', options.endpoint);

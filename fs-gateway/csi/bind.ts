@@ -1,0 +1,65 @@
+/**
+ * Shows a folder of a staged volume at a pod's target path.
+ *
+ * Invariants: the folder is found by descriptors, name by name, and a symbolic link on the way is refused: a pod that can write into the volume must
+ * not be able to lead a bind mount, made as root, to a place outside of it.
+ */
+import { constants } from 'node:fs';
+import { mkdir, open } from 'node:fs/promises';
+import type { FileHandle } from 'node:fs/promises';
+import { describeError, systemCode } from '../../lib/errors.ts';
+import { bindMount } from '../fuse/mount.ts';
+import { CsiError, Status } from './status.ts';
+
+/** open(2): a descriptor that names a place and opens nothing, so that no request reaches the file system for it. */
+const O_PATH = 0o10000000;
+const FOLDER = O_PATH | constants.O_DIRECTORY | constants.O_NOFOLLOW;
+const FOLDER_MODE = 0o755;
+
+export interface BindOptions {
+  readonly root: string;
+  readonly subPath: readonly string[];
+  readonly target: string;
+  readonly readOnly: boolean;
+  /** Make the folders of `subPath` that are missing. */
+  readonly make: boolean;
+}
+
+/** Throws FAILED_PRECONDITION when the folder is not there or not a folder. */
+export async function bindFolder({ root, subPath, target, readOnly, make }: BindOptions): Promise<void> {
+  const folder = await openFolder(root, subPath, make);
+  try {
+    bindMount(ofDescriptor(folder), target, readOnly);
+  } finally {
+    await folder.close();
+  }
+}
+
+async function openFolder(root: string, names: readonly string[], make: boolean): Promise<FileHandle> {
+  let folder = await open(root, FOLDER);
+  for (const name of names) {
+    const path = `${ofDescriptor(folder)}/${name}`;
+    try {
+      if (make) await mkdir(path, FOLDER_MODE).catch(ignoreExisting);
+      const next = await open(path, FOLDER);
+      await folder.close();
+      folder = next;
+    } catch (error) {
+      await folder.close();
+      if (!['ENOENT', 'ENOTDIR', 'ELOOP'].includes(systemCode(error) ?? '')) throw error;
+      throw new CsiError(
+        Status.FAILED_PRECONDITION,
+        `subPath '${names.join('/')}': '${name}' is not a folder of the volume (${describeError(error)})`,
+      );
+    }
+  }
+  return folder;
+}
+
+function ofDescriptor(folder: FileHandle): string {
+  return `/proc/self/fd/${folder.fd}`;
+}
+
+function ignoreExisting(error: unknown): void {
+  if (systemCode(error) !== 'EEXIST') throw error;
+}

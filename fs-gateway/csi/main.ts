@@ -1,0 +1,62 @@
+/** `penstock csi`: the CSI driver, as a controller, on a node, or both in one process. */
+import { systemClock } from '../../lib/clock.ts';
+import { PenstockError } from '../../lib/errors.ts';
+import { Controller } from './controller.ts';
+import { Identity } from './identity.ts';
+import { CsiMetrics, serveMetrics } from './metrics.ts';
+import { makeMountDaemons } from './mount-daemons.ts';
+import { Node } from './node.ts';
+import { readSecretsFolder } from './secrets.ts';
+import { serveCsi } from './server.ts';
+
+/** The specification's bound on a node's id. */
+const NODE_ID_BYTES_MAX = 256;
+
+export interface CsiOptions {
+  readonly endpoint: string;
+  readonly nodeId: string;
+  readonly controller: boolean;
+  readonly node: boolean;
+  readonly version: string;
+  readonly cacheDir: string;
+  readonly logDir: string;
+  /** A folder with the files `meta`, `store`, `accessKeyId`, `secretAccessKey`, used where a call brings no secrets. */
+  readonly secretsDir?: string;
+  /** HOST:PORT of /metrics. */
+  readonly listen?: string;
+  readonly signal: AbortSignal;
+  readonly log: (message: string) => void;
+  onServing(serving: { readonly endpoint: string; readonly metrics?: string }): void;
+}
+
+/** Serves until the signal fires. Throws `usage`, `config`, `held`. */
+export async function runCsiDriver(options: CsiOptions): Promise<void> {
+  const { nodeId, version, controller, node, signal, log } = options;
+  if (nodeId === '' || Buffer.byteLength(nodeId) > NODE_ID_BYTES_MAX) {
+    throw new PenstockError('usage', `--node-id: expected 1 to ${NODE_ID_BYTES_MAX} bytes`);
+  }
+  const secrets = options.secretsDir === undefined ? undefined : readSecretsFolder(options.secretsDir);
+  const withSecrets = secrets === undefined ? {} : { secrets };
+  const metrics = new CsiMetrics(node);
+  const http = options.listen === undefined ? undefined : await serveMetrics(options.listen, metrics);
+  try {
+    const server = await serveCsi({
+      endpoint: options.endpoint,
+      services: {
+        Identity: new Identity({ version, controller }),
+        ...(controller && { Controller: new Controller({ clock: systemClock, ...withSecrets }) }),
+        ...(node && { Node: new Node({ nodeId, daemons: makeMountDaemons(options), ...withSecrets }) }),
+      },
+      onCall: (report) => metrics.record(report),
+      log,
+    });
+    options.onServing({ endpoint: `unix:${server.path}`, ...(http !== undefined && { metrics: http.url }) });
+    await new Promise<void>((done) => {
+      if (signal.aborted) done();
+      else signal.addEventListener('abort', () => done(), { once: true });
+    });
+    await server.stop();
+  } finally {
+    await http?.close();
+  }
+}

@@ -1,0 +1,141 @@
+/** What the driver tells Prometheus: its calls, and on a node the mounts that its daemons serve. */
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { Counter, Gauge, Histogram, Registry } from 'prom-client';
+import { PenstockError } from '../../lib/errors.ts';
+import { controlRequest } from '../fuse/control.ts';
+import { allMounts, FILE_SYSTEM_TYPE } from '../fuse/mount.ts';
+import type { CallReport } from './server.ts';
+
+/** From an answer of its own memory to a mount that waits for a slow store. */
+const CALL_SECONDS = [0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60];
+const STATS_MS = 3_000;
+
+export class CsiMetrics {
+  readonly #registry = new Registry();
+  readonly #calls = new Counter({
+    name: 'penstock_csi_calls_total',
+    help: 'CSI calls by method and gRPC status.',
+    labelNames: ['method', 'code'],
+    registers: [this.#registry],
+  });
+  readonly #seconds = new Histogram({
+    name: 'penstock_csi_call_seconds',
+    help: 'Time of a CSI call.',
+    labelNames: ['method'],
+    buckets: CALL_SECONDS,
+    registers: [this.#registry],
+  });
+
+  /** `mounts`: also what is mounted on this node. */
+  constructor(mounts: boolean) {
+    if (mounts) addMounts(this.#registry);
+  }
+
+  record({ method, code, seconds }: CallReport): void {
+    this.#calls.inc({ method, code });
+    this.#seconds.observe({ method }, seconds);
+  }
+
+  text(): Promise<string> {
+    return this.#registry.metrics();
+  }
+
+  get contentType(): string {
+    return this.#registry.contentType;
+  }
+}
+
+function addMounts(registry: Registry): void {
+  const gauge = (name: string, help: string, labelNames = ['volume']): Gauge =>
+    new Gauge({ name, help, labelNames, registers: [registry] });
+  const restarts = gauge('penstock_mount_restarts', 'Workers of the mount that ended and were followed by another.');
+  const staged = gauge('penstock_mount_staged_bytes', 'Written by programs and not yet in the object store.');
+  const cached = gauge('penstock_mount_cached_bytes', 'Bytes in the cache of the node.');
+  const fetched = gauge('penstock_mount_fetched_bytes', 'Bytes read from the object store since the worker started.');
+  const byOperation = ['volume', 'operation'];
+  const operations = gauge('penstock_mount_operations', 'File system requests since the worker started.', byOperation);
+  const errors = gauge('penstock_mount_operation_errors', 'Requests that were answered with an error.', byOperation);
+  const all = [restarts, staged, cached, fetched, operations, errors];
+  new Gauge({
+    name: 'penstock_mount_up',
+    help: '1 when a worker serves the mount, 0 while there is none.',
+    labelNames: ['volume'],
+    registers: [registry],
+    async collect() {
+      this.reset();
+      for (const other of all) other.reset();
+      for (const { volume, stats } of await mountsOfNode()) {
+        this.set({ volume }, stats?.state === 'serving' ? 1 : 0);
+        if (stats === undefined) continue;
+        restarts.set({ volume }, stats.restarts);
+        staged.set({ volume }, stats.worker?.volume?.stagedBytes ?? 0);
+        cached.set({ volume }, stats.worker?.volume?.cachedBytes ?? 0);
+        fetched.set({ volume }, stats.worker?.volume?.fetchedBytes ?? 0);
+        for (const [operation, { count, errors: failed }] of Object.entries(stats.worker?.operations ?? {})) {
+          operations.set({ volume, operation }, count);
+          errors.set({ volume, operation }, failed);
+        }
+      }
+    },
+  });
+}
+
+/** The parts of a supervisor's answer that are shown. */
+interface Stats {
+  readonly state: string;
+  readonly restarts: number;
+  readonly worker?: {
+    readonly operations?: Readonly<Record<string, { readonly count: number; readonly errors: number }>>;
+    readonly volume?: Readonly<Partial<Record<'stagedBytes' | 'cachedBytes' | 'fetchedBytes', number>>>;
+  };
+}
+
+async function mountsOfNode(): Promise<{ readonly volume: string; readonly stats: Stats | undefined }[]> {
+  // The first place of a file system is where its daemon mounted it; the others are bind mounts.
+  const first = new Map(
+    allMounts()
+      .filter(({ type }) => type === FILE_SYSTEM_TYPE)
+      .reverse()
+      .map((entry) => [entry.device, entry]),
+  );
+  return Promise.all(
+    [...first.values()].map(async ({ mountpoint, source }) => {
+      const volume = /^penstock:(.*)@/.exec(source)?.[1] ?? source;
+      const answer = await controlRequest(mountpoint, { type: 'stats' }, STATS_MS).catch(() => undefined);
+      return { volume, stats: answer?.ok === true ? (answer.value as unknown as Stats) : undefined }; // supervisor.ts wrote it
+    }),
+  );
+}
+
+/** `/metrics`, `/healthz` and `/readyz` on `HOST:PORT`. Returns the URL and how to end it. */
+export async function serveMetrics(
+  address: string,
+  metrics: CsiMetrics,
+): Promise<{ readonly url: string; close(): Promise<void> }> {
+  const match = /^(.*):(\d{1,5})$/.exec(address);
+  if (match === null) throw new PenstockError('usage', `--listen ${address}: expected HOST:PORT`);
+  const server = createServer((request, response) => {
+    if (request.url === '/healthz' || request.url === '/readyz') {
+      response.end('ok\n');
+      return;
+    }
+    if (request.url !== '/metrics') {
+      response.writeHead(404).end();
+      return;
+    }
+    metrics.text().then(
+      (text) => response.setHeader('content-type', metrics.contentType).end(text),
+      (error: unknown) => response.writeHead(500).end(String(error)),
+    );
+  });
+  const host = (match[1] ?? '').replace(/^\[|\]$/g, '');
+  await new Promise<void>((done, reject) => {
+    server.once('error', reject).listen(Number(match[2]), host === '' ? undefined : host, done);
+  });
+  const { port } = server.address() as AddressInfo; // a TCP server's address is never a string
+  return {
+    url: `http://${host === '' || host.includes(':') ? '127.0.0.1' : host}:${port}`,
+    close: () => new Promise((done) => server.close(() => done())),
+  };
+}
