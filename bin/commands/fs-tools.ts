@@ -1,53 +1,14 @@
 /** `penstock fs gc|fsck|dump|load`, which work on a volume without a mount, and `info|warm|bench`, which work on a path. */
-import { InvalidArgumentError, type Command } from 'commander';
-import { isCode, PenstockError } from '../../lib/errors.ts';
-import { parseBytes, parseDuration } from '../../lib/units.ts';
+import type { Command } from 'commander';
 import { EXIT_PARTLY, print, toJson, untilSignal } from '../output.ts';
-
-interface ToolOptions {
-  readonly name?: string;
-  readonly json?: true;
-}
-
-const PROGRESS_EVERY_MS = 1000;
-const COUNT_MAX = 1_000_000;
-
-/** A line on stderr, at most once a second and first after a second: short work says nothing. */
-function progressOnStderr(): (phase: string, done: number) => void {
-  let lastMs = performance.now();
-  return (phase, done) => {
-    const nowMs = performance.now();
-    if (nowMs - lastMs < PROGRESS_EVERY_MS) return;
-    lastMs = nowMs;
-    process.stderr.write(`${phase}: ${done}\n`);
-  };
-}
-
-function checked<T>(parse: (text: string) => T): (text: string) => T {
-  return (text) => {
-    try {
-      return parse(text);
-    } catch (error) {
-      throw new InvalidArgumentError(isCode(error, 'config') ? error.message : String(error));
-    }
-  };
-}
-
-const parseGrace = checked(parseDuration);
-const parseSize = checked(parseBytes);
-const parseCount = checked((text: string): number => {
-  const count = Number(text);
-  if (!Number.isSafeInteger(count) || count < 1 || count > COUNT_MAX) {
-    throw new PenstockError('config', `'${text}': expected a whole number from 1 to ${COUNT_MAX}`);
-  }
-  return count;
-});
+import { parseAge, parseCount, parseSize, progressOnStderr } from './fs-arguments.ts';
+import type { ToolOptions } from './fs-arguments.ts';
 
 export function addFsToolCommands(fs: Command): void {
   fs.command('gc <meta-url>')
     .description('delete the objects that nothing refers to any more and whose grace period is over')
     .option('--dry-run', 'say what would be deleted; change nothing')
-    .option('--grace <duration>', "instead of the volume's; a shorter one needs it unmounted", parseGrace)
+    .option('--grace <duration>', "instead of the volume's; a shorter one needs it unmounted", parseAge)
     .option('--name <name>', "the volume's name (default: lake)")
     .option('--json', 'print as one JSON object')
     .action(async (metaUrl: string, options: ToolOptions & { readonly dryRun?: true; readonly grace?: number }) => {

@@ -2,6 +2,7 @@
 import { InvalidArgumentError, type Command } from 'commander';
 import { isCode, PenstockError } from '../../lib/errors.ts';
 import { parseBytes } from '../../lib/units.ts';
+import { addFsSpaceCommands } from './fs-space.ts';
 import { addFsToolCommands } from './fs-tools.ts';
 import { EXIT_FAILED, print, reportToParent, untilSignal } from '../output.ts';
 
@@ -68,6 +69,7 @@ export function addFsCommands(program: Command): void {
   const fs = program.command('fs').description('the shared file system: volumes and mounts');
 
   addFsToolCommands(fs);
+  addFsSpaceCommands(fs);
 
   fs.command('format <meta-url>')
     .description('make a volume: its metadata in META_URL (?volume=NAME), its data in the store')

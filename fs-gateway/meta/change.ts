@@ -18,11 +18,14 @@ import type {
 import { encodeDentry } from '../../lib/volume/dentry.ts';
 import { encodeChanges } from '../../lib/volume/feed.ts';
 import type { Change as FeedChange } from '../../lib/volume/feed.ts';
-import { encodeInode, isDirectory } from '../../lib/volume/inode.ts';
+import { countedBytes, encodeInode, isDirectory } from '../../lib/volume/inode.ts';
 import type { Inode } from '../../lib/volume/inode.ts';
+import { ROOT_INO } from '../../lib/volume/keys.ts';
 import type { VolumeKeys } from '../../lib/volume/keys.ts';
 import type { CachedEntry, MetaCache, Node } from './cache.ts';
+import { PenstockError } from '../../lib/errors.ts';
 import { entryOf, nodeOf } from './cache.ts';
+import type { Account, QuotaRoot, Quotas } from './quotas.ts';
 
 /** A directory that was to be empty has entries. */
 export class NotEmptyError extends Error {
@@ -34,6 +37,13 @@ type Subject =
   | { readonly kind: 'node'; readonly ino: number }
   | { readonly kind: 'entry'; readonly parent: number; readonly name: string }
   | { readonly kind: 'other'; readonly learn?: (current: Stored | null) => void };
+
+/** What the change adds to one quota; `root` is null for a volume without a limit. */
+interface Charge {
+  readonly root: QuotaRoot | null;
+  inodes: number;
+  bytes: number;
+}
 
 type Reading = ReturnType<MetaCache['beginNode']>;
 
@@ -66,6 +76,7 @@ function dropSubject(cache: MetaCache, subject: Subject): void {
 
 export class Change {
   readonly #keys: VolumeKeys;
+  readonly #quotas: Quotas;
   readonly #compare: Compare[] = [];
   readonly #subjects: Subject[] = [];
   readonly #write: Write[] = [];
@@ -74,14 +85,18 @@ export class Change {
   /** Records that the change sets, and how the cache learns it. */
   readonly #puts: { readonly subject: Subject; readonly put: (cache: MetaCache, version: Version) => void }[] = [];
   readonly #onSuccess: ((cache: MetaCache, numbers: readonly (bigint | null)[], version: Version) => void)[] = [];
+  readonly #charges = new Map<number, Charge>();
+  /** The quota root of each compare behind those of the subjects. */
+  readonly #quotaCompares: number[] = [];
   #underWay: UnderWay | undefined;
 
   /** The inode that the change makes; 0: none. */
   made = 0;
   madeDirectory = false;
 
-  constructor(keys: VolumeKeys) {
+  constructor(keys: VolumeKeys, quotas: Quotas) {
     this.#keys = keys;
+    this.#quotas = quotas;
   }
 
   /** Nothing to commit: the plan found that all is as wanted. */
@@ -208,10 +223,62 @@ export class Change {
     });
   }
 
-  /** What statfs reports. */
-  count(inodes: number, bytes: number): void {
-    if (inodes !== 0) this.#patch.push({ number: this.#keys.counter('inodes'), add: BigInt(inodes) });
-    if (bytes !== 0) this.#patch.push({ number: this.#keys.counter('bytes'), add: BigInt(bytes) });
+  /** What statfs reports, and what counts to the quotas of `account`. */
+  count(inodes: number, bytes: number, account: Account): void {
+    this.#add(ROOT_INO, account.find(({ ino }) => ino === ROOT_INO) ?? null, inodes, bytes);
+    for (const root of account) if (root.ino !== ROOT_INO) this.charge(root, inodes, bytes);
+  }
+
+  /** An inode counts to other quotas from now on; to those that both accounts have nothing is added. */
+  recount(inode: Inode, from: Account, to: Account): void {
+    const bytes = countedBytes(inode);
+    this.count(-1, -bytes, from);
+    this.count(1, bytes, to);
+  }
+
+  /** What counts to one quota only, because it counted to those above before. */
+  charge(root: QuotaRoot, inodes: number, bytes: number): void {
+    this.#add(root.ino, root, inodes, bytes);
+  }
+
+  #add(ino: number, root: QuotaRoot | null, inodes: number, bytes: number): void {
+    const charge = this.#charges.get(ino);
+    if (charge === undefined) this.#charges.set(ino, { root, inodes, bytes });
+    else {
+      charge.inodes += inodes;
+      charge.bytes += bytes;
+    }
+  }
+
+  /** Behind all other compares and patches, so that these keep their places. */
+  #settleCharges(): void {
+    for (const [ino, charge] of this.#charges) {
+      const { root, inodes, bytes } = charge;
+      if (inodes === 0 && bytes === 0) continue;
+      // The volume's counters have no record to be right with unless there is a limit.
+      if (root !== null) this.#compareQuota(ino, { key: this.#keys.quota(ino), version: root.version });
+      this.#settle(ino, root, 'inodes', inodes);
+      this.#settle(ino, root, 'bytes', bytes);
+    }
+    this.#charges.clear();
+  }
+
+  #settle(ino: number, root: QuotaRoot | null, what: 'inodes' | 'bytes', added: number): void {
+    if (added === 0) return;
+    const number = this.#keys.usage(ino, what);
+    const limit = what === 'inodes' ? root?.inodesMax : root?.bytesMax;
+    if (added > 0 && limit !== null && limit !== undefined && root?.counting === false) {
+      this.#compareQuota(ino, { number, atMost: BigInt(limit - added) });
+    }
+    const at = this.#patch.length;
+    this.#patch.push({ number, add: BigInt(added) });
+    if (root === null || what === 'inodes') return;
+    this.#onSuccess.push((_cache, numbers) => this.#quotas.learn(ino, numbers[at] ?? 0n));
+  }
+
+  #compareQuota(ino: number, compare: Compare): void {
+    this.#compare.push(compare);
+    this.#quotaCompares.push(ino);
   }
 
   write(key: Key, value: Uint8Array | null): void {
@@ -225,7 +292,9 @@ export class Change {
     else list.push(change);
   }
 
+  /** To be called once, when the plan is complete. */
   transaction(sessionId: number): Minitransaction {
+    this.#settleCharges();
     const publish: Publish[] = [];
     for (const [shard, changes] of this.#feed) publish.push({ shard, message: encodeChanges(sessionId, changes) });
     return { compare: this.#compare, write: this.#write, patch: this.#patch, publish };
@@ -257,32 +326,36 @@ export class Change {
     for (const effect of this.#onSuccess) effect(cache, numbers, version);
   }
 
-  /** Throws NotEmptyError when that is the only thing that was not as planned. */
+  /** Throws NotEmptyError, or `quota`, when that is the only thing that was not as planned. */
   learn(cache: MetaCache, settled: Settled, mismatches: readonly Mismatch[]): void {
-    if (mismatches.every((mismatch) => mismatch.kind === 'bucket'))
-      throw new NotEmptyError('the directory is not empty');
     for (const mismatch of mismatches) {
       const subject = this.#subjects[mismatch.index];
-      if (subject === undefined || mismatch.kind !== 'value') continue;
-      if (subject.kind === 'other') {
-        subject.learn?.(mismatch.current);
-        continue;
-      }
-      if (settled.compared[mismatch.index] !== true) {
-        dropSubject(cache, subject);
-        continue;
-      }
-      if (subject.kind === 'entry') {
-        const entry = mismatch.current && entryOf(subject.parent, subject.name, mismatch.current);
-        cache.putEntry(subject.parent, subject.name, entry);
-      } else {
-        const known = cache.node(subject.ino);
-        if (mismatch.current === null || known === undefined) cache.dropNode(subject.ino);
-        else {
-          const fresh = nodeOf(subject.ino, mismatch.current, known.entriesChangedNs, known.subdirectories);
-          cache.putNode(fresh);
-        }
-      }
+      if (mismatch.kind !== 'value') continue;
+      if (subject === undefined) this.#quotas.clear();
+      else if (subject.kind === 'other') subject.learn?.(mismatch.current);
+      else if (settled.compared[mismatch.index] !== true) dropSubject(cache, subject);
+      else learnSubject(cache, subject, mismatch.current);
     }
+    if (mismatches.some((mismatch) => mismatch.kind === 'value')) return;
+    if (mismatches.some((mismatch) => mismatch.kind === 'bucket')) {
+      throw new NotEmptyError('the directory is not empty');
+    }
+    const full = mismatches.map(({ index }) => this.#quotaCompares[index - this.#subjects.length]);
+    throw new PenstockError('quota', full[0] === ROOT_INO ? 'the volume is full' : `directory ${full[0] ?? 0} is full`);
   }
+}
+
+function learnSubject(
+  cache: MetaCache,
+  subject: Exclude<Subject, { readonly kind: 'other' }>,
+  current: Stored | null,
+): void {
+  if (subject.kind === 'entry') {
+    const entry = current && entryOf(subject.parent, subject.name, current);
+    cache.putEntry(subject.parent, subject.name, entry);
+    return;
+  }
+  const known = cache.node(subject.ino);
+  if (current === null || known === undefined) cache.dropNode(subject.ino);
+  else cache.putNode(nodeOf(subject.ino, current, known.entriesChangedNs, known.subdirectories));
 }

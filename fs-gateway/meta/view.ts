@@ -19,6 +19,7 @@ import { Connection } from './connection.ts';
 import { IdBlocks } from './id-blocks.ts';
 import type { IdCounter } from './id-blocks.ts';
 import { LakeListings } from './lake-listings.ts';
+import { Quotas } from './quotas.ts';
 import { Repeats } from './repeats.ts';
 
 /** Each failed compare means that somebody else made progress; this many in a row on one record is a fault. */
@@ -56,6 +57,7 @@ export interface ViewOptions {
 export class VolumeView {
   readonly keys: VolumeKeys;
   readonly lake: LakeListings;
+  readonly quotas: Quotas;
   readonly #cache: MetaCache;
   readonly #options: ViewOptions;
   readonly #repeats: Repeats;
@@ -69,16 +71,11 @@ export class VolumeView {
     this.keys = new VolumeKeys(options.volume);
     this.#repeats = new Repeats(this.keys, options.mountId);
     this.#cache = new MetaCache(options.cacheEntries);
-    this.#ids = new IdBlocks({
-      keys: this.keys,
-      engine: () => this.engine(),
-      retry: (call) => this.#retry(call),
-    });
-    this.lake = new LakeListings(
-      this.keys,
-      () => this.engine(),
-      (read) => this.#retry(read),
-    );
+    const engine = (): MetaEngine | Promise<MetaEngine> => this.engine();
+    const retry = <T>(read: () => Promise<T>): Promise<T> => this.#retry(read);
+    this.#ids = new IdBlocks({ keys: this.keys, engine, retry });
+    this.lake = new LakeListings(this.keys, engine, retry);
+    this.quotas = new Quotas(this.keys, engine, retry);
   }
 
   /** A view for a tool: it uses the engine as it is, for one pass, without the feed. */
@@ -334,7 +331,7 @@ export class VolumeView {
     if (repeated !== undefined) return { value: undefined, repeated };
     let endMs: number | undefined;
     for (let conflicts = 0; conflicts < ATTEMPTS_MAX;) {
-      const change = new Change(this.keys);
+      const change = new Change(this.keys, this.quotas);
       const planned = plan(change);
       const value = planned instanceof Promise ? await planned : planned;
       if (change.empty) return { value, repeated: undefined };
@@ -416,7 +413,8 @@ export class VolumeView {
       if (change.kind === 'entry') {
         this.#cache.dropEntry(change.parent, change.name);
         for (const listener of this.#listeners) listener.entryChanged?.(change.parent, change.name);
-      } else if (change.kind === 'lock') this.#lockEvents?.locksChanged(change.ino);
+      } else if (change.kind === 'quota') this.quotas.clear();
+      else if (change.kind === 'lock') this.#lockEvents?.locksChanged(change.ino);
       else {
         if (change.kind === 'listing') this.lake.drop(change.ino);
         this.#cache.dropNode(change.ino);
@@ -428,6 +426,7 @@ export class VolumeView {
   #forgetAll(): void {
     this.#cache.clear();
     this.lake.clear();
+    this.quotas.clear();
     for (const listener of this.#listeners) listener.everythingChanged?.();
     this.#lockEvents?.locksUnknown();
   }

@@ -17,5 +17,5 @@ export function bucketKind(name: string): BucketKind {
 
 /** A bucket holds numbers or values, never both. */
 export function holdsNumbers(name: string): boolean {
-  return name === 'n' || name.startsWith('t:') || name.startsWith('stats:');
+  return name === 'n' || name === 'w' || name.startsWith('t:') || name.startsWith('stats:');
 }

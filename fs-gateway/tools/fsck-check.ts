@@ -7,29 +7,29 @@ import type { MetaEngine } from '../../lib/meta/engine.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
 import { describeError } from '../../lib/errors.ts';
 import { decodeDentry, encodeDentry } from '../../lib/volume/dentry.ts';
-import type { Extent } from '../../lib/volume/extents.ts';
-import { extentEnd } from '../../lib/volume/extents.ts';
-import { decodeInode, INODE_IMMUTABLE, INODE_INLINE, INODE_LISTING, INODE_PAGED } from '../../lib/volume/inode.ts';
-import { isDirectory, isRegular, S_IFDIR, S_IFMT, S_IFREG } from '../../lib/volume/inode.ts';
+import { decodeInode, INODE_IMMUTABLE, INODE_LISTING } from '../../lib/volume/inode.ts';
+import { isDirectory, isRegular, S_IFDIR, S_IFMT } from '../../lib/volume/inode.ts';
 import type { Inode } from '../../lib/volume/inode.ts';
-import { PAGE_BYTES, ROOT_INO } from '../../lib/volume/keys.ts';
+import { ROOT_INO } from '../../lib/volume/keys.ts';
 import type { VolumeKeys } from '../../lib/volume/keys.ts';
 import { loadLive, loadSegments } from '../../lib/volume/listing-load.ts';
 import { decodePointer } from '../../lib/volume/listing.ts';
-import { allInodes, decodeExtentPage, scanBucket } from '../../lib/volume/references.ts';
-import { FINDINGS } from './fsck-findings.ts';
-import type { Finding, FindingKind } from './fsck-findings.ts';
+import { allInodes, scanBucket } from '../../lib/volume/references.ts';
+import { ContentCheck } from './fsck-content.ts';
+import type { Lost } from './fsck-content.ts';
+import { Findings } from './fsck-findings.ts';
+import type { Finding } from './fsck-findings.ts';
 import { ObjectNeeds } from './fsck-objects.ts';
-import type { BadObject } from './fsck-objects.ts';
 import { Paths, showName } from './fsck-paths.ts';
 import type { Repair } from './fsck-repair.ts';
 import { ABSENT, DAMAGED, DIRECTORY, FILE, InodeTable, LISTING } from './fsck-table.ts';
+import { UsageCheck } from './fsck-usage.ts';
+import { reportBadObjects } from './fsck-users.ts';
 import { IdSet } from './id-set.ts';
 import type { Progress } from './tool.ts';
 
 /** Inodes of lake files are written shortly before the flip that names them. */
 const FLIP_MS = 3600e3;
-const FILES_SHOWN = 3;
 
 export interface CheckOptions {
   readonly engine: MetaEngine;
@@ -45,30 +45,29 @@ export class Check {
   readonly #options: CheckOptions;
   readonly #engine: MetaEngine;
   readonly #keys: VolumeKeys;
-  readonly #repair: Repair | undefined;
   readonly #table = new InodeTable();
   readonly #paths: Paths;
   readonly #objects: ObjectNeeds;
   readonly #orphans = new IdSet();
   /** What `..` of each directory says. */
   readonly #dotdot = new Map<number, number>();
-  /** Files whose content is in the metadata, by bucket of inodes. */
-  readonly #inline = new Map<string, number>();
-  /** Buckets of contents with an inode that cannot say whether it has one there. */
-  readonly #unsure = new Set<string>();
-  readonly #findings: Finding[] = [];
+  readonly #findings: Findings;
+  readonly #content: ContentCheck;
+  readonly #usage: UsageCheck;
   #inodes = 0;
-  #bytes = 0n;
-  #damaged = 0;
-  #highestIno = 0;
 
   constructor(options: CheckOptions) {
     this.#options = options;
     this.#engine = options.engine;
     this.#keys = options.keys;
-    this.#repair = options.repair;
+    this.#findings = new Findings(options.repair);
     this.#paths = new Paths(options.engine, options.keys, this.#table);
     this.#objects = new ObjectNeeds(options.store, options.volumeId);
+    const { engine, keys, progress } = options;
+    const parts = { engine, keys, table: this.#table, paths: this.#paths, findings: this.#findings };
+    this.#usage = new UsageCheck(parts);
+    const lost: Lost = (ino, what, mode, fields) => this.#lost(ino, what, mode, fields);
+    this.#content = new ContentCheck({ ...parts, objects: this.#objects, lost, progress });
   }
 
   counts(): { readonly inodes: number; readonly directories: number; readonly objects: number } {
@@ -76,138 +75,55 @@ export class Check {
   }
 
   async run(): Promise<readonly Finding[]> {
-    const before = await this.#usage();
+    await this.#usage.begin();
     await this.#walkInodes();
-    // First: a repair may need a new inode.
-    await this.#counter('ino', before[2] ?? 0n, this.#highestIno);
-    await this.#walkContent();
-    await this.#walkPages();
+    await this.#usage.checkLastIno();
+    await this.#content.walkInline();
+    await this.#content.walkPages();
     await this.#walkEntries();
     for (const ino of this.#table.inos()) if (this.#table.kind(ino) === LISTING) await this.#listing(ino);
     for await (const [field] of scanBucket(this.#engine, this.#keys.orphans)) this.#orphans.add(Number(field));
     await this.#reachability();
     for (const ino of this.#table.inos()) await this.#unnamed(ino);
-    if (this.#findings.some((finding) => finding.repaired)) return this.#findings;
+    await this.#usage.checkPlaces();
+    const { list } = this.#findings;
+    if (list.some((finding) => finding.repaired)) return list;
     for (const ino of this.#table.inos()) await this.#linkCounts(ino);
-    await this.#badObjects(await this.#objects.check(this.#options.progress));
-    await this.#counters(before);
-    return this.#findings;
-  }
-
-  /** `act` repairs, and returns false when it could not (any more). */
-  async #find(kind: FindingKind, text: string, act?: (repair: Repair) => Promise<boolean>): Promise<void> {
-    const repaired = this.#repair !== undefined && act !== undefined && (await act(this.#repair));
-    this.#findings.push({ kind, text, ...FINDINGS[kind], repaired });
+    const bad = await this.#objects.check(this.#options.progress);
+    await reportBadObjects(bad, { ...this.#options, paths: this.#paths, findings: this.#findings });
+    await this.#usage.checkCounters(this.#objects.highestId);
+    return list;
   }
 
   async #walkInodes(): Promise<void> {
     for await (const { ino, inode } of allInodes(this.#engine, this.#keys)) {
       if (this.#table.kind(ino) !== ABSENT) continue;
       this.#options.progress('inodes', ++this.#inodes);
-      this.#highestIno = Math.max(this.#highestIno, ino);
       if (inode instanceof Error) {
-        this.#damaged++;
-        this.#unsure.add(this.#keys.inlineData(ino).bucket);
+        this.#usage.noteDamaged(ino);
+        this.#content.noteDamaged(ino);
         this.#table.set(ino, DAMAGED);
-        await this.#find('damaged-record', inode.message);
+        await this.#findings.add('damaged-record', inode.message);
         continue;
       }
       const listing = (inode.flags & INODE_LISTING) !== 0;
       const kind = isDirectory(inode) ? (listing ? LISTING : DIRECTORY) : FILE;
       this.#table.set(ino, kind, (inode.mode & S_IFMT) >> 12, inode.nlink);
       if (isDirectory(inode)) this.#dotdot.set(ino, inode.parent);
-      if (isRegular(inode)) await this.#file(ino, inode);
-    }
-  }
-
-  async #file(ino: number, inode: Inode): Promise<void> {
-    this.#bytes += BigInt(inode.size);
-    if ((inode.flags & INODE_INLINE) !== 0) {
-      const { bucket } = this.#keys.inlineData(ino);
-      this.#inline.set(bucket, (this.#inline.get(bucket) ?? 0) + 1);
-    }
-    await this.#objects.need(ino, inode.extents);
-    await this.#outside(ino, inode.extents, 0, inode.size);
-  }
-
-  async #outside(ino: number, extents: readonly Extent[], from: number, to: number): Promise<void> {
-    for (const extent of extents) {
-      if (extent.fileOffset >= from && extentEnd(extent) <= to) continue;
-      const place = `bytes ${extent.fileOffset} to ${extentEnd(extent)}, allowed are ${from} to ${to}`;
-      await this.#find('extent-outside', `inode ${ino}: an extent of ${place}`);
-    }
-  }
-
-  /** Small files' content: the number of records per bucket tells whether one is missing, without reading them. */
-  async #walkContent(): Promise<void> {
-    const prefix = this.#keys.inlineData(0).bucket.slice(0, -1);
-    const seen = new Set<string>();
-    for await (const bucket of this.#engine.buckets(prefix)) {
-      if (seen.has(bucket)) continue;
-      seen.add(bucket);
-      const expected = this.#inline.get(bucket) ?? 0;
-      if (this.#unsure.has(bucket) || (await this.#engine.count(bucket)) !== expected)
-        await this.#contentOf(bucket.slice(prefix.length));
-    }
-    for (const bucket of this.#inline.keys()) {
-      if (!seen.has(bucket)) await this.#contentOf(bucket.slice(prefix.length));
-    }
-  }
-
-  async #contentOf(number: string): Promise<void> {
-    const first = Number(number) * 256;
-    const inodes = await this.#engine.read(Array.from({ length: 256 }, (_, n) => this.#keys.inode(first + n)));
-    const content = await this.#engine.read(Array.from({ length: 256 }, (_, n) => this.#keys.inlineData(first + n)));
-    for (let n = 0; n < 256; n++) {
-      const ino = first + n;
-      const [inode, bytes] = [inodes[n] ?? null, content[n] ?? null];
-      if (inode === null && bytes !== null) {
-        await this.#lost(ino, `${bytes.value.length} bytes of content`, S_IFREG | 0o600, {
-          flags: INODE_INLINE,
-          size: bytes.value.length,
-        });
-      } else if (inode !== null && bytes === null && this.#table.kind(ino) === FILE) {
-        const inline = (decodeInode(inode.value, ino).flags & INODE_INLINE) !== 0;
-        if (inline) await this.#find('missing-content', `inode ${ino} has no content record`);
-      }
+      this.#usage.note(ino, inode);
+      if (isRegular(inode)) await this.#content.note(ino, inode);
     }
   }
 
   async #lost(ino: number, what: string, mode: number, fields: Partial<Inode>): Promise<void> {
-    await this.#find('lost-inode', `inode ${ino} does not exist, ${what} of it do`, async (repair) => {
+    await this.#findings.add('lost-inode', `inode ${ino} does not exist, ${what} of it do`, async (repair) => {
       await repair.revive(ino, mode, fields);
       return true;
     });
     // Names that lead to it are good ones.
     this.#table.set(ino, (mode & S_IFMT) === S_IFDIR ? DIRECTORY : FILE, (mode & S_IFMT) >> 12, 1);
     this.#inodes++;
-    this.#bytes += BigInt(fields.size ?? 0);
-  }
-
-  async #walkPages(): Promise<void> {
-    let pages = 0;
-    for await (const bucket of this.#engine.buckets(this.#keys.pagesPrefix)) {
-      const ino = Number(bucket.slice(this.#keys.pagesPrefix.length));
-      const [stored] = await this.#engine.read([this.#keys.inode(ino)]);
-      const known = stored !== null && stored !== undefined && this.#table.kind(ino) === FILE;
-      const size = known ? decodeInode(stored.value, ino).size : Number.MAX_SAFE_INTEGER;
-      let end = 0;
-      for await (const [field, value] of scanBucket(this.#engine, bucket)) {
-        this.#options.progress('extent pages', ++pages);
-        try {
-          const extents = decodeExtentPage(value, bucket, field);
-          await this.#objects.need(ino, extents);
-          const from = Number(field) * PAGE_BYTES;
-          await this.#outside(ino, extents, from, Math.min(from + PAGE_BYTES, size));
-          for (const extent of extents) end = Math.max(end, extentEnd(extent));
-        } catch (error) {
-          await this.#find('damaged-record', describeError(error));
-        }
-      }
-      if (this.#table.kind(ino) === ABSENT) {
-        await this.#lost(ino, 'extents', S_IFREG | 0o600, { flags: INODE_PAGED, size: end });
-      }
-    }
+    this.#usage.noteLost(fields.size ?? 0);
   }
 
   async #walkEntries(): Promise<void> {
@@ -238,14 +154,14 @@ export class Check {
       entry = decodeDentry(value, directory, name);
     } catch {
       const text = `the entry ${await this.#paths.in(directory, name)}`;
-      await this.#find('damaged-record', text, (repair) => repair.replace(key, value, null));
+      await this.#findings.add('damaged-record', text, (repair) => repair.replace(key, value, null));
       return;
     }
     const { ino, type } = entry;
     const table = this.#table;
     if (table.kind(ino) === ABSENT) {
       const text = `${await this.#paths.in(directory, name)} names inode ${ino}, which does not exist`;
-      await this.#find('dangling-entry', text, (repair) => repair.replace(key, value, null));
+      await this.#findings.add('dangling-entry', text, (repair) => repair.replace(key, value, null));
       return;
     }
     if (table.isDirectory(ino) && table.get(ino, 'names') > 0) {
@@ -257,7 +173,7 @@ export class Check {
     if (table.isDirectory(ino)) table.increment(directory, 'subdirectories');
     if (table.kind(ino) === DAMAGED || table.type(ino) === type) return;
     const text = `${await this.#paths.in(directory, name)} says type ${type}, inode ${ino} is of type ${table.type(ino)}`;
-    await this.#find('wrong-entry-type', text, (repair) =>
+    await this.#findings.add('wrong-entry-type', text, (repair) =>
       repair.replace(key, value, encodeDentry(ino, table.type(ino))),
     );
   }
@@ -268,7 +184,7 @@ export class Check {
     const text = `${await this.#paths.in(directory, name)} is also ${await this.#paths.of(ino)}`;
     const keepFirst = first === directory || this.#dotdot.get(ino) !== directory;
     const firstName = await this.#paths.nameIn(first, ino);
-    await this.#find('second-directory-name', text, async (repair) => {
+    await this.#findings.add('second-directory-name', text, async (repair) => {
       if (keepFirst) return repair.replace(this.#keys.entry(directory, name), value, null);
       if (firstName === undefined) return false;
       const key = this.#keys.entry(first, firstName);
@@ -294,10 +210,10 @@ export class Check {
       for (const { name, ino } of live ?? []) {
         if (this.#table.kind(ino) !== ABSENT) continue;
         const path = await this.#paths.in(directory, name);
-        await this.#find('dangling-entry', `${path} (lake) names inode ${ino}, which does not exist`);
+        await this.#findings.add('dangling-entry', `${path} (lake) names inode ${ino}, which does not exist`);
       }
     } catch (error) {
-      await this.#find('damaged-record', `${await this.#paths.of(directory)}: ${describeError(error)}`);
+      await this.#findings.add('damaged-record', `${await this.#paths.of(directory)}: ${describeError(error)}`);
     }
   }
 
@@ -309,7 +225,7 @@ export class Check {
       const parent = this.#table.parent(ino);
       if (parent !== 0 && parent !== dotdot && ino !== ROOT_INO) {
         const text = `${await this.#paths.of(ino)}: '..' is inode ${dotdot}, not ${parent}`;
-        await this.#find('wrong-parent', text, (repair) => repair.edit(ino, (inode) => ({ ...inode, parent })));
+        await this.#findings.add('wrong-parent', text, (repair) => repair.edit(ino, (inode) => ({ ...inode, parent })));
       }
       const climbed = new Set<number>();
       let at = ino;
@@ -326,7 +242,7 @@ export class Check {
     const parent = this.#table.parent(ino);
     const name = await this.#paths.nameIn(parent, ino);
     const text = `directory ${ino} ('${name === undefined ? '?' : showName(name)}' in directory ${parent}) contains itself`;
-    await this.#find('directory-cycle', text, async (repair) => {
+    await this.#findings.add('directory-cycle', text, async (repair) => {
       if (name === undefined) return false;
       await repair.reconnect(ino, this.#keys.entry(parent, name));
       await repair.add(this.#keys.subdirectories(parent), -1n);
@@ -344,13 +260,13 @@ export class Check {
     if ((inode.flags & INODE_IMMUTABLE) !== 0) {
       if (Number(inode.ctimeNs / 1_000_000n) > this.#options.nowMs - FLIP_MS) return;
       // Its object is the table's, so nothing is lost with the record; named in /lost+found it would outlive its object.
-      await this.#find('unnamed-inode', `inode ${ino} is a lake file of a flip that never came`, (repair) =>
+      await this.#findings.add('unnamed-inode', `inode ${ino} is a lake file of a flip that never came`, (repair) =>
         repair.replace(key, stored.value, null),
       );
       return;
     }
     const what = kind === FILE ? `a file of ${inode.size} bytes` : 'a directory';
-    await this.#find(
+    await this.#findings.add(
       'unnamed-inode',
       `inode ${ino}, ${what}, is now or will be /lost+found/#${ino}`,
       async (repair) => {
@@ -365,7 +281,9 @@ export class Check {
     const nlink = this.#table.get(ino, 'nlink');
     if (kind === FILE && names > 0 && nlink !== names) {
       const text = `${await this.#paths.of(ino)} says ${nlink} names and has ${names}`;
-      await this.#find('wrong-link-count', text, (repair) => repair.edit(ino, (inode) => ({ ...inode, nlink: names })));
+      await this.#findings.add('wrong-link-count', text, (repair) =>
+        repair.edit(ino, (inode) => ({ ...inode, nlink: names })),
+      );
     }
     if (kind !== DIRECTORY) return;
     const number = this.#keys.subdirectories(ino);
@@ -373,73 +291,6 @@ export class Check {
     const counted = BigInt(this.#table.get(ino, 'subdirectories'));
     if ((said ?? 0n) === counted) return;
     const text = `${await this.#paths.of(ino)} says ${said ?? 0n} subdirectories and has ${counted}`;
-    await this.#find('wrong-subdirectory-count', text, (repair) => repair.add(number, counted - (said ?? 0n)));
-  }
-
-  async #badObjects(bad: readonly BadObject[]): Promise<void> {
-    const users = new Map<number, number[]>(bad.flatMap(({ id }) => (id === null ? [] : [[id, []]])));
-    if (users.size > 0) await this.#findUsers(users);
-    for (const { key, bytes, needed, id, ino } of bad) {
-      const inos = id === null ? (ino === null ? [] : [ino]) : (users.get(id) ?? []);
-      const paths = await Promise.all(inos.slice(0, FILES_SHOWN).map((number) => this.#paths.of(number)));
-      const more = inos.length > FILES_SHOWN ? ` and ${inos.length - FILES_SHOWN} more` : '';
-      const where = `${paths.join(', ')}${more}: object ${key}`;
-      if (bytes === null) await this.#find('missing-object', `${where} is missing (${needed} bytes)`);
-      else await this.#find('short-object', `${where} has ${bytes} bytes, ${needed} are needed`);
-    }
-  }
-
-  async #findUsers(users: ReadonlyMap<number, number[]>): Promise<void> {
-    const note = (ino: number, extents: readonly Extent[]): void => {
-      for (const { source } of extents) {
-        const inos = source.kind === 'own' ? users.get(source.objectId) : undefined;
-        if (inos !== undefined && !inos.includes(ino)) inos.push(ino);
-      }
-    };
-    for await (const { ino, inode } of allInodes(this.#engine, this.#keys)) {
-      if (!(inode instanceof Error)) note(ino, inode.extents);
-    }
-    for await (const bucket of this.#engine.buckets(this.#keys.pagesPrefix)) {
-      const ino = Number(bucket.slice(this.#keys.pagesPrefix.length));
-      for await (const [field, value] of scanBucket(this.#engine, bucket)) {
-        try {
-          note(ino, decodeExtentPage(value, bucket, field));
-        } catch {
-          // Reported by the first walk.
-        }
-      }
-    }
-  }
-
-  #usage(): Promise<readonly (bigint | null)[]> {
-    return this.#engine.readNumbers((['inodes', 'bytes', 'ino', 'object'] as const).map((n) => this.#keys.counter(n)));
-  }
-
-  async #counters(before: readonly (bigint | null)[]): Promise<void> {
-    const [inodes, bytes, , lastObject] = await this.#usage();
-    const quiet = before[0] === inodes && before[1] === bytes;
-    const usage = [
-      { name: 'inodes', said: inodes ?? 0n, counted: BigInt(this.#inodes), known: quiet },
-      // The size in a damaged record is not known.
-      { name: 'bytes', said: bytes ?? 0n, counted: this.#bytes, known: quiet && this.#damaged === 0 },
-    ] as const;
-    for (const { name, said, counted, known } of usage) {
-      if (!known || said === counted) continue;
-      const number = this.#keys.counter(name);
-      await this.#find('wrong-usage', `${said} ${name} are counted, there are ${counted}`, (repair) =>
-        repair.add(number, counted - said),
-      );
-    }
-    await this.#counter('object', lastObject ?? 0n, this.#objects.highestId);
-  }
-
-  async #counter(name: 'ino' | 'object', last: bigint, highest: number): Promise<void> {
-    if (last >= highest) return;
-    // What came after the walk's beginning has raised it.
-    const [now] = await this.#engine.readNumbers([this.#keys.counter(name)]);
-    if ((now ?? 0n) >= highest) return;
-    await this.#find('low-counter', `the counter '${name}' is at ${last}, ${highest} is in use`, (repair) =>
-      repair.raise(this.#keys.counter(name), BigInt(highest)),
-    );
+    await this.#findings.add('wrong-subdirectory-count', text, (repair) => repair.add(number, counted - (said ?? 0n)));
   }
 }

@@ -1,4 +1,6 @@
 /** What fsck can find, what each means for whoever uses the volume, and what repairing it does. docs/VOLUMES.md has the same table. */
+import type { Repair } from './fsck-repair.ts';
+
 export const FINDINGS = {
   'damaged-record': {
     means: 'what the record held cannot be known; what needs it fails with EIO',
@@ -41,7 +43,11 @@ export const FINDINGS = {
     means: 'reads behind its end fail with EIO',
     repair: 'nothing: restore the object from a copy of the store',
   },
-  'wrong-usage': { means: 'df reports wrong figures', repair: 'they are counted anew' },
+  'wrong-quota': {
+    means: 'it counts to another quota than the directory it is in',
+    repair: 'it counts to that of its directory',
+  },
+  'wrong-usage': { means: 'df or a quota reports wrong figures', repair: 'they are counted anew' },
   'low-counter': { means: 'new files or objects would get numbers that are taken', repair: 'the counter is raised' },
 } as const;
 
@@ -54,4 +60,20 @@ export interface Finding {
   readonly means: string;
   readonly repair: string;
   readonly repaired: boolean;
+}
+
+/** The findings of one walk. With a `Repair`, they are repaired as they are found. */
+export class Findings {
+  readonly list: Finding[] = [];
+  readonly #repair: Repair | undefined;
+
+  constructor(repair: Repair | undefined) {
+    this.#repair = repair;
+  }
+
+  /** `act` repairs, and returns false when it could not (any more). */
+  async add(kind: FindingKind, text: string, act?: (repair: Repair) => Promise<boolean>): Promise<void> {
+    const repaired = this.#repair !== undefined && act !== undefined && (await act(this.#repair));
+    this.list.push({ kind, text, ...FINDINGS[kind], repaired });
+  }
 }

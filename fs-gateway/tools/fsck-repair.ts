@@ -11,6 +11,8 @@ import type { Inode } from '../../lib/volume/inode.ts';
 import { decodeInode } from '../../lib/volume/inode.ts';
 import { decodeDentry } from '../../lib/volume/dentry.ts';
 import { ROOT_INO } from '../../lib/volume/keys.ts';
+import { encodeQuota } from '../../lib/volume/quota.ts';
+import type { Quota } from '../../lib/volume/quota.ts';
 import type { VolumeKeys } from '../../lib/volume/keys.ts';
 
 const LOST_AND_FOUND = 'lost+found';
@@ -54,6 +56,11 @@ export class Repair {
 
   async raise(number: Key, max: bigint): Promise<boolean> {
     return (await this.#engine.commit({ patch: [{ number, max }] })).ok;
+  }
+
+  async setQuota(directory: number, quota: Quota): Promise<boolean> {
+    await this.#commit([{ key: this.#keys.quota(directory), value: encodeQuota(quota) }]);
+    return true;
   }
 
   /** A new inode under a number whose own record is gone. */

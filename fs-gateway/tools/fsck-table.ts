@@ -1,5 +1,5 @@
 /**
- * What fsck remembers of every inode number while it walks: 22 bytes each, in pages of PAGE numbers that exist where an inode is.
+ * What fsck remembers of every inode number while it walks: 22 bytes each (30 with a quota), in pages of PAGE numbers that exist where an inode is.
  * Inode numbers come from a counter, so pages are full but for what was removed: ten million inodes are about 220 MB.
  */
 const PAGE = 4096;
@@ -20,6 +20,8 @@ interface Page {
   readonly names: Uint32Array;
   readonly subdirectories: Uint32Array;
   readonly parent: Float64Array;
+  /** Only where one of them counts to a quota. */
+  quota: Float64Array | null;
 }
 
 type Counted = 'nlink' | 'names' | 'subdirectories';
@@ -33,7 +35,7 @@ export class InodeTable {
     if (page === undefined) {
       const [nlink, names, subdirectories] = [new Uint32Array(PAGE), new Uint32Array(PAGE), new Uint32Array(PAGE)];
       const [kind, type] = [new Uint8Array(PAGE), new Uint8Array(PAGE)];
-      page = { kind, type, nlink, names, subdirectories, parent: new Float64Array(PAGE) };
+      page = { kind, type, nlink, names, subdirectories, parent: new Float64Array(PAGE), quota: null };
       this.#pages.set(number, page);
     }
     return page;
@@ -76,6 +78,17 @@ export class InodeTable {
 
   setParent(ino: number, parent: number): void {
     this.#page(ino).parent[ino % PAGE] = parent;
+  }
+
+  /** `Inode.quota`. */
+  quota(ino: number): number {
+    return this.#pages.get(Math.floor(ino / PAGE))?.quota?.[ino % PAGE] ?? 0;
+  }
+
+  setQuota(ino: number, quota: number): void {
+    const page = this.#page(ino);
+    page.quota ??= new Float64Array(PAGE);
+    page.quota[ino % PAGE] = quota;
   }
 
   /** Numbers with a record, in order of their pages. */

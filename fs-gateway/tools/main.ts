@@ -17,6 +17,8 @@ import { loadVolume } from './load.ts';
 import type { LoadReport } from './load.ts';
 import { fileContent, pathInfo } from './path-info.ts';
 import type { PathInfo } from './path-info.ts';
+import { getQuota, listQuotas, setQuota } from './quota.ts';
+import type { QuotaLimits, QuotaReport } from './quota.ts';
 import type { Progress } from './tool.ts';
 
 export interface ToolRequest {
@@ -93,6 +95,22 @@ export async function infoOf(path: string, request: Partial<ToolRequest> = {}): 
     }
     return { ...info, content: await fileContent(engine, volume, info.inode) };
   });
+}
+
+/** Sets the quota of a directory, or (`/`) of the volume; see quota.ts. */
+export async function setVolumeQuota(
+  request: ToolRequest & { readonly path: string; readonly limits: QuotaLimits },
+): Promise<QuotaReport> {
+  const { path, limits, progress } = request;
+  return withVolume(request, ({ engine, volume }) => setQuota(engine, volume, path, limits, progress));
+}
+
+/** The quota of a directory, or all of the volume. */
+export async function volumeQuotas(request: ToolRequest & { readonly path?: string }): Promise<QuotaReport[]> {
+  const { path } = request;
+  return withVolume(request, async ({ engine, volume }) =>
+    path === undefined ? listQuotas(engine, volume) : [await getQuota(engine, volume, path)],
+  );
 }
 
 interface Ports {

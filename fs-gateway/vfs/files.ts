@@ -16,6 +16,7 @@ import { BoundedMap } from '../meta/bounded-map.ts';
 import type { Node } from '../meta/cache.ts';
 import { nodeOrThrow, writableDirectory } from './context.ts';
 import type { Context } from './context.ts';
+import { admit } from './space.ts';
 import type { Uncommitted } from './attributes.ts';
 import type { Flusher } from './flusher.ts';
 import type { Namespace } from './namespace.ts';
@@ -124,7 +125,7 @@ export class Files {
       change.expectNode(directory);
       change.addNode(ino, inherit(directory, caller, mode, time.nowNs(), { nlink: 0 }));
       this.#orphans.add(change, ino);
-      change.count(1, 0);
+      change.count(1, 0, await view.quotas.account(directory.inode.quota));
     });
     return nodeOrThrow(view, repeated ?? ino);
   }
@@ -188,28 +189,33 @@ export class Files {
     const node = this.#context.view.cachedNode(ino);
     const staged = this.#context.staging.get(ino);
     const clears = killSuidGid && (node === undefined || withoutSuidGid(node.inode.mode) !== node.inode.mode);
-    if (node === undefined || clears || (staged?.stagedBytes ?? 0) >= STAGED_FILE_MAX) {
-      return this.#writeLater(ino, handle, offset, Buffer.from(data), flags, killSuidGid);
+    const waits = node === undefined || clears || (staged?.stagedBytes ?? 0) >= STAGED_FILE_MAX;
+    const admitted = waits ? undefined : admit(this.#context.view, node, endOf(node, staged, offset, data, flags));
+    if (waits || admitted !== undefined) {
+      return this.#writeLater(ino, admitted, offset, Buffer.from(data), flags, killSuidGid);
     }
     return this.#write(node, offset, data, flags);
   }
 
   async #writeLater(
     ino: number,
-    _handle: bigint,
+    admitted: Promise<void> | undefined,
     offset: number,
     data: Buffer,
     flags: number,
     killSuidGid: boolean,
   ): Promise<number> {
     const { view, staging } = this.#context;
+    await admitted;
     if (killSuidGid) await this.#clearSuidGid(ino);
     // Above the bounds a writer goes at the speed of the store.
     if ((staging.get(ino)?.stagedBytes ?? 0) >= STAGED_FILE_MAX) {
       const flushing = this.#startFlush(ino);
       if (staging.bytes >= STAGED_MAX) await flushing;
     }
-    return this.#write(await nodeOrThrow(view, ino), offset, data, flags);
+    const node = await nodeOrThrow(view, ino);
+    await admit(view, node, endOf(node, staging.get(ino), offset, data, flags));
+    return this.#write(node, offset, data, flags);
   }
 
   #write(node: Node, offset: number, data: Buffer, flags: number): number {
@@ -240,6 +246,7 @@ export class Files {
     const node = await nodeOrThrow(this.#context.view, ino);
     if (isDirectory(node.inode)) throw new PosixError(Errno.EISDIR, `inode ${ino} is a directory`);
     if ((node.inode.flags & INODE_IMMUTABLE) !== 0) throw new PosixError(Errno.EPERM, `inode ${ino} is immutable`);
+    await admit(this.#context.view, node, Number(size));
     if (killSuidGid) await this.#clearSuidGid(ino);
     this.#truncateStaged(await nodeOrThrow(this.#context.view, ino), Number(size));
     // Without an open handle no close will flush it.
@@ -261,6 +268,7 @@ export class Files {
       throw new PosixError(Errno.EFBIG, `a file of ${offset + length} bytes`);
     const { staging, time, view } = this.#context;
     const node = await nodeOrThrow(view, ino);
+    if ((mode & (KEEP_SIZE | PUNCH_HOLE)) === 0) await admit(view, node, Number(offset + length));
     const file = staging.begin(ino, node.inode.size);
     const start = Number(offset);
     const end = start + Number(length);
@@ -418,6 +426,12 @@ export class Files {
       }),
     );
   }
+}
+
+/** Where a write ends. */
+function endOf(node: Node, staged: StagedFile | undefined, offset: number, data: Buffer, flags: number): number {
+  const start = (flags & O_APPEND) === 0 ? offset : (staged?.size ?? node.inode.size);
+  return start + data.length;
 }
 
 /** Differs when the content does. */

@@ -8,7 +8,7 @@ import { S_IFDIR, S_IFMT, S_IFREG } from '../../lib/volume/inode.ts';
 import { INODE_LISTING } from '../../lib/volume/inode.ts';
 import type { Node } from '../meta/cache.ts';
 import { attributesOf, entryOfNode } from './attributes.ts';
-import { NAME_MAX, nodeOrThrow } from './context.ts';
+import { nodeOrThrow } from './context.ts';
 import type { Context } from './context.ts';
 import { Directories } from './directories.ts';
 import { guard } from './errno.ts';
@@ -30,13 +30,10 @@ import type {
 } from './operations.ts';
 import type { Orphans } from './orphans.ts';
 import { setAttributes } from './set-attributes.ts';
+import { spaceOf } from './space.ts';
 import type { ExtendedAttributes } from './xattrs.ts';
 
 const MODE_BITS = 0o7777;
-const STATFS_BLOCK_BYTES = 4096;
-/** An object store has no end: what df shows as free, 1 PiB. */
-const STATFS_FREE_BLOCKS = 2n ** 50n / BigInt(STATFS_BLOCK_BYTES);
-const STATFS_FREE_FILES = 2n ** 40n;
 const CREATABLE = new Set([0o140000, 0o100000, 0o060000, 0o020000, 0o010000]);
 
 export interface FileSystemParts {
@@ -290,23 +287,8 @@ export class FileSystem implements Operations {
     return this.#guard(async () => (await this.#parts.context.view.engine()).flush());
   }
 
-  statfs(): Result<StatFs> {
-    return this.#guard(async () => {
-      const { view } = this.#parts.context;
-      const engine = await view.engine();
-      const [bytes, inodes] = await engine.readNumbers([view.keys.counter('bytes'), view.keys.counter('inodes')]);
-      const used = positive(bytes) / BigInt(STATFS_BLOCK_BYTES);
-      const files = positive(inodes);
-      return {
-        blocks: used + STATFS_FREE_BLOCKS,
-        blocksFree: STATFS_FREE_BLOCKS,
-        blocksAvailable: STATFS_FREE_BLOCKS,
-        files: files + STATFS_FREE_FILES,
-        filesFree: STATFS_FREE_FILES,
-        blockSize: STATFS_BLOCK_BYTES,
-        nameMax: NAME_MAX,
-      };
-    });
+  statfs(_caller: Caller, ino: bigint): Result<StatFs> {
+    return this.#guard(() => spaceOf(this.#parts.context.view, Number(ino)));
   }
 
   setxattr(caller: Caller, ino: bigint, name: string, value: Buffer, flags: number): Result<void> {
@@ -349,8 +331,4 @@ export class FileSystem implements Operations {
 function targetOf(node: Node): Buffer {
   if (node.inode.target === null) throw new PosixError(Errno.EINVAL, `inode ${node.ino} is not a symbolic link`);
   return node.inode.target;
-}
-
-function positive(value: bigint | null | undefined): bigint {
-  return value === null || value === undefined || value < 0n ? 0n : value;
 }

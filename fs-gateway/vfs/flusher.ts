@@ -95,7 +95,7 @@ export class Flusher {
       if (size > 0) change.write(key, bytes);
       else if (had) change.write(key, null);
       const flags = size > 0 ? node.inode.flags | INODE_INLINE : node.inode.flags & ~INODE_INLINE;
-      commitAttributes(change, node, flush, size, flags, []);
+      await this.#commitAttributes(change, node, flush, size, flags, []);
       return bytes;
     });
     if (typeof value === 'string') return value;
@@ -178,7 +178,7 @@ export class Flusher {
     if ((inode.flags & INODE_PAGED) === 0) {
       const extents = mergeExtents(inode.extents, ranges, uploaded, size);
       if (extents.length <= EXTENTS_INLINE) {
-        commitAttributes(change, node, flush, size, flags, extents);
+        await this.#commitAttributes(change, node, flush, size, flags, extents);
         return 'committed';
       }
       // Pages of an inode that is not paged yet are seen by nobody, so they need no compare and may be written ahead.
@@ -191,7 +191,7 @@ export class Flusher {
         });
       }
       for (const { page, extents: list } of pages) change.write(view.keys.page(ino, page), encodePage(list));
-      commitAttributes(change, node, flush, size, flags | INODE_PAGED, []);
+      await this.#commitAttributes(change, node, flush, size, flags | INODE_PAGED, []);
       return 'committed';
     }
     return this.#putPages(change, node, flush, ranges, uploaded, size);
@@ -231,8 +231,28 @@ export class Flusher {
       if (last) await fill(change);
       else await view.change(undefined, fill);
     }
-    commitAttributes(change, node, flush, size, node.inode.flags, []);
+    await this.#commitAttributes(change, node, flush, size, node.inode.flags, []);
     return 'committed';
+  }
+
+  async #commitAttributes(
+    change: Change,
+    node: Node,
+    flush: Flush,
+    size: number,
+    flags: number,
+    extents: readonly Extent[],
+  ): Promise<void> {
+    const { inode } = node;
+    change.updateNode(node, {
+      ...inode,
+      flags,
+      size,
+      extents,
+      mtimeNs: flush.mtimeNs ?? inode.mtimeNs,
+      ctimeNs: flush.ctimeNs > inode.ctimeNs ? flush.ctimeNs : inode.ctimeNs,
+    });
+    change.count(0, size - inode.size, await this.#context.view.quotas.account(inode.quota));
   }
 
   /** Where the file has bytes (not holes) from `from` on, in order. */
@@ -288,26 +308,6 @@ function repeatedFlush(repeated: number | undefined): Outcome {
 
 function sizeAfter(node: Node, flush: Flush): number {
   return flush.sizeSet ? flush.size : Math.max(node.inode.size, flush.size);
-}
-
-function commitAttributes(
-  change: Change,
-  node: Node,
-  flush: Flush,
-  size: number,
-  flags: number,
-  extents: readonly Extent[],
-): void {
-  const { inode } = node;
-  change.updateNode(node, {
-    ...inode,
-    flags,
-    size,
-    extents,
-    mtimeNs: flush.mtimeNs ?? inode.mtimeNs,
-    ctimeNs: flush.ctimeNs > inode.ctimeNs ? flush.ctimeNs : inode.ctimeNs,
-  });
-  change.count(0, size - inode.size);
 }
 
 /** No extent crosses a page's border. */

@@ -88,7 +88,7 @@ export class Namespace {
       change.addNode(ino, inherit(parentNode, caller, mode, nowNs, fields));
       change.putEntry(parent, name, null, ino, (mode & S_IFMT) >> 12);
       change.touchDirectory(parent, nowNs, directory ? 1 : 0);
-      change.count(1, 0);
+      change.count(1, 0, await view.quotas.account(parentNode.inode.quota));
     });
     return nodeOrThrow(view, repeated ?? ino);
   }
@@ -107,6 +107,7 @@ export class Namespace {
       if (isDirectory(node.inode) || (node.inode.flags & INODE_IMMUTABLE) !== 0) {
         throw new PosixError(Errno.EPERM, `inode ${ino} cannot have another name`);
       }
+      if (node.inode.quota !== parentNode.inode.quota) throw otherQuota(ino);
       if (node.inode.nlink >= LINK_MAX) throw new PosixError(Errno.EMLINK, `inode ${ino} has ${LINK_MAX} names`);
       const nowNs = time.nowNs();
       change.expectNode(parentNode);
@@ -178,9 +179,14 @@ export class Namespace {
       change.expectNode(from);
       if (parent !== newParent) change.expectNode(to);
       if ((flags & RENAME_EXCHANGE) === 0 || target === null) {
-        return this.#move(change, { parent, name, ...source }, { parent: newParent, name: newName, target });
+        return this.#move(change, { parent, name, ...source }, { parent: newParent, node: to, name: newName, target });
       }
-      this.#exchange(change, { parent, name, ...source }, { parent: newParent, name: newName, ...target });
+      const [a, b] = [await this.#takeOver(change, source.node, to), await this.#takeOver(change, target.node, from)];
+      this.#exchange(
+        change,
+        { parent, name, ...source, node: a },
+        { parent: newParent, name: newName, ...target, node: b },
+      );
       return undefined;
     });
     this.#orphans.unlinked(removed);
@@ -189,10 +195,10 @@ export class Namespace {
   async #move(
     change: Change,
     source: Named,
-    to: { readonly parent: number; readonly name: string; readonly target: Found | null },
+    to: { readonly parent: number; readonly node: Node; readonly name: string; readonly target: Found | null },
   ): Promise<number | undefined> {
     const nowNs = this.#context.time.nowNs();
-    const { node } = source;
+    const node = await this.#takeOver(change, source.node, to.node);
     const directory = isDirectory(node.inode);
     let removed: number | undefined;
     let toDelta = directory ? 1 : 0;
@@ -203,7 +209,7 @@ export class Namespace {
       if (isDirectory(old.inode)) {
         await this.#dropDirectory(change, old);
         toDelta--;
-      } else removed = this.#dropLink(change, old, nowNs);
+      } else removed = await this.#dropLink(change, old, nowNs);
     }
     change.updateNode(node, moved(node.inode, to.parent, nowNs));
     change.removeEntry(source.parent, source.name, source.entry);
@@ -215,6 +221,24 @@ export class Namespace {
       change.touchDirectory(to.parent, nowNs, toDelta);
     }
     return removed;
+  }
+
+  /**
+   * The inode as it is to be in `directory`, for its quota. Files are counted anew in the same commit; a directory would take all that is
+   * below it along, so it stays (as with project quotas of XFS; mv copies).
+   */
+  async #takeOver(change: Change, node: Node, directory: Node): Promise<Node> {
+    const { quotas } = this.#context.view;
+    const { inode } = node;
+    const quota = directory.inode.quota;
+    if (inode.quota === quota) return node;
+    if (inode.quota === node.ino) {
+      const [outer] = await quotas.of(node);
+      if ((outer === undefined || outer.ino === ROOT_INO ? 0 : outer.ino) === quota) return node;
+    }
+    if (isDirectory(inode) || inode.nlink > 1) throw otherQuota(node.ino);
+    change.recount(inode, await quotas.of(node), await quotas.account(quota));
+    return { ...node, inode: { ...inode, quota } };
   }
 
   #exchange(change: Change, a: Named, b: Named): void {
@@ -242,14 +266,19 @@ export class Namespace {
   }
 
   /** Takes one name away; returns the inode when it was the last. */
-  #dropLink(change: Change, node: Node, nowNs: bigint): number | undefined {
+  async #dropLink(change: Change, node: Node, nowNs: bigint): Promise<number | undefined> {
     const { inode } = node;
     if ((inode.flags & INODE_IMMUTABLE) !== 0) throw new PosixError(Errno.EPERM, `inode ${node.ino} is immutable`);
     if (inode.nlink > 1) {
       change.updateNode(node, { ...inode, nlink: inode.nlink - 1, ctimeNs: nowNs });
       return undefined;
     }
-    change.updateNode(node, { ...inode, nlink: 0, ctimeNs: nowNs });
+    if (inode.quota !== 0) {
+      // Until its last close it counts to the volume only: whoever removes files has room at once.
+      const { quotas } = this.#context.view;
+      change.recount(inode, await quotas.of(node), await quotas.account(0));
+    }
+    change.updateNode(node, { ...inode, nlink: 0, quota: 0, ctimeNs: nowNs });
     this.#orphans.add(change, node.ino);
     return node.ino;
   }
@@ -261,7 +290,7 @@ export class Namespace {
     }
     change.expectEmpty(node.ino);
     change.removeNode(node);
-    change.count(-1, 0);
+    change.count(-1, 0, await view.quotas.of(node));
     if ((node.inode.flags & INODE_XATTRS) === 0) return;
     for (const name of await view.xattrNames(node.ino)) change.write(view.keys.xattr(node.ino, name), null);
   }
@@ -294,6 +323,10 @@ interface Found {
 interface Named extends Found {
   readonly parent: number;
   readonly name: string;
+}
+
+function otherQuota(ino: number): PosixError {
+  return new PosixError(Errno.EXDEV, `inode ${ino} counts to another quota`);
 }
 
 function moved(inode: Inode, parent: number, nowNs: bigint): Inode {

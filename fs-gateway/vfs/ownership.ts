@@ -7,7 +7,7 @@ const S_ISUID = 0o4000;
 const S_ISGID = 0o2000;
 const S_IXGRP = 0o0010;
 
-/** The group of a setgid directory, and setgid itself for directories in it (inode_init_owner of Linux). */
+/** The quota of the directory; the group of a setgid one, and setgid itself for directories in it (inode_init_owner of Linux). */
 export function inherit(
   parent: Node,
   caller: { readonly uid: number; readonly gid: number },
@@ -22,7 +22,7 @@ export function inherit(
     caller.uid,
     setgid ? parent.inode.gid : caller.gid,
     nowNs,
-    directory ? { parent: parent.ino, ...fields } : fields,
+    { quota: parent.inode.quota, ...(directory && { parent: parent.ino }), ...fields },
   );
 }
 

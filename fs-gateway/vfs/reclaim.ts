@@ -35,15 +35,15 @@ export class Reclaimer {
       }
       change.write(keys.orphan(ino), null);
       // Without an inode it was removed before; a link has given it a name again.
-      if (node?.inode.nlink === 0) this.#removeNode(change, node);
+      if (node?.inode.nlink === 0) await this.#removeNode(change, node);
     }
     return involved;
   }
 
-  #removeNode(change: Change, node: Node): void {
+  async #removeNode(change: Change, node: Node): Promise<void> {
     change.removeNode(node);
     if ((node.inode.flags & INODE_INLINE) !== 0) change.write(this.#view.keys.inlineData(node.ino), null);
-    change.count(-1, -countedBytes(node.inode));
+    change.count(-1, -countedBytes(node.inode), await this.#view.quotas.of(node));
   }
 
   async reclaim(ino: number): Promise<void> {
@@ -64,7 +64,7 @@ export class Reclaimer {
       change.write(keys.orphan(ino), null);
       // A link made it a file with a name again.
       if (node === null || node.inode.nlink > 0) return;
-      this.#removeNode(change, node);
+      await this.#removeNode(change, node);
     });
   }
 }

@@ -51,7 +51,7 @@ export async function shareExtents(
     const nowNs = time.nowNs();
     change.expectNode(from);
     change.updateNode(to, { ...to.inode, size, extents, mtimeNs: nowNs, ctimeNs: nowNs });
-    change.count(0, size - to.inode.size);
+    change.count(0, size - to.inode.size, await view.quotas.account(to.inode.quota));
     return bytes;
   });
   return value ?? null;

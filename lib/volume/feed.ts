@@ -6,6 +6,7 @@
  *                      u8 2, varint parent, latin1 name  the entry changed
  *                      u8 3, varint directory            a lake directory has a new listing
  *                      u8 4, varint ino                  locks were granted to those who wait for them
+ *                      u8 5, varint directory            its quota changed
  *   u32 CRC32C
  */
 import { ByteReader, ByteWriter } from './bytes.ts';
@@ -13,13 +14,14 @@ import { ByteReader, ByteWriter } from './bytes.ts';
 export type Change =
   | { readonly kind: 'inode'; readonly ino: number }
   | { readonly kind: 'entry'; readonly parent: number; readonly name: string }
-  | { readonly kind: 'listing' | 'lock'; readonly ino: number };
+  | { readonly kind: 'listing' | 'lock' | 'quota'; readonly ino: number };
 
 const INODE = 1;
 const ENTRY = 2;
 const LISTING = 3;
 const LOCK = 4;
-const CODES = { inode: INODE, listing: LISTING, lock: LOCK } as const;
+const QUOTA = 5;
+const CODES = { inode: INODE, listing: LISTING, lock: LOCK, quota: QUOTA } as const;
 const scratch = new ByteWriter();
 
 export function encodeChanges(session: number, changes: readonly Change[]): Buffer {
@@ -43,6 +45,7 @@ export function decodeChanges(message: Buffer): { readonly session: number; read
     else if (kind === INODE) changes.push({ kind: 'inode', ino: reader.varint() });
     else if (kind === LISTING) changes.push({ kind: 'listing', ino: reader.varint() });
     else if (kind === LOCK) changes.push({ kind: 'lock', ino: reader.varint() });
+    else if (kind === QUOTA) changes.push({ kind: 'quota', ino: reader.varint() });
     else throw reader.damaged(`unknown change ${kind}`);
   }
   reader.end();

@@ -8,6 +8,7 @@
  *   varint  uid, varint gid
  *   i64     ctime           ns since the epoch
  *   signed  mtime - ctime, signed atime - ctime
+ *   varint  quota root (with QUOTA)
  *   by type:
  *     file       varint size; without INLINE and PAGED: the extents (extents.ts)
  *     directory  varint parent ino (0: the root's own); signed mtimeSet - ctime
@@ -43,7 +44,9 @@ export const INODE_XATTRS = 4;
 export const INODE_LISTING = 8;
 /** Content and names are not ours to change: a file of the lake. */
 export const INODE_IMMUTABLE = 16;
-const FLAGS_KNOWN = 31;
+/** There is a quota root; only in the record, in memory it is `quota`. */
+const INODE_QUOTA = 32;
+const FLAGS_KNOWN = 63;
 
 export const FILE_BYTES_MAX = 2 ** 50;
 const FORMAT = 1;
@@ -59,6 +62,8 @@ export interface Inode {
   readonly atimeNs: bigint;
   readonly mtimeNs: bigint;
   readonly ctimeNs: bigint;
+  /** The directory whose quota it counts to (quota.ts), a quota root itself: its own number; 0: none. */
+  readonly quota: number;
   /** Directories: the inode of `..`. */
   readonly parent: number;
   /** Directories: when `mtimeNs` was set. */
@@ -84,11 +89,13 @@ export function countedBytes(inode: Inode): number {
 
 export function encodeInode(inode: Inode): Buffer {
   const writer = scratch.reset();
-  writer.u8(FORMAT).varint(inode.flags).varint(inode.mode).varint(inode.nlink).varint(inode.uid).varint(inode.gid);
+  writer.u8(FORMAT).varint(inode.quota === 0 ? inode.flags : inode.flags | INODE_QUOTA);
+  writer.varint(inode.mode).varint(inode.nlink).varint(inode.uid).varint(inode.gid);
   writer
     .i64(inode.ctimeNs)
     .signed(inode.mtimeNs - inode.ctimeNs)
     .signed(inode.atimeNs - inode.ctimeNs);
+  if (inode.quota !== 0) writer.varint(inode.quota);
   switch (inode.mode & S_IFMT) {
     case S_IFREG:
       writer.varint(inode.size);
@@ -111,8 +118,9 @@ export function decodeInode(record: Buffer, ino: number): Inode {
   const reader = new ByteReader(record, `inode ${ino}`);
   const format = reader.u8();
   if (format !== FORMAT) throw reader.damaged(`format ${format}, expected ${FORMAT}`);
-  const flags = reader.varint();
-  if (flags > FLAGS_KNOWN) throw reader.damaged(`unknown flags ${flags}`);
+  const recorded = reader.varint();
+  if (recorded > FLAGS_KNOWN) throw reader.damaged(`unknown flags ${recorded}`);
+  const flags = recorded & ~INODE_QUOTA;
   const mode = reader.varint();
   const nlink = reader.varint();
   const uid = reader.varint();
@@ -120,6 +128,7 @@ export function decodeInode(record: Buffer, ino: number): Inode {
   const ctimeNs = reader.i64();
   const mtimeNs = ctimeNs + reader.signed();
   const atimeNs = ctimeNs + reader.signed();
+  const quota = flags === recorded ? 0 : reader.varint();
   let size = 0;
   let rdev = 0;
   let parent = 0;
@@ -149,7 +158,8 @@ export function decodeInode(record: Buffer, ino: number): Inode {
       throw reader.damaged(`mode 0${mode.toString(8)} has no known type`);
   }
   reader.end();
-  return { flags, mode, nlink, uid, gid, rdev, size, atimeNs, mtimeNs, ctimeNs, parent, mtimeSetNs, target, extents };
+  const attributes = { flags, mode, nlink, uid, gid, rdev, size, quota };
+  return { ...attributes, atimeNs, mtimeNs, ctimeNs, parent, mtimeSetNs, target, extents };
 }
 
 /** A new inode with all three times `nowNs`; the rest by `fields`. */
@@ -165,6 +175,7 @@ export function newInode(mode: number, uid: number, gid: number, nowNs: bigint, 
     atimeNs: nowNs,
     mtimeNs: nowNs,
     ctimeNs: nowNs,
+    quota: 0,
     parent: 0,
     mtimeSetNs: nowNs,
     target: null,

@@ -19,6 +19,8 @@
  *   {v}l:<dir ino>      p                value    lake directory: the pointer to its listing generation (listing.ts)
  *   {v}l:<dir ino>      <segment number> value    immutable segment of a listing
  *   {v}o                ino              value    a file without names, and which mounts still want it (orphan.ts)
+ *   {v}u                dir ino      value    quota of a directory, or of the volume (quota.ts)
+ *   {v}w                <ino>b, <ino>i  number  bytes and inodes that count to it
  *   {v}q:<mount id>     slot             value    a request that a mount has applied (fs-gateway/meta/repeats.ts)
  *   {v}k                ino              value    locks of a file, held and waited for (lock-record.ts)
  *   {v}r                object id        value    an object that gained a reference without an upload, for gc (references.ts)
@@ -65,6 +67,8 @@ export class VolumeKeys {
   readonly counters: string;
   readonly orphans: string;
   readonly locks: string;
+  readonly quotas: string;
+  readonly usages: string;
   readonly movedReferences: string;
   /** All inode buckets begin with it. */
   readonly inodePrefix: string;
@@ -87,6 +91,8 @@ export class VolumeKeys {
     this.counters = `${tag}n`;
     this.orphans = `${tag}o`;
     this.locks = `${tag}k`;
+    this.quotas = `${tag}u`;
+    this.usages = `${tag}w`;
     this.movedReferences = `${tag}r`;
     this.inodePrefix = `${tag}i:`;
     this.pagesPrefix = `${tag}e:`;
@@ -163,6 +169,17 @@ export class VolumeKeys {
 
   lock(ino: number): Key {
     return { bucket: this.locks, field: String(ino) };
+  }
+
+  quota(directory: number): Key {
+    return { bucket: this.quotas, field: String(directory) };
+  }
+
+  /** What counts to a quota; that of the volume is what statfs reports. */
+  usage(directory: number, what: 'bytes' | 'inodes'): Key {
+    return directory === ROOT_INO
+      ? this.counter(what)
+      : { bucket: this.usages, field: `${directory}${what.charAt(0)}` };
   }
 
   movedReference(objectId: number): Key {

@@ -41,3 +41,16 @@ test('0 when all is well, 3 when something is left, 2 for bad usage, 1 for an er
   expect(await penstock('load', `sqlite:${join(volume.base, 'x.db')}`, dump)).toMatchObject({ status: 1 });
   expect(readdirSync(volume.base)).not.toContain('x.db');
 });
+
+test('quotas are set and shown, also of the volume', async () => {
+  const volume = await testVolume();
+  const limited = await penstock('quota', 'set', volume.metaUrl, '/', '--bytes', '1GB', '--inodes', '1000');
+  expect(limited).toMatchObject({ status: 0, json: { path: '/', bytesMax: 1e9, inodes: 1, inodesMax: 1000 } });
+  expect(await penstock('quota', 'set', volume.metaUrl, '/', '--bytes', 'none')).toMatchObject({
+    json: { bytesMax: null, inodesMax: 1000 },
+  });
+  expect(await penstock('quota', 'get', volume.metaUrl, '/')).toMatchObject({ json: { inodesMax: 1000 } });
+  expect(await penstock('quota', 'get', volume.metaUrl)).toMatchObject({ json: [{ path: '/' }] });
+  expect(await penstock('quota', 'set', volume.metaUrl, '/', '--inodes', 'few')).toMatchObject({ status: 2 });
+  expect(await penstock('quota', 'get', volume.metaUrl, '/none')).toMatchObject({ status: 1 });
+});

@@ -6,9 +6,12 @@ import { caller } from '../support/fs-volume.ts';
 export async function writeFile(open: OpenVolume, name: string, data: Buffer, parent = 1n): Promise<bigint> {
   const { entry, open: file } = await open.operations.create(caller(), parent, name, 0o644, 2, 0);
   const { ino } = entry.attributes;
-  await open.operations.write(caller(), ino, file.handle, 0n, data, 2, false);
-  await open.operations.flush(caller(), ino, file.handle, 0n);
-  await open.operations.release(caller(), ino, file.handle, undefined);
+  try {
+    await open.operations.write(caller(), ino, file.handle, 0n, data, 2, false);
+    await open.operations.flush(caller(), ino, file.handle, 0n);
+  } finally {
+    await open.operations.release(caller(), ino, file.handle, undefined);
+  }
   return ino;
 }
 

@@ -1,6 +1,7 @@
 import { expect, test } from 'vitest';
 import { MetaCache } from '../../fs-gateway/meta/cache.ts';
 import { Change } from '../../fs-gateway/meta/change.ts';
+import { Quotas } from '../../fs-gateway/meta/quotas.ts';
 import type { Version } from '../../lib/meta/engine.ts';
 import { newInode, S_IFREG } from '../../lib/volume/inode.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
@@ -54,7 +55,12 @@ test('what was not used for long is forgotten, and only the directories that los
 test('the answer of a commit that news of a later change overtook is not kept either', () => {
   const keys = new VolumeKeys('lake');
   const cache = new MetaCache(100);
-  const [overtaken, quiet] = [new Change(keys), new Change(keys)];
+  const quotas = new Quotas(
+    keys,
+    () => Promise.reject(new Error('nothing is read')),
+    (read) => read(),
+  );
+  const [overtaken, quiet] = [new Change(keys, quotas), new Change(keys, quotas)];
   overtaken.updateNode(node, { ...node.inode, nlink: 2 });
   overtaken.putEntry(1, 'name', null, 7, 8);
   overtaken.begin(cache);

@@ -1,0 +1,57 @@
+/** What the arguments and options of the volume tools are, and how they show progress. */
+import { InvalidArgumentError } from 'commander';
+import { isCode, PenstockError } from '../../lib/errors.ts';
+import { parseBytes, parseDuration } from '../../lib/units.ts';
+
+export interface ToolOptions {
+  readonly name?: string;
+  readonly json?: true;
+}
+
+const PROGRESS_EVERY_MS = 1000;
+const COUNT_MAX = 1_000_000;
+
+/** A line on stderr, at most once a second and first after a second: short work says nothing. */
+export function progressOnStderr(): (phase: string, done: number) => void {
+  let lastMs = performance.now();
+  return (phase, done) => {
+    const nowMs = performance.now();
+    if (nowMs - lastMs < PROGRESS_EVERY_MS) return;
+    lastMs = nowMs;
+    process.stderr.write(`${phase}: ${done}\n`);
+  };
+}
+
+function checked<T>(parse: (text: string) => T): (text: string) => T {
+  return (text) => {
+    try {
+      return parse(text);
+    } catch (error) {
+      throw new InvalidArgumentError(isCode(error, 'config') ? error.message : String(error));
+    }
+  };
+}
+
+export const parseAge = checked(parseDuration);
+export const parseSize = checked(parseBytes);
+export const parseCount = checked((text: string): number => {
+  const count = Number(text);
+  if (!Number.isSafeInteger(count) || count < 1 || count > COUNT_MAX) {
+    throw new PenstockError('config', `'${text}': expected a whole number from 1 to ${COUNT_MAX}`);
+  }
+  return count;
+});
+
+/** A limit of a quota. (Commander takes a parsed null for no value.) */
+function limitOf(parse: (text: string) => number): (text: string) => number | 'none' {
+  return (text) => (text === 'none' ? text : parse(text));
+}
+
+export const parseBytesLimit = limitOf(parseSize);
+export const parseInodesLimit = limitOf(
+  checked((text: string): number => {
+    const count = Number(text);
+    if (text !== '' && Number.isSafeInteger(count) && count >= 0) return count;
+    throw new PenstockError('config', `'${text}': expected a whole number, or none`);
+  }),
+);
