@@ -1,14 +1,16 @@
 /**
  * The SQL of a compaction. Files are read by Iceberg field ids, so renamed, added and widened columns come out under the current
- * schema.
+ * schema. In here a column is called by its id, `c12`: names come from outside, may differ only in case, and may be those that DuckDB
+ * gives to the place of a row (`filename`, `file_row_number`).
  *
  * De-duplication is two narrow passes instead of one wide window: first the 64-bit hashes of the identities that occur more than
  * once (mostly none), then, only among rows with such a hash, the exact comparison. The wide rows are then read once, without
  * those rows, and sorted.
  */
+import assert from 'node:assert';
 import type { DatasetConfig } from '../../lib/config/pipeline.ts';
 import { sqlName, sqlText } from '../../lib/sql/duckdb.ts';
-import { parquetOptions } from '../../lib/sql/parquet.ts';
+import { namesInFile, parquetOptions } from '../../lib/sql/parquet.ts';
 import type { TableMetadata } from '../../lib/table/metadata.ts';
 import type { FieldType, Schema } from '../../lib/table/schema.ts';
 import { SORT_TAIL } from '../sort-order.ts';
@@ -20,8 +22,9 @@ const IDENTITY = ['_agent', '_incarnation', '_seq'];
 
 export const DUPLICATES_TABLE = 'duplicates';
 const SUSPECTS_TABLE = 'suspects';
-const FILE = '__file';
-const ROW = '__row';
+/** DuckDB's own columns of every Parquet file that it reads: the index in the list of files, and the row in the file. */
+const FILE = 'file_index';
+const ROW = 'file_row_number';
 
 export interface OrderField {
   readonly name: string;
@@ -49,7 +52,7 @@ export function sortOrderOf(
     });
   }
   const rest = [...(fields.length === 0 ? fallback : []), ...SORT_TAIL].filter(
-    (name) => schema.fields.some((column) => column.name === name) && !fields.some((field) => field.name === name),
+    (name) => hasColumn(schema, name) && !fields.some((field) => field.name === name),
   );
   return [...fields, ...rest.map((name) => ({ name, direction: 'ASC', nulls: 'LAST' }) as const)];
 }
@@ -66,23 +69,25 @@ function keyColumns({ dataset, schema }: GroupQuery): readonly string[] {
   if (dataset.dedup === 'none') return [];
   const key = dataset.dedup === 'identity' ? IDENTITY : dataset.dedup.key;
   // A key that the data does not have (yet) is null in every row, and null is never a duplicate.
-  return key.every((name) => schema.fields.some((field) => field.name === name)) ? key : [];
+  return key.every((name) => hasColumn(schema, name)) ? key : [];
 }
 
 /** Statements that fill DUPLICATES_TABLE(file, row) with the rows to leave out; none when nothing can be a duplicate. */
 export function duplicateStatements(query: GroupQuery): readonly string[] {
   const key = keyColumns(query);
   if (key.length === 0) return [];
-  const names = key.map(sqlName).join(', ');
-  const present = key.map((name) => `${sqlName(name)} IS NOT NULL`).join(' AND ');
-  const order = [...SORT_TAIL.map(sqlName), FILE, ROW].join(', ');
+  const { schema } = query;
+  const names = key.map((name) => columnOf(schema, name)).join(', ');
+  const present = key.map((name) => `${columnOf(schema, name)} IS NOT NULL`).join(' AND ');
+  const tail = SORT_TAIL.filter((name) => hasColumn(schema, name)).map((name) => columnOf(schema, name));
+  const order = [...tail, FILE, ROW].join(', ');
   return [
     `CREATE OR REPLACE TEMP TABLE ${SUSPECTS_TABLE} AS SELECT hash(${names}) AS h FROM ${source(query)} WHERE ${present} ` +
       'GROUP BY 1 HAVING count(*) > 1',
     `CREATE OR REPLACE TEMP TABLE ${DUPLICATES_TABLE} AS SELECT ${FILE}, ${ROW} FROM (` +
       `SELECT ${FILE}, ${ROW}, row_number() OVER (PARTITION BY ${names} ORDER BY ${order}) AS n FROM ` +
-      `(SELECT ${names}, ${SORT_TAIL.map(sqlName).join(', ')}, filename AS ${FILE}, file_row_number AS ${ROW} ` +
-      `FROM ${source(query, true)} WHERE ${present} AND hash(${names}) IN (SELECT h FROM ${SUSPECTS_TABLE}))` +
+      `(SELECT ${[...key.map((name) => columnOf(schema, name)), ...tail, FILE, ROW].join(', ')} ` +
+      `FROM ${source(query)} WHERE ${present} AND hash(${names}) IN (SELECT h FROM ${SUSPECTS_TABLE}))` +
       ') WHERE n > 1',
   ];
 }
@@ -98,34 +103,42 @@ export function copyStatement(
   },
 ): string {
   const { schema } = query;
-  const columns = schema.fields.map((field) => sqlName(field.name)).join(', ');
+  const fields = schema.fields.map(({ name, id }) => ({ name, fieldId: id }));
+  const names = namesInFile(fields);
+  const columns = fields.map(({ fieldId }, index) => `t.c${fieldId} AS ${sqlName(names[index] ?? '')}`).join(', ');
   const order = query.order
-    .map(({ name, direction, nulls }) => `${sqlName(name)} ${direction} NULLS ${nulls}`)
+    // With the table in front, because a bare name would be looked for among the names in the file first.
+    .map(({ name, direction, nulls }) => `t.${columnOf(schema, name)} ${direction} NULLS ${nulls}`)
     .join(', ');
   const without = options.hasDuplicates
-    ? ` WHERE (filename, file_row_number) NOT IN (SELECT (${FILE}, ${ROW}) FROM ${DUPLICATES_TABLE})`
+    ? ` WHERE (${FILE}, ${ROW}) NOT IN (SELECT (${FILE}, ${ROW}) FROM ${DUPLICATES_TABLE})`
     : '';
   const parquet = parquetOptions({
-    columns: schema.fields.map(({ name, id }) => ({ name, fieldId: id })),
+    columns: fields,
     level: ZSTD_LEVEL,
     rowGroupRows: ROW_GROUP_ROWS,
     metadata: options.metadata,
   });
   const split = options.fileBytes === undefined ? '' : `, FILE_SIZE_BYTES ${Math.round(options.fileBytes)}`;
   return (
-    `COPY (SELECT ${columns} FROM ${source(query, options.hasDuplicates)}${without} ORDER BY ${order}) ` +
+    `COPY (SELECT ${columns} FROM ${source(query)} AS t${without} ORDER BY ${order}) ` +
     `TO ${sqlText(target)} (${parquet}${split})`
   );
 }
 
-function source({ paths, schema }: GroupQuery, withPlace = false): string {
+function source({ paths, schema }: GroupQuery): string {
   const fields = schema.fields
-    .map(
-      ({ id, name, type }) => `${id}: {name: ${sqlText(name)}, type: ${sqlText(sqlType(type))}, default_value: NULL}`,
-    )
+    .map(({ id, type }) => `${id}: {name: 'c${id}', type: ${sqlText(sqlType(type))}, default_value: NULL}`)
     .join(', ');
-  const place = withPlace ? ', filename = true, file_row_number = true' : '';
-  return `read_parquet([${paths.map(sqlText).join(', ')}], schema = MAP {${fields}}${place})`;
+  return `read_parquet([${paths.map(sqlText).join(', ')}], schema = MAP {${fields}})`;
+}
+
+const hasColumn = (schema: Schema, name: string): boolean => schema.fields.some((field) => field.name === name);
+
+function columnOf(schema: Schema, name: string): string {
+  const field = schema.fields.find((candidate) => candidate.name === name);
+  assert(field !== undefined, `no column '${name}' in the schema`);
+  return `c${field.id}`;
 }
 
 const SQL_TYPES: Readonly<Record<string, string>> = {

@@ -133,8 +133,8 @@ export class Staging {
     return this.#bytes;
   }
 
-  static whereHour(hour: number): string {
-    return `${HOUR_COLUMN} = ${hour}`;
+  static whereHour(hour: number): { column: string; equals: number } {
+    return { column: HOUR_COLUMN, equals: hour };
   }
 
   /** To be awaited before the first record, and after `addFields`. */

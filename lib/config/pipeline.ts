@@ -54,10 +54,17 @@ const dataset = z.strictObject({
     .default('identity'),
   schema: z
     .union([z.literal('infer'), z.array(declaredField).min(1).max(500)])
-    .refine(
-      (schema) => schema === 'infer' || new Set(schema.map((field) => field.name)).size === schema.length,
-      'a field is declared twice',
-    )
+    .superRefine((schema, context) => {
+      if (schema === 'infer') return;
+      const names = new Map<string, string>();
+      for (const [index, { name }] of schema.entries()) {
+        const other = names.get(name.toLowerCase());
+        names.set(name.toLowerCase(), name);
+        if (other === undefined) continue;
+        const message = other === name ? `${name} is declared twice` : `${other} and ${name} differ only in case`;
+        context.addIssue({ code: 'custom', message, path: [index, 'name'] });
+      }
+    })
     .default('infer'),
   value: value.default({ format: 'json' }),
 });

@@ -2,7 +2,8 @@
  * A table of an in-process DuckDB that is filled row by row from staged columns (columns.ts) and copied out as Parquet.
  *
  * The caller fills `column(n)` at index `row` for every column and calls `endRow(bytes)`; a full chunk goes over by DuckDB's
- * appender. Columns can be added at the end while rows are there: earlier rows have NULL.
+ * appender. Columns can be added at the end while rows are there: earlier rows have NULL. In SQL the columns have names of their own,
+ * `c0`, `c1`, …: theirs come from outside and may differ only in case, which SQL does not see.
  * Limits: a chunk is handed over at CHUNK_ROWS rows or CHUNK_BYTES_MAX of values, whichever is first.
  */
 import {
@@ -22,7 +23,7 @@ import duckdb from '@duckdb/node-bindings';
 import assert from 'node:assert';
 import { type AnyColumn, CHUNK_ROWS, makeColumn, type SqlType } from './columns.ts';
 import { type DuckDb, sqlName, sqlText, toPenstockError } from './duckdb.ts';
-import { parquetOptions, type ParquetOptions } from './parquet.ts';
+import { namesInFile, parquetOptions, type ParquetOptions } from './parquet.ts';
 
 const CHUNK_BYTES_MAX = 16 << 20;
 
@@ -64,7 +65,7 @@ export class RowTable {
   static async create(db: DuckDb, name: string, columns: readonly ColumnDef[]): Promise<RowTable> {
     const table = new RowTable(db, name);
     await db.run(
-      `CREATE OR REPLACE TABLE ${sqlName(name)} (${columns.map((c) => `${sqlName(c.name)} ${c.type}`).join(', ')})`,
+      `CREATE OR REPLACE TABLE ${sqlName(name)} (${columns.map(({ type }, index) => `c${index} ${type}`).join(', ')})`,
     );
     table.#take(columns);
     return table;
@@ -83,8 +84,8 @@ export class RowTable {
   async addColumns(columns: readonly ColumnDef[]): Promise<void> {
     this.#moveChunk();
     this.#closeAppender();
-    for (const { name, type } of columns) {
-      await this.#db.run(`ALTER TABLE ${sqlName(this.name)} ADD COLUMN ${sqlName(name)} ${type}`);
+    for (const [index, { type }] of columns.entries()) {
+      await this.#db.run(`ALTER TABLE ${sqlName(this.name)} ADD COLUMN c${this.#defs.length + index} ${type}`);
     }
     this.#take(columns);
   }
@@ -145,26 +146,38 @@ export class RowTable {
     }
   }
 
-  /** Writes the rows that meet `where` (SQL; all rows without it) to a new Parquet file, in the order they came. */
-  async copyTo(path: string, parquet: ParquetOptions, where?: string): Promise<number> {
+  /**
+   * Puts the rows in the order of a column, and within a value in the order they came, so that copying them out value by value reads each
+   * once.
+   */
+  async sortBy(column: string): Promise<void> {
     this.#moveChunk();
     this.#closeAppender();
-    const select = parquet.columns.map((column) => sqlName(column.name)).join(', ');
-    const filter = where === undefined ? '' : ` WHERE ${where}`;
+    const [table, sorted] = [sqlName(this.name), sqlName(`sorted ${this.name}`)];
+    await this.#db.run(`CREATE OR REPLACE TABLE ${sorted} AS FROM ${table} ORDER BY ${this.#sqlName(column)}, rowid`);
+    await this.#db.run(`DROP TABLE ${table}`);
+    await this.#db.run(`ALTER TABLE ${sorted} RENAME TO ${table}`);
+  }
+
+  /** Writes the rows in which `where.column` has that value (all rows without it) to a new Parquet file, in their order. */
+  async copyTo(path: string, parquet: ParquetOptions, where?: { column: string; equals: number }): Promise<number> {
+    this.#moveChunk();
+    this.#closeAppender();
+    const names = namesInFile(parquet.columns);
+    const select = parquet.columns.map(
+      ({ name }, index) => `t.${this.#sqlName(name)} AS ${sqlName(names[index] ?? '')}`,
+    );
+    const filter = where === undefined ? '' : ` WHERE t.${this.#sqlName(where.column)} = ${where.equals}`;
     return this.#db.run(
-      `COPY (SELECT ${select} FROM ${sqlName(this.name)}${filter}) TO ${sqlText(path)} (${parquetOptions(parquet)})`,
+      `COPY (SELECT ${select.join(', ')} FROM ${sqlName(this.name)} AS t${filter}) ` +
+        `TO ${sqlText(path)} (${parquetOptions(parquet)})`,
     );
   }
 
-  /** Empties the table. */
-  async clear(): Promise<void> {
-    this.undoRow();
-    this.row = 0;
-    this.rows = 0;
-    this.#chunkBytes = 0;
-    this.#closeAppender();
-    const columns = this.#defs.map((c) => `${sqlName(c.name)} ${c.type}`).join(', ');
-    await this.#db.run(`CREATE OR REPLACE TABLE ${sqlName(this.name)} (${columns})`);
+  #sqlName(column: string): string {
+    const index = this.#defs.findIndex((def) => def.name === column);
+    assert(index !== -1, `no column '${column}' in ${this.name}`);
+    return `c${index}`;
   }
 
   async drop(): Promise<void> {
