@@ -10,6 +10,7 @@ import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import type { Clock } from '../lib/clock.ts';
 import type { DatasetConfig, PipelineConfig } from '../lib/config/pipeline.ts';
 import { PenstockError } from '../lib/errors.ts';
+import { Oidc } from './auth/oidc.ts';
 import type { Tokens } from './auth/tokens.ts';
 import type { Connections } from './connections.ts';
 import { AuditLog } from './lake/audit.ts';
@@ -32,6 +33,7 @@ export class ControlContext {
   readonly clock: Clock;
   readonly connections: Connections;
   readonly tokens: Tokens;
+  readonly oidc: Oidc | null;
   readonly tables = new Tables();
   readonly fileSizes = new FileSizeIndex();
   readonly audit: AuditLog;
@@ -44,6 +46,7 @@ export class ControlContext {
     this.clock = clock;
     this.connections = connections;
     this.tokens = tokens;
+    this.oidc = config.serve.oidc === undefined ? null : new Oidc(config.serve.oidc, clock);
     this.audit = new AuditLog(clock);
     this.sql = new LakeSql(this.tables);
     this.runs = new Runs(clock);

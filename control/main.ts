@@ -5,6 +5,7 @@ import { resolve } from 'node:path';
 import { systemClock, type Clock } from '../lib/clock.ts';
 import type { PipelineConfig } from '../lib/config/pipeline.ts';
 import { fromSystemError, PenstockError } from '../lib/errors.ts';
+import { isOpen } from './auth/guard.ts';
 import { Tokens } from './auth/tokens.ts';
 import { Connections } from './connections.ts';
 import { ControlContext, type App } from './context.ts';
@@ -35,7 +36,6 @@ export interface Serving {
 /** Resolves when the signal has fired and all is closed. Throws `config`, `unavailable` (the engine), `denied` or `held` (the port). */
 export async function serve(options: ServeOptions): Promise<void> {
   const { config, signal, clock = systemClock } = options;
-  if (config.serve.oidc !== undefined) throw new PenstockError('config', 'serve.oidc is not built yet: use tokens');
   const tls = await readTls(config, options.baseDir);
   const connections = await Connections.open(config, options.baseDir, clock);
   const tokens = new Tokens(connections, clock);
@@ -44,7 +44,7 @@ export async function serve(options: ServeOptions): Promise<void> {
   try {
     const firstToken = options.firstToken ?? (await readFirstToken(config, options.baseDir));
     if (firstToken !== undefined && !(await tokens.any())) await tokens.bootstrap(firstToken);
-    const loopbackOnly = !(await tokens.any());
+    const loopbackOnly = await isOpen(context);
     app = await buildServer(context, {
       version: options.version,
       web: loadWebFiles(),

@@ -139,7 +139,7 @@ function createApp({ tls, onLog }: ServerOptions): App {
   return fastify({ ...common, https: tls } as FastifyServerOptions).withTypeProvider<ZodTypeProvider>();
 }
 
-function addGuard(app: App, { tokens }: ControlContext): void {
+function addGuard(app: App, context: ControlContext): void {
   app.decorateRequest('principal', null);
   const failures = app.createRateLimit({
     max: FAILURES_PER_MINUTE,
@@ -147,7 +147,7 @@ function addGuard(app: App, { tokens }: ControlContext): void {
     keyGenerator: (request) => `auth ${request.ip}`,
   });
   app.addHook('onRequest', async (request, reply) => {
-    const decision = await decide(request, request.routeOptions.config.access ?? 'public', tokens);
+    const decision = await decide(request, request.routeOptions.config.access ?? 'public', context);
     if ('principal' in decision) {
       request.principal = decision.principal;
       return;

@@ -5,19 +5,28 @@
  * Rules, each with a test in test/control/auth.test.ts:
  * - `public`: anybody.
  * - viewer < operator < admin: the higher may do what the lower may. `agent` stands apart: an agent's token does nothing else.
- * - Without any token, this machine is served as an administrator, and nobody else: the peer's address and the Host header are loopback
+ * - A bearer token is one of ours (tokens.ts) or, where `serve.oidc` is configured, a JWT of the issuer (oidc.ts).
+ * - Without any token and without an issuer, this machine is served as an administrator, and nobody else: the peer's address and the Host header are loopback
  *   (a page of another site that resolves its name to 127.0.0.1 carries its own name there), nothing was forwarded by a proxy, and a
  *   browser says that the request comes from our own page.
  * - Failed attempts are counted by address, see server.ts.
  */
 import type { FastifyRequest } from 'fastify';
+import type { Oidc } from './oidc.ts';
 import type { Role, Tokens } from './tokens.ts';
 
 export type Access = 'public' | Role;
 
 export interface Principal {
   readonly name: string;
-  readonly role: Role;
+  /** `none`: known, and without a role that may do anything. */
+  readonly role: Role | 'none';
+}
+
+/** Who is known here. */
+export interface Authority {
+  readonly tokens: Tokens;
+  readonly oidc: Oidc | null;
 }
 
 declare module 'fastify' {
@@ -30,7 +39,7 @@ declare module 'fastify' {
   }
 }
 
-const RANK: Readonly<Record<Role, number>> = { agent: 0, viewer: 1, operator: 2, admin: 3 };
+const RANK: Readonly<Record<Role | 'none', number>> = { none: -1, agent: 0, viewer: 1, operator: 2, admin: 3 };
 const LOOPBACK = /^(127\.\d+\.\d+\.\d+|::1|::ffff:127\.\d+\.\d+\.\d+)$/;
 const LOOPBACK_HOST = /^(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?$/i;
 const LOCAL: Principal = { name: 'local', role: 'admin' };
@@ -38,9 +47,9 @@ const LOCAL: Principal = { name: 'local', role: 'admin' };
 export type Decision =
   { readonly principal: Principal | null } | { readonly status: 401 | 403; readonly reason: string };
 
-export async function decide(request: FastifyRequest, access: Access, tokens: Tokens): Promise<Decision> {
+export async function decide(request: FastifyRequest, access: Access, authority: Authority): Promise<Decision> {
   if (access === 'public') return { principal: null };
-  const principal = await identify(request, tokens);
+  const principal = await identify(request, authority);
   if (principal === null) {
     return { status: 401, reason: 'send Authorization: Bearer TOKEN with a token that is known and not expired' };
   }
@@ -48,16 +57,24 @@ export async function decide(request: FastifyRequest, access: Access, tokens: To
   return { status: 403, reason: `the role ${principal.role} may not do this: it needs ${access}` };
 }
 
-function mayUse(role: Role, access: Role): boolean {
+function mayUse(role: Principal['role'], access: Role): boolean {
   if (role === 'agent') return access === 'agent';
   return RANK[role] >= RANK[access === 'agent' ? 'operator' : access];
 }
 
-async function identify(request: FastifyRequest, tokens: Tokens): Promise<Principal | null> {
-  const match = /^Bearer ([!-~]+)$/i.exec(request.headers.authorization ?? '');
-  if (match?.[1] !== undefined) return tokens.find(match[1]);
+async function identify(request: FastifyRequest, authority: Authority): Promise<Principal | null> {
+  const token = /^Bearer ([!-~]+)$/i.exec(request.headers.authorization ?? '')?.[1];
+  if (token !== undefined) {
+    const isJwt = /^[\w-]+\.[\w-]+\.[\w-]*$/.test(token);
+    return isJwt && authority.oidc !== null ? authority.oidc.find(token) : authority.tokens.find(token);
+  }
   if (request.headers.authorization !== undefined) return null;
-  return isLocal(request) && !(await tokens.any()) ? LOCAL : null;
+  return isLocal(request) && (await isOpen(authority)) ? LOCAL : null;
+}
+
+/** Whether nobody can be known: then this machine is served. */
+export async function isOpen({ tokens, oidc }: Authority): Promise<boolean> {
+  return oidc === null && !(await tokens.any());
 }
 
 function isLocal(request: FastifyRequest): boolean {

@@ -1,6 +1,7 @@
 /** Tokens: an administrator makes and revokes them; a token is shown once. */
 import { z } from 'zod';
 import { PenstockError } from '../../lib/errors.ts';
+import { isOpen } from '../auth/guard.ts';
 import { ROLES, tokenSchema } from '../auth/tokens.ts';
 import type { App, ControlContext } from '../context.ts';
 import { idempotencyHeaders, idOfRequest } from '../idempotency.ts';
@@ -43,7 +44,7 @@ export function tokenRoutes(app: App, context: ControlContext): void {
     },
     async (request, reply) => {
       const { name, role, expiresInSeconds } = request.body;
-      if (role !== 'admin' && !(await context.tokens.any())) {
+      if (role !== 'admin' && (await isOpen(context))) {
         throw new PenstockError('conflict', 'the first token must be of role admin, or nobody could make another', {
           retryable: false,
         });

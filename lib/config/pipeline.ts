@@ -73,6 +73,25 @@ export type DatasetConfig = z.output<typeof dataset>;
 const unique = (datasets: readonly DatasetConfig[], key: 'name' | 'topic'): boolean =>
   new Set(datasets.map((entry) => entry[key])).size === datasets.length;
 
+const roleValues = (name: string) => z.array(z.string()).default([`penstock:${name}`]);
+
+const oidc = z.strictObject({
+  /** As the provider writes itself into its tokens. Plain HTTP only on this machine. */
+  issuer: z
+    .url()
+    .refine(
+      (url) => /^https:|^http:\/\/(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:|\/|$)/.test(url),
+      'expected an https URL',
+    ),
+  audience: z.string().min(1),
+  /** The claim of the token that says who somebody is to us: a list, or words with spaces between. */
+  claim: z.string().min(1).default('roles'),
+  /** The values of that claim that make a viewer, an operator, an administrator. */
+  roles: z
+    .strictObject({ admin: roleValues('admin'), operator: roleValues('operator'), viewer: roleValues('viewer') })
+    .prefault({}),
+});
+
 export const pipelineSchema = z.strictObject({
   log: z.string(),
   store: z.string(),
@@ -118,7 +137,7 @@ export const pipelineSchema = z.strictObject({
       port: z.int().min(0).max(65_535).default(8080),
       tls: z.strictObject({ cert: z.string(), key: z.string() }).optional(),
       tokens: z.string().optional(),
-      oidc: z.strictObject({ issuer: z.url(), audience: z.string() }).optional(),
+      oidc: oidc.optional(),
     })
     .default({ port: 8080 }),
 });
