@@ -22,7 +22,7 @@ export const runs: View = {
       section({ title: 'Cost by day', note: 'Days are UTC.', read, render: renderPeriods, everyMs: EVERY_MS, signal }),
       section({
         title: 'Runs',
-        note: 'A run of the lander is recorded when it ends.',
+        note: 'A lander that goes on is recorded every hour.',
         read: () => api<PagedList<Run>>(`/v1/runs?limit=${PAGE}`, { signal }),
         render: (first) => renderRuns(first, signal),
         everyMs: EVERY_MS,
@@ -32,7 +32,10 @@ export const runs: View = {
   },
 };
 
-const NO_RUNS = ['No run yet', 'Runs of the lander and the compactor are recorded when they end.'] as const;
+const NO_RUNS = [
+  'No run yet',
+  'Runs are recorded when they end, and those of a lander that goes on every hour.',
+] as const;
 
 type Figures = Omit<CostSums, 'runs'>;
 const FIGURES: readonly { readonly title: string; readonly cell: (sums: Figures) => string; readonly number: true }[] =

@@ -20,9 +20,9 @@ export type Usage = Omit<CostRecord, 'kind' | 'rows'>;
 export class CostMeter {
   readonly lake: LakeContext;
   readonly #inner: LakeContext;
-  readonly #startedMs: number;
-  readonly #start: number;
-  readonly #cpuStart = process.cpuUsage();
+  #startedMs: number;
+  #start: number;
+  #cpuStart = process.cpuUsage();
   #childCpuSeconds = 0;
   #bytesRead = 0;
   #bytesWritten = 0;
@@ -34,6 +34,18 @@ export class CostMeter {
     this.#startedMs = lake.clock.nowMs();
     this.#start = lake.clock.monotonicMs();
     this.lake = { ...lake, store: this.#metered(lake.store) };
+  }
+
+  /** Counts from zero again. */
+  restart(): void {
+    this.#startedMs = this.#inner.clock.nowMs();
+    this.#start = this.#inner.clock.monotonicMs();
+    this.#cpuStart = process.cpuUsage();
+    this.#childCpuSeconds = 0;
+    this.#bytesRead = 0;
+    this.#bytesWritten = 0;
+    this.#gets = 0;
+    this.#puts = 0;
   }
 
   addChildCpu(seconds: number): void {

@@ -11,9 +11,9 @@ import { describeError, PenstockError } from '../../lib/errors.ts';
 import type { Log } from '../../lib/log/log.ts';
 import { DuckDb } from '../../lib/sql/duckdb.ts';
 import type { LakeContext } from '../../lib/table/table.ts';
-import { CostMeter, writeCost } from '../cost/cost.ts';
 import type { LandTotals } from './commit-staged.ts';
 import { DatasetLander, type DatasetResult } from './land-dataset.ts';
+import { LandingCosts } from './landing-costs.ts';
 
 /** Rows of JSON come to a third or less as Parquet; twice the file's size keeps a commit within a file and memory within reason. */
 const STAGED_PER_FILE_BYTE = 2;
@@ -52,6 +52,8 @@ export interface LanderOptions {
   readonly signal: AbortSignal;
   readonly onStatus?: (status: LandStatus) => void;
   readonly scratchRoot?: string;
+  /** How often the cost of a lander that goes on is recorded; an hour when it is left out. */
+  readonly costEveryMs?: number;
 }
 
 /**
@@ -61,12 +63,13 @@ export interface LanderOptions {
 export async function runLander(options: LanderOptions): Promise<LandResult> {
   const { config, lake } = options;
   const scratch = await makeScratch(options.scratchRoot ?? defaultScratchRoot(), 'lander');
-  const meter = new CostMeter(lake);
+  const costs = new LandingCosts(lake, options.costEveryMs);
   let db: DuckDb | undefined;
   try {
     db = await openStagingDb(config, scratch.path);
-    return await landAll(options, meter, db, scratch.path);
+    return await landAll(options, costs, db, scratch.path);
   } finally {
+    await costs.end();
     db?.close();
     scratch.remove();
   }
@@ -84,7 +87,12 @@ export function openStagingDb(config: PipelineConfig, scratchDir: string): Promi
   });
 }
 
-async function landAll(options: LanderOptions, meter: CostMeter, db: DuckDb, scratchDir: string): Promise<LandResult> {
+async function landAll(
+  options: LanderOptions,
+  costs: LandingCosts,
+  db: DuckDb,
+  scratchDir: string,
+): Promise<LandResult> {
   const { config, log, once } = options;
   // One dataset that fails for good must not leave the others running behind the caller's back.
   const stop = new AbortController();
@@ -92,7 +100,7 @@ async function landAll(options: LanderOptions, meter: CostMeter, db: DuckDb, scr
   const landers = config.datasets.map(async (dataset) => {
     const connection = await db.connect();
     const lander = new DatasetLander({
-      lake: meter.lake,
+      lake: costs.lake,
       log,
       db: connection,
       scratchDir,
@@ -105,7 +113,10 @@ async function landAll(options: LanderOptions, meter: CostMeter, db: DuckDb, scr
       topic: { partitions: config.topics.partitions, retentionMs: config.topics.retention },
       once,
       signal,
-      onCommit: (totals) => options.onStatus?.({ kind: 'commit', dataset: dataset.name, totals }),
+      onCommit: (totals) => {
+        costs.add(dataset.name, totals.records);
+        options.onStatus?.({ kind: 'commit', dataset: dataset.name, totals });
+      },
       onProblem: (message, lasting) => options.onStatus?.({ kind: 'problem', dataset: dataset.name, message, lasting }),
     });
     try {
@@ -126,32 +137,9 @@ async function landAll(options: LanderOptions, meter: CostMeter, db: DuckDb, scr
   if (once && options.signal.aborted && records + lost === 0 && problems.length > 0) {
     throw new PenstockError('aborted', `${describeError(options.signal.reason)} before anything landed`);
   }
-  problems.push(...(await recordCosts(options, meter, results)));
+  const unrecorded = await costs.record();
+  if (unrecorded !== null) problems.push(unrecorded);
   return { summary: sumOf(results), problems };
-}
-
-/** The run's cost, shared between datasets by records: they share the process. */
-async function recordCosts(
-  options: LanderOptions,
-  meter: CostMeter,
-  results: readonly DatasetResult[],
-): Promise<readonly string[]> {
-  const { records } = sumOf(results);
-  if (records === 0) return [];
-  try {
-    for (const [index, { totals }] of results.entries()) {
-      const dataset = options.config.datasets[index];
-      if (dataset === undefined || totals.records === 0) continue;
-      await writeCost(options.lake, dataset.name, {
-        kind: 'land',
-        ...meter.usage(totals.records / records),
-        rows: totals.records,
-      });
-    }
-    return [];
-  } catch (error) {
-    return [`the cost of this run was not recorded: ${describeError(error)}`];
-  }
 }
 
 function sumOf(results: readonly DatasetResult[]): LandSummary {
