@@ -11,10 +11,11 @@ import { join } from 'node:path';
 import type { DatasetConfig } from '../../lib/config/pipeline.ts';
 import type { DuckDb } from '../../lib/sql/duckdb.ts';
 import type { ParquetColumn } from '../../lib/sql/parquet.ts';
+import { readFooters } from '../../lib/sql/parquet-footer.ts';
 import type { DataFile } from '../../lib/table/data-file.ts';
 import { dataFileKey } from '../../lib/table/keys.ts';
 import type { LakeContext } from '../../lib/table/table.ts';
-import { describeDataFile, fileFingerprint, hourFolder, hourName, parquetName } from '../parquet-object.ts';
+import { dataFileOf, fileFingerprint, hourFolder, hourName, parquetName } from '../parquet-object.ts';
 import type { StagePlace } from './stage-portion.ts';
 import { Staging } from './staging.ts';
 import { addedIcebergFields, toIceberg } from './table-fields.ts';
@@ -22,6 +23,13 @@ import { addedIcebergFields, toIceberg } from './table-fields.ts';
 /** Fast to write; the compactor's files get a higher one. */
 const LANDER_ZSTD_LEVEL = 1;
 const ROW_GROUP_ROWS = 122_880;
+/** From here sorting the staged rows once costs less than looking for each hour in all of them. */
+const SORT_HOURS_MIN = 8;
+/** Files on the scratch disk at once, and footers in memory. */
+const BATCH_HOURS = 32;
+const PUTS_MAX = 8;
+/** Of files that are put at once: what an upload holds in memory grows with the file, up to some parts. */
+const PUT_BYTES_MAX = 32 << 20;
 
 export interface CommitScope {
   readonly lake: LakeContext;
@@ -58,56 +66,108 @@ export async function writeHours(
   staging: Staging,
   ranges: readonly OffsetRange[],
 ): Promise<StagedFile[]> {
+  const hours = [...staging.hours.keys()].sort((a, b) => a - b);
+  if (hours.length >= SORT_HOURS_MIN) await staging.sortByHour();
   const files: StagedFile[] = [];
-  for (const hour of [...staging.hours.keys()].sort((a, b) => a - b)) {
-    files.push(await writeHour(scope, staging, ranges, hour));
+  for (let at = 0; at < hours.length; at += BATCH_HOURS) {
+    files.push(...(await writeBatch(scope, staging, ranges, hours.slice(at, at + BATCH_HOURS))));
   }
   return files;
 }
 
-async function writeHour(
+interface LocalFile {
+  readonly hour: number;
+  readonly path: string;
+  readonly hash: string;
+  readonly bytes: number;
+}
+
+async function writeBatch(
+  scope: CommitScope,
+  staging: Staging,
+  ranges: readonly OffsetRange[],
+  hours: readonly number[],
+): Promise<StagedFile[]> {
+  const { lake, dataset } = scope;
+  const paths = hours.map(() => join(scope.scratchDir, `land-${randomUUID()}.parquet`));
+  try {
+    const local: LocalFile[] = [];
+    for (const [index, hour] of hours.entries()) {
+      const path = paths[index] ?? '';
+      await copyHour(scope, staging, ranges, hour, path);
+      local.push({ hour, path, ...(await fileFingerprint(path)) });
+    }
+    const footers = await readFooters(scope.db, paths);
+    const files = local.map((file, index): LocalFile & StagedFile => {
+      const name = parquetName(fileStem(scope, ranges, file.hour), file.hash);
+      const key = dataFileKey(dataset.name, `${hourFolder(file.hour)}/${name}`);
+      const footer = footers[index];
+      assert(footer !== undefined, 'one footer for each file');
+      assert(
+        footer.rows === staging.hours.get(file.hour),
+        `${hourName(file.hour)}: ${footer.rows} rows were written, ${staging.hours.get(file.hour) ?? 0} were staged`,
+      );
+      const dataFile = dataFileOf(footer, {
+        location: lake.store.location(key),
+        hour: file.hour,
+        bytes: file.bytes,
+        schema: { type: 'struct', fields: [...addedIcebergFields(), ...staging.fields.map(toIceberg)] },
+        sortOrderId: null,
+        hasNoNan: true,
+      });
+      return { ...file, key, name, dataFile, modifiedMs: lake.clock.nowMs() };
+    });
+    await putAll(lake, files);
+    return files;
+  } finally {
+    await Promise.all(paths.map((path) => rm(path, { force: true })));
+  }
+}
+
+async function copyHour(
   scope: CommitScope,
   staging: Staging,
   ranges: readonly OffsetRange[],
   hour: number,
-): Promise<StagedFile> {
-  const { lake, dataset, scratchDir } = scope;
-  const path = join(scratchDir, `land-${randomUUID()}.parquet`);
-  try {
-    const columns: ParquetColumn[] = [...addedIcebergFields(), ...staging.fields].map(({ id, name }) => ({
-      name,
-      fieldId: id,
-    }));
-    await staging.table.copyTo(
-      path,
-      {
-        columns,
-        level: LANDER_ZSTD_LEVEL,
-        rowGroupRows: ROW_GROUP_ROWS,
-        metadata: { 'penstock.topic-id': scope.place.topicId, 'penstock.offsets': offsetRanges(ranges) },
-      },
-      Staging.whereHour(hour),
-    );
-    const { hash, bytes } = await fileFingerprint(path);
-    const name = parquetName(fileStem(scope, ranges, hour), hash);
-    const key = dataFileKey(dataset.name, `${hourFolder(hour)}/${name}`);
-    const dataFile = await describeDataFile(scope.db, path, {
-      location: lake.store.location(key),
-      hour,
-      bytes,
-      schema: { type: 'struct', fields: [...addedIcebergFields(), ...staging.fields.map(toIceberg)] },
-      sortOrderId: null,
-      hasNoNan: true,
-    });
-    assert(
-      Number(dataFile.recordCount) === staging.hours.get(hour),
-      `${hourName(hour)}: ${dataFile.recordCount} rows were written, ${staging.hours.get(hour) ?? 0} were staged`,
-    );
-    await lake.store.putFile(key, path);
-    return { key, name, dataFile, modifiedMs: lake.clock.nowMs() };
-  } finally {
-    await rm(path, { force: true });
-  }
+  path: string,
+): Promise<void> {
+  const columns: ParquetColumn[] = [...addedIcebergFields(), ...staging.fields].map(({ id, name }) => ({
+    name,
+    fieldId: id,
+  }));
+  await staging.table.copyTo(
+    path,
+    {
+      columns,
+      level: LANDER_ZSTD_LEVEL,
+      rowGroupRows: ROW_GROUP_ROWS,
+      metadata: { 'penstock.topic-id': scope.place.topicId, 'penstock.offsets': offsetRanges(ranges) },
+    },
+    Staging.whereHour(hour),
+  );
+}
+
+/** Several at once where they are small: a put is mostly waiting, for a disk's sync or a network's answer. */
+async function putAll(lake: LakeContext, files: readonly (LocalFile & StagedFile)[]): Promise<void> {
+  const largest = Math.max(...files.map((file) => file.bytes));
+  const queue = files.values();
+  let failed = false;
+  const work = async (): Promise<void> => {
+    for (const { key, path } of queue) {
+      if (failed) return;
+      try {
+        await lake.store.putFile(key, path);
+      } catch (error) {
+        failed = true;
+        throw error;
+      }
+    }
+  };
+  const workers = Math.max(1, Math.min(PUTS_MAX, Math.floor(PUT_BYTES_MAX / largest)));
+  // All of them end before the files are removed.
+  const ends = await Promise.allSettled(Array.from({ length: workers }, work));
+  const first = ends.find((end) => end.status === 'rejected');
+  if (first !== undefined) throw first.reason;
 }
 
 /** null: everything fitted. */

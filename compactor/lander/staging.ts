@@ -29,8 +29,11 @@ import {
 } from './fields.ts';
 import { Identity } from './identity.ts';
 
-/** A table of a commit: 64 hours are 64 files; more come from clocks that jump, and wait for the next commit. */
-export const OPEN_HOURS_MAX = 64;
+/**
+ * Hours are files: what comes from more (clocks that jump, a backfill) waits for the next commit. Each takes about four records of the
+ * minitransaction, which are bounded.
+ */
+export const OPEN_HOURS_MAX = 200;
 const VALUE_BYTES_MAX = 1 << 20;
 /** What a row holds beside its value: the added columns. */
 const ADDED_BYTES = 80;
@@ -131,6 +134,11 @@ export class Staging {
   /** About what is held, from the bytes of the values. */
   get bytes(): number {
     return this.#bytes;
+  }
+
+  /** Puts the rows in the order of their hours, to be copied out hour by hour. */
+  async sortByHour(): Promise<void> {
+    await this.#table.sortBy(HOUR_COLUMN);
   }
 
   static whereHour(hour: number): { column: string; equals: number } {

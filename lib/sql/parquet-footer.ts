@@ -1,4 +1,5 @@
 /** What a Parquet file's footer says, summed over its row groups. */
+import assert from 'node:assert';
 import { PenstockError } from '../errors.ts';
 import { type Row, sqlText } from './duckdb.ts';
 
@@ -39,11 +40,23 @@ const PATH_SEPARATOR = ', ';
 
 /** Throws `corrupt` naming the file when it has no footer that can be read. */
 export async function readFooter(sql: SqlRunner, path: string): Promise<Footer> {
+  const [footer] = await readFooters(sql, [path]);
+  assert(footer !== undefined, 'one footer for each path');
+  return footer;
+}
+
+/** The footers of these files, in their order, by one statement: for small files half of the time is the statement. */
+export async function readFooters(sql: SqlRunner, paths: readonly string[]): Promise<Footer[]> {
   const rows = await sql.query(
-    'SELECT path_in_schema, type, row_group_id, row_group_num_rows, num_values, stats_null_count, stats_min_value, ' +
-      'stats_max_value, total_compressed_size, dictionary_page_offset, data_page_offset ' +
-      `FROM parquet_metadata(${sqlText(path)}) ORDER BY row_group_id, column_id`,
+    'SELECT file_name, path_in_schema, type, row_group_id, row_group_num_rows, num_values, stats_null_count, ' +
+      'stats_min_value, stats_max_value, total_compressed_size, dictionary_page_offset, data_page_offset ' +
+      `FROM parquet_metadata([${paths.map(sqlText).join(', ')}]) ORDER BY row_group_id, column_id`,
   );
+  const byFile = Map.groupBy(rows, (row) => text(row['file_name']));
+  return paths.map((path) => footerOf(byFile.get(path) ?? []));
+}
+
+function footerOf(rows: readonly Row[]): Footer {
   const columns = new Map<string, Sums>();
   const rowsOfGroup = new Map<bigint, bigint>();
   const offsets = new Map<bigint, bigint>();

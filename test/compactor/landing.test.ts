@@ -6,6 +6,7 @@ import {
   landOnce,
   liveFiles,
   openTestPipeline,
+  readParquet,
   readRows,
   recordOf,
   TestProducer,
@@ -56,4 +57,28 @@ test('records become rows with their identity, and a second run finds nothing ne
     landed: 3001,
     quarantined: 0,
   });
+});
+
+test('records of many hours, mixed, go to the file of their hour in the order of the log', async () => {
+  const pipeline = await openTestPipeline();
+  const producer = new TestProducer(pipeline.log);
+  const hours = 12;
+  for (const partition of [0, 1]) {
+    await producer.append(
+      partition,
+      Array.from({ length: 600 }, (_, n) =>
+        recordOf({ seq: n, agent: `edge-${partition}`, value: { sensor: 's', ts: HOUR_MS + (n % hours) * 3_600_000 } }),
+      ),
+    );
+  }
+  expect((await landOnce(pipeline)).summary).toMatchObject({ rows: 1200, files: hours });
+  for (const location of await liveFiles(pipeline.lake)) {
+    const rows = await readParquet(pipeline.lake, pipeline.lake.store.keyOf(location) ?? '');
+    expect(rows).toHaveLength(100);
+    const [hour] = rows.map((row) => Number(row['_offset']) % hours);
+    for (const partition of [0, 1]) {
+      const offsets = rows.filter((row) => row['_partition'] === partition).map((row) => Number(row['_offset']));
+      expect(offsets).toEqual(Array.from({ length: 50 }, (_, n) => Number(hour) + n * hours));
+    }
+  }
 });

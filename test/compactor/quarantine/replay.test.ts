@@ -2,6 +2,7 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
+import { OPEN_HOURS_MAX } from '../../../compactor/lander/staging.ts';
 import { runReplay, type ReplayOptions, type ReplayResult } from '../../../compactor/quarantine/replay.ts';
 import { listQuarantine, showQuarantine } from '../../../compactor/quarantine/show.ts';
 import { parseConfig } from '../../../lib/config/load.ts';
@@ -190,7 +191,7 @@ test('two replays and a lander at once', async () => {
 
 test('letters of more hours than a commit holds', async () => {
   const pipeline = withDataset(await openTestPipeline(NARROW), NARROW);
-  const hours = 150;
+  const hours = OPEN_HOURS_MAX + 20;
   await new TestProducer(pipeline.log).append(
     0,
     Array.from({ length: hours }, (_, n) =>
