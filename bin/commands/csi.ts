@@ -11,6 +11,7 @@ interface CsiCommandOptions {
   readonly secrets?: string;
   readonly cacheDir: string;
   readonly logDir?: string;
+  readonly mounts?: string;
   readonly listen?: string;
   readonly json?: true;
 }
@@ -26,6 +27,10 @@ export function addCsiCommand(program: Command): void {
     .option('--secrets <dir>', 'a folder with meta, store, accessKeyId, secretAccessKey, for calls that bring none')
     .option('--cache-dir <dir>', "on the node's fastest disk", '/var/cache/penstock')
     .option('--log-dir <dir>', 'where mount daemons write their messages (default: CACHE_DIR/log)')
+    .option(
+      '--mounts <unix:path>',
+      'let the driver at this socket start the mount daemons, so that they outlive this container',
+    )
     .option('--listen <host:port>', 'serve /metrics, /healthz and /readyz there')
     .option('--json', 'print the address as one JSON object')
     .action(async (options: CsiCommandOptions) => {
@@ -42,6 +47,7 @@ export function addCsiCommand(program: Command): void {
         cacheDir,
         logDir: options.logDir === undefined ? join(cacheDir, 'log') : resolve(options.logDir),
         ...(options.secrets !== undefined && { secretsDir: resolve(options.secrets) }),
+        ...(options.mounts !== undefined && { mounts: options.mounts }),
         ...(options.listen !== undefined && { listen: options.listen }),
         signal,
         log: (message) => process.stderr.write(`penstock csi: ${message}\n`),

@@ -4,10 +4,10 @@ import { PenstockError } from '../../lib/errors.ts';
 import { Controller } from './controller.ts';
 import { Identity } from './identity.ts';
 import { CsiMetrics, serveMetrics } from './metrics.ts';
-import { makeMountDaemons } from './mount-daemons.ts';
+import { makeMountDaemons, remoteMountDaemons } from './mount-daemons.ts';
 import { Node } from './node.ts';
 import { readSecretsFolder } from './secrets.ts';
-import { serveCsi } from './server.ts';
+import { serveCsi, socketPath } from './server.ts';
 
 /** The specification's bound on a node's id. */
 const NODE_ID_BYTES_MAX = 256;
@@ -19,6 +19,8 @@ export interface CsiOptions {
   readonly node: boolean;
   readonly version: string;
   readonly cacheDir: string;
+  /** The socket of the driver that starts the mount daemons; without it, this one does. */
+  readonly mounts?: string;
   readonly logDir: string;
   /** A folder with the files `meta`, `store`, `accessKeyId`, `secretAccessKey`, used where a call brings no secrets. */
   readonly secretsDir?: string;
@@ -39,13 +41,15 @@ export async function runCsiDriver(options: CsiOptions): Promise<void> {
   const withSecrets = secrets === undefined ? {} : { secrets };
   const metrics = new CsiMetrics(node);
   const http = options.listen === undefined ? undefined : await serveMetrics(options.listen, metrics);
+  const daemons =
+    options.mounts === undefined ? makeMountDaemons(options) : remoteMountDaemons(socketPath(options.mounts));
   try {
     const server = await serveCsi({
       endpoint: options.endpoint,
       services: {
         Identity: new Identity({ version, controller }),
         ...(controller && { Controller: new Controller({ clock: systemClock, ...withSecrets }) }),
-        ...(node && { Node: new Node({ nodeId, daemons: makeMountDaemons(options), ...withSecrets }) }),
+        ...(node && { Node: new Node({ nodeId, daemons, ...withSecrets }) }),
       },
       onCall: (report) => metrics.record(report),
       log,

@@ -22,7 +22,7 @@ import {
   resolveMountpoint,
   unmountPoint,
 } from '../fuse/mount.ts';
-import type { MountEntry } from '../fuse/mount.ts';
+import type { MountEntry, MountState } from '../fuse/mount.ts';
 import { bindFolder } from './bind.ts';
 import { parseCapability, wantedCapacity } from './capabilities.ts';
 import type { Capability } from './capabilities.ts';
@@ -95,18 +95,15 @@ export class Node {
 
   /** Mounts the volume, unless it is mounted. */
   async #stage({ volume, point, readOnly, secrets, cacheBytes }: Staging): Promise<void> {
-    const entry = findMount(point);
-    if (entry !== undefined) {
-      assertOurs(entry, volume);
-      const state = await probeMount(point);
-      if (state === 'unresponsive') throw noAnswer(point);
-      if (state === 'alive') {
-        if (entry.readOnly === readOnly) return;
-        const mode = entry.readOnly ? 'read-only' : 'writable';
-        throw new CsiError(Status.ALREADY_EXISTS, `volume '${volume}' is staged ${mode} at ${point}`);
-      }
-      unmountPoint(point, true);
+    const state = await stateOf(point, volume);
+    if (state === 'unresponsive') throw noAnswer(point);
+    if (state === 'alive') {
+      const isReadOnly = findMount(point)?.readOnly ?? readOnly;
+      if (isReadOnly === readOnly) return;
+      const mode = isReadOnly ? 'read-only' : 'writable';
+      throw new CsiError(Status.ALREADY_EXISTS, `volume '${volume}' is staged ${mode} at ${point}`);
     }
+    if (state === 'stale') unmountPoint(point, true);
     await this.#options.daemons.mount({
       volume,
       point,
@@ -144,16 +141,15 @@ export class Node {
     const volume = existing(request.volumeId);
     return this.#inFlight.run(volume, async () => {
       const point = existingMountpoint(staging);
-      const entry = point === undefined ? undefined : findMount(point);
-      if (point === undefined || entry === undefined) {
+      const state = point === undefined ? 'free' : await stateOf(point, volume);
+      if (state === 'unresponsive') throw noAnswer(staging);
+      if (point === undefined || (state === 'free' && !(await isDead(target, volume)))) {
         throw new CsiError(Status.FAILED_PRECONDITION, `volume '${volume}' is not staged at ${staging}`);
       }
-      assertOurs(entry, volume);
-      const state = await probeMount(point);
-      if (state === 'unresponsive') throw noAnswer(point);
-      if (state === 'stale') {
+      if (state !== 'alive') {
         // Its daemon died after the stage: with the secrets at hand, the pod gets a mount that works.
-        await this.#stage({ volume, point, readOnly: entry.readOnly, secrets: request.secrets, cacheBytes });
+        const readOnly = findMount(point)?.readOnly ?? capability.readOnly;
+        await this.#stage({ volume, point, readOnly, secrets: request.secrets, cacheBytes });
       }
       await publish({ volume, point, target, subPath, capability, readOnly: request.readonly });
       return {};
@@ -268,6 +264,20 @@ function mountedAt(volumePath: string, volumeId: string): { readonly point: stri
   if (point === undefined || entry === undefined) throw absent(volumeId);
   assertOurs(entry, volume);
   return { point };
+}
+
+/** Throws FAILED_PRECONDITION when something else is mounted there. */
+async function stateOf(point: string, volume: string): Promise<MountState> {
+  const entry = findMount(point);
+  if (entry === undefined) return 'free';
+  assertOurs(entry, volume);
+  return probeMount(point);
+}
+
+/** Whether a target shows a mount of the volume whose daemon has ended. */
+async function isDead(target: string, volume: string): Promise<boolean> {
+  const place = existingMountpoint(target);
+  return place !== undefined && (await stateOf(place, volume)) === 'stale';
 }
 
 function assertOurs(entry: MountEntry, volume: string): void {

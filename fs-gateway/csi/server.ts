@@ -68,9 +68,10 @@ export async function serveCsi(options: CsiServerOptions): Promise<CsiServer> {
   };
 }
 
-function socketPath(endpoint: string): string {
+/** Throws `usage`. */
+export function socketPath(endpoint: string): string {
   const path = /^unix:(?:\/\/)?(.+)$/.exec(endpoint)?.[1];
-  if (path === undefined) throw new PenstockError('usage', `--endpoint ${endpoint}: expected unix:PATH`);
+  if (path === undefined) throw new PenstockError('usage', `${endpoint} is not a Unix socket: expected unix:PATH`);
   return resolve(path);
 }
 

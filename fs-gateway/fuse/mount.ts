@@ -14,7 +14,7 @@ import {
   readlinkSync,
   realpathSync,
 } from 'node:fs';
-import { stat } from 'node:fs/promises';
+import { statfs } from 'node:fs/promises';
 import { spawnSync } from 'node:child_process';
 import { basename, delimiter, dirname, join, resolve } from 'node:path';
 import { PenstockError, describeError, systemCode } from '../../lib/errors.ts';
@@ -28,7 +28,7 @@ const CAP_SYS_ADMIN = 21n;
 /** ELOOP of the kernel's own path walk. */
 const SYMLINKS_MAX = 40;
 const HELPER_TIMEOUT_MS = 30_000;
-/** A live file system answers a stat of its root well within this; a dead one at once with ENOTCONN. */
+/** A live file system answers a statfs of its root well within this; a dead one at once with ENOTCONN. */
 const PROBE_TIMEOUT_MS = 5_000;
 
 export type Mountability =
@@ -236,7 +236,8 @@ export async function probeMount(mountpoint: string): Promise<MountState> {
   if (entry.type !== FILE_SYSTEM_TYPE) return 'foreign';
   const { promise: late, resolve } = Promise.withResolvers<'unresponsive'>();
   const timer = setTimeout(() => resolve('unresponsive'), PROBE_TIMEOUT_MS);
-  const probe = stat(mountpoint).then(
+  // Not stat: the kernel answers that of a dead mount, too, as long as it may believe the attributes that it knows.
+  const probe = statfs(mountpoint).then(
     () => 'alive' as const,
     (error: unknown) => (isDeadMount(error) ? ('stale' as const) : ('alive' as const)),
   );

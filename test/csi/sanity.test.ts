@@ -28,7 +28,7 @@ describe.skipIf(absent)('csi-sanity', () => {
   });
 
   it('passes whole against Redis, S3 and FUSE', async () => {
-    const base = tempDir(`csi-${process.pid}`);
+    const base = tempDir(`mount-${process.pid}`);
     const secrets = csiSecrets(services, 1);
     const driver = await startCsiDriver({ base, args: ['--secrets', secretsFolder(base, secrets)] });
     onTestFinished(() => driver.kill());

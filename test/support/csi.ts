@@ -2,11 +2,11 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { closeSync, openSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { credentials, Metadata, makeGenericClientConstructor, type ServiceError } from '@grpc/grpc-js';
-import { csiService } from '../../fs-gateway/csi/protocol.ts';
+import { csiClient } from '../../fs-gateway/csi/client.ts';
+import type { CsiAnswer } from '../../fs-gateway/csi/client.ts';
+import { CsiError } from '../../fs-gateway/csi/status.ts';
 import { until } from './mount-guard.ts';
 
-const CALL_MS = 60_000;
 const root = join(import.meta.dirname, '..', '..');
 
 export interface CsiDriver {
@@ -19,8 +19,6 @@ export interface CsiDriver {
   kill(): Promise<void>;
   stop(): Promise<number | null>;
 }
-
-export type CsiAnswer = Readonly<Record<string, unknown>>;
 
 export interface CsiDriverOptions {
   readonly base: string;
@@ -48,9 +46,9 @@ export async function startCsiDriver({
   closeSync(log);
   const exited = new Promise<number | null>((done) => child.once('exit', done));
   const clients = {
-    Identity: clientOf('Identity', socket),
-    Controller: clientOf('Controller', socket),
-    Node: clientOf('Node', socket),
+    Identity: csiClient('Identity', socket),
+    Controller: csiClient('Controller', socket),
+    Node: csiClient('Node', socket),
   };
   const driver: CsiDriver = {
     child,
@@ -77,37 +75,7 @@ export async function startCsiDriver({
   return driver;
 }
 
-type Call = (method: string, request: object) => Promise<CsiAnswer>;
-
-function clientOf(service: 'Identity' | 'Controller' | 'Node', socket: string): Call {
-  const definition = csiService(service);
-  const Client = makeGenericClientConstructor(definition, service);
-  return async (method, request) => {
-    const entry = definition[method];
-    if (entry === undefined) throw new Error(`no method ${method}`);
-    const client = new Client(`unix:${socket}`, credentials.createInsecure());
-    try {
-      return await new Promise<CsiAnswer>((done, reject) => {
-        client.makeUnaryRequest(
-          entry.path,
-          entry.requestSerialize,
-          entry.responseDeserialize,
-          request,
-          new Metadata(),
-          { deadline: Date.now() + CALL_MS },
-          (error: ServiceError | null, answer: unknown) => {
-            if (error !== null) reject(error);
-            else done(answer as CsiAnswer); // what proto-loader made of the message
-          },
-        );
-      });
-    } finally {
-      client.close();
-    }
-  };
-}
-
-/** The gRPC status name of a call that is to fail, and what it said. */
+/** The gRPC status of a call that is to fail, and what it said. */
 export async function failureOf(
   call: Promise<CsiAnswer>,
 ): Promise<{ readonly code: number; readonly details: string }> {
@@ -115,8 +83,7 @@ export async function failureOf(
     const answer = await call;
     throw new Error(`it did not fail: ${JSON.stringify(answer)}`);
   } catch (error) {
-    const { code, details } = error as Partial<ServiceError>; // checked below
-    if (typeof code !== 'number' || details === undefined) throw error;
-    return { code, details };
+    if (!(error instanceof CsiError)) throw error;
+    return { code: error.code, details: error.message };
   }
 }
