@@ -1,10 +1,15 @@
-/** `penstock fs quota`: what the tools do about space. */
+/** `penstock fs quota|trash`: what the tools do about space. */
 import type { Command } from 'commander';
-import { print, printTable } from '../output.ts';
-import { parseBytesLimit, parseInodesLimit, progressOnStderr } from './fs-arguments.ts';
+import { EXIT_PARTLY, print, printTable } from '../output.ts';
+import { parseAge, parseBytesLimit, parseInodesLimit, progressOnStderr } from './fs-arguments.ts';
 import type { ToolOptions } from './fs-arguments.ts';
 
 export function addFsSpaceCommands(fs: Command): void {
+  addQuotaCommands(fs);
+  addTrashCommands(fs);
+}
+
+function addQuotaCommands(fs: Command): void {
   const quota = fs.command('quota').description('limits of bytes and inodes for a directory, or (PATH /) the volume');
 
   quota
@@ -45,5 +50,61 @@ export function addFsSpaceCommands(fs: Command): void {
           quotas.map((one) => ({ ...one })),
           json,
         );
+    });
+}
+
+function addTrashCommands(fs: Command): void {
+  const trash = fs.command('trash').description('what was removed from a volume with the option trash');
+
+  trash
+    .command('list <meta-url>')
+    .description('what is in the trash, and where it was')
+    .option('--name <name>', "the volume's name (default: lake)")
+    .option('--json', 'print as a JSON array')
+    .action(async (metaUrl: string, { name, json }: ToolOptions) => {
+      const { listTrash } = await import('../../fs-gateway/tools/main.ts');
+      const items = await listTrash({ metaUrl, name, progress: progressOnStderr() });
+      printTable(
+        items.map((item) => ({ ...item })),
+        json,
+      );
+    });
+
+  trash
+    .command('restore <meta-url> <path-or-id...>')
+    .description('bring back files and trees; exit status 3 when some could not be')
+    .option('--to <path>', 'to this path of the volume')
+    .option('--name <name>', "the volume's name (default: lake)")
+    .option('--json', 'print as one JSON object')
+    .action(async (metaUrl: string, wanted: string[], options: ToolOptions & { readonly to?: string }) => {
+      const { restoreTrash } = await import('../../fs-gateway/tools/main.ts');
+      const { name, to, json } = options;
+      const report = await restoreTrash({
+        metaUrl,
+        name,
+        wanted,
+        ...(to !== undefined && { to }),
+        progress: progressOnStderr(),
+      });
+      print({ ...report }, json);
+      if (report.failed > 0) process.exitCode = EXIT_PARTLY;
+    });
+
+  trash
+    .command('empty <meta-url>')
+    .description('remove for good what is in the trash')
+    .option('--older-than <duration>', 'only what was removed in hours that ended longer ago', parseAge)
+    .option('--name <name>', "the volume's name (default: lake)")
+    .option('--json', 'print as one JSON object')
+    .action(async (metaUrl: string, options: ToolOptions & { readonly olderThan?: number }) => {
+      const { emptyTrash } = await import('../../fs-gateway/tools/main.ts');
+      const { name, olderThan, json } = options;
+      const report = await emptyTrash({
+        metaUrl,
+        name,
+        ...(olderThan !== undefined && { olderThanMs: olderThan }),
+        progress: progressOnStderr(),
+      });
+      print({ ...report }, json);
     });
 }

@@ -122,6 +122,11 @@ export class VolumeView {
     for (const listener of this.#listeners) listener.inodeChanged?.(ino);
   }
 
+  /** The same of a name, which a change of ours has set beside the one that the kernel asked for. */
+  announceStaleEntry(parent: number, name: string): void {
+    for (const listener of this.#listeners) listener.entryChanged?.(parent, name);
+  }
+
   engine(): MetaEngine | Promise<MetaEngine> {
     if (this.#connection === undefined) throw new PenstockError('closed', 'the volume is not open yet');
     return this.#connection.get();

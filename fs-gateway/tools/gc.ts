@@ -1,6 +1,6 @@
 /**
- * Garbage collection of a volume: objects that no extent refers to, replaced lake files past their grace period, and orphans whose
- * mount is gone.
+ * Garbage collection of a volume: what was in the trash for as long as the volume's option says, objects that no extent refers to,
+ * replaced lake files past their grace period, and orphans whose mount is gone.
  *
  * Method: list the objects that are older than the grace period; then walk all metadata and strike out what is referred to. What is left
  * and was found by an earlier run, longer ago than the grace period (gc-lists.ts), is deleted; what is new is noted for a later run.
@@ -20,6 +20,7 @@ import type { Clock } from '../../lib/clock.ts';
 import { describeError, PenstockError } from '../../lib/errors.ts';
 import type { MetaEngine, ScanPage } from '../../lib/meta/engine.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
+import type { VolumeFormat } from '../../lib/volume/format.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { expireListings } from '../../lib/volume/lake-expire.ts';
 import { walkReferences, scanBucket } from '../../lib/volume/references.ts';
@@ -31,6 +32,7 @@ import { GarbageLists } from './gc-lists.ts';
 import { holdLock } from './gc-lock.ts';
 import type { GcLock } from './gc-lock.ts';
 import { IdSet } from './id-set.ts';
+import { TrashCan } from './trash.ts';
 import { formatOf, liveMounts, mountNames } from './tool.ts';
 import type { Progress } from './tool.ts';
 
@@ -49,6 +51,8 @@ export interface GcReport {
   /** With `dryRun` 0: the names are not looked at. */
   readonly expiredLakeFiles: number;
   readonly reclaimedOrphans: number;
+  /** Of the trash; their objects are garbage for a later run. */
+  readonly expiredTrash: number;
   readonly dryRun: boolean;
   /** Why garbage is left; null when all of it is gone. */
   readonly problem: string | null;
@@ -90,7 +94,7 @@ export async function collectGarbage(options: GcOptions): Promise<GcReport> {
       throw new PenstockError('held', `${text}; it is mounted at ${mountNames(mounts)}`);
     }
   }
-  const run = new Collection(options, format.id, graceMs);
+  const run = new Collection(options, format, graceMs);
   if (options.dryRun === true) return run.look();
   const lock = await holdLock(engine, run.keys);
   try {
@@ -104,14 +108,16 @@ class Collection {
   readonly keys: VolumeKeys;
   readonly #options: GcOptions;
   readonly #volumeId: string;
+  readonly #trashMs: number;
   readonly #graceMs: number;
   readonly #progress: Progress;
   #objects = 0;
 
-  constructor(options: GcOptions, volumeId: string, graceMs: number) {
+  constructor(options: GcOptions, format: VolumeFormat, graceMs: number) {
     this.keys = new VolumeKeys(options.volume);
     this.#options = options;
-    this.#volumeId = volumeId;
+    this.#volumeId = format.id;
+    this.#trashMs = format.trashMs;
     this.#graceMs = graceMs;
     this.#progress = options.progress ?? (() => undefined);
   }
@@ -119,6 +125,7 @@ class Collection {
   async collect(lock: GcLock): Promise<GcReport> {
     const { engine, store, volume, clock } = this.#options;
     const nowMs = clock.nowMs();
+    const expiredTrash = await this.#expireTrash(nowMs, false);
     await this.#forgetMoved();
     const reclaimedOrphans = await this.#reclaim(nowMs - this.#graceMs);
     const expiredLakeFiles = await expireListings(engine, volume, nowMs, this.#graceMs);
@@ -149,6 +156,7 @@ class Collection {
       waitingObjects: waiting,
       expiredLakeFiles,
       reclaimedOrphans,
+      expiredTrash,
       dryRun: false,
       problem,
     };
@@ -173,6 +181,7 @@ class Collection {
       waitingObjects: waiting,
       expiredLakeFiles: 0,
       reclaimedOrphans: orphans.size,
+      expiredTrash: await this.#expireTrash(clock.nowMs(), true),
       dryRun: true,
       problem: null,
     };
@@ -254,6 +263,12 @@ class Collection {
       }
       cursor = page.cursor;
     }
+  }
+
+  async #expireTrash(nowMs: number, look: boolean): Promise<number> {
+    const { engine, volume, clock, progress } = this.#options;
+    const trash = await TrashCan.open(engine, volume, clock, progress);
+    return trash.empty(nowMs - this.#trashMs, look);
   }
 
   async #reclaim(removedBeforeMs: number): Promise<number> {

@@ -20,6 +20,8 @@ import type { PathInfo } from './path-info.ts';
 import { getQuota, listQuotas, setQuota } from './quota.ts';
 import type { QuotaLimits, QuotaReport } from './quota.ts';
 import type { Progress } from './tool.ts';
+import { TrashCan } from './trash.ts';
+import type { RestoreReport, TrashedItem } from './trash.ts';
 
 export interface ToolRequest {
   readonly metaUrl: string;
@@ -110,6 +112,33 @@ export async function volumeQuotas(request: ToolRequest & { readonly path?: stri
   const { path } = request;
   return withVolume(request, async ({ engine, volume }) =>
     path === undefined ? listQuotas(engine, volume) : [await getQuota(engine, volume, path)],
+  );
+}
+
+/** What is in the trash; see trash.ts. */
+export async function listTrash(request: ToolRequest): Promise<TrashedItem[]> {
+  return withTrash(request, (trash) => trash.list());
+}
+
+/** Brings back what was at these paths, or has these ids. */
+export async function restoreTrash(
+  request: ToolRequest & { readonly wanted: readonly string[]; readonly to?: string },
+): Promise<RestoreReport> {
+  return withTrash(request, (trash) => trash.restore(request.wanted, request.to));
+}
+
+/** Removes for good what was removed longer ago than that. */
+export async function emptyTrash(
+  request: ToolRequest & { readonly olderThanMs?: number },
+): Promise<{ removed: number }> {
+  const { olderThanMs } = request;
+  const untilMs = olderThanMs === undefined ? Number.POSITIVE_INFINITY : systemClock.nowMs() - olderThanMs;
+  return withTrash(request, async (trash) => ({ removed: await trash.empty(untilMs) }));
+}
+
+async function withTrash<T>(request: ToolRequest, work: (trash: TrashCan) => Promise<T>): Promise<T> {
+  return withVolume(request, async ({ engine, volume }) =>
+    work(await TrashCan.open(engine, volume, systemClock, request.progress)),
   );
 }
 

@@ -18,15 +18,13 @@ import { scanBucket } from '../../lib/volume/references.ts';
 import type { CachedEntry } from '../meta/cache.ts';
 import type { Account } from '../meta/quotas.ts';
 import { VolumeView } from '../meta/view.ts';
-import { showName } from './fsck-paths.ts';
 import type { Progress } from './tool.ts';
-import { namesOf, resolvePath } from './volume-path.ts';
+import { namesOf, DirectoryPaths, resolvePath } from './volume-path.ts';
 
 const PORTION = 64;
 const SCAN_PAGE = 500;
 /** Each failed one means that something was written in the inner quota meanwhile. */
 const ADOPT_ATTEMPTS_MAX = 1000;
-const DEPTH_MAX = 1000;
 const LAKE = 'lake';
 
 export interface QuotaReport {
@@ -81,9 +79,10 @@ export async function listQuotas(engine: MetaEngine, volume: string): Promise<Qu
   const view = VolumeView.over(engine, volume);
   const inos = new Set<number>();
   for await (const [field] of scanBucket(engine, view.keys.quotas)) inos.add(Number(field));
+  const paths = new DirectoryPaths(view);
   const reports: QuotaReport[] = [];
   for (const ino of inos) {
-    const path = await pathOf(view, ino);
+    const path = await paths.of(ino);
     if (path !== null) reports.push(await report(engine, view, ino, path));
   }
   return reports.sort((a, b) => (a.path < b.path ? -1 : 1));
@@ -104,30 +103,6 @@ async function report(engine: MetaEngine, view: VolumeView, ino: number, path: s
     inodesMax,
     counting,
   };
-}
-
-/** Null when it is not in the tree any more. */
-async function pathOf(view: VolumeView, ino: number): Promise<string | null> {
-  const names: string[] = [];
-  let at = ino;
-  for (let depth = 0; at !== ROOT_INO; depth++) {
-    const node = depth < DEPTH_MAX ? await view.node(at) : null;
-    const name = node === null ? undefined : await nameIn(view, node.inode.parent, at);
-    if (node === null || name === undefined) return null;
-    names.unshift(showName(name));
-    at = node.inode.parent;
-  }
-  return `/${names.join('/')}`;
-}
-
-async function nameIn(view: VolumeView, directory: number, ino: number): Promise<string | undefined> {
-  for (let cursor: string | null = ''; cursor !== null;) {
-    const page: Awaited<ReturnType<VolumeView['scan']>> = await view.scan(directory, cursor, SCAN_PAGE);
-    const found = page.entries.find(([, entry]) => entry.ino === ino);
-    if (found !== undefined) return found[0];
-    cursor = page.cursor;
-  }
-  return undefined;
 }
 
 /** The directory is a quota root with these limits afterwards. */

@@ -1,6 +1,6 @@
 /** From inode records to what stat(2) shows. */
 import { extentBytes } from '../../lib/volume/extents.ts';
-import { INODE_INLINE, INODE_PAGED, isDirectory, S_IFMT, S_IFREG } from '../../lib/volume/inode.ts';
+import { INODE_INLINE, INODE_PAGED, INODE_TRASHED, isDirectory, S_IFMT, S_IFREG } from '../../lib/volume/inode.ts';
 import type { Node } from '../meta/cache.ts';
 import type { Attributes, Entry } from './operations.ts';
 
@@ -24,7 +24,8 @@ export function attributesOf(node: Node, uncommitted?: Uncommitted): Attributes 
   const directory = isDirectory(inode);
   const size = directory ? DIRECTORY_BYTES : (uncommitted?.size ?? inode.size);
   let { mtimeNs, ctimeNs } = inode;
-  let nlink = inode.nlink;
+  // A file in the trash has no name, for all who have it open.
+  let nlink = (inode.flags & INODE_TRASHED) !== 0 && !directory ? 0 : inode.nlink;
   if (directory) {
     if (node.entriesChangedNs > inode.mtimeSetNs) mtimeNs = node.entriesChangedNs;
     if (node.entriesChangedNs > ctimeNs) ctimeNs = node.entriesChangedNs;

@@ -1,6 +1,6 @@
 /** What the parts of the virtual file system share: the volume, its data, the clock, and how long the kernel may believe us. */
 import type { Clock } from '../../lib/clock.ts';
-import { INODE_LISTING, isDirectory } from '../../lib/volume/inode.ts';
+import { INODE_LISTING, INODE_TRASHED, isDirectory } from '../../lib/volume/inode.ts';
 import type { VolumeFormat } from '../../lib/volume/format.ts';
 import type { Node } from '../meta/cache.ts';
 import type { Content } from '../meta/content.ts';
@@ -57,8 +57,11 @@ function missing(ino: number): never {
   throw new PosixError(Errno.ENOENT, `inode ${ino} is gone`);
 }
 
-/** A directory whose entries may be changed: the lake's own listings belong to its tables. */
-export async function writableDirectory(view: VolumeView, ino: number): Promise<Node> {
+/**
+ * A directory whose entries may be changed: the lake's own listings belong to its tables. From what is in the trash, names may only be
+ * taken away (`takes`).
+ */
+export async function writableDirectory(view: VolumeView, ino: number, takes = false): Promise<Node> {
   const found = nodeOrThrow(view, ino);
   const node = found instanceof Promise ? await found : found;
   if (!isDirectory(node.inode)) throw new PosixError(Errno.ENOTDIR, `inode ${ino} is not a directory`);
@@ -67,6 +70,11 @@ export async function writableDirectory(view: VolumeView, ino: number): Promise<
       Errno.EPERM,
       `directory ${ino} is a listing of the lake: its files are changed through the table`,
     );
+  }
+  if ((node.inode.flags & INODE_TRASHED) !== 0 && !takes) {
+    // A program may still stand in a directory that was removed.
+    if (node.inode.nlink === 0) throw new PosixError(Errno.ENOENT, `directory ${ino} was removed`);
+    throw new PosixError(Errno.EPERM, `directory ${ino} is one of the trash: names can only be removed, or moved out`);
   }
   return node;
 }

@@ -13,6 +13,7 @@ import type { Node } from '../meta/cache.ts';
 import type { Context } from './context.ts';
 import { nodeOrThrow } from './context.ts';
 import { entryOfNode } from './attributes.ts';
+import { isReserved } from './trash.ts';
 import type { DirectoryEntry, Entry } from './operations.ts';
 import { NameSet } from './name-set.ts';
 import { Errno, PosixError } from './operations.ts';
@@ -147,7 +148,8 @@ export class Directories {
     // An entry that the scan gives again in a later page was given before. A page that is read again (a seek back) is given as it is.
     const first = index > directory.givenTo;
     if (first) directory.givenTo = index;
-    const fresh = first ? entries.filter(([name]) => directory.given.add(name)) : entries;
+    const shown = ino === ROOT_INO ? entries.filter(([name]) => !isReserved(ino, name)) : entries;
+    const fresh = first ? shown.filter(([name]) => directory.given.add(name)) : shown;
     return {
       index,
       entries: inOrder(fresh.map(([name, entry]) => ({ name, ino: entry.ino, type: entry.type }))),

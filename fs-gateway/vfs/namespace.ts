@@ -10,6 +10,7 @@
 import {
   INODE_IMMUTABLE,
   INODE_LISTING,
+  INODE_TRASHED,
   INODE_XATTRS,
   isDirectory,
   S_IFDIR,
@@ -25,6 +26,7 @@ import type { Context } from './context.ts';
 import { Errno, PosixError, RENAME_EXCHANGE, RENAME_NOREPLACE } from './operations.ts';
 import type { Caller, Result } from './operations.ts';
 import { inherit } from './ownership.ts';
+import { isReserved, Trash } from './trash.ts';
 import type { Orphans } from './orphans.ts';
 
 /** ext4's; more is a program's mistake. */
@@ -33,13 +35,22 @@ const ANCESTORS_MAX = 900;
 /** A name that points to an inode that is gone is a race with its removal: looked at again this often. */
 const DANGLING_RETRIES = 3;
 
-export class Namespace {
-  readonly #context: Context;
-  readonly #orphans: Orphans;
+/** What is asked again under the same id was asked once; a tool has none. */
+export interface Requested {
+  readonly operation: string | undefined;
+}
 
-  constructor(context: Context, orphans: Orphans) {
+export type NamespaceContext = Pick<Context, 'view' | 'time' | 'format'>;
+
+export class Namespace {
+  readonly #context: NamespaceContext;
+  readonly #orphans: Pick<Orphans, 'add' | 'unlinked'>;
+  readonly #trash: Trash;
+
+  constructor(context: NamespaceContext, orphans: Pick<Orphans, 'add' | 'unlinked'>) {
     this.#context = context;
     this.#orphans = orphans;
+    this.#trash = new Trash(context);
   }
 
   /** The inode behind a name, null when there is none. */
@@ -76,7 +87,7 @@ export class Namespace {
 
   /** Makes a name with a new inode; `build` gets the parent, for what is inherited. */
   async make(caller: Caller, parent: number, name: string, mode: number, fields: Partial<Inode> = {}): Promise<Node> {
-    assertName(name);
+    assertNewName(parent, name);
     const { view, time } = this.#context;
     const ino = await view.newId('ino');
     const directory = (mode & S_IFMT) === S_IFDIR;
@@ -98,10 +109,11 @@ export class Namespace {
   }
 
   async link(caller: Caller, ino: number, parent: number, name: string): Promise<Node> {
-    assertName(name);
+    assertNewName(parent, name);
     const { view, time } = this.#context;
     await view.change(caller.operation, async (change) => {
       const node = await nodeOrThrow(view, ino);
+      if ((node.inode.flags & INODE_TRASHED) !== 0) throw new PosixError(Errno.ENOENT, `inode ${ino} was removed`);
       const parentNode = await writableDirectory(view, parent);
       if ((await view.entry(parent, name)) !== null) throw new PosixError(Errno.EEXIST, `'${name}' exists`);
       if (isDirectory(node.inode) || (node.inode.flags & INODE_IMMUTABLE) !== 0) {
@@ -120,52 +132,55 @@ export class Namespace {
     return nodeOrThrow(view, ino);
   }
 
-  async unlink(caller: Caller, parent: number, name: string): Promise<void> {
+  async unlink({ operation }: Requested, parent: number, name: string): Promise<void> {
     const { view, time } = this.#context;
-    const { value: removed } = await view.change(caller.operation, async (change) => {
-      const parentNode = await writableDirectory(view, parent);
+    const { value: removed } = await view.change(operation, async (change) => {
+      const parentNode = await writableDirectory(view, parent, true);
       const { entry, node } = await this.#existing(parent, name);
       if (isDirectory(node.inode)) throw new PosixError(Errno.EISDIR, `'${name}' is a directory`);
       const nowNs = time.nowNs();
       change.expectNode(parentNode);
       change.removeEntry(parent, name, entry);
       change.touchDirectory(parent, nowNs, 0);
-      return this.#dropLink(change, node, nowNs);
+      return this.#dropLink(change, { parent, name, entry, node }, nowNs);
     });
     this.#orphans.unlinked(removed);
   }
 
-  async rmdir(caller: Caller, parent: number, name: string): Promise<void> {
+  async rmdir({ operation }: Requested, parent: number, name: string): Promise<void> {
     const { view, time } = this.#context;
-    await view.change(caller.operation, async (change) => {
-      const parentNode = await writableDirectory(view, parent);
+    await view.change(operation, async (change) => {
+      const parentNode = await writableDirectory(view, parent, true);
       const { entry, node } = await this.#existing(parent, name);
       if (!isDirectory(node.inode)) throw new PosixError(Errno.ENOTDIR, `'${name}' is not a directory`);
       const nowNs = time.nowNs();
       change.expectNode(parentNode);
       change.removeEntry(parent, name, entry);
       change.touchDirectory(parent, nowNs, -1);
-      await this.#dropDirectory(change, node);
+      await this.#dropDirectory(change, { parent, name, entry, node }, nowNs);
     });
   }
 
   async rename(
-    caller: Caller,
+    { operation }: Requested,
     parent: number,
     name: string,
     newParent: number,
     newName: string,
     flags: number,
   ): Promise<void> {
-    assertName(name);
-    assertName(newName);
+    assertNewName(parent, name);
+    assertNewName(newParent, newName);
     if ((flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE)) !== 0)
       throw new PosixError(Errno.EINVAL, `rename flags ${flags}`);
     const { view } = this.#context;
-    const { value: removed } = await view.change(caller.operation, async (change) => {
-      const from = await writableDirectory(view, parent);
+    const { value: removed } = await view.change(operation, async (change) => {
+      const from = await writableDirectory(view, parent, (flags & RENAME_EXCHANGE) === 0);
       const to = await writableDirectory(view, newParent);
       const source = await this.#existing(parent, name);
+      if ((from.inode.flags & INODE_TRASHED) !== 0 && from.inode.parent === ROOT_INO) {
+        throw new PosixError(Errno.EPERM, `'${name}' is an hour of the trash`);
+      }
       const target = await this.#find(newParent, newName);
       if (target !== null && (flags & RENAME_NOREPLACE) !== 0)
         throw new PosixError(Errno.EEXIST, `'${newName}' exists`);
@@ -207,9 +222,9 @@ export class Namespace {
       if (directory && !isDirectory(old.inode)) throw new PosixError(Errno.ENOTDIR, `'${to.name}' is not a directory`);
       if (!directory && isDirectory(old.inode)) throw new PosixError(Errno.EISDIR, `'${to.name}' is a directory`);
       if (isDirectory(old.inode)) {
-        await this.#dropDirectory(change, old);
+        await this.#dropDirectory(change, { parent: to.parent, name: to.name, ...to.target }, nowNs);
         toDelta--;
-      } else removed = await this.#dropLink(change, old, nowNs);
+      } else removed = await this.#dropLink(change, { parent: to.parent, name: to.name, ...to.target }, nowNs);
     }
     change.updateNode(node, moved(node.inode, to.parent, nowNs));
     change.removeEntry(source.parent, source.name, source.entry);
@@ -236,7 +251,8 @@ export class Namespace {
       const [outer] = await quotas.of(node);
       if ((outer === undefined || outer.ino === ROOT_INO ? 0 : outer.ino) === quota) return node;
     }
-    if (isDirectory(inode) || inode.nlink > 1) throw otherQuota(node.ino);
+    const empty = (inode.flags & INODE_TRASHED) !== 0;
+    if ((isDirectory(inode) && !empty) || inode.nlink > 1) throw otherQuota(node.ino);
     change.recount(inode, await quotas.of(node), await quotas.account(quota));
     return { ...node, inode: { ...inode, quota } };
   }
@@ -266,11 +282,15 @@ export class Namespace {
   }
 
   /** Takes one name away; returns the inode when it was the last. */
-  async #dropLink(change: Change, node: Node, nowNs: bigint): Promise<number | undefined> {
+  async #dropLink(change: Change, { parent, name, node }: Named, nowNs: bigint): Promise<number | undefined> {
     const { inode } = node;
     if ((inode.flags & INODE_IMMUTABLE) !== 0) throw new PosixError(Errno.EPERM, `inode ${node.ino} is immutable`);
     if (inode.nlink > 1) {
       change.updateNode(node, { ...inode, nlink: inode.nlink - 1, ctimeNs: nowNs });
+      return undefined;
+    }
+    if (this.#trash.takes(node)) {
+      await this.#trash.put(change, node, parent, name, nowNs);
       return undefined;
     }
     if (inode.quota !== 0) {
@@ -283,10 +303,14 @@ export class Namespace {
     return node.ino;
   }
 
-  async #dropDirectory(change: Change, node: Node): Promise<void> {
+  async #dropDirectory(change: Change, { parent, name, node }: Named, nowNs: bigint): Promise<void> {
     const { view } = this.#context;
     if ((node.inode.flags & INODE_LISTING) !== 0) {
       throw new PosixError(Errno.EPERM, `directory ${node.ino} is a listing of the lake`);
+    }
+    if (this.#trash.takes(node)) {
+      await this.#trash.put(change, node, parent, name, nowNs);
+      return;
     }
     change.expectEmpty(node.ino);
     change.removeNode(node);
@@ -329,6 +353,16 @@ function otherQuota(ino: number): PosixError {
   return new PosixError(Errno.EXDEV, `inode ${ino} counts to another quota`);
 }
 
+/** A name that is made, moved or replaced. */
+function assertNewName(parent: number, name: string): void {
+  assertName(name);
+  if (isReserved(parent, name)) throw new PosixError(Errno.EPERM, `'${name}' belongs to the volume`);
+}
+
+/** What is moved out of the trash is no longer removed. */
 function moved(inode: Inode, parent: number, nowNs: bigint): Inode {
-  return isDirectory(inode) ? { ...inode, parent, ctimeNs: nowNs } : { ...inode, ctimeNs: nowNs };
+  const flags = inode.flags & ~INODE_TRASHED;
+  return isDirectory(inode)
+    ? { ...inode, flags, nlink: 2, parent, ctimeNs: nowNs }
+    : { ...inode, flags, ctimeNs: nowNs };
 }

@@ -46,7 +46,9 @@ export const INODE_LISTING = 8;
 export const INODE_IMMUTABLE = 16;
 /** There is a quota root; only in the record, in memory it is `quota`. */
 const INODE_QUOTA = 32;
-const FLAGS_KNOWN = 63;
+/** Of the trash, or in it: it was removed, and what it has was too. */
+export const INODE_TRASHED = 64;
+const FLAGS_KNOWN = 127;
 
 export const FILE_BYTES_MAX = 2 ** 50;
 const FORMAT = 1;

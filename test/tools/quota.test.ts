@@ -1,8 +1,7 @@
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
 import { getQuota, listQuotas, setQuota } from '../../fs-gateway/tools/quota.ts';
 import { fsckVolume } from '../../fs-gateway/tools/main.ts';
-import { Errno, PosixError } from '../../fs-gateway/vfs/operations.ts';
-import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
+import { Errno } from '../../fs-gateway/vfs/operations.ts';
 import type { MetaEngine } from '../../lib/meta/engine.ts';
 import { openMeta } from '../../lib/registry.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
@@ -12,7 +11,7 @@ import { faultyEngine } from '../support/faulty-engine.ts';
 import { caller, openTestVolume, startServices, testVolume } from '../support/fs-volume.ts';
 import type { Services, TestVolume } from '../support/fs-volume.ts';
 import { missing } from '../support/services.ts';
-import { lookUp, writeFile } from './volume-files.ts';
+import { errnoOf, lookUp, makeDirectory, writeFile } from './volume-files.ts';
 
 const keys = new VolumeKeys('lake');
 const EDQUOT = Errno.EDQUOT;
@@ -21,22 +20,6 @@ async function openEngine(volume: TestVolume): Promise<MetaEngine> {
   const engine = await openMeta(volume.metaUrl, { kind: 'test' });
   onTestFinished(() => engine.close());
   return engine;
-}
-
-async function makeDirectory(open: OpenVolume, name: string, parent = 1n): Promise<bigint> {
-  const entry = await open.operations.mkdir(caller(), parent, name, 0o755, 0);
-  return entry.attributes.ino;
-}
-
-/** The errno of an operation; 0: it succeeded. */
-async function errnoOf(run: () => unknown): Promise<number> {
-  try {
-    await run();
-    return 0;
-  } catch (error) {
-    if (error instanceof PosixError) return error.errno;
-    throw error;
-  }
 }
 
 async function sound(volume: TestVolume): Promise<void> {

@@ -1,4 +1,5 @@
 import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
+import { PosixError } from '../../fs-gateway/vfs/operations.ts';
 import type { Attributes } from '../../fs-gateway/vfs/operations.ts';
 import { caller } from '../support/fs-volume.ts';
 
@@ -26,4 +27,28 @@ export async function lookUp(open: OpenVolume, parent: bigint, name: string): Pr
   const found = await open.operations.lookup(caller(), parent, name);
   if (!('attributes' in found)) throw new Error(`no '${name}' in ${parent}`);
   return found.attributes;
+}
+
+export async function makeDirectory(open: OpenVolume, name: string, parent = 1n): Promise<bigint> {
+  const entry = await open.operations.mkdir(caller(), parent, name, 0o755, 0);
+  return entry.attributes.ino;
+}
+
+/** The errno of an operation; 0: it succeeded. */
+export async function errnoOf(run: () => unknown): Promise<number> {
+  try {
+    await run();
+    return 0;
+  } catch (error) {
+    if (error instanceof PosixError) return error.errno;
+    throw error;
+  }
+}
+
+export async function namesIn(open: OpenVolume, directory: bigint): Promise<string[]> {
+  const names: string[] = [];
+  const { handle } = await open.operations.opendir(caller(), directory, 0);
+  await open.operations.readdir(caller(), directory, handle, 0n, false, ({ name }) => names.push(name) > 0);
+  await open.operations.releasedir(caller(), directory, handle);
+  return names.filter((name) => name !== '.' && name !== '..').sort();
 }
