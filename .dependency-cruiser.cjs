@@ -38,6 +38,7 @@ module.exports = {
       to: { pathNot: '^(web/|node_modules/uplot/)' },
     },
     { name: 'nothing-imports-the-page', severity: 'error', from: { pathNot: '^web/' }, to: { path: '^web/' } },
+    onlyIn('augurs-in-control', '@bsull/augurs', '^control/lake/'),
     onlyIn('jose-in-control', 'jose', '^control/auth/'),
     onlyIn('fastify-in-control', '(@fastify|fastify)', '^control/'),
     onlyIn('redis-in-its-adapter', 'ioredis', '^lib/meta/redis/'),

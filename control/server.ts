@@ -20,6 +20,7 @@ import { handleError, sendProblem } from './problem.ts';
 import { addAudit, auditRoutes } from './routes/audit.ts';
 import { agentRoutes } from './routes/agents.ts';
 import { datasetRoutes } from './routes/datasets.ts';
+import { forecastRoutes } from './routes/forecasts.ts';
 import { healthRoutes } from './routes/health.ts';
 import { lineageRoutes } from './routes/lineage.ts';
 import { overviewRoutes } from './routes/overview.ts';
@@ -168,6 +169,7 @@ function addRoutes(app: App, context: ControlContext, metrics: ControlMetrics, o
   overviewRoutes(app, context);
   datasetRoutes(app, context);
   runRoutes(app, context);
+  forecastRoutes(app, context);
   quarantineRoutes(app, context);
   volumeRoutes(app, context);
   agentRoutes(app, context);

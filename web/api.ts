@@ -155,6 +155,28 @@ export interface Costs {
   }[];
 }
 
+export interface Forecasts {
+  readonly items: readonly {
+    readonly dataset: string;
+    readonly historyStartMs: number;
+    readonly history: readonly number[];
+    readonly forecast: {
+      readonly startMs: number;
+      readonly point: readonly number[];
+      readonly lower: readonly number[];
+      readonly upper: readonly number[];
+    } | null;
+    readonly heldOut: {
+      readonly days: number;
+      readonly errorPercent: number | null;
+      readonly naiveErrorPercent: number | null;
+      readonly insideBand: number;
+    } | null;
+    readonly reason: string | null;
+  }[];
+  readonly advice: readonly { readonly kind: 'switch-off' | 'buy'; readonly text: string }[];
+}
+
 export interface QuarantineObject {
   readonly dataset: string;
   readonly object: string;

@@ -4,6 +4,7 @@ import { h, replace } from './dom.ts';
 import { duration, timeOfDay } from './format.ts';
 import { every, NEEDS_TOKEN, type View } from './parts.ts';
 import { datasets } from './view-datasets.ts';
+import { forecasts } from './view-forecasts.ts';
 import { overview } from './view-overview.ts';
 import { quarantine } from './view-quarantine.ts';
 import { runs } from './view-runs.ts';
@@ -14,6 +15,7 @@ const VIEWS: readonly (readonly [name: string, title: string, view: (argument: s
   ['pipeline', 'Pipeline', () => overview],
   ['datasets', 'Datasets', datasets],
   ['runs', 'Runs and cost', () => runs],
+  ['forecasts', 'Forecasts', () => forecasts],
   ['quarantine', 'Quarantine', quarantine],
   ['volumes', 'Volumes', () => volumes],
   ['sql', 'SQL', () => sql],

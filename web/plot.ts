@@ -7,12 +7,14 @@ export interface Line {
   readonly label: string;
   /** A custom property of style.css. */
   readonly color: string;
+  /** Only the edge of the band: no line of its own. */
+  readonly isEdge?: true;
 }
 
 export interface Plot {
   readonly element: HTMLElement;
   /** Times in milliseconds; one array of values a line. */
-  set(atMs: readonly number[], values: readonly (readonly number[])[]): void;
+  set(atMs: readonly number[], values: readonly (readonly (number | null)[])[]): void;
 }
 
 const HEIGHT = 180;
@@ -21,6 +23,8 @@ export function plot(options: {
   readonly label: string;
   readonly lines: readonly Line[];
   readonly format: (value: number) => string;
+  /** How a moment is written; the time of the day when it is left out. */
+  readonly formatTime?: (atMs: number) => string;
   readonly signal: AbortSignal;
 }): Plot {
   const element = h('div', { class: 'plot', role: 'img', 'aria-label': options.label });
@@ -54,7 +58,15 @@ export function plot(options: {
 
 function chartOptions(
   width: number,
-  { lines, format }: { readonly lines: readonly Line[]; readonly format: (value: number) => string },
+  {
+    lines,
+    format,
+    formatTime = timeOfDay,
+  }: {
+    readonly lines: readonly Line[];
+    readonly format: (value: number) => string;
+    readonly formatTime?: (atMs: number) => string;
+  },
 ): uPlot.Options {
   const style = getComputedStyle(document.documentElement);
   const color = (name: string): string => style.getPropertyValue(name).trim();
@@ -64,21 +76,27 @@ function chartOptions(
     ticks: { show: false },
     font: '12px system-ui, sans-serif',
   };
+  // Series 0 are the times.
+  const edges = lines.flatMap((line, at) => (line.isEdge === true ? [at + 1] : []));
+  const [upper, lower] = edges;
   return {
     width,
     height: HEIGHT,
+    ...(upper === undefined || lower === undefined
+      ? {}
+      : { bands: [{ series: [upper, lower] as [number, number], fill: color('--band') }] }),
     cursor: { y: false, points: { size: 6 } },
     scales: { y: { range: (_plot, _min, max) => [0, Math.max(1, max * 1.1)] } },
     axes: [
-      { ...axis, space: 90, size: 32, values: (_plot, ticks) => ticks.map((at) => timeOfDay(at * 1000)) },
+      { ...axis, space: 90, size: 32, values: (_plot, ticks) => ticks.map((at) => formatTime(at * 1000)) },
       { ...axis, size: 70, values: (_plot, ticks) => ticks.map(format) },
     ],
     series: [
-      { label: 'at', value: (_plot, at: number | null) => (at === null ? '' : timeOfDay(at * 1000)) },
+      { label: 'at', value: (_plot, at: number | null) => (at === null ? '' : formatTime(at * 1000)) },
       ...lines.map((line) => ({
         label: line.label,
         stroke: color(line.color),
-        width: 1.5,
+        width: line.isEdge === true ? 0 : 1.5,
         points: { show: false },
         value: (_plot: uPlot, value: number | null) => (value === null ? '' : format(value)),
       })),

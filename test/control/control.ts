@@ -1,9 +1,12 @@
 /** A control plane over a real pipeline on the embedded adapters, served on a free port of this machine. */
 import { expect, onTestFinished } from 'vitest';
+import { writeCost } from '../../compactor/cost/cost.ts';
 import { serve, type Serving } from '../../control/main.ts';
 import type { PipelineConfig } from '../../lib/config/pipeline.ts';
+import type { LakeContext } from '../../lib/table/table.ts';
 import {
   compactAll,
+  DATASET,
   HOUR_MS,
   landOnce,
   openTestPipeline,
@@ -121,3 +124,27 @@ export function reading(seq: number): ReturnType<typeof recordOf> {
 }
 
 const bad = (seq: number): ReturnType<typeof recordOf> => recordOf({ seq, value: `{"ts": oops ${seq}` });
+
+/** A landing run a day up to yesterday: growing by 1 % a day, weekends at half, with a little noise that is the same each time. */
+export async function writeCostsOfDays(lake: LakeContext, days: number, dataset = DATASET): Promise<number[]> {
+  const today = Math.floor(Date.now() / 86_400_000) * 86_400_000;
+  const rows: number[] = [];
+  for (let day = 0; day < days; day++) {
+    const startedMs = today - (days - day) * 86_400_000 + 3_600_000;
+    const isWeekend = [0, 6].includes(new Date(startedMs).getUTCDay());
+    const amount = Math.round(
+      1_000_000 * (1 + day / 100) * (isWeekend ? 0.5 : 1) * (1 + 0.03 * Math.sin(day * 12.9898)),
+    );
+    rows.push(amount);
+    const used = {
+      seconds: 60,
+      cpuSeconds: amount / 300_000,
+      bytesRead: amount * 20,
+      bytesWritten: amount * 8,
+      gets: 10,
+      puts: 10,
+    };
+    await writeCost(lake, dataset, { kind: 'land', startedMs, rows: amount, ...used });
+  }
+  return rows;
+}

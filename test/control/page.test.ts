@@ -3,7 +3,7 @@ import { chromium, type Browser, type Page } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
 import { DATASET } from '../compactor/pipeline.ts';
 import { missing, requireService } from '../support/services.ts';
-import { type Control, landedPipeline, startControl } from './control.ts';
+import { type Control, landedPipeline, startControl, writeCostsOfDays } from './control.ts';
 
 const ARGS = [
   '--no-sandbox',
@@ -14,7 +14,7 @@ const ARGS = [
   '--disable-component-update',
   '--disable-sync',
 ];
-const VIEWS = ['pipeline', 'datasets', `datasets/${DATASET}`, 'runs', 'quarantine', 'volumes', 'sql'];
+const VIEWS = ['pipeline', 'datasets', `datasets/${DATASET}`, 'runs', 'forecasts', 'quarantine', 'volumes', 'sql'];
 
 describe.skipIf(missing('chromium'))('the admin page', () => {
   let browser: Browser;
@@ -46,6 +46,7 @@ describe.skipIf(missing('chromium'))('the admin page', () => {
 
   test('shows the pipeline, and every view fits a phone and a desk in both colour schemes', async () => {
     const { pipeline, rows } = await landedPipeline();
+    await writeCostsOfDays(pipeline.lake, 60);
     const control = await startControl(pipeline.config, pipeline.dir);
     for (const { colorScheme, width } of [
       { colorScheme: 'light', width: 1280 },
@@ -84,8 +85,8 @@ describe.skipIf(missing('chromium'))('the admin page', () => {
     const control = await startControl(pipeline.config, pipeline.dir);
     const page = await openPage(control);
     await page.goto(control.url);
-    // Skip link, brand, then the views in order: the sixth is SQL.
-    for (let press = 0; press < 8; press++) await page.keyboard.press('Tab');
+    // Skip link, brand, then the views in order: the last is SQL.
+    for (let press = 0; press < 9; press++) await page.keyboard.press('Tab');
     await page.keyboard.press('Enter');
     await page.locator('#sql').focus();
     await page.keyboard.press('Control+A');
