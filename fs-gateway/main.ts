@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { existsSync, mkdirSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { extname, join, resolve } from 'node:path';
+import { expandEnvironment } from '../lib/config/environment.ts';
 import { PenstockError } from '../lib/errors.ts';
 import { absoluteUrl, openMeta, openStore } from '../lib/registry.ts';
 import type { StoreCredentials } from '../lib/store/store.ts';
@@ -35,7 +36,7 @@ export interface FormatRequest {
 export async function formatVolume(request: FormatRequest): Promise<VolumeFormat> {
   const { url, volume } = splitMetaUrl(request.metaUrl, request.name);
   const options = parseOptions(request.options ?? {});
-  const storeUrl = absoluteUrl(request.storeUrl, process.cwd());
+  const storeUrl = storeOf(request);
   const store = await openStore(storeUrl);
   await store.close();
   const engine = await openMeta(url, { kind: 'format' });
@@ -54,14 +55,18 @@ export async function formatVolume(request: FormatRequest): Promise<VolumeFormat
 }
 
 /** Formats the volume unless it is formatted; one with another store is `config`. */
-export async function ensureVolume(metaUrl: string, storeUrl: string): Promise<VolumeFormat> {
-  const { url, volume } = splitMetaUrl(metaUrl);
+export async function ensureVolume(request: FormatRequest): Promise<VolumeFormat> {
+  const { url, volume } = splitMetaUrl(request.metaUrl, request.name);
   const engine = await openMeta(url, { kind: 'format' });
   const found = await readFormat(engine, volume).finally(() => engine.close());
-  if (found === null) return formatVolume({ metaUrl, storeUrl });
-  const wanted = absoluteUrl(storeUrl, process.cwd());
+  if (found === null) return formatVolume(request);
+  const wanted = storeOf(request);
   if (found.store === wanted) return found;
   throw new PenstockError('config', `volume '${volume}' has its objects in ${found.store}, not in ${wanted}`);
+}
+
+function storeOf({ storeUrl }: FormatRequest): string {
+  return absoluteUrl(expandEnvironment(storeUrl), process.cwd());
 }
 
 /** The options of a format as people write them. Throws `config` for one that there is not. */
@@ -190,7 +195,7 @@ export async function mountStats(mountpoint: string): Promise<Readonly<Record<st
 
 /** `sqlite:x?volume=NAME` -> the engine's URL and the volume. */
 export function splitMetaUrl(metaUrl: string, name?: string): { readonly url: string; readonly volume: string } {
-  const absolute = absoluteUrl(metaUrl, process.cwd());
+  const absolute = absoluteUrl(expandEnvironment(metaUrl), process.cwd());
   const parsed = parsePortUrl(absolute);
   if (parsed === null) throw new PenstockError('config', `'${metaUrl}' is not the URL of a metadata engine`);
   const inUrl = parsed.searchParams.get('volume');

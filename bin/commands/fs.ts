@@ -14,6 +14,7 @@ interface FormatOptions extends Json {
   readonly store: string;
   readonly name?: string;
   readonly option?: readonly string[];
+  readonly ifMissing?: true;
 }
 
 interface MountOptions extends Json {
@@ -80,10 +81,12 @@ export function addFsCommands(program: Command): void {
       'blockSize, inlineBytes, trash, grace, durability or compression; may be repeated',
       collect,
     )
+    .option('--if-missing', 'a volume that is there already, in the same store, is left as it is')
     .option('--json', 'print as one JSON object')
     .action(async (metaUrl: string, options: FormatOptions) => {
-      const { formatVolume } = await import('../../fs-gateway/main.ts');
-      const format = await formatVolume({
+      const { ensureVolume, formatVolume } = await import('../../fs-gateway/main.ts');
+      const make = options.ifMissing === true ? ensureVolume : formatVolume;
+      const format = await make({
         metaUrl,
         storeUrl: options.store,
         ...(options.name === undefined ? {} : { name: options.name }),

@@ -87,7 +87,7 @@ export async function runDemo(options: DemoOptions): Promise<DemoResult> {
   const lock = await acquireProcessLock(join(paths.dir, 'demo.lock'), { label: 'penstock demo' });
   try {
     const configuration = await makeConfiguration(paths, options.rate, await freePort());
-    await ensureVolume(paths.metaUrl, paths.storeUrl);
+    await ensureVolume({ metaUrl: paths.metaUrl, storeUrl: paths.storeUrl });
     const ports = await openLake(configuration.pipeline, paths.dir, 'demo');
     try {
       return await new Demo(options, paths, configuration, ports.lake).run();

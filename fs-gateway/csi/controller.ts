@@ -6,11 +6,10 @@
  * Invariants: a call repeated gives the same answer; any number of controllers may run at once (provision.ts).
  */
 import type { Clock } from '../../lib/clock.ts';
-import { PenstockError } from '../../lib/errors.ts';
 import { readFormat } from '../../lib/volume/format.ts';
-import { assertCapabilities, capabilitiesObjection, describeCapacity, wantedCapacity } from './capabilities.ts';
+import { assertCapabilities, capabilitiesObjection, wantedCapacity } from './capabilities.ts';
 import { InFlight } from './in-flight.ts';
-import { assertStore, createVolume, deleteVolume, withEngine } from './provision.ts';
+import { assertStore, createVolume, deleteVolume, expandVolume, withEngine } from './provision.ts';
 import { parseParameters } from './parameters.ts';
 import type {
   ControllerExpandVolumeRequest,
@@ -28,8 +27,6 @@ import { CsiError, invalid, Status } from './status.ts';
 import { isRequestName, parseVolumeId, volumeIdOf, volumeNameFor } from './volume-id.ts';
 import { VolumeRecords } from './volume-records.ts';
 import type { VolumeRecord } from './volume-records.ts';
-
-const ATTEMPTS = 5;
 
 export interface ControllerOptions {
   readonly clock: Clock;
@@ -94,27 +91,11 @@ export class Controller {
     const { capacityRange } = request;
     if (capacityRange === null) throw invalid('the capacity range is missing');
     if (request.volumeCapability !== null) assertCapabilities([request.volumeCapability]);
-    const wanted = wantedCapacity(capacityRange);
+    wantedCapacity(capacityRange);
     const volume = existing(request.volumeId);
     const secrets = this.#secrets(request.secrets);
-    const capacityBytes = await this.#inFlight.run(volume, () =>
-      withEngine(secrets, async (engine) => {
-        const records = new VolumeRecords(engine);
-        for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
-          const stored = await records.read(volume);
-          if (stored?.record.state !== 'ready') throw absent(request.volumeId);
-          const { capacityBytes: now } = stored.record;
-          const { limitBytes } = capacityRange;
-          if (limitBytes !== 0 && (now === 0 || now > limitBytes)) {
-            throw new CsiError(Status.OUT_OF_RANGE, `it has ${describeCapacity(now)}: a volume does not shrink`);
-          }
-          if (now === 0 || now >= wanted) return now;
-          if ((await records.write({ ...stored.record, capacityBytes: wanted }, stored.version)) !== null)
-            return wanted;
-        }
-        throw new PenstockError('conflict', `volume '${volume}' is being changed by another controller`);
-      }),
-    );
+    const capacityBytes = await this.#inFlight.run(volume, () => expandVolume(secrets, volume, capacityRange));
+    if (capacityBytes === undefined) throw absent(request.volumeId);
     return { capacityBytes, nodeExpansionRequired: false };
   }
 

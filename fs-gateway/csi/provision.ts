@@ -2,7 +2,7 @@
  * Makes and removes volumes for the controller: the steps, and what a repeat or a second controller finds half done.
  *
  * Invariants
- * - create: record `creating` -> format -> record `ready`. The record has the id of the volume to be, so whoever repeats the call, here or in
+ * - create: record `creating` -> format -> quota -> record `ready`. The record has the id of the volume to be, so whoever repeats the call, here or in
  *   another controller, makes the same volume. delete: record `deleting` -> volume destroyed -> record removed.
  * - A volume that this driver did not make is never taken over by a create, nor removed by a delete.
  * - Nothing is made before the object store was seen with these credentials.
@@ -18,6 +18,7 @@ import { absoluteUrl, openMeta, openStore } from '../../lib/registry.ts';
 import { FORMAT_DEFAULTS, readFormat, writeFormat } from '../../lib/volume/format.ts';
 import { parseOptions } from '../main.ts';
 import { destroyVolume } from '../tools/destroy.ts';
+import { setQuota } from '../tools/quota.ts';
 import { describeCapacity, fitsRange, wantedCapacity } from './capabilities.ts';
 import type { CapacityRange, StringMap } from './protocol.ts';
 import type { Secrets } from './secrets.ts';
@@ -74,6 +75,7 @@ export async function createVolume(secrets: Secrets, wish: VolumeWish, clock: Cl
       if (record.state === 'ready') return record;
       if (record.state === 'deleting') throw new CsiError(Status.ABORTED, `volume '${record.volume}' is being removed`);
       await format(engine, records, stored, options);
+      await applyCapacity(engine, record);
       const ready = { ...record, state: 'ready' as const };
       if ((await records.write(ready, version)) !== null) return ready;
     }
@@ -139,6 +141,39 @@ async function format(
     await records.remove(volume, version);
     throw new CsiError(Status.ALREADY_EXISTS, `a volume '${volume}' exists that this driver did not make`);
   }
+}
+
+/** The capacity is the quota of the volume's root. */
+async function applyCapacity(engine: MetaEngine, { volume, capacityBytes }: VolumeRecord): Promise<void> {
+  if (capacityBytes > 0) await setQuota(engine, volume, '/', { bytesMax: capacityBytes });
+}
+
+/** The capacity that the volume has afterwards; undefined when there is no such volume. Throws OUT_OF_RANGE for a limit below it. */
+export async function expandVolume(
+  secrets: Secrets,
+  volume: string,
+  range: CapacityRange,
+): Promise<number | undefined> {
+  const wanted = wantedCapacity(range);
+  return withEngine(secrets, async (engine) => {
+    const records = new VolumeRecords(engine);
+    for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
+      const stored = await records.read(volume);
+      if (stored?.record.state !== 'ready') return undefined;
+      const { capacityBytes: now } = stored.record;
+      if (range.limitBytes !== 0 && (now === 0 || now > range.limitBytes)) {
+        throw new CsiError(Status.OUT_OF_RANGE, `it has ${describeCapacity(now)}: a volume does not shrink`);
+      }
+      const grown = { ...stored.record, capacityBytes: now === 0 ? 0 : Math.max(now, wanted) };
+      if (grown.capacityBytes > now && (await records.write(grown, stored.version)) === null) continue;
+      // Also when nothing is to grow: the call before this one may have ended between the record and the quota.
+      await applyCapacity(engine, grown);
+      // Another controller may have grown it meanwhile, and ours would be the smaller quota.
+      const after = await records.read(volume);
+      if (after?.record.capacityBytes === grown.capacityBytes) return grown.capacityBytes;
+    }
+    throw new PenstockError('conflict', `volume '${volume}' is being changed by another controller`);
+  });
 }
 
 /** Done when there is no such volume. Throws FAILED_PRECONDITION when it is mounted, or was not made by this driver. */

@@ -7,10 +7,11 @@
  */
 import { readFile } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
-import { isMap, isScalar, isSeq, LineCounter, parseDocument, type Document, type Node } from 'yaml';
+import { isMap, isScalar, isSeq, LineCounter, parseDocument, visit, type Document, type Node } from 'yaml';
 import { z } from 'zod';
-import { isCode, PenstockError, systemCode } from '../errors.ts';
+import { describeError, isCode, PenstockError, systemCode } from '../errors.ts';
 import { parseBytes, parseDuration } from '../units.ts';
+import { expandEnvironment } from './environment.ts';
 
 export interface Loaded<T> {
   readonly config: T;
@@ -66,6 +67,18 @@ export function parseConfig<T>(text: string, path: string, schema: z.ZodType<T>)
       document.errors.map((error) => ({ line: lineOf(error.pos[0]), key: '', message: error.message })),
     );
   }
+  const unset: ConfigProblem[] = [];
+  visit(document, {
+    Scalar(_key, node) {
+      if (typeof node.value !== 'string') return;
+      try {
+        node.value = expandEnvironment(node.value);
+      } catch (error) {
+        unset.push({ line: lineOf(node.range?.[0] ?? 0), key: '', message: describeError(error) });
+      }
+    },
+  });
+  if (unset.length > 0) throw new ConfigError(path, unset);
   // Aliases may expand without end ("billion laughs"): the library's bound of 100 makes that an error.
   let value: unknown;
   try {

@@ -34,6 +34,16 @@ describe('configuration', () => {
     });
   });
 
+  it('takes what stands in the environment, and names the line of what does not', () => {
+    process.env['PENSTOCK_TEST_URL'] = 'redis://:secret@h/1';
+    expect(parseConfig('log: "${PENSTOCK_TEST_URL}?volume=$${X} ${lower}"\n', 'a.yaml', schema).log).toBe(
+      'redis://:secret@h/1?volume=${X} ${lower}',
+    );
+    expect(problems('every: 5s\nlog: ${PENSTOCK_TEST_NOWHERE}\n')).toEqual([
+      'agent.yaml:2: the environment variable PENSTOCK_TEST_NOWHERE is not set',
+    ]);
+  });
+
   it('names every problem at once, with line, key and what was expected', () => {
     const text =
       'log: file:x\nspool:\n  maxBytes: lots\n  whenFull: explode\nsources:\n  - { path: a }\n  - { paht: b }\ncolour: red\n';

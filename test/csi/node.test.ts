@@ -94,6 +94,21 @@ describe.skipIf(cannotMount() || missing('redis-server', 'versitygw'))('the CSI 
     const stats = await node.call('NodeGetVolumeStats', { volumePath: node.target('team') });
     expect(stats).toMatchObject({ volumeCondition: { abnormal: false } });
     expect(stats['usage']).toMatchObject([{ unit: 'BYTES' }, { unit: 'INODES' }]);
+    // The capacity is a limit, and grows under the pods.
+    const fill = 'head -c 20000000 /dev/zero > "$1/big" && sync "$1/big"';
+    const volumeId = 'penstock:pvc-views';
+    const resize = { volumeId, secrets: node.secrets, capacityRange: { requiredBytes: 40e6 } };
+    await expect(shell(fill, node.target('writer'))).rejects.toThrow(/quota|No space/i);
+    await node.driver.call('Controller', 'ControllerExpandVolume', resize);
+    expect(await node.call('NodeExpandVolume', { ...resize, volumePath: node.target('writer') })).toEqual({
+      capacityBytes: 40e6,
+    });
+    await until('the mount has heard of it', () =>
+      shell(fill, node.target('writer')).then(
+        () => true,
+        () => false,
+      ),
+    );
 
     const again = await failureOf(node.publish('reader', { volumeContext: { subPath: 'teams' } }));
     expect(again.code).toBe(Status.ALREADY_EXISTS);
@@ -243,7 +258,7 @@ async function makeNode(volume: string, database: number, daemons?: 'apart'): Pr
     },
     secrets,
     target,
-    create: () => driver.call('Controller', 'CreateVolume', createRequest(volume, secrets, 1e9)),
+    create: () => driver.call('Controller', 'CreateVolume', createRequest(volume, secrets, 10e6)),
     call: (method, request) => driver.call('Node', method, { ...own, ...request }),
     stage: (request = {}) => node.call('NodeStageVolume', { stagingTargetPath: staging, ...request }),
     unstage: () => node.call('NodeUnstageVolume', { stagingTargetPath: staging }),
