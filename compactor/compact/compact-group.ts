@@ -11,7 +11,7 @@ import { mkdir, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import assert from 'node:assert';
 import type { DatasetConfig } from '../../lib/config/pipeline.ts';
-import { PenstockError } from '../../lib/errors.ts';
+import { isCode, PenstockError } from '../../lib/errors.ts';
 import type { SqlWorker } from '../../lib/sql/sql-worker-client.ts';
 import { commitTable } from '../../lib/table/commit.ts';
 import type { DataFile } from '../../lib/table/data-file.ts';
@@ -21,7 +21,7 @@ import { prepareListing } from '../../lib/volume/lake-listing.ts';
 import { addToCounters } from '../../lib/lake/counters.ts';
 import type { CostMeter } from '../cost/cost.ts';
 import { describeDataFile, fileFingerprint, hourFolder, hourName, parquetName } from '../parquet-object.ts';
-import { fetchInputs, type LocalFile } from './group-inputs.ts';
+import { type DamagedFile, fetchInputs, findUndecodable, type GroupInputs, type LocalFile } from './group-inputs.ts';
 import { copyStatement, DUPLICATES_TABLE, duplicateStatements, type GroupQuery, sortOrderOf } from './group-sql.ts';
 import type { GroupLease } from './lease.ts';
 import type { Group } from './plan.ts';
@@ -41,8 +41,8 @@ export interface GroupResult {
   readonly duplicates: number;
   readonly filesBefore: number;
   readonly filesAfter: number;
-  /** Input files that could not be read, each with what is wrong. */
-  readonly damaged: readonly string[];
+  /** Input files that could not be read; they stay in the table as they are. */
+  readonly damaged: readonly DamagedFile[];
 }
 
 interface Output {
@@ -60,39 +60,62 @@ export async function compactGroup(context: GroupContext, group: Group, lease: G
   await mkdir(workDir, { recursive: true });
   const inputs = await fetchInputs(meter, worker, group, workDir, signal);
   try {
-    const { files, damaged } = inputs;
-    const isWorthIt = files.length > 1 || files.some((file) => !file.isSorted);
-    if (!isWorthIt) return { in: 0, out: 0, duplicates: 0, filesBefore: 0, filesAfter: 0, damaged };
-    const query: GroupQuery = {
-      paths: files.map((file) => file.path),
-      schema: table.schema,
-      dataset: context.dataset,
-      order: sortOrderOf(table.metadata, table.schema, context.dataset.sort),
-    };
-    const rowsIn = files.reduce((sum, file) => sum + file.rows, 0);
-    const duplicates = await findDuplicates(worker, query);
-    const paths = await writeSorted(context, group, query, files, duplicates > 0);
-    signal.throwIfAborted();
-    const outputs: Output[] = [];
-    for (const [index, path] of paths.entries()) outputs.push(await upload(context, group, table, path, index));
-    const rowsOut = outputs.reduce((sum, output) => sum + Number(output.dataFile.recordCount), 0);
-    assert(
-      rowsIn === rowsOut + duplicates,
-      `${group.dataset} ${hourName(group.hour)}: ${rowsIn} rows in, ${rowsOut} out and ${duplicates} duplicates`,
-    );
-    await commitGroup(context, group, lease, files, outputs, duplicates);
-    return {
-      in: rowsIn,
-      out: rowsOut,
-      duplicates,
-      filesBefore: files.length,
-      filesAfter: outputs.length,
-      damaged,
-    };
+    return await mergeReadable(context, group, lease, table, inputs);
   } finally {
     await inputs.remove();
     await rm(workDir, { recursive: true, force: true });
   }
+}
+
+/** Files of other writers carry no fingerprint: that a page of theirs is damaged shows only when it is decoded. */
+async function mergeReadable(
+  context: GroupContext,
+  group: Group,
+  lease: GroupLease,
+  table: TableState,
+  { files, damaged }: GroupInputs,
+): Promise<GroupResult> {
+  try {
+    return { ...(await merge(context, group, lease, table, files)), damaged };
+  } catch (error) {
+    if (!isCode(error, 'corrupt')) throw error;
+    const undecodable = await findUndecodable(context.worker, files, table.schema);
+    if (undecodable.size === 0) throw error;
+    const readable = files.filter((file) => !undecodable.has(file));
+    const merged = await merge(context, group, lease, table, readable);
+    return { ...merged, damaged: [...damaged, ...undecodable.values()] };
+  }
+}
+
+async function merge(
+  context: GroupContext,
+  group: Group,
+  lease: GroupLease,
+  table: TableState,
+  files: readonly LocalFile[],
+): Promise<Omit<GroupResult, 'damaged'>> {
+  const { worker, signal } = context;
+  const isWorthIt = files.length > 1 || files.some((file) => !file.isSorted);
+  if (!isWorthIt) return { in: 0, out: 0, duplicates: 0, filesBefore: 0, filesAfter: 0 };
+  const query: GroupQuery = {
+    paths: files.map((file) => file.path),
+    schema: table.schema,
+    dataset: context.dataset,
+    order: sortOrderOf(table.metadata, table.schema, context.dataset.sort),
+  };
+  const rowsIn = files.reduce((sum, file) => sum + file.rows, 0);
+  const duplicates = await findDuplicates(worker, query);
+  const paths = await writeSorted(context, group, query, files, duplicates > 0);
+  signal.throwIfAborted();
+  const outputs: Output[] = [];
+  for (const [index, path] of paths.entries()) outputs.push(await upload(context, group, table, path, index));
+  const rowsOut = outputs.reduce((sum, output) => sum + Number(output.dataFile.recordCount), 0);
+  assert(
+    rowsIn === rowsOut + duplicates,
+    `${group.dataset} ${hourName(group.hour)}: ${rowsIn} rows in, ${rowsOut} out and ${duplicates} duplicates`,
+  );
+  await commitGroup(context, group, lease, files, outputs, duplicates);
+  return { in: rowsIn, out: rowsOut, duplicates, filesBefore: files.length, filesAfter: outputs.length };
 }
 
 async function findDuplicates(worker: SqlWorker, query: GroupQuery): Promise<number> {

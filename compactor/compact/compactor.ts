@@ -40,6 +40,8 @@ export interface CompactSummary {
   readonly quarantined: number;
   readonly filesBefore: number;
   readonly filesAfter: number;
+  /** Rows in files that could not be read: still in the table, in no new file. */
+  readonly unreadable: number;
 }
 
 export interface PlannedGroup {
@@ -100,7 +102,7 @@ class CompactorRun {
   readonly #notes: string[] = [];
   readonly #plan: PlannedGroup[] = [];
   #worker: SqlWorker | undefined;
-  #sum = { groups: 0, in: 0, out: 0, duplicates: 0, filesBefore: 0, filesAfter: 0 };
+  #sum = { groups: 0, in: 0, out: 0, duplicates: 0, filesBefore: 0, filesAfter: 0, unreadable: 0 };
 
   constructor(options: CompactorOptions) {
     this.#options = options;
@@ -111,13 +113,14 @@ class CompactorRun {
     const work: { readonly dataset: DatasetConfig; readonly groups: readonly Group[]; readonly rate: number }[] = [];
     for (const dataset of datasets) {
       const groups = await this.#planOf(dataset);
+      if (groups === null) continue;
       const rate = await measuredRate(lake, dataset.name);
       work.push({ dataset, groups, rate });
       this.#plan.push(...groups.map((group) => planned(group, rate)));
     }
     if (!dryRun && this.#plan.length > 0) await this.#compactAll(work);
     signal.throwIfAborted();
-    if (!dryRun) await this.#removeReplaced(datasets);
+    if (!dryRun) await this.#removeReplaced(work.map(({ dataset }) => dataset));
     return {
       // The lander alone quarantines; a group in which rows went missing would not have been committed.
       summary: { ...this.#sum, quarantined: 0 },
@@ -127,16 +130,23 @@ class CompactorRun {
     };
   }
 
-  async #planOf(dataset: DatasetConfig): Promise<Group[]> {
+  /** null: the table cannot be read, and why is a problem; the other datasets go on. */
+  async #planOf(dataset: DatasetConfig): Promise<Group[] | null> {
     const { config, lake, hour, shard, ignoreLag = false } = this.#options;
-    const table = await loadTable(lake, dataset.name);
-    if (table === null) return [];
-    return planGroups(table, {
-      targetBytes: config.compactor.targetBytes,
-      endedBeforeMs: ignoreLag ? Infinity : lake.clock.nowMs() - config.compactor.lag,
-      ...(hour === undefined ? {} : { hour }),
-      ...(shard === undefined ? {} : { shard }),
-    });
+    try {
+      const table = await loadTable(lake, dataset.name);
+      if (table === null) return [];
+      return await planGroups(table, {
+        targetBytes: config.compactor.targetBytes,
+        endedBeforeMs: ignoreLag ? Infinity : lake.clock.nowMs() - config.compactor.lag,
+        ...(hour === undefined ? {} : { hour }),
+        ...(shard === undefined ? {} : { shard }),
+      });
+    } catch (error) {
+      if (!isCode(error, 'corrupt', 'not-found')) throw error;
+      this.#problem(`${dataset.name}: its files cannot be planned: ${describeError(error)}`);
+      return null;
+    }
   }
 
   async #compactAll(
@@ -215,7 +225,8 @@ class CompactorRun {
       };
       const result = await compactGroup(context, group, lease);
       isCommitted = result.filesBefore > 0;
-      for (const damage of result.damaged) this.#problem(`${name}: ${damage}`);
+      for (const { message, rows } of result.damaged)
+        this.#problem(`${name}: ${message}; its ${rows} rows stay as they are`);
       return result;
     } catch (error) {
       signal.throwIfAborted();
@@ -263,15 +274,15 @@ class CompactorRun {
   }
 
   #count(result: GroupResult): void {
-    if (result.filesBefore === 0) return;
     const sum = this.#sum;
     this.#sum = {
-      groups: sum.groups + 1,
+      groups: sum.groups + (result.filesBefore === 0 ? 0 : 1),
       in: sum.in + result.in,
       out: sum.out + result.out,
       duplicates: sum.duplicates + result.duplicates,
       filesBefore: sum.filesBefore + result.filesBefore,
       filesAfter: sum.filesAfter + result.filesAfter,
+      unreadable: sum.unreadable + result.damaged.reduce((rows, file) => rows + file.rows, 0),
     };
   }
 

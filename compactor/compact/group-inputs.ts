@@ -1,8 +1,9 @@
 /**
  * The input files of a group on the local disk, each checked before a row of it is believed.
  *
- * A flipped bit in a Parquet page can decompress to other values without any error: our own files carry a fingerprint in their
- * names, which is compared with their bytes. A file that fails (wrong size, fingerprint, or footer) is named and left where it is.
+ * A flipped bit in a Parquet page can decompress to other values without any error (DuckDB neither writes nor checks page checksums):
+ * our own files carry a fingerprint in their names, which is compared with their bytes. A file that fails (wrong size, fingerprint,
+ * footer, or pages that do not decode) is named and left where it is.
  * Limits: DOWNLOADS at once; the group's bytes on the scratch disk where the store is not a directory of this machine.
  */
 import { rm } from 'node:fs/promises';
@@ -12,6 +13,8 @@ import { sqlText } from '../../lib/sql/duckdb.ts';
 import type { SqlRunner } from '../../lib/sql/parquet-footer.ts';
 import type { CostMeter } from '../cost/cost.ts';
 import { fileFingerprint, fingerprintInName } from '../parquet-object.ts';
+import type { Schema } from '../../lib/table/schema.ts';
+import { readWholeStatement } from './group-sql.ts';
 import type { Group, GroupFile } from './plan.ts';
 
 /** Enough to fill a network link with requests of some megabytes; more only takes memory. */
@@ -21,10 +24,16 @@ export interface LocalFile extends GroupFile {
   readonly path: string;
 }
 
+export interface DamagedFile {
+  /** Names it and says what is wrong. */
+  readonly message: string;
+  /** As the manifest says. */
+  readonly rows: number;
+}
+
 export interface GroupInputs {
   readonly files: readonly LocalFile[];
-  /** What is wrong with each that is not among `files`. */
-  readonly damaged: readonly string[];
+  readonly damaged: readonly DamagedFile[];
   /** Removes what was downloaded. */
   remove(): Promise<void>;
 }
@@ -37,7 +46,7 @@ export async function fetchInputs(
   signal: AbortSignal,
 ): Promise<GroupInputs> {
   const downloaded: string[] = [];
-  const damaged: string[] = [];
+  const damaged: DamagedFile[] = [];
   const files: LocalFile[] = [];
   const remove = async (): Promise<void> => {
     await Promise.all(downloaded.map((path) => rm(path, { force: true })));
@@ -53,7 +62,7 @@ export async function fetchInputs(
           files.push({ ...file, path });
         } catch (error) {
           if (!isCode(error, 'corrupt', 'not-found')) throw error;
-          damaged.push(describeError(error));
+          damaged.push({ message: describeError(error), rows: file.rows });
         }
       }
     };
@@ -104,16 +113,16 @@ async function checkBytes(file: GroupFile, path: string): Promise<void> {
 }
 
 /** The files whose footers can be read and have as many rows as the manifest says. */
-async function checkFooters(sql: SqlRunner, files: readonly LocalFile[], damaged: string[]): Promise<LocalFile[]> {
+async function checkFooters(sql: SqlRunner, files: readonly LocalFile[], damaged: DamagedFile[]): Promise<LocalFile[]> {
   const counts = await rowCounts(sql, files);
   return files.filter((file) => {
     const rows = counts.get(file.path);
     if (rows === file.rows) return true;
-    damaged.push(
+    const message =
       rows === undefined
         ? `${file.location} is damaged: its footer cannot be read`
-        : `${file.location} has ${rows} rows, the manifest says ${file.rows}`,
-    );
+        : `${file.location} has ${rows} rows, the manifest says ${file.rows}`;
+    damaged.push({ message, rows: file.rows });
     return false;
   });
 }
@@ -134,4 +143,23 @@ async function rowCounts(sql: SqlRunner, files: readonly LocalFile[]): Promise<R
     const left = await rowCounts(sql, files.slice(0, middle));
     return new Map([...left, ...(await rowCounts(sql, files.slice(middle)))]);
   }
+}
+
+/** The files of which some page cannot be decoded, found by reading each whole: only after a statement has failed on one of them. */
+export async function findUndecodable(
+  sql: SqlRunner,
+  files: readonly LocalFile[],
+  schema: Schema,
+): Promise<ReadonlyMap<LocalFile, DamagedFile>> {
+  const found = new Map<LocalFile, DamagedFile>();
+  for (const file of files) {
+    try {
+      await sql.query(readWholeStatement(file.path, schema));
+    } catch (error) {
+      if (!isCode(error, 'corrupt')) throw error;
+      const message = `${file.location} is damaged: ${describeError(error)}`;
+      found.set(file, { message, rows: file.rows });
+    }
+  }
+  return found;
 }

@@ -126,7 +126,12 @@ export function copyStatement(
   );
 }
 
-function source({ paths, schema }: GroupQuery): string {
+/** Decodes every page of a file. */
+export function readWholeStatement(path: string, schema: Schema): string {
+  return `SELECT bit_xor(hash(t)) FROM ${source({ paths: [path], schema })} AS t`;
+}
+
+function source({ paths, schema }: Pick<GroupQuery, 'paths' | 'schema'>): string {
   const fields = schema.fields
     .map(({ id, type }) => `${id}: {name: 'c${id}', type: ${sqlText(sqlType(type))}, default_value: NULL}`)
     .join(', ');

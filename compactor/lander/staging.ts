@@ -289,16 +289,19 @@ export class Staging {
   #eventMicros(reader: RecordBatchReader, record: Parsed): number | string {
     const field = this.#options.eventTime;
     const value = field === undefined ? undefined : record[field];
-    let micros: number;
     if (value !== undefined && value !== null) {
-      micros = toEpochMicros(value);
+      const micros = toEpochMicros(value);
       if (Number.isNaN(micros)) return `field ${field ?? ''}: expected an event time, got ${shown(value)}`;
-    } else {
-      const header = optionalInteger(reader, EVENT_HEADER);
-      if (Number.isNaN(header)) return 'header event is not a whole number';
-      micros = header ?? reader.timestampMs * 1000;
+      return isEventTime(micros) ? micros : `field ${field ?? ''}: ${shown(value)} is no time from 1970 to 9999`;
     }
-    return isEventTime(micros) ? micros : `event time ${micros} us is not between 1970 and 9999`;
+    const header = optionalInteger(reader, EVENT_HEADER);
+    if (Number.isNaN(header)) return 'header event is not a whole number';
+    if (header !== undefined)
+      return isEventTime(header) ? header : `header event: ${header} us is no time from 1970 to 9999`;
+    const micros = reader.timestampMs * 1000;
+    return isEventTime(micros)
+      ? micros
+      : `the record's timestamp: ${reader.timestampMs} ms is no time from 1970 to 9999`;
   }
 
   #quarantine(reader: RecordBatchReader, place: Place, offset: number, reason: string): Outcome {

@@ -47,7 +47,7 @@ const cases: readonly (readonly [name: string, record: TestRecord, reason: strin
   ['a text without UTF-8', foreignRecord('{"sensor":"\\ud800"}'), 'field sensor'],
   ['nesting without end', foreignRecord(`{"place":${deep}}`), 'nested deeper than 64'],
   ['an event time that is none', foreignRecord({ ...good, ts: 'yesterday' }), 'field ts'],
-  ['an event time before 1970', foreignRecord({ ...good, ts: -5 }), 'not between 1970 and 9999'],
+  ['an event time before 1970', foreignRecord({ ...good, ts: -5 }), 'field ts: -5 is no time from 1970 to 9999'],
   ['a seq that is no number', withHeader('seq', '12x'), 'seq is not a whole number'],
   ['half an identity', { ...foreignRecord(good), headers: [['agent', Buffer.from('e')]] }, 'not all there'],
   ['a name of the lander', foreignRecord({ ...good, _seq: 4 }), '_seq has the name of a column'],
