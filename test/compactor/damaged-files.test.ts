@@ -129,7 +129,7 @@ test('`penstock compact` says what is damaged once, and ends with status 3', asy
 test('a table whose metadata vanished is a problem by name', async () => {
   const pipeline = await landTwoHours();
   const table = await loadTable(pipeline.lake, DATASET);
-  const snapshot = table?.metadata.snapshots?.at(-1)?.['manifest-list'] ?? '';
+  const snapshot = table?.metadata.snapshots.at(-1)?.['manifest-list'] ?? '';
   rmSync(fileURLToPath(snapshot));
   const result = await compactAll(pipeline);
   expect(result.problems).toEqual([expect.stringContaining(snapshot)]);
