@@ -16,12 +16,15 @@ import { controlRequest } from './fuse/control.ts';
 import { mountAndSupervise, umount } from './fuse/lifecycle.ts';
 import type { SupervisedMount, UmountOptions, UmountReport } from './fuse/lifecycle.ts';
 import { findMount } from './fuse/mount.ts';
+import { passthroughProblem } from './fuse/passthrough-support.ts';
+import type { PassthroughMode } from './vfs/passthrough.ts';
 
 export { mountability } from './fuse/mount.ts';
 
 const DEFAULT_VOLUME = 'lake';
 /** A tenth of a small node's disk; the free-space reserve holds it back where the disk is smaller. */
 const DEFAULT_CACHE_BYTES = 10e9;
+const DEFAULT_PASSTHROUGH: PassthroughMode = 'off';
 
 export interface FormatRequest {
   readonly metaUrl: string;
@@ -105,6 +108,8 @@ export interface VolumeMountRequest {
   readonly cacheBytes?: number;
   readonly readOnly?: boolean;
   readonly accessLogPath?: string;
+  /** Which files the kernel reads (and writes) by itself: default DEFAULT_PASSTHROUGH. */
+  readonly passthrough?: PassthroughMode;
   /** Supervise in a process of its own. */
   readonly background?: boolean;
   /** In the foreground: end at SIGTERM and SIGINT (default true). */
@@ -117,25 +122,35 @@ export interface VolumeMountRequest {
   readonly signal?: AbortSignal;
 }
 
+export interface VolumeMount extends SupervisedMount {
+  /** Why the daemon serves the data although passthrough was asked for. */
+  readonly passthroughProblem: string | undefined;
+}
+
 /** Resolves when the volume is mounted. Throws `not-found`, `held`, `unsupported`, `denied`, `config`. */
-export async function mountVolume(request: VolumeMountRequest): Promise<SupervisedMount> {
+export async function mountVolume(request: VolumeMountRequest): Promise<VolumeMount> {
   const { url, volume } = splitMetaUrl(request.metaUrl, request.name);
   // Asked here, so that the caller reads the reason and not only that the worker ended.
   const { store } = await requireFormat(url, volume);
   const cacheDir = resolve(request.cacheDir ?? defaultCacheDir());
   mkdirSync(cacheDir, { recursive: true, mode: 0o700 });
-  return mountAndSupervise({
+  const wanted = request.passthrough ?? DEFAULT_PASSTHROUGH;
+  const problem = wanted === 'off' ? undefined : passthroughProblem(cacheDir);
+  const passthrough = problem === undefined ? wanted : 'off';
+  const cacheBytes = request.cacheBytes ?? DEFAULT_CACHE_BYTES;
+  const mount = await mountAndSupervise({
     mountpoint: resolve(request.mountpoint),
     source: `penstock:${volume}@${new URL(store).protocol.slice(0, -1)}`,
     readOnly: request.readOnly ?? false,
     posixAcl: false,
-    passthrough: false,
+    passthrough: passthrough !== 'off',
     workerModule: join(import.meta.dirname, `worker${extname(import.meta.filename)}`),
     workerOptions: {
       metaUrl: url,
       volume,
       cacheDir,
-      cacheBytes: request.cacheBytes ?? DEFAULT_CACHE_BYTES,
+      cacheBytes,
+      passthrough,
       ...(request.credentials !== undefined && { credentials: request.credentials }),
     },
     background: request.background ?? false,
@@ -144,6 +159,7 @@ export async function mountVolume(request: VolumeMountRequest): Promise<Supervis
     ...(request.logPath !== undefined && { logPath: resolve(request.logPath) }),
     ...(request.signal !== undefined && { signal: request.signal }),
   });
+  return { ...mount, passthroughProblem: problem };
 }
 
 /** Throws `not-found` when there is no such volume; never makes a file for a mistyped path. */

@@ -20,6 +20,7 @@ import { Staging } from './data/staging.ts';
 import { Uploader } from './data/uploader.ts';
 import { Content } from './meta/content.ts';
 import { VolumeView } from './meta/view.ts';
+import { openPassthrough, openWholeFiles } from './open-passthrough.ts';
 import { TimeSource } from './vfs/context.ts';
 import type { Context } from './vfs/context.ts';
 import { Files } from './vfs/files.ts';
@@ -29,7 +30,8 @@ import { LockTable } from './vfs/lock-table.ts';
 import { Locks } from './vfs/locks.ts';
 import { Namespace } from './vfs/namespace.ts';
 import { Orphans } from './vfs/orphans.ts';
-import type { KernelNotifier, Operations } from './vfs/operations.ts';
+import type { KernelBacking, KernelNotifier, Operations } from './vfs/operations.ts';
+import type { PassthroughMode } from './vfs/passthrough.ts';
 import { Reclaimer } from './vfs/reclaim.ts';
 import { ExtendedAttributes } from './vfs/xattrs.ts';
 
@@ -56,6 +58,9 @@ export interface VolumeOptions {
   readonly credentials?: StoreCredentials;
   /** One life of the mount, the same for all its workers: its locks fall with it. Default: as long as the mount point has this name. */
   readonly mountLife?: string;
+  /** Which opens the kernel serves by itself; needs `kernel`. Default `off`. */
+  readonly passthrough?: PassthroughMode;
+  readonly kernel?: KernelBacking;
 }
 
 export interface OpenVolume {
@@ -143,13 +148,15 @@ async function assemble({
     freeBytesMin: FREE_BYTES_MIN,
   });
   const reader = new BlockReader(store, cache, format.id);
-  const staging = new Staging(stagingDir);
+  const staging = new Staging(stagingDir, lockOwner);
+  const whole = await openWholeFiles({ base, stagingDir, cacheBytes: options.cacheBytes, staging, cache, report });
   const context: Context = {
     view,
     content: new Content(view),
     format,
     reader,
     staging,
+    whole,
     time: new TimeSource(clock),
     ttlMs: options.ttlMs,
     report,
@@ -163,7 +170,16 @@ async function assemble({
   });
   const orphans = new Orphans({ view, mountId, reclaimer: new Reclaimer(view), clock, open: staging, report });
   const namespace = new Namespace(context, orphans);
-  const files = new Files(context, namespace, new Flusher(context, uploader), orphans);
+  const { passthrough, ...passing } = openPassthrough({
+    context,
+    cache,
+    stagingDir,
+    freeBytesMin: FREE_BYTES_MIN,
+    mode: options.passthrough ?? 'off',
+    kernel: options.kernel,
+    flush: (ino) => files.flush(ino),
+  });
+  const files: Files = new Files(context, namespace, new Flusher(context, uploader), orphans, passthrough);
   if (notifier !== undefined) {
     view.listen({
       inodeChanged: (ino) => notifier.invalidateInode(BigInt(ino), 0n, 0n),
@@ -175,6 +191,10 @@ async function assemble({
     inodeChanged: (ino) => orphans.inodeChanged(ino),
     everythingChanged: () => orphans.everythingChanged(),
   });
+  view.listen({
+    inodeChanged: (ino) => passthrough.changed(ino),
+    everythingChanged: () => passthrough.changedAll(),
+  });
   const table = new LockTable({ view, mount: lockOwner, report });
   const locks = new Locks({
     table,
@@ -184,6 +204,7 @@ async function assemble({
   });
   view.lockEvents = locks;
   await table.claim();
+  passthrough.resume();
   await files.recover();
   await orphans.resume();
   return {
@@ -202,10 +223,12 @@ async function assemble({
       stagedBytes: staging.bytes,
       cachedBytes: cache.bytes,
       fetchedBytes: reader.fetchedBytes,
+      ...passthrough.stats(),
     }),
     async close() {
       locks.close();
       await orphans.close();
+      await passing.close();
       await reader.close();
       staging.close();
       await view.close();

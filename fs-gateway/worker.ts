@@ -14,22 +14,29 @@ const workerOptions = z.strictObject({
   volume: z.string(),
   cacheDir: z.string(),
   cacheBytes: z.number(),
+  passthrough: z.enum(['off', 'read', 'full']),
   credentials: z.strictObject({ accessKeyId: z.string(), secretAccessKey: z.string() }).optional(),
 });
 
 await runWorker(async (assignment) => {
   const { credentials, ...options } = workerOptions.parse(assignment.options);
+  const { backing, log } = assignment;
+  if (options.passthrough !== 'off' && backing === undefined) {
+    log('the kernel has no FUSE passthrough: the daemon serves the data');
+  }
   const volume = await openVolume(
     {
       ...options,
       ...(credentials !== undefined && { credentials }),
+      passthrough: backing === undefined ? 'off' : options.passthrough,
+      ...(backing !== undefined && { kernel: backing }),
       mountpoint: assignment.mountpoint,
       mountLife: assignment.session,
       ttlMs: assignment.negotiated.incrementEpoch ? TTL_MS : TTL_WITHOUT_EPOCH_MS,
     },
     systemClock,
     assignment.notifier,
-    assignment.log,
+    log,
   );
   await serveDevice(assignment, volume.operations, { stats: () => volume.stats() });
   await volume.close();

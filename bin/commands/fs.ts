@@ -48,19 +48,31 @@ function keyValues(pairs: readonly string[]): Record<string, string> {
   );
 }
 
+interface ParsedMountOptions {
+  accessLogPath?: string;
+  readOnly?: true;
+  passthrough?: 'off' | 'read';
+}
+
 /** `-o a,b=c -o d`. What is not built is refused by name, never ignored. Throws `usage`. */
-export function parseMountOptions(options: readonly string[]): { accessLogPath?: string; readOnly?: true } {
-  const parsed: { accessLogPath?: string; readOnly?: true } = {};
+export function parseMountOptions(options: readonly string[]): ParsedMountOptions {
+  const parsed: ParsedMountOptions = {};
   for (const option of options.flatMap((text) => text.split(','))) {
     const [key, ...rest] = option.split('=');
     const value = rest.join('=');
     if (key === 'accesslog' && value !== '') parsed.accessLogPath = value;
     else if (key === 'ro') parsed.readOnly = true;
-    else if (key === 'passthrough' && value === 'off') continue;
-    else if (key === 'passthrough' || key === 'writeback') {
-      throw new PenstockError('usage', `-o ${option}: not built yet; expected passthrough=off, or no option`);
+    else if (key === 'passthrough' && (value === 'off' || value === 'read')) parsed.passthrough = value;
+    else if (option === 'passthrough=full' || key === 'writeback') {
+      throw new PenstockError(
+        'usage',
+        `-o ${option}: not built yet; expected passthrough=read, passthrough=off, or no option`,
+      );
     } else {
-      throw new PenstockError('usage', `-o ${option}: expected accesslog=FILE, ro or passthrough=off`);
+      throw new PenstockError(
+        'usage',
+        `-o ${option}: expected accesslog=FILE, ro, passthrough=read or passthrough=off`,
+      );
     }
   }
   return parsed;
@@ -101,7 +113,7 @@ export function addFsCommands(program: Command): void {
     .option('--cache-dir <dir>', "on the node's fastest disk")
     .option('--cache-size <size>', 'bound of the cache, as 100GB', parseSize)
     .option('--read-only', 'nothing can be changed through this mount')
-    .option('-o <options>', 'accesslog=FILE, ro, passthrough=off; comma-separated, may be repeated', collect)
+    .option('-o <options>', 'accesslog=FILE, ro, passthrough=read|off; comma-separated, may be repeated', collect)
     .option('--background', 'return when it is mounted')
     .option('--log-file <file>', 'where a background mount writes its messages')
     .option('--json', 'print as one JSON object')
@@ -121,6 +133,9 @@ export function addFsCommands(program: Command): void {
         background: options.background === true,
         signals: false,
       });
+      if (mount.passthroughProblem !== undefined) {
+        process.stderr.write(`penstock fs: no passthrough: ${mount.passthroughProblem}; the daemon serves the data\n`);
+      }
       print({ mountpoint: mount.mountpoint, supervisorPid: mount.supervisorPid }, options.json);
       reportToParent({ kind: 'mounted', mountpoint: mount.mountpoint });
       if (signal === undefined) return;

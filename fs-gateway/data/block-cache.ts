@@ -36,6 +36,7 @@ export class BlockCache {
   readonly #files = new Map<string, CachedFile>();
   readonly #descriptors = new Descriptors();
   #bytes = 0;
+  #others = 0;
   #sinceFreeCheck = FREE_CHECK_BYTES;
   #temporary = 0;
 
@@ -52,6 +53,21 @@ export class BlockCache {
 
   get bytes(): number {
     return this.#bytes;
+  }
+
+  /** What others keep in the same directory counts against the same bound. */
+  share(bytes: number): void {
+    this.#others = bytes;
+    this.#evict(0);
+  }
+
+  get #bytesMax(): number {
+    return Math.max(0, this.#options.bytesMax - this.#others);
+  }
+
+  /** The piece is not needed any more. */
+  forget(piece: Piece): void {
+    this.#forget(piece.name);
   }
 
   #adopt(path: string, name: string): void {
@@ -135,13 +151,13 @@ export class BlockCache {
         if (after.bavail * after.bsize < this.#options.freeBytesMin) return false;
       }
     }
-    this.#evict(bytes - (this.#options.bytesMax - this.#bytes));
-    return this.#bytes + bytes <= this.#options.bytesMax;
+    this.#evict(bytes - (this.#bytesMax - this.#bytes));
+    return this.#bytes + bytes <= this.#bytesMax;
   }
 
   /** Removes the oldest files until `bytes` are freed and the cache is within its bound. */
   #evict(bytes: number): void {
-    let toFree = Math.max(bytes, this.#bytes - this.#options.bytesMax);
+    let toFree = Math.max(bytes, this.#bytes - this.#bytesMax);
     for (const [name, file] of this.#files) {
       if (toFree <= 0) return;
       toFree -= file.bytes;

@@ -109,6 +109,22 @@ export class BlockReader {
     return true;
   }
 
+  /** These bytes are whole somewhere else on this disk. */
+  forget(extents: readonly Extent[], size: number): void {
+    for (const { piece } of piecesOf(this.#volumeId, extents, 0, size)) this.#cache.forget(piece);
+  }
+
+  /** The object's own file, where the store is a directory of this machine and the file is as long as it has to be. */
+  localObject(key: string, bytes: number): string | null {
+    const path = this.#store.localPath(key);
+    if (path === null) return null;
+    try {
+      return this.#local.get(path).bytes === bytes ? path : null;
+    } catch {
+      return null; // Whoever reads it hears why.
+    }
+  }
+
   #openLocal(path: string, piece: Piece): { readonly fd: number; readonly bytes: number } {
     try {
       return this.#local.get(path);

@@ -12,7 +12,7 @@
  *     CLEAN  everything of this inode before the frame number `offset` is committed
  *     DROP   nothing of this inode is staged any more, and its staging file is gone; a later frame begins anew
  *     APPEND what is staged from `offset` on was appended; timeNs is the id under which it is committed
- *     OPEN, CLOSE   the inode was opened (`length` times) or closed
+ *     OPEN, CLOSE   the inode was opened (`length` times; `offset` is its backing id, 0 through the daemon) or closed
  *
  * Invariants: a write is answered after its frame was written (to the page cache: it survives the process, not the machine; fsync and
  * close wait for the store). A torn frame ends the journal: it was not answered.

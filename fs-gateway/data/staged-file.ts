@@ -20,6 +20,8 @@ export interface Append {
 
 export class StagedFile {
   readonly ino: number;
+  /** A live file (live-file.ts): it finds out by itself what changed, and is neither in the journal nor dropped by a commit. */
+  readonly selfKept: boolean = false;
   active = new Overlay();
   flushing: Overlay | undefined;
   activeBytes = 0;
@@ -70,6 +72,16 @@ export class StagedFile {
   /** At most so many bytes are staged (bytes written twice count twice: counting ranges would cost a pass over them). */
   get stagedBytes(): number {
     return this.activeBytes + this.flushingBytes;
+  }
+
+  /** Brings the times up to date. */
+  look(): void {
+    return;
+  }
+
+  /** Somebody has set another time. */
+  keepMtime(): void {
+    this.mtimeNs = null;
   }
 
   /** Stores bytes at their offset; the caller has made sure that they fit where they go. */

@@ -4,11 +4,12 @@
  * Failure: the worker killed at any point, `recover` brings back what was answered: ranges, bytes, sizes, and which inodes were open.
  * Limits: the bytes staged are bounded by who writes (vfs/ flushes early and waits above its bound), the journal by its rewriting.
  */
-import { mkdirSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fromSystemError } from '../../lib/errors.ts';
 import { FrameKind, Journal } from './journal.ts';
 import type { Frame } from './journal.ts';
+import { LiveFile } from './live-file.ts';
 import { Overlay } from './overlay.ts';
 import { MEMORY_BYTES_MAX, StagedFile } from './staged-file.ts';
 import type { Append } from './staged-file.ts';
@@ -23,6 +24,8 @@ export interface Flush {
   readonly append: Append | undefined;
   /** Frames of the journal up to here are committed with it. */
   readonly mark: number;
+  /** The ranges are whole blocks of which not every byte was written: they hold only for the version that they were compared with. */
+  readonly whole: boolean;
 }
 
 export class Staging {
@@ -31,12 +34,24 @@ export class Staging {
   readonly #files = new Map<number, StagedFile>();
   /** How often each inode is open, over all workers of the mount. */
   readonly #open = new Map<number, number>();
+  /** The backing id of each inode that is open for passthrough. */
+  readonly #backing = new Map<number, number>();
+  /** What the worker before this one had appended to files that were live. */
+  readonly #appends = new Map<number, Append>();
 
-  constructor(dir: string) {
+  /** `life`: one for all workers of a mount; what an earlier mount had open is closed. */
+  constructor(dir: string, life: string) {
     this.#dir = dir;
     mkdirSync(dir, { recursive: true, mode: 0o700 });
     this.#journal = new Journal(dir);
-    this.#recover();
+    this.#recover(this.#isSameLife(life));
+  }
+
+  #isSameLife(life: string): boolean {
+    const path = join(this.#dir, 'life');
+    const earlier = existsSync(path) ? readFileSync(path, 'utf8') : '';
+    if (earlier !== life) writeFileSync(path, life, { mode: 0o600 });
+    return earlier === life;
   }
 
   get files(): ReadonlyMap<number, StagedFile> {
@@ -49,6 +64,15 @@ export class Staging {
 
   openInos(): Iterable<number> {
     return this.#open.keys();
+  }
+
+  /** Under which id the kernel has the inode open; undefined: it is not open, or through the daemon. */
+  backingOf(ino: number): number | undefined {
+    return this.#backing.get(ino);
+  }
+
+  get backed(): Iterable<number> {
+    return this.#backing.keys();
   }
 
   get bytes(): number {
@@ -74,9 +98,38 @@ export class Staging {
     return file;
   }
 
-  opened(ino: number, nowNs: bigint): void {
-    this.#append({ kind: FrameKind.OPEN, ino, timeNs: nowNs, offset: 0, length: 1 });
-    this.#open.set(ino, (this.#open.get(ino) ?? 0) + 1);
+  /** A live file takes the place of what would be staged. */
+  adopt(file: LiveFile): void {
+    file.append = this.#appends.get(file.ino);
+    this.#appends.delete(file.ino);
+    this.#files.set(file.ino, file);
+  }
+
+  /** The live file is complete: its backing file stays. */
+  release(file: LiveFile): void {
+    this.#files.delete(file.ino);
+    file.close();
+  }
+
+  /** `backingId`: 0 through the daemon. It is in the journal before the kernel hears of it. */
+  opened(ino: number, nowNs: bigint, backingId = 0): void {
+    this.#append({ kind: FrameKind.OPEN, ino, timeNs: nowNs, offset: backingId, length: 1 });
+    this.#countOpen(ino, 1, backingId);
+  }
+
+  #countOpen(ino: number, count: number, backingId: number): void {
+    this.#open.set(ino, (this.#open.get(ino) ?? 0) + count);
+    if (backingId > 0) this.#backing.set(ino, backingId);
+  }
+
+  #countClose(ino: number): void {
+    const count = this.#open.get(ino) ?? 0;
+    if (count > 1) {
+      this.#open.set(ino, count - 1);
+      return;
+    }
+    this.#open.delete(ino);
+    this.#backing.delete(ino);
   }
 
   /** True at the last close. */
@@ -84,8 +137,7 @@ export class Staging {
     const count = this.#open.get(ino) ?? 0;
     if (count === 0) return false;
     this.#append({ kind: FrameKind.CLOSE, ino, timeNs: nowNs, offset: 0, length: 1 });
-    if (count > 1) this.#open.set(ino, count - 1);
-    else this.#open.delete(ino);
+    this.#countClose(ino);
     this.#tidy();
     return count === 1;
   }
@@ -93,6 +145,10 @@ export class Staging {
   /** Throws `full` and `io` when the local disk does; then nothing was written. */
   write(file: StagedFile, offset: number, data: Buffer, nowNs: bigint): void {
     const end = offset + data.length;
+    if (file.selfKept) {
+      this.#store(file, offset, data);
+      return;
+    }
     const frame = { ino: file.ino, timeNs: nowNs, offset, length: data.length };
     try {
       if (file.inMemory && end > MEMORY_BYTES_MAX) {
@@ -111,6 +167,14 @@ export class Staging {
     this.#touched(file, nowNs);
   }
 
+  #store(file: StagedFile, offset: number, data: Buffer): void {
+    try {
+      file.store(offset, data);
+    } catch (error) {
+      throw fromSystemError(error, 'writing a file in the cache directory');
+    }
+  }
+
   /** What is written at the end from here on is appended. */
   beginAppend(file: StagedFile, nowNs: bigint): void {
     if (file.append !== undefined) return;
@@ -119,10 +183,14 @@ export class Staging {
 
   #noteAppend(file: StagedFile, from: number, id: bigint): void {
     file.append = { from, id };
-    this.#append({ kind: FrameKind.APPEND, ino: file.ino, timeNs: id, offset: from, length: 0 });
+    this.#append(appendFrame(file.ino, file.append));
   }
 
   punch(file: StagedFile, start: number, end: number, nowNs: bigint): void {
+    if (file instanceof LiveFile) {
+      file.zero(start, end);
+      return;
+    }
     this.#append({ kind: FrameKind.HOLE, ino: file.ino, timeNs: nowNs, offset: start, length: end - start });
     file.active.set(start, end, 'hole');
     this.#touched(file, nowNs);
@@ -130,6 +198,10 @@ export class Staging {
 
   /** `exact`: truncate; else the size is raised to it at least. */
   resize(file: StagedFile, size: number, exact: boolean, nowNs: bigint): void {
+    if (file instanceof LiveFile) {
+      file.resize(size, exact);
+      return;
+    }
     this.#append({ kind: FrameKind.SIZE, ino: file.ino, timeNs: nowNs, offset: exact ? 1 : 0, length: size });
     applySize(file, size, exact);
     this.#touched(file, nowNs);
@@ -148,7 +220,7 @@ export class Staging {
     file.flushingBytes = file.activeBytes;
     file.activeBytes = 0;
     file.sizeSet = false;
-    return { overlay: active, size, sizeSet, mtimeNs, ctimeNs, append, mark: this.#journal.frames };
+    return { overlay: active, size, sizeSet, mtimeNs, ctimeNs, append, mark: this.#journal.frames, whole: false };
   }
 
   /** The flush failed: all is as before it. */
@@ -165,6 +237,7 @@ export class Staging {
   /** What was flushed is committed. */
   committed(file: StagedFile, flush: Flush, nowNs: bigint): void {
     this.#flushed(file);
+    if (file.selfKept) return;
     if (file.mtimeNs === flush.mtimeNs) file.mtimeNs = null;
     if (file.dirty) {
       // What was appended meanwhile follows what is committed now.
@@ -208,8 +281,15 @@ export class Staging {
   }
 
   *#live(): Iterable<Frame> {
-    for (const [ino, count] of this.#open) yield { kind: FrameKind.OPEN, ino, timeNs: 0n, offset: 0, length: count };
+    for (const [ino, count] of this.#open) {
+      yield { kind: FrameKind.OPEN, ino, timeNs: 0n, offset: this.#backing.get(ino) ?? 0, length: count };
+    }
+    for (const [ino, append] of this.#appends) yield appendFrame(ino, append);
     for (const file of this.#files.values()) {
+      if (file.selfKept) {
+        if (file.append !== undefined) yield appendFrame(file.ino, file.append);
+        continue;
+      }
       const { ino, ctimeNs: timeNs } = file;
       const all = new Overlay();
       if (file.flushing !== undefined) all.add(file.flushing);
@@ -225,30 +305,30 @@ export class Staging {
           yield { ...frame, kind: FrameKind.DATA, bytes };
         }
       }
-      if (file.append !== undefined) {
-        yield { kind: FrameKind.APPEND, ino, timeNs: file.append.id, offset: file.append.from, length: 0 };
-      }
+      if (file.append !== undefined) yield appendFrame(ino, file.append);
       yield { kind: FrameKind.SIZE, ino, timeNs, offset: file.sizeSet ? 1 : 0, length: file.size };
     }
   }
 
-  #recover(): void {
+  #recover(sameLife: boolean): void {
     const frames = this.#journal.read();
     const cleanBefore = new Map<number, number>();
     for (const { kind, ino, offset } of frames) if (kind === FrameKind.CLEAN) cleanBefore.set(ino, offset);
     for (const [index, frame] of frames.entries()) {
-      if (frame.kind === FrameKind.OPEN) this.#open.set(frame.ino, (this.#open.get(frame.ino) ?? 0) + frame.length);
-      else if (frame.kind === FrameKind.CLOSE) {
-        const count = this.#open.get(frame.ino) ?? 0;
-        if (count > 1) this.#open.set(frame.ino, count - 1);
-        else this.#open.delete(frame.ino);
-      } else if (frame.kind === FrameKind.DROP) {
+      if (frame.kind === FrameKind.OPEN) this.#countOpen(frame.ino, frame.length, frame.offset);
+      else if (frame.kind === FrameKind.CLOSE) this.#countClose(frame.ino);
+      else if (frame.kind === FrameKind.DROP) {
         this.#files.get(frame.ino)?.close();
         this.#files.delete(frame.ino);
       } else if (frame.kind !== FrameKind.CLEAN) this.#replay(frame, index < (cleanBefore.get(frame.ino) ?? 0));
     }
+    if (!sameLife) {
+      this.#open.clear();
+      this.#backing.clear();
+    }
     for (const [ino, file] of this.#files) {
       if (file.dirty) continue;
+      if (file.append !== undefined) this.#appends.set(ino, file.append);
       file.discard();
       this.#files.delete(ino);
     }
@@ -283,6 +363,10 @@ export class Staging {
   close(): void {
     this.#journal.close();
   }
+}
+
+function appendFrame(ino: number, { from, id }: Append): Frame {
+  return { kind: FrameKind.APPEND, ino, timeNs: id, offset: from, length: 0 };
 }
 
 function applySize(file: StagedFile, size: number, exact: boolean): void {

@@ -254,7 +254,7 @@ function findHelper(): string | undefined {
 }
 
 /** CAP_SYS_ADMIN of the effective set: root in a container may lack it. */
-function hasSysAdmin(): boolean {
+export function hasSysAdmin(): boolean {
   const status = readFileSync('/proc/self/status', 'utf8');
   const effective = /^CapEff:\s*([0-9a-f]+)$/m.exec(status)?.[1] ?? '0';
   return ((BigInt(`0x${effective}`) >> CAP_SYS_ADMIN) & 1n) === 1n;

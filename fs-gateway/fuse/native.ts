@@ -19,6 +19,12 @@ export const MS_NODEV = 4;
 export const MS_REMOUNT = 32;
 export const MS_BIND = 4096;
 const F_SETFL = 4;
+const F_SETLEASE = 1024;
+const F_RDLCK = 0;
+const F_UNLCK = 2;
+/** _IOW(229, 1, struct fuse_backing_map) and _IOW(229, 2, u32) of linux/fuse.h. */
+const FUSE_DEV_IOC_BACKING_OPEN = 0x4010e501;
+const FUSE_DEV_IOC_BACKING_CLOSE = 0x4004e502;
 const POLLIN = 1;
 const AF_UNIX = 1;
 const SOCK_STREAM = 1;
@@ -51,6 +57,14 @@ export interface Native {
   hasEnded(fd: number): boolean;
   /** A connected pair of stream sockets, both close-on-exec. */
   socketPair(): readonly [number, number];
+  /** Registers the file behind `fd` for passthrough on the connection of `device`: its backing id, or -errno. */
+  backingOpen(device: number, fd: number): number;
+  backingClose(device: number, id: number): number;
+  /**
+   * 0 when a read lease could be had on the file behind the read-only `fd` (it is given back at once): nobody has the file open or mapped for
+   * writing. -EAGAIN otherwise. Whoever opens it in that moment breaks the lease, which sends SIGIO: the process must not die of that.
+   */
+  testReadLease(fd: number): number;
   /** The descriptor that a peer sent by SCM_RIGHTS, without waiting; undefined when there is none. */
   receiveFd(socket: number): number | undefined;
 }
@@ -85,6 +99,7 @@ function load(): Native {
   const write = bind('long write(int, void*, unsigned long)');
   const writev = bind('long writev(int, void*, int)');
   const fcntl = bind('int fcntl(int, int, int)');
+  const ioctl = bind('int ioctl(int, unsigned long, void*)');
   const eventfd = bind('int eventfd(unsigned int, int)');
   const poll = bind('int poll(void*, unsigned long, int)');
   const socketpair = bind('int socketpair(int, int, int, void*)');
@@ -123,6 +138,22 @@ function load(): Native {
       const status = result(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair));
       if (status < 0) throw new Error(`socketpair: errno ${-status}`);
       return [pair.readInt32LE(0), pair.readInt32LE(4)];
+    },
+    backingOpen(device, fd) {
+      // struct fuse_backing_map, 16 bytes: 0 fd i32, 4 flags u32, 8 padding u64.
+      const map = Buffer.alloc(16);
+      map.writeInt32LE(fd, 0);
+      return result(ioctl(device, FUSE_DEV_IOC_BACKING_OPEN, map));
+    },
+    backingClose(device, id) {
+      const number = Buffer.alloc(4);
+      number.writeUInt32LE(id, 0);
+      return result(ioctl(device, FUSE_DEV_IOC_BACKING_CLOSE, number));
+    },
+    testReadLease(fd) {
+      const taken = result(fcntl(fd, F_SETLEASE, F_RDLCK));
+      if (taken === 0) fcntl(fd, F_SETLEASE, F_UNLCK);
+      return taken;
     },
     receiveFd(socket) {
       const { header, control } = makeMessage();

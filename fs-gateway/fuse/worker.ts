@@ -9,8 +9,9 @@
  * Failure: killed at any moment, the requests in flight are sent again by the kernel to the next worker.
  */
 import { describeError } from '../../lib/errors.ts';
-import type { Operations } from '../vfs/operations.ts';
+import type { KernelBacking, Operations } from '../vfs/operations.ts';
 import { AccessLog } from './access-log.ts';
+import { DeviceBacking } from './backing.ts';
 import { DeviceLoop } from './device-loop.ts';
 import { DEVICE_FD, type Assignment, type FromWorker, type ToWorker } from './messages.ts';
 import { Metrics } from './metrics.ts';
@@ -30,6 +31,8 @@ export type ServeEnd = 'unmounted' | 'handed-over' | 'orphaned';
 export interface WorkerAssignment extends Assignment {
   readonly fd: number;
   readonly notifier: Notifier;
+  /** Present when the kernel agreed to passthrough. */
+  readonly backing: KernelBacking | undefined;
   readonly log: (message: string) => void;
 }
 
@@ -46,7 +49,8 @@ function tell(message: FromWorker): void {
 /** Runs a worker module's body and ends the process: 0 when it returned, 1 (and word to the supervisor) when it threw. */
 export async function runWorker(body: (assignment: WorkerAssignment) => Promise<void>): Promise<never> {
   // A terminal's Ctrl-C reaches the whole process group; when to end is the supervisor's decision.
-  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => undefined);
+  // SIGIO comes when an open breaks the lease by which a backing file is looked at.
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGIO'] as const) process.on(signal, () => undefined);
   const log = (message: string): void => {
     process.stderr.write(`penstock fs: ${message}\n`);
   };
@@ -54,7 +58,8 @@ export async function runWorker(body: (assignment: WorkerAssignment) => Promise<
   try {
     const assignment = await takeAssignment();
     const notifier = new Notifier(DEVICE_FD, assignment.negotiated.incrementEpoch);
-    await body({ ...assignment, fd: DEVICE_FD, notifier, log });
+    const backing = assignment.negotiated.passthrough ? new DeviceBacking(native(), DEVICE_FD) : undefined;
+    await body({ ...assignment, fd: DEVICE_FD, notifier, backing, log });
     clean = await notifier.close();
   } catch (error) {
     log(describeError(error));

@@ -7,6 +7,7 @@ import type { Content } from '../meta/content.ts';
 import type { VolumeView } from '../meta/view.ts';
 import type { BlockReader } from '../data/block-reader.ts';
 import type { Staging } from '../data/staging.ts';
+import type { WholeFiles } from '../data/whole-files.ts';
 import { Errno, PosixError } from './operations.ts';
 import type { Result } from './operations.ts';
 
@@ -19,6 +20,7 @@ export interface Context {
   readonly reader: BlockReader;
   readonly staging: Staging;
   readonly time: TimeSource;
+  readonly whole: WholeFiles;
   /** Entries and attributes in the kernel; pushed invalidations make it long. */
   readonly ttlMs: number;
   report(message: string): void;

@@ -22,9 +22,12 @@ import type { Flusher } from './flusher.ts';
 import type { Namespace } from './namespace.ts';
 import { Errno, PosixError } from './operations.ts';
 import type { Caller, OpenResult, Result } from './operations.ts';
+import type { Opened, Passthrough } from './passthrough.ts';
 import { inherit, withoutSuidGid } from './ownership.ts';
-import { SHARED_BYTES_MIN, shareExtents } from './share-extents.ts';
 import type { Orphans } from './orphans.ts';
+import { seekFile } from './seek.ts';
+import { copyRange } from './share-extents.ts';
+import type { CopyEnd } from './share-extents.ts';
 
 const O_ACCMODE = 3;
 const O_EXCL = 0o200;
@@ -44,6 +47,7 @@ export class Files {
   readonly #namespace: Namespace;
   readonly #flusher: Flusher;
   readonly #orphans: Orphans;
+  readonly #passthrough: Passthrough;
   readonly #readAheads = new BoundedMap<bigint, ReadAhead>(HANDLES_MAX);
   readonly #flushes = new Map<number, Promise<void>>();
   /** `mtime/size` at the last open: the kernel's pages are still those of the file. */
@@ -53,7 +57,8 @@ export class Files {
   /** Handles of a previous worker are below: they begin at another millisecond. */
   #nextHandle = BigInt(Date.now()) << 20n;
 
-  constructor(context: Context, namespace: Namespace, flusher: Flusher, orphans: Orphans) {
+  constructor(context: Context, namespace: Namespace, flusher: Flusher, orphans: Orphans, passthrough: Passthrough) {
+    this.#passthrough = passthrough;
     this.#context = context;
     this.#namespace = namespace;
     this.#flusher = flusher;
@@ -68,14 +73,20 @@ export class Files {
     return this.#context.staging.get(ino) !== undefined;
   }
 
+  /** The kernel may be writing it: its size and times are true only for the moment. */
+  isLive(ino: number): boolean {
+    return this.#context.staging.get(ino)?.selfKept === true;
+  }
+
   uncommitted(ino: number): Uncommitted | undefined {
-    return this.#context.staging.get(ino);
+    const file = this.#context.staging.get(ino);
+    file?.look();
+    return file;
   }
 
   /** utimensat has set another mtime: the flush leaves it. */
   keepMtime(ino: number): void {
-    const file = this.#context.staging.get(ino);
-    if (file !== undefined) file.mtimeNs = null;
+    this.#context.staging.get(ino)?.keepMtime();
   }
 
   open(caller: Caller, ino: number, flags: number): Result<OpenResult> {
@@ -90,17 +101,34 @@ export class Files {
     if (writes && (node.inode.flags & INODE_IMMUTABLE) !== 0) {
       throw new PosixError(Errno.EPERM, `inode ${node.ino} belongs to a table of the lake`);
     }
-    if ((flags & O_TRUNC) !== 0) this.#truncateStaged(node, 0);
     return this.opened(node, flags);
   }
 
-  opened(node: Node, _flags: number): OpenResult {
-    this.#context.staging.opened(node.ino, this.#context.time.nowNs());
+  /** Makes a handle; cuts the file first where open(2) asks for it. */
+  opened(node: Node, flags: number): Result<OpenResult> {
+    const writes = (flags & O_ACCMODE) !== 0 || (flags & O_TRUNC) !== 0;
+    const opened = this.#passthrough.open(node, flags, writes);
+    return opened instanceof Promise ? this.#openedLater(node, flags, opened) : this.#handle(node, flags, opened);
+  }
+
+  async #openedLater(node: Node, flags: number, opening: Promise<Opened | null>): Promise<OpenResult> {
+    try {
+      return this.#handle(node, flags, await opening);
+    } catch (error) {
+      await this.release(node.ino, 0n);
+      throw error;
+    }
+  }
+
+  #handle(node: Node, flags: number, opened: Opened | null): OpenResult {
     if (node.inode.nlink === 0) this.#orphans.inodeChanged(node.ino); // by its descriptor in /proc, or unlinked at this moment
+    if ((flags & O_TRUNC) !== 0) this.#truncateStaged(node, 0);
+    const handle = this.newHandle();
+    if (opened !== null) return { handle, ...opened };
     const seen = contentMark(node);
     const keepCache = this.#lastOpened.get(node.ino) === seen;
     if (!keepCache) this.#lastOpened.set(node.ino, seen);
-    return { handle: this.newHandle(), keepCache };
+    return { handle, keepCache };
   }
 
   async create(caller: Caller, parent: number, name: string, mode: number, flags: number): Promise<Node> {
@@ -113,7 +141,6 @@ export class Files {
     const node = await this.#namespace.lookup(parent, name);
     if (node === null) throw new PosixError(Errno.ENOENT, `'${name}' was removed at once`);
     if (!isRegular(node.inode)) throw new PosixError(Errno.EEXIST, `'${name}' exists`);
-    if ((flags & O_TRUNC) !== 0) this.#truncateStaged(node, 0);
     return node;
   }
 
@@ -146,6 +173,7 @@ export class Files {
       staged.overlay(offset, target);
       return target;
     }
+    this.#passthrough.wasRead(node, target.length);
     this.#readAhead(node, handle, offset, end);
     const reading = this.#flusher.readCommitted(node, offset, target);
     if (reading instanceof Promise) {
@@ -248,9 +276,11 @@ export class Files {
     if ((node.inode.flags & INODE_IMMUTABLE) !== 0) throw new PosixError(Errno.EPERM, `inode ${ino} is immutable`);
     await admit(this.#context.view, node, Number(size));
     if (killSuidGid) await this.#clearSuidGid(ino);
+    await this.#passthrough.beforeChange(ino);
     this.#truncateStaged(await nodeOrThrow(this.#context.view, ino), Number(size));
     // Without an open handle no close will flush it.
     if (!this.#context.staging.isOpen(ino)) await this.flush(ino);
+    this.#passthrough.calmLater(ino);
   }
 
   #truncateStaged(node: Node, size: number): void {
@@ -267,6 +297,7 @@ export class Files {
     if (offset + length > BigInt(FILE_BYTES_MAX))
       throw new PosixError(Errno.EFBIG, `a file of ${offset + length} bytes`);
     const { staging, time, view } = this.#context;
+    await this.#passthrough.beforeChange(ino);
     const node = await nodeOrThrow(view, ino);
     if ((mode & (KEEP_SIZE | PUNCH_HOLE)) === 0) await admit(view, node, Number(offset + length));
     const file = staging.begin(ino, node.inode.size);
@@ -281,50 +312,12 @@ export class Files {
   }
 
   async seek(ino: number, offset: bigint, whence: number): Promise<bigint> {
-    const SEEK_DATA = 3;
     const node = await nodeOrThrow(this.#context.view, ino);
-    const staged = this.#context.staging.get(ino);
-    const size = staged?.size ?? node.inode.size;
-    if (offset < 0n || offset >= BigInt(size)) throw new PosixError(Errno.ENXIO, 'behind the end of the file');
-    const from = Number(offset);
-    const data = await this.#flusher.dataRanges(node, staged, from, size);
-    if (whence === SEEK_DATA) {
-      const next = data.find((range) => range.end > from);
-      if (next === undefined) throw new PosixError(Errno.ENXIO, 'no data behind this offset');
-      return BigInt(Math.max(from, next.start));
-    }
-    let at = from;
-    for (const range of data) {
-      if (range.start > at) break;
-      at = Math.max(at, range.end);
-    }
-    return BigInt(Math.min(at, size));
+    return seekFile(this.#flusher, node, this.#context.staging.get(ino), offset, whence);
   }
 
-  /** Shares the source's objects where it can, else copies through this daemon; may copy less than asked. */
-  async copy(
-    source: { readonly ino: number; readonly offset: bigint },
-    target: { readonly ino: number; readonly offset: bigint },
-    length: bigint,
-  ): Promise<bigint> {
-    const CHUNK = 2 ** 20;
-    const CALL_MAX = 32 * CHUNK;
-    if (length >= BigInt(SHARED_BYTES_MIN)) {
-      await this.flush(source.ino);
-      await this.flush(target.ino);
-      const [from, to] = [source, target].map(({ ino, offset }) => ({ ino, offset: Number(offset) }));
-      const all = Number(length > BigInt(FILE_BYTES_MAX) ? BigInt(FILE_BYTES_MAX) : length);
-      const shared = from && to ? await shareExtents(this.#context, from, to, all) : null;
-      if (shared !== null) return BigInt(shared);
-    }
-    let copied = 0;
-    const wanted = Number(length > BigInt(CALL_MAX) ? BigInt(CALL_MAX) : length);
-    while (copied < wanted) {
-      const data = await this.read(source.ino, 0n, Number(source.offset) + copied, Math.min(CHUNK, wanted - copied));
-      if (data.length === 0) break;
-      copied += await this.write(target.ino, 0n, Number(target.offset) + copied, data, 0, false);
-    }
-    return BigInt(copied);
+  copy(source: CopyEnd, target: CopyEnd, length: number): Promise<number> {
+    return copyRange(this.#context, this, source, target, length);
   }
 
   /** At close(2): commits what is staged. At once when nothing is. */
@@ -374,8 +367,9 @@ export class Files {
       return;
     }
     const after = this.#context.view.cachedNode(ino);
-    // The kernel's pages have what we wrote: the next open may keep them.
-    if (after !== undefined && this.#lastOpened.get(ino) === before) this.#lastOpened.set(ino, contentMark(after));
+    // The kernel's pages have what we wrote: the next open may keep them. Unless the kernel wrote to the backing file instead.
+    if (file.selfKept) this.#lastOpened.delete(ino);
+    else if (after !== undefined && this.#lastOpened.get(ino) === before) this.#lastOpened.set(ino, contentMark(after));
   }
 
   async fsync(ino: number): Promise<void> {
@@ -385,8 +379,10 @@ export class Files {
 
   release(ino: number, handle: bigint): Result<void> {
     this.#readAheads.delete(handle);
+    const backing = this.#context.staging.backingOf(ino);
     const last = this.#context.staging.closed(ino, this.#context.time.nowNs());
     if (!last) return;
+    this.#passthrough.closed(ino, backing);
     const node = this.#context.view.cachedNode(ino);
     const unnamed = node === undefined || node.inode.nlink === 0;
     if (unnamed || this.#context.staging.get(ino) !== undefined) return this.#released(ino);
@@ -401,7 +397,11 @@ export class Files {
       if (node !== null) this.#orphans.closed(node);
       return;
     }
-    await this.flush(ino);
+    try {
+      await this.flush(ino);
+    } finally {
+      this.#passthrough.calmLater(ino);
+    }
   }
 
   /** Flushes everything; throws the first error after trying all. */

@@ -4,7 +4,7 @@
  *
  * Invariants: inode numbers of the kernel are ours (the root is 1); answers come without a promise when the cache has them.
  */
-import { S_IFDIR, S_IFMT, S_IFREG } from '../../lib/volume/inode.ts';
+import { FILE_BYTES_MAX, S_IFDIR, S_IFMT, S_IFREG } from '../../lib/volume/inode.ts';
 import { INODE_LISTING } from '../../lib/volume/inode.ts';
 import type { Node } from '../meta/cache.ts';
 import { attributesOf, entryOfNode } from './attributes.ts';
@@ -64,7 +64,9 @@ export class FileSystem implements Operations {
   }
 
   #entry(node: Node): Entry {
-    return entryOfNode(node, this.#parts.context.ttlMs, this.#parts.files.uncommitted(node.ino));
+    const { files, context } = this.#parts;
+    const entry = entryOfNode(node, context.ttlMs, files.uncommitted(node.ino));
+    return files.isLive(node.ino) ? { ...entry, attributesTtlMs: 0 } : entry;
   }
 
   lookup(_caller: Caller, parent: bigint, name: string): Result<LookupResult> {
@@ -181,7 +183,7 @@ export class FileSystem implements Operations {
     return this.#guard(async () => {
       const full = S_IFREG | (mode & MODE_BITS & ~umask);
       const node = await this.#parts.files.create(caller, Number(parent), name, full, flags);
-      return { entry: this.#entry(node), open: this.#parts.files.opened(node, flags) };
+      return { entry: this.#entry(node), open: await this.#parts.files.opened(node, flags) };
     });
   }
 
@@ -195,7 +197,7 @@ export class FileSystem implements Operations {
     return this.#guard(async () => {
       const full = S_IFREG | (mode & MODE_BITS & ~umask);
       const node = await this.#parts.files.tmpfile(caller, Number(parent), full);
-      return { entry: this.#entry(node), open: this.#parts.files.opened(node, flags) };
+      return { entry: this.#entry(node), open: await this.#parts.files.opened(node, flags) };
     });
   }
 
@@ -250,13 +252,12 @@ export class FileSystem implements Operations {
     target: { readonly ino: bigint; readonly handle: bigint; readonly offset: bigint },
     length: bigint,
   ): Result<bigint> {
-    return this.#guard(() =>
-      this.#parts.files.copy(
-        { ino: Number(source.ino), offset: source.offset },
-        { ino: Number(target.ino), offset: target.offset },
-        length,
-      ),
-    );
+    return this.#guard(async () => {
+      const from = { ino: Number(source.ino), offset: Number(source.offset) };
+      const to = { ino: Number(target.ino), offset: Number(target.offset) };
+      const bytes = Number(length > BigInt(FILE_BYTES_MAX) ? BigInt(FILE_BYTES_MAX) : length);
+      return BigInt(await this.#parts.files.copy(from, to, bytes));
+    });
   }
 
   opendir(_caller: Caller, ino: bigint): Result<OpenResult> {

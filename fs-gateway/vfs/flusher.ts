@@ -16,6 +16,7 @@ import type { Extent } from '../../lib/volume/extents.ts';
 import { extentsWithin } from '../../lib/volume/extents.ts';
 import { INODE_INLINE, INODE_PAGED } from '../../lib/volume/inode.ts';
 import { PAGE_BYTES } from '../../lib/volume/keys.ts';
+import { LiveFile } from '../data/live-file.ts';
 import { gaps, mergeExtents } from '../data/merge-extents.ts';
 import { Overlay } from '../data/overlay.ts';
 import type { Range } from '../data/overlay.ts';
@@ -27,6 +28,7 @@ import type { Change } from '../meta/change.ts';
 import { encodePage, pageOf } from '../meta/content.ts';
 import { placeFlush, stagedOffset } from './append.ts';
 import type { PlacedFlush } from './append.ts';
+import { contentOf, knownKey } from './content-of.ts';
 import type { Context } from './context.ts';
 
 export const EXTENTS_INLINE = 64;
@@ -36,7 +38,7 @@ const RESTARTS_MAX = 64;
 /** Pages in one commit. */
 const PAGES_PER_COMMIT = 300;
 
-type Outcome = 'committed' | 'moved' | 'gone' | 'restart';
+type Outcome = 'committed' | 'moved' | 'repeated' | 'gone' | 'restart';
 
 export class Flusher {
   readonly #context: Context;
@@ -59,7 +61,7 @@ export class Flusher {
           this.#context.report(`inode ${file.ino} was removed with ${file.stagedBytes} staged bytes`);
         if (outcome === 'gone') staging.drop(file, time.nowNs());
         else staging.committed(file, flush, time.nowNs());
-        return outcome === 'moved';
+        return outcome === 'moved' || outcome === 'repeated';
       }
       throw new PenstockError('conflict', `inode ${file.ino} was changed elsewhere during ${RESTARTS_MAX} flushes`);
     } catch (error) {
@@ -71,12 +73,22 @@ export class Flusher {
   async #attempt(file: StagedFile, flush: Flush): Promise<Outcome> {
     const node = await this.#context.view.node(file.ino);
     if (node === null) return 'gone';
-    const placed = placeFlush(flush, node.inode.size);
-    const small = sizeAfter(node, placed) <= this.#context.format.inlineBytes && (node.inode.flags & INODE_PAGED) === 0;
-    return small ? this.#commitInline(file, flush) : this.#commitExtents(file, placed, flush, node);
+    if (!(file instanceof LiveFile)) return this.#commit(file, flush, node);
+    const change = await file.compare(await contentOf(this.#context, node));
+    if (change === null) return 'committed';
+    const outcome = await this.#commit(file, { ...flush, ...change }, node);
+    // What it appended was committed by the worker before this one.
+    if (outcome === 'repeated') file.committedElsewhere();
+    return outcome;
   }
 
-  async #commitInline(file: StagedFile, staged: Flush): Promise<Outcome> {
+  async #commit(file: StagedFile, flush: Flush, node: Node): Promise<Outcome> {
+    const placed = placeFlush(flush, node.inode.size);
+    const small = sizeAfter(node, placed) <= this.#context.format.inlineBytes && (node.inode.flags & INODE_PAGED) === 0;
+    return small ? this.#commitInline(file, flush, node) : this.#commitExtents(file, placed, flush, node);
+  }
+
+  async #commitInline(file: StagedFile, staged: Flush, seen: Node): Promise<Outcome> {
     const { view, content } = this.#context;
     let shift = 0;
     const { value, repeated } = await view.change(appendOf(file, staged), async (change): Promise<Buffer | Outcome> => {
@@ -86,6 +98,7 @@ export class Flusher {
       shift = flush.shift;
       const size = sizeAfter(node, flush);
       if (size > this.#context.format.inlineBytes || (node.inode.flags & INODE_PAGED) !== 0) return 'restart';
+      if (staged.whole && node.version !== seen.version) return 'restart';
       const bytes = Buffer.alloc(size);
       if (gaps(flush.overlay.ranges, 0, Math.min(size, node.inode.size)).length > 0)
         await this.readCommitted(node, 0, bytes);
@@ -100,6 +113,7 @@ export class Flusher {
     });
     if (typeof value === 'string') return value;
     if (value === undefined) return repeatedFlush(repeated);
+    if (file instanceof LiveFile) file.committedInline();
     const committed = view.cachedNode(file.ino);
     if (committed !== undefined && value.length > 0) content.keepInline(committed, value);
     return shift === 0 ? 'committed' : 'moved';
@@ -126,6 +140,9 @@ export class Flusher {
       return this.#putExtents(change, node, flush, plan.overlay.ranges, uploaded);
     });
     if (value === undefined) return repeatedFlush(repeated);
+    if (value === 'committed' && file instanceof LiveFile) {
+      file.committedExtents(plan.overlay.ranges, uploaded, flush.shift);
+    }
     return value === 'committed' && flush.shift > 0 ? 'moved' : value;
   }
 
@@ -143,7 +160,7 @@ export class Flusher {
       return { overlay, rewritesCommitted: true };
     }
     const { blockSize } = this.#context.format;
-    let rewritesCommitted = false;
+    let rewritesCommitted = flush.whole;
     const perBlock = new Map<number, number>();
     for (const range of flush.overlay.ranges) {
       const last = Math.floor((range.end - 1) / blockSize);
@@ -269,7 +286,9 @@ export class Flusher {
 
   /** The committed content from `from` on; zeros where there is none. */
   readCommitted(node: Node, from: number, target: Buffer): void | Promise<void> {
-    const { content, reader } = this.#context;
+    const { content, reader, whole } = this.#context;
+    const key = knownKey(node);
+    if (key !== undefined && whole.readSync(node.ino, key, from, target)) return;
     if ((node.inode.flags & INODE_INLINE) !== 0) {
       const bytes = content.inline(node);
       if (bytes instanceof Promise) return bytes.then((read) => fillFrom(read, from, target));
@@ -303,7 +322,7 @@ function appendOf({ ino }: StagedFile, { append }: Flush): string | undefined {
 /** The worker before this one had committed it. */
 function repeatedFlush(repeated: number | undefined): Outcome {
   if (repeated === undefined) throw new Error('a plan that was carried out has a value');
-  return 'moved';
+  return 'repeated';
 }
 
 function sizeAfter(node: Node, flush: Flush): number {

@@ -262,3 +262,15 @@ export interface KernelNotifier {
   /** Resolves when the kernel has all that was asked for until now; undefined: it has. */
   settled(): Promise<void> | undefined;
 }
+
+/** What vfs/ asks of the device for passthrough (FUSE_PASSTHROUGH, Linux 6.9). Everything answers at once. */
+export interface KernelBacking {
+  /**
+   * The backing id of the file behind a read-only descriptor, which may be closed afterwards; negative: an errno. The id belongs to the mount's
+   * connection, not to this process: it is valid in the next worker.
+   */
+  register(fd: number): number;
+  unregister(id: number): void;
+  /** Nobody has the file open or mapped for writing (a shared mapping outlives close(2)). */
+  isQuiet(fd: number): boolean;
+}

@@ -11,9 +11,12 @@ import { mergeExtents } from '../data/merge-extents.ts';
 import { nodeOrThrow } from './context.ts';
 import type { Context } from './context.ts';
 import { EXTENTS_INLINE } from './flusher.ts';
+import type { Result } from './operations.ts';
 
 /** Below, copying the bytes is cheaper than one more reference to an object. */
-export const SHARED_BYTES_MIN = 65_536;
+const SHARED_BYTES_MIN = 65_536;
+const COPY_STEP_BYTES = 2 ** 20;
+const COPY_CALL_MAX = 32 * COPY_STEP_BYTES;
 const NOTHING = Buffer.alloc(0);
 
 export interface CopyEnd {
@@ -21,8 +24,40 @@ export interface CopyEnd {
   readonly offset: number;
 }
 
+/** How bytes are copied that cannot be shared. */
+export interface CopyPath {
+  read(ino: number, handle: bigint, offset: number, size: number): Result<Buffer>;
+  write(ino: number, handle: bigint, offset: number, data: Buffer, flags: number, kill: boolean): Result<number>;
+  flush(ino: number): Result<void>;
+}
+
+/** copy_file_range: shares the source's objects where it can, else copies through this daemon; may copy less than asked. */
+export async function copyRange(
+  context: Context,
+  path: CopyPath,
+  source: CopyEnd,
+  target: CopyEnd,
+  length: number,
+): Promise<number> {
+  if (length >= SHARED_BYTES_MIN) {
+    await path.flush(source.ino);
+    await path.flush(target.ino);
+    const shared = await shareExtents(context, source, target, length);
+    if (shared !== null) return shared;
+  }
+  let copied = 0;
+  const wanted = Math.min(length, COPY_CALL_MAX);
+  while (copied < wanted) {
+    const size = Math.min(COPY_STEP_BYTES, wanted - copied);
+    const data = await path.read(source.ino, 0n, source.offset + copied, size);
+    if (data.length === 0) break;
+    copied += await path.write(target.ino, 0n, target.offset + copied, data, 0, false);
+  }
+  return copied;
+}
+
 /** The bytes now shared, or null where they have to be copied. Nothing of either file may be staged. */
-export async function shareExtents(
+async function shareExtents(
   context: Context,
   source: CopyEnd,
   target: CopyEnd,

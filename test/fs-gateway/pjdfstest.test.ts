@@ -3,8 +3,9 @@ import { chmodSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { mountTestVolume, startServices, testVolume } from '../support/fs-volume.ts';
-import type { Services, TestVolume } from '../support/fs-volume.ts';
+import type { Services, TestMountOptions, TestVolume } from '../support/fs-volume.ts';
 import { run } from '../support/mount-guard.ts';
+import { cannotPassThrough } from '../support/passthrough.ts';
 import { cannotMount, missing, requireService } from '../support/services.ts';
 
 /** Cases that need a remount read-only, a second file system, or a limit that the C library knows for FUSE. */
@@ -29,8 +30,9 @@ const SKIPPED = [
 
 async function suite(
   volume: TestVolume,
+  options: TestMountOptions = {},
 ): Promise<{ readonly failed: string[]; readonly skipped: string[]; readonly passed: number }> {
-  const { mountpoint } = await mountTestVolume(volume);
+  const { mountpoint } = await mountTestVolume(volume, options);
   // Temporary directories are private; the suite acts as other users too.
   chmodSync(dirname(mountpoint), 0o755);
   // A short path: the suite makes sockets, whose paths are at most 107 bytes.
@@ -52,6 +54,11 @@ async function suite(
 describe.skipIf(cannotMount() || missing('pjdfstest'))('pjdfstest', () => {
   test('passes on SQLite and a directory', async () => {
     expect(await suite(await testVolume())).toEqual({ failed: [], skipped: SKIPPED, passed: 382 });
+  });
+
+  test.skipIf(cannotPassThrough())('passes with passthrough=read', async () => {
+    const options = { passthrough: 'read' } as const;
+    expect(await suite(await testVolume(), options)).toEqual({ failed: [], skipped: SKIPPED, passed: 382 });
   });
 
   describe.skipIf(missing('redis-server', 'versitygw'))('on real services', () => {

@@ -45,6 +45,9 @@ function capture(): { sys: Native; written: Buffer[] } {
     hasEnded: unused,
     socketPair: unused,
     receiveFd: unused,
+    backingOpen: () => 0,
+    backingClose: () => 0,
+    testReadLease: () => 0,
     write(_fd, from, bytes) {
       written.push(Buffer.from(from.subarray(0, bytes)));
       return bytes;

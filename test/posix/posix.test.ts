@@ -2,6 +2,7 @@ import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
 import { mountTestVolume, testVolume } from '../support/fs-volume.ts';
 import { run } from '../support/mount-guard.ts';
+import { cannotPassThrough } from '../support/passthrough.ts';
 import { cannotMount } from '../support/services.ts';
 import { tempDir } from '../support/temp.ts';
 import { posixCases } from './cases.ts';
@@ -27,5 +28,11 @@ describe('what programs rely on', () => {
   test.skipIf(cannotMount())('holds on a mount without inline content and with small blocks', async () => {
     const volume = await testVolume({ inlineBytes: '0', blockSize: '64KiB' });
     expect(await results((await mountTestVolume(volume)).mountpoint)).toEqual(passed);
+  });
+
+  test.skipIf(cannotMount() || cannotPassThrough())('holds on a mount with passthrough=read', async () => {
+    const volume = await testVolume({ inlineBytes: '0', blockSize: '64KiB' });
+    const { mountpoint } = await mountTestVolume(volume, { passthrough: 'read' });
+    expect(await results(mountpoint)).toEqual(passed);
   });
 });

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { onTestFinished } from 'vitest';
 import { systemClock } from '../../lib/clock.ts';
 import { formatVolume, mountVolume } from '../../fs-gateway/main.ts';
+import type { VolumeMountRequest } from '../../fs-gateway/main.ts';
 import { openVolume } from '../../fs-gateway/open-volume.ts';
 import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
 import type { Caller } from '../../fs-gateway/vfs/operations.ts';
@@ -93,22 +94,32 @@ export interface MountedVolume extends TestVolume {
   readonly mountpoint: string;
   readonly supervisorPid: number;
   readonly logPath: string;
+  readonly passthroughProblem: string | undefined;
+}
+
+export interface TestMountOptions extends Pick<VolumeMountRequest, 'passthrough' | 'cacheBytes' | 'cacheDir'> {
+  /** Where an earlier mount was. */
+  readonly at?: MountedVolume;
 }
 
 /** A mounted volume; unmounted by force when the test ends. */
-export async function mountTestVolume(volume?: TestVolume): Promise<MountedVolume> {
-  const { base, mountpoint } = mountDirs();
+export async function mountTestVolume(
+  volume?: TestVolume,
+  { at, ...options }: TestMountOptions = {},
+): Promise<MountedVolume> {
+  const { base, mountpoint } = at ?? mountDirs();
   const mounted = volume ?? (await testVolume({}, base));
   const logPath = join(base, 'mount.log');
   guardMount(mountpoint);
-  const { supervisorPid } = await mountVolume({
+  const { supervisorPid, passthroughProblem } = await mountVolume({
     metaUrl: mounted.metaUrl,
     mountpoint,
     cacheDir: join(base, 'cache'),
     cacheBytes: 256e6,
+    ...options,
     background: true,
     logPath,
   });
   onTestFinished(() => killIfAlive(-supervisorPid)); // its whole process group: the worker too
-  return { ...mounted, mountpoint, supervisorPid, logPath };
+  return { ...mounted, base, mountpoint, supervisorPid, logPath, passthroughProblem };
 }

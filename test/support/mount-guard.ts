@@ -134,12 +134,17 @@ export interface Running {
 }
 
 /** Starts a program with pipes of its own and a deadline, after which it is killed. */
-export function start(command: string, args: readonly string[], deadlineMs = 20_000): Running {
-  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+export function start(
+  command: string,
+  args: readonly string[],
+  deadlineMs = 20_000,
+  input: 'ignore' | 'pipe' = 'ignore',
+): Running {
+  const child = spawn(command, args, { stdio: [input, 'pipe', 'pipe'] });
   let stdout = '';
   let stderr = '';
-  child.stdout.setEncoding('utf8').on('data', (text: string) => (stdout += text));
-  child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr += text));
+  child.stdout?.setEncoding('utf8').on('data', (text: string) => (stdout += text));
+  child.stderr?.setEncoding('utf8').on('data', (text: string) => (stderr += text));
   const deadline = setTimeout(() => child.kill('SIGKILL'), deadlineMs);
   const finished = new Promise<Finished>((resolve) => {
     child.on('error', (error) => (stderr += error.message));

@@ -1,0 +1,65 @@
+/**
+ * Hashes local files block by block in a thread of its own, so that a file of a gigabyte (a quarter of a second) does not hold up the
+ * requests of everybody else. The thread is started by the first file.
+ */
+import { extname } from 'node:path';
+import { Worker } from 'node:worker_threads';
+import { PenstockError } from '../../lib/errors.ts';
+
+export interface HashRequest {
+  readonly id: number;
+  readonly fd: number;
+}
+
+export interface FileHashes {
+  /** The file's length when it was hashed. */
+  readonly bytes: number;
+  readonly hashes: Buffer;
+}
+
+export type HashAnswer =
+  | { readonly id: number; readonly bytes: number; readonly hashes: Uint8Array }
+  | { readonly id: number; readonly error: string };
+
+export class FileHasher {
+  #thread: Worker | undefined;
+  #nextId = 1;
+  readonly #waiting = new Map<number, PromiseWithResolvers<FileHashes>>();
+
+  /** The descriptor must stay open until then. Throws `io` when the file cannot be read. */
+  hash(fd: number): Promise<FileHashes> {
+    const waiting = Promise.withResolvers<FileHashes>();
+    const id = this.#nextId++;
+    this.#waiting.set(id, waiting);
+    this.#thread ??= this.#start();
+    this.#thread.postMessage({ id, fd } satisfies HashRequest);
+    return waiting.promise;
+  }
+
+  #start(): Worker {
+    const thread = new Worker(new URL(`./hash-thread${extname(import.meta.filename)}`, import.meta.url));
+    thread.unref();
+    thread.on('message', (answer: HashAnswer) => {
+      const waiting = this.#waiting.get(answer.id);
+      this.#waiting.delete(answer.id);
+      if ('error' in answer) waiting?.reject(new PenstockError('io', `cannot hash a backing file: ${answer.error}`));
+      else {
+        const { bytes, hashes } = answer;
+        waiting?.resolve({ bytes, hashes: Buffer.from(hashes.buffer, hashes.byteOffset, hashes.length) });
+      }
+    });
+    thread.on('error', (error) => this.#fail(error));
+    return thread;
+  }
+
+  #fail(cause: unknown): void {
+    this.#thread = undefined;
+    for (const waiting of this.#waiting.values()) waiting.reject(new PenstockError('io', 'hashing ended', { cause }));
+    this.#waiting.clear();
+  }
+
+  async close(): Promise<void> {
+    await this.#thread?.terminate();
+    this.#fail(undefined);
+  }
+}

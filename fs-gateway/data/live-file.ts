@@ -1,0 +1,303 @@
+/**
+ * A file that programs may be writing by the kernel itself (passthrough, shared mappings): its backing file is its staging file, and what
+ * changed since the last flush is found by comparing the hashes of its blocks with those of the base.
+ *
+ * Invariants
+ * - The *base* is what the bytes of the backing file were at the last flush, as content (objects that never change) and as hashes of the very bytes
+ *   that were uploaded; a store that came between hashing and uploading is in the one or changes the hash of the next.
+ * - While the committed content is the base, changed blocks are committed whole, and only onto that version. When another node has
+ *   committed meanwhile, each changed block is compared with the base byte by byte, and exactly the bytes that were changed here are committed.
+ * - This process keeps no descriptor for writing open over `isQuiet`: it would answer for itself.
+ * Failure: the base is saved after each commit. Killed between, the next worker finds blocks changed that are committed already, and commits the
+ *   same bytes again.
+ * Limits: a flush reads the whole file (4 GB/s from the page cache, in a thread); content kept in the metadata is held in memory.
+ */
+import { closeSync, constants, fstatSync, ftruncateSync, openSync, readSync, writeSync } from 'node:fs';
+import { fdatasync } from 'node:fs';
+import { promisify } from 'node:util';
+import type { Extent } from '../../lib/volume/extents.ts';
+import {
+  blockCount,
+  HASH_BLOCK_BYTES,
+  HASH_BYTES,
+  isZeroBlock,
+  putHash,
+  putUnknown,
+  sameHash,
+} from './block-hashes.ts';
+import type { FileHasher } from './file-hasher.ts';
+import { mergeExtents } from './merge-extents.ts';
+import { Overlay } from './overlay.ts';
+import type { Range } from './overlay.ts';
+import { StagedFile } from './staged-file.ts';
+import type { WholeFiles } from './whole-files.ts';
+import { contentKey } from './whole-record.ts';
+import type { FileContent, WholeRecord } from './whole-record.ts';
+
+const sync = promisify(fdatasync);
+
+export interface LiveFileOptions {
+  readonly ino: number;
+  readonly base: WholeRecord;
+  readonly whole: WholeFiles;
+  readonly hasher: FileHasher;
+  /** Up to this size a file's content is in the metadata. */
+  readonly inlineBytes: number;
+  isQuiet(fd: number): boolean;
+  /** Fills the buffer with the content from an offset on; zeros where it has none. */
+  read(content: FileContent, from: number, target: Buffer): void | Promise<void>;
+  nowNs(): bigint;
+}
+
+/** What has to be committed. */
+export interface LiveChange {
+  readonly overlay: Overlay;
+  readonly size: number;
+  readonly sizeSet: boolean;
+  readonly mtimeNs: bigint | null;
+  readonly ctimeNs: bigint;
+  /** Blocks are committed whole, which holds only for the version that was compared with. */
+  readonly whole: boolean;
+}
+
+export class LiveFile extends StagedFile {
+  override readonly selfKept = true;
+  readonly #options: LiveFileOptions;
+  readonly #readFd: number;
+  #writeFd: number | undefined;
+  #base: WholeRecord;
+  /** Hashes of what the flush under way commits. */
+  #next: Buffer = Buffer.alloc(0);
+  #nextSize = 0;
+  /** Small content as it is committed. */
+  #snapshot: Buffer | undefined;
+  /** Local mtime as of the last commit, or as it was when somebody set another time. */
+  #seenMtimeNs: bigint;
+  #keptMtimeNs: bigint | undefined;
+  /** Nobody could write it since it was found to be the base. */
+  #settled = false;
+
+  /** Throws Node's error when the backing file cannot be opened. */
+  constructor(options: LiveFileOptions) {
+    super(options.ino, options.base.content.size, '');
+    this.#options = options;
+    this.#base = options.base;
+    this.#seenMtimeNs = options.base.mtimeNs;
+    this.#readFd = openSync(options.whole.path(options.ino), 'r');
+    this.look();
+  }
+
+  override get size(): number {
+    return fstatSync(this.#readFd).size;
+  }
+
+  override get dirty(): boolean {
+    return !this.#settled;
+  }
+
+  /** Somebody may write it from now on. */
+  unsettle(): void {
+    this.#settled = false;
+  }
+
+  /** Takes over the times that the kernel gave the backing file. */
+  override look(): void {
+    const { mtimeNs } = fstatSync(this.#readFd, { bigint: true });
+    const changed = mtimeNs !== this.#seenMtimeNs && mtimeNs !== this.#keptMtimeNs;
+    this.mtimeNs = changed ? mtimeNs : null;
+    this.ctimeNs = changed ? mtimeNs : 0n;
+  }
+
+  override keepMtime(): void {
+    this.#keptMtimeNs = fstatSync(this.#readFd, { bigint: true }).mtimeNs;
+    this.mtimeNs = null;
+  }
+
+  override covers(): boolean {
+    return true;
+  }
+
+  override overlay(from: number, target: Buffer): void {
+    target.fill(0, readUpTo(this.#readFd, target, from));
+  }
+
+  #writable(): number {
+    this.#settled = false;
+    this.#writeFd ??= openSync(this.#options.whole.path(this.ino), constants.O_RDWR);
+    return this.#writeFd;
+  }
+
+  override store(offset: number, data: Uint8Array): void {
+    const fd = this.#writable();
+    for (let done = 0; done < data.length;) done += writeSync(fd, data, done, data.length - done, offset + done);
+  }
+
+  zero(start: number, end: number): void {
+    const zeros = Buffer.alloc(Math.min(end - start, 2 ** 20));
+    for (let at = start; at < end; at += zeros.length)
+      this.store(at, zeros.subarray(0, Math.min(zeros.length, end - at)));
+  }
+
+  resize(size: number, exact: boolean): void {
+    if (exact || size > this.size) ftruncateSync(this.#writable(), size);
+  }
+
+  override load(offset: number, target: Buffer, at: number, length: number): void {
+    const part = target.subarray(at, at + length);
+    if (this.#snapshot === undefined) part.fill(0, readUpTo(this.#readFd, part, offset));
+    else part.fill(0, this.#snapshot.copy(part, 0, offset, offset + length));
+    const end = Math.min(offset + length, this.#nextSize);
+    for (let block = Math.floor(offset / HASH_BLOCK_BYTES); block * HASH_BLOCK_BYTES < end; block++) {
+      const from = block * HASH_BLOCK_BYTES;
+      const to = Math.min(from + HASH_BLOCK_BYTES, this.#nextSize);
+      if (from >= offset && to <= offset + length)
+        putHash(this.#next, block, part.subarray(from - offset, to - offset));
+      else putUnknown(this.#next, block);
+    }
+  }
+
+  /** What differs from the base; null: nothing. */
+  async compare(committed: FileContent): Promise<LiveChange | null> {
+    this.#closeWriter();
+    const quiet = this.#options.isQuiet(this.#readFd);
+    this.#settled = true;
+    const moved = contentKey(committed) !== contentKey(this.#base.content);
+    const { size, hashes } = await this.#hash();
+    this.#next = hashes;
+    this.#nextSize = size;
+    const overlay = new Overlay();
+    for (let block = 0; block < blockCount(size); block++) {
+      if (sameHash(hashes, this.#base.hashes, block)) continue;
+      if (moved) await this.#diff(block, overlay);
+      else this.#addBlock(block, overlay);
+    }
+    this.look();
+    const shrunk = size < this.#base.content.size;
+    const same = overlay.empty && size === this.#base.content.size;
+    if (same && this.mtimeNs === null) {
+      // Something wrote since (this process unsettled it), or somebody may still: it stays unsettled.
+      if (!quiet) this.#settled = false;
+      return null;
+    }
+    this.#settled = false;
+    // A store to a page that is dirty already changes no time.
+    const mtimeNs = this.mtimeNs ?? (same || this.#keptMtimeNs !== undefined ? null : this.#options.nowNs());
+    return { overlay, size, sizeSet: shrunk, mtimeNs, ctimeNs: this.#options.nowNs(), whole: !moved };
+  }
+
+  async #hash(): Promise<{ readonly size: number; readonly hashes: Buffer }> {
+    const { size } = this;
+    this.#snapshot = undefined;
+    if (size > this.#options.inlineBytes) {
+      const { bytes, hashes } = await this.#options.hasher.hash(this.#readFd);
+      return { size: bytes, hashes };
+    }
+    const snapshot = Buffer.alloc(size);
+    this.overlay(0, snapshot);
+    this.#snapshot = snapshot;
+    const hashes = Buffer.alloc(blockCount(size) * HASH_BYTES);
+    for (let block = 0; block < blockCount(size); block++) {
+      putHash(hashes, block, snapshot.subarray(block * HASH_BLOCK_BYTES, (block + 1) * HASH_BLOCK_BYTES));
+    }
+    return { size, hashes };
+  }
+
+  #addBlock(block: number, overlay: Overlay): void {
+    const start = block * HASH_BLOCK_BYTES;
+    const whole = start + HASH_BLOCK_BYTES <= this.#nextSize;
+    const kind = whole && isZeroBlock(this.#next, block) ? 'hole' : 'data';
+    overlay.set(start, Math.min(start + HASH_BLOCK_BYTES, this.#nextSize), kind);
+  }
+
+  /** Only the bytes that were changed here. */
+  async #diff(block: number, overlay: Overlay): Promise<void> {
+    const start = block * HASH_BLOCK_BYTES;
+    const theirs = Buffer.alloc(Math.min(HASH_BLOCK_BYTES, this.#nextSize - start));
+    await this.#options.read(this.#base.content, start, theirs);
+    const ours = Buffer.alloc(theirs.length);
+    if (this.#snapshot === undefined) this.overlay(start, ours);
+    else this.#snapshot.copy(ours, 0, start);
+    const known = Math.max(0, Math.min(theirs.length, this.#base.content.size - start));
+    let from = -1;
+    for (let at = 0; at <= known; at++) {
+      const differs = at < known && ours[at] !== theirs[at];
+      if (differs && from < 0) from = at;
+      if (differs || from < 0) continue;
+      overlay.set(start + from, start + at, 'data');
+      from = -1;
+    }
+    if (known < theirs.length) overlay.set(start + known, start + theirs.length, 'data');
+    if (overlay.within(start, start + theirs.length).length === 0) putHash(this.#next, block, ours);
+  }
+
+  /** The small content was committed as it was compared. */
+  committedInline(): void {
+    this.#rebase({ size: this.#nextSize, extents: [], inline: this.#nextSize === 0 ? null : (this.#snapshot ?? null) });
+  }
+
+  /** These ranges were committed as these extents; appended ones `shift` bytes behind where they are here. */
+  committedExtents(ranges: readonly Range[], uploaded: readonly Extent[], shift: number): void {
+    const from = this.append?.from ?? Infinity;
+    const back = (offset: number): number => (shift > 0 && offset >= from + shift ? offset - shift : offset);
+    const here = ranges.map(({ start, end, kind }) => ({ start: back(start), end: back(start) + end - start, kind }));
+    const extents = uploaded.map((extent) => ({ ...extent, fileOffset: back(extent.fileOffset) }));
+    const { content } = this.#base;
+    const old = content.inline === null ? content.extents : [];
+    this.#rebase({ size: this.#nextSize, extents: mergeExtents(old, here, extents, this.#nextSize), inline: null });
+  }
+
+  /** What was appended here is committed somewhere: what it replaced there is not known any more. */
+  committedElsewhere(): void {
+    this.#rebase({ ...this.#base.content, size: this.#nextSize });
+  }
+
+  #rebase(content: FileContent): void {
+    this.#seenMtimeNs = this.mtimeNs ?? this.#seenMtimeNs;
+    this.#base = { ...this.#base, content, hashes: this.#next, mtimeNs: this.#seenMtimeNs };
+    this.append = undefined;
+    this.#snapshot = undefined;
+    this.#options.whole.saveBase(this.ino, this.#base);
+  }
+
+  /** Nobody can change it but through an open that is yet to be answered. */
+  get quiet(): boolean {
+    this.#closeWriter();
+    return this.#options.isQuiet(this.#readFd);
+  }
+
+  isSettled(): boolean {
+    return this.#settled;
+  }
+
+  /** The bytes on disk: what a record may speak of. */
+  async sync(): Promise<WholeRecord> {
+    await sync(this.#readFd);
+    return this.#base;
+  }
+
+  #closeWriter(): void {
+    if (this.#writeFd !== undefined) closeSync(this.#writeFd);
+    this.#writeFd = undefined;
+  }
+
+  override close(): void {
+    this.#closeWriter();
+    closeSync(this.#readFd);
+  }
+
+  override discard(): void {
+    this.close();
+    this.#options.whole.drop(this.ino);
+  }
+}
+
+/** The bytes read: fewer than asked only at the end of the file. */
+function readUpTo(fd: number, target: Buffer, offset: number): number {
+  let done = 0;
+  while (done < target.length) {
+    const read = readSync(fd, target, done, target.length - done, offset + done);
+    if (read === 0) break;
+    done += read;
+  }
+  return done;
+}

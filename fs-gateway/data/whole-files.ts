@@ -1,0 +1,239 @@
+/**
+ * Files that are whole on this node: one local file each, which the kernel reads (and in mode `full` writes) by itself.
+ *
+ *   <dir>/<2 hex>/<ino>        the bytes, exactly as long as the file
+ *   <dir>/<2 hex>/<ino>.ok     the record (whole-record.ts) of a *complete* file: nobody changes it
+ *   <dir>/<2 hex>/<ino>.base   instead: the record as of the last flush of a *live* file, which programs may be changing
+ *   <dir>/<2 hex>/<ino>.tmp    a record that is being written
+ *
+ * Invariants
+ * - A record is written after the bytes are synced, and removed before they are changed. After a boot that the record does not know, the
+ *   file counts as complete only when its blocks have been hashed again.
+ * - A file that is open for passthrough, or live, is never evicted.
+ * Failure: a file without a record is removed by the next start, unless somebody has it open: then it is filled again. A live file of
+ *   an earlier boot is removed: what it had beyond its record was never promised.
+ * Limits: at most `bytesMax` (local blocks, so holes are free); the least recently opened goes first.
+ */
+import { mkdirSync, readdirSync, readFileSync, readSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describeError } from '../../lib/errors.ts';
+import { Descriptors } from './descriptors.ts';
+import { contentKey, decodeWhole, encodeWhole } from './whole-record.ts';
+import type { WholeRecord } from './whole-record.ts';
+
+/** In the folder of a mount. */
+export const WHOLE_FOLDER = 'whole';
+const FOLDERS = 256;
+const SECTOR_BYTES = 512;
+
+export interface WholeFilesOptions {
+  readonly dir: string;
+  readonly bytesMax: number;
+  readonly bootId: string;
+  /** Somebody has it open for passthrough. */
+  isInUse(ino: number): boolean;
+  report(message: string): void;
+}
+
+interface Entry {
+  bytes: number;
+  /** Of the complete content; undefined while its record was not read. Null: no record, its content is unknown. */
+  key: string | null | undefined;
+  verified: boolean;
+}
+
+export class WholeFiles {
+  readonly #options: WholeFilesOptions;
+  /** In the order of use. */
+  readonly #entries = new Map<number, Entry>();
+  readonly #live = new Set<number>();
+  readonly #descriptors = new Descriptors();
+  #bytes = 0;
+
+  constructor(options: WholeFilesOptions) {
+    this.#options = options;
+    mkdirSync(options.dir, { recursive: true, mode: 0o700 });
+    for (const folder of readdirSync(options.dir)) this.#adoptFolder(folder);
+    this.makeRoom(0);
+  }
+
+  #adoptFolder(folder: string): void {
+    const names = new Set(readdirSync(join(this.#options.dir, folder)));
+    for (const name of names) {
+      const [number = '', kind] = name.split('.');
+      const path = join(this.#options.dir, folder, name);
+      const ino = Number(number);
+      const own = path.startsWith(this.path(ino));
+      if (own && kind === undefined) this.#adopt(ino, names);
+      else if (!own || kind === 'tmp' || !names.has(number)) rmSync(path, { force: true, recursive: true });
+    }
+  }
+
+  #adopt(ino: number, names: ReadonlySet<string>): void {
+    const live = names.has(`${ino}.base`);
+    const complete = names.has(`${ino}.ok`);
+    if (!live && !complete && !this.#options.isInUse(ino)) {
+      rmSync(this.path(ino), { force: true });
+      return;
+    }
+    const bytes = statSync(this.path(ino)).blocks * SECTOR_BYTES;
+    this.#entries.set(ino, { bytes, key: complete && !live ? undefined : null, verified: false });
+    this.#bytes += bytes;
+    if (!live) return;
+    this.#live.add(ino);
+    if (this.base(ino)?.bootId !== this.#options.bootId) this.drop(ino);
+  }
+
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /** Files that programs may have changed since their record was written. */
+  get live(): ReadonlySet<number> {
+    return this.#live;
+  }
+
+  has(ino: number): boolean {
+    return this.#entries.has(ino);
+  }
+
+  path(ino: number): string {
+    return join(this.#options.dir, (ino % FOLDERS).toString(16).padStart(2, '0'), String(ino));
+  }
+
+  /** The whole content of this key is here, synced, and has been verified since the machine was started. */
+  isComplete(ino: number, key: string): boolean {
+    const entry = this.#entries.get(ino);
+    if (entry === undefined) return false;
+    if (entry.key === undefined) this.#load(ino, entry);
+    if (entry.key !== key || !entry.verified) return false;
+    this.#entries.delete(ino);
+    this.#entries.set(ino, entry);
+    return true;
+  }
+
+  /** Fills the buffer from the whole file of this content; false when it is not here. */
+  readSync(ino: number, key: string, from: number, target: Buffer): boolean {
+    if (!this.#entries.has(ino) || !this.isComplete(ino, key)) return false;
+    try {
+      const { fd } = this.#descriptors.get(this.path(ino));
+      for (let done = 0; done < target.length;) {
+        const read = readSync(fd, target, done, target.length - done, from + done);
+        if (read === 0) return false;
+        done += read;
+      }
+      return true;
+    } catch {
+      return false; // The directory was damaged under us: the blocks are fetched.
+    }
+  }
+
+  #load(ino: number, entry: Entry): void {
+    const record = this.record(ino);
+    entry.key = record === null ? null : contentKey(record.content);
+    entry.verified = record?.bootId === this.#options.bootId;
+  }
+
+  /** The record of a complete file; null where there is none that can be read. */
+  record(ino: number): WholeRecord | null {
+    return this.#read(`${this.path(ino)}.ok`);
+  }
+
+  base(ino: number): WholeRecord | null {
+    return this.#read(`${this.path(ino)}.base`);
+  }
+
+  #read(path: string): WholeRecord | null {
+    let bytes: Buffer;
+    try {
+      bytes = readFileSync(path);
+    } catch {
+      return null;
+    }
+    try {
+      return decodeWhole(bytes, path);
+    } catch (error) {
+      this.#options.report(describeError(error));
+      return null;
+    }
+  }
+
+  /** Its bytes are about to be written: from now on it is not complete. */
+  begin(ino: number): void {
+    mkdirSync(join(this.path(ino), '..'), { recursive: true, mode: 0o700 });
+    rmSync(`${this.path(ino)}.ok`, { force: true });
+    const entry = this.#entries.get(ino);
+    if (entry === undefined) this.#entries.set(ino, { bytes: 0, key: null, verified: false });
+    else entry.key = null;
+  }
+
+  /** Its bytes are written and synced. */
+  complete(ino: number, record: WholeRecord): void {
+    this.#write(`${this.path(ino)}.ok`, ino, record);
+    this.#settle(ino, contentKey(record.content));
+  }
+
+  #settle(ino: number, key: string | null): void {
+    const entry = this.#entries.get(ino) ?? { bytes: 0, key, verified: true };
+    const bytes = statSync(this.path(ino)).blocks * SECTOR_BYTES;
+    this.#bytes += bytes - entry.bytes;
+    entry.bytes = bytes;
+    entry.key = key;
+    entry.verified = true;
+    this.#entries.delete(ino);
+    this.#entries.set(ino, entry);
+  }
+
+  #write(path: string, ino: number, record: WholeRecord): void {
+    const temporary = `${this.path(ino)}.tmp`;
+    writeFileSync(temporary, encodeWhole(record), { mode: 0o600 });
+    renameSync(temporary, path);
+  }
+
+  /** A complete file becomes a live one. Throws Node's errors. */
+  enliven(ino: number): void {
+    renameSync(`${this.path(ino)}.ok`, `${this.path(ino)}.base`);
+    this.#live.add(ino);
+    const entry = this.#entries.get(ino);
+    if (entry !== undefined) entry.key = null;
+  }
+
+  /** The live file as of a flush that was committed. */
+  saveBase(ino: number, record: WholeRecord): void {
+    this.#write(`${this.path(ino)}.base`, ino, record);
+  }
+
+  /** Nobody writes a live file any more, its bytes are synced, and its base says what they are: it is complete again. */
+  calm(ino: number, record: WholeRecord): void {
+    this.saveBase(ino, record);
+    renameSync(`${this.path(ino)}.base`, `${this.path(ino)}.ok`);
+    this.#live.delete(ino);
+    this.#settle(ino, contentKey(record.content));
+  }
+
+  drop(ino: number): void {
+    this.#live.delete(ino);
+    const entry = this.#entries.get(ino);
+    if (entry === undefined) return;
+    this.#entries.delete(ino);
+    this.#bytes -= entry.bytes;
+    this.#descriptors.close(this.path(ino));
+    for (const suffix of ['.ok', '.base', '']) rmSync(`${this.path(ino)}${suffix}`, { force: true });
+  }
+
+  /** Evicts until `bytes` more fit; false when what is in use does not leave the room. */
+  makeRoom(bytes: number): boolean {
+    for (const ino of this.#entries.keys()) {
+      if (this.#bytes + bytes <= this.#options.bytesMax) break;
+      const entry = this.#entries.get(ino);
+      // Without a record and not in use: it is being filled.
+      if (entry?.key === null || this.#live.has(ino) || this.#options.isInUse(ino)) continue;
+      this.drop(ino);
+    }
+    return this.#bytes + bytes <= this.#options.bytesMax;
+  }
+
+  close(): void {
+    this.#descriptors.closeAll();
+  }
+}

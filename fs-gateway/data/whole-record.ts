@@ -1,0 +1,67 @@
+/**
+ * What is known of a whole file in the cache directory: of which content it is the copy, and the hashes of its blocks.
+ *
+ *   u8      format (1)
+ *   latin1  boot id of the machine when the file was synced
+ *   i64     mtime of the local file, ns: a later one tells of writes
+ *   varint  size
+ *   u8      1: bytes follow (content that is kept in the metadata), 0: extents
+ *   bytes   content, or the extents (extents.ts)
+ *   bytes   hashes (block-hashes.ts)
+ *   u32     CRC32C of all before
+ */
+import { createHash } from 'node:crypto';
+import { ByteReader, ByteWriter } from '../../lib/volume/bytes.ts';
+import { readExtents, writeExtents } from '../../lib/volume/extents.ts';
+import type { Extent } from '../../lib/volume/extents.ts';
+
+/** All bytes of one version of a file: in immutable objects, or here where the metadata keeps them; what neither has is zeros. */
+export interface FileContent {
+  readonly size: number;
+  readonly extents: readonly Extent[];
+  readonly inline: Buffer | null;
+}
+
+export interface WholeRecord {
+  readonly content: FileContent;
+  readonly hashes: Buffer;
+  readonly bootId: string;
+  readonly mtimeNs: bigint;
+}
+
+const FORMAT = 1;
+const scratch = new ByteWriter();
+
+function writeContent(writer: ByteWriter, { size, extents, inline }: FileContent): void {
+  writer.varint(size).u8(inline === null ? 0 : 1);
+  if (inline === null) writeExtents(writer, extents);
+  else writer.bytes(inline);
+}
+
+/** The same for the same bytes in the same objects; objects never change. */
+export function contentKey(content: FileContent): string {
+  writeContent(scratch.reset(), content);
+  return createHash('sha256').update(scratch.finish()).digest('latin1');
+}
+
+export function encodeWhole({ content, hashes, bootId, mtimeNs }: WholeRecord): Buffer {
+  scratch.reset().u8(FORMAT).latin1(bootId).i64(mtimeNs);
+  writeContent(scratch, content);
+  return scratch.bytes(hashes).finish();
+}
+
+/** Throws `corrupt`. */
+export function decodeWhole(record: Buffer, name: string): WholeRecord {
+  const reader = new ByteReader(record, name);
+  const format = reader.u8();
+  if (format !== FORMAT) throw reader.damaged(`its format is ${format}`);
+  const bootId = reader.bytes().toString('latin1');
+  const mtimeNs = reader.i64();
+  const size = reader.varint();
+  const kept = reader.u8() === 1;
+  const inline = kept ? Buffer.from(reader.bytes()) : null;
+  const extents = kept ? [] : readExtents(reader);
+  const hashes = Buffer.from(reader.bytes());
+  reader.end();
+  return { content: { size, extents, inline }, hashes, bootId, mtimeNs };
+}

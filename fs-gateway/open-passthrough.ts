@@ -1,0 +1,102 @@
+/** Puts together what passthrough needs: whole files, who fills them, and the policy. A mount in mode `off` has it too: for what an earlier one left. */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { removeAbandoned } from './data/abandoned.ts';
+import type { BlockCache } from './data/block-cache.ts';
+import { FileHasher } from './data/file-hasher.ts';
+import type { Staging } from './data/staging.ts';
+import { WHOLE_FOLDER, WholeFiles } from './data/whole-files.ts';
+import type { FileContent } from './data/whole-record.ts';
+import type { Context } from './vfs/context.ts';
+import { Filler } from './vfs/filler.ts';
+import type { KernelBacking, Result } from './vfs/operations.ts';
+import { Passthrough } from './vfs/passthrough.ts';
+import type { PassthroughMode } from './vfs/passthrough.ts';
+
+/** Of the cache's bytes; the rest is for blocks of files that are not whole. */
+const WHOLE_SHARE = 0.9;
+
+export interface WholeFilesRequest {
+  /** The volume's folder in the cache directory, and the mount's in it. */
+  readonly base: string;
+  readonly stagingDir: string;
+  readonly cacheBytes: number;
+  readonly staging: Staging;
+  readonly cache: BlockCache;
+  report(message: string): void;
+}
+
+function bootId(): string {
+  return readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim();
+}
+
+export async function openWholeFiles(request: WholeFilesRequest): Promise<WholeFiles> {
+  const { base, stagingDir, cacheBytes, staging, cache } = request;
+  await removeAbandoned(base, stagingDir);
+  const whole = new WholeFiles({
+    dir: join(stagingDir, WHOLE_FOLDER),
+    bytesMax: cacheBytes * WHOLE_SHARE,
+    bootId: bootId(),
+    isInUse: (ino) => staging.backingOf(ino) !== undefined,
+    report: (message) => request.report(message),
+  });
+  cache.share(whole.bytes);
+  return whole;
+}
+
+export interface PassthroughRequest {
+  readonly context: Context;
+  readonly cache: BlockCache;
+  readonly stagingDir: string;
+  readonly freeBytesMin: number;
+  readonly mode: PassthroughMode;
+  readonly kernel: KernelBacking | undefined;
+  flush(ino: number): Result<void>;
+}
+
+export interface OpenPassthrough {
+  readonly passthrough: Passthrough;
+  close(): Promise<void>;
+}
+
+export function openPassthrough(request: PassthroughRequest): OpenPassthrough {
+  const { context, cache, stagingDir, freeBytesMin, mode, kernel } = request;
+  const { reader, whole } = context;
+  const hasher = new FileHasher();
+  const read = (content: FileContent, from: number, target: Buffer): void | Promise<void> => {
+    if (content.inline === null) return reader.read(content.extents, from, target);
+    const copied = from < content.inline.length ? content.inline.copy(target, 0, from) : 0;
+    target.fill(0, copied);
+  };
+  const filler = new Filler({
+    context,
+    whole,
+    hasher,
+    bootId: bootId(),
+    dir: join(stagingDir, WHOLE_FOLDER),
+    freeBytesMin,
+    read,
+    onFilled(content) {
+      reader.forget(content.extents, content.size);
+      cache.share(whole.bytes);
+    },
+  });
+  const passthrough = new Passthrough({
+    context,
+    kernel,
+    mode,
+    whole,
+    filler,
+    hasher,
+    read,
+    flush: (ino) => request.flush(ino),
+  });
+  return {
+    passthrough,
+    async close() {
+      await passthrough.close();
+      await hasher.close();
+      whole.close();
+    },
+  };
+}

@@ -1,0 +1,189 @@
+/**
+ * Makes files whole on this node in the background (fill), and brings whole files up to the committed content (refresh): only what differs
+ * from the content that they have is fetched and written.
+ *
+ * Invariants: the record goes before the first byte is changed and comes back after the last one is synced (whole-files.ts). One job per inode
+ * at a time. Failure: a job that fails leaves the file without a record; reads go through the daemon, and it is tried again by a later read.
+ * Limits: JOBS_MAX at a time, QUEUE_MAX waiting (more are dropped: a later read asks again), STEP_BYTES in memory each.
+ */
+import { open } from 'node:fs/promises';
+import type { FileHandle } from 'node:fs/promises';
+import { statfsSync } from 'node:fs';
+import { describeError, PenstockError } from '../../lib/errors.ts';
+import type { Extent } from '../../lib/volume/extents.ts';
+import { extentsWithin } from '../../lib/volume/extents.ts';
+import type { FileHasher } from '../data/file-hasher.ts';
+import type { WholeFiles } from '../data/whole-files.ts';
+import type { FileContent } from '../data/whole-record.ts';
+import type { Node } from '../meta/cache.ts';
+import { contentOf } from './content-of.ts';
+import type { Context } from './context.ts';
+
+const JOBS_MAX = 2;
+const QUEUE_MAX = 1024;
+const STEP_BYTES = 4 * 2 ** 20;
+
+export interface FillerOptions {
+  readonly context: Context;
+  readonly whole: WholeFiles;
+  readonly hasher: FileHasher;
+  readonly bootId: string;
+  readonly dir: string;
+  readonly freeBytesMin: number;
+  /** Fills the buffer with committed content; zeros where it has none. */
+  read(content: FileContent, from: number, target: Buffer): void | Promise<void>;
+  /** The content is whole here: no copy of its pieces is needed beside it. */
+  onFilled(content: FileContent): void;
+}
+
+export class Filler {
+  readonly #options: FillerOptions;
+  readonly #jobs = new Map<number, Promise<void>>();
+  readonly #queue = new Set<number>();
+  #closed = false;
+
+  constructor(options: FillerOptions) {
+    this.#options = options;
+  }
+
+  get pending(): number {
+    return this.#jobs.size + this.#queue.size;
+  }
+
+  isFilling(ino: number): boolean {
+    return this.#jobs.has(ino);
+  }
+
+  /** In the background, if there is room. */
+  later(ino: number): void {
+    if (this.#closed || this.#jobs.has(ino) || this.#queue.size >= QUEUE_MAX) return;
+    this.#queue.add(ino);
+    this.#next();
+  }
+
+  #next(): void {
+    for (const ino of this.#queue) {
+      if (this.#jobs.size >= JOBS_MAX) return;
+      this.#queue.delete(ino);
+      this.now(ino).catch((error: unknown) => {
+        this.#options.context.report(`inode ${ino} is not whole on this node: ${describeError(error)}`);
+      });
+    }
+  }
+
+  /** The local file has the content that is committed now. Throws what went wrong. */
+  now(ino: number): Promise<void> {
+    let job = this.#jobs.get(ino);
+    if (job === undefined) {
+      this.#queue.delete(ino);
+      job = this.#run(ino).finally(() => {
+        this.#jobs.delete(ino);
+        this.#next();
+      });
+      this.#jobs.set(ino, job);
+    }
+    return job;
+  }
+
+  async #run(ino: number): Promise<void> {
+    const { context, whole } = this.#options;
+    const node = await context.view.node(ino);
+    if (node === null) return;
+    const content = await contentOf(context, node);
+    const record = whole.record(ino);
+    const base: FileContent = record?.content ?? { size: 0, extents: [], inline: null };
+    // What a record of an earlier boot says is true only if the blocks say so too.
+    if (record !== null && !(await this.#isIntact(node, record.hashes))) {
+      whole.drop(ino);
+      return this.#run(ino);
+    }
+    this.#makeRoom(content);
+    const fresh = !whole.has(ino);
+    whole.begin(ino);
+    const file = await open(whole.path(ino), fresh ? 'w+' : 'r+', 0o600);
+    try {
+      // Without a record every byte is written; nothing is cut, because somebody may be reading it.
+      await this.#write(file, record === null && !fresh ? null : base, content);
+      await file.truncate(content.size);
+      await file.datasync();
+      const { hashes } = await this.#options.hasher.hash(file.fd);
+      const { mtimeNs } = await file.stat({ bigint: true });
+      whole.complete(ino, { content, hashes, bootId: this.#options.bootId, mtimeNs });
+    } catch (error) {
+      if (!this.#isKept(ino)) whole.drop(ino);
+      throw error;
+    } finally {
+      await file.close();
+    }
+    this.#options.onFilled(content);
+  }
+
+  #isKept(ino: number): boolean {
+    return this.#options.context.staging.backingOf(ino) !== undefined;
+  }
+
+  async #isIntact({ ino }: Node, expected: Buffer): Promise<boolean> {
+    const file = await open(this.#options.whole.path(ino), 'r').catch(() => undefined);
+    if (file === undefined) return false;
+    try {
+      return (await this.#options.hasher.hash(file.fd)).hashes.equals(expected);
+    } finally {
+      await file.close();
+    }
+  }
+
+  #makeRoom({ size }: FileContent): void {
+    const { whole, dir, freeBytesMin } = this.#options;
+    if (!whole.makeRoom(size)) throw new PenstockError('full', `no room in the cache for ${size} bytes`);
+    const disk = statfsSync(dir);
+    if (disk.bavail * disk.bsize - size < freeBytesMin) {
+      throw new PenstockError('full', `${dir} would have less than ${freeBytesMin} bytes free`);
+    }
+  }
+
+  /** Writes what `to` has elsewhere than `from`; null: nothing is known of what is there. */
+  async #write(file: FileHandle, from: FileContent | null, to: FileContent): Promise<void> {
+    const buffer = Buffer.allocUnsafe(Math.min(STEP_BYTES, Math.max(1, to.size)));
+    for (let at = 0; at < to.size; at += buffer.length) {
+      const part = buffer.subarray(0, Math.min(buffer.length, to.size - at));
+      if (from !== null && isSame(from, to, at, at + part.length)) continue;
+      if (from !== null && at >= from.size && isHole(to, at, at + part.length)) continue;
+      if (this.#closed) throw new PenstockError('closed', 'the mount ends');
+      await this.#options.read(to, at, part);
+      for (let done = 0; done < part.length;) {
+        done += (await file.write(part, done, part.length - done, at + done)).bytesWritten;
+      }
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    this.#queue.clear();
+    await Promise.allSettled(this.#jobs.values());
+  }
+}
+
+function isHole({ extents, inline }: FileContent, from: number, to: number): boolean {
+  return inline === null && extentsWithin(extents, from, to).length === 0;
+}
+
+/** Both have [from, to) in the same objects. */
+function isSame(a: FileContent, b: FileContent, from: number, to: number): boolean {
+  if (a.inline !== null || b.inline !== null || a.size < to) return false;
+  const theirs = extentsWithin(b.extents, from, to);
+  const ours = extentsWithin(a.extents, from, to);
+  return ours.length === theirs.length && ours.every((extent, index) => isSameExtent(extent, theirs[index]));
+}
+
+function isSameExtent(a: Extent, b: Extent | undefined): boolean {
+  if (b === undefined || a.fileOffset !== b.fileOffset || a.length !== b.length || a.sliceOffset !== b.sliceOffset)
+    return false;
+  if (a.source.kind === 'own') {
+    return (
+      b.source.kind === 'own' &&
+      a.source.objectId === b.source.objectId &&
+      a.source.pieceOffset === b.source.pieceOffset
+    );
+  }
+  return b.source.kind === 'external' && a.source.key === b.source.key;
+}

@@ -1,0 +1,327 @@
+/**
+ * Passthrough: which opens the kernel serves by itself from a whole file of this node, and what becomes of such a file.
+ *
+ * Rules, each from an experiment with the kernel (docs/decisions/0021)
+ * - All handles of an inode have one backing id, or none: a plain open beside a passthrough one, and the reverse, is EIO. So the first open
+ *   decides, and the id is in the journal before the kernel hears of it: it belongs to the mount's connection and outlives this process.
+ * - The path is chosen per handle: with FOPEN_DIRECT_IO its reads and writes come to the daemon, also beside handles that pass through.
+ * - Closing is not the end of writing, as a mapping may go on. Only a read lease on the backing file proves that nobody can write.
+ * - In mode `read` writers get the daemon path. A writer that joins readers makes the file *live* (live-file.ts): it can map the file and
+ *   store to it without a word to us. In mode `full` every writer does.
+ * - Setuid and setgid fall by a write only if the daemon sees it: such files are written through it.
+ * - Whole files are brought up to date in place while the kernel reads them, but only while nobody can write them; the answers to
+ *   opens wait for it.
+ * Limits: COUNTED_MAX inodes whose reads are counted.
+ */
+import { closeSync, openSync } from 'node:fs';
+import { describeError, PenstockError } from '../../lib/errors.ts';
+import { INODE_IMMUTABLE, INODE_INLINE, isRegular } from '../../lib/volume/inode.ts';
+import type { FileHasher } from '../data/file-hasher.ts';
+import { LiveFile } from '../data/live-file.ts';
+import type { WholeFiles } from '../data/whole-files.ts';
+import { contentKey } from '../data/whole-record.ts';
+import type { FileContent } from '../data/whole-record.ts';
+import { BoundedMap } from '../meta/bounded-map.ts';
+import type { Node } from '../meta/cache.ts';
+import { keyOf } from './content-of.ts';
+import type { Context } from './context.ts';
+import type { Filler } from './filler.ts';
+import type { KernelBacking, Result } from './operations.ts';
+
+const O_APPEND = 0o2000;
+const SET_ID = 0o6000;
+const COUNTED_MAX = 4096;
+/** Who reads so much of a file will read the rest. */
+const FILL_SHARE = 0.25;
+/** A file that is mapped behind its last close is compared and flushed again after this, then in growing intervals up to CALM_MAX_MS. */
+const CALM_FIRST_MS = 200;
+const CALM_MAX_MS = 2_000;
+/** Comparing takes at most this share of a core: a large file is looked at less often. */
+const CALM_SHARE = 0.05;
+
+export interface Opened {
+  readonly backingId: number;
+  readonly directIo: boolean;
+}
+
+export type PassthroughMode = 'off' | 'read' | 'full';
+
+export interface PassthroughOptions {
+  readonly context: Context;
+  /** Absent in mode `off`: no mapping of ours can be alive. */
+  readonly kernel: KernelBacking | undefined;
+  readonly mode: PassthroughMode;
+  readonly whole: WholeFiles;
+  readonly filler: Filler;
+  readonly hasher: FileHasher;
+  read(content: FileContent, from: number, target: Buffer): void | Promise<void>;
+  /** Commits what a live file has changed. */
+  flush(ino: number): Result<void>;
+}
+
+export class Passthrough {
+  readonly #options: PassthroughOptions;
+  /** Bytes that the daemon read of an inode since it was last opened here. */
+  readonly #bytesRead = new BoundedMap<number, number>(COUNTED_MAX);
+  readonly #calming = new Map<number, NodeJS.Timeout>();
+  #closed = false;
+  #opens = 0;
+  #refused = false;
+
+  constructor(options: PassthroughOptions) {
+    this.#options = options;
+  }
+
+  stats(): Readonly<Record<string, string | number>> {
+    const { mode, whole, filler } = this.#options;
+    return {
+      passthrough: mode,
+      passthroughOpens: this.#opens,
+      wholeBytes: whole.bytes,
+      liveFiles: whole.live.size,
+      filling: filler.pending,
+    };
+  }
+
+  /**
+   * How the kernel is to serve this open; null: through the daemon. The open is counted, and in the journal, when this returns or its promise is
+   * made; when it fails the caller takes it back by a release.
+   */
+  open(node: Node, flags: number, writes: boolean): Result<Opened | null> {
+    if (!this.#isCandidate(node, writes)) return this.#answer(node, null, flags, writes);
+    const key = keyOf(this.#options.context, node);
+    if (key instanceof Promise) return key.then((known) => this.#answer(node, known, flags, writes));
+    return this.#answer(node, key, flags, writes);
+  }
+
+  /** A whole file of the committed content may serve it. */
+  #isCandidate({ ino, inode }: Node, writes: boolean): boolean {
+    const { context, mode } = this.#options;
+    if (mode === 'off' || context.staging.isOpen(ino) || context.staging.get(ino) !== undefined) return false;
+    if (writes && (mode !== 'full' || (inode.mode & SET_ID) !== 0)) return false;
+    return isRegular(inode) && (inode.flags & INODE_INLINE) === 0 && inode.size > 0;
+  }
+
+  /** Decides and counts in one go: nothing else runs in between. */
+  #answer(node: Node, key: string | null, flags: number, writes: boolean): Result<Opened | null> {
+    const id = this.#options.context.staging.backingOf(node.ino);
+    const opened = id === undefined ? this.#begin(node, key, flags, writes) : null;
+    this.#count(node.ino, id ?? opened?.backingId ?? 0);
+    return id === undefined ? opened : this.#join(node, id, flags, writes);
+  }
+
+  #count(ino: number, backingId: number): void {
+    const { staging, time } = this.#options.context;
+    staging.opened(ino, time.nowNs(), backingId);
+    if (backingId > 0) this.#opens++;
+  }
+
+  /** The first open of an inode. */
+  #begin(node: Node, key: string | null, flags: number, writes: boolean): Opened | null {
+    const { context, whole, filler, mode } = this.#options;
+    const { ino } = node;
+    // The kernel holds pages of it: a passthrough open would be refused until the last of the others is closed.
+    if (mode === 'off' || context.staging.isOpen(ino)) return null;
+    const staged = context.staging.get(ino);
+    if (staged instanceof LiveFile) return this.#register(ino, whole.path(ino), flags, writes);
+    if (staged !== undefined || key === null) return null;
+    const own = this.#ownObject(node);
+    if (own !== null) return this.#register(ino, own, flags, writes);
+    if (whole.isComplete(ino, key) && !filler.isFilling(ino)) {
+      return this.#register(ino, whole.path(ino), flags, writes);
+    }
+    // It was whole, as another version or before the machine was started: that costs little.
+    if (whole.has(ino)) filler.later(ino);
+    return null;
+  }
+
+  /** A file of the lake in a store that is a directory of this machine: the object is the file. */
+  #ownObject({ inode }: Node): string | null {
+    const [extent] = inode.extents;
+    if ((inode.flags & INODE_IMMUTABLE) === 0 || extent === undefined || inode.extents.length !== 1) return null;
+    const { source } = extent;
+    if (source.kind !== 'external' || extent.length !== inode.size || source.objectBytes !== inode.size) return null;
+    return this.#options.context.reader.localObject(source.key, source.objectBytes);
+  }
+
+  #register(ino: number, path: string, flags: number, writes: boolean): Opened | null {
+    const { kernel, whole, context } = this.#options;
+    let fd: number;
+    try {
+      fd = openSync(path, 'r');
+    } catch (error) {
+      context.report(`the whole file of inode ${ino} is gone: ${describeError(error)}`);
+      if (!(context.staging.get(ino) instanceof LiveFile)) whole.drop(ino);
+      return null;
+    }
+    const id = kernel?.register(fd) ?? 0;
+    closeSync(fd);
+    if (id <= 0) {
+      if (!this.#refused) context.report(`the kernel takes no backing file (errno ${-id}): the daemon serves the data`);
+      this.#refused = true;
+      return null;
+    }
+    if (writes) this.#makeLive(ino);
+    return { backingId: id, directIo: this.#isDaemonPath(flags, writes) };
+  }
+
+  async #join(node: Node, backingId: number, flags: number, writes: boolean): Promise<Opened> {
+    const { context } = this.#options;
+    const { ino } = node;
+    if (writes) await this.beforeChange(ino);
+    else if (!(context.staging.get(ino) instanceof LiveFile) && this.#ownObject(node) === null) {
+      try {
+        await this.#refresh(node);
+      } catch (error) {
+        context.report(`inode ${ino} is read through the daemon: ${describeError(error)}`);
+        return { backingId, directIo: true };
+      }
+    }
+    return { backingId, directIo: this.#isDaemonPath(flags, writes) };
+  }
+
+  /** The kernel reads the content that is committed now. */
+  async #refresh(node: Node): Promise<void> {
+    const { context, whole, filler } = this.#options;
+    if (!whole.isComplete(node.ino, await keyOf(context, node))) await filler.now(node.ino);
+  }
+
+  #isDaemonPath(flags: number, writes: boolean): boolean {
+    return writes && (this.#options.mode !== 'full' || (flags & O_APPEND) !== 0);
+  }
+
+  /** Before an inode that the kernel has open for passthrough is changed here: nothing where it has not. */
+  async beforeChange(ino: number): Promise<void> {
+    const { context, whole, filler } = this.#options;
+    if (context.staging.backingOf(ino) === undefined) return;
+    if (!(context.staging.get(ino) instanceof LiveFile)) {
+      // Nobody changes it in place from now on; and what has no record is not known well enough to be changed.
+      if (filler.isFilling(ino) || whole.record(ino) === null) await filler.now(ino);
+    }
+    this.#makeLive(ino);
+  }
+
+  #makeLive(ino: number): void {
+    const { context, whole } = this.#options;
+    const known = context.staging.get(ino);
+    if (known instanceof LiveFile) {
+      known.unsettle();
+      return;
+    }
+    whole.enliven(ino);
+    this.#adopt(ino);
+  }
+
+  /** After a start: files that programs were writing when the worker before this one ended. Flush them next. */
+  resume(): void {
+    const { whole, context } = this.#options;
+    for (const ino of whole.live) {
+      try {
+        this.#adopt(ino);
+      } catch (error) {
+        context.report(`what was written to inode ${ino} is lost with its file: ${describeError(error)}`);
+        whole.drop(ino);
+      }
+    }
+  }
+
+  #adopt(ino: number): void {
+    const { context, whole, hasher, kernel } = this.#options;
+    const base = whole.base(ino);
+    if (base === null) throw new PenstockError('corrupt', `the record of the live file of inode ${ino} is gone`);
+    context.staging.adopt(
+      new LiveFile({
+        ino,
+        base,
+        whole,
+        hasher,
+        inlineBytes: context.format.inlineBytes,
+        isQuiet: (fd) => kernel?.isQuiet(fd) ?? true,
+        read: (content, from, target) => this.#options.read(content, from, target),
+        nowNs: () => context.time.nowNs(),
+      }),
+    );
+  }
+
+  /** Another client changed it: who reads it by the kernel sees the news as soon as they are here. */
+  changed(ino: number): void {
+    const { staging } = this.#options.context;
+    if (staging.backingOf(ino) === undefined || staging.get(ino) instanceof LiveFile) return;
+    if (this.#options.whole.has(ino)) this.#options.filler.later(ino);
+  }
+
+  /** News may have been missed. */
+  changedAll(): void {
+    for (const ino of this.#options.context.staging.backed) this.changed(ino);
+  }
+
+  /** The daemon read these bytes of it. */
+  wasRead(node: Node, bytes: number): void {
+    const { ino, inode } = node;
+    if (this.#options.mode === 'off' || (inode.flags & INODE_INLINE) !== 0 || inode.size === 0) return;
+    const read = (this.#bytesRead.get(ino) ?? 0) + bytes;
+    // One block is fetched whole by whoever reads a byte of it.
+    const wanted = inode.size <= this.#options.context.format.blockSize ? 1 : inode.size * FILL_SHARE;
+    this.#bytesRead.set(ino, read);
+    if (read < wanted || read - bytes >= wanted) return;
+    if (this.#ownObject(node) === null) this.#options.filler.later(ino);
+  }
+
+  /** The last handle is closed; `id` was its backing id. */
+  closed(ino: number, id: number | undefined): void {
+    if (id === undefined) {
+      this.#bytesRead.delete(ino);
+      return;
+    }
+    this.#options.kernel?.unregister(id);
+  }
+
+  /** After a flush behind the last close: makes the file complete again, or looks after it while a mapping lives. */
+  async #calm(ino: number, pauseMs: number): Promise<void> {
+    const { context, whole, filler } = this.#options;
+    const file = context.staging.get(ino);
+    if (this.#closed || !(file instanceof LiveFile) || context.staging.isOpen(ino)) return;
+    if (!file.quiet) {
+      this.#calmLater(ino, Math.max(pauseMs, Math.min(pauseMs * 2, CALM_MAX_MS)));
+      return;
+    }
+    // Nobody can write it now: what is committed by this flush is final, unless an open comes in between.
+    for (let round = 0; round < 2 && !file.isSettled(); round++) await this.#options.flush(ino);
+    if (!file.isSettled() || context.staging.isOpen(ino) || context.staging.get(ino) !== file) {
+      this.#calmLater(ino, pauseMs);
+      return;
+    }
+    const record = await file.sync();
+    if (!file.isSettled() || context.staging.isOpen(ino) || context.staging.get(ino) !== file) return;
+    context.staging.release(file);
+    whole.calm(ino, record);
+    const node = context.view.cachedNode(ino);
+    // Another node changed it meanwhile.
+    if (node !== undefined && (await keyOf(context, node)) !== contentKey(record.content)) filler.later(ino);
+  }
+
+  /** When the last handle is closed, whether its flush succeeded or not. */
+  calmLater(ino: number): void {
+    if (this.#options.context.staging.get(ino) instanceof LiveFile) this.#calmLater(ino, CALM_FIRST_MS);
+  }
+
+  #calmLater(ino: number, pauseMs: number): void {
+    if (this.#closed || this.#calming.has(ino)) return;
+    const timer = setTimeout(() => {
+      this.#calming.delete(ino);
+      const startedMs = performance.now();
+      Promise.resolve(this.#options.flush(ino))
+        .then(() => this.#calm(ino, Math.max(pauseMs, (performance.now() - startedMs) / CALM_SHARE)))
+        .catch(() => this.#calmLater(ino, pauseMs)); // The flush has reported it.
+    }, pauseMs);
+    timer.unref();
+    this.#calming.set(ino, timer);
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    for (const timer of this.#calming.values()) clearTimeout(timer);
+    await this.#options.filler.close();
+    for (const file of this.#options.context.staging.files.values()) if (file instanceof LiveFile) file.close();
+  }
+}
