@@ -8,6 +8,7 @@
  */
 import { MSTL, initSync } from '@bsull/augurs/mstl';
 import { readFileSync } from 'node:fs';
+import { setImmediate } from 'node:timers/promises';
 import { periodStart, type Run } from './runs.ts';
 
 export const MEASURES = ['rows', 'bytesWritten', 'cpuSeconds'] as const;
@@ -17,6 +18,7 @@ export const HISTORY_DAYS_MIN = 21;
 const HISTORY_DAYS = 365;
 const HELD_OUT_DAYS = 7;
 const SEASON_DAYS = 7;
+const CALIBRATION_WEEKS = 4;
 /** Of ten days, nine are meant to fall into the band. */
 const LEVEL = 0.9;
 const NEAR_ZERO = 0.1;
@@ -58,27 +60,65 @@ export function dailySeries(runs: readonly Run[], measure: Measure, nowMs: numbe
   return { startMs, values };
 }
 
-/** `values` must be HISTORY_DAYS_MIN or more; nothing below 0 comes out. */
-export function forecast(values: readonly number[], horizonDays: number): Band {
-  load();
-  // A weekend is a share of the weekdays, and growth a rate: sums of logarithms. Days near 0 would rule those, so then it is sums.
-  const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
-  const isProportional = mean > 0 && Math.min(...values) > NEAR_ZERO * mean;
-  using model = MSTL.ets([SEASON_DAYS]);
-  model.fit(Float64Array.from(values, (value) => (isProportional ? Math.log(value) : value)));
-  const { point, intervals } = model.predict(horizonDays, LEVEL);
-  const back = (line: ArrayLike<number>): number[] =>
-    Array.from(line, (value) => {
-      const amount = isProportional ? Math.exp(value) : value;
-      return Number.isFinite(amount) ? Math.max(0, amount) : 0;
-    });
-  return { point: back(point), lower: back(intervals?.lower ?? point), upper: back(intervals?.upper ?? point) };
+/**
+ * `values` must be HISTORY_DAYS_MIN or more; nothing below 0 comes out. The model's own band knows nothing of how wrong its season is, so it is
+ * widened until it would have held LEVEL of the days of the last weeks, each forecast from what was known before it (a normalised
+ * conformal interval, Vovk et al. 2005).
+ */
+export async function forecast(values: readonly number[], horizonDays: number): Promise<Band> {
+  const scale = scaleOf(values);
+  const scaled = values.map((value) => scale.to(value));
+  const { point, half } = fit(scaled, horizonDays);
+  const misses: number[] = [];
+  for (let week = 1; week <= CALIBRATION_WEEKS; week++) {
+    const known = scaled.slice(0, -week * SEASON_DAYS);
+    if (known.length < HISTORY_DAYS_MIN) break;
+    // A fit takes tens of milliseconds: requests are served in between.
+    await setImmediate();
+    const guess = fit(known, SEASON_DAYS);
+    const actual = scaled.slice(known.length, known.length + SEASON_DAYS);
+    misses.push(...actual.map((value, day) => Math.abs(value - (guess.point[day] ?? 0)) / (guess.half[day] ?? 1)));
+  }
+  const widen = Math.max(1, quantile(misses, LEVEL));
+  const line = (sign: number): number[] =>
+    point.map((value, day) => scale.from(value + sign * widen * (half[day] ?? 0)));
+  return { point: line(0), lower: line(-1), upper: line(1) };
 }
 
-export function heldOut(values: readonly number[]): HeldOut {
+function fit(values: readonly number[], days: number): { readonly point: number[]; readonly half: number[] } {
+  load();
+  using model = MSTL.ets([SEASON_DAYS]);
+  model.fit(Float64Array.from(values));
+  const { point, intervals } = model.predict(days, LEVEL);
+  const upper = intervals?.upper ?? point;
+  return {
+    point: Array.from(point),
+    // Never 0: a constant series has no width of its own.
+    half: Array.from(point, (value, day) =>
+      Math.max((upper[day] ?? value) - value, 1e-9 * Math.max(1, Math.abs(value))),
+    ),
+  };
+}
+
+/** A weekend is a share of the weekdays, and growth a rate: sums of logarithms. Days near 0 rule those out, so then it is sums. */
+function scaleOf(values: readonly number[]): { to(value: number): number; from(value: number): number } {
+  const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+  const isProportional = mean > 0 && Math.min(...values) > NEAR_ZERO * mean;
+  const clamp = (value: number): number => Math.min(Math.max(0, value), Number.MAX_SAFE_INTEGER);
+  return isProportional
+    ? { to: Math.log, from: (value) => clamp(Math.exp(value)) }
+    : { to: (value) => value, from: (value) => (Number.isFinite(value) ? clamp(value) : 0) };
+}
+
+function quantile(values: readonly number[], share: number): number {
+  const sorted = values.filter(Number.isFinite).sort((a, b) => a - b);
+  return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? 0;
+}
+
+export async function heldOut(values: readonly number[]): Promise<HeldOut> {
   const known = values.slice(0, -HELD_OUT_DAYS);
   const actual = values.slice(-HELD_OUT_DAYS);
-  const band = forecast(known, HELD_OUT_DAYS);
+  const band = await forecast(known, HELD_OUT_DAYS);
   const naive = known.slice(-SEASON_DAYS);
   const inside = actual.filter((value, day) => value >= (band.lower[day] ?? 0) && value <= (band.upper[day] ?? 0));
   return {

@@ -52,8 +52,8 @@ export function forecastRoutes(app: App, context: ControlContext): void {
       measure,
       historyStartMs: startMs,
       history: values,
-      forecast: isEnough ? { startMs: startMs + values.length * DAY_MS, ...forecast(values, days) } : null,
-      heldOut: isEnough && values.length >= HISTORY_DAYS_MIN + 7 ? heldOut(values) : null,
+      forecast: isEnough ? { startMs: startMs + values.length * DAY_MS, ...(await forecast(values, days)) } : null,
+      heldOut: isEnough && values.length >= HISTORY_DAYS_MIN + 7 ? await heldOut(values) : null,
       reason: isEnough ? null : `${values.length} whole days are known, ${HISTORY_DAYS_MIN} are needed`,
     };
     known.set(`${dataset} ${measure}`, { key, answer });
