@@ -48,6 +48,7 @@ module.exports = {
     onlyIn('platformatic-kafka-in-its-adapter', '@platformatic/kafka', '^lib/log/kafka/'),
     onlyIn('cel-in-conditions', '@marcbachmann/cel-js', '^agent/transforms/condition.ts'),
     onlyIn('grpc-in-csi', '@grpc', '^fs-gateway/csi/'),
+    onlyIn('mqtt-packet-in-its-source', 'mqtt-packet', '^agent/sources/mqtt/'),
     onlyIn('koffi-in-fuse', 'koffi', '^fs-gateway/fuse/'),
   ],
   options: {

@@ -5,13 +5,14 @@ import { z } from 'zod';
 import { bytes, duration } from '../lib/config/load.ts';
 import { eventTime, listenAddress, priority, topic } from './config-parts.ts';
 import { httpSourceSchema } from './sources/http/config.ts';
+import { mqttSourceSchema } from './sources/mqtt/config.ts';
 import { clashesOf, receiptsPerSource } from './sources/exclusive.ts';
 import { segmentBytesFor } from './spool/segment-files.ts';
 import { durableStateBytesMax, transformsSchema } from './transforms/transform-config.ts';
 
 /** What `type:` may name, and what is planned: the message tells a typing error from a version that is too old. */
-const PLANNED_SOURCES = ['mqtt', 'syslog', 'modbus', 'opcua'];
-const BUILT_SOURCES = ['host', 'file', 'http', 'simulator'];
+const PLANNED_SOURCES = ['syslog', 'modbus', 'opcua'];
+const BUILT_SOURCES = ['host', 'file', 'http', 'mqtt', 'simulator'];
 /** The identity travels in every record's headers. */
 const AGENT_ID_LENGTH_MAX = 64;
 const MIB = 2 ** 20;
@@ -68,17 +69,21 @@ const simulatorSource = z.strictObject({
   priority,
 });
 
-const source = z.discriminatedUnion('type', [hostSource, fileSource, httpSourceSchema, simulatorSource], {
-  error: (issue) => {
-    const given =
-      typeof issue.input === 'object' && issue.input !== null && 'type' in issue.input ? issue.input.type : undefined;
-    const known = `expected one of ${BUILT_SOURCES.join(', ')}`;
-    if (typeof given !== 'string') return `a source needs a type: ${known}`;
-    return PLANNED_SOURCES.includes(given)
-      ? `sources of type '${given}' are not built yet: ${known}`
-      : `'${given}' is not a type of source: ${known}`;
+const source = z.discriminatedUnion(
+  'type',
+  [hostSource, fileSource, httpSourceSchema, mqttSourceSchema, simulatorSource],
+  {
+    error: (issue) => {
+      const given =
+        typeof issue.input === 'object' && issue.input !== null && 'type' in issue.input ? issue.input.type : undefined;
+      const known = `expected one of ${BUILT_SOURCES.join(', ')}`;
+      if (typeof given !== 'string') return `a source needs a type: ${known}`;
+      return PLANNED_SOURCES.includes(given)
+        ? `sources of type '${given}' are not built yet: ${known}`
+        : `'${given}' is not a type of source: ${known}`;
+    },
   },
-});
+);
 export type SourceConfig = z.output<typeof source>;
 export type HostSourceConfig = z.output<typeof hostSource>;
 export type FileSourceConfig = z.output<typeof fileSource>;

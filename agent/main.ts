@@ -23,6 +23,7 @@ import { receiptsPerSource } from './sources/exclusive.ts';
 import { fileSource } from './sources/file-source.ts';
 import { hostSource } from './sources/host.ts';
 import { httpSource } from './sources/http/http-source.ts';
+import { mqttSource } from './sources/mqtt/mqtt-source.ts';
 import { simulatorSource } from './sources/simulator.ts';
 import { pause, type Source } from './sources/source.ts';
 import { openSpool, type Spool } from './spool/spool.ts';
@@ -222,13 +223,16 @@ class RunningAgent {
   }
 
   #source(config: SourceConfig, index: number): Source {
+    const { baseDir, config: whole } = this.#options;
     switch (config.type) {
       case 'host':
         return hostSource(config, index);
       case 'file':
-        return fileSource(config, this.#options.baseDir);
+        return fileSource(config, baseDir);
       case 'http':
-        return httpSource(config, this.#options.baseDir, receiptsPerSource(this.#options.config));
+        return httpSource(config, baseDir, receiptsPerSource(whole));
+      case 'mqtt':
+        return mqttSource(config, whole.agent.id, baseDir, receiptsPerSource(whole));
       case 'simulator':
         return simulatorSource(config, index);
     }

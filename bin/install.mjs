@@ -33,7 +33,8 @@ function run(command, args, { minutes = 20, env = {}, cwd = root } = {}) {
 }
 
 export function which(name) {
-  for (const dir of (process.env.PATH ?? '').split(delimiter)) {
+  // Debian keeps servers where only root's PATH has them.
+  for (const dir of [...(process.env.PATH ?? '').split(delimiter), '/usr/sbin']) {
     try {
       accessSync(join(dir, name), constants.X_OK);
       return join(dir, name);
@@ -104,6 +105,7 @@ const goProgram = (name, module) =>
 
 const table = [
   { name: 'redis-server', install: apt('redis-server') },
+  { name: 'mosquitto', install: apt('mosquitto') },
   // The tests look at the admin page in it.
   { name: 'chromium', install: apt('chromium') },
   { name: 'versitygw', install: goProgram('versitygw', 'github.com/versity/versitygw/cmd/versitygw@v1.8.0') },

@@ -1,5 +1,6 @@
 /** What two sources of one agent cannot share, and what a source may use of the spool. */
 import type { AgentConfig, SourceConfig } from '../config.ts';
+import { brokerAddress } from './mqtt/config.ts';
 import { receiptsPerSpool } from '../spool/spool.ts';
 
 export interface Clash {
@@ -21,6 +22,11 @@ function exclusiveOf(source: SourceConfig): readonly Exclusive[] {
       return [{ key: 'path', value: source.path, why: 'two file sources have the same path: their positions would be mixed up' }]; // prettier-ignore
     case 'http':
       return [{ key: 'listen', value: source.listen, why: 'two sources listen on the same address' }];
+    case 'mqtt': {
+      const { host, port } = brokerAddress(source);
+      const why = 'two mqtt sources are one client of one broker: expected a `clientId` for each';
+      return [{ key: 'clientId', value: `${host}:${port}/${source.clientId ?? ''}`, why }];
+    }
     case 'host':
     case 'simulator':
       return [];
@@ -39,6 +45,6 @@ export function clashesOf(sources: readonly SourceConfig[]): readonly Clash[] {
 
 /** How many receipts each source may keep, where several share the spool. */
 export function receiptsPerSource({ spool, sources }: Pick<AgentConfig, 'spool' | 'sources'>): number {
-  const sharing = sources.filter(({ type }) => type === 'http').length;
+  const sharing = sources.filter(({ type }) => type === 'http' || type === 'mqtt').length;
   return Math.floor(receiptsPerSpool(spool.maxBytes) / Math.max(1, sharing));
 }

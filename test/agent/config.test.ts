@@ -33,7 +33,7 @@ spool:
   whenFull: dropNewest
 uplink: { bytesPerDay: 5MB }
 sources:
-  - { type: mqtt, url: mqtt://127.0.0.1:1883 }
+  - { type: modbus, url: modbus://127.0.0.1:502 }
   - { type: fiel, path: x }
   - { type: file, path: x, to: "a b", priority: 12 }
   - type: host
@@ -55,8 +55,11 @@ transforms:
     [4, "spool.maxBytes: '10XB' is not a size"],
     [5, 'spool.whenFull: expected one of reject, dropOldest, dropLowestPriority'],
     [6, 'uplink.bytesPerDay: uplink budgets are not built yet'],
-    [8, "sources[0].type: sources of type 'mqtt' are not built yet: expected one of host, file, http, simulator"],
-    [9, "sources[1].type: 'fiel' is not a type of source: expected one of host, file, http, simulator"],
+    [
+      8,
+      "sources[0].type: sources of type 'modbus' are not built yet: expected one of host, file, http, mqtt, simulator",
+    ],
+    [9, "sources[1].type: 'fiel' is not a type of source: expected one of host, file, http, mqtt, simulator"],
     [10, 'sources[2].to: expected a topic name'],
     [10, 'sources[2].priority: '],
     [12, 'sources[3].intervall: unknown key'],
@@ -109,4 +112,38 @@ test('transforms that cannot be told apart, or hold back more than the spool has
   expect(await problemsOf(convert('psi', 'degC'))).toContain(
     "6 transforms[0].to: 'degC' is not a unit of pressure as 'psi' is: expected one of Pa, hPa, ",
   );
+});
+
+test('an mqtt source: what its keys may be', async () => {
+  const head = 'agent: { id: a }\nlog: file:x\nsources:\n';
+  const mqtt = (more: string): string => `  - { type: mqtt, to: t, ${more} }\n`;
+  const path = configFile(
+    head +
+      mqtt('url: "http://x", topics: [a]') +
+      mqtt('url: "mqtt://u:p@x", topics: []') +
+      mqtt('url: "mqtt://x/path", topics: ["a/#/b", "a+", "$share/g", ""]') +
+      mqtt('url: "mqtt://y", topics: [a, a], qos: 3, version: 4') +
+      mqtt('url: "mqtt://z", topics: [a], keepAlive: 1ms, receiveMaximum: 0, tls: { cert: c }'),
+  );
+  const problems = (await validateAgent(path)).map(({ line, key, message }) => `${line} ${key}: ${message}`);
+  for (const expected of [
+    '4 sources[0].url: expected the URL of a broker',
+    '5 sources[1].url: a user and password do not belong into the URL',
+    '5 sources[1].topics: expected at least one topic filter',
+    '6 sources[2].url: expected nothing behind host and port',
+    "6 sources[2].topics[0]: '#'",
+    "6 sources[2].topics[1]: 'a+'",
+    '6 sources[2].topics[2]: expected $share/GROUP/FILTER',
+    '6 sources[2].topics[3]: expected 1 to 65535 bytes',
+    '7 sources[3].topics: a topic filter is named twice',
+    '7 sources[3].qos: expected one of 0, 1, 2',
+    '7 sources[3].version: ',
+    '8 sources[4].keepAlive: expected 1s to 18h',
+    '8 sources[4].receiveMaximum: ',
+    '8 sources[4].tls: expected both `cert` and `key`, or none',
+  ]) {
+    expect(problems.filter((problem) => problem.startsWith(expected))).toHaveLength(1);
+  }
+  const clients = configFile(head + mqtt('url: "mqtt://x", topics: [a]') + mqtt('url: "mqtt://x:1883", topics: [b]'));
+  await expect(loadAgentConfig(clients)).rejects.toThrow('sources[1].clientId: two mqtt sources are one client');
 });

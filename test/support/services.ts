@@ -6,7 +6,7 @@ import { accessSync, constants, existsSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { delimiter, join } from 'node:path';
 
-export type Service = 'redis-server' | 'versitygw' | 'pjdfstest' | 'kafka' | 'chromium' | 'csi-sanity';
+export type Service = 'redis-server' | 'versitygw' | 'pjdfstest' | 'kafka' | 'mosquitto' | 'chromium' | 'csi-sanity';
 
 const cache = join(process.env['XDG_CACHE_HOME'] ?? join(homedir(), '.cache'), 'penstock', 'services');
 
@@ -21,7 +21,8 @@ function executable(path: string): boolean {
 
 /** The absolute path of a service's binary (`kafka`: the folder of its jars), or undefined. */
 export function findService(name: Service): string | undefined {
-  const folders = [cache, ...(process.env['PATH'] ?? '').split(delimiter)];
+  // Debian keeps servers where only root's PATH has them.
+  const folders = [cache, ...(process.env['PATH'] ?? '').split(delimiter), '/usr/sbin'];
   return folders.map((folder) => join(folder, name)).find(executable);
 }
 

@@ -1,0 +1,213 @@
+/**
+ * From messages to readings, in the order in which the broker sent them, each acknowledged when it is on the disk.
+ *
+ * Messages and releases (PUBREL) wait in one queue and are delivered batch by batch: one batch is being written while the next one
+ * collects, so the more messages are under way, the more share one sync.
+ *
+ * What is taken is known by receipts of the spool, stored in the group of the readings: id = packet id, content = `2` for a message of
+ * QoS 2 from its PUBLISH to its PUBREL, or a hash of topic and payload for one of QoS 1.
+ * Invariants
+ * - PUBACK and PUBREC are sent after the group is durable, PUBCOMP after the receipt is durably forgotten: the broker may give that packet id
+ *   to another message then, and only then.
+ * - QoS 2: a packet id with a receipt is a repeat. QoS 1: a message with DUP, and a receipt of its packet id with its hash, is one.
+ * - Acknowledgements are sent in the order of the messages, so whatever the broker repeats are the last `receiveMaximum` ones: as many
+ *   receipts of QoS 1 are kept.
+ * Failure: a batch that fails ends the source; it starts again from the receipts that the disk has.
+ * Limits: BYTES_WAITING_MAX of payload, above which the connection is not read; BATCH_MAX messages in a group.
+ */
+import { hash } from 'node:crypto';
+import { isUtf8 } from 'node:buffer';
+import type { IPublishPacket } from 'mqtt-packet';
+import type { Rejected } from '../../quarantine.ts';
+import { isSurelyFine, refusal, type NewReading } from '../../spool/frame.ts';
+import type { Receipt } from '../../spool/spool-state.ts';
+import { isRejected, parseJson, readingOf, type RejectedInput } from '../reading-parser.ts';
+import type { SourceOutput } from '../source.ts';
+import type { MqttSourceConfig } from './config.ts';
+import type { Connection } from './connection.ts';
+
+const BYTES_WAITING_MAX = 8 * 1024 * 1024;
+const BATCH_MAX = 10_000;
+/** Without it, a million empty messages of QoS 0 would count as nothing. */
+const BYTES_OF_MESSAGE = 200;
+const QOS_2 = '2';
+/** Fixed headers with their remaining length; the packet id follows. A short answer means success also in MQTT 5. */
+const PUBACK = 0x40;
+const PUBREC = 0x50;
+const PUBCOMP = 0x70;
+const JSON_NUMBER = /^\s*-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?\s*$/;
+
+interface Message {
+  readonly packet: IPublishPacket;
+  readonly payloadBytes: number;
+  readonly connection: Connection;
+}
+interface Release {
+  readonly release: number;
+  readonly connection: Connection;
+}
+
+export class Inflow {
+  readonly #source: string;
+  readonly #config: MqttSourceConfig;
+  readonly #output: SourceOutput;
+  readonly #receiptsMax: number;
+  readonly #onFailure: (error: unknown) => void;
+  /** Packet ids with a receipt of QoS 1, the oldest first. */
+  readonly #qos1 = new Set<string>();
+  #waiting: (Message | Release)[] = [];
+  #bytesWaiting = 0;
+  #paused: Connection | undefined;
+  #running: Promise<void> | undefined;
+
+  constructor(
+    source: string,
+    config: MqttSourceConfig,
+    output: SourceOutput,
+    receiptsMax: number,
+    onFailure: (error: unknown) => void,
+  ) {
+    this.#source = source;
+    this.#config = config;
+    this.#output = output;
+    this.#receiptsMax = receiptsMax;
+    this.#onFailure = onFailure;
+    for (const [id, content] of output.receipts()) if (content !== QOS_2) this.#qos1.add(id);
+  }
+
+  message(packet: IPublishPacket, payloadBytes: number, connection: Connection): void {
+    this.#bytesWaiting += packet.payload.length + BYTES_OF_MESSAGE;
+    this.#push({ packet, payloadBytes, connection });
+    if (this.#bytesWaiting > BYTES_WAITING_MAX) {
+      this.#paused = connection;
+      connection.pause();
+    }
+  }
+
+  release(packetId: number, connection: Connection): void {
+    this.#push({ release: packetId, connection });
+  }
+
+  /** The broker has a new session: its packet ids mean nothing any more. */
+  async forget(): Promise<void> {
+    await this.idle();
+    const receipts = [...this.#output.receipts().keys()].map((id) => ({ source: this.#source, id, content: null }));
+    await this.#output.deliver([], [], receipts);
+    this.#qos1.clear();
+  }
+
+  /** Resolves when nothing waits. Never rejects. */
+  async idle(): Promise<void> {
+    while (this.#running !== undefined) await this.#running;
+  }
+
+  #push(entry: Message | Release): void {
+    this.#waiting.push(entry);
+    this.#running ??= this.#run().finally(() => {
+      this.#running = undefined;
+    });
+  }
+
+  async #run(): Promise<void> {
+    try {
+      while (this.#waiting.length > 0) await this.#deliver(this.#waiting.splice(0, BATCH_MAX));
+    } catch (error) {
+      // Nothing of it is acknowledged: the broker has it all.
+      this.#waiting = [];
+      this.#onFailure(error);
+    }
+  }
+
+  async #deliver(batch: readonly (Message | Release)[]): Promise<void> {
+    const stored = this.#output.receipts();
+    const changed = new Map<string, string | null>();
+    const readings: NewReading[] = [];
+    const rejected: Rejected[] = [];
+    const answers = new Map<Connection, number[]>();
+    const arrivalUs = this.#output.clock.nowMs() * 1000;
+    let bytes = 0;
+    for (const entry of batch) {
+      const [answer, id] =
+        'release' in entry ? [PUBCOMP, entry.release] : [answerTo(entry.packet), entry.packet.messageId ?? 0];
+      if ('release' in entry) {
+        if ((changed.get(String(id)) ?? stored.get(String(id))) === QOS_2) changed.set(String(id), null);
+      } else {
+        bytes += entry.packet.payload.length + BYTES_OF_MESSAGE;
+        if (this.#isNew(entry.packet, stored, changed)) this.#read(entry, arrivalUs, readings, rejected);
+      }
+      if (answer === null) continue;
+      const ofConnection = answers.get(entry.connection) ?? [];
+      answers.set(entry.connection, ofConnection);
+      ofConnection.push(answer, 2, id >> 8, id & 0xff);
+    }
+    await this.#output.quarantine(rejected);
+    const receipts = [...changed].map(([id, content]): Receipt => ({ source: this.#source, id, content }));
+    await this.#output.deliver(readings, [], receipts);
+    // A connection that ended meanwhile takes none: its broker repeats what it did not hear of.
+    for (const [connection, ofConnection] of answers) connection.write(Buffer.from(ofConnection));
+    this.#bytesWaiting -= bytes;
+    if (this.#bytesWaiting <= BYTES_WAITING_MAX / 2) {
+      this.#paused?.resume();
+      this.#paused = undefined;
+    }
+  }
+
+  /** Whether a message is no repeat; its receipt is among `changed` then. */
+  #isNew(packet: IPublishPacket, stored: ReadonlyMap<string, string>, changed: Map<string, string | null>): boolean {
+    if (packet.qos === 0) return true;
+    const id = String(packet.messageId);
+    const known = changed.has(id) ? changed.get(id) : stored.get(id);
+    const content = packet.qos === 2 ? QOS_2 : hashOf(packet);
+    if (known === content && (packet.qos === 2 || packet.dup)) {
+      this.#output.count('repeat');
+      return false;
+    }
+    // Set anew, so that the order stays that of their age.
+    changed.delete(id);
+    changed.set(id, content);
+    this.#qos1.delete(id);
+    if (packet.qos === 1) this.#qos1.add(id);
+    for (const oldest of this.#qos1) {
+      if (this.#qos1.size <= this.#receiptsMax) break;
+      this.#qos1.delete(oldest);
+      changed.set(oldest, null);
+    }
+    return true;
+  }
+
+  #read({ packet, payloadBytes }: Message, arrivalUs: number, readings: NewReading[], rejected: Rejected[]): void {
+    if (packet.retain && this.#config.retained === 'skip') {
+      this.#output.count('retained_skipped');
+      return;
+    }
+    const payload = typeof packet.payload === 'string' ? Buffer.from(packet.payload) : packet.payload;
+    const result =
+      payloadBytes > payload.length
+        ? { reason: `the payload has ${payloadBytes} bytes, more than can be carried; this is its beginning` }
+        : this.#parse(packet.topic, payload, arrivalUs);
+    const reason = isRejected(result) ? result.reason : isSurelyFine(result) ? null : refusal(result);
+    if (reason !== null) rejected.push({ reason, position: packet.topic.slice(0, 1000), input: payload });
+    else if (!isRejected(result)) readings.push(result);
+  }
+
+  #parse(mqttTopic: string, payload: Buffer, arrivalUs: number): NewReading | RejectedInput {
+    const { to: topic, priority, sensor, eventTime } = this.#config;
+    const key = sensor === 'topic' ? { text: mqttTopic } : { field: sensor };
+    const mapping = { input: 'payload', topic, priority, key, eventTime };
+    if (this.#config.payload === 'json') return parseJson(payload, mapping, arrivalUs);
+    if (!isUtf8(payload)) return { reason: 'the payload is not UTF-8' };
+    const text = payload.toString('utf8');
+    // A number keeps its digits.
+    if (JSON_NUMBER.test(text)) return parseJson(payload, mapping, arrivalUs);
+    return readingOf(JSON.stringify({ value: text }), { value: text }, mapping, arrivalUs);
+  }
+}
+
+function answerTo({ qos }: IPublishPacket): number | null {
+  return qos === 0 ? null : qos === 1 ? PUBACK : PUBREC;
+}
+
+function hashOf({ topic, payload }: IPublishPacket): string {
+  const text = typeof payload === 'string' ? Buffer.from(payload) : payload;
+  return hash('sha256', Buffer.concat([Buffer.from(`${topic}\0`), text]), 'base64url').slice(0, 16);
+}

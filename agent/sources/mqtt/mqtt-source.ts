@@ -1,0 +1,208 @@
+/**
+ * Messages of an MQTT broker (3.1.1 or 5), in a session that outlives connections and the agent.
+ *
+ * Invariants: see inflow.ts for what is acknowledged when. What the broker is asked to subscribe is on the disk before it is asked, so that
+ * subscriptions which the configuration no longer has are ended, whenever the agent was killed.
+ * Failure: a connection that ends is made again with backoff; the broker keeps the session and what was not acknowledged. A broker that
+ * lost the session (session present: 0) begins with new packet ids, so the old receipts are forgotten first.
+ */
+import { z } from 'zod';
+import { describeError } from '../../../lib/errors.ts';
+import { configuredFile } from '../../config-parts.ts';
+import { Backoff } from '../../uplink/backoff.ts';
+import type { Source, SourceOutput } from '../source.ts';
+import { brokerAddress, type MqttSourceConfig } from './config.ts';
+import { Connection, type ConnectionOptions } from './connection.ts';
+import { Inflow } from './inflow.ts';
+import { reasonCodeText } from './reasons.ts';
+
+const RECONNECT_MS_MIN = 200;
+const RECONNECT_MS_MAX = 30_000;
+const REFUSED = 0x80;
+
+const subscriptionsSchema = z.strictObject({
+  /** `FILTER@QOS`, as the broker granted or might have. */
+  asked: z.array(z.string()),
+  granted: z.array(z.string()),
+});
+type Subscriptions = z.infer<typeof subscriptionsSchema>;
+const NONE: Subscriptions = { asked: [], granted: [] };
+
+/** `receiptsMax`: the receipts that the spool has room for. */
+export function mqttSource(config: MqttSourceConfig, agent: string, baseDir: string, receiptsMax: number): Source {
+  const { host, port } = brokerAddress(config);
+  const clientId = config.clientId ?? `penstock-${agent}`;
+  const name = `mqtt:${host}:${port}/${clientId}`;
+  return {
+    name,
+    run: (output, signal) => new MqttSession(name, clientId, config, baseDir, output, receiptsMax).run(signal),
+  };
+}
+
+class MqttSession {
+  readonly #name: string;
+  readonly #clientId: string;
+  readonly #config: MqttSourceConfig;
+  readonly #baseDir: string;
+  readonly #output: SourceOutput;
+  readonly #receiveMaximum: number;
+  readonly #inflow: Inflow;
+  /** Fires when the agent stops or a delivery failed. */
+  readonly #stop = new AbortController();
+  #failure: Error | undefined;
+
+  constructor(
+    name: string,
+    clientId: string,
+    config: MqttSourceConfig,
+    baseDir: string,
+    output: SourceOutput,
+    receiptsMax: number,
+  ) {
+    this.#name = name;
+    this.#clientId = clientId;
+    this.#config = config;
+    this.#baseDir = baseDir;
+    this.#output = output;
+    // Of both qualities of service: half of the receipts each.
+    this.#receiveMaximum = Math.max(1, Math.min(config.receiveMaximum, Math.floor(receiptsMax / 2)));
+    this.#inflow = new Inflow(name, config, output, this.#receiveMaximum, (error) => {
+      this.#failure = error instanceof Error ? error : new Error(String(error));
+      this.#stop.abort();
+    });
+  }
+
+  async run(agentSignal: AbortSignal): Promise<void> {
+    const stop = (): void => this.#stop.abort();
+    agentSignal.addEventListener('abort', stop, { once: true });
+    if (agentSignal.aborted) stop();
+    const { signal } = this.#stop;
+    const backoff = new Backoff({ minMs: RECONNECT_MS_MIN, maxMs: RECONNECT_MS_MAX, random: Math.random });
+    try {
+      for (let attempt = 0; !signal.aborted; attempt += 1) {
+        try {
+          if (await this.#connect(signal)) attempt = 0;
+        } catch (error) {
+          this.#output.report(describeError(error));
+        }
+        await backoff.wait(attempt, signal);
+      }
+    } finally {
+      agentSignal.removeEventListener('abort', stop);
+      await this.#inflow.idle();
+    }
+    if (this.#failure !== undefined) throw this.#failure;
+  }
+
+  /** One connection from its beginning to its end. Returns whether the session was up. */
+  async #connect(signal: AbortSignal): Promise<boolean> {
+    const { connection, connack } = await Connection.open(await this.#options(signal));
+    this.#output.count('connection');
+    const stop = (): void => void this.#finish(connection);
+    signal.addEventListener('abort', stop, { once: true });
+    if (signal.aborted) stop();
+    try {
+      if (!connack.sessionPresent) await this.#forgetSession();
+      const problem = await this.#subscribe(connection);
+      this.#output.report(problem);
+    } catch (error) {
+      connection.end(error instanceof Error ? error : new Error(String(error)));
+      await connection.closed;
+      throw error;
+    } finally {
+      void connection.closed.then(() => signal.removeEventListener('abort', stop));
+    }
+    const reason = await connection.closed;
+    if (reason !== null) this.#output.report(describeError(reason));
+    return true;
+  }
+
+  /** What is being written is still acknowledged; the rest stays with the broker. */
+  async #finish(connection: Connection): Promise<void> {
+    connection.pause();
+    await this.#inflow.idle();
+    connection.end(null);
+  }
+
+  async #options(signal: AbortSignal): Promise<ConnectionOptions> {
+    const { version, user, passwordFile, keepAlive, sessionExpiry, tls: files } = this.#config;
+    const { host, port, tls } = brokerAddress(this.#config);
+    const read = async (path: string | undefined, key: string): Promise<Buffer | undefined> =>
+      path === undefined ? undefined : configuredFile(this.#baseDir, path, key);
+    const [password, ca, cert, key] = await Promise.all([
+      read(passwordFile, 'passwordFile'),
+      read(files?.ca, 'tls.ca'),
+      read(files?.cert, 'tls.cert'),
+      read(files?.key, 'tls.key'),
+    ]);
+    return {
+      ...{ host, port, version, keepAliveMs: keepAlive, clock: this.#output.clock, signal },
+      tls: tls ? { ...(ca && { ca }), ...(cert && { cert }), ...(key && { key }) } : null,
+      connect: {
+        clientId: this.#clientId,
+        clean: false,
+        keepalive: Math.round(keepAlive / 1000),
+        ...(user === undefined ? {} : { username: user }),
+        ...(password === undefined ? {} : { password: withoutLineEnd(password) }),
+        ...(version === '5' && {
+          properties: {
+            sessionExpiryInterval: Math.round(sessionExpiry / 1000),
+            receiveMaximum: this.#receiveMaximum,
+          },
+        }),
+      },
+      onPublish: (packet, payloadBytes, connection) => this.#inflow.message(packet, payloadBytes, connection),
+      onRelease: (packetId, connection) => this.#inflow.release(packetId, connection),
+    };
+  }
+
+  async #forgetSession(): Promise<void> {
+    await this.#inflow.forget();
+    await this.#store(NONE);
+  }
+
+  /** Returns what the broker did not grant, in words, or null. */
+  async #subscribe(connection: Connection): Promise<string | null> {
+    const { topics, qos, retained, version } = this.#config;
+    const stored = subscriptionsSchema.safeParse(this.#output.checkpoint(this.#name)).data ?? NONE;
+    const wanted = topics.map((filter) => `${filter}@${qos}`);
+    const isKnown = (filter: string): boolean => topics.includes(filter);
+    const gone = [...new Set([...stored.asked, ...stored.granted].map(filterOf))].filter((filter) => !isKnown(filter));
+    if (gone.length > 0)
+      await connection.request((messageId) => ({ cmd: 'unsubscribe', messageId, unsubscriptions: gone }));
+    const missing = topics.filter((filter) => !stored.granted.includes(`${filter}@${qos}`));
+    const kept = stored.granted.filter((entry) => isKnown(filterOf(entry)));
+    if (missing.length === 0) {
+      if (gone.length > 0) await this.#store({ asked: [], granted: kept });
+      return null;
+    }
+    await this.#store({ asked: wanted, granted: kept });
+    // MQTT 5 can say that only a new subscription gets what is retained; 3.1.1 sends it at every SUBSCRIBE, so there is none without need.
+    const options = version === '5' ? { rh: retained === 'skip' ? 2 : 1 } : {};
+    const subscriptions = missing.map((filter) => ({ topic: filter, qos, ...options }));
+    const answer = await connection.request((messageId) => ({ cmd: 'subscribe', messageId, subscriptions }));
+    const problems: string[] = [];
+    const granted = [...kept.filter((entry) => !missing.includes(filterOf(entry)))];
+    missing.forEach((filter, index) => {
+      const code = Number(answer.granted[index] ?? REFUSED);
+      if (code < REFUSED) granted.push(`${filter}@${qos}`);
+      if (code >= REFUSED) problems.push(`the broker refused ${filter}: ${reasonCodeText(code)}`);
+      else if (code < qos) problems.push(`the broker grants QoS ${code} instead of ${qos} for ${filter}`);
+    });
+    await this.#store({ asked: wanted, granted });
+    return problems.length === 0 ? null : problems.join('; ');
+  }
+
+  async #store(subscriptions: Subscriptions): Promise<void> {
+    await this.#output.deliver([], [{ source: this.#name, state: subscriptions }]);
+  }
+}
+
+function filterOf(entry: string): string {
+  return entry.slice(0, entry.lastIndexOf('@'));
+}
+
+/** Editors end files with one. */
+function withoutLineEnd(password: Buffer): Buffer {
+  return Buffer.from(password.toString('utf8').replace(/\r?\n$/, ''));
+}

@@ -1,0 +1,214 @@
+/** What only a broker that misbehaves shows: bytes in odd portions, repeats, silence, refusals. The broker here is a few lines. */
+import { createServer, type AddressInfo, type Socket } from 'node:net';
+import { once } from 'node:events';
+import { join } from 'node:path';
+import fc from 'fast-check';
+import { generate, parser, type IPublishPacket, type Packet } from 'mqtt-packet';
+import { expect, onTestFinished, test, vi } from 'vitest';
+import { mqttSource } from '../../../agent/sources/mqtt/mqtt-source.ts';
+import { isTooLarge, PacketCutter } from '../../../agent/sources/mqtt/packet-cutter.ts';
+import type { Spool } from '../../../agent/spool/spool.ts';
+import { tempDir } from '../../support/temp.ts';
+import { readAll, spoolIn } from '../spool/support.ts';
+import { runSource, sourceConfig, type RunningSource } from './support.ts';
+
+const WAIT = { timeout: 20_000, interval: 10 };
+const V5 = { protocolVersion: 5 } as const;
+
+function publish(id: number, qos: 0 | 1 | 2, n: number, dup = false): IPublishPacket {
+  return { cmd: 'publish', topic: 'plant/a', payload: `{"n":${n}}`, qos, dup, retain: false, messageId: id };
+}
+
+test('packets come out whole, however the bytes are cut, and of one that is too large only its beginning', () => {
+  const payload = fc.oneof({ weight: 4, arbitrary: fc.integer({ min: 0, max: 3000 }) }, { weight: 1, arbitrary: fc.constantFrom(1_048_000, 1_179_000, 1_300_000, 5_000_000) }); // prettier-ignore
+  const packet = fc.record({ bytes: payload, qos: fc.constantFrom(0, 1, 2), topic: fc.constantFrom('a', 'plant/ü') });
+  const property = fc.property(
+    fc.array(packet, { minLength: 1, maxLength: 6 }),
+    fc.integer({ min: 1, max: 70_000 }),
+    (packets, portion) => {
+      const sent = packets.map(({ bytes, qos, topic }, index): IPublishPacket => ({
+        ...publish(index + 1, qos, 0),
+        topic,
+        payload: Buffer.alloc(bytes, index),
+      }));
+      const whole = Buffer.concat(sent.map((each) => generate(each, V5)));
+      const cutter = new PacketCutter('5');
+      const got: { topic: string; qos: number; messageId: number | undefined; bytes: number; first: unknown }[] = [];
+      const take = ({ topic, qos, messageId, payload }: IPublishPacket, bytes: number): void =>
+        void got.push({ topic, qos, messageId, bytes, first: payload[0] });
+      const reader = parser(V5).on('packet', (each) =>
+        take(each as IPublishPacket, (each as IPublishPacket).payload.length),
+      );
+      for (let at = 0; at < whole.length; at += portion) {
+        for (const each of cutter.push(whole.subarray(at, at + portion))) {
+          if (isTooLarge(each)) {
+            expect(each.packet.payload.length).toBeLessThan(200_000);
+            take(each.packet, each.payloadBytes);
+          } else reader.parse(each);
+        }
+      }
+      expect(got).toEqual(
+        sent.map(({ topic, qos, messageId, payload }) => ({
+          ...{ topic, qos, bytes: payload.length, first: payload[0] },
+          messageId: qos === 0 ? undefined : messageId,
+        })),
+      );
+    },
+  );
+  fc.assert(property, { numRuns: 30 });
+});
+
+interface FakeBroker {
+  readonly port: number;
+  /** What clients sent, the newest connection last. */
+  readonly received: Packet[];
+  readonly connections: Socket[];
+  send(...packets: Packet[]): void;
+}
+
+/** Accepts, grants, and otherwise only notes; `answer` may answer otherwise. */
+async function fakeBroker(
+  answer: (packet: Packet, connection: number) => Packet | Buffer | null | undefined = () => undefined,
+): Promise<FakeBroker> {
+  const received: Packet[] = [];
+  const connections: Socket[] = [];
+  const server = createServer((socket) => {
+    const index = connections.push(socket) - 1;
+    socket.on('error', () => undefined);
+    const reader = parser(V5).on('packet', (packet) => {
+      received.push(packet);
+      const given = answer(packet, index);
+      const reply = given === undefined ? usual(packet, index > 0) : given;
+      if (reply !== null) socket.write(Buffer.isBuffer(reply) ? reply : generate(reply, V5));
+    });
+    socket.on('data', (chunk: Buffer) => reader.parse(chunk));
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  onTestFinished(() => {
+    for (const socket of connections) socket.destroy();
+    server.close();
+  });
+  const { port } = server.address() as AddressInfo; // a TCP server's address is never a string
+  return {
+    ...{ port, received, connections },
+    send: (...packets) => void connections.at(-1)?.write(Buffer.concat(packets.map((packet) => generate(packet, V5)))),
+  };
+}
+
+function usual(packet: Packet, sessionPresent: boolean): Packet | null {
+  if (packet.cmd === 'connect') return { cmd: 'connack', reasonCode: 0, sessionPresent };
+  if (packet.cmd === 'subscribe') {
+    return { cmd: 'suback', messageId: packet.messageId ?? 0, granted: packet.subscriptions.map(({ qos }) => qos) };
+  }
+  if (packet.cmd === 'pingreq') return { cmd: 'pingresp' };
+  return null;
+}
+
+async function follow(port: number, more: Record<string, unknown> = {}): Promise<RunningSource & { spool: Spool }> {
+  const dir = tempDir();
+  const spool = await spoolIn(join(dir, 'spool'));
+  const config = sourceConfig({ type: 'mqtt', url: `mqtt://127.0.0.1:${port}`, topics: ['plant/#'], to: 't', ...more });
+  return { ...runSource(mqttSource(config, 'a', dir, 100), spool, dir), spool };
+}
+
+function answersOf({ received }: FakeBroker): string[] {
+  return received
+    .filter(({ cmd }) => ['puback', 'pubrec', 'pubcomp'].includes(cmd))
+    .map(({ cmd, messageId }) => `${cmd} ${messageId}`);
+}
+
+async function numbers(spool: Spool): Promise<number[]> {
+  return (await readAll(spool)).map((entry) =>
+    entry.kind === 'gap' ? -1 : (JSON.parse(entry.value.toString()) as { n: number }).n,
+  );
+}
+
+test('repeats: QoS 2 until its PUBREL, with DUP or not; QoS 1 with DUP and the same payload; over connections', async () => {
+  const broker = await fakeBroker();
+  const { spool, output } = await follow(broker.port);
+  await vi.waitFor(() => expect(broker.received.map(({ cmd }) => cmd)).toContain('subscribe'), WAIT);
+  broker.send(publish(1, 2, 1), publish(2, 1, 2), publish(1, 2, 1, true), publish(3, 1, 3), publish(2, 1, 2, true));
+  await vi.waitFor(() => expect(answersOf(broker)).toHaveLength(5), WAIT);
+  broker.connections.at(-1)?.destroy();
+  await vi.waitFor(() => expect(broker.connections).toHaveLength(2), WAIT);
+  await vi.waitFor(() => expect(broker.received.filter(({ cmd }) => cmd === 'connect')).toHaveLength(2), WAIT);
+  broker.received.length = 0;
+  // Again after the connection; then the same packet ids for other messages, and one payload twice on purpose.
+  broker.send(publish(1, 2, 1), publish(2, 1, 2, true), { cmd: 'pubrel', messageId: 1 });
+  await vi.waitFor(() => expect(answersOf(broker)).toEqual(['pubrec 1', 'puback 2', 'pubcomp 1']), WAIT);
+  broker.send(
+    publish(1, 2, 4),
+    publish(2, 1, 5, true),
+    publish(3, 1, 3),
+    { cmd: 'pubrel', messageId: 77 },
+    publish(0, 0, 6),
+  );
+  await vi.waitFor(
+    () => expect(answersOf(broker).slice(3)).toEqual(['pubrec 1', 'puback 2', 'puback 3', 'pubcomp 77']),
+    WAIT,
+  );
+  await vi.waitFor(() => expect(spool.lastSeq('t')).toBe(7n), WAIT);
+  expect(await numbers(spool)).toEqual([1, 2, 3, 4, 5, 3, 6]);
+  expect(output.counters.events).toEqual({ connection: 2, repeat: 4 });
+});
+
+test('receipts of QoS 1 are as many as messages can be under way', async () => {
+  const broker = await fakeBroker();
+  const { spool, output } = await follow(broker.port, { receiveMaximum: 10 });
+  await vi.waitFor(() => expect(broker.received.map(({ cmd }) => cmd)).toContain('subscribe'), WAIT);
+  expect(broker.received[0]).toMatchObject({
+    cmd: 'connect',
+    clean: false,
+    properties: { receiveMaximum: 10, sessionExpiryInterval: 604_800 },
+  });
+  for (let n = 1; n <= 50; n += 1) broker.send(publish(n, 1, n));
+  broker.send(publish(60, 2, 51));
+  await vi.waitFor(() => expect(answersOf(broker)).toHaveLength(51), WAIT);
+  expect([...output.receipts().keys()]).toEqual(['41', '42', '43', '44', '45', '46', '47', '48', '49', '50', '60']);
+  expect(await numbers(spool)).toEqual(Array.from({ length: 51 }, (_, n) => n + 1));
+});
+
+test('what the broker refuses, and how it ends a connection, is said in words', async () => {
+  let granted = [0x87, 1];
+  const broker = await fakeBroker((packet, connection) => {
+    if (packet.cmd === 'connect' && connection === 1)
+      return { cmd: 'connack', reasonCode: 0x84, sessionPresent: false };
+    if (packet.cmd === 'connect' && connection === 2) return Buffer.from('HTTP/1.1 400 Bad Request\r\n\r\n');
+    if (packet.cmd === 'subscribe') return { cmd: 'suback', messageId: packet.messageId ?? 0, granted };
+    return undefined;
+  });
+  const { output } = await follow(broker.port, { topics: ['a/#', 'b'] });
+  const problems: string[] = [];
+  output.report = (problem) => {
+    if (problem !== null && problem !== problems.at(-1)) problems.push(problem);
+    output.counters.problem = problem;
+  };
+  await vi.waitFor(() => expect(output.counters.problem).toContain('the broker refused a/#: not authorised'), WAIT);
+  expect(output.counters.problem).toContain('the broker grants QoS 1 instead of 2 for b');
+  granted = [2];
+  broker.send({ cmd: 'disconnect', reasonCode: 0x8e });
+  // The refused topic is asked for again, the granted one is not: a session that is there keeps it.
+  await vi.waitFor(() => expect(output.counters.problem).toBeNull(), WAIT);
+  expect(problems.filter((problem) => !problem.includes('refused a/#'))).toEqual([
+    'the broker ended the connection: another client connected with the same clientId: each agent needs its own',
+    'the broker refused the connection: it does not speak MQTT 5: set `version: 3.1.1`',
+    'what answers there speaks no MQTT: is it a broker?',
+  ]);
+  expect(broker.received.filter((packet) => packet.cmd === 'subscribe').map(({ subscriptions }) => subscriptions.map((each) => each.topic))).toEqual([['a/#', 'b'], ['a/#']]); // prettier-ignore
+});
+
+test('a broker that falls silent is left; an end of the agent is a DISCONNECT that keeps the session', async () => {
+  let isSilent = true;
+  const broker = await fakeBroker((packet) => (packet.cmd === 'pingreq' && isSilent ? null : undefined));
+  const running = await follow(broker.port, { keepAlive: '1s' });
+  const problems: (string | null)[] = [];
+  running.output.report = (problem) => void problems.push(problem);
+  await vi.waitFor(() => expect(problems.join(' ')).toMatch(/the broker was silent for \d s/), WAIT);
+  isSilent = false;
+  const count = broker.connections.length;
+  await vi.waitFor(() => expect(broker.connections.length).toBeGreaterThan(count - 1), WAIT);
+  await vi.waitFor(() => expect(problems.at(-1)).toBeNull(), WAIT);
+  await running.stop();
+  await vi.waitFor(() => expect(broker.received.at(-1)).toMatchObject({ cmd: 'disconnect', reasonCode: 0 }), WAIT);
+});
