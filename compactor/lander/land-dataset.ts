@@ -67,7 +67,7 @@ export class DatasetLander {
     this.#options = options;
   }
 
-  /** Throws what a later round would not cure: `fenced`, `config`, `corrupt` metadata. */
+  /** Throws what a later round would not cure: `fenced`, `config`. */
   async run(): Promise<DatasetResult> {
     const { signal, once } = this.#options;
     for (let failures = 0; ;) {
@@ -78,6 +78,13 @@ export class DatasetLander {
         // Every partition is damaged: look again now and then, somebody may mend it.
         if (state === 'stuck') await this.#pause(PAUSE_MS_MAX);
       } catch (error) {
+        if (isCode(error, 'corrupt')) {
+          // The table's metadata: trouble of this dataset alone, which somebody may mend. The others go on.
+          this.#noteLasting(describeError(error));
+          if (once || signal.aborted) break;
+          await this.#pause(PAUSE_MS_MAX);
+          continue;
+        }
         if (!(error instanceof PenstockError) || !isPassing(error)) throw error;
         if (signal.aborted) break;
         failures++;

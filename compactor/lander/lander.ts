@@ -57,7 +57,7 @@ export interface LanderOptions {
 }
 
 /**
- * Throws `fenced`, `config`, `corrupt` (table metadata), passing errors that did not pass, and `aborted` when `once` was ended before
+ * Throws `fenced`, `config`, passing errors that did not pass, and `aborted` when `once` was ended before
  * anything landed.
  */
 export async function runLander(options: LanderOptions): Promise<LandResult> {

@@ -16,6 +16,7 @@ import {
   landOnce,
   liveFiles,
   openTestPipeline,
+  readRows,
   recordOf,
   type TestPipeline,
   TestProducer,
@@ -126,12 +127,28 @@ test('`penstock compact` says what is damaged once, and ends with status 3', asy
   }
 });
 
-test('a table whose metadata vanished is a problem by name', async () => {
-  const pipeline = await landTwoHours();
+test('a dataset whose metadata vanished is a problem by name; the others land and compact', async () => {
+  const pipeline = await openTestPipeline(', dedup: none }\n  - { name: plant.other, topic: other, eventTime: ts');
+  await pipeline.log.ensureTopic('other', { partitions: 1, retentionMs: 86_400_000 });
+  const producer = new TestProducer(pipeline.log);
+  const append = async (seq: number): Promise<void> => {
+    const record = recordOf({ seq, value: { sensor: 's', ts: HOUR_MS + seq } });
+    await producer.append(0, [record]);
+    await producer.append(0, [record], 'other');
+  };
+  await append(0);
+  await landOnce(pipeline);
   const table = await loadTable(pipeline.lake, DATASET);
-  const snapshot = table?.metadata.snapshots.at(-1)?.['manifest-list'] ?? '';
-  rmSync(fileURLToPath(snapshot));
-  const result = await compactAll(pipeline);
-  expect(result.problems).toEqual([expect.stringContaining(snapshot)]);
-  expect(result.summary).toMatchObject({ groups: 0 });
+  const list = table?.metadata.snapshots.at(-1)?.['manifest-list'] ?? '';
+  rmSync(fileURLToPath(list));
+  const compacted = await compactAll(pipeline);
+  expect(compacted.problems).toEqual([expect.stringContaining(list)]);
+  expect(compacted.summary).toMatchObject({ groups: 1, in: 1 });
+
+  rmSync(fileURLToPath(table?.metadataLocation ?? ''));
+  await append(1);
+  const landed = await landOnce(pipeline);
+  expect(landed.problems).toEqual([expect.stringContaining(table?.metadataLocation ?? '?')]);
+  expect(landed.summary).toMatchObject({ records: 1 });
+  expect(await readRows(pipeline.lake, 'plant.other')).toHaveLength(2);
 });
