@@ -16,7 +16,6 @@ const BUILT_SOURCES = ['host', 'file', 'http', 'mqtt', 'simulator'];
 /** The identity travels in every record's headers. */
 const AGENT_ID_LENGTH_MAX = 64;
 const MIB = 2 ** 20;
-const NO_BUDGETS = 'uplink budgets are not built yet: expected 0';
 
 const hostSource = z.strictObject({
   type: z.literal('host'),
@@ -122,17 +121,16 @@ const keysSchema = z.strictObject({
     .default({ maxBytes: 10_000_000_000, whenFull: 'reject', fsync: 'group' }),
   uplink: z
     .strictObject({
-      /** 0: no limit, the only value until budgets are built. */
-      bytesPerSecond: bytes()
-        .refine((limit) => limit === 0, NO_BUDGETS)
-        .default(0),
-      bytesPerDay: bytes()
-        .refine((limit) => limit === 0, NO_BUDGETS)
-        .default(0),
-      /** After an outage the present is worth more than the past. Until the live-first drain is built, both go in order. */
+      /** 0: no limit. */
+      bytesPerSecond: bytes().default(0),
+      /** Of 24 hours from the first byte; 0: no limit. */
+      bytesPerDay: bytes().default(0),
+      /** After an outage the present is worth more than the past. */
       order: z.enum(['liveFirst', 'oldestFirst']).default('liveFirst'),
+      /** By topic: what waited longer than this is given up, and recorded. Nothing is, unless it is said. */
+      maxAge: z.record(topic, duration()).default({}),
     })
-    .default({ bytesPerSecond: 0, bytesPerDay: 0, order: 'liveFirst' }),
+    .default({ bytesPerSecond: 0, bytesPerDay: 0, order: 'liveFirst', maxAge: {} }),
   sources: z
     .array(source)
     .min(1, 'an agent without a source has nothing to do')

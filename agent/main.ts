@@ -286,6 +286,9 @@ class RunningAgent {
           compression: 'zstd',
           lingerMs: LINGER_MS,
           bytesInMemoryMax: UPLINK_BYTES_IN_MEMORY_MAX,
+          order: config.uplink.order,
+          maxAgeMs: config.uplink.maxAge,
+          budget: config.uplink,
           backoff: { minMs: 100, maxMs: UPLINK_BACKOFF_MS_MAX, random: Math.random },
           clock: this.#clock,
         });

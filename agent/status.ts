@@ -1,6 +1,6 @@
 /** What an agent tells about itself: for the console, for `/metrics` and for the summary at its end. */
 import type { SourceCounters } from './source-output.ts';
-import type { SpoolStats } from './spool/spool.ts';
+import type { SpoolStats } from './spool/spool-stats.ts';
 import type { TransformCounters } from './transforms/chain.ts';
 
 export interface AgentStatus {

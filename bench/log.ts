@@ -54,7 +54,7 @@ function* encoded(
     const key = keys[i % keys.length] ?? null;
     const value = values[i % values.length] ?? Buffer.alloc(0);
     const seq = BigInt(i);
-    encoder.add(builder, { ...reading, seq, key, value, eventUs: seq }, 1_700_000_000_000);
+    encoder.add(builder, { ...reading, seq, key, value, eventUs: seq }, 1_700_000_000_000, false);
     if (builder.bytes >= BATCH_BYTES) yield seal();
   }
   if (builder.records > 0) yield seal();

@@ -13,6 +13,7 @@ import { open, rename, rm, type FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { fromSystemError } from '../../lib/errors.ts';
 import { syncDirectory } from '../../lib/durable-files.ts';
+import { without } from '../seq-ranges.ts';
 import { writeAll } from './segment-files.ts';
 import { ALARM_PRIORITY, FRAME_HEADER_BYTES, FRAME_READINGS, type StoredFrame } from './frame.ts';
 import type { Segment } from './recovery.ts';
@@ -82,10 +83,10 @@ export async function droppedRanges(
 ): Promise<[topicId: number, first: number, last: number][]> {
   const ranges: [number, number, number][] = [];
   await forEachReadingsFrame(segment, (frame) => {
-    const acknowledged = state.topicById(frame.topicId)?.acknowledged ?? 0;
-    const first = Math.max(frame.baseSeq, acknowledged + 1);
-    const last = frame.baseSeq + frame.count - 1;
-    if (frame.priority < keepFrom && first <= last) ranges.push([frame.topicId, first, last]);
+    if (frame.priority >= keepFrom) return;
+    const { acknowledged = 0, delivered = [] } = state.topicById(frame.topicId) ?? {};
+    const undelivered = { first: Math.max(frame.baseSeq, acknowledged + 1), last: frame.baseSeq + frame.count - 1 };
+    for (const { first, last } of without(undelivered, delivered)) ranges.push([frame.topicId, first, last]);
   });
   return ranges;
 }

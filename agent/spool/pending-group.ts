@@ -8,6 +8,7 @@
  */
 import assert from 'node:assert/strict';
 import type { PenstockError } from '../../lib/errors.ts';
+import { mergeRanges, type SeqRange } from '../seq-ranges.ts';
 import {
   encodeFrameHeader,
   FRAME_HEADER_BYTES,
@@ -73,6 +74,7 @@ export class PendingGroup {
   readonly #receipts: Receipt[] = [];
   readonly #acknowledged = new Map<string, number>();
   readonly #dropped: [topicId: number, first: number, last: number][] = [];
+  readonly #delivered = new Map<string, readonly SeqRange[]>();
   readonly #waiters: Waiter[] = [];
   /** Bytes of readings, without frame headers. */
   bytes = 0;
@@ -89,6 +91,7 @@ export class PendingGroup {
       this.#receipts.length === 0 &&
       this.#acknowledged.size === 0 &&
       this.#dropped.length === 0 &&
+      this.#delivered.size === 0 &&
       this.#waiters.length === 0
     );
   }
@@ -110,6 +113,12 @@ export class PendingGroup {
     for (const receipt of receipts) this.#receipts.push(receipt);
   }
 
+  /** A reading of the spool's own: it needs no room, so that a full spool can say what it gave up. */
+  addReport(reading: NewReading): void {
+    this.add([reading], [], []);
+    this.readings -= 1;
+  }
+
   /** Of its readings; -1 when it has none. */
   highestPriority(): number {
     return this.#frames.reduce((highest, frame) => Math.max(highest, frame.priority), -1);
@@ -117,6 +126,11 @@ export class PendingGroup {
 
   acknowledge(topic: string, seq: number): void {
     this.#acknowledged.set(topic, Math.max(seq, this.#acknowledged.get(topic) ?? 0));
+  }
+
+  /** Beside what is acknowledged up to some sequence. */
+  acknowledgeRange(topic: string, range: SeqRange): void {
+    this.#delivered.set(topic, mergeRanges([...(this.#delivered.get(topic) ?? []), range]));
   }
 
   drop(topicId: number, first: number, last: number): void {
@@ -167,6 +181,7 @@ export class PendingGroup {
   fail(error: PenstockError, next: PendingGroup): void {
     for (const waiter of this.#waiters) waiter.reject(error);
     for (const [topic, seq] of this.#acknowledged) next.acknowledge(topic, seq);
+    for (const [topic, ranges] of this.#delivered) for (const range of ranges) next.acknowledgeRange(topic, range);
     next.#dropped.push(...this.#dropped);
     this.#recycle();
   }
@@ -182,10 +197,15 @@ export class PendingGroup {
       const topic = state.topic(name);
       if (topic !== undefined) topics.push([topic.id, name, 1, seq]);
     }
-    const changes = topics.length + this.#checkpoints.size + this.#receipts.length + this.#dropped.length;
-    if (changes === 0) return null;
+    const delivered: StateDelta['delivered'] = [];
+    for (const [name, ranges] of this.#delivered) {
+      const topic = state.topic(name);
+      if (topic !== undefined) for (const { first, last } of ranges) delivered.push([topic.id, first, last]);
+    }
     const receipts = groupReceipts(this.#receipts);
-    return { topics, checkpoints: [...this.#checkpoints], receipts, dropped: this.#dropped };
+    const changes = topics.length + this.#checkpoints.size + receipts.length + this.#dropped.length + delivered.length;
+    if (changes === 0) return null;
+    return { topics, checkpoints: [...this.#checkpoints], receipts, dropped: this.#dropped, delivered };
   }
 
   #frameFor(reading: NewReading): OpenFrame {

@@ -1,7 +1,7 @@
 /**
  * SpoolReader: how the uplink sees the spool. Types only; the spool implements it, the uplink consumes it.
  *
- * A topic's sequence numbers start at 1 and have no gaps: each is either a reading or lies in exactly one gap marker.
+ * A topic's sequence numbers start at 1 and have no gaps: each is either a reading or lies in exactly one gap or delivered range.
  * Delivery is settled by the uplink's send intents and by identity, so acknowledgements may become durable lazily: after a crash the
  * spool may hand out again what was acknowledged, never less than what was not.
  */
@@ -40,7 +40,16 @@ export interface SpoolGap {
   readonly reason: string;
 }
 
-export type SpoolEntry = SpooledReading | SpoolGap;
+/** Sequence numbers that were delivered before something older was. */
+export interface SpoolDelivered {
+  readonly kind: 'delivered';
+  readonly topic: string;
+  readonly fromSeq: bigint;
+  /** Inclusive. */
+  readonly toSeq: bigint;
+}
+
+export type SpoolEntry = SpooledReading | SpoolGap | SpoolDelivered;
 
 export interface SpoolReader {
   /** The topics that have readings or gaps behind their durable acknowledgement. */
@@ -52,8 +61,17 @@ export interface SpoolReader {
   read(topic: string, afterSeq: bigint, maxBytes: number): readonly SpoolEntry[] | Promise<readonly SpoolEntry[]>;
   /** Everything of the topic up to and including `uptoSeq` is delivered or given up: its space may be freed. Never goes back. */
   acknowledge(topic: string, uptoSeq: bigint): void;
+  /** As `acknowledge`, for a range above something that is not delivered. */
+  acknowledgeRange(topic: string, fromSeq: bigint, toSeq: bigint): void;
+  /**
+   * Takes note that a gap was met: from now on its range counts as delivered, and a reading of its own tells of it, in one step. Resolves
+   * when durable.
+   */
+  recordGap(gap: SpoolGap): Promise<void>;
   /** The acknowledgement that would be found after a crash at this moment (0n: none); the uplink starts reading behind it. */
   durablyAcknowledged(topic: string): bigint;
+  /** The first sequence number that this run of the agent gives, or gave, to a reading of the topic: those below come from earlier runs. */
+  firstOfRun(topic: string): bigint;
   /** The last sequence number given to a reading of the topic (0n: none). */
   lastSeq(topic: string): bigint;
   /** Resolves when something may have been added since the call (or at once); rejects with `aborted` when the signal fires. */

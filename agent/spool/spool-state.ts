@@ -7,13 +7,16 @@
  *                       topics: [[id, name, nextSeq, acknowledgedSeq]],
  *                       checkpoints: [[source, state | null]],            (null: forgotten)
  *                       receipts: [[source, [[id, content | null]]]],     (null: forgotten)
- *                       dropped: [[topicId, firstSeq, lastSeq]] }
+ *                       dropped: [[topicId, firstSeq, lastSeq]],
+ *                       delivered: [[topicId, firstSeq, lastSeq]] }       (above the acknowledged one: the present goes before the past)
  *
  * Invariants: sequences of a topic begin with 1; all up to and including `acknowledged` are delivered; topic ids are never reused.
- * Limits: a head holds all of it, so whoever owns receipts keeps few enough of them (`receiptsPerSpool`); TOPICS_MAX topics; dropped ranges are merged where they touch and forgotten once acknowledged.
+ * Limits: a head holds all of it, so whoever owns receipts keeps few enough of them (`receiptsPerSpool`); TOPICS_MAX topics; ranges are
+ * merged where they touch and forgotten once acknowledged.
  */
 import { z } from 'zod';
 import { PenstockError } from '../../lib/errors.ts';
+import { mergeRanges, type SeqRange } from '../seq-ranges.ts';
 
 /** A topic id has 16 bits in a frame. Far above any sensible number of topics of one node. */
 const TOPICS_MAX = 10_000;
@@ -39,12 +42,15 @@ export interface Receipt {
 }
 
 const seqSchema = z.int().nonnegative();
+const rangesSchema = z.array(z.tuple([z.int().positive(), seqSchema, seqSchema]));
 const deltaSchema = z.strictObject({
   topics: z.array(z.tuple([z.int().positive(), z.string(), seqSchema, seqSchema])),
   checkpoints: z.array(z.tuple([z.string(), z.json()])),
   /** A spool of a version that knew no receipts has none. */
   receipts: z.array(z.tuple([z.string(), z.array(z.tuple([z.string(), z.string().nullable()]))])).default([]),
-  dropped: z.array(z.tuple([z.int().positive(), seqSchema, seqSchema])),
+  dropped: rangesSchema,
+  /** A spool of a version that delivered in order only has none. */
+  delivered: rangesSchema.default([]),
 });
 const headSchema = z.strictObject({
   segment: z.int().positive(),
@@ -55,19 +61,16 @@ const headSchema = z.strictObject({
 export type StateDelta = z.infer<typeof deltaSchema>;
 export type SegmentHead = z.infer<typeof headSchema>;
 
-export interface SeqRange {
-  readonly first: number;
-  readonly last: number;
-}
-
 export interface TopicState {
   readonly id: number;
   readonly name: string;
   /** The sequence of the next reading to come; readings below it are durable. */
   nextSeq: number;
   acknowledged: number;
-  /** Ascending, disjoint. */
-  dropped: SeqRange[];
+  /** Given up, and not acknowledged yet. */
+  dropped: readonly SeqRange[];
+  /** Delivered before something older was. */
+  delivered: readonly SeqRange[];
 }
 
 /** undefined when the payload is not a head (its checksum held, so another version wrote it). */
@@ -116,7 +119,7 @@ export class SpoolState {
     if (this.#byId.size >= TOPICS_MAX) {
       throw new PenstockError('full', `topic '${name}' would be one more than the ${TOPICS_MAX} topics of a spool`);
     }
-    const topic: TopicState = { id, name, nextSeq: 1, acknowledged: 0, dropped: [] };
+    const topic: TopicState = { id, name, nextSeq: 1, acknowledged: 0, dropped: [], delivered: [] };
     this.#byName.set(name, topic);
     this.#byId.set(id, topic);
     return topic;
@@ -142,6 +145,7 @@ export class SpoolState {
       topic.nextSeq = Math.max(topic.nextSeq, nextSeq);
       topic.acknowledged = Math.max(topic.acknowledged, acknowledged);
       if (topic.dropped.length > 0) topic.dropped = mergeRanges(topic.dropped, topic.acknowledged);
+      if (topic.delivered.length > 0) topic.delivered = mergeRanges(topic.delivered, topic.acknowledged);
     }
     for (const [source, state] of delta.checkpoints) {
       if (state === null) this.#checkpoints.delete(source);
@@ -151,6 +155,10 @@ export class SpoolState {
     for (const [id, first, last] of delta.dropped) {
       const topic = this.#byId.get(id);
       if (topic !== undefined) topic.dropped = mergeRanges([...topic.dropped, { first, last }], topic.acknowledged);
+    }
+    for (const [id, first, last] of delta.delivered) {
+      const topic = this.#byId.get(id);
+      if (topic !== undefined) topic.delivered = mergeRanges([...topic.delivered, { first, last }], topic.acknowledged);
     }
   }
 
@@ -172,9 +180,8 @@ export class SpoolState {
       topics: topics.map((topic) => [topic.id, topic.name, topic.nextSeq, topic.acknowledged]),
       checkpoints: [...this.#checkpoints],
       receipts: [...this.#receipts].map(([source, receipts]) => [source, [...receipts]]),
-      dropped: topics.flatMap((topic) =>
-        topic.dropped.map(({ first, last }): [number, number, number] => [topic.id, first, last]),
-      ),
+      dropped: topics.flatMap((topic) => tuples(topic.id, topic.dropped)),
+      delivered: topics.flatMap((topic) => tuples(topic.id, topic.delivered)),
     };
   }
 }
@@ -191,14 +198,6 @@ export function groupReceipts(receipts: Iterable<Receipt>): StateDelta['receipts
   return [...bySource].map(([source, changes]) => [source, [...changes]]);
 }
 
-function mergeRanges(ranges: readonly SeqRange[], acknowledged: number): SeqRange[] {
-  const merged: SeqRange[] = [];
-  for (const range of ranges.toSorted((a, b) => a.first - b.first)) {
-    if (range.last <= acknowledged) continue;
-    const previous = merged.at(-1);
-    if (previous !== undefined && range.first <= previous.last + 1) {
-      merged[merged.length - 1] = { first: previous.first, last: Math.max(previous.last, range.last) };
-    } else merged.push(range);
-  }
-  return merged;
+function tuples(topicId: number, ranges: readonly SeqRange[]): [number, number, number][] {
+  return ranges.map(({ first, last }) => [topicId, first, last]);
 }

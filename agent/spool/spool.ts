@@ -6,7 +6,7 @@
  * - Sequences count per topic from 1 without gaps; one that will never be delivered lies in a gap that a reader is told.
  * - One group is written at a time: while its sync runs, the next one collects (group commit). A group that is refused uses no
  *   sequence and leaves no byte.
- * - A segment is deleted only when every reading in it is durably acknowledged, or recorded as dropped.
+ * - A segment is deleted only when every reading in it is durably acknowledged (in order, or as a range), or recorded as dropped.
  * Failure: see recovery.ts for what a start finds. After a failed sync the spool is `closed` with that cause: the process should end
  * and start again, which reads what the disk really has. On a full disk appends are refused, and a small reserve file is given up so
  * that acknowledgements can still be written and free space.
@@ -27,8 +27,10 @@ import { PayloadPool, PendingGroup } from './pending-group.ts';
 import { segmentBytesFor } from './segment-files.ts';
 import { recoverSpool, type Segment } from './recovery.ts';
 import { SegmentWriter, SyncFailure } from './segment-writer.ts';
-import type { SpoolEntry, SpoolReader } from './spool-reader.ts';
-import type { Checkpoint, CheckpointState, Receipt, SpoolState, TopicState } from './spool-state.ts';
+import { gapReading } from './gap-report.ts';
+import { deliveredSegments, topicStats, type SpoolStats } from './spool-stats.ts';
+import type { SpoolEntry, SpoolGap, SpoolReader } from './spool-reader.ts';
+import type { Checkpoint, CheckpointState, Receipt, SpoolState } from './spool-state.ts';
 import { TopicReading } from './topic-reading.ts';
 import { WaitList } from './wait-list.ts';
 
@@ -52,24 +54,6 @@ export interface SpoolOptions {
   readonly clock?: Clock;
   /** The fingerprint of the machine; given by tests. */
   readonly machine?: string;
-}
-
-export interface SpoolTopicStats {
-  readonly topic: string;
-  /** Readings accepted over the life of the spool. */
-  readonly accepted: number;
-  readonly acknowledged: number;
-}
-
-export interface SpoolStats {
-  readonly bytes: number;
-  readonly maxBytes: number;
-  readonly segments: number;
-  readonly topics: readonly SpoolTopicStats[];
-  /** Files set aside since the start. */
-  readonly setAside: readonly string[];
-  /** Readings dropped by policy that are not acknowledged yet. */
-  readonly dropped: number;
 }
 
 /** How many receipts all sources together may keep in a spool of `maxBytes`. */
@@ -106,6 +90,8 @@ export class Spool implements SpoolReader {
   readonly #lock: ProcessLock;
   readonly #state: SpoolState;
   readonly #reading: TopicReading;
+  /** Per topic of earlier runs: the first sequence of this one. */
+  readonly #firstNewSeqs: ReadonlyMap<string, number>;
   readonly #pool = new PayloadPool();
   readonly #reserve: DiskReserve;
   readonly #setAside: string[];
@@ -149,8 +135,8 @@ export class Spool implements SpoolReader {
     this.#pending = new PendingGroup(this.#pool);
     this.#setAside = [...setAside];
     this.#reserve = new DiskReserve(options.dir);
-    const firstNewSeqs = new Map(state.topics().map((topic) => [topic.name, topic.nextSeq]));
-    this.#reading = new TopicReading(firstNewSeqs, (path) => this.#setAside.push(path));
+    this.#firstNewSeqs = new Map(state.topics().map((topic) => [topic.name, topic.nextSeq]));
+    this.#reading = new TopicReading(this.#firstNewSeqs, (path) => this.#setAside.push(path));
   }
 
   /**
@@ -230,8 +216,31 @@ export class Spool implements SpoolReader {
     this.#acknowledgeTimer ??= setTimeout(() => this.#start(), this.#forRoom.size > 0 ? 0 : ACKNOWLEDGE_DELAY_MS);
   }
 
+  acknowledgeRange(topic: string, fromSeq: bigint, toSeq: bigint): void {
+    const state = this.#state.topic(topic);
+    const first = Math.max(Number(fromSeq), (state?.acknowledged ?? 0) + 1);
+    const last = Math.min(Number(toSeq), (state?.nextSeq ?? 1) - 1);
+    if (last < first || this.#stopped !== undefined) return;
+    this.#pending.acknowledgeRange(topic, { first, last });
+    this.#acknowledgeTimer ??= setTimeout(() => this.#start(), this.#forRoom.size > 0 ? 0 : ACKNOWLEDGE_DELAY_MS);
+  }
+
   durablyAcknowledged(topic: string): bigint {
     return BigInt(this.#state.topic(topic)?.acknowledged ?? 0);
+  }
+
+  async recordGap(gap: SpoolGap): Promise<void> {
+    this.#assertOpen();
+    const nowMs = (this.#options.clock ?? systemClock).nowMs();
+    this.#pending.addReport(gapReading(gap, this.identity, nowMs));
+    this.#pending.acknowledgeRange(gap.topic, { first: Number(gap.fromSeq), last: Number(gap.toSeq) });
+    const settled = this.#pending.settled();
+    this.#start();
+    await settled;
+  }
+
+  firstOfRun(topic: string): bigint {
+    return BigInt(this.#firstNewSeqs.get(topic) ?? 1);
   }
 
   lastSeq(topic: string): bigint {
@@ -254,18 +263,12 @@ export class Spool implements SpoolReader {
   }
 
   stats(): SpoolStats {
-    const topics = this.#state.topics();
     return {
       bytes: this.#bytes,
       maxBytes: this.#options.maxBytes,
       segments: this.#segments.length,
-      topics: topics.map((topic) => ({
-        topic: topic.name,
-        accepted: topic.nextSeq - 1,
-        acknowledged: topic.acknowledged,
-      })),
       setAside: this.#setAside,
-      dropped: topics.flatMap((topic) => topic.dropped).reduce((sum, range) => sum + range.last - range.first + 1, 0),
+      ...topicStats(this.#state),
     };
   }
 
@@ -390,7 +393,7 @@ export class Spool implements SpoolReader {
 
   /** Deletes the sealed segments that nobody needs any more. */
   async removeDelivered(): Promise<void> {
-    const removable = this.#segments.filter((_, index) => this.#isDelivered(index));
+    const removable = deliveredSegments(this.#segments, this.#state);
     if (removable.length === 0) return;
     this.#segments = this.#segments.filter((segment) => !removable.includes(segment));
     for (const segment of removable) {
@@ -399,16 +402,6 @@ export class Spool implements SpoolReader {
     }
     await syncDirectory(this.#options.dir);
     this.#forRoom.wake();
-  }
-
-  #isDelivered(index: number): boolean {
-    const segment = this.#segments[index];
-    const next = this.#segments[index + 1];
-    if (segment === undefined || next === undefined) return false;
-    return this.#state.topics().every((topic) => {
-      const range = rangeIn(segment, next, topic);
-      return range.last < range.first || isWithin(topic.dropped, range);
-    });
   }
 
   /** Under a dropping policy: plans what is given up for this group, which records the ranges. */
@@ -438,16 +431,4 @@ export class Spool implements SpoolReader {
 
 function wake(waiting: readonly (() => void)[]): void {
   for (const go of waiting) go();
-}
-
-/** The undelivered sequences of a topic that can lie in `segment`; empty when last < first. */
-function rangeIn(segment: Segment, next: Segment, topic: TopicState): { first: number; last: number } {
-  return {
-    first: Math.max(segment.startSeqs.get(topic.id) ?? 1, topic.acknowledged + 1),
-    last: (next.startSeqs.get(topic.id) ?? 1) - 1,
-  };
-}
-
-function isWithin(ranges: TopicState['dropped'], range: { first: number; last: number }): boolean {
-  return ranges.some((dropped) => dropped.first <= range.first && range.last <= dropped.last);
 }

@@ -1,7 +1,7 @@
 /**
  * Reading a topic out of the segments, in order of sequence, from the disk: memory does not grow with the backlog.
  *
- * A cursor per topic remembers where the last read ended, so that the next one goes on there; any other start is found by the
+ * Two cursors per topic remember where the last reads ended, so that the next ones go on there; any other start is found by the
  * segments' heads (which name the next sequence of every topic) and a scan of one segment.
  *
  * Invariants: every sequence from the start on appears once, as a reading or within a gap. Damage met while reading never yields a
@@ -9,6 +9,7 @@
  */
 import { open } from 'node:fs/promises';
 import { fromSystemError, systemCode } from '../../lib/errors.ts';
+import { rangeAtOrBehind } from '../seq-ranges.ts';
 import { keepEvidence } from '../set-aside.ts';
 import { decodeReadings, FRAME_READINGS, type StoredFrame } from './frame.ts';
 import type { Segment } from './recovery.ts';
@@ -19,6 +20,9 @@ import type { TopicState } from './spool-state.ts';
 const REASON_DROPPED = 'dropped: the spool was full';
 const REASON_LOST = 'lost: a damaged spool segment';
 
+/** One for the present, one for the past. */
+const CURSORS_PER_TOPIC = 2;
+
 interface Cursor {
   readonly seq: number;
   /** The object itself: a segment that was written anew is another one, with other offsets. */
@@ -27,7 +31,7 @@ interface Cursor {
 }
 
 export class TopicReading {
-  readonly #cursors = new Map<string, Cursor>();
+  readonly #cursors = new Map<string, readonly Cursor[]>();
   readonly #setAside = new Set<number>();
   readonly #replayedBelow: ReadonlyMap<string, number>;
   readonly #onSetAside: (path: string) => void;
@@ -40,18 +44,22 @@ export class TopicReading {
 
   /** `segments` as they are now, ascending. See SpoolReader.read. */
   async read(segments: readonly Segment[], topic: TopicState, from: number, maxBytes: number): Promise<SpoolEntry[]> {
-    const limit = topic.nextSeq;
+    const delivered = rangeAtOrBehind(topic.delivered, from);
+    if (delivered !== undefined && delivered.first <= from) {
+      return [{ kind: 'delivered', topic: topic.name, fromSeq: BigInt(from), toSeq: BigInt(delivered.last) }];
+    }
+    const limit = Math.min(topic.nextSeq, delivered?.first ?? Infinity);
     if (from >= limit) return [];
-    const batch = new Batch(topic, from, maxBytes, this.#replayedBelow.get(topic.name) ?? 1);
-    const cursor = this.#cursors.get(topic.name);
-    const resumed = cursor?.seq === from ? segments.indexOf(cursor.segment) : -1;
+    const batch = new Batch(topic, from, limit, maxBytes, this.#replayedBelow.get(topic.name) ?? 1);
+    const cursor = this.#cursors.get(topic.name)?.find(({ seq }) => seq === from);
+    const resumed = cursor === undefined ? -1 : segments.indexOf(cursor.segment);
     let index = resumed >= 0 ? resumed : startIndex(segments, topic.id, from);
     let offset = resumed >= 0 ? cursor?.offset : undefined;
     for (; index < segments.length; index += 1, offset = undefined) {
       const segment = segments[index];
       if (segment === undefined || !mayHold(segments, index, topic.id)) continue;
       const stop = await this.#readSegment(segment, offset ?? segment.dataStart, batch);
-      this.#cursors.set(topic.name, { seq: batch.expected, segment, offset: stop.offset });
+      this.#remember(topic.name, from, { seq: batch.expected, segment, offset: stop.offset });
       if (stop.isFull) return batch.entries;
     }
     // Everything durable was looked at: what is still missing is gone.
@@ -60,6 +68,12 @@ export class TopicReading {
       this.#cursors.delete(topic.name);
     }
     return batch.entries;
+  }
+
+  /** In the place of the cursor that was read from; the oldest other one gives way. */
+  #remember(topic: string, from: number, cursor: Cursor): void {
+    const others = (this.#cursors.get(topic) ?? []).filter(({ seq }) => seq !== from && seq !== cursor.seq);
+    this.#cursors.set(topic, [...others.slice(1 - CURSORS_PER_TOPIC), cursor]);
   }
 
   /** Where to go on: at the frame that did not fit any more, or at the durable end of the segment. */
@@ -74,6 +88,7 @@ export class TopicReading {
     if (handle === undefined) return { offset: end, isFull: false };
     try {
       for await (const item of scanSegment(handle, offset, end, (frame) => batch.wants(frame))) {
+        if (batch.isDone) return { offset: item.start, isFull: true };
         if (item.kind === 'damage') await this.#setDamagedAside(segment);
         else if (item.payload !== null && !batch.take(segment, item.frame, item.payload)) {
           return { offset: item.start, isFull: true };
@@ -118,19 +133,29 @@ class Batch {
   /** The next sequence that is neither a reading nor in a gap of `entries`. */
   expected: number;
   readonly #topic: TopicState;
+  /** Readings from here on are not wanted. */
+  readonly #limit: number;
   readonly #replayedBelow: number;
   #bytesLeft: number;
 
-  constructor(topic: TopicState, from: number, maxBytes: number, replayedBelow: number) {
+  constructor(topic: TopicState, from: number, limit: number, maxBytes: number, replayedBelow: number) {
     this.#topic = topic;
+    this.#limit = limit;
     this.expected = from;
     this.#bytesLeft = maxBytes;
     this.#replayedBelow = replayedBelow;
   }
 
+  get isDone(): boolean {
+    return this.expected >= this.#limit;
+  }
+
   wants(frame: StoredFrame): boolean {
     return (
-      frame.type === FRAME_READINGS && frame.topicId === this.#topic.id && frame.baseSeq + frame.count > this.expected
+      frame.type === FRAME_READINGS &&
+      frame.topicId === this.#topic.id &&
+      frame.baseSeq < this.#limit &&
+      frame.baseSeq + frame.count > this.expected
     );
   }
 
@@ -142,7 +167,7 @@ class Batch {
     const { priority } = frame;
     if (frame.baseSeq > this.expected) this.gapUpTo(frame.baseSeq - 1);
     this.expected = decodeReadings(frame, payload, this.expected, (reading) => {
-      if (this.#isFull()) return false;
+      if (this.#isFull() || reading.seq >= this.#limit) return false;
       const { key, value } = reading;
       this.#bytesLeft -= value.length + (key?.length ?? 0);
       this.entries.push({
@@ -167,7 +192,7 @@ class Batch {
   gapUpTo(last: number): void {
     while (this.expected <= last) {
       const from = this.expected;
-      const dropped = this.#topic.dropped.find((range) => range.last >= from);
+      const dropped = rangeAtOrBehind(this.#topic.dropped, from);
       const isDropped = dropped !== undefined && dropped.first <= from;
       const to = isDropped ? Math.min(last, dropped.last) : Math.min(last, (dropped?.first ?? Infinity) - 1);
       this.entries.push({

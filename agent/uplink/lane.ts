@@ -1,5 +1,7 @@
 /**
- * A lane: the batches of one partition on their way into the log, in order.
+ * A lane: the batches of one partition on their way into the log, in order. Under `liveFirst` a partition has two of them, each with a
+ * producer of its own, because the log takes a producer's batches in the order of their sequences only: one for the present and one
+ * for the backlog (`isReplay`), whose readings carry the mark.
  *
  * Invariants
  * - Every batch has a durable send intent before its bytes go out, and at most IN_FLIGHT_MAX are out.
@@ -11,21 +13,22 @@
  * calls too large, which go to the quarantine.
  * Limits: the uplink bounds the bytes in all lanes; a batch is at most BATCH_CAPACITY_BYTES.
  */
-import { RecordBatchBuilder } from '../../lib/log/batch-builder.ts';
-import { BATCH_BYTES_MAX, IN_FLIGHT_MAX, type Log, type LogProducer, type TopicInfo } from '../../lib/log/log.ts';
-import { readBatchHeader, sequenceAfter } from '../../lib/log/record-batch.ts';
+import type { RecordBatchBuilder } from '../../lib/log/batch-builder.ts';
+import { IN_FLIGHT_MAX, type Log, type LogProducer, type TopicInfo } from '../../lib/log/log.ts';
 import { isCode } from '../../lib/errors.ts';
 import type { SpooledReading } from '../spool/spool-reader.ts';
 import type { Backoff } from './backoff.ts';
+import { BatchMaker, type Part } from './batch-maker.ts';
+import type { UplinkBudget } from './uplink-budget.ts';
 import type { Quarantine } from './quarantine.ts';
 import { findStored } from './read-back.ts';
 import { recordsOf, type ReadingEncoder } from './reading-record.ts';
-import type { NewIntent, SendIntent, SendIntents } from './send-intents.ts';
+import type { SendIntent, SendIntents } from './send-intents.ts';
 
-/** Room for what zstd adds to bytes that do not compress (0.4 %). */
-const BATCH_CAPACITY_BYTES = BATCH_BYTES_MAX - 8192;
 /** A batch is sealed when it reaches this: large enough for a broker, small enough that five of them are little to send again. */
-const BATCH_TARGET_BYTES = 512 * 1024;
+export const BATCH_TARGET_BYTES = 512 * 1024;
+/** What is out of a backlog stands before the present on the connection. */
+const REPLAY_IN_FLIGHT_MAX = 2;
 
 export interface LaneContext {
   readonly log: Log;
@@ -33,6 +36,9 @@ export interface LaneContext {
   readonly intents: SendIntents;
   readonly quarantine: Quarantine;
   readonly backoff: Backoff;
+  readonly budget: UplinkBudget;
+  /** Where a batch is sealed, at most BATCH_TARGET_BYTES. */
+  readonly targetBytes: number;
   readonly compression: 'none' | 'zstd';
   readonly signal: AbortSignal;
   readonly nowMs: () => number;
@@ -40,7 +46,7 @@ export interface LaneContext {
   readonly ensureTopic: (name: string) => Promise<TopicInfo>;
   /** Builders are large and rarely filled all at once: empty ones are shared. */
   readonly builders: RecordBatchBuilder[];
-  readonly onDelivered: (readings: number, bytes: number) => void;
+  readonly onDelivered: (readings: number, bytes: number, isReplay: boolean) => void;
   readonly onError: (error: unknown) => void;
   /** Something was delivered or given up: room and acknowledgements may have moved. */
   readonly onProgress: () => void;
@@ -49,59 +55,77 @@ export interface LaneContext {
 interface Batch {
   readonly bytes: Buffer;
   readonly intent: SendIntent;
+  /** The highest of its readings. */
+  readonly priority: number;
   state: 'waiting' | 'sent';
   error?: unknown;
 }
 
+/** What the builder holds, and what its batch will cover. */
+interface Filling {
+  readonly builder: RecordBatchBuilder;
+  /** A batch holds readings of one incarnation, all marked as a backlog or none. */
+  readonly incarnation: string;
+  readonly replayed: boolean;
+  readonly first: bigint;
+  last: bigint;
+  priority: number;
+}
+
+export interface LaneOptions {
+  readonly partition: number;
+  readonly isReplay: boolean;
+  /** Up to here its readings are none of its own. */
+  readonly coveredTo: bigint;
+}
+
 export class Lane {
+  readonly isReplay: boolean;
   readonly #context: LaneContext;
   readonly #topic: TopicInfo;
   readonly #partition: number;
-  #topicId: string;
-  #producer: LogProducer;
-  #nextSequence = 0;
-  /** Where the next batch lies or behind it. */
-  #fromOffset: bigint;
-  #targetBytes = BATCH_TARGET_BYTES;
+  readonly #maker: BatchMaker;
+  #coveredTo: bigint;
   /** Neither stored nor given up, in order. */
   #queue: Batch[] = [];
   #queuedBytes = 0;
-  #builder: RecordBatchBuilder | undefined;
-  /** A batch holds readings of one incarnation. */
-  #builderIncarnation = '';
-  #builderFirst = 0n;
-  #builderLast = 0n;
+  #filling: Filling | undefined;
   #inFlight = 0;
   #attempt = 0;
   #changed: (() => void) | undefined;
   #running: Promise<void> = Promise.resolve();
 
-  private constructor(context: LaneContext, topic: TopicInfo, partition: number, producer: LogProducer, end: bigint) {
+  private constructor(
+    context: LaneContext,
+    topic: TopicInfo,
+    options: LaneOptions,
+    producer: LogProducer,
+    end: bigint,
+  ) {
     this.#context = context;
     this.#topic = topic;
-    this.#topicId = topic.id;
-    this.#partition = partition;
-    this.#producer = producer;
-    this.#fromOffset = end;
+    this.#partition = options.partition;
+    this.isReplay = options.isReplay;
+    this.#coveredTo = options.coveredTo;
+    this.#maker = new BatchMaker(context, topic, options.partition, producer, end, context.targetBytes);
   }
 
-  static async open(context: LaneContext, topic: TopicInfo, partition: number): Promise<Lane> {
+  static async open(context: LaneContext, topic: TopicInfo, options: LaneOptions): Promise<Lane> {
     const producer = await context.log.producer();
-    const { end } = await context.log.offsets(topic.name, partition);
-    return new Lane(context, topic, partition, producer, end);
+    const { end } = await context.log.offsets(topic.name, options.partition);
+    return new Lane(context, topic, options, producer, end);
   }
 
   /** The lowest sequence number on its way, or null when there is none. */
   get firstOutstanding(): bigint | null {
-    const building = this.#builder === undefined ? null : this.#builderFirst;
     return this.#queue.reduce<bigint | null>(
       (least, { intent }) => (least === null || intent.first < least ? intent.first : least),
-      building,
+      this.#filling?.first ?? null,
     );
   }
 
   get outstandingBytes(): number {
-    return this.#queuedBytes + (this.#builder?.bytes ?? 0);
+    return this.#queuedBytes + (this.#filling?.builder.bytes ?? 0);
   }
 
   get inFlight(): number {
@@ -110,7 +134,7 @@ export class Lane {
 
   /** Adds were made to a batch that is not flushed. */
   get isFilling(): boolean {
-    return this.#builder !== undefined;
+    return this.#filling !== undefined;
   }
 
   start(): void {
@@ -123,75 +147,58 @@ export class Lane {
    */
   restore(intent: SendIntent, readings: readonly SpooledReading[]): void {
     const isSamePlace =
-      intent.topicId === this.#topicId &&
+      intent.topicId === this.#maker.topicId &&
       intent.partitions === this.#topic.partitions &&
       intent.partition === this.#partition;
-    const builder = this.#takeBuilder();
+    const builder = this.#maker.takeBuilder();
     if (
       isSamePlace &&
       readings.length === intent.records &&
-      readings.every((reading) => this.#context.encoder.add(builder, reading, intent.timestampMs))
+      readings.every((reading) => this.#context.encoder.add(builder, reading, intent.timestampMs, intent.replayed))
     ) {
-      this.#enqueue(intent, builder.seal(intent, this.#context.compression));
+      this.#enqueue(intent, builder.seal(intent, this.#context.compression), highestPriority(readings));
       this.#context.builders.push(builder);
     } else {
-      this.#resend(intent, readings);
-    }
-  }
-
-  #resend(old: SendIntent, readings: readonly SpooledReading[]): void {
-    const builder = this.#takeBuilder();
-    const parts: { first: bigint; last: bigint; batch: Buffer; intent: NewIntent }[] = [];
-    let first: bigint | undefined;
-    let last = 0n;
-    const seal = (): void => {
-      if (first !== undefined) parts.push(this.#seal(builder, old.incarnation, first, last));
-      first = undefined;
-    };
-    for (const reading of readings) {
-      if (!this.#context.encoder.add(builder, reading, this.#context.nowMs())) {
-        seal();
-        this.#context.encoder.add(builder, reading, this.#context.nowMs());
-      }
-      first ??= reading.seq;
-      last = reading.seq;
-    }
-    seal();
-    this.#context.builders.push(builder);
-    const made = this.#context.intents.replace(
-      [old],
-      parts.map(({ intent }) => intent),
-    );
-    for (const [index, intent] of made.entries()) {
-      const part = parts[index];
-      if (part !== undefined) this.#enqueue(intent, part.batch);
+      const { encoder, nowMs } = this.#context;
+      const records = readings.map((reading) => ({
+        seq: reading.seq,
+        bytes: (reading.key?.length ?? 0) + reading.value.length,
+        addTo: (target: RecordBatchBuilder) => encoder.add(target, reading, nowMs(), intent.replayed),
+      }));
+      this.#replace([{ intent, priority: highestPriority(readings) }], [this.#maker.repack(intent, records)]);
     }
   }
 
   /** False: the reading alone is too large for any batch. */
   add(reading: SpooledReading): boolean {
-    if (this.#builder !== undefined && this.#builderIncarnation !== reading.incarnation) this.flush();
-    const timestampMs = this.#context.nowMs();
-    if (!this.#context.encoder.add(this.#openBuilder(reading), reading, timestampMs)) {
+    const replayed = this.isReplay || reading.replayed;
+    const { incarnation } = reading;
+    if (this.#filling?.incarnation !== incarnation || this.#filling.replayed !== replayed) this.flush();
+    if (!this.#put(reading, replayed)) {
       this.flush();
-      if (!this.#context.encoder.add(this.#openBuilder(reading), reading, timestampMs)) {
-        this.#releaseBuilder();
-        return false;
-      }
+      if (!this.#put(reading, replayed)) return false;
     }
-    this.#builderLast = reading.seq;
-    if (this.#builder !== undefined && this.#builder.bytes >= this.#targetBytes) this.flush();
+    if (this.#filling !== undefined && this.#filling.builder.bytes >= this.#maker.targetBytes) this.flush();
     return true;
   }
 
   /** Sends what has been added, however little. */
   flush(): void {
-    const builder = this.#builder;
-    if (builder === undefined || builder.records === 0) return;
-    const { batch, intent } = this.#seal(builder, this.#builderIncarnation, this.#builderFirst, this.#builderLast);
-    this.#releaseBuilder();
-    this.#enqueue(this.#context.intents.record(intent), batch);
+    const filling = this.#filling;
+    if (filling === undefined) return;
+    const { builder, priority } = filling;
+    const { batch, intent } = this.#maker.seal(builder, { ...filling, from: this.#coveredTo + 1n });
+    this.#coveredTo = filling.last;
+    this.#filling = undefined;
+    this.#context.builders.push(builder);
+    this.#enqueue(this.#context.intents.record(intent), batch, priority);
     this.#wake();
+  }
+
+  /** The next reading comes from behind `seq`; what lies between is somebody else's. */
+  skipTo(seq: bigint): void {
+    this.flush();
+    this.#coveredTo = seq;
   }
 
   /** Ends after the context's signal fired and every answer is in. */
@@ -199,58 +206,33 @@ export class Lane {
     await this.#running;
   }
 
-  #openBuilder(reading: SpooledReading): RecordBatchBuilder {
-    if (this.#builder === undefined) {
-      this.#builder = this.#takeBuilder();
-      this.#builderFirst = reading.seq;
-      this.#builderIncarnation = reading.incarnation;
+  #put(reading: SpooledReading, replayed: boolean): boolean {
+    const builder = this.#filling?.builder ?? this.#maker.takeBuilder();
+    const { seq, incarnation, priority } = reading;
+    if (!this.#context.encoder.add(builder, reading, this.#context.nowMs(), replayed)) {
+      if (this.#filling === undefined) this.#context.builders.push(builder);
+      return false;
     }
-    return this.#builder;
+    this.#filling ??= { builder, incarnation, replayed, first: seq, last: seq, priority };
+    this.#filling.last = seq;
+    this.#filling.priority = Math.max(this.#filling.priority, priority);
+    return true;
   }
 
-  #takeBuilder(): RecordBatchBuilder {
-    return this.#context.builders.pop() ?? new RecordBatchBuilder(BATCH_CAPACITY_BYTES);
+  #replace(old: readonly Pick<Batch, 'intent' | 'priority'>[], parts: readonly (readonly Part[])[]): void {
+    const made = this.#context.intents.replace(
+      old.map(({ intent }) => intent),
+      parts.flat().map(({ intent }) => intent),
+    );
+    const priorities = parts.flatMap((ofOne, index) => ofOne.map(() => old[index]?.priority ?? 0));
+    for (const [index, { batch }] of parts.flat().entries()) {
+      const intent = made[index];
+      if (intent !== undefined) this.#enqueue(intent, batch, priorities[index] ?? 0);
+    }
   }
 
-  #releaseBuilder(): void {
-    if (this.#builder !== undefined) this.#context.builders.push(this.#builder);
-    this.#builder = undefined;
-  }
-
-  #seal(
-    builder: RecordBatchBuilder,
-    incarnation: string,
-    first: bigint,
-    last: bigint,
-  ): { first: bigint; last: bigint; batch: Buffer; intent: NewIntent } {
-    const { producerId, producerEpoch } = this.#producer;
-    const baseSequence = this.#nextSequence;
-    const { records } = builder;
-    this.#nextSequence = sequenceAfter(baseSequence, records);
-    const batch = builder.seal({ producerId, producerEpoch, baseSequence }, this.#context.compression);
-    const header = readBatchHeader(batch, 0, this.#topic.name);
-    const intent: NewIntent = {
-      topic: this.#topic.name,
-      incarnation,
-      partitions: this.#topic.partitions,
-      partition: this.#partition,
-      topicId: this.#topicId,
-      producerId,
-      producerEpoch,
-      baseSequence,
-      first,
-      last,
-      records,
-      timestampMs: header.baseTimestampMs,
-      crc: header.crc,
-      bytes: batch.length,
-      fromOffset: this.#fromOffset,
-    };
-    return { first, last, batch, intent };
-  }
-
-  #enqueue(intent: SendIntent, bytes: Buffer): void {
-    this.#queue.push({ intent, bytes, state: 'waiting' });
+  #enqueue(intent: SendIntent, bytes: Buffer, priority: number): void {
+    this.#queue.push({ intent, bytes, priority, state: 'waiting' });
     this.#queuedBytes += bytes.length;
   }
 
@@ -284,9 +266,10 @@ export class Lane {
   async #sendWaiting(): Promise<boolean> {
     // One identity at a time: a batch of the next one must not overtake a batch of the last one that has to be sent again.
     const producerId = this.#queue[0]?.intent.producerId;
+    const inFlightMax = this.isReplay ? REPLAY_IN_FLIGHT_MAX : IN_FLIGHT_MAX;
     const waiting = this.#queue
       .filter(({ state, intent }) => state === 'waiting' && intent.producerId === producerId)
-      .slice(0, IN_FLIGHT_MAX - this.#inFlight);
+      .slice(0, Math.max(0, inFlightMax - this.#inFlight));
     if (waiting.length === 0) return false;
     try {
       await this.#context.intents.sync();
@@ -295,22 +278,29 @@ export class Lane {
       await this.#context.backoff.wait(1, this.#context.signal);
       return true;
     }
-    if (this.#context.signal.aborted || this.#queue.some((batch) => batch.error !== undefined)) return true;
-    for (const batch of waiting) this.#send(batch);
+    for (const batch of waiting) {
+      await this.#context.budget.take(
+        batch.bytes.length,
+        { isReplay: this.isReplay, priority: batch.priority },
+        this.#context.signal,
+      );
+      if (this.#context.signal.aborted || this.#queue.some(({ error }) => error !== undefined)) return true;
+      this.#send(batch);
+    }
     return false;
   }
 
   #send(batch: Batch): void {
     batch.state = 'sent';
     this.#inFlight++;
-    this.#producer
+    this.#maker.producer
       .append(this.#topic.name, this.#partition, batch.bytes)
       .then(
         ({ baseOffset }) => {
           const behind = baseOffset + BigInt(batch.intent.records);
-          if (behind > this.#fromOffset) this.#fromOffset = behind;
+          if (behind > this.#maker.fromOffset) this.#maker.fromOffset = behind;
           this.#attempt = 0;
-          this.#context.onDelivered(batch.intent.records, batch.bytes.length);
+          this.#context.onDelivered(batch.intent.records, batch.bytes.length, this.isReplay);
           this.#finish(batch);
         },
         (error: unknown) => {
@@ -337,18 +327,18 @@ export class Lane {
     const { error } = failed;
     if (isCode(error, 'not-found')) {
       const topic = await this.#context.ensureTopic(this.#topic.name);
-      if (topic.id === this.#topicId) {
+      if (topic.id === this.#maker.topicId) {
         this.#sendAgain();
       } else {
-        this.#topicId = topic.id;
-        this.#fromOffset = 0n;
+        this.#maker.topicId = topic.id;
+        this.#maker.fromOffset = 0n;
         await this.#renew();
       }
     } else if (isCode(error, 'out-of-order', 'unknown-producer', 'fenced')) {
       await this.#renew();
     } else if (isCode(error, 'too-large')) {
       if (failed.intent.records === 1) await this.#giveUp(failed, error.message);
-      else this.#targetBytes = Math.max(1, Math.floor(failed.intent.bytes / 2));
+      else this.#maker.targetBytes = Math.max(1, Math.floor(failed.intent.bytes / 2));
       await this.#renew();
     } else {
       this.#sendAgain();
@@ -372,48 +362,27 @@ export class Lane {
 
   /** What is not stored gets a new producer; a batch is cut where it is above the target, and never merged with another. */
   async #renew(): Promise<void> {
-    const { log, signal, intents, builders } = this.#context;
-    const known = this.#queue.filter(({ intent }) => intent.topicId === this.#topicId).map(({ intent }) => intent);
+    const { log, signal } = this.#context;
+    const known = this.#queue
+      .filter(({ intent }) => intent.topicId === this.#maker.topicId)
+      .map(({ intent }) => intent);
     const stored = await findStored(log, known, signal);
-    this.#producer = await log.producer();
-    this.#nextSequence = 0;
+    this.#maker.renew(await log.producer());
     for (const batch of [...this.#queue]) {
       if (!stored.has(batch.intent.id)) continue;
-      this.#context.onDelivered(batch.intent.records, batch.bytes.length);
+      this.#context.onDelivered(batch.intent.records, batch.bytes.length, this.isReplay);
       this.#finish(batch);
     }
     const old = this.#queue;
-    const parts: { batch: Buffer; intent: NewIntent }[] = [];
-    const builder = this.#takeBuilder();
-    for (const { bytes, intent } of old) {
-      let first: bigint | undefined;
-      let last = 0n;
-      let size = 0;
-      for (const record of recordsOf(bytes, intent.topic)) {
-        if (first !== undefined && (size + record.bytes > this.#targetBytes || !record.addTo(builder))) {
-          parts.push(this.#seal(builder, intent.incarnation, first, last));
-          first = undefined;
-          size = 0;
-          record.addTo(builder);
-        } else if (first === undefined) {
-          record.addTo(builder);
-        }
-        first ??= record.seq;
-        last = record.seq;
-        size += record.bytes;
-      }
-      if (first !== undefined) parts.push(this.#seal(builder, intent.incarnation, first, last));
-    }
-    builders.push(builder);
-    const made = intents.replace(
-      old.map(({ intent }) => intent),
-      parts.map(({ intent }) => intent),
-    );
     this.#queue = [];
     this.#queuedBytes = 0;
-    for (const [index, intent] of made.entries()) {
-      const part = parts[index];
-      if (part !== undefined) this.#enqueue(intent, part.batch);
-    }
+    this.#replace(
+      old,
+      old.map(({ intent, bytes }) => this.#maker.repack(intent, recordsOf(bytes, intent.topic))),
+    );
   }
+}
+
+function highestPriority(readings: readonly SpooledReading[]): number {
+  return readings.reduce((highest, { priority }) => Math.max(highest, priority), 0);
 }

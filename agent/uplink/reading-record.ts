@@ -20,12 +20,12 @@ export class ReadingEncoder {
     | undefined;
 
   /** False when the batch is full. */
-  add(builder: RecordBatchBuilder, reading: SpooledReading, timestampMs: number): boolean {
+  add(builder: RecordBatchBuilder, reading: SpooledReading, timestampMs: number, replayed: boolean): boolean {
     const headers = this.#headersOf(reading);
     headers.addAscii('seq', String(reading.seq));
     headers.addAscii('event', String(reading.eventUs));
     headers.addAscii('arrival', String(reading.arrivalUs));
-    headers.addAscii('replayed', reading.replayed ? '1' : '0');
+    headers.addAscii('replayed', replayed ? '1' : '0');
     return builder.add(timestampMs, reading.key, reading.value, headers);
   }
 

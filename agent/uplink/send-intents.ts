@@ -7,12 +7,13 @@
  *    { intent }                 a batch that may be sent from now on
  *    { replaces, intents }      the batches `replaces` will never be sent again; their readings are in `intents` now
  *    { done }                   the batch of that id is stored, or given up
- *    { frontier }               every reading of a lane up to `last` is stored, given up, or in an intent
+ *    { frontier }               the readings of a lane from `from` to `last` are stored or given up
  *
  * Invariants
  * - `sync` resolves when everything recorded before is on disk (one fdatasync for all that wait); only then may bytes go out.
- * - Intents of a lane (topic, incarnation, partition count, partition) are made in the order of their readings and cover all of them: below the
- *   highest `last` of a lane no reading is without an intent or behind the frontier. A replacement is one line: all or nothing.
+ * - An intent covers all readings of its lane (topic, incarnation, partition count, partition) from `from` to `last`: those that are not in
+ *   its batch were given up, or delivered before. What is covered is the union of all intents that were ever made, so the present may be
+ *   sent before the past. A replacement is one line, and covers what it replaces: all or nothing.
  * - `done` lines are not synced: one that is lost makes the next start look the batch up.
  * Failure: a torn last line is cut at opening. With a damaged line before it nothing in the file can be trusted to be whole, so the file is
  * set aside by name and the uplink starts again behind what the spool knows to be delivered: what was in flight may then be in the log
@@ -26,6 +27,7 @@ import { dirname } from 'node:path';
 import { z } from 'zod';
 import { syncDirectory } from '../../lib/durable-files.ts';
 import { fromSystemError, systemCode } from '../../lib/errors.ts';
+import { mergeRanges, type SeqRange } from '../seq-ranges.ts';
 import { freeCorruptName } from '../set-aside.ts';
 
 const REWRITE_BYTES = 1 << 20;
@@ -44,6 +46,10 @@ const intentSchema = z.strictObject({
   producerId: decimal,
   producerEpoch: z.int(),
   baseSequence: z.int().nonnegative(),
+  /** Where the sequence numbers begin that it covers. A version that delivered in order only did not say: all of them. */
+  from: decimal.default(0n),
+  /** Whether its readings carry the mark of a backlog. */
+  replayed: z.boolean().default(false),
   /** Sequence numbers of the first and last reading; in between are those that belong to the lane. */
   first: decimal,
   last: decimal,
@@ -54,7 +60,7 @@ const intentSchema = z.strictObject({
   /** The batch lies at this offset or behind it, if it is stored. */
   fromOffset: decimal,
 });
-const frontierSchema = z.strictObject({ ...laneShape, last: decimal });
+const frontierSchema = z.strictObject({ ...laneShape, from: decimal.default(0n), last: decimal });
 const lineSchema = z.union([
   z.strictObject({ intent: intentSchema }),
   z.strictObject({ replaces: z.array(z.int()), intents: z.array(intentSchema) }),
@@ -69,9 +75,9 @@ type Line = z.output<typeof lineSchema>;
 
 interface LaneIntents {
   readonly key: LaneKey;
-  /** In the order they were made; a resolved one stays while an earlier one is open. */
-  intents: { readonly intent: SendIntent; resolved: boolean }[];
-  frontier: bigint;
+  /** Neither stored nor given up, in the order they were made. */
+  readonly open: Map<number, SendIntent>;
+  settled: readonly SeqRange[];
 }
 
 export class SendIntents {
@@ -123,14 +129,14 @@ export class SendIntents {
 
   /** Batches that were perhaps sent, in the order they were made. */
   unresolved(): readonly SendIntent[] {
-    return [...this.#lanes.values()].flatMap((lane) => lane.intents.filter((i) => !i.resolved).map((i) => i.intent));
+    return [...this.#lanes.values()].flatMap(({ open }) => [...open.values()]);
   }
 
-  /** For each lane, the highest reading that is stored, given up or has an intent: a start goes on behind it. */
-  covered(): readonly { readonly key: LaneKey; readonly last: bigint }[] {
-    return [...this.#lanes.values()].map(({ key, intents, frontier }) => ({
+  /** For each lane, the readings that are stored, given up or in an intent: a start leaves them out. */
+  covered(): readonly { readonly key: LaneKey; readonly ranges: readonly SeqRange[] }[] {
+    return [...this.#lanes.values()].map(({ key, open, settled }) => ({
       key,
-      last: intents.reduce((last, { intent }) => (intent.last > last ? intent.last : last), frontier),
+      ranges: mergeRanges([...settled, ...[...open.values()].map(rangeOf)]),
     }));
   }
 
@@ -222,32 +228,28 @@ export class SendIntents {
 
   #neededLines(): string[] {
     const lines: string[] = [];
-    for (const [name, { key, intents, frontier }] of this.#lanes) {
-      const acknowledged = this.#durablyAcknowledged(key.topic);
-      if (intents.length === 0 && frontier <= acknowledged) {
+    for (const [name, lane] of this.#lanes) {
+      lane.settled = mergeRanges(lane.settled, Number(this.#durablyAcknowledged(lane.key.topic)));
+      if (lane.open.size === 0 && lane.settled.length === 0) {
         this.#lanes.delete(name);
         continue;
       }
-      if (frontier > acknowledged) lines.push(formatLine({ frontier: { ...key, last: frontier } }));
-      for (const { intent, resolved } of intents) {
-        lines.push(formatLine({ intent }));
-        if (resolved) lines.push(formatLine({ done: intent.id }));
+      for (const { first, last } of lane.settled) {
+        lines.push(formatLine({ frontier: { ...lane.key, from: BigInt(first), last: BigInt(last) } }));
       }
+      for (const intent of lane.open.values()) lines.push(formatLine({ intent }));
     }
     return lines;
   }
 
   #apply(line: Line): void {
-    if ('frontier' in line) {
-      const lane = this.#lane(line.frontier);
-      if (line.frontier.last > lane.frontier) lane.frontier = line.frontier.last;
-    } else if ('done' in line) {
+    if ('frontier' in line) settle(this.#lane(line.frontier), line.frontier);
+    else if ('done' in line) {
       const lane = this.#laneOf.get(line.done);
-      const found = lane?.intents.find(({ intent }) => intent.id === line.done);
-      if (lane !== undefined && found !== undefined) {
-        found.resolved = true;
-        this.#advance(lane);
-      }
+      const intent = lane?.open.get(line.done);
+      if (lane === undefined || intent === undefined) return;
+      settle(lane, intent);
+      this.#drop(line.done);
     } else if ('intent' in line) {
       this.#add(line.intent);
     } else {
@@ -258,36 +260,33 @@ export class SendIntents {
 
   #add(intent: SendIntent): void {
     const lane = this.#lane(intent);
-    lane.intents.push({ intent, resolved: false });
+    lane.open.set(intent.id, intent);
     this.#laneOf.set(intent.id, lane);
     this.#nextId = Math.max(this.#nextId, intent.id + 1);
   }
 
   #drop(id: number): void {
-    const lane = this.#laneOf.get(id);
-    if (lane === undefined) return;
+    this.#laneOf.get(id)?.open.delete(id);
     this.#laneOf.delete(id);
-    lane.intents = lane.intents.filter(({ intent }) => intent.id !== id);
-    this.#advance(lane);
-  }
-
-  #advance(lane: LaneIntents): void {
-    for (let first = lane.intents[0]; first?.resolved === true; first = lane.intents[0]) {
-      lane.intents.shift();
-      this.#laneOf.delete(first.intent.id);
-      if (first.intent.last > lane.frontier) lane.frontier = first.intent.last;
-    }
   }
 
   #lane({ topic, incarnation, partitions, partition }: LaneKey): LaneIntents {
     const name = `${topic}/${incarnation}/${partitions}/${partition}`;
     let lane = this.#lanes.get(name);
     if (lane === undefined) {
-      lane = { key: { topic, incarnation, partitions, partition }, intents: [], frontier: 0n };
+      lane = { key: { topic, incarnation, partitions, partition }, open: new Map(), settled: [] };
       this.#lanes.set(name, lane);
     }
     return lane;
   }
+}
+
+function settle(lane: LaneIntents, covered: Pick<SendIntent, 'from' | 'last'>): void {
+  lane.settled = mergeRanges([...lane.settled, rangeOf(covered)]);
+}
+
+function rangeOf({ from, last }: Pick<SendIntent, 'from' | 'last'>): SeqRange {
+  return { first: Number(from), last: Number(last) };
 }
 
 /** The lines of the file without a torn last one; undefined when another one is damaged. */

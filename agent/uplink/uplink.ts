@@ -1,11 +1,13 @@
 /**
- * The uplink: takes readings out of the spool and delivers them into a Log, each exactly once, those of a sensor in order.
+ * The uplink: takes readings out of the spool and delivers them into a Log, each exactly once, those of a sensor in order (under
+ * `liveFirst`: those of the present in order, and those of a backlog in order, marked as such).
  *
- * Readings are spread over the partitions of their topic by key (partitioner.ts); each partition has a lane (lane.ts) that sends
- * its batches in order under durable intents (send-intents.ts).
+ * Readings are spread over the partitions of their topic by key (partitioner.ts); each partition has a lane (lane.ts), or one for the
+ * present and one for the backlog, that sends its batches in order under durable intents (send-intents.ts). topic-uplink.ts knows what
+ * of a topic is read and delivered; uplink-budget.ts says when a batch may go out.
  *
  * Invariants
- * - The spool is acknowledged up to the highest sequence number below which everything is stored, given up or a recorded gap.
+ * - The spool is told what is stored, given up or a recorded gap, and nothing else.
  * - A reading goes to a lane once: a start first settles the batches that were perhaps sent (read back, then the same bytes under
  *   the same identity), and goes on behind what intents cover.
  * Failure: kill -9 anywhere is repaired by the next start from the intent file. Errors of the log are retried for ever and shown in
@@ -18,17 +20,21 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Clock } from '../../lib/clock.ts';
 import { describeError } from '../../lib/errors.ts';
-import { BATCH_BYTES_MAX, type Log, type TopicInfo, type TopicOptions } from '../../lib/log/log.ts';
+import { BATCH_BYTES_MAX, type Log, type TopicOptions } from '../../lib/log/log.ts';
 import type { SpoolReader, SpooledReading } from '../spool/spool-reader.ts';
 import { Backoff, type BackoffOptions } from './backoff.ts';
-import { Lane, type LaneContext } from './lane.ts';
-import { partitionOf } from './partitioner.ts';
+import { BATCH_TARGET_BYTES, type Lane, type LaneContext } from './lane.ts';
 import { Quarantine } from './quarantine.ts';
-import { findStored } from './read-back.ts';
 import { ReadingEncoder } from './reading-record.ts';
-import { SendIntents, type SendIntent } from './send-intents.ts';
+import { SendIntents } from './send-intents.ts';
+import { leftOver } from './topic-start.ts';
+import { TopicUplink, type UplinkOrder } from './topic-uplink.ts';
+import { UplinkBudget, type BudgetOptions, type BudgetStatus } from './uplink-budget.ts';
 
-const READ_BYTES = 1 << 20;
+/** Smaller ones compress badly. */
+const BATCH_BYTES_UNDER_BUDGET_MIN = 4096;
+/** Above a hiccup of the broker, and short enough that little grows old in memory. */
+const STUCK_MS = 2000;
 
 export interface UplinkOptions {
   readonly log: Log;
@@ -41,6 +47,10 @@ export interface UplinkOptions {
   /** How long a batch that is not full waits for more readings. */
   readonly lingerMs: number;
   readonly bytesInMemoryMax: number;
+  readonly order: UplinkOrder;
+  /** By topic: what arrived longer ago is given up, and recorded. */
+  readonly maxAgeMs?: Readonly<Record<string, number>>;
+  readonly budget: Pick<BudgetOptions, 'bytesPerSecond' | 'bytesPerDay'>;
   readonly backoff: BackoffOptions;
   readonly clock: Clock;
 }
@@ -54,6 +64,10 @@ export interface UplinkStatus {
   readonly inFlight: number;
   /** Readings in the spool that are not acknowledged to it. */
   readonly lag: bigint;
+  /** Whether something is sent behind the present. */
+  readonly backlog: boolean;
+  /** null without a limit. */
+  readonly budget: BudgetStatus | null;
   readonly quarantined: number;
   /** Damaged files that were set aside at the start. */
   readonly setAside: readonly string[];
@@ -61,33 +75,34 @@ export interface UplinkStatus {
   readonly lastError: { readonly message: string; readonly atMs: number } | null;
 }
 
-interface TopicState {
-  readonly info: TopicInfo;
-  readonly lanes: readonly Lane[];
-  /** What earlier runs gave to a lane: by incarnation and partition count, the last sequence number of each partition. */
-  readonly covered: ReadonlyMap<string, ReadonlyMap<number, readonly bigint[]>>;
-  /** Read from the spool so far. */
-  readSeq: bigint;
-  acknowledged: bigint;
-}
-
 export class Uplink {
   readonly #options: UplinkOptions;
   readonly #intents: SendIntents;
   readonly #quarantine: Quarantine;
+  readonly #budget: UplinkBudget;
   readonly #context: LaneContext;
   readonly #stop = new AbortController();
-  readonly #topics = new Map<string, TopicState>();
+  readonly #topics = new Map<string, TopicUplink>();
+  readonly #bytesInMemoryMax: number;
+  /** Monotonic: when something of the present was last delivered, or nothing of it was on its way. */
+  #liveProgressMs: number;
   #delivered = 0;
   #bytes = 0;
   #lastError: UplinkStatus['lastError'] = null;
-  #progress: (() => void)[] = [];
+  #progress: PromiseWithResolvers<unknown> = Promise.withResolvers();
   #addition: Promise<void> | undefined;
   #running: Promise<void> = Promise.resolve();
 
-  private constructor(options: UplinkOptions, intents: SendIntents) {
+  private constructor(options: UplinkOptions, intents: SendIntents, budget: UplinkBudget) {
     this.#options = options;
     this.#intents = intents;
+    this.#budget = budget;
+    this.#liveProgressMs = options.clock.monotonicMs();
+    const targetBytes = batchBytesFor(options.budget.bytesPerSecond);
+    // Under a budget, what waits in memory only grows old there.
+    this.#bytesInMemoryMax = budget.isLimited
+      ? Math.min(options.bytesInMemoryMax, 4 * targetBytes)
+      : options.bytesInMemoryMax;
     this.#quarantine = new Quarantine(join(options.directory, 'quarantine.ndjson'), options.clock);
     this.#context = {
       log: options.log,
@@ -95,12 +110,15 @@ export class Uplink {
       intents,
       quarantine: this.#quarantine,
       backoff: new Backoff(options.backoff),
+      budget,
+      targetBytes,
       compression: options.compression,
       signal: this.#stop.signal,
       nowMs: () => options.clock.nowMs(),
       ensureTopic: (name) => options.log.ensureTopic(name, options.topics),
       builders: [],
-      onDelivered: (readings, bytes) => {
+      onDelivered: (readings, bytes, isReplay) => {
+        if (!isReplay) this.#liveProgressMs = options.clock.monotonicMs();
         this.#lastError = null;
         this.#delivered += readings;
         this.#bytes += bytes;
@@ -114,7 +132,9 @@ export class Uplink {
   static async start(options: UplinkOptions): Promise<Uplink> {
     const path = join(options.directory, 'intents');
     const intents = await SendIntents.open(path, (topic) => options.spool.durablyAcknowledged(topic));
-    const uplink = new Uplink(options, intents);
+    const { clock, directory } = options;
+    const budget = await UplinkBudget.open({ ...options.budget, path: join(directory, 'budget.json'), clock });
+    const uplink = new Uplink(options, intents, budget);
     uplink.#running = uplink.#run();
     return uplink;
   }
@@ -123,13 +143,15 @@ export class Uplink {
     const { spool } = this.#options;
     let lag = 0n;
     for (const topic of new Set([...spool.topics(), ...this.#topics.keys()])) {
-      lag += spool.lastSeq(topic) - (this.#topics.get(topic)?.acknowledged ?? spool.durablyAcknowledged(topic));
+      lag += this.#topics.get(topic)?.lag ?? spool.lastSeq(topic) - spool.durablyAcknowledged(topic);
     }
     return {
       delivered: this.#delivered,
       bytes: this.#bytes,
       inFlight: this.#lanes().reduce((sum, lane) => sum + lane.inFlight, 0),
       lag,
+      backlog: [...this.#topics.values()].some((topic) => topic.hasBacklog),
+      budget: this.#budget.isLimited ? this.#budget.status() : null,
       quarantined: this.#quarantine.count,
       setAside: this.#intents.setAside === undefined ? [] : [this.#intents.setAside],
       lastError: this.#lastError,
@@ -144,7 +166,7 @@ export class Uplink {
       if (leftMs <= 0) return false;
       const timer = new AbortController();
       await Promise.race([
-        this.#nextProgress(),
+        this.#progress.promise,
         delay(leftMs, undefined, { signal: timer.signal }).catch(() => {
           // Progress came first.
         }),
@@ -167,23 +189,32 @@ export class Uplink {
   async #run(): Promise<void> {
     for (let attempt = 0; !this.#isStopped();) {
       try {
-        // Asked before reading: what is added while we read must not be slept over.
-        const added = this.#nextAddition();
-        await this.#settleTopicsOfIntents();
-        await this.#moveAll();
-        if (this.#lanes().some((lane) => lane.isFilling)) {
-          await delay(this.#options.lingerMs, undefined, { signal: this.#stop.signal });
-          await this.#moveAll();
-          for (const lane of this.#lanes()) lane.flush();
-        }
+        await this.#round();
         attempt = 0;
-        await added;
       } catch (error) {
         if (this.#isStopped()) return;
         this.#noteError(error);
         await this.#context.backoff.wait(attempt++, this.#stop.signal);
       }
     }
+  }
+
+  /** Moves what there is, the present first; one step of the backlog; waits when nothing is left to move. */
+  async #round(): Promise<void> {
+    // Asked before reading: what is added while we read must not be slept over.
+    const added = this.#nextAddition();
+    const progress = this.#progress.promise;
+    await this.#settleTopicsOfIntents();
+    await this.#moveLive();
+    const replay = await this.#moveReplay();
+    if (replay !== 'moved' && this.#liveLanes().some((lane) => lane.isFilling)) {
+      await delay(this.#options.lingerMs, undefined, { signal: this.#stop.signal });
+      await this.#moveLive();
+    }
+    for (const topic of this.#topics.values()) topic.flushLive();
+    if (replay === 'moved') return;
+    if (this.#isStuck()) await progress;
+    else await (replay === 'none' ? added : Promise.race([added, progress]));
   }
 
   #isStopped(): boolean {
@@ -208,74 +239,63 @@ export class Uplink {
     for (const { topic } of this.#intents.unresolved()) await this.#topic(topic);
   }
 
-  /** Everything that the spool has goes into the lanes, as far as there is room; the topics take turns. */
-  async #moveAll(): Promise<void> {
+  /** Everything new goes into the lanes, as far as there is room; the topics take turns. */
+  async #moveLive(): Promise<void> {
     for (let moved = true; moved && !this.#isStopped();) {
       moved = false;
-      for (const name of this.#options.spool.topics()) {
-        if (await this.#moveSome(await this.#topic(name))) moved = true;
+      for (const topic of await this.#topicsByPriority()) {
+        if (this.#isStuck()) return;
+        if (await topic.moveLive()) moved = true;
         await this.#room();
       }
     }
   }
 
-  async #moveSome(topic: TopicState): Promise<boolean> {
-    const entries = await this.#options.spool.read(topic.info.name, topic.readSeq, READ_BYTES);
-    for (const entry of entries) {
-      if (entry.kind === 'reading') await this.#give(topic, entry);
-      topic.readSeq = entry.kind === 'reading' ? entry.seq : entry.toSeq;
+  /** One step, of the topic with the highest priority that has a backlog. */
+  async #moveReplay(): Promise<'moved' | 'no-room' | 'none'> {
+    const topic = (await this.#topicsByPriority()).find(({ hasBacklog }) => hasBacklog);
+    if (topic === undefined || this.#isStopped()) return 'none';
+    // Half of the memory is the present's.
+    if (this.#isStuck() || bytesOf(this.#lanes().filter(({ isReplay }) => isReplay)) >= this.#bytesInMemoryMax / 2) {
+      return 'no-room';
     }
-    this.#acknowledge(topic);
-    return entries.length > 0;
+    return (await topic.moveReplay()) ? 'moved' : 'none';
   }
 
-  async #give(topic: TopicState, reading: SpooledReading): Promise<void> {
-    for (const [partitions, last] of topic.covered.get(reading.incarnation) ?? []) {
-      if (reading.seq <= (last[partitionOf(reading.key, reading.seq, partitions)] ?? 0n)) return;
-    }
-    const lane = topic.lanes[partitionOf(reading.key, reading.seq, topic.info.partitions)];
-    if (lane === undefined) throw new RangeError(`topic ${topic.info.name} has no such partition`);
-    if (lane.add(reading)) return;
-    const bytes = (reading.key?.length ?? 0) + reading.value.length;
-    await this.#quarantine.add({
-      topic: reading.topic,
-      seq: reading.seq,
-      reason: `${bytes} bytes do not fit a batch of ${BATCH_BYTES_MAX}`,
-      key: reading.key?.toString() ?? null,
-      value: reading.value.toString('base64'),
-    });
+  async #topicsByPriority(): Promise<readonly TopicUplink[]> {
+    for (const name of this.#options.spool.topics()) await this.#topic(name);
+    return [...this.#topics.values()].toSorted((a, b) => b.priority - a.priority);
+  }
+
+  /** Nothing of the present gets through: what is read from here on would only grow old in memory. */
+  #isStuck(): boolean {
+    const nowMs = this.#options.clock.monotonicMs();
+    if (this.#options.order === 'oldestFirst' || bytesOf(this.#liveLanes()) === 0) this.#liveProgressMs = nowMs;
+    return nowMs - this.#liveProgressMs > STUCK_MS;
   }
 
   async #room(): Promise<void> {
     while (!this.#isStopped()) {
-      const bytes = this.#lanes().reduce((sum, lane) => sum + lane.outstandingBytes, 0);
-      if (bytes < this.#options.bytesInMemoryMax) return;
-      for (const lane of this.#lanes()) lane.flush();
-      await this.#nextProgress();
+      const progress = this.#progress.promise;
+      const live = this.#liveLanes();
+      if (bytesOf(live) < this.#bytesInMemoryMax / 2) return;
+      for (const lane of live) lane.flush();
+      await progress;
     }
-  }
-
-  #acknowledge(topic: TopicState): void {
-    let upto = topic.readSeq;
-    for (const { firstOutstanding } of topic.lanes) {
-      if (firstOutstanding !== null && firstOutstanding <= upto) upto = firstOutstanding - 1n;
-    }
-    if (upto <= topic.acknowledged) return;
-    topic.acknowledged = upto;
-    this.#options.spool.acknowledge(topic.info.name, upto);
   }
 
   #onProgress(): void {
-    for (const topic of this.#topics.values()) this.#acknowledge(topic);
-    for (const resolve of this.#progress.splice(0)) resolve();
-  }
-
-  #nextProgress(): Promise<void> {
-    return new Promise((resolve) => this.#progress.push(resolve));
+    for (const topic of this.#topics.values()) topic.settle();
+    this.#progress.resolve(undefined);
+    this.#progress = Promise.withResolvers();
   }
 
   #lanes(): Lane[] {
     return [...this.#topics.values()].flatMap(({ lanes }) => lanes);
+  }
+
+  #liveLanes(): Lane[] {
+    return this.#lanes().filter(({ isReplay }) => !isReplay);
   }
 
   #noteError(error: unknown): void {
@@ -283,73 +303,47 @@ export class Uplink {
   }
 
   /** The topic with its lanes; the first time, what an earlier run left is settled. */
-  async #topic(name: string): Promise<TopicState> {
+  async #topic(name: string): Promise<TopicUplink> {
     const known = this.#topics.get(name);
     if (known !== undefined) return known;
-    const { spool, log, topics } = this.#options;
+    const { spool, log, topics, order, clock, maxAgeMs } = this.#options;
     const info = await log.ensureTopic(name, topics);
-    const open = this.#intents.unresolved().filter(({ topic }) => topic === name);
-    const stored = await this.#storedOf(info, open);
-    const missing: { readonly intent: SendIntent; readonly readings: readonly SpooledReading[] }[] = [];
-    for (const intent of open) {
-      if (!stored.has(intent.id)) missing.push({ intent, readings: await this.#readingsOf(intent) });
-    }
-    const lanes = await Promise.all(
-      Array.from({ length: info.partitions }, (_, partition) => Lane.open(this.#context, info, partition)),
-    );
-    // From here on nothing can fail: the lanes live, and are known.
-    for (const intent of open) {
-      if (!stored.has(intent.id)) continue;
-      this.#context.onDelivered(intent.records, intent.bytes);
+    const left = await leftOver(log, spool, this.#intents, info, this.#stop.signal);
+    const context = {
+      lanes: this.#context,
+      spool,
+      order,
+      clock,
+      maxAgeMs: (topic: string) => maxAgeMs?.[topic],
+      onTooLarge: (reading: SpooledReading) => this.#giveUp(reading),
+    };
+    const topic = await TopicUplink.open(context, info, left);
+    for (const intent of left.stored) {
+      this.#context.onDelivered(intent.records, intent.bytes, intent.replayed);
       this.#intents.resolve(intent);
     }
-    const covered = this.#coveredOf(name);
-    for (const { intent, readings } of missing) {
-      // A partition that is not there any more: its readings go the way of the first.
-      (lanes[intent.partition] ?? lanes[0])?.restore(intent, readings);
-    }
-    for (const lane of lanes) lane.start();
-    const acknowledged = spool.durablyAcknowledged(name);
-    const state: TopicState = { info, lanes, covered, readSeq: acknowledged, acknowledged };
-    this.#topics.set(name, state);
-    return state;
+    this.#topics.set(name, topic);
+    return topic;
   }
 
-  async #storedOf(info: TopicInfo, open: readonly SendIntent[]): Promise<ReadonlySet<number>> {
-    const stored = new Set<number>();
-    for (let partition = 0; partition < info.partitions; partition++) {
-      // Of a topic that was made anew nothing that was sent is left.
-      const intents = open.filter((intent) => intent.partition === partition && intent.topicId === info.id);
-      const found = await findStored(this.#options.log, intents, this.#stop.signal);
-      for (const id of found) stored.add(id);
-    }
-    return stored;
+  async #giveUp({ topic, seq, key, value }: SpooledReading): Promise<void> {
+    const bytes = (key?.length ?? 0) + value.length;
+    await this.#quarantine.add({
+      topic,
+      seq,
+      reason: `${bytes} bytes do not fit a batch of ${BATCH_BYTES_MAX}`,
+      key: key?.toString() ?? null,
+      value: value.toString('base64'),
+    });
   }
+}
 
-  /** The readings of an intent, from the spool: those of its range that go to its partition. */
-  async #readingsOf(intent: SendIntent): Promise<SpooledReading[]> {
-    const readings: SpooledReading[] = [];
-    for (let after = intent.first - 1n; after < intent.last;) {
-      const entries = await this.#options.spool.read(intent.topic, after, READ_BYTES);
-      if (entries.length === 0) break;
-      for (const entry of entries) {
-        after = entry.kind === 'reading' ? entry.seq : entry.toSeq;
-        if (entry.kind === 'gap' || entry.seq > intent.last || entry.incarnation !== intent.incarnation) continue;
-        if (partitionOf(entry.key, entry.seq, intent.partitions) === intent.partition) readings.push(entry);
-      }
-    }
-    return readings;
-  }
+/** Half a second of the budget, so that a batch does not make the next ones wait for long. */
+function batchBytesFor(bytesPerSecond: number): number {
+  if (bytesPerSecond === 0) return BATCH_TARGET_BYTES;
+  return Math.max(BATCH_BYTES_UNDER_BUDGET_MIN, Math.min(BATCH_TARGET_BYTES, Math.floor(bytesPerSecond / 2)));
+}
 
-  #coveredOf(name: string): TopicState['covered'] {
-    const covered = new Map<string, Map<number, bigint[]>>();
-    for (const { key, last } of this.#intents.covered()) {
-      if (key.topic !== name) continue;
-      const counts = covered.get(key.incarnation) ?? new Map<number, bigint[]>();
-      const partitions = counts.get(key.partitions) ?? new Array<bigint>(key.partitions).fill(0n);
-      partitions[key.partition] = last;
-      covered.set(key.incarnation, counts.set(key.partitions, partitions));
-    }
-    return covered;
-  }
+function bytesOf(lanes: readonly Lane[]): number {
+  return lanes.reduce((sum, lane) => sum + lane.outstandingBytes, 0);
 }

@@ -18,7 +18,7 @@ test('the smallest configuration gets the documented defaults', async () => {
     agent: { id: 'edge-7', dataDir: './data/agent' },
     log: 'file:./data/log',
     spool: { maxBytes: 10_000_000_000, whenFull: 'reject', fsync: 'group' },
-    uplink: { bytesPerSecond: 0, bytesPerDay: 0, order: 'liveFirst' },
+    uplink: { bytesPerSecond: 0, bytesPerDay: 0, order: 'liveFirst', maxAge: {} },
     sources: [{ type: 'host', interval: 10_000, to: 'host', priority: 4 }],
     transforms: [],
     rules: [],
@@ -31,7 +31,7 @@ log: http://somewhere
 spool:
   maxBytes: 10XB
   whenFull: dropNewest
-uplink: { bytesPerDay: 5MB }
+uplink: { bytesPerDay: 5XB }
 sources:
   - { type: modbus, url: modbus://127.0.0.1:502 }
   - { type: fiel, path: x }
@@ -54,7 +54,7 @@ transforms:
     [2, 'log: expected the URL of a log'],
     [4, "spool.maxBytes: '10XB' is not a size"],
     [5, 'spool.whenFull: expected one of reject, dropOldest, dropLowestPriority'],
-    [6, 'uplink.bytesPerDay: uplink budgets are not built yet'],
+    [6, "uplink.bytesPerDay: '5XB' is not a size"],
     [
       8,
       "sources[0].type: sources of type 'modbus' are not built yet: expected one of host, file, http, mqtt, simulator",

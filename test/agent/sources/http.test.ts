@@ -66,7 +66,7 @@ async function post(url: string, body: string | Buffer, headers: Record<string, 
 
 async function stored(spool: Spool): Promise<{ key: string | undefined; value: string }[]> {
   return (await readAll(spool)).map((entry) => {
-    if (entry.kind === 'gap') throw new Error('a gap');
+    if (entry.kind !== 'reading') throw new Error('a gap');
     return { key: entry.key?.toString(), value: entry.value.toString() };
   });
 }

@@ -120,7 +120,7 @@ function answersOf({ received }: FakeBroker): string[] {
 
 async function numbers(spool: Spool): Promise<number[]> {
   return (await readAll(spool)).map((entry) =>
-    entry.kind === 'gap' ? -1 : (JSON.parse(entry.value.toString()) as { n: number }).n,
+    entry.kind !== 'reading' ? -1 : (JSON.parse(entry.value.toString()) as { n: number }).n,
   );
 }
 

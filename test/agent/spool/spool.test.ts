@@ -267,7 +267,7 @@ describe('a full spool', () => {
       await append(index, priorities[index % 3] ?? 0);
       // A reader in the middle of segments that are written anew under it.
       const [entry] = index % 5 === 0 ? await spool.read('t', after, 1) : [];
-      if (entry !== undefined) after = entry.kind === 'gap' ? entry.toSeq : entry.seq;
+      if (entry !== undefined) after = entry.kind === 'reading' ? entry.seq : entry.toSeq;
       if (entry?.kind === 'reading') read.push(entry.value.toString().split('.', 1)[0] ?? '');
     }
     for (let index = 90; index < 200; index += 1) await append(index, 7);
@@ -349,4 +349,72 @@ test('memory stays flat while a backlog far larger than the windows is read', as
   expect(after).toBe(120_000n);
   // Buffers that wait for the garbage collector count too; a reader that kept the backlog would have 120 MB.
   expect(peak).toBeLessThan(90e6);
+});
+
+test('ranges that are delivered before something older free their segments, are told over a restart, and are not dropped', async () => {
+  const dir = tempDir();
+  const small = { maxBytes: 1_048_576, whenFull: 'dropOldest' as const };
+  const spool = await spoolIn(dir, small);
+  for (let n = 1; n <= 60; n += 1) await spool.append([readingOf(`${n}:`.padEnd(10_000, '.'))]);
+  const before = spool.stats();
+  spool.acknowledgeRange('t', 21n, 50n);
+  spool.acknowledgeRange('t', 45n, 55n);
+  await spool.sync();
+  expect(spool.stats().bytes).toBeLessThan(before.bytes - 200_000);
+  expect(spool.stats().topics[0]).toMatchObject({ accepted: 60, acknowledged: 35 });
+  await spool.close();
+  const again = await spoolIn(dir, small);
+  expect(again.stats().topics[0]).toMatchObject({ accepted: 60, acknowledged: 35 });
+  expect(again.firstOfRun('t')).toBe(61n);
+  const entries = await readAll(again);
+  expect(contentOf(entries).map((part) => (typeof part === 'string' ? Number.parseInt(part) : part))).toEqual([
+    ...Array.from({ length: 20 }, (_, index) => index + 1),
+    [21, 55],
+    ...[56, 57, 58, 59, 60],
+  ]);
+  expect(entries[20]).toMatchObject({ kind: 'delivered', fromSeq: 21n, toSeq: 55n });
+  // Full: of what is given up, nothing was delivered.
+  for (let n = 61; n <= 200; n += 1) await again.append([readingOf(`${n}:`.padEnd(10_000, '.'))]);
+  const gaps = (await readAll(again)).filter((entry) => entry.kind === 'gap');
+  expect(gaps.map(({ fromSeq, toSeq }) => [Number(fromSeq), Number(toSeq)])[0]).toEqual([1, 20]);
+  expect(gaps.some(({ fromSeq, toSeq }) => fromSeq <= 55n && toSeq >= 21n)).toBe(false);
+});
+
+test('two readers of a topic, one in its present and one in its past, each go on where they were', async () => {
+  const spool = await spoolIn(tempDir(), { segmentBytes: 100_000 });
+  for (let n = 1; n <= 100; n += 1) await spool.append([readingOf(`${n}:`.padEnd(5000, '.'))]);
+  let past = 0n;
+  let present = 60n;
+  const read: bigint[] = [];
+  for (let step = 0; step < 100; step += 1) {
+    for (const entry of await spool.read('t', present, 12_000))
+      if (entry.kind === 'reading') read.push((present = entry.seq));
+    for (const entry of past < 60n ? await spool.read('t', past, 7000) : []) {
+      if (entry.kind === 'reading' && entry.seq <= 60n) read.push((past = entry.seq));
+    }
+  }
+  expect(read.map(Number).sort((a, b) => a - b)).toEqual(Array.from({ length: 100 }, (_, index) => index + 1));
+});
+
+test('a gap that was met is told of by a reading of its own, once, also over a restart, and in a full spool', async () => {
+  const dir = tempDir();
+  const spool = await spoolIn(dir, { maxBytes: 1_048_576, whenFull: 'dropOldest' });
+  for (let n = 1; n <= 200; n += 1) await spool.append([readingOf(`${n}:`.padEnd(10_000, '.'))]);
+  const [gap] = await spool.read('t', 0n, 1);
+  if (gap?.kind !== 'gap') throw new Error('nothing was dropped');
+  await spool.recordGap(gap);
+  expect((await spool.read('t', 0n, 1))[0]).toMatchObject({ kind: 'delivered', fromSeq: 1n, toSeq: gap.toSeq });
+  await spool.close();
+  const again = await spoolIn(dir);
+  expect((await again.read('t', 0n, 1))[0]).toMatchObject({ kind: 'delivered', toSeq: gap.toSeq });
+  const told = (await readAll(again, 'penstock.gaps')).flatMap((entry) => (entry.kind === 'reading' ? [entry] : []));
+  expect(told.map(({ value, priority }) => [priority, JSON.parse(value.toString()) as unknown])).toEqual([
+    [
+      9,
+      expect.objectContaining({
+        ...{ agent: 'a', topic: 't', fromSeq: 1, toSeq: Number(gap.toSeq), readings: Number(gap.toSeq) },
+        reason: 'dropped: the spool was full',
+      }),
+    ],
+  ]);
 });

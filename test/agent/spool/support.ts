@@ -26,7 +26,7 @@ export async function readAll(spool: Spool, topic = 't', maxBytes = 64 * 1024): 
     const last = entries.at(-1);
     if (last === undefined) return all;
     all.push(...entries);
-    after = last.kind === 'gap' ? last.toSeq : last.seq;
+    after = last.kind === 'reading' ? last.seq : last.toSeq;
   }
 }
 
@@ -34,9 +34,9 @@ export async function readAll(spool: Spool, topic = 't', maxBytes = 64 * 1024): 
 export function contentOf(entries: readonly SpoolEntry[], first = 1n): (string | [number, number])[] {
   let expected = first;
   return entries.map((entry) => {
-    const from = entry.kind === 'gap' ? entry.fromSeq : entry.seq;
+    const from = entry.kind === 'reading' ? entry.seq : entry.fromSeq;
     if (from !== expected) throw new Error(`sequence ${from} where ${expected} was expected`);
-    expected = (entry.kind === 'gap' ? entry.toSeq : entry.seq) + 1n;
-    return entry.kind === 'gap' ? [Number(entry.fromSeq), Number(entry.toSeq)] : entry.value.toString();
+    expected = (entry.kind === 'reading' ? entry.seq : entry.toSeq) + 1n;
+    return entry.kind === 'reading' ? entry.value.toString() : [Number(entry.fromSeq), Number(entry.toSeq)];
   });
 }

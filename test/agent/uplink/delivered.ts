@@ -54,3 +54,13 @@ export function flaws(found: readonly Delivered[], count: number, except: readon
   if (found.length > count) problems.push(`${found.length} records`);
   return problems.slice(0, 10).join('; ');
 }
+
+/** The readings that lie behind a later one of their sensor. */
+export function outOfOrder(found: readonly Delivered[]): number[] {
+  const lastOf = new Map<string | null, number>();
+  return found.flatMap(({ seq, key }) => {
+    const last = lastOf.get(key) ?? 0;
+    lastOf.set(key, Math.max(last, seq));
+    return seq < last ? [seq] : [];
+  });
+}

@@ -1,6 +1,6 @@
 import { readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { PenstockError } from '../../../lib/errors.ts';
-import type { SpoolEntry, SpoolReader } from '../../../agent/spool/spool-reader.ts';
+import type { SpoolEntry, SpoolGap, SpoolReader } from '../../../agent/spool/spool-reader.ts';
 
 export const SENSORS = 7;
 export const IDENTITY = { agent: 'edge-7', incarnation: 'inc-1' };
@@ -17,7 +17,12 @@ export class GeneratedSpool implements SpoolReader {
   #last: bigint;
   #acknowledged: bigint;
   #persisted: bigint;
+  readonly #firstOfRun: bigint;
   #waiting: (() => void)[] = [];
+  /** Whether the readings of this run arrive at the moment they are read. */
+  arrivesNow = false;
+  readonly ranges: [bigint, bigint][] = [];
+  readonly gaps: SpoolGap[] = [];
 
   constructor(
     topic: string,
@@ -32,6 +37,7 @@ export class GeneratedSpool implements SpoolReader {
     this.#path = path;
     const stored = readNumber(`${path}.last`);
     this.#last = stored > BigInt(last) ? stored : BigInt(last);
+    this.#firstOfRun = stored === 0n ? 1n : this.#last + 1n;
     this.#special = special;
     this.#acknowledged = this.#persisted = readNumber(path);
   }
@@ -58,7 +64,8 @@ export class GeneratedSpool implements SpoolReader {
         key: Buffer.from(`sensor-${seq % BigInt(SENSORS)}`),
         value: Buffer.from(String(seq)),
         eventUs: 1_700_000_000_000_000n + seq,
-        arrivalUs: 1_700_000_000_000_500n + seq,
+        arrivalUs:
+          seq >= this.#firstOfRun && this.arrivesNow ? BigInt(Date.now()) * 1000n : 1_700_000_000_000_500n + seq,
         priority: 0,
         replayed: false,
         ...special,
@@ -76,6 +83,21 @@ export class GeneratedSpool implements SpoolReader {
     if (uptoSeq < this.#persisted + this.#persistEvery) return;
     replaceNumber(this.#path, uptoSeq);
     this.#persisted = uptoSeq;
+  }
+
+  /** Never becomes durable: after a crash the readings are handed out again. */
+  acknowledgeRange(_topic: string, fromSeq: bigint, toSeq: bigint): void {
+    if (fromSeq <= this.#acknowledged || toSeq > this.#last) throw new Error(`no such range: ${fromSeq} to ${toSeq}`);
+    this.ranges.push([fromSeq, toSeq]);
+  }
+
+  recordGap(gap: SpoolGap): Promise<void> {
+    this.gaps.push(gap);
+    return Promise.resolve();
+  }
+
+  firstOfRun(_topic: string): bigint {
+    return this.#firstOfRun;
   }
 
   durablyAcknowledged(_topic: string): bigint {

@@ -18,6 +18,8 @@ export function startUplink(
     compression: 'none',
     lingerMs: 1,
     bytesInMemoryMax: 4 << 20,
+    order: 'oldestFirst',
+    budget: { bytesPerSecond: 0, bytesPerDay: 0 },
     backoff: { minMs: 1, maxMs: 20, random: Math.random },
     clock: systemClock,
     ...overrides,

@@ -1,0 +1,294 @@
+/**
+ * One topic on its way: how far the present and the backlog are read, and what of them is delivered.
+ *
+ * Under `oldestFirst` everything is the present, read from the first undelivered reading on. Under `liveFirst` the present begins with
+ * what this run takes in; when it falls behind by LATE_MS (the log was away, the budget spent), what is not read becomes backlog, and the
+ * present goes on at the newest reading. The backlog is read oldest first, through lanes of its own.
+ *
+ * Invariants
+ * - A reading is read by the present or by the backlog, never by both, and in order by each.
+ * - The spool is told two things: up to where everything is delivered, given up or a recorded gap, and which ranges above that are.
+ * - A gap is recorded (with the spool's own reading about it) before it is passed.
+ * Limits: BACKLOG_RANGES_MAX; from then on the present waits its turn, however late.
+ */
+import type { Clock } from '../../lib/clock.ts';
+import type { TopicInfo } from '../../lib/log/log.ts';
+import { includes } from '../seq-ranges.ts';
+import { ALARM_PRIORITY } from '../spool/frame.ts';
+import type { SpoolEntry, SpoolGap, SpooledReading, SpoolReader } from '../spool/spool-reader.ts';
+import { Lane, type LaneContext } from './lane.ts';
+import { partitionOf } from './partitioner.ts';
+import type { Covered, LeftOver } from './topic-start.ts';
+
+/** What arrived longer ago than this is not the present. Above what a broker's leader election takes. */
+const LATE_MS = 10_000;
+/** Each costs some thirty bytes in the head of every segment. */
+const BACKLOG_RANGES_MAX = 100;
+/** A clock that was at 1970 when a reading arrived makes no reading old: above this, an age is none. */
+const IMPLAUSIBLE_AGE_MS = 400 * 86_400_000;
+const REASON_EXPIRED = 'expired: older than the maxAge of its topic';
+/** What one step takes out of the spool. */
+const READ_BYTES = 1 << 20;
+
+export type UplinkOrder = 'liveFirst' | 'oldestFirst';
+
+export interface TopicContext {
+  readonly lanes: LaneContext;
+  readonly spool: SpoolReader;
+  readonly order: UplinkOrder;
+  readonly clock: Clock;
+  /** Older readings of the topic are given up; undefined: none. */
+  readonly maxAgeMs: (topic: string) => number | undefined;
+  /** A reading that no batch can hold. */
+  readonly onTooLarge: (reading: SpooledReading) => Promise<void>;
+}
+
+interface Run {
+  /** Of the first reading. */
+  readonly first: bigint;
+  /** Read so far. */
+  last: bigint;
+  /** Told to the spool so far. */
+  settled: bigint;
+}
+
+interface Backlog {
+  next: bigint;
+  last: bigint;
+}
+
+export class TopicUplink {
+  readonly info: TopicInfo;
+  /** Of what was read last: topics of higher ones go first. */
+  priority = 0;
+  readonly #context: TopicContext;
+  readonly #covered: Covered;
+  readonly #live: readonly Lane[];
+  #replay: readonly Lane[] | undefined;
+  /** Ascending; the last one is under way. */
+  #runs: Run[];
+  /** Ascending. */
+  #backlog: Backlog[];
+  #acknowledged: bigint;
+  /** Monotonic: when the present was last read to its end. */
+  #caughtUpMs: number;
+
+  private constructor(
+    context: TopicContext,
+    info: TopicInfo,
+    covered: Covered,
+    live: readonly Lane[],
+    replay: readonly Lane[] | undefined,
+    acknowledged: bigint,
+    liveFrom: bigint,
+  ) {
+    this.#context = context;
+    this.info = info;
+    this.#covered = covered;
+    this.#live = live;
+    this.#replay = replay;
+    this.#acknowledged = acknowledged;
+    this.#runs = [{ first: liveFrom, last: liveFrom - 1n, settled: liveFrom - 1n }];
+    this.#backlog = liveFrom > acknowledged + 1n ? [{ next: acknowledged + 1n, last: liveFrom - 1n }] : [];
+    this.#caughtUpMs = context.clock.monotonicMs();
+  }
+
+  /** Takes up what an earlier run left, and starts. Throws what the log throws; nothing has begun then. */
+  static async open(context: TopicContext, info: TopicInfo, left: LeftOver): Promise<TopicUplink> {
+    const acknowledged = context.spool.durablyAcknowledged(info.name);
+    const liveFrom = await presentOf(context, info.name, acknowledged);
+    const live = await openLanes(context, info, false, liveFrom - 1n);
+    const hasReplay = context.order === 'liveFirst' && left.missing.some(({ intent }) => intent.replayed);
+    const replay = hasReplay ? await openLanes(context, info, true, acknowledged) : undefined;
+    // From here on nothing can fail: the lanes live, and are known.
+    for (const { intent, readings } of left.missing) {
+      const lanes = intent.replayed ? (replay ?? live) : live;
+      // A partition that is not there any more: its readings go the way of the first.
+      (lanes[intent.partition] ?? lanes[0])?.restore(intent, readings);
+    }
+    for (const lane of [...live, ...(replay ?? [])]) lane.start();
+    return new TopicUplink(context, info, left.covered, live, replay, acknowledged, liveFrom);
+  }
+
+  get lanes(): readonly Lane[] {
+    return [...this.#live, ...(this.#replay ?? [])];
+  }
+
+  get hasBacklog(): boolean {
+    return this.#backlog.length > 0;
+  }
+
+  /** Readings in the spool that are not delivered. */
+  get lag(): bigint {
+    const ahead = this.#runs.reduce(
+      (sum, { first, settled }) => (first > this.#acknowledged && settled >= first ? sum + settled - first + 1n : sum),
+      0n,
+    );
+    return this.#context.spool.lastSeq(this.info.name) - this.#acknowledged - ahead;
+  }
+
+  /** Reads on in the present; false when there is nothing new. */
+  async moveLive(): Promise<boolean> {
+    const { spool, order, clock } = this.#context;
+    if (order === 'liveFirst' && clock.monotonicMs() - this.#caughtUpMs > LATE_MS) this.#leaveBehind();
+    const run = this.#run;
+    const entries = await spool.read(this.info.name, run.last, READ_BYTES);
+    await this.#takeAll(entries, this.#live, (seq) => (run.last = seq));
+    if (entries.length === 0) this.#caughtUpMs = clock.monotonicMs();
+    this.settle();
+    return entries.length > 0;
+  }
+
+  /** Reads on in the backlog; false when there is none. */
+  async moveReplay(): Promise<boolean> {
+    const [range] = this.#backlog;
+    if (range === undefined) return false;
+    this.#replay ??= await this.#openReplay(range);
+    const entries = await this.#context.spool.read(this.info.name, range.next - 1n, READ_BYTES);
+    const wanted = entries.filter((entry) => (entry.kind === 'reading' ? entry.seq : entry.fromSeq) <= range.last);
+    await this.#takeAll(wanted, this.#replay, (seq) => (range.next = (seq < range.last ? seq : range.last) + 1n));
+    if (range.next > range.last) {
+      this.#backlog.shift();
+      const following = this.#backlog[0];
+      for (const lane of this.#replay) {
+        if (following === undefined) lane.flush();
+        else lane.skipTo(following.next - 1n);
+      }
+    }
+    this.settle();
+    return entries.length > 0;
+  }
+
+  flushLive(): void {
+    for (const lane of this.#live) lane.flush();
+  }
+
+  /** Tells the spool what is delivered. */
+  settle(): void {
+    const { spool } = this.#context;
+    const { name } = this.info;
+    const live = leastOf(this.#live);
+    const replay = leastOf(this.#replay ?? []);
+    let upto = (this.#backlog[0]?.next ?? this.#run.last + 1n) - 1n;
+    for (const outstanding of [live, replay]) {
+      if (outstanding !== null && outstanding <= upto) upto = outstanding - 1n;
+    }
+    if (upto > this.#acknowledged) {
+      this.#acknowledged = upto;
+      spool.acknowledge(name, upto);
+    }
+    this.#runs = this.#runs.filter((run) => run === this.#run || run.last > this.#acknowledged);
+    for (const run of this.#runs) {
+      const last = live !== null && live <= run.last ? live - 1n : run.last;
+      if (run.first <= this.#acknowledged + 1n || last <= run.settled || last < run.first) continue;
+      run.settled = last;
+      spool.acknowledgeRange(name, run.first, last);
+    }
+  }
+
+  get #run(): Run {
+    const run = this.#runs.at(-1);
+    if (run === undefined) throw new RangeError(`topic ${this.info.name} has no present`);
+    return run;
+  }
+
+  /** What the present has not read becomes backlog. */
+  #leaveBehind(): void {
+    const last = this.#context.spool.lastSeq(this.info.name);
+    const run = this.#run;
+    this.#caughtUpMs = this.#context.clock.monotonicMs();
+    if (last <= run.last) return;
+    const previous = this.#backlog.at(-1);
+    if (run.last < run.first && previous?.last === run.last) {
+      previous.last = last;
+      this.#runs.pop();
+    } else if (this.#backlog.length >= BACKLOG_RANGES_MAX) return;
+    else this.#backlog.push({ next: run.last + 1n, last });
+    this.#runs.push({ first: last + 1n, last, settled: last });
+    for (const lane of this.#live) lane.skipTo(last);
+  }
+
+  async #openReplay(range: Backlog): Promise<readonly Lane[]> {
+    const lanes = await openLanes(this.#context, this.info, true, range.next - 1n);
+    for (const lane of lanes) lane.start();
+    return lanes;
+  }
+
+  /** In order; `advance` is told up to where everything is in a lane, or recorded. */
+  async #takeAll(
+    entries: readonly SpoolEntry[],
+    lanes: readonly Lane[],
+    advance: (seq: bigint) => void,
+  ): Promise<void> {
+    let expired: SpoolGap | undefined;
+    const record = async (): Promise<void> => {
+      if (expired === undefined) return;
+      await this.#context.spool.recordGap(expired);
+      advance(expired.toSeq);
+      expired = undefined;
+    };
+    for (const entry of entries) {
+      if (entry.kind === 'reading' && this.#isExpired(entry)) {
+        const { topic, seq } = entry;
+        expired = { kind: 'gap', topic, fromSeq: expired?.fromSeq ?? seq, toSeq: seq, reason: REASON_EXPIRED };
+        continue;
+      }
+      await record();
+      await this.#take(entry, lanes);
+      advance(endOf(entry));
+    }
+    await record();
+  }
+
+  /** Alarms never are, nor is what was delivered already. */
+  #isExpired(reading: SpooledReading): boolean {
+    const maxAgeMs = this.#context.maxAgeMs(reading.topic);
+    if (maxAgeMs === undefined || reading.priority >= ALARM_PRIORITY) return false;
+    const ageMs = this.#context.clock.nowMs() - Number(reading.arrivalUs) / 1000;
+    return ageMs > maxAgeMs && ageMs < maxAgeMs + IMPLAUSIBLE_AGE_MS && !this.#isCovered(reading);
+  }
+
+  #isCovered({ incarnation, key, seq }: SpooledReading): boolean {
+    return [...(this.#covered.get(incarnation) ?? [])].some(([partitions, ranges]) =>
+      includes(ranges[partitionOf(key, seq, partitions)] ?? [], Number(seq)),
+    );
+  }
+
+  async #take(entry: SpoolEntry, lanes: readonly Lane[]): Promise<void> {
+    if (entry.kind === 'gap') await this.#context.spool.recordGap(entry);
+    if (entry.kind !== 'reading') return;
+    this.priority = entry.priority;
+    if (this.#isCovered(entry)) return;
+    const lane = lanes[partitionOf(entry.key, entry.seq, this.info.partitions)];
+    if (lane === undefined) throw new RangeError(`topic ${this.info.name} has no such partition`);
+    if (!lane.add(entry)) await this.#context.onTooLarge(entry);
+  }
+}
+
+/** Where the present begins: with the first undelivered reading of this run if that is not late already. */
+async function presentOf({ spool, order, clock }: TopicContext, name: string, acknowledged: bigint): Promise<bigint> {
+  if (order === 'oldestFirst') return acknowledged + 1n;
+  const ofRun = spool.firstOfRun(name);
+  const first = ofRun > acknowledged ? ofRun : acknowledged + 1n;
+  const [entry] = await spool.read(name, first - 1n, 1);
+  if (entry?.kind !== 'reading') return first;
+  return Math.abs(clock.nowMs() - Number(entry.arrivalUs) / 1000) < LATE_MS ? first : spool.lastSeq(name) + 1n;
+}
+
+function openLanes(context: TopicContext, info: TopicInfo, isReplay: boolean, coveredTo: bigint): Promise<Lane[]> {
+  return Promise.all(
+    Array.from({ length: info.partitions }, (_, partition) =>
+      Lane.open(context.lanes, info, { partition, isReplay, coveredTo }),
+    ),
+  );
+}
+
+function endOf(entry: SpoolEntry): bigint {
+  return entry.kind === 'reading' ? entry.seq : entry.toSeq;
+}
+
+function leastOf(lanes: readonly Lane[]): bigint | null {
+  return lanes.reduce<bigint | null>((least, { firstOutstanding }) => {
+    return firstOutstanding !== null && (least === null || firstOutstanding < least) ? firstOutstanding : least;
+  }, null);
+}

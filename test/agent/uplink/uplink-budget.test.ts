@@ -1,0 +1,138 @@
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect, onTestFinished, test } from 'vitest';
+import { UplinkBudget, type BudgetOptions } from '../../../agent/uplink/uplink-budget.ts';
+import { tempDir } from '../../support/temp.ts';
+
+const HOUR_MS = 3_600_000;
+const LIVE = { isReplay: false, priority: 4 };
+const REPLAY = { isReplay: true, priority: 4 };
+
+class TestClock {
+  wallMs = 1_800_000_000_000;
+  elapsedMs = 0;
+
+  nowMs(): number {
+    return this.wallMs;
+  }
+
+  monotonicMs(): number {
+    return this.elapsedMs;
+  }
+
+  pass(ms: number): void {
+    this.wallMs += ms;
+    this.elapsedMs += ms;
+  }
+}
+
+class Bench {
+  readonly clock = new TestClock();
+  readonly path = join(tempDir(), 'budget.json');
+  readonly #stop = new AbortController();
+  budget!: UplinkBudget; // set by `open`, which every test begins with
+
+  constructor() {
+    onTestFinished(() => this.#stop.abort());
+  }
+
+  async open(options: Partial<BudgetOptions>): Promise<void> {
+    const { clock, path } = this;
+    this.budget = await UplinkBudget.open({ bytesPerSecond: 0, bytesPerDay: 0, path, clock, ...options });
+  }
+
+  /** Whether so much may be sent now. A claim that has to wait is taken back. */
+  async may(bytes: number, claim = LIVE): Promise<boolean> {
+    const stop = new AbortController();
+    const before = this.budget.status().usedToday;
+    const claimed = this.budget.take(bytes, claim, stop.signal);
+    for (let turn = 0; turn < 100 && this.budget.status().waiting > 0; turn += 1) {
+      await new Promise((resolve) => setTimeout(resolve, 1));
+    }
+    stop.abort();
+    await claimed;
+    return this.budget.status().usedToday > before;
+  }
+}
+
+test('the second: a batch may overdraw it, and the next one waits until it is made up for', async () => {
+  const bench = new Bench();
+  await bench.open({ bytesPerSecond: 1000 });
+  expect(await bench.may(5000)).toBe(true);
+  bench.clock.pass(3900);
+  expect(await bench.may(1)).toBe(false);
+  bench.clock.pass(200);
+  expect(await bench.may(1)).toBe(true);
+  // Idle time is not saved up for longer than a second.
+  bench.clock.pass(HOUR_MS);
+  expect(await bench.may(1001)).toBe(true);
+  expect(await bench.may(1)).toBe(false);
+});
+
+test('the present goes before a backlog that waits longer, and the higher priority before the lower', async () => {
+  const bench = new Bench();
+  await bench.open({ bytesPerSecond: 1_000_000 });
+  const { signal } = new AbortController();
+  const order: string[] = [];
+  const claim = (name: string, isReplay: boolean, priority: number): Promise<void> =>
+    bench.budget.take(100, { isReplay, priority }, signal).then(() => void order.push(name));
+  await bench.may(1_000_001);
+  const all = [
+    claim('old', true, 4),
+    claim('old alarm', true, 9),
+    claim('new', false, 4),
+    claim('new alarm', false, 9),
+  ];
+  bench.clock.pass(1000);
+  await Promise.all(all);
+  expect(order).toEqual(['new alarm', 'new', 'old alarm', 'old']);
+});
+
+test('the day: its budget is spent once, over restarts and clock jumps, and comes again after 24 hours', async () => {
+  const bench = new Bench();
+  const options = { bytesPerDay: 100_000 };
+  await bench.open(options);
+  expect(await bench.may(60_000)).toBe(true);
+  // As after a kill: what the file grants counts as used, at most a thousandth more than what was.
+  await bench.open(options);
+  expect(bench.budget.status().usedToday).toBe(60_100);
+  expect(await bench.may(39_000)).toBe(true);
+  expect(await bench.may(1000)).toBe(false);
+  bench.clock.pass(20 * HOUR_MS);
+  expect(await bench.may(1000)).toBe(false);
+  // Set back by years: the window goes on, and is not years long.
+  bench.clock.wallMs -= 3 * 365 * 24 * HOUR_MS;
+  await bench.open(options);
+  expect(await bench.may(1000)).toBe(false);
+  bench.clock.pass(24 * HOUR_MS);
+  expect(await bench.may(90_000)).toBe(true);
+  // Set ahead by years while it runs: no new day.
+  bench.clock.wallMs += 3 * 365 * 24 * HOUR_MS;
+  expect(await bench.may(90_000)).toBe(false);
+  expect(bench.budget.status().dayEndsInMs).toBe(24 * HOUR_MS);
+  bench.clock.pass(24 * HOUR_MS + 1);
+  expect(await bench.may(90_000)).toBe(true);
+});
+
+test('a backlog leaves the present its share of the day', async () => {
+  const bench = new Bench();
+  await bench.open({ bytesPerDay: 240_000 });
+  expect(await bench.may(20_000, REPLAY)).toBe(true);
+  expect(await bench.may(1000, REPLAY)).toBe(false);
+  expect(await bench.may(100_000)).toBe(true);
+  bench.clock.pass(10 * HOUR_MS);
+  expect(await bench.may(1000, REPLAY)).toBe(false);
+  bench.clock.pass(2 * HOUR_MS);
+  expect(await bench.may(1000, REPLAY)).toBe(true);
+});
+
+test('a damaged file is nothing used; a batch larger than a day takes a whole one', async () => {
+  const bench = new Bench();
+  writeFileSync(bench.path, '{"startedMs":');
+  await bench.open({ bytesPerDay: 1000 });
+  expect(await bench.may(5000)).toBe(true);
+  expect(JSON.parse(readFileSync(bench.path, 'utf8'))).toMatchObject({ startedMs: bench.clock.wallMs });
+  expect(await bench.may(1)).toBe(false);
+  bench.clock.pass(24 * HOUR_MS);
+  expect(await bench.may(5000)).toBe(true);
+});
