@@ -1,4 +1,4 @@
-/** `penstock fs quota|trash`: what the tools do about space. */
+/** `penstock fs quota|trash|clone|snapshot`: what the tools do about space. */
 import type { Command } from 'commander';
 import { EXIT_PARTLY, print, printTable } from '../output.ts';
 import { parseAge, parseBytesLimit, parseInodesLimit, progressOnStderr } from './fs-arguments.ts';
@@ -7,6 +7,7 @@ import type { ToolOptions } from './fs-arguments.ts';
 export function addFsSpaceCommands(fs: Command): void {
   addQuotaCommands(fs);
   addTrashCommands(fs);
+  addCloneCommands(fs);
 }
 
 function addQuotaCommands(fs: Command): void {
@@ -106,5 +107,53 @@ function addTrashCommands(fs: Command): void {
         progress: progressOnStderr(),
       });
       print({ ...report }, json);
+    });
+}
+
+function addCloneCommands(fs: Command): void {
+  fs.command('clone <source> <target>')
+    .description('copy a file or a tree of a mount in an instant: both share their data until one is changed')
+    .option('--json', 'print as one JSON object')
+    .action(async (source: string, target: string, { json }: ToolOptions) => {
+      const { clonePath } = await import('../../fs-gateway/tools/main.ts');
+      print({ ...(await clonePath(source, target, { progress: progressOnStderr() })) }, json);
+    });
+
+  const snapshot = fs.command('snapshot').description('the whole volume as it is now, read-only, at /.snapshots/NAME');
+
+  snapshot
+    .command('create <meta-url> [snapshot]')
+    .description('copies metadata only; the name is the time unless one is given')
+    .option('--name <name>', "the volume's name (default: lake)")
+    .option('--json', 'print as one JSON object')
+    .action(async (metaUrl: string, name: string | undefined, options: ToolOptions) => {
+      const { snapshotVolume } = await import('../../fs-gateway/tools/main.ts');
+      const request = { metaUrl, name: options.name, progress: progressOnStderr() };
+      print({ ...(await snapshotVolume({ ...request, ...(name !== undefined && { snapshot: name }) })) }, options.json);
+    });
+
+  snapshot
+    .command('list <meta-url>')
+    .description('the snapshots of a volume')
+    .option('--name <name>', "the volume's name (default: lake)")
+    .option('--json', 'print as a JSON array')
+    .action(async (metaUrl: string, { name, json }: ToolOptions) => {
+      const { volumeSnapshots } = await import('../../fs-gateway/tools/main.ts');
+      const snapshots = await volumeSnapshots({ metaUrl, name });
+      printTable(
+        snapshots.map((one) => ({ ...one })),
+        json,
+      );
+    });
+
+  snapshot
+    .command('delete <meta-url> <snapshot>')
+    .description('what only it refers to is garbage then')
+    .option('--name <name>', "the volume's name (default: lake)")
+    .option('--json', 'print as one JSON object')
+    .action(async (metaUrl: string, snapshotName: string, { name, json }: ToolOptions) => {
+      const { removeSnapshot } = await import('../../fs-gateway/tools/main.ts');
+      await removeSnapshot({ metaUrl, name, snapshot: snapshotName, progress: progressOnStderr() });
+      print({ deleted: snapshotName }, json);
     });
 }

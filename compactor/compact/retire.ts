@@ -7,7 +7,9 @@
  */
 import { expireSnapshots, removeOrphans } from '../../lib/table/maintenance.ts';
 import { type LakeContext, loadTable } from '../../lib/table/table.ts';
+import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { expireListings } from '../../lib/volume/lake-expire.ts';
+import { clonedLakeObjects } from '../../lib/volume/references.ts';
 import { quarantineBucket } from '../../lib/lake/quarantine.ts';
 
 /** A commit that is under way may take this long from its first object to its last. */
@@ -30,7 +32,12 @@ export async function removeReplaced(
   await expireListings(lake.engine, lake.volume, nowMs, options.keepReplacedMs);
   const snapshots = await expireSnapshots(lake, dataset, { olderThanMs: nowMs - options.keepReplacedMs, keepLast: 1 });
   const graceMs = Math.max(GRACE_MS_MIN, options.keepReplacedMs);
-  const orphans = await removeOrphans(lake, dataset, { graceMs, signal: options.signal });
+  const keys = new VolumeKeys(lake.volume);
+  const orphans = await removeOrphans(lake, dataset, {
+    graceMs,
+    keep: (objects) => clonedLakeObjects(lake.engine, keys, objects),
+    signal: options.signal,
+  });
   const letters = await removeStrayDeadLetters(lake, dataset, nowMs - graceMs, options.signal);
   return {
     snapshots: snapshots.length,

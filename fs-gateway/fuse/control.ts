@@ -21,6 +21,8 @@ export type ControlRequest =
   | { readonly type: 'stats' }
   /** Flush, then unmount. `force`: also when the flush failed (staged data stays in the cache). `lazy`: also under open files. */
   | { readonly type: 'umount'; readonly force?: boolean; readonly lazy?: boolean }
+  /** Flush, then say where the volume is: for tools that work on the metadata. Who may ask is who may mount. */
+  | { readonly type: 'volume' }
   /** A new worker takes over; programs see nothing. */
   | { readonly type: 'upgrade' };
 
@@ -76,7 +78,7 @@ function parseRequest(line: string): ControlRequest {
   const value: unknown = JSON.parse(line);
   if (typeof value === 'object' && value !== null && 'type' in value) {
     const flag = (name: string): boolean => (value as Record<string, unknown>)[name] === true; // an object, checked above
-    if (value.type === 'stats' || value.type === 'upgrade') return { type: value.type };
+    if (value.type === 'stats' || value.type === 'upgrade' || value.type === 'volume') return { type: value.type };
     if (value.type === 'umount') return { type: 'umount', force: flag('force'), lazy: flag('lazy') };
   }
   throw new PenstockError('usage', `unknown control request: ${line.slice(0, 200)}`);

@@ -135,7 +135,15 @@ export class Supervisor {
         return this.#exclusive(() => this.#unmount(request));
       case 'upgrade':
         return this.#exclusive(() => this.#upgrade());
+      case 'volume':
+        return this.#volume();
     }
+  }
+
+  async #volume(): Promise<ControlAnswer> {
+    const flushError = await this.#flush();
+    if (flushError !== undefined) return { ok: false, reason: 'flush-failed', message: flushError };
+    return { ok: true, value: { options: this.#options.workerOptions } };
   }
 
   async #stats(): Promise<ControlAnswer> {

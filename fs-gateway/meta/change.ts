@@ -223,6 +223,11 @@ export class Change {
     });
   }
 
+  /** A directory that nobody sees yet has one more. */
+  countSubdirectory(directory: number): void {
+    this.#patch.push({ number: this.#keys.subdirectories(directory), add: 1n });
+  }
+
   /** What statfs reports, and what counts to the quotas of `account`. */
   count(inodes: number, bytes: number, account: Account): void {
     this.#add(ROOT_INO, account.find(({ ino }) => ino === ROOT_INO) ?? null, inodes, bytes);

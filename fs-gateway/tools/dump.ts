@@ -11,11 +11,10 @@
  * Limits: CHANGED_MAX changed records are remembered; a round is repeated ROUNDS_MAX times.
  */
 import { createHash } from 'node:crypto';
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { Clock } from '../../lib/clock.ts';
 import { PenstockError } from '../../lib/errors.ts';
 import type { MetaEngine } from '../../lib/meta/engine.ts';
-import { decodeChanges, encodeChanges } from '../../lib/volume/feed.ts';
+import type { Change } from '../../lib/volume/feed.ts';
 import { decodeDentry } from '../../lib/volume/dentry.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { decodePointer, decodeSegment } from '../../lib/volume/listing.ts';
@@ -23,14 +22,13 @@ import { scanBucket } from '../../lib/volume/references.ts';
 import { writeDump } from './dump-file.ts';
 import type { DumpLine } from './dump-file.ts';
 import { bucketKind, holdsNumbers } from './dump-buckets.ts';
+import { FeedLostError, FeedWatch } from './feed-watch.ts';
 import { formatOf } from './tool.ts';
 import type { Progress } from './tool.ts';
 
 const ATTEMPTS_MAX = 3;
 const ROUNDS_MAX = 50;
 const CHANGED_MAX = 2_000_000;
-const MARKER_DEADLINE_MS = 30_000;
-const MARKER_POLL_MS = 2;
 
 export interface DumpReport {
   readonly volume: string;
@@ -70,10 +68,6 @@ export async function dumpVolume(options: DumpOptions): Promise<DumpReport> {
   }
 }
 
-class FeedLostError extends Error {
-  override readonly name = 'FeedLostError';
-}
-
 class Dump {
   consistent = false;
   records = 0;
@@ -84,9 +78,6 @@ class Dump {
   readonly #progress: Progress;
   /** `i<ino>`, `l<ino>`, `e<parent>/<name>`. */
   #changed = new Set<string>();
-  readonly #markers = new Map<string, number>();
-  #sent = 0;
-  #lost: string | undefined;
   /** Buckets that no feed tells of, and a digest of what was read of each. */
   readonly #silent = new Map<string, string>();
 
@@ -98,19 +89,16 @@ class Dump {
   }
 
   async *lines(): AsyncGenerator<DumpLine> {
-    const feed = await this.#engine.subscribe(this.#keys.shards(), {
-      onMessage: (shard, message) => this.#hear(shard, message),
-      onGap: () => (this.#lost = 'the change feed was interrupted'),
-    });
+    const feed: FeedWatch = await FeedWatch.open(this.#engine, this.#keys, (change) => this.#hear(change, feed), true);
     try {
-      await this.#catchUp();
+      await feed.catchUp();
       this.#changed.clear();
       for await (const line of this.#everything()) {
         this.#progress('records', ++this.records);
         yield line;
       }
       for (; this.rounds < ROUNDS_MAX && !this.consistent; this.rounds++) {
-        await this.#catchUp();
+        await feed.catchUp();
         const changed = this.#changed;
         this.#changed = new Set();
         const silent = await this.#changedSilent(changed.size === 0);
@@ -129,31 +117,11 @@ class Dump {
     }
   }
 
-  #hear(shard: string, message: Buffer): void {
-    const { session, changes } = decodeChanges(message);
-    if (session === this.#engine.sessionId && changes.length === 0) {
-      this.#markers.set(shard, (this.#markers.get(shard) ?? 0) + 1);
-    }
-    for (const change of changes) {
-      if (change.kind === 'entry') this.#changed.add(`e${change.parent}/${change.name}`);
-      else if (change.kind === 'inode') this.#changed.add(`i${change.ino}`);
-      else if (change.kind === 'listing') this.#changed.add(`l${change.ino}`);
-    }
-    if (this.#changed.size > CHANGED_MAX) this.#lost = `more than ${CHANGED_MAX} records changed during the dump`;
-  }
-
-  /** Returns when all that was published before the call has been heard. Throws FeedLostError. */
-  async #catchUp(): Promise<void> {
-    const shards = this.#keys.shards();
-    const message = encodeChanges(this.#engine.sessionId, []);
-    await this.#engine.commit({ publish: shards.map((shard) => ({ shard, message })) });
-    this.#sent++;
-    const deadline = performance.now() + MARKER_DEADLINE_MS;
-    while (this.#lost === undefined && shards.some((shard) => (this.#markers.get(shard) ?? 0) < this.#sent)) {
-      if (performance.now() > deadline) throw new PenstockError('timeout', 'the change feed does not answer');
-      await sleep(MARKER_POLL_MS);
-    }
-    if (this.#lost !== undefined) throw new FeedLostError(this.#lost);
+  #hear(change: Change, feed: FeedWatch): void {
+    if (change.kind === 'entry') this.#changed.add(`e${change.parent}/${change.name}`);
+    else if (change.kind === 'inode') this.#changed.add(`i${change.ino}`);
+    else if (change.kind === 'listing') this.#changed.add(`l${change.ino}`);
+    if (this.#changed.size > CHANGED_MAX) feed.lose(`more than ${CHANGED_MAX} records changed during the dump`);
   }
 
   async *#everything(): AsyncGenerator<DumpLine> {

@@ -48,6 +48,7 @@ export class Check {
   readonly #table = new InodeTable();
   readonly #paths: Paths;
   readonly #objects: ObjectNeeds;
+  /** Nothing leads to these, and that is as it should be. */
   readonly #orphans = new IdSet();
   /** What `..` of each directory says. */
   readonly #dotdot = new Map<number, number>();
@@ -83,6 +84,10 @@ export class Check {
     await this.#walkEntries();
     for (const ino of this.#table.inos()) if (this.#table.kind(ino) === LISTING) await this.#listing(ino);
     for await (const [field] of scanBucket(this.#engine, this.#keys.orphans)) this.#orphans.add(Number(field));
+    for await (const [field] of scanBucket(this.#engine, this.#keys.buildings)) {
+      this.#orphans.add(Number(field));
+      this.#usage.noteBuilding(Number(field));
+    }
     await this.#reachability();
     for (const ino of this.#table.inos()) await this.#unnamed(ino);
     await this.#usage.checkPlaces();

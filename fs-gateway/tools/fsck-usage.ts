@@ -96,6 +96,11 @@ export class UsageCheck {
     this.#count(ROOT_INO, bytes);
   }
 
+  /** The root of a tree that no name leads to yet: what is in it counts to where it will be. */
+  noteBuilding(root: number): void {
+    this.#expected.set(root, this.#parts.table.quota(root));
+  }
+
   #count(root: number, bytes: number): void {
     const usage = this.#counted.get(root) ?? { inodes: 0n, bytes: 0n };
     this.#counted.set(root, { inodes: usage.inodes + 1n, bytes: usage.bytes + BigInt(bytes) });

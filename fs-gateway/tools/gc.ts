@@ -18,8 +18,9 @@
  */
 import type { Clock } from '../../lib/clock.ts';
 import { describeError, PenstockError } from '../../lib/errors.ts';
-import type { MetaEngine, ScanPage } from '../../lib/meta/engine.ts';
+import type { MetaEngine, ScanPage, Version } from '../../lib/meta/engine.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
+import { abandonedTrees } from '../../lib/volume/building.ts';
 import type { VolumeFormat } from '../../lib/volume/format.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { expireListings } from '../../lib/volume/lake-expire.ts';
@@ -27,6 +28,7 @@ import { walkReferences, scanBucket } from '../../lib/volume/references.ts';
 import { blocksPrefix, objectKey } from '../data/pieces.ts';
 import { VolumeView } from '../meta/view.ts';
 import { Reclaimer } from '../vfs/reclaim.ts';
+import { removeAbandoned } from './clone.ts';
 import { expiredOrphans } from './gc-orphans.ts';
 import { GarbageLists } from './gc-lists.ts';
 import { holdLock } from './gc-lock.ts';
@@ -53,6 +55,8 @@ export interface GcReport {
   readonly reclaimedOrphans: number;
   /** Of the trash; their objects are garbage for a later run. */
   readonly expiredTrash: number;
+  /** Clones and removals of snapshots that were killed. */
+  readonly abandonedTrees: number;
   readonly dryRun: boolean;
   /** Why garbage is left; null when all of it is gone. */
   readonly problem: string | null;
@@ -126,12 +130,18 @@ class Collection {
     const { engine, store, volume, clock } = this.#options;
     const nowMs = clock.nowMs();
     const expiredTrash = await this.#expireTrash(nowMs, false);
+    const abandoned = await removeAbandoned(this.#options);
+    const lakeNotes = await this.#lakeNotes();
     await this.#forgetMoved();
     const reclaimedOrphans = await this.#reclaim(nowMs - this.#graceMs);
     const expiredLakeFiles = await expireListings(engine, volume, nowMs, this.#graceMs);
     const storeNowMs = await this.#storeNowMs(nowMs);
     const limitMs = storeNowMs - this.#graceMs;
-    const { garbage, waiting, fresh, lists } = await this.#sort(await this.#garbage(limitMs, new Set()), limitMs);
+    const { garbage, waiting, fresh, lists } = await this.#sort(
+      await this.#garbage(limitMs, new Set(), lakeNotes),
+      limitMs,
+    );
+    await this.#forgetLake(lakeNotes);
     await lists.write(fresh, storeNowMs);
     let deletedObjects = 0;
     let deletedBytes = 0;
@@ -157,6 +167,7 @@ class Collection {
       expiredLakeFiles,
       reclaimedOrphans,
       expiredTrash,
+      abandonedTrees: abandoned,
       dryRun: false,
       problem,
     };
@@ -167,7 +178,7 @@ class Collection {
     const { engine, clock } = this.#options;
     const limitMs = clock.nowMs() - this.#graceMs;
     const orphans = new Set(await expiredOrphans(engine, this.keys, limitMs));
-    const { garbage, waiting } = await this.#sort(await this.#garbage(limitMs, orphans), limitMs);
+    const { garbage, waiting } = await this.#sort(await this.#garbage(limitMs, orphans, new Map()), limitMs);
     let deletedObjects = 0;
     let deletedBytes = 0;
     for await (const portion of this.#portions(garbage, limitMs)) {
@@ -182,13 +193,37 @@ class Collection {
       expiredLakeFiles: 0,
       reclaimedOrphans: orphans.size,
       expiredTrash: await this.#expireTrash(clock.nowMs(), true),
+      abandonedTrees: (await abandonedTrees(engine, this.keys)).length,
       dryRun: true,
       problem: null,
     };
   }
 
-  /** Ids of objects older than `limitMs` that nothing refers to; the inodes in `gone` count as removed. */
-  async #garbage(limitMs: number, gone: ReadonlySet<number>): Promise<IdSet> {
+  /** The records that say which objects of the lake clones refer to. */
+  async #lakeNotes(): Promise<Map<string, Version>> {
+    const notes = new Map<string, Version>();
+    const { engine } = this.#options;
+    for (let cursor: string | null = ''; cursor !== null;) {
+      const page: ScanPage = await engine.scan(this.keys.lakeReferences, cursor, NOTES_PORTION);
+      for (const [field, { version }] of page.entries) notes.set(field, version);
+      cursor = page.cursor;
+    }
+    return notes;
+  }
+
+  /** Takes away those that the walk did not need. One that is written again meanwhile has another version and stays. */
+  async #forgetLake(notes: ReadonlyMap<string, Version>): Promise<void> {
+    for (const [field, version] of notes) {
+      const key = { bucket: this.keys.lakeReferences, field };
+      await this.#options.engine.commit({ compare: [{ key, version }], write: [{ key, value: null }] });
+    }
+  }
+
+  /**
+   * Ids of objects older than `limitMs` that nothing refers to; the inodes in `gone` count as removed. What is referred to is taken out
+   * of `lakeNotes`.
+   */
+  async #garbage(limitMs: number, gone: ReadonlySet<number>, lakeNotes: Map<string, Version>): Promise<IdSet> {
     const garbage = new IdSet();
     for await (const { id, old } of this.#listed(limitMs)) {
       this.#progress('objects listed', ++this.#objects);
@@ -198,7 +233,10 @@ class Collection {
     await walkReferences(this.#options.engine, this.keys, (ino, extents) => {
       this.#progress('records walked', ++walked);
       if (gone.has(ino)) return;
-      for (const { source } of extents) if (source.kind === 'own') garbage.delete(source.objectId);
+      for (const { source } of extents) {
+        if (source.kind === 'own') garbage.delete(source.objectId);
+        else if (lakeNotes.size > 0) lakeNotes.delete(this.keys.lakeReference(source.key).field);
+      }
     });
     for await (const [field] of scanBucket(this.#options.engine, this.keys.movedReferences)) {
       garbage.delete(Number(field));

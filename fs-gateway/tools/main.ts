@@ -1,11 +1,15 @@
 /** The volume tools by URL, as the command line calls them: each opens what it needs, and closes it. */
-import { resolve } from 'node:path';
+import { dirname, relative, resolve } from 'node:path';
+import { z } from 'zod';
 import { systemClock } from '../../lib/clock.ts';
 import type { MetaEngine } from '../../lib/meta/engine.ts';
 import { PenstockError } from '../../lib/errors.ts';
 import { openMeta, openStore } from '../../lib/registry.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
-import { requireFormat, splitMetaUrl } from '../main.ts';
+import { controlRequest } from '../fuse/control.ts';
+import { requireFormat, splitMetaUrl, volumeInfo } from '../main.ts';
+import { cloneTree, createSnapshot, deleteSnapshot, listSnapshots } from './clone.ts';
+import type { CloneOptions, CopyReport, Snapshot } from './clone.ts';
 import { dumpVolume } from './dump.ts';
 import type { DumpReport } from './dump.ts';
 import { verifyDump } from './dump-file.ts';
@@ -22,6 +26,9 @@ import type { QuotaLimits, QuotaReport } from './quota.ts';
 import type { Progress } from './tool.ts';
 import { TrashCan } from './trash.ts';
 import type { RestoreReport, TrashedItem } from './trash.ts';
+
+/** Of what the worker of a mount was started with. */
+const mountedVolume = z.object({ metaUrl: z.string(), volume: z.string() });
 
 export interface ToolRequest {
   readonly metaUrl: string;
@@ -139,6 +146,50 @@ export async function emptyTrash(
 async function withTrash<T>(request: ToolRequest, work: (trash: TrashCan) => Promise<T>): Promise<T> {
   return withVolume(request, async ({ engine, volume }) =>
     work(await TrashCan.open(engine, volume, systemClock, request.progress)),
+  );
+}
+
+/**
+ * Copies a file or a tree of a mount, as metadata; see clone.ts. What programs have written there until now is in it. Both paths are in one
+ * mount.
+ */
+export async function clonePath(
+  source: string,
+  target: string,
+  request: { readonly progress?: Progress } = {},
+): Promise<CopyReport> {
+  const [from, to] = [resolve(source), resolve(target)];
+  const { mountpoint } = volumeInfo(from);
+  if (volumeInfo(dirname(to)).mountpoint !== mountpoint) {
+    throw new PenstockError('usage', `'${target}' is not in the mount of '${source}', ${mountpoint}`);
+  }
+  const answer = await controlRequest(mountpoint, { type: 'volume' });
+  if (!answer.ok) throw new PenstockError('io', answer.message);
+  const { metaUrl, volume } = mountedVolume.parse(answer.value['options']);
+  const inVolume = (path: string): string => `/${relative(mountpoint, path)}`;
+  return withVolume({ metaUrl, name: volume }, async ({ engine }) => {
+    const report = await cloneTree({ engine, volume, clock: systemClock, ...request }, inVolume(from), inVolume(to));
+    return { ...report, path: to };
+  });
+}
+
+/** Copies the whole volume, as metadata, to `/.snapshots/NAME`. */
+export async function snapshotVolume(request: ToolRequest & { readonly snapshot?: string }): Promise<CopyReport> {
+  return withSnapshots(request, (options) => createSnapshot(options, request.snapshot));
+}
+
+export async function volumeSnapshots(request: ToolRequest): Promise<Snapshot[]> {
+  return withSnapshots(request, listSnapshots);
+}
+
+export async function removeSnapshot(request: ToolRequest & { readonly snapshot: string }): Promise<void> {
+  return withSnapshots(request, (options) => deleteSnapshot(options, request.snapshot));
+}
+
+async function withSnapshots<T>(request: ToolRequest, work: (options: CloneOptions) => Promise<T>): Promise<T> {
+  const { progress } = request;
+  return withVolume(request, ({ engine, volume }) =>
+    work({ engine, volume, clock: systemClock, ...(progress !== undefined && { progress }) }),
   );
 }
 

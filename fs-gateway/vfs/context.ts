@@ -1,6 +1,6 @@
 /** What the parts of the virtual file system share: the volume, its data, the clock, and how long the kernel may believe us. */
 import type { Clock } from '../../lib/clock.ts';
-import { INODE_LISTING, INODE_TRASHED, isDirectory } from '../../lib/volume/inode.ts';
+import { INODE_FROZEN, INODE_LISTING, INODE_TRASHED, isDirectory } from '../../lib/volume/inode.ts';
 import type { VolumeFormat } from '../../lib/volume/format.ts';
 import type { Node } from '../meta/cache.ts';
 import type { Content } from '../meta/content.ts';
@@ -59,6 +59,11 @@ function missing(ino: number): never {
   throw new PosixError(Errno.ENOENT, `inode ${ino} is gone`);
 }
 
+/** EROFS for what is in a snapshot. */
+export function refuseFrozen({ ino, inode }: Node): void {
+  if ((inode.flags & INODE_FROZEN) !== 0) throw new PosixError(Errno.EROFS, `inode ${ino} is of a snapshot`);
+}
+
 /**
  * A directory whose entries may be changed: the lake's own listings belong to its tables. From what is in the trash, names may only be
  * taken away (`takes`).
@@ -73,6 +78,7 @@ export async function writableDirectory(view: VolumeView, ino: number, takes = f
       `directory ${ino} is a listing of the lake: its files are changed through the table`,
     );
   }
+  refuseFrozen(node);
   if ((node.inode.flags & INODE_TRASHED) !== 0 && !takes) {
     // A program may still stand in a directory that was removed.
     if (node.inode.nlink === 0) throw new PosixError(Errno.ENOENT, `directory ${ino} was removed`);

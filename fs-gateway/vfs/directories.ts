@@ -13,7 +13,7 @@ import type { Node } from '../meta/cache.ts';
 import type { Context } from './context.ts';
 import { nodeOrThrow } from './context.ts';
 import { entryOfNode } from './attributes.ts';
-import { isReserved } from './trash.ts';
+import { isReserved } from './system-directories.ts';
 import type { DirectoryEntry, Entry } from './operations.ts';
 import { NameSet } from './name-set.ts';
 import { Errno, PosixError } from './operations.ts';

@@ -14,7 +14,7 @@ import { ReadAhead } from '../data/read-ahead.ts';
 import type { StagedFile } from '../data/staged-file.ts';
 import { BoundedMap } from '../meta/bounded-map.ts';
 import type { Node } from '../meta/cache.ts';
-import { nodeOrThrow, writableDirectory } from './context.ts';
+import { nodeOrThrow, refuseFrozen, writableDirectory } from './context.ts';
 import type { Context } from './context.ts';
 import { admit } from './space.ts';
 import type { Uncommitted } from './attributes.ts';
@@ -98,6 +98,7 @@ export class Files {
   #open(_caller: Caller, node: Node, flags: number): Result<OpenResult> {
     const writes = (flags & O_ACCMODE) !== 0 || (flags & O_TRUNC) !== 0;
     if (isDirectory(node.inode) && writes) throw new PosixError(Errno.EISDIR, `inode ${node.ino} is a directory`);
+    if (writes) refuseFrozen(node);
     if (writes && (node.inode.flags & INODE_IMMUTABLE) !== 0) {
       throw new PosixError(Errno.EPERM, `inode ${node.ino} belongs to a table of the lake`);
     }
@@ -273,6 +274,7 @@ export class Files {
     if (size > BigInt(FILE_BYTES_MAX)) throw new PosixError(Errno.EFBIG, `a file of ${size} bytes`);
     const node = await nodeOrThrow(this.#context.view, ino);
     if (isDirectory(node.inode)) throw new PosixError(Errno.EISDIR, `inode ${ino} is a directory`);
+    refuseFrozen(node);
     if ((node.inode.flags & INODE_IMMUTABLE) !== 0) throw new PosixError(Errno.EPERM, `inode ${ino} is immutable`);
     await admit(this.#context.view, node, Number(size));
     if (killSuidGid) await this.#clearSuidGid(ino);

@@ -21,12 +21,13 @@ import type { Inode } from '../../lib/volume/inode.ts';
 import { ROOT_INO } from '../../lib/volume/keys.ts';
 import type { CachedEntry, Node } from '../meta/cache.ts';
 import type { Change } from '../meta/change.ts';
-import { assertName, nodeOrThrow, writableDirectory } from './context.ts';
+import { assertName, nodeOrThrow, refuseFrozen, writableDirectory } from './context.ts';
 import type { Context } from './context.ts';
 import { Errno, PosixError, RENAME_EXCHANGE, RENAME_NOREPLACE } from './operations.ts';
 import type { Caller, Result } from './operations.ts';
 import { inherit } from './ownership.ts';
-import { isReserved, Trash } from './trash.ts';
+import { isReserved } from './system-directories.ts';
+import { Trash } from './trash.ts';
 import type { Orphans } from './orphans.ts';
 
 /** ext4's; more is a program's mistake. */
@@ -113,6 +114,7 @@ export class Namespace {
     const { view, time } = this.#context;
     await view.change(caller.operation, async (change) => {
       const node = await nodeOrThrow(view, ino);
+      refuseFrozen(node);
       if ((node.inode.flags & INODE_TRASHED) !== 0) throw new PosixError(Errno.ENOENT, `inode ${ino} was removed`);
       const parentNode = await writableDirectory(view, parent);
       if ((await view.entry(parent, name)) !== null) throw new PosixError(Errno.EEXIST, `'${name}' exists`);

@@ -5,7 +5,7 @@
 import { isDirectory, S_IFMT } from '../../lib/volume/inode.ts';
 import type { Inode } from '../../lib/volume/inode.ts';
 import type { Node } from '../meta/cache.ts';
-import { nodeOrThrow } from './context.ts';
+import { nodeOrThrow, refuseFrozen } from './context.ts';
 import type { Context } from './context.ts';
 import type { Files } from './files.ts';
 import type { Caller, SetAttributes } from './operations.ts';
@@ -32,6 +32,7 @@ export async function setAttributes(
   if (others) {
     await view.change(caller.operation, async (change) => {
       const node = await nodeOrThrow(view, ino);
+      refuseFrozen(node);
       change.updateNode(node, changed(node.inode, changes, time.nowNs()));
     });
     if (changes.mtimeNs !== undefined) files.keepMtime(ino);

@@ -3,10 +3,11 @@
  *
  * Invariants: the commit compares the source's inode, so the objects are referred to at that moment; it notes each of them as moved
  * (references.ts), so that a gc whose walk has passed the target already does not take them for garbage when the source goes.
- * Limits: files whose extents are in their inodes, before and after. Objects of the lake are not shared: their table deletes them.
+ * Limits: files whose extents are in their inodes, before and after. Files of the lake themselves are copied.
  */
 import { INODE_IMMUTABLE, INODE_INLINE, INODE_PAGED } from '../../lib/volume/inode.ts';
 import { extentsWithin } from '../../lib/volume/extents.ts';
+import { referenceNotes } from '../../lib/volume/references.ts';
 import { mergeExtents } from '../data/merge-extents.ts';
 import { nodeOrThrow } from './context.ts';
 import type { Context } from './context.ts';
@@ -17,7 +18,6 @@ import type { Result } from './operations.ts';
 const SHARED_BYTES_MIN = 65_536;
 const COPY_STEP_BYTES = 2 ** 20;
 const COPY_CALL_MAX = 32 * COPY_STEP_BYTES;
-const NOTHING = Buffer.alloc(0);
 
 export interface CopyEnd {
   readonly ino: number;
@@ -79,10 +79,7 @@ async function shareExtents(
     const range = { start: target.offset, end, kind: 'data' } as const;
     const extents = mergeExtents(to.inode.extents, [range], shared, size);
     if (extents.length > EXTENTS_INLINE) return null;
-    for (const { source: object } of shared) {
-      if (object.kind === 'external') return null;
-      change.write(view.keys.movedReference(object.objectId), NOTHING);
-    }
+    for (const { key, value } of referenceNotes(view.keys, shared)) change.write(key, value);
     const nowNs = time.nowNs();
     change.expectNode(from);
     change.updateNode(to, { ...to.inode, size, extents, mtimeNs: nowNs, ctimeNs: nowNs });

@@ -8,28 +8,20 @@
  * - `.trash` is a quota root without limits: what is removed counts to its directory's quotas no more, and how much the trash has is known.
  * - A removed directory is empty, as rmdir wants it: a tree is in the trash piece by piece, each with the directory it was in.
  */
-import { INODE_TRASHED, INODE_XATTRS, isDirectory, newInode, S_IFDIR, S_IFMT } from '../../lib/volume/inode.ts';
+import { INODE_TRASHED, INODE_XATTRS, isDirectory, S_IFDIR, S_IFMT } from '../../lib/volume/inode.ts';
 import { ROOT_INO } from '../../lib/volume/keys.ts';
-import { encodeQuota } from '../../lib/volume/quota.ts';
 import type { Node } from '../meta/cache.ts';
 import type { Change } from '../meta/change.ts';
-import type { VolumeView } from '../meta/view.ts';
 import { NAME_MAX } from './context.ts';
 import type { Context } from './context.ts';
 import { Errno, PosixError } from './operations.ts';
+import { ensureSystemDirectory, TRASH_NAME } from './system-directories.ts';
 
-export const TRASH_NAME = '.trash';
-/** Names in the root that are ours; no listing shows them. */
-const RESERVED = new Set([TRASH_NAME]);
 /** The whole name, where the entry in the trash has only its beginning. */
 export const LONG_NAME_XATTR = 'trusted.penstock.name';
 const HOUR_MS = 3_600_000;
-const DIRECTORY_MODE = S_IFDIR | 0o700;
-const DIRECTORY_TYPE = S_IFDIR >> 12;
-
-export function isReserved(parent: number, name: string): boolean {
-  return parent === ROOT_INO && RESERVED.has(name);
-}
+/** Only root gets in. */
+const IN_TRASH = { mode: S_IFDIR | 0o700, flags: INODE_TRASHED };
 
 /** `2026-01-31-07` */
 export function hourName(nowMs: number): string {
@@ -80,47 +72,7 @@ export class Trash {
     const { view } = this.#context;
     const root = await view.node(ROOT_INO);
     if (root === null) throw new PosixError(Errno.EIO, 'the volume has no root');
-    const trash = await this.#directory(root, TRASH_NAME, nowNs);
-    return this.#directory(trash, hourName(Number(nowNs / 1_000_000n)), nowNs);
+    const trash = await ensureSystemDirectory(view, root, TRASH_NAME, IN_TRASH, nowNs);
+    return ensureSystemDirectory(view, trash, hourName(Number(nowNs / 1_000_000n)), IN_TRASH, nowNs);
   }
-
-  /** Made when it is first needed. */
-  async #directory(parent: Node, name: string, nowNs: bigint): Promise<Node> {
-    const { view } = this.#context;
-    const found = await directoryIn(view, parent, name);
-    if (found !== null) return found;
-    const ino = await view.newId('ino');
-    await view.change(undefined, async (change) => {
-      const fresh = await view.node(parent.ino);
-      if (fresh === null || (await view.entry(parent.ino, name)) !== null) return;
-      const quota = fresh.inode.quota === 0 ? ino : fresh.inode.quota;
-      change.expectNode(fresh);
-      change.addNode(ino, newInode(DIRECTORY_MODE, 0, 0, nowNs, { parent: parent.ino, flags: INODE_TRASHED, quota }));
-      change.putEntry(parent.ino, name, null, ino, DIRECTORY_TYPE);
-      change.touchDirectory(parent.ino, nowNs, 1);
-      change.count(1, 0, await view.quotas.account(fresh.inode.quota));
-      if (quota !== ino) return;
-      const unlimited = { outer: 0, bytesMax: null, inodesMax: null, counting: false };
-      change.write(view.keys.quota(ino), encodeQuota(unlimited));
-    });
-    // The kernel may remember that the name was not there.
-    view.announceStaleEntry(parent.ino, name);
-    const made = await directoryIn(view, parent, name);
-    if (made === null) throw new PosixError(Errno.EIO, `'${name}' of the trash was removed at once`);
-    return made;
-  }
-}
-
-async function directoryIn(view: VolumeView, parent: Node, name: string): Promise<Node | null> {
-  const entry = await view.entry(parent.ino, name);
-  if (entry === null) return null;
-  const node = await view.node(entry.ino);
-  if (node === null) {
-    view.forgetEntry(parent.ino, name);
-    return null;
-  }
-  if (!isDirectory(node.inode) || (node.inode.flags & INODE_TRASHED) === 0) {
-    throw new PosixError(Errno.EIO, `'${name}' is in the place of the trash: rename it`);
-  }
-  return node;
 }

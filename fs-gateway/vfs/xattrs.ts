@@ -1,6 +1,6 @@
 /** Extended attributes: a flag in the inode says whether there are any, so that most questions need no read. */
 import { INODE_XATTRS } from '../../lib/volume/inode.ts';
-import { NAME_MAX, nodeOrThrow } from './context.ts';
+import { NAME_MAX, nodeOrThrow, refuseFrozen } from './context.ts';
 import type { Context } from './context.ts';
 import { Errno, PosixError } from './operations.ts';
 import type { Caller, Result } from './operations.ts';
@@ -54,6 +54,7 @@ export class ExtendedAttributes {
     const { view, time } = this.#context;
     await view.change(caller.operation, async (change) => {
       const node = await nodeOrThrow(view, ino);
+      refuseFrozen(node);
       const key = view.keys.xattr(ino, name);
       if ((flags & (XATTR_CREATE | XATTR_REPLACE)) !== 0) {
         const stored = (await view.read([key]))[0] ?? null;
@@ -71,6 +72,7 @@ export class ExtendedAttributes {
     const { view, time } = this.#context;
     await view.change(caller.operation, async (change) => {
       const node = await nodeOrThrow(view, ino);
+      refuseFrozen(node);
       const key = view.keys.xattr(ino, name);
       const stored = (await view.read([key]))[0] ?? null;
       if (stored === null) throw noData(name);

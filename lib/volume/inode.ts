@@ -48,7 +48,9 @@ export const INODE_IMMUTABLE = 16;
 const INODE_QUOTA = 32;
 /** Of the trash, or in it: it was removed, and what it has was too. */
 export const INODE_TRASHED = 64;
-const FLAGS_KNOWN = 127;
+/** Of a snapshot: nothing of it changes. */
+export const INODE_FROZEN = 128;
+const FLAGS_KNOWN = 255;
 
 export const FILE_BYTES_MAX = 2 ** 50;
 const FORMAT = 1;

@@ -21,6 +21,8 @@
  *   {v}o                ino              value    a file without names, and which mounts still want it (orphan.ts)
  *   {v}u                dir ino      value    quota of a directory, or of the volume (quota.ts)
  *   {v}w                <ino>b, <ino>i  number  bytes and inodes that count to it
+ *   {v}c                ino              value    the root of a tree that no name leads to, for a while (building.ts)
+ *   {v}y                object key       value    an object of the lake that a clone refers to, for the table's clean-up (references.ts)
  *   {v}q:<mount id>     slot             value    a request that a mount has applied (fs-gateway/meta/repeats.ts)
  *   {v}k                ino              value    locks of a file, held and waited for (lock-record.ts)
  *   {v}r                object id        value    an object that gained a reference without an upload, for gc (references.ts)
@@ -69,6 +71,8 @@ export class VolumeKeys {
   readonly locks: string;
   readonly quotas: string;
   readonly usages: string;
+  readonly buildings: string;
+  readonly lakeReferences: string;
   readonly movedReferences: string;
   /** All inode buckets begin with it. */
   readonly inodePrefix: string;
@@ -93,6 +97,8 @@ export class VolumeKeys {
     this.locks = `${tag}k`;
     this.quotas = `${tag}u`;
     this.usages = `${tag}w`;
+    this.buildings = `${tag}c`;
+    this.lakeReferences = `${tag}y`;
     this.movedReferences = `${tag}r`;
     this.inodePrefix = `${tag}i:`;
     this.pagesPrefix = `${tag}e:`;
@@ -180,6 +186,14 @@ export class VolumeKeys {
     return directory === ROOT_INO
       ? this.counter(what)
       : { bucket: this.usages, field: `${directory}${what.charAt(0)}` };
+  }
+
+  building(root: number): Key {
+    return { bucket: this.buildings, field: String(root) };
+  }
+
+  lakeReference(objectKey: string): Key {
+    return { bucket: this.lakeReferences, field: Buffer.from(objectKey).toString('latin1') };
   }
 
   movedReference(objectId: number): Key {

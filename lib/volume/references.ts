@@ -3,8 +3,11 @@
  *
  * While a walk goes on, a commit may give an object a second reference (a copy that shares extents) and the first one may go before the
  * walk comes to the second. Such commits write {v}r <object id> (keys.ts); who walks counts these as live, and reads them last.
+ *
+ * Objects of the lake are deleted by their tables. A clone that refers to one writes {v}y <object key>, and gc removes that record when
+ * no extent refers to the object any more.
  */
-import type { MetaEngine, ScanPage } from '../meta/engine.ts';
+import type { MetaEngine, ScanPage, Write } from '../meta/engine.ts';
 import { ByteReader } from './bytes.ts';
 import { readExtents } from './extents.ts';
 import type { Extent } from './extents.ts';
@@ -13,6 +16,7 @@ import type { Inode } from './inode.ts';
 import type { VolumeKeys } from './keys.ts';
 
 const PAGE = 500;
+const NOTHING = Buffer.alloc(0);
 
 /** Every record of a bucket once or more, in pages. */
 export async function* scanBucket(
@@ -69,4 +73,24 @@ export async function walkReferences(
     const ino = Number(bucket.slice(keys.pagesPrefix.length));
     for await (const [field, value] of scanBucket(engine, bucket)) visit(ino, decodeExtentPage(value, bucket, field));
   }
+}
+
+/** What a commit writes that gives the extents a second reference; an empty list for none. */
+export function referenceNotes(keys: VolumeKeys, extents: readonly Extent[]): Write[] {
+  const noted = new Map<string, Write>();
+  for (const { source } of extents) {
+    const key = source.kind === 'own' ? keys.movedReference(source.objectId) : keys.lakeReference(source.key);
+    noted.set(key.bucket + key.field, { key, value: NOTHING });
+  }
+  return [...noted.values()];
+}
+
+/** Of these objects of the lake, those that a clone refers to. */
+export async function clonedLakeObjects(
+  engine: MetaEngine,
+  keys: VolumeKeys,
+  objectKeys: readonly string[],
+): Promise<ReadonlySet<string>> {
+  const records = await engine.read(objectKeys.map((key) => keys.lakeReference(key)));
+  return new Set(objectKeys.filter((_, index) => (records[index] ?? null) !== null));
 }
