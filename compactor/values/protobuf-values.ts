@@ -26,7 +26,7 @@ const FORBIDDEN_NAMES: ReadonlySet<string> = new Set(['__proto__']);
 /** One value of a field, without what repeats it. */
 interface Part {
   readonly column: ColumnType;
-  convert(this: void, value: unknown): unknown;
+  readonly convert: (value: unknown) => unknown;
 }
 
 interface Reader {
@@ -34,7 +34,7 @@ interface Reader {
   /** null: no column can hold it. */
   readonly column: ColumnType | null;
   /** null: it is not there. */
-  read(this: void, message: Record<string, unknown>): unknown;
+  readonly read: (message: Record<string, unknown>) => unknown;
 }
 
 /** Throws for a text that is no .proto file or has no message. */

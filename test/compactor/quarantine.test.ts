@@ -4,7 +4,6 @@ import type { TestRecord } from '../support/log-batches.ts';
 import { deadLetters } from './dead-letters.ts';
 import {
   compactAll,
-  DATASET,
   expectAccounts,
   foreignRecord,
   HOUR_MS,

@@ -35,16 +35,20 @@ export class TestRegistry {
   #answer(request: IncomingMessage, response: ServerResponse): void {
     const path = request.url ?? '';
     this.requests.push(path);
-    const send = (status: number, body: string): void => void response.writeHead(status).end(body);
-    if (this.failWith !== undefined) return send(this.failWith.status, this.failWith.body);
+    const { status, body } = this.failWith ?? this.#find(path);
+    response.writeHead(status).end(body);
+  }
+
+  #find(path: string): { readonly status: number; readonly body: string } {
     const id = /^\/schemas\/ids\/(\d+)$/.exec(path)?.[1];
     const version = /^\/subjects\/([^/]+)\/versions\/(\d+)$/.exec(path);
     const found =
       id === undefined
         ? this.bySubject.get(`${decodeURIComponent(version?.[1] ?? '')}/${version?.[2] ?? ''}`)
         : this.byId.get(Number(id));
-    if (found === undefined) return send(404, JSON.stringify({ error_code: 40403, message: 'Schema not found' }));
-    return send(200, JSON.stringify(found));
+    return found === undefined
+      ? { status: 404, body: JSON.stringify({ error_code: 40403, message: 'Schema not found' }) }
+      : { status: 200, body: JSON.stringify(found) };
   }
 }
 
