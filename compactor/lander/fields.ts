@@ -206,7 +206,11 @@ export function parseExactly(text: string): unknown {
 /** What a value is, for messages: `1.5`, `"abc…"`, `{"a":1}`. */
 export function shown(value: unknown): string {
   const text =
-    typeof value === 'object' ? kindOf(value) : typeof value === 'string' ? JSON.stringify(value) : String(value); // no other kinds come out of a record
+    typeof value === 'object'
+      ? kindOf(value)
+      : typeof value === 'number' || typeof value === 'bigint'
+        ? value.toString()
+        : JSON.stringify(value);
   return text.length > 60 ? `${text.slice(0, 60)}…` : text;
 }
 
