@@ -22,6 +22,7 @@ import { type OffsetRange, writeDeadLetters, writeHours } from '../lander/land-f
 import { type OpenStaging, openStaging } from '../lander/open-staging.ts';
 import { type StagePlace, stagePortion } from '../lander/stage-portion.ts';
 import type { ValueDecoder } from '../values/value-decoder.ts';
+import { watchClock } from '../steady-clock.ts';
 import { type DeadLetter, type LetterObject, openLetters } from './dead-letter-reader.ts';
 import { letterBatch } from './letter-batch.ts';
 
@@ -107,6 +108,7 @@ async function replayLetters(scope: ReplayScope, letters: LetterObject, committe
     if (rows === 0 || dryRun) return { rows, files: 0, reasons, next: null };
     const { place, ranges } = staged;
     const target = { lake, dataset, db, scratchDir, place };
+    const assertSteady = watchClock(lake.clock);
     const files = await writeHours(target, staging, ranges);
     const rest = await writeDeadLetters(target, staging, ranges);
     const oldRecord = quarantineKey(lake.volume, dataset.name, letters.key);
@@ -123,6 +125,7 @@ async function replayLetters(scope: ReplayScope, letters: LetterObject, committe
       }),
     };
     const assertCurrent = async (): Promise<void> => {
+      assertSteady();
       const [now] = await lake.engine.read([oldRecord]);
       if (now?.version === letters.version) return;
       throw new PenstockError('conflict', `${letters.key} has been replayed by another process`);
