@@ -181,11 +181,20 @@ async function assemble({
   });
   const files: Files = new Files(context, namespace, new Flusher(context, uploader), orphans, passthrough);
   if (notifier !== undefined) {
+    // Names are looked up anew, and attributes with them; files that are open are not.
+    const forgetOpen = (): void => {
+      for (const ino of staging.openInos()) notifier.invalidateInode(BigInt(ino), 0n, 0n);
+    };
     view.listen({
       inodeChanged: (ino) => notifier.invalidateInode(BigInt(ino), 0n, 0n),
       entryChanged: (parent, name) => notifier.invalidateEntry(BigInt(parent), name),
-      everythingChanged: () => notifier.incrementEpoch(),
+      everythingChanged() {
+        notifier.incrementEpoch();
+        forgetOpen();
+      },
     });
+    // A worker that takes over does not know what the kernel missed since the one before it died.
+    forgetOpen();
   }
   view.listen({
     inodeChanged: (ino) => orphans.inodeChanged(ino),

@@ -120,7 +120,7 @@ export async function umount(path: string, options: UmountOptions = {}): Promise
     throw new PenstockError('not-found', `${mountpoint} is not a mount of Penstock`);
   }
   // Its supervisor is dead, and a worker outlives it only to flush: there is nothing left to ask.
-  if (unmountPoint(mountpoint, options.lazy === true) === 'busy') {
+  if (unmountPoint(mountpoint, options.lazy === true, true) === 'busy') {
     throw new PenstockError('held', `${mountpoint} is busy: a program has files of it open`);
   }
   return { mountpoint, by: 'kernel', flushed: false };

@@ -1,6 +1,7 @@
 /** What supervisor and worker say to each other over the child process's IPC channel (JSON), and how a worker is started. */
 import type { ErrorCode } from '../../lib/errors.ts';
 import type { Negotiated } from './handshake.ts';
+import type { Notification } from './notifier.ts';
 
 /** The worker inherits /dev/fuse as this descriptor (stdin, stdout, stderr, IPC, device). */
 export const DEVICE_FD = 4;
@@ -24,12 +25,15 @@ export type ToWorker =
   /** Stop reading, finish what is in flight, flush and end: a successor or nobody takes over. */
   | { readonly type: 'stop'; readonly id: number }
   | { readonly type: 'stats'; readonly id: number }
+  /** So many of its notifications are in the kernel: the batch that it sent. */
+  | { readonly type: 'notified'; readonly count: number }
   | { readonly type: 'reopen-log' };
 
 export type FromWorker =
   | { readonly type: 'serving' }
   | { readonly type: 'failed'; readonly message: string }
   | { readonly type: 'unmounted' }
+  | { readonly type: 'notify'; readonly batch: readonly Notification[] }
   | { readonly type: 'answer'; readonly id: number; readonly value?: unknown; readonly error?: string };
 
 /** What a supervisor in the background says to the command that started it. */

@@ -19,7 +19,7 @@ import { spawnSync } from 'node:child_process';
 import { basename, delimiter, dirname, join, resolve } from 'node:path';
 import { PenstockError, describeError, systemCode } from '../../lib/errors.ts';
 import { Errno } from '../vfs/operations.ts';
-import { MNT_DETACH, MS_BIND, MS_NODEV, MS_NOSUID, MS_RDONLY, MS_REMOUNT, native } from './native.ts';
+import { MNT_DETACH, MNT_FORCE, MS_BIND, MS_NODEV, MS_NOSUID, MS_RDONLY, MS_REMOUNT, native } from './native.ts';
 import { MAX_PAYLOAD_BYTES } from './protocol.ts';
 
 export const FILE_SYSTEM_TYPE = 'fuse.penstock';
@@ -109,9 +109,10 @@ function mountByHelper({ mountpoint, source, readOnly }: MountOptions): number {
 export type UnmountResult = 'unmounted' | 'busy' | 'not-mounted';
 
 /** Takes the mount away: `lazy` detaches it from the tree at once and lets open files go on. Throws `denied`, `io`. */
-export function unmountPoint(mountpoint: string, lazy: boolean): UnmountResult {
+/** `abort`: requests that nobody will answer end with an error (for root; as `umount -f` does). */
+export function unmountPoint(mountpoint: string, lazy: boolean, abort = false): UnmountResult {
   if (!hasSysAdmin()) return unmountByHelper(mountpoint, lazy);
-  const result = native().umount2(mountpoint, lazy ? MNT_DETACH : 0);
+  const result = native().umount2(mountpoint, (lazy ? MNT_DETACH : 0) | (abort ? MNT_FORCE : 0));
   if (result === 0) return 'unmounted';
   if (result === -Errno.EBUSY) return 'busy';
   if (result === -Errno.EINVAL || result === -Errno.ENOENT) return 'not-mounted';

@@ -12,6 +12,7 @@ import koffi from 'koffi';
 
 export const O_NONBLOCK = 0o4000;
 export const O_RDWR = 0o2;
+export const MNT_FORCE = 1;
 export const MNT_DETACH = 2;
 export const MS_RDONLY = 1;
 export const MS_NOSUID = 2;

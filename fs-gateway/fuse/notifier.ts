@@ -1,5 +1,5 @@
 /**
- * Invalidations to the kernel: gathered here, written by one thread (notifier-thread.ts). Only the grant of a lock
+ * Invalidations to the kernel: gathered here, written by one thread of the supervisor (notification-writer.ts). Only the grant of a lock
  * waits for them: what the last holder wrote must not be in the kernel's pages as it was before.
  *
  * Invariants
@@ -8,18 +8,14 @@
  *   gathered: their attributes are looked up anew with the names, their pages at the next open (close-to-open).
  * Failure: what was not written when the process dies is lost; the next worker starts with INC_EPOCH.
  */
-import { extname } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
-import { Worker } from 'node:worker_threads';
 import type { KernelNotifier } from '../vfs/operations.ts';
 
 const BATCH_MAX = 1_024;
 const PENDING_MAX = 65_536;
-const CLOSE_TIMEOUT_MS = 1_000;
 
 export type Notification =
-  | { readonly type: 'inode'; readonly ino: bigint; readonly offset: bigint; readonly length: bigint }
-  | { readonly type: 'entry'; readonly parent: bigint; readonly name: string }
+  | { readonly type: 'inode'; readonly ino: number; readonly offset: number; readonly length: number }
+  | { readonly type: 'entry'; readonly parent: number; readonly name: string }
   | { readonly type: 'epoch' };
 
 export interface NotifierStats {
@@ -29,10 +25,9 @@ export interface NotifierStats {
 }
 
 export class Notifier implements KernelNotifier {
-  readonly #fd: number;
+  readonly #deliver: (batch: readonly Notification[]) => void;
   readonly #knowsEpoch: boolean;
   readonly #pending = new Map<string, Notification>();
-  #thread: Worker | undefined;
   #underWay = false;
   #scheduled = false;
   #closed = false;
@@ -42,8 +37,9 @@ export class Notifier implements KernelNotifier {
   #overflows = 0;
   readonly #settling = new Set<{ readonly written: number; readonly resolve: () => void }>();
 
-  constructor(fd: number, knowsEpoch: boolean) {
-    this.#fd = fd;
+  /** `deliver` sends a batch, of which `delivered` is told when the kernel has it. */
+  constructor(deliver: (batch: readonly Notification[]) => void, knowsEpoch: boolean) {
+    this.#deliver = deliver;
     this.#knowsEpoch = knowsEpoch;
   }
 
@@ -54,12 +50,12 @@ export class Notifier implements KernelNotifier {
   invalidateInode(ino: bigint, offset: bigint, length: bigint): void {
     const key = `i${ino}`;
     const known = this.#pending.get(key);
-    const next: Notification = { type: 'inode', ino, offset, length };
+    const next = { type: 'inode', ino: Number(ino), offset: Number(offset), length: Number(length) } as const;
     this.#put(key, known?.type === 'inode' ? widen(known, next) : next);
   }
 
   invalidateEntry(parent: bigint, name: string): void {
-    this.#put(`e${parent}/${name}`, { type: 'entry', parent, name });
+    this.#put(`e${parent}/${name}`, { type: 'entry', parent: Number(parent), name });
   }
 
   incrementEpoch(): void {
@@ -82,13 +78,18 @@ export class Notifier implements KernelNotifier {
     }
   }
 
-  /** Stops the thread. False when it is stuck in the kernel: the process can then only end by a signal. */
-  async close(): Promise<boolean> {
+  /** The batch that was sent is in the kernel. */
+  delivered(count: number): void {
+    this.#written += count;
+    this.#underWay = false;
+    this.#sent = 0;
+    this.#send();
+    this.#settle();
+  }
+
+  close(): void {
     this.#closed = true;
     this.#settle();
-    if (this.#thread === undefined) return true;
-    const ended = this.#thread.terminate().then(() => true);
-    return Promise.race([ended, sleep(CLOSE_TIMEOUT_MS, false, { ref: false })]);
   }
 
   #put(key: string, notification: Notification): void {
@@ -122,23 +123,7 @@ export class Notifier implements KernelNotifier {
     }
     this.#underWay = true;
     this.#sent = batch.length;
-    this.#thread ??= this.#startThread();
-    this.#thread.postMessage(batch);
-  }
-
-  #startThread(): Worker {
-    const thread = new Worker(new URL(`./notifier-thread${extname(import.meta.filename)}`, import.meta.url), {
-      workerData: { fd: this.#fd },
-    });
-    thread.unref();
-    thread.on('message', (count: number) => {
-      this.#written += count;
-      this.#underWay = false;
-      this.#sent = 0;
-      this.#send();
-      this.#settle();
-    });
-    return thread;
+    this.#deliver(batch);
   }
 }
 
@@ -146,6 +131,6 @@ type InodeRange = Extract<Notification, { type: 'inode' }>;
 
 /** Attributes alone add nothing to a range; two different ranges become the whole file. */
 function widen(a: InodeRange, b: InodeRange): InodeRange {
-  if (b.offset < 0n || (a.offset === b.offset && a.length === b.length)) return a;
-  return a.offset < 0n ? b : { ...a, offset: 0n, length: 0n };
+  if (b.offset < 0 || (a.offset === b.offset && a.length === b.length)) return a;
+  return a.offset < 0 ? b : { ...a, offset: 0, length: 0 };
 }

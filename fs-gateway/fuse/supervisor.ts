@@ -20,6 +20,7 @@ import { findSupervisor, serveControl, type ControlAnswer, type ControlRequest }
 import { answerInit, type HandshakeChoices, type Negotiated } from './handshake.ts';
 import { mountDevice, probeMount, resolveMountpoint, unmountPoint } from './mount.ts';
 import { native } from './native.ts';
+import { NotificationWriter } from './notification-writer.ts';
 import { WorkerProcess, describeExit } from './worker-process.ts';
 
 const RESTART_PAUSES_MS = [0, 100, 250, 500, 1_000, 2_000, 5_000] as const;
@@ -63,6 +64,7 @@ export class Supervisor {
   #negotiated: Negotiated | undefined;
   #control: Server | undefined;
   #worker: WorkerProcess | undefined;
+  #notifications: NotificationWriter | undefined;
   #state: State = 'starting';
   #generation = 0;
   #restarts = 0;
@@ -250,7 +252,8 @@ export class Supervisor {
   }
 
   #fork(): WorkerProcess {
-    return new WorkerProcess(this.#options.workerModule, this.#fd);
+    this.#notifications ??= new NotificationWriter(this.#fd);
+    return new WorkerProcess(this.#options.workerModule, this.#fd, this.#notifications);
   }
 
   #assign(worker: WorkerProcess): void {
@@ -345,12 +348,13 @@ export class Supervisor {
     this.#state = 'ended';
     if (mounted) {
       try {
-        unmountPoint(this.mountpoint, true);
+        unmountPoint(this.mountpoint, true, true);
       } catch (error) {
         this.#log(describeError(error));
       }
     }
     if (this.#fd >= 0) closeSync(this.#fd);
+    this.#notifications?.close();
     this.#worker?.kill();
     // The answer to an umount may still be on its way to whoever asked.
     const timer = setTimeout(() => this.#end.resolve(orderly), ANSWER_GRACE_MS);

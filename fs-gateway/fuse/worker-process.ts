@@ -2,6 +2,7 @@
 import { fork, type ChildProcess } from 'node:child_process';
 import { PenstockError } from '../../lib/errors.ts';
 import type { Assignment, FromWorker, ToWorker } from './messages.ts';
+import type { NotificationWriter } from './notification-writer.ts';
 
 /** Workers of one mount share libuv's pool with the loop's idle wait (one thread), hence more than the default of four. */
 const THREAD_POOL_SIZE = '8';
@@ -29,7 +30,7 @@ export class WorkerProcess {
   /** Between its word that it serves and its end. */
   #listening = false;
 
-  constructor(modulePath: string, fd: number) {
+  constructor(modulePath: string, fd: number, notifications: NotificationWriter) {
     const child = fork(modulePath, [], {
       stdio: ['ignore', 2, 2, 'ipc', fd], // the device becomes DEVICE_FD; standard output is the command's own
       execArgv: [...process.execArgv, ...HEAP_LIMITS],
@@ -49,6 +50,8 @@ export class WorkerProcess {
         serving.reject(new PenstockError('io', message.message));
       } else if (message.type === 'unmounted') {
         this.unmounted = true;
+      } else if (message.type === 'notify') {
+        void notifications.write(message.batch).then((count) => this.#send({ type: 'notified', count }));
       } else {
         this.#settle(message);
       }

@@ -54,13 +54,16 @@ export async function runWorker(body: (assignment: WorkerAssignment) => Promise<
   const log = (message: string): void => {
     process.stderr.write(`penstock fs: ${message}\n`);
   };
-  let clean = false;
   try {
     const assignment = await takeAssignment();
-    const notifier = new Notifier(DEVICE_FD, assignment.negotiated.incrementEpoch);
+    const notifier = new Notifier((batch) => tell({ type: 'notify', batch }), assignment.negotiated.incrementEpoch);
+    process.on('message', (message: ToWorker) => {
+      if (message.type === 'notified') notifier.delivered(message.count);
+    });
+    process.once('disconnect', () => notifier.close());
     const backing = assignment.negotiated.passthrough ? new DeviceBacking(native(), DEVICE_FD) : undefined;
     await body({ ...assignment, fd: DEVICE_FD, notifier, backing, log });
-    clean = await notifier.close();
+    notifier.close();
   } catch (error) {
     log(describeError(error));
     if (process.connected) {
@@ -70,7 +73,6 @@ export async function runWorker(body: (assignment: WorkerAssignment) => Promise<
     }
     process.exit(1);
   }
-  if (!clean) process.kill(process.pid, 'SIGKILL');
   process.exit(0);
 }
 
@@ -140,6 +142,7 @@ export async function serveDevice(
         accessLog?.reopen();
         break;
       case 'assign':
+      case 'notified':
         break;
     }
   };

@@ -89,7 +89,8 @@ export class LockTable {
    */
   async change(ino: number, revalidate: boolean, edit: (record: LockRecord) => LockRecord | null): Promise<void> {
     const view = this.#view;
-    const node: { seen?: Version; stale?: boolean } = {};
+    // What is not cached here may have changed since the kernel last heard of it: before a worker was killed, for one.
+    const node: { seen?: Version; stale: boolean } = { stale: revalidate && view.cachedNode(ino) === undefined };
     await view.change(undefined, async (change) => {
       const known = this.#known.get(ino) ?? NOTHING;
       const edited = edit(known.record);
@@ -107,7 +108,7 @@ export class LockTable {
       }
       this.#put(change, ino, known, edited);
     });
-    if (node.stale === true) view.announceStale(ino);
+    if (node.stale) view.announceStale(ino);
   }
 
   #put(change: Change, ino: number, known: Known, edited: LockRecord): void {
@@ -144,7 +145,7 @@ export class LockTable {
     const view = this.#view;
     const [locks, inode] = await view.read([view.keys.lock(ino), view.keys.inode(ino)]);
     const cached = view.cachedNode(ino);
-    if (cached !== undefined && cached.version !== inode?.version) {
+    if (cached?.version !== inode?.version) {
       view.forgetNode(ino);
       view.announceStale(ino);
     }
@@ -157,8 +158,7 @@ export class LockTable {
     const { held, waiting } = this.record(ino);
     const others = [...held, ...waiting].filter((lock) => !this.#isMine(lock));
     if (others.length === 0) return;
-    const engine = await this.#view.engine();
-    const live = (await engine.sessions()).filter((session) => session.live);
+    const live = (await this.#view.sessions()).filter((session) => session.live);
     const sessions = new Set(live.map((session) => session.id));
     const mounts = new Set(live.map((session) => session.detail['lockOwner']));
     // Only the sessions seen before: one that is not listed may be newer than the list.

@@ -8,10 +8,11 @@
  * - What was written under a lock is committed before the lock is given back, and whoever gets it sees that.
  * - A wait ends with EINTR when its caller is interrupted, EDEADLK when owners of this mount would wait for each other in a circle (a
  *   circle over two mounts is not found).
+ * - A wait outlives an outage of the metadata engine: nobody who has given up waiting keeps a place, or is given the lock.
  * - A lock outlives the worker. It falls with the mount: whoever waits takes it when the mount's session is over.
  * Limits: waiters look every LIVENESS_MS whether the holders' mounts live; nothing else is polled.
  */
-import { describeError } from '../../lib/errors.ts';
+import { describeError, PenstockError } from '../../lib/errors.ts';
 import { conflictOf, setRange } from '../../lib/volume/lock-record.ts';
 import type { Lock, LockRecord, Waiting, Wanted } from '../../lib/volume/lock-record.ts';
 import type { LockEvents } from '../meta/view.ts';
@@ -185,6 +186,8 @@ export class Locks implements LockEvents {
       if (this.#waiters.get(ino)?.has(waiter) === true) await this.#table.expire(ino);
       this.#grantWaiters(ino);
     } catch (error) {
+      // It may have a place by now: the next look finds out.
+      if (error instanceof PenstockError && this.#waiters.get(ino)?.has(waiter) === true) throw error;
       this.#leave(waiter);
       waiter.failed(error);
     } finally {
@@ -201,14 +204,40 @@ export class Locks implements LockEvents {
         const others = waiting.filter((one) => !isTicket(one, ticket));
         return others.length < waiting.length ? { held, waiting: others } : null;
       });
-    } finally {
+    } catch (error) {
       this.#leave(waiter);
-      // Granted in the meantime: then the program has it, and its signal comes after.
-      if (covers(this.#table.record(ino), ticket)) waiter.granted();
-      else waiter.failed(new PosixError(Errno.EINTR, 'interrupted while waiting for a lock'));
-      this.#grantWaiters(ino);
-      this.#table.tidy(ino);
+      waiter.failed(new PosixError(Errno.EINTR, 'interrupted while waiting for a lock'));
+      this.#takeOutLater(ino, ticket);
+      throw error;
     }
+    this.#leave(waiter);
+    // Granted in the meantime: then the program has it, and its signal comes after.
+    if (covers(this.#table.record(ino), ticket)) waiter.granted();
+    else waiter.failed(new PosixError(Errno.EINTR, 'interrupted while waiting for a lock'));
+    this.#grantWaiters(ino);
+    this.#table.tidy(ino);
+  }
+
+  /** The engine was gone when the wait was given up: its place, or by now its lock, goes when the engine is back. */
+  #takeOutLater(ino: number, ticket: Waiting): void {
+    setTimeout(() => {
+      this.#attend(ino, async () => {
+        try {
+          await this.#table.refresh(ino);
+          await this.#table.change(ino, false, ({ held, waiting }) => {
+            const others = waiting.filter((one) => !isTicket(one, ticket));
+            if (others.length < waiting.length) return { held, waiting: others };
+            return covers({ held, waiting }, ticket)
+              ? { held: setRange(held, { ...ticket, type: 'unlock' }), waiting }
+              : null;
+          });
+          this.#table.tidy(ino);
+        } catch (error) {
+          this.#takeOutLater(ino, ticket);
+          throw error;
+        }
+      });
+    }, LIVENESS_MS).unref();
   }
 
   /** Tells those whose wait is over, as far as is known. Returns those who have lost their place without getting the lock. */

@@ -1,8 +1,9 @@
-import { closeSync, openSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
+import { NotificationWriter } from '../../fs-gateway/fuse/notification-writer.ts';
 import { Notifier } from '../../fs-gateway/fuse/notifier.ts';
-import { mountToy, shell, until } from '../support/mount-guard.ts';
+import { mountToy, shell, start, until } from '../support/mount-guard.ts';
 import { cannotMount } from '../support/services.ts';
 import { tempDir } from '../support/temp.ts';
 
@@ -15,9 +16,13 @@ interface Written {
 function toFile(knowsEpoch = true): { notifier: Notifier; written: () => Written[] } {
   const path = join(tempDir('notifier'), 'device');
   const fd = openSync(path, 'w');
-  const notifier = new Notifier(fd, knowsEpoch);
-  onTestFinished(async () => {
-    await notifier.close();
+  const writer = new NotificationWriter(fd);
+  const notifier: Notifier = new Notifier((batch) => {
+    void writer.write(batch).then((count) => notifier.delivered(count));
+  }, knowsEpoch);
+  onTestFinished(() => {
+    notifier.close();
+    writer.close();
     closeSync(fd);
   });
   return {
@@ -98,5 +103,18 @@ describe.skipIf(cannotMount())('notifications and the kernel', () => {
     const script = `cd "$1"; for i in 0 1 2 3 4 5; do : > other-$i; done
       for i in $(seq 20); do : > @create-$i & done; wait; ls | wc -l`;
     expect(await shell(script, mountpoint, 15_000)).toBe('26\n');
+  });
+
+  it('a worker that is killed while a notification waits for the directory of its own request does not hang the mount', async () => {
+    const { mountpoint, root, stats, supervisorPid } = await mountToy({ ttlMs: 60_000 });
+    const creating = start('bash', ['-c', ': > "$1/@hold"; ls "$1"', 'bash', mountpoint]);
+    const waits = (): boolean =>
+      readdirSync(`/proc/${supervisorPid}/task`).some((thread) =>
+        readFileSync(`/proc/${supervisorPid}/task/${thread}/wchan`, 'utf8').includes('inval_entry'),
+      );
+    await until('the notification waits in the kernel', () => existsSync(join(root, '@held')) && waits());
+    process.kill((await stats()).workerPid, 'SIGKILL');
+    expect((await creating.finished).stdout).toBe('@held\n@hold\n');
+    expect(waits()).toBe(false);
   });
 });

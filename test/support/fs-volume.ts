@@ -40,8 +40,8 @@ export interface Services {
 }
 
 /** Redis and an S3 server, for `beforeAll`; the caller stops them. */
-export async function startServices(): Promise<Services> {
-  const [redis, s3] = await Promise.all([startRedis(), startVersitygw()]);
+export async function startServices(...redisArgs: readonly string[]): Promise<Services> {
+  const [redis, s3] = await Promise.all([startRedis(...redisArgs), startVersitygw()]);
   s3.createBucket('volumes');
   // The credential chain of the AWS SDK, also in the processes of a mount.
   process.env['AWS_ACCESS_KEY_ID'] = s3.accessKeyId;
@@ -64,16 +64,11 @@ export async function startServices(): Promise<Services> {
 }
 
 /** The virtual file system of a volume, without a mount. `name` tells the mounts of one volume apart. */
-export async function openTestVolume(
-  volume: TestVolume,
-  name = 'a',
-  reports: string[] = [],
-  volumeName = 'lake',
-): Promise<OpenVolume> {
+export async function openTestVolume(volume: TestVolume, name = 'a', reports: string[] = []): Promise<OpenVolume> {
   const opened = await openVolume(
     {
       metaUrl: volume.metaUrl,
-      volume: volumeName,
+      volume: 'lake',
       cacheDir: join(volume.base, `cache-${name}`),
       cacheBytes: 64e6,
       mountpoint: `/nowhere/${name}`,

@@ -23,7 +23,7 @@ function forceUnmount(mountpoint: string): void {
     .find((entry) => entry.split(' ')[4] === mountpoint);
   if (line === undefined) return;
   const minor = line.split(' ')[2]?.split(':')[1] ?? '';
-  spawnSync('umount', ['-l', mountpoint], { stdio: 'ignore', timeout: 10_000 });
+  spawnSync('umount', ['-f', '-l', mountpoint], { stdio: 'ignore', timeout: 10_000 });
   try {
     writeFileSync(`/sys/fs/fuse/connections/${minor}/abort`, '1');
   } catch {

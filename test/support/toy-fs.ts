@@ -4,7 +4,8 @@
  *
  * Names that start with `@` are instruments: `@stuck` (reading it waits until it is interrupted), `@wait` (so does looking it up, which leaves its operation id in `@operations`), `@throw` (a bug in an operation),
  * `@slow` (each read answers after a turn of the event loop), `@invalidate NAME` and `@epoch` (looking them up sends the notification),
- * `@create…` (creating it invalidates names of its own directory, then waits for libuv's pool).
+ * `@create…` (creating it invalidates names of its own directory, then waits for libuv's pool), `@hold` (creating it invalidates a name of its own
+ * directory and is never answered by the first worker, which leaves `@held`).
  */
 import fs from 'node:fs';
 import { join } from 'node:path';
@@ -187,6 +188,11 @@ export function toyFs(root: string, { ttlMs = 0, notifier }: ToyOptions = {}): T
       if (name.startsWith('@create')) {
         for (let i = 0; i < 6; i++) notifier?.invalidateEntry(parent, `other-${i}`);
         for (let i = 0; i < 8; i++) await fs.promises.stat(root);
+      }
+      if (name === '@hold' && !fs.existsSync(join(root, '@held'))) {
+        fs.writeFileSync(join(root, '@held'), '');
+        notifier?.invalidateEntry(parent, 'other');
+        return new Promise(() => undefined);
       }
       return guard(() => {
         const full = child(parent, name);
