@@ -110,6 +110,8 @@ export interface VolumeMountRequest {
   readonly accessLogPath?: string;
   /** Which files the kernel reads (and writes) by itself: default DEFAULT_PASSTHROUGH. */
   readonly passthrough?: PassthroughMode;
+  /** close and fsync return when the local disk has the bytes; they are committed behind. */
+  readonly writeback?: boolean;
   /** Supervise in a process of its own. */
   readonly background?: boolean;
   /** In the foreground: end at SIGTERM and SIGINT (default true). */
@@ -151,6 +153,7 @@ export async function mountVolume(request: VolumeMountRequest): Promise<VolumeMo
       cacheDir,
       cacheBytes,
       passthrough,
+      writeback: request.writeback ?? false,
       ...(request.credentials !== undefined && { credentials: request.credentials }),
     },
     background: request.background ?? false,

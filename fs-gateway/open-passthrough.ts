@@ -26,7 +26,7 @@ export interface WholeFilesRequest {
   report(message: string): void;
 }
 
-function bootId(): string {
+export function bootId(): string {
   return readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim();
 }
 

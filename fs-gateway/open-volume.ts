@@ -20,12 +20,13 @@ import { Staging } from './data/staging.ts';
 import { Uploader } from './data/uploader.ts';
 import { Content } from './meta/content.ts';
 import { VolumeView } from './meta/view.ts';
-import { openPassthrough, openWholeFiles } from './open-passthrough.ts';
+import { bootId, openPassthrough, openWholeFiles } from './open-passthrough.ts';
 import { TimeSource } from './vfs/context.ts';
 import type { Context } from './vfs/context.ts';
 import { Files } from './vfs/files.ts';
 import { FileSystem } from './vfs/filesystem.ts';
 import { Flusher } from './vfs/flusher.ts';
+import { Flushes } from './vfs/flushes.ts';
 import { LockTable } from './vfs/lock-table.ts';
 import { Locks } from './vfs/locks.ts';
 import { Namespace } from './vfs/namespace.ts';
@@ -33,6 +34,7 @@ import { Orphans } from './vfs/orphans.ts';
 import type { KernelBacking, KernelNotifier, Operations } from './vfs/operations.ts';
 import type { PassthroughMode } from './vfs/passthrough.ts';
 import { Reclaimer } from './vfs/reclaim.ts';
+import { Writeback } from './vfs/writeback.ts';
 import { ExtendedAttributes } from './vfs/xattrs.ts';
 
 /** With its entry, version and times about 900 bytes each: 45 MB of cached metadata. */
@@ -41,6 +43,8 @@ const CACHED_INODES = 49_152;
 const ENGINE_DEADLINE_MS = 30_000;
 /** Kept free on the cache's disk, for everybody else. */
 const FREE_BYTES_MIN = 2 ** 30;
+/** Bytes staged before writers wait; with `writeback`, as many as the cache may have. */
+const STAGED_MAX = 2 ** 30;
 const LOCK_WAIT_MS = 10_000;
 const LOCK_RETRY_MS = 50;
 
@@ -61,6 +65,8 @@ export interface VolumeOptions {
   /** Which opens the kernel serves by itself; needs `kernel`. Default `off`. */
   readonly passthrough?: PassthroughMode;
   readonly kernel?: KernelBacking;
+  /** close and fsync return when the local disk has the bytes. */
+  readonly writeback?: boolean;
 }
 
 export interface OpenVolume {
@@ -148,7 +154,7 @@ async function assemble({
     freeBytesMin: FREE_BYTES_MIN,
   });
   const reader = new BlockReader(store, cache, format.id);
-  const staging = new Staging(stagingDir, lockOwner);
+  const staging = new Staging({ dir: stagingDir, life: lockOwner, bootId: bootId(), durable: options.writeback === true });
   const whole = await openWholeFiles({ base, stagingDir, cacheBytes: options.cacheBytes, staging, cache, report });
   const context: Context = {
     view,
@@ -177,9 +183,13 @@ async function assemble({
     freeBytesMin: FREE_BYTES_MIN,
     mode: options.passthrough ?? 'off',
     kernel: options.kernel,
-    flush: (ino) => files.flush(ino),
+    flush: (ino) => flushes.flush(ino),
   });
-  const files: Files = new Files(context, namespace, new Flusher(context, uploader), orphans, passthrough);
+  const flusher = new Flusher(context, uploader);
+  const writeback = options.writeback === true ? new Writeback(clock, (ino) => flushes.flush(ino)) : undefined;
+  const flushes: Flushes = new Flushes({ context, flusher, orphans, passthrough, writeback });
+  const stagedMax = writeback === undefined ? STAGED_MAX : Math.max(STAGED_MAX, options.cacheBytes);
+  const files = new Files({ context, namespace, flusher, orphans, passthrough, flushes, stagedMax });
   if (notifier !== undefined) {
     // Names are looked up anew, and attributes with them; files that are open are not.
     const forgetOpen = (): void => {
@@ -207,7 +217,7 @@ async function assemble({
   const table = new LockTable({ view, mount: lockOwner, report });
   const locks = new Locks({
     table,
-    flush: (ino) => files.flush(ino),
+    flush: (ino) => flushes.flush(ino),
     settled: () => notifier?.settled(),
     report,
   });
@@ -222,6 +232,7 @@ async function assemble({
       context,
       namespace,
       files,
+      flushes,
       xattrs: new ExtendedAttributes(context),
       locks,
       orphans,
@@ -230,6 +241,7 @@ async function assemble({
       volume: options.volume,
       stagedFiles: staging.files.size,
       stagedBytes: staging.bytes,
+      ...(writeback !== undefined && { writeback: 'on', oldestStagedMs: writeback.oldestMs }),
       cachedBytes: cache.bytes,
       fetchedBytes: reader.fetchedBytes,
       ...passthrough.stats(),
@@ -237,6 +249,7 @@ async function assemble({
     async close() {
       locks.close();
       await orphans.close();
+      await writeback?.close();
       await passing.close();
       await reader.close();
       staging.close();

@@ -15,6 +15,7 @@ const workerOptions = z.strictObject({
   cacheDir: z.string(),
   cacheBytes: z.number(),
   passthrough: z.enum(['off', 'read', 'full']),
+  writeback: z.boolean(),
   credentials: z.strictObject({ accessKeyId: z.string(), secretAccessKey: z.string() }).optional(),
 });
 

@@ -4,7 +4,7 @@ import { isCode, PenstockError } from '../../lib/errors.ts';
 import { parseBytes } from '../../lib/units.ts';
 import { addFsSpaceCommands } from './fs-space.ts';
 import { addFsToolCommands } from './fs-tools.ts';
-import { EXIT_FAILED, print, reportToParent, untilSignal } from '../output.ts';
+import { EXIT_FAILED, EXIT_PARTLY, print, reportToParent, untilSignal } from '../output.ts';
 
 interface Json {
   readonly json?: true;
@@ -52,6 +52,7 @@ interface ParsedMountOptions {
   accessLogPath?: string;
   readOnly?: true;
   passthrough?: 'off' | 'read';
+  writeback?: true;
 }
 
 /** `-o a,b=c -o d`. What is not built is refused by name, never ignored. Throws `usage`. */
@@ -63,7 +64,8 @@ export function parseMountOptions(options: readonly string[]): ParsedMountOption
     if (key === 'accesslog' && value !== '') parsed.accessLogPath = value;
     else if (key === 'ro') parsed.readOnly = true;
     else if (key === 'passthrough' && (value === 'off' || value === 'read')) parsed.passthrough = value;
-    else if (option === 'passthrough=full' || key === 'writeback') {
+    else if (option === 'writeback') parsed.writeback = true;
+    else if (option === 'passthrough=full') {
       throw new PenstockError(
         'usage',
         `-o ${option}: not built yet; expected passthrough=read, passthrough=off, or no option`,
@@ -71,7 +73,7 @@ export function parseMountOptions(options: readonly string[]): ParsedMountOption
     } else {
       throw new PenstockError(
         'usage',
-        `-o ${option}: expected accesslog=FILE, ro, passthrough=read or passthrough=off`,
+        `-o ${option}: expected accesslog=FILE, ro, writeback, passthrough=read or passthrough=off`,
       );
     }
   }
@@ -113,7 +115,11 @@ export function addFsCommands(program: Command): void {
     .option('--cache-dir <dir>', "on the node's fastest disk")
     .option('--cache-size <size>', 'bound of the cache, as 100GB', parseSize)
     .option('--read-only', 'nothing can be changed through this mount')
-    .option('-o <options>', 'accesslog=FILE, ro, passthrough=read|off; comma-separated, may be repeated', collect)
+    .option(
+      '-o <options>',
+      'accesslog=FILE, ro, writeback, passthrough=read|off; comma-separated, may be repeated',
+      collect,
+    )
     .option('--background', 'return when it is mounted')
     .option('--log-file <file>', 'where a background mount writes its messages')
     .option('--json', 'print as one JSON object')
@@ -154,6 +160,7 @@ export function addFsCommands(program: Command): void {
       const { umountVolume } = await import('../../fs-gateway/main.ts');
       const report = await umountVolume(mountpoint, { force: options.force === true, lazy: options.lazy === true });
       print({ ...report }, options.json);
+      if (!report.flushed && report.by === 'supervisor') process.exitCode = EXIT_PARTLY;
     });
 
   fs.command('stats <mountpoint>')

@@ -12,15 +12,29 @@
  *     CLEAN  everything of this inode before the frame number `offset` is committed
  *     DROP   nothing of this inode is staged any more, and its staging file is gone; a later frame begins anew
  *     APPEND what is staged from `offset` on was appended; timeNs is the id under which it is committed
+ *     SYNC   everything of this inode before the frame number `offset` (0: before this one) is on the disk, in the staging file
  *     OPEN, CLOSE   the inode was opened (`length` times; `offset` is its backing id, 0 through the daemon) or closed
  *
  * Invariants: a write is answered after its frame was written (to the page cache: it survives the process, not the machine; fsync and
- * close wait for the store). A torn frame ends the journal: it was not answered.
+ * close wait for the store, or with `writeback` for `sync`). A torn frame ends the journal: it was not answered.
  * Limits: rewritten with what is live when it passes REWRITE_BYTES.
  */
 import { crc32c } from '@node-rs/crc32';
-import { closeSync, ftruncateSync, openSync, readFileSync, renameSync, writevSync } from 'node:fs';
+import {
+  closeSync,
+  fdatasync,
+  fdatasyncSync,
+  fsyncSync,
+  ftruncateSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  writevSync,
+} from 'node:fs';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
+
+const sync = promisify(fdatasync);
 
 export const FrameKind = {
   DATA: 1,
@@ -33,6 +47,7 @@ export const FrameKind = {
   CLOSE: 8,
   DROP: 10,
   APPEND: 11,
+  SYNC: 12,
 } as const;
 export type FrameKind = (typeof FrameKind)[keyof typeof FrameKind];
 
@@ -57,10 +72,33 @@ export class Journal {
   /** Frames written since the journal was last empty or rewritten. */
   #frames = 0;
   readonly #head = Buffer.alloc(HEAD_BYTES + FIXED_BYTES);
+  /** The fdatasync under way, and the one that begins behind it for all who came meanwhile. */
+  #syncing: Promise<void> | undefined;
+  #nextSync: Promise<void> | undefined;
 
   constructor(dir: string) {
     this.#path = join(dir, 'journal');
     this.#fd = openSync(this.#path, 'a', 0o600);
+    syncFolder(dir);
+  }
+
+  /** What was written until now survives a power cut when this resolves. */
+  sync(): Promise<void> {
+    if (this.#syncing === undefined) return this.#beginSync();
+    this.#nextSync ??= this.#syncing.then(
+      () => this.#beginSync(),
+      () => this.#beginSync(),
+    );
+    return this.#nextSync;
+  }
+
+  #beginSync(): Promise<void> {
+    this.#nextSync = undefined;
+    const syncing = sync(this.#fd).finally(() => {
+      if (this.#syncing === syncing) this.#syncing = undefined;
+    });
+    this.#syncing = syncing;
+    return syncing;
   }
 
   get frames(): number {
@@ -128,7 +166,9 @@ export class Journal {
       this.#write(fd, frame);
       this.#frames++;
     }
+    fdatasyncSync(fd);
     renameSync(temporary, this.#path);
+    syncFolder(join(this.#path, '..'));
     closeSync(this.#fd);
     this.#fd = fd;
   }
@@ -142,5 +182,15 @@ export class Journal {
 
   close(): void {
     closeSync(this.#fd);
+  }
+}
+
+/** Names made in it survive a power cut. */
+export function syncFolder(dir: string): void {
+  const fd = openSync(dir, 'r');
+  try {
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
   }
 }

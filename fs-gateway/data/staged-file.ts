@@ -109,6 +109,11 @@ export class StagedFile {
     if (memory !== undefined) this.store(0, memory);
   }
 
+  /** The staging file's descriptor; undefined while the bytes are in memory and the journal. */
+  get fd(): number | undefined {
+    return this.#fd;
+  }
+
   openFile(): void {
     // Never truncated: an earlier worker's bytes may be in it.
     this.#fd ??= openSync(this.#path, constants.O_RDWR | constants.O_CREAT, 0o600);

@@ -4,15 +4,28 @@
  * Failure: the worker killed at any point, `recover` brings back what was answered: ranges, bytes, sizes, and which inodes were open.
  * Limits: the bytes staged are bounded by who writes (vfs/ flushes early and waits above its bound), the journal by its rewriting.
  */
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  fdatasync,
+  fdatasyncSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { fromSystemError } from '../../lib/errors.ts';
-import { FrameKind, Journal } from './journal.ts';
+import { FrameKind, Journal, syncFolder } from './journal.ts';
 import type { Frame } from './journal.ts';
 import { LiveFile } from './live-file.ts';
 import { Overlay } from './overlay.ts';
 import { MEMORY_BYTES_MAX, StagedFile } from './staged-file.ts';
 import type { Append } from './staged-file.ts';
+
+const syncData = promisify(fdatasync);
+const SYNC_SOON_MS = 500;
 
 /** What one flush commits. */
 export interface Flush {
@@ -28,8 +41,23 @@ export interface Flush {
   readonly whole: boolean;
 }
 
+export interface StagingOptions {
+  readonly dir: string;
+  /** One for all workers of a mount: what an earlier mount had open is closed. */
+  readonly life: string;
+  /** What an earlier boot had staged is there only as far as it was synced. */
+  readonly bootId: string;
+  /** `sync` is used: what was synced survives also a rewriting of the journal. */
+  readonly durable: boolean;
+}
+
 export class Staging {
   readonly #dir: string;
+  readonly #durable: boolean;
+  /** Staging files whose names are on the disk. */
+  readonly #named = new WeakSet<StagedFile>();
+  #syncs = 0;
+  #syncTimer: NodeJS.Timeout | undefined;
   readonly #journal: Journal;
   readonly #files = new Map<number, StagedFile>();
   /** How often each inode is open, over all workers of the mount. */
@@ -39,19 +67,15 @@ export class Staging {
   /** What the worker before this one had appended to files that were live. */
   readonly #appends = new Map<number, Append>();
 
-  /** `life`: one for all workers of a mount; what an earlier mount had open is closed. */
-  constructor(dir: string, life: string) {
+  constructor({ dir, life, bootId, durable }: StagingOptions) {
     this.#dir = dir;
+    this.#durable = durable;
     mkdirSync(dir, { recursive: true, mode: 0o700 });
     this.#journal = new Journal(dir);
-    this.#recover(this.#isSameLife(life));
-  }
-
-  #isSameLife(life: string): boolean {
-    const path = join(this.#dir, 'life');
-    const earlier = existsSync(path) ? readFileSync(path, 'utf8') : '';
-    if (earlier !== life) writeFileSync(path, life, { mode: 0o600 });
-    return earlier === life;
+    const path = join(dir, 'life');
+    const [earlierLife = '', earlierBoot = ''] = existsSync(path) ? readFileSync(path, 'utf8').split('\n') : [];
+    this.#recover(earlierLife === life, earlierBoot === bootId);
+    writeFileSync(path, `${life}\n${bootId}\n`, { mode: 0o600 });
   }
 
   get files(): ReadonlyMap<number, StagedFile> {
@@ -223,6 +247,27 @@ export class Staging {
     return { overlay: active, size, sizeSet, mtimeNs, ctimeNs, append, mark: this.#journal.frames, whole: false };
   }
 
+  /** What is staged of the file now survives a power cut when this resolves. */
+  async sync(file: StagedFile): Promise<void> {
+    this.#syncs++;
+    try {
+      const mark = this.#journal.frames;
+      if (file.fd !== undefined) {
+        await syncData(file.fd);
+        if (!this.#named.has(file)) syncFolder(this.#dir);
+        this.#named.add(file);
+        // Dropped meanwhile, it would only bring back what nobody wants.
+        if (this.#files.get(file.ino) !== file) return;
+        this.#append({ kind: FrameKind.SYNC, ino: file.ino, timeNs: 0n, offset: mark, length: 0 });
+      }
+      await this.#journal.sync();
+    } catch (error) {
+      throw fromSystemError(error, 'syncing the cache directory');
+    } finally {
+      this.#syncs--;
+    }
+  }
+
   /** The flush failed: all is as before it. */
   failedFlush(file: StagedFile, flush: Flush): void {
     const older = new Overlay();
@@ -243,6 +288,7 @@ export class Staging {
       // What was appended meanwhile follows what is committed now.
       if (flush.append !== undefined) this.#noteAppend(file, flush.size, nowNs);
       this.#append({ kind: FrameKind.CLEAN, ino: file.ino, timeNs: nowNs, offset: flush.mark, length: 0 });
+      this.#syncSoon();
       return;
     }
     this.drop(file, nowNs);
@@ -259,6 +305,19 @@ export class Staging {
     this.#append({ kind: FrameKind.DROP, ino: file.ino, timeNs: nowNs, offset: 0, length: 0 });
     file.discard();
     this.#tidy();
+    this.#syncSoon();
+  }
+
+  /** What is committed must not be committed again after a power cut: another node may have changed it since. */
+  #syncSoon(): void {
+    if (!this.#durable || this.#syncTimer !== undefined) return;
+    this.#syncTimer = setTimeout(() => {
+      this.#syncTimer = undefined;
+      this.#syncs++;
+      // It comes again with the next commit; a disk that fails is met by the next write.
+      const done = (): number => this.#syncs--;
+      this.#journal.sync().then(done, done);
+    }, SYNC_SOON_MS).unref();
   }
 
   #append(frame: Frame): void {
@@ -277,7 +336,7 @@ export class Staging {
     }
     // The marks of flushes under way count frames of the journal as it is.
     const flushing = this.#files.values().some((file) => file.flushing !== undefined);
-    if (this.#journal.overgrown && !flushing) this.#journal.rewrite(this.#live());
+    if (this.#journal.overgrown && !flushing && this.#syncs === 0) this.#journal.rewrite(this.#live());
   }
 
   *#live(): Iterable<Frame> {
@@ -306,21 +365,32 @@ export class Staging {
         }
       }
       if (file.append !== undefined) yield appendFrame(ino, file.append);
+      if (this.#durable && file.fd !== undefined) {
+        fdatasyncSync(file.fd);
+        yield { kind: FrameKind.SYNC, ino, timeNs: 0n, offset: 0, length: 0 };
+      }
       yield { kind: FrameKind.SIZE, ino, timeNs, offset: file.sizeSet ? 1 : 0, length: file.size };
     }
   }
 
-  #recover(sameLife: boolean): void {
+  #recover(sameLife: boolean, sameBoot: boolean): void {
     const frames = this.#journal.read();
     const cleanBefore = new Map<number, number>();
-    for (const { kind, ino, offset } of frames) if (kind === FrameKind.CLEAN) cleanBefore.set(ino, offset);
+    const syncedBefore = new Map<number, number>();
+    for (const [index, { kind, ino, offset }] of frames.entries()) {
+      if (kind === FrameKind.CLEAN) cleanBefore.set(ino, offset);
+      if (kind === FrameKind.SYNC) syncedBefore.set(ino, offset === 0 ? index : offset);
+    }
     for (const [index, frame] of frames.entries()) {
       if (frame.kind === FrameKind.OPEN) this.#countOpen(frame.ino, frame.length, frame.offset);
       else if (frame.kind === FrameKind.CLOSE) this.#countClose(frame.ino);
       else if (frame.kind === FrameKind.DROP) {
         this.#files.get(frame.ino)?.close();
         this.#files.delete(frame.ino);
-      } else if (frame.kind !== FrameKind.CLEAN) this.#replay(frame, index < (cleanBefore.get(frame.ino) ?? 0));
+      } else if (frame.kind !== FrameKind.CLEAN && frame.kind !== FrameKind.SYNC) {
+        const synced = sameBoot || index < (syncedBefore.get(frame.ino) ?? 0);
+        this.#replay(frame, index < (cleanBefore.get(frame.ino) ?? 0), synced);
+      }
     }
     if (!sameLife) {
       this.#open.clear();
@@ -339,11 +409,16 @@ export class Staging {
   }
 
   /** A frame that is committed still matters for where the bytes are. */
-  #replay(frame: Frame, committed: boolean): void {
+  #replay(frame: Frame, committed: boolean, synced: boolean): void {
     const { kind, ino, offset, length, timeNs, bytes } = frame;
     let file = this.#files.get(ino);
     if (file === undefined) this.#files.set(ino, (file = new StagedFile(ino, 0, this.#dir)));
-    if (kind === FrameKind.SPILL) file.openFile();
+    if (kind === FrameKind.SPILL) {
+      if (synced) file.openFile();
+      else file.spill();
+    }
+    // The staging file of an earlier boot has these bytes or not: nobody was promised them.
+    if (kind === FrameKind.RANGE && !synced) return;
     if (kind === FrameKind.DATA && bytes !== undefined && file.inMemory) file.store(offset, bytes);
     if (kind === FrameKind.APPEND) {
       file.append = { from: offset, id: timeNs };
@@ -361,6 +436,7 @@ export class Staging {
   }
 
   close(): void {
+    clearTimeout(this.#syncTimer);
     this.#journal.close();
   }
 }

@@ -1,14 +1,12 @@
 /**
- * Open files and their content: reads from committed content with what is staged on top, writes into the staging area, flushes at
- * close, fsync, and when much is staged.
+ * Open files and their content: reads from committed content with what is staged on top, writes into the staging area, flushes when
+ * much is staged (and, by flushes.ts, at close and fsync).
  *
  * Invariants
- * - close(2) and fsync(2) return after upload and commit: another node that opens the file afterwards reads it (close-to-open).
  * - An inode is enough to serve a handle: a handle of a previous worker works like one of ours.
  * - A file that is removed while it is open stays readable and writable until its last close.
- * Limits: STAGED_FILE_MAX bytes staged per file before it is flushed in the background, STAGED_MAX in all before writers wait.
+ * Limits: STAGED_FILE_MAX bytes staged per file before it is flushed in the background, `stagedMax` in all before writers wait.
  */
-import { describeError } from '../../lib/errors.ts';
 import { FILE_BYTES_MAX, INODE_IMMUTABLE, isDirectory, isRegular } from '../../lib/volume/inode.ts';
 import { ReadAhead } from '../data/read-ahead.ts';
 import type { StagedFile } from '../data/staged-file.ts';
@@ -19,6 +17,7 @@ import type { Context } from './context.ts';
 import { admit } from './space.ts';
 import type { Uncommitted } from './attributes.ts';
 import type { Flusher } from './flusher.ts';
+import type { Flushes } from './flushes.ts';
 import type { Namespace } from './namespace.ts';
 import { Errno, PosixError } from './operations.ts';
 import type { Caller, OpenResult, Result } from './operations.ts';
@@ -34,13 +33,21 @@ const O_EXCL = 0o200;
 const O_TRUNC = 0o1000;
 const O_APPEND = 0o2000;
 const STAGED_FILE_MAX = 128 * 2 ** 20;
-const STAGED_MAX = 2 ** 30;
 const HANDLES_MAX = 65_536;
 /** So often a read begins again because the file changed under it; a file that changes faster is read as of some moment of the read. */
 const READ_ATTEMPTS_MAX = 16;
-/** The store's own retries have given up by then. */
-const FLUSH_RETRY_MS = 5000;
 const EMPTY = Buffer.alloc(0);
+
+export interface FilesParts {
+  readonly context: Context;
+  readonly namespace: Namespace;
+  readonly flusher: Flusher;
+  readonly orphans: Orphans;
+  readonly passthrough: Passthrough;
+  readonly flushes: Flushes;
+  /** Bytes staged in all before writers wait for the store. */
+  readonly stagedMax: number;
+}
 
 export class Files {
   readonly #context: Context;
@@ -48,21 +55,22 @@ export class Files {
   readonly #flusher: Flusher;
   readonly #orphans: Orphans;
   readonly #passthrough: Passthrough;
+  readonly #flushes: Flushes;
+  readonly #stagedMax: number;
   readonly #readAheads = new BoundedMap<bigint, ReadAhead>(HANDLES_MAX);
-  readonly #flushes = new Map<number, Promise<void>>();
-  /** `mtime/size` at the last open: the kernel's pages are still those of the file. */
-  readonly #lastOpened = new BoundedMap<number, string>(HANDLES_MAX);
   /** Inodes with writes of a previous worker. */
   readonly #recovered = new Set<number>();
   /** Handles of a previous worker are below: they begin at another millisecond. */
   #nextHandle = BigInt(Date.now()) << 20n;
 
-  constructor(context: Context, namespace: Namespace, flusher: Flusher, orphans: Orphans, passthrough: Passthrough) {
-    this.#passthrough = passthrough;
+  constructor({ context, namespace, flusher, orphans, passthrough, flushes, stagedMax }: FilesParts) {
     this.#context = context;
     this.#namespace = namespace;
     this.#flusher = flusher;
     this.#orphans = orphans;
+    this.#passthrough = passthrough;
+    this.#flushes = flushes;
+    this.#stagedMax = stagedMax;
   }
 
   newHandle(): bigint {
@@ -126,10 +134,7 @@ export class Files {
     if ((flags & O_TRUNC) !== 0) this.#truncateStaged(node, 0);
     const handle = this.newHandle();
     if (opened !== null) return { handle, ...opened };
-    const seen = contentMark(node);
-    const keepCache = this.#lastOpened.get(node.ino) === seen;
-    if (!keepCache) this.#lastOpened.set(node.ino, seen);
-    return { handle, keepCache };
+    return { handle, keepCache: this.#flushes.keepsPages(node) };
   }
 
   async create(caller: Caller, parent: number, name: string, mode: number, flags: number): Promise<Node> {
@@ -239,8 +244,8 @@ export class Files {
     if (killSuidGid) await this.#clearSuidGid(ino);
     // Above the bounds a writer goes at the speed of the store.
     if ((staging.get(ino)?.stagedBytes ?? 0) >= STAGED_FILE_MAX) {
-      const flushing = this.#startFlush(ino);
-      if (staging.bytes >= STAGED_MAX) await flushing;
+      const flushing = this.#flushes.start(ino);
+      if (staging.bytes >= this.#stagedMax) await flushing;
     }
     const node = await nodeOrThrow(view, ino);
     await admit(view, node, endOf(node, staging.get(ino), offset, data, flags));
@@ -281,7 +286,7 @@ export class Files {
     await this.#passthrough.beforeChange(ino);
     this.#truncateStaged(await nodeOrThrow(this.#context.view, ino), Number(size));
     // Without an open handle no close will flush it.
-    if (!this.#context.staging.isOpen(ino)) await this.flush(ino);
+    if (!this.#context.staging.isOpen(ino)) await this.#flushes.settle(ino);
     this.#passthrough.calmLater(ino);
   }
 
@@ -310,7 +315,7 @@ export class Files {
     if ((mode & (PUNCH_HOLE | ZERO_RANGE)) !== 0)
       staging.punch(file, start, Math.min(end, Math.max(file.size, start)), nowNs);
     if ((mode & (KEEP_SIZE | PUNCH_HOLE)) === 0 && end > file.size) staging.resize(file, end, false, nowNs);
-    if (!staging.isOpen(ino)) await this.flush(ino);
+    if (!staging.isOpen(ino)) await this.#flushes.settle(ino);
   }
 
   async seek(ino: number, offset: bigint, whence: number): Promise<bigint> {
@@ -319,114 +324,18 @@ export class Files {
   }
 
   copy(source: CopyEnd, target: CopyEnd, length: number): Promise<number> {
-    return copyRange(this.#context, this, source, target, length);
-  }
-
-  /** At close(2): commits what is staged. At once when nothing is. */
-  flush(ino: number): Result<void> {
-    const file = this.#context.staging.get(ino);
-    if (file === undefined) return;
-    return this.#flushAll(file);
-  }
-
-  async #flushAll(file: StagedFile): Promise<void> {
-    await this.#flushes.get(file.ino);
-    if (this.#context.staging.get(file.ino) !== file || !file.dirty) return;
-    await this.#startFlush(file.ino);
-  }
-
-  /** One flush per file at a time; the one under way counts. */
-  #startFlush(ino: number): Promise<void> {
-    let flush = this.#flushes.get(ino);
-    if (flush === undefined) {
-      flush = this.#flush(ino).finally(() => this.#flushes.delete(ino));
-      this.#flushes.set(ino, flush);
-      // Whoever waits for it gets the error; the staged data stays and is tried again.
-      flush.catch((error: unknown) => this.#retryLater(ino, error));
-    }
-    return flush;
-  }
-
-  #retryLater(ino: number, error: unknown): void {
-    this.#context.report(`inode ${ino} stays staged: ${describeError(error)}`);
-    setTimeout(() => {
-      if (this.#context.staging.get(ino)?.dirty === true) this.#startFlush(ino).catch(() => undefined); // Reported above.
-    }, FLUSH_RETRY_MS).unref();
-  }
-
-  async #flush(ino: number): Promise<void> {
-    const file = this.#context.staging.get(ino);
-    if (file === undefined) return;
-    const node = await this.#context.view.node(ino);
-    // Nobody else can read a file without names: it dies with its last handle.
-    if (node?.inode.nlink === 0 && this.#context.staging.isOpen(ino)) return;
-    const before = node === null ? '' : contentMark(node);
-    if (await this.#flusher.flush(file)) {
-      // The kernel's pages have the appended bytes where they are not.
-      this.#lastOpened.delete(ino);
-      this.#context.view.announceStale(ino);
-      if (file.dirty) await this.#flush(ino);
-      return;
-    }
-    const after = this.#context.view.cachedNode(ino);
-    // The kernel's pages have what we wrote: the next open may keep them. Unless the kernel wrote to the backing file instead.
-    if (file.selfKept) this.#lastOpened.delete(ino);
-    else if (after !== undefined && this.#lastOpened.get(ino) === before) this.#lastOpened.set(ino, contentMark(after));
-  }
-
-  async fsync(ino: number): Promise<void> {
-    await this.flush(ino);
-    if (this.#context.format.durability === 'flush') await (await this.#context.view.engine()).flush();
+    return copyRange(this.#context, this, this.#flushes, source, target, length);
   }
 
   release(ino: number, handle: bigint): Result<void> {
     this.#readAheads.delete(handle);
-    const backing = this.#context.staging.backingOf(ino);
-    const last = this.#context.staging.closed(ino, this.#context.time.nowNs());
-    if (!last) return;
-    this.#passthrough.closed(ino, backing);
-    const node = this.#context.view.cachedNode(ino);
-    const unnamed = node === undefined || node.inode.nlink === 0;
-    if (unnamed || this.#context.staging.get(ino) !== undefined) return this.#released(ino);
-  }
-
-  async #released(ino: number): Promise<void> {
-    const { view, staging, time } = this.#context;
-    const node = await view.node(ino);
-    if (node === null || node.inode.nlink === 0) {
-      const file = staging.get(ino);
-      if (file !== undefined) staging.drop(file, time.nowNs());
-      if (node !== null) this.#orphans.closed(node);
-      return;
-    }
-    try {
-      await this.flush(ino);
-    } finally {
-      this.#passthrough.calmLater(ino);
-    }
-  }
-
-  /** Flushes everything; throws the first error after trying all. */
-  async drain(): Promise<void> {
-    const results = await Promise.allSettled(
-      [...this.#context.staging.files.keys()].map(async (ino) => this.flush(ino)),
-    );
-    const failed = results.find((result) => result.status === 'rejected');
-    if (failed !== undefined) throw failed.reason;
+    return this.#flushes.release(ino);
   }
 
   /** Commits what an earlier worker left staged. */
   async recover(): Promise<void> {
     for (const ino of this.#context.staging.files.keys()) this.#recovered.add(ino);
-    await Promise.all(
-      [...this.#context.staging.files.keys()].map(async (ino) => {
-        try {
-          await this.flush(ino);
-        } catch (error) {
-          this.#context.report(`staged data of inode ${ino} is not committed yet: ${describeError(error)}`);
-        }
-      }),
-    );
+    await this.#flushes.recover();
   }
 }
 
@@ -434,9 +343,4 @@ export class Files {
 function endOf(node: Node, staged: StagedFile | undefined, offset: number, data: Buffer, flags: number): number {
   const start = (flags & O_APPEND) === 0 ? offset : (staged?.size ?? node.inode.size);
   return start + data.length;
-}
-
-/** Differs when the content does. */
-function contentMark({ inode }: Node): string {
-  return `${inode.mtimeNs}/${inode.size}`;
 }

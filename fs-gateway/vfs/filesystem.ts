@@ -13,6 +13,7 @@ import type { Context } from './context.ts';
 import { Directories } from './directories.ts';
 import { guard } from './errno.ts';
 import type { Files } from './files.ts';
+import type { Flushes } from './flushes.ts';
 import type { Locks } from './locks.ts';
 import type { Namespace } from './namespace.ts';
 import { Errno, PosixError } from './operations.ts';
@@ -40,6 +41,7 @@ export interface FileSystemParts {
   readonly context: Context;
   readonly namespace: Namespace;
   readonly files: Files;
+  readonly flushes: Flushes;
   readonly xattrs: ExtendedAttributes;
   readonly locks: Locks;
   readonly orphans: Orphans;
@@ -157,9 +159,10 @@ export class FileSystem implements Operations {
     newName: string,
     flags: number,
   ): Result<void> {
-    return this.#guard(() =>
-      this.#parts.namespace.rename(caller, Number(parent), name, Number(newParent), newName, flags),
-    );
+    return this.#guard(async () => {
+      await this.#parts.flushes.beforeNaming(Number(parent), name);
+      await this.#parts.namespace.rename(caller, Number(parent), name, Number(newParent), newName, flags);
+    });
   }
 
   link(caller: Caller, ino: bigint, newParent: bigint, newName: string): Result<Entry> {
@@ -219,8 +222,8 @@ export class FileSystem implements Operations {
 
   flush(_caller: Caller, ino: bigint, _handle: bigint, lockOwner: bigint): Result<void> {
     return this.#guard(() => {
-      // Giving locks back flushes.
-      return this.#parts.locks.release('posix', Number(ino), lockOwner) ?? this.#parts.files.flush(Number(ino));
+      // Giving locks back commits.
+      return this.#parts.locks.release('posix', Number(ino), lockOwner) ?? this.#parts.flushes.settle(Number(ino));
     });
   }
 
@@ -235,7 +238,7 @@ export class FileSystem implements Operations {
   }
 
   fsync(_caller: Caller, ino: bigint): Result<void> {
-    return this.#guard(() => this.#parts.files.fsync(Number(ino)));
+    return this.#guard(() => this.#parts.flushes.fsync(Number(ino)));
   }
 
   fallocate(_caller: Caller, ino: bigint, _handle: bigint, mode: number, offset: bigint, length: bigint): Result<void> {
@@ -324,7 +327,7 @@ export class FileSystem implements Operations {
   }
 
   async drain(): Promise<void> {
-    await this.#parts.files.drain();
+    await this.#parts.flushes.drain();
     await this.#parts.orphans.settle();
   }
 }

@@ -12,6 +12,7 @@ import { mergeExtents } from '../data/merge-extents.ts';
 import { nodeOrThrow } from './context.ts';
 import type { Context } from './context.ts';
 import { EXTENTS_INLINE } from './flusher.ts';
+import type { Flushes } from './flushes.ts';
 import type { Result } from './operations.ts';
 
 /** Below, copying the bytes is cheaper than one more reference to an object. */
@@ -28,20 +29,20 @@ export interface CopyEnd {
 export interface CopyPath {
   read(ino: number, handle: bigint, offset: number, size: number): Result<Buffer>;
   write(ino: number, handle: bigint, offset: number, data: Buffer, flags: number, kill: boolean): Result<number>;
-  flush(ino: number): Result<void>;
 }
 
 /** copy_file_range: shares the source's objects where it can, else copies through this daemon; may copy less than asked. */
 export async function copyRange(
   context: Context,
   path: CopyPath,
+  flushes: Flushes,
   source: CopyEnd,
   target: CopyEnd,
   length: number,
 ): Promise<number> {
   if (length >= SHARED_BYTES_MIN) {
-    await path.flush(source.ino);
-    await path.flush(target.ino);
+    await flushes.flush(source.ino);
+    await flushes.flush(target.ino);
     const shared = await shareExtents(context, source, target, length);
     if (shared !== null) return shared;
   }

@@ -140,3 +140,9 @@ export function converse(mount: MountedVolume, name: string, script: string): Co
     say: (word) => running.child.stdin?.write(`${word}\n`),
   };
 }
+
+/** Its committed size; -1 when there is no such name. */
+export async function sizeElsewhere({ operations }: OpenVolume, name: string): Promise<number> {
+  const found = await operations.lookup(caller(), 1n, name);
+  return 'attributes' in found ? Number(found.attributes.size) : -1;
+}

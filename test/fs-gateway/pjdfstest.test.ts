@@ -56,6 +56,11 @@ describe.skipIf(cannotMount() || missing('pjdfstest'))('pjdfstest', () => {
     expect(await suite(await testVolume())).toEqual({ failed: [], skipped: SKIPPED, passed: 382 });
   });
 
+  test('passes with writeback', async () => {
+    const options = { writeback: true } as const;
+    expect(await suite(await testVolume(), options)).toEqual({ failed: [], skipped: SKIPPED, passed: 382 });
+  });
+
   test.skipIf(cannotPassThrough())('passes with passthrough=read', async () => {
     const options = { passthrough: 'read' } as const;
     expect(await suite(await testVolume(), options)).toEqual({ failed: [], skipped: SKIPPED, passed: 382 });

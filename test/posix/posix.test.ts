@@ -30,6 +30,11 @@ describe('what programs rely on', () => {
     expect(await results((await mountTestVolume(volume)).mountpoint)).toEqual(passed);
   });
 
+  test.skipIf(cannotMount())('holds on a mount with writeback', async () => {
+    const volume = await testVolume({ inlineBytes: '0', blockSize: '64KiB' });
+    expect(await results((await mountTestVolume(volume, { writeback: true })).mountpoint)).toEqual(passed);
+  });
+
   test.skipIf(cannotMount() || cannotPassThrough())('holds on a mount with passthrough=read', async () => {
     const volume = await testVolume({ inlineBytes: '0', blockSize: '64KiB' });
     const { mountpoint } = await mountTestVolume(volume, { passthrough: 'read' });

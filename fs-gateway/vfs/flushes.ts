@@ -1,0 +1,203 @@
+/**
+ * When what is staged is committed: at close and fsync, before their answer, or with `writeback` behind it; at the last release, at the end, and
+ * again after a failure.
+ *
+ * Invariants
+ * - Without `writeback`, close(2) and fsync(2) return after upload and commit: another node that opens the file afterwards reads it
+ *   (close-to-open). With it, they return when the local disk has the bytes and the journal's word for them, also over a power cut.
+ * - One flush per file at a time. What failed stays staged, is reported, and is tried again.
+ */
+import { describeError, PenstockError } from '../../lib/errors.ts';
+import type { StagedFile } from '../data/staged-file.ts';
+import { BoundedMap } from '../meta/bounded-map.ts';
+import type { Node } from '../meta/cache.ts';
+import type { Context } from './context.ts';
+import type { Flusher } from './flusher.ts';
+import type { Result } from './operations.ts';
+import type { Orphans } from './orphans.ts';
+import type { Passthrough } from './passthrough.ts';
+import type { Writeback } from './writeback.ts';
+
+/** The store's own retries have given up by then. */
+const FLUSH_RETRY_MS = 5000;
+const MARKS_MAX = 65_536;
+
+export interface FlushesOptions {
+  readonly context: Context;
+  readonly flusher: Flusher;
+  readonly orphans: Orphans;
+  readonly passthrough: Passthrough;
+  readonly writeback: Writeback | undefined;
+}
+
+export class Flushes {
+  readonly #options: FlushesOptions;
+  readonly #running = new Map<number, Promise<void>>();
+  /** `mtime/size` at the last open: the kernel's pages are still those of the file. */
+  readonly #lastOpened = new BoundedMap<number, string>(MARKS_MAX);
+
+  constructor(options: FlushesOptions) {
+    this.#options = options;
+  }
+
+  /** At an open: whether the kernel's pages are those of this version. */
+  keepsPages(node: Node): boolean {
+    const seen = contentMark(node);
+    if (this.#lastOpened.get(node.ino) === seen) return true;
+    this.#lastOpened.set(node.ino, seen);
+    return false;
+  }
+
+  /** Commits what is staged. At once when nothing is. */
+  flush(ino: number): Result<void> {
+    const file = this.#options.context.staging.get(ino);
+    if (file === undefined) return;
+    return this.#flushAll(file);
+  }
+
+  async #flushAll(file: StagedFile): Promise<void> {
+    await this.#running.get(file.ino);
+    if (this.#options.context.staging.get(file.ino) !== file || !file.dirty) return;
+    await this.start(file.ino);
+  }
+
+  /** One flush per file at a time; the one under way counts. */
+  start(ino: number): Promise<void> {
+    let flush = this.#running.get(ino);
+    if (flush === undefined) {
+      flush = this.#flush(ino).finally(() => this.#running.delete(ino));
+      this.#running.set(ino, flush);
+      // Whoever waits for it gets the error; the staged data stays and is tried again.
+      flush.catch((error: unknown) => this.#retryLater(ino, error));
+    }
+    return flush;
+  }
+
+  #retryLater(ino: number, error: unknown): void {
+    const { context, writeback } = this.#options;
+    context.report(`inode ${ino} stays staged: ${describeError(error)}`);
+    setTimeout(() => {
+      if (context.staging.get(ino)?.dirty !== true) return;
+      if (writeback !== undefined) writeback.add(ino);
+      else this.start(ino).catch(() => undefined); // Reported above.
+    }, FLUSH_RETRY_MS).unref();
+  }
+
+  async #flush(ino: number): Promise<void> {
+    const { context, flusher } = this.#options;
+    const file = context.staging.get(ino);
+    if (file === undefined) return;
+    const node = await context.view.node(ino);
+    // Nobody else can read a file without names: it dies with its last handle.
+    if (node?.inode.nlink === 0 && context.staging.isOpen(ino)) return;
+    const before = node === null ? '' : contentMark(node);
+    if (await flusher.flush(file)) {
+      // The kernel's pages have the appended bytes where they are not.
+      this.#lastOpened.delete(ino);
+      context.view.announceStale(ino);
+      if (file.dirty) await this.#flush(ino);
+      return;
+    }
+    const after = context.view.cachedNode(ino);
+    // The kernel's pages have what we wrote: the next open may keep them. Unless the kernel wrote to the backing file instead.
+    if (file.selfKept) this.#lastOpened.delete(ino);
+    else if (after !== undefined && this.#lastOpened.get(ino) === before) this.#lastOpened.set(ino, contentMark(after));
+  }
+
+  /** At close(2), and where a change without a handle ends. */
+  settle(ino: number): Result<void> {
+    const { context, writeback } = this.#options;
+    const file = context.staging.get(ino);
+    if (file === undefined) return;
+    // What the kernel writes by itself is only found by comparing, which a flush does.
+    if (writeback === undefined || file.selfKept) return this.#flushAll(file);
+    return this.#stage(file, writeback);
+  }
+
+  async #stage(file: StagedFile, writeback: Writeback): Promise<void> {
+    const { staging } = this.#options.context;
+    await staging.sync(file);
+    if (staging.get(file.ino) === file) writeback.add(file.ino);
+  }
+
+  async fsync(ino: number): Promise<void> {
+    const { context, writeback } = this.#options;
+    await this.settle(ino);
+    if (writeback !== undefined) return;
+    if (context.format.durability === 'flush') await (await context.view.engine()).flush();
+  }
+
+  release(ino: number): Result<void> {
+    const { context, passthrough } = this.#options;
+    const backing = context.staging.backingOf(ino);
+    const last = context.staging.closed(ino, context.time.nowNs());
+    if (!last) return;
+    passthrough.closed(ino, backing);
+    const node = context.view.cachedNode(ino);
+    const unnamed = node === undefined || node.inode.nlink === 0;
+    if (unnamed || context.staging.get(ino) !== undefined) return this.#released(ino);
+  }
+
+  async #released(ino: number): Promise<void> {
+    const { context, orphans, passthrough } = this.#options;
+    const node = await context.view.node(ino);
+    if (node === null || node.inode.nlink === 0) {
+      const file = context.staging.get(ino);
+      if (file !== undefined) context.staging.drop(file, context.time.nowNs());
+      if (node !== null) orphans.closed(node);
+      return;
+    }
+    try {
+      await this.settle(ino);
+    } finally {
+      passthrough.calmLater(ino);
+    }
+  }
+
+  /**
+   * Before a name is given to an entry's file: with `writeback`, other nodes and a node that lost its disk would find the name without the
+   * content, in place of one that had it (what ext4 calls auto_da_alloc).
+   */
+  beforeNaming(parent: number, name: string): Result<void> {
+    if (this.#options.writeback === undefined) return;
+    const entry = this.#options.context.view.cachedEntry(parent, name);
+    if (entry !== undefined && entry !== null) return this.flush(entry.ino);
+  }
+
+  /** Flushes everything; tries all, then throws what went wrong first, with what is left. */
+  async drain(): Promise<void> {
+    const { staging } = this.#options.context;
+    const results = await Promise.allSettled([...staging.files.keys()].map(async (ino) => this.flush(ino)));
+    const failed = results.filter((result) => result.status === 'rejected');
+    const [first] = failed;
+    if (first === undefined) return;
+    throw new PenstockError(
+      'io',
+      `${failed.length} files with ${staging.bytes} bytes stay staged in the cache directory: ${describeError(first.reason)}`,
+      { cause: first.reason },
+    );
+  }
+
+  /** Commits what an earlier worker left staged. */
+  async recover(): Promise<void> {
+    const { context, writeback } = this.#options;
+    await Promise.all(
+      [...context.staging.files.values()].map(async (file) => {
+        if (writeback !== undefined && !file.selfKept) {
+          writeback.add(file.ino);
+          return;
+        }
+        try {
+          await this.flush(file.ino);
+        } catch (error) {
+          context.report(`staged data of inode ${file.ino} is not committed yet: ${describeError(error)}`);
+        }
+      }),
+    );
+  }
+}
+
+/** Differs when the content does. */
+function contentMark({ inode }: Node): string {
+  return `${inode.mtimeNs}/${inode.size}`;
+}
