@@ -154,7 +154,12 @@ async function assemble({
     freeBytesMin: FREE_BYTES_MIN,
   });
   const reader = new BlockReader(store, cache, format.id);
-  const staging = new Staging({ dir: stagingDir, life: lockOwner, bootId: bootId(), durable: options.writeback === true });
+  const staging = new Staging({
+    dir: stagingDir,
+    life: lockOwner,
+    bootId: bootId(),
+    durable: options.writeback === true,
+  });
   const whole = await openWholeFiles({ base, stagingDir, cacheBytes: options.cacheBytes, staging, cache, report });
   const context: Context = {
     view,

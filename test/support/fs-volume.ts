@@ -97,7 +97,10 @@ export interface MountedVolume extends TestVolume {
   readonly passthroughProblem: string | undefined;
 }
 
-export interface TestMountOptions extends Pick<VolumeMountRequest, 'passthrough' | 'writeback' | 'cacheBytes' | 'cacheDir'> {
+export interface TestMountOptions extends Pick<
+  VolumeMountRequest,
+  'passthrough' | 'writeback' | 'cacheBytes' | 'cacheDir'
+> {
   /** Where an earlier mount was. */
   readonly at?: MountedVolume;
 }
