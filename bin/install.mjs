@@ -140,6 +140,22 @@ const table = [
       'jars',
     ),
   },
+  {
+    // A schema registry that speaks Confluent's API: a folder of jars, 115 MB.
+    name: 'apicurio',
+    install: built(
+      'apicurio',
+      ['java', 'mvn'],
+      'mvn',
+      (build) => [
+        ...['-q', '-B', 'org.apache.maven.plugins:maven-dependency-plugin:2.8:unpack'],
+        '-Dartifact=io.apicurio:apicurio-registry-app:3.0.9:tar.gz:all',
+        `-DoutputDirectory=${join(build, 'app')}`,
+      ],
+      () => ({}),
+      'app',
+    ),
+  },
 ];
 
 async function installServices() {

@@ -79,6 +79,9 @@ export function parseOptions(options: Readonly<Record<string, string>>): Partial
     inlineBytes: (text) => ({ inlineBytes: parseBytes(text) }),
     trash: (text) => ({ trashMs: parseDuration(text) }),
     grace: (text) => ({ graceMs: parseDuration(text) }),
+    backup: (text) => ({ backupMs: parseDuration(text) }),
+    backupKeep: (text) => ({ backupKeepMs: parseDuration(text) }),
+    gc: (text) => ({ gcMs: parseDuration(text) }),
     durability: (text) => ({ durability: oneOf('durability', text, ['commit', 'flush']) }),
     compression: (text) => ({ compression: oneOf('compression', text, ['none']) }),
   };

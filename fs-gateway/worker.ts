@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import { systemClock } from '../lib/clock.ts';
 import { runWorker, serveDevice } from './fuse/worker.ts';
+import { startMaintenance } from './maintenance.ts';
 import { openVolume } from './open-volume.ts';
 
 /** Where the kernel cannot be told that all it knows is void, it may believe us no longer than a session's lease. */
@@ -39,6 +40,16 @@ await runWorker(async (assignment) => {
     assignment.notifier,
     log,
   );
+  const maintenance = startMaintenance(
+    {
+      metaUrl: options.metaUrl,
+      volume: options.volume,
+      directory: options.cacheDir,
+      ...(credentials !== undefined && { credentials }),
+    },
+    log,
+  );
   await serveDevice(assignment, volume.operations, { stats: () => volume.stats() });
+  maintenance.stop();
   await volume.close();
 });

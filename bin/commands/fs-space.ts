@@ -1,4 +1,4 @@
-/** `penstock fs quota|trash|clone|snapshot`: what the tools do about space. */
+/** `penstock fs quota|trash|clone|snapshot|backup`: what the tools keep, and how much. */
 import type { Command } from 'commander';
 import { EXIT_PARTLY, print, printTable } from '../output.ts';
 import { parseAge, parseBytesLimit, parseInodesLimit, progressOnStderr } from './fs-arguments.ts';
@@ -8,6 +8,7 @@ export function addFsSpaceCommands(fs: Command): void {
   addQuotaCommands(fs);
   addTrashCommands(fs);
   addCloneCommands(fs);
+  addBackupCommands(fs);
 }
 
 function addQuotaCommands(fs: Command): void {
@@ -155,5 +156,52 @@ function addCloneCommands(fs: Command): void {
       const { removeSnapshot } = await import('../../fs-gateway/tools/main.ts');
       await removeSnapshot({ metaUrl, name, snapshot: snapshotName, progress: progressOnStderr() });
       print({ deleted: snapshotName }, json);
+    });
+}
+
+function addBackupCommands(fs: Command): void {
+  const backup = fs.command('backup').description('the metadata of volumes, in their stores');
+
+  backup
+    .command('create <meta-url>')
+    .description('back it up now; mounts do so by themselves, as the option backup says')
+    .option('--name <name>', "the volume's name (default: lake)")
+    .option('--json', 'print as one JSON object')
+    .action(async (metaUrl: string, { name, json }: ToolOptions) => {
+      const { backupVolume } = await import('../../fs-gateway/tools/main.ts');
+      const report = await backupVolume({ metaUrl, name, progress: progressOnStderr() });
+      print({ ...report }, json);
+      if (!report.consistent) process.exitCode = EXIT_PARTLY;
+    });
+
+  backup
+    .command('list <store-url>')
+    .description('the backups of all volumes in a store')
+    .option('--json', 'print as a JSON array')
+    .action(async (storeUrl: string, { json }: ToolOptions) => {
+      const { backupsIn } = await import('../../fs-gateway/tools/main.ts');
+      printTable(
+        (await backupsIn(storeUrl)).map((one) => ({ ...one })),
+        json,
+      );
+    });
+
+  backup
+    .command('fetch <store-url> <key> <file>')
+    .description('a backup as a file, for load')
+    .option('--json', 'print as one JSON object')
+    .action(async (storeUrl: string, key: string, file: string, { json }: ToolOptions) => {
+      const { fetchBackup } = await import('../../fs-gateway/tools/main.ts');
+      print({ ...(await fetchBackup(storeUrl, key, file)) }, json);
+    });
+
+  backup
+    .command('delete <store-url> <key>')
+    .description('what only it needs is garbage for the next gc')
+    .option('--json', 'print as one JSON object')
+    .action(async (storeUrl: string, key: string, { json }: ToolOptions) => {
+      const { deleteBackup } = await import('../../fs-gateway/tools/main.ts');
+      await deleteBackup(storeUrl, key);
+      print({ deleted: key }, json);
     });
 }

@@ -92,7 +92,7 @@ export function addFsCommands(program: Command): void {
     .option('--name <name>', "the volume's name (default: lake)")
     .option(
       '--option <k=v>',
-      'blockSize, inlineBytes, trash, grace, durability or compression; may be repeated',
+      'blockSize, inlineBytes, trash, grace, backup, backupKeep, gc, durability or compression; may be repeated',
       collect,
     )
     .option('--if-missing', 'a volume that is there already, in the same store, is left as it is')

@@ -20,6 +20,7 @@ import { loadTable, type TableState } from '../../lib/table/table.ts';
 import { prepareListing } from '../../lib/volume/lake-listing.ts';
 import { addToCounters } from '../../lib/lake/counters.ts';
 import type { CostMeter } from '../cost/cost.ts';
+import { watchClock } from '../steady-clock.ts';
 import { describeDataFile, fileFingerprint, hourFolder, hourName, parquetName } from '../parquet-object.ts';
 import { type DamagedFile, fetchInputs, findUndecodable, type GroupInputs, type LocalFile } from './group-inputs.ts';
 import { copyStatement, DUPLICATES_TABLE, duplicateStatements, type GroupQuery, sortOrderOf } from './group-sql.ts';
@@ -107,6 +108,7 @@ async function merge(
   const duplicates = await findDuplicates(worker, query);
   const paths = await writeSorted(context, group, query, files, duplicates > 0);
   signal.throwIfAborted();
+  const assertSteady = watchClock(context.meter.lake.clock);
   const outputs: Output[] = [];
   for (const [index, path] of paths.entries()) outputs.push(await upload(context, group, table, path, index));
   const rowsOut = outputs.reduce((sum, output) => sum + Number(output.dataFile.recordCount), 0);
@@ -114,7 +116,7 @@ async function merge(
     rowsIn === rowsOut + duplicates,
     `${group.dataset} ${hourName(group.hour)}: ${rowsIn} rows in, ${rowsOut} out and ${duplicates} duplicates`,
   );
-  await commitGroup(context, group, lease, files, outputs, duplicates);
+  await commitGroup(context, group, lease, files, outputs, duplicates, assertSteady);
   return { in: rowsIn, out: rowsOut, duplicates, filesBefore: files.length, filesAfter: outputs.length };
 }
 
@@ -180,6 +182,7 @@ async function commitGroup(
   files: readonly LocalFile[],
   outputs: readonly Output[],
   duplicates: number,
+  assertSteady: () => void,
 ): Promise<void> {
   const { lake } = context.meter;
   const held = await lease.release();
@@ -187,6 +190,7 @@ async function commitGroup(
   const remove = files.map((file) => file.location);
   await commitTable(lake, group.dataset, async () => {
     context.signal.throwIfAborted();
+    assertSteady();
     if (!(await lease.isOurs())) {
       throw new PenstockError(
         'held',

@@ -12,8 +12,9 @@ import type { DatasetConfig } from '../../lib/config/pipeline.ts';
 import { sqlName, sqlText } from '../../lib/sql/duckdb.ts';
 import { namesInFile, parquetOptions } from '../../lib/sql/parquet.ts';
 import type { TableMetadata } from '../../lib/table/metadata.ts';
-import type { FieldType, Schema } from '../../lib/table/schema.ts';
+import type { Schema } from '../../lib/table/schema.ts';
 import { SORT_TAIL } from '../sort-order.ts';
+import { parquetColumn, sqlType } from '../sql-types.ts';
 
 /** Compared with the lander's 1: a third less bytes for data that is read for years. */
 const ZSTD_LEVEL = 3;
@@ -103,7 +104,7 @@ export function copyStatement(
   },
 ): string {
   const { schema } = query;
-  const fields = schema.fields.map(({ name, id }) => ({ name, fieldId: id }));
+  const fields = schema.fields.map(parquetColumn);
   const names = namesInFile(fields);
   const columns = fields.map(({ fieldId }, index) => `t.c${fieldId} AS ${sqlName(names[index] ?? '')}`).join(', ');
   const order = query.order
@@ -144,27 +145,4 @@ function columnOf(schema: Schema, name: string): string {
   const field = schema.fields.find((candidate) => candidate.name === name);
   assert(field !== undefined, `no column '${name}' in the schema`);
   return `c${field.id}`;
-}
-
-const SQL_TYPES: Readonly<Record<string, string>> = {
-  boolean: 'BOOLEAN',
-  int: 'INTEGER',
-  long: 'BIGINT',
-  float: 'FLOAT',
-  double: 'DOUBLE',
-  date: 'DATE',
-  time: 'TIME',
-  timestamp: 'TIMESTAMP',
-  timestamptz: 'TIMESTAMP WITH TIME ZONE',
-  string: 'VARCHAR',
-  binary: 'BLOB',
-  uuid: 'UUID',
-};
-
-/** An Iceberg type in DuckDB's words. */
-function sqlType(type: FieldType): string {
-  if (typeof type === 'string') return SQL_TYPES[type] ?? (type.startsWith('fixed') ? 'BLOB' : type.toUpperCase());
-  if (type.type === 'list') return `${sqlType(type.element)}[]`;
-  if (type.type === 'map') return `MAP(${sqlType(type.key)}, ${sqlType(type.value)})`;
-  return `STRUCT(${type.fields.map((field) => `${sqlName(field.name)} ${sqlType(field.type)}`).join(', ')})`;
 }

@@ -13,6 +13,7 @@ import { addToCounters } from '../../lib/lake/counters.ts';
 import { moveOffsets, readOffsets } from '../../lib/lake/offsets.ts';
 import { quarantineWrite } from '../../lib/lake/quarantine.ts';
 import { PenstockError } from '../../lib/errors.ts';
+import { watchClock } from '../steady-clock.ts';
 import { commitRows, type OwnRecords } from './commit-rows.ts';
 import {
   type CommitScope,
@@ -35,7 +36,10 @@ export interface LandTotals {
   readonly bytes: number;
 }
 
-/** Throws `conflict` when others have landed from these offsets, or changed the schema in another way. */
+/**
+ * Throws `conflict` when others have landed from these offsets or changed the schema in another way, and when the clock was set forward
+ * while the files were written.
+ */
 export async function commitStaged(
   scope: CommitScope,
   staging: Staging,
@@ -47,6 +51,7 @@ export async function commitStaged(
     first: start,
     last: next - 1,
   }));
+  const assertSteady = watchClock(scope.lake.clock);
   const files = await writeHours(scope, staging, ranges);
   const deadLetters = await writeDeadLetters(scope, staging, ranges);
   const totals = {
@@ -58,9 +63,15 @@ export async function commitStaged(
     bytes: files.reduce((sum, file) => sum + Number(file.dataFile.bytes), 0),
   };
   const own = ownRecords(scope, moved, totals, deadLetters);
-  const assertCurrent = (): Promise<void> => assertOffsets(scope, moved);
+  const assertCurrent = async (): Promise<void> => {
+    await assertOffsets(scope, moved);
+    assertSteady();
+  };
   if (files.length > 0) await commitRows(scope, { fields: staging.fields, files, ranges, own, assertCurrent });
-  else await commitWithoutRows(scope, own, assertCurrent);
+  else {
+    assertSteady();
+    await commitWithoutRows(scope, own, assertCurrent);
+  }
   return totals;
 }
 

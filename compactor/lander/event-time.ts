@@ -12,6 +12,15 @@ export function isEventTime(micros: number): boolean {
   return micros >= 0 && micros < MICROS_MAX;
 }
 
+/** A time whose unit is known, from a typed value. NaN: it does not fit. */
+export class EpochMicros {
+  readonly micros: number;
+
+  constructor(micros: number) {
+    this.micros = micros;
+  }
+}
+
 /** NaN for anything that is not such a time. Fractions of a microsecond are cut off. */
 export function toEpochMicros(value: unknown): number {
   if (typeof value === 'number') {
@@ -19,6 +28,7 @@ export function toEpochMicros(value: unknown): number {
     // Above 2^53 (the year 2255) a double holds every other microsecond: still exact to 2 us.
     return Number.isFinite(micros) ? micros : NaN;
   }
+  if (value instanceof EpochMicros) return value.micros;
   if (typeof value !== 'string') return NaN;
   const match = RFC_3339.exec(value);
   if (match === null) return NaN;

@@ -1,12 +1,12 @@
 /** Which names a field of a record may have. */
-import type { FieldType } from '../../lib/config/pipeline.ts';
+import type { PrimitiveType } from '../../lib/table/schema.ts';
 
 /** More is no schema but data in the names (and 500 columns are as many Parquet column chunks in every row group). */
 export const FIELDS_MAX = 500;
 const NAME_CHARS_MAX = 255;
 
 /** The columns that the lander adds, in this order, before those of the records. */
-export const ADDED_COLUMNS: readonly { readonly name: string; readonly type: FieldType }[] = [
+export const ADDED_COLUMNS: readonly { readonly name: string; readonly type: PrimitiveType }[] = [
   { name: '_agent', type: 'string' },
   { name: '_incarnation', type: 'string' },
   { name: '_seq', type: 'long' },

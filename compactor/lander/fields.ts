@@ -6,21 +6,18 @@
  * Objects and arrays are kept as JSON text in string columns that are marked with JSON_DOC.
  */
 import { type AnyColumn, LongColumn, NumberColumn, type SqlType, StringColumn } from '../../lib/sql/columns.ts';
-import type { FieldType } from '../../lib/config/pipeline.ts';
+import { sqlText } from '../../lib/sql/duckdb.ts';
+import type { ParquetColumn } from '../../lib/sql/parquet.ts';
+import type { Field as IcebergField, FieldType } from '../../lib/table/schema.ts';
+import { parquetColumn, sqlType } from '../sql-types.ts';
 import { toEpochMicros } from './event-time.ts';
-
-export const FIT = 0;
-export const MISFIT = 1;
-/** A number of the parsed object has lost digits: parse again with `parseExactly`. */
-export const INEXACT = 2;
-export const TOO_DEEP = 3;
-export type Fit = typeof FIT | typeof MISFIT | typeof INEXACT | typeof TOO_DEEP;
+import { FIT, type Fit, INEXACT, MISFIT, TOO_DEEP } from './fit.ts';
+import { nestedText } from './nested-text.ts';
+import { bytesOf, dayOf, scalarText } from './scalar-text.ts';
 
 /** Nested values are walked recursively; deeper ones serve only to exhaust a reader's stack. */
 export const DEPTH_MAX = 64;
 const INT_MAX = 2 ** 31;
-const DATE = /^\d{4}-\d\d-\d\d$/;
-const MS_PER_DAY = 86_400_000;
 const LONG_LIMIT = 2n ** 63n;
 /** The Iceberg `doc` of a string column whose values are JSON text. */
 export const JSON_DOC = 'JSON';
@@ -34,31 +31,49 @@ export interface Field {
   readonly isJson: boolean;
 }
 
-const SQL_TYPES: Readonly<Record<FieldType, SqlType>> = {
-  boolean: 'BOOLEAN',
-  int: 'INTEGER',
-  long: 'BIGINT',
-  float: 'FLOAT',
-  double: 'DOUBLE',
-  string: 'VARCHAR',
-  date: 'DATE',
-  timestamptz: 'TIMESTAMPTZ',
-};
+/** Types whose values are staged as they are; all others are staged as text and cast when a file is written. */
+const STAGED_AS: ReadonlyMap<FieldType, SqlType> = new Map<FieldType, SqlType>([
+  ['boolean', 'BOOLEAN'],
+  ['int', 'INTEGER'],
+  ['long', 'BIGINT'],
+  ['float', 'FLOAT'],
+  ['double', 'DOUBLE'],
+  ['string', 'VARCHAR'],
+  ['date', 'DATE'],
+  ['timestamptz', 'TIMESTAMPTZ'],
+  ['binary', 'BLOB'],
+]);
 
-export const sqlTypeOf = (type: FieldType): SqlType => SQL_TYPES[type];
+export const stagedType = (type: FieldType): SqlType => STAGED_AS.get(type) ?? 'VARCHAR';
+
+/** The column of a file, from the staged one. */
+export function fileColumn(field: Pick<IcebergField, 'id' | 'name' | 'type'>): ParquetColumn {
+  const { type } = field;
+  const column = parquetColumn(field);
+  if (STAGED_AS.has(type)) return column;
+  const target = sqlType(type);
+  const convert =
+    typeof type === 'string'
+      ? (staged: string) => `CAST(${staged} AS ${target})`
+      : (staged: string) => `from_json_strict(${staged}, ${sqlText(JSON.stringify(target))})`;
+  return { ...column, convert };
+}
 
 /** Puts the values of one field into its column. */
 export class FieldWriter {
   readonly field: Field;
   readonly name: string;
+  readonly #isJsonValue: boolean;
   readonly #numbers: NumberColumn | undefined;
   readonly #longs: LongColumn | undefined;
   readonly #strings: StringColumn | undefined;
   readonly #column: AnyColumn;
 
-  constructor(field: Field, column: AnyColumn) {
+  /** `allowNonFinite`: NaN and infinities are values like others (JSON has none: there they are numbers out of range). */
+  constructor(field: Field, column: AnyColumn, allowNonFinite: boolean) {
     this.field = field;
     this.name = field.name;
+    this.#isJsonValue = !allowNonFinite;
     this.#column = column;
     this.#numbers = column instanceof NumberColumn ? column : undefined;
     this.#longs = column instanceof LongColumn ? column : undefined;
@@ -75,9 +90,22 @@ export class FieldWriter {
     if (value === null) return this.setNull(row) ? FIT : MISFIT;
     if (this.#numbers !== undefined) return this.#setNumber(this.#numbers, row, value);
     if (this.#longs !== undefined) return this.#setLong(this.#longs, row, value);
-    if (this.#strings === undefined) return MISFIT;
-    if (this.field.isJson) return setJson(this.#strings, row, value);
-    return typeof value === 'string' && this.#strings.set(row, value) ? FIT : MISFIT;
+    return this.#strings === undefined ? MISFIT : this.#setText(this.#strings, row, value);
+  }
+
+  #setText(column: StringColumn, row: number, value: unknown): Fit {
+    const { isJson, type } = this.field;
+    if (isJson) return setJson(column, row, value);
+    if (type === 'string') return typeof value === 'string' && column.set(row, value) ? FIT : MISFIT;
+    if (type === 'binary') {
+      const bytes = bytesOf(value);
+      if (bytes === null) return MISFIT;
+      column.setBytes(row, bytes);
+      return FIT;
+    }
+    const text = typeof type === 'string' ? scalarText(type, value) : nestedText(type, value);
+    if (typeof text !== 'string') return text;
+    return column.set(row, text) ? FIT : MISFIT;
   }
 
   #setNumber(column: NumberColumn, row: number, value: unknown): Fit {
@@ -85,9 +113,12 @@ export class FieldWriter {
       case 'double':
       case 'float':
         if (typeof value === 'bigint') return this.#setNumber(column, row, Number(value));
-        if (typeof value !== 'number' || !Number.isFinite(value)) return MISFIT;
+        if (typeof value !== 'number') return MISFIT;
+        if (!Number.isFinite(value) && this.#isJsonValue) return MISFIT;
         column.set(row, value);
-        return this.field.type === 'double' || Number.isFinite(Math.fround(value)) ? FIT : MISFIT;
+        return this.field.type === 'double' || Number.isFinite(Math.fround(value)) || !Number.isFinite(value)
+          ? FIT
+          : MISFIT;
       case 'boolean':
         if (typeof value !== 'boolean') return MISFIT;
         column.set(row, value ? 1 : 0);
@@ -98,9 +129,9 @@ export class FieldWriter {
         column.set(row, value);
         return FIT;
       case 'date': {
-        const ms = typeof value === 'string' && DATE.test(value) ? Date.parse(value) : NaN;
-        if (!Number.isFinite(ms) || new Date(ms).toISOString().slice(0, 10) !== value) return MISFIT;
-        column.set(row, ms / MS_PER_DAY);
+        const day = dayOf(value);
+        if (day === null) return MISFIT;
+        column.set(row, day);
         return FIT;
       }
       default:
@@ -175,10 +206,16 @@ export function parseExactly(text: string): unknown {
 /** What a value is, for messages: `1.5`, `"abc…"`, `{"a":1}`. */
 export function shown(value: unknown): string {
   const text =
-    typeof value === 'bigint' ? value.toString() : typeof value === 'object' ? kindOf(value) : JSON.stringify(value);
+    typeof value === 'object'
+      ? kindOf(value)
+      : typeof value === 'number' || typeof value === 'bigint'
+        ? value.toString()
+        : JSON.stringify(value);
   return text.length > 60 ? `${text.slice(0, 60)}…` : text;
 }
 
 function kindOf(value: object | null): string {
-  return value === null ? 'null' : Array.isArray(value) ? 'an array' : 'an object';
+  if (value === null) return 'null';
+  if (value instanceof Uint8Array) return 'bytes';
+  return Array.isArray(value) ? 'an array' : 'an object';
 }

@@ -9,7 +9,6 @@
  */
 import { FIELDS_MAX, refuseName } from './field-names.ts';
 import type { Field } from './fields.ts';
-import type { FieldType } from '../../lib/config/pipeline.ts';
 
 export const SAMPLE_RECORDS_MAX = 2000;
 /** What a double may come to hold later is unknown; what is this large already is counted in whole units. */
@@ -72,7 +71,7 @@ function count(seen: Seen, value: unknown): void {
   }
 }
 
-function typeOf(seen: Seen): { type: FieldType; isJson: boolean } {
+function typeOf(seen: Seen): Pick<Field, 'type' | 'isJson'> {
   const most = Math.max(seen.booleans, seen.strings, seen.nested, seen.numbers);
   if (seen.numbers === most) {
     const isLong = seen.fractions === 0 && (seen.large === seen.numbers || seen.inexact > 0);

@@ -14,6 +14,7 @@ import type { DuckDb } from '../../lib/sql/duckdb.ts';
 import type { LakeContext } from '../../lib/table/table.ts';
 import { commitStaged, type LandTotals } from './commit-staged.ts';
 import type { CommitScope } from './land-files.ts';
+import type { ValueDecoder } from '../values/value-decoder.ts';
 import { openStaging } from './open-staging.ts';
 import { readOffsets } from '../../lib/lake/offsets.ts';
 import { hasMoved, stagePortion } from './stage-portion.ts';
@@ -34,6 +35,8 @@ export interface DatasetLanderOptions {
   readonly db: DuckDb;
   readonly scratchDir: string;
   readonly dataset: DatasetConfig;
+  /** null: the values are JSON. */
+  readonly decoder: ValueDecoder | null;
   readonly commitEveryMs: number;
   /** A commit is due when this many bytes of values are staged. */
   readonly stagedBytesMax: number;
@@ -117,7 +120,7 @@ export class DatasetLander {
     const offsets = await readOffsets(lake.engine, lake.volume, dataset.name, partitions);
     const source = await TopicSource.open(log, topic, offsets, targets);
     for (const lost of source.lost) this.#noteLasting(lost);
-    const { staging, nextFieldId } = await openStaging(lake, dataset, db);
+    const { staging, nextFieldId } = await openStaging(lake, dataset, db, this.#options.decoder);
     try {
       const place = { topic: topic.name, topicId: topic.id };
       const end = await this.#fill(source, staging, place, nextFieldId);

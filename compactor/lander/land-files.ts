@@ -10,12 +10,12 @@ import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { DatasetConfig } from '../../lib/config/pipeline.ts';
 import type { DuckDb } from '../../lib/sql/duckdb.ts';
-import type { ParquetColumn } from '../../lib/sql/parquet.ts';
 import { readFooters } from '../../lib/sql/parquet-footer.ts';
 import type { DataFile } from '../../lib/table/data-file.ts';
 import { dataFileKey } from '../../lib/table/keys.ts';
 import type { LakeContext } from '../../lib/table/table.ts';
 import { dataFileOf, fileFingerprint, hourFolder, hourName, parquetName } from '../parquet-object.ts';
+import { fileColumn } from './fields.ts';
 import type { StagePlace } from './stage-portion.ts';
 import { Staging } from './staging.ts';
 import { addedIcebergFields, toIceberg } from './table-fields.ts';
@@ -113,7 +113,7 @@ async function writeBatch(
         bytes: file.bytes,
         schema: { type: 'struct', fields: [...addedIcebergFields(), ...staging.fields.map(toIceberg)] },
         sortOrderId: null,
-        hasNoNan: true,
+        hasNoNan: staging.decoder === null,
       });
       return { ...file, key, name, dataFile, modifiedMs: lake.clock.nowMs() };
     });
@@ -131,10 +131,7 @@ async function copyHour(
   hour: number,
   path: string,
 ): Promise<void> {
-  const columns: ParquetColumn[] = [...addedIcebergFields(), ...staging.fields].map(({ id, name }) => ({
-    name,
-    fieldId: id,
-  }));
+  const columns = [...addedIcebergFields(), ...staging.fields].map(fileColumn);
   await staging.table.copyTo(
     path,
     {

@@ -12,6 +12,7 @@ import type { Log } from '../../lib/log/log.ts';
 import { DuckDb } from '../../lib/sql/duckdb.ts';
 import type { LakeContext } from '../../lib/table/table.ts';
 import type { LandTotals } from './commit-staged.ts';
+import { openDecoder } from '../values/open-decoder.ts';
 import { DatasetLander, type DatasetResult } from './land-dataset.ts';
 import { LandingCosts } from './landing-costs.ts';
 
@@ -98,6 +99,7 @@ async function landAll(
   const stop = new AbortController();
   const signal = AbortSignal.any([options.signal, stop.signal]);
   const landers = config.datasets.map(async (dataset) => {
+    const decoder = await openDecoder(dataset.value);
     const connection = await db.connect();
     const lander = new DatasetLander({
       lake: costs.lake,
@@ -105,6 +107,7 @@ async function landAll(
       db: connection,
       scratchDir,
       dataset,
+      decoder,
       commitEveryMs: config.lander.commitEvery,
       stagedBytesMax: Math.max(
         STAGED_BYTES_MIN,

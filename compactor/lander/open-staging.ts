@@ -3,8 +3,10 @@ import type { DatasetConfig } from '../../lib/config/pipeline.ts';
 import type { DuckDb } from '../../lib/sql/duckdb.ts';
 import { type LakeContext, loadTable } from '../../lib/table/table.ts';
 import { ADDED_COLUMNS } from './field-names.ts';
+import { maxFieldId } from '../../lib/table/schema.ts';
+import type { ValueDecoder } from '../values/value-decoder.ts';
 import { Staging } from './staging.ts';
-import { fieldsFor } from './table-fields.ts';
+import { fieldsFor, toIceberg } from './table-fields.ts';
 
 export interface OpenStaging {
   readonly staging: Staging;
@@ -13,17 +15,23 @@ export interface OpenStaging {
 }
 
 /** Throws `config` for a declared schema that the table cannot take on. */
-export async function openStaging(lake: LakeContext, dataset: DatasetConfig, db: DuckDb): Promise<OpenStaging> {
+export async function openStaging(
+  lake: LakeContext,
+  dataset: DatasetConfig,
+  db: DuckDb,
+  decoder: ValueDecoder | null,
+): Promise<OpenStaging> {
   const table = await loadTable(lake, dataset.name);
   const lastColumnId = table?.metadata['last-column-id'] ?? ADDED_COLUMNS.length;
-  const fields = fieldsFor(dataset, table?.schema ?? null, lastColumnId);
-  let lastFieldId = Math.max(lastColumnId, ...fields.map((field) => field.id));
+  const fields = fieldsFor(dataset, table?.schema ?? null, lastColumnId, decoder?.columns() ?? null);
+  let lastFieldId = Math.max(lastColumnId, maxFieldId({ type: 'struct', fields: fields.map(toIceberg) }));
   const staging = await Staging.open({
     db,
     dataset: dataset.name,
     eventTime: dataset.eventTime,
     infer: dataset.schema === 'infer',
     fields,
+    decoder,
   });
   return { staging, nextFieldId: () => ++lastFieldId };
 }

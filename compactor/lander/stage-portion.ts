@@ -16,8 +16,9 @@ export interface StagePortion {
 }
 
 /**
- * Stages the records from `cursor.next` on and moves it. False: an hour did not fit, the commit is due and the rest waits.
- * Throws `corrupt` or `unsupported` for a batch that cannot be read; `cursor.next` then stands on what was not staged.
+ * Stages the records from `cursor.next` on and moves it. False: an hour did not fit, or the values have a new schema; the commit is due
+ * and the rest waits for the next one. Throws `corrupt` or `unsupported` for a batch that cannot be read, `cursor.next` then stands on
+ * what was not staged; and, when nothing is staged that could be committed before, what `ValueDecoder.prepare` throws.
  */
 export async function stagePortion(
   staging: Staging,
@@ -41,13 +42,23 @@ export async function stagePortion(
         await addFields(staging, sampleOf(batches.slice(index), where, offset), nextFieldId);
         outcome = staging.stage(reader, recordPlace, offset);
       }
-      if (outcome === 'full') return false;
+      if (outcome === 'schema') await prepare(staging, reader.value());
+      if (outcome === 'full' || outcome === 'schema') return false;
       cursor.next = offset + 1;
     }
     // Offsets of a compacted topic or of transaction markers may be missing at the end.
     cursor.next = Math.max(cursor.next, Math.min(base + header.lastOffsetDelta + 1, cursor.target));
   }
   return true;
+}
+
+/** What is staged lands before a registry that is away is waited for. */
+async function prepare(staging: Staging, value: Buffer | null): Promise<void> {
+  try {
+    await staging.decoder?.prepare(value);
+  } catch (error) {
+    if (staging.records === 0) throw error;
+  }
 }
 
 async function addFields(

@@ -15,19 +15,11 @@ import { RowTable } from '../../lib/sql/row-table.ts';
 import { DeadLetters } from './dead-letters.ts';
 import { isEventTime, MICROS_PER_HOUR, toEpochMicros } from './event-time.ts';
 import { ADDED_COLUMNS, HOUR_COLUMN, refuseName } from './field-names.ts';
-import {
-  DEPTH_MAX,
-  type Field,
-  FIT,
-  type Fit,
-  FieldWriter,
-  INEXACT,
-  parseExactly,
-  shown,
-  sqlTypeOf,
-  TOO_DEEP,
-} from './fields.ts';
+import type { ValueDecoder } from '../values/value-decoder.ts';
+import { DEPTH_MAX, type Field, FieldWriter, parseExactly, shown, stagedType } from './fields.ts';
+import { FIT, type Fit, INEXACT, TOO_DEEP } from './fit.ts';
 import { Identity } from './identity.ts';
+import { typeText } from './scalar-text.ts';
 
 /**
  * Hours are files: what comes from more (clocks that jump, a backfill) waits for the next commit. Each takes about four records of the
@@ -56,10 +48,15 @@ export interface StagingOptions {
   /** New fields become columns; else a record with one is quarantined. */
   readonly infer: boolean;
   readonly fields: readonly Field[];
+  /** null: the values are JSON. */
+  readonly decoder: ValueDecoder | null;
 }
 
-/** `evolve`: the record has fields without a column: call `addFields`, then stage it again. `full`: its hour does not fit this commit. */
-export type Outcome = 'staged' | 'evolve' | 'full';
+/**
+ * `evolve`: the record has fields without a column: call `addFields`, then stage it again. `full`: its hour does not fit this commit.
+ * `schema`: the schema of its value is not known yet: let the decoder prepare for it, and open the staging area again.
+ */
+export type Outcome = 'staged' | 'evolve' | 'full' | 'schema';
 
 type Parsed = Record<string, unknown>;
 
@@ -105,8 +102,8 @@ export class Staging {
   }
 
   static async open(options: StagingOptions): Promise<Staging> {
-    const added = ADDED_COLUMNS.map(({ name, type }) => ({ name, type: sqlTypeOf(type) }));
-    const fields = options.fields.map(({ name, type }) => ({ name, type: sqlTypeOf(type) }));
+    const added = ADDED_COLUMNS.map(({ name, type }) => ({ name, type: stagedType(type) }));
+    const fields = options.fields.map(({ name, type }) => ({ name, type: stagedType(type) }));
     const hour = { name: HOUR_COLUMN, type: 'INTEGER' } as const;
     const table = await RowTable.create(options.db, `rows ${options.dataset}`, [hour, ...added, ...fields]);
     const dead = await DeadLetters.open(options.db, options.dataset);
@@ -136,6 +133,11 @@ export class Staging {
     return this.#bytes;
   }
 
+  /** Prepares for values of one more schema; null: the values are JSON. */
+  get decoder(): ValueDecoder | null {
+    return this.#options.decoder;
+  }
+
   /** Puts the rows in the order of their hours, to be copied out hour by hour. */
   async sortByHour(): Promise<void> {
     await this.#table.sortBy(HOUR_COLUMN);
@@ -152,7 +154,7 @@ export class Staging {
   }
 
   async addFields(fields: readonly Field[], askedFor: Iterable<string>): Promise<void> {
-    await this.#table.addColumns(fields.map(({ name, type }) => ({ name, type: sqlTypeOf(type) })));
+    await this.#table.addColumns(fields.map(({ name, type }) => ({ name, type: stagedType(type) })));
     this.#takeFields(fields);
     for (const name of askedFor) if (!this.#byName.has(name)) this.#refused.add(name);
     await this.resume();
@@ -162,7 +164,7 @@ export class Staging {
     const columns = this.#table.columns;
     for (const field of fields) {
       const index = columns.findIndex((def) => def.name === field.name);
-      const writer = new FieldWriter(field, this.#table.column(index));
+      const writer = new FieldWriter(field, this.#table.column(index), this.#options.decoder !== null);
       this.#writers.push(writer);
       this.#byName.set(field.name, writer);
       this.#written.push(0);
@@ -183,6 +185,7 @@ export class Staging {
     if (value === null) return this.#quarantine(reader, place, offset, 'no value');
     if (value.length > VALUE_BYTES_MAX)
       return this.#quarantine(reader, place, offset, `value of ${value.length} bytes: more than 1 MiB`);
+    if (this.#options.decoder !== null) return this.#stageTyped(this.#options.decoder, reader, place, offset, value);
     if (!isUtf8(value)) return this.#quarantine(reader, place, offset, 'value is not UTF-8');
     try {
       parsed = JSON.parse(value.toString('utf8'));
@@ -204,6 +207,17 @@ export class Staging {
     }
     if (typeof refusal === 'string') return this.#quarantine(reader, place, offset, refusal);
     return this.#stageAdded(reader, place, offset, parsed, value.length);
+  }
+
+  #stageTyped(decoder: ValueDecoder, reader: RecordBatchReader, place: Place, offset: number, value: Buffer): Outcome {
+    const decoded = decoder.decode(value);
+    if (decoded === null) return 'schema';
+    if (typeof decoded === 'string') return this.#quarantine(reader, place, offset, decoded);
+    const refusal = this.#stageFields(decoded);
+    // A typed value is exact as it is.
+    if (refusal === INEXACT) return this.#quarantine(reader, place, offset, 'a number that is not exact in 64 bits');
+    if (refusal !== undefined) return this.#quarantine(reader, place, offset, refusal);
+    return this.#stageAdded(reader, place, offset, decoded, value.length);
   }
 
   /** undefined when all fit, INEXACT, or why not. */
@@ -245,9 +259,11 @@ export class Staging {
     const refusal = refuseName(name);
     if (refusal !== undefined) return refusal;
     if (!this.#options.infer) return `field ${name} is not in the declared schema`;
+    // All columns that its schema asks for are made before.
+    if (this.#options.decoder !== null) return value === null ? undefined : noColumn(name);
     if (!this.#refused.has(name)) return value === null ? undefined : 'evolve';
     if (value === null) return undefined;
-    return `field ${name} cannot become a column: too many fields, or a name that differs from another only in case`;
+    return noColumn(name);
   }
 
   #stageAdded(reader: RecordBatchReader, place: Place, offset: number, record: Parsed, bytes: number): Outcome {
@@ -313,6 +329,9 @@ export class Staging {
   }
 }
 
+const noColumn = (name: string): string =>
+  `field ${name} cannot become a column: too many fields, or a name that differs from another only in case`;
+
 /** undefined: absent; NaN: not a whole number. */
 function optionalInteger(reader: RecordBatchReader, name: Uint8Array): number | undefined {
   const value = reader.headerInteger(name);
@@ -325,7 +344,7 @@ function isRecord(value: unknown): value is Parsed {
 
 function misfit(writer: FieldWriter, fit: Fit, value: unknown): string {
   if (fit === TOO_DEEP) return `field ${writer.name} is nested deeper than ${DEPTH_MAX}`;
-  const expected = writer.field.isJson ? 'an object or array' : writer.field.type;
+  const expected = writer.field.isJson ? 'an object or array' : typeText(writer.field.type);
   return `field ${writer.name}: expected ${expected}, got ${shown(value)}`;
 }
 

@@ -21,6 +21,8 @@ import { commitRows } from '../lander/commit-rows.ts';
 import { type OffsetRange, writeDeadLetters, writeHours } from '../lander/land-files.ts';
 import { type OpenStaging, openStaging } from '../lander/open-staging.ts';
 import { type StagePlace, stagePortion } from '../lander/stage-portion.ts';
+import type { ValueDecoder } from '../values/value-decoder.ts';
+import { watchClock } from '../steady-clock.ts';
 import { type DeadLetter, type LetterObject, openLetters } from './dead-letter-reader.ts';
 import { letterBatch } from './letter-batch.ts';
 
@@ -31,6 +33,8 @@ const PORTION_BYTES_MAX = 8 << 20;
 export interface ReplayScope {
   readonly lake: LakeContext;
   readonly dataset: DatasetConfig;
+  /** null: the values are JSON. */
+  readonly decoder: ValueDecoder | null;
   readonly db: DuckDb;
   /** Another connection to the same database. */
   readonly reader: DuckDb;
@@ -88,8 +92,13 @@ async function replayOnce(
 }
 
 async function replayLetters(scope: ReplayScope, letters: LetterObject, committedMs: number): Promise<Replayed> {
-  const { lake, dataset, db, scratchDir, dryRun } = scope;
-  const open = await openStaging(lake, dataset, db);
+  const { lake, dataset, db, decoder, scratchDir, dryRun } = scope;
+  if (decoder !== null) {
+    for await (const portion of letters.letters()) {
+      for (const { value } of portion) await decoder.prepare(value);
+    }
+  }
+  const open = await openStaging(lake, dataset, db, decoder);
   const { staging } = open;
   try {
     const staged = await stageLetters(open, letters);
@@ -99,6 +108,7 @@ async function replayLetters(scope: ReplayScope, letters: LetterObject, committe
     if (rows === 0 || dryRun) return { rows, files: 0, reasons, next: null };
     const { place, ranges } = staged;
     const target = { lake, dataset, db, scratchDir, place };
+    const assertSteady = watchClock(lake.clock);
     const files = await writeHours(target, staging, ranges);
     const rest = await writeDeadLetters(target, staging, ranges);
     const oldRecord = quarantineKey(lake.volume, dataset.name, letters.key);
@@ -115,6 +125,7 @@ async function replayLetters(scope: ReplayScope, letters: LetterObject, committe
       }),
     };
     const assertCurrent = async (): Promise<void> => {
+      assertSteady();
       const [now] = await lake.engine.read([oldRecord]);
       if (now?.version === letters.version) return;
       throw new PenstockError('conflict', `${letters.key} has been replayed by another process`);

@@ -13,6 +13,7 @@ import type { LakeContext } from '../../lib/table/table.ts';
 import { CostMeter, writeCost } from '../cost/cost.ts';
 import { selectDatasets } from '../dataset-selection.ts';
 import { openStagingDb } from '../lander/lander.ts';
+import { openDecoder } from '../values/open-decoder.ts';
 import { replayObject } from './replay-object.ts';
 
 export interface ReplayOptions {
@@ -100,7 +101,8 @@ async function replayDataset(
   }
   // In the order in which they were quarantined: an inferred schema then grows as it would have.
   found.sort((a, b) => a.committedMs - b.committedMs || (a.key < b.key ? -1 : 1));
-  const scope = { lake, dataset, ...local, dryRun: options.dryRun === true };
+  const decoder = await openDecoder(dataset.value);
+  const scope = { lake, dataset, decoder, ...local, dryRun: options.dryRun === true };
   for (const object of found) {
     options.signal.throwIfAborted();
     try {

@@ -28,14 +28,15 @@ import { walkReferences, scanBucket } from '../../lib/volume/references.ts';
 import { blocksPrefix, objectKey } from '../data/pieces.ts';
 import { VolumeView } from '../meta/view.ts';
 import { Reclaimer } from '../vfs/reclaim.ts';
+import { oldestBackupMs } from './backup.ts';
 import { removeAbandoned } from './clone.ts';
 import { expiredOrphans } from './gc-orphans.ts';
 import { GarbageLists } from './gc-lists.ts';
-import { holdLock } from './gc-lock.ts';
-import type { GcLock } from './gc-lock.ts';
+import { holdLock } from './volume-lock.ts';
+import type { VolumeLock } from './volume-lock.ts';
 import { IdSet } from './id-set.ts';
 import { TrashCan } from './trash.ts';
-import { formatOf, liveMounts, mountNames } from './tool.ts';
+import { formatOf, liveMounts, mountNames, storeNowMs } from './tool.ts';
 import type { Progress } from './tool.ts';
 
 /** One DeleteObjects request of S3, and one read of the engine. */
@@ -57,6 +58,8 @@ export interface GcReport {
   readonly expiredTrash: number;
   /** Clones and removals of snapshots that were killed. */
   readonly abandonedTrees: number;
+  /** Nothing is deleted whose last reference went after this backup of the metadata began. */
+  readonly oldestBackup: string | null;
   readonly dryRun: boolean;
   /** Why garbage is left; null when all of it is gone. */
   readonly problem: string | null;
@@ -71,6 +74,11 @@ export interface GcOptions {
   readonly graceMs?: number;
   readonly dryRun?: boolean;
   readonly progress?: Progress;
+}
+
+/** Written by every run, so its time is that of the last one. */
+export function clockKey(volumeId: string): string {
+  return `${volumeId}/gc-clock`;
 }
 
 interface Candidate {
@@ -98,9 +106,10 @@ export async function collectGarbage(options: GcOptions): Promise<GcReport> {
       throw new PenstockError('held', `${text}; it is mounted at ${mountNames(mounts)}`);
     }
   }
-  const run = new Collection(options, format, graceMs);
+  const backupMs = await oldestBackupMs(options.store, format);
+  const run = new Collection(options, format, graceMs, backupMs);
   if (options.dryRun === true) return run.look();
-  const lock = await holdLock(engine, run.keys);
+  const lock = await holdLock(engine, run.keys.gcLock, `a gc of volume '${volume}'`);
   try {
     return await run.collect(lock);
   } finally {
@@ -114,19 +123,22 @@ class Collection {
   readonly #volumeId: string;
   readonly #trashMs: number;
   readonly #graceMs: number;
+  /** When the oldest backup began. */
+  readonly #backupMs: number | undefined;
   readonly #progress: Progress;
   #objects = 0;
 
-  constructor(options: GcOptions, format: VolumeFormat, graceMs: number) {
+  constructor(options: GcOptions, format: VolumeFormat, graceMs: number, backupMs: number | undefined) {
     this.keys = new VolumeKeys(options.volume);
     this.#options = options;
     this.#volumeId = format.id;
     this.#trashMs = format.trashMs;
     this.#graceMs = graceMs;
+    this.#backupMs = backupMs;
     this.#progress = options.progress ?? (() => undefined);
   }
 
-  async collect(lock: GcLock): Promise<GcReport> {
+  async collect(lock: VolumeLock): Promise<GcReport> {
     const { engine, store, volume, clock } = this.#options;
     const nowMs = clock.nowMs();
     const expiredTrash = await this.#expireTrash(nowMs, false);
@@ -135,14 +147,14 @@ class Collection {
     await this.#forgetMoved();
     const reclaimedOrphans = await this.#reclaim(nowMs - this.#graceMs);
     const expiredLakeFiles = await expireListings(engine, volume, nowMs, this.#graceMs);
-    const storeNowMs = await this.#storeNowMs(nowMs);
-    const limitMs = storeNowMs - this.#graceMs;
+    const storeTimeMs = await storeNowMs(this.#options.store, clockKey(this.#volumeId), nowMs);
+    const limitMs = this.#limitMs(storeTimeMs);
     const { garbage, waiting, fresh, lists } = await this.#sort(
       await this.#garbage(limitMs, new Set(), lakeNotes),
       limitMs,
     );
     await this.#forgetLake(lakeNotes);
-    await lists.write(fresh, storeNowMs);
+    await lists.write(fresh, storeTimeMs);
     let deletedObjects = 0;
     let deletedBytes = 0;
     let problem: string | null = null;
@@ -168,6 +180,7 @@ class Collection {
       reclaimedOrphans,
       expiredTrash,
       abandonedTrees: abandoned,
+      oldestBackup: this.#oldestBackup(),
       dryRun: false,
       problem,
     };
@@ -176,7 +189,7 @@ class Collection {
   /** Writes nothing at all, neither to the store nor to the engine. */
   async look(): Promise<GcReport> {
     const { engine, clock } = this.#options;
-    const limitMs = clock.nowMs() - this.#graceMs;
+    const limitMs = this.#limitMs(clock.nowMs());
     const orphans = new Set(await expiredOrphans(engine, this.keys, limitMs));
     const { garbage, waiting } = await this.#sort(await this.#garbage(limitMs, orphans, new Map()), limitMs);
     let deletedObjects = 0;
@@ -194,9 +207,19 @@ class Collection {
       reclaimedOrphans: orphans.size,
       expiredTrash: await this.#expireTrash(clock.nowMs(), true),
       abandonedTrees: (await abandonedTrees(engine, this.keys)).length,
+      oldestBackup: this.#oldestBackup(),
       dryRun: true,
       problem: null,
     };
+  }
+
+  /** What was garbage then may go. The grace period is as long as the oldest backup is old, or longer. */
+  #limitMs(nowMs: number): number {
+    return Math.min(nowMs - this.#graceMs, (this.#backupMs ?? nowMs) - 1);
+  }
+
+  #oldestBackup(): string | null {
+    return this.#backupMs === undefined ? null : new Date(this.#backupMs).toISOString();
   }
 
   /** The records that say which objects of the lake clones refer to. */
@@ -249,7 +272,7 @@ class Collection {
     const lists = await GarbageLists.read(this.#options.store, this.#volumeId, limitMs);
     const [garbage, fresh] = [new IdSet(), new IdSet()];
     for (const id of found.ascending()) {
-      if (this.#graceMs === 0 || lists.isRipe(id)) garbage.add(id);
+      if ((this.#graceMs === 0 && this.#backupMs === undefined) || lists.isRipe(id)) garbage.add(id);
       else if (!lists.isKnown(id)) fresh.add(id);
     }
     return { garbage, fresh, waiting: found.size - garbage.size, lists };
@@ -278,7 +301,7 @@ class Collection {
   }
 
   /** Throws `fenced` when the lock is lost. */
-  async #recheck(lock: GcLock, portion: readonly Candidate[]): Promise<readonly Candidate[]> {
+  async #recheck(lock: VolumeLock, portion: readonly Candidate[]): Promise<readonly Candidate[]> {
     const [held, ...notes] = await this.#options.engine.read([
       this.keys.gcLock,
       ...portion.map(({ id }) => this.keys.movedReference(id)),
@@ -318,17 +341,5 @@ class Collection {
       this.#progress('orphans reclaimed', index + 1);
     }
     return left.length;
-  }
-
-  /**
-   * The earlier of this machine's and the store's time. Objects have the store's times: on a machine whose clock is ahead, young ones
-   * would look old. (S3's times are whole seconds, rounded down, and so is what is asked here.)
-   */
-  async #storeNowMs(nowMs: number): Promise<number> {
-    const { store } = this.#options;
-    const key = `${this.#volumeId}/gc-clock`;
-    await store.put(key, Buffer.from('written by penstock fs gc to learn the time of the store\n'));
-    const written = await store.head(key);
-    return Math.min(nowMs, written?.modifiedMs ?? nowMs);
   }
 }

@@ -1,13 +1,16 @@
 /** The volume tools by URL, as the command line calls them: each opens what it needs, and closes it. */
+import { tmpdir } from 'node:os';
 import { dirname, relative, resolve } from 'node:path';
 import { z } from 'zod';
 import { systemClock } from '../../lib/clock.ts';
 import type { MetaEngine } from '../../lib/meta/engine.ts';
 import { PenstockError } from '../../lib/errors.ts';
-import { openMeta, openStore } from '../../lib/registry.ts';
+import { absoluteUrl, openMeta, openStore } from '../../lib/registry.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
 import { controlRequest } from '../fuse/control.ts';
 import { requireFormat, splitMetaUrl, volumeInfo } from '../main.ts';
+import { createBackup, listBackups } from './backup.ts';
+import type { Backup } from './backup.ts';
 import { cloneTree, createSnapshot, deleteSnapshot, listSnapshots } from './clone.ts';
 import type { CloneOptions, CopyReport, Snapshot } from './clone.ts';
 import { dumpVolume } from './dump.ts';
@@ -191,6 +194,64 @@ async function withSnapshots<T>(request: ToolRequest, work: (options: CloneOptio
   return withVolume(request, ({ engine, volume }) =>
     work({ engine, volume, clock: systemClock, ...(progress !== undefined && { progress }) }),
   );
+}
+
+/** Backs the metadata up into the store now; the mounts of the volume do so by themselves. See backup.ts. */
+export async function backupVolume(request: ToolRequest): Promise<Backup> {
+  const { progress } = request;
+  return withVolume(request, (ports) =>
+    createBackup({
+      ...ports,
+      clock: systemClock,
+      directory: tmpdir(),
+      ...(progress !== undefined && { progress }),
+    }),
+  );
+}
+
+/** The backups of all volumes of a store; the engines they are of may be gone. */
+export async function backupsIn(storeUrl: string): Promise<Backup[]> {
+  return withStore(storeUrl, async (store) =>
+    (await listBackups(store)).map(({ key, volume, created, bytes, consistent }) => ({
+      key,
+      volume,
+      created,
+      bytes,
+      consistent,
+    })),
+  );
+}
+
+/** A backup as a file, for `load`. */
+export async function fetchBackup(storeUrl: string, key: string, path: string): Promise<{ readonly bytes: number }> {
+  return withStore(storeUrl, async (store) => {
+    await assertBackup(store, key);
+    const { bytes } = await store.getFile(key, resolve(path));
+    await verifyDump(resolve(path));
+    return { bytes };
+  });
+}
+
+/** What only it needs is garbage for the next gc. */
+export async function deleteBackup(storeUrl: string, key: string): Promise<void> {
+  return withStore(storeUrl, async (store) => {
+    await assertBackup(store, key);
+    await store.delete([key]);
+  });
+}
+
+async function assertBackup(store: ObjectStore, key: string): Promise<void> {
+  if ((await listBackups(store)).some((backup) => backup.key === key)) return;
+  throw new PenstockError('not-found', `${store.url} has no backup '${key}'`);
+}
+
+async function withStore<T>(storeUrl: string, work: (store: ObjectStore) => Promise<T>): Promise<T> {
+  const store = await openStore(absoluteUrl(storeUrl, process.cwd()));
+  try {
+    return await work(store);
+  } finally {
+    await store.close();
+  }
 }
 
 interface Ports {

@@ -1,6 +1,7 @@
 /** What the volume tools share: what they are given, and how they tell how far they are. */
 import { PenstockError } from '../../lib/errors.ts';
 import type { MetaEngine, SessionInfo } from '../../lib/meta/engine.ts';
+import type { ObjectStore } from '../../lib/store/store.ts';
 import { readFormat } from '../../lib/volume/format.ts';
 import type { VolumeFormat } from '../../lib/volume/format.ts';
 
@@ -24,4 +25,14 @@ export async function liveMounts(engine: MetaEngine, volume: string): Promise<Se
 
 export function mountNames(mounts: readonly SessionInfo[]): string {
   return mounts.map(({ host, detail }) => `${host}:${String(detail['mountpoint'])}`).join(', ');
+}
+
+/**
+ * The earlier of this machine's and the store's time, asked by writing an object. Objects have the store's times: on a machine whose clock
+ * is ahead, young ones would look old. (S3's times are whole seconds, rounded down, and so is what is asked here.)
+ */
+export async function storeNowMs(store: ObjectStore, key: string, nowMs: number): Promise<number> {
+  await store.put(key, Buffer.from('written by penstock to learn the time of the store\n'));
+  const written = await store.head(key);
+  return Math.min(nowMs, written?.modifiedMs ?? nowMs);
 }

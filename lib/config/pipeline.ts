@@ -3,6 +3,7 @@
  * default carries its reason.
  */
 import { z } from 'zod';
+import { type ColumnType, decimalOf, haveDistinctNames } from '../table/schema.ts';
 import { bytes, duration } from './load.ts';
 
 /** A dataset's name is a table's name, a folder's and part of object keys: lower and upper case letters, digits, `_`, `-`, in dotted parts. */
@@ -21,26 +22,65 @@ const fieldName = z
   .max(255)
   .refine((name) => !name.startsWith('_'), "a field's name must not begin with _: those columns are the lander's");
 
-const FIELD_TYPES = ['boolean', 'int', 'long', 'float', 'double', 'string', 'date', 'timestamptz'] as const;
-/** A column's type, by its Iceberg name. */
-export type FieldType = (typeof FIELD_TYPES)[number];
+const PRIMITIVE =
+  /^(boolean|int|long|float|double|string|date|time|timestamp|timestamptz|uuid|binary|decimal\(\d{1,2}, ?\d{1,2}\))$/;
+const TYPE_EXPECTED =
+  'expected boolean, int, long, float, double, string, date, time, timestamp, timestamptz, uuid, binary, decimal(P, S), ' +
+  '{ struct: [{ name, type }] }, { list: TYPE } or { map: { key: TYPE, value: TYPE } }';
+/** Deeper types serve only to exhaust a reader's stack. */
+const TYPE_DEPTH_MAX = 16;
+
+function isPrimitive(type: string): boolean {
+  const decimal = decimalOf(type);
+  return PRIMITIVE.test(type) && (decimal === null || (decimal.precision <= 38 && decimal.scale <= decimal.precision));
+}
+
+const columnType: z.ZodType<ColumnType> = z.lazy(() =>
+  z.union(
+    [
+      z.string().refine(isPrimitive, TYPE_EXPECTED),
+      z.strictObject({
+        struct: z
+          .array(nestedField)
+          .min(1)
+          .max(500)
+          .refine(haveDistinctNames, 'two fields have the same name, upper and lower case aside'),
+      }),
+      z.strictObject({ list: columnType }),
+      z.strictObject({ map: z.strictObject({ key: z.enum(['string', 'int', 'long']), value: columnType }) }),
+    ],
+    { error: TYPE_EXPECTED },
+  ),
+);
+const nestedField = z.strictObject({ name: z.string().min(1).max(255), type: columnType });
+
+function depthOf(type: ColumnType): number {
+  if (typeof type === 'string') return 0;
+  if ('list' in type) return 1 + depthOf(type.list);
+  if ('map' in type) return 1 + depthOf(type.map.value);
+  return 1 + Math.max(...type.struct.map((field) => depthOf(field.type)));
+}
 
 const declaredField = z.strictObject({
   name: fieldName,
-  type: z.enum(FIELD_TYPES),
+  /** By its Iceberg name. */
+  type: columnType.refine((type) => depthOf(type) <= TYPE_DEPTH_MAX, `nested deeper than ${TYPE_DEPTH_MAX}`),
   required: z.boolean().default(false),
 });
-export type DeclaredField = z.output<typeof declaredField>;
 
 const value = z
   .strictObject({
     format: z.enum(['json', 'avro', 'protobuf']).default('json'),
-    /** URL of a schema registry; for avro and protobuf. */
-    registry: z.url().optional(),
+    /** URL of a schema registry (Confluent's REST API); `https://user:password@host` for basic authentication. */
+    registry: z.url({ protocol: /^https?$/ }).optional(),
   })
-  .refine(({ format }) => format === 'json', {
-    path: ['format'],
-    error: 'avro and protobuf are not built yet: expected json',
+  .refine(({ format, registry }) => format === 'json' || registry !== undefined, {
+    path: ['registry'],
+    error: 'missing: avro and protobuf values name their schema by an id of a registry, expected its URL',
+  })
+  .refine(({ format, registry }) => format !== 'json' || registry === undefined, {
+    path: ['registry'],
+    error: 'JSON values have no registry: remove it, or set format to avro or protobuf',
   });
 
 const dataset = z.strictObject({

@@ -5,6 +5,10 @@ export interface ParquetColumn {
   readonly name: string;
   /** Iceberg field id, stored in the Parquet schema: readers match columns by it. */
   readonly fieldId: number;
+  /** Fields of a struct, `element` of a list, `key` and `value` of a map. */
+  readonly children?: readonly ParquetColumn[];
+  /** What is written for the value of its column, as SQL; default: the value itself. */
+  readonly convert?: (column: string) => string;
 }
 
 export interface ParquetOptions {
@@ -37,7 +41,7 @@ const foldCase = (name: string): string => name.replace(/[A-Z]/g, (letter) => le
  */
 export function parquetOptions(options: ParquetOptions): string {
   const names = namesInFile(options.columns);
-  const ids = options.columns.map(({ fieldId }, index) => `${sqlName(names[index] ?? '')}: ${fieldId}`).join(', ');
+  const ids = options.columns.map((column, index) => fieldIds({ ...column, name: names[index] ?? '' })).join(', ');
   const metadata = Object.entries(options.metadata).map(([key, value]) => `${sqlName(key)}: ${sqlText(value)}`);
   return [
     'FORMAT parquet',
@@ -49,4 +53,9 @@ export function parquetOptions(options: ParquetOptions): string {
     `FIELD_IDS {${ids}}`,
     ...(metadata.length === 0 ? [] : [`KV_METADATA {${metadata.join(', ')}}`]),
   ].join(', ');
+}
+
+function fieldIds({ name, fieldId, children = [] }: ParquetColumn): string {
+  if (children.length === 0) return `${sqlName(name)}: ${fieldId}`;
+  return `${sqlName(name)}: {__duckdb_field_id: ${fieldId}, ${children.map(fieldIds).join(', ')}}`;
 }

@@ -164,9 +164,10 @@ export class RowTable {
     this.#moveChunk();
     this.#closeAppender();
     const names = namesInFile(parquet.columns);
-    const select = parquet.columns.map(
-      ({ name }, index) => `t.${this.#sqlName(name)} AS ${sqlName(names[index] ?? '')}`,
-    );
+    const select = parquet.columns.map(({ name, convert }, index) => {
+      const column = `t.${this.#sqlName(name)}`;
+      return `${convert?.(column) ?? column} AS ${sqlName(names[index] ?? '')}`;
+    });
     const filter = where === undefined ? '' : ` WHERE t.${this.#sqlName(where.column)} = ${where.equals}`;
     return this.#db.run(
       `COPY (SELECT ${select.join(', ')} FROM ${sqlName(this.name)} AS t${filter}) ` +

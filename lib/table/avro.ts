@@ -39,13 +39,13 @@ const bigintLong = avsc.types.LongType.__with({
   compare: (a: bigint, b: bigint) => (a < b ? -1 : a > b ? 1 : 0),
 });
 
+const READS = ['readLong', 'readInt', 'readBoolean', 'readFloat', 'readDouble', 'unpackLongBytes'] as const;
+
 /** What avsc reads a buffer with. */
-interface Tap {
+interface Tap extends Record<(typeof READS)[number], (this: Tap) => unknown> {
   readonly buf: Buffer;
   readonly pos: number;
-  readonly readLong: (this: Tap) => unknown;
-  readonly readInt: (this: Tap) => unknown;
-  readonly unpackLongBytes: (this: Tap) => unknown;
+  readonly readFixed: (this: Tap, bytes: number) => unknown;
 }
 
 /**
@@ -53,7 +53,7 @@ interface Tap {
  * map then loops for hours. Every element begins with one of these reads, so they refuse to begin behind the end.
  */
 function endAtTheEnd(tap: Tap): void {
-  for (const name of ['readLong', 'readInt', 'unpackLongBytes'] as const) {
+  for (const name of READS) {
     const read = tap[name];
     Object.defineProperty(tap, name, {
       value: function (this: Tap) {
@@ -62,6 +62,13 @@ function endAtTheEnd(tap: Tap): void {
       },
     });
   }
+  const { readFixed } = tap;
+  Object.defineProperty(tap, 'readFixed', {
+    value: function (this: Tap, bytes: number) {
+      if (this.pos + bytes > this.buf.length) throw new RangeError('it ends inside of a record');
+      return readFixed.call(this, bytes);
+    },
+  });
 }
 endAtTheEnd((avscInternals as { Tap: { prototype: Tap } }).Tap.prototype);
 

@@ -101,6 +101,11 @@ export const schemaSchema: z.ZodType<Schema> = z.looseObject({
   fields: z.array(fieldSchema),
 });
 
+/** Whether fields of one struct can be told apart by SQL engines, to which names are the same in upper and lower case. */
+export function haveDistinctNames(fields: readonly { readonly name: string }[]): boolean {
+  return new Set(fields.map(({ name }) => name.toLowerCase())).size === fields.length;
+}
+
 /** Gives ids to the columns of a new table, in the specification's order: a level's own fields before what is nested in them. */
 export function newSchema(columns: readonly Column[]): Schema {
   const schema: Schema = { type: 'struct', 'schema-id': 0, fields: withIds(columns, counterFrom(1)) };
@@ -190,7 +195,8 @@ function isInsideNew(path: string, schema: Schema, before: ReadonlyMap<number, u
   return [...fieldsOf(schema)].some((entry) => path.startsWith(`${entry.path}.`) && !before.has(entry.field.id));
 }
 
-function widens(from: FieldType, to: FieldType): boolean {
+/** Whether a column may change its type so; nested fields are compared by their own ids. */
+export function widens(from: FieldType, to: FieldType): boolean {
   if (typeof from === 'string' && typeof to === 'string') {
     const [old, next] = [decimalOf(from), decimalOf(to)];
     if (old !== null && next !== null) return old.scale === next.scale && old.precision <= next.precision;
@@ -238,7 +244,8 @@ function withIds(columns: readonly Column[], nextId: () => number): Field[] {
   }));
 }
 
-function typeWithIds(type: ColumnType, nextId: () => number): FieldType {
+/** Ids are given to a level's own fields before what is nested in them. */
+export function typeWithIds(type: ColumnType, nextId: () => number): FieldType {
   if (typeof type === 'string') return type;
   if ('struct' in type) return { type: 'struct', fields: withIds(type.struct, nextId) };
   if ('list' in type) {

@@ -12,6 +12,8 @@ import { encodeInode, newInode, S_IFDIR } from './inode.ts';
 import { ROOT_INO, VolumeKeys } from './keys.ts';
 
 const FORMAT_VERSION = 1;
+const HOUR_MS = 3_600_000;
+const DAY_MS = 24 * HOUR_MS;
 
 const formatSchema = z.strictObject({
   version: z.literal(FORMAT_VERSION),
@@ -31,6 +33,12 @@ const formatSchema = z.strictObject({
   graceMs: z.number().int().min(0),
   /** What an fsync waits for beside the store: `commit` the engine's answer, `flush` the engine's own durability (fsync, WAIT, WAITAOF). */
   durability: z.enum(['commit', 'flush']),
+  /** How often the metadata is backed up into the store by whoever has the volume mounted; 0: never. */
+  backupMs: z.number().int().min(0).default(HOUR_MS),
+  /** How long a backup is kept, and with it every object that it needs. */
+  backupKeepMs: z.number().int().min(0).default(DAY_MS),
+  /** How often the mounts collect garbage; 0: never. */
+  gcMs: z.number().int().min(0).default(DAY_MS),
   createdMs: z.number(),
 });
 
@@ -45,6 +53,10 @@ export const FORMAT_DEFAULTS = {
   trashMs: 0,
   graceMs: 24 * 3600e3,
   durability: 'flush',
+  backupMs: HOUR_MS,
+  // As long as objects stay anyway: these backups cost no space in the store but their own.
+  backupKeepMs: DAY_MS,
+  gcMs: DAY_MS,
 } as const satisfies Partial<VolumeFormat>;
 
 /** Null when the volume was never formatted. Throws `corrupt`, and `unsupported` for a newer version. */

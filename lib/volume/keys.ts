@@ -6,7 +6,7 @@
  *
  *   bucket              field            kind     what
  *   {v}meta             format           value    the format record (format.ts)
- *   {v}meta             gc               value    the session that collects garbage (fs-gateway/tools/gc.ts)
+ *   {v}meta             gc, backup       value    the session that collects garbage, or backs the metadata up (fs-gateway/tools/)
  *   {v}n                ino, object      number   id counters; clients take ids in blocks, so a create needs no round trip for one
  *   {v}n                bytes, inodes    number   what statfs reports: bytes and inodes in use
  *   {v}i:<ino >> 8>     ino & 255        value    inode (inode.ts); 256 in a bucket, which Redis keeps as one listpack
@@ -66,6 +66,7 @@ export class VolumeKeys {
   readonly volume: string;
   readonly formatKey: Key;
   readonly gcLock: Key;
+  readonly backupLock: Key;
   readonly counters: string;
   readonly orphans: string;
   readonly locks: string;
@@ -92,6 +93,7 @@ export class VolumeKeys {
     this.#tag = tag;
     this.formatKey = { bucket: `${tag}meta`, field: 'format' };
     this.gcLock = { bucket: `${tag}meta`, field: 'gc' };
+    this.backupLock = { bucket: `${tag}meta`, field: 'backup' };
     this.counters = `${tag}n`;
     this.orphans = `${tag}o`;
     this.locks = `${tag}k`;

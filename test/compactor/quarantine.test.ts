@@ -1,33 +1,18 @@
 import { expect, test } from 'vitest';
-import { quarantineBucket } from '../../lib/lake/quarantine.ts';
 import { RecordBatchBuilder } from '../../lib/log/batch-builder.ts';
 import type { TestRecord } from '../support/log-batches.ts';
+import { deadLetters } from './dead-letters.ts';
 import {
   compactAll,
-  DATASET,
   expectAccounts,
   foreignRecord,
   HOUR_MS,
   landOnce,
   openTestPipeline,
-  readParquet,
   readRows,
   recordOf,
   TestProducer,
-  type LakeRow,
-  type TestPipeline,
 } from './pipeline.ts';
-
-async function deadLetters({ lake }: TestPipeline): Promise<LakeRow[]> {
-  const page = await lake.engine.scan(quarantineBucket(lake.volume, DATASET), '', 100);
-  const rows: LakeRow[] = [];
-  for (const [key, stored] of page.entries) {
-    const found = await readParquet(lake, key);
-    expect(JSON.parse(stored.value.toString())).toMatchObject({ records: found.length });
-    rows.push(...found);
-  }
-  return rows;
-}
 
 const good = { sensor: 's', ts: HOUR_MS, rms: 1.5, ok: true, place: { x: 1 } };
 const withHeader = (name: string, value: string): TestRecord => {

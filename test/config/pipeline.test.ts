@@ -24,7 +24,7 @@ test('a partly given section keeps the defaults of the rest', () => {
 test.each([
   [dataset(', sorted: [a]'), 'datasets[0].sorted: unknown key'],
   [`${dataset('')}lander: { commitevery: 1s }\n`, 'lander.commitevery: unknown key'],
-  [dataset(', value: { format: avro }'), 'datasets[0].value.format: avro and protobuf are not built yet'],
+  [dataset(', value: { format: avro }'), 'datasets[0].value.registry: missing: avro and protobuf values'],
   [dataset(', dedup: sometimes'), 'datasets[0].dedup'],
   [dataset(', schema: [{ name: _seq, type: long }]'), 'must not begin with _'],
   [dataset(', schema: [{ name: a, type: number }]'), 'datasets[0].schema'],

@@ -64,11 +64,16 @@ export async function startServices(...redisArgs: readonly string[]): Promise<Se
 }
 
 /** The virtual file system of a volume, without a mount. `name` tells the mounts of one volume apart. */
-export async function openTestVolume(volume: TestVolume, name = 'a', reports: string[] = []): Promise<OpenVolume> {
+export async function openTestVolume(
+  volume: TestVolume,
+  name = 'a',
+  reports: string[] = [],
+  volumeName = 'lake',
+): Promise<OpenVolume> {
   const opened = await openVolume(
     {
       metaUrl: volume.metaUrl,
-      volume: 'lake',
+      volume: volumeName,
       cacheDir: join(volume.base, `cache-${name}`),
       cacheBytes: 64e6,
       mountpoint: `/nowhere/${name}`,

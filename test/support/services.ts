@@ -6,7 +6,8 @@ import { accessSync, constants, existsSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { delimiter, join } from 'node:path';
 
-export type Service = 'redis-server' | 'versitygw' | 'pjdfstest' | 'kafka' | 'mosquitto' | 'chromium' | 'csi-sanity';
+export type Service =
+  'redis-server' | 'versitygw' | 'pjdfstest' | 'kafka' | 'mosquitto' | 'chromium' | 'csi-sanity' | 'apicurio';
 
 const cache = join(process.env['XDG_CACHE_HOME'] ?? join(homedir(), '.cache'), 'penstock', 'services');
 
@@ -19,7 +20,7 @@ function executable(path: string): boolean {
   }
 }
 
-/** The absolute path of a service's binary (`kafka`: the folder of its jars), or undefined. */
+/** The absolute path of a service's binary (`kafka`, `apicurio`: the folder of its jars), or undefined. */
 export function findService(name: Service): string | undefined {
   // Debian keeps servers where only root's PATH has them.
   const folders = [cache, ...(process.env['PATH'] ?? '').split(delimiter), '/usr/sbin'];

@@ -1,0 +1,223 @@
+import { once } from 'node:events';
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
+import { runMaintenance } from '../../fs-gateway/maintenance.ts';
+import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
+import { createBackup, expireBackups, listBackups } from '../../fs-gateway/tools/backup.ts';
+import type { Backup, BackupOptions } from '../../fs-gateway/tools/backup.ts';
+import { collectGarbage } from '../../fs-gateway/tools/gc.ts';
+import type { GcReport } from '../../fs-gateway/tools/gc.ts';
+import { loadVolume } from '../../fs-gateway/tools/load.ts';
+import { backupsIn, deleteBackup, fetchBackup, fsckVolume } from '../../fs-gateway/tools/main.ts';
+import { maintain } from '../../fs-gateway/tools/maintenance.ts';
+import { systemClock } from '../../lib/clock.ts';
+import type { MetaEngine } from '../../lib/meta/engine.ts';
+import { openMeta, openStore } from '../../lib/registry.ts';
+import type { ObjectStore } from '../../lib/store/store.ts';
+import { VolumeKeys } from '../../lib/volume/keys.ts';
+import { FaultPlan } from '../support/fault.ts';
+import { faultyStore } from '../support/faulty-store.ts';
+import { caller, openTestVolume, startServices, testVolume } from '../support/fs-volume.ts';
+import type { Services, TestVolume } from '../support/fs-volume.ts';
+import { missing } from '../support/services.ts';
+import { lookUp, writeFile } from './volume-files.ts';
+
+const keys = new VolumeKeys('lake');
+const OPTIONS = { blockSize: '64KiB', inlineBytes: '100', grace: '0s' };
+const LARGE = Buffer.alloc(200_000, 'large ');
+const DAY_MS = 24 * 3_600_000;
+
+interface Bench {
+  readonly volume: TestVolume;
+  readonly open: OpenVolume;
+  readonly engine: MetaEngine;
+  readonly store: ObjectStore;
+  readonly options: BackupOptions;
+}
+
+async function bench(volume: TestVolume): Promise<Bench> {
+  const open = await openTestVolume(volume);
+  const engine = await openMeta(volume.metaUrl, { kind: 'test' });
+  const store = await openStore(open.format.store);
+  onTestFinished(async () => {
+    await engine.close();
+    await store.close();
+  });
+  const directory = join(volume.base, 'tmp');
+  mkdirSync(directory, { recursive: true });
+  return { volume, open, engine, store, options: { engine, store, volume: 'lake', clock: systemClock, directory } };
+}
+
+function later(ms: number): typeof systemClock {
+  return { ...systemClock, nowMs: () => Date.now() + ms };
+}
+
+async function gc({ engine, store }: Bench): Promise<GcReport> {
+  return collectGarbage({ engine, store, volume: 'lake', clock: later(60_000) });
+}
+
+/** Loads a backup under another name and returns what a file in it has. */
+async function contentIn(
+  { volume, open, engine }: Bench,
+  { key }: Backup,
+  name: string,
+  file: string,
+): Promise<Buffer> {
+  const path = join(volume.base, name);
+  await fetchBackup(open.format.store, key, path);
+  await loadVolume({ engine, volume: name, path, openStore });
+  const metaUrl = `${volume.metaUrl}${volume.metaUrl.includes('?') ? '&' : '?'}volume=${name}`;
+  expect((await fsckVolume({ metaUrl })).findings).toEqual([]);
+  const loaded = await openTestVolume({ ...volume, base: join(volume.base, `of-${name}`) }, 'loaded', [], name);
+  const { ino, size } = await lookUp(loaded, 1n, file);
+  return loaded.operations.read(caller(), ino, 0n, 0n, Number(size), 0);
+}
+
+function suite(newVolume: (options: Readonly<Record<string, string>>) => Promise<TestVolume>): void {
+  test('gc leaves what a backup needs until the backup is gone, and the backup loads whole', async () => {
+    const all = await bench(await newVolume(OPTIONS));
+    const { open, options, store } = all;
+    const before = await writeFile(open, 'before', Buffer.alloc(100_000, 1));
+    await open.operations.setattr(caller(), before, { size: 0n });
+    const file = await writeFile(open, 'file', LARGE);
+    const backup = await createBackup(options);
+    expect(backup).toMatchObject({ volume: 'lake', consistent: true });
+    await open.operations.setattr(caller(), file, { size: 0n });
+    await writeFile(open, 'new', Buffer.from('new'));
+    await open.close();
+    for (let run = 0; run < 3; run++) {
+      expect(await gc(all)).toMatchObject({ oldestBackup: backup.created });
+    }
+    expect((await contentIn(all, backup, 'loaded', 'file')).equals(LARGE)).toBe(true);
+    expect(await backupsIn(open.format.store)).toEqual([backup]);
+    await deleteBackup(open.format.store, backup.key);
+    await expect(deleteBackup(open.format.store, `${open.format.id}/blocks/1`)).rejects.toMatchObject({
+      code: 'not-found',
+    });
+    let objects = 0;
+    for (let run = 0; run < 3; run++) await gc(all);
+    for await (const { key } of store.list(`${open.format.id}/blocks/`)) objects += key.length > 0 ? 1 : 0;
+    expect(objects).toBe(0);
+  });
+}
+
+describe('on SQLite and a directory', () => suite(testVolume));
+
+describe.skipIf(missing('redis-server', 'versitygw'))('on Redis and S3', () => {
+  let services: Services;
+  beforeAll(async () => {
+    services = await startServices();
+  });
+  afterAll(() => services.stop());
+  suite((options) => services.volume(options));
+});
+
+test('backups are removed for their age, but for the newest of an instant', async () => {
+  const all = await bench(await testVolume({ ...OPTIONS, backupKeep: '2h' }));
+  const { open, store, options } = all;
+  const { key } = await createBackup(options);
+  const [prefix = ''] = /^.*\//.exec(key) ?? [];
+  const bytes = await store.get(key);
+  const hoursAgo = (hours: number): string => String(Date.now() - hours * 3_600_000).padStart(15, '0');
+  for (const name of [`${hoursAgo(5)}-c`, `${hoursAgo(1)}-c`, 'something else']) await store.put(prefix + name, bytes);
+  expect(await expireBackups(store, open.format, Date.now())).toBe(1);
+  expect(await listBackups(store, open.format)).toHaveLength(2);
+  await store.put(`${prefix}${String(Date.now() + 1).padStart(15, '0')}-f`, bytes);
+  expect(await expireBackups(store, open.format, Date.now() + DAY_MS)).toBe(2);
+  expect((await listBackups(store, open.format)).map((backup) => backup.key)).toEqual([key]);
+});
+
+test('what is due is done once, by whoever gets the lock, and again when its time has come', async () => {
+  const volume = await testVolume({ ...OPTIONS, backup: '1h', gc: '1d' });
+  const all = await bench(volume);
+  const reports: string[] = [];
+  const workers = await Promise.all([1, 2, 3].map(() => openMeta(volume.metaUrl, { kind: 'maintenance' })));
+  onTestFinished(async () => {
+    await Promise.all(workers.map((engine) => engine.close()));
+  });
+  const round = async (hours: number): Promise<readonly number[]> => {
+    const done = await Promise.all(
+      workers.map((engine) =>
+        maintain({
+          ...all.options,
+          engine,
+          clock: later(hours * 3_600_000),
+          report: (message) => reports.push(message),
+        }),
+      ),
+    );
+    return [done.reduce((sum, { backups }) => sum + backups, 0), done.reduce((sum, one) => sum + one.collections, 0)];
+  };
+  expect((await round(0))[0]).toBe(1);
+  expect((await round(0.5))[0]).toBe(0);
+  expect(await round(1.1)).toEqual([1, 0]);
+  expect((await round(25))[1]).toBeGreaterThan(0);
+  expect(reports.filter((message) => message.startsWith('backup of the metadata'))).toHaveLength(3);
+  expect(reports.join('\n')).not.toContain('failed');
+});
+
+test('a backup that fails at any call of the store leaves none, and is due again', async () => {
+  const counted = new FaultPlan();
+  for (let call = 0, calls = 1; call < calls; call++) {
+    const all = await bench(await testVolume(OPTIONS));
+    const { options, store, open, engine } = all;
+    const plan = call === 0 ? counted : new FaultPlan({ call: call - 1, moment: 'before' });
+    const reports: string[] = [];
+    const report = (message: string): void => void reports.push(message);
+    await maintain({ ...options, store: faultyStore(store, plan), report });
+    if (call === 0) calls = plan.calls + 1;
+    else expect(reports.some((message) => message.includes('failed')) || plan.fired === 1).toBe(true);
+    for (const backup of await listBackups(store, open.format)) {
+      expect(await contentIsDump(all, backup)).toBe(true);
+    }
+    await maintain({ ...options, report });
+    expect(await listBackups(store, open.format)).toHaveLength(1);
+    expect(await engine.read([keys.backupLock, keys.gcLock])).toEqual([null, null]);
+    await open.close();
+  }
+  expect(counted.calls).toBeGreaterThan(4);
+});
+
+async function contentIsDump({ volume, open }: Bench, { key }: Backup): Promise<boolean> {
+  const { bytes } = await fetchBackup(open.format.store, key, join(volume.base, 'fetched'));
+  return bytes > 0;
+}
+
+test('a mount does it in a process of its own, and one that was killed leaves the lock to the next', async () => {
+  const volume = await testVolume({ ...OPTIONS, gc: '0s' });
+  const { store, open, engine } = await bench(volume);
+  await writeFile(open, 'file', LARGE);
+  const reports: string[] = [];
+  const task = { metaUrl: volume.metaUrl, volume: 'lake', directory: volume.base };
+  const run = async (kill: boolean): Promise<void> => {
+    const ended = Promise.withResolvers<undefined>();
+    const child = runMaintenance(
+      task,
+      (message) => reports.push(message),
+      () => ended.resolve(undefined),
+    );
+    onTestFinished(() => void child.kill('SIGKILL'));
+    if (kill) {
+      await once(child, 'spawn');
+      await expect
+        .poll(async () => (await engine.read([keys.backupLock]))[0] !== null, { timeout: 20_000, interval: 1 })
+        .toBe(true);
+      child.kill('SIGKILL');
+    }
+    await ended.promise;
+  };
+  await run(true);
+  // Killed, it may have been done all the same.
+  for (const { key } of await listBackups(store, open.format)) await store.delete([key]);
+  await expect
+    .poll(
+      async () => {
+        await run(false);
+        return (await listBackups(store, open.format)).length;
+      },
+      { timeout: 30_000 },
+    )
+    .toBe(1);
+  expect(reports.join('\n')).toContain('backup of the metadata');
+});
