@@ -17,11 +17,11 @@ export class AgentProcess {
   /** Of the run that is under way. */
   output = '';
 
-  /** Writes the configuration; nothing runs yet. */
-  constructor(dir: string, yaml: string) {
+  /** Writes the configuration; nothing runs yet. `atEnd` takes what ends the process at the last. */
+  constructor(dir: string, yaml: string, atEnd: (end: () => void) => void = onTestFinished) {
     this.#path = join(dir, 'agent.yaml');
     writeFileSync(this.#path, yaml);
-    onTestFinished(() => void this.#child?.kill('SIGKILL'));
+    atEnd(() => void this.#child?.kill('SIGKILL'));
   }
 
   start(): void {

@@ -4,12 +4,13 @@
  * Messages and releases (PUBREL) wait in one queue and are delivered batch by batch: one batch is being written while the next one
  * collects, so the more messages are under way, the more share one sync.
  *
- * What is taken is known by receipts of the spool, stored in the group of the readings: id = packet id, content = `2` for a message of
- * QoS 2 from its PUBLISH to its PUBREL, or a hash of topic and payload for one of QoS 1.
+ * What is taken is known by receipts of the spool, stored in the group of the readings: id = packet id, content = `2` or `1` for the quality
+ * of service and a hash of topic and payload. Those of QoS 2 stand from PUBLISH to PUBREL.
  * Invariants
  * - PUBACK and PUBREC are sent after the group is durable, PUBCOMP after the receipt is durably forgotten: the broker may give that packet id
  *   to another message then, and only then.
- * - QoS 2: a packet id with a receipt is a repeat. QoS 1: a message with DUP, and a receipt of its packet id with its hash, is one.
+ * - A message with the receipt of its packet id is a repeat: at QoS 2 always, at QoS 1 where it has DUP. Another message under a packet id
+ *   that was not released is new: no broker may do that, but Mosquitto does when it has more than 65,535 messages for a client.
  * - Acknowledgements are sent in the order of the messages, so whatever the broker repeats are the last `receiveMaximum` ones: as many
  *   receipts of QoS 1 are kept.
  * Failure: a batch that fails ends the source; it starts again from the receipts that the disk has.
@@ -72,7 +73,7 @@ export class Inflow {
     this.#output = output;
     this.#receiptsMax = receiptsMax;
     this.#onFailure = onFailure;
-    for (const [id, content] of output.receipts()) if (content !== QOS_2) this.#qos1.add(id);
+    for (const [id, content] of output.receipts()) if (!content.startsWith(QOS_2)) this.#qos1.add(id);
   }
 
   message(packet: IPublishPacket, payloadBytes: number, connection: Connection): void {
@@ -130,7 +131,8 @@ export class Inflow {
       const [answer, id] =
         'release' in entry ? [PUBCOMP, entry.release] : [answerTo(entry.packet), entry.packet.messageId ?? 0];
       if ('release' in entry) {
-        if ((changed.get(String(id)) ?? stored.get(String(id))) === QOS_2) changed.set(String(id), null);
+        const known = changed.has(String(id)) ? changed.get(String(id)) : stored.get(String(id));
+        if (known?.startsWith(QOS_2) === true) changed.set(String(id), null);
       } else {
         bytes += entry.packet.payload.length + BYTES_OF_MESSAGE;
         if (this.#isNew(entry.packet, stored, changed)) this.#read(entry, arrivalUs, readings, rejected);
@@ -157,7 +159,7 @@ export class Inflow {
     if (packet.qos === 0) return true;
     const id = String(packet.messageId);
     const known = changed.has(id) ? changed.get(id) : stored.get(id);
-    const content = packet.qos === 2 ? QOS_2 : hashOf(packet);
+    const content = `${packet.qos}${hashOf(packet)}`;
     if (known === content && (packet.qos === 2 || packet.dup)) {
       this.#output.count('repeat');
       return false;
