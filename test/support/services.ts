@@ -7,7 +7,18 @@ import { homedir } from 'node:os';
 import { delimiter, join } from 'node:path';
 
 export type Service =
-  'redis-server' | 'versitygw' | 'pjdfstest' | 'kafka' | 'mosquitto' | 'chromium' | 'csi-sanity' | 'apicurio';
+  | 'redis-server'
+  | 'versitygw'
+  | 'pjdfstest'
+  | 'kafka'
+  | 'mosquitto'
+  | 'chromium'
+  | 'csi-sanity'
+  | 'helm'
+  | 'kubeconform'
+  | 'k8s-schemas'
+  | 'promtool'
+  | 'apicurio';
 
 const cache = join(process.env['XDG_CACHE_HOME'] ?? join(homedir(), '.cache'), 'penstock', 'services');
 

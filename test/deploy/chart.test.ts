@@ -1,0 +1,205 @@
+/** The Helm chart: rendered by helm over a matrix of values, checked by Kubernetes' own schemas and against the rules it promises to keep. */
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { stringify } from 'yaml';
+import { agentSchema } from '../../agent/config.ts';
+import { parseConfig } from '../../lib/config/load.ts';
+import { pipelineSchema } from '../../lib/config/pipeline.ts';
+import { run } from '../support/mount-guard.ts';
+import { missing, requireService } from '../support/services.ts';
+import { tempDir } from '../support/temp.ts';
+import { CHART, helm, manifests, podOf, template, THREE_URLS } from './helm.ts';
+import type { Container, Manifest } from './helm.ts';
+
+/** The only containers that may be privileged: what mounts. */
+const MOUNTING = new Set(['penstock-csi-node/csi', 'penstock-csi-mounts/mounts']);
+
+/** Each switch of the chart at least once on and once off. */
+const MATRIX: Readonly<Record<string, object>> = {
+  defaults: {},
+  everything: {
+    s3: { accessKeyId: 'key-id', secretAccessKey: 'hunter2' },
+    serviceAccount: { annotations: { 'eks.amazonaws.com/role-arn': 'arn:aws:iam::1:role/penstock' } },
+    image: { digest: `sha256:${'0'.repeat(64)}`, pullSecrets: [{ name: 'pull' }] },
+    runtimeClassName: 'kata',
+    zone: 'eu-central-1a',
+    pipeline: { compactor: { memoryBytes: '2GB' }, topics: { partitions: 12 } },
+    volume: { options: ['blockSize=4MiB'], claim: { subPath: 'lake' } },
+    agent: {
+      hostPaths: [{ name: 'logs', path: '/var/log/machine' }],
+      sources: [{ type: 'file', path: '/var/log/machine/*.ndjson', sensor: 'id', to: 'machine' }],
+      nodeSelector: { edge: 'true' },
+      priorityClassName: 'high',
+    },
+    lander: { keda: { enabled: true } },
+    compactor: { shards: 4, karpenter: { enabled: true }, scratch: { hostPath: '/mnt/nvme' } },
+    control: { replicas: 2, service: { type: 'LoadBalancer', annotations: { a: 'b' } } },
+    csi: { storageClass: { default: true, parameters: { cacheSize: '50GB', blockSize: '4MiB' } } },
+    monitoring: { enabled: true, labels: { release: 'prometheus' } },
+    networkPolicy: { controlFrom: [{ namespaceSelector: { matchLabels: { name: 'ingress' } } }] },
+    tenants: [{ name: 'team-a', group: 'team-a', storage: '1Ti', lake: { subPath: 'lake/edge.host' } }, { name: 'b' }],
+  },
+  'pipeline only': {
+    csi: { enabled: false },
+    control: { enabled: false },
+    gc: { enabled: false },
+    monitoring: { dashboards: false },
+  },
+  'volumes only': {
+    agent: { enabled: false },
+    lander: { enabled: false },
+    compactor: { enabled: false, spot: false },
+    networkPolicy: { enabled: false },
+    volume: { claim: { enabled: false } },
+    csi: { storageClass: { create: false } },
+  },
+};
+
+interface KubeconformReport {
+  readonly summary: Readonly<Record<string, number>>;
+  readonly resources?: unknown;
+}
+
+const absent = missing('helm', 'kubeconform', 'k8s-schemas', 'promtool');
+
+async function render(values: object): Promise<string> {
+  const path = join(tempDir('chart'), 'values.yaml');
+  writeFileSync(path, stringify(values));
+  return template([...THREE_URLS, '-f', path]);
+}
+
+function containers(
+  rendered: string,
+): { readonly where: string; readonly container: Container; readonly manifest: Manifest }[] {
+  return manifests(rendered).flatMap((manifest) => {
+    const pod = podOf(manifest);
+    return [...(pod?.containers ?? []), ...(pod?.initContainers ?? [])].map((container) => ({
+      where: `${manifest.metadata.name}/${container.name}`,
+      container,
+      manifest,
+    }));
+  });
+}
+
+describe.skipIf(absent)('the Helm chart', () => {
+  it('lints, and needs the three URLs and nothing else', async () => {
+    expect((await helm('lint', [CHART, '--strict', ...THREE_URLS])).output).toContain('0 chart(s) failed');
+    await expect(template()).rejects.toThrow('log, store and meta are needed');
+    expect(await template(['--set', 'existingSecret=mine'])).not.toContain(
+      'kind: Secret\nmetadata:\n  name: penstock\n',
+    );
+  });
+
+  it.each(Object.entries(MATRIX))(
+    'is what Kubernetes takes: %s',
+    async (name, values) => {
+      const path = join(tempDir('chart'), 'rendered.yaml');
+      writeFileSync(path, await render(values));
+      const schemas = requireService('k8s-schemas');
+      const versions = readdirSync(schemas).sort();
+      expect(versions.length).toBeGreaterThan(2);
+      // What has everything is checked against every version, what has less against the newest.
+      for (const version of name === 'everything' ? versions : versions.slice(-1)) {
+        const { stdout, stderr } = await run(
+          requireService('kubeconform'),
+          [
+            ...['-n', '1', '-strict', '-summary', '-output', 'json'],
+            // Custom resources have no schema in Kubernetes.
+            ...['-skip', 'ServiceMonitor,PodMonitor,PrometheusRule,ScaledObject,NodePool'],
+            ...['-schema-location', `${schemas}/${version}/{{.ResourceKind}}{{.KindSuffix}}.json`, path],
+          ],
+          60_000,
+        );
+        const { summary, resources } = JSON.parse(stdout || stderr) as KubeconformReport;
+        expect(summary, `${version}: ${JSON.stringify(resources, null, 1)}`).toMatchObject({ invalid: 0, errors: 0 });
+        expect(summary['valid']).toBeGreaterThan(5);
+      }
+    },
+    120_000,
+  );
+
+  it.each(Object.entries(MATRIX))('keeps its rules: %s', async (_name, values) => {
+    const rendered = await render(values);
+    for (const { where, container, manifest } of containers(rendered)) {
+      const { image, resources, securityContext = {}, args = [], env = [] } = container;
+      expect(image, where).toMatch(/^[^:@]+(\/[^:@]+)*(:[^:@]+|@sha256:[0-9a-f]{64})$/);
+      expect(image, where).not.toMatch(/:latest$/);
+      expect(resources?.limits?.['memory'], where).toBeDefined();
+      expect(resources?.requests?.['cpu'], where).toBeDefined();
+      expect(securityContext['readOnlyRootFilesystem'], where).toBe(true);
+      if (MOUNTING.has(where)) {
+        expect(
+          container.volumeMounts?.some(({ mountPropagation }) => mountPropagation === 'Bidirectional'),
+          where,
+        ).toBe(true);
+      } else {
+        expect(securityContext['privileged'] ?? false, where).toBe(false);
+        expect(securityContext['allowPrivilegeEscalation'], where).toBe(false);
+        expect(securityContext['capabilities'], where).toEqual({ drop: ['ALL'] });
+      }
+      // Nothing secret on a command line, nor written out in an environment.
+      for (const text of [...args, ...env.map(({ value = '' }) => value)]) {
+        expect(text, where).not.toMatch(/redis:|kafka:|s3:\/\/|hunter2/);
+      }
+      const pod = podOf(manifest);
+      expect(pod?.securityContext?.['seccompProfile'], where).toEqual({ type: 'RuntimeDefault' });
+      // Within the two minutes of a spot notice.
+      expect(pod?.terminationGracePeriodSeconds ?? 30, where).toBeLessThanOrEqual(120);
+      const volumes = new Set(pod?.volumes?.map(({ name }) => name));
+      for (const { name } of container.volumeMounts ?? []) expect(volumes.has(name), `${where} ${name}`).toBe(true);
+    }
+    expect(containers(rendered).length).toBeGreaterThan(0);
+    // URLs and keys stand in the Secret and nowhere else.
+    const others = manifests(rendered).filter(({ kind }) => kind !== 'Secret');
+    expect(JSON.stringify(others)).not.toMatch(/redis:\/\/redis|kafka:\/\/kafka|hunter2/);
+  });
+
+  it('renders configurations that the programs accept', async () => {
+    Object.assign(process.env, {
+      ...{ PENSTOCK_LOG: 'kafka://k:9092', PENSTOCK_STORE: 's3://b/p?region=r', PENSTOCK_META: 'redis://r:6379/0' },
+      NODE_NAME: 'edge-7',
+    });
+    for (const values of Object.values(MATRIX)) {
+      const config = manifests(await render(values)).find(
+        ({ kind, metadata }) => kind === 'ConfigMap' && metadata.name === 'penstock',
+      );
+      const pipeline = parseConfig(config?.data?.['pipeline.yaml'] ?? '', 'pipeline.yaml', pipelineSchema);
+      expect(pipeline.meta).toBe('redis://r:6379/0');
+      const agent = config?.data?.['agent.yaml'];
+      if (agent !== undefined) expect(parseConfig(agent, 'agent.yaml', agentSchema).agent.id).toBe('edge-7');
+    }
+  });
+
+  it('refuses values that it does not know or that cannot work', async () => {
+    const refused: [object, RegExp][] = [
+      [{ compactr: {} }, /compactr/],
+      [{ image: { tag: 'latest' } }, /tag/],
+      [{ compactor: { terminationGracePeriodSeconds: 600 } }, /terminationGracePeriodSeconds/],
+      [{ agent: { resources: { requests: {}, limits: { memory: null } } } }, /limits/],
+      [{ csi: { storageClass: { parameters: { blokSize: '1MiB' } } } }, /blokSize/],
+      [{ datasets: [] }, /datasets/],
+    ];
+    for (const [values, message] of refused) {
+      const path = join(tempDir('chart'), 'values.yaml');
+      writeFileSync(path, stringify(values));
+      await expect(template([...THREE_URLS, '-f', path]), message.source).rejects.toThrow(message);
+    }
+    await expect(template([...THREE_URLS, '--set', 'log=http://kafka'])).rejects.toThrow(/log/);
+  });
+
+  it('has alert rules that Prometheus takes, each with its place in the runbook', async () => {
+    const rules = join(CHART, 'files', 'rules.yaml');
+    const checked = await run(requireService('promtool'), ['check', 'rules', rules]);
+    expect(`${checked.stdout}${checked.stderr}`).toContain('SUCCESS');
+    const runbook = readFileSync(join(CHART, '..', '..', '..', 'docs', 'RUNBOOK.md'), 'utf8');
+    const headings = new Set([...runbook.matchAll(/^#+ (.*)$/gm)].map(([, title = '']) => title.toLowerCase()));
+    const text = readFileSync(rules, 'utf8');
+    const alerts = [...text.matchAll(/alert: (\w+)/g)].map(([, name = '']) => name);
+    expect(alerts.length).toBeGreaterThan(10);
+    for (const alert of alerts) {
+      expect(headings.has(alert.toLowerCase()), alert).toBe(true);
+      expect(text).toContain(`docs/RUNBOOK.md#${alert.toLowerCase()}\n`);
+    }
+  });
+});

@@ -1,0 +1,78 @@
+/** Renders the chart with the real helm. */
+import { join } from 'node:path';
+import { parseAllDocuments } from 'yaml';
+import { requireService } from '../support/services.ts';
+import { run } from '../support/mount-guard.ts';
+
+export const CHART = join(import.meta.dirname, '..', '..', 'deploy', 'helm', 'penstock');
+const KUBERNETES = '1.31.0';
+export const THREE_URLS = [
+  ...['--set', 'log=kafka://kafka:9092', '--set', 'meta=redis://redis:6379/0'],
+  ...['--set', 'store=s3://lake/prefix?region=eu-central-1'],
+];
+
+export interface Manifest {
+  readonly kind: string;
+  readonly metadata: { readonly name: string; readonly namespace?: string };
+  readonly spec?: Readonly<Record<string, unknown>>;
+  readonly data?: Readonly<Record<string, string>>;
+  readonly stringData?: Readonly<Record<string, string>>;
+}
+
+export async function helm(
+  command: string,
+  args: readonly string[],
+): Promise<{ readonly status: number | null; readonly output: string; readonly errors: string }> {
+  const { status, stdout, stderr } = await run(
+    requireService('helm'),
+    [command, ...args, '--kube-version', KUBERNETES],
+    60_000,
+  );
+  return { status, output: stdout, errors: stderr };
+}
+
+/** Throws helm's own message. */
+export async function template(args: readonly string[] = []): Promise<string> {
+  const { status, output, errors } = await helm('template', ['penstock', CHART, '--namespace', 'penstock', ...args]);
+  if (status !== 0) throw new Error(errors);
+  return output;
+}
+
+export function manifests(rendered: string): Manifest[] {
+  return parseAllDocuments(rendered).flatMap((document) => {
+    const value = document.toJS() as Manifest | null; // what helm rendered; an empty document is null
+    return value === null ? [] : [value];
+  });
+}
+
+export interface Container {
+  readonly name: string;
+  readonly image: string;
+  readonly args?: readonly string[];
+  readonly securityContext?: Readonly<Record<string, unknown>>;
+  readonly resources?: {
+    readonly limits?: Readonly<Record<string, string>>;
+    readonly requests?: Readonly<Record<string, string>>;
+  };
+  readonly volumeMounts?: readonly {
+    readonly name: string;
+    readonly mountPath: string;
+    readonly mountPropagation?: string;
+  }[];
+  readonly env?: readonly { readonly name: string; readonly value?: string }[];
+}
+
+export interface PodSpec {
+  readonly containers: readonly Container[];
+  readonly initContainers?: readonly Container[];
+  readonly securityContext?: Readonly<Record<string, unknown>>;
+  readonly volumes?: readonly { readonly name: string }[];
+  readonly terminationGracePeriodSeconds?: number;
+}
+
+/** The pod of a workload, or undefined for another kind. */
+export function podOf({ kind, spec }: Manifest): PodSpec | undefined {
+  const job = kind === 'CronJob' ? (spec?.['jobTemplate'] as Manifest | undefined)?.spec : spec; // as batch/v1 has it
+  const template = (job as { readonly template?: { readonly spec?: PodSpec } } | undefined)?.template; // as apps/v1 has it
+  return ['Deployment', 'DaemonSet', 'StatefulSet', 'Job', 'CronJob'].includes(kind) ? template?.spec : undefined;
+}
