@@ -1,8 +1,29 @@
 /** `penstock fs gc|fsck|dump|load`, which work on a volume without a mount, and `info|warm|bench`, which work on a path. */
 import type { Command } from 'commander';
+import { describeError, PenstockError } from '../../lib/errors.ts';
 import { EXIT_PARTLY, print, toJson, untilSignal } from '../output.ts';
 import { parseAge, parseCount, parseSize, progressOnStderr } from './fs-arguments.ts';
 import type { ToolOptions } from './fs-arguments.ts';
+
+interface GcOptions extends ToolOptions {
+  readonly dryRun?: true;
+  readonly grace?: number;
+  readonly all?: true;
+}
+
+/** One line for each volume; what could not be done is named, and the status is 3. */
+async function gcAll(metaUrl: string, options: GcOptions): Promise<void> {
+  if (options.grace !== undefined || options.dryRun === true) {
+    throw new PenstockError('usage', '--all takes neither --grace nor --dry-run: give them with --name for one volume');
+  }
+  const { gcAllVolumes } = await import('../../fs-gateway/tools/main.ts');
+  const request = { metaUrl, name: options.name, progress: progressOnStderr() };
+  for (const { volume, outcome } of await gcAllVolumes(request)) {
+    const report = outcome instanceof Error ? { problem: describeError(outcome) } : outcome;
+    process.stdout.write(`${toJson({ volume, ...report })}\n`);
+    if (report.problem !== null) process.exitCode = EXIT_PARTLY;
+  }
+}
 
 export function addFsToolCommands(fs: Command): void {
   fs.command('gc <meta-url>')
@@ -10,8 +31,13 @@ export function addFsToolCommands(fs: Command): void {
     .option('--dry-run', 'say what would be deleted; change nothing')
     .option('--grace <duration>', "instead of the volume's; a shorter one needs it unmounted", parseAge)
     .option('--name <name>', "the volume's name (default: lake)")
+    .option('--all', 'also the volumes that the CSI driver made in this engine')
     .option('--json', 'print as one JSON object')
-    .action(async (metaUrl: string, options: ToolOptions & { readonly dryRun?: true; readonly grace?: number }) => {
+    .action(async (metaUrl: string, options: GcOptions) => {
+      if (options.all === true) {
+        await gcAll(metaUrl, options);
+        return;
+      }
       const { gcVolume } = await import('../../fs-gateway/tools/main.ts');
       const report = await gcVolume({
         metaUrl,

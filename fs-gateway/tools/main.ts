@@ -7,6 +7,7 @@ import type { MetaEngine } from '../../lib/meta/engine.ts';
 import { PenstockError } from '../../lib/errors.ts';
 import { absoluteUrl, openMeta, openStore } from '../../lib/registry.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
+import { VolumeRecords } from '../csi/volume-records.ts';
 import { controlRequest } from '../fuse/control.ts';
 import { requireFormat, splitMetaUrl, volumeInfo } from '../main.ts';
 import { createBackup, listBackups } from './backup.ts';
@@ -54,6 +55,27 @@ export async function gcVolume(
       ...(progress !== undefined && { progress }),
     }),
   );
+}
+
+/**
+ * The same for the volume of the request and all that the CSI driver has made in its engine, one after the other. What one of them
+ * throws is in its place.
+ */
+export async function gcAllVolumes(
+  request: ToolRequest,
+): Promise<readonly { readonly volume: string; readonly outcome: GcReport | Error }[]> {
+  const { url, volume } = splitMetaUrl(request.metaUrl, request.name);
+  const engine = await openMeta(url, { kind: 'tool', detail: { volume } });
+  const records = await new VolumeRecords(engine).all().finally(() => engine.close());
+  const made = records.filter(({ state }) => state === 'ready').map((record) => record.volume);
+  const outcomes: { volume: string; outcome: GcReport | Error }[] = [];
+  for (const name of [volume, ...made]) {
+    const outcome = await gcVolume({ ...request, metaUrl: url, name }).catch((error: unknown) =>
+      error instanceof Error ? error : new Error(String(error)),
+    );
+    outcomes.push({ volume: name, outcome });
+  }
+  return outcomes;
 }
 
 /** Checks every record and object; see fsck.ts. */

@@ -5,6 +5,7 @@ import { status as Status } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import { VolumeRecords } from '../../fs-gateway/csi/volume-records.ts';
 import { formatVolume, mountVolume, umountVolume } from '../../fs-gateway/main.ts';
+import { gcAllVolumes } from '../../fs-gateway/tools/main.ts';
 import { openMeta } from '../../lib/registry.ts';
 import { readFormat } from '../../lib/volume/format.ts';
 import { failureOf, startCsiDriver } from '../support/csi.ts';
@@ -40,13 +41,16 @@ describe.skipIf(cannotMount() || missing('redis-server', 'versitygw'))('the CSI 
 
   const keysOf = (volume: string): Promise<string[]> =>
     services.redis.admin.select(1).then(() => services.redis.admin.keys(`{${volume}}*`));
-  const objectsOf = (): string[] => {
-    const folder = join(services.s3.folder, 'volumes', 'csi-1');
-    return existsSync(folder)
-      ? readdirSync(folder, { recursive: true, withFileTypes: true })
-          .filter((entry) => entry.isFile())
-          .map(({ name }) => name)
-      : [];
+  const objectsOf = (volumeId: string): string[] => {
+    const folder = join(services.s3.folder, 'volumes', 'csi-1', volumeId);
+    if (!existsSync(folder)) return [];
+    const entries = readdirSync(folder, { recursive: true, withFileTypes: true });
+    return entries.filter((entry) => entry.isFile()).map(({ name }) => name);
+  };
+  const idOf = async (volume: string): Promise<string> => {
+    const engine = await openMeta(secrets['meta'] ?? '', { kind: 'test' });
+    const format = await readFormat(engine, volume).finally(() => engine.close());
+    return format?.id ?? '';
   };
 
   it('makes one volume, whichever controller is asked how often, and removes it whole', async () => {
@@ -75,18 +79,26 @@ describe.skipIf(cannotMount() || missing('redis-server', 'versitygw'))('the CSI 
     });
     onTestFinished(() => killIfAlive(-mounted.supervisorPid));
     await shell('head -c 300000 /dev/urandom > "$1/f"; sync "$1/f"', mountpoint);
-    expect(objectsOf().length).toBeGreaterThan(0);
+    const id = await idOf('pvc-race');
+    expect(objectsOf(id).length).toBeGreaterThan(0);
     const remove = { volumeId: 'penstock:pvc-race', secrets };
     const refused = await failureOf(driver.call('Controller', 'DeleteVolume', remove));
     expect(refused).toMatchObject({ code: Status.FAILED_PRECONDITION });
     expect(refused.details).toContain(mountpoint);
     expect(await shell('wc -c < "$1/f"', mountpoint)).toBe('300000\n');
+    // The volumes of the driver are cleaned with the lake's: nobody else would.
+    await formatVolume({ metaUrl: secrets['meta'] ?? '', storeUrl: secrets['store'] ?? '' });
+    const swept = await gcAllVolumes({ metaUrl: secrets['meta'] ?? '' });
+    expect(swept).toMatchObject([
+      { volume: 'lake', outcome: { problem: null } },
+      { volume: 'pvc-race', outcome: { problem: null } },
+    ]);
     await umountVolume(mountpoint);
 
     await Promise.allSettled([driver, second].map((one) => one.call('Controller', 'DeleteVolume', remove)));
     await driver.call('Controller', 'DeleteVolume', remove);
     expect(await keysOf('pvc-race')).toEqual([]);
-    expect(objectsOf()).toEqual([]);
+    expect(objectsOf(id)).toEqual([]);
     expect((await driver.call('Controller', 'ListVolumes'))['entries']).toEqual([]);
   });
 
