@@ -5,6 +5,7 @@ import { openLake, openPipelineLog } from '../lib/lake/ports.ts';
 import type { LakeContext } from '../lib/table/table.ts';
 import { type CompactorOptions, type CompactResult, runCompactor } from './compact/compactor.ts';
 import { type CostReport, costReport } from './cost/cost.ts';
+import { type EraseOptions, type EraseResult, runErase } from './erase/erase.ts';
 import { type ReplayOptions, type ReplayResult, runReplay } from './quarantine/replay.ts';
 import {
   listQuarantine,
@@ -114,4 +115,13 @@ export async function quarantineReplay(
   options: Omit<ReplayOptions, 'config' | 'lake'>,
 ): Promise<ReplayResult> {
   return withLake(config, baseDir, 'replay', (lake) => runReplay({ ...options, config, lake }));
+}
+
+/** Erases rows of one dataset: see erase/erase.ts. */
+export async function eraseRows(
+  config: PipelineConfig,
+  baseDir: string,
+  options: Omit<EraseOptions, 'config' | 'lake'>,
+): Promise<EraseResult> {
+  return withLake(config, baseDir, 'erase', (lake) => runErase({ ...options, config, lake }));
 }

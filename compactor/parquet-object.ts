@@ -40,6 +40,9 @@ export async function fileFingerprint(path: string): Promise<{ readonly hash: st
   }
 }
 
+/** The name under which a file is listed in its hour's directory. */
+export const fileNameOf = (location: string): string => location.slice(location.lastIndexOf('/') + 1);
+
 export interface FileFacts {
   readonly location: string;
   readonly hour: number;

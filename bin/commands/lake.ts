@@ -120,9 +120,10 @@ export function addLakeCommands(program: Command): void {
       const { cost } = await import('../../compactor/main.ts');
       const toMs = Date.now();
       const reports = await cost(config, baseDir, { fromMs: toMs - options.days * DAY_MS, toMs });
-      const rows = reports.flatMap(({ dataset, land, compact }) => [
+      const rows = reports.flatMap(({ dataset, land, compact, erase }) => [
         { dataset, run: 'land', ...land },
         { dataset, run: 'compact', ...compact },
+        { dataset, run: 'erase', ...erase },
       ]);
       printTable(rows, options.json);
     });

@@ -21,7 +21,7 @@ import { prepareListing } from '../../lib/volume/lake-listing.ts';
 import { addToCounters } from '../../lib/lake/counters.ts';
 import type { CostMeter } from '../cost/cost.ts';
 import { watchClock } from '../steady-clock.ts';
-import { describeDataFile, fileFingerprint, hourFolder, hourName, parquetName } from '../parquet-object.ts';
+import { describeDataFile, fileFingerprint, fileNameOf, hourFolder, hourName, parquetName } from '../parquet-object.ts';
 import { type DamagedFile, fetchInputs, findUndecodable, type GroupInputs, type LocalFile } from './group-inputs.ts';
 import { copyStatement, DUPLICATES_TABLE, duplicateStatements, type GroupQuery, sortOrderOf } from './group-sql.ts';
 import type { GroupLease } from './lease.ts';
@@ -201,7 +201,7 @@ async function commitGroup(
     const change = {
       hour: group.hour,
       add: outputs.map(({ name, key, dataFile }) => ({ name, key, bytes: Number(dataFile.bytes), modifiedMs: nowMs })),
-      remove: remove.map((location) => location.slice(location.lastIndexOf('/') + 1)),
+      remove: remove.map(fileNameOf),
     };
     const listing = await prepareListing(lake.engine, lake.volume, group.dataset, [change], nowMs);
     return {

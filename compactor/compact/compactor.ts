@@ -21,6 +21,7 @@ import { hourName } from '../parquet-object.ts';
 import { compactGroup, type GroupContext, type GroupResult } from './compact-group.ts';
 import { GroupLease } from './lease.ts';
 import { type Group, planGroups, type Shard } from './plan.ts';
+import { dropExpired, firstKeptHour } from './retention.ts';
 import { removeReplaced } from './retire.ts';
 
 /** Measured: the worker process grows to about 500 MB more than the limit that DuckDB keeps for its buffers. */
@@ -36,6 +37,8 @@ export interface CompactSummary {
   readonly in: number;
   readonly out: number;
   readonly duplicates: number;
+  /** Rows of hours past their dataset's retention, dropped before anything was compacted. */
+  readonly expired: number;
   /** Records of these datasets in quarantine: the lander put them there, compaction adds none. */
   readonly quarantined: number;
   readonly filesBefore: number;
@@ -102,6 +105,7 @@ class CompactorRun {
   readonly #notes: string[] = [];
   readonly #plan: PlannedGroup[] = [];
   #worker: SqlWorker | undefined;
+  #expired = 0;
   #sum = { groups: 0, in: 0, out: 0, duplicates: 0, filesBefore: 0, filesAfter: 0, unreadable: 0 };
 
   constructor(options: CompactorOptions) {
@@ -110,6 +114,7 @@ class CompactorRun {
 
   async run(datasets: readonly DatasetConfig[]): Promise<CompactResult> {
     const { lake, signal, dryRun = false } = this.#options;
+    if (!dryRun) await this.#dropExpired(datasets);
     const work: { readonly dataset: DatasetConfig; readonly groups: readonly Group[]; readonly rate: number }[] = [];
     for (const dataset of datasets) {
       const groups = await this.#planOf(dataset);
@@ -123,7 +128,7 @@ class CompactorRun {
     if (!dryRun) await this.#removeReplaced(work.map(({ dataset }) => dataset));
     return {
       // The lander alone quarantines; a group in which rows went missing would not have been committed.
-      summary: { ...this.#sum, quarantined: 0 },
+      summary: { ...this.#sum, expired: this.#expired, quarantined: 0 },
       plan: this.#plan,
       problems: this.#problems,
       notes: this.#notes,
@@ -138,6 +143,7 @@ class CompactorRun {
       if (table === null) return [];
       return await planGroups(table, {
         targetBytes: config.compactor.targetBytes,
+        firstHour: firstKeptHour(dataset, lake.clock.nowMs()),
         endedBeforeMs: ignoreLag ? Infinity : lake.clock.nowMs() - config.compactor.lag,
         ...(hour === undefined ? {} : { hour }),
         ...(shard === undefined ? {} : { shard }),
@@ -260,9 +266,27 @@ class CompactorRun {
   }
 
   /** Not by every shard and not for a single hour: it is about whole tables. */
+  get #isAboutTables(): boolean {
+    const { hour, shard } = this.#options;
+    return hour === undefined && (shard === undefined || shard.index === 0);
+  }
+
+  async #dropExpired(datasets: readonly DatasetConfig[]): Promise<void> {
+    const { lake, signal } = this.#options;
+    if (!this.#isAboutTables) return;
+    for (const dataset of datasets) {
+      try {
+        this.#expired += (await dropExpired(lake, dataset, signal)).rows;
+      } catch (error) {
+        if (isCode(error, 'fenced') || signal.aborted) throw error;
+        this.#problem(`${dataset.name}: hours past its retention were not dropped: ${describeError(error)}`);
+      }
+    }
+  }
+
   async #removeReplaced(datasets: readonly DatasetConfig[]): Promise<void> {
-    const { lake, config, hour, shard, signal } = this.#options;
-    if (hour !== undefined || (shard !== undefined && shard.index !== 0)) return;
+    const { lake, config, signal } = this.#options;
+    if (!this.#isAboutTables) return;
     for (const dataset of datasets) {
       try {
         await removeReplaced(lake, dataset.name, { keepReplacedMs: config.compactor.keepReplaced, signal });

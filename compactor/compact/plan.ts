@@ -33,6 +33,8 @@ export interface PlanOptions {
   readonly targetBytes: number;
   /** Only hours that ended before it. */
   readonly endedBeforeMs: number;
+  /** Older ones are past the retention: they are dropped, not compacted. */
+  readonly firstHour?: number;
   readonly hour?: number;
   readonly shard?: Shard;
 }
@@ -48,7 +50,7 @@ export async function planGroups(table: TableState, options: PlanOptions): Promi
   const sortOrderId = table.metadata['default-sort-order-id'];
   const hours = new Map<number, GroupFile[]>();
   for await (const file of table.liveFiles(options.hour === undefined ? undefined : { hour: options.hour })) {
-    if ((file.hour + 1) * MS_PER_HOUR > options.endedBeforeMs) continue;
+    if ((file.hour + 1) * MS_PER_HOUR > options.endedBeforeMs || file.hour < (options.firstHour ?? -Infinity)) continue;
     if (options.shard !== undefined && !isInShard(options.shard, table.name, file.hour)) continue;
     const group = hours.get(file.hour) ?? [];
     hours.set(file.hour, group);

@@ -141,6 +141,7 @@ export interface CostReport {
   readonly runs: number;
   readonly land: CostSums;
   readonly compact: CostSums;
+  readonly erase: CostSums;
 }
 
 export type CostSums = Omit<CostRecord, 'kind' | 'startedMs'>;
@@ -151,7 +152,7 @@ export async function costReport(
   dataset: string,
   span: { readonly fromMs: number; readonly toMs: number },
 ): Promise<CostReport> {
-  const sums = { land: noCost(), compact: noCost() };
+  const sums = { land: noCost(), compact: noCost(), erase: noCost() };
   let runs = 0;
   for await (const [, { kind, startedMs, ...record }] of readCosts(lake.engine, lake.volume, dataset)) {
     if (startedMs < span.fromMs || startedMs >= span.toMs) continue;

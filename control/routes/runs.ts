@@ -13,7 +13,7 @@ const sums = {
   gets: z.number(),
   puts: z.number(),
 };
-const kind = z.enum(['land', 'compact']);
+const kind = z.enum(['land', 'compact', 'erase']);
 const runSchema = z.object({ id: z.string(), dataset: z.string(), kind, startedMs: z.number(), ...sums });
 const costSumsSchema = z.object({ runs: z.int(), ...sums });
 const costsSchema = z.object({

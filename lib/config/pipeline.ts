@@ -22,6 +22,7 @@ const fieldName = z
   .max(255)
   .refine((name) => !name.startsWith('_'), "a field's name must not begin with _: those columns are the lander's");
 
+const HOUR_MS = 3_600_000;
 const PRIMITIVE =
   /^(boolean|int|long|float|double|string|date|time|timestamp|timestamptz|uuid|binary|decimal\(\d{1,2}, ?\d{1,2}\))$/;
 const TYPE_EXPECTED =
@@ -107,6 +108,10 @@ const dataset = z.strictObject({
     })
     .default('infer'),
   value: value.default({ format: 'json' }),
+  /** Hours that ended longer ago are dropped from the table and its listings; default: nothing is. */
+  retention: duration()
+    .refine((ms) => ms >= HOUR_MS, 'expected at least 1h: whole hours are dropped')
+    .optional(),
 });
 export type DatasetConfig = z.output<typeof dataset>;
 

@@ -10,7 +10,7 @@ import type { MetaEngine } from '../meta/engine.ts';
 import { scanJson } from './scan.ts';
 
 const costSchema = z.object({
-  kind: z.enum(['land', 'compact']),
+  kind: z.enum(['land', 'compact', 'erase']),
   startedMs: z.number(),
   seconds: z.number(),
   cpuSeconds: z.number(),

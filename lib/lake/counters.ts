@@ -5,14 +5,15 @@
  *                           / quarantined   records that did not fit
  *                           / lost          records that the log's retention removed before they were taken
  *                           / duplicates    rows that a compaction found to be repeats and left out
+ *                           / removed       rows that retention or an erasure took out
  *                           / files         that the lander wrote
  *                           / bytes         of these files
  *
- * Invariant, checked by the tests: landed = live rows + duplicates + quarantined.
+ * Invariant, checked by the tests: landed = live rows + duplicates + quarantined + removed.
  */
 import type { Key, MetaEngine, Patch } from '../meta/engine.ts';
 
-const COUNTERS = ['landed', 'quarantined', 'lost', 'duplicates', 'files', 'bytes'] as const;
+const COUNTERS = ['landed', 'quarantined', 'lost', 'duplicates', 'removed', 'files', 'bytes'] as const;
 export type Counter = (typeof COUNTERS)[number];
 
 function counterKey(volume: string, dataset: string, counter: Counter): Key {
@@ -38,5 +39,13 @@ export async function readCounters(
 ): Promise<Readonly<Record<Counter, number>>> {
   const values = await engine.readNumbers(COUNTERS.map((counter) => counterKey(volume, dataset, counter)));
   const at = (index: number): number => Number(values[index] ?? 0n);
-  return { landed: at(0), quarantined: at(1), lost: at(2), duplicates: at(3), files: at(4), bytes: at(5) };
+  return {
+    landed: at(0),
+    quarantined: at(1),
+    lost: at(2),
+    duplicates: at(3),
+    removed: at(4),
+    files: at(5),
+    bytes: at(6),
+  };
 }

@@ -10,7 +10,9 @@ export interface DatasetStats {
   readonly lost: number;
   /** Rows that compactions left out as repeats. */
   readonly duplicates: number;
-  /** In the current snapshot. After a compaction of everything: landed - duplicates - quarantined. */
+  /** Rows that retention or an erasure took out. */
+  readonly removed: number;
+  /** In the current snapshot. After a compaction of everything: landed - duplicates - quarantined - removed. */
   readonly liveRows: number;
   readonly liveFiles: number;
   readonly liveBytes: number;
@@ -40,6 +42,7 @@ export async function datasetStats(lake: LakeContext, dataset: string): Promise<
     quarantined: counters.quarantined,
     lost: counters.lost,
     duplicates: counters.duplicates,
+    removed: counters.removed,
     liveRows: live.rows,
     liveFiles: live.files,
     liveBytes: live.bytes,

@@ -14,13 +14,18 @@ import type { Snapshot, TableMetadata } from './metadata.ts';
 /** Manifests fetched ahead of the one that is being decoded: hides a store's latency at a few MiB each. */
 const READ_AHEAD = 4;
 
+export interface HourFilter {
+  readonly hour?: number;
+  readonly hours?: ReadonlySet<number>;
+}
+
 export async function* liveFilesOf(
   store: ObjectStore,
   metadata: TableMetadata,
   snapshot: Snapshot | null,
-  filter: { readonly hour?: number } = {},
+  filter: HourFilter = {},
 ): AsyncGenerator<LiveFile> {
-  const hours = filter.hour === undefined ? null : new Set([filter.hour]);
+  const hours = filter.hour === undefined ? (filter.hours ?? null) : new Set([filter.hour]);
   const manifests = (await manifestsOf(store, snapshot)).filter(
     (manifest) => manifest.content === 0 && hasLive(manifest) && mayHoldHours(manifest, metadata, hours),
   );

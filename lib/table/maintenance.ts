@@ -134,7 +134,7 @@ async function storeNowMs(ctx: LakeContext, name: string): Promise<number> {
 }
 
 /** The keys that the table's metadata reaches; grows as the table moves on, so that nothing it ever reached meanwhile is lost. */
-class ReachedKeys {
+export class ReachedKeys {
   readonly #ctx: LakeContext;
   readonly #name: string;
   readonly #keys = new Set<string>();

@@ -12,7 +12,7 @@ import type { Compare, MetaEngine, Patch, Publish, Version, Write } from '../met
 import type { ObjectStore } from '../store/store.ts';
 import type { DataFile, LiveFile } from './data-file.ts';
 import { tableFolder, tablePointerKey } from './keys.ts';
-import { liveFilesOf, readTableObject } from './live-files.ts';
+import { type HourFilter, liveFilesOf, readTableObject } from './live-files.ts';
 import { currentSchema, currentSnapshot, formatMetadata, newMetadata, parseMetadata } from './metadata.ts';
 import type { Snapshot, SortField, TableMetadata } from './metadata.ts';
 import { formatPointer, parsePointer } from './pointer.ts';
@@ -38,10 +38,10 @@ export interface TableState {
   /** null: the table has no data yet. */
   readonly currentSnapshot: Snapshot | null;
   /**
-   * The data files of the current snapshot, in manifest order. With `hour`, only that partition's, and only the manifests that may
-   * hold it are read. Throws `corrupt` naming the manifest.
+   * The data files of the current snapshot, in manifest order. With `hour` or `hours`, only those of these partitions, and only the
+   * manifests that may hold them are read. Throws `corrupt` naming the manifest.
    */
-  liveFiles(filter?: { readonly hour?: number }): AsyncIterable<LiveFile>;
+  liveFiles(filter?: HourFilter): AsyncIterable<LiveFile>;
 }
 
 export interface TableChange {

@@ -10,6 +10,7 @@ import type { MetaEngine } from '../meta/engine.ts';
 import { encodeChanges } from './feed.ts';
 import { decodeInode } from './inode.ts';
 import { VolumeKeys } from './keys.ts';
+import { ensureHourDirectories } from './lake-directories.ts';
 import { loadLive, loadSegments } from './listing-load.ts';
 import { decodePointer, encodePointer } from './listing.ts';
 import type { ListingPointer } from './listing.ts';
@@ -28,6 +29,22 @@ export async function expireListings(
   let dropped = 0;
   for await (const bucket of engine.buckets(prefix)) {
     dropped += await expireListing(engine, keys, Number(bucket.slice(prefix.length)), nowMs - graceMs);
+  }
+  return dropped;
+}
+
+/** The same for some hours of a dataset, at once and whatever the grace: how many retired files were dropped. */
+export async function expireHours(
+  engine: MetaEngine,
+  volume: string,
+  dataset: string,
+  hours: readonly number[],
+  nowMs: number,
+): Promise<number> {
+  const keys = new VolumeKeys(volume);
+  let dropped = 0;
+  for (const directory of await ensureHourDirectories(engine, keys, dataset, hours, nowMs)) {
+    dropped += await expireListing(engine, keys, directory, Infinity);
   }
   return dropped;
 }

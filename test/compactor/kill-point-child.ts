@@ -6,6 +6,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { runCompactor } from '../../compactor/compact/compactor.ts';
 import { runLander } from '../../compactor/lander/lander.ts';
+import { runErase } from '../../compactor/erase/erase.ts';
 import { runReplay } from '../../compactor/quarantine/replay.ts';
 import { parseConfig } from '../../lib/config/load.ts';
 import { pipelineSchema } from '../../lib/config/pipeline.ts';
@@ -38,6 +39,8 @@ if (role === 'land') {
   await log.close();
 } else if (role === 'replay') {
   await runReplay(shared);
+} else if (role === 'erase') {
+  await runErase({ ...shared, dataset: 'plant.vibration', where: "sensor = 's-1'" });
 } else {
   await runCompactor({ ...shared, ignoreLag: true });
 }

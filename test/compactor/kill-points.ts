@@ -8,7 +8,7 @@ import type { FaultMoment } from '../support/fault.ts';
 /** Whether it died at the `call`-th `operation`; false: there is no such call and it did all of its work. */
 export async function runKilledAt(
   dir: string,
-  role: 'land' | 'compact' | 'replay',
+  role: 'land' | 'compact' | 'replay' | 'erase',
   point: { readonly operation: string; readonly call: number; readonly moment: FaultMoment },
 ): Promise<boolean> {
   const { operation, call, moment } = point;

@@ -153,10 +153,10 @@ export function compactAll(pipeline: TestPipeline, changed: Partial<CompactorOpt
   });
 }
 
-/** landed = live rows + duplicates + quarantined, and the rows are really there. */
+/** landed = live rows + duplicates + quarantined + removed, and the rows are really there. */
 export async function expectAccounts(lake: LakeContext, expected: Partial<DatasetStats>): Promise<void> {
   const stats = await datasetStats(lake, DATASET);
   expect(stats).toMatchObject(expected);
-  expect(stats.landed).toBe(stats.liveRows + stats.duplicates + stats.quarantined);
+  expect(stats.landed).toBe(stats.liveRows + stats.duplicates + stats.quarantined + stats.removed);
   expect(await readRows(lake)).toHaveLength(stats.liveRows);
 }

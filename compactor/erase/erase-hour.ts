@@ -1,0 +1,181 @@
+/**
+ * Rewrites the files of one hour that hold rows of an erasure without them, in one commit.
+ *
+ * Invariants: rows of a rewritten file = rows before - rows that match, by the footers, before anything is committed; the order of the
+ * others stays, and so does what the file is said to be sorted by. The commit also records that the hour's replaced files must go.
+ */
+import assert from 'node:assert';
+import { mkdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { addToCounters } from '../../lib/lake/counters.ts';
+import type { SqlWorker } from '../../lib/sql/sql-worker-client.ts';
+import { commitTable } from '../../lib/table/commit.ts';
+import type { DataFile, LiveFile } from '../../lib/table/data-file.ts';
+import { dataFileKey } from '../../lib/table/keys.ts';
+import type { TableState } from '../../lib/table/table.ts';
+import { prepareListing } from '../../lib/volume/lake-listing.ts';
+import { fetchInputs, type LocalFile } from '../compact/group-inputs.ts';
+import type { CostMeter } from '../cost/cost.ts';
+import { describeDataFile, fileFingerprint, fileNameOf, hourFolder, hourName, parquetName } from '../parquet-object.ts';
+import { countStatement, rewriteStatement } from './erase-sql.ts';
+import { pendingHour } from './pending.ts';
+
+export interface EraseContext {
+  readonly meter: CostMeter;
+  readonly worker: SqlWorker;
+  readonly scratchDir: string;
+  readonly where: string;
+  readonly dryRun: boolean;
+  readonly signal: AbortSignal;
+}
+
+export interface ErasedHour {
+  /** Rows that match. */
+  readonly rows: number;
+  /** Files with such rows. */
+  readonly files: number;
+  /** Files that were looked at and have none: they are never looked at again. */
+  readonly clean: readonly string[];
+  readonly damaged: readonly { readonly location: string; readonly message: string }[];
+}
+
+interface Match {
+  readonly file: LocalFile;
+  readonly rows: number;
+}
+
+interface Rewritten {
+  readonly key: string;
+  readonly dataFile: DataFile;
+}
+
+/** Throws `conflict` when a file was replaced meanwhile: the next look at the table finds what it became. */
+export async function eraseHour(
+  context: EraseContext,
+  table: TableState,
+  hour: number,
+  files: readonly LiveFile[],
+): Promise<ErasedHour> {
+  const { meter, worker, where, dryRun, signal } = context;
+  const folder = join(context.scratchDir, 'hour');
+  await mkdir(folder, { recursive: true });
+  const group = {
+    dataset: table.name,
+    hour,
+    files: files.map((file) => ({
+      location: file.location,
+      bytes: Number(file.bytes),
+      rows: Number(file.recordCount),
+      isSorted: false,
+    })),
+    bytes: files.reduce((sum, file) => sum + Number(file.bytes), 0),
+    rows: files.reduce((sum, file) => sum + Number(file.recordCount), 0),
+    reason: 'unsorted files',
+  } as const;
+  const inputs = await fetchInputs(meter, worker, group, folder, signal);
+  try {
+    const matches: Match[] = [];
+    const clean: string[] = [];
+    for (const file of inputs.files) {
+      signal.throwIfAborted();
+      const [row] = await worker.query(countStatement(file.path, table.schema, where));
+      const rows = Number(row?.['n']);
+      if (rows > 0) matches.push({ file, rows });
+      else clean.push(file.location);
+    }
+    if (matches.length > 0 && !dryRun) await commitWithout(context, table, hour, files, matches);
+    const readable = new Set(inputs.files.map((file) => file.location));
+    const unreadable = group.files.filter((file) => !readable.has(file.location));
+    return {
+      rows: matches.reduce((sum, match) => sum + match.rows, 0),
+      files: matches.length,
+      clean: dryRun ? inputs.files.map((file) => file.location) : clean,
+      damaged: unreadable.map(({ location }) => ({
+        location,
+        message:
+          inputs.damaged.find((file) => file.message.includes(location))?.message ?? `${location} cannot be read`,
+      })),
+    };
+  } finally {
+    await inputs.remove();
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+async function commitWithout(
+  context: EraseContext,
+  table: TableState,
+  hour: number,
+  files: readonly LiveFile[],
+  matches: readonly Match[],
+): Promise<void> {
+  const { lake } = context.meter;
+  const rewritten: Rewritten[] = [];
+  for (const match of matches) {
+    const found = files.find((file) => file.location === match.file.location);
+    const file = await rewrite(context, table, hour, match, found?.sortOrderId ?? null);
+    if (file !== null) rewritten.push(file);
+  }
+  const add = rewritten.map((file) => file.dataFile);
+  const remove = matches.map((match) => match.file.location);
+  const rows = matches.reduce((sum, match) => sum + match.rows, 0);
+  await commitTable(lake, table.name, async () => {
+    context.signal.throwIfAborted();
+    const nowMs = lake.clock.nowMs();
+    const change = {
+      hour,
+      add: rewritten.map(({ key, dataFile }) => ({
+        name: fileNameOf(dataFile.location),
+        key,
+        bytes: Number(dataFile.bytes),
+        modifiedMs: nowMs,
+      })),
+      remove: remove.map(fileNameOf),
+    };
+    const listing = await prepareListing(lake.engine, lake.volume, table.name, [change], nowMs);
+    return {
+      change: { operation: 'overwrite', add, remove, removeHours: [hour], summary: { 'penstock.removed': 'erasure' } },
+      extra: {
+        compare: listing.compare,
+        write: [pendingHour(lake.volume, table.name, hour), ...listing.write],
+        patch: [...addToCounters(lake.volume, table.name, { removed: rows }), ...listing.patch],
+        publish: listing.publish,
+      },
+    };
+  });
+}
+
+/** null: no row is left. */
+async function rewrite(
+  context: EraseContext,
+  table: TableState,
+  hour: number,
+  { file, rows }: Match,
+  sortOrderId: number | null,
+): Promise<Rewritten | null> {
+  if (rows === file.rows) return null;
+  const { meter, worker, scratchDir, where, signal } = context;
+  const path = join(scratchDir, 'hour', 'out.parquet');
+  try {
+    await worker.run(rewriteStatement(file.path, path, table.schema, where));
+    const { hash, bytes } = await fileFingerprint(path);
+    const name = parquetName(`${hourName(hour)}-rewritten`, hash);
+    const key = dataFileKey(table.name, `${hourFolder(hour)}/${name}`);
+    const dataFile = await describeDataFile(worker, path, {
+      location: meter.lake.store.location(key),
+      hour,
+      bytes,
+      schema: table.schema,
+      sortOrderId,
+      hasNoNan: false,
+    });
+    assert(
+      Number(dataFile.recordCount) === file.rows - rows,
+      `${file.location}: ${dataFile.recordCount} rows are left of ${file.rows} without ${rows}`,
+    );
+    await meter.lake.store.putFile(key, path, { signal });
+    return { key, dataFile };
+  } finally {
+    await rm(path, { force: true });
+  }
+}
