@@ -17,6 +17,7 @@ import { prepareListing } from '../../lib/volume/lake-listing.ts';
 import { fetchInputs, type LocalFile } from '../compact/group-inputs.ts';
 import type { CostMeter } from '../cost/cost.ts';
 import { describeDataFile, fileFingerprint, fileNameOf, hourFolder, hourName, parquetName } from '../parquet-object.ts';
+import { watchClock } from '../steady-clock.ts';
 import { countStatement, rewriteStatement } from './erase-sql.ts';
 import { pendingHour } from './pending.ts';
 
@@ -110,6 +111,7 @@ async function commitWithout(
   matches: readonly Match[],
 ): Promise<void> {
   const { lake } = context.meter;
+  const assertSteady = watchClock(lake.clock);
   const rewritten: Rewritten[] = [];
   for (const match of matches) {
     const found = files.find((file) => file.location === match.file.location);
@@ -121,6 +123,7 @@ async function commitWithout(
   const rows = matches.reduce((sum, match) => sum + match.rows, 0);
   await commitTable(lake, table.name, async () => {
     context.signal.throwIfAborted();
+    assertSteady();
     const nowMs = lake.clock.nowMs();
     const change = {
       hour,
