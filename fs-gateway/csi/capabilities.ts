@@ -22,9 +22,14 @@ const MODES: Readonly<Record<string, AccessMode>> = {
 };
 const FS_TYPES = ['', 'penstock', 'fuse.penstock'];
 
+/** `mountOptions` of a storage class or persistent volume. */
+const MOUNT_FLAGS = ['ro', 'rw', 'writeback', 'passthrough=read', 'passthrough=off'];
+
 export interface Capability {
+  readonly modeName: string;
   readonly mode: AccessMode;
   readonly readOnly: boolean;
+  readonly mountFlags: readonly string[];
 }
 
 /** What is wrong with a capability, in words; undefined when the driver has it. */
@@ -37,8 +42,8 @@ function objection(capability: VolumeCapability): string | undefined {
   if (mode === undefined || MODES[mode] === undefined) return `access mode ${mode ?? 'is missing'}: not a known mode`;
   const { fsType, mountFlags } = capability.mount;
   if (!FS_TYPES.includes(fsType)) return `fsType '${fsType}': leave it out, a Penstock volume has no other`;
-  const unknown = mountFlags.find((flag) => flag !== 'ro' && flag !== 'rw');
-  return unknown === undefined ? undefined : `mount option '${unknown}': expected ro or rw`;
+  const unknown = mountFlags.find((flag) => !MOUNT_FLAGS.includes(flag));
+  return unknown === undefined ? undefined : `mount option '${unknown}': expected one of ${MOUNT_FLAGS.join(', ')}`;
 }
 
 /** Throws INVALID_ARGUMENT. */
@@ -46,9 +51,11 @@ export function parseCapability(capability: VolumeCapability | null): Capability
   if (capability === null) throw invalid('the volume capability is missing');
   const wrong = objection(capability);
   if (wrong !== undefined) throw invalid(wrong);
-  const mode = MODES[capability.accessMode?.mode ?? ''];
+  const modeName = capability.accessMode?.mode ?? '';
+  const mode = MODES[modeName];
   if (mode === undefined) throw invalid('access mode is missing');
-  return { mode, readOnly: !mode.writes || (capability.mount?.mountFlags.includes('ro') ?? false) };
+  const mountFlags = capability.mount?.mountFlags ?? [];
+  return { modeName, mode, readOnly: !mode.writes || mountFlags.includes('ro'), mountFlags };
 }
 
 /** Throws INVALID_ARGUMENT when there is none, or one that no volume has. */

@@ -6,12 +6,15 @@
  * over the daemon's own control socket in either case, which both containers see.
  */
 import { mkdirSync } from 'node:fs';
+import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { isCode } from '../../lib/errors.ts';
 import { requireFormat, mountVolume, umountVolume } from '../main.ts';
 import { absoluteUrl } from '../../lib/registry.ts';
+import { liveMounts, mountNames } from '../tools/tool.ts';
+import type { Capability } from './capabilities.ts';
 import { csiClient } from './client.ts';
-import { assertStore } from './provision.ts';
+import { assertStore, withEngine } from './provision.ts';
 import type { Secrets } from './secrets.ts';
 import { CsiError, Status } from './status.ts';
 import { volumeIdOf } from './volume-id.ts';
@@ -22,7 +25,7 @@ const MOUNT_MS = 40_000;
 export interface DaemonRequest {
   readonly volume: string;
   readonly point: string;
-  readonly readOnly: boolean;
+  readonly capability: Capability;
   readonly secrets: Secrets;
   readonly cacheBytes?: number;
 }
@@ -43,11 +46,13 @@ export interface DaemonFolders {
 export function makeMountDaemons({ cacheDir, logDir }: DaemonFolders): MountDaemons {
   mkdirSync(logDir, { recursive: true, mode: 0o700 });
   return {
-    async mount({ volume, point, readOnly, secrets, cacheBytes }) {
+    async mount({ volume, point, capability, secrets, cacheBytes }) {
       const { metaUrl, credentials } = secrets;
+      const { mode, readOnly, mountFlags } = capability;
       const { store } = await requireFormat(absoluteUrl(metaUrl, '/'), volume);
       // A mount with wrong credentials would stand, and fail under the pod's hands.
       await assertStore(store, secrets);
+      if (!mode.manyNodes) await refuseElsewhere(secrets, volume, Infinity);
       await mountVolume({
         metaUrl,
         name: volume,
@@ -57,25 +62,56 @@ export function makeMountDaemons({ cacheDir, logDir }: DaemonFolders): MountDaem
         background: true,
         logPath: join(logDir, `${volume}.log`),
         signal: AbortSignal.timeout(MOUNT_MS),
+        writeback: mountFlags.includes('writeback'),
+        ...(mountFlags.includes('passthrough=read') && { passthrough: 'read' as const }),
+        ...(mountFlags.includes('passthrough=off') && { passthrough: 'off' as const }),
         ...(cacheBytes !== undefined && { cacheBytes }),
         ...(credentials !== undefined && { credentials }),
       });
+      if (mode.manyNodes) return;
+      try {
+        await refuseElsewhere(secrets, volume, await ownSession(secrets, volume, point));
+      } catch (error) {
+        await umount(point);
+        throw error;
+      }
     },
     umount,
   };
+}
+
+/**
+ * For a volume of one node: throws FAILED_PRECONDITION when another node has it mounted since before `session`. Asked before the mount and after it:
+ * of two nodes that mount at once, the later one yields. A node that died holds it for no longer than its session's lease.
+ */
+async function refuseElsewhere(secrets: Secrets, volume: string, session: number): Promise<void> {
+  const mounts = await withEngine(secrets, (engine) => liveMounts(engine, volume));
+  const other = mounts.find(({ host, id }) => host !== hostname() && id < session);
+  if (other === undefined) return;
+  throw new CsiError(
+    Status.FAILED_PRECONDITION,
+    `volume '${volume}' is for one node, and mounted on ${mountNames([other])}`,
+  );
+}
+
+async function ownSession(secrets: Secrets, volume: string, point: string): Promise<number> {
+  const mounts = await withEngine(secrets, (engine) => liveMounts(engine, volume));
+  const own = mounts.find(({ host, detail }) => host === hostname() && detail['mountpoint'] === point);
+  return own?.id ?? Infinity;
 }
 
 /** The driver at `socket` starts the daemons. */
 export function remoteMountDaemons(socket: string): MountDaemons {
   const call = csiClient('Node', socket);
   return {
-    async mount({ volume, point, readOnly, secrets, cacheBytes }) {
+    async mount({ volume, point, capability, secrets, cacheBytes }) {
       const { metaUrl, storeUrl, credentials } = secrets;
-      const mode = readOnly ? 'MULTI_NODE_READER_ONLY' : 'MULTI_NODE_MULTI_WRITER';
+      const { modeName: mode, readOnly } = capability;
+      const mountFlags = [...capability.mountFlags, ...(readOnly ? ['ro'] : [])];
       await call('NodeStageVolume', {
         volumeId: volumeIdOf(volume),
         stagingTargetPath: point,
-        volumeCapability: { mount: {}, accessMode: { mode } },
+        volumeCapability: { mount: { mountFlags }, accessMode: { mode } },
         secrets: { meta: metaUrl, ...(storeUrl !== undefined && { store: storeUrl }), ...credentials },
         volumeContext: cacheBytes === undefined ? {} : { cacheSize: String(cacheBytes) },
       });

@@ -56,7 +56,7 @@ export interface NodeOptions {
 interface Staging {
   readonly volume: string;
   readonly point: string;
-  readonly readOnly: boolean;
+  readonly capability: Capability;
   readonly secrets: StringMap;
   readonly cacheBytes: number | undefined;
 }
@@ -83,21 +83,22 @@ export class Node {
 
   async nodeStageVolume(request: NodeStageVolumeRequest): Promise<object> {
     const path = absolutePath('staging_target_path', request.stagingTargetPath);
-    const { readOnly } = parseCapability(request.volumeCapability);
+    const capability = parseCapability(request.volumeCapability);
     const { cacheBytes } = parseContext(request.volumeContext);
     const volume = existing(request.volumeId);
     return this.#inFlight.run(volume, async () => {
       const point = await makeMountpoint(path);
-      await this.#stage({ volume, point, readOnly, secrets: request.secrets, cacheBytes });
+      await this.#stage({ volume, point, capability, secrets: request.secrets, cacheBytes });
       return {};
     });
   }
 
   /** Mounts the volume, unless it is mounted. */
-  async #stage({ volume, point, readOnly, secrets, cacheBytes }: Staging): Promise<void> {
+  async #stage({ volume, point, capability, secrets, cacheBytes }: Staging): Promise<void> {
     const state = await stateOf(point, volume);
     if (state === 'unresponsive') throw noAnswer(point);
     if (state === 'alive') {
+      const { readOnly } = capability;
       const isReadOnly = findMount(point)?.readOnly ?? readOnly;
       if (isReadOnly === readOnly) return;
       const mode = isReadOnly ? 'read-only' : 'writable';
@@ -107,7 +108,7 @@ export class Node {
     await this.#options.daemons.mount({
       volume,
       point,
-      readOnly,
+      capability,
       secrets: parseSecrets(secrets, this.#options.secrets),
       ...(cacheBytes !== undefined && { cacheBytes }),
     });
@@ -148,8 +149,8 @@ export class Node {
       }
       if (state !== 'alive') {
         // Its daemon died after the stage: with the secrets at hand, the pod gets a mount that works.
-        const readOnly = findMount(point)?.readOnly ?? capability.readOnly;
-        await this.#stage({ volume, point, readOnly, secrets: request.secrets, cacheBytes });
+        const staged = { ...capability, readOnly: findMount(point)?.readOnly ?? capability.readOnly };
+        await this.#stage({ volume, point, capability: staged, secrets: request.secrets, cacheBytes });
       }
       await publish({ volume, point, target, subPath, capability, readOnly: request.readonly });
       return {};

@@ -1,5 +1,6 @@
 /** The node service with real mounts: killed drivers and daemons under programs that read and write, what is left by a node's restart, bad input. */
 import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { status as Status } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
@@ -40,7 +41,7 @@ describe.skipIf(cannotMount() || missing('redis-server', 'versitygw'))('the CSI 
   });
 
   it('leaves programs alone when the driver and the mount worker are killed, and a new driver goes on', async () => {
-    const node = await makeNode('pvc-kill', 1, 'apart');
+    const node = await makeNode('pvc-kill', 1, { daemonsApart: true });
     await node.stage();
     await node.publish('pod-a');
     const [target, stopFile] = [node.target('pod-a'), join(node.base, 'stop')];
@@ -159,6 +160,28 @@ describe.skipIf(cannotMount() || missing('redis-server', 'versitygw'))('the CSI 
     await node.clean('pod');
   });
 
+  it('gives a volume of one node to one node, and to another when the first has died', async () => {
+    const [one, other] = [await makeNode('pvc-one', 6), await makeNode('pvc-one', 6, { host: 'node-b' })];
+    const volumeCapability = { mount: { mountFlags: ['writeback'] }, accessMode: { mode: 'SINGLE_NODE_WRITER' } };
+    await one.stage({ volumeCapability });
+    const held = await failureOf(other.stage({ volumeCapability }));
+    expect(held.code).toBe(Status.FAILED_PRECONDITION);
+    expect(held.details).toContain(`${hostname()}:${one.staging}`);
+    expect(isMounted(other.staging)).toBe(false);
+    const { supervisorPid } = await mountStats(one.staging);
+    process.kill(-Number(supervisorPid), 'SIGKILL');
+    // As soon as the lease of the dead node has run out.
+    await until('the other node has it', () =>
+      other.stage({ volumeCapability }).then(
+        () => true,
+        () => false,
+      ),
+    );
+    const flag = { mount: { mountFlags: ['noatime'] }, accessMode: WRITER.accessMode };
+    expect((await failureOf(one.stage({ volumeCapability: flag }))).details).toContain("'noatime'");
+    await other.clean();
+  });
+
   it('refuses what cannot be done and leaves nothing behind', async () => {
     const node = await makeNode('pvc-refused', 4);
     const early = await failureOf(node.publish('pod'));
@@ -228,15 +251,22 @@ interface TestNode {
   restart(): Promise<void>;
 }
 
-/** A volume, and a node that can use it; `apart`: its daemons are started by a driver of their own, as the chart has it. */
-async function makeNode(volume: string, database: number, daemons?: 'apart'): Promise<TestNode> {
+/** A volume, and a node that can use it. */
+interface NodeSetting {
+  /** Its daemons are started by a driver of their own, as the chart has it. */
+  readonly daemonsApart?: boolean;
+  readonly host?: string;
+}
+
+async function makeNode(volume: string, database: number, setting: NodeSetting = {}): Promise<TestNode> {
+  const { daemonsApart = false, host } = setting;
   const base = tempDir(`mount-${process.pid}`);
-  const mounts = daemons === 'apart' ? await startCsiDriver({ base, name: 'mounts', args: ['--node'] }) : undefined;
+  const mounts = daemonsApart ? await startCsiDriver({ base, name: 'mounts', args: ['--node'] }) : undefined;
   if (mounts !== undefined) onTestFinished(() => mounts.kill());
   const args = mounts === undefined ? [] : ['--mounts', `unix:${mounts.socket}`];
   const secrets = csiSecrets(services, database);
   const launch = async (): Promise<CsiDriver> => {
-    const driver = await startCsiDriver({ base, args });
+    const driver = await startCsiDriver({ base, args, ...(host !== undefined && { host }) });
     onTestFinished(() => driver.kill());
     return driver;
   };

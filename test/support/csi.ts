@@ -26,6 +26,8 @@ export interface CsiDriverOptions {
   readonly env?: Readonly<Record<string, string>>;
   /** Tells drivers in one folder apart. */
   readonly name?: string;
+  /** As if on a machine of this name (a UTS namespace). */
+  readonly host?: string;
 }
 
 /** Started and answering; the caller kills it. */
@@ -34,12 +36,17 @@ export async function startCsiDriver({
   args = [],
   env = {},
   name = 'csi',
+  host,
 }: CsiDriverOptions): Promise<CsiDriver> {
   const socket = join(base, `${name}.sock`);
   const logPath = join(base, `${name}.log`);
   const log = openSync(logPath, 'a');
   const own = ['csi', '--endpoint', `unix:${socket}`, '--node-id', name, '--cache-dir', join(base, `cache-${name}`)];
-  const child = spawn(join(root, 'bin', 'penstock'), [...own, ...args], {
+  const command = [join(root, 'bin', 'penstock'), ...own, ...args];
+  // Every step replaces the one before it: the child is the driver.
+  const program =
+    host === undefined ? command : ['unshare', '--uts', 'sh', '-c', 'hostname "$0" && exec "$@"', host, ...command];
+  const child = spawn(program[0] ?? '', program.slice(1), {
     stdio: ['ignore', log, log],
     env: { ...process.env, AWS_ACCESS_KEY_ID: '', AWS_SECRET_ACCESS_KEY: '', ...env },
   });
