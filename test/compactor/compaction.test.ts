@@ -39,6 +39,7 @@ describe('compaction', () => {
       groups: 1,
       in: 704,
       out: 603,
+      expired: 0,
       duplicates: 101,
       quarantined: 0,
       filesBefore: 2,
