@@ -4,7 +4,7 @@ import { isCode } from '../lib/errors.ts';
 import { openLake, openPipelineLog } from '../lib/lake/ports.ts';
 import type { LakeContext } from '../lib/table/table.ts';
 import { type CompactorOptions, type CompactResult, runCompactor } from './compact/compactor.ts';
-import { type CostReport, costReport } from './cost/cost.ts';
+import { type CostOptions, type CostTable, costTable } from './cost/cost-rows.ts';
 import { type EraseOptions, type EraseResult, runErase } from './erase/erase.ts';
 import { type ReplayOptions, type ReplayResult, runReplay } from './quarantine/replay.ts';
 import {
@@ -20,6 +20,7 @@ export { datasetStats, type DatasetStats } from '../lib/lake/dataset-stats.ts';
 export { openLake } from '../lib/lake/ports.ts';
 
 export type { CompactStatus } from './compact/compactor.ts';
+export type { PlannedGroup } from './compact/expectation.ts';
 
 /**
  * Opens the ports of `config`, lands, and closes them. Relative paths are from `baseDir`. Without `once` it outlives its session: when the
@@ -79,17 +80,8 @@ export async function compact(
   return withLake(config, baseDir, 'compactor', (lake) => runCompactor({ ...options, config, lake }));
 }
 
-/** What the runs of every dataset cost that started in [fromMs, toMs). */
-export async function cost(
-  config: PipelineConfig,
-  baseDir: string,
-  span: { readonly fromMs: number; readonly toMs: number },
-): Promise<CostReport[]> {
-  return withLake(config, baseDir, 'cost', async (lake) => {
-    const reports: CostReport[] = [];
-    for (const { name } of config.datasets) reports.push(await costReport(lake, name, span));
-    return reports;
-  });
+export async function cost(config: PipelineConfig, baseDir: string, options: CostOptions): Promise<CostTable> {
+  return withLake(config, baseDir, 'cost', (lake) => costTable(config, lake, options));
 }
 
 /** The objects that hold quarantined records, newest first. */

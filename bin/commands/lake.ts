@@ -1,6 +1,6 @@
 /** `penstock land|compact|cost`. */
-import { InvalidArgumentError, type Command } from 'commander';
-import type { CompactStatus } from '../../compactor/main.ts';
+import { InvalidArgumentError, Option, type Command } from 'commander';
+import type { CompactStatus, PlannedGroup } from '../../compactor/main.ts';
 import { print, printTable, reportToParent, untilSignal } from '../output.ts';
 import { configOption, jsonOption, loadPipeline, type PipelineOptions, report } from './pipeline-options.ts';
 
@@ -13,11 +13,12 @@ interface CompactOptions extends PipelineOptions {
 }
 
 interface CostOptions extends PipelineOptions {
+  readonly by: 'dataset' | 'day' | 'week';
+  readonly dataset?: string;
   readonly days: number;
 }
 
 const HOUR_MS = 3_600_000;
-const DAY_MS = 86_400_000;
 
 /** `2026-01-31T07`, UTC, as hours since the epoch. */
 export function parseHour(text: string): number {
@@ -99,34 +100,48 @@ export function addLakeCommands(program: Command): void {
           if (status.kind !== 'group') told.add(status.message);
         },
       });
-      if (options.dryRun === true)
+      if (options.dryRun === true) {
         printTable(
           plan.map((group) => ({ ...group })),
           options.json,
         );
-      else print({ ...summary }, options.json);
+        process.stderr.write(`penstock: ${planLine(plan)}\n`);
+      } else print({ ...summary }, options.json);
       for (const note of notes) if (!told.has(note)) process.stderr.write(`penstock: ${note}\n`);
       report(problems, told);
     });
 
   program
     .command('cost')
-    .description('what landing and compacting each dataset cost')
+    .description('what landing, compacting and erasing cost, and what became dearer')
     .addOption(configOption())
+    .option('--dataset <name>', 'only this dataset')
+    .addOption(new Option('--by <what>', 'one line for each').choices(['dataset', 'day', 'week']).default('dataset'))
     .option('--days <n>', 'the last N days', parseDays, 7)
     .addOption(jsonOption())
     .action(async (options: CostOptions) => {
       const { config, baseDir } = await loadPipeline(options);
       const { cost } = await import('../../compactor/main.ts');
-      const toMs = Date.now();
-      const reports = await cost(config, baseDir, { fromMs: toMs - options.days * DAY_MS, toMs });
-      const rows = reports.flatMap(({ dataset, land, compact, erase }) => [
-        { dataset, run: 'land', ...land },
-        { dataset, run: 'compact', ...compact },
-        { dataset, run: 'erase', ...erase },
-      ]);
+      const { by, days, dataset } = options;
+      const { rows, regressions } = await cost(config, baseDir, {
+        by,
+        days,
+        ...(dataset === undefined ? {} : { dataset }),
+      });
       printTable(rows, options.json);
+      for (const regression of regressions) process.stderr.write(`penstock: ${regression}\n`);
     });
+}
+
+function planLine(plan: readonly PlannedGroup[]): string {
+  const sum = (pick: (group: PlannedGroup) => number): number => plan.reduce((total, group) => total + pick(group), 0);
+  const cost = plan.some((group) => group.expectedCost !== undefined)
+    ? `, ${sum((group) => group.expectedCost ?? 0).toFixed(4)} in prices.currency`
+    : '';
+  return (
+    `${plan.length} groups, ${sum((group) => group.files)} files, ${sum((group) => group.bytes)} bytes; ` +
+    `about ${sum((group) => group.expectedSeconds)} s, ${Math.ceil(sum((group) => group.expectedCpuSeconds))} CPU s${cost}`
+  );
 }
 
 function progressLine(status: CompactStatus): string {

@@ -15,10 +15,11 @@ import { describeError, isCode } from '../../lib/errors.ts';
 import { defaultScratchRoot, makeScratch } from '../../lib/sql/scratch.ts';
 import { SqlWorker } from '../../lib/sql/sql-worker-client.ts';
 import { type LakeContext, loadTable } from '../../lib/table/table.ts';
-import { CostMeter, costReport, writeCost } from '../cost/cost.ts';
+import { CostMeter, writeCost } from '../cost/cost.ts';
 import { selectDatasets } from '../dataset-selection.ts';
 import { hourName } from '../parquet-object.ts';
 import { compactGroup, type GroupContext, type GroupResult } from './compact-group.ts';
+import { expectation, measuredRates, type PlannedGroup, type Rates } from './expectation.ts';
 import { GroupLease } from './lease.ts';
 import { type Group, planGroups, type Shard } from './plan.ts';
 import { dropExpired, firstKeptHour } from './retention.ts';
@@ -28,10 +29,6 @@ import { removeReplaced } from './retire.ts';
 const MEMORY_SHARE = 0.45;
 /** Sorting 50 times the memory: spilled runs are about as large as the data, uncompressed. */
 const SCRATCH_PER_MEMORY_BYTE = 100;
-/** Until there is a record of an earlier run: input bytes per second of one core. */
-const BYTES_PER_SECOND_GUESS = 15_000_000;
-const RATE_SPAN_MS = 30 * 86_400_000;
-
 export interface CompactSummary {
   readonly groups: number;
   readonly in: number;
@@ -45,16 +42,6 @@ export interface CompactSummary {
   readonly filesAfter: number;
   /** Rows in files that could not be read: still in the table, in no new file. */
   readonly unreadable: number;
-}
-
-export interface PlannedGroup {
-  readonly dataset: string;
-  readonly hour: string;
-  readonly files: number;
-  readonly bytes: number;
-  readonly rows: number;
-  readonly reason: Group['reason'];
-  readonly expectedSeconds: number;
 }
 
 export interface CompactResult {
@@ -115,13 +102,13 @@ class CompactorRun {
   async run(datasets: readonly DatasetConfig[]): Promise<CompactResult> {
     const { lake, signal, dryRun = false } = this.#options;
     if (!dryRun) await this.#dropExpired(datasets);
-    const work: { readonly dataset: DatasetConfig; readonly groups: readonly Group[]; readonly rate: number }[] = [];
+    const work: { readonly dataset: DatasetConfig; readonly groups: readonly Group[]; readonly rates: Rates }[] = [];
     for (const dataset of datasets) {
       const groups = await this.#planOf(dataset);
       if (groups === null) continue;
-      const rate = await measuredRate(lake, dataset.name);
-      work.push({ dataset, groups, rate });
-      this.#plan.push(...groups.map((group) => planned(group, rate)));
+      const rates = await measuredRates(lake, dataset.name);
+      work.push({ dataset, groups, rates });
+      this.#plan.push(...groups.map((group) => this.#planned(group, rates)));
     }
     if (!dryRun && this.#plan.length > 0) await this.#compactAll(work);
     signal.throwIfAborted();
@@ -156,15 +143,15 @@ class CompactorRun {
   }
 
   async #compactAll(
-    work: readonly { readonly dataset: DatasetConfig; readonly groups: readonly Group[]; readonly rate: number }[],
+    work: readonly { readonly dataset: DatasetConfig; readonly groups: readonly Group[]; readonly rates: Rates }[],
   ): Promise<void> {
     const { signal } = this.#options;
     const scratch = await makeScratch(this.#options.scratchRoot ?? defaultScratchRoot(), 'compactor');
     const stop = (): void => void this.#worker?.close();
     signal.addEventListener('abort', stop);
     try {
-      for (const { dataset, groups, rate } of work) {
-        if (groups.length > 0) await this.#compactDataset(dataset, groups, rate, scratch.path);
+      for (const { dataset, groups, rates } of work) {
+        if (groups.length > 0) await this.#compactDataset(dataset, groups, rates, scratch.path);
       }
     } finally {
       signal.removeEventListener('abort', stop);
@@ -177,7 +164,7 @@ class CompactorRun {
   async #compactDataset(
     dataset: DatasetConfig,
     groups: readonly Group[],
-    rate: number,
+    rates: Rates,
     scratchDir: string,
   ): Promise<void> {
     const { lake, signal } = this.#options;
@@ -190,8 +177,14 @@ class CompactorRun {
         const result = await this.#tryGroup(meter, dataset, group, scratchDir);
         if (result === null) continue;
         this.#count(result);
-        const etaSeconds = left.reduce((sum, next) => sum + next.bytes, 0) / rate;
-        const status = { kind: 'group', group: planned(group, rate), result, left: left.length, etaSeconds } as const;
+        const etaSeconds = left.reduce((sum, next) => sum + next.bytes, 0) / rates.bytesPerSecond;
+        const status = {
+          kind: 'group',
+          group: this.#planned(group, rates),
+          result,
+          left: left.length,
+          etaSeconds,
+        } as const;
         this.#options.onStatus?.(status);
       }
     } finally {
@@ -297,6 +290,10 @@ class CompactorRun {
     }
   }
 
+  #planned(group: Group, rates: Rates): PlannedGroup {
+    return expectation(group, rates, this.#options.config);
+  }
+
   #count(result: GroupResult): void {
     const sum = this.#sum;
     this.#sum = {
@@ -319,24 +316,4 @@ class CompactorRun {
     this.#notes.push(message);
     this.#options.onStatus?.({ kind: 'note', message });
   }
-}
-
-function planned(group: Group, rate: number): PlannedGroup {
-  return {
-    dataset: group.dataset,
-    hour: hourName(group.hour),
-    files: group.files.length,
-    bytes: group.bytes,
-    rows: group.rows,
-    reason: group.reason,
-    expectedSeconds: Math.ceil(group.bytes / rate),
-  };
-}
-
-/** Input bytes per second of this dataset's earlier compactions. */
-async function measuredRate(lake: LakeContext, dataset: string): Promise<number> {
-  const nowMs = lake.clock.nowMs();
-  const { compact } = await costReport(lake, dataset, { fromMs: nowMs - RATE_SPAN_MS, toMs: nowMs + 1 });
-  const rate = compact.bytesRead / compact.seconds;
-  return Number.isFinite(rate) && rate > 0 ? rate : BYTES_PER_SECOND_GUESS;
 }

@@ -9,7 +9,8 @@
 import { MSTL, initSync } from '@bsull/augurs/mstl';
 import { readFileSync } from 'node:fs';
 import { setImmediate } from 'node:timers/promises';
-import { periodStart, type Run } from './runs.ts';
+import { periodStart } from '../../lib/lake/cost-periods.ts';
+import type { Run } from './runs.ts';
 
 export const MEASURES = ['rows', 'bytesWritten', 'cpuSeconds'] as const;
 export type Measure = (typeof MEASURES)[number];

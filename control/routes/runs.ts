@@ -1,7 +1,8 @@
 /** Landing and compaction runs, and what they cost. */
 import { z } from 'zod';
 import type { App, ControlContext } from '../context.ts';
-import { costPeriods, newestFirst, weekOverWeek } from '../lake/runs.ts';
+import { costPeriods, weekOverWeek } from '../../lib/lake/cost-periods.ts';
+import { newestFirst } from '../lake/runs.ts';
 import { pageOf, pageQuery, paginate } from '../page.ts';
 
 const sums = {
@@ -27,6 +28,8 @@ const costsSchema = z.object({
         .number()
         .nullable()
         .meta({ description: '0.1: ten percent more than in the week before; null: no week before' }),
+      cpuPerRowChange: z.number().nullable().meta({ description: 'the same for CPU a row' }),
+      isRegression: z.boolean().meta({ description: 'CPU a row grew by more than 20 percent' }),
     }),
   ),
 });

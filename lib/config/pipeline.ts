@@ -165,6 +165,15 @@ export const pipelineSchema = z.strictObject({
       keepReplaced: duration().default(86_400_000),
     })
     .default({ targetBytes: 512_000_000, lag: 600_000, memoryBytes: 1_000_000_000, keepReplaced: 86_400_000 }),
+  /** For the money in `cost` and `compact --dry-run`; default: amounts are not shown. `gets`, `puts`: a thousand requests. */
+  prices: z
+    .strictObject({
+      currency: z.string().min(1).max(10).default('USD'),
+      cpuHour: z.number().min(0),
+      gets: z.number().min(0).default(0),
+      puts: z.number().min(0).default(0),
+    })
+    .optional(),
   catalog: z
     .string()
     .refine((catalog) => catalog === 'embedded', 'an external REST catalog is not built yet: expected embedded')

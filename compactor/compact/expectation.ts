@@ -1,0 +1,61 @@
+/** What compacting a group is expected to take, from what the dataset's earlier compactions took. */
+import type { PipelineConfig } from '../../lib/config/pipeline.ts';
+import { priceOf } from '../../lib/lake/cost-periods.ts';
+import type { LakeContext } from '../../lib/table/table.ts';
+import { costReport } from '../cost/cost.ts';
+import { hourName } from '../parquet-object.ts';
+import type { Group } from './plan.ts';
+
+/** Until there is a record of an earlier run: input bytes per second of one core. */
+const BYTES_PER_SECOND_GUESS = 15_000_000;
+const RATE_SPAN_MS = 30 * 86_400_000;
+/** A manifest, the manifest list and the metadata. */
+const PUTS_A_COMMIT = 3;
+/** Reading the table and its manifests, twice. */
+const GETS_A_COMMIT = 6;
+
+export interface PlannedGroup {
+  readonly dataset: string;
+  readonly hour: string;
+  readonly files: number;
+  readonly bytes: number;
+  readonly rows: number;
+  readonly reason: Group['reason'];
+  readonly expectedSeconds: number;
+  readonly expectedCpuSeconds: number;
+  /** In `prices.currency`; absent without prices. */
+  readonly expectedCost?: number;
+}
+
+export interface Rates {
+  /** Input bytes. */
+  readonly bytesPerSecond: number;
+  readonly bytesPerCpuSecond: number;
+}
+
+export async function measuredRates(lake: LakeContext, dataset: string): Promise<Rates> {
+  const nowMs = lake.clock.nowMs();
+  const { compact } = await costReport(lake, dataset, { fromMs: nowMs - RATE_SPAN_MS, toMs: nowMs + 1 });
+  const rate = (seconds: number): number =>
+    seconds > 0 && compact.bytesRead > 0 ? compact.bytesRead / seconds : BYTES_PER_SECOND_GUESS;
+  return { bytesPerSecond: rate(compact.seconds), bytesPerCpuSecond: rate(compact.cpuSeconds) };
+}
+
+export function expectation(group: Group, rates: Rates, { compactor, prices }: PipelineConfig): PlannedGroup {
+  const cpuSeconds = group.bytes / rates.bytesPerCpuSecond;
+  const requests = {
+    gets: group.files.length + GETS_A_COMMIT,
+    puts: Math.ceil(group.bytes / compactor.targetBytes) + PUTS_A_COMMIT,
+  };
+  return {
+    dataset: group.dataset,
+    hour: hourName(group.hour),
+    files: group.files.length,
+    bytes: group.bytes,
+    rows: group.rows,
+    reason: group.reason,
+    expectedSeconds: Math.ceil(group.bytes / rates.bytesPerSecond),
+    expectedCpuSeconds: Number(cpuSeconds.toFixed(3)),
+    ...(prices === undefined ? {} : { expectedCost: Number(priceOf({ cpuSeconds, ...requests }, prices).toFixed(6)) }),
+  };
+}
