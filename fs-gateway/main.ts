@@ -147,7 +147,7 @@ export async function mountVolume(request: VolumeMountRequest): Promise<VolumeMo
     mountpoint: resolve(request.mountpoint),
     source: `penstock:${volume}@${new URL(store).protocol.slice(0, -1)}`,
     readOnly: request.readOnly ?? false,
-    posixAcl: false,
+    posixAcl: true,
     passthrough: passthrough !== 'off',
     workerModule: join(import.meta.dirname, `worker${extname(import.meta.filename)}`),
     workerOptions: {

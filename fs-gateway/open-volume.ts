@@ -21,6 +21,7 @@ import { Uploader } from './data/uploader.ts';
 import { Content } from './meta/content.ts';
 import { VolumeView } from './meta/view.ts';
 import { bootId, openPassthrough, openWholeFiles } from './open-passthrough.ts';
+import { Acls } from './vfs/acls.ts';
 import { TimeSource } from './vfs/context.ts';
 import type { Context } from './vfs/context.ts';
 import { Files } from './vfs/files.ts';
@@ -219,6 +220,7 @@ async function assemble({
     inodeChanged: (ino) => passthrough.changed(ino),
     everythingChanged: () => passthrough.changedAll(),
   });
+  const acls = new Acls(view);
   const table = new LockTable({ view, mount: lockOwner, report });
   const locks = new Locks({
     table,
@@ -238,7 +240,8 @@ async function assemble({
       namespace,
       files,
       flushes,
-      xattrs: new ExtendedAttributes(context),
+      xattrs: new ExtendedAttributes(context, acls),
+      acls,
       locks,
       orphans,
     }),

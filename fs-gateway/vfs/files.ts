@@ -12,7 +12,7 @@ import { ReadAhead } from '../data/read-ahead.ts';
 import type { StagedFile } from '../data/staged-file.ts';
 import { BoundedMap } from '../meta/bounded-map.ts';
 import type { Node } from '../meta/cache.ts';
-import { nodeOrThrow, refuseFrozen, writableDirectory } from './context.ts';
+import { nodeOrThrow, refuseFrozen } from './context.ts';
 import type { Context } from './context.ts';
 import { admit } from './space.ts';
 import type { Uncommitted } from './attributes.ts';
@@ -22,7 +22,7 @@ import type { Namespace } from './namespace.ts';
 import { Errno, PosixError } from './operations.ts';
 import type { Caller, OpenResult, Result } from './operations.ts';
 import type { Opened, Passthrough } from './passthrough.ts';
-import { inherit, withoutSuidGid } from './ownership.ts';
+import { withoutSuidGid } from './ownership.ts';
 import type { Orphans } from './orphans.ts';
 import { seekFile } from './seek.ts';
 import { copyRange } from './share-extents.ts';
@@ -137,9 +137,16 @@ export class Files {
     return { handle, keepCache: this.#flushes.keepsPages(node) };
   }
 
-  async create(caller: Caller, parent: number, name: string, mode: number, flags: number): Promise<Node> {
+  async create(
+    caller: Caller,
+    parent: number,
+    name: string,
+    mode: number,
+    flags: number,
+    umask: number,
+  ): Promise<Node> {
     try {
-      return await this.#namespace.make(caller, parent, name, mode);
+      return await this.#namespace.make(caller, parent, name, mode, umask);
     } catch (error) {
       if (!(error instanceof PosixError) || error.errno !== Errno.EEXIST || (flags & O_EXCL) !== 0) throw error;
     }
@@ -148,19 +155,6 @@ export class Files {
     if (node === null) throw new PosixError(Errno.ENOENT, `'${name}' was removed at once`);
     if (!isRegular(node.inode)) throw new PosixError(Errno.EEXIST, `'${name}' exists`);
     return node;
-  }
-
-  async tmpfile(caller: Caller, parent: number, mode: number): Promise<Node> {
-    const { view, time } = this.#context;
-    const ino = await view.newId('ino');
-    const { repeated } = await view.change(caller.operation, async (change) => {
-      const directory = await writableDirectory(view, parent);
-      change.expectNode(directory);
-      change.addNode(ino, inherit(directory, caller, mode, time.nowNs(), { nlink: 0 }));
-      this.#orphans.add(change, ino);
-      change.count(1, 0, await view.quotas.account(directory.inode.quota));
-    });
-    return nodeOrThrow(view, repeated ?? ino);
   }
 
   read(ino: number, handle: bigint, offset: number, size: number): Result<Buffer> {

@@ -7,6 +7,7 @@
 import { FILE_BYTES_MAX, S_IFDIR, S_IFMT, S_IFREG } from '../../lib/volume/inode.ts';
 import { INODE_LISTING } from '../../lib/volume/inode.ts';
 import type { Node } from '../meta/cache.ts';
+import type { Acls } from './acls.ts';
 import { attributesOf, entryOfNode } from './attributes.ts';
 import { nodeOrThrow } from './context.ts';
 import type { Context } from './context.ts';
@@ -43,6 +44,7 @@ export interface FileSystemParts {
   readonly files: Files;
   readonly flushes: Flushes;
   readonly xattrs: ExtendedAttributes;
+  readonly acls: Acls;
   readonly locks: Locks;
   readonly orphans: Orphans;
 }
@@ -109,9 +111,7 @@ export class FileSystem implements Operations {
   }
 
   setattr(caller: Caller, ino: bigint, changes: SetAttributes): Result<Entry> {
-    return this.#guard(async () =>
-      this.#entry(await setAttributes(this.#parts.context, this.#parts.files, caller, Number(ino), changes)),
-    );
+    return this.#guard(async () => this.#entry(await setAttributes(this.#parts, caller, Number(ino), changes)));
   }
 
   readlink(_caller: Caller, ino: bigint): Result<Buffer> {
@@ -124,16 +124,16 @@ export class FileSystem implements Operations {
   mknod(caller: Caller, parent: bigint, name: string, mode: number, rdev: number, umask: number): Result<Entry> {
     return this.#guard(async () => {
       const type = mode & S_IFMT;
-      const full = (type === 0 ? S_IFREG : type) | (mode & MODE_BITS & ~umask);
+      const full = (type === 0 ? S_IFREG : type) | (mode & MODE_BITS);
       if (!CREATABLE.has(full & S_IFMT)) throw new PosixError(Errno.EINVAL, `mode 0${mode.toString(8)}`);
-      return this.#entry(await this.#parts.namespace.make(caller, Number(parent), name, full, { rdev }));
+      return this.#entry(await this.#parts.namespace.make(caller, Number(parent), name, full, umask, { rdev }));
     });
   }
 
   mkdir(caller: Caller, parent: bigint, name: string, mode: number, umask: number): Result<Entry> {
     return this.#guard(async () => {
-      const full = S_IFDIR | (mode & MODE_BITS & ~umask);
-      return this.#entry(await this.#parts.namespace.make(caller, Number(parent), name, full));
+      const full = S_IFDIR | (mode & MODE_BITS);
+      return this.#entry(await this.#parts.namespace.make(caller, Number(parent), name, full, umask));
     });
   }
 
@@ -184,8 +184,8 @@ export class FileSystem implements Operations {
     umask: number,
   ): Result<{ readonly entry: Entry; readonly open: OpenResult }> {
     return this.#guard(async () => {
-      const full = S_IFREG | (mode & MODE_BITS & ~umask);
-      const node = await this.#parts.files.create(caller, Number(parent), name, full, flags);
+      const full = S_IFREG | (mode & MODE_BITS);
+      const node = await this.#parts.files.create(caller, Number(parent), name, full, flags, umask);
       return { entry: this.#entry(node), open: await this.#parts.files.opened(node, flags) };
     });
   }
@@ -198,8 +198,8 @@ export class FileSystem implements Operations {
     umask: number,
   ): Result<{ readonly entry: Entry; readonly open: OpenResult }> {
     return this.#guard(async () => {
-      const full = S_IFREG | (mode & MODE_BITS & ~umask);
-      const node = await this.#parts.files.tmpfile(caller, Number(parent), full);
+      const full = S_IFREG | (mode & MODE_BITS);
+      const node = await this.#parts.namespace.makeUnnamed(caller, Number(parent), full, umask);
       return { entry: this.#entry(node), open: await this.#parts.files.opened(node, flags) };
     });
   }
@@ -295,8 +295,8 @@ export class FileSystem implements Operations {
     return this.#guard(() => spaceOf(this.#parts.context.view, Number(ino)));
   }
 
-  setxattr(caller: Caller, ino: bigint, name: string, value: Buffer, flags: number): Result<void> {
-    return this.#guard(() => this.#parts.xattrs.set(caller, Number(ino), name, value, flags));
+  setxattr(caller: Caller, ino: bigint, name: string, value: Buffer, flags: number, killSgid: boolean): Result<void> {
+    return this.#guard(() => this.#parts.xattrs.set(caller, Number(ino), name, value, flags, killSgid));
   }
 
   getxattr(_caller: Caller, ino: bigint, name: string): Result<Buffer> {

@@ -21,11 +21,11 @@ import type { Inode } from '../../lib/volume/inode.ts';
 import { ROOT_INO } from '../../lib/volume/keys.ts';
 import type { CachedEntry, Node } from '../meta/cache.ts';
 import type { Change } from '../meta/change.ts';
+import { Acls } from './acls.ts';
 import { assertName, nodeOrThrow, refuseFrozen, writableDirectory } from './context.ts';
 import type { Context } from './context.ts';
 import { Errno, PosixError, RENAME_EXCHANGE, RENAME_NOREPLACE } from './operations.ts';
 import type { Caller, Result } from './operations.ts';
-import { inherit } from './ownership.ts';
 import { isReserved } from './system-directories.ts';
 import { Trash } from './trash.ts';
 import type { Orphans } from './orphans.ts';
@@ -47,11 +47,13 @@ export class Namespace {
   readonly #context: NamespaceContext;
   readonly #orphans: Pick<Orphans, 'add' | 'unlinked'>;
   readonly #trash: Trash;
+  readonly #acls: Acls;
 
   constructor(context: NamespaceContext, orphans: Pick<Orphans, 'add' | 'unlinked'>) {
     this.#context = context;
     this.#orphans = orphans;
     this.#trash = new Trash(context);
+    this.#acls = new Acls(context.view);
   }
 
   /** The inode behind a name, null when there is none. */
@@ -86,8 +88,15 @@ export class Namespace {
     throw new PosixError(Errno.EIO, `'${name}' in directory ${parent} names an inode that does not exist`);
   }
 
-  /** Makes a name with a new inode; `build` gets the parent, for what is inherited. */
-  async make(caller: Caller, parent: number, name: string, mode: number, fields: Partial<Inode> = {}): Promise<Node> {
+  /** Makes a name with a new inode. */
+  async make(
+    caller: Caller,
+    parent: number,
+    name: string,
+    mode: number,
+    umask: number,
+    fields: Partial<Inode> = {},
+  ): Promise<Node> {
     assertNewName(parent, name);
     const { view, time } = this.#context;
     const ino = await view.newId('ino');
@@ -97,7 +106,8 @@ export class Namespace {
       if ((await view.entry(parent, name)) !== null) throw new PosixError(Errno.EEXIST, `'${name}' exists`);
       const nowNs = time.nowNs();
       change.expectNode(parentNode);
-      change.addNode(ino, inherit(parentNode, caller, mode, nowNs, fields));
+      const { uid, gid } = caller;
+      await this.#acls.addNode(change, ino, parentNode, { uid, gid, mode, umask, fields }, nowNs);
       change.putEntry(parent, name, null, ino, (mode & S_IFMT) >> 12);
       change.touchDirectory(parent, nowNs, directory ? 1 : 0);
       change.count(1, 0, await view.quotas.account(parentNode.inode.quota));
@@ -105,8 +115,24 @@ export class Namespace {
     return nodeOrThrow(view, repeated ?? ino);
   }
 
+  /** O_TMPFILE. */
+  async makeUnnamed(caller: Caller, parent: number, mode: number, umask: number): Promise<Node> {
+    const { view, time } = this.#context;
+    const ino = await view.newId('ino');
+    const { repeated } = await view.change(caller.operation, async (change) => {
+      const directory = await writableDirectory(view, parent);
+      const { uid, gid } = caller;
+      change.expectNode(directory);
+      const wanted = { uid, gid, mode, umask, fields: { nlink: 0 } };
+      await this.#acls.addNode(change, ino, directory, wanted, time.nowNs());
+      this.#orphans.add(change, ino);
+      change.count(1, 0, await view.quotas.account(directory.inode.quota));
+    });
+    return nodeOrThrow(view, repeated ?? ino);
+  }
+
   symlink(caller: Caller, parent: number, name: string, target: Buffer): Promise<Node> {
-    return this.make(caller, parent, name, S_IFLNK | 0o777, { target: Buffer.from(target), size: target.length });
+    return this.make(caller, parent, name, S_IFLNK | 0o777, 0, { target: Buffer.from(target), size: target.length });
   }
 
   async link(caller: Caller, ino: number, parent: number, name: string): Promise<Node> {

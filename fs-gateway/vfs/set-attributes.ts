@@ -5,6 +5,7 @@
 import { isDirectory, S_IFMT } from '../../lib/volume/inode.ts';
 import type { Inode } from '../../lib/volume/inode.ts';
 import type { Node } from '../meta/cache.ts';
+import type { Acls } from './acls.ts';
 import { nodeOrThrow, refuseFrozen } from './context.ts';
 import type { Context } from './context.ts';
 import type { Files } from './files.ts';
@@ -14,8 +15,7 @@ import { withoutSuidGid } from './ownership.ts';
 const MODE_BITS = 0o7777;
 
 export async function setAttributes(
-  context: Context,
-  files: Files,
+  { context, files, acls }: { readonly context: Context; readonly files: Files; readonly acls: Acls },
   caller: Caller,
   ino: number,
   changes: SetAttributes,
@@ -33,6 +33,7 @@ export async function setAttributes(
     await view.change(caller.operation, async (change) => {
       const node = await nodeOrThrow(view, ino);
       refuseFrozen(node);
+      if (changes.mode !== undefined) await acls.chmod(change, node, changes.mode);
       change.updateNode(node, changed(node.inode, changes, time.nowNs()));
     });
     if (changes.mtimeNs !== undefined) files.keepMtime(ino);

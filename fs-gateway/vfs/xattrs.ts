@@ -1,5 +1,7 @@
 /** Extended attributes: a flag in the inode says whether there are any, so that most questions need no read. */
-import { INODE_XATTRS } from '../../lib/volume/inode.ts';
+import { INODE_ACCESS_ACL, INODE_DEFAULT_ACL, INODE_XATTRS } from '../../lib/volume/inode.ts';
+import { ACCESS_ACL, isAcl } from './acl.ts';
+import type { Acls } from './acls.ts';
 import { NAME_MAX, nodeOrThrow, refuseFrozen } from './context.ts';
 import type { Context } from './context.ts';
 import { Errno, PosixError } from './operations.ts';
@@ -17,22 +19,24 @@ const NAMESPACES = ['user.', 'trusted.', 'security.'];
 
 export class ExtendedAttributes {
   readonly #context: Context;
+  readonly #acls: Acls;
 
-  constructor(context: Context) {
+  constructor(context: Context, acls: Acls) {
     this.#context = context;
+    this.#acls = acls;
   }
 
   get(ino: number, name: string): Result<Buffer> {
     const found = nodeOrThrow(this.#context.view, ino);
     // The kernel asks for security.capability before writes, ls -l for several of each file: the common answer must cost nothing.
-    if (!(found instanceof Promise) && (found.inode.flags & INODE_XATTRS) === 0) throw NONE;
+    if (!(found instanceof Promise) && (found.inode.flags & flagOf(name)) === 0) throw NONE;
     return this.#read(ino, name);
   }
 
   async #read(ino: number, name: string): Promise<Buffer> {
     const { view } = this.#context;
     const node = await nodeOrThrow(view, ino);
-    if ((node.inode.flags & INODE_XATTRS) === 0) throw noData(name);
+    if ((node.inode.flags & flagOf(name)) === 0) throw noData(name);
     const [stored] = await view.read([view.keys.xattr(ino, name)]);
     if (stored === null || stored === undefined) throw noData(name);
     return stored.value;
@@ -44,7 +48,11 @@ export class ExtendedAttributes {
     return (node.inode.flags & INODE_XATTRS) === 0 ? [] : (await view.xattrNames(ino, NAMES_MAX)).sort();
   }
 
-  async set(caller: Caller, ino: number, name: string, value: Buffer, flags: number): Promise<void> {
+  async set(caller: Caller, ino: number, name: string, value: Buffer, flags: number, killSgid: boolean): Promise<void> {
+    if (isAcl(name)) {
+      await this.#setAcl(caller, ino, name, Buffer.from(value), killSgid);
+      return;
+    }
     if (!NAMESPACES.some((prefix) => name.startsWith(prefix) && name.length > prefix.length)) {
       throw new PosixError(Errno.EOPNOTSUPP, `extended attribute '${name}'`);
     }
@@ -68,7 +76,21 @@ export class ExtendedAttributes {
     });
   }
 
+  async #setAcl(caller: Caller, ino: number, name: string, value: Buffer | null, killSgid: boolean): Promise<void> {
+    const { view, time } = this.#context;
+    await view.change(caller.operation, async (change) => {
+      const node = await nodeOrThrow(view, ino);
+      refuseFrozen(node);
+      const inode = this.#acls.set(change, node, name, value, killSgid);
+      change.updateNode(node, { ...inode, ctimeNs: time.nowNs() });
+    });
+  }
+
   async remove(caller: Caller, ino: number, name: string): Promise<void> {
+    if (isAcl(name)) {
+      await this.#setAcl(caller, ino, name, null, false);
+      return;
+    }
     const { view, time } = this.#context;
     await view.change(caller.operation, async (change) => {
       const node = await nodeOrThrow(view, ino);
@@ -81,6 +103,12 @@ export class ExtendedAttributes {
       change.updateNode(node, { ...node.inode, ctimeNs: time.nowNs() });
     });
   }
+}
+
+/** What an inode with this attribute has. */
+function flagOf(name: string): number {
+  if (!isAcl(name)) return INODE_XATTRS;
+  return name === ACCESS_ACL ? INODE_ACCESS_ACL : INODE_DEFAULT_ACL;
 }
 
 function noData(name: string): PosixError {

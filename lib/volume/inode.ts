@@ -50,7 +50,10 @@ const INODE_QUOTA = 32;
 export const INODE_TRASHED = 64;
 /** Of a snapshot: nothing of it changes. */
 export const INODE_FROZEN = 128;
-const FLAGS_KNOWN = 255;
+/** Its access, or its default, access control list is among the extended attributes (fs-gateway/vfs/acl.ts). */
+export const INODE_ACCESS_ACL = 256;
+export const INODE_DEFAULT_ACL = 512;
+const FLAGS_KNOWN = 1023;
 
 export const FILE_BYTES_MAX = 2 ** 50;
 const FORMAT = 1;
