@@ -25,6 +25,7 @@ import { hostSource } from './sources/host.ts';
 import { httpSource } from './sources/http/http-source.ts';
 import { mqttSource } from './sources/mqtt/mqtt-source.ts';
 import { simulatorSource } from './sources/simulator.ts';
+import { syslogSource } from './sources/syslog/syslog-source.ts';
 import { pause, type Source } from './sources/source.ts';
 import { openSpool, type Spool } from './spool/spool.ts';
 import { prometheusText, summaryOf, type AgentStatus, type AgentSummary } from './status.ts';
@@ -233,6 +234,8 @@ class RunningAgent {
         return httpSource(config, baseDir, receiptsPerSource(whole));
       case 'mqtt':
         return mqttSource(config, whole.agent.id, baseDir, receiptsPerSource(whole));
+      case 'syslog':
+        return syslogSource(config, baseDir);
       case 'simulator':
         return simulatorSource(config, index);
     }

@@ -16,12 +16,19 @@ interface Exclusive {
   readonly why: string;
 }
 
+const SAME_ADDRESS = 'two sources listen on the same address';
+
 function exclusiveOf(source: SourceConfig): readonly Exclusive[] {
   switch (source.type) {
     case 'file':
       return [{ key: 'path', value: source.path, why: 'two file sources have the same path: their positions would be mixed up' }]; // prettier-ignore
     case 'http':
-      return [{ key: 'listen', value: source.listen, why: 'two sources listen on the same address' }];
+      return [{ key: 'listen', value: source.listen, why: SAME_ADDRESS }];
+    case 'syslog': {
+      // UDP has ports of its own.
+      const value = source.transport === 'udp' ? `udp ${source.listen}` : source.listen;
+      return [{ key: 'listen', value, why: SAME_ADDRESS }];
+    }
     case 'mqtt': {
       const { host, port } = brokerAddress(source);
       const why = 'two mqtt sources are one client of one broker: expected a `clientId` for each';

@@ -57,9 +57,9 @@ transforms:
     [6, "uplink.bytesPerDay: '5XB' is not a size"],
     [
       8,
-      "sources[0].type: sources of type 'modbus' are not built yet: expected one of host, file, http, mqtt, simulator",
+      "sources[0].type: sources of type 'modbus' are not built yet: expected one of host, file, http, mqtt, syslog, simulator",
     ],
-    [9, "sources[1].type: 'fiel' is not a type of source: expected one of host, file, http, mqtt, simulator"],
+    [9, "sources[1].type: 'fiel' is not a type of source: expected one of host, file, http, mqtt, syslog, simulator"],
     [10, 'sources[2].to: expected a topic name'],
     [10, 'sources[2].priority: '],
     [12, 'sources[3].intervall: unknown key'],

@@ -135,6 +135,7 @@ export async function runOutage(options: OutageOptions): Promise<OutageResult> {
     dir,
     `agent: { id: edge-1, dataDir: ./agent, listen: 127.0.0.1:${port} }
 log: ${log}
+uplink: { order: oldestFirst }
 sources:
   - { type: file, path: ./in/*.ndjson, sensor: id, to: file, poll: 20ms }
   - { type: http, listen: "127.0.0.1:${http}", path: /ingest, sensor: id, to: http }

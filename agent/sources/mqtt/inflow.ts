@@ -1,8 +1,7 @@
 /**
  * From messages to readings, in the order in which the broker sent them, each acknowledged when it is on the disk.
  *
- * Messages and releases (PUBREL) wait in one queue and are delivered batch by batch: one batch is being written while the next one
- * collects, so the more messages are under way, the more share one sync.
+ * Messages and releases (PUBREL) wait in one queue; while it is full, the connection is not read.
  *
  * What is taken is known by receipts of the spool, stored in the group of the readings: id = packet id, content = `2` or `1` for the quality
  * of service and a hash of topic and payload. Those of QoS 2 stand from PUBLISH to PUBREL.
@@ -14,7 +13,6 @@
  * - Acknowledgements are sent in the order of the messages, so whatever the broker repeats are the last `receiveMaximum` ones: as many
  *   receipts of QoS 1 are kept.
  * Failure: a batch that fails ends the source; it starts again from the receipts that the disk has.
- * Limits: BYTES_WAITING_MAX of payload, above which the connection is not read; BATCH_MAX messages in a group.
  */
 import { hash } from 'node:crypto';
 import { isUtf8 } from 'node:buffer';
@@ -22,15 +20,12 @@ import type { IPublishPacket } from 'mqtt-packet';
 import type { Rejected } from '../../quarantine.ts';
 import { isSurelyFine, refusal, type NewReading } from '../../spool/frame.ts';
 import type { Receipt } from '../../spool/spool-state.ts';
+import { DeliveryQueue } from '../delivery-queue.ts';
 import { isRejected, parseJson, readingOf, type RejectedInput } from '../reading-parser.ts';
 import type { SourceOutput } from '../source.ts';
 import type { MqttSourceConfig } from './config.ts';
 import type { Connection } from './connection.ts';
 
-const BYTES_WAITING_MAX = 8 * 1024 * 1024;
-const BATCH_MAX = 10_000;
-/** Without it, a million empty messages of QoS 0 would count as nothing. */
-const BYTES_OF_MESSAGE = 200;
 const QOS_2 = '2';
 /** Fixed headers with their remaining length; the packet id follows. A short answer means success also in MQTT 5. */
 const PUBACK = 0x40;
@@ -53,40 +48,42 @@ export class Inflow {
   readonly #config: MqttSourceConfig;
   readonly #output: SourceOutput;
   readonly #receiptsMax: number;
-  readonly #onFailure: (error: unknown) => void;
+  readonly #queue: DeliveryQueue<Message | Release>;
   /** Packet ids with a receipt of QoS 1, the oldest first. */
   readonly #qos1 = new Set<string>();
-  #waiting: (Message | Release)[] = [];
-  #bytesWaiting = 0;
   #paused: Connection | undefined;
-  #running: Promise<void> | undefined;
 
   constructor(
     source: string,
     config: MqttSourceConfig,
     output: SourceOutput,
     receiptsMax: number,
-    onFailure: (error: unknown) => void,
+    onFailure: (error: Error) => void,
   ) {
     this.#source = source;
     this.#config = config;
     this.#output = output;
     this.#receiptsMax = receiptsMax;
-    this.#onFailure = onFailure;
+    this.#queue = new DeliveryQueue({
+      deliver: (batch) => this.#deliver(batch),
+      onRoom: () => {
+        this.#paused?.resume();
+        this.#paused = undefined;
+      },
+      onFailure,
+    });
     for (const [id, content] of output.receipts()) if (!content.startsWith(QOS_2)) this.#qos1.add(id);
   }
 
   message(packet: IPublishPacket, payloadBytes: number, connection: Connection): void {
-    this.#bytesWaiting += packet.payload.length + BYTES_OF_MESSAGE;
-    this.#push({ packet, payloadBytes, connection });
-    if (this.#bytesWaiting > BYTES_WAITING_MAX) {
-      this.#paused = connection;
-      connection.pause();
-    }
+    this.#queue.push({ packet, payloadBytes, connection }, packet.payload.length);
+    if (!this.#queue.isFull) return;
+    this.#paused = connection;
+    connection.pause();
   }
 
   release(packetId: number, connection: Connection): void {
-    this.#push({ release: packetId, connection });
+    this.#queue.push({ release: packetId, connection }, 0);
   }
 
   /** The broker has a new session: its packet ids mean nothing any more. */
@@ -98,25 +95,8 @@ export class Inflow {
   }
 
   /** Resolves when nothing waits. Never rejects. */
-  async idle(): Promise<void> {
-    while (this.#running !== undefined) await this.#running;
-  }
-
-  #push(entry: Message | Release): void {
-    this.#waiting.push(entry);
-    this.#running ??= this.#run().finally(() => {
-      this.#running = undefined;
-    });
-  }
-
-  async #run(): Promise<void> {
-    try {
-      while (this.#waiting.length > 0) await this.#deliver(this.#waiting.splice(0, BATCH_MAX));
-    } catch (error) {
-      // Nothing of it is acknowledged: the broker has it all.
-      this.#waiting = [];
-      this.#onFailure(error);
-    }
+  idle(): Promise<void> {
+    return this.#queue.idle();
   }
 
   async #deliver(batch: readonly (Message | Release)[]): Promise<void> {
@@ -126,17 +106,13 @@ export class Inflow {
     const rejected: Rejected[] = [];
     const answers = new Map<Connection, number[]>();
     const arrivalUs = this.#output.clock.nowMs() * 1000;
-    let bytes = 0;
     for (const entry of batch) {
       const [answer, id] =
         'release' in entry ? [PUBCOMP, entry.release] : [answerTo(entry.packet), entry.packet.messageId ?? 0];
       if ('release' in entry) {
         const known = changed.has(String(id)) ? changed.get(String(id)) : stored.get(String(id));
         if (known?.startsWith(QOS_2) === true) changed.set(String(id), null);
-      } else {
-        bytes += entry.packet.payload.length + BYTES_OF_MESSAGE;
-        if (this.#isNew(entry.packet, stored, changed)) this.#read(entry, arrivalUs, readings, rejected);
-      }
+      } else if (this.#isNew(entry.packet, stored, changed)) this.#read(entry, arrivalUs, readings, rejected);
       if (answer === null) continue;
       const ofConnection = answers.get(entry.connection) ?? [];
       answers.set(entry.connection, ofConnection);
@@ -147,11 +123,6 @@ export class Inflow {
     await this.#output.deliver(readings, [], receipts);
     // A connection that ended meanwhile takes none: its broker repeats what it did not hear of.
     for (const [connection, ofConnection] of answers) connection.write(Buffer.from(ofConnection));
-    this.#bytesWaiting -= bytes;
-    if (this.#bytesWaiting <= BYTES_WAITING_MAX / 2) {
-      this.#paused?.resume();
-      this.#paused = undefined;
-    }
   }
 
   /** Whether a message is no repeat; its receipt is among `changed` then. */

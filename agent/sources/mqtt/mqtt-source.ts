@@ -67,7 +67,7 @@ class MqttSession {
     // Of both qualities of service: half of the receipts each.
     this.#receiveMaximum = Math.max(1, Math.min(config.receiveMaximum, Math.floor(receiptsMax / 2)));
     this.#inflow = new Inflow(name, config, output, this.#receiveMaximum, (error) => {
-      this.#failure = error instanceof Error ? error : new Error(String(error));
+      this.#failure = error;
       this.#stop.abort();
     });
   }
