@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { status as Status } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import { mountStats } from '../../fs-gateway/main.ts';
-import { failureOf, startCsiDriver } from '../support/csi.ts';
+import { failureOf, onHost, startCsiDriver } from '../support/csi.ts';
 import type { CsiAnswer } from '../../fs-gateway/csi/client.ts';
 import type { CsiDriver } from '../support/csi.ts';
 import { startServices } from '../support/fs-volume.ts';
@@ -266,7 +266,7 @@ async function makeNode(volume: string, database: number, setting: NodeSetting =
   const args = mounts === undefined ? [] : ['--mounts', `unix:${mounts.socket}`];
   const secrets = csiSecrets(services, database);
   const launch = async (): Promise<CsiDriver> => {
-    const driver = await startCsiDriver({ base, args, ...(host !== undefined && { host }) });
+    const driver = await startCsiDriver({ base, args, ...(host !== undefined && { prefix: onHost(host) }) });
     onTestFinished(() => driver.kill());
     return driver;
   };

@@ -26,8 +26,13 @@ export interface CsiDriverOptions {
   readonly env?: Readonly<Record<string, string>>;
   /** Tells drivers in one folder apart. */
   readonly name?: string;
-  /** As if on a machine of this name (a UTS namespace). */
-  readonly host?: string;
+  /** What to put before the command, as `onHost` or a node of test/nodes/. */
+  readonly prefix?: readonly string[];
+}
+
+/** As if on a machine of this name (a UTS namespace). */
+export function onHost(name: string): string[] {
+  return ['unshare', '--uts', 'sh', '-c', 'hostname "$0" && exec "$@"', name];
 }
 
 /** Started and answering; the caller kills it. */
@@ -36,16 +41,14 @@ export async function startCsiDriver({
   args = [],
   env = {},
   name = 'csi',
-  host,
+  prefix = [],
 }: CsiDriverOptions): Promise<CsiDriver> {
   const socket = join(base, `${name}.sock`);
   const logPath = join(base, `${name}.log`);
   const log = openSync(logPath, 'a');
   const own = ['csi', '--endpoint', `unix:${socket}`, '--node-id', name, '--cache-dir', join(base, `cache-${name}`)];
-  const command = [join(root, 'bin', 'penstock'), ...own, ...args];
-  // Every step replaces the one before it: the child is the driver.
-  const program =
-    host === undefined ? command : ['unshare', '--uts', 'sh', '-c', 'hostname "$0" && exec "$@"', host, ...command];
+  // Every word before it replaces itself by the next: the child is the driver.
+  const program = [...prefix, join(root, 'bin', 'penstock'), ...own, ...args];
   const child = spawn(program[0] ?? '', program.slice(1), {
     stdio: ['ignore', log, log],
     env: { ...process.env, AWS_ACCESS_KEY_ID: '', AWS_SECRET_ACCESS_KEY: '', ...env },
