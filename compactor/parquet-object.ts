@@ -21,7 +21,10 @@ export function hourName(hour: number): string {
 const READ_BYTES = 1 << 20;
 
 /** 64 bits of SHA-256: names files by their content; equal names are equal bytes. */
-export async function fileFingerprint(path: string): Promise<{ readonly hash: string; readonly bytes: number }> {
+export async function fileFingerprint(
+  path: string,
+  signal?: AbortSignal,
+): Promise<{ readonly hash: string; readonly bytes: number }> {
   const handle = await open(path, 'r');
   try {
     const hash = createHash('sha256');
@@ -29,6 +32,7 @@ export async function fileFingerprint(path: string): Promise<{ readonly hash: st
     const buffer = Buffer.allocUnsafeSlow(Math.max(1, Math.min(READ_BYTES, (await handle.stat()).size)));
     let bytes = 0;
     for (;;) {
+      signal?.throwIfAborted();
       const { bytesRead } = await handle.read(buffer, 0, buffer.length, bytes);
       if (bytesRead === 0) break;
       hash.update(buffer.subarray(0, bytesRead));

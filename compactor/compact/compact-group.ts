@@ -159,7 +159,7 @@ async function upload(
   index: number,
 ): Promise<Output> {
   const { meter, worker, signal } = context;
-  const { hash, bytes } = await fileFingerprint(path);
+  const { hash, bytes } = await fileFingerprint(path, signal);
   const name = parquetName(`${hourName(group.hour)}-compacted-${index}`, hash);
   const key = dataFileKey(group.dataset, `${hourFolder(group.hour)}/${name}`);
   const sortOrderId = table.metadata['default-sort-order-id'];

@@ -4,14 +4,14 @@
  * A group that fails (damaged files, no space, a worker that died) is named and left as it was; the others go on. A group that
  * another compactor works on or was faster with is left to it.
  * Failure: killed at any point, a later run continues from the groups that are committed. Abort stops within a moment: the worker
- * process is killed and nothing that it wrote is referred to.
+ * process is killed and nothing that it wrote is referred to; what was committed before is told, and what is left is named.
  * Limits: the worker's memory (MEMORY_SHARE of `memoryBytes`, the rest is the processes' own), SCRATCH_PER_MEMORY_BYTE for what it
  * spills.
  */
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { DatasetConfig, PipelineConfig } from '../../lib/config/pipeline.ts';
-import { describeError, isCode } from '../../lib/errors.ts';
+import { describeError, isCode, PenstockError } from '../../lib/errors.ts';
 import { defaultScratchRoot, makeScratch } from '../../lib/sql/scratch.ts';
 import { SqlWorker } from '../../lib/sql/sql-worker-client.ts';
 import { type LakeContext, loadTable } from '../../lib/table/table.ts';
@@ -79,11 +79,18 @@ export interface CompactorOptions {
   readonly scratchRoot?: string;
 }
 
-/** Throws `config` for a dataset that is not configured, `fenced`, `aborted`, and what makes planning impossible. */
+/** Throws `config` for a dataset that is not configured, `fenced`, what makes planning impossible, and `aborted` when nothing was done. */
 export async function runCompactor(options: CompactorOptions): Promise<CompactResult> {
   const datasets = selectDatasets(options.config, options.dataset);
   const run = new CompactorRun(options);
   return run.run(datasets);
+}
+
+interface DatasetWork {
+  readonly dataset: DatasetConfig;
+  /** null: it could not be planned, which is among the problems. */
+  readonly groups: readonly Group[] | null;
+  readonly rates: Rates;
 }
 
 class CompactorRun {
@@ -91,6 +98,8 @@ class CompactorRun {
   readonly #problems: string[] = [];
   readonly #notes: string[] = [];
   readonly #plan: PlannedGroup[] = [];
+  /** Groups that are compacted, or were left for a reason that is told. */
+  readonly #settled = new Set<Group>();
   #worker: SqlWorker | undefined;
   #expired = 0;
   #sum = { groups: 0, in: 0, out: 0, duplicates: 0, filesBefore: 0, filesAfter: 0, unreadable: 0 };
@@ -100,19 +109,18 @@ class CompactorRun {
   }
 
   async run(datasets: readonly DatasetConfig[]): Promise<CompactResult> {
-    const { lake, signal, dryRun = false } = this.#options;
-    if (!dryRun) await this.#dropExpired(datasets);
-    const work: { readonly dataset: DatasetConfig; readonly groups: readonly Group[]; readonly rates: Rates }[] = [];
-    for (const dataset of datasets) {
-      const groups = await this.#planOf(dataset);
-      if (groups === null) continue;
-      const rates = await measuredRates(lake, dataset.name);
-      work.push({ dataset, groups, rates });
-      this.#plan.push(...groups.map((group) => this.#planned(group, rates)));
+    const work: DatasetWork[] = [];
+    try {
+      await this.#work(datasets, work);
+    } catch (error) {
+      const { signal } = this.#options;
+      if (!signal.aborted || (error !== signal.reason && !isCode(error, 'aborted'))) throw error;
+      const why = describeError(signal.reason);
+      if (this.#sum.groups === 0 && this.#expired === 0) {
+        throw new PenstockError('aborted', `${why} before anything was compacted`);
+      }
+      this.#nameUnfinished(datasets, work, why);
     }
-    if (!dryRun && this.#plan.length > 0) await this.#compactAll(work);
-    signal.throwIfAborted();
-    if (!dryRun) await this.#removeReplaced(work.map(({ dataset }) => dataset));
     return {
       // The lander alone quarantines; a group in which rows went missing would not have been committed.
       summary: { ...this.#sum, expired: this.#expired, quarantined: 0 },
@@ -120,6 +128,37 @@ class CompactorRun {
       problems: this.#problems,
       notes: this.#notes,
     };
+  }
+
+  /** Fills `work` as it plans. Throws the signal's reason when it was ended. */
+  async #work(datasets: readonly DatasetConfig[], work: DatasetWork[]): Promise<void> {
+    const { lake, signal, dryRun = false } = this.#options;
+    if (!dryRun) await this.#dropExpired(datasets);
+    for (const dataset of datasets) {
+      signal.throwIfAborted();
+      const groups = await this.#planOf(dataset);
+      const rates = await measuredRates(lake, dataset.name);
+      work.push({ dataset, groups, rates });
+      this.#plan.push(...(groups ?? []).map((group) => this.#planned(group, rates)));
+    }
+    if (dryRun) return;
+    if (this.#plan.length > 0) await this.#compactAll(work);
+    signal.throwIfAborted();
+    await this.#removeReplaced(work.filter(({ groups }) => groups !== null).map(({ dataset }) => dataset));
+  }
+
+  /** One line a dataset: a backlog may be thousands of hours. */
+  #nameUnfinished(datasets: readonly DatasetConfig[], work: readonly DatasetWork[], why: string): void {
+    for (const { name } of datasets) {
+      const planned = work.find(({ dataset }) => dataset.name === name);
+      const groups = planned?.groups ?? [];
+      const left = groups.filter((group) => !this.#settled.has(group)).map((group) => hourName(group.hour));
+      const [first = '', last = first] = [left[0], left.at(-1)];
+      const hours = left.length === 1 ? `hour ${first} is` : `${left.length} hours from ${first} to ${last} are`;
+      if (planned === undefined) this.#problem(`${name}: was not looked at: ${why}`);
+      else if (left.length > 0) this.#problem(`${name}: ${hours} not compacted: ${why}`);
+      else if (planned.groups !== null) this.#problem(`${name}: replaced files may not have been removed: ${why}`);
+    }
   }
 
   /** null: the table cannot be read, and why is a problem; the other datasets go on. */
@@ -142,16 +181,14 @@ class CompactorRun {
     }
   }
 
-  async #compactAll(
-    work: readonly { readonly dataset: DatasetConfig; readonly groups: readonly Group[]; readonly rates: Rates }[],
-  ): Promise<void> {
+  async #compactAll(work: readonly DatasetWork[]): Promise<void> {
     const { signal } = this.#options;
     const scratch = await makeScratch(this.#options.scratchRoot ?? defaultScratchRoot(), 'compactor');
     const stop = (): void => void this.#worker?.close();
     signal.addEventListener('abort', stop);
     try {
       for (const { dataset, groups, rates } of work) {
-        if (groups.length > 0) await this.#compactDataset(dataset, groups, rates, scratch.path);
+        if (groups !== null && groups.length > 0) await this.#compactDataset(dataset, groups, rates, scratch.path);
       }
     } finally {
       signal.removeEventListener('abort', stop);
@@ -175,6 +212,7 @@ class CompactorRun {
         signal.throwIfAborted();
         const left = groups.slice(index + 1);
         const result = await this.#tryGroup(meter, dataset, group, scratchDir);
+        this.#settled.add(group);
         if (result === null) continue;
         this.#count(result);
         const etaSeconds = left.reduce((sum, next) => sum + next.bytes, 0) / rates.bytesPerSecond;
@@ -189,7 +227,7 @@ class CompactorRun {
       }
     } finally {
       const rows = this.#sum.in - rowsBefore;
-      if (rows > 0 && !signal.aborted) {
+      if (rows > 0) {
         await writeCost(lake, dataset.name, { kind: 'compact', ...meter.usage(1), rows });
       }
     }
@@ -246,16 +284,20 @@ class CompactorRun {
   }
 
   async #startWorker(scratchDir: string): Promise<SqlWorker> {
-    const { memoryBytes } = this.#options.config.compactor;
+    const { signal, config } = this.#options;
+    const { memoryBytes } = config.compactor;
     const spillDir = join(scratchDir, 'spill');
     await mkdir(spillDir, { recursive: true });
-    return SqlWorker.start({
-      memoryBytes: Math.floor(memoryBytes * MEMORY_SHARE),
-      // One: the bytes of a file are then the same each time. Scale is by shards.
-      threads: 1,
-      scratchDir: spillDir,
-      scratchBytes: memoryBytes * SCRATCH_PER_MEMORY_BYTE,
-    });
+    return SqlWorker.start(
+      {
+        memoryBytes: Math.floor(memoryBytes * MEMORY_SHARE),
+        // One: the bytes of a file are then the same each time. Scale is by shards.
+        threads: 1,
+        scratchDir: spillDir,
+        scratchBytes: memoryBytes * SCRATCH_PER_MEMORY_BYTE,
+      },
+      signal,
+    );
   }
 
   /** Not by every shard and not for a single hour: it is about whole tables. */

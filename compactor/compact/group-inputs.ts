@@ -58,7 +58,7 @@ export async function fetchInputs(
         signal.throwIfAborted();
         try {
           const path = await localCopy(meter, file, join(scratchDir, `in-${index}.parquet`), downloaded, signal);
-          await checkBytes(file, path);
+          await checkBytes(file, path, signal);
           files.push({ ...file, path });
         } catch (error) {
           if (!isCode(error, 'corrupt', 'not-found')) throw error;
@@ -96,11 +96,12 @@ async function localCopy(
   return scratchPath;
 }
 
-async function checkBytes(file: GroupFile, path: string): Promise<void> {
+async function checkBytes(file: GroupFile, path: string, signal: AbortSignal): Promise<void> {
   let actual: { readonly hash: string; readonly bytes: number };
   try {
-    actual = await fileFingerprint(path);
+    actual = await fileFingerprint(path, signal);
   } catch (error) {
+    signal.throwIfAborted();
     throw new PenstockError('not-found', `${file.location} cannot be read: ${describeError(error)}`, { cause: error });
   }
   if (actual.bytes !== file.bytes) {

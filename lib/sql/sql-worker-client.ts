@@ -45,7 +45,8 @@ export class SqlWorker {
     });
   }
 
-  static async start(options: DuckDbOptions): Promise<SqlWorker> {
+  /** `signal` ends the start, not what comes after it. */
+  static async start(options: DuckDbOptions, signal?: AbortSignal): Promise<SqlWorker> {
     const extension = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
     const module = fileURLToPath(new URL(`./sql-worker.${extension}`, import.meta.url));
     const child = fork(module, [], {
@@ -54,11 +55,15 @@ export class SqlWorker {
       execArgv: [],
     });
     const worker = new SqlWorker(child);
+    const stop = (): void => void worker.close();
+    signal?.addEventListener('abort', stop);
     try {
       await worker.#request({ kind: 'open', options });
     } catch (error) {
       await worker.close();
       throw error;
+    } finally {
+      signal?.removeEventListener('abort', stop);
     }
     return worker;
   }

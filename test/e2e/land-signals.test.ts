@@ -1,10 +1,7 @@
 /** `penstock land` as a process that is told to end: what its exit status says of what it did. */
-import { fork, type ChildProcess } from 'node:child_process';
-import { once } from 'node:events';
 import { existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { expect, onTestFinished, test } from 'vitest';
+import { expect, test } from 'vitest';
 import {
   DATASET,
   expectAccounts,
@@ -16,74 +13,52 @@ import {
 } from '../compactor/pipeline.ts';
 import { eventually } from '../support/processes.ts';
 import { tempDir } from '../support/temp.ts';
+import { type RunningCommand, startCommand, statusOf } from './command.ts';
 
-const penstock = fileURLToPath(new URL('../../bin/penstock.ts', import.meta.url));
-const HOURS = 600;
+const RECORDS = 3000;
+/** With the least that a commit stages, 4 MB: fifteen commits of one file each, so that the first one leaves something to do. */
+const TEXT = 'x'.repeat(20_000);
 
-interface Landing {
-  readonly child: ChildProcess;
-  readonly exit: Promise<unknown>;
-  readonly stdout: () => string;
-  readonly stderr: () => string;
+function startLand(dir: string, ...more: readonly string[]): RunningCommand {
+  return startCommand(['land', '-c', join(dir, 'pipeline.yaml'), '--json', ...more]);
 }
 
-/** With a channel, on which the command tells of every commit. */
-function startLand(dir: string, ...more: readonly string[]): Landing {
-  const child = fork(penstock, ['land', '-c', join(dir, 'pipeline.yaml'), '--json', ...more], {
-    stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
-  });
-  onTestFinished(() => void child.kill('SIGKILL'));
-  let [stdout, stderr] = ['', ''];
-  child.stdout?.on('data', (text: Buffer) => (stdout += text.toString()));
-  child.stderr?.on('data', (text: Buffer) => (stderr += text.toString()));
-  const exit = once(child, 'close', { signal: AbortSignal.timeout(40_000) }).then(([code]) => code as unknown);
-  return { child, exit, stdout: () => stdout, stderr: () => stderr };
-}
-
-/** Resolves at the next status of that kind. */
-function status({ child }: Landing, kind: string): Promise<void> {
-  return new Promise((resolve, reject) => {
-    child.on('message', (message) => {
-      if (typeof message === 'object' && 'kind' in message && message.kind === kind) resolve();
-    });
-    child.once('exit', () => reject(new Error(`it ended before its first ${kind}`)));
-  });
-}
-
-/** More event hours than fit into one commit: the first one leaves something to do. */
-async function openManyHours() {
-  const pipeline = await openTestPipeline();
+async function openManyCommits() {
+  const pipeline = await openTestPipeline('', 'lander: { fileBytes: 1MB }');
   writeFileSync(join(pipeline.dir, 'pipeline.yaml'), pipeline.yaml);
-  const records = Array.from({ length: HOURS }, (_, n) =>
-    recordOf({ seq: n, value: { sensor: 's', ts: HOUR_MS + n * 3_600_000 } }),
-  );
-  await new TestProducer(pipeline.log).append(0, records);
+  const producer = new TestProducer(pipeline.log);
+  for (let from = 0; from < RECORDS; from += 30) {
+    const records = Array.from({ length: 30 }, (_, n) =>
+      recordOf({ seq: from + n, value: { sensor: 's', ts: HOUR_MS + from + n, text: TEXT } }),
+    );
+    await producer.append(0, records);
+  }
   return pipeline;
 }
 
 test('`land --once` ended between two commits exits 3 and names what it left; the next run lands exactly that', async () => {
-  const pipeline = await openManyHours();
+  const pipeline = await openManyCommits();
   const landing = startLand(pipeline.dir, '--once');
-  await status(landing, 'commit');
+  await statusOf(landing, 'commit');
   landing.child.kill('SIGTERM');
   expect(await landing.exit, landing.stderr()).toBe(3);
   const summary = JSON.parse(landing.stdout()) as { readonly records: number };
   expect(summary.records).toBeGreaterThan(0);
-  expect(summary.records).toBeLessThan(HOURS);
+  expect(summary.records).toBeLessThan(RECORDS);
   expect(landing.stderr()).toBe(
-    `penstock: ${DATASET}: vibration/0: offsets ${summary.records} to ${HOURS - 1} have not landed: ended by SIGTERM\n`,
+    `penstock: ${DATASET}: vibration/0: offsets ${summary.records} to ${RECORDS - 1} have not landed: ended by SIGTERM\n`,
   );
 
   const rest = startLand(pipeline.dir, '--once');
   expect(await rest.exit, rest.stderr()).toBe(0);
-  expect(JSON.parse(rest.stdout())).toMatchObject({ records: HOURS - summary.records });
-  await expectAccounts(pipeline.lake, { landed: HOURS });
+  expect(JSON.parse(rest.stdout())).toMatchObject({ records: RECORDS - summary.records });
+  await expectAccounts(pipeline.lake, { landed: RECORDS });
 });
 
 test('`land` without --once that is ended commits what it has read and exits 0', async () => {
-  const pipeline = await openManyHours();
+  const pipeline = await openManyCommits();
   const landing = startLand(pipeline.dir);
-  await status(landing, 'commit');
+  await statusOf(landing, 'commit');
   landing.child.kill('SIGTERM');
   expect(await landing.exit, landing.stderr()).toBe(0);
   const { records } = JSON.parse(landing.stdout()) as { readonly records: number };
