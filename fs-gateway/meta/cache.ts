@@ -42,6 +42,11 @@ export interface Reading {
   readers: number;
 }
 
+export interface Watch {
+  readonly directory: number;
+  changed: boolean;
+}
+
 export class MetaCache {
   readonly #nodes: BoundedMap<number, Node>;
   /** Keys are `<parent>/<name>`; null: the name is absent. */
@@ -51,6 +56,7 @@ export class MetaCache {
   /** Inodes dropped while entries are being read; null: too many to note. */
   #dropped: Set<number> | null = new Set();
   #entryReadings = 0;
+  readonly #watches = new Map<number, Set<Watch>>();
 
   constructor(capacity: number) {
     this.#nodes = new BoundedMap(capacity);
@@ -87,6 +93,31 @@ export class MetaCache {
     this.#overtake(key);
   }
 
+  /** Like `putEntry`, for a change of ours. */
+  changeEntry(parent: number, name: string, entry: CachedEntry | null): void {
+    this.putEntry(parent, name, entry);
+    this.#disturb(parent);
+  }
+
+  /** Tells whether an entry of the directory has changed since; `unwatch` ends it. */
+  watch(directory: number): Watch {
+    const watch = { directory, changed: false };
+    const watches = this.#watches.get(directory);
+    if (watches === undefined) this.#watches.set(directory, new Set([watch]));
+    else watches.add(watch);
+    return watch;
+  }
+
+  unwatch(watch: Watch): void {
+    const watches = this.#watches.get(watch.directory);
+    watches?.delete(watch);
+    if (watches?.size === 0) this.#watches.delete(watch.directory);
+  }
+
+  #disturb(directory: number): void {
+    for (const watch of this.#watches.get(directory) ?? []) watch.changed = true;
+  }
+
   dropNode(ino: number): void {
     this.#nodes.delete(ino);
     if (this.#entryReadings > 0 && this.#dropped !== null) {
@@ -100,6 +131,7 @@ export class MetaCache {
     const key = entryName(parent, name);
     this.#entries.delete(key);
     this.#complete.delete(parent);
+    this.#disturb(parent);
     this.#overtake(key);
     this.#overtake(directoryName(parent));
   }
@@ -108,6 +140,7 @@ export class MetaCache {
     this.#nodes.clear();
     this.#entries.clear();
     this.#complete.clear();
+    for (const directory of this.#watches.keys()) this.#disturb(directory);
     if (this.#entryReadings > 0) this.#dropped = null;
     for (const reading of this.#readings.values()) reading.stale = true;
     this.#readings.clear();

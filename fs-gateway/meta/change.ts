@@ -190,7 +190,7 @@ export class Change {
     this.expectEntry(parent, name, before);
     this.#write.push({ key: this.#keys.entry(parent, name), value: encodeDentry(ino, type) });
     this.announce({ kind: 'entry', parent, name });
-    const put = (cache: MetaCache, version: Version): void => cache.putEntry(parent, name, { ino, type, version });
+    const put = (cache: MetaCache, version: Version): void => cache.changeEntry(parent, name, { ino, type, version });
     this.#puts.push({ subject: { kind: 'entry', parent, name }, put });
   }
 
@@ -198,7 +198,7 @@ export class Change {
     this.expectEntry(parent, name, before);
     this.#write.push({ key: this.#keys.entry(parent, name), value: null });
     this.announce({ kind: 'entry', parent, name });
-    const put = (cache: MetaCache): void => cache.putEntry(parent, name, null);
+    const put = (cache: MetaCache): void => cache.changeEntry(parent, name, null);
     this.#puts.push({ subject: { kind: 'entry', parent, name }, put });
   }
 

@@ -12,7 +12,7 @@ import { decodeChanges } from '../../lib/volume/feed.ts';
 import { isDirectory } from '../../lib/volume/inode.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { entryOf, MetaCache, nodeOf } from './cache.ts';
-import type { CachedEntry, Node, Reading } from './cache.ts';
+import type { CachedEntry, Node, Reading, Watch } from './cache.ts';
 import { Change } from './change.ts';
 import type { Settled } from './change.ts';
 import { Connection } from './connection.ts';
@@ -312,6 +312,14 @@ export class VolumeView {
       cursor = page.cursor;
     }
     return [...new Set(names)].slice(0, limit);
+  }
+
+  watch(directory: number): Watch {
+    return this.#cache.watch(directory);
+  }
+
+  unwatch(watch: Watch): void {
+    this.#cache.unwatch(watch);
   }
 
   forgetEntry(parent: number, name: string): void {

@@ -4,21 +4,28 @@
  * A cookie is (page, position in the page): the page's scan cursor is kept per open directory, and within a page the entries are in
  * the order of a hash of their names, so an entry that goes away moves no other. Hashes of the names given are remembered while the
  * directory is open, because a scan may return an entry twice.
+ * A page is as of its scan. Once an entry of the directory has changed, what is left of the page is given as names only: attributes would
+ * make the kernel enter a name that may be gone by now, and keep it.
+ * The kernel keeps listings that it has read whole. It is told to go on using one as long as nobody else has changed the directory since
+ * (its own changes it knows itself).
  * Limits: PAGE_ENTRIES in memory per open directory beside the hashes. After the worker's death pages are found again by scanning from
  * the start; where entries of earlier pages went away meanwhile, the borders of pages may have moved by as many.
  */
 import { INODE_LISTING, isDirectory, S_IFREG } from '../../lib/volume/inode.ts';
 import { ROOT_INO } from '../../lib/volume/keys.ts';
-import type { Node } from '../meta/cache.ts';
+import { BoundedMap } from '../meta/bounded-map.ts';
+import type { Node, Watch } from '../meta/cache.ts';
 import type { Context } from './context.ts';
 import { nodeOrThrow } from './context.ts';
 import { entryOfNode } from './attributes.ts';
 import { isReserved } from './system-directories.ts';
-import type { DirectoryEntry, Entry } from './operations.ts';
+import type { DirectoryEntry, Entry, OpenResult } from './operations.ts';
 import { NameSet } from './name-set.ts';
 import { Errno, PosixError } from './operations.ts';
 
 const PAGE_ENTRIES = 1000;
+/** Directories whose listings the kernel may still have. */
+const KEPT_MAX = 16_384;
 /** `.` and `..` have the cookies 1 and 2; a page's entries begin behind them. */
 const DOTS = 2;
 const POSITION_BITS = 32;
@@ -38,6 +45,8 @@ interface Page {
   readonly entries: readonly Listed[];
   /** Null: the last page. */
   readonly next: string | null;
+  /** Absent for listings of the lake, which are not changed entry by entry. */
+  readonly watch?: Watch;
 }
 
 class OpenDirectory {
@@ -52,6 +61,7 @@ class OpenDirectory {
 export class Directories {
   readonly #context: Context;
   readonly #open = new Map<bigint, OpenDirectory>();
+  readonly #kept = new BoundedMap<number, true>(KEPT_MAX);
   /** What is written and not committed, for the sizes in READDIRPLUS. */
   readonly #entry: (ino: number) => Entry | undefined;
 
@@ -60,12 +70,33 @@ export class Directories {
     this.#entry = entry;
   }
 
-  open(handle: bigint): void {
+  open(handle: bigint, { ino, inode }: Node): OpenResult {
     this.#open.set(handle, new OpenDirectory());
+    if ((inode.flags & INODE_LISTING) !== 0) return { handle };
+    const keepCache = this.#kept.get(ino) === true;
+    if (!keepCache) this.#kept.set(ino, true);
+    return { handle, cacheDirectory: true, keepCache };
   }
 
   release(handle: bigint): void {
+    const directory = this.#open.get(handle);
+    if (directory !== undefined) this.#turn(directory, undefined);
     this.#open.delete(handle);
+  }
+
+  /** Somebody else changed the directory, or one of its entries. */
+  changed(ino: number): void {
+    this.#kept.delete(ino);
+  }
+
+  everythingChanged(): void {
+    this.#kept.clear();
+  }
+
+  #turn(directory: OpenDirectory, page: Page | undefined): void {
+    const { page: before } = directory;
+    if (before?.watch !== undefined) this.#context.view.unwatch(before.watch);
+    directory.page = page;
   }
 
   async read(
@@ -83,7 +114,7 @@ export class Directories {
     if (at === 0) {
       directory.given.clear();
       directory.givenTo = -1;
-      directory.page = undefined;
+      this.#turn(directory, undefined);
       directory.cursors.length = 1;
     }
     if (at < 1 && !accept({ name: '.', ino: BigInt(ino), type: DIRECTORY_TYPE, cookie: 1n })) return;
@@ -95,7 +126,7 @@ export class Directories {
       const index = Math.floor(at / POSITIONS);
       const page = await this.#page(ino, listing, directory, index);
       const rest = page.entries.slice(firstBehind(page.entries, at - index * POSITIONS));
-      if (!(await this.#give(index, rest, plus, accept))) return;
+      if (!(await this.#give(page, rest, plus, accept))) return;
       if (page.next === null) return;
       at = (index + 1) * POSITIONS + DOTS;
     }
@@ -103,7 +134,7 @@ export class Directories {
 
   /** False when the reply is full. */
   async #give(
-    index: number,
+    { index, watch }: Page,
     entries: readonly Listed[],
     plus: boolean,
     accept: (entry: DirectoryEntry) => boolean,
@@ -112,11 +143,12 @@ export class Directories {
     let fetched: ReadonlyMap<number, Node> | undefined;
     for (const [at, { name, ino, type, position }] of entries.entries()) {
       const cookie = index * POSITIONS + position;
-      let node = plus ? (view.cachedNode(ino) ?? fetched?.get(ino)) : undefined;
-      if (plus && node === undefined && fetched === undefined) {
+      const attributes = plus && watch?.changed !== true;
+      let node = attributes ? (view.cachedNode(ino) ?? fetched?.get(ino)) : undefined;
+      if (attributes && node === undefined && fetched === undefined) {
         // All that the page still has: the next replies find theirs in the cache.
         fetched = await view.nodes(entries.slice(at).map((entry) => entry.ino));
-        node = fetched.get(ino);
+        node = watch?.changed === true ? undefined : fetched.get(ino);
       }
       const entry = node === undefined ? undefined : (this.#entry(ino) ?? entryOfNode(node, ttlMs));
       const taken = accept({ name, ino: BigInt(ino), type, cookie: BigInt(cookie), ...(entry && { entry }) });
@@ -139,12 +171,21 @@ export class Directories {
       ? await this.#lakePage(ino, cursor, index)
       : await this.#scanPage(ino, cursor, index, directory);
     if (page.next !== null) directory.cursors[index + 1] = page.next;
-    directory.page = page;
+    this.#turn(directory, page);
     return page;
   }
 
   async #scanPage(ino: number, cursor: string, index: number, directory: OpenDirectory): Promise<Page> {
-    const { entries, cursor: next } = await this.#context.view.scan(ino, cursor, PAGE_ENTRIES);
+    const { view } = this.#context;
+    const watch = view.watch(ino);
+    let page: Awaited<ReturnType<typeof view.scan>>;
+    try {
+      page = await view.scan(ino, cursor, PAGE_ENTRIES);
+    } catch (error) {
+      view.unwatch(watch);
+      throw error;
+    }
+    const { entries, cursor: next } = page;
     // An entry that the scan gives again in a later page was given before. A page that is read again (a seek back) is given as it is.
     const first = index > directory.givenTo;
     if (first) directory.givenTo = index;
@@ -154,6 +195,7 @@ export class Directories {
       index,
       entries: inOrder(fresh.map(([name, entry]) => ({ name, ino: entry.ino, type: entry.type }))),
       next,
+      watch,
     };
   }
 

@@ -57,6 +57,11 @@ export class FileSystem implements Operations {
   constructor(parts: FileSystemParts) {
     this.#parts = parts;
     this.#report = (message) => parts.context.report(message);
+    parts.context.view.listen({
+      inodeChanged: (ino) => this.#directories.changed(ino),
+      entryChanged: (parent) => this.#directories.changed(parent),
+      everythingChanged: () => this.#directories.everythingChanged(),
+    });
     this.#directories = new Directories(parts.context, (ino) => {
       const node = parts.context.view.cachedNode(ino);
       return node === undefined || !parts.files.isWritten(ino) ? undefined : this.#entry(node);
@@ -264,11 +269,10 @@ export class FileSystem implements Operations {
   }
 
   opendir(_caller: Caller, ino: bigint): Result<OpenResult> {
-    return this.#guard(async () => {
-      await nodeOrThrow(this.#parts.context.view, Number(ino));
-      const handle = this.#parts.files.newHandle();
-      this.#directories.open(handle);
-      return { handle };
+    return this.#guard(() => {
+      const node = nodeOrThrow(this.#parts.context.view, Number(ino));
+      const open = (found: Node): OpenResult => this.#directories.open(this.#parts.files.newHandle(), found);
+      return node instanceof Promise ? node.then(open) : open(node);
     });
   }
 
