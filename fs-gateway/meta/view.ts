@@ -9,10 +9,9 @@
 import { PenstockError, describeError } from '../../lib/errors.ts';
 import type { CommitResult, Key, MetaEngine, ScanPage, SessionInfo, Stored } from '../../lib/meta/engine.ts';
 import { decodeChanges } from '../../lib/volume/feed.ts';
-import { isDirectory } from '../../lib/volume/inode.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
-import { entryOf, MetaCache, nodeOf } from './cache.ts';
-import type { CachedEntry, Node, Reading, Watch } from './cache.ts';
+import { entryOf, MetaCache } from './cache.ts';
+import type { CachedEntry, Node, Watch } from './cache.ts';
 import { Change } from './change.ts';
 import type { Settled } from './change.ts';
 import { Connection } from './connection.ts';
@@ -20,12 +19,11 @@ import { IdBlocks } from './id-blocks.ts';
 import type { IdCounter } from './id-blocks.ts';
 import { LakeListings } from './lake-listings.ts';
 import { Quotas } from './quotas.ts';
+import { RecordReader } from './record-reader.ts';
 import { Repeats } from './repeats.ts';
 
 /** Each failed compare means that somebody else made progress; this many in a row on one record is a fault. */
 const ATTEMPTS_MAX = 64;
-/** So often in a row a record may change while it is read. */
-const READ_ATTEMPTS_MAX = 16;
 export interface ViewEvents {
   /** Another client changed it; the kernel's copy is out of date too. */
   inodeChanged(ino: number): void;
@@ -65,6 +63,7 @@ export class VolumeView {
   readonly #listeners: Partial<ViewEvents>[] = [];
   #lockEvents: LockEvents | undefined;
   readonly #ids: IdBlocks;
+  readonly #reader: RecordReader;
 
   private constructor(options: ViewOptions) {
     this.#options = options;
@@ -74,6 +73,7 @@ export class VolumeView {
     const engine = (): MetaEngine | Promise<MetaEngine> => this.engine();
     const retry = <T>(read: () => Promise<T>): Promise<T> => this.#retry(read);
     this.#ids = new IdBlocks({ keys: this.keys, engine, retry });
+    this.#reader = new RecordReader({ keys: this.keys, cache: this.#cache, engine, retry });
     this.lake = new LakeListings(this.keys, engine, retry);
     this.quotas = new Quotas(this.keys, engine, retry);
   }
@@ -148,128 +148,31 @@ export class VolumeView {
 
   /** Null: there is no such inode. Throws `corrupt`. */
   node(ino: number): Node | null | Promise<Node | null> {
-    return this.#cache.node(ino) ?? this.#retry(() => this.#readNode(ino));
+    return this.#cache.node(ino) ?? this.#reader.node(ino);
   }
 
   /** Null: there is no such name. */
   entry(parent: number, name: string): CachedEntry | null | Promise<CachedEntry | null> {
     const cached = this.#cache.entry(parent, name);
-    return cached === undefined ? this.#retry(() => this.#readEntry(parent, name)) : cached;
-  }
-
-  /**
-   * Reads until nothing changed the record meanwhile: the kernel must not be told what is older than an invalidation that it had
-   * already. Only a record that changes without a pause is given as it was at the last attempt.
-   */
-  async #readNode(ino: number): Promise<Node | null> {
-    return this.#untilFresh(
-      () => this.#cache.beginNode(ino),
-      (reading) => this.#cache.endNode(ino, reading),
-      async () => {
-        const engine = await this.engine();
-        const [stored] = await engine.read([this.keys.inode(ino)]);
-        return this.#nodeFrom(engine, ino, stored ?? null);
-      },
-      (node) => {
-        if (node !== null) this.#cache.putNode(node);
-      },
-    );
-  }
-
-  async #untilFresh<T>(
-    begin: () => Reading,
-    end: (reading: Reading) => boolean,
-    read: () => Promise<T>,
-    keep: (value: T) => void,
-  ): Promise<T> {
-    for (let attempt = 1; ; attempt++) {
-      const reading = begin();
-      let ended = false;
-      try {
-        const value = await read();
-        ended = true;
-        if (end(reading)) keep(value);
-        else if (attempt < READ_ATTEMPTS_MAX) continue;
-        return value;
-      } finally {
-        if (!ended) end(reading);
-      }
-    }
-  }
-
-  async #nodeFrom(engine: MetaEngine, ino: number, stored: Stored | null): Promise<Node | null> {
-    if (stored === null) return null;
-    const node = nodeOf(ino, stored);
-    if (!isDirectory(node.inode)) return node;
-    const [changed, count] = await engine.readNumbers([this.keys.entriesChanged(ino), this.keys.subdirectories(ino)]);
-    return { ...node, entriesChangedNs: changed ?? 0n, subdirectories: Number(count ?? 0n) };
-  }
-
-  async #readEntry(parent: number, name: string): Promise<CachedEntry | null> {
-    return this.#untilFresh(
-      () => this.#cache.beginEntry(parent, name),
-      (reading) => this.#cache.endEntry(parent, name, reading),
-      async () => {
-        const engine = await this.engine();
-        const { record, target } = await engine.follow(this.keys.entry(parent, name), this.keys.entryToInode);
-        const entry = record === null ? null : entryOf(parent, name, record);
-        if (entry !== null && target !== null && this.#cache.mayKeepTarget(entry.ino)) {
-          // The inode came in the same answer. The numbers beside a directory take another round trip.
-          const node = await this.#nodeFrom(engine, entry.ino, target);
-          if (node !== null && this.#cache.mayKeepTarget(entry.ino)) this.#cache.putNode(node);
-        }
-        return entry;
-      },
-      (entry) => this.#cache.putEntry(parent, name, entry),
-    );
+    return cached === undefined ? this.#reader.entry(parent, name) : cached;
   }
 
   /** Several inodes in one round trip (two when there are directories among them); absent ones are left out. */
-  async nodes(inos: readonly number[]): Promise<ReadonlyMap<number, Node>> {
-    const found = new Map<number, Node>();
-    let wanted = inos;
-    for (let attempt = 1; attempt <= READ_ATTEMPTS_MAX; attempt++) {
-      const missing = wanted.filter((ino) => {
-        const node = this.#cache.node(ino);
-        if (node !== undefined) found.set(ino, node);
-        return node === undefined;
-      });
-      if (missing.length === 0) break;
-      // What changed meanwhile is read once more.
-      wanted = await this.#retry(() => this.#readNodes(missing, found));
-    }
-    return found;
+  nodes(inos: readonly number[]): Promise<ReadonlyMap<number, Node>> {
+    return this.#reader.nodes(inos);
   }
 
-  /** Returns those that somebody changed meanwhile. */
-  async #readNodes(inos: readonly number[], found: Map<number, Node>): Promise<number[]> {
-    const readings = inos.map((ino) => ({ ino, reading: this.#cache.beginNode(ino) }));
-    const fresh = new Map<number, Node>();
-    let stale: number[] = [];
+  /** Caches a page of a directory's entries with their inodes; returns the cursor of the next page, null at the end. */
+  async loadEntries(directory: number, cursor: string, limit: number): Promise<string | null> {
+    const watch = this.#cache.watch(directory);
     try {
-      const engine = await this.engine();
-      const records = await engine.read(inos.map((ino) => this.keys.inode(ino)));
-      for (const [index, ino] of inos.entries()) {
-        const stored = records[index];
-        if (stored !== null && stored !== undefined) fresh.set(ino, nodeOf(ino, stored));
-      }
-      const directories = [...fresh.values()].filter((node) => isDirectory(node.inode));
-      const numbers = await engine.readNumbers(
-        directories.flatMap(({ ino }) => [this.keys.entriesChanged(ino), this.keys.subdirectories(ino)]),
-      );
-      for (const [n, node] of directories.entries()) {
-        const entriesChangedNs = numbers[2 * n] ?? 0n;
-        fresh.set(node.ino, { ...node, entriesChangedNs, subdirectories: Number(numbers[2 * n + 1] ?? 0n) });
-      }
+      const page = await this.scan(directory, cursor, limit);
+      await this.nodes(page.entries.map(([, entry]) => entry.ino));
+      if (!watch.changed) for (const [name, entry] of page.entries) this.#cache.putEntry(directory, name, entry);
+      return page.cursor;
     } finally {
-      stale = readings.filter(({ ino, reading }) => !this.#cache.endNode(ino, reading)).map(({ ino }) => ino);
+      this.#cache.unwatch(watch);
     }
-    const changed = new Set(stale);
-    for (const [ino, node] of fresh) {
-      found.set(ino, node);
-      if (!changed.has(ino)) this.#cache.putNode(node);
-    }
-    return stale;
   }
 
   /** A page of a directory's entries, in no order; cursor '' starts, null ends. */

@@ -16,6 +16,7 @@ import { guard } from './errno.ts';
 import type { Files } from './files.ts';
 import type { Flushes } from './flushes.ts';
 import type { Locks } from './locks.ts';
+import { LookAhead } from './look-ahead.ts';
 import type { Namespace } from './namespace.ts';
 import { Errno, PosixError } from './operations.ts';
 import type {
@@ -52,11 +53,13 @@ export interface FileSystemParts {
 export class FileSystem implements Operations {
   readonly #parts: FileSystemParts;
   readonly #directories: Directories;
+  readonly #lookAhead: LookAhead;
   readonly #report: (message: string) => void;
 
   constructor(parts: FileSystemParts) {
     this.#parts = parts;
     this.#report = (message) => parts.context.report(message);
+    this.#lookAhead = new LookAhead(parts.context);
     parts.context.view.listen({
       inodeChanged: (ino) => this.#directories.changed(ino),
       entryChanged: (parent) => this.#directories.changed(parent),
@@ -81,7 +84,12 @@ export class FileSystem implements Operations {
   lookup(_caller: Caller, parent: bigint, name: string): Result<LookupResult> {
     return this.#guard(() => {
       const found = this.#parts.namespace.lookup(Number(parent), name);
-      return found instanceof Promise ? found.then((node) => this.#looked(node)) : this.#looked(found);
+      if (!(found instanceof Promise)) {
+        this.#lookAhead.hit(Number(parent));
+        return this.#looked(found);
+      }
+      this.#lookAhead.missed(Number(parent));
+      return found.then((node) => this.#looked(node));
     });
   }
 

@@ -15,6 +15,9 @@ const VALUE_BYTES_MAX = 65_536;
 const NAMES_MAX = 1000;
 /** Made once: most of what an error costs is its stack. */
 const NONE = new PosixError(Errno.ENODATA, 'no extended attributes');
+/** What a file system without labels answers: ls -l asks for the label of one file then, and not of each. */
+const SELINUX = 'security.selinux';
+const NO_LABELS = new PosixError(Errno.EOPNOTSUPP, 'no security labels');
 const NAMESPACES = ['user.', 'trusted.', 'security.'];
 
 export class ExtendedAttributes {
@@ -29,14 +32,14 @@ export class ExtendedAttributes {
   get(ino: number, name: string): Result<Buffer> {
     const found = nodeOrThrow(this.#context.view, ino);
     // The kernel asks for security.capability before writes, ls -l for several of each file: the common answer must cost nothing.
-    if (!(found instanceof Promise) && (found.inode.flags & flagOf(name)) === 0) throw NONE;
+    if (!(found instanceof Promise) && (found.inode.flags & flagOf(name)) === 0) throw absent(name);
     return this.#read(ino, name);
   }
 
   async #read(ino: number, name: string): Promise<Buffer> {
     const { view } = this.#context;
     const node = await nodeOrThrow(view, ino);
-    if ((node.inode.flags & flagOf(name)) === 0) throw noData(name);
+    if ((node.inode.flags & flagOf(name)) === 0) throw absent(name);
     const [stored] = await view.read([view.keys.xattr(ino, name)]);
     if (stored === null || stored === undefined) throw noData(name);
     return stored.value;
@@ -109,6 +112,10 @@ export class ExtendedAttributes {
 function flagOf(name: string): number {
   if (!isAcl(name)) return INODE_XATTRS;
   return name === ACCESS_ACL ? INODE_ACCESS_ACL : INODE_DEFAULT_ACL;
+}
+
+function absent(name: string): PosixError {
+  return name === SELINUX ? NO_LABELS : NONE;
 }
 
 function noData(name: string): PosixError {
