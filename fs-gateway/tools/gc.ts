@@ -36,6 +36,7 @@ import { holdLock } from './volume-lock.ts';
 import type { VolumeLock } from './volume-lock.ts';
 import { IdSet } from './id-set.ts';
 import { TrashCan } from './trash.ts';
+import { forgetQuotas } from './quota.ts';
 import { formatOf, liveMounts, mountNames, storeNowMs } from './tool.ts';
 import type { Progress } from './tool.ts';
 
@@ -143,6 +144,7 @@ class Collection {
     const nowMs = clock.nowMs();
     const expiredTrash = await this.#expireTrash(nowMs, false);
     const abandoned = await removeAbandoned(this.#options);
+    await forgetQuotas(engine, volume);
     const lakeNotes = await this.#lakeNotes();
     await this.#forgetMoved();
     const reclaimedOrphans = await this.#reclaim(nowMs - this.#graceMs);

@@ -11,7 +11,7 @@ import { PenstockError } from '../../lib/errors.ts';
 import type { MetaEngine } from '../../lib/meta/engine.ts';
 import { encodeChanges } from '../../lib/volume/feed.ts';
 import { countedBytes, INODE_LISTING, isDirectory } from '../../lib/volume/inode.ts';
-import { ROOT_INO } from '../../lib/volume/keys.ts';
+import { ROOT_INO, VolumeKeys } from '../../lib/volume/keys.ts';
 import { decodeQuota, encodeQuota } from '../../lib/volume/quota.ts';
 import type { Quota } from '../../lib/volume/quota.ts';
 import { scanBucket } from '../../lib/volume/references.ts';
@@ -86,6 +86,25 @@ export async function listQuotas(engine: MetaEngine, volume: string): Promise<Qu
     if (path !== null) reports.push(await report(engine, view, ino, path));
   }
   return reports.sort((a, b) => (a.path < b.path ? -1 : 1));
+}
+
+/** Takes away the quotas of directories that were removed, once nothing counts to them any more. */
+export async function forgetQuotas(engine: MetaEngine, volume: string): Promise<void> {
+  const keys = new VolumeKeys(volume);
+  const removed: number[] = [];
+  for await (const [field] of scanBucket(engine, keys.quotas))
+    if (Number(field) !== ROOT_INO) removed.push(Number(field));
+  for (const ino of removed) {
+    const key = keys.quota(ino);
+    const [inode, stored] = await engine.read([keys.inode(ino), key]);
+    if (inode !== null || stored === null || stored === undefined) continue;
+    const usage = [keys.usage(ino, 'inodes'), keys.usage(ino, 'bytes')];
+    await engine.commit({
+      compare: [{ key, version: stored.version }, ...usage.map((number) => ({ number, atMost: 0n }))],
+      write: [{ key, value: null }],
+      patch: usage.map((number) => ({ number, remove: true })),
+    });
+  }
 }
 
 async function report(engine: MetaEngine, view: VolumeView, ino: number, path: string): Promise<QuotaReport> {

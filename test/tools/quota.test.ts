@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
 import { getQuota, listQuotas, setQuota } from '../../fs-gateway/tools/quota.ts';
-import { fsckVolume } from '../../fs-gateway/tools/main.ts';
+import { fsckVolume, gcVolume } from '../../fs-gateway/tools/main.ts';
 import { Errno } from '../../fs-gateway/vfs/operations.ts';
 import type { MetaEngine } from '../../lib/meta/engine.ts';
 import { openMeta } from '../../lib/registry.ts';
@@ -126,6 +126,9 @@ function suite(newVolume: (options?: Readonly<Record<string, string>>) => Promis
     await open.operations.release(caller(), file, handle, undefined);
     await open.operations.drain();
     expect(await engine.readNumbers([keys.usage(Number(directory), 'bytes')])).toEqual([0n]);
+    await gcVolume(volume);
+    expect(await engine.read([keys.quota(Number(directory))])).toEqual([null]);
+    expect(await engine.readNumbers([keys.usage(Number(directory), 'bytes')])).toEqual([null]);
     expect(await listQuotas(engine, 'lake')).toEqual([]);
     await sound(volume);
   });
