@@ -31,6 +31,10 @@ const COPY_WAIT_MS = 5000;
 /** Well below the usual limit of 1024 descriptors. */
 const FILES_MAX = 800;
 const LF = 10;
+const GZIP = Buffer.from([0x1f, 0x8b]);
+
+/** Why a file that the glob matches is left alone. */
+class NotFollowed extends Error {}
 
 export function fileSource(config: FileSourceConfig, baseDir: string): Source {
   const pattern = resolve(baseDir, config.path);
@@ -122,13 +126,15 @@ class FileFollower {
 
   async #discover(path: string, inode: string, size: number): Promise<void> {
     if (this.#files.size >= FILES_MAX) {
-      this.#problems.set(path, `more than ${FILES_MAX} files match ${this.#pattern}: ${path} waits`);
-      return;
+      throw new NotFollowed(`more than ${FILES_MAX} files match ${this.#pattern}: ${path} waits`);
     }
     const handle = await openFile(path, inode);
     if (handle === null) return;
     let position: FilePosition | 'wait' | undefined;
     try {
+      if ((await bytesAt(handle, 0, GZIP.length)).equals(GZIP)) {
+        throw new NotFollowed(`${path} is compressed: a file is read before that, and \`path\` should leave it out`);
+      }
       position = await this.#startPosition(handle, path, inode, size);
     } finally {
       if (position === undefined || position === 'wait') await handle.close();
@@ -251,7 +257,9 @@ class FileFollower {
       this.#problems.delete(path);
       return result;
     } catch (error) {
-      if (error instanceof PenstockError || systemCode(error) === undefined) throw error;
+      const isKnown =
+        error instanceof NotFollowed || (!(error instanceof PenstockError) && systemCode(error) !== undefined);
+      if (!isKnown) throw error;
       this.#problems.set(path, describeError(error));
       return undefined;
     }

@@ -12,6 +12,7 @@ import {
   closeSync,
 } from 'node:fs';
 import { join } from 'node:path';
+import { gzipSync } from 'node:zlib';
 import { expect, test } from 'vitest';
 import { fileSource } from '../../../agent/sources/file-source.ts';
 import type { Spool } from '../../../agent/spool/spool.ts';
@@ -298,4 +299,17 @@ test('a full spool holds the source up, and it goes on without loss when there i
     await spool.sync();
   }
   expect(seen).toEqual(Array.from({ length: 40_000 }, (_, index) => index + 1));
+});
+
+test('a compressed file is left alone and named, and the others are read', async () => {
+  const { dir, logs, path } = setUp();
+  writeFileSync(`${path}.1.gz`, gzipSync(lines(1, 1000)));
+  writeFileSync(path, lines(1, 10));
+  const spool = await spoolIn(join(dir, 'spool'));
+  const { output } = runSource(fileSource(fileConfig(`${logs}/app*`), '/'), spool, dir);
+  await expectNumbers(spool, 10);
+  await expect.poll(() => output.counters.problem).toContain('app.ndjson.1.gz is compressed');
+  appendFileSync(path, lines(11, 20));
+  await expectNumbers(spool, 20);
+  expect(output.counters.quarantined).toBe(0);
 });
