@@ -217,7 +217,8 @@ class Collection {
 
   /** What was garbage then may go. The grace period is as long as the oldest backup is old, or longer. */
   #limitMs(nowMs: number): number {
-    return Math.min(nowMs - this.#graceMs, (this.#backupMs ?? nowMs) - 1);
+    // An object of the moment at which the backup began may be in it.
+    return Math.min(nowMs - this.#graceMs, this.#backupMs === undefined ? Infinity : this.#backupMs - 1);
   }
 
   #oldestBackup(): string | null {

@@ -67,9 +67,10 @@ describe('the mount table', () => {
       '29 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n' +
       '88 29 0:44 / /tmp/a\\040b\\303\\244 rw,nosuid - fuse.penstock redis://h/1 rw,user_id=0\n' +
       'not a mount\n';
+    const root = { root: '/', readOnly: false };
     expect(parseMountInfo(text)).toEqual([
-      { mountpoint: '/', type: 'ext4', source: '/dev/vda' },
-      { mountpoint: '/tmp/a b\u00e4', type: 'fuse.penstock', source: 'redis://h/1' },
+      { ...root, mountpoint: '/', type: 'ext4', source: '/dev/vda', device: '254:0' },
+      { ...root, mountpoint: '/tmp/a b\u00e4', type: 'fuse.penstock', source: 'redis://h/1', device: '0:44' },
     ]);
   });
 
