@@ -21,6 +21,7 @@ export interface WholeFilesRequest {
   readonly base: string;
   readonly stagingDir: string;
   readonly cacheBytes: number;
+  readonly freeBytesMin: number;
   readonly staging: Staging;
   readonly cache: BlockCache;
   report(message: string): void;
@@ -36,6 +37,7 @@ export async function openWholeFiles(request: WholeFilesRequest): Promise<WholeF
   const whole = new WholeFiles({
     dir: join(stagingDir, WHOLE_FOLDER),
     bytesMax: cacheBytes * WHOLE_SHARE,
+    freeBytesMin: request.freeBytesMin,
     bootId: bootId(),
     isInUse: (ino) => staging.backingOf(ino) !== undefined,
     report: (message) => request.report(message),
@@ -47,8 +49,6 @@ export async function openWholeFiles(request: WholeFilesRequest): Promise<WholeF
 export interface PassthroughRequest {
   readonly context: Context;
   readonly cache: BlockCache;
-  readonly stagingDir: string;
-  readonly freeBytesMin: number;
   readonly mode: PassthroughMode;
   readonly kernel: KernelBacking | undefined;
   flush(ino: number): Result<void>;
@@ -60,7 +60,7 @@ export interface OpenPassthrough {
 }
 
 export function openPassthrough(request: PassthroughRequest): OpenPassthrough {
-  const { context, cache, stagingDir, freeBytesMin, mode, kernel } = request;
+  const { context, cache, mode, kernel } = request;
   const { reader, whole } = context;
   const hasher = new FileHasher();
   const read = (content: FileContent, from: number, target: Buffer): void | Promise<void> => {
@@ -73,8 +73,6 @@ export function openPassthrough(request: PassthroughRequest): OpenPassthrough {
     whole,
     hasher,
     bootId: bootId(),
-    dir: join(stagingDir, WHOLE_FOLDER),
-    freeBytesMin,
     read,
     onFilled(content) {
       reader.forget(content.extents, content.size);
@@ -88,6 +86,7 @@ export function openPassthrough(request: PassthroughRequest): OpenPassthrough {
     whole,
     filler,
     hasher,
+    bootId: bootId(),
     read,
     flush: (ino) => request.flush(ino),
   });

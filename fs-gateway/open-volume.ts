@@ -161,7 +161,15 @@ async function assemble({
     bootId: bootId(),
     durable: options.writeback === true,
   });
-  const whole = await openWholeFiles({ base, stagingDir, cacheBytes: options.cacheBytes, staging, cache, report });
+  const whole = await openWholeFiles({
+    base,
+    stagingDir,
+    cacheBytes: options.cacheBytes,
+    freeBytesMin: FREE_BYTES_MIN,
+    staging,
+    cache,
+    report,
+  });
   const context: Context = {
     view,
     content: new Content(view),
@@ -185,8 +193,6 @@ async function assemble({
   const { passthrough, ...passing } = openPassthrough({
     context,
     cache,
-    stagingDir,
-    freeBytesMin: FREE_BYTES_MIN,
     mode: options.passthrough ?? 'off',
     kernel: options.kernel,
     flush: (ino) => flushes.flush(ino),
@@ -225,13 +231,14 @@ async function assemble({
   const locks = new Locks({
     table,
     flush: (ino) => flushes.flush(ino),
-    settled: () => notifier?.settled(),
+    settled: () => all(notifier?.settled(), passthrough.settled()),
     report,
   });
   view.lockEvents = locks;
   await table.claim();
   passthrough.resume();
   await files.recover();
+  passthrough.lookAfter();
   await orphans.resume();
   return {
     format,
@@ -266,4 +273,9 @@ async function assemble({
       lock.release();
     },
   };
+}
+
+function all(...waits: readonly (Promise<unknown> | undefined)[]): Promise<void> | undefined {
+  const pending = waits.filter((wait) => wait !== undefined);
+  return pending.length === 0 ? undefined : Promise.all(pending).then(() => undefined);
 }

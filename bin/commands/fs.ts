@@ -51,11 +51,11 @@ function keyValues(pairs: readonly string[]): Record<string, string> {
 interface ParsedMountOptions {
   accessLogPath?: string;
   readOnly?: true;
-  passthrough?: 'off' | 'read';
+  passthrough?: 'off' | 'read' | 'full';
   writeback?: true;
 }
 
-/** `-o a,b=c -o d`. What is not built is refused by name, never ignored. Throws `usage`. */
+/** `-o a,b=c -o d`. What is not known is refused by name. Throws `usage`. */
 export function parseMountOptions(options: readonly string[]): ParsedMountOptions {
   const parsed: ParsedMountOptions = {};
   for (const option of options.flatMap((text) => text.split(','))) {
@@ -63,18 +63,12 @@ export function parseMountOptions(options: readonly string[]): ParsedMountOption
     const value = rest.join('=');
     if (key === 'accesslog' && value !== '') parsed.accessLogPath = value;
     else if (key === 'ro') parsed.readOnly = true;
-    else if (key === 'passthrough' && (value === 'off' || value === 'read')) parsed.passthrough = value;
+    else if (key === 'passthrough' && (value === 'off' || value === 'read' || value === 'full'))
+      parsed.passthrough = value;
     else if (option === 'writeback') parsed.writeback = true;
-    else if (option === 'passthrough=full') {
-      throw new PenstockError(
-        'usage',
-        `-o ${option}: not built yet; expected passthrough=read, passthrough=off, or no option`,
-      );
-    } else {
-      throw new PenstockError(
-        'usage',
-        `-o ${option}: expected accesslog=FILE, ro, writeback, passthrough=read or passthrough=off`,
-      );
+    else {
+      const expected = 'accesslog=FILE, ro, writeback, passthrough=full, passthrough=read or passthrough=off';
+      throw new PenstockError('usage', `-o ${option}: expected ${expected}`);
     }
   }
   return parsed;
@@ -117,7 +111,7 @@ export function addFsCommands(program: Command): void {
     .option('--read-only', 'nothing can be changed through this mount')
     .option(
       '-o <options>',
-      'accesslog=FILE, ro, writeback, passthrough=read|off; comma-separated, may be repeated',
+      'accesslog=FILE, ro, writeback, passthrough=full|read|off; comma-separated, may be repeated',
       collect,
     )
     .option('--background', 'return when it is mounted')

@@ -39,3 +39,11 @@ putHash(zeros, 0, Buffer.alloc(HASH_BLOCK_BYTES));
 export function isZeroBlock(hashes: Buffer, block: number): boolean {
   return hashes.compare(zeros, 0, HASH_BYTES, block * HASH_BYTES, (block + 1) * HASH_BYTES) === 0;
 }
+
+export function hashesOf(content: Buffer): Buffer {
+  const hashes = Buffer.alloc(blockCount(content.length) * HASH_BYTES);
+  for (let block = 0; block < blockCount(content.length); block++) {
+    putHash(hashes, block, content.subarray(block * HASH_BLOCK_BYTES, (block + 1) * HASH_BLOCK_BYTES));
+  }
+  return hashes;
+}

@@ -5,8 +5,10 @@
  * Invariants
  * - The *base* is what the bytes of the backing file were at the last flush, as content (objects that never change) and as hashes of the very bytes
  *   that were uploaded; a store that came between hashing and uploading is in the one or changes the hash of the next.
- * - While the committed content is the base, changed blocks are committed whole, and only onto that version. When another node has
- *   committed meanwhile, each changed block is compared with the base byte by byte, and exactly the bytes that were changed here are committed.
+ * - What another node committed meanwhile is *merged* first: its bytes are written into the backing file where the bytes of the base still stand, so that
+ *   programs here see it; then the committed content is the base. Exactly the bytes that changed there are written, because a mapping may store
+ *   beside them at that moment. Two who change the same byte: the last one wins, as on a local disk.
+ * - Changed blocks are committed whole, and only onto the version that is the base.
  * - This process keeps no descriptor for writing open over `isQuiet`: it would answer for itself.
  * Failure: the base is saved after each commit. Killed between, the next worker finds blocks changed that are committed already, and commits the
  *   same bytes again.
@@ -20,6 +22,7 @@ import {
   blockCount,
   HASH_BLOCK_BYTES,
   HASH_BYTES,
+  hashesOf,
   isZeroBlock,
   putHash,
   putUnknown,
@@ -31,7 +34,7 @@ import { Overlay } from './overlay.ts';
 import type { Range } from './overlay.ts';
 import { StagedFile } from './staged-file.ts';
 import type { WholeFiles } from './whole-files.ts';
-import { contentKey } from './whole-record.ts';
+import { contentKey, sameBytes } from './whole-record.ts';
 import type { FileContent, WholeRecord } from './whole-record.ts';
 
 const sync = promisify(fdatasync);
@@ -57,7 +60,7 @@ export interface LiveChange {
   readonly mtimeNs: bigint | null;
   readonly ctimeNs: bigint;
   /** Blocks are committed whole, which holds only for the version that was compared with. */
-  readonly whole: boolean;
+  readonly whole: true;
 }
 
 export class LiveFile extends StagedFile {
@@ -95,7 +98,12 @@ export class LiveFile extends StagedFile {
     return !this.#settled;
   }
 
-  /** Somebody may write it from now on. */
+  /** Of the content that it was last compared with. */
+  get baseKey(): string {
+    return contentKey(this.#base.content);
+  }
+
+  /** Somebody may write it from now on, or has committed another content elsewhere. */
   unsettle(): void {
     this.#settled = false;
   }
@@ -156,20 +164,18 @@ export class LiveFile extends StagedFile {
     }
   }
 
-  /** What differs from the base; null: nothing. */
+  /** Merges what is committed now, and says what differs from it; null: nothing. */
   async compare(committed: FileContent): Promise<LiveChange | null> {
+    if (contentKey(committed) !== contentKey(this.#base.content)) await this.#merge(committed);
     this.#closeWriter();
     const quiet = this.#options.isQuiet(this.#readFd);
     this.#settled = true;
-    const moved = contentKey(committed) !== contentKey(this.#base.content);
     const { size, hashes } = await this.#hash();
     this.#next = hashes;
     this.#nextSize = size;
     const overlay = new Overlay();
     for (let block = 0; block < blockCount(size); block++) {
-      if (sameHash(hashes, this.#base.hashes, block)) continue;
-      if (moved) await this.#diff(block, overlay);
-      else this.#addBlock(block, overlay);
+      if (!sameHash(hashes, this.#base.hashes, block)) this.#addBlock(block, overlay);
     }
     this.look();
     const shrunk = size < this.#base.content.size;
@@ -182,7 +188,7 @@ export class LiveFile extends StagedFile {
     this.#settled = false;
     // A store to a page that is dirty already changes no time.
     const mtimeNs = this.mtimeNs ?? (same || this.#keptMtimeNs !== undefined ? null : this.#options.nowNs());
-    return { overlay, size, sizeSet: shrunk, mtimeNs, ctimeNs: this.#options.nowNs(), whole: !moved };
+    return { overlay, size, sizeSet: shrunk, mtimeNs, ctimeNs: this.#options.nowNs(), whole: true };
   }
 
   async #hash(): Promise<{ readonly size: number; readonly hashes: Buffer }> {
@@ -195,11 +201,7 @@ export class LiveFile extends StagedFile {
     const snapshot = Buffer.alloc(size);
     this.overlay(0, snapshot);
     this.#snapshot = snapshot;
-    const hashes = Buffer.alloc(blockCount(size) * HASH_BYTES);
-    for (let block = 0; block < blockCount(size); block++) {
-      putHash(hashes, block, snapshot.subarray(block * HASH_BLOCK_BYTES, (block + 1) * HASH_BLOCK_BYTES));
-    }
-    return { size, hashes };
+    return { size, hashes: hashesOf(snapshot) };
   }
 
   #addBlock(block: number, overlay: Overlay): void {
@@ -209,25 +211,57 @@ export class LiveFile extends StagedFile {
     overlay.set(start, Math.min(start + HASH_BLOCK_BYTES, this.#nextSize), kind);
   }
 
-  /** Only the bytes that were changed here. */
-  async #diff(block: number, overlay: Overlay): Promise<void> {
-    const start = block * HASH_BLOCK_BYTES;
-    const theirs = Buffer.alloc(Math.min(HASH_BLOCK_BYTES, this.#nextSize - start));
-    await this.#options.read(this.#base.content, start, theirs);
+  /** Takes over what another node committed since the base. */
+  async #merge(committed: FileContent): Promise<void> {
+    const base = this.#base.content;
+    const unchanged = fstatSync(this.#readFd, { bigint: true }).mtimeNs === this.#seenMtimeNs;
+    if (this.append !== undefined && committed.size > this.append.from) this.#moveAppended(committed.size);
+    const hashes = Buffer.alloc(blockCount(committed.size) * HASH_BYTES, 0xff);
+    this.#base.hashes.copy(hashes);
+    for (let block = 0; block < blockCount(committed.size); block++) {
+      const start = block * HASH_BLOCK_BYTES;
+      const end = Math.min(start + HASH_BLOCK_BYTES, committed.size);
+      const sameEnd = Math.min(start + HASH_BLOCK_BYTES, base.size) === end;
+      if (sameEnd && sameBytes(base, committed, start, end)) continue;
+      const theirs = Buffer.alloc(end - start);
+      const was = Buffer.alloc(end - start);
+      await this.#options.read(committed, start, theirs);
+      await this.#options.read(base, start, was);
+      this.#takeOver(start, was, theirs);
+      putHash(hashes, block, theirs);
+    }
+    const { size } = this;
+    if (size >= base.size && size < committed.size) this.resize(committed.size, true);
+    if (size === base.size && size > committed.size) this.resize(committed.size, true);
+    // What was written here just now is no change of this node.
+    if (unchanged) this.#seenMtimeNs = fstatSync(this.#readFd, { bigint: true }).mtimeNs;
+    this.#base = { ...this.#base, content: committed, hashes, mtimeNs: this.#seenMtimeNs };
+    this.#options.whole.saveBase(this.ino, this.#base);
+  }
+
+  /** Writes each run of bytes that changed there and not here. */
+  #takeOver(start: number, was: Buffer, theirs: Buffer): void {
     const ours = Buffer.alloc(theirs.length);
-    if (this.#snapshot === undefined) this.overlay(start, ours);
-    else this.#snapshot.copy(ours, 0, start);
-    const known = Math.max(0, Math.min(theirs.length, this.#base.content.size - start));
+    this.overlay(start, ours);
     let from = -1;
-    for (let at = 0; at <= known; at++) {
-      const differs = at < known && ours[at] !== theirs[at];
-      if (differs && from < 0) from = at;
-      if (differs || from < 0) continue;
-      overlay.set(start + from, start + at, 'data');
+    for (let at = 0; at <= theirs.length; at++) {
+      const takes = at < theirs.length && was[at] !== theirs[at] && ours[at] === was[at];
+      if (takes && from < 0) from = at;
+      if (takes || from < 0) continue;
+      this.store(start + from, theirs.subarray(from, at));
       from = -1;
     }
-    if (known < theirs.length) overlay.set(start + known, start + theirs.length, 'data');
-    if (overlay.within(start, start + theirs.length).length === 0) putHash(this.#next, block, ours);
+  }
+
+  /** What was appended here goes behind what was appended there. */
+  #moveAppended(end: number): void {
+    if (this.append === undefined) return;
+    const { from } = this.append;
+    const tail = Buffer.alloc(Math.max(0, this.size - from));
+    this.overlay(from, tail);
+    this.store(from, Buffer.alloc(end - from));
+    this.store(end, tail);
+    this.append = { ...this.append, from: end };
   }
 
   /** The small content was committed as it was compared. */
@@ -235,15 +269,11 @@ export class LiveFile extends StagedFile {
     this.#rebase({ size: this.#nextSize, extents: [], inline: this.#nextSize === 0 ? null : (this.#snapshot ?? null) });
   }
 
-  /** These ranges were committed as these extents; appended ones `shift` bytes behind where they are here. */
-  committedExtents(ranges: readonly Range[], uploaded: readonly Extent[], shift: number): void {
-    const from = this.append?.from ?? Infinity;
-    const back = (offset: number): number => (shift > 0 && offset >= from + shift ? offset - shift : offset);
-    const here = ranges.map(({ start, end, kind }) => ({ start: back(start), end: back(start) + end - start, kind }));
-    const extents = uploaded.map((extent) => ({ ...extent, fileOffset: back(extent.fileOffset) }));
+  /** These ranges were committed as these extents. */
+  committedExtents(ranges: readonly Range[], uploaded: readonly Extent[]): void {
     const { content } = this.#base;
     const old = content.inline === null ? content.extents : [];
-    this.#rebase({ size: this.#nextSize, extents: mergeExtents(old, here, extents, this.#nextSize), inline: null });
+    this.#rebase({ size: this.#nextSize, extents: mergeExtents(old, ranges, uploaded, this.#nextSize), inline: null });
   }
 
   /** What was appended here is committed somewhere: what it replaced there is not known any more. */

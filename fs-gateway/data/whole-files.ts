@@ -14,7 +14,17 @@
  *   an earlier boot is removed: what it had beyond its record was never promised.
  * Limits: at most `bytesMax` (local blocks, so holes are free); the least recently opened goes first.
  */
-import { mkdirSync, readdirSync, readFileSync, readSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  renameSync,
+  rmSync,
+  statfsSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { describeError } from '../../lib/errors.ts';
 import { Descriptors } from './descriptors.ts';
@@ -24,11 +34,15 @@ import type { WholeRecord } from './whole-record.ts';
 /** In the folder of a mount. */
 export const WHOLE_FOLDER = 'whole';
 const FOLDERS = 256;
+/** How old what is known of the disk's free space may be. */
+const DISK_LOOK_MS = 1000;
 const SECTOR_BYTES = 512;
 
 export interface WholeFilesOptions {
   readonly dir: string;
   readonly bytesMax: number;
+  /** Kept free on the disk. */
+  readonly freeBytesMin: number;
   readonly bootId: string;
   /** Somebody has it open for passthrough. */
   isInUse(ino: number): boolean;
@@ -49,6 +63,8 @@ export class WholeFiles {
   readonly #live = new Set<number>();
   readonly #descriptors = new Descriptors();
   #bytes = 0;
+  #diskFree = 0;
+  #diskSeenMs = -Infinity;
 
   constructor(options: WholeFilesOptions) {
     this.#options = options;
@@ -198,6 +214,16 @@ export class WholeFiles {
     if (entry !== undefined) entry.key = null;
   }
 
+  /** A new live file with this content. Throws Node's errors. */
+  createLive(ino: number, bytes: Uint8Array, record: (mtimeNs: bigint) => WholeRecord): void {
+    mkdirSync(join(this.path(ino), '..'), { recursive: true, mode: 0o700 });
+    this.drop(ino);
+    writeFileSync(this.path(ino), bytes, { mode: 0o600 });
+    this.saveBase(ino, record(statSync(this.path(ino), { bigint: true }).mtimeNs));
+    this.#live.add(ino);
+    this.#entries.set(ino, { bytes: 0, key: null, verified: true });
+  }
+
   /** The live file as of a flush that was committed. */
   saveBase(ino: number, record: WholeRecord): void {
     this.#write(`${this.path(ino)}.base`, ino, record);
@@ -219,6 +245,17 @@ export class WholeFiles {
     this.#bytes -= entry.bytes;
     this.#descriptors.close(this.path(ino));
     for (const suffix of ['.ok', '.base', '']) rmSync(`${this.path(ino)}${suffix}`, { force: true });
+  }
+
+  /** `bytes` more fit into the cache and leave the disk its reserve. */
+  hasRoom(bytes: number): boolean {
+    const nowMs = performance.now();
+    if (nowMs - this.#diskSeenMs > DISK_LOOK_MS) {
+      const disk = statfsSync(this.#options.dir);
+      this.#diskFree = disk.bavail * disk.bsize;
+      this.#diskSeenMs = nowMs;
+    }
+    return this.#diskFree - bytes >= this.#options.freeBytesMin && this.makeRoom(bytes);
   }
 
   /** Evicts until `bytes` more fit; false when what is in use does not leave the room. */

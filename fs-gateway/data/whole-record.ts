@@ -12,7 +12,7 @@
  */
 import { createHash } from 'node:crypto';
 import { ByteReader, ByteWriter } from '../../lib/volume/bytes.ts';
-import { readExtents, writeExtents } from '../../lib/volume/extents.ts';
+import { extentsWithin, readExtents, writeExtents } from '../../lib/volume/extents.ts';
 import type { Extent } from '../../lib/volume/extents.ts';
 
 /** All bytes of one version of a file: in immutable objects, or here where the metadata keeps them; what neither has is zeros. */
@@ -64,4 +64,25 @@ export function decodeWhole(record: Buffer, name: string): WholeRecord {
   const hashes = Buffer.from(reader.bytes());
   reader.end();
   return { content: { size, extents, inline }, hashes, bootId, mtimeNs };
+}
+
+/** Both have [from, to) in the same objects. */
+export function sameBytes(a: FileContent, b: FileContent, from: number, to: number): boolean {
+  if (a.inline !== null || b.inline !== null || a.size < to) return false;
+  const theirs = extentsWithin(b.extents, from, to);
+  const ours = extentsWithin(a.extents, from, to);
+  return ours.length === theirs.length && ours.every((extent, index) => isSameExtent(extent, theirs[index]));
+}
+
+function isSameExtent(a: Extent, b: Extent | undefined): boolean {
+  if (b === undefined || a.fileOffset !== b.fileOffset || a.length !== b.length || a.sliceOffset !== b.sliceOffset)
+    return false;
+  if (a.source.kind === 'own') {
+    return (
+      b.source.kind === 'own' &&
+      a.source.objectId === b.source.objectId &&
+      a.source.pieceOffset === b.source.pieceOffset
+    );
+  }
+  return b.source.kind === 'external' && a.source.key === b.source.key;
 }

@@ -8,12 +8,11 @@
  */
 import { open } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
-import { statfsSync } from 'node:fs';
 import { describeError, PenstockError } from '../../lib/errors.ts';
-import type { Extent } from '../../lib/volume/extents.ts';
 import { extentsWithin } from '../../lib/volume/extents.ts';
 import type { FileHasher } from '../data/file-hasher.ts';
 import type { WholeFiles } from '../data/whole-files.ts';
+import { sameBytes } from '../data/whole-record.ts';
 import type { FileContent } from '../data/whole-record.ts';
 import type { Node } from '../meta/cache.ts';
 import { contentOf } from './content-of.ts';
@@ -28,8 +27,6 @@ export interface FillerOptions {
   readonly whole: WholeFiles;
   readonly hasher: FileHasher;
   readonly bootId: string;
-  readonly dir: string;
-  readonly freeBytesMin: number;
   /** Fills the buffer with committed content; zeros where it has none. */
   read(content: FileContent, from: number, target: Buffer): void | Promise<void>;
   /** The content is whole here: no copy of its pieces is needed beside it. */
@@ -97,6 +94,8 @@ export class Filler {
       whole.drop(ino);
       return this.#run(ino);
     }
+    // It became live meanwhile, and takes over by itself what is committed.
+    if (whole.live.has(ino)) return;
     this.#makeRoom(content);
     const fresh = !whole.has(ino);
     whole.begin(ino);
@@ -133,11 +132,8 @@ export class Filler {
   }
 
   #makeRoom({ size }: FileContent): void {
-    const { whole, dir, freeBytesMin } = this.#options;
-    if (!whole.makeRoom(size)) throw new PenstockError('full', `no room in the cache for ${size} bytes`);
-    const disk = statfsSync(dir);
-    if (disk.bavail * disk.bsize - size < freeBytesMin) {
-      throw new PenstockError('full', `${dir} would have less than ${freeBytesMin} bytes free`);
+    if (!this.#options.whole.hasRoom(size)) {
+      throw new PenstockError('full', `no room for ${size} bytes in the cache directory`);
     }
   }
 
@@ -146,7 +142,7 @@ export class Filler {
     const buffer = Buffer.allocUnsafe(Math.min(STEP_BYTES, Math.max(1, to.size)));
     for (let at = 0; at < to.size; at += buffer.length) {
       const part = buffer.subarray(0, Math.min(buffer.length, to.size - at));
-      if (from !== null && isSame(from, to, at, at + part.length)) continue;
+      if (from !== null && sameBytes(from, to, at, at + part.length)) continue;
       if (from !== null && at >= from.size && isHole(to, at, at + part.length)) continue;
       if (this.#closed) throw new PenstockError('closed', 'the mount ends');
       await this.#options.read(to, at, part);
@@ -165,25 +161,4 @@ export class Filler {
 
 function isHole({ extents, inline }: FileContent, from: number, to: number): boolean {
   return inline === null && extentsWithin(extents, from, to).length === 0;
-}
-
-/** Both have [from, to) in the same objects. */
-function isSame(a: FileContent, b: FileContent, from: number, to: number): boolean {
-  if (a.inline !== null || b.inline !== null || a.size < to) return false;
-  const theirs = extentsWithin(b.extents, from, to);
-  const ours = extentsWithin(a.extents, from, to);
-  return ours.length === theirs.length && ours.every((extent, index) => isSameExtent(extent, theirs[index]));
-}
-
-function isSameExtent(a: Extent, b: Extent | undefined): boolean {
-  if (b === undefined || a.fileOffset !== b.fileOffset || a.length !== b.length || a.sliceOffset !== b.sliceOffset)
-    return false;
-  if (a.source.kind === 'own') {
-    return (
-      b.source.kind === 'own' &&
-      a.source.objectId === b.source.objectId &&
-      a.source.pieceOffset === b.source.pieceOffset
-    );
-  }
-  return b.source.kind === 'external' && a.source.key === b.source.key;
 }

@@ -141,7 +141,7 @@ export class Flusher {
     });
     if (value === undefined) return repeatedFlush(repeated);
     if (value === 'committed' && file instanceof LiveFile) {
-      file.committedExtents(plan.overlay.ranges, uploaded, flush.shift);
+      file.committedExtents(plan.overlay.ranges, uploaded);
     }
     return value === 'committed' && flush.shift > 0 ? 'moved' : value;
   }

@@ -121,8 +121,11 @@ export class Flushes {
   }
 
   async fsync(ino: number): Promise<void> {
-    const { context, writeback } = this.#options;
+    const { context, writeback, passthrough } = this.#options;
+    const startedMs = performance.now();
+    const live = context.staging.get(ino)?.selfKept === true;
     await this.settle(ino);
+    if (live) passthrough.fsynced(ino, performance.now() - startedMs);
     if (writeback !== undefined) return;
     if (context.format.durability === 'flush') await (await context.view.engine()).flush();
   }

@@ -16,6 +16,7 @@
 import { closeSync, openSync } from 'node:fs';
 import { describeError, PenstockError } from '../../lib/errors.ts';
 import { INODE_IMMUTABLE, INODE_INLINE, isRegular } from '../../lib/volume/inode.ts';
+import { hashesOf } from '../data/block-hashes.ts';
 import type { FileHasher } from '../data/file-hasher.ts';
 import { LiveFile } from '../data/live-file.ts';
 import type { WholeFiles } from '../data/whole-files.ts';
@@ -23,13 +24,21 @@ import { contentKey } from '../data/whole-record.ts';
 import type { FileContent } from '../data/whole-record.ts';
 import { BoundedMap } from '../meta/bounded-map.ts';
 import type { Node } from '../meta/cache.ts';
-import { keyOf } from './content-of.ts';
+import { contentOf, keyOf } from './content-of.ts';
 import type { Context } from './context.ts';
 import type { Filler } from './filler.ts';
 import type { KernelBacking, Result } from './operations.ts';
 
 const O_APPEND = 0o2000;
+/** O_DSYNC, O_SYNC: each write is to be in the store; the kernel would sync the backing file only. */
+const O_SYNCS = 0o4010000;
+/** Handles that are never passed through, if they are the first. */
+const DAEMON_FLAGS = O_APPEND | O_SYNCS;
 const SET_ID = 0o6000;
+/** What a new file may become before anybody looks. */
+const NEW_FILE_BYTES = 64 * 2 ** 20;
+/** An fsync compares the whole file: an inode whose fsyncs took this much time is written through the daemon from its next first open on. */
+const FSYNC_BUDGET_MS = 1000;
 const COUNTED_MAX = 4096;
 /** Who reads so much of a file will read the rest. */
 const FILL_SHARE = 0.25;
@@ -54,6 +63,7 @@ export interface PassthroughOptions {
   readonly whole: WholeFiles;
   readonly filler: Filler;
   readonly hasher: FileHasher;
+  readonly bootId: string;
   read(content: FileContent, from: number, target: Buffer): void | Promise<void>;
   /** Commits what a live file has changed. */
   flush(ino: number): Result<void>;
@@ -63,7 +73,10 @@ export class Passthrough {
   readonly #options: PassthroughOptions;
   /** Bytes that the daemon read of an inode since it was last opened here. */
   readonly #bytesRead = new BoundedMap<number, number>(COUNTED_MAX);
+  readonly #fsyncMs = new BoundedMap<number, number>(COUNTED_MAX);
+  readonly #daemonOnly = new BoundedMap<number, true>(COUNTED_MAX);
   readonly #calming = new Map<number, NodeJS.Timeout>();
+  readonly #following = new Set<Promise<void>>();
   #closed = false;
   #opens = 0;
   #refused = false;
@@ -88,18 +101,20 @@ export class Passthrough {
    * made; when it fails the caller takes it back by a release.
    */
   open(node: Node, flags: number, writes: boolean): Result<Opened | null> {
-    if (!this.#isCandidate(node, writes)) return this.#answer(node, null, flags, writes);
+    if (!this.#isCandidate(node, flags, writes)) return this.#answer(node, null, flags, writes);
     const key = keyOf(this.#options.context, node);
     if (key instanceof Promise) return key.then((known) => this.#answer(node, known, flags, writes));
     return this.#answer(node, key, flags, writes);
   }
 
   /** A whole file of the committed content may serve it. */
-  #isCandidate({ ino, inode }: Node, writes: boolean): boolean {
+  #isCandidate({ ino, inode }: Node, flags: number, writes: boolean): boolean {
     const { context, mode } = this.#options;
     if (mode === 'off' || context.staging.isOpen(ino) || context.staging.get(ino) !== undefined) return false;
-    if (writes && (mode !== 'full' || (inode.mode & SET_ID) !== 0)) return false;
-    return isRegular(inode) && (inode.flags & INODE_INLINE) === 0 && inode.size > 0;
+    if (!isRegular(inode)) return false;
+    if (!writes) return (inode.flags & INODE_INLINE) === 0 && inode.size > 0;
+    if (mode !== 'full' || this.#daemonOnly.get(ino) === true) return false;
+    return (flags & DAEMON_FLAGS) === 0 && (inode.mode & SET_ID) === 0;
   }
 
   /** Decides and counts in one go: nothing else runs in between. */
@@ -119,7 +134,7 @@ export class Passthrough {
   /** The first open of an inode. */
   #begin(node: Node, key: string | null, flags: number, writes: boolean): Opened | null {
     const { context, whole, filler, mode } = this.#options;
-    const { ino } = node;
+    const { ino, inode } = node;
     // The kernel holds pages of it: a passthrough open would be refused until the last of the others is closed.
     if (mode === 'off' || context.staging.isOpen(ino)) return null;
     const staged = context.staging.get(ino);
@@ -130,9 +145,34 @@ export class Passthrough {
     if (whole.isComplete(ino, key) && !filler.isFilling(ino)) {
       return this.#register(ino, whole.path(ino), flags, writes);
     }
+    if (writes && inode.size <= context.format.inlineBytes && !filler.isFilling(ino) && whole.hasRoom(NEW_FILE_BYTES)) {
+      return this.#create(node, flags);
+    }
     // It was whole, as another version or before the machine was started: that costs little.
     if (whole.has(ino)) filler.later(ino);
     return null;
+  }
+
+  /** A backing file for a file that is new, or small enough to be in the metadata. */
+  #create(node: Node, flags: number): Opened | null {
+    const { context, whole, bootId } = this.#options;
+    const content = contentOf(context, node);
+    if (content instanceof Promise) return null;
+    const { size, inline } = content;
+    // Extents of a small file: what is behind the inline limit in the store is rare, and goes through the daemon.
+    if (inline === null && size > 0) return null;
+    const bytes = Buffer.alloc(size);
+    inline?.copy(bytes);
+    try {
+      whole.createLive(node.ino, bytes, (mtimeNs) => ({ content, hashes: hashesOf(bytes), bootId, mtimeNs }));
+    } catch (error) {
+      context.report(`inode ${node.ino} is written through the daemon: ${describeError(error)}`);
+      whole.drop(node.ino);
+      return null;
+    }
+    const opened = this.#register(node.ino, whole.path(node.ino), flags, true);
+    if (opened === null) whole.drop(node.ino);
+    return opened;
   }
 
   /** A file of the lake in a store that is a directory of this machine: the object is the file. */
@@ -169,15 +209,24 @@ export class Passthrough {
     const { context } = this.#options;
     const { ino } = node;
     if (writes) await this.beforeChange(ino);
-    else if (!(context.staging.get(ino) instanceof LiveFile) && this.#ownObject(node) === null) {
+    const file = context.staging.get(ino);
+    if (this.#ownObject(node) === null) {
       try {
-        await this.#refresh(node);
+        // What another node has committed is merged, or written in place.
+        if (file instanceof LiveFile) await this.#mergeNews(node, file);
+        else await this.#refresh(node);
       } catch (error) {
         context.report(`inode ${ino} is read through the daemon: ${describeError(error)}`);
         return { backingId, directIo: true };
       }
     }
     return { backingId, directIo: this.#isDaemonPath(flags, writes) };
+  }
+
+  async #mergeNews(node: Node, file: LiveFile): Promise<void> {
+    if ((await keyOf(this.#options.context, node)) === file.baseKey) return;
+    file.unsettle();
+    await this.#options.flush(node.ino);
   }
 
   /** The kernel reads the content that is committed now. */
@@ -187,7 +236,7 @@ export class Passthrough {
   }
 
   #isDaemonPath(flags: number, writes: boolean): boolean {
-    return writes && (this.#options.mode !== 'full' || (flags & O_APPEND) !== 0);
+    return writes && (this.#options.mode !== 'full' || (flags & DAEMON_FLAGS) !== 0);
   }
 
   /** Before an inode that the kernel has open for passthrough is changed here: nothing where it has not. */
@@ -196,7 +245,7 @@ export class Passthrough {
     if (context.staging.backingOf(ino) === undefined) return;
     if (!(context.staging.get(ino) instanceof LiveFile)) {
       // Nobody changes it in place from now on; and what has no record is not known well enough to be changed.
-      if (filler.isFilling(ino) || whole.record(ino) === null) await filler.now(ino);
+      while (filler.isFilling(ino) || whole.record(ino) === null) await filler.now(ino);
     }
     this.#makeLive(ino);
   }
@@ -208,7 +257,7 @@ export class Passthrough {
       known.unsettle();
       return;
     }
-    whole.enliven(ino);
+    if (!whole.live.has(ino)) whole.enliven(ino);
     this.#adopt(ino);
   }
 
@@ -223,6 +272,11 @@ export class Passthrough {
         whole.drop(ino);
       }
     }
+  }
+
+  /** After that flush: what nobody has open any more becomes complete, or is looked after. */
+  lookAfter(): void {
+    for (const ino of this.#options.whole.live) this.calmLater(ino);
   }
 
   #adopt(ino: number): void {
@@ -243,11 +297,29 @@ export class Passthrough {
     );
   }
 
-  /** Another client changed it: who reads it by the kernel sees the news as soon as they are here. */
+  /** Another client changed it: who has it open by the kernel sees the news as soon as they are here. */
   changed(ino: number): void {
-    const { staging } = this.#options.context;
-    if (staging.backingOf(ino) === undefined || staging.get(ino) instanceof LiveFile) return;
-    if (this.#options.whole.has(ino)) this.#options.filler.later(ino);
+    const { context, whole } = this.#options;
+    const file = context.staging.get(ino);
+    const live = file instanceof LiveFile;
+    if (!live && (context.staging.backingOf(ino) === undefined || !whole.has(ino))) return;
+    if (live) file.unsettle();
+    const following = this.#follow(ino, live)
+      .catch((error: unknown) => context.report(`inode ${ino} is not up to date here: ${describeError(error)}`))
+      .finally(() => this.#following.delete(following));
+    this.#following.add(following);
+  }
+
+  async #follow(ino: number, live: boolean): Promise<void> {
+    const node = await this.#options.context.view.node(ino);
+    if (node === null) return;
+    if (live) await this.#options.flush(ino);
+    else await this.#refresh(node);
+  }
+
+  /** Resolves when what was heard of until now is seen by who has it open by the kernel; undefined: it is. */
+  settled(): Promise<unknown> | undefined {
+    return this.#following.size === 0 ? undefined : Promise.all(this.#following);
   }
 
   /** News may have been missed. */
@@ -265,6 +337,13 @@ export class Passthrough {
     this.#bytesRead.set(ino, read);
     if (read < wanted || read - bytes >= wanted) return;
     if (this.#ownObject(node) === null) this.#options.filler.later(ino);
+  }
+
+  /** How long an fsync of it took. */
+  fsynced(ino: number, elapsedMs: number): void {
+    const total = (this.#fsyncMs.get(ino) ?? 0) + elapsedMs;
+    this.#fsyncMs.set(ino, total);
+    if (total > FSYNC_BUDGET_MS) this.#daemonOnly.set(ino, true);
   }
 
   /** The last handle is closed; `id` was its backing id. */
@@ -291,6 +370,13 @@ export class Passthrough {
       this.#calmLater(ino, pauseMs);
       return;
     }
+    const seen = context.view.cachedNode(ino);
+    if (seen === undefined || (seen.inode.flags & INODE_INLINE) !== 0 || seen.inode.size === 0) {
+      // Its content is in the metadata: the next reader has it in one request.
+      context.staging.release(file);
+      whole.drop(ino);
+      return;
+    }
     const record = await file.sync();
     if (!file.isSettled() || context.staging.isOpen(ino) || context.staging.get(ino) !== file) return;
     context.staging.release(file);
@@ -302,7 +388,8 @@ export class Passthrough {
 
   /** When the last handle is closed, whether its flush succeeded or not. */
   calmLater(ino: number): void {
-    if (this.#options.context.staging.get(ino) instanceof LiveFile) this.#calmLater(ino, CALM_FIRST_MS);
+    if (!(this.#options.context.staging.get(ino) instanceof LiveFile)) return;
+    this.#calm(ino, CALM_FIRST_MS).catch(() => this.#calmLater(ino, CALM_FIRST_MS)); // Its flush has reported it.
   }
 
   #calmLater(ino: number, pauseMs: number): void {

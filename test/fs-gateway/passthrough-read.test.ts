@@ -182,7 +182,7 @@ while hear() == 'new':
     program.say('end');
   });
 
-  test('two writers: what another node wrote to other bytes of the same block stays', async () => {
+  test('two writers of one block: both see both, and both are committed', async () => {
     const { volume, content, other } = await volumeWithFile('f', MIB);
     const mount = await mountTestVolume(volume, { passthrough: 'read' });
     await makeWhole(mount, 'f');
@@ -190,7 +190,10 @@ while hear() == 'new':
       mount,
       'f',
       `reader = os.open(path, os.O_RDONLY); fd = os.open(path, os.O_RDWR); m = mmap.mmap(fd, 0)
-m[10:15] = b'local'; say('stored'); hear(); os.fsync(fd); say('synced'); hear()`,
+m[10:15] = b'local'; say('stored'); hear()
+while os.pread(reader, 6, 100) != b'remote' or m[100:106] != b'remote': time.sleep(0.01)
+assert os.pread(fd, 5, 10) == b'local'
+os.fsync(fd); say('synced'); hear()`,
     );
     expect(await program.hear()).toBe('stored');
     await writeElsewhere(other, 'f', Buffer.from('remote'), 100);
@@ -203,6 +206,27 @@ m[10:15] = b'local'; say('stored'); hear(); os.fsync(fd); say('synced'); hear()`
     program.say('end');
     // When nobody has it open any more, this node has both too.
     await until('both are here', async () => (await python(mount, 'f', HASH)) === sha(expected));
+  });
+
+  test('appends of two nodes to a file that is live here are all there, in one order', async () => {
+    const { volume, content, other } = await volumeWithFile('f', 100_000);
+    const mount = await mountTestVolume(volume, { passthrough: 'read' });
+    await makeWhole(mount, 'f');
+    const program = converse(
+      mount,
+      'f',
+      `reader = os.open(path, os.O_RDONLY); fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+os.write(fd, b'<here 1>'); say('appended'); hear()
+while os.fstat(reader).st_size != 100016: time.sleep(0.01)
+os.write(fd, b'<here 2>'); os.fsync(fd); say(os.pread(reader, 100, 100000).decode()); hear()`,
+    );
+    expect(await program.hear()).toBe('appended');
+    await writeElsewhere(other, 'f', Buffer.from('<there1>'), 100_000);
+    program.say('go on');
+    expect(await program.hear()).toBe('<there1><here 1><here 2>');
+    const expected = Buffer.concat([content, Buffer.from('<there1><here 1><here 2>')]);
+    await until('it is committed', async () => sha(await readElsewhere(other, 'f')) === sha(expected));
+    program.say('end');
   });
 
   test('truncate by name is seen by who reads it through the kernel', async () => {

@@ -97,11 +97,16 @@ def hear(): return sys.stdin.readline().strip()
 `;
 
 /** A Python program with `path` (of the file), `say`, `hear` and `Mapping`. */
-export async function python(mount: MountedVolume, name: string, script: string): Promise<string> {
+export async function python(
+  mount: MountedVolume,
+  name: string,
+  script: string,
+  args: readonly string[] = [],
+): Promise<string> {
   const { status, stdout, stderr } = await run(
     'python3',
-    ['-c', PRELUDE + script, `${mount.mountpoint}/${name}`],
-    30_000,
+    ['-c', PRELUDE + script, `${mount.mountpoint}/${name}`, ...args],
+    60_000,
   );
   expect(`${stderr}${status}`).toBe('0');
   return stdout.trim();

@@ -61,10 +61,12 @@ describe.skipIf(cannotMount() || missing('pjdfstest'))('pjdfstest', () => {
     expect(await suite(await testVolume(), options)).toEqual({ failed: [], skipped: SKIPPED, passed: 382 });
   });
 
-  test.skipIf(cannotPassThrough())('passes with passthrough=read', async () => {
-    const options = { passthrough: 'read' } as const;
-    expect(await suite(await testVolume(), options)).toEqual({ failed: [], skipped: SKIPPED, passed: 382 });
-  });
+  test.skipIf(cannotPassThrough()).each(['read', 'full'] as const)(
+    'passes with passthrough=%s',
+    async (passthrough) => {
+      expect(await suite(await testVolume(), { passthrough })).toEqual({ failed: [], skipped: SKIPPED, passed: 382 });
+    },
+  );
 
   describe.skipIf(missing('redis-server', 'versitygw'))('on real services', () => {
     let services: Services;

@@ -40,4 +40,15 @@ describe('what programs rely on', () => {
     const { mountpoint } = await mountTestVolume(volume, { passthrough: 'read' });
     expect(await results(mountpoint)).toEqual(passed);
   });
+
+  test.skipIf(cannotMount() || cannotPassThrough())('holds on a mount with passthrough=full', async () => {
+    const { mountpoint } = await mountTestVolume(await testVolume(), { passthrough: 'full' });
+    expect(await results(mountpoint)).toEqual(passed);
+  });
+
+  test.skipIf(cannotMount() || cannotPassThrough())('holds with passthrough=full without inline content', async () => {
+    const volume = await testVolume({ inlineBytes: '0', blockSize: '64KiB' });
+    const { mountpoint } = await mountTestVolume(volume, { passthrough: 'full' });
+    expect(await results(mountpoint)).toEqual(passed);
+  });
 });

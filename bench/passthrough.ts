@@ -1,0 +1,142 @@
+/**
+ * Data rates of a mount beside those of the plain disk under its cache directory, row by row in alternation (disk, mount, disk, mount ...), so that both
+ * meet the same machine in the same minutes. Prints the median of each, the ratio, and the CPU seconds of the daemon per GB that programs moved.
+ * usage: node bench/passthrough.ts [--mode off|read|full] [--writeback] [--size 512M] [--seconds 3] [--rounds 3] [--dir DIR]
+ *        (needs fio, root, /dev/fuse; DIR on a local disk, default the temporary directory)
+ */
+import { execFile } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { cpus, loadavg, release, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { parseArgs, promisify } from 'node:util';
+import { formatVolume, mountStats, mountVolume, umountVolume } from '../fs-gateway/main.ts';
+
+const run = promisify(execFile);
+const CLOCK_TICKS = 100;
+const ROW_TIMEOUT_MS = 300_000;
+
+interface Row {
+  readonly name: string;
+  readonly args: readonly string[];
+  /** The rate that counts: bytes, or operations. */
+  readonly unit: 'MiB/s' | 'iops';
+}
+
+interface Measured {
+  readonly rate: number;
+  readonly bytes: number;
+}
+
+function rows(seconds: number): Row[] {
+  const timed = ['--time_based', `--runtime=${seconds}`];
+  return [
+    { name: 'read 1M, warm', args: ['--rw=read', '--bs=1M', ...timed], unit: 'MiB/s' },
+    { name: 'read 4K random, warm', args: ['--rw=randread', '--bs=4k', ...timed], unit: 'iops' },
+    {
+      name: 'read 4K random, 4 jobs',
+      args: ['--rw=randread', '--bs=4k', '--numjobs=4', '--group_reporting', ...timed],
+      unit: 'iops',
+    },
+    { name: 'write 1M + fsync', args: ['--rw=write', '--bs=1M', '--end_fsync=1'], unit: 'MiB/s' },
+    { name: 'write 4K random, 64M', args: ['--rw=randwrite', '--bs=4k', '--filesize=64M', ...timed], unit: 'iops' },
+  ];
+}
+
+/** Terse version 3: field 6 and 47 bytes in KiB, 7 and 48 KiB/s, 8 and 49 operations per second, of reads and writes. */
+async function measure(dir: string, row: Row, size: string): Promise<Measured> {
+  const args = [
+    '--output-format=terse',
+    '--terse-version=3',
+    `--directory=${dir}`,
+    '--name=bench',
+    `--size=${size}`,
+    ...row.args,
+  ];
+  const { stdout } = await run('fio', args, { timeout: ROW_TIMEOUT_MS, maxBuffer: 2 ** 24 });
+  const fields = stdout.trim().split('\n').at(-1)?.split(';').map(Number) ?? [];
+  const sum = (a: number, b: number): number => (fields[a] ?? 0) + (fields[b] ?? 0);
+  return { rate: row.unit === 'iops' ? sum(7, 48) : sum(6, 47) / 1024, bytes: sum(5, 46) * 1024 };
+}
+
+function cpuSeconds(pid: number): number {
+  const fields = readFileSync(`/proc/${pid}/stat`, 'utf8')
+    .replace(/^.*\) /, '')
+    .split(' ');
+  return (Number(fields[11]) + Number(fields[12])) / CLOCK_TICKS;
+}
+
+function median(values: readonly number[]): number {
+  return [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? NaN;
+}
+
+async function untilIdle(mountpoint: string): Promise<number> {
+  while (true) {
+    const stats = await mountStats(mountpoint);
+    const worker = stats['worker'] as { readonly pid: number; readonly volume: Readonly<Record<string, number>> }; // the worker's own answer
+    const { filling = 0, liveFiles = 0, stagedFiles = 0 } = worker.volume;
+    if (filling + liveFiles + stagedFiles === 0) return worker.pid;
+    await sleep(100);
+  }
+}
+
+const { values } = parseArgs({
+  options: {
+    mode: { type: 'string', default: 'read' },
+    writeback: { type: 'boolean', default: false },
+    size: { type: 'string', default: '512M' },
+    seconds: { type: 'string', default: '3' },
+    rounds: { type: 'string', default: '3' },
+    dir: { type: 'string', default: tmpdir() },
+  },
+});
+const mode = (['off', 'read', 'full'] as const).find((known) => known === values.mode);
+if (mode === undefined) throw new Error(`--mode ${values.mode}: expected off, read or full`);
+const base = mkdtempSync(join(values.dir, 'penstock-bench-'));
+const disk = join(base, 'disk');
+const mountpoint = join(base, 'mnt');
+mkdirSync(disk);
+mkdirSync(mountpoint);
+const metaUrl = `sqlite:${join(base, 'meta.db')}`;
+await formatVolume({ metaUrl, storeUrl: `dir:${join(base, 'objects')}` });
+const options = {
+  metaUrl,
+  mountpoint,
+  cacheDir: join(base, 'cache'),
+  cacheBytes: 20e9,
+  background: true,
+  passthrough: mode,
+  writeback: values.writeback,
+};
+const { passthroughProblem } = await mountVolume(options);
+if (passthroughProblem !== undefined) process.stdout.write(`no passthrough: ${passthroughProblem}\n`);
+try {
+  process.stdout.write(
+    `${cpus().length} x ${cpus()[0]?.model ?? '?'}, Linux ${release()}, load ${loadavg()[0]?.toFixed(1)}; mode ${mode}` +
+      `${values.writeback ? ', writeback' : ''}, ${values.size}, ${values.rounds} rounds of ${values.seconds} s\n`,
+  );
+  for (const row of rows(Number(values.seconds))) {
+    const rates = { disk: [] as number[], mount: [] as number[] };
+    let cpu = 0;
+    let bytes = 0;
+    for (let round = 0; round <= Number(values.rounds); round++) {
+      const plain = await measure(disk, row, values.size);
+      const pid = await untilIdle(mountpoint);
+      const before = cpuSeconds(pid);
+      const mounted = await measure(mountpoint, row, values.size);
+      if (round === 0) continue; // The files are laid out, the caches filled, the file made whole.
+      cpu += cpuSeconds(pid) - before;
+      bytes += mounted.bytes;
+      rates.disk.push(plain.rate);
+      rates.mount.push(mounted.rate);
+    }
+    const [plain, mounted] = [median(rates.disk), median(rates.mount)];
+    process.stdout.write(
+      `${row.name.padEnd(24)} disk ${plain.toFixed(0).padStart(9)} ${row.unit.padEnd(6)} mount ${mounted.toFixed(0).padStart(9)}` +
+        `   mount/disk ${(mounted / plain).toFixed(2)}   daemon ${(cpu / (bytes / 1e9)).toFixed(3)} s/GB\n`,
+    );
+  }
+} finally {
+  await umountVolume(mountpoint, { force: true, lazy: true });
+  rmSync(base, { recursive: true, force: true, maxRetries: 3 });
+}
