@@ -11,7 +11,7 @@
  *     SPILL  what DATA said is in the staging file from here on
  *     CLEAN  everything of this inode before the frame number `offset` is committed
  *     DROP   nothing of this inode is staged any more, and its staging file is gone; a later frame begins anew
- *     APPEND what is staged from `offset` on was appended; timeNs is the id under which it is committed
+ *     APPEND what is staged from `offset` on was appended; timeNs is the id under which it is committed (0: it is)
  *     SYNC   everything of this inode before the frame number `offset` (0: before this one) is on the disk, in the staging file
  *     OPEN, CLOSE   the inode was opened (`length` times; `offset` is its backing id, 0 through the daemon) or closed
  *

@@ -33,6 +33,7 @@ import { mergeExtents } from './merge-extents.ts';
 import { Overlay } from './overlay.ts';
 import type { Range } from './overlay.ts';
 import { StagedFile } from './staged-file.ts';
+import type { Append } from './staged-file.ts';
 import type { WholeFiles } from './whole-files.ts';
 import { contentKey, sameBytes } from './whole-record.ts';
 import type { FileContent, WholeRecord } from './whole-record.ts';
@@ -59,6 +60,8 @@ export interface LiveChange {
   readonly sizeSet: boolean;
   readonly mtimeNs: bigint | null;
   readonly ctimeNs: bigint;
+  /** As it is after the merge: behind what is committed. */
+  readonly append: Append | undefined;
   /** Blocks are committed whole, which holds only for the version that was compared with. */
   readonly whole: true;
 }
@@ -188,7 +191,15 @@ export class LiveFile extends StagedFile {
     this.#settled = false;
     // A store to a page that is dirty already changes no time.
     const mtimeNs = this.mtimeNs ?? (same || this.#keptMtimeNs !== undefined ? null : this.#options.nowNs());
-    return { overlay, size, sizeSet: shrunk, mtimeNs, ctimeNs: this.#options.nowNs(), whole: true };
+    return {
+      overlay,
+      size,
+      sizeSet: shrunk,
+      mtimeNs,
+      ctimeNs: this.#options.nowNs(),
+      append: this.append,
+      whole: true,
+    };
   }
 
   async #hash(): Promise<{ readonly size: number; readonly hashes: Buffer }> {
@@ -284,7 +295,9 @@ export class LiveFile extends StagedFile {
   #rebase(content: FileContent): void {
     this.#seenMtimeNs = this.mtimeNs ?? this.#seenMtimeNs;
     this.#base = { ...this.#base, content, hashes: this.#next, mtimeNs: this.#seenMtimeNs };
-    this.append = undefined;
+    // What was appended meanwhile follows; the staging area gives it an id of its own.
+    const tail = this.append !== undefined && this.size > this.#nextSize;
+    this.append = tail ? { from: this.#nextSize, id: 0n } : undefined;
     this.#snapshot = undefined;
     this.#options.whole.saveBase(this.ino, this.#base);
   }

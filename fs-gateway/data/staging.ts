@@ -26,6 +26,8 @@ import type { Append } from './staged-file.ts';
 
 const syncData = promisify(fdatasync);
 const SYNC_SOON_MS = 500;
+/** In a frame: what was appended is committed. */
+const NO_APPEND: Append = { from: 0, id: 0n };
 
 /** What one flush commits. */
 export interface Flush {
@@ -282,7 +284,11 @@ export class Staging {
   /** What was flushed is committed. */
   committed(file: StagedFile, flush: Flush, nowNs: bigint): void {
     this.#flushed(file);
-    if (file.selfKept) return;
+    if (file.selfKept) {
+      if (file.append?.id === 0n) this.#noteAppend(file, file.append.from, nowNs);
+      else if (flush.append !== undefined && file.append === undefined) this.#append(appendFrame(file.ino, NO_APPEND));
+      return;
+    }
     if (file.mtimeNs === flush.mtimeNs) file.mtimeNs = null;
     if (file.dirty) {
       // What was appended meanwhile follows what is committed now.
@@ -421,7 +427,7 @@ export class Staging {
     if (kind === FrameKind.RANGE && !synced) return;
     if (kind === FrameKind.DATA && bytes !== undefined && file.inMemory) file.store(offset, bytes);
     if (kind === FrameKind.APPEND) {
-      file.append = { from: offset, id: timeNs };
+      file.append = timeNs === NO_APPEND.id ? undefined : { from: offset, id: timeNs };
       return;
     }
     if (committed) return;

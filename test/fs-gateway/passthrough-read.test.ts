@@ -8,6 +8,7 @@ import { until } from '../support/mount-guard.ts';
 import { cannotMount } from '../support/services.ts';
 import { cannotPassThrough } from '../support/passthrough.ts';
 import {
+  appendElsewhere,
   converse,
   makeWhole,
   python,
@@ -227,6 +228,36 @@ os.write(fd, b'<here 2>'); os.fsync(fd); say(os.pread(reader, 100, 100000).decod
     const expected = Buffer.concat([content, Buffer.from('<there1><here 1><here 2>')]);
     await until('it is committed', async () => sha(await readElsewhere(other, 'f')) === sha(expected));
     program.say('end');
+  });
+
+  test('appends of two nodes at the same time are each there once and whole', async () => {
+    const { volume, other } = await volumeWithFile('f', 100_000);
+    const mount = await mountTestVolume(volume, { passthrough: 'read' });
+    await makeWhole(mount, 'f');
+    const RECORDS = 60;
+    const here = python(
+      mount,
+      'f',
+      `reader = os.open(path, os.O_RDONLY); fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+for i in range(${RECORDS}):
+    os.write(fd, b'<here %02d>' % i)
+    if i % 7 == 0: os.fsync(fd)
+os.close(fd); os.close(reader)`,
+    );
+    for (let i = 0; i < RECORDS; i++) await appendElsewhere(other, 'f', `<away ${String(i).padStart(2, '0')}>`);
+    await here;
+    const bytes = 100_000 + 2 * RECORDS * 9;
+    await until('all are committed', async () => (await readElsewhere(other, 'f')).length === bytes);
+    const records =
+      (await readElsewhere(other, 'f'))
+        .subarray(100_000)
+        .toString()
+        .match(/<(here|away) \d\d>/g) ?? [];
+    expect(new Set(records).size).toBe(2 * RECORDS);
+    await until(
+      'the local file has the same',
+      async () => (await python(mount, 'f', HASH)) === sha(await readElsewhere(other, 'f')),
+    );
   });
 
   test('truncate by name is seen by who reads it through the kernel', async () => {

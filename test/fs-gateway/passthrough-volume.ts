@@ -10,6 +10,7 @@ import type { Running } from '../support/mount-guard.ts';
 
 const O_RDWR = 2;
 const O_CREAT = 0o100;
+const O_WRONLY_APPEND = 0o2001;
 
 export interface VolumeStats {
   readonly passthrough: string;
@@ -53,6 +54,17 @@ export async function writeElsewhere(other: OpenVolume, name: string, data: Buff
   }
   await operations.flush(caller(), ino, open.handle, 0n);
   await operations.release(caller(), ino, open.handle, undefined);
+}
+
+/** Appends with O_APPEND as another node would, and closes. */
+export async function appendElsewhere({ operations }: OpenVolume, name: string, data: string): Promise<void> {
+  const found = await operations.lookup(caller(), 1n, name);
+  if (!('attributes' in found)) throw new Error(`${name} is absent`);
+  const { ino, size } = found.attributes;
+  const { handle } = await operations.open(caller(), ino, O_WRONLY_APPEND);
+  await operations.write(caller(), ino, handle, size, Buffer.from(data), O_WRONLY_APPEND, false);
+  await operations.flush(caller(), ino, handle, 0n);
+  await operations.release(caller(), ino, handle, undefined);
 }
 
 /** The committed content, as another node reads it. */
