@@ -32,8 +32,8 @@ export class Mosquitto {
       `log_dest file ${server.dir}/mosquitto.log`,
       // Otherwise it drops what a client that is away does not fetch in time, and what it has acknowledged.
       'max_queued_messages 0',
-      // At its bound, Mosquitto 2.0 lets new messages overtake those that wait.
-      'max_inflight_messages 0',
+      // At this bound, Mosquitto 2.0 lets new messages overtake those that wait; without one, it gives packet ids twice.
+      'max_inflight_messages 10000',
     ];
     const more = lines.map((line) => line.replaceAll('DIR', server.dir));
     if (!more.some((line) => line.startsWith('allow_anonymous'))) more.push('allow_anonymous true');

@@ -10,8 +10,8 @@
  *   to another message then, and only then.
  * - A message with the receipt of its packet id is a repeat: at QoS 2 always, at QoS 1 where it has DUP. Another message under a packet id
  *   that was not released is new: no broker may do that, but Mosquitto does when it has more than 65,535 messages for a client.
- * - Acknowledgements are sent in the order of the messages, so whatever the broker repeats are the last `receiveMaximum` ones: as many
- *   receipts of QoS 1 are kept.
+ * - Acknowledgements are sent in the order of the messages, so whatever the broker repeats are the last ones, as many as may be under way:
+ *   at least so many receipts of QoS 1 are kept.
  * Failure: a batch that fails ends the source; it starts again from the receipts that the disk has.
  */
 import { hash } from 'node:crypto';

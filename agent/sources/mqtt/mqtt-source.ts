@@ -66,7 +66,8 @@ class MqttSession {
     this.#output = output;
     // Of both qualities of service: half of the receipts each.
     this.#receiveMaximum = Math.max(1, Math.min(config.receiveMaximum, Math.floor(receiptsMax / 2)));
-    this.#inflow = new Inflow(name, config, output, this.#receiveMaximum, (error) => {
+    // More than what may be under way: brokers do not all keep to it.
+    this.#inflow = new Inflow(name, config, output, Math.max(1, receiptsMax - this.#receiveMaximum), (error) => {
       this.#failure = error;
       this.#stop.abort();
     });
