@@ -287,6 +287,7 @@ describe('Idempotency-Key', () => {
       dir,
       `agent: { id: edge-1, dataDir: ./agent }
 log: file:./log
+uplink: { order: oldestFirst }
 sources: [{ type: http, listen: "127.0.0.1:${port}", path: /ingest, to: machine, sensor: id }]
 `,
     );

@@ -296,6 +296,7 @@ describe.skipIf(missing('mosquitto'))('on Mosquitto', () => {
         dir,
         `agent: { id: edge-1, dataDir: ./agent }
 log: file:./log
+uplink: { order: oldestFirst }
 sources: [{ type: mqtt, url: ${server.url()}, version: '${version}', topics: ['plant/#'], to: machine, sensor: id }]
 `,
       );
