@@ -44,7 +44,8 @@ export function costPeriods(runs: readonly DatasetRun[], by: 'day' | 'week'): Co
     const { dataset, kind } = run;
     periods.set(key, { dataset, kind, startMs, ...addRun(periods.get(key) ?? NOTHING, run) });
   }
-  return [...periods.values()].sort((a, b) => b.startMs - a.startMs || (a.dataset < b.dataset ? -1 : 1));
+  const order = ({ dataset, kind }: CostPeriod): string => `${dataset} ${kind}`;
+  return [...periods.values()].sort((a, b) => b.startMs - a.startMs || (order(a) < order(b) ? -1 : 1));
 }
 
 export interface Trend {
