@@ -9,32 +9,19 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, onTestFinished, test } from 'vitest';
 import { datasetStats } from '../../compactor/main.ts';
-import { loadTable } from '../../lib/table/table.ts';
-import type { TestRecord } from '../support/log-batches.ts';
+import { checkSnapshot, countRepeats, knownRecord } from './known-records.ts';
 import {
   compactAll,
   DATASET,
   expectAccounts,
-  foreignRecord,
-  HOUR_MS,
   landOnce,
   openTestPipeline,
-  readParquet,
-  recordOf,
   TestProducer,
   type TestPipeline,
 } from './pipeline.ts';
 
 const KILLS = 10;
 const RUN_MS_MAX = 700;
-
-/** The n-th record of a partition: mostly a new reading, sometimes a repeat or one that fits nowhere. */
-function record(partition: number, n: number): TestRecord {
-  if (n % 50 === 49) return foreignRecord(`bad ${n}`);
-  const seq = n % 20 === 19 ? n - 7 : n;
-  const value = { sensor: `s-${seq % 5}`, ts: HOUR_MS + (seq % 3) * 3_600_000, rms: seq / 4 };
-  return recordOf({ agent: `edge-${partition}`, seq, value });
-}
 
 function startChild(pipeline: TestPipeline, role: 'land' | 'compact'): ChildProcess {
   const child = fork(join(import.meta.dirname, 'pipeline-child.ts'), [pipeline.dir, role], {
@@ -43,26 +30,6 @@ function startChild(pipeline: TestPipeline, role: 'land' | 'compact'): ChildProc
   });
   onTestFinished(() => void child.kill('SIGKILL'));
   return child;
-}
-
-/** Every offset of the snapshot at most once, per partition; and what is missing is a repeat that was removed or a bad record. */
-async function checkSnapshot({ lake }: TestPipeline): Promise<void> {
-  const table = await loadTable(lake, DATASET);
-  if (table === null) return;
-  const offsets: number[][] = [[], []];
-  for await (const file of table.liveFiles()) {
-    for (const row of await readParquet(lake, lake.store.keyOf(file.location) ?? '')) {
-      offsets[Number(row['_partition'])]?.push(Number(row['_offset']));
-    }
-  }
-  for (const found of offsets) {
-    const present = new Set(found);
-    expect(present.size).toBe(found.length);
-    const end = Math.max(-1, ...found);
-    for (let n = 0; n <= end; n++) {
-      if (n % 50 !== 49 && n % 20 !== 19 && !present.has(n)) throw new Error(`offset ${n} of ${end} is missing`);
-    }
-  }
 }
 
 test('killed at random, again and again', async () => {
@@ -76,7 +43,7 @@ test('killed at random, again and again', async () => {
     for (const partition of [0, 1]) {
       await producer.append(
         partition,
-        Array.from({ length: 200 }, (_, n) => record(partition, produced + n)),
+        Array.from({ length: 200 }, (_, n) => knownRecord(partition, produced + n)),
       );
     }
     produced += 200;
@@ -105,16 +72,3 @@ test('killed at random, again and again', async () => {
   // The scratch directories of the killed are gone, their own too.
   expect(readdirSync(join(pipeline.dir, 'scratch'))).toEqual([]);
 }, 60_000);
-
-/** Records whose identity an earlier record of the partition has, by the definition of `record`. */
-function countRepeats(count: number): number {
-  const seen = new Set<number>();
-  let repeats = 0;
-  for (let n = 0; n < count; n++) {
-    if (n % 50 === 49) continue;
-    const seq = n % 20 === 19 ? n - 7 : n;
-    if (seen.has(seq)) repeats++;
-    seen.add(seq);
-  }
-  return repeats;
-}
