@@ -271,7 +271,8 @@ class CompactorRun {
         this.#note(`${name}: ${describeError(error)}`);
         return null;
       }
-      if (!isCode(error, 'corrupt', 'full', 'unavailable', 'io', 'not-found', 'timeout')) throw error;
+      // `unsupported`: delete files that a foreign writer left; this group stays, the others go on.
+      if (!isCode(error, 'corrupt', 'full', 'unavailable', 'io', 'not-found', 'timeout', 'unsupported')) throw error;
       this.#problem(`${name}: ${describeError(error)}`);
       // A worker after an error may have died or hold what the next one needs.
       await this.#worker?.close();

@@ -7,6 +7,9 @@ import { readdirSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import { runErase } from '../../compactor/erase/erase.ts';
+import { runReplay } from '../../compactor/quarantine/replay.ts';
+import { showQuarantine } from '../../compactor/quarantine/show.ts';
 import { parseConfig } from '../../lib/config/load.ts';
 import { pipelineSchema } from '../../lib/config/pipeline.ts';
 import { quarantineBucket } from '../../lib/lake/quarantine.ts';
@@ -21,6 +24,7 @@ import {
   DATASET,
   expectAccounts,
   landOnce,
+  readRows,
   TestProducer,
   TOPIC,
   type TestPipeline,
@@ -48,11 +52,11 @@ class Reader {
   readonly #known: KnownFiles = new Map();
   readonly #stop = new AbortController();
   readonly #loop: Promise<void>;
-  #error: unknown;
+  #error: Error | undefined;
 
   constructor(pipeline: TestPipeline) {
     this.#loop = this.#run(pipeline).catch((error: unknown) => {
-      this.#error = error;
+      this.#error = error instanceof Error ? error : new Error(String(error));
     });
   }
 
@@ -75,7 +79,7 @@ class Reader {
   }
 }
 
-async function open(): Promise<{ readonly pipeline: TestPipeline; close(): Promise<void> }> {
+async function open(): Promise<{ readonly pipeline: TestPipeline; readonly close: () => Promise<void> }> {
   const dir = tempDir('oracle');
   const yaml = [
     `log: kafka://${broker.plain}`,
@@ -160,11 +164,35 @@ describe.skipIf(missing('kafka', 'redis-server', 'versitygw'))('killed at every 
         smallFiles: 0,
       });
       await expectNoOrphans(pipeline);
+      await expectTools(pipeline, { bad: 2 * bad, rows: 2 * (produced - bad - repeats) });
     } finally {
       await close();
     }
   });
 });
+
+/** What works on a lake that is there, on these services: dead letters that still fit nowhere, and an erasure of one sensor. */
+async function expectTools(
+  pipeline: TestPipeline,
+  expected: { readonly bad: number; readonly rows: number },
+): Promise<void> {
+  const { config, lake } = pipeline;
+  const shared = { config, lake, signal: new AbortController().signal, scratchRoot: join(pipeline.dir, 'scratch') };
+  const letters = await showQuarantine(config, lake, {
+    dataset: DATASET,
+    limit: 100_000,
+    scratchRoot: shared.scratchRoot,
+  });
+  expect(new Set(letters.map(({ partition, offset }) => `${partition}:${offset}`)).size).toBe(expected.bad);
+  expect((await runReplay(shared)).summary).toMatchObject({ rows: 0, quarantined: expected.bad });
+  const matching = (await readRows(lake)).filter((row) => row['sensor'] === 's-1').length;
+  expect(matching).toBeGreaterThan(0);
+  const { summary, problems } = await runErase({ ...shared, dataset: DATASET, where: "sensor = 's-1'" });
+  expect(problems).toEqual([]);
+  expect(summary).toMatchObject({ rows: matching, files: 3, objects: 3 });
+  await expectAccounts(lake, { removed: matching, liveRows: expected.rows - matching, liveFiles: 3 });
+  expect((await readRows(lake)).some((row) => row['sensor'] === 's-1')).toBe(false);
+}
 
 /** The grace for orphans is an hour: all objects become older than that, and a run of the compactor removes what nothing refers to. */
 async function expectNoOrphans(pipeline: TestPipeline): Promise<void> {
