@@ -171,11 +171,14 @@ describe.skipIf(cannotMount() || missing('redis-server', 'versitygw'))('the CSI 
     const { supervisorPid } = await mountStats(one.staging);
     process.kill(-Number(supervisorPid), 'SIGKILL');
     // As soon as the lease of the dead node has run out.
-    await until('the other node has it', () =>
-      other.stage({ volumeCapability }).then(
-        () => true,
-        () => false,
-      ),
+    await until(
+      'the other node has it',
+      () =>
+        other.stage({ volumeCapability }).then(
+          () => true,
+          () => false,
+        ),
+      40_000,
     );
     const flag = { mount: { mountFlags: ['noatime'] }, accessMode: WRITER.accessMode };
     expect((await failureOf(one.stage({ volumeCapability: flag }))).details).toContain("'noatime'");

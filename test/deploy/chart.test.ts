@@ -1,7 +1,7 @@
 /** The Helm chart: rendered by helm over a matrix of values, checked by Kubernetes' own schemas and against the rules it promises to keep. */
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import { stringify } from 'yaml';
 import { agentSchema } from '../../agent/config.ts';
 import { parseConfig } from '../../lib/config/load.ts';
@@ -33,6 +33,7 @@ const MATRIX: Readonly<Record<string, object>> = {
       priorityClassName: 'high',
     },
     lander: { keda: { enabled: true } },
+    bucket: { create: true, name: 'plant-lake' },
     compactor: { shards: 4, karpenter: { enabled: true }, scratch: { hostPath: '/mnt/nvme' } },
     control: { replicas: 2, service: { type: 'LoadBalancer', annotations: { a: 'b' } } },
     csi: { storageClass: { default: true, parameters: { cacheSize: '50GB', blockSize: '4MiB' } } },
@@ -56,6 +57,9 @@ const MATRIX: Readonly<Record<string, object>> = {
   },
 };
 
+/** Their schemas are not Kubernetes' own. */
+const CUSTOM = 'ServiceMonitor,PodMonitor,PrometheusRule,ScaledObject,NodePool,Bucket,Application';
+
 interface KubeconformReport {
   readonly summary: Readonly<Record<string, number>>;
   readonly resources?: unknown;
@@ -67,6 +71,16 @@ async function render(values: object): Promise<string> {
   const path = join(tempDir('chart'), 'values.yaml');
   writeFileSync(path, stringify(values));
   return template([...THREE_URLS, '-f', path]);
+}
+
+/** Checks a file against the schemas of a Kubernetes; returns the counts. */
+async function conform(path: string, version: string): Promise<Readonly<Record<string, number>>> {
+  const schema = `${requireService('k8s-schemas')}/${version}/{{.ResourceKind}}{{.KindSuffix}}.json`;
+  const options = ['-n', '1', '-strict', '-summary', '-output', 'json', '-skip', CUSTOM, '-schema-location', schema];
+  const { stdout, stderr } = await run(requireService('kubeconform'), [...options, path], 60_000);
+  const { summary, resources } = JSON.parse(stdout || stderr) as KubeconformReport;
+  expect(summary, `${version}: ${JSON.stringify(resources, null, 1)}`).toMatchObject({ invalid: 0, errors: 0 });
+  return summary;
 }
 
 function containers(
@@ -96,23 +110,11 @@ describe.skipIf(absent)('the Helm chart', () => {
     async (name, values) => {
       const path = join(tempDir('chart'), 'rendered.yaml');
       writeFileSync(path, await render(values));
-      const schemas = requireService('k8s-schemas');
-      const versions = readdirSync(schemas).sort();
+      const versions = readdirSync(requireService('k8s-schemas')).sort();
       expect(versions.length).toBeGreaterThan(2);
       // What has everything is checked against every version, what has less against the newest.
       for (const version of name === 'everything' ? versions : versions.slice(-1)) {
-        const { stdout, stderr } = await run(
-          requireService('kubeconform'),
-          [
-            ...['-n', '1', '-strict', '-summary', '-output', 'json'],
-            // Custom resources have no schema in Kubernetes.
-            ...['-skip', 'ServiceMonitor,PodMonitor,PrometheusRule,ScaledObject,NodePool'],
-            ...['-schema-location', `${schemas}/${version}/{{.ResourceKind}}{{.KindSuffix}}.json`, path],
-          ],
-          60_000,
-        );
-        const { summary, resources } = JSON.parse(stdout || stderr) as KubeconformReport;
-        expect(summary, `${version}: ${JSON.stringify(resources, null, 1)}`).toMatchObject({ invalid: 0, errors: 0 });
+        const summary = await conform(path, version);
         expect(summary['valid']).toBeGreaterThan(5);
       }
     },
@@ -156,10 +158,13 @@ describe.skipIf(absent)('the Helm chart', () => {
   });
 
   it('renders configurations that the programs accept', async () => {
-    Object.assign(process.env, {
-      ...{ PENSTOCK_LOG: 'kafka://k:9092', PENSTOCK_STORE: 's3://b/p?region=r', PENSTOCK_META: 'redis://r:6379/0' },
-      NODE_NAME: 'edge-7',
+    onTestFinished(() => {
+      vi.unstubAllEnvs();
     });
+    vi.stubEnv('PENSTOCK_LOG', 'kafka://k:9092');
+    vi.stubEnv('PENSTOCK_STORE', 's3://b/p?region=r');
+    vi.stubEnv('PENSTOCK_META', 'redis://r:6379/0');
+    vi.stubEnv('NODE_NAME', 'edge-7');
     for (const values of Object.values(MATRIX)) {
       const config = manifests(await render(values)).find(
         ({ kind, metadata }) => kind === 'ConfigMap' && metadata.name === 'penstock',
@@ -169,6 +174,37 @@ describe.skipIf(absent)('the Helm chart', () => {
       const agent = config?.data?.['agent.yaml'];
       if (agent !== undefined) expect(parseConfig(agent, 'agent.yaml', agentSchema).agent.id).toBe('edge-7');
     }
+  });
+
+  it('starts the programs as their command line wants it', async () => {
+    const rendered = await render(MATRIX['defaults'] ?? {});
+    const own = containers(rendered).filter(({ container }) => container.image.startsWith('penstock/penstock'));
+    expect(own.length).toBeGreaterThan(6);
+    const base = tempDir('args');
+    const started = own.map(async ({ where, container }, index) => {
+      // On paths and ports of this test's own; what they lead to is not there, and what is wrong with that is not the command line.
+      const folder = join(base, String(index));
+      const args = (container.args ?? []).map((arg) =>
+        arg
+          .replace(/unix:\S+/, `unix:${folder}/s`)
+          .replace(/\/(etc|var)\//, `${folder}/`)
+          .replace('$(SHARD)', '0')
+          .replace(/--listen=.*/, '--listen=127.0.0.1:0'),
+      );
+      return { where, ...(await run(join(CHART, '..', '..', '..', 'bin', 'penstock'), args, 8000)) };
+    });
+    for (const { where, stderr } of await Promise.all(started)) {
+      expect(stderr, where).not.toMatch(/error: |--help lists|Usage:/);
+    }
+  });
+
+  it('has examples that Kubernetes takes', async () => {
+    const examples = join(CHART, '..', '..', 'examples');
+    const newest = readdirSync(requireService('k8s-schemas')).sort().at(-1) ?? '';
+    for (const name of readdirSync(examples)) await conform(join(examples, name), newest);
+    const application = manifests(readFileSync(join(examples, 'argocd-application.yaml'), 'utf8'))[0];
+    const { source } = application?.spec as { source: { helm: { valuesObject: object } } }; // the example, as it stands there
+    expect(await render(source.helm.valuesObject)).toContain('penstock-token');
   });
 
   it('refuses values that it does not know or that cannot work', async () => {
