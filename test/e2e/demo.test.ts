@@ -4,7 +4,7 @@
  */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { appendFileSync, mkdirSync, readdirSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { expect, it, onTestFinished } from 'vitest';
 import { openLake } from '../../compactor/main.ts';
@@ -225,7 +225,8 @@ it('uses a changed configuration as it is, refuses a directory that is not its o
   expect(await second.exited).toBe(3);
   expect(readFileSync(agentYaml, 'utf8')).toBe(changed);
   expect(second.stderr).toContain(`${agentYaml} was changed: used as it is`);
-  expect(second.stderr).toContain(`${live} has 1000 bytes instead of`);
+  // By the compaction where there was something to merge it with, and by the query in any case.
+  expect(second.stderr).toContain(basename(live));
   const summary = JSON.parse(second.stdout.trim().split('\n').at(-1) ?? '') as Summary;
   expect(summary.queryRows).toBeLessThan(summary.compactedRows);
   expect(summary.queryRows).toBeGreaterThan(0);
