@@ -8,6 +8,7 @@ import { httpSourceSchema } from './sources/http/config.ts';
 import { mqttSourceSchema } from './sources/mqtt/config.ts';
 import { syslogSourceSchema } from './sources/syslog/config.ts';
 import { clashesOf, receiptsPerSource } from './sources/exclusive.ts';
+import { rulesSchema } from './rules/rule-config.ts';
 import { segmentBytesFor } from './spool/segment-files.ts';
 import { durableStateBytesMax, transformsSchema } from './transforms/transform-config.ts';
 
@@ -89,10 +90,6 @@ export type HostSourceConfig = z.output<typeof hostSource>;
 export type FileSourceConfig = z.output<typeof fileSource>;
 export type SimulatorSourceConfig = z.output<typeof simulatorSource>;
 
-/** Keys whose meaning is fixed and whose code is not there yet are refused by name instead of being ignored. */
-const notBuilt = (what: string) =>
-  z.array(z.unknown()).max(0, `${what} are not built yet: remove the entries`).default([]);
-
 const keysSchema = z.strictObject({
   agent: z.strictObject({
     id: z
@@ -142,9 +139,14 @@ const keysSchema = z.strictObject({
       }
     }),
   transforms: transformsSchema,
-  rules: notBuilt('rules'),
+  rules: rulesSchema,
 });
 export type AgentConfig = z.output<typeof keysSchema>;
+
+/** What a rule may call a source. */
+export function namesOf(source: SourceConfig): readonly string[] {
+  return [source.type, ...('to' in source ? [source.to] : [])];
+}
 
 /** What the keys need of each other. */
 export const agentSchema = keysSchema.superRefine((config, context) => {
@@ -154,6 +156,13 @@ export const agentSchema = keysSchema.superRefine((config, context) => {
   if (needed > bytesMax) {
     const message = `what the windows and swinging doors of all sensors hold back can take ${needed} bytes, at most ${bytesMax} with this spool.maxBytes: raise it, or lower \`sensors\` of the transforms`;
     context.addIssue({ code: 'custom', path: ['transforms'], message });
+  }
+  const sourceNames = new Set(sources.flatMap(namesOf));
+  for (const [index, rule] of config.rules.entries()) {
+    for (const name of rule.do.disable?.filter((each) => !sourceNames.has(each)) ?? []) {
+      const message = `no source is called ${name}: expected the \`to\` or the \`type\` of one, as ${[...sourceNames].join(', ')}`;
+      context.addIssue({ code: 'custom', path: ['rules', index, 'do', 'disable'], message });
+    }
   }
   const keysMax = receiptsPerSource(config);
   sources.forEach((entry, index) => {

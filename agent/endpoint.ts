@@ -1,44 +1,39 @@
-/** `/healthz`, `/readyz` and `/metrics` of a running agent. */
-import { createServer, type Server } from 'node:http';
+/**
+ * What a running agent answers over HTTP: `/healthz`, `/readyz`, `/metrics`, `/status` (for `penstock agent top`) and `/tap` (for `penstock
+ * agent tap`).
+ *
+ * Invariants: readings are shown to this machine only: `/tap` refuses every other address, whatever the agent listens on.
+ */
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { describeError, PenstockError } from '../lib/errors.ts';
+import { hostAndPort } from './config-parts.ts';
+import type { Taps } from './tap.ts';
 
 export interface EndpointHandlers {
   /** Why the agent cannot take readings, or null. */
   readonly notReady: () => string | null;
   readonly metrics: () => Promise<string>;
+  readonly status: () => unknown;
+  readonly taps: Taps;
 }
 
 /** Whoever scrapes needs a few connections; more is a mistake or an attack on a small machine. */
 const CONNECTIONS_MAX = 64;
 const REQUEST_TIMEOUT_MS = 10_000;
+const LOOPBACK = /^(?:::1|(?:::ffff:)?127\.\d+\.\d+\.\d+)$/;
 
 /** Listens on HOST:PORT. Throws `unavailable` when the address cannot be used. */
 export async function openEndpoint(listen: string, handlers: EndpointHandlers): Promise<Server> {
   const server = createServer({ requestTimeout: REQUEST_TIMEOUT_MS }, (request, response) => {
-    const answer = (status: number, type: string, body: string): void => {
-      response.writeHead(status, { 'content-type': type }).end(request.method === 'HEAD' ? '' : body);
-    };
-    const path = (request.url ?? '').split('?', 1)[0];
-    if (request.method !== 'GET' && request.method !== 'HEAD') answer(405, 'text/plain', 'only GET\n');
-    else if (path === '/healthz') answer(200, 'text/plain', 'ok\n');
-    else if (path === '/readyz') {
-      const why = handlers.notReady();
-      answer(why === null ? 200 : 503, 'text/plain', `${why ?? 'ready'}\n`);
-    } else if (path === '/metrics') {
-      handlers.metrics().then(
-        (text) => answer(200, 'text/plain; version=0.0.4; charset=utf-8', text),
-        (error: unknown) => answer(500, 'text/plain', `${describeError(error)}\n`),
-      );
-    } else answer(404, 'text/plain', 'there are /healthz, /readyz and /metrics\n');
+    respond(handlers, request, response);
   });
   server.maxConnections = CONNECTIONS_MAX;
-  const separator = listen.lastIndexOf(':');
-  const host = listen.slice(0, separator).replace(/^\[(.*)\]$/, '$1');
+  const { host, port } = hostAndPort(listen);
   await new Promise<void>((resolve, reject) => {
     server.once('error', (error) =>
       reject(new PenstockError('unavailable', `cannot listen on ${listen}: ${error.message}`, { cause: error })),
     );
-    server.listen(Number(listen.slice(separator + 1)), host, resolve);
+    server.listen(port, host, resolve);
   });
   return server;
 }
@@ -47,4 +42,58 @@ export async function closeEndpoint(server: Server): Promise<void> {
   const closed = new Promise<void>((resolve) => server.close(() => resolve()));
   server.closeAllConnections();
   await closed;
+}
+
+function respond(handlers: EndpointHandlers, request: IncomingMessage, response: ServerResponse): void {
+  const answer = (status: number, type: string, body: string): void => {
+    response.writeHead(status, { 'content-type': type }).end(request.method === 'HEAD' ? '' : body);
+  };
+  const url = new URL(request.url ?? '/', 'http://agent');
+  if (request.method !== 'GET' && request.method !== 'HEAD') {
+    answer(405, 'text/plain', 'only GET\n');
+    return;
+  }
+  switch (url.pathname) {
+    case '/healthz':
+      answer(200, 'text/plain', 'ok\n');
+      return;
+    case '/readyz': {
+      const why = handlers.notReady();
+      answer(why === null ? 200 : 503, 'text/plain', `${why ?? 'ready'}\n`);
+      return;
+    }
+    case '/metrics':
+      handlers.metrics().then(
+        (text) => answer(200, 'text/plain; version=0.0.4; charset=utf-8', text),
+        (error: unknown) => answer(500, 'text/plain', `${describeError(error)}\n`),
+      );
+      return;
+    case '/status':
+      answer(200, 'application/json', `${JSON.stringify(handlers.status())}\n`);
+      return;
+    case '/tap':
+      tap(handlers.taps, url.searchParams, request, response);
+      return;
+    default:
+      answer(404, 'text/plain', 'there are /healthz, /readyz, /metrics, /status and /tap\n');
+  }
+}
+
+function tap(taps: Taps, query: URLSearchParams, request: IncomingMessage, response: ServerResponse): void {
+  const refuse = (status: number, why: string): void => {
+    response.writeHead(status, { 'content-type': 'text/plain' }).end(`${why}\n`);
+  };
+  const stage = query.get('stage') ?? 'out';
+  if (!LOOPBACK.test(request.socket.remoteAddress ?? '')) refuse(403, 'readings are shown to this machine only');
+  else if (stage !== 'in' && stage !== 'out') refuse(400, 'stage: expected in or out');
+  else if (request.method === 'HEAD') refuse(200, '');
+  else {
+    try {
+      const close = taps.open(stage, query.get('topic'), response);
+      response.once('close', close);
+      response.writeHead(200, { 'content-type': 'application/x-ndjson' }).flushHeaders();
+    } catch (error) {
+      refuse(503, describeError(error));
+    }
+  }
 }

@@ -1,5 +1,5 @@
 /**
- * The way from the sources into the spool: through the transforms, as one transaction with them.
+ * The way from the sources into the spool: through the transforms, as one transaction with them, and through the rules that are active.
  *
  * Invariants
  * - A source's checkpoints and receipts are stored with what the transforms made of its readings and with the transforms' states, in one group of
@@ -13,9 +13,11 @@
 import type { Clock } from '../lib/clock.ts';
 import { isCode, PenstockError } from '../lib/errors.ts';
 import type { Quarantine } from './quarantine.ts';
+import type { Rules } from './rules/rules.ts';
 import { isSurelyFine, refusal, type NewReading } from './spool/frame.ts';
 import type { Spool } from './spool/spool.ts';
 import type { Checkpoint, CheckpointState, Receipt } from './spool/spool-state.ts';
+import type { Taps } from './tap.ts';
 import type { ChainRun, Failed, TransformChain, TransformCounters } from './transforms/chain.ts';
 
 /** The resolution of what transforms hold back: nobody looks closer at a silent sensor. */
@@ -32,15 +34,24 @@ interface Waiting {
 export class Intake {
   readonly #spool: Spool;
   readonly #chain: TransformChain;
+  readonly #rules: Rules;
+  readonly #taps: Taps;
   readonly #quarantine: Quarantine;
   readonly #clock: Clock;
   #waiting: Waiting[] = [];
   #running: Promise<void> | undefined;
   #timer: NodeJS.Timeout | undefined;
 
-  constructor(spool: Spool, chain: TransformChain, quarantine: Quarantine, clock: Clock) {
+  constructor(
+    spool: Spool,
+    { chain, rules, taps }: { readonly chain: TransformChain; readonly rules: Rules; readonly taps: Taps },
+    quarantine: Quarantine,
+    clock: Clock,
+  ) {
     this.#spool = spool;
     this.#chain = chain;
+    this.#rules = rules;
+    this.#taps = taps;
     this.#quarantine = quarantine;
     this.#clock = clock;
   }
@@ -67,7 +78,8 @@ export class Intake {
     checkpoints: readonly Checkpoint[],
     receipts: readonly Receipt[] = [],
   ): Promise<void> {
-    if (this.#chain.isEmpty) return this.#spool.append(readings, checkpoints, receipts);
+    this.#taps.show('in', readings);
+    if (this.#chain.isEmpty) return this.#spoolThem(readings, checkpoints, receipts);
     for (const reading of readings) {
       // Before it is put together with the readings of others.
       const why = isSurelyFine(reading) ? null : refusal(reading);
@@ -152,12 +164,24 @@ export class Intake {
         this.#spool.assertRoom();
         await this.#keepFailed(run.failed);
       }
-      await this.#spool.append(run.readings, [...run.checkpoints, ...checkpoints], receipts);
+      await this.#spoolThem(run.readings, [...run.checkpoints, ...checkpoints], receipts);
     } catch (error) {
       run.rollback();
       throw error;
     }
     run.commit();
+  }
+
+  /** What the rules leave of them. */
+  async #spoolThem(
+    readings: readonly NewReading[],
+    checkpoints: readonly Checkpoint[],
+    receipts: readonly Receipt[],
+  ): Promise<void> {
+    const left = this.#rules.apply(readings);
+    await this.#spool.append(left, checkpoints, receipts);
+    this.#rules.sampledOut += readings.length - left.length;
+    this.#taps.show('out', left);
   }
 
   async #keepFailed(failed: readonly Failed[]): Promise<void> {

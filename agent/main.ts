@@ -14,21 +14,17 @@ import { describeError, isCode } from '../lib/errors.ts';
 import type { Log, TopicOptions } from '../lib/log/log.ts';
 import { absoluteUrl, openLog } from '../lib/registry.ts';
 import { agentSchema, type AgentConfig, type SourceConfig } from './config.ts';
-import { closeEndpoint, openEndpoint } from './endpoint.ts';
 import { sendHeartbeats } from './heartbeat.ts';
 import { Intake } from './intake.ts';
 import { Quarantine } from './quarantine.ts';
 import { AgentSourceOutput } from './source-output.ts';
-import { receiptsPerSource } from './sources/exclusive.ts';
-import { fileSource } from './sources/file-source.ts';
-import { hostSource } from './sources/host.ts';
-import { httpSource } from './sources/http/http-source.ts';
-import { mqttSource } from './sources/mqtt/mqtt-source.ts';
-import { simulatorSource } from './sources/simulator.ts';
-import { syslogSource } from './sources/syslog/syslog-source.ts';
-import { pause, type Source } from './sources/source.ts';
+import { Ruler } from './rules/ruler.ts';
+import { Rules } from './rules/rules.ts';
+import { makeSource } from './sources/make-source.ts';
+import { pause } from './sources/source.ts';
 import { openSpool, type Spool } from './spool/spool.ts';
 import { prometheusText, summaryOf, type AgentStatus, type AgentSummary } from './status.ts';
+import { Taps } from './tap.ts';
 import { TransformChain } from './transforms/chain.ts';
 import { Uplink, type UplinkStatus } from './uplink/uplink.ts';
 
@@ -56,7 +52,8 @@ export interface RunAgentOptions {
   /** Called twice a second, and once at the end. */
   readonly onStatus?: (status: AgentStatus) => void;
   readonly clock?: Clock;
-  readonly drainMs?: number;
+  /** How long what is left may be delivered at the end; asked at the end. */
+  readonly drainMs?: number | (() => number | undefined);
   /** For topics that do not exist yet. */
   readonly topics?: TopicOptions;
 }
@@ -91,10 +88,13 @@ export async function runAgent(options: RunAgentOptions): Promise<AgentSummary> 
   });
   try {
     const quarantine = new Quarantine(resolve(dataDir, 'quarantine'), clock);
-    const intake = new Intake(spool, new TransformChain(options.config.transforms), quarantine, clock);
+    const rules = new Rules(options.config.rules);
+    const taps = new Taps();
+    const chain = new TransformChain(options.config.transforms);
+    const intake = new Intake(spool, { chain, rules, taps }, quarantine, clock);
     await intake.start();
     try {
-      const agent = new RunningAgent(options, clock, dataDir, spool, intake, quarantine);
+      const agent = new RunningAgent(options, clock, dataDir, { spool, intake, quarantine, rules, taps });
       return await agent.run();
     } finally {
       await intake.close();
@@ -105,6 +105,14 @@ export async function runAgent(options: RunAgentOptions): Promise<AgentSummary> 
   }
 }
 
+interface AgentParts {
+  readonly spool: Spool;
+  readonly intake: Intake;
+  readonly quarantine: Quarantine;
+  readonly rules: Rules;
+  readonly taps: Taps;
+}
+
 class RunningAgent {
   readonly #options: RunAgentOptions;
   readonly #clock: Clock;
@@ -112,6 +120,9 @@ class RunningAgent {
   readonly #spool: Spool;
   readonly #intake: Intake;
   readonly #quarantine: Quarantine;
+  readonly #taps: Taps;
+  readonly #rules: Rules;
+  readonly #ruler: Ruler;
   readonly #outputs: AgentSourceOutput[] = [];
   /** Fires with the caller's signal, or when the spool failed. */
   readonly #stop = new AbortController();
@@ -121,53 +132,59 @@ class RunningAgent {
   #uplinkProblem: string | null = 'the log is not open yet';
   #controlProblem: string | null = null;
 
-  constructor(
-    options: RunAgentOptions,
-    clock: Clock,
-    dataDir: string,
-    spool: Spool,
-    intake: Intake,
-    quarantine: Quarantine,
-  ) {
+  constructor(options: RunAgentOptions, clock: Clock, dataDir: string, parts: AgentParts) {
     this.#options = options;
     this.#clock = clock;
     this.#dataDir = dataDir;
-    this.#spool = spool;
-    this.#intake = intake;
-    this.#quarantine = quarantine;
+    this.#spool = parts.spool;
+    this.#intake = parts.intake;
+    this.#quarantine = parts.quarantine;
+    this.#taps = parts.taps;
+    this.#rules = parts.rules;
+    this.#ruler = new Ruler(parts.rules, clock, () => {
+      const { bytes, maxBytes } = this.#spool.stats();
+      return { spoolUsed: (100 * bytes) / maxBytes, isUplinkUp: this.#uplinkProblemNow() === null };
+    });
   }
 
   async run(): Promise<AgentSummary> {
-    const { config, signal, onStatus, drainMs = DRAIN_MS_DEFAULT } = this.#options;
+    const { config, signal, onStatus, drainMs } = this.#options;
     const stop = (): void => this.#stop.abort();
     signal.addEventListener('abort', stop, { once: true });
     if (signal.aborted) stop();
-    const endpoint =
-      config.agent.listen === undefined
-        ? undefined
-        : await openEndpoint(config.agent.listen, {
-            notReady: () => (this.#failure === undefined ? null : describeError(this.#failure)),
-            metrics: () => this.#metrics(),
-          });
+    const endpoint = config.agent.listen === undefined ? undefined : await this.#serve(config.agent.listen);
     const timer = setInterval(() => onStatus?.(this.status()), STATUS_EVERY_MS);
     try {
       const uplinkStarted = this.#startUplink();
       void this.#heartbeats();
-      await Promise.all(config.sources.map((source, index) => this.#keepRunning(this.#source(source, index))));
+      void this.#ruler.run(this.#stop.signal);
+      await Promise.all(config.sources.map((source, index) => this.#keepRunning(source, index)));
       await this.#whenStopped();
       await this.#spool.sync();
       await uplinkStarted;
-      await this.#uplink?.drain(drainMs);
+      await this.#uplink?.drain((typeof drainMs === 'function' ? drainMs() : drainMs) ?? DRAIN_MS_DEFAULT);
     } finally {
       clearInterval(timer);
       signal.removeEventListener('abort', stop);
       await this.#close();
-      if (endpoint !== undefined) await closeEndpoint(endpoint);
+      await endpoint?.close();
     }
     const status = this.status();
     onStatus?.(status);
     if (this.#failure !== undefined) throw this.#failure;
     return summaryOf(status);
+  }
+
+  /** Loaded when it is configured: an HTTP server is a fifth of a small agent's memory. */
+  async #serve(listen: string): Promise<{ close(): Promise<void> }> {
+    const { closeEndpoint, openEndpoint } = await import('./endpoint.ts');
+    const server = await openEndpoint(listen, {
+      notReady: () => (this.#failure === undefined ? null : describeError(this.#failure)),
+      metrics: () => this.#metrics(),
+      status: () => this.status(),
+      taps: this.#taps,
+    });
+    return { close: () => closeEndpoint(server) };
   }
 
   status(): AgentStatus {
@@ -190,9 +207,21 @@ class RunningAgent {
       transforms,
       spool,
       setAside: [...spool.setAside, ...(uplink?.setAside ?? [])],
-      uplinkProblem: this.#uplinkProblem ?? this.#recentUplinkError(uplink),
+      uplink: {
+        bytes: uplink?.bytes ?? 0,
+        inFlight: uplink?.inFlight ?? 0,
+        backlog: uplink?.backlog ?? false,
+        budget: uplink?.budget ?? null,
+      },
+      rules: this.#rules.states(),
+      sampledOut: this.#rules.sampledOut,
+      uplinkProblem: this.#uplinkProblemNow(uplink),
       controlProblem: this.#controlProblem,
     };
+  }
+
+  #uplinkProblemNow(uplink = this.#uplink?.status()): string | null {
+    return this.#uplinkProblem ?? this.#recentUplinkError(uplink);
   }
 
   /** An error is over when it did not come again for longer than the uplink waits between two attempts, or nothing is left to send. */
@@ -223,41 +252,30 @@ class RunningAgent {
     return prometheusText(this.status(), seconds);
   }
 
-  #source(config: SourceConfig, index: number): Source {
-    const { baseDir, config: whole } = this.#options;
-    switch (config.type) {
-      case 'host':
-        return hostSource(config, index);
-      case 'file':
-        return fileSource(config, baseDir);
-      case 'http':
-        return httpSource(config, baseDir, receiptsPerSource(whole));
-      case 'mqtt':
-        return mqttSource(config, whole.agent.id, baseDir, receiptsPerSource(whole));
-      case 'syslog':
-        return syslogSource(config, baseDir);
-      case 'simulator':
-        return simulatorSource(config, index);
-    }
-  }
-
-  /** Until the agent stops or the source has come to its end. */
-  async #keepRunning(source: Source): Promise<void> {
+  /** Until the agent stops or the source has come to its end; a rule that disables it makes it rest. */
+  async #keepRunning(config: SourceConfig, index: number): Promise<void> {
     const { signal } = this.#stop;
+    const source = await makeSource(config, index, this.#options.config, this.#options.baseDir);
     const output = new AgentSourceOutput(source.name, this.#intake, this.#quarantine, this.#clock, signal);
     this.#outputs.push(output);
     for (let waitMs = RESTART_MS_MIN; !signal.aborted; waitMs = Math.min(RESTART_MS_MAX, waitMs * 2)) {
+      const turn = await this.#ruler.turnOf(config, signal);
       try {
-        await source.run(output, signal);
-        return;
+        await source.run(output, turn.signal);
+        if (!turn.signal.aborted) return;
+        waitMs = RESTART_MS_MIN;
+        continue;
       } catch (error) {
         if (this.#isStopped()) return;
+        if (turn.signal.aborted) continue;
         output.report(describeError(error));
         if (isCode(error, 'closed', 'io') && this.#spool.failure !== undefined) {
           this.#failure = this.#spool.failure;
           this.#stop.abort();
           return;
         }
+      } finally {
+        turn.end();
       }
       await pause(waitMs, signal);
     }

@@ -1,7 +1,9 @@
 /** What an agent tells about itself: for the console, for `/metrics` and for the summary at its end. */
 import type { SourceCounters } from './source-output.ts';
+import type { RuleState } from './rules/rules.ts';
 import type { SpoolStats } from './spool/spool-stats.ts';
 import type { TransformCounters } from './transforms/chain.ts';
+import type { UplinkStatus } from './uplink/uplink.ts';
 
 export interface AgentStatus {
   readonly agent: string;
@@ -19,6 +21,10 @@ export interface AgentStatus {
   readonly spool: SpoolStats;
   /** Damaged files of the spool and the uplink that were set aside since this start: what could not be read is in them. */
   readonly setAside: readonly string[];
+  readonly uplink: Pick<UplinkStatus, 'bytes' | 'inFlight' | 'backlog' | 'budget'>;
+  readonly rules: readonly RuleState[];
+  /** Readings that rules left out, since this start. */
+  readonly sampledOut: number;
   /** Why the log takes nothing at present, or null. */
   readonly uplinkProblem: string | null;
   /** Why the control plane did not take the last heartbeat, or null. */
@@ -47,7 +53,8 @@ type Sample = readonly [labels: Readonly<Record<string, string>>, value: number]
 
 /** Prometheus' text format, version 0.0.4. */
 export function prometheusText(status: AgentStatus, oldestUndeliveredSeconds: number): string {
-  const { sources, transforms, spool } = status;
+  const { sources, transforms, spool, rules } = status;
+  const { budget } = status.uplink;
   const bySource = (pick: (source: Readonly<SourceCounters>) => number): Sample[] =>
     sources.map((source) => [{ source: source.name }, pick(source)]);
   const byTransform = (pick: (transform: TransformCounters) => number): Sample[] =>
@@ -74,6 +81,11 @@ export function prometheusText(status: AgentStatus, oldestUndeliveredSeconds: nu
     metric('spool_dropped_readings', 'gauge', 'Undelivered readings that the policy gave up, and that the log has not been told of.', [[{}, spool.dropped]]),
     metric('set_aside_total', 'counter', 'Damaged files of the spool and the uplink that were set aside since the start.', [[{}, status.setAside.length]]),
     metric('oldest_undelivered_seconds', 'gauge', 'Age of the oldest reading that is not delivered; 0 when all are.', [[{}, oldestUndeliveredSeconds]]),
+    metric('uplink_bytes_total', 'counter', 'Bytes sent into the log, since the start.', [[{}, status.uplink.bytes]]),
+    metric('uplink_backlog', 'gauge', '1 while something is sent behind the present.', [[{}, Number(status.uplink.backlog)]]),
+    metric('budget_used_bytes', 'gauge', 'Bytes of the day budget that are used.', budget === null ? [] : [[{}, budget.usedToday]]),
+    metric('rule_active', 'gauge', '1 while the rule is active.', rules.map(({ when, active }, index) => [{ rule: `${index}: ${when}` }, Number(active)])),
+    metric('rule_sampled_out_total', 'counter', 'Readings that rules left out, since the start.', [[{}, status.sampledOut]]),
     metric('uplink_up', 'gauge', '1 while the log takes readings.', [[{}, Number(status.uplinkProblem === null)]]),
   ].join(''); // prettier-ignore
 }

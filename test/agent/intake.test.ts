@@ -9,11 +9,12 @@ import { Intake } from '../../agent/intake.ts';
 import { Quarantine } from '../../agent/quarantine.ts';
 import type { NewReading } from '../../agent/spool/frame.ts';
 import { openSpool, type Spool } from '../../agent/spool/spool.ts';
+import { Rules } from '../../agent/rules/rules.ts';
+import { Taps } from '../../agent/tap.ts';
 import { TransformChain } from '../../agent/transforms/chain.ts';
 import { systemClock } from '../../lib/clock.ts';
-import { decodeRecords } from '../../lib/log/batch-reader.ts';
-import { openLog } from '../../lib/registry.ts';
 import { tempDir } from '../support/temp.ts';
+import { valuesIn } from './log-values.ts';
 
 const childPath = fileURLToPath(new URL('./agent-child.ts', import.meta.url));
 
@@ -27,28 +28,6 @@ interface Line {
 function lineOf(n: number): Line {
   const line = { ts: 1_700_000_000_000 + n, id: `s${n % 5}` };
   return n % 97 === 0 ? line : { ...line, v: Math.round(50 * Math.sin(n / 300)) || 0 };
-}
-
-async function valuesIn(dir: string, topic: string): Promise<Record<string, number>[]> {
-  const log = await openLog(`file:${join(dir, 'log')}`);
-  try {
-    const found: Record<string, number>[] = [];
-    const partitions = (await log.topic(topic))?.partitions ?? 0;
-    for (let partition = 0; partition < partitions; partition += 1) {
-      let { earliest: offset } = await log.offsets(topic, partition);
-      for (;;) {
-        const result = await log.fetch({ topic, partition, offset, maxBytes: 1e6, maxWaitMs: 0 });
-        if (result.batches.length === 0) break;
-        for (const { value } of result.batches.flatMap((batch) => decodeRecords(batch, topic))) {
-          found.push(JSON.parse(String(value)) as Record<string, number>);
-        }
-        offset = result.nextOffset;
-      }
-    }
-    return found;
-  } finally {
-    await log.close();
-  }
 }
 
 function startAgent(path: string): { child: ChildProcess; lines: string[]; exited: Promise<unknown> } {
@@ -149,7 +128,12 @@ async function intakeOn(
   const spool = await openSpool({ dir: join(dir, 'spool'), agent: 'a', maxBytes, whenFull: 'reject' });
   const quarantine = new Quarantine(join(dir, 'quarantine'), systemClock);
   const config = agentSchema.parse({ agent: { id: 'a' }, log: 'file:x', sources: [{ type: 'host' }], transforms });
-  const intake = new Intake(spool, new TransformChain(config.transforms), quarantine, systemClock);
+  const intake = new Intake(
+    spool,
+    { chain: new TransformChain(config.transforms), rules: new Rules(config.rules), taps: new Taps() },
+    quarantine,
+    systemClock,
+  );
   await intake.start();
   onTestFinished(async () => {
     await intake.close();

@@ -7,6 +7,8 @@ import { Quarantine } from '../../../agent/quarantine.ts';
 import { AgentSourceOutput } from '../../../agent/source-output.ts';
 import type { Source } from '../../../agent/sources/source.ts';
 import type { Spool } from '../../../agent/spool/spool.ts';
+import { Rules } from '../../../agent/rules/rules.ts';
+import { Taps } from '../../../agent/tap.ts';
 import { TransformChain } from '../../../agent/transforms/chain.ts';
 import { systemClock, type Clock } from '../../../lib/clock.ts';
 import { isCode } from '../../../lib/errors.ts';
@@ -35,7 +37,7 @@ export function runSource(source: Source, spool: Spool, dataDir: string, clock: 
   const quarantine = new Quarantine(join(dataDir, 'quarantine'), clock);
   const output = new AgentSourceOutput(
     source.name,
-    new Intake(spool, new TransformChain([]), quarantine, clock),
+    new Intake(spool, { chain: new TransformChain([]), rules: new Rules([]), taps: new Taps() }, quarantine, clock),
     quarantine,
     clock,
     controller.signal,

@@ -1,0 +1,107 @@
+/**
+ * Running an agent whose configuration may change under it: at SIGHUP, or when the file has other bytes than before.
+ *
+ * A new configuration takes effect by an end in order and a new start within the process: sources stop, what they delivered is synced, what
+ * is in flight is answered, and everything begins again on the same spool. So nothing is lost or doubled that kill -9 would not lose either.
+ * Failure: a configuration with problems changes nothing; they are logged, and the agent goes on with what it has. When the new start
+ * fails (an address that is in use), the agent ends with that error, as it would have at its start.
+ */
+import { readFile } from 'node:fs/promises';
+import { describeError } from '../lib/errors.ts';
+import type { Loaded } from '../lib/config/load.ts';
+import type { AgentConfig } from './config.ts';
+import { loadAgentConfig, runAgent, type RunAgentOptions } from './main.ts';
+import { ServiceManager } from './service-manager.ts';
+import { pause } from './sources/source.ts';
+import type { AgentSummary } from './status.ts';
+
+/** One small file is read that often: a change is seen while the person who made it still looks. */
+const LOOK_EVERY_MS = 2000;
+
+export interface RunReloadingOptions extends Pick<RunAgentOptions, 'onStatus'> {
+  readonly path: string;
+  readonly signal: AbortSignal;
+  readonly log: (line: string) => void;
+}
+
+/** Runs until the signal fires. Throws as `loadAgentConfig` for the first configuration, and as `runAgent`. */
+export async function runReloading({ path, signal, onStatus, log }: RunReloadingOptions): Promise<AgentSummary> {
+  const manager = new ServiceManager(process.env, log);
+  const watch = new ConfigWatch(path, await contentOf(path), log);
+  try {
+    for (let loaded = await loadAgentConfig(path); ;) {
+      const reload = new AbortController();
+      const ended = new AbortController();
+      const next = watch.next(AbortSignal.any([signal, ended.signal]));
+      void next.then((changed) => {
+        if (changed !== null) reload.abort();
+      });
+      const { config, baseDir } = loaded;
+      const summary = await runAgent({
+        config,
+        baseDir,
+        signal: AbortSignal.any([signal, reload.signal]),
+        // What is in the spool can wait for the new configuration.
+        drainMs: () => (signal.aborted ? undefined : 0),
+        onStatus: (status) => {
+          manager.tell(status);
+          onStatus?.(status);
+        },
+      }).finally(() => ended.abort());
+      const changed = await next;
+      if (changed === null) {
+        manager.stopping();
+        return summary;
+      }
+      log('the configuration has changed: started anew with it');
+      loaded = changed;
+    }
+  } finally {
+    watch.close();
+  }
+}
+
+class ConfigWatch {
+  readonly #path: string;
+  readonly #log: (line: string) => void;
+  #seen: string;
+  /** Fires at SIGHUP. Listened to from the first to the last moment: without a listener the signal ends the process. */
+  #hangup = new AbortController();
+  readonly #onHangup = (): void => this.#hangup.abort();
+
+  constructor(path: string, seen: string, log: (line: string) => void) {
+    this.#path = path;
+    this.#seen = seen;
+    this.#log = log;
+    process.on('SIGHUP', this.#onHangup);
+  }
+
+  /** Resolves with the next configuration that is valid, or null when the signal fires. Never rejects. */
+  async next(signal: AbortSignal): Promise<Loaded<AgentConfig> | null> {
+    while (!signal.aborted) {
+      await pause(LOOK_EVERY_MS, AbortSignal.any([signal, this.#hangup.signal]));
+      const isAsked = this.#hangup.signal.aborted;
+      if (isAsked) this.#hangup = new AbortController();
+      const bytes = await contentOf(this.#path);
+      if (bytes === this.#seen && !isAsked) continue;
+      this.#seen = bytes;
+      try {
+        return await loadAgentConfig(this.#path);
+      } catch (error) {
+        this.#log(
+          `the configuration was not taken over, the agent goes on with the one before:\n${describeError(error)}`,
+        );
+      }
+    }
+    return null;
+  }
+
+  close(): void {
+    process.off('SIGHUP', this.#onHangup);
+  }
+}
+
+/** Empty when it cannot be read: `loadAgentConfig` says why. */
+function contentOf(path: string): Promise<string> {
+  return readFile(path, 'utf8').catch(() => '');
+}

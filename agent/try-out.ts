@@ -1,0 +1,61 @@
+/**
+ * `penstock agent test`: what a configuration makes of readings, without an agent, a spool or a log. Conditions, windows and the others run
+ * as they do in the agent; at the end of the input everything that is held back is shown.
+ */
+import type { AgentConfig, SourceConfig } from './config.ts';
+import { isRejected, parseJson, type ReadingMapping } from './sources/reading-parser.ts';
+import type { NewReading } from './spool/frame.ts';
+import { TransformChain, type ChainRun } from './transforms/chain.ts';
+import { textOf } from './transforms/draft.ts';
+
+export interface TriedOut {
+  /** What would be spooled, and what would go to the quarantine, in order. */
+  readonly results: readonly Readonly<Record<string, unknown>>[];
+  readonly failed: number;
+}
+
+/** `lines` are what the source would take in, one JSON value each. */
+export function tryOut(config: AgentConfig, source: SourceConfig, lines: readonly string[], nowMs: number): TriedOut {
+  const chain = new TransformChain(config.transforms);
+  const results: Readonly<Record<string, unknown>>[] = [];
+  let failed = 0;
+  const fail = (details: Readonly<Record<string, unknown>>): void => {
+    failed += 1;
+    results.push(details);
+  };
+  const settle = (run: ChainRun | null): void => {
+    run?.commit();
+    for (const { transform, reading, reason } of run?.failed ?? []) {
+      fail({ failed: reason, transform, value: textOf(reading.value) });
+    }
+    for (const reading of run?.readings ?? []) results.push(shown(reading));
+  };
+  for (const [index, line] of lines.entries()) {
+    if (line.trim() === '') continue;
+    const reading = parseJson(Buffer.from(line), mappingOf(source), nowMs * 1000);
+    if (isRejected(reading)) fail({ failed: reading.reason, line: index + 1 });
+    else settle(chain.run([reading]));
+  }
+  settle(chain.flush());
+  return { results, failed };
+}
+
+function mappingOf(source: SourceConfig): ReadingMapping {
+  const { to, priority } = source;
+  const sensor = 'sensor' in source && typeof source.sensor === 'string' ? source.sensor : undefined;
+  const eventTime = 'eventTime' in source && typeof source.eventTime === 'string' ? source.eventTime : 'ts';
+  const key = sensor === undefined ? null : { field: sensor };
+  return { input: 'line', topic: to, priority, key, eventTime };
+}
+
+function shown({ topic, key, priority, eventUs, value }: NewReading): Readonly<Record<string, unknown>> {
+  return { topic, sensor: key, priority, eventUs, value: parsed(textOf(value)) };
+}
+
+function parsed(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text;
+  }
+}

@@ -1,0 +1,74 @@
+/** The screen of `penstock agent top`: rates from two statuses of a running agent. */
+import type { AgentStatus } from '../../agent/status.ts';
+
+export interface TimedStatus {
+  readonly status: AgentStatus;
+  /** Monotonic. */
+  readonly atMs: number;
+}
+
+/** What `--json` prints once a second, and the screen is drawn from. */
+export function ratesOf(before: TimedStatus, now: TimedStatus): Readonly<Record<string, unknown>> {
+  const seconds = Math.max(0.001, (now.atMs - before.atMs) / 1000);
+  const rate = (after: number, earlier = 0): number => Math.round((10 * Math.max(0, after - earlier)) / seconds) / 10;
+  const { agent, spool, uplink, rules, sampledOut, quarantined, uplinkProblem, controlProblem } = now.status;
+  return {
+    agent,
+    sources: now.status.sources.map(({ name, readings, isHeldUp, problem }) => ({
+      name,
+      readingsPerSecond: rate(readings, before.status.sources.find((source) => source.name === name)?.readings),
+      heldUp: isHeldUp,
+      problem,
+    })),
+    topics: spool.topics.map(({ topic, accepted, acknowledged }) => ({
+      topic,
+      deliveredPerSecond: rate(
+        acknowledged,
+        before.status.spool.topics.find((other) => other.topic === topic)?.acknowledged,
+      ),
+      lag: accepted - acknowledged,
+    })),
+    spool: {
+      bytes: spool.bytes,
+      maxBytes: spool.maxBytes,
+      usedPercent: Math.round((1000 * spool.bytes) / spool.maxBytes) / 10,
+    },
+    uplink: { ...uplink, bytesPerSecond: rate(uplink.bytes, before.status.uplink.bytes), problem: uplinkProblem },
+    rules,
+    sampledOut,
+    quarantined,
+    controlProblem,
+  };
+}
+
+/** A table for a person. */
+export function drawTop(before: TimedStatus, now: TimedStatus): string {
+  const rates = ratesOf(before, now) as { sources: Row[]; topics: Row[]; spool: Row; uplink: Row; rules: Row[] }; // the object above
+  const { status } = now;
+  const lines = [
+    `agent ${status.agent}   spool ${String(rates.spool['usedPercent'])} % of ${status.spool.maxBytes} bytes   quarantined ${status.quarantined}`,
+  ];
+  lines.push(
+    `uplink ${status.uplinkProblem ?? 'up'}   ${String(rates.uplink['bytesPerSecond'])} bytes/s${status.uplink.backlog ? '   draining a backlog' : ''}`,
+  );
+  const { budget } = status.uplink;
+  if (budget !== null && budget.bytesPerDay > 0) {
+    lines.push(
+      `budget ${budget.usedToday} of ${budget.bytesPerDay} bytes today, ends in ${Math.round(budget.dayEndsInMs / 60_000)} min`,
+    );
+  }
+  lines.push('', 'SOURCE                                    READINGS/S');
+  for (const { name, readingsPerSecond, problem, heldUp } of rates.sources) {
+    const note = typeof problem === 'string' ? problem : heldUp === true ? 'waits for room' : '';
+    lines.push(`${String(name).padEnd(40)}  ${String(readingsPerSecond).padStart(10)}  ${note}`.trimEnd());
+  }
+  lines.push('', 'TOPIC                                    DELIVERED/S         LAG');
+  for (const { topic, deliveredPerSecond, lag } of rates.topics) {
+    lines.push(`${String(topic).padEnd(40)}  ${String(deliveredPerSecond).padStart(10)}  ${String(lag).padStart(10)}`);
+  }
+  if (rates.rules.length > 0) lines.push('', 'RULE');
+  for (const { when, active } of rates.rules) lines.push(`${active === true ? 'ACTIVE' : 'rests '}  ${String(when)}`);
+  return `${lines.join('\n')}\n`;
+}
+
+type Row = Readonly<Record<string, unknown>>;

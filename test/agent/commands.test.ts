@@ -1,0 +1,210 @@
+/** `penstock agent run|test|tap|top` as a person uses them: the real command line, beside a real agent. */
+import { execFile, spawn, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { expect, onTestFinished, test } from 'vitest';
+import { eventually } from '../support/processes.ts';
+import { tempDir } from '../support/temp.ts';
+import { valuesIn } from './log-values.ts';
+
+const penstock = fileURLToPath(new URL('../../bin/penstock.ts', import.meta.url));
+
+interface Ended {
+  readonly code: number;
+  readonly out: string;
+  readonly err: string;
+}
+
+function run(args: readonly string[], input = ''): Promise<Ended> {
+  return new Promise((resolve) => {
+    const child = execFile(process.execPath, [penstock, ...args], { timeout: 30_000 }, (error, out, err) => {
+      resolve({ code: typeof error?.code === 'number' ? error.code : error === null ? 0 : -1, out, err });
+    });
+    child.stdin?.end(input);
+  });
+}
+
+const jsonLines = (text: string): Record<string, unknown>[] =>
+  text
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line) as Record<string, unknown>);
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const address = server.address();
+  server.close();
+  await once(server, 'close');
+  return typeof address === 'object' && address !== null ? address.port : 0;
+}
+
+function startAgent(path: string, env: NodeJS.ProcessEnv = {}): { child: ChildProcess; errors: () => string } {
+  const child = spawn(process.execPath, [penstock, 'agent', 'run', '-c', path, '--json'], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    env: { ...process.env, ...env },
+  });
+  onTestFinished(() => void child.kill('SIGKILL'));
+  let errors = '';
+  child.stderr.on('data', (chunk: Buffer) => (errors += chunk.toString()));
+  return { child, errors: () => errors };
+}
+
+async function endAgent(child: ChildProcess): Promise<Record<string, unknown>> {
+  let out = '';
+  child.stdout?.on('data', (chunk: Buffer) => (out += chunk.toString()));
+  child.kill('SIGTERM');
+  await once(child, 'close');
+  expect(child.exitCode).toBe(0);
+  return JSON.parse(out) as Record<string, unknown>;
+}
+
+function configIn(dir: string, port: number, rate: number, more = ''): string {
+  const path = join(dir, 'agent.yaml');
+  writeFileSync(
+    path,
+    `agent: { id: edge-7, dataDir: ./agent, listen: "127.0.0.1:${port}" }
+log: file:./log
+sources: [{ type: simulator, rate: ${rate}, sensors: 5, to: machine }]
+${more}`,
+  );
+  return path;
+}
+
+test('agent test: readings in, what would be spooled or quarantined out, held back ones at the end, exit status 3', async () => {
+  const path = join(tempDir(), 'agent.yaml');
+  writeFileSync(
+    path,
+    `agent: { id: edge-7 }
+log: file:./log
+sources: [{ type: file, path: x, sensor: id, to: machine }]
+transforms:
+  - { type: convert, on: machine, field: t, from: degF, to: degC }
+  - { type: route, on: machine, when: value.t > 90, to: alarms, priority: 9 }
+  - { type: aggregate, on: machine, fields: [t], window: 1m, to: minutes }
+`,
+  );
+  const input = ['{"id":"a","ts":60000,"t":212}', '{"id":"a","ts":61000,"t":32}', '{"id":"a"}', 'no json', ''].join(
+    '\n',
+  );
+  const { code, out, err } = await run(['agent', 'test', '-c', path], input);
+  expect(err).toBe('');
+  expect(jsonLines(out)).toEqual([
+    { topic: 'alarms', sensor: 'a', priority: 9, eventUs: 60_000_000, value: { id: 'a', ts: 60_000, t: 100 } },
+    { failed: 'No such key: t', transform: 'route machine', value: '{"id":"a"}' },
+    { failed: expect.stringContaining('the line is not JSON') as string, line: 4 },
+    expect.objectContaining({ topic: 'minutes', value: expect.objectContaining({ count: 1, t_last: 0 }) as unknown }),
+  ]);
+  expect(code).toBe(3);
+  expect((await run(['agent', 'test', '-c', path, '--topic', 'other'])).err).toContain('expected one of machine');
+});
+
+test('tap shows readings at both stages, top their rates; both say what is missing when they cannot', async () => {
+  const dir = tempDir();
+  const port = await freePort();
+  const transforms = 'transforms: [{ type: filter, on: machine, keep: value.n % 2.0 == 0.0 }]\n';
+  const path = configIn(dir, port, 200, transforms.replace('value.n % 2.0 == 0.0', 'int(value.n) % 2 == 0'));
+  expect(await run(['agent', 'top', '-c', path, '--once'])).toMatchObject({
+    code: 1,
+    err: expect.stringContaining(`no agent answers on 127.0.0.1:${port}`) as string,
+  });
+  const { child } = startAgent(path);
+  await expect
+    .poll(
+      () =>
+        fetch(`http://127.0.0.1:${port}/readyz`).then(
+          ({ ok }) => ok,
+          () => false,
+        ),
+      { timeout: 20_000 },
+    )
+    .toBe(true);
+  const numbersAt = async (stage: string): Promise<number[]> => {
+    const { out, code } = await run([
+      'agent',
+      'tap',
+      '-c',
+      path,
+      '--stage',
+      stage,
+      '--topic',
+      'machine',
+      '--limit',
+      '20',
+    ]);
+    expect(code).toBe(0);
+    return jsonLines(out).map(({ value }) => (JSON.parse(String(value)) as { n: number }).n);
+  };
+  const before = await numbersAt('in');
+  const after = await numbersAt('out');
+  expect([before.length, after.length]).toEqual([20, 20]);
+  expect(before.some((n) => n % 2 === 1)).toBe(true);
+  expect(after.every((n) => n % 2 === 0)).toBe(true);
+  const [top] = jsonLines((await run(['agent', 'top', '-c', path, '--once', '--json'])).out);
+  expect(top).toMatchObject({
+    agent: 'edge-7',
+    sources: [{ name: 'simulator:0:machine', heldUp: false, problem: null }],
+    topics: [{ topic: 'machine' }],
+    uplink: { problem: null, budget: null },
+    rules: [],
+  });
+  const [source] = top?.['sources'] as { readingsPerSecond: number }[];
+  expect(source?.readingsPerSecond).toBeGreaterThan(0);
+  expect((await run(['agent', 'top', '-c', path, '--once'])).out).toMatch(/machine +\d/);
+  const bad = await fetch(`http://127.0.0.1:${port}/tap?stage=middle`);
+  expect([bad.status, await bad.text()]).toEqual([400, 'stage: expected in or out\n']);
+  await endAgent(child);
+});
+
+test('a changed file and SIGHUP take effect without a lost or doubled reading; one with problems changes nothing', async () => {
+  const dir = tempDir();
+  const port = await freePort();
+  const path = configIn(dir, port, 100);
+  const { child, errors } = startAgent(path);
+  const metric = async (name: string): Promise<string | undefined> => {
+    const text = await fetch(`http://127.0.0.1:${port}/metrics`).then(
+      (response) => response.text(),
+      () => '',
+    );
+    return new RegExp(`^penstock_agent_${name} (.*)$`, 'm').exec(text)?.[1];
+  };
+  await expect.poll(() => metric('topic_readings_total{topic="machine"}'), { timeout: 20_000 }).toBeDefined();
+  const rule = 'rules: [{ when: { uplink: down }, do: { sample: 0.5 } }]\n';
+  configIn(dir, port, 100, rule);
+  await expect.poll(() => metric('rule_active{rule="0: uplink down"}'), { timeout: 20_000 }).toBe('0');
+  writeFileSync(path, 'agent: { id: edge-7 }\nlog: nowhere\n');
+  await eventually('the refusal', () => errors().includes('the agent goes on with the one before'));
+  expect(errors()).toContain(`${path}:2: log: expected the URL of a log`);
+  expect(await metric('rule_active{rule="0: uplink down"}')).toBe('0');
+  configIn(dir, port, 300);
+  child.kill('SIGHUP');
+  await expect.poll(() => metric('rule_sampled_out_total'), { timeout: 20_000 }).toBe('0');
+  await expect.poll(() => metric('rule_active{rule="0: uplink down"}'), { timeout: 20_000 }).toBeUndefined();
+  const summary = await endAgent(child);
+  expect(summary['delivered']).toBe(summary['readings']);
+  // The simulator counts over the life of the data directory.
+  const numbers = (await valuesIn(dir, 'machine')).map(({ n = NaN }) => n).sort((a, b) => a - b);
+  expect(numbers).toEqual(Array.from({ length: Number(summary['readings']) }, (_, index) => index));
+});
+
+test('systemd is told ready, alive and stopping, by what it brings for that', async () => {
+  const dir = tempDir();
+  const path = configIn(dir, await freePort(), 10);
+  const told = join(dir, 'told');
+  mkdirSync(join(dir, 'bin'));
+  writeFileSync(join(dir, 'bin', 'systemd-notify'), `#!/bin/sh\necho "$@" >> ${told}\n`);
+  chmodSync(join(dir, 'bin', 'systemd-notify'), 0o755);
+  const { child } = startAgent(path, {
+    PATH: `${join(dir, 'bin')}:${process.env['PATH'] ?? ''}`,
+    NOTIFY_SOCKET: join(dir, 'socket'),
+    WATCHDOG_USEC: '1000000',
+  });
+  const lines = (): string[] => (existsSync(told) ? readFileSync(told, 'utf8').trim().split('\n') : []);
+  await eventually('two signs of life', () => lines().filter((line) => line === 'WATCHDOG=1').length >= 2);
+  expect(lines()[0]).toBe(`--ready --pid=${child.pid}`);
+  await endAgent(child);
+  await eventually('the end', () => lines().at(-1) === 'STOPPING=1');
+});
