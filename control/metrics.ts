@@ -17,6 +17,7 @@ const DATASET_FIGURES: readonly Figure[] = [
   ['quarantined_records', 'Records that did not fit.', (dataset) => dataset.quarantined],
   ['lost_records', "Records that the log's retention removed before they were taken.", (dataset) => dataset.lost],
   ['duplicate_rows', 'Rows that compactions left out as repeats.', (dataset) => dataset.duplicates],
+  ['removed_rows', 'Rows that retention or an erasure took out.', (dataset) => dataset.removed],
   ['landed_files', 'Files that the lander wrote.', (dataset) => dataset.landedFiles],
   ['landed_bytes', 'Bytes of the files that the lander wrote.', (dataset) => dataset.landedBytes],
   ['live_rows', 'Rows of the current snapshot.', (dataset) => dataset.liveRows],

@@ -25,6 +25,7 @@ export interface DatasetSample {
   readonly quarantined: number;
   readonly lost: number;
   readonly duplicates: number;
+  readonly removed: number;
   readonly landedFiles: number;
   readonly landedBytes: number;
   readonly liveRows: number;
@@ -116,6 +117,7 @@ export class Monitor {
       quarantined: counters.quarantined,
       lost: counters.lost,
       duplicates: counters.duplicates,
+      removed: counters.removed,
       landedFiles: counters.files,
       landedBytes: counters.bytes,
       liveRows: live.rows,

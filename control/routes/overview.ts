@@ -20,6 +20,7 @@ export const datasetSampleSchema = z.object({
   quarantined: z.number(),
   lost: z.number().meta({ description: "removed by the log's retention before they were taken" }),
   duplicates: z.number(),
+  removed: z.number().meta({ description: 'taken out by retention or an erasure' }),
   landedFiles: z.number(),
   landedBytes: z.number(),
   liveRows: z.number(),
