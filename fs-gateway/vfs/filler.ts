@@ -90,12 +90,14 @@ export class Filler {
     const record = whole.record(ino);
     const base: FileContent = record?.content ?? { size: 0, extents: [], inline: null };
     // What a record of an earlier boot says is true only if the blocks say so too.
-    if (record !== null && !(await this.#isIntact(node, record.hashes))) {
+    const intact =
+      record === null || record.bootId === this.#options.bootId || (await this.#isIntact(node, record.hashes));
+    // It became live meanwhile, and takes over by itself what is committed.
+    if (whole.live.has(ino)) return;
+    if (!intact) {
       whole.drop(ino);
       return this.#run(ino);
     }
-    // It became live meanwhile, and takes over by itself what is committed.
-    if (whole.live.has(ino)) return;
     this.#makeRoom(content);
     const fresh = !whole.has(ino);
     whole.begin(ino);
@@ -109,7 +111,7 @@ export class Filler {
       const { mtimeNs } = await file.stat({ bigint: true });
       whole.complete(ino, { content, hashes, bootId: this.#options.bootId, mtimeNs });
     } catch (error) {
-      if (!this.#isKept(ino)) whole.drop(ino);
+      if (!this.#isKept(ino) && !whole.live.has(ino)) whole.drop(ino);
       throw error;
     } finally {
       await file.close();
