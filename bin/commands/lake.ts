@@ -4,6 +4,11 @@ import type { CompactStatus, PlannedGroup } from '../../compactor/main.ts';
 import { print, printTable, reportToParent, untilSignal } from '../output.ts';
 import { configOption, jsonOption, loadPipeline, type PipelineOptions, report } from './pipeline-options.ts';
 
+interface LandOptions extends PipelineOptions {
+  readonly once?: true;
+  readonly skipDamaged?: true;
+}
+
 interface CompactOptions extends PipelineOptions {
   readonly dataset?: string;
   readonly hour?: number;
@@ -51,14 +56,16 @@ export function addLakeCommands(program: Command): void {
     .description('take records from the log into small Parquet files of the table, each once')
     .addOption(configOption())
     .option('--once', "end at the log's end as seen at the start")
+    .option('--skip-damaged', 'go past damaged batches of a log in files: named, copied aside, counted as lost')
     .addOption(jsonOption())
-    .action(async (options: PipelineOptions & { readonly once?: true }) => {
+    .action(async (options: LandOptions) => {
       const signal = untilSignal();
       const { config, baseDir } = await loadPipeline(options);
       const { land } = await import('../../compactor/main.ts');
       const told = new Set<string>();
       const { summary, problems } = await land(config, baseDir, {
         once: options.once === true,
+        skipDamaged: options.skipDamaged === true,
         signal,
         onStatus: (status) => {
           reportToParent(status);

@@ -42,6 +42,8 @@ export interface DatasetLanderOptions {
   readonly stagedBytesMax: number;
   readonly topic: TopicOptions;
   readonly once: boolean;
+  /** Steps over what is damaged in the log, as lost. */
+  readonly skipDamaged: boolean;
   /** Ends reading; what is staged is still committed. */
   readonly signal: AbortSignal;
   onCommit(totals: LandTotals): void;
@@ -118,7 +120,7 @@ export class DatasetLander {
     const partitions = Array.from({ length: topic.partitions }, (_, partition) => partition);
     const targets = once ? await this.#targetsOf(topic, partitions) : new Map<number, number>();
     const offsets = await readOffsets(lake.engine, lake.volume, dataset.name, partitions);
-    const source = await TopicSource.open(log, topic, offsets, targets);
+    const source = await TopicSource.open(log, topic, offsets, targets, this.#options.skipDamaged);
     for (const lost of source.lost) this.#noteLasting(lost);
     const { staging, nextFieldId } = await openStaging(lake, dataset, db, this.#options.decoder);
     try {
@@ -163,6 +165,8 @@ export class DatasetLander {
     while (!signal.aborted && staging.bytes < stagedBytesMax && clock.monotonicMs() < dueMs) {
       const portion = await source.next(signal);
       this.#noteStopped(source);
+      for (const lost of source.lost) this.#noteLasting(lost);
+      if (dueMs === Infinity && source.cursors.some(hasMoved)) dueMs = clock.monotonicMs() + commitEveryMs;
       if (portion === null) {
         if (once) return 'done';
         if (source.active.length === 0) return 'stuck';

@@ -50,6 +50,8 @@ export interface LanderOptions {
   readonly log: Log;
   /** Ends at the log's end as seen at the start. */
   readonly once: boolean;
+  /** Steps over what is damaged in the log, by name, and counts it as lost. */
+  readonly skipDamaged?: boolean;
   readonly signal: AbortSignal;
   readonly onStatus?: (status: LandStatus) => void;
   readonly scratchRoot?: string;
@@ -94,7 +96,13 @@ async function landAll(
   db: DuckDb,
   scratchDir: string,
 ): Promise<LandResult> {
-  const { config, log, once } = options;
+  const { config, log, once, skipDamaged = false } = options;
+  if (skipDamaged && log.damagedRange === undefined) {
+    throw new PenstockError(
+      'usage',
+      `--skip-damaged is for a log in files, not for ${log.url}: a broker's own tools (kafka-delete-records) move the start of a partition`,
+    );
+  }
   // One dataset that fails for good must not leave the others running behind the caller's back.
   const stop = new AbortController();
   const signal = AbortSignal.any([options.signal, stop.signal]);
@@ -115,6 +123,7 @@ async function landAll(
       ),
       topic: { partitions: config.topics.partitions, retentionMs: config.topics.retention },
       once,
+      skipDamaged,
       signal,
       onCommit: (totals) => {
         costs.add(dataset.name, totals.records);

@@ -2,7 +2,8 @@
  * Reads all partitions of a topic in turn, so that a busy one never starves another, with one fetch ahead of what is processed.
  *
  * A partition that cannot be read (damaged batch, unsupported compression, offsets that its log does not have) stops by name; the
- * others go on. Records that retention removed before they landed, the first landing included, are reported, counted and skipped: they
+ * others go on. Where it was asked for (`skipDamaged`), a batch that is damaged in the log is stepped over, its offsets named and counted as
+ * lost in the commit that moves past them. Records that retention removed before they landed, the first landing included, are reported, counted and skipped: they
  * are gone.
  * Limits: PREFETCH_BYTES over all partitions.
  */
@@ -21,8 +22,8 @@ export interface PartitionCursor {
   readonly from: StoredOffset;
   /** Where this run began. */
   readonly start: number;
-  /** Offsets in front of `start` that were gone before they landed. */
-  readonly lost: number;
+  /** Offsets that were gone before they landed: in front of `start`, and of damaged batches behind it. */
+  lost: number;
   /** The first record that is not staged. */
   next: number;
   leaderEpoch: number;
@@ -44,15 +45,17 @@ export interface Portion {
 export class TopicSource {
   readonly #log: Log;
   readonly #topic: TopicInfo;
+  readonly #skipDamaged: boolean;
   readonly #fetchBytes: number;
   readonly #ahead = new Map<PartitionCursor, Promise<FetchResult | PenstockError>>();
   #turn = 0;
   readonly cursors: readonly PartitionCursor[];
-  /** Ranges that were gone before they landed. */
+  /** Ranges that were gone before they landed; grows as damaged batches are stepped over. */
   readonly lost: string[] = [];
 
-  private constructor(log: Log, topic: TopicInfo, cursors: readonly PartitionCursor[]) {
+  private constructor(log: Log, topic: TopicInfo, cursors: readonly PartitionCursor[], skipDamaged: boolean) {
     this.#log = log;
+    this.#skipDamaged = skipDamaged;
     this.#topic = topic;
     this.cursors = cursors;
     const share = Math.floor(PREFETCH_BYTES / Math.max(1, cursors.length));
@@ -65,6 +68,7 @@ export class TopicSource {
     topic: TopicInfo,
     offsets: readonly StoredOffset[],
     targets: ReadonlyMap<number, number>,
+    skipDamaged = false,
   ): Promise<TopicSource> {
     const lost: string[] = [];
     const cursors: PartitionCursor[] = [];
@@ -90,7 +94,7 @@ export class TopicSource {
         stopped: undefined,
       });
     }
-    const source = new TopicSource(log, topic, cursors);
+    const source = new TopicSource(log, topic, cursors, skipDamaged);
     source.lost.push(...lost);
     return source;
   }
@@ -108,7 +112,7 @@ export class TopicSource {
       const result = await (this.#ahead.get(cursor) ?? this.#fetch(cursor, cursor.next, signal));
       this.#ahead.delete(cursor);
       if (result instanceof PenstockError) {
-        this.stop(cursor, result);
+        if (await this.#pass(cursor, result)) return this.next(signal);
         continue;
       }
       cursor.end = Number(result.endOffset);
@@ -121,6 +125,30 @@ export class TopicSource {
       return { cursor, batches: result.batches, nextOffset };
     }
     return null;
+  }
+
+  /** Steps over what is damaged; false: it may not or cannot, and the partition is stopped. */
+  async #pass(cursor: PartitionCursor, error: PenstockError): Promise<boolean> {
+    const { partition, next } = cursor;
+    const { name } = this.#topic;
+    if (!isCode(error, 'corrupt') || this.#log.damagedRange === undefined) {
+      this.stop(cursor, error);
+      return false;
+    }
+    if (!this.#skipDamaged) {
+      const remedy = '`penstock land --skip-damaged` counts the damaged records as lost and goes on behind them';
+      this.stop(cursor, new PenstockError('corrupt', `${describeError(error)}; ${remedy}`));
+      return false;
+    }
+    const damaged = await this.#log.damagedRange(name, partition, BigInt(next));
+    if (damaged === null) {
+      this.stop(cursor, error);
+      return false;
+    }
+    cursor.next = Number(damaged.nextOffset);
+    cursor.lost += cursor.next - next;
+    this.lost.push(`${name}/${partition}: offsets ${next} to ${cursor.next - 1} are lost: ${damaged.description}`);
+    return true;
   }
 
   stop(cursor: PartitionCursor, error: PenstockError): void {

@@ -54,6 +54,14 @@ export interface FetchResult {
   readonly leaderEpoch: number;
 }
 
+/** A damaged piece of a partition that a reader may step over. */
+export interface DamagedRange {
+  /** The first offset behind it that can be read, or the end of the log. */
+  readonly nextOffset: bigint;
+  /** What is damaged, and where the copy of its bytes is. */
+  readonly description: string;
+}
+
 export interface LogProducer {
   /** Fresh at every `Log.producer()` call; part of every batch's identity. */
   readonly producerId: bigint;
@@ -77,6 +85,11 @@ export interface Log {
   /** earliest: the first offset still kept; end: the next one to come. */
   offsets(topic: string, partition: number): Promise<{ readonly earliest: bigint; readonly end: bigint }>;
   fetch(request: FetchRequest): Promise<FetchResult>;
+  /**
+   * What is damaged at `offset`, at which `fetch` reports `corrupt`; its bytes are copied aside first, as evidence, and the log stays as it
+   * is. null: nothing is. Only where the bytes of the log are ours; a broker has tools of its own.
+   */
+  damagedRange?(topic: string, partition: number, offset: bigint): Promise<DamagedRange | null>;
   /** Tells others how far a group is (Kafka's consumer-group offsets). A hint: never read back as the truth. */
   commitHint(group: string, topic: string, partition: number, nextOffset: bigint): Promise<void>;
   close(): Promise<void>;

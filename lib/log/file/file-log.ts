@@ -18,7 +18,16 @@ import { dirname, join } from 'node:path';
 import { systemClock, type Clock } from '../../clock.ts';
 import { PenstockError, fromSystemError, systemCode } from '../../errors.ts';
 import { parseBytes } from '../../units.ts';
-import type { AppendResult, FetchRequest, FetchResult, Log, LogProducer, TopicInfo, TopicOptions } from '../log.ts';
+import type {
+  AppendResult,
+  DamagedRange,
+  FetchRequest,
+  FetchResult,
+  Log,
+  LogProducer,
+  TopicInfo,
+  TopicOptions,
+} from '../log.ts';
 import { makeDirectory, replaceFile, syncDirectory, writeNewFile } from '../../durable-files.ts';
 import { systemBoot, type BootTime } from './boot-time.ts';
 import { encodeEndMark } from './end-mark.ts';
@@ -171,6 +180,10 @@ class FileLog implements Log {
         cause: error,
       });
     }
+  }
+
+  async damagedRange(topic: string, partition: number, offset: bigint): Promise<DamagedRange | null> {
+    return this.#partition(topic, partition).damagedRange(offset);
   }
 
   async commitHint(group: string, topic: string, partition: number, nextOffset: bigint): Promise<void> {

@@ -5,6 +5,7 @@
  *    tmp/                                     topics being made or removed, under a random name
  *    topics/<name>/topic.json                 { id, partitions, retentionMs }
  *    topics/<name>/<partition>/<base>.log     a segment: RecordBatch v2 after RecordBatch v2; <base> is its first offset, 20 digits
+ *    topics/<name>/<partition>/<offset>.damaged    a copy of bytes that a reader was told to step over (Log.damagedRange)
  *    topics/<name>/<partition>/end            the durable end (end-mark.ts)
  *    topics/<name>/<partition>/producers      the state of the producers at some offset (producer-state.ts)
  *    topics/<name>/<partition>/ages           how old the segments are (retention.ts)

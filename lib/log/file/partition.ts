@@ -8,8 +8,9 @@
  * every POLL_MAX_MS at the latest for those of others (1 us a look).
  */
 import { join } from 'node:path';
-import { PenstockError, systemCode } from '../../errors.ts';
-import type { AppendResult, FetchResult } from '../log.ts';
+import { syncDirectory } from '../../durable-files.ts';
+import { fromSystemError, isCode, PenstockError, systemCode } from '../../errors.ts';
+import type { AppendResult, DamagedRange, FetchResult } from '../log.ts';
 import { EndFile, type EndMark } from './end-mark.ts';
 import { listSegments } from './layout.ts';
 import { LEADER_EPOCH, PartitionAppender, type PartitionOptions } from './partition-appender.ts';
@@ -24,6 +25,13 @@ export interface PartitionFetch {
   readonly maxBytes: number;
   readonly maxWaitMs: number;
   readonly signal?: AbortSignal;
+}
+
+/** What is there of a segment, and how much of it was written: less is there when somebody cut it. */
+function bounds(segment: Segment, mark: EndMark): { readonly limit: number; readonly written: number } {
+  const size = segment.size();
+  const written = segment.base === mark.segmentBase ? mark.position : size;
+  return { limit: Math.min(size, written), written };
 }
 
 export class Partition {
@@ -104,15 +112,38 @@ export class Partition {
     }
     const segment = this.#segment(base);
     if (segment === undefined) return this.#read(request, mark); // Retention removed it since it was listed.
-    const limit = base === mark.segmentBase ? mark.position : segment.size();
-    if (segment.size() < limit) {
-      throw new PenstockError('corrupt', `${segment.path} ends at byte ${segment.size()}, ${limit} were written`);
+    const { limit, written } = bounds(segment, mark);
+    try {
+      return { ...answer, ...segment.readFrom(offset, limit, maxBytes) };
+    } catch (error) {
+      if (limit === written || !isCode(error, 'corrupt')) throw error;
+      throw new PenstockError('corrupt', `${segment.path} ends at byte ${limit}, ${written} were written`, {
+        cause: error,
+      });
     }
-    const start = segment.locate(offset, limit);
-    if (start === undefined) {
-      throw new PenstockError('corrupt', `${segment.path} ends at byte ${limit}, before offset ${offset}`);
+  }
+
+  /** See `Log.damagedRange`. The copy is `<offset>.damaged` beside the segment, and goes with the topic. */
+  async damagedRange(offset: bigint): Promise<DamagedRange | null> {
+    const mark = await this.#mark();
+    const bases = listSegments(this.#directory);
+    const base = bases.findLast((candidate) => candidate <= offset);
+    if (base === undefined || offset >= mark.endOffset) return null;
+    const segment = this.#segment(base);
+    const damage = segment?.damageAt(offset, bounds(segment, mark).limit);
+    if (segment === undefined || damage === undefined) return null;
+    const nextOffset = damage.next?.offset ?? bases.find((candidate) => candidate > offset) ?? mark.endOffset;
+    const bytes = damage.end - damage.position;
+    const where = `${segment.path} at byte ${damage.position}`;
+    if (bytes === 0) return { nextOffset, description: `${where}: the rest of the segment is missing` };
+    const copy = join(this.#directory, `${String(offset).padStart(20, '0')}.damaged`);
+    try {
+      await segment.copyTo(copy, damage.position, damage.end);
+      await syncDirectory(this.#directory);
+    } catch (error) {
+      throw fromSystemError(error, `cannot keep a copy of the damaged bytes in ${copy}`);
     }
-    return { ...answer, ...segment.read(start, limit, maxBytes) };
+    return { nextOffset, description: `${where}: ${bytes} bytes are damaged, kept in ${copy}` };
   }
 
   #segment(base: bigint): Segment | undefined {

@@ -3,11 +3,14 @@
  *
  * Invariants: `limit` (the durable end, or the size of a segment that is full) is the caller's: nothing behind it is looked at. Every
  * batch handed out has a valid checksum and the offset that its place demands.
- * Failure: whatever is not a whole, valid, next batch is `corrupt`, with the file and the byte.
+ * Failure: whatever is not a whole, valid, next batch is `corrupt`, with the file and the byte. What stands behind a damaged batch can be
+ * read all the same: the next intact one is found by the length that the damaged one claims or, where that leads nowhere, by looking at
+ * every byte for a batch whose checksum holds and which another one, or the end, follows.
  * Limits: a sparse index of one entry per INDEX_BYTES is built in memory as the file is read; reading from an offset costs at most
  * that many bytes of looking for it, the first time a whole segment.
  */
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
+import { open } from 'node:fs/promises';
 import { PenstockError, fromSystemError, isCode } from '../../errors.ts';
 import {
   BATCH_HEADER_BYTES,
@@ -21,10 +24,21 @@ import { segmentPath } from './layout.ts';
 
 const INDEX_BYTES = 64 * 1024;
 const SCAN_BYTES = 256 * 1024;
+/** Where a batch has its version, and which. */
+const MAGIC_AT = 16;
+const MAGIC = 2;
 
 export interface IndexEntry {
   readonly offset: bigint;
   readonly position: number;
+}
+
+export interface Damage {
+  /** The bytes [position, end) are no valid batches. */
+  readonly position: number;
+  readonly end: number;
+  /** The batch behind them; undefined: they reach to the limit. */
+  readonly next: IndexEntry | undefined;
 }
 
 export class Segment {
@@ -122,6 +136,58 @@ export class Segment {
     return { batches, nextOffset: expected };
   }
 
+  /** Reads from the batch that holds `offset`, which is below the limit; also when there is a damaged one somewhere in front of it. */
+  readFrom(offset: bigint, limit: number, maxBytes: number): { batches: Buffer[]; nextOffset: bigint } {
+    try {
+      return this.#readAt(offset, limit, maxBytes);
+    } catch (error) {
+      // Looking for what is damaged leaves in the index what is behind it.
+      if (!isCode(error, 'corrupt') || this.damageAt(offset, limit) !== undefined) throw error;
+      return this.#readAt(offset, limit, maxBytes);
+    }
+  }
+
+  #readAt(offset: bigint, limit: number, maxBytes: number): { batches: Buffer[]; nextOffset: bigint } {
+    const start = this.locate(offset, limit);
+    if (start === undefined) {
+      throw new PenstockError('corrupt', `${this.path} ends at byte ${limit}, before offset ${offset}`);
+    }
+    return this.read(start, limit, maxBytes);
+  }
+
+  /** What keeps `offset` from being read; undefined when nothing does. Reads everything from the last indexed batch on. */
+  damageAt(offset: bigint, limit: number): Damage | undefined {
+    let start = this.#index.findLast((entry) => entry.offset <= offset && entry.position < limit);
+    while (start !== undefined) {
+      const flaw = this.verify(start, limit);
+      if (flaw.offset > offset) return undefined;
+      const next = flaw.position < limit ? this.#nextIntact(flaw, limit) : undefined;
+      if (next === undefined || next.offset > offset) {
+        return { position: flaw.position, end: next?.position ?? limit, next };
+      }
+      this.#addToIndex(next);
+      start = next;
+    }
+    return { position: limit, end: limit, next: undefined };
+  }
+
+  /** Copies a piece of the file. */
+  async copyTo(path: string, from: number, to: number): Promise<void> {
+    const handle = await open(path, 'w');
+    try {
+      const buffer = Buffer.allocUnsafe(Math.min(SCAN_BYTES, to - from));
+      for (let position = from; position < to;) {
+        const bytes = buffer.subarray(0, this.#read(buffer, position, to));
+        if (bytes.length === 0) break;
+        await handle.writeFile(bytes);
+        position += bytes.length;
+      }
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+  }
+
   /** The end of the whole, valid batches from `start`: the limit, or the first flaw. */
   verify(start: IndexEntry, limit: number): IndexEntry {
     let { offset, position } = start;
@@ -145,6 +211,58 @@ export class Segment {
     const behind = position + batchBytes(prefix, 0);
     if (!(behind < limit) || this.#read(prefix, behind, limit) < BATCH_PREFIX_BYTES) return false;
     return this.verify({ offset: prefix.readBigInt64BE(0), position: behind }, limit).position > behind;
+  }
+
+  #nextIntact(flaw: IndexEntry, limit: number): IndexEntry | undefined {
+    const prefix = Buffer.alloc(BATCH_PREFIX_BYTES);
+    if (this.#read(prefix, flaw.position, limit) === BATCH_PREFIX_BYTES) {
+      const claimed = this.#intactAt(flaw.position + batchBytes(prefix, 0), flaw.offset, limit);
+      if (claimed !== undefined) return claimed.entry;
+    }
+    const buffer = Buffer.allocUnsafe(SCAN_BYTES);
+    for (let from = flaw.position + 1; from < limit; from += SCAN_BYTES - BATCH_HEADER_BYTES) {
+      const loaded = this.#read(buffer, from, limit);
+      for (let at = 0; at + BATCH_HEADER_BYTES <= loaded; at++) {
+        // The cheap signs first: an offset of less than 2^56, and the version.
+        if (buffer[at] !== 0 || buffer[at + MAGIC_AT] !== MAGIC) continue;
+        const found = this.#intactAt(from + at, flaw.offset, limit);
+        // A batch that somebody stored as the value of a record is whole, too: what follows gives it away.
+        if (found?.isFollowed === true) return found.entry;
+      }
+    }
+    return undefined;
+  }
+
+  /** The batch at `position`, when its checksum holds and it is behind `offset`; and whether the next one, or the end, follows it. */
+  #intactAt(
+    position: number,
+    offset: bigint,
+    limit: number,
+  ): { readonly entry: IndexEntry; readonly isFollowed: boolean } | undefined {
+    const header = this.#headerAt(position, limit);
+    if (header === undefined || header.baseOffset <= offset || position + header.bytes > limit) return undefined;
+    const entry = { offset: header.baseOffset, position };
+    const behind = position + header.bytes;
+    if (this.verify(entry, behind).position !== behind) return undefined;
+    const due = header.baseOffset + BigInt(header.lastOffsetDelta + 1);
+    return { entry, isFollowed: behind === limit || this.#headerAt(behind, limit)?.baseOffset === due };
+  }
+
+  #headerAt(position: number, limit: number): BatchHeader | undefined {
+    const bytes = Buffer.alloc(BATCH_HEADER_BYTES);
+    if (!(position < limit) || this.#read(bytes, position, limit) < BATCH_HEADER_BYTES) return undefined;
+    try {
+      return readBatchHeader(bytes, 0, this.path);
+    } catch {
+      // No batch begins here.
+      return undefined;
+    }
+  }
+
+  #addToIndex(entry: IndexEntry): void {
+    const at = this.#index.findIndex(({ position }) => position >= entry.position);
+    if (at === -1) this.#index.push(entry);
+    else if (this.#index[at]?.position !== entry.position) this.#index.splice(at, 0, entry);
   }
 
   #header(buffer: Buffer, at: number, loaded: number, position: number, limit: number, expected: bigint): BatchHeader {
