@@ -108,8 +108,10 @@ function mountByHelper({ mountpoint, source, readOnly }: MountOptions): number {
 
 export type UnmountResult = 'unmounted' | 'busy' | 'not-mounted';
 
-/** Takes the mount away: `lazy` detaches it from the tree at once and lets open files go on. Throws `denied`, `io`. */
-/** `abort`: requests that nobody will answer end with an error (for root; as `umount -f` does). */
+/**
+ * Takes the mount away: `lazy` detaches it from the tree at once and lets open files go on. `abort`: requests that nobody will answer end
+ * with an error (for root; as `umount -f` does). Throws `denied`, `io`.
+ */
 export function unmountPoint(mountpoint: string, lazy: boolean, abort = false): UnmountResult {
   if (!hasSysAdmin()) return unmountByHelper(mountpoint, lazy);
   const result = native().umount2(mountpoint, (lazy ? MNT_DETACH : 0) | (abort ? MNT_FORCE : 0));

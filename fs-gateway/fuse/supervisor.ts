@@ -18,7 +18,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { PenstockError, describeError } from '../../lib/errors.ts';
 import { findSupervisor, serveControl, type ControlAnswer, type ControlRequest } from './control.ts';
 import { answerInit, type HandshakeChoices, type Negotiated } from './handshake.ts';
-import { mountDevice, probeMount, resolveMountpoint, unmountPoint } from './mount.ts';
+import { findMount, mountDevice, probeMount, resolveMountpoint, unmountPoint, type UnmountResult } from './mount.ts';
 import { native } from './native.ts';
 import { NotificationWriter } from './notification-writer.ts';
 import { WorkerProcess, describeExit } from './worker-process.ts';
@@ -61,6 +61,8 @@ export class Supervisor {
   readonly #startedAtMs = Date.now();
   readonly #end = Promise.withResolvers<boolean>();
   #fd = -1;
+  /** Of our mount, as the kernel's table names it. */
+  #device: string | undefined;
   #negotiated: Negotiated | undefined;
   #control: Server | undefined;
   #worker: WorkerProcess | undefined;
@@ -92,6 +94,7 @@ export class Supervisor {
     this.#control = await serveControl(this.mountpoint, (request) => this.#answer(request));
     try {
       this.#fd = mountDevice({ mountpoint: this.mountpoint, source, readOnly });
+      this.#device = findMount(this.mountpoint)?.device;
       const sys = native();
       sys.setNonBlocking(this.#fd);
       this.#negotiated = answerInit(sys, this.#fd, this.#options);
@@ -115,8 +118,8 @@ export class Supervisor {
       const flushError = await this.#flush();
       if (flushError !== undefined) this.#log(`${this.mountpoint}: not everything was flushed: ${flushError}`);
       let openFiles = this.#detached;
-      if (!this.#detached && unmountPoint(this.mountpoint, false) === 'busy') {
-        unmountPoint(this.mountpoint, true);
+      if (!this.#detached && this.#unmountOurs(false) === 'busy') {
+        this.#unmountOurs(true);
         openFiles = true;
       }
       await this.#untilWorkerEnds(openFiles ? OPEN_FILES_GRACE_MS : FLUSH_TIMEOUT_MS);
@@ -174,7 +177,7 @@ export class Supervisor {
     if (flushError !== undefined && !force) {
       return { ok: false, reason: 'flush-failed', message: `${this.mountpoint} stays mounted: ${flushError}` };
     }
-    if (unmountPoint(this.mountpoint, lazy) === 'busy') {
+    if (this.#unmountOurs(lazy) === 'busy') {
       return { ok: false, reason: 'busy', message: `${this.mountpoint} is busy: a program has files of it open` };
     }
     const value = { mountpoint: this.mountpoint, flushed: flushError === undefined, ...(flushError && { flushError }) };
@@ -202,6 +205,12 @@ export class Supervisor {
    * Detached lazily, the mount point is free for another mount and another supervisor at once, while this one serves until the last file
    * is closed: from here on it must touch neither the mount point nor its control socket.
    */
+  /** Only our own mount: another supervisor's may stand at the same place when ours was taken for dead. */
+  #unmountOurs(lazy: boolean, abort = false): UnmountResult {
+    if (findMount(this.mountpoint)?.device !== this.#device) return 'not-mounted';
+    return unmountPoint(this.mountpoint, lazy, abort);
+  }
+
   #detach(): void {
     this.#detached = true;
     this.#control?.close();
@@ -348,7 +357,7 @@ export class Supervisor {
     this.#state = 'ended';
     if (mounted) {
       try {
-        unmountPoint(this.mountpoint, true, true);
+        this.#unmountOurs(true, true);
       } catch (error) {
         this.#log(describeError(error));
       }
