@@ -120,6 +120,8 @@ class Demo {
   readonly #mount: DemoChild;
   readonly #control: DemoChild;
   readonly #problems = new Set<string>();
+  /** Ends collecting when a child has failed for good: nothing may go on behind the error. */
+  readonly #failed = new AbortController();
   #mountpoint: string | null = null;
   #phase: DemoProgress['phase'] = 'collecting';
   #stats: DatasetStats[] = [];
@@ -164,6 +166,7 @@ class Demo {
       ]);
       return await this.#finish();
     } finally {
+      this.#failed.abort();
       progress.stop();
       await Promise.all([this.#agent.stop(STOP_MS), this.#lander.stop(STOP_MS), this.#control.stop(STOP_MS)]);
       await this.#mount.stop(STOP_MS);
@@ -197,10 +200,12 @@ class Demo {
     if (typeof url === 'string') this.#screen.say(`penstock: the admin page is at ${url}`);
   }
 
-  /** Until the time is over or the signal fires; compacts what has landed meanwhile. */
+  /** Until the time is over or the signal fires; compacts what has landed meanwhile. The time begins when the agent is at work. */
   async #collect(): Promise<void> {
-    const { signal, forMs } = this.#options;
-    const over = forMs === undefined ? signal : AbortSignal.any([signal, AbortSignal.timeout(forMs)]);
+    const { forMs } = this.#options;
+    const ended = AbortSignal.any([this.#options.signal, this.#failed.signal]);
+    while (this.#agent.status === undefined && !ended.aborted) await delay(50);
+    const over = forMs === undefined ? ended : AbortSignal.any([ended, AbortSignal.timeout(forMs)]);
     while (!over.aborted) {
       const waited = await delay(COMPACT_EVERY_MS, true, { signal: over }).catch(() => false);
       if (!waited) return;

@@ -16,6 +16,9 @@ import { SqlWorker } from '../../lib/sql/sql-worker-client.ts';
 import { descendants, eventually, isAlive, kill, processes } from '../support/processes.ts';
 import { tempDir } from '../support/temp.ts';
 
+/** Each further demo reads on where the one before was. */
+const RUNS_MAX = 4;
+
 interface Summary {
   readonly readings: number;
   readonly landedRows: number;
@@ -95,6 +98,7 @@ async function numbersInTable(dir: string): Promise<{ rows: number; distinct: nu
   const worker = await SqlWorker.start({ memoryBytes: 1e9, threads: 1, scratchDir: scratch.path, scratchBytes: 1e9 });
   try {
     const files = await liveFilePaths(ports.lake, 'plant.inbox');
+    if (files.length === 0) return { rows: 0, distinct: 0, max: -1 };
     const list = files.map((path) => `'${path}'`).join(',');
     const [row] = await worker.query(
       `SELECT count(*) AS rows, count(DISTINCT n) AS distinct_n, max(n) AS max FROM read_parquet([${list}])`,
@@ -106,6 +110,21 @@ async function numbersInTable(dir: string): Promise<{ rows: number; distinct: nu
     await ports.close();
   }
 }
+
+/** Further demos until every line is in the table: how much one of two seconds reads is the machine's. */
+async function expectAllNumbers(dir: string, lines: NumberedLines): Promise<void> {
+  let seen: unknown;
+  for (let run = 0; run < RUNS_MAX; run++) {
+    expectAccounted(await new Demo(dir, 2).summary());
+    const numbers = await numbersInTable(dir);
+    expect(numbers.rows, 'a line is there twice').toBe(numbers.distinct);
+    seen = numbers;
+    if (numbers.rows === lines.count) break;
+  }
+  expect(seen).toEqual({ rows: lines.count, distinct: lines.count, max: lines.count - 1 });
+}
+
+const isMounted = (dir: string): boolean => readFileSync('/proc/self/mounts', 'utf8').includes(dir);
 
 it('accounts for every reading, goes on where it was, and tells a second demo who holds the directory', async () => {
   const dir = tempDir('demo');
@@ -146,8 +165,7 @@ it('loses and doubles nothing when each of its processes is killed with -9', asy
   }
   expectAccounted(await demo.summary());
   // The last process is only there at the end, when the agent has stopped: a second run takes the lines that came after.
-  expectAccounted(await new Demo(dir, 2).summary());
-  expect(await numbersInTable(dir)).toEqual({ rows: lines.count, distinct: lines.count, max: lines.count - 1 });
+  await expectAllNumbers(dir, lines);
 }, 180_000);
 
 it.each(['collecting', 'draining', 'landing', 'compacting', 'querying'])(
@@ -163,10 +181,8 @@ it.each(['collecting', 'draining', 'landing', 'compacting', 'querying'])(
     await demo.exited;
     lines.append(1000);
     await eventually('the end of the tree', () => !processes().some((entry) => entry.command.includes(dir)), 60_000);
-    expect(readFileSync('/proc/self/mounts', 'utf8')).not.toContain(dir);
-
-    expectAccounted(await new Demo(dir, 2).summary());
-    expect(await numbersInTable(dir)).toEqual({ rows: lines.count, distinct: lines.count, max: lines.count - 1 });
+    await eventually('the end of the mount', () => !isMounted(dir));
+    await expectAllNumbers(dir, lines);
   },
   180_000,
 );
@@ -193,7 +209,7 @@ it.each([
     end(npm.pid ?? 0, head);
     await eventually('nothing of it runs any more', () => ours().length === 0, 60_000);
     kill(npm.pid ?? 0);
-    expect(readFileSync('/proc/self/mounts', 'utf8')).not.toContain(dir);
+    await eventually('the end of the mount', () => !isMounted(dir));
     const { readings, compactedRows, duplicates } = await new Demo(dir, 3).summary();
     expect(readings).toBeGreaterThan(0);
     expect(compactedRows).toBe(readings);
