@@ -82,6 +82,8 @@ export class LiveFile extends StagedFile {
   #keptMtimeNs: bigint | undefined;
   /** Nobody could write it since it was found to be the base. */
   #settled = false;
+  #closed = false;
+  #released = false;
 
   /** Throws Node's error when the backing file cannot be opened. */
   constructor(options: LiveFileOptions) {
@@ -323,7 +325,15 @@ export class LiveFile extends StagedFile {
     this.#writeFd = undefined;
   }
 
+  /** A flush under way reads on: a descriptor that is closed under it may be another file's the next moment. */
   override close(): void {
+    this.#closed = true;
+    if (this.flushing === undefined) this.flushed();
+  }
+
+  override flushed(): void {
+    if (!this.#closed || this.#released) return;
+    this.#released = true;
     this.#closeWriter();
     closeSync(this.#readFd);
   }

@@ -79,6 +79,11 @@ export class StagedFile {
     return;
   }
 
+  /** A flush of it has ended. */
+  flushed(): void {
+    return;
+  }
+
   /** Somebody has set another time. */
   keepMtime(): void {
     this.mtimeNs = null;

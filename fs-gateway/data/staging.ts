@@ -303,6 +303,7 @@ export class Staging {
   #flushed(file: StagedFile): void {
     file.flushing = undefined;
     file.flushingBytes = 0;
+    file.flushed();
   }
 
   /** Nothing of the file is wanted any more. */

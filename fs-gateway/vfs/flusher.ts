@@ -57,10 +57,11 @@ export class Flusher {
       for (let attempt = 0; attempt < RESTARTS_MAX; attempt++) {
         const outcome = await this.#attempt(file, flush);
         if (outcome === 'restart') continue;
-        if (outcome === 'gone')
+        if (outcome === 'gone') {
           this.#context.report(`inode ${file.ino} was removed with ${file.stagedBytes} staged bytes`);
-        if (outcome === 'gone') staging.drop(file, time.nowNs());
-        else staging.committed(file, flush, time.nowNs());
+          staging.failedFlush(file, flush); // It reads no more.
+          staging.drop(file, time.nowNs());
+        } else staging.committed(file, flush, time.nowNs());
         return outcome === 'moved' || outcome === 'repeated';
       }
       throw new PenstockError('conflict', `inode ${file.ino} was changed elsewhere during ${RESTARTS_MAX} flushes`);

@@ -366,7 +366,7 @@ export class Passthrough {
     }
     // Nobody can write it now: what is committed by this flush is final, unless an open comes in between.
     for (let round = 0; round < 2 && !file.isSettled(); round++) await this.#options.flush(ino);
-    if (!file.isSettled() || context.staging.isOpen(ino) || context.staging.get(ino) !== file) {
+    if (!this.#isFinal(file)) {
       this.#calmLater(ino, pauseMs);
       return;
     }
@@ -378,12 +378,23 @@ export class Passthrough {
       return;
     }
     const record = await file.sync();
-    if (!file.isSettled() || context.staging.isOpen(ino) || context.staging.get(ino) !== file) return;
+    if (!this.#isFinal(file)) {
+      this.#calmLater(ino, pauseMs);
+      return;
+    }
     context.staging.release(file);
     whole.calm(ino, record);
     const node = context.view.cachedNode(ino);
     // Another node changed it meanwhile.
     if (node !== undefined && (await keyOf(context, node)) !== contentKey(record.content)) filler.later(ino);
+  }
+
+  /** Nobody has it open, nobody could have written it since it was compared, and no flush reads it. */
+  #isFinal(file: LiveFile): boolean {
+    const { staging } = this.#options.context;
+    return (
+      file.isSettled() && !staging.isOpen(file.ino) && staging.get(file.ino) === file && file.flushing === undefined
+    );
   }
 
   /** When the last handle is closed, whether its flush succeeded or not. */
