@@ -168,11 +168,11 @@ test('receipts of QoS 1 are bounded by what the spool has room for, and at least
     clean: false,
     properties: { receiveMaximum: 10, sessionExpiryInterval: 604_800 },
   });
-  for (let n = 1; n <= 150; n += 1) broker.send(publish(n, 1, n));
-  broker.send(publish(160, 2, 151));
-  await vi.waitFor(() => expect(answersOf(broker)).toHaveLength(151), WAIT);
-  expect([...output.receipts().keys()]).toEqual([...Array.from({ length: 90 }, (_, n) => String(n + 61)), '160']);
-  expect(await numbers(spool)).toEqual(Array.from({ length: 151 }, (_, n) => n + 1));
+  for (let n = 1; n <= 250; n += 1) broker.send(publish(n, 1, n));
+  broker.send(publish(260, 2, 251));
+  await vi.waitFor(() => expect(answersOf(broker)).toHaveLength(251), WAIT);
+  expect([...output.receipts().keys()]).toEqual([...Array.from({ length: 190 }, (_, n) => String(n + 61)), '260']);
+  expect(await numbers(spool)).toEqual(Array.from({ length: 251 }, (_, n) => n + 1));
 });
 
 test('what the broker refuses, and how it ends a connection, is said in words', async () => {
