@@ -50,6 +50,7 @@ async function measure(dir: string, row: Row, size: string): Promise<Measured> {
     '--terse-version=3',
     `--directory=${dir}`,
     '--name=bench',
+    '--invalidate=0', // fadvise(2) would empty the page cache of the disk's file, and not of a backing file
     `--size=${size}`,
     ...row.args,
   ];
