@@ -8,7 +8,7 @@ import { PenstockError } from '../lib/errors.ts';
 import { absoluteUrl, openMeta, openStore } from '../lib/registry.ts';
 import type { StoreCredentials } from '../lib/store/store.ts';
 import { parseBytes, parseDuration } from '../lib/units.ts';
-import { parsePortUrl, pathOfUrl } from '../lib/urls.ts';
+import { parsePortUrl, pathOfUrl, textWithoutCredentials } from '../lib/urls.ts';
 import { FORMAT_DEFAULTS, readFormat, writeFormat } from '../lib/volume/format.ts';
 import type { VolumeFormat } from '../lib/volume/format.ts';
 import { assertVolumeName } from '../lib/volume/keys.ts';
@@ -219,7 +219,7 @@ export async function mountStats(mountpoint: string): Promise<Readonly<Record<st
 export function splitMetaUrl(metaUrl: string, name?: string): { readonly url: string; readonly volume: string } {
   const absolute = absoluteUrl(expandEnvironment(metaUrl), process.cwd());
   const parsed = parsePortUrl(absolute);
-  if (parsed === null) throw new PenstockError('config', `'${metaUrl}' is not the URL of a metadata engine`);
+  if (parsed === null) throw new PenstockError('config', `'${textWithoutCredentials(metaUrl)}' is not the URL of a metadata engine`);
   const inUrl = parsed.searchParams.get('volume');
   parsed.searchParams.delete('volume');
   if (inUrl !== null && name !== undefined && inUrl !== name) {

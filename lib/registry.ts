@@ -7,7 +7,7 @@ import { PenstockError } from './errors.ts';
 import type { Log, OpenLog } from './log/log.ts';
 import type { MetaEngine, OpenMetaEngine, SessionOptions } from './meta/engine.ts';
 import type { ObjectStore, OpenObjectStore, StoreCredentials } from './store/store.ts';
-import { parsePortUrl } from './urls.ts';
+import { parsePortUrl, textWithoutCredentials } from './urls.ts';
 
 const logDrivers: Readonly<Record<string, () => Promise<OpenLog>>> = {
   'file:': async () => (await import('./log/file/file-log.ts')).openFileLog,
@@ -32,7 +32,7 @@ function driver<T>(kind: string, drivers: Readonly<Record<string, T>>, text: str
   if (url === null) {
     throw new PenstockError(
       'config',
-      `'${text}' is not the URL of a ${kind}: expected one of ${Object.keys(drivers).join(', ')}`,
+      `'${textWithoutCredentials(text)}' is not the URL of a ${kind}: expected one of ${Object.keys(drivers).join(', ')}`,
     );
   }
   const load = drivers[url.protocol];

@@ -19,6 +19,11 @@ export function withoutCredentials(url: URL): string {
   return shown.href;
 }
 
+/** The same for what is not a URL, or may not be one: whatever stands where a user and a password would is left out. */
+export function textWithoutCredentials(text: string): string {
+  return text.replace(/^([a-z][a-z0-9+.-]*:\/\/)[^/]*@/i, '$1');
+}
+
 /**
  * Parses the URL of a port. `URL` refuses several hosts with ports (`kafka://a:9092,b:9092`), so they become one percent-encoded
  * host, from which `hostsOfUrl` makes them again. Null when it is no URL.
