@@ -2,8 +2,10 @@
  * The compactor's CPU-seconds per GB of Parquet input, with sort and de-duplication, checks and commit included; and what DuckDB's own
  * best single query for the same work takes on the same files in the same run.
  *
- *   node bench/compactor.ts [rows=2000000] [rowsPerFile=20000] [repeats=0.01]
- *   node bench/compactor.ts 50000000 5000        the big one: 10,000 files, some minutes
+ *   node bench/compactor.ts [rows=2000000] [rowsPerCommit=20000] [repeats=0.01] [hours=1]
+ *   node bench/compactor.ts 50000000 50000 0.01 10      the big one: 10,000 files of 5,000 rows in ten hours, some minutes
+ *
+ * A commit of the lander takes 4 MB of values or more (14,000 of these rows); with several hours each commit writes a file of every one.
  */
 import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { cpus, tmpdir } from 'node:os';
@@ -20,8 +22,9 @@ import { loadTable } from '../lib/table/table.ts';
 import { fillLog } from './readings.ts';
 
 const rows = Number(process.argv[2] ?? 2_000_000);
-const rowsPerFile = Number(process.argv[3] ?? 20_000);
+const rowsPerCommit = Number(process.argv[3] ?? 20_000);
 const repeats = Number(process.argv[4] ?? 0.01);
+const hours = Number(process.argv[5] ?? 1);
 /** What the lander counts for a reading of the benchmark. */
 const STAGED_BYTES_PER_ROW = 273;
 const MEMORY_BYTES = 1_000_000_000;
@@ -31,14 +34,14 @@ try {
   const config = parseConfig(
     `{log: 'file:${dir}/log', store: 'dir:${dir}/objects', meta: 'sqlite:${dir}/meta.db',` +
       ` datasets: [{name: bench, topic: bench, eventTime: ts, sort: [sensor, ts]}], topics: {partitions: 1},` +
-      ` lander: {commitEvery: 1h, fileBytes: ${Math.round((rowsPerFile * STAGED_BYTES_PER_ROW) / 2)}},` +
+      ` lander: {commitEvery: 1h, fileBytes: ${Math.round((rowsPerCommit * STAGED_BYTES_PER_ROW) / 2)}},` +
       ` compactor: {memoryBytes: ${MEMORY_BYTES}}}`,
     'bench',
     pipelineSchema,
   );
   const log = await openPipelineLog(config, dir);
   const ports = await openLake(config, dir, 'bench');
-  await fillLog(log, 'bench', { rows, partitions: 1, compression: 'zstd', hours: 1, repeats });
+  await fillLog(log, 'bench', { rows, partitions: 1, compression: 'zstd', hours, interleaved: true, repeats });
   await runLander({ config, lake: ports.lake, log, once: true, signal, scratchRoot: join(dir, 'scratch') });
   const table = await loadTable(ports.lake, 'bench');
   const paths: string[] = [];

@@ -9,8 +9,10 @@ export interface ReadingsOptions {
   readonly rows: number;
   readonly partitions: number;
   readonly compression: 'none' | 'zstd';
-  /** The event times cover as many hours. */
+  /** The event times cover as many hours, one after the other. */
   readonly hours: number;
+  /** Neighbours are of different hours instead: each commit of the lander gets files of all of them. */
+  readonly interleaved?: boolean;
   /** The share of readings that are sent a second time; default none. */
   readonly repeats?: number;
 }
@@ -39,7 +41,9 @@ export async function fillLog(log: Log, topic: string, options: ReadingsOptions)
     inBatch = 0;
   };
   for (let n = 0; n < rows; n++) {
-    const eventMs = START_MS + Math.floor((n / rows) * options.hours * MS_PER_HOUR);
+    const hours = (n / rows) * options.hours;
+    const hour = options.interleaved === true ? (n % options.hours) + hours / options.hours : hours;
+    const eventMs = START_MS + Math.floor(hour * MS_PER_HOUR);
     const value = Buffer.from(readingText(n, eventMs));
     valueBytes += value.length;
     headers.truncate(constant);
