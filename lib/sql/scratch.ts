@@ -3,10 +3,12 @@
  * holds nothing that is needed after it, and is removed by it; what a killed process left is removed by the next one that
  * makes a scratch directory under the same root.
  *
- * Invariants: a directory whose owner lives is never removed by another (the owner holds a kernel lock in it).
+ * Invariants: a directory whose owner lives is never removed by another: the owner holds a kernel lock in it, and it gets the name that
+ * others look at only when it is locked.
+ * Failure: killed before that, it stays under its first name for NEW_MS.
  */
 import { randomUUID } from 'node:crypto';
-import { mkdirSync, readdirSync, rmSync } from 'node:fs';
+import { mkdirSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs';
 import { tmpdir, userInfo } from 'node:os';
 import { join } from 'node:path';
 import { fromSystemError, isCode } from '../errors.ts';
@@ -14,6 +16,9 @@ import { acquireProcessLock } from '../process-lock.ts';
 
 const LOCK = 'owner.lock';
 const PREFIX = 'run-';
+const NEW_PREFIX = 'new-';
+/** Far longer than it takes to lock a directory. */
+const NEW_MS = 3_600_000;
 
 export interface Scratch {
   readonly path: string;
@@ -33,8 +38,15 @@ export async function makeScratch(root: string, label: string): Promise<Scratch>
   } catch (error) {
     throw fromSystemError(error, `scratch directory ${root}`);
   }
-  const path = join(root, `${PREFIX}${randomUUID()}`);
-  const lock = await acquireProcessLock(join(path, LOCK), { label });
+  const id = randomUUID();
+  const path = join(root, PREFIX + id);
+  const lock = await acquireProcessLock(join(root, NEW_PREFIX + id, LOCK), { label });
+  try {
+    renameSync(join(root, NEW_PREFIX + id), path);
+  } catch (error) {
+    lock.release();
+    throw fromSystemError(error, `scratch directory ${path}`);
+  }
   return {
     path,
     remove: () => {
@@ -47,8 +59,12 @@ export async function makeScratch(root: string, label: string): Promise<Scratch>
 
 async function removeAbandoned(root: string): Promise<void> {
   for (const name of readdirSync(root)) {
-    if (!name.startsWith(PREFIX)) continue;
     const path = join(root, name);
+    if (name.startsWith(NEW_PREFIX)) {
+      const madeMs = statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? Infinity;
+      if (Date.now() - madeMs > NEW_MS) rmSync(path, { recursive: true, force: true });
+    }
+    if (!name.startsWith(PREFIX)) continue;
     try {
       const lock = await acquireProcessLock(join(path, LOCK), { label: 'cleaning' });
       rmSync(path, { recursive: true, force: true, maxRetries: 3 });
