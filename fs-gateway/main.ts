@@ -219,7 +219,8 @@ export async function mountStats(mountpoint: string): Promise<Readonly<Record<st
 export function splitMetaUrl(metaUrl: string, name?: string): { readonly url: string; readonly volume: string } {
   const absolute = absoluteUrl(expandEnvironment(metaUrl), process.cwd());
   const parsed = parsePortUrl(absolute);
-  if (parsed === null) throw new PenstockError('config', `'${textWithoutCredentials(metaUrl)}' is not the URL of a metadata engine`);
+  if (parsed === null)
+    throw new PenstockError('config', `'${textWithoutCredentials(metaUrl)}' is not the URL of a metadata engine`);
   const inUrl = parsed.searchParams.get('volume');
   parsed.searchParams.delete('volume');
   if (inUrl !== null && name !== undefined && inUrl !== name) {
