@@ -112,7 +112,7 @@ describe.skipIf(missing('kafka', 'redis-server', 'versitygw'))('killed at every 
   }, 120_000);
   afterAll(async () => {
     vi.unstubAllEnvs();
-    await Promise.all([broker.close(), s3.stop()]);
+    await Promise.all([broker.close(), redis.stop(), s3.stop()]);
   });
 
   test('no reader sees a gap or a double, and in the end the rows are the oracle’s', { timeout: 600_000 }, async () => {
