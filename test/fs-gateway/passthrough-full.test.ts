@@ -1,24 +1,12 @@
 /** `-o passthrough=full`: the kernel writes by itself too. Nothing that fsync or close answered is lost, whatever is killed. */
-import { createHash } from 'node:crypto';
 import { describe, expect, test } from 'vitest';
-import { mountStats, umountVolume } from '../../fs-gateway/main.ts';
+import { umountVolume } from '../../fs-gateway/main.ts';
 import { mountTestVolume, openTestVolume, testVolume } from '../support/fs-volume.ts';
 import type { MountedVolume } from '../support/fs-volume.ts';
 import { run, shell, until } from '../support/mount-guard.ts';
 import { cannotPassThrough } from '../support/passthrough.ts';
 import { cannotMount } from '../support/services.ts';
-import { converse, python, readElsewhere, volumeStats, writeElsewhere } from './passthrough-volume.ts';
-
-const sha = (data: Buffer): string => createHash('sha256').update(data).digest('hex');
-
-async function killWorker(mount: MountedVolume): Promise<void> {
-  const { workerPid, restarts } = await mountStats(mount.mountpoint);
-  process.kill(Number(workerPid), 'SIGKILL');
-  await until('another worker serves', async () => {
-    const stats = await mountStats(mount.mountpoint);
-    return stats['restarts'] !== restarts && stats['state'] === 'serving';
-  });
-}
+import { converse, killWorker, python, readElsewhere, sha, volumeStats, writeElsewhere } from './passthrough-volume.ts';
 
 /** Random writes, mappings, truncations and syncs by one program on the mount and on a local file, which must stay equal; seeded. */
 const RANDOM = `import random

@@ -1,35 +1,24 @@
 /** `-o passthrough=read`: each rule of docs/decisions/0021 by its name. */
-import { createHash } from 'node:crypto';
 import { describe, expect, test } from 'vitest';
-import { mountStats } from '../../fs-gateway/main.ts';
 import { mountTestVolume } from '../support/fs-volume.ts';
-import type { MountedVolume } from '../support/fs-volume.ts';
 import { until } from '../support/mount-guard.ts';
 import { cannotMount } from '../support/services.ts';
 import { cannotPassThrough } from '../support/passthrough.ts';
 import {
+  HASH,
   appendElsewhere,
   converse,
+  killWorker,
   makeWhole,
   python,
   readElsewhere,
+  sha,
   volumeStats,
   volumeWithFile,
   writeElsewhere,
 } from './passthrough-volume.ts';
 
 const MIB = 2 ** 20;
-const sha = (data: Buffer): string => createHash('sha256').update(data).digest('hex');
-const HASH = `say(hashlib.sha256(open(path, 'rb').read()).hexdigest())`;
-
-async function killWorker(mount: MountedVolume): Promise<void> {
-  const { workerPid, restarts } = await mountStats(mount.mountpoint);
-  process.kill(Number(workerPid), 'SIGKILL');
-  await until('another worker serves', async () => {
-    const stats = await mountStats(mount.mountpoint);
-    return stats['restarts'] !== restarts && stats['state'] === 'serving';
-  });
-}
 
 describe.skipIf(cannotMount() || cannotPassThrough())('passthrough=read', () => {
   test('a file that was read is whole on the node, and its next open is served by the kernel', async () => {

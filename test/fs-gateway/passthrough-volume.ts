@@ -1,5 +1,5 @@
 /** What the passthrough tests share: a volume with a file made by another client, mounted, and Python programs that look into it. */
-import { randomBytes } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { expect } from 'vitest';
 import { mountStats } from '../../fs-gateway/main.ts';
 import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
@@ -11,6 +11,10 @@ import type { Running } from '../support/mount-guard.ts';
 const O_RDWR = 2;
 const O_CREAT = 0o100;
 const O_WRONLY_APPEND = 0o2001;
+
+export const sha = (data: Buffer): string => createHash('sha256').update(data).digest('hex');
+/** Says the hash of the file as a program on the mount reads it. */
+export const HASH = `say(hashlib.sha256(open(path, 'rb').read()).hexdigest())`;
 
 export interface VolumeStats {
   readonly passthrough: string;
@@ -29,6 +33,16 @@ export async function volumeStats({ mountpoint }: MountedVolume): Promise<Volume
   });
   if (found === undefined) throw new Error('unreachable');
   return found;
+}
+
+/** kill -9; resolves when another worker serves. */
+export async function killWorker(mount: MountedVolume): Promise<void> {
+  const { workerPid, restarts } = await mountStats(mount.mountpoint);
+  process.kill(Number(workerPid), 'SIGKILL');
+  await until('another worker serves', async () => {
+    const stats = await mountStats(mount.mountpoint);
+    return stats['restarts'] !== restarts && stats['state'] === 'serving';
+  });
 }
 
 /** A file of random bytes in the root, written by a client that is not the mount. */

@@ -1,5 +1,4 @@
 /** Whole files in the cache directory: eviction, power cuts, damage, and directories that cannot be used. */
-import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
@@ -11,18 +10,18 @@ import { run, until } from '../support/mount-guard.ts';
 import { cannotMount } from '../support/services.ts';
 import { cannotPassThrough } from '../support/passthrough.ts';
 import {
+  HASH,
   converse,
   makeWhole,
   python,
   readElsewhere,
+  sha,
   volumeStats,
   volumeWithFile,
   writeElsewhere,
 } from './passthrough-volume.ts';
 
 const MIB = 2 ** 20;
-const sha = (data: Buffer): string => createHash('sha256').update(data).digest('hex');
-const HASH = `say(hashlib.sha256(open(path, 'rb').read()).hexdigest())`;
 
 /** The files of the cache directory whose paths end so. */
 function cached(mount: MountedVolume, pattern: RegExp): string[] {

@@ -1,60 +1,39 @@
 import { once } from 'node:events';
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
+import { expect, onTestFinished, test } from 'vitest';
 import { runMaintenance } from '../../fs-gateway/maintenance.ts';
-import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
 import { createBackup, expireBackups, listBackups } from '../../fs-gateway/tools/backup.ts';
 import type { Backup, BackupOptions } from '../../fs-gateway/tools/backup.ts';
-import { collectGarbage } from '../../fs-gateway/tools/gc.ts';
-import type { GcReport } from '../../fs-gateway/tools/gc.ts';
 import { loadVolume } from '../../fs-gateway/tools/load.ts';
 import { backupsIn, deleteBackup, fetchBackup, fsckVolume } from '../../fs-gateway/tools/main.ts';
 import { maintain } from '../../fs-gateway/tools/maintenance.ts';
 import { systemClock } from '../../lib/clock.ts';
-import type { MetaEngine } from '../../lib/meta/engine.ts';
 import { openMeta, openStore } from '../../lib/registry.ts';
-import type { ObjectStore } from '../../lib/store/store.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { FaultPlan } from '../support/fault.ts';
 import { faultyStore } from '../support/faulty-store.ts';
-import { caller, openTestVolume, startServices, testVolume } from '../support/fs-volume.ts';
-import type { Services, TestVolume } from '../support/fs-volume.ts';
-import { missing } from '../support/services.ts';
+import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
+import type { TestVolume } from '../support/fs-volume.ts';
 import { lookUp, writeFile } from './volume-files.ts';
+import { onBothServices, openBench, later, gcLater, countBlocks } from './volume-bench.ts';
+import type { NewVolume, VolumeBench } from './volume-bench.ts';
 
 const keys = new VolumeKeys('lake');
 const OPTIONS = { blockSize: '64KiB', inlineBytes: '100', grace: '0s' };
 const LARGE = Buffer.alloc(200_000, 'large ');
 const DAY_MS = 24 * 3_600_000;
 
-interface Bench {
-  readonly volume: TestVolume;
-  readonly open: OpenVolume;
-  readonly engine: MetaEngine;
-  readonly store: ObjectStore;
+interface Bench extends VolumeBench {
   readonly options: BackupOptions;
 }
 
 async function bench(volume: TestVolume): Promise<Bench> {
-  const open = await openTestVolume(volume);
-  const engine = await openMeta(volume.metaUrl, { kind: 'test' });
-  const store = await openStore(open.format.store);
-  onTestFinished(async () => {
-    await engine.close();
-    await store.close();
-  });
+  const all = await openBench(volume);
+  const { engine, store } = all;
   const directory = join(volume.base, 'tmp');
   mkdirSync(directory, { recursive: true });
-  return { volume, open, engine, store, options: { engine, store, volume: 'lake', clock: systemClock, directory } };
-}
-
-function later(ms: number): typeof systemClock {
-  return { ...systemClock, nowMs: () => Date.now() + ms };
-}
-
-async function gc({ engine, store }: Bench): Promise<GcReport> {
-  return collectGarbage({ engine, store, volume: 'lake', clock: later(60_000) });
+  return { ...all, options: { engine, store, volume: 'lake', clock: systemClock, directory } };
 }
 
 /** Loads a backup under another name and returns what a file in it has. */
@@ -74,10 +53,10 @@ async function contentIn(
   return loaded.operations.read(caller(), ino, 0n, 0n, Number(size), 0);
 }
 
-function suite(newVolume: (options: Readonly<Record<string, string>>) => Promise<TestVolume>): void {
+function suite(newVolume: NewVolume): void {
   test('gc leaves what a backup needs until the backup is gone, and the backup loads whole', async () => {
     const all = await bench(await newVolume(OPTIONS));
-    const { open, options, store } = all;
+    const { open, options } = all;
     const before = await writeFile(open, 'before', Buffer.alloc(100_000, 1));
     await open.operations.setattr(caller(), before, { size: 0n });
     const file = await writeFile(open, 'file', LARGE);
@@ -87,7 +66,7 @@ function suite(newVolume: (options: Readonly<Record<string, string>>) => Promise
     await writeFile(open, 'new', Buffer.from('new'));
     await open.close();
     for (let run = 0; run < 3; run++) {
-      expect(await gc(all)).toMatchObject({ oldestBackup: backup.created });
+      expect(await gcLater(all)).toMatchObject({ oldestBackup: backup.created });
     }
     expect((await contentIn(all, backup, 'loaded', 'file')).equals(LARGE)).toBe(true);
     expect(await backupsIn(open.format.store)).toEqual([backup]);
@@ -97,25 +76,14 @@ function suite(newVolume: (options: Readonly<Record<string, string>>) => Promise
     });
     // The store's own times are whole seconds: until the next one an object is not older than the run.
     const objects = async (): Promise<number> => {
-      await gc(all);
-      let count = 0;
-      for await (const { key } of store.list(`${open.format.id}/blocks/`)) count += key.length > 0 ? 1 : 0;
-      return count;
+      await gcLater(all);
+      return countBlocks(all);
     };
     await expect.poll(objects, { timeout: 10_000 }).toBe(0);
   });
 }
 
-describe('on SQLite and a directory', () => suite(testVolume));
-
-describe.skipIf(missing('redis-server', 'versitygw'))('on Redis and S3', () => {
-  let services: Services;
-  beforeAll(async () => {
-    services = await startServices();
-  });
-  afterAll(() => services.stop());
-  suite((options) => services.volume(options));
-});
+onBothServices(suite);
 
 test('backups are removed for their age, but for the newest of an instant', async () => {
   const all = await bench(await testVolume({ ...OPTIONS, backupKeep: '2h' }));

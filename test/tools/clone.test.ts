@@ -2,60 +2,39 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
+import { describe, expect, onTestFinished, test } from 'vitest';
 import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
 import { cloneTree, createSnapshot, deleteSnapshot, listSnapshots } from '../../fs-gateway/tools/clone.ts';
 import type { CloneOptions } from '../../fs-gateway/tools/clone.ts';
-import { collectGarbage } from '../../fs-gateway/tools/gc.ts';
-import type { GcReport } from '../../fs-gateway/tools/gc.ts';
-import { clonePath, fsckVolume } from '../../fs-gateway/tools/main.ts';
+import { clonePath } from '../../fs-gateway/tools/main.ts';
 import { getQuota, setQuota } from '../../fs-gateway/tools/quota.ts';
 import { Errno } from '../../fs-gateway/vfs/operations.ts';
 import { systemClock } from '../../lib/clock.ts';
 import type { MetaEngine } from '../../lib/meta/engine.ts';
-import { openMeta, openStore } from '../../lib/registry.ts';
-import type { ObjectStore } from '../../lib/store/store.ts';
+import { openMeta } from '../../lib/registry.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { prepareListing } from '../../lib/volume/lake-listing.ts';
 import { clonedLakeObjects } from '../../lib/volume/references.ts';
 import { FaultPlan } from '../support/fault.ts';
 import { faultyEngine } from '../support/faulty-engine.ts';
-import { caller, mountTestVolume, openTestVolume, startServices, testVolume } from '../support/fs-volume.ts';
-import type { Services, TestVolume } from '../support/fs-volume.ts';
-import { cannotMount, missing } from '../support/services.ts';
+import { caller, mountTestVolume, openTestVolume, testVolume } from '../support/fs-volume.ts';
+import type { TestVolume } from '../support/fs-volume.ts';
+import { cannotMount } from '../support/services.ts';
 import { errnoOf, lookUp, makeDirectory, namesIn, writeFile } from './volume-files.ts';
+import { onBothServices, openBench, gcLater, countBlocks, expectSound } from './volume-bench.ts';
+import type { NewVolume, VolumeBench } from './volume-bench.ts';
 
 const keys = new VolumeKeys('lake');
 const OPTIONS = { blockSize: '64KiB', inlineBytes: '100', grace: '0s' };
 const LARGE = Buffer.alloc(200_000, 'large ');
 
-interface Bench {
-  readonly volume: TestVolume;
-  readonly open: OpenVolume;
-  readonly engine: MetaEngine;
-  readonly store: ObjectStore;
+interface Bench extends VolumeBench {
   readonly options: CloneOptions;
 }
 
 async function bench(volume: TestVolume): Promise<Bench> {
-  const open = await openTestVolume(volume);
-  const engine = await openMeta(volume.metaUrl, { kind: 'test' });
-  const store = await openStore(open.format.store);
-  onTestFinished(async () => {
-    await engine.close();
-    await store.close();
-  });
-  return { volume, open, engine, store, options: { engine, volume: 'lake', clock: systemClock } };
-}
-
-async function gc({ engine, store }: Bench): Promise<GcReport> {
-  return collectGarbage({ engine, store, volume: 'lake', clock: { ...systemClock, nowMs: () => Date.now() + 60_000 } });
-}
-
-async function objects({ store, open }: Bench): Promise<number> {
-  let count = 0;
-  for await (const { key } of store.list(`${open.format.id}/blocks/`)) count += key.length > 0 ? 1 : 0;
-  return count;
+  const all = await openBench(volume);
+  return { ...all, options: { engine: all.engine, volume: 'lake', clock: systemClock } };
 }
 
 let readers = 0;
@@ -127,22 +106,18 @@ async function expectTree(open: OpenVolume, path: string): Promise<void> {
   );
 }
 
-async function sound({ volume }: Bench): Promise<void> {
-  expect((await fsckVolume(volume)).findings).toEqual([]);
-}
-
-function suite(newVolume: (options: Readonly<Record<string, string>>) => Promise<TestVolume>): void {
+function suite(newVolume: NewVolume): void {
   test('a clone is as its source, shares its objects, and each can be changed and removed without the other', async () => {
     const all = await bench(await newVolume(OPTIONS));
     const { open, options } = all;
     const top = await makeTree(all);
-    const before = await objects(all);
+    const before = await countBlocks(all);
     const report = await cloneTree(options, '/top', '/copy');
     expect(report).toMatchObject({ path: '/copy', files: 4, directories: 2, consistent: true });
-    expect(await objects(all)).toBe(before);
+    expect(await countBlocks(all)).toBe(before);
     const other = await reader(all);
     await expectTree(other, '/copy');
-    await sound(all);
+    await expectSound(all.volume);
     const copied = await walk(other, '/copy/deep/large');
     await other.operations.write(caller(), copied, 0n, 70_000n, Buffer.from('changed'), 2, false);
     await other.operations.fsync(caller(), copied, 0n, false);
@@ -154,11 +129,11 @@ function suite(newVolume: (options: Readonly<Record<string, string>>) => Promise
     await open.operations.rmdir(caller(), 1n, 'top');
     await open.close();
     await other.close();
-    for (let run = 0; run < 2; run++) await gc(all);
+    for (let run = 0; run < 2; run++) await gcLater(all);
     const left = await reader(all);
     expect((await contentAt(left, '/copy/deep/large')).toString('latin1', 70_000, 70_007)).toBe('changed');
     expect((await contentAt(left, '/copy/deep/paged')).length).toBe(69 * 200_000 + 8);
-    await sound(all);
+    await expectSound(all.volume);
   });
 
   test('a snapshot shows the volume as it was, cannot be changed, and goes with all that only it refers to', async () => {
@@ -200,14 +175,14 @@ function suite(newVolume: (options: Readonly<Record<string, string>>) => Promise
     const again = await reader(all);
     await again.operations.setattr(caller(), await walk(again, '/small'), { size: 3n });
     expect((await contentAt(again, '/small')).toString()).toBe('sma');
-    await sound(all);
+    await expectSound(all.volume);
     for (const name of names) await deleteSnapshot(options, name);
     await expect(deleteSnapshot(options, 'first')).rejects.toMatchObject({ code: 'not-found' });
     expect(await listSnapshots(options)).toEqual([]);
     await Promise.all([open.close(), other.close(), again.close()]);
-    for (let run = 0; run < 2; run++) await gc(all);
+    for (let run = 0; run < 2; run++) await gcLater(all);
     await expectTreeWithout(all);
-    await sound(all);
+    await expectSound(all.volume);
   });
 
   test('a copy counts, and one that does not fit leaves nothing', async () => {
@@ -222,7 +197,7 @@ function suite(newVolume: (options: Readonly<Record<string, string>>) => Promise
     const { bytes } = await cloneTree(options, '/top', '/here/copy');
     expect(await getQuota(engine, 'lake', '/here')).toMatchObject({ inodes: 6, bytes });
     await expectTree(await reader(all), '/here/copy');
-    await sound(all);
+    await expectSound(all.volume);
   });
 
   test('beside a writer every file of a copy is whole', async () => {
@@ -258,7 +233,7 @@ function suite(newVolume: (options: Readonly<Record<string, string>>) => Promise
     }
     expect(rounds).toBeGreaterThanOrEqual(20);
     await open.close();
-    for (let run = 0; run < 2; run++) await gc(all);
+    for (let run = 0; run < 2; run++) await gcLater(all);
     const other = await reader(all);
     for (let copy = 0; copy < copies; copy++) {
       const names = await namesIn(other, await walk(other, `/copy${copy}`));
@@ -268,7 +243,7 @@ function suite(newVolume: (options: Readonly<Record<string, string>>) => Promise
         expect(content.equals(Buffer.alloc(100_000, content.subarray(0, 1))), name).toBe(true);
       }
     }
-    await sound(all);
+    await expectSound(all.volume);
   });
 }
 
@@ -279,16 +254,7 @@ async function expectTreeWithout(all: Bench): Promise<void> {
   expect((await contentAt(left, '/top/link')).equals(LARGE)).toBe(true);
 }
 
-describe('on SQLite and a directory', () => suite(testVolume));
-
-describe.skipIf(missing('redis-server', 'versitygw'))('on Redis and S3', () => {
-  let services: Services;
-  beforeAll(async () => {
-    services = await startServices();
-  });
-  afterAll(() => services.stop());
-  suite((options) => services.volume(options));
-});
+onBothServices(suite);
 
 test('whatever fails, and at whichever commit, nobody sees a part of a clone, and gc removes what is left of it', async () => {
   const counted = new FaultPlan();
@@ -314,8 +280,8 @@ test('whatever fails, and at whichever commit, nobody sees a part of a clone, an
     if (done) expect(names).toEqual(['copy', 'top']);
     if (names.includes('copy')) expect((await contentAt(other, '/copy/deep/f')).equals(LARGE)).toBe(true);
     await Promise.all([open.close(), other.close()]);
-    for (let run = 0; run < 2; run++) await gc(all);
-    await sound(all);
+    for (let run = 0; run < 2; run++) await gcLater(all);
+    await expectSound(all.volume);
     expect(await engine.count(keys.buildings)).toBe(0);
     expect((await contentAt(await reader(all), '/top/deep/f')).equals(LARGE)).toBe(true);
   }
@@ -342,7 +308,7 @@ test('a copy during which its source changes says so, and one of something else 
   };
   expect(await during(top, '/a')).toBe(false);
   expect(await during(other, '/b')).toBe(true);
-  await sound(all);
+  await expectSound(all.volume);
 });
 
 test('a clone of files of the lake keeps their objects from the clean-up of the table, until it is gone', async () => {
@@ -357,7 +323,7 @@ test('a clone of files of the lake keeps their objects from the clean-up of the 
   expect((await contentAt(other, path)).toString()).toBe('parquet bytes');
   const wanted = ['tables/a/data.parquet', 'tables/a/other.parquet'];
   expect(await clonedLakeObjects(engine, keys, wanted)).toEqual(new Set([wanted[0]]));
-  await gc(all);
+  await gcLater(all);
   expect((await clonedLakeObjects(engine, keys, wanted)).size).toBe(1);
   // It is a file as any other.
   const ino = await walk(other, path);
@@ -371,9 +337,9 @@ test('a clone of files of the lake keeps their objects from the clean-up of the 
     await prepareListing(engine, 'lake', 'a', [{ hour: 473_352, add: [], remove: ['p.parquet'] }], 0),
   );
   await Promise.all([open.close(), other.close()]);
-  for (let run = 0; run < 2; run++) await gc(all);
+  for (let run = 0; run < 2; run++) await gcLater(all);
   expect((await clonedLakeObjects(engine, keys, wanted)).size).toBe(0);
-  await sound(all);
+  await expectSound(all.volume);
 });
 
 test('a clone that is killed with kill -9 is never seen in part', async () => {
@@ -400,15 +366,15 @@ test('a clone that is killed with kill -9 is never seen in part', async () => {
   child.kill('SIGKILL');
   await once(child, 'exit');
   expect(await namesIn(await reader(all), 1n)).toEqual(['top']);
-  await sound(all);
+  await expectSound(all.volume);
   // Its session has to be over before gc takes its work for abandoned.
-  await expect.poll(async () => (await gc(all)).abandonedTrees, { timeout: 20_000 }).toBe(1);
+  await expect.poll(async () => (await gcLater(all)).abandonedTrees, { timeout: 20_000 }).toBe(1);
   expect(await engine.count(keys.buildings)).toBe(0);
   await open.close();
-  await gc(all);
+  await gcLater(all);
   const [inodes] = await engine.readNumbers([keys.counter('inodes')]);
   expect(inodes).toBe(602n);
-  await sound(all);
+  await expectSound(all.volume);
 });
 
 describe.skipIf(cannotMount())('on a mount', () => {

@@ -1,32 +1,20 @@
-import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { getQuota, listQuotas, setQuota } from '../../fs-gateway/tools/quota.ts';
 import { fsckVolume, gcVolume } from '../../fs-gateway/tools/main.ts';
 import { Errno } from '../../fs-gateway/vfs/operations.ts';
-import type { MetaEngine } from '../../lib/meta/engine.ts';
-import { openMeta } from '../../lib/registry.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { encodeQuota } from '../../lib/volume/quota.ts';
 import { FaultPlan } from '../support/fault.ts';
 import { faultyEngine } from '../support/faulty-engine.ts';
-import { caller, openTestVolume, startServices, testVolume } from '../support/fs-volume.ts';
-import type { Services, TestVolume } from '../support/fs-volume.ts';
-import { missing } from '../support/services.ts';
+import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
 import { errnoOf, lookUp, makeDirectory, writeFile } from './volume-files.ts';
+import { onBothServices, openEngine, expectSound } from './volume-bench.ts';
+import type { NewVolume } from './volume-bench.ts';
 
 const keys = new VolumeKeys('lake');
 const EDQUOT = Errno.EDQUOT;
 
-async function openEngine(volume: TestVolume): Promise<MetaEngine> {
-  const engine = await openMeta(volume.metaUrl, { kind: 'test' });
-  onTestFinished(() => engine.close());
-  return engine;
-}
-
-async function sound(volume: TestVolume): Promise<void> {
-  expect((await fsckVolume(volume)).findings).toEqual([]);
-}
-
-function suite(newVolume: (options?: Readonly<Record<string, string>>) => Promise<TestVolume>): void {
+function suite(newVolume: NewVolume): void {
   test('what is in a directory counts to its quota and to those around it, and no more than fits comes in', async () => {
     const volume = await newVolume();
     const [open, other] = [await openTestVolume(volume), await openTestVolume(volume, 'b')];
@@ -59,7 +47,7 @@ function suite(newVolume: (options?: Readonly<Record<string, string>>) => Promis
     ]);
     expect(await open.operations.statfs(caller(), inner)).toMatchObject({ files: 3n, filesFree: 1n, blocksFree: 0n });
     expect(await open.operations.statfs(caller(), outer)).toMatchObject({ blocks: 2n, blocksFree: 0n });
-    await sound(volume);
+    await expectSound(volume);
   });
 
   test('two mounts that fill a quota at once never pass it, and each refusal is EDQUOT', async () => {
@@ -78,7 +66,7 @@ function suite(newVolume: (options?: Readonly<Record<string, string>>) => Promis
     expect(outcomes.filter((errno) => errno === 0)).toHaveLength(50);
     expect(outcomes.filter((errno) => errno === EDQUOT)).toHaveLength(40);
     expect(await getQuota(engine, 'lake', '/d')).toMatchObject({ inodes: 50 });
-    await sound(volume);
+    await expectSound(volume);
   });
 
   test('moves between quotas count a file anew, and are refused for directories and hard links', async () => {
@@ -108,7 +96,7 @@ function suite(newVolume: (options?: Readonly<Record<string, string>>) => Promis
     // A directory with a quota moves wherever it counts to the same.
     await open.operations.rename(caller(), 1n, 'b', 1n, 'c', 0);
     expect(await errnoOf(() => open.operations.rename(caller(), 1n, 'c', a, 'c', 0))).toBe(Errno.EXDEV);
-    await sound(volume);
+    await expectSound(volume);
   });
 
   test('a removed file counts to the volume only, until its last close, and a removed directory takes its quota along', async () => {
@@ -130,7 +118,7 @@ function suite(newVolume: (options?: Readonly<Record<string, string>>) => Promis
     expect(await engine.read([keys.quota(Number(directory))])).toEqual([null]);
     expect(await engine.readNumbers([keys.usage(Number(directory), 'bytes')])).toEqual([null]);
     expect(await listQuotas(engine, 'lake')).toEqual([]);
-    await sound(volume);
+    await expectSound(volume);
   });
 
   test('what a tree has is counted while others work in it', async () => {
@@ -163,7 +151,7 @@ function suite(newVolume: (options?: Readonly<Record<string, string>>) => Promis
       setQuota(engine, 'lake', '/top', { bytesMax: 1e9 }).finally(() => (counting = false)),
     ]);
     expect(rounds).toBeGreaterThan(0);
-    await sound(volume);
+    await expectSound(volume);
     const files = await getQuota(engine, 'lake', '/top');
     const all = await engine.readNumbers([keys.counter('inodes'), keys.counter('bytes')]);
     // All of the volume but its root and /top itself.
@@ -182,20 +170,11 @@ function suite(newVolume: (options?: Readonly<Record<string, string>>) => Promis
     await writeFile(other, 'c', Buffer.alloc(6000));
     expect(await other.operations.statfs(caller(), 1n)).toMatchObject({ blocks: 3n, blocksFree: 0n });
     expect(await setQuota(engine, 'lake', '/', { bytesMax: null })).toMatchObject({ bytesMax: null, bytes: 10_000 });
-    await sound(volume);
+    await expectSound(volume);
   });
 }
 
-describe('on SQLite and a directory', () => suite(testVolume));
-
-describe.skipIf(missing('redis-server', 'versitygw'))('on Redis and S3', () => {
-  let services: Services;
-  beforeAll(async () => {
-    services = await startServices();
-  });
-  afterAll(() => services.stop());
-  suite((options) => services.volume(options));
-});
+onBothServices(suite);
 
 test('setting a quota that is interrupted at any commit enforces nothing until it is given again, and then all', async () => {
   const counted = new FaultPlan();
@@ -228,7 +207,7 @@ test('setting a quota that is interrupted at any commit enforces nothing until i
     });
     expect(await errnoOf(() => writeFile(open, 'more', Buffer.alloc(51), inner))).toBe(EDQUOT);
     await open.operations.unlink(caller(), inner, 'more');
-    await sound(volume);
+    await expectSound(volume);
     await open.close();
   }
   expect(counted.calls).toBeGreaterThan(4);
@@ -257,7 +236,7 @@ test('fsck finds and repairs what counts wrongly', async () => {
   const kinds = findings.map(({ kind, repaired }) => `${kind} ${String(repaired)}`);
   expect(new Set(kinds)).toEqual(new Set(['wrong-quota true', 'wrong-usage true']));
   expect(findings.map(({ text }) => text).join('\n')).toContain('/top/mid');
-  await sound(volume);
+  await expectSound(volume);
   expect(await listQuotas(engine, 'lake')).toMatchObject([
     { path: '/top', bytes: 100, inodes: 2 },
     { path: '/top/mid', bytes: 100, inodes: 1 },

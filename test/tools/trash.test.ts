@@ -1,17 +1,17 @@
-import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
+import { expect, onTestFinished, test } from 'vitest';
 import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
 import { collectGarbage } from '../../fs-gateway/tools/gc.ts';
-import { fsckVolume } from '../../fs-gateway/tools/main.ts';
 import { getQuota, setQuota } from '../../fs-gateway/tools/quota.ts';
 import { TrashCan } from '../../fs-gateway/tools/trash.ts';
 import { Errno } from '../../fs-gateway/vfs/operations.ts';
 import { systemClock } from '../../lib/clock.ts';
 import type { MetaEngine } from '../../lib/meta/engine.ts';
-import { openMeta, openStore } from '../../lib/registry.ts';
-import { caller, openTestVolume, startServices, testVolume } from '../support/fs-volume.ts';
-import type { Services, TestVolume } from '../support/fs-volume.ts';
-import { missing } from '../support/services.ts';
+import { openStore } from '../../lib/registry.ts';
+import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
+import type { TestVolume } from '../support/fs-volume.ts';
 import { errnoOf, lookUp, makeDirectory, namesIn, writeFile } from './volume-files.ts';
+import { onBothServices, openEngine, later, expectSound } from './volume-bench.ts';
+import type { NewVolume } from './volume-bench.ts';
 
 const HOUR_MS = 3_600_000;
 const OPTIONS = { trash: '1d', blockSize: '64KiB', inlineBytes: '100', grace: '0s' };
@@ -26,8 +26,7 @@ interface Bench {
 
 async function bench(volume: TestVolume): Promise<Bench> {
   const open = await openTestVolume(volume);
-  const engine = await openMeta(volume.metaUrl, { kind: 'test' });
-  onTestFinished(() => engine.close());
+  const engine = await openEngine(volume);
   return { volume, open, engine, trash: () => TrashCan.open(engine, 'lake', systemClock) };
 }
 
@@ -44,11 +43,7 @@ async function contentOf(open: OpenVolume, parent: bigint, name: string): Promis
   return (await open.operations.read(caller(), ino, 0n, 0n, Number(size), 0)).toString();
 }
 
-async function sound(volume: TestVolume): Promise<void> {
-  expect((await fsckVolume(volume)).findings).toEqual([]);
-}
-
-function suite(newVolume: (options: Readonly<Record<string, string>>) => Promise<TestVolume>): void {
+function suite(newVolume: NewVolume): void {
   test('a tree that was removed is in the trash and comes back whole, to every mount', async () => {
     const { volume, open, trash } = await bench(await newVolume(OPTIONS));
     const other = await openTestVolume(volume, 'b');
@@ -77,7 +72,7 @@ function suite(newVolume: (options: Readonly<Record<string, string>>) => Promise
       '/top/link symbolic link 7',
       '/top/small file 5',
     ]);
-    await sound(volume);
+    await expectSound(volume);
     expect(await (await trash()).restore(['/top'])).toEqual({ restored: 5, failed: 0, failures: [] });
     await expect.poll(() => namesIn(other, 1n)).toEqual(['top']);
     const again = (await lookUp(other, 1n, 'top')).ino;
@@ -85,7 +80,7 @@ function suite(newVolume: (options: Readonly<Record<string, string>>) => Promise
     expect(await contentOf(other, again, 'small')).toBe('small');
     expect(await contentOf(other, (await lookUp(other, again, 'deep')).ino, 'large')).toBe('x'.repeat(200_000));
     expect(await (await trash()).list()).toEqual([]);
-    await sound(volume);
+    await expectSound(volume);
   });
 
   test('what a rename replaces is in the trash too, and comes back under another name', async () => {
@@ -100,7 +95,7 @@ function suite(newVolume: (options: Readonly<Record<string, string>>) => Promise
     expect(await content(volume, 1n, 'file.old')).toBe('old');
     expect(await content(volume, 1n, 'file')).toBe('new');
     await expect((await trash()).restore(['/file'])).rejects.toMatchObject({ code: 'not-found' });
-    await sound(volume);
+    await expectSound(volume);
   });
 
   test('gc removes what was in the trash for long enough, and its objects', async () => {
@@ -112,9 +107,8 @@ function suite(newVolume: (options: Readonly<Record<string, string>>) => Promise
     await open.close();
     const store = await openStore(open.format.store);
     onTestFinished(() => store.close());
-    const after = (hours: number) => ({ ...systemClock, nowMs: () => Date.now() + hours * HOUR_MS });
     const gc = async (hours: number, dryRun = false) =>
-      collectGarbage({ engine, store, volume: 'lake', clock: after(hours), dryRun });
+      collectGarbage({ engine, store, volume: 'lake', clock: later(hours * HOUR_MS), dryRun });
     expect(await gc(23)).toMatchObject({ expiredTrash: 0, deletedObjects: 0 });
     expect(await gc(26, true)).toMatchObject({ expiredTrash: 2 });
     expect(await gc(26)).toMatchObject({ expiredTrash: 2 });
@@ -127,7 +121,7 @@ function suite(newVolume: (options: Readonly<Record<string, string>>) => Promise
       return count;
     };
     await expect.poll(objects, { timeout: 10_000 }).toBe(0);
-    await sound(volume);
+    await expectSound(volume);
   });
 
   test('what is removed makes room in its directory at once, and needs room to come back', async () => {
@@ -144,20 +138,11 @@ function suite(newVolume: (options: Readonly<Record<string, string>>) => Promise
     await open.operations.unlink(caller(), directory, 'b');
     expect(await (await trash()).restore(['/d/a'])).toMatchObject({ restored: 1 });
     expect(await getQuota(engine, 'lake', '/d')).toMatchObject({ bytes: 900, inodes: 1 });
-    await sound(volume);
+    await expectSound(volume);
   });
 }
 
-describe('on SQLite and a directory', () => suite(testVolume));
-
-describe.skipIf(missing('redis-server', 'versitygw'))('on Redis and S3', () => {
-  let services: Services;
-  beforeAll(async () => {
-    services = await startServices();
-  });
-  afterAll(() => services.stop());
-  suite((options) => services.volume(options));
-});
+onBothServices(suite);
 
 test('a file that is open when it is removed goes on, has no links, and is whole in the trash', async () => {
   const { volume, open, trash } = await bench(await testVolume(OPTIONS));
@@ -172,7 +157,7 @@ test('a file that is open when it is removed goes on, has no links, and is whole
   await open.operations.release(caller(), ino, file.handle, undefined);
   await (await trash()).restore(['/f']);
   expect(await content(volume, 1n, 'f')).toBe('before after');
-  await sound(volume);
+  await expectSound(volume);
 });
 
 test('the trash takes only what is removed: its name is reserved, nothing is made in it, and removing from it is final', async () => {
@@ -199,7 +184,7 @@ test('the trash takes only what is removed: its name is reserved, nothing is mad
   expect(await content(volume, 1n, 'back')).toBe('f');
   await open.operations.rmdir(caller(), hour, folder);
   expect(await (await trash()).list()).toEqual([]);
-  await sound(volume);
+  await expectSound(volume);
 });
 
 test('of several files that had one path the last comes back; long names and bytes are kept', async () => {
@@ -221,7 +206,7 @@ test('of several files that had one path the last comes back; long names and byt
   expect(await (await trash()).empty(Number.POSITIVE_INFINITY)).toBe(4);
   expect(await (await trash()).list()).toEqual([]);
   await open.close();
-  await sound(volume);
+  await expectSound(volume);
 });
 
 test('where another directory has the place of a removed one, what was in it comes back there', async () => {
@@ -248,5 +233,5 @@ test('where another directory has the place of a removed one, what was in it com
   expect(lone?.path).toBeNull();
   expect((await (await trash()).restore([String(lone?.id)])).failures.join()).toContain('--to');
   expect(await (await trash()).restore([String(lone?.id)], '/here')).toMatchObject({ restored: 1 });
-  await sound(volume);
+  await expectSound(volume);
 });
