@@ -5,8 +5,8 @@
  * Invariants: readings are shown to this machine only: `/tap` refuses every other address, whatever the agent listens on.
  */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
-import { describeError, PenstockError } from '../lib/errors.ts';
-import { hostAndPort } from './config-parts.ts';
+import { describeError } from '../lib/errors.ts';
+import { listenOn } from './listening.ts';
 import type { Taps } from './tap.ts';
 
 export interface EndpointHandlers {
@@ -28,13 +28,7 @@ export async function openEndpoint(listen: string, handlers: EndpointHandlers): 
     respond(handlers, request, response);
   });
   server.maxConnections = CONNECTIONS_MAX;
-  const { host, port } = hostAndPort(listen);
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', (error) =>
-      reject(new PenstockError('unavailable', `cannot listen on ${listen}: ${error.message}`, { cause: error })),
-    );
-    server.listen(port, host, resolve);
-  });
+  await listenOn(server, listen);
   return server;
 }
 

@@ -13,7 +13,7 @@ import { join } from 'node:path';
 import { runCompactor } from '../compactor/compact/compactor.ts';
 import { runLander } from '../compactor/lander/lander.ts';
 import { openLake, openPipelineLog } from '../lib/lake/ports.ts';
-import { costReport } from '../compactor/cost/cost.ts';
+import { compactionCosts } from '../compactor/cost/cost.ts';
 import { parseConfig } from '../lib/config/load.ts';
 import { pipelineSchema } from '../lib/config/pipeline.ts';
 import { sqlText } from '../lib/sql/duckdb.ts';
@@ -66,7 +66,7 @@ try {
   });
   clearInterval(timer);
   const seconds = (performance.now() - startMs) / 1000;
-  const cost = (await costReport(ports.lake, 'bench', { fromMs: 0, toMs: Infinity })).compact;
+  const cost = await compactionCosts(ports.lake, 'bench', { fromMs: 0, toMs: Infinity });
   console.log(
     JSON.stringify({
       machine: `${cpus().length} x ${cpus()[0]?.model ?? '?'}, node ${process.version}`,

@@ -2,7 +2,7 @@
 import type { PipelineConfig } from '../../lib/config/pipeline.ts';
 import { priceOf } from '../../lib/lake/cost-periods.ts';
 import type { LakeContext } from '../../lib/table/table.ts';
-import { costReport } from '../cost/cost.ts';
+import { compactionCosts } from '../cost/cost.ts';
 import { hourName } from '../parquet-object.ts';
 import type { Group } from './plan.ts';
 
@@ -35,10 +35,10 @@ export interface Rates {
 
 export async function measuredRates(lake: LakeContext, dataset: string): Promise<Rates> {
   const nowMs = lake.clock.nowMs();
-  const { compact } = await costReport(lake, dataset, { fromMs: nowMs - RATE_SPAN_MS, toMs: nowMs + 1 });
+  const past = await compactionCosts(lake, dataset, { fromMs: nowMs - RATE_SPAN_MS, toMs: nowMs + 1 });
   const rate = (seconds: number): number =>
-    seconds > 0 && compact.bytesRead > 0 ? compact.bytesRead / seconds : BYTES_PER_SECOND_GUESS;
-  return { bytesPerSecond: rate(compact.seconds), bytesPerCpuSecond: rate(compact.cpuSeconds) };
+    seconds > 0 && past.bytesRead > 0 ? past.bytesRead / seconds : BYTES_PER_SECOND_GUESS;
+  return { bytesPerSecond: rate(past.seconds), bytesPerCpuSecond: rate(past.cpuSeconds) };
 }
 
 export function expectation(group: Group, rates: Rates, { compactor, prices }: PipelineConfig): PlannedGroup {

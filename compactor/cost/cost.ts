@@ -4,6 +4,7 @@
  * Limits: RECORDS_MAX records a dataset; the oldest go first (a year of hourly runs and their landers).
  */
 import { randomBytes } from 'node:crypto';
+import { sumRuns, type CostSums } from '../../lib/lake/cost-periods.ts';
 import { costBucket, readCosts, type CostRecord } from '../../lib/lake/cost-records.ts';
 import type { Key } from '../../lib/meta/engine.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
@@ -136,50 +137,15 @@ async function prune(lake: LakeContext, dataset: string, excess: number): Promis
   }
 }
 
-export interface CostReport {
-  readonly dataset: string;
-  readonly runs: number;
-  readonly land: CostSums;
-  readonly compact: CostSums;
-  readonly erase: CostSums;
-}
-
-export type CostSums = Omit<CostRecord, 'kind' | 'startedMs'>;
-
-/** Sums over the runs that started in [fromMs, toMs). */
-export async function costReport(
+/** What the compactions of a dataset took that started in [fromMs, toMs). */
+export async function compactionCosts(
   lake: LakeContext,
   dataset: string,
-  span: { readonly fromMs: number; readonly toMs: number },
-): Promise<CostReport> {
-  const sums = { land: noCost(), compact: noCost(), erase: noCost() };
-  let runs = 0;
-  for await (const [, { kind, startedMs, ...record }] of readCosts(lake.engine, lake.volume, dataset)) {
-    if (startedMs < span.fromMs || startedMs >= span.toMs) continue;
-    runs++;
-    sums[kind] = addCosts(sums[kind], record);
+  { fromMs, toMs }: { readonly fromMs: number; readonly toMs: number },
+): Promise<CostSums> {
+  const runs: CostRecord[] = [];
+  for await (const [, record] of readCosts(lake.engine, lake.volume, dataset)) {
+    if (record.kind === 'compact' && record.startedMs >= fromMs && record.startedMs < toMs) runs.push(record);
   }
-  return { dataset, runs, ...sums };
-}
-
-const noCost = (): CostSums => ({
-  seconds: 0,
-  cpuSeconds: 0,
-  rows: 0,
-  bytesRead: 0,
-  bytesWritten: 0,
-  gets: 0,
-  puts: 0,
-});
-
-function addCosts(a: CostSums, b: CostSums): CostSums {
-  return {
-    seconds: round3(a.seconds + b.seconds),
-    cpuSeconds: round3(a.cpuSeconds + b.cpuSeconds),
-    rows: a.rows + b.rows,
-    bytesRead: a.bytesRead + b.bytesRead,
-    bytesWritten: a.bytesWritten + b.bytesWritten,
-    gets: a.gets + b.gets,
-    puts: a.puts + b.puts,
-  };
+  return sumRuns(runs);
 }

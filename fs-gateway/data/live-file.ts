@@ -33,7 +33,7 @@ import { mergeExtents } from './merge-extents.ts';
 import { Overlay } from './overlay.ts';
 import type { Range } from './overlay.ts';
 import { StagedFile } from './staged-file.ts';
-import type { Append } from './staged-file.ts';
+import type { FileChange } from './staged-file.ts';
 import type { WholeFiles } from './whole-files.ts';
 import { contentKey, sameBytes } from './whole-record.ts';
 import type { FileContent, WholeRecord } from './whole-record.ts';
@@ -51,19 +51,6 @@ export interface LiveFileOptions {
   /** Fills the buffer with the content from an offset on; zeros where it has none. */
   read(content: FileContent, from: number, target: Buffer): void | Promise<void>;
   nowNs(): bigint;
-}
-
-/** What has to be committed. */
-export interface LiveChange {
-  readonly overlay: Overlay;
-  readonly size: number;
-  readonly sizeSet: boolean;
-  readonly mtimeNs: bigint | null;
-  readonly ctimeNs: bigint;
-  /** As it is after the merge: behind what is committed. */
-  readonly append: Append | undefined;
-  /** Blocks are committed whole, which holds only for the version that was compared with. */
-  readonly whole: true;
 }
 
 export class LiveFile extends StagedFile {
@@ -169,8 +156,8 @@ export class LiveFile extends StagedFile {
     }
   }
 
-  /** Merges what is committed now, and says what differs from it; null: nothing. */
-  async compare(committed: FileContent): Promise<LiveChange | null> {
+  /** Merges what is committed now, and says what differs from it, in whole blocks; null: nothing. What was appended stands behind what is committed. */
+  async compare(committed: FileContent): Promise<FileChange | null> {
     if (contentKey(committed) !== contentKey(this.#base.content)) await this.#merge(committed);
     this.#closeWriter();
     const quiet = this.#options.isQuiet(this.#readFd);

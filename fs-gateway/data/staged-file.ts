@@ -18,6 +18,19 @@ export interface Append {
   readonly id: bigint;
 }
 
+/** What a flush of a file commits. */
+export interface FileChange {
+  readonly overlay: Overlay;
+  readonly size: number;
+  readonly sizeSet: boolean;
+  readonly mtimeNs: bigint | null;
+  readonly ctimeNs: bigint;
+  /** Where what was appended begins; it belongs behind the end of the file, wherever that is at the commit. */
+  readonly append: Append | undefined;
+  /** The ranges are whole blocks of which not every byte was written: they hold only for the version that they were compared with. */
+  readonly whole: boolean;
+}
+
 export class StagedFile {
   readonly ino: number;
   /** A live file (live-file.ts): it finds out by itself what changed, and is neither in the journal nor dropped by a commit. */

@@ -22,7 +22,7 @@ import type { Frame } from './journal.ts';
 import { LiveFile } from './live-file.ts';
 import { Overlay } from './overlay.ts';
 import { MEMORY_BYTES_MAX, StagedFile } from './staged-file.ts';
-import type { Append } from './staged-file.ts';
+import type { Append, FileChange } from './staged-file.ts';
 
 const syncData = promisify(fdatasync);
 const SYNC_SOON_MS = 500;
@@ -30,17 +30,9 @@ const SYNC_SOON_MS = 500;
 const NO_APPEND: Append = { from: 0, id: 0n };
 
 /** What one flush commits. */
-export interface Flush {
-  readonly overlay: Overlay;
-  readonly size: number;
-  readonly sizeSet: boolean;
-  readonly mtimeNs: bigint | null;
-  readonly ctimeNs: bigint;
-  readonly append: Append | undefined;
+export interface Flush extends FileChange {
   /** Frames of the journal up to here are committed with it. */
   readonly mark: number;
-  /** The ranges are whole blocks of which not every byte was written: they hold only for the version that they were compared with. */
-  readonly whole: boolean;
 }
 
 export interface StagingOptions {

@@ -33,7 +33,7 @@ export function periodStart(atMs: number, by: 'day' | 'week'): number {
   return Math.floor((atMs - MONDAY_MS) / (7 * DAY_MS)) * 7 * DAY_MS + MONDAY_MS;
 }
 
-export const sumRuns = (runs: readonly DatasetRun[]): CostSums => runs.reduce(addRun, NOTHING);
+export const sumRuns = (runs: readonly CostRecord[]): CostSums => runs.reduce(addRun, NOTHING);
 
 /** Sums by dataset, kind and period, newest first. */
 export function costPeriods(runs: readonly DatasetRun[], by: 'day' | 'week'): CostPeriod[] {
@@ -66,8 +66,8 @@ export function weekOverWeek(runs: readonly DatasetRun[], datasets: readonly str
   return datasets.map((dataset) => {
     const own = runs.filter((run) => run.dataset === dataset);
     const week = 7 * DAY_MS;
-    const last7Days = own.filter((run) => within(run, nowMs - week, Infinity)).reduce(addRun, NOTHING);
-    const previous7Days = own.filter((run) => within(run, nowMs - 2 * week, nowMs - week)).reduce(addRun, NOTHING);
+    const last7Days = sumRuns(own.filter((run) => within(run, nowMs - week, Infinity)));
+    const previous7Days = sumRuns(own.filter((run) => within(run, nowMs - 2 * week, nowMs - week)));
     const cpuPerRowChange = change(perRow(previous7Days), perRow(last7Days));
     return {
       dataset,
@@ -97,7 +97,7 @@ const NOTHING: CostSums = {
   puts: 0,
 };
 
-function addRun(sums: CostSums, run: DatasetRun): CostSums {
+function addRun(sums: CostSums, run: CostRecord): CostSums {
   const added = SUMMED.map((key) => [key, Math.round((sums[key] + run[key]) * 1000) / 1000]);
   // The keys are those of SUMMED.
   return { ...sums, ...(Object.fromEntries(added) as Omit<CostSums, 'runs'>), runs: sums.runs + 1 };

@@ -10,8 +10,9 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
 import type { Duplex } from 'node:stream';
-import { describeError, isCode, PenstockError, systemCode } from '../../../lib/errors.ts';
-import { hostAndPort, serverTlsFiles } from '../../config-parts.ts';
+import { describeError, isCode, systemCode } from '../../../lib/errors.ts';
+import { serverTlsFiles } from '../../config-parts.ts';
+import { listenOn } from '../../listening.ts';
 import type { Source, SourceOutput } from '../source.ts';
 import { announcedBytes, readBody } from './body.ts';
 import { BodyBudget } from './body-budget.ts';
@@ -103,13 +104,7 @@ class HttpIngest {
     });
     server.on('clientError', (error: Error, socket: Duplex) => this.#refuseBytes(error, socket));
     server.on('drop', () => this.#output.count('connection_dropped'));
-    const { host, port } = hostAndPort(listen);
-    await new Promise<void>((resolve, reject) => {
-      server.once('error', (error) =>
-        reject(new PenstockError('unavailable', `cannot listen on ${listen}: ${error.message}`, { cause: error })),
-      );
-      server.listen(port, host, resolve);
-    });
+    await listenOn(server, listen);
     return server;
   }
 
