@@ -174,7 +174,7 @@ export interface Forecasts {
     } | null;
     readonly reason: string | null;
   }[];
-  readonly advice: readonly { readonly kind: 'switch-off' | 'buy'; readonly text: string }[];
+  readonly advice: readonly { readonly kind: 'switch-off' | 'buy'; readonly text: string }[] | null;
 }
 
 export interface QuarantineObject {

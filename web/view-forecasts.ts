@@ -21,9 +21,9 @@ export const forecasts: View = {
         section({
           title,
           note: 'The next four weeks. Nine of ten days are meant to fall into the band.',
-          read: () => api<Forecasts>(`/v1/forecasts?measure=${measure}`, { signal }),
-          render: (answer) =>
-            h('div', {}, measure === 'rows' ? renderAdvice(answer.advice) : null, renderItems(answer, format, signal)),
+          // What follows stands once, above the first.
+          read: () => api<Forecasts>(`/v1/forecasts?measure=${measure}&advice=${measure === 'rows'}`, { signal }),
+          render: (answer) => h('div', {}, renderAdvice(answer.advice), renderItems(answer, format, signal)),
           everyMs: EVERY_MS,
           signal,
         }),
@@ -33,7 +33,7 @@ export const forecasts: View = {
 };
 
 function renderAdvice(advice: Forecasts['advice']): HTMLElement | null {
-  if (advice.length === 0) return null;
+  if (advice === null || advice.length === 0) return null;
   return h(
     'ul',
     { class: 'advice' },

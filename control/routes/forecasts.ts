@@ -72,9 +72,17 @@ export function forecastRoutes(app: App, context: ControlContext): void {
           dataset: z.string().max(200).optional(),
           measure: z.enum(MEASURES).default('bytesWritten'),
           days: z.coerce.number().int().min(1).max(HORIZON_DAYS_MAX).default(28),
+          advice: z
+            .enum(['true', 'false'])
+            .default('false')
+            .meta({ description: 'whether to say what follows, which reads every use that lineage knows' }),
         }),
         response: {
-          200: z.object({ items: z.array(forecastSchema), nextCursor: z.null(), advice: z.array(adviceSchema) }),
+          200: z.object({
+            items: z.array(forecastSchema),
+            nextCursor: z.null(),
+            advice: z.array(adviceSchema).nullable().meta({ description: 'null: it was not asked for' }),
+          }),
         },
       },
     },
@@ -82,7 +90,10 @@ export function forecastRoutes(app: App, context: ControlContext): void {
       const { dataset, measure, days } = request.query;
       const items: Forecast[] = [];
       for (const name of context.datasets(dataset)) items.push(await forecastOf(name, measure, days));
-      const advice = await adviseOn(context, async (name) => (await forecastOf(name, 'rows', days)).forecast);
+      const advice =
+        request.query.advice === 'true'
+          ? await adviseOn(context, async (name) => (await forecastOf(name, 'rows', days)).forecast)
+          : null;
       return { items, nextCursor: null, advice };
     },
   );

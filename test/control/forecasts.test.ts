@@ -94,7 +94,8 @@ test('a dataset that costs and that no job used is named; one that was used is n
   await writeCostsOfDays(pipeline.lake, 30);
   await writeCostsOfDays(pipeline.lake, 30, other);
   const control = await startControl(pipeline.config, pipeline.dir);
-  const advice = async (): Promise<unknown> => (await control.get('/v1/forecasts'))['advice'];
+  const advice = async (): Promise<unknown> => (await control.get('/v1/forecasts?advice=true'))['advice'];
+  expect((await control.get('/v1/forecasts'))['advice']).toBeNull();
   expect(await advice()).toEqual([]);
   await writeCost(pipeline.lake, other, {
     kind: 'land',
