@@ -83,6 +83,11 @@ export class Overlay {
     return at >= to;
   }
 
+  /** All of it was written, and no hole was made in it since. */
+  coversWithData(from: number, to: number): boolean {
+    return this.covers(from, to) && this.within(from, to).every((range) => range.kind === 'data');
+  }
+
   /** Puts the ranges of a newer overlay on top. */
   add(newer: Overlay): void {
     for (const { start, end, kind } of newer.ranges) this.set(start, end, kind);

@@ -175,7 +175,7 @@ export class Staging {
       }
       file.store(offset, data);
       if (file.inMemory) this.#journal.append({ ...frame, kind: FrameKind.DATA, bytes: data });
-      else if (!file.active.covers(offset, end)) this.#journal.append({ ...frame, kind: FrameKind.RANGE });
+      else if (!file.active.coversWithData(offset, end)) this.#journal.append({ ...frame, kind: FrameKind.RANGE });
     } catch (error) {
       throw fromSystemError(error, 'staging in the cache directory');
     }
@@ -423,7 +423,12 @@ export class Staging {
       file.append = timeNs === NO_APPEND.id ? undefined : { from: offset, id: timeNs };
       return;
     }
-    if (committed) return;
+    if (committed) {
+      // What follows was done to a file of this size.
+      if (kind === FrameKind.DATA || kind === FrameKind.RANGE) file.size = Math.max(file.size, offset + length);
+      else if (kind === FrameKind.SIZE) file.size = offset === 1 ? length : Math.max(file.size, length);
+      return;
+    }
     if (kind === FrameKind.DATA || kind === FrameKind.RANGE) {
       file.active.set(offset, offset + length, 'data');
       file.activeBytes += length;

@@ -310,7 +310,7 @@ test(
           await driver.close();
         }
       }),
-      { numRuns: Number(process.env['FS_MODEL_RUNS'] ?? 60) },
+      { numRuns: Number(process.env['FS_MODEL_RUNS'] ?? 200) },
     );
   },
 );

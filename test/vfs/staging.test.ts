@@ -51,4 +51,39 @@ describe('the staging area', () => {
     expect([mount.isOpen(7), mount.backingOf(7), mount.get(7)?.size]).toEqual([false, undefined, LARGE]);
     mount.close();
   });
+
+  test('has what was written into a hole', () => {
+    const dir = tempDir('staging');
+    const first = open(dir, 'boot 1');
+    const file = first.begin(7, 0);
+    first.write(file, 0, Buffer.alloc(LARGE, 'a'), 1n);
+    first.resize(file, 0, true, 2n);
+    first.write(file, 0, Buffer.from('new'), 3n);
+    first.punch(file, 1, 2, 4n);
+    first.close();
+    const worker = open(dir, 'boot 1');
+    expect(worker.get(7)?.size).toBe(3);
+    expect(staged(worker, 7, 3).toString()).toBe('n\0w');
+    worker.close();
+  });
+
+  test('knows the size behind what was committed before it ended', () => {
+    const dir = tempDir('staging');
+    const first = open(dir, 'boot 1');
+    for (const ino of [7, 8]) {
+      const file = first.begin(ino, LARGE);
+      first.write(file, LARGE, Buffer.from('more'), 1n);
+      const flush = first.beginFlush(file);
+      if (ino === 7) first.write(file, 0, Buffer.from('later'), 2n);
+      else first.resize(file, 0, true, 2n);
+      first.committed(file, flush, 3n);
+    }
+    first.close();
+    const worker = open(dir, 'boot 1');
+    expect(worker.get(7)?.size).toBe(LARGE + 4);
+    expect([worker.get(8)?.size, worker.get(8)?.sizeSet]).toEqual([0, true]);
+    // Grown again it has nothing of what it had.
+    expect(worker.get(8)?.covers(0, LARGE + 4)).toBe(true);
+    worker.close();
+  });
 });
