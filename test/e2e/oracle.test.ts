@@ -39,7 +39,7 @@ import { startVersitygw, type S3Server } from '../support/versitygw.ts';
 const READ_EVERY_MS = 100;
 const RECORDS_A_ROUND = 60;
 const HOUR_MS = 3_600_000;
-/** Every write of a run comes before this; a run that has fewer ends the loop. */
+/** Kills of a kind; a run that has fewer writes ends them. How many it has depends on what the killed ones left. */
 const CALLS_MAX = 15;
 
 let broker: KafkaBroker;
@@ -145,7 +145,6 @@ describe.skipIf(missing('kafka', 'redis-server', 'versitygw'))('killed at every 
           const killed = await Promise.all([run('land', first), run('compact', second), run('compact', first)]);
           kills += killed.filter(Boolean).length;
           if (!killed.includes(true)) break;
-          expect(call).toBeLessThan(CALLS_MAX - 1);
         }
       }
       await landOnce(pipeline);
