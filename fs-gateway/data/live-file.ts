@@ -10,6 +10,8 @@
  *   beside them at that moment. Two who change the same byte: the last one wins, as on a local disk.
  * - Changed blocks are committed whole, and only onto the version that is the base.
  * - This process keeps no descriptor for writing open over `isQuiet`: it would answer for itself.
+ * - It is settled only by a comparison that began when nobody had it open here: between the answer to an open and the kernel's own open of
+ *   the backing file, the lease test sees no writer.
  * Failure: the base is saved after each commit. Killed between, the next worker finds blocks changed that are committed already, and commits the
  *   same bytes again.
  * Limits: a flush reads the whole file (4 GB/s from the page cache, in a thread); content kept in the metadata is held in memory.
@@ -69,6 +71,8 @@ export class LiveFile extends StagedFile {
   #keptMtimeNs: bigint | undefined;
   /** Nobody could write it since it was found to be the base. */
   #settled = false;
+  /** How often it was unsettled: a comparison that one came into settles nothing. */
+  #unsettlings = 0;
   #closed = false;
   #released = false;
 
@@ -98,6 +102,7 @@ export class LiveFile extends StagedFile {
   /** Somebody may write it from now on, or has committed another content elsewhere. */
   unsettle(): void {
     this.#settled = false;
+    this.#unsettlings++;
   }
 
   /** Takes over the times that the kernel gave the backing file. */
@@ -122,7 +127,7 @@ export class LiveFile extends StagedFile {
   }
 
   #writable(): number {
-    this.#settled = false;
+    this.unsettle();
     this.#writeFd ??= openSync(this.#options.whole.path(this.ino), constants.O_RDWR);
     return this.#writeFd;
   }
@@ -161,7 +166,7 @@ export class LiveFile extends StagedFile {
     if (contentKey(committed) !== contentKey(this.#base.content)) await this.#merge(committed);
     this.#closeWriter();
     const quiet = this.#options.isQuiet(this.#readFd);
-    this.#settled = true;
+    const unsettlings = this.#unsettlings;
     const { size, hashes } = await this.#hash();
     this.#next = hashes;
     this.#nextSize = size;
@@ -173,8 +178,8 @@ export class LiveFile extends StagedFile {
     const shrunk = size < this.#base.content.size;
     const same = overlay.empty && size === this.#base.content.size;
     if (same && this.mtimeNs === null) {
-      // Something wrote since (this process unsettled it), or somebody may still: it stays unsettled.
-      if (!quiet) this.#settled = false;
+      // Else something wrote since (this process unsettled it), or somebody may still.
+      this.#settled = quiet && unsettlings === this.#unsettlings;
       return null;
     }
     this.#settled = false;

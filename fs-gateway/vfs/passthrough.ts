@@ -290,7 +290,8 @@ export class Passthrough {
         whole,
         hasher,
         inlineBytes: context.format.inlineBytes,
-        isQuiet: (fd) => kernel?.isQuiet(fd) ?? true,
+        // Who has it open may write it, though the kernel has not opened the backing file for him yet.
+        isQuiet: (fd) => !context.staging.isOpen(ino) && (kernel?.isQuiet(fd) ?? true),
         read: (content, from, target) => this.#options.read(content, from, target),
         nowNs: () => context.time.nowNs(),
       }),

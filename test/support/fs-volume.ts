@@ -5,7 +5,7 @@ import { systemClock } from '../../lib/clock.ts';
 import { formatVolume, mountVolume } from '../../fs-gateway/main.ts';
 import type { VolumeMountRequest } from '../../fs-gateway/main.ts';
 import { openVolume } from '../../fs-gateway/open-volume.ts';
-import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
+import type { OpenVolume, VolumeOptions } from '../../fs-gateway/open-volume.ts';
 import type { Caller } from '../../fs-gateway/vfs/operations.ts';
 import { startRedis } from './redis.ts';
 import type { RedisServer } from './redis.ts';
@@ -69,6 +69,7 @@ export async function openTestVolume(
   name = 'a',
   reports: string[] = [],
   volumeName = 'lake',
+  more: Pick<Partial<VolumeOptions>, 'passthrough' | 'kernel' | 'cacheBytes'> = {},
 ): Promise<OpenVolume> {
   const opened = await openVolume(
     {
@@ -78,6 +79,7 @@ export async function openTestVolume(
       cacheBytes: 64e6,
       mountpoint: `/nowhere/${name}`,
       ttlMs: 1000,
+      ...more,
     },
     systemClock,
     undefined,
