@@ -1,7 +1,8 @@
 /**
  * Since when objects have been garbage: each gc writes the ids that it found without a reference for the first time as objects of the
  * store, named by the time, and deletes them when that is longer ago than the grace period. So an object stays that long after its last
- * reference is gone, and not only after it was written.
+ * reference is gone, and not only after it was written. The time is asked behind the walk: a backup that began during it may have read a
+ * reference that was gone when the walk came there.
  *
  *   <volume id>/gc/<store's time, ms, 15 digits>-<n>:  u8 format (1), varint count, varint differences of the ascending ids, u32 CRC32C
  *

@@ -9,6 +9,7 @@
  *   and not committed yet is younger than the grace period, by the store's own clock.
  * - An object is deleted only when it is older than the grace period, no extent refers to it, and nobody took it as a second reference
  *   during the walk (references.ts). An object that lost its references cannot gain one again: a copy compares its source.
+ * - What a backup of the metadata may refer to stays (backup.ts), also one that is being written, or that begins during the walk.
  * - Before each portion is deleted, the lock is still ours and none of its objects has been noted as moved. So a gc that was stopped
  *   for longer than its lease deletes nothing after another one began.
  * - A damaged record stops the deletion: what it refers to is not known.
@@ -28,7 +29,8 @@ import { walkReferences, scanBucket } from '../../lib/volume/references.ts';
 import { blocksPrefix, objectKey } from '../data/pieces.ts';
 import { VolumeView } from '../meta/view.ts';
 import { Reclaimer } from '../vfs/reclaim.ts';
-import { oldestBackupMs } from './backup.ts';
+import { settleBackups } from './backup.ts';
+import type { SettledBackups } from './backup.ts';
 import { removeAbandoned } from './clone.ts';
 import { expiredOrphans } from './gc-orphans.ts';
 import { GarbageLists } from './gc-lists.ts';
@@ -37,7 +39,7 @@ import type { VolumeLock } from './volume-lock.ts';
 import { IdSet } from './id-set.ts';
 import { TrashCan } from './trash.ts';
 import { forgetQuotas } from './quota.ts';
-import { formatOf, liveMounts, mountNames, storeNowMs } from './tool.ts';
+import { formatOf, liveMounts, mountNames, storeNowMs, storeTimeMs } from './tool.ts';
 import type { Progress } from './tool.ts';
 
 /** One DeleteObjects request of S3, and one read of the engine. */
@@ -59,8 +61,10 @@ export interface GcReport {
   readonly expiredTrash: number;
   /** Clones and removals of snapshots that were killed. */
   readonly abandonedTrees: number;
-  /** Nothing is deleted whose last reference went after this backup of the metadata began. */
+  /** Nothing is deleted whose last reference went after this backup of the metadata began, which may be one that is being written. */
   readonly oldestBackup: string | null;
+  /** Backups that were never finished, because their writers are gone: void from now on. */
+  readonly abandonedBackups: number;
   readonly dryRun: boolean;
   /** Why garbage is left; null when all of it is gone. */
   readonly problem: string | null;
@@ -89,6 +93,7 @@ interface Candidate {
 }
 
 interface Sorted {
+  readonly backups: SettledBackups;
   readonly garbage: IdSet;
   readonly fresh: IdSet;
   readonly waiting: number;
@@ -107,8 +112,7 @@ export async function collectGarbage(options: GcOptions): Promise<GcReport> {
       throw new PenstockError('held', `${text}; it is mounted at ${mountNames(mounts)}`);
     }
   }
-  const backupMs = await oldestBackupMs(options.store, format);
-  const run = new Collection(options, format, graceMs, backupMs);
+  const run = new Collection(options, format, graceMs);
   if (options.dryRun === true) return run.look();
   const lock = await holdLock(engine, run.keys.gcLock, `a gc of volume '${volume}'`);
   try {
@@ -121,21 +125,18 @@ export async function collectGarbage(options: GcOptions): Promise<GcReport> {
 class Collection {
   readonly keys: VolumeKeys;
   readonly #options: GcOptions;
+  readonly #format: VolumeFormat;
   readonly #volumeId: string;
-  readonly #trashMs: number;
   readonly #graceMs: number;
-  /** When the oldest backup began. */
-  readonly #backupMs: number | undefined;
   readonly #progress: Progress;
   #objects = 0;
 
-  constructor(options: GcOptions, format: VolumeFormat, graceMs: number, backupMs: number | undefined) {
+  constructor(options: GcOptions, format: VolumeFormat, graceMs: number) {
     this.keys = new VolumeKeys(options.volume);
     this.#options = options;
+    this.#format = format;
     this.#volumeId = format.id;
-    this.#trashMs = format.trashMs;
     this.#graceMs = graceMs;
-    this.#backupMs = backupMs;
     this.#progress = options.progress ?? (() => undefined);
   }
 
@@ -149,19 +150,16 @@ class Collection {
     await this.#forgetMoved();
     const reclaimedOrphans = await this.#reclaim(nowMs - this.#graceMs);
     const expiredLakeFiles = await expireListings(engine, volume, nowMs, this.#graceMs);
-    const storeTimeMs = await storeNowMs(this.#options.store, clockKey(this.#volumeId), nowMs);
-    const limitMs = this.#limitMs(storeTimeMs);
-    const { garbage, waiting, fresh, lists } = await this.#sort(
-      await this.#garbage(limitMs, new Set(), lakeNotes),
-      limitMs,
-    );
+    const limitMs = (await storeNowMs(store, clockKey(this.#volumeId), nowMs)) - this.#graceMs;
+    const found = await this.#garbage(limitMs, new Set(), lakeNotes);
+    const { backups, garbage, waiting, fresh, lists } = await this.#sort(found, limitMs, false);
     await this.#forgetLake(lakeNotes);
-    await lists.write(fresh, storeTimeMs);
+    if (fresh.size > 0) await lists.write(fresh, await storeTimeMs(store, clockKey(this.#volumeId), clock.nowMs()));
     let deletedObjects = 0;
     let deletedBytes = 0;
     let problem: string | null = null;
-    for await (const found of this.#portions(garbage, limitMs)) {
-      const portion = await this.#recheck(lock, found);
+    for await (const objects of this.#portions(garbage, limitMs)) {
+      const portion = await this.#recheck(lock, objects);
       try {
         await store.delete(portion.map((object) => object.key));
       } catch (error) {
@@ -182,7 +180,7 @@ class Collection {
       reclaimedOrphans,
       expiredTrash,
       abandonedTrees: abandoned,
-      oldestBackup: this.#oldestBackup(),
+      ...ofBackups(backups),
       dryRun: false,
       problem,
     };
@@ -191,9 +189,10 @@ class Collection {
   /** Writes nothing at all, neither to the store nor to the engine. */
   async look(): Promise<GcReport> {
     const { engine, clock } = this.#options;
-    const limitMs = this.#limitMs(clock.nowMs());
+    const limitMs = clock.nowMs() - this.#graceMs;
     const orphans = new Set(await expiredOrphans(engine, this.keys, limitMs));
-    const { garbage, waiting } = await this.#sort(await this.#garbage(limitMs, orphans, new Map()), limitMs);
+    const found = await this.#garbage(limitMs, orphans, new Map());
+    const { backups, garbage, waiting } = await this.#sort(found, limitMs, true);
     let deletedObjects = 0;
     let deletedBytes = 0;
     for await (const portion of this.#portions(garbage, limitMs)) {
@@ -209,20 +208,10 @@ class Collection {
       reclaimedOrphans: orphans.size,
       expiredTrash: await this.#expireTrash(clock.nowMs(), true),
       abandonedTrees: (await abandonedTrees(engine, this.keys)).length,
-      oldestBackup: this.#oldestBackup(),
+      ...ofBackups(backups),
       dryRun: true,
       problem: null,
     };
-  }
-
-  /** What was garbage then may go. The grace period is as long as the oldest backup is old, or longer. */
-  #limitMs(nowMs: number): number {
-    // An object of the moment at which the backup began may be in it.
-    return Math.min(nowMs - this.#graceMs, this.#backupMs === undefined ? Infinity : this.#backupMs - 1);
-  }
-
-  #oldestBackup(): string | null {
-    return this.#backupMs === undefined ? null : new Date(this.#backupMs).toISOString();
   }
 
   /** The records that say which objects of the lake clones refer to. */
@@ -270,15 +259,21 @@ class Collection {
     return garbage;
   }
 
-  /** What of the garbage may go now, and what of the rest no list has yet. Without a grace period all of it goes. */
-  async #sort(found: IdSet, limitMs: number): Promise<Sorted> {
-    const lists = await GarbageLists.read(this.#options.store, this.#volumeId, limitMs);
+  /**
+   * What of the garbage may go now, and what of the rest no list has yet. Without a grace period and without a backup all of it goes. Backups
+   * are looked for behind the walk: one that begins after it does not refer to what the walk found without a reference.
+   */
+  async #sort(found: IdSet, limitMs: number, look: boolean): Promise<Sorted> {
+    const backups = await settleBackups(this.#options, this.#format, look);
+    // The grace period is as long as the oldest backup is old, or longer. A list of the moment at which it began may be in it.
+    const ripeMs = Math.min(limitMs, backups.oldestMs === undefined ? Infinity : backups.oldestMs - 1);
+    const lists = await GarbageLists.read(this.#options.store, this.#volumeId, ripeMs);
     const [garbage, fresh] = [new IdSet(), new IdSet()];
     for (const id of found.ascending()) {
-      if ((this.#graceMs === 0 && this.#backupMs === undefined) || lists.isRipe(id)) garbage.add(id);
+      if ((this.#graceMs === 0 && backups.oldestMs === undefined) || lists.isRipe(id)) garbage.add(id);
       else if (!lists.isKnown(id)) fresh.add(id);
     }
-    return { garbage, fresh, waiting: found.size - garbage.size, lists };
+    return { backups, garbage, fresh, waiting: found.size - garbage.size, lists };
   }
 
   async *#listed(limitMs: number): AsyncGenerator<Candidate & { readonly old: boolean }> {
@@ -332,7 +327,7 @@ class Collection {
   async #expireTrash(nowMs: number, look: boolean): Promise<number> {
     const { engine, volume, clock, progress } = this.#options;
     const trash = await TrashCan.open(engine, volume, clock, progress);
-    return trash.empty(nowMs - this.#trashMs, look);
+    return trash.empty(nowMs - this.#format.trashMs, look);
   }
 
   async #reclaim(removedBeforeMs: number): Promise<number> {
@@ -345,4 +340,11 @@ class Collection {
     }
     return left.length;
   }
+}
+
+function ofBackups({ oldestMs, abandoned }: SettledBackups): Pick<GcReport, 'oldestBackup' | 'abandonedBackups'> {
+  return {
+    oldestBackup: oldestMs === undefined ? null : new Date(oldestMs).toISOString(),
+    abandonedBackups: abandoned,
+  };
 }

@@ -11,10 +11,8 @@ import { describeError, isCode } from '../../lib/errors.ts';
 import type { MetaEngine } from '../../lib/meta/engine.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
 import type { VolumeFormat } from '../../lib/volume/format.ts';
-import { VolumeKeys } from '../../lib/volume/keys.ts';
-import { createBackup, expireBackups, listBackups } from './backup.ts';
+import { expireBackups, listBackups, lockBackups, writeBackup } from './backup.ts';
 import { clockKey, collectGarbage } from './gc.ts';
-import { holdLock } from './volume-lock.ts';
 import { formatOf } from './tool.ts';
 
 const DUTY = 20;
@@ -65,17 +63,14 @@ async function isBackupDue({ store, clock }: MaintenanceOptions, format: VolumeF
 
 async function backUp(options: MaintenanceOptions, format: VolumeFormat): Promise<number> {
   if (!(await isBackupDue(options, format))) return 0;
-  const { engine, store, volume, clock, report } = options;
-  const lock = await holdLock(engine, new VolumeKeys(volume).backupLock, `a backup of volume '${volume}'`);
-  try {
+  const { store, clock, report } = options;
+  return lockBackups(options, async (lock) => {
     if (!(await isBackupDue(options, format))) return 0;
-    const { key, bytes, consistent } = await createBackup(options);
+    const { key, bytes, consistent } = await writeBackup(options, lock);
     report(`backup of the metadata: ${store.location(key)}, ${bytes} bytes${consistent ? '' : ', not of one instant'}`);
     await expireBackups(store, format, clock.nowMs());
     return 1;
-  } finally {
-    await lock.release();
-  }
+  });
 }
 
 async function collect(options: MaintenanceOptions, format: VolumeFormat): Promise<number> {
@@ -83,14 +78,14 @@ async function collect(options: MaintenanceOptions, format: VolumeFormat): Promi
   if (format.gcMs === 0) return 0;
   const last = await store.head(clockKey(format.id));
   if (last !== null && clock.nowMs() < last.modifiedMs + format.gcMs) return 0;
-  const { deletedObjects, deletedBytes, waitingObjects, problem } = await collectGarbage({
+  const { deletedObjects, deletedBytes, waitingObjects, abandonedBackups, problem } = await collectGarbage({
     engine,
     store,
     volume,
     clock,
   });
-  report(
-    `gc: ${deletedObjects} objects (${deletedBytes} bytes) deleted, ${waitingObjects} wait${problem === null ? '' : `; ${problem}`}`,
-  );
+  const left = abandonedBackups === 0 ? '' : `; ${abandonedBackups} backups that were never finished are void`;
+  const failed = problem === null ? '' : `; ${problem}`;
+  report(`gc: ${deletedObjects} objects (${deletedBytes} bytes) deleted, ${waitingObjects} wait${left}${failed}`);
   return 1;
 }

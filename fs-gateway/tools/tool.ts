@@ -27,12 +27,17 @@ export function mountNames(mounts: readonly SessionInfo[]): string {
   return mounts.map(({ host, detail }) => `${host}:${String(detail['mountpoint'])}`).join(', ');
 }
 
-/**
- * The earlier of this machine's and the store's time, asked by writing an object. Objects have the store's times: on a machine whose clock
- * is ahead, young ones would look old. (S3's times are whole seconds, rounded down, and so is what is asked here.)
- */
-export async function storeNowMs(store: ObjectStore, key: string, nowMs: number): Promise<number> {
+/** The store's time, asked by writing an object. (S3's times are whole seconds, rounded down, and so is what is asked here.) */
+export async function storeTimeMs(store: ObjectStore, key: string, nowMs: number): Promise<number> {
   await store.put(key, Buffer.from('written by penstock to learn the time of the store\n'));
   const written = await store.head(key);
-  return Math.min(nowMs, written?.modifiedMs ?? nowMs);
+  return written?.modifiedMs ?? nowMs;
+}
+
+/**
+ * The earlier of this machine's and the store's time. Objects have the store's times: on a machine whose clock is ahead, young ones would
+ * look old.
+ */
+export async function storeNowMs(store: ObjectStore, key: string, nowMs: number): Promise<number> {
+  return Math.min(nowMs, await storeTimeMs(store, key, nowMs));
 }

@@ -2,12 +2,14 @@
  * Work on a volume that only one may do at a time: a gc (another one would take away the notes that this one's walk needs), a backup. The
  * lock is a record with the session that holds it; it falls with the session.
  */
-import { PenstockError } from '../../lib/errors.ts';
+import { isCode, PenstockError } from '../../lib/errors.ts';
 import type { Key, MetaEngine, Stored } from '../../lib/meta/engine.ts';
 
 export interface VolumeLock {
   /** Throws `fenced` when the record, as it is now, is not ours. */
   check(current: Stored | null): void;
+  /** Asks the engine, which knows that the session is over before a process that was stopped does. Throws `fenced`. */
+  assertHeld(): Promise<void>;
   release(): Promise<void>;
 }
 
@@ -24,15 +26,21 @@ export async function holdLock(engine: MetaEngine, key: Key, what: string): Prom
   });
   if (!taken.ok) throw new PenstockError('held', `${what} has just begun`);
   const { version } = taken;
+  const lost = (): PenstockError => new PenstockError('fenced', `${what} lost its lock; nothing more is done`);
   return {
     check(current) {
-      if (current?.version === version && !engine.lost.aborted) return;
-      throw new PenstockError('fenced', `${what} lost its lock; nothing more is done`);
+      if (current?.version !== version || engine.lost.aborted) throw lost();
+    },
+    async assertHeld() {
+      if (!(await engine.commit({ compare: [{ key, version }] })).ok) throw lost();
     },
     async release() {
-      // Without a session the lock has fallen, and no commit is possible.
-      if (engine.lost.aborted) return;
-      await engine.commit({ compare: [{ key, version }], write: [{ key, value: null }] });
+      try {
+        await engine.commit({ compare: [{ key, version }], write: [{ key, value: null }] });
+      } catch (error) {
+        // Without a session the lock has fallen.
+        if (!isCode(error, 'fenced')) throw error;
+      }
     },
   };
 }

@@ -1,57 +1,24 @@
 import { once } from 'node:events';
-import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { runMaintenance } from '../../fs-gateway/maintenance.ts';
 import { createBackup, expireBackups, listBackups } from '../../fs-gateway/tools/backup.ts';
-import type { Backup, BackupOptions } from '../../fs-gateway/tools/backup.ts';
-import { loadVolume } from '../../fs-gateway/tools/load.ts';
-import { backupsIn, deleteBackup, fetchBackup, fsckVolume } from '../../fs-gateway/tools/main.ts';
+import type { Backup } from '../../fs-gateway/tools/backup.ts';
+import { backupsIn, deleteBackup, fetchBackup } from '../../fs-gateway/tools/main.ts';
 import { maintain } from '../../fs-gateway/tools/maintenance.ts';
-import { systemClock } from '../../lib/clock.ts';
-import { openMeta, openStore } from '../../lib/registry.ts';
+import { openMeta } from '../../lib/registry.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { FaultPlan } from '../support/fault.ts';
 import { faultyStore } from '../support/faulty-store.ts';
-import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
-import type { TestVolume } from '../support/fs-volume.ts';
-import { lookUp, writeFile } from './volume-files.ts';
-import { onBothServices, openBench, later, gcLater, countBlocks } from './volume-bench.ts';
-import type { NewVolume, VolumeBench } from './volume-bench.ts';
+import { caller, testVolume } from '../support/fs-volume.ts';
+import { bench, contentIn, LARGE, OPTIONS } from './backup-bench.ts';
+import type { Bench } from './backup-bench.ts';
+import { writeFile } from './volume-files.ts';
+import { onBothServices, later, gcLater, countBlocks } from './volume-bench.ts';
+import type { NewVolume } from './volume-bench.ts';
 
 const keys = new VolumeKeys('lake');
-const OPTIONS = { blockSize: '64KiB', inlineBytes: '100', grace: '0s' };
-const LARGE = Buffer.alloc(200_000, 'large ');
 const DAY_MS = 24 * 3_600_000;
-
-interface Bench extends VolumeBench {
-  readonly options: BackupOptions;
-}
-
-async function bench(volume: TestVolume): Promise<Bench> {
-  const all = await openBench(volume);
-  const { engine, store } = all;
-  const directory = join(volume.base, 'tmp');
-  mkdirSync(directory, { recursive: true });
-  return { ...all, options: { engine, store, volume: 'lake', clock: systemClock, directory } };
-}
-
-/** Loads a backup under another name and returns what a file in it has. */
-async function contentIn(
-  { volume, open, engine }: Bench,
-  { key }: Backup,
-  name: string,
-  file: string,
-): Promise<Buffer> {
-  const path = join(volume.base, name);
-  await fetchBackup(open.format.store, key, path);
-  await loadVolume({ engine, volume: name, path, openStore });
-  const metaUrl = `${volume.metaUrl}${volume.metaUrl.includes('?') ? '&' : '?'}volume=${name}`;
-  expect((await fsckVolume({ metaUrl })).findings).toEqual([]);
-  const loaded = await openTestVolume({ ...volume, base: join(volume.base, `of-${name}`) }, 'loaded', [], name);
-  const { ino, size } = await lookUp(loaded, 1n, file);
-  return loaded.operations.read(caller(), ino, 0n, 0n, Number(size), 0);
-}
 
 function suite(newVolume: NewVolume): void {
   test('gc leaves what a backup needs until the backup is gone, and the backup loads whole', async () => {
