@@ -179,6 +179,8 @@ export async function settleBackups(
 ): Promise<SettledBackups> {
   const before = await scan(store, prefixOf(format));
   const live = new Set((await engine.sessions()).filter((session) => session.live).map(({ id }) => id));
+  const dead = [...before.marks.values()].filter(({ session }) => !live.has(session));
+  if (!look) for (const { session } of dead) await engine.endSession(session);
   // Who is done takes its mark away before its session ends: a mark that still stands, of a session that was over, is of one that is not.
   const { backups, marks } = await scan(store, prefixOf(format));
   const whole = new Set(backups.map(({ stem }) => stem));

@@ -6,12 +6,13 @@
  * - Nobody sees a part of one: the name comes in the last commit, and goes in the first one of its removal.
  * - `consistent` is true when nothing that was copied has changed until the copy was complete: it is the state of that instant. Otherwise
  *   each file is as of one commit, and what was renamed meanwhile may be in it twice or not at all.
- * Failure: killed in between, gc removes what was built.
+ * Failure: killed in between, gc removes what was built. One that was only stopped for longer than its lease finds its session ended, and
+ * links nothing (building.ts).
  */
 import type { Clock } from '../../lib/clock.ts';
 import { isCode, PenstockError } from '../../lib/errors.ts';
 import type { MetaEngine } from '../../lib/meta/engine.ts';
-import { abandonedTrees, encodeBuilder } from '../../lib/volume/building.ts';
+import { abandonedTrees, encodeBuilder, takeOver } from '../../lib/volume/building.ts';
 import { INODE_FROZEN, isDirectory, S_IFDIR, S_IFMT } from '../../lib/volume/inode.ts';
 import { ROOT_INO, VolumeKeys } from '../../lib/volume/keys.ts';
 import type { Node } from '../meta/cache.ts';
@@ -103,9 +104,14 @@ export async function deleteSnapshot(options: CloneOptions, name: string): Promi
 
 /** What clones and removals left that were killed. */
 export async function removeAbandoned(options: CloneOptions): Promise<number> {
-  const roots = await abandonedTrees(options.engine, new VolumeKeys(options.volume));
-  for (const root of roots) await new Copying(options).discard(root);
-  return roots.length;
+  const keys = new VolumeKeys(options.volume);
+  let removed = 0;
+  for (const tree of await abandonedTrees(options.engine, keys)) {
+    if (!(await takeOver(options.engine, keys, tree))) continue;
+    await new Copying(options).discard(tree.root);
+    removed++;
+  }
+  return removed;
 }
 
 function assertSnapshotName(name: string): void {

@@ -2,19 +2,44 @@
  * Trees that no name leads to: a clone that is being made, a snapshot that is being removed. Record {v}c <root ino> says whose work it is;
  * when that session is over, gc removes the tree.  Value: the session's number, decimal.
  */
-import type { MetaEngine } from '../meta/engine.ts';
+import type { MetaEngine, ScanPage, Version } from '../meta/engine.ts';
 import type { VolumeKeys } from './keys.ts';
-import { scanBucket } from './references.ts';
+
+const PAGE = 500;
 
 export function encodeBuilder(sessionId: number): Buffer {
   return Buffer.from(String(sessionId));
 }
 
-/** The roots that nobody works on any more. */
-export async function abandonedTrees(engine: MetaEngine, keys: VolumeKeys): Promise<number[]> {
-  const trees = new Map<number, number>();
-  for await (const [field, value] of scanBucket(engine, keys.buildings)) trees.set(Number(field), Number(value));
+export interface AbandonedTree {
+  readonly root: number;
+  readonly session: number;
+  /** Of the record: who was done in the meantime has removed it. */
+  readonly version: Version;
+}
+
+/** The trees that nobody works on any more. */
+export async function abandonedTrees(engine: MetaEngine, keys: VolumeKeys): Promise<AbandonedTree[]> {
+  const trees = new Map<number, AbandonedTree>();
+  for (let cursor: string | null = ''; cursor !== null;) {
+    const page: ScanPage = await engine.scan(keys.buildings, cursor, PAGE);
+    for (const [field, { value, version }] of page.entries) {
+      trees.set(Number(field), { root: Number(field), session: Number(value), version });
+    }
+    cursor = page.cursor;
+  }
   // Asked after the scan: whoever began in between is not on the list.
   const live = new Set((await engine.sessions()).filter((session) => session.live).map(({ id }) => id));
-  return [...trees].filter(([, session]) => !live.has(session)).map(([ino]) => ino);
+  return [...trees.values()].filter(({ session }) => !live.has(session));
+}
+
+/** Makes it ours; false when its builder had been done. From here on the builder can do nothing, even if its process wakes up. */
+export async function takeOver(engine: MetaEngine, keys: VolumeKeys, tree: AbandonedTree): Promise<boolean> {
+  await engine.endSession(tree.session);
+  const key = keys.building(tree.root);
+  const taken = await engine.commit({
+    compare: [{ key, version: tree.version }],
+    write: [{ key, value: encodeBuilder(engine.sessionId) }],
+  });
+  return taken.ok;
 }

@@ -288,6 +288,78 @@ test('whatever fails, and at whichever commit, nobody sees a part of a clone, an
   expect(counted.calls).toBeGreaterThan(4);
 });
 
+/** Calls `hook` before the commit that makes a clone visible. */
+function beforeLink(engine: MetaEngine, hook: () => Promise<void>): MetaEngine {
+  return {
+    ...faultyEngine(engine, new FaultPlan()),
+    async commit(transaction) {
+      const links = transaction.write?.some(({ key, value }) => key.bucket === keys.buildings && value === null);
+      if (links === true) await hook();
+      return engine.commit(transaction);
+    },
+  };
+}
+
+test('gc leaves a clone that is finished while it looks for abandoned ones', async () => {
+  const all = await bench(await testVolume(OPTIONS));
+  await makeTree(all);
+  const worker = await openMeta(all.volume.metaUrl, { kind: 'tool' });
+  onTestFinished(() => worker.close());
+  const [arrived, go] = [Promise.withResolvers<undefined>(), Promise.withResolvers<undefined>()];
+  const engine = beforeLink(worker, async () => {
+    arrived.resolve(undefined);
+    await go.promise;
+  });
+  const cloning = cloneTree({ ...all.options, engine }, '/top', '/copy').finally(() => worker.close());
+  await arrived.promise;
+  let seen = false;
+  const looking: MetaEngine = {
+    ...faultyEngine(all.engine, new FaultPlan()),
+    scan(bucket, cursor, limit) {
+      seen ||= bucket === keys.buildings;
+      return all.engine.scan(bucket, cursor, limit);
+    },
+    async sessions() {
+      // gc has seen that the clone is being made, and asks who lives.
+      if (seen) {
+        go.resolve(undefined);
+        await cloning;
+      }
+      return all.engine.sessions();
+    },
+  };
+  expect(await gcLater({ ...all, engine: looking })).toMatchObject({ abandonedTrees: 0 });
+  expect(seen).toBe(true);
+  await expectTree(await reader(all), '/copy');
+  await expectSound(all.volume);
+});
+
+test.each(['is over', 'seems to be over, because the clock of the engine was set back meanwhile'])(
+  'a clone that was stopped until gc took it for abandoned links nothing: its session %s',
+  async (how) => {
+    const all = await bench(await testVolume(OPTIONS));
+    await makeTree(all);
+    const worker = await openMeta(all.volume.metaUrl, { kind: 'tool' });
+    onTestFinished(() => worker.close());
+    let collected = 0;
+    const collecting: MetaEngine = {
+      ...faultyEngine(all.engine, new FaultPlan()),
+      sessions: async () =>
+        (await all.engine.sessions()).map((one) => (one.id === worker.sessionId ? { ...one, live: false } : one)),
+    };
+    const engine = beforeLink(worker, async () => {
+      if (collected > 0) return;
+      if (how === 'is over') await all.engine.endSession(worker.sessionId);
+      collected += (await gcLater({ ...all, engine: collecting })).abandonedTrees;
+    });
+    await expect(cloneTree({ ...all.options, engine }, '/top', '/copy')).rejects.toMatchObject({ code: 'fenced' });
+    expect(collected).toBe(1);
+    expect(await namesIn(await reader(all), 1n)).toEqual(['top']);
+    expect(await all.engine.count(keys.buildings)).toBe(0);
+    await expectSound(all.volume);
+  },
+);
+
 test('a copy during which its source changes says so, and one of something else does not mind', async () => {
   const all = await bench(await testVolume(OPTIONS));
   const { open, options, engine } = all;
