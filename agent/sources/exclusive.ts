@@ -1,7 +1,7 @@
 /** What two sources of one agent cannot share, and what a source may use of the spool. */
 import type { AgentConfig, SourceConfig } from '../config.ts';
 import { brokerAddress } from './mqtt/config.ts';
-import { receiptsPerSpool } from '../spool/spool.ts';
+import { receiptsPerSpool } from '../spool/segment-files.ts';
 
 export interface Clash {
   /** Of the second source. */

@@ -3,7 +3,7 @@ import { ALARM_PRIORITY, type NewReading } from './frame.ts';
 import type { Identity } from './identity.ts';
 import type { SpoolGap } from './spool-reader.ts';
 
-const GAPS_TOPIC = 'penstock.gaps';
+export const GAPS_TOPIC = 'penstock.gaps';
 
 export function gapReading(gap: SpoolGap, { agent, incarnation }: Identity, nowMs: number): NewReading {
   const [fromSeq, toSeq] = [Number(gap.fromSeq), Number(gap.toSeq)];

@@ -4,7 +4,8 @@
  * Readings are encoded when they arrive, into one frame after another per topic, so that nothing is kept twice and a group costs one
  * gathered write. Sequences are given out in `layOut`, when the group's turn has come: a group that failed has used none.
  *
- * Invariants: readings of one topic keep the order in which they were appended.
+ * Invariants: readings of one topic keep the order in which they were appended; a gap is passed only together with the reading that tells
+ * of it.
  */
 import assert from 'node:assert/strict';
 import type { PenstockError } from '../../lib/errors.ts';
@@ -75,6 +76,8 @@ export class PendingGroup {
   readonly #acknowledged = new Map<string, number>();
   readonly #dropped: [topicId: number, first: number, last: number][] = [];
   readonly #delivered = new Map<string, readonly SeqRange[]>();
+  /** Gaps that the readings of this group tell of: without these they are not passed. */
+  readonly #toldOf: [topic: string, range: SeqRange][] = [];
   readonly #waiters: Waiter[] = [];
   /** Bytes of readings, without frame headers. */
   bytes = 0;
@@ -92,6 +95,7 @@ export class PendingGroup {
       this.#acknowledged.size === 0 &&
       this.#dropped.length === 0 &&
       this.#delivered.size === 0 &&
+      this.#toldOf.length === 0 &&
       this.#waiters.length === 0
     );
   }
@@ -113,10 +117,11 @@ export class PendingGroup {
     for (const receipt of receipts) this.#receipts.push(receipt);
   }
 
-  /** A reading of the spool's own: it needs no room, so that a full spool can say what it gave up. */
-  addReport(reading: NewReading): void {
+  /** Passes a gap with a reading of the spool's own, which needs no room, so that a full spool can say what it gave up. */
+  addReport(reading: NewReading, topic: string, range: SeqRange): void {
     this.add([reading], [], []);
     this.readings -= 1;
+    this.#toldOf.push([topic, range]);
   }
 
   /** Of its readings; -1 when it has none. */
@@ -177,7 +182,7 @@ export class PendingGroup {
     this.#recycle();
   }
 
-  /** Readings, checkpoints and receipts are refused together; acknowledgements and drops go on into `next`. */
+  /** Readings, checkpoints, receipts and passed gaps are refused together; acknowledgements and drops go on into `next`. */
   fail(error: PenstockError, next: PendingGroup): void {
     for (const waiter of this.#waiters) waiter.reject(error);
     for (const [topic, seq] of this.#acknowledged) next.acknowledge(topic, seq);
@@ -198,9 +203,10 @@ export class PendingGroup {
       if (topic !== undefined) topics.push([topic.id, name, 1, seq]);
     }
     const delivered: StateDelta['delivered'] = [];
-    for (const [name, ranges] of this.#delivered) {
+    const ranges = [...this.#delivered].flatMap(([name, ofTopic]) => ofTopic.map((range) => [name, range] as const));
+    for (const [name, { first, last }] of [...ranges, ...this.#toldOf]) {
       const topic = state.topic(name);
-      if (topic !== undefined) for (const { first, last } of ranges) delivered.push([topic.id, first, last]);
+      if (topic !== undefined) delivered.push([topic.id, first, last]);
     }
     const receipts = groupReceipts(this.#receipts);
     const changes = topics.length + this.#checkpoints.size + receipts.length + this.#dropped.length + delivered.length;

@@ -6,10 +6,19 @@ import { PenstockError } from '../../lib/errors.ts';
 const SEGMENT_BYTES_DEFAULT = 16 * 1024 * 1024;
 /** A spool is at least this many segments, so that a small one frees space before it is full. */
 const SEGMENTS_PER_SPOOL_MIN = 8;
+/** Receipts may fill this share of a segment, whose head repeats them: what they cost in writing. */
+const RECEIPTS_SHARE_OF_SEGMENT = 1 / 8;
+/** Of one receipt in a head, as JSON. */
+const RECEIPT_BYTES = 64;
 
 /** How large a segment of a spool of `maxBytes` grows; `wanted` bounds it further. */
 export function segmentBytesFor(maxBytes: number, wanted = SEGMENT_BYTES_DEFAULT): number {
   return Math.min(wanted, Math.floor(maxBytes / SEGMENTS_PER_SPOOL_MIN));
+}
+
+/** How many receipts all sources together may keep in a spool of `maxBytes`. */
+export function receiptsPerSpool(maxBytes: number): number {
+  return Math.floor((segmentBytesFor(maxBytes) * RECEIPTS_SHARE_OF_SEGMENT) / RECEIPT_BYTES);
 }
 
 /** Writes all buffers at a position. A short write is continued, so that the error behind it (ENOSPC) is seen. */

@@ -65,7 +65,7 @@ export interface SpoolReader {
   acknowledgeRange(topic: string, fromSeq: bigint, toSeq: bigint): void;
   /**
    * Takes note that a gap was met: from now on its range counts as delivered, and a reading of its own tells of it, in one step. Resolves
-   * when durable.
+   * when durable. Throws `full`, `io`, `closed`: the gap is there as before, and the caller has to come again.
    */
   recordGap(gap: SpoolGap): Promise<void>;
   /** The acknowledgement that would be found after a crash at this moment (0n: none); the uplink starts reading behind it. */

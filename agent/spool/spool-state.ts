@@ -17,6 +17,7 @@
 import { z } from 'zod';
 import { PenstockError } from '../../lib/errors.ts';
 import { mergeRanges, type SeqRange } from '../seq-ranges.ts';
+import { GAPS_TOPIC } from './gap-report.ts';
 
 /** A topic id has 16 bits in a frame. Far above any sensible number of topics of one node. */
 const TOPICS_MAX = 10_000;
@@ -97,6 +98,7 @@ export function encodeState(state: StateDelta | SegmentHead): Buffer {
 export class SpoolState {
   readonly #byName = new Map<string, TopicState>();
   readonly #byId = new Map<number, TopicState>();
+  #lastId = 0;
   readonly #checkpoints = new Map<string, CheckpointState>();
   readonly #receipts = new Map<string, Map<string, string>>();
 
@@ -112,16 +114,17 @@ export class SpoolState {
     return this.#byId.get(id);
   }
 
-  /** Throws `full` above TOPICS_MAX. */
-  addTopic(name: string, id = Math.max(0, ...this.#byId.keys()) + 1): TopicState {
+  /** Throws `full` above TOPICS_MAX, beside which there is always one for the records of gaps. */
+  addTopic(name: string, id = this.#lastId + 1): TopicState {
     const known = this.#byId.get(id);
     if (known !== undefined) return known;
-    if (this.#byId.size >= TOPICS_MAX) {
+    if (this.#byId.size >= TOPICS_MAX && name !== GAPS_TOPIC) {
       throw new PenstockError('full', `topic '${name}' would be one more than the ${TOPICS_MAX} topics of a spool`);
     }
     const topic: TopicState = { id, name, nextSeq: 1, acknowledged: 0, dropped: [], delivered: [] };
     this.#byName.set(name, topic);
     this.#byId.set(id, topic);
+    this.#lastId = Math.max(this.#lastId, id);
     return topic;
   }
 

@@ -8,8 +8,8 @@
  *   sequence and leaves no byte.
  * - A segment is deleted only when every reading in it is durably acknowledged (in order, or as a range), or recorded as dropped.
  * Failure: see recovery.ts for what a start finds. After a failed sync the spool is `closed` with that cause: the process should end
- * and start again, which reads what the disk really has. On a full disk appends are refused, and a small reserve file is given up so
- * that acknowledgements can still be written and free space.
+ * and start again, which reads what the disk really has. On a full disk appends are refused; what
+ * else was in the group is written by itself, if need be in the room of a reserve that readings never get (disk-reserve.ts).
  * Limits: `maxBytes` of segments (at least 1 MiB); PENDING_BYTES_MAX of memory for the group that collects; a reading has at most
  * READING_BYTES_MAX.
  */
@@ -38,10 +38,6 @@ import { WaitList } from './wait-list.ts';
 const PENDING_BYTES_MAX = 4 * 1024 * 1024;
 /** Acknowledgements ride on the next group; without one they are written after this long, to spare flash. */
 const ACKNOWLEDGE_DELAY_MS = 500;
-/** Receipts may fill this share of a segment, whose head repeats them: what they cost in writing. */
-const RECEIPTS_SHARE_OF_SEGMENT = 1 / 8;
-/** Of one receipt in a head, as JSON. */
-const RECEIPT_BYTES = 64;
 /** A full disk may be emptied by somebody else: how often a waiting source looks again. */
 const ROOM_RETRY_MS = 1000;
 
@@ -54,11 +50,6 @@ export interface SpoolOptions {
   readonly clock?: Clock;
   /** The fingerprint of the machine; given by tests. */
   readonly machine?: string;
-}
-
-/** How many receipts all sources together may keep in a spool of `maxBytes`. */
-export function receiptsPerSpool(maxBytes: number): number {
-  return Math.floor((segmentBytesFor(maxBytes) * RECEIPTS_SHARE_OF_SEGMENT) / RECEIPT_BYTES);
 }
 
 /** Throws `held` when another process has the spool, `denied`, `full` or `io` when the folder cannot be used. */
@@ -232,8 +223,8 @@ export class Spool implements SpoolReader {
   async recordGap(gap: SpoolGap): Promise<void> {
     this.#assertOpen();
     const nowMs = (this.#options.clock ?? systemClock).nowMs();
-    this.#pending.addReport(gapReading(gap, this.identity, nowMs));
-    this.#pending.acknowledgeRange(gap.topic, { first: Number(gap.fromSeq), last: Number(gap.toSeq) });
+    const range = { first: Number(gap.fromSeq), last: Number(gap.toSeq) };
+    this.#pending.addReport(gapReading(gap, this.identity, nowMs), gap.topic, range);
     const settled = this.#pending.settled();
     this.#start();
     await settled;
@@ -320,7 +311,7 @@ export class Spool implements SpoolReader {
       try {
         await this.#commit(group);
       } catch (error) {
-        await this.#refuse(group, error);
+        if (await this.#refuse(group, error)) continue;
         // What is left are acknowledgements: they wait for their timer or the next group, not in a spinning loop.
         if (this.#pending.readings === 0) break;
       }
@@ -331,6 +322,7 @@ export class Spool implements SpoolReader {
 
   async #commit(group: PendingGroup): Promise<void> {
     const thinnings = await this.#makeRoom(group);
+    if (group.readings > 0) await this.#reserve.require();
     const isFull = this.#writer.segment.bytes + group.bytes > this.#segmentBytes && this.#hasData();
     const newTopics = group.topics().filter((topic) => !this.#headTopics.has(topic));
     for (const topic of newTopics) this.#state.addTopic(topic);
@@ -344,21 +336,38 @@ export class Spool implements SpoolReader {
     this.#forReadings.wake();
     if (laidOut.delta !== null) {
       // The present segment of a small spool can be what holds up a source although all of it is delivered.
-      if (this.#forRoom.size > 0 && this.#hasData() && this.topics().length === 0) await this.#roll();
+      const isRoomWanted = this.#forRoom.size > 0 || this.#reserve.isGivenUp;
+      if (isRoomWanted && this.#hasData() && this.topics().length === 0) await this.#roll();
       else await this.removeDelivered();
     }
     await this.#thin(thinnings);
-    await this.#reserve.restore();
   }
 
-  async #refuse(group: PendingGroup, error: unknown): Promise<void> {
+  /** Refuses what was to be stored, and writes what else there is; false when that has to wait. */
+  async #refuse(group: PendingGroup, error: unknown): Promise<boolean> {
     const failure =
       error instanceof PenstockError ? error : new PenstockError('io', describeError(error), { cause: error });
     if (error instanceof SyncFailure) this.#stop(failure);
-    group.fail(failure, this.#pending);
-    if (failure.code === 'full') await this.#reserve.giveUp();
+    const rest = new PendingGroup(this.#pool);
+    group.fail(failure, rest);
+    // The disk is full, not the spool by its policy.
+    if (failure.code === 'full' && failure.cause !== undefined) await this.#reserve.giveUp();
+    // By itself: a source that tries again all the time must not be in the way of the delivery that makes room.
+    if (failure.code === 'full' && (await this.#commitRest(rest))) return true;
+    rest.fail(failure, this.#pending);
     if (!this.#pending.isEmpty && this.#stopped === undefined) {
       this.#acknowledgeTimer ??= setTimeout(() => this.#start(), ACKNOWLEDGE_DELAY_MS);
+    }
+    return false;
+  }
+
+  async #commitRest(rest: PendingGroup): Promise<boolean> {
+    try {
+      if (!rest.isEmpty) await this.#commit(rest);
+      return true;
+    } catch (error) {
+      if (error instanceof SyncFailure) this.#stop(new PenstockError('io', describeError(error), { cause: error }));
+      return false;
     }
   }
 

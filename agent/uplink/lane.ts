@@ -10,7 +10,7 @@
  * - A new identity for a batch is taken only after the log itself said that the old one will not do, and after reading back that
  *   the batch is not stored; one intent line replaces the old intent by the new ones.
  * Failure: errors are retried for ever with backoff and jitter, and shown; nothing is given up except single readings that the log
- * calls too large, which go to the quarantine.
+ * calls too large, which go to the quarantine and are told of.
  * Limits: the uplink bounds the bytes in all lanes; a batch is at most BATCH_CAPACITY_BYTES.
  */
 import type { RecordBatchBuilder } from '../../lib/log/batch-builder.ts';
@@ -20,7 +20,7 @@ import type { SpooledReading } from '../spool/spool-reader.ts';
 import type { Backoff } from './backoff.ts';
 import { BatchMaker, type Part } from './batch-maker.ts';
 import type { UplinkBudget } from './uplink-budget.ts';
-import type { Quarantine } from './quarantine.ts';
+import type { Quarantined } from './quarantine.ts';
 import { findStored } from './read-back.ts';
 import { recordsOf, type ReadingEncoder } from './reading-record.ts';
 import type { SendIntent, SendIntents } from './send-intents.ts';
@@ -34,7 +34,6 @@ export interface LaneContext {
   readonly log: Log;
   readonly encoder: ReadingEncoder;
   readonly intents: SendIntents;
-  readonly quarantine: Quarantine;
   readonly backoff: Backoff;
   readonly budget: UplinkBudget;
   /** Where a batch is sealed, at most BATCH_TARGET_BYTES. */
@@ -46,6 +45,8 @@ export interface LaneContext {
   readonly ensureTopic: (name: string) => Promise<TopicInfo>;
   /** Builders are large and rarely filled all at once: empty ones are shared. */
   readonly builders: RecordBatchBuilder[];
+  /** Resolves when a reading that no log will take is quarantined, and the spool has passed it with a record. */
+  readonly giveUp: (reading: Quarantined) => Promise<void>;
   readonly onDelivered: (readings: number, bytes: number, isReplay: boolean) => void;
   readonly onError: (error: unknown) => void;
   /** Something was delivered or given up: room and acknowledgements may have moved. */
@@ -355,7 +356,7 @@ export class Lane {
   async #giveUp(batch: Batch, reason: string): Promise<void> {
     const { topic } = batch.intent;
     for (const record of recordsOf(batch.bytes, topic)) {
-      await this.#context.quarantine.add({ topic, seq: record.seq, reason, ...record.describe() });
+      await this.#context.giveUp({ topic, seq: record.seq, reason, ...record.describe() });
     }
     this.#finish(batch);
   }

@@ -18,6 +18,8 @@ export class Quarantine {
   readonly #path: string;
   readonly #clock: Clock;
   #file: FileHandle | undefined;
+  /** By topic: a reading that could not be passed comes again. */
+  readonly #lastSeqs = new Map<string, bigint>();
   #count = 0;
 
   constructor(path: string, clock: Clock) {
@@ -30,11 +32,13 @@ export class Quarantine {
   }
 
   async add(entry: Quarantined): Promise<void> {
+    if (this.#lastSeqs.get(entry.topic) === entry.seq) return;
     const at = new Date(this.#clock.nowMs()).toISOString();
     try {
       this.#file ??= await open(this.#path, 'a');
       await this.#file.appendFile(`${JSON.stringify({ at, ...entry, seq: String(entry.seq) })}\n`);
       await this.#file.datasync();
+      this.#lastSeqs.set(entry.topic, entry.seq);
       this.#count++;
     } catch (error) {
       throw fromSystemError(error, `cannot write ${this.#path}`);

@@ -9,15 +9,19 @@
  * - A reading is read by the present or by the backlog, never by both, and in order by each.
  * - The spool is told two things: up to where everything is delivered, given up or a recorded gap, and which ranges above that are.
  * - A gap is recorded (with the spool's own reading about it) before it is passed.
+ * Failure: a step that fails, because the spool cannot be read or takes no record of a gap, is tried again after a pause, for ever, and shown
+ * by `problem`. What was read before it goes out meanwhile, and other topics go on.
  * Limits: BACKLOG_RANGES_MAX; from then on the present waits its turn, however late.
  */
 import type { Clock } from '../../lib/clock.ts';
-import type { TopicInfo } from '../../lib/log/log.ts';
+import { BATCH_BYTES_MAX, type TopicInfo } from '../../lib/log/log.ts';
 import { includes } from '../seq-ranges.ts';
 import { ALARM_PRIORITY } from '../spool/frame.ts';
 import type { SpoolEntry, SpoolGap, SpooledReading, SpoolReader } from '../spool/spool-reader.ts';
 import { Lane, type LaneContext } from './lane.ts';
 import { partitionOf } from './partitioner.ts';
+import type { Quarantined } from './quarantine.ts';
+import { RetriedStep, type UplinkProblem } from './retried-step.ts';
 import type { Covered, LeftOver } from './topic-start.ts';
 
 /** What arrived longer ago than this is not the present. Above what a broker's leader election takes. */
@@ -39,8 +43,6 @@ export interface TopicContext {
   readonly clock: Clock;
   /** Older readings of the topic are given up; undefined: none. */
   readonly maxAgeMs: (topic: string) => number | undefined;
-  /** A reading that no batch can hold. */
-  readonly onTooLarge: (reading: SpooledReading) => Promise<void>;
 }
 
 interface Run {
@@ -72,6 +74,8 @@ export class TopicUplink {
   #acknowledged: bigint;
   /** Monotonic: when the present was last read to its end. */
   #caughtUpMs: number;
+  readonly #liveStep: RetriedStep;
+  readonly #replayStep: RetriedStep;
 
   private constructor(
     context: TopicContext,
@@ -91,6 +95,8 @@ export class TopicUplink {
     this.#runs = [{ first: liveFrom, last: liveFrom - 1n, settled: liveFrom - 1n }];
     this.#backlog = liveFrom > acknowledged + 1n ? [{ next: acknowledged + 1n, last: liveFrom - 1n }] : [];
     this.#caughtUpMs = context.clock.monotonicMs();
+    this.#liveStep = new RetriedStep(context.lanes);
+    this.#replayStep = new RetriedStep(context.lanes);
   }
 
   /** Takes up what an earlier run left, and starts. Throws what the log throws; nothing has begun then. */
@@ -118,6 +124,16 @@ export class TopicUplink {
     return this.#backlog.length > 0;
   }
 
+  /** Whether the last step in the backlog failed; it is taken again after a pause. */
+  get isReplayResting(): boolean {
+    return this.#replayStep.isResting;
+  }
+
+  /** Why a step failed that has not succeeded since. */
+  get problem(): UplinkProblem | null {
+    return this.#liveStep.problem ?? this.#replayStep.problem;
+  }
+
   /** Readings in the spool that are not delivered. */
   get lag(): bigint {
     const ahead = this.#runs.reduce(
@@ -127,8 +143,20 @@ export class TopicUplink {
     return this.#context.spool.lastSeq(this.info.name) - this.#acknowledged - ahead;
   }
 
-  /** Reads on in the present; false when there is nothing new. */
-  async moveLive(): Promise<boolean> {
+  /** Reads on in the present; false when there is nothing new, or after a failure. */
+  moveLive(): Promise<boolean> {
+    return this.#liveStep.take(() => this.#moveLive());
+  }
+
+  /** Reads on in the backlog; false when there is none, or after a failure. */
+  async moveReplay(): Promise<boolean> {
+    const moved = await this.#replayStep.take(() => this.#moveReplay());
+    // On a full disk it is the delivery of what was read that makes room for the record of a gap.
+    if (this.#replayStep.isResting) for (const lane of this.#replay ?? []) lane.flush();
+    return moved;
+  }
+
+  async #moveLive(): Promise<boolean> {
     const { spool, order, clock } = this.#context;
     if (order === 'liveFirst' && clock.monotonicMs() - this.#caughtUpMs > LATE_MS) this.#leaveBehind();
     const run = this.#run;
@@ -139,8 +167,7 @@ export class TopicUplink {
     return entries.length > 0;
   }
 
-  /** Reads on in the backlog; false when there is none. */
-  async moveReplay(): Promise<boolean> {
+  async #moveReplay(): Promise<boolean> {
     const [range] = this.#backlog;
     if (range === undefined) return false;
     this.#replay ??= await this.#openReplay(range);
@@ -261,7 +288,7 @@ export class TopicUplink {
     if (this.#isCovered(entry)) return;
     const lane = lanes[partitionOf(entry.key, entry.seq, this.info.partitions)];
     if (lane === undefined) throw new RangeError(`topic ${this.info.name} has no such partition`);
-    if (!lane.add(entry)) await this.#context.onTooLarge(entry);
+    if (!lane.add(entry)) await this.#context.lanes.giveUp(tooLarge(entry));
   }
 }
 
@@ -281,6 +308,12 @@ function openLanes(context: TopicContext, info: TopicInfo, isReplay: boolean, co
       Lane.open(context.lanes, info, { partition, isReplay, coveredTo }),
     ),
   );
+}
+
+function tooLarge({ topic, seq, key, value }: SpooledReading): Quarantined {
+  const bytes = (key?.length ?? 0) + value.length;
+  const reason = `${bytes} bytes do not fit a batch of ${BATCH_BYTES_MAX}`;
+  return { topic, seq, reason, key: key?.toString() ?? null, value: value.toString('base64') };
 }
 
 function endOf(entry: SpoolEntry): bigint {

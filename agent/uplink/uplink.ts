@@ -7,7 +7,7 @@
  * of a topic is read and delivered; uplink-budget.ts says when a batch may go out.
  *
  * Invariants
- * - The spool is told what is stored, given up or a recorded gap, and nothing else.
+ * - The spool is told what is stored, or a recorded gap, and nothing else.
  * - A reading goes to a lane once: a start first settles the batches that were perhaps sent (read back, then the same bytes under
  *   the same identity), and goes on behind what intents cover.
  * Failure: kill -9 anywhere is repaired by the next start from the intent file. Errors of the log are retried for ever and shown in
@@ -20,12 +20,13 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Clock } from '../../lib/clock.ts';
 import { describeError } from '../../lib/errors.ts';
-import { BATCH_BYTES_MAX, type Log, type TopicOptions } from '../../lib/log/log.ts';
-import type { SpoolReader, SpooledReading } from '../spool/spool-reader.ts';
+import type { Log, TopicOptions } from '../../lib/log/log.ts';
+import type { SpoolReader } from '../spool/spool-reader.ts';
 import { Backoff, type BackoffOptions } from './backoff.ts';
 import { BATCH_TARGET_BYTES, type Lane, type LaneContext } from './lane.ts';
 import { Quarantine } from './quarantine.ts';
 import { ReadingEncoder } from './reading-record.ts';
+import type { UplinkProblem } from './retried-step.ts';
 import { SendIntents } from './send-intents.ts';
 import { leftOver } from './topic-start.ts';
 import { TopicUplink, type UplinkOrder } from './topic-uplink.ts';
@@ -71,8 +72,8 @@ export interface UplinkStatus {
   readonly quarantined: number;
   /** Damaged files that were set aside at the start. */
   readonly setAside: readonly string[];
-  /** What went wrong since the last delivery. */
-  readonly lastError: { readonly message: string; readonly atMs: number } | null;
+  /** What went wrong since the last delivery, or at the last step of a topic. */
+  readonly lastError: UplinkProblem | null;
 }
 
 export class Uplink {
@@ -108,7 +109,6 @@ export class Uplink {
       log: options.log,
       encoder: new ReadingEncoder(),
       intents,
-      quarantine: this.#quarantine,
       backoff: new Backoff(options.backoff),
       budget,
       targetBytes,
@@ -117,6 +117,17 @@ export class Uplink {
       nowMs: () => options.clock.nowMs(),
       ensureTopic: (name) => options.log.ensureTopic(name, options.topics),
       builders: [],
+      giveUp: async (reading) => {
+        await this.#quarantine.add(reading);
+        const { topic, seq, reason } = reading;
+        await options.spool.recordGap({
+          kind: 'gap',
+          topic,
+          fromSeq: seq,
+          toSeq: seq,
+          reason: `quarantined: ${reason}`,
+        });
+      },
       onDelivered: (readings, bytes, isReplay) => {
         if (!isReplay) this.#liveProgressMs = options.clock.monotonicMs();
         this.#lastError = null;
@@ -141,6 +152,7 @@ export class Uplink {
 
   status(): UplinkStatus {
     const { spool } = this.#options;
+    const topics = [...this.#topics.values()];
     let lag = 0n;
     for (const topic of new Set([...spool.topics(), ...this.#topics.keys()])) {
       lag += this.#topics.get(topic)?.lag ?? spool.lastSeq(topic) - spool.durablyAcknowledged(topic);
@@ -150,11 +162,11 @@ export class Uplink {
       bytes: this.#bytes,
       inFlight: this.#lanes().reduce((sum, lane) => sum + lane.inFlight, 0),
       lag,
-      backlog: [...this.#topics.values()].some((topic) => topic.hasBacklog),
+      backlog: topics.some((topic) => topic.hasBacklog),
       budget: this.#budget.isLimited ? this.#budget.status() : null,
       quarantined: this.#quarantine.count,
       setAside: this.#intents.setAside === undefined ? [] : [this.#intents.setAside],
-      lastError: this.#lastError,
+      lastError: this.#lastError ?? topics.find(({ problem }) => problem !== null)?.problem ?? null,
     };
   }
 
@@ -206,15 +218,15 @@ export class Uplink {
     const progress = this.#progress.promise;
     await this.#settleTopicsOfIntents();
     await this.#moveLive();
-    const replay = await this.#moveReplay();
-    if (replay !== 'moved' && this.#liveLanes().some((lane) => lane.isFilling)) {
+    const isReplayMoved = await this.#moveReplay();
+    if (!isReplayMoved && this.#liveLanes().some((lane) => lane.isFilling)) {
       await delay(this.#options.lingerMs, undefined, { signal: this.#stop.signal });
       await this.#moveLive();
     }
     for (const topic of this.#topics.values()) topic.flushLive();
-    if (replay === 'moved') return;
-    if (this.#isStuck()) await progress;
-    else await (replay === 'none' ? added : Promise.race([added, progress]));
+    if (isReplayMoved) return;
+    // Progress is room in the lanes, or the end of a topic's rest.
+    await (this.#isStuck() ? progress : Promise.race([added, progress]));
   }
 
   #isStopped(): boolean {
@@ -251,15 +263,17 @@ export class Uplink {
     }
   }
 
-  /** One step, of the topic with the highest priority that has a backlog. */
-  async #moveReplay(): Promise<'moved' | 'no-room' | 'none'> {
-    const topic = (await this.#topicsByPriority()).find(({ hasBacklog }) => hasBacklog);
-    if (topic === undefined || this.#isStopped()) return 'none';
+  /** One step, of the topic with the highest priority that has a backlog; false when there was none, or no room. */
+  async #moveReplay(): Promise<boolean> {
+    const topic = (await this.#topicsByPriority()).find(
+      ({ hasBacklog, isReplayResting }) => hasBacklog && !isReplayResting,
+    );
+    if (topic === undefined || this.#isStopped()) return false;
     // Half of the memory is the present's.
     if (this.#isStuck() || bytesOf(this.#lanes().filter(({ isReplay }) => isReplay)) >= this.#bytesInMemoryMax / 2) {
-      return 'no-room';
+      return false;
     }
-    return (await topic.moveReplay()) ? 'moved' : 'none';
+    return topic.moveReplay();
   }
 
   async #topicsByPriority(): Promise<readonly TopicUplink[]> {
@@ -315,7 +329,6 @@ export class Uplink {
       order,
       clock,
       maxAgeMs: (topic: string) => maxAgeMs?.[topic],
-      onTooLarge: (reading: SpooledReading) => this.#giveUp(reading),
     };
     const topic = await TopicUplink.open(context, info, left);
     for (const intent of left.stored) {
@@ -324,17 +337,6 @@ export class Uplink {
     }
     this.#topics.set(name, topic);
     return topic;
-  }
-
-  async #giveUp({ topic, seq, key, value }: SpooledReading): Promise<void> {
-    const bytes = (key?.length ?? 0) + value.length;
-    await this.#quarantine.add({
-      topic,
-      seq,
-      reason: `${bytes} bytes do not fit a batch of ${BATCH_BYTES_MAX}`,
-      key: key?.toString() ?? null,
-      value: value.toString('base64'),
-    });
   }
 }
 

@@ -326,6 +326,30 @@ test.skipIf(process.platform !== 'linux' || process.getuid?.() !== 0)(
   },
 );
 
+test.skipIf(process.platform !== 'linux' || process.getuid?.() !== 0)(
+  'sources that try again and again on a full disk leave the room that an acknowledgement needs (needs root for a tmpfs)',
+  async () => {
+    const mount = tempDir('tmpfs');
+    const run = (command: string, ...args: string[]): number | null =>
+      spawnSync(command, args, { timeout: 10_000 }).status;
+    expect(run('mount', '-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', mount)).toBe(0);
+    onTestFinished(() => void run('umount', '-l', mount));
+    const dir = join(mount, 'spool');
+    const spool = await openSpool({ dir, agent: 'a', maxBytes: 1e9, whenFull: 'reject', segmentBytes: 200_000 });
+    const fill = async (bytes: number): Promise<void> => {
+      for (;;) await spool.append([readingOf('.'.repeat(bytes))]);
+    };
+    for (const bytes of [20_000, 20_000, 1000, 1000, 100, 10, 10, 0, 0]) {
+      await expect(fill(bytes)).rejects.toMatchObject({ code: 'full' });
+    }
+    const last = spool.lastSeq('t');
+    spool.acknowledge('t', last);
+    await expect.poll(() => spool.durablyAcknowledged('t'), { timeout: 10_000 }).toBe(last);
+    await spool.append([readingOf('after')]);
+    await spool.close();
+  },
+);
+
 test('memory stays flat while a backlog far larger than the windows is read', async () => {
   const dir = tempDir();
   const spool = await spoolIn(dir);
@@ -417,4 +441,38 @@ test('a gap that was met is told of by a reading of its own, once, also over a r
       }),
     ],
   ]);
+});
+
+test('a gap whose record was refused is still a gap, until its record is on the disk', async () => {
+  const dir = tempDir();
+  const spool = await spoolIn(dir, { maxBytes: 1_048_576, whenFull: 'dropLowestPriority' });
+  const append = (priority: number): Promise<void> => spool.append([readingOf('.'.repeat(10_000), 't', priority)]);
+  for (let n = 1; n <= 50; n += 1) await append(1);
+  // Alarms take all the room there is: a group with a reading is refused then, with all that is in it.
+  const fill = async (): Promise<void> => {
+    for (;;) await append(9);
+  };
+  await expect(fill()).rejects.toMatchObject({ code: 'full' });
+  const [gap] = await spool.read('t', 0n, 1);
+  if (gap?.kind !== 'gap') throw new Error('nothing was dropped');
+  const both = await Promise.allSettled([append(1), spool.recordGap(gap)]);
+  expect(both.map(({ status }) => status)).toEqual(['rejected', 'rejected']);
+  // Written with what the refused group leaves to the next one.
+  spool.acknowledgeRange('t', gap.toSeq + 5n, gap.toSeq + 5n);
+  await expect.poll(() => spool.stats().topics[0]?.acknowledged, { timeout: 10_000 }).toBeGreaterThan(0);
+  expect((await spool.read('t', 0n, 1))[0]).toEqual(gap);
+  expect(await readAll(spool, 'penstock.gaps')).toEqual([]);
+  await spool.recordGap(gap);
+  await spool.close();
+  const again = await spoolIn(dir);
+  expect((await again.read('t', 0n, 1))[0]).toMatchObject({ kind: 'delivered', toSeq: gap.toSeq });
+  expect(await readAll(again, 'penstock.gaps')).toHaveLength(1);
+});
+
+test('a spool with all the topics it may have can still tell of a gap', async () => {
+  const spool = await spoolIn(tempDir());
+  await spool.append(Array.from({ length: 10_000 }, (_, index) => readingOf('x', `t${index}`)));
+  await expect(spool.append([readingOf('x', 'one more')])).rejects.toMatchObject({ code: 'full' });
+  await spool.recordGap({ kind: 'gap', topic: 't0', fromSeq: 1n, toSeq: 1n, reason: 'r' });
+  expect(await readAll(spool, 'penstock.gaps')).toHaveLength(1);
 });

@@ -161,6 +161,11 @@ test('a reading that no batch can hold, and one that the log refuses, are set as
     ['12', 'this broker takes 4000 bytes'],
   ]);
   expect(Buffer.from(kept[1]?.value ?? '', 'base64')).toEqual(Buffer.alloc(5000, 'y'));
+  // Two holes in the sequence, each told of in the log.
+  expect(spool.gaps.map(({ fromSeq, toSeq, reason }) => [fromSeq, toSeq, reason])).toEqual([
+    [7n, 7n, expect.stringContaining('quarantined: 2000008 bytes do not fit')],
+    [12n, 12n, 'quarantined: this broker takes 4000 bytes'],
+  ]);
 });
 
 test('with a flipped bit anywhere in the intents every reading arrives, none under another identity, and damage is set aside', async () => {
