@@ -1,5 +1,5 @@
 /** The content of a version of an inode as one value, and its key: what tells whether a local copy is the copy of this version. */
-import { INODE_INLINE } from '../../lib/volume/inode.ts';
+import { INODE_INLINE, INODE_PAGED } from '../../lib/volume/inode.ts';
 import { contentKey } from '../data/whole-record.ts';
 import type { FileContent } from '../data/whole-record.ts';
 import type { Node } from '../meta/cache.ts';
@@ -33,6 +33,16 @@ export function keyOf(context: Context, node: Node): Result<string> {
 /** The key if somebody has asked for it before. */
 export function knownKey(node: Node): string | undefined {
   return keys.get(node);
+}
+
+/**
+ * Differs where the content does, and is known at once. Objects are never written again, and no version comes twice. (mtime and size would
+ * not do: utimensat sets mtime back.)
+ */
+export function contentMark(node: Node): string {
+  const { flags, size, extents } = node.inode;
+  if ((flags & (INODE_INLINE | INODE_PAGED)) !== 0) return node.version;
+  return keys.get(node) ?? remember(node, contentKey({ size, extents, inline: null }));
 }
 
 function remember(node: Node, key: string): string {

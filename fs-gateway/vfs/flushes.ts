@@ -11,6 +11,7 @@ import { describeError, PenstockError } from '../../lib/errors.ts';
 import type { StagedFile } from '../data/staged-file.ts';
 import { BoundedMap } from '../meta/bounded-map.ts';
 import type { Node } from '../meta/cache.ts';
+import { contentMark } from './content-of.ts';
 import type { Context } from './context.ts';
 import type { Flusher } from './flusher.ts';
 import type { Result } from './operations.ts';
@@ -33,7 +34,7 @@ export interface FlushesOptions {
 export class Flushes {
   readonly #options: FlushesOptions;
   readonly #running = new Map<number, Promise<void>>();
-  /** `mtime/size` at the last open: the kernel's pages are still those of the file. */
+  /** The mark of the content at the last open: the kernel's pages are still those of the file. */
   readonly #lastOpened = new BoundedMap<number, string>(MARKS_MAX);
 
   constructor(options: FlushesOptions) {
@@ -198,9 +199,4 @@ export class Flushes {
       }),
     );
   }
-}
-
-/** Differs when the content does. */
-function contentMark({ inode }: Node): string {
-  return `${inode.mtimeNs}/${inode.size}`;
 }
