@@ -14,7 +14,9 @@ import { describeError, isCode } from '../lib/errors.ts';
 import type { Log, TopicOptions } from '../lib/log/log.ts';
 import { absoluteUrl, openLog } from '../lib/registry.ts';
 import { agentSchema, type AgentConfig, type SourceConfig } from './config.ts';
-import { sendHeartbeats } from './heartbeat.ts';
+import { ControlPlane } from './control/control-plane.ts';
+import type { DesiredStatus } from './control/desired-config.ts';
+import { sendHeartbeats } from './control/heartbeat.ts';
 import { Intake } from './intake.ts';
 import { Quarantine } from './quarantine.ts';
 import { AgentSourceOutput } from './source-output.ts';
@@ -56,6 +58,8 @@ export interface RunAgentOptions {
   readonly drainMs?: number | (() => number | undefined);
   /** For topics that do not exist yet. */
   readonly topics?: TopicOptions;
+  /** Which configuration of the control plane this is, for the heartbeat. */
+  readonly desired?: () => DesiredStatus | undefined;
 }
 
 /** Reads agent.yaml. Throws `config` with every problem, each with line, key and what was expected. */
@@ -217,6 +221,7 @@ class RunningAgent {
       sampledOut: this.#rules.sampledOut,
       uplinkProblem: this.#uplinkProblemNow(uplink),
       controlProblem: this.#controlProblem,
+      config: this.#options.desired?.() ?? null,
     };
   }
 
@@ -232,13 +237,9 @@ class RunningAgent {
   }
 
   async #heartbeats(): Promise<void> {
-    const { config, baseDir } = this.#options;
-    if (config.control === undefined) return;
-    const { url, tokenFile } = config.control;
-    await sendHeartbeats({
-      url,
-      tokenFile: tokenFile === undefined ? undefined : resolve(baseDir, tokenFile),
-      agent: config.agent.id,
+    const control = ControlPlane.of(this.#options);
+    if (control === null) return;
+    await sendHeartbeats(control, {
       status: () => this.status(),
       signal: this.#stop.signal,
       onProblem: (problem) => (this.#controlProblem = problem),

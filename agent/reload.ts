@@ -1,15 +1,19 @@
 /**
- * Running an agent whose configuration may change under it: at SIGHUP, or when the file has other bytes than before.
+ * Running an agent whose configuration may change under it: at SIGHUP, when the file has other bytes than before, or when the control plane
+ * wants another one (control/desired-config.ts).
  *
  * A new configuration takes effect by an end in order and a new start within the process: sources stop, what they delivered is synced, what
  * is in flight is answered, and everything begins again on the same spool. So nothing is lost or doubled that kill -9 would not lose either.
  * Failure: a configuration with problems changes nothing; they are logged, and the agent goes on with what it has. When the new start
- * fails (an address that is in use), the agent ends with that error, as it would have at its start.
+ * fails (an address that is in use), the agent ends with that error, as it would have at its start; with a configuration of the control
+ * plane, it goes back to the one before.
  */
 import { readFile } from 'node:fs/promises';
 import { describeError } from '../lib/errors.ts';
+import { systemClock } from '../lib/clock.ts';
 import type { Loaded } from '../lib/config/load.ts';
 import type { AgentConfig } from './config.ts';
+import { DesiredConfig } from './control/desired-config.ts';
 import { loadAgentConfig, runAgent, type RunAgentOptions } from './main.ts';
 import { ServiceManager } from './service-manager.ts';
 import { pause } from './sources/source.ts';
@@ -29,32 +33,45 @@ export async function runReloading({ path, signal, onStatus, log }: RunReloading
   const manager = new ServiceManager(process.env, log);
   const watch = new ConfigWatch(path, await contentOf(path), log);
   try {
-    for (let loaded = await loadAgentConfig(path); ;) {
+    for (let desired = await DesiredConfig.open(await loadAgentConfig(path), systemClock, log); ;) {
       const reload = new AbortController();
       const ended = new AbortController();
-      const next = watch.next(AbortSignal.any([signal, ended.signal]));
-      void next.then((changed) => {
-        if (changed !== null) reload.abort();
-      });
-      const { config, baseDir } = loaded;
-      const summary = await runAgent({
+      const until = AbortSignal.any([signal, ended.signal]);
+      const { config, baseDir } = await desired.choose();
+      const changes = [watch.next(until), desired.next(until)] as const;
+      for (const change of changes) {
+        void change.then((changed) => {
+          if (changed !== null && changed !== false) reload.abort();
+        });
+      }
+      const run = await runAgent({
         config,
         baseDir,
         signal: AbortSignal.any([signal, reload.signal]),
         // What is in the spool can wait for the new configuration.
         drainMs: () => (signal.aborted ? undefined : 0),
+        desired: () => desired.status,
         onStatus: (status) => {
           manager.tell(status);
           onStatus?.(status);
         },
-      }).finally(() => ended.abort());
-      const changed = await next;
-      if (changed === null) {
-        manager.stopping();
-        return summary;
+      }).then(
+        (summary) => ({ summary }),
+        (error: unknown) => ({ error }),
+      );
+      ended.abort();
+      const [ownChanged, desiredChanged] = await Promise.all(changes);
+      if ('error' in run) {
+        if (!(await desired.failed(run.error))) throw run.error;
+      } else {
+        await desired.ended();
+        if (signal.aborted) {
+          manager.stopping();
+          return run.summary;
+        }
       }
-      log('the configuration has changed: started anew with it');
-      loaded = changed;
+      if (ownChanged !== null) desired = await DesiredConfig.open(ownChanged, systemClock, log);
+      if (ownChanged !== null || desiredChanged) log('the configuration has changed: started anew with it');
     }
   } finally {
     watch.close();

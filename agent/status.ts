@@ -1,4 +1,5 @@
 /** What an agent tells about itself: for the console, for `/metrics` and for the summary at its end. */
+import type { DesiredStatus } from './control/desired-config.ts';
 import type { SourceCounters } from './source-output.ts';
 import type { RuleState } from './rules/rules.ts';
 import type { SpoolStats } from './spool/spool-stats.ts';
@@ -29,6 +30,8 @@ export interface AgentStatus {
   readonly uplinkProblem: string | null;
   /** Why the control plane did not take the last heartbeat, or null. */
   readonly controlProblem: string | null;
+  /** What the control plane wants it to run with, and what came of it; null without a control plane. */
+  readonly config: DesiredStatus | null;
 }
 
 export interface AgentSummary {
@@ -86,6 +89,7 @@ export function prometheusText(status: AgentStatus, oldestUndeliveredSeconds: nu
     metric('budget_used_bytes', 'gauge', 'Bytes of the day budget that are used.', budget === null ? [] : [[{}, budget.usedToday]]),
     metric('rule_active', 'gauge', '1 while the rule is active.', rules.map(({ when, active }, index) => [{ rule: `${index}: ${when}` }, Number(active)])),
     metric('rule_sampled_out_total', 'counter', 'Readings that rules left out, since the start.', [[{}, status.sampledOut]]),
+    metric('config_refused', 'gauge', '1 while the agent does not run with what the control plane wants.', status.config === null ? [] : [[{}, Number(status.config.refused !== null)]]),
     metric('uplink_up', 'gauge', '1 while the log takes readings.', [[{}, Number(status.uplinkProblem === null)]]),
   ].join(''); // prettier-ignore
 }

@@ -8,8 +8,14 @@ import type {
 } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import type { Clock } from '../lib/clock.ts';
+import type { KeyProblem } from '../lib/config/load.ts';
 import type { DatasetConfig, PipelineConfig } from '../lib/config/pipeline.ts';
 import { PenstockError } from '../lib/errors.ts';
+import { AgentConfigs } from './agents/agent-configs.ts';
+import { ConfigRecords } from './agents/config-records.ts';
+import { AgentGroups } from './agents/groups.ts';
+import type { AgentSettings } from './agents/records.ts';
+import { Rollouts } from './agents/rollouts.ts';
 import { Oidc } from './auth/oidc.ts';
 import type { Tokens } from './auth/tokens.ts';
 import type { Connections } from './connections.ts';
@@ -28,6 +34,9 @@ export type App = FastifyInstance<
   ZodTypeProvider
 >;
 
+/** What is wrong with a configuration for agents, by the agent's own schema: another program, so whoever starts this one brings it. */
+export type AgentConfigProblems = (config: AgentSettings) => readonly KeyProblem[];
+
 export class ControlContext {
   readonly config: PipelineConfig;
   readonly clock: Clock;
@@ -40,8 +49,20 @@ export class ControlContext {
   readonly sql: LakeSql;
   readonly runs: Runs;
   readonly monitor: Monitor;
+  readonly configRecords: ConfigRecords;
+  readonly agentConfigs: AgentConfigs;
+  readonly agentGroups: AgentGroups;
+  readonly rollouts: Rollouts;
+  /** Fires when the server ends: whoever is kept waiting is answered. */
+  readonly ending: AbortSignal;
 
-  constructor(config: PipelineConfig, clock: Clock, connections: Connections, tokens: Tokens) {
+  constructor(
+    config: PipelineConfig,
+    clock: Clock,
+    connections: Connections,
+    tokens: Tokens,
+    options: { readonly agentConfigProblems: AgentConfigProblems; readonly ending: AbortSignal },
+  ) {
     this.config = config;
     this.clock = clock;
     this.connections = connections;
@@ -51,6 +72,11 @@ export class ControlContext {
     this.sql = new LakeSql(this.tables);
     this.runs = new Runs(clock);
     this.monitor = new Monitor(connections, config.datasets, this.tables, clock);
+    this.configRecords = new ConfigRecords(connections, options.agentConfigProblems);
+    this.agentConfigs = new AgentConfigs(this.configRecords, clock);
+    this.agentGroups = new AgentGroups(this.configRecords, clock);
+    this.rollouts = new Rollouts(this.configRecords, this.agentGroups, connections, clock);
+    this.ending = options.ending;
   }
 
   get datasetNames(): readonly string[] {
@@ -70,6 +96,7 @@ export class ControlContext {
   }
 
   async close(): Promise<void> {
+    await this.rollouts.close();
     await this.monitor.stop();
     await this.sql.close();
     await this.connections.close();

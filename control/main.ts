@@ -8,7 +8,7 @@ import { fromSystemError, PenstockError } from '../lib/errors.ts';
 import { isOpen } from './auth/guard.ts';
 import { Tokens } from './auth/tokens.ts';
 import { Connections } from './connections.ts';
-import { ControlContext, type App } from './context.ts';
+import { ControlContext, type AgentConfigProblems, type App } from './context.ts';
 import { buildServer } from './server.ts';
 import { loadWebFiles } from './web-files.ts';
 
@@ -20,6 +20,7 @@ export interface ServeOptions {
   readonly port?: number;
   readonly signal: AbortSignal;
   readonly version: string;
+  readonly agentConfigProblems: AgentConfigProblems;
   /** PENSTOCK_TOKEN: the first administrator's token, taken while there is none. */
   readonly firstToken?: string;
   readonly onServing: (serving: Serving) => void;
@@ -39,7 +40,10 @@ export async function serve(options: ServeOptions): Promise<void> {
   const tls = await readTls(config, options.baseDir);
   const connections = await Connections.open(config, options.baseDir, clock);
   const tokens = new Tokens(connections, clock);
-  const context = new ControlContext(config, clock, connections, tokens);
+  const context = new ControlContext(config, clock, connections, tokens, {
+    agentConfigProblems: options.agentConfigProblems,
+    ending: signal,
+  });
   let app: App | undefined;
   try {
     const firstToken = options.firstToken ?? (await readFirstToken(config, options.baseDir));
@@ -52,6 +56,7 @@ export async function serve(options: ServeOptions): Promise<void> {
       ...(options.onLog === undefined ? {} : { onLog: options.onLog }),
     });
     await context.monitor.start();
+    context.rollouts.start();
     const port = await listen(app, loopbackOnly ? '127.0.0.1' : '::', options.port ?? config.serve.port);
     options.onServing({ url: `http${tls === null ? '' : 's'}://127.0.0.1:${port}`, loopbackOnly });
     await aborted(signal);

@@ -61,8 +61,10 @@ const TITLES: Readonly<Record<number, string>> = {
   404: 'Not found',
   405: 'The method is not taken here',
   409: 'Conflict',
+  412: 'It was changed meanwhile',
   413: 'Too large',
   415: 'The body must be application/json',
+  428: 'A condition is needed',
   429: 'Too many requests',
   500: 'Internal error',
   501: 'Not supported',
@@ -79,6 +81,18 @@ function problem(status: number, code: string, detail: string, errors?: Problem[
     detail,
     ...(errors === undefined ? {} : { errors }),
   };
+}
+
+/** What only HTTP has a word for. */
+export class HttpProblem extends Error {
+  readonly status: number;
+  readonly code: string;
+
+  constructor(status: number, code: string, message: string) {
+    super(message);
+    this.status = status;
+    this.code = code;
+  }
 }
 
 export function sendProblem(reply: FastifyReply, status: number, code: string, detail: string): FastifyReply {
@@ -109,6 +123,7 @@ export function handleError(error: FastifyError | Error, request: FastifyRequest
     if (status === 503) void reply.header('retry-after', '3');
     return sendProblem(reply, status, error.code, describeError(error));
   }
+  if (error instanceof HttpProblem) return sendProblem(reply, error.status, error.code, error.message);
   const status = ('statusCode' in error ? error.statusCode : undefined) ?? 500;
   if (status < 500) return sendProblem(reply, status, 'http', error.message);
   // An error that is none of ours may carry anything in its text: it goes to the log, not to the client.

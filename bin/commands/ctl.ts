@@ -1,8 +1,11 @@
 /**
  * `penstock ctl RESOURCE VERB`: a client built from the /openapi.json of the server it talks to. An operation `resource.verb` takes
- * its path parameters in order, its query parameters as `--name value`, and its body as `--field value` or `--data JSON`.
+ * its path parameters in order, its query parameters and headers as `--name value`, and its body as `--field value` or `--data JSON`. Where the
+ * document says that a field is a list or an object, the value is JSON, or `@FILE` with JSON or YAML.
  */
+import { readFile } from 'node:fs/promises';
 import type { Command } from 'commander';
+import { parse } from 'yaml';
 import { z } from 'zod';
 import { describeError, PenstockError } from '../../lib/errors.ts';
 import { print, printTable, toJson } from '../output.ts';
@@ -15,11 +18,18 @@ interface CtlOptions {
 const TIMEOUT_MS = 60_000;
 
 const parameterSchema = z.object({ name: z.string(), in: z.string(), required: z.boolean().optional() });
+const bodySchema = z.object({
+  content: z.object({
+    'application/json': z.object({
+      schema: z.object({ properties: z.record(z.string(), z.object({ type: z.unknown() })).default({}) }),
+    }),
+  }),
+});
 const operationSchema = z.looseObject({
   operationId: z.string(),
   summary: z.string().default(''),
   parameters: z.array(parameterSchema).default([]),
-  requestBody: z.unknown().optional(),
+  requestBody: bodySchema.optional(),
 });
 const documentSchema = z.object({ paths: z.record(z.string(), z.record(z.string(), operationSchema)) });
 
@@ -91,8 +101,8 @@ async function call(base: string, operation: Operation, args: readonly string[])
     else if (place === 'header') headers[name] = value;
     else if (operation.requestBody === undefined)
       throw new PenstockError('usage', `${operation.operationId}: it has no option --${name}`);
-    else if (name === 'data') Object.assign(body, parseData(value));
-    else body[name] = /^-?\d+(\.\d+)?$/.test(value) ? Number(value) : value;
+    else if (name === 'data') Object.assign(body, await parseObject(name, value));
+    else body[name] = await fieldOf(operation.requestBody, name, value);
   }
   return request(url, {
     method: operation.method,
@@ -118,11 +128,25 @@ function splitArguments(args: readonly string[]): { positional: string[]; named:
   return { positional, named };
 }
 
-function parseData(text: string): Record<string, unknown> {
+async function parseObject(name: string, text: string): Promise<Record<string, unknown>> {
+  const parsed = z.record(z.string(), z.unknown()).safeParse(await parseValue(name, text));
+  if (!parsed.success) throw new PenstockError('usage', `--${name}: expected an object`);
+  return parsed.data;
+}
+
+/** As the document says that the field is; what it does not know, the server refuses by name. */
+async function fieldOf(body: z.output<typeof bodySchema>, name: string, text: string): Promise<unknown> {
+  const { type } = body.content['application/json'].schema.properties[name] ?? { type: 'string' };
+  if (type === 'string') return text;
+  if (type !== 'number' && type !== 'integer') return parseValue(name, text);
+  return text.trim() === '' || Number.isNaN(Number(text)) ? text : Number(text);
+}
+
+async function parseValue(name: string, text: string): Promise<unknown> {
   try {
-    return z.record(z.string(), z.unknown()).parse(JSON.parse(text));
+    return parse(text.startsWith('@') ? await readFile(text.slice(1), 'utf8') : text);
   } catch (error) {
-    throw new PenstockError('usage', '--data: expected a JSON object', { cause: error });
+    throw new PenstockError('usage', `--${name}: expected JSON, or @FILE with JSON or YAML`, { cause: error });
   }
 }
 

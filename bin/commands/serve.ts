@@ -27,6 +27,7 @@ export function addServeCommand(program: Command): void {
       const { pipelineSchema } = await import('../../lib/config/pipeline.ts');
       const { config, baseDir } = await loadConfig(options.config, pipelineSchema);
       const { serve } = await import('../../control/main.ts');
+      const { desiredProblems } = await import('../../agent/control/desired-schema.ts');
       const firstToken = process.env['PENSTOCK_TOKEN'];
       // Queries run in child processes of this one: they need no token.
       delete process.env['PENSTOCK_TOKEN'];
@@ -35,6 +36,7 @@ export function addServeCommand(program: Command): void {
         baseDir,
         signal,
         version: version(),
+        agentConfigProblems: desiredProblems,
         ...(options.port === undefined ? {} : { port: options.port }),
         ...(firstToken === undefined || firstToken === '' ? {} : { firstToken }),
         onServing: ({ url, loopbackOnly }) => {

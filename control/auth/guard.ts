@@ -4,7 +4,8 @@
  *
  * Rules, each with a test in test/control/auth.test.ts:
  * - `public`: anybody.
- * - viewer < operator < admin: the higher may do what the lower may. `agent` stands apart: an agent's token does nothing else.
+ * - viewer < operator < admin: the higher may do what the lower may. `agent` stands apart: an agent's token does nothing else, and speaks for its agent only
+ *   (routes/agent-parts.ts). `viewer-or-agent`: both.
  * - A bearer token is one of ours (tokens.ts) or, where `serve.oidc` is configured, a JWT of the issuer (oidc.ts).
  * - Without any token and without an issuer, this machine is served as an administrator, and nobody else: the peer's address and the Host header are loopback
  *   (a page of another site that resolves its name to 127.0.0.1 carries its own name there), nothing was forwarded by a proxy, and a
@@ -15,7 +16,7 @@ import type { FastifyRequest } from 'fastify';
 import type { Oidc } from './oidc.ts';
 import type { Role, Tokens } from './tokens.ts';
 
-export type Access = 'public' | Role;
+export type Access = 'public' | Role | 'viewer-or-agent';
 
 export interface Principal {
   readonly name: string;
@@ -57,8 +58,9 @@ export async function decide(request: FastifyRequest, access: Access, authority:
   return { status: 403, reason: `the role ${principal.role} may not do this: it needs ${access}` };
 }
 
-function mayUse(role: Principal['role'], access: Role): boolean {
-  if (role === 'agent') return access === 'agent';
+function mayUse(role: Principal['role'], access: Exclude<Access, 'public'>): boolean {
+  if (role === 'agent') return access === 'agent' || access === 'viewer-or-agent';
+  if (access === 'viewer-or-agent') return mayUse(role, 'viewer');
   return RANK[role] >= RANK[access === 'agent' ? 'operator' : access];
 }
 

@@ -19,6 +19,8 @@ export const KEEP_DAYS = 90;
 const RECORDS_PER_DAY_MAX = 100_000;
 const DETAIL_CHARS_MAX = 2000;
 const DAY_MS = 86_400_000;
+/** User and password of a URL. */
+const USER_INFO = /\/\/[^/?#\s]*@/g;
 const SECRET = /secret|password|token|credential|accesskey/i;
 
 export const auditSchema = z.object({
@@ -112,6 +114,8 @@ export class AuditLog {
 
 function detailOf(body: unknown): string {
   if (body === undefined || body === null) return '';
-  const text = JSON.stringify(body, (key, value: unknown) => (SECRET.test(key) ? '(not recorded)' : value));
+  const text = JSON.stringify(body, (key, value: unknown) =>
+    SECRET.test(key) ? '(not recorded)' : typeof value === 'string' ? value.replace(USER_INFO, '//') : value,
+  );
   return text.length > DETAIL_CHARS_MAX ? `${text.slice(0, DETAIL_CHARS_MAX)}…` : text;
 }

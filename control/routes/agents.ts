@@ -1,13 +1,17 @@
 /** Agents report here; everybody else reads what they said last. */
 import { z } from 'zod';
+import { LATE_MS, readReports, reportSchema, saveHeartbeat } from '../agents/reports.ts';
+import { wantedOf } from '../agents/rollout.ts';
 import type { App, ControlContext } from '../context.ts';
-import { agentSchema, listAgents, saveHeartbeat } from '../lake/agents.ts';
 import { ascending, pageOf, pageQuery, paginate } from '../page.ts';
-import { sendProblem } from '../problem.ts';
+import { agentId, assertSpeaksFor } from './agent-parts.ts';
 
-const agentId = z
-  .string()
-  .regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/, "expected 1 to 128 letters, digits, '.', '_' or '-'");
+const agentSchema = reportSchema.extend({
+  id: z.string(),
+  late: z.boolean(),
+  group: z.string().nullable(),
+  wanted: z.string().meta({ description: 'the version that it is to run with; `none`: its agent.yaml' }),
+});
 
 export function agentRoutes(app: App, context: ControlContext): void {
   app.get(
@@ -24,7 +28,15 @@ export function agentRoutes(app: App, context: ControlContext): void {
     },
     async (request) => {
       const { engine, volume } = context.connections;
-      const agents = await listAgents(engine, volume, context.clock);
+      const reports = await readReports(engine, volume);
+      const assignments = await context.configRecords.assignments();
+      const groups = await context.configRecords.groups();
+      const nowMs = context.clock.nowMs();
+      const agents = [...reports].map(([id, report]) => {
+        const assignment = assignments.get(id) ?? null;
+        const { version, group } = wantedOf(id, assignment, groups.get(assignment?.group ?? '') ?? null);
+        return { id, ...report, late: nowMs - report.seenMs > LATE_MS, group, wanted: version };
+      });
       return paginate(agents, ({ id }) => [id], ascending, request.query);
     },
   );
@@ -44,10 +56,7 @@ export function agentRoutes(app: App, context: ControlContext): void {
     },
     async (request, reply) => {
       const { agent } = request.params;
-      const { principal } = request;
-      if (principal?.role === 'agent' && principal.name !== agent) {
-        return sendProblem(reply, 403, 'denied', `this token speaks for agent ${principal.name} only`);
-      }
+      assertSpeaksFor(request, agent);
       const { engine, volume } = context.connections;
       await saveHeartbeat(engine, volume, context.clock, {
         id: agent,

@@ -1,7 +1,7 @@
 /** The pipeline at a glance: the last sample, its age, what is down, and the series behind the plots. */
 import { z } from 'zod';
 import type { App, ControlContext } from '../context.ts';
-import { listAgents } from '../lake/agents.ts';
+import { LATE_MS, readReports } from '../agents/reports.ts';
 import type { Sample } from '../lake/monitor.ts';
 
 export const portSchema = z.object({
@@ -117,8 +117,9 @@ async function whoIsThere({
     for (const { kind, live } of await connections.engine.sessions()) {
       if (live) sessions[kind] = (sessions[kind] ?? 0) + 1;
     }
-    const agents = await listAgents(connections.engine, connections.volume, clock);
-    return { sessions, agents: { total: agents.length, late: agents.filter(({ late }) => late).length } };
+    const reports = [...(await readReports(connections.engine, connections.volume)).values()];
+    const late = reports.filter(({ seenMs }) => clock.nowMs() - seenMs > LATE_MS).length;
+    return { sessions, agents: { total: reports.length, late } };
   } catch {
     return { sessions: null, agents: null };
   }

@@ -21,11 +21,14 @@ export interface Loaded<T> {
   readonly baseDir: string;
 }
 
-export interface ConfigProblem {
-  readonly line: number;
+export interface KeyProblem {
   /** `sources[0].path`; empty for the whole document. */
   readonly key: string;
   readonly message: string;
+}
+
+export interface ConfigProblem extends KeyProblem {
+  readonly line: number;
 }
 
 /** Thrown by `loadConfig`: a `config` error that lists every problem, one a line. */
@@ -95,14 +98,21 @@ export function parseConfig<T>(text: string, path: string, schema: z.ZodType<T>)
 }
 
 function problemsOf(issue: z.core.$ZodIssue, document: Document, lineOf: (offset: number) => number): ConfigProblem[] {
-  if (issue.code === 'unrecognized_keys') {
-    return issue.keys.map((key) => {
-      const keyPath = [...issue.path, key];
-      return { line: lineOf(offsetOf(document, keyPath)), key: keyName(keyPath), message: 'unknown key' };
-    });
-  }
-  return [{ line: lineOf(offsetOf(document, issue.path)), key: keyName(issue.path), message: messageOf(issue) }];
+  return pathsOf(issue).map((path) => ({ line: lineOf(offsetOf(document, path)), ...problemAt(path, issue) }));
 }
+
+/** An issue of a schema (parsed with `reportInput`) in our words, without a line. */
+export function describeIssue(issue: z.core.$ZodIssue): KeyProblem[] {
+  return pathsOf(issue).map((path) => problemAt(path, issue));
+}
+
+const pathsOf = (issue: z.core.$ZodIssue): PropertyKey[][] =>
+  issue.code === 'unrecognized_keys' ? issue.keys.map((key) => [...issue.path, key]) : [issue.path];
+
+const problemAt = (path: readonly PropertyKey[], issue: z.core.$ZodIssue): KeyProblem => ({
+  key: keyName(path),
+  message: issue.code === 'unrecognized_keys' ? 'unknown key' : messageOf(issue),
+});
 
 function messageOf(issue: z.core.$ZodIssue): string {
   if (issue.code === 'invalid_type' && issue.input === undefined) return `missing: expected ${issue.expected}`;

@@ -41,6 +41,17 @@ test('penstock serve tells its address, ctl asks it by its own document, SIGTERM
   expect(dataset.liveRows).toBe(rows);
   expect(await ctl('sql', 'query', '--sql', `SELECT count(*) AS n FROM ${DATASET}`)).toBe(`n\n${rows}\n`);
   expect(await ctl('runs', 'list', '--limit', '1')).toContain('compact');
+  // A field that is an object comes from a file; a name of digits stays a name; who edits names what he saw.
+  const settings = join(pipeline.dir, 'line.yaml');
+  writeFileSync(settings, 'sources:\n  - { type: simulator, rate: 5, to: machine, sensors: 2 }\n');
+  await ctl('agents', 'configure', '7', '--config', `@${settings}`);
+  const wanted = JSON.parse(await ctl('agents', 'config', '7', '--json')) as { version: string; config: object };
+  expect(wanted.config).toEqual({ sources: [{ type: 'simulator', rate: 5, to: 'machine', sensors: 2 }] });
+  await ctl('agents', 'configure', '7', '--config', `@${settings}`, '--if-match', wanted.version);
+  await expect(ctl('tokens', 'create', '--data', '[1]')).rejects.toMatchObject({ code: 2 });
+  expect(JSON.parse(await ctl('tokens', 'create', '--name', '7', '--role', 'agent', '--json'))).toMatchObject({
+    name: '7',
+  });
   await expect(ctl('datasets', 'paint')).rejects.toMatchObject({
     code: 2,
     stderr: expect.stringContaining('datasets list') as string,

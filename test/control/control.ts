@@ -1,5 +1,6 @@
 /** A control plane over a real pipeline on the embedded adapters, served on a free port of this machine. */
 import { expect, onTestFinished } from 'vitest';
+import { desiredProblems } from '../../agent/control/desired-schema.ts';
 import { writeCost } from '../../compactor/cost/cost.ts';
 import { serve, type Serving } from '../../control/main.ts';
 import type { PipelineConfig } from '../../lib/config/pipeline.ts';
@@ -26,10 +27,13 @@ export interface Answer {
 export class Control {
   readonly url: string;
   readonly serving: Serving;
+  /** Resolves when it has ended. */
+  readonly stop: () => Promise<void>;
 
-  constructor(serving: Serving) {
+  constructor(serving: Serving, stop: () => Promise<void>) {
     this.url = serving.url;
     this.serving = serving;
+    this.stop = stop;
   }
 
   async request(
@@ -57,7 +61,7 @@ export class Control {
       status: response.status,
       headers: response.headers,
       text,
-      json: isJson ? (JSON.parse(text) as Answer['json']) : {},
+      json: isJson && text !== '' ? (JSON.parse(text) as Answer['json']) : {},
     };
   }
 
@@ -79,19 +83,21 @@ export async function startControl(config: PipelineConfig, baseDir: string, firs
     port: 0,
     signal: stop.signal,
     version: 'test',
+    agentConfigProblems: desiredProblems,
     onServing: resolve,
     ...(firstToken === undefined ? {} : { firstToken }),
   });
   ended.catch(reject);
   let served = false;
-  onTestFinished(async () => {
+  const end = async (): Promise<void> => {
     stop.abort();
     // One that did not start has said why already.
     await (served ? ended : ended.catch(() => undefined));
-  });
+  };
+  onTestFinished(end);
   const serving = await promise;
   served = true;
-  return new Control(serving);
+  return new Control(serving, end);
 }
 
 export interface Landed {

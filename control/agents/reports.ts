@@ -1,7 +1,7 @@
 /**
  * Agents as they report themselves.
  *
- *   {VOLUME}agents / <agent id>     AgentRecord as JSON
+ *   {VOLUME}agents / <agent id>     Report as JSON
  *
  * Limits: AGENTS_MAX agents; a status of STATUS_BYTES_MAX. An agent that has not reported for LATE_MS is late.
  */
@@ -14,18 +14,15 @@ import type { MetaEngine } from '../../lib/meta/engine.ts';
 const AGENTS_MAX = 20_000;
 const STATUS_BYTES_MAX = 32_768;
 /** Six heartbeats of ten seconds. */
-const LATE_MS = 60_000;
+export const LATE_MS = 60_000;
 
-const recordSchema = z.object({
+export const reportSchema = z.object({
   seenMs: z.number(),
   firstSeenMs: z.number(),
   address: z.string(),
   status: z.record(z.string(), z.unknown()),
 });
-type AgentRecord = z.output<typeof recordSchema>;
-
-export const agentSchema = recordSchema.extend({ id: z.string(), late: z.boolean() });
-export type Agent = z.output<typeof agentSchema>;
+export type Report = z.output<typeof reportSchema>;
 
 const agentsBucket = (volume: string): string => `{${volume}}agents`;
 
@@ -33,14 +30,14 @@ export async function saveHeartbeat(
   engine: MetaEngine,
   volume: string,
   clock: Clock,
-  report: { readonly id: string; readonly address: string; readonly status: AgentRecord['status'] },
+  report: { readonly id: string; readonly address: string; readonly status: Report['status'] },
 ): Promise<void> {
   const bytes = Buffer.byteLength(JSON.stringify(report.status));
   if (bytes > STATUS_BYTES_MAX)
     throw new PenstockError('too-large', `a status of ${bytes} bytes: at most ${STATUS_BYTES_MAX}`);
   const key = { bucket: agentsBucket(volume), field: report.id };
   const [stored] = await engine.read([key]);
-  const known = stored == null ? undefined : recordSchema.safeParse(JSON.parse(stored.value.toString('utf8'))).data;
+  const known = stored == null ? undefined : reportSchema.safeParse(JSON.parse(stored.value.toString('utf8'))).data;
   if (stored == null && (await engine.count(key.bucket)) >= AGENTS_MAX) {
     throw new PenstockError('full', `there are ${AGENTS_MAX} agents`);
   }
@@ -49,12 +46,9 @@ export async function saveHeartbeat(
   await engine.commit({ write: [{ key, value: Buffer.from(JSON.stringify(record)) }] });
 }
 
-/** By id. */
-export async function listAgents(engine: MetaEngine, volume: string, clock: Clock): Promise<Agent[]> {
-  const nowMs = clock.nowMs();
-  const agents: Agent[] = [];
-  for await (const [id, record] of scanJson(engine, agentsBucket(volume), recordSchema)) {
-    agents.push({ id, ...record, late: nowMs - record.seenMs > LATE_MS });
-  }
-  return agents.sort((a, b) => (a.id < b.id ? -1 : 1));
+/** What every agent that ever reported said last, by id. */
+export async function readReports(engine: MetaEngine, volume: string): Promise<ReadonlyMap<string, Report>> {
+  const reports: (readonly [string, Report])[] = [];
+  for await (const entry of scanJson(engine, agentsBucket(volume), reportSchema)) reports.push(entry);
+  return new Map(reports.sort(([a], [b]) => (a < b ? -1 : 1)));
 }
