@@ -28,6 +28,29 @@ export const serverTls = z.strictObject({
 });
 export type ServerTls = z.output<typeof serverTls>;
 
+/** The URL of a server: its scheme (with the port that is meant where none stands there), a host, maybe a port, and nothing else. */
+export function serverUrl(ports: Readonly<Record<string, number>>, expected: string): z.ZodType<string, string> {
+  return z.string().superRefine((text, context) => {
+    const url = URL.parse(text);
+    const problem =
+      url === null || !(url.protocol in ports) || url.hostname === ''
+        ? `expected ${expected}`
+        : url.username !== '' || url.password !== ''
+          ? 'a user and password do not belong into the URL: expected the keys `user` and `passwordFile`'
+          : !['', '/'].includes(url.pathname) || url.search !== ''
+            ? 'expected nothing behind host and port'
+            : null;
+    if (problem !== null) context.addIssue({ code: 'custom', message: problem });
+  });
+}
+
+/** Of a `serverUrl`. */
+export function serverAddress(text: string, ports: Readonly<Record<string, number>>): { host: string; port: number } {
+  const url = new URL(text);
+  const port = url.port === '' ? (ports[url.protocol] ?? 0) : Number(url.port);
+  return { host: url.hostname.replace(/^\[(.*)\]$/, '$1'), port };
+}
+
 /** HOST:PORT, with an IPv6 address in brackets or not. */
 export function hostAndPort(address: string): { readonly host: string; readonly port: number } {
   const separator = address.lastIndexOf(':');

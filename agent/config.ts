@@ -5,6 +5,7 @@ import { z } from 'zod';
 import { bytes, duration } from '../lib/config/load.ts';
 import { eventTime, listenAddress, priority, topic } from './config-parts.ts';
 import { httpSourceSchema } from './sources/http/config.ts';
+import { modbusSourceSchema } from './sources/modbus/config.ts';
 import { mqttSourceSchema } from './sources/mqtt/config.ts';
 import { syslogSourceSchema } from './sources/syslog/config.ts';
 import { clashesOf, receiptsPerSource } from './sources/exclusive.ts';
@@ -13,8 +14,8 @@ import { segmentBytesFor } from './spool/segment-files.ts';
 import { durableStateBytesMax, transformsSchema } from './transforms/transform-config.ts';
 
 /** What `type:` may name, and what is planned: the message tells a typing error from a version that is too old. */
-const PLANNED_SOURCES = ['modbus', 'opcua'];
-const BUILT_SOURCES = ['host', 'file', 'http', 'mqtt', 'syslog', 'simulator'];
+const PLANNED_SOURCES = ['opcua'];
+const BUILT_SOURCES = ['host', 'file', 'http', 'mqtt', 'syslog', 'modbus', 'simulator'];
 /** The identity travels in every record's headers. */
 const AGENT_ID_LENGTH_MAX = 64;
 const MIB = 2 ** 20;
@@ -72,7 +73,7 @@ const simulatorSource = z.strictObject({
 
 const source = z.discriminatedUnion(
   'type',
-  [hostSource, fileSource, httpSourceSchema, mqttSourceSchema, syslogSourceSchema, simulatorSource],
+  [hostSource, fileSource, httpSourceSchema, mqttSourceSchema, syslogSourceSchema, modbusSourceSchema, simulatorSource],
   {
     error: (issue) => {
       const given =

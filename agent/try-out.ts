@@ -42,9 +42,11 @@ export function tryOut(config: AgentConfig, source: SourceConfig, lines: readonl
 
 function mappingOf(source: SourceConfig): ReadingMapping {
   const { to, priority } = source;
-  const sensor = 'sensor' in source && typeof source.sensor === 'string' ? source.sensor : undefined;
+  const configured = 'sensor' in source && typeof source.sensor === 'string' ? source.sensor : null;
   const eventTime = 'eventTime' in source && typeof source.eventTime === 'string' ? source.eventTime : 'ts';
-  const key = sensor === undefined ? null : { field: sensor };
+  // What makes its own readings gives them the field `sensor`.
+  const field = ['host', 'modbus', 'simulator'].includes(source.type) ? 'sensor' : configured;
+  const key = field === null ? null : { field };
   return { input: 'line', topic: to, priority, key, eventTime };
 }
 

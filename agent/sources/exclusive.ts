@@ -1,5 +1,6 @@
 /** What two sources of one agent cannot share, and what a source may use of the spool. */
 import type { AgentConfig, SourceConfig } from '../config.ts';
+import { deviceAddress } from './modbus/config.ts';
 import { brokerAddress } from './mqtt/config.ts';
 import { receiptsPerSpool } from '../spool/segment-files.ts';
 
@@ -33,6 +34,12 @@ function exclusiveOf(source: SourceConfig): readonly Exclusive[] {
       const { host, port } = brokerAddress(source);
       const why = 'two mqtt sources are one client of one broker: expected a `clientId` for each';
       return [{ key: 'clientId', value: `${host}:${port}/${source.clientId ?? ''}`, why }];
+    }
+    case 'modbus': {
+      const { host, port } = deviceAddress(source);
+      const why =
+        'two modbus sources have the same device: expected one, with all its units and groups (many devices take one connection)';
+      return [{ key: 'url', value: `${host}:${port}`, why }];
     }
     case 'host':
     case 'simulator':

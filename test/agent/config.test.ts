@@ -33,7 +33,7 @@ spool:
   whenFull: dropNewest
 uplink: { bytesPerDay: 5XB }
 sources:
-  - { type: modbus, url: modbus://127.0.0.1:502 }
+  - { type: opcua, url: modbus://127.0.0.1:502 }
   - { type: fiel, path: x }
   - { type: file, path: x, to: "a b", priority: 12 }
   - type: host
@@ -57,9 +57,12 @@ transforms:
     [6, "uplink.bytesPerDay: '5XB' is not a size"],
     [
       8,
-      "sources[0].type: sources of type 'modbus' are not built yet: expected one of host, file, http, mqtt, syslog, simulator",
+      "sources[0].type: sources of type 'opcua' are not built yet: expected one of host, file, http, mqtt, syslog, modbus, simulator",
     ],
-    [9, "sources[1].type: 'fiel' is not a type of source: expected one of host, file, http, mqtt, syslog, simulator"],
+    [
+      9,
+      "sources[1].type: 'fiel' is not a type of source: expected one of host, file, http, mqtt, syslog, modbus, simulator",
+    ],
     [10, 'sources[2].to: expected a topic name'],
     [10, 'sources[2].priority: '],
     [12, 'sources[3].intervall: unknown key'],
@@ -112,6 +115,63 @@ test('transforms that cannot be told apart, or hold back more than the spool has
   expect(await problemsOf(convert('psi', 'degC'))).toContain(
     "6 transforms[0].to: 'degC' is not a unit of pressure as 'psi' is: expected one of Pa, hPa, ",
   );
+});
+
+test('a modbus source: what its keys may be', async () => {
+  const path = configFile(`agent: { id: a }
+log: file:x
+sources:
+  - { type: modbus, url: "mqtt://x", to: t, groups: [] }
+  - type: modbus
+    url: modbus://x/3
+    unit: 256
+    interval: 1ms
+    mergeGap: 126
+    to: t
+    groups:
+      - sensor: s
+        registers:
+          - { name: ts, address: 400108 }
+          - { name: a, table: coil, address: 1, type: int16 }
+          - { name: b, address: 65535, type: float32 }
+          - { name: c, address: 1, type: string }
+          - { name: c, address: 1, type: bool }
+          - { name: d, address: 1, bit: 16, length: 2, scale: x }
+          - { name: e, address: 1, type: int24 }
+          - { name: f, table: coil, address: 1, scale: 2 }
+`);
+  const problems = (await validateAgent(path)).map(({ line, key, message }) => `${line} ${key}: ${message}`);
+  const register = (index: number): string => `sources[1].groups[0].registers[${index}]`;
+  const expected = [
+    '4 sources[0].url: expected the URL of a device or gateway, as modbus://192.168.0.10:502',
+    '4 sources[0].groups: expected at least one group of registers',
+    '6 sources[1].url: expected nothing behind host and port',
+    '7 sources[1].unit: ',
+    '8 sources[1].interval: expected 10ms to 24h',
+    '9 sources[1].mergeGap: ',
+    `14 ${register(0)}.name: sensor, ts, quality, problem are fields of every reading already`,
+    `14 ${register(0)}.address: expected 0 to 65535, the address in the protocol: what a manual calls 400108 is 107 of holding`,
+    `15 ${register(1)}.type: a coil is one bit: expected bool`,
+    `16 ${register(2)}.address: the value reaches beyond address 65535`,
+    `17 ${register(3)}.length: a string needs its length in bytes`,
+    `18 ${register(4)}.bit: a bool in a register needs its bit: 0 (the lowest) to 15`,
+    `19 ${register(5)}.bit: `,
+    `19 ${register(5)}.scale: `,
+    `20 ${register(6)}.type: expected one of bool, int16, uint16, `,
+    `21 ${register(7)}.scale: a bool cannot be scaled`,
+  ];
+  for (const text of expected) expect(problems.filter((problem) => problem.startsWith(text))).toHaveLength(1);
+  expect(problems).toHaveLength(expected.length);
+  const head = 'agent: { id: a }\nlog: file:x\nsources:\n';
+  const modbus = (url: string, register: string, more = ''): string =>
+    `  - { type: modbus, url: "${url}", to: t, ${more}groups: [{ sensor: s, registers: [${register}] }] }\n`;
+  const wide = configFile(head + modbus('modbus://x', '{ name: n, address: 0, type: int32 }', 'maxRegisters: 1, '));
+  await expect(loadAgentConfig(wide)).rejects.toThrow('.type: the value has 2 registers, and maxRegisters is 1');
+  const same = '{ name: n, address: 0 }';
+  const twice = configFile(head + modbus('modbus://x', `${same}, ${same}`));
+  await expect(loadAgentConfig(twice)).rejects.toThrow('another register of this group is called n');
+  const clash = configFile(head + modbus('modbus://x', same) + modbus('modbus://x:502', same));
+  await expect(loadAgentConfig(clash)).rejects.toThrow('sources[1].url: two modbus sources have the same device');
 });
 
 test('an mqtt source: what its keys may be', async () => {

@@ -1,24 +1,16 @@
 /** The keys of `{ type: mqtt }`. */
 import { z } from 'zod';
 import { duration } from '../../../lib/config/load.ts';
-import { eventTime, priority, topic } from '../../config-parts.ts';
+import { eventTime, priority, serverAddress, serverUrl, topic } from '../../config-parts.ts';
 
 const DEFAULT_PORTS: Readonly<Record<string, number>> = { 'mqtt:': 1883, 'mqtts:': 8883 };
 const TOPIC_BYTES_MAX = 65_535;
 const DAY_MS = 86_400_000;
 
-const brokerUrl = z.string().superRefine((text, context) => {
-  const url = URL.parse(text);
-  const problem =
-    url === null || !(url.protocol in DEFAULT_PORTS) || url.hostname === ''
-      ? 'expected the URL of a broker, as mqtt://127.0.0.1:1883 or mqtts://broker.example:8883'
-      : url.username !== '' || url.password !== ''
-        ? 'a user and password do not belong into the URL: expected the keys `user` and `passwordFile`'
-        : !['', '/'].includes(url.pathname) || url.search !== ''
-          ? 'expected nothing behind host and port'
-          : null;
-  if (problem !== null) context.addIssue({ code: 'custom', message: problem });
-});
+const brokerUrl = serverUrl(
+  DEFAULT_PORTS,
+  'the URL of a broker, as mqtt://127.0.0.1:1883 or mqtts://broker.example:8883',
+);
 
 /** Why a text is no topic filter of MQTT (5.0, section 4.7), or null. */
 function filterProblem(filter: string): string | null {
@@ -101,7 +93,5 @@ export const mqttSourceSchema = z
 export type MqttSourceConfig = z.output<typeof mqttSourceSchema>;
 
 export function brokerAddress(config: Pick<MqttSourceConfig, 'url'>): { host: string; port: number; tls: boolean } {
-  const url = new URL(config.url);
-  const port = url.port === '' ? (DEFAULT_PORTS[url.protocol] ?? 1883) : Number(url.port);
-  return { host: url.hostname.replace(/^\[(.*)\]$/, '$1'), port, tls: url.protocol === 'mqtts:' };
+  return { ...serverAddress(config.url, DEFAULT_PORTS), tls: config.url.startsWith('mqtts:') };
 }
