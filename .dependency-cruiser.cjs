@@ -19,9 +19,9 @@ module.exports = {
     { name: 'lib-imports-no-program', severity: 'error', from: { path: '^lib/' }, to: { path: `^(${programs}|bin)/` } },
     { name: 'no-cycles', severity: 'error', from: {}, to: { circular: true } },
     {
-      name: 'meta-and-data-know-no-fuse',
+      name: 'meta-data-and-peers-know-no-fuse',
       severity: 'error',
-      from: { path: '^fs-gateway/(meta|data)/' },
+      from: { path: '^fs-gateway/(meta|data|peers)/' },
       to: { path: '^fs-gateway/(fuse|vfs)/' },
     },
     {

@@ -17,9 +17,11 @@ import { mountAndSupervise, umount } from './fuse/lifecycle.ts';
 import type { SupervisedMount, UmountOptions, UmountReport } from './fuse/lifecycle.ts';
 import { findMount } from './fuse/mount.ts';
 import { passthroughProblem } from './fuse/passthrough-support.ts';
+import { assertListen, DEFAULT_LISTEN } from './peers/address.ts';
 import type { PassthroughMode } from './vfs/passthrough.ts';
 
 export { mountability } from './fuse/mount.ts';
+export { parseMountOptions } from './mount-options.ts';
 
 const DEFAULT_VOLUME = 'lake';
 /** A tenth of a small node's disk; the free-space reserve holds it back where the disk is smaller. */
@@ -115,6 +117,10 @@ export interface VolumeMountRequest {
   readonly passthrough?: PassthroughMode;
   /** close and fsync return when the local disk has the bytes; they are committed behind. */
   readonly writeback?: boolean;
+  /** Mounts of the volume with the same name here serve each other blocks, so that the store gives each one once. */
+  readonly cacheGroup?: string;
+  /** Where this mount listens for them, HOST:PORT; default: the loopback, which mounts of the same machine reach. */
+  readonly peerListen?: string;
   /** Supervise in a process of its own. */
   readonly background?: boolean;
   /** In the foreground: end at SIGTERM and SIGINT (default true). */
@@ -137,6 +143,7 @@ export async function mountVolume(request: VolumeMountRequest): Promise<VolumeMo
   const { url, volume } = splitMetaUrl(request.metaUrl, request.name);
   // Asked here, so that the caller reads the reason and not only that the worker ended.
   const { store } = await requireFormat(url, volume);
+  if (request.peerListen !== undefined) await assertListen(request.peerListen);
   const cacheDir = resolve(request.cacheDir ?? defaultCacheDir());
   mkdirSync(cacheDir, { recursive: true, mode: 0o700 });
   const wanted = request.passthrough ?? DEFAULT_PASSTHROUGH;
@@ -157,6 +164,9 @@ export async function mountVolume(request: VolumeMountRequest): Promise<VolumeMo
       cacheBytes,
       passthrough,
       writeback: request.writeback ?? false,
+      ...(request.cacheGroup !== undefined && {
+        cacheGroup: { name: request.cacheGroup, listen: request.peerListen ?? DEFAULT_LISTEN },
+      }),
       ...(request.credentials !== undefined && { credentials: request.credentials }),
     },
     background: request.background ?? false,

@@ -21,6 +21,8 @@ import { Uploader } from './data/uploader.ts';
 import { Content } from './meta/content.ts';
 import { VolumeView } from './meta/view.ts';
 import { bootId, openPassthrough, openWholeFiles } from './open-passthrough.ts';
+import { CacheGroup } from './peers/cache-group.ts';
+import type { CacheGroupOptions } from './peers/cache-group.ts';
 import { Acls } from './vfs/acls.ts';
 import { TimeSource } from './vfs/context.ts';
 import type { Context } from './vfs/context.ts';
@@ -68,6 +70,8 @@ export interface VolumeOptions {
   readonly kernel?: KernelBacking;
   /** close and fsync return when the local disk has the bytes. */
   readonly writeback?: boolean;
+  /** The mounts of this volume with the same name here serve each other blocks. */
+  readonly cacheGroup?: CacheGroupOptions;
 }
 
 export interface OpenVolume {
@@ -87,25 +91,30 @@ export async function openVolume(
 ): Promise<OpenVolume> {
   const mountId = createHash('sha256').update(`${hostname()}\n${options.mountpoint}`).digest('hex').slice(0, 16);
   const lockOwner = options.mountLife ?? mountId;
+  const group = options.cacheGroup === undefined ? undefined : await CacheGroup.open({ ...options.cacheGroup, report });
   const view = await VolumeView.open({
     open: () =>
       openMeta(options.metaUrl, {
         kind: 'mount',
-        detail: { volume: options.volume, mountpoint: options.mountpoint, mountId, lockOwner },
+        detail: { volume: options.volume, mountpoint: options.mountpoint, mountId, lockOwner, ...group?.detail },
       }),
     volume: options.volume,
     mountId,
     cacheEntries: CACHED_INODES,
     deadlineMs: ENGINE_DEADLINE_MS,
     report,
+  }).catch(async (error: unknown) => {
+    await group?.close();
+    throw error;
   });
   try {
     const format = await readFormat(await view.engine(), options.volume);
     if (format === null) {
       throw new PenstockError('not-found', `volume '${options.volume}' is not formatted: run penstock fs format`);
     }
-    return await assemble({ options, clock, notifier, report, view, format, mountId, lockOwner });
+    return await assemble({ options, clock, notifier, report, view, format, mountId, lockOwner, group });
   } catch (error) {
+    await group?.close();
     await view.close();
     throw error;
   }
@@ -133,6 +142,7 @@ interface Ingredients {
   readonly format: VolumeFormat;
   readonly mountId: string;
   readonly lockOwner: string;
+  readonly group: CacheGroup | undefined;
 }
 
 async function assemble({
@@ -144,6 +154,7 @@ async function assemble({
   format,
   mountId,
   lockOwner,
+  group,
 }: Ingredients): Promise<OpenVolume> {
   const store = await openStore(format.store, options.credentials);
   const base = join(options.cacheDir, format.id);
@@ -154,7 +165,8 @@ async function assemble({
     bytesMax: options.cacheBytes,
     freeBytesMin: FREE_BYTES_MIN,
   });
-  const reader = new BlockReader(store, cache, format.id);
+  const peers = await group?.join({ view, format, store, mountId, clock });
+  const reader = new BlockReader({ store, cache, volumeId: format.id, ...(peers !== undefined && { peers }) });
   const staging = new Staging({
     dir: stagingDir,
     life: lockOwner,
@@ -240,6 +252,7 @@ async function assemble({
   await files.recover();
   passthrough.lookAfter();
   await orphans.resume();
+  group?.serve(reader);
   return {
     format,
     operations: new FileSystem({
@@ -260,8 +273,10 @@ async function assemble({
       cachedBytes: cache.bytes,
       fetchedBytes: reader.fetchedBytes,
       ...passthrough.stats(),
+      ...group?.stats(),
     }),
     async close() {
+      await group?.close();
       locks.close();
       await orphans.close();
       await writeback?.close();

@@ -17,11 +17,12 @@ const workerOptions = z.strictObject({
   cacheBytes: z.number(),
   passthrough: z.enum(['off', 'read', 'full']),
   writeback: z.boolean(),
+  cacheGroup: z.strictObject({ name: z.string(), listen: z.string() }).optional(),
   credentials: z.strictObject({ accessKeyId: z.string(), secretAccessKey: z.string() }).optional(),
 });
 
 await runWorker(async (assignment) => {
-  const { credentials, ...options } = workerOptions.parse(assignment.options);
+  const { credentials, cacheGroup, ...options } = workerOptions.parse(assignment.options);
   const { backing, log } = assignment;
   if (options.passthrough !== 'off' && backing === undefined) {
     log('the kernel has no FUSE passthrough: the daemon serves the data');
@@ -30,6 +31,7 @@ await runWorker(async (assignment) => {
     {
       ...options,
       ...(credentials !== undefined && { credentials }),
+      ...(cacheGroup !== undefined && { cacheGroup }),
       passthrough: backing === undefined ? 'off' : options.passthrough,
       ...(backing !== undefined && { kernel: backing }),
       mountpoint: assignment.mountpoint,

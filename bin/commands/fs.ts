@@ -48,32 +48,6 @@ function keyValues(pairs: readonly string[]): Record<string, string> {
   );
 }
 
-interface ParsedMountOptions {
-  accessLogPath?: string;
-  readOnly?: true;
-  passthrough?: 'off' | 'read' | 'full';
-  writeback?: true;
-}
-
-/** `-o a,b=c -o d`. What is not known is refused by name. Throws `usage`. */
-export function parseMountOptions(options: readonly string[]): ParsedMountOptions {
-  const parsed: ParsedMountOptions = {};
-  for (const option of options.flatMap((text) => text.split(','))) {
-    const [key, ...rest] = option.split('=');
-    const value = rest.join('=');
-    if (key === 'accesslog' && value !== '') parsed.accessLogPath = value;
-    else if (key === 'ro') parsed.readOnly = true;
-    else if (key === 'passthrough' && (value === 'off' || value === 'read' || value === 'full'))
-      parsed.passthrough = value;
-    else if (option === 'writeback') parsed.writeback = true;
-    else {
-      const expected = 'accesslog=FILE, ro, writeback, passthrough=full, passthrough=read or passthrough=off';
-      throw new PenstockError('usage', `-o ${option}: expected ${expected}`);
-    }
-  }
-  return parsed;
-}
-
 export function addFsCommands(program: Command): void {
   const fs = program.command('fs').description('the shared file system: volumes and mounts');
 
@@ -111,14 +85,14 @@ export function addFsCommands(program: Command): void {
     .option('--read-only', 'nothing can be changed through this mount')
     .option(
       '-o <options>',
-      'accesslog=FILE, ro, writeback, passthrough=full|read|off; comma-separated, may be repeated',
+      'accesslog=FILE, ro, writeback, passthrough=full|read|off, cacheGroup=NAME, peerListen=HOST:PORT; may be repeated',
       collect,
     )
     .option('--background', 'return when it is mounted')
     .option('--log-file <file>', 'where a background mount writes its messages')
     .option('--json', 'print as one JSON object')
     .action(async (metaUrl: string, mountpoint: string, options: MountOptions) => {
-      const { mountVolume } = await import('../../fs-gateway/main.ts');
+      const { mountVolume, parseMountOptions } = await import('../../fs-gateway/main.ts');
       const { readOnly, ...parsed } = parseMountOptions(options.o ?? []);
       const signal = options.background === true ? undefined : untilSignal();
       const mount = await mountVolume({

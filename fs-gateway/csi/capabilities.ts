@@ -1,5 +1,8 @@
 /** What a volume can be asked for: access modes, the kind of access, and its capacity. */
+import { isCode } from '../../lib/errors.ts';
 import { formatBytes } from '../../lib/units.ts';
+import { parseMountOptions } from '../mount-options.ts';
+import type { MountOptions } from '../mount-options.ts';
 import type { CapacityRange, VolumeCapability } from './protocol.ts';
 import { CsiError, invalid, Status } from './status.ts';
 
@@ -24,12 +27,15 @@ const FS_TYPES = ['', 'penstock', 'fuse.penstock'];
 
 /** `mountOptions` of a storage class or persistent volume. */
 const MOUNT_FLAGS = ['ro', 'rw', 'writeback', 'passthrough=read', 'passthrough=off'];
+const MOUNT_KEYS = ['cacheGroup', 'peerListen'];
 
 export interface Capability {
   readonly modeName: string;
   readonly mode: AccessMode;
   readonly readOnly: boolean;
   readonly mountFlags: readonly string[];
+  /** The same, parsed. */
+  readonly mountOptions: MountOptions;
 }
 
 /** What is wrong with a capability, in words; undefined when the driver has it. */
@@ -42,8 +48,28 @@ function objection(capability: VolumeCapability): string | undefined {
   if (mode === undefined || MODES[mode] === undefined) return `access mode ${mode ?? 'is missing'}: not a known mode`;
   const { fsType, mountFlags } = capability.mount;
   if (!FS_TYPES.includes(fsType)) return `fsType '${fsType}': leave it out, a Penstock volume has no other`;
-  const unknown = mountFlags.find((flag) => !MOUNT_FLAGS.includes(flag));
-  return unknown === undefined ? undefined : `mount option '${unknown}': expected one of ${MOUNT_FLAGS.join(', ')}`;
+  const unknown = mountFlags.find((flag) => !isKnownFlag(flag));
+  if (unknown !== undefined) {
+    const expected = [...MOUNT_FLAGS, ...MOUNT_KEYS.map((key) => `${key}=...`)].join(', ');
+    return `mount option '${unknown}': expected one of ${expected}`;
+  }
+  try {
+    optionsOf(mountFlags);
+    return undefined;
+  } catch (error) {
+    if (isCode(error, 'usage')) return `mount option ${error.message}`;
+    throw error;
+  }
+}
+
+function isKnownFlag(flag: string): boolean {
+  const [key = '', ...value] = flag.split('=');
+  return MOUNT_FLAGS.includes(flag) || (MOUNT_KEYS.includes(key) && value.length > 0 && !flag.includes(','));
+}
+
+/** Throws `usage`. */
+function optionsOf(mountFlags: readonly string[]): MountOptions {
+  return parseMountOptions(mountFlags.filter((flag) => flag !== 'rw'));
 }
 
 /** Throws INVALID_ARGUMENT. */
@@ -55,7 +81,8 @@ export function parseCapability(capability: VolumeCapability | null): Capability
   const mode = MODES[modeName];
   if (mode === undefined) throw invalid('access mode is missing');
   const mountFlags = capability.mount?.mountFlags ?? [];
-  return { modeName, mode, readOnly: !mode.writes || mountFlags.includes('ro'), mountFlags };
+  const mountOptions = optionsOf(mountFlags);
+  return { modeName, mode, readOnly: !mode.writes || mountOptions.readOnly === true, mountFlags, mountOptions };
 }
 
 /** Throws INVALID_ARGUMENT when there is none, or one that no volume has. */

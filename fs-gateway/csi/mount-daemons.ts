@@ -48,12 +48,13 @@ export function makeMountDaemons({ cacheDir, logDir }: DaemonFolders): MountDaem
   return {
     async mount({ volume, point, capability, secrets, cacheBytes }) {
       const { metaUrl, credentials } = secrets;
-      const { mode, readOnly, mountFlags } = capability;
+      const { mode, readOnly, mountOptions } = capability;
       const { store } = await requireFormat(absoluteUrl(metaUrl, '/'), volume);
       // A mount with wrong credentials would stand, and fail under the pod's hands.
       await assertStore(store, secrets);
       if (!mode.manyNodes) await refuseElsewhere(secrets, volume, Infinity);
       await mountVolume({
+        ...mountOptions,
         metaUrl,
         name: volume,
         mountpoint: point,
@@ -62,9 +63,6 @@ export function makeMountDaemons({ cacheDir, logDir }: DaemonFolders): MountDaem
         background: true,
         logPath: join(logDir, `${volume}.log`),
         signal: AbortSignal.timeout(MOUNT_MS),
-        writeback: mountFlags.includes('writeback'),
-        ...(mountFlags.includes('passthrough=read') && { passthrough: 'read' as const }),
-        ...(mountFlags.includes('passthrough=off') && { passthrough: 'off' as const }),
         ...(cacheBytes !== undefined && { cacheBytes }),
         ...(credentials !== undefined && { credentials }),
       });

@@ -10,12 +10,13 @@
 import { crc32c } from '@node-rs/crc32';
 import { createHash } from 'node:crypto';
 import { mkdirSync, readdirSync, readSync, rmSync, statfsSync, statSync } from 'node:fs';
-import { readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { open, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import type { FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Descriptors } from './descriptors.ts';
 import type { Piece } from './pieces.ts';
 
-const CRC_BYTES = 4;
+export const CRC_BYTES = 4;
 /** Asking the disk for its free space costs a system call; once per so many bytes written is enough. */
 const FREE_CHECK_BYTES = 64 * 2 ** 20;
 
@@ -115,6 +116,11 @@ export class BlockCache {
     }
     file.verified = true;
     return true;
+  }
+
+  /** The file of a verified piece: its bytes, then their CRC32C. The caller closes it. Null when it is gone. */
+  async open(piece: Piece): Promise<FileHandle | null> {
+    return open(this.#path(piece.name), 'r').catch(() => null);
   }
 
   /** Keeps a verified piece. Never throws: a cache that cannot be written is a smaller cache. */

@@ -1,49 +1,72 @@
 /**
  * Reads ranges of files from their extents: from the block cache, from the object's own local file where the store is a directory of
- * this machine, or from the store.
+ * this machine, from a peer that keeps the piece for its group (peers/), or from the store.
  *
  * Invariants
  * - Never wrong bytes: an own piece is verified against its extent's CRC32C before any of it is used; an external object against its
  *   length. What is missing, short or damaged is `corrupt` and names the object.
- * - One fetch per piece, however many readers wait for it.
- * Limits: FETCHES_MAX at a time; RECENT_BYTES of pieces in memory, which is where they live while the disk cache takes them.
+ * - One fetch per piece, however many readers wait for it. What is lent to a peer never waits for another peer, so no circle of nodes
+ *   waits for itself.
+ * Limits: RECENT_BYTES of pieces in memory, which is where they live while the disk cache takes them.
  */
-import { crc32c } from '@node-rs/crc32';
 import { readSync } from 'node:fs';
-import { PenstockError, isCode, systemCode } from '../../lib/errors.ts';
+import type { FileHandle } from 'node:fs/promises';
+import { PenstockError, systemCode } from '../../lib/errors.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
 import type { Extent } from '../../lib/volume/extents.ts';
 import type { BlockCache } from './block-cache.ts';
 import { Descriptors } from './descriptors.ts';
+import { damaged, PieceStore } from './piece-store.ts';
 import { piecesOf } from './pieces.ts';
 import type { Piece, PieceSlice } from './pieces.ts';
 
-/** Parallel ranged GETs: enough to fill a 10 Gbit/s link at 20 ms; each holds one piece in memory. */
-const FETCHES_MAX = 16;
 const RECENT_BYTES = 64 * 2 ** 20;
 /** Names of local pieces that were verified: 100 bytes each. */
 const VERIFIED_MAX = 65_536;
+
+/** The nodes that share what they have fetched (peers/peer-client.ts). */
+export interface PeerPieces {
+  /** The piece as the node has it that keeps it for the group, verified; null: the store has to be asked. Never throws. */
+  fetch(piece: Piece): Promise<Buffer | null>;
+  /** This node keeps the piece for the group. */
+  keeps(piece: Piece): boolean;
+}
+
+export interface BlockReaderOptions {
+  readonly store: ObjectStore;
+  readonly cache: BlockCache;
+  readonly volumeId: string;
+  readonly peers?: PeerPieces;
+}
 
 export class BlockReader {
   readonly #store: ObjectStore;
   readonly #cache: BlockCache;
   readonly #volumeId: string;
+  readonly #peers: PeerPieces | undefined;
+  readonly #pieces: PieceStore;
+  /** Pieces that readers wait for, from wherever they come. */
   readonly #fetching = new Map<string, Promise<Buffer | null>>();
+  /** Of them, and of those that peers wait for, the ones that the store is asked for. */
+  readonly #storing = new Map<string, Promise<Buffer>>();
   /** Blocks on their way into the cache; as many as fetches and uploads that ended a moment ago. */
-  readonly #putting = new Set<Promise<void>>();
+  readonly #putting = new Map<string, Promise<void>>();
   readonly #recent = new Map<string, Buffer>();
   #recentBytes = 0;
   readonly #local = new Descriptors();
   readonly #verified = new Set<string>();
-  readonly #waiting: (() => void)[] = [];
-  #active = 0;
-  /** Bytes fetched from the store, for statistics. */
-  fetchedBytes = 0;
 
-  constructor(store: ObjectStore, cache: BlockCache, volumeId: string) {
+  constructor({ store, cache, volumeId, peers }: BlockReaderOptions) {
     this.#store = store;
     this.#cache = cache;
     this.#volumeId = volumeId;
+    this.#peers = peers;
+    this.#pieces = new PieceStore(store);
+  }
+
+  /** Bytes fetched from the store, for statistics. */
+  get fetchedBytes(): number {
+    return this.#pieces.fetchedBytes;
   }
 
   /** Fills `target` with [from, from + target.length); holes are zeros. At once when all pieces are at hand. */
@@ -77,7 +100,7 @@ export class BlockReader {
 
   /** The cache lost the piece between obtaining and reading it: fetch it once more, past the cache. */
   async #readAgain(slice: PieceSlice, target: Buffer, at: number): Promise<void> {
-    const data = await this.#fetch(slice.piece);
+    const data = await this.#fromStore(slice.piece);
     data.copy(target, at, slice.pieceOffset, slice.pieceOffset + slice.length);
   }
 
@@ -109,9 +132,23 @@ export class BlockReader {
     return true;
   }
 
-  /** These bytes are whole somewhere else on this disk. */
+  /** These bytes are whole somewhere else on this disk: only what is kept for peers is needed. */
   forget(extents: readonly Extent[], size: number): void {
-    for (const { piece } of piecesOf(this.#volumeId, extents, 0, size)) this.#cache.forget(piece);
+    for (const { piece } of piecesOf(this.#volumeId, extents, 0, size)) {
+      if (this.#peers?.keeps(piece) !== true) this.#cache.forget(piece);
+    }
+  }
+
+  /**
+   * For a peer: the piece, or the open file that holds it and its CRC32C (block-cache.ts), from here or from the store. Throws as a
+   * read does.
+   */
+  async lend(piece: Piece): Promise<Buffer | FileHandle> {
+    const recent = this.#recent.get(piece.name);
+    if (recent !== undefined) return recent;
+    const cached = (await this.#isCached(piece)) ? await this.#cache.open(piece) : null;
+    if (cached !== null) return cached;
+    return this.#fromStore(piece);
   }
 
   /** The object's own file, where the store is a directory of this machine and the file is as long as it has to be. */
@@ -146,41 +183,49 @@ export class BlockReader {
 
   async #bring(piece: Piece): Promise<Buffer | null> {
     if (this.#recent.has(piece.name)) return null;
-    if (await this.#cache.verify(piece)) return null;
-    const data = await this.#fetch(piece);
-    if (this.#store.localPath(piece.objectKey) !== null) {
-      // It need not be copied: from now on it is read from the object's own file.
-      if (this.#verified.size >= VERIFIED_MAX) this.#verified.clear();
-      this.#verified.add(piece.name);
-      return data;
-    }
-    this.#remember(piece, data);
-    return data;
+    if (await this.#isCached(piece)) return null;
+    const lent = await this.#peers?.fetch(piece);
+    if (lent === undefined || lent === null) return this.#fromStore(piece);
+    this.#remember(piece, lent);
+    return lent;
   }
 
-  async #fetch(piece: Piece): Promise<Buffer> {
-    await this.#enter();
-    try {
-      const data = await this.#store.get(piece.objectKey, { offset: piece.offset, length: piece.bytes });
-      this.fetchedBytes += data.length;
-      if (data.length !== piece.bytes) throw damaged(piece, `gave ${data.length} bytes, expected ${piece.bytes}`);
-      if (piece.crc !== null && crc32c(data) !== piece.crc) throw damaged(piece, 'does not match its checksum');
-      return data;
-    } catch (error) {
-      if (isCode(error, 'not-found')) throw damaged(piece, 'is missing', error);
-      throw error;
-    } finally {
-      this.#leave();
-    }
+  async #isCached(piece: Piece): Promise<boolean> {
+    await this.#putting.get(piece.name);
+    return this.#cache.verify(piece);
   }
 
-  /** What was just uploaded is at hand for the next reader. */
+  #fromStore(piece: Piece): Promise<Buffer> {
+    // Whoever waited for something else meanwhile finds it here: it is remembered before it is no longer being fetched.
+    const recent = this.#recent.get(piece.name);
+    if (recent !== undefined) return Promise.resolve(recent);
+    let storing = this.#storing.get(piece.name);
+    if (storing === undefined) {
+      storing = this.#pieces
+        .fetch(piece)
+        .then((data) => {
+          this.remember(piece, data);
+          return data;
+        })
+        .finally(() => this.#storing.delete(piece.name));
+      this.#storing.set(piece.name, storing);
+    }
+    return storing;
+  }
+
+  /** What was just fetched or uploaded is at hand for the next reader. */
   remember(piece: Piece, data: Buffer): void {
-    if (this.#store.localPath(piece.objectKey) !== null) this.#verified.add(piece.name);
-    else this.#remember(piece, data);
+    if (this.#store.localPath(piece.objectKey) === null) {
+      this.#remember(piece, data);
+      return;
+    }
+    // It need not be copied: from now on it is read from the object's own file.
+    if (this.#verified.size >= VERIFIED_MAX) this.#verified.clear();
+    this.#verified.add(piece.name);
   }
 
   #remember(piece: Piece, data: Buffer): void {
+    if (this.#recent.has(piece.name) || this.#putting.has(piece.name)) return;
     this.#recent.set(piece.name, data);
     this.#recentBytes += data.length;
     for (const [name, oldest] of this.#recent) {
@@ -188,29 +233,14 @@ export class BlockReader {
       this.#recent.delete(name);
       this.#recentBytes -= oldest.length;
     }
-    const put = this.#cache.put(piece, data).finally(() => this.#putting.delete(put));
-    this.#putting.add(put);
-  }
-
-  async #enter(): Promise<void> {
-    while (this.#active >= FETCHES_MAX) await new Promise<void>((resolve) => this.#waiting.push(resolve));
-    this.#active++;
-  }
-
-  #leave(): void {
-    this.#active--;
-    this.#waiting.shift()?.();
+    const put = this.#cache.put(piece, data).finally(() => this.#putting.delete(piece.name));
+    this.#putting.set(piece.name, put);
   }
 
   /** What was fetched is in the cache when this resolves: the next mount finds it there. */
   async close(): Promise<void> {
-    await Promise.all(this.#putting);
+    await Promise.all(this.#putting.values());
     this.#local.closeAll();
     this.#cache.close();
   }
-}
-
-function damaged(piece: Piece, what: string, cause?: unknown): PenstockError {
-  const range = `bytes ${piece.offset} to ${piece.offset + piece.bytes}`;
-  return new PenstockError('corrupt', `object ${piece.objectKey} (${range}) ${what}`, { cause });
 }

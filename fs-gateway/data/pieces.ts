@@ -3,15 +3,17 @@
  * (at most the block size); an external object (a Parquet file of the lake) is cut into chunks of CHUNK_BYTES.
  */
 import { createHash } from 'node:crypto';
-import type { Extent } from '../../lib/volume/extents.ts';
+import type { Extent, OwnPiece } from '../../lib/volume/extents.ts';
 
 /** Large enough for S3's throughput, small enough that a row group of a Parquet file does not fetch its neighbours. */
-const CHUNK_BYTES = 4 * 2 ** 20;
+export const CHUNK_BYTES = 4 * 2 ** 20;
 
 export interface Piece {
   /** Unique in the volume: the cache's file name. */
   readonly name: string;
   readonly objectKey: string;
+  /** Null: an external object. */
+  readonly objectId: number | null;
   /** Where it begins in the object. */
   readonly offset: number;
   readonly bytes: number;
@@ -48,35 +50,43 @@ export function piecesOf(volumeId: string, extents: readonly Extent[], from: num
     const { source } = extent;
     const inSource = extent.sliceOffset + (start - extent.fileOffset);
     if (source.kind === 'own') {
-      const piece: Piece = {
-        name: `${source.objectId}-${source.pieceOffset}`,
-        objectKey: objectKey(volumeId, source.objectId),
-        offset: source.pieceOffset,
-        bytes: source.pieceBytes,
-        crc: source.crc,
-        objectBytes: null,
-      };
+      const piece = ownPiece(volumeId, source);
       slices.push({ piece, pieceOffset: inSource, fileOffset: start, length: end - start });
       continue;
     }
     for (let at = inSource; at < inSource + (end - start);) {
-      const chunk = Math.floor(at / CHUNK_BYTES);
-      const chunkStart = chunk * CHUNK_BYTES;
-      const bytes = Math.min(CHUNK_BYTES, source.objectBytes - chunkStart);
-      const length = Math.min(chunkStart + bytes, inSource + (end - start)) - at;
-      const piece: Piece = {
-        name: externalName(source.key, source.objectBytes, chunk),
-        objectKey: source.key,
-        offset: chunkStart,
-        bytes,
-        crc: null,
-        objectBytes: source.objectBytes,
-      };
-      slices.push({ piece, pieceOffset: at - chunkStart, fileOffset: start + (at - inSource), length });
+      const piece = externalPiece(source.key, source.objectBytes, Math.floor(at / CHUNK_BYTES));
+      const length = Math.min(piece.offset + piece.bytes, inSource + (end - start)) - at;
+      slices.push({ piece, pieceOffset: at - piece.offset, fileOffset: start + (at - inSource), length });
       at += length;
     }
   }
   return slices;
+}
+
+export function ownPiece(volumeId: string, source: Omit<OwnPiece, 'kind'>): Piece {
+  return {
+    name: `${source.objectId}-${source.pieceOffset}`,
+    objectKey: objectKey(volumeId, source.objectId),
+    objectId: source.objectId,
+    offset: source.pieceOffset,
+    bytes: source.pieceBytes,
+    crc: source.crc,
+    objectBytes: null,
+  };
+}
+
+export function externalPiece(key: string, objectBytes: number, chunk: number): Piece {
+  const offset = chunk * CHUNK_BYTES;
+  return {
+    name: externalName(key, objectBytes, chunk),
+    objectKey: key,
+    objectId: null,
+    offset,
+    bytes: Math.min(CHUNK_BYTES, objectBytes - offset),
+    crc: null,
+    objectBytes,
+  };
 }
 
 let lastKey = '';

@@ -8,7 +8,8 @@ import { crc32c } from '@node-rs/crc32';
 import type { ObjectStore } from '../../lib/store/store.ts';
 import type { Extent } from '../../lib/volume/extents.ts';
 import type { BlockReader } from './block-reader.ts';
-import { objectKey } from './pieces.ts';
+import { objectKey, ownPiece } from './pieces.ts';
+import { Slots } from './slots.ts';
 
 /** Uploads at a time, over all files: each holds one block in memory. */
 const UPLOADS_MAX = 8;
@@ -28,8 +29,7 @@ export interface UploaderOptions {
 
 export class Uploader {
   readonly #options: UploaderOptions;
-  readonly #waiting: (() => void)[] = [];
-  #active = 0;
+  readonly #slots = new Slots(UPLOADS_MAX);
 
   constructor(options: UploaderOptions) {
     this.#options = options;
@@ -41,7 +41,7 @@ export class Uploader {
     load: (offset: number, target: Buffer) => void | Promise<void>,
   ): Promise<Extent[]> {
     const objects = pack(ranges, this.#options.blockSize);
-    const uploaded = await Promise.all(objects.map((pieces) => this.#put(pieces, load)));
+    const uploaded = await Promise.all(objects.map((pieces) => this.#slots.run(() => this.#put(pieces, load))));
     return uploaded.flat();
   }
 
@@ -50,51 +50,26 @@ export class Uploader {
     load: (offset: number, target: Buffer) => void | Promise<void>,
   ): Promise<Extent[]> {
     const { store, reader, volumeId } = this.#options;
-    await this.#enter();
-    try {
-      const objectId = await this.#options.newObjectId();
-      const key = objectKey(volumeId, objectId);
-      const extents: Extent[] = [];
-      const bodies: Buffer[] = [];
-      let pieceOffset = 0;
-      for (const { start, end } of pieces) {
-        const body = Buffer.allocUnsafe(end - start);
-        await load(start, body);
-        const source = { kind: 'own', objectId, pieceOffset, pieceBytes: body.length, crc: crc32c(body) } as const;
-        extents.push({ fileOffset: start, length: body.length, sliceOffset: 0, source });
-        bodies.push(body);
-        pieceOffset += body.length;
-      }
-      await store.put(key, bodies);
-      for (const [index, { source }] of extents.entries()) {
-        const body = bodies[index];
-        if (body === undefined || source.kind !== 'own') continue;
-        reader.remember(
-          {
-            name: `${objectId}-${source.pieceOffset}`,
-            objectKey: key,
-            offset: source.pieceOffset,
-            bytes: body.length,
-            crc: source.crc,
-            objectBytes: null,
-          },
-          body,
-        );
-      }
-      return extents;
-    } finally {
-      this.#leave();
+    const objectId = await this.#options.newObjectId();
+    const key = objectKey(volumeId, objectId);
+    const extents: Extent[] = [];
+    const bodies: Buffer[] = [];
+    let pieceOffset = 0;
+    for (const { start, end } of pieces) {
+      const body = Buffer.allocUnsafe(end - start);
+      await load(start, body);
+      const source = { kind: 'own', objectId, pieceOffset, pieceBytes: body.length, crc: crc32c(body) } as const;
+      extents.push({ fileOffset: start, length: body.length, sliceOffset: 0, source });
+      bodies.push(body);
+      pieceOffset += body.length;
     }
-  }
-
-  async #enter(): Promise<void> {
-    while (this.#active >= UPLOADS_MAX) await new Promise<void>((resolve) => this.#waiting.push(resolve));
-    this.#active++;
-  }
-
-  #leave(): void {
-    this.#active--;
-    this.#waiting.shift()?.();
+    await store.put(key, bodies);
+    for (const [index, { source }] of extents.entries()) {
+      const body = bodies[index];
+      if (body === undefined || source.kind !== 'own') continue;
+      reader.remember(ownPiece(volumeId, source), body);
+    }
+    return extents;
   }
 }
 

@@ -69,7 +69,7 @@ export async function openTestVolume(
   name = 'a',
   reports: string[] = [],
   volumeName = 'lake',
-  more: Pick<Partial<VolumeOptions>, 'passthrough' | 'kernel' | 'cacheBytes'> = {},
+  more: Pick<Partial<VolumeOptions>, 'passthrough' | 'kernel' | 'cacheBytes' | 'cacheGroup'> = {},
 ): Promise<OpenVolume> {
   const opened = await openVolume(
     {
@@ -106,7 +106,7 @@ export interface MountedVolume extends TestVolume {
 
 export interface TestMountOptions extends Pick<
   VolumeMountRequest,
-  'passthrough' | 'writeback' | 'cacheBytes' | 'cacheDir'
+  'passthrough' | 'writeback' | 'cacheBytes' | 'cacheDir' | 'cacheGroup' | 'peerListen'
 > {
   /** Where an earlier mount was. */
   readonly at?: MountedVolume;

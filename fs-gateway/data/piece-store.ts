@@ -1,0 +1,49 @@
+/**
+ * Fetches pieces from the object store.
+ *
+ * Invariants: a piece is given whole or not at all: an own one verified against its extent's CRC32C, an external one against its length.
+ * What is missing, short or damaged is `corrupt` and names the object.
+ * Limits: FETCHES_MAX at a time.
+ */
+import { crc32c } from '@node-rs/crc32';
+import { PenstockError, isCode } from '../../lib/errors.ts';
+import type { ObjectStore } from '../../lib/store/store.ts';
+import type { Piece } from './pieces.ts';
+import { Slots } from './slots.ts';
+
+/** Parallel ranged GETs: enough to fill a 10 Gbit/s link at 20 ms; each holds one piece in memory. */
+const FETCHES_MAX = 16;
+
+export class PieceStore {
+  readonly #store: ObjectStore;
+  readonly #slots = new Slots(FETCHES_MAX);
+  /** Bytes fetched, for statistics. */
+  fetchedBytes = 0;
+
+  constructor(store: ObjectStore) {
+    this.#store = store;
+  }
+
+  fetch(piece: Piece): Promise<Buffer> {
+    return this.#slots.run(() => this.#get(piece));
+  }
+
+  async #get(piece: Piece): Promise<Buffer> {
+    try {
+      const data = await this.#store.get(piece.objectKey, { offset: piece.offset, length: piece.bytes });
+      this.fetchedBytes += data.length;
+      if (data.length !== piece.bytes) throw damaged(piece, `gave ${data.length} bytes, expected ${piece.bytes}`);
+      if (piece.crc !== null && crc32c(data) !== piece.crc) throw damaged(piece, 'does not match its checksum');
+      return data;
+    } catch (error) {
+      if (isCode(error, 'not-found')) throw damaged(piece, 'is missing', error);
+      throw error;
+    }
+  }
+}
+
+/** The `corrupt` that names the object. */
+export function damaged(piece: Piece, what: string, cause?: unknown): PenstockError {
+  const range = `bytes ${piece.offset} to ${piece.offset + piece.bytes}`;
+  return new PenstockError('corrupt', `object ${piece.objectKey} (${range}) ${what}`, { cause });
+}
