@@ -30,7 +30,7 @@ import {
   type MemberState,
 } from './rollout.ts';
 
-const LOOK_EVERY_MS = 2000;
+const LOOK_EVERY_MS = 1000;
 const LOAD_SHARE = 20;
 
 export type RolloutPlan = Pick<
