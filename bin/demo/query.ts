@@ -1,7 +1,7 @@
 /** The demo's last word: SQL by DuckDB over the Parquet files, through the mount where there is one, else over the objects. */
 import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { describeError } from '../../lib/errors.ts';
+import { describeError, PenstockError } from '../../lib/errors.ts';
 import { defaultScratchRoot, makeScratch } from '../../lib/sql/scratch.ts';
 import { SqlWorker } from '../../lib/sql/sql-worker-client.ts';
 import { loadTable, type LakeContext } from '../../lib/table/table.ts';
@@ -23,11 +23,14 @@ export function parquetBelow(dir: string): string[] {
   });
 }
 
-/** The objects of a table's current snapshot, where the store is a directory of this machine. */
+/** The objects of a table's current snapshot, where the store is a directory of this machine. Throws where some of their rows are deleted. */
 export async function liveFilePaths(lake: LakeContext, dataset: string): Promise<string[]> {
   const table = await loadTable(lake, dataset);
   const paths: string[] = [];
   if (table === null) return paths;
+  if ((await table.rowDeletes()).files.length > 0) {
+    throw new PenstockError('unsupported', `${dataset} has row-level deletes of another writer: compact it first`);
+  }
   for await (const file of table.liveFiles()) {
     const key = lake.store.keyOf(file.location);
     const path = key === null ? null : lake.store.localPath(key);

@@ -2,7 +2,9 @@
  * Compacts one group: the files of an hour become few, sorted, de-duplicated ones, in one commit.
  *
  * Invariants
- * - in = out + duplicates, with `in` and `out` from the files' own footers, before anything is committed.
+ * - in = out + duplicates + deleted, with `in` and `out` from the files' own footers, before anything is committed.
+ * - Rows that other writers deleted (row-level deletes) go into no new file; deletes that come while the group is being compacted make
+ *   the commit fail, or apply to the new files (lib/table/settle-deletes.ts).
  * - The commit removes exactly the files that were read: a file that came meanwhile stays and waits for the next run, a file that
  *   went meanwhile makes the commit fail.
  * Failure: killed anywhere before the commit, the table is untouched; objects that were uploaded are orphans. After it, done.
@@ -16,14 +18,22 @@ import type { SqlWorker } from '../../lib/sql/sql-worker-client.ts';
 import { commitTable } from '../../lib/table/commit.ts';
 import type { DataFile } from '../../lib/table/data-file.ts';
 import { dataFileKey } from '../../lib/table/keys.ts';
-import { loadTable, type TableState } from '../../lib/table/table.ts';
+import { loadTable, type Rewritten, type TableState } from '../../lib/table/table.ts';
 import { prepareListing } from '../../lib/volume/lake-listing.ts';
 import { addToCounters } from '../../lib/lake/counters.ts';
+import { leaveOutDeleted } from '../../lib/lake/row-deletes.ts';
 import type { CostMeter } from '../cost/cost.ts';
 import { watchClock } from '../steady-clock.ts';
 import { describeDataFile, fileFingerprint, fileNameOf, hourFolder, hourName, parquetName } from '../parquet-object.ts';
-import { type DamagedFile, fetchInputs, findUndecodable, type GroupInputs, type LocalFile } from './group-inputs.ts';
-import { copyStatement, DUPLICATES_TABLE, duplicateStatements, type GroupQuery, sortOrderOf } from './group-sql.ts';
+import {
+  type DamagedFile,
+  fetchDeletes,
+  fetchInputs,
+  findUndecodable,
+  type GroupInputs,
+  type LocalFile,
+} from './group-inputs.ts';
+import { copyStatement, LEFT_OUT_TABLE, duplicateStatements, type GroupQuery, sortOrderOf } from './group-sql.ts';
 import type { GroupLease } from './lease.ts';
 import type { Group } from './plan.ts';
 
@@ -40,6 +50,8 @@ export interface GroupResult {
   readonly in: number;
   readonly out: number;
   readonly duplicates: number;
+  /** Rows that delete files of other writers took out. */
+  readonly deleted: number;
   readonly filesBefore: number;
   readonly filesAfter: number;
   /** Input files that could not be read; they stay in the table as they are. */
@@ -95,9 +107,10 @@ async function merge(
   table: TableState,
   files: readonly LocalFile[],
 ): Promise<Omit<GroupResult, 'damaged'>> {
-  const { worker, signal } = context;
-  const isWorthIt = files.length > 1 || files.some((file) => !file.isSorted);
-  if (!isWorthIt) return { in: 0, out: 0, duplicates: 0, filesBefore: 0, filesAfter: 0 };
+  const { worker, signal, scratchDir, meter } = context;
+  const deletes = (await table.rowDeletes({ hour: group.hour })).ofAll(files);
+  const isWorthIt = files.length > 1 || files.some((file) => !file.isSorted) || deletes.length > 0;
+  if (!isWorthIt) return { in: 0, out: 0, duplicates: 0, deleted: 0, filesBefore: 0, filesAfter: 0 };
   const query: GroupQuery = {
     paths: files.map((file) => file.path),
     schema: table.schema,
@@ -105,27 +118,41 @@ async function merge(
     order: sortOrderOf(table.metadata, table.schema, context.dataset.sort),
   };
   const rowsIn = files.reduce((sum, file) => sum + file.rows, 0);
-  const duplicates = await findDuplicates(worker, query);
-  const paths = await writeSorted(context, group, query, files, duplicates > 0);
+  const local = await fetchDeletes(meter, deletes, join(scratchDir, 'group'), signal);
+  const deleted = await leaveOutDeleted(worker, {
+    table: LEFT_OUT_TABLE,
+    files,
+    deletes,
+    metadata: table.metadata,
+    pathOf: (file) => local.get(file) ?? '',
+  });
+  const duplicates = await findDuplicates(worker, query, deleted);
+  const leftOut = duplicates + deleted;
+  const paths = leftOut === rowsIn ? [] : await writeSorted(context, group, query, files, leftOut > 0);
   signal.throwIfAborted();
   const assertSteady = watchClock(context.meter.lake.clock);
   const outputs: Output[] = [];
   for (const [index, path] of paths.entries()) outputs.push(await upload(context, group, table, path, index));
   const rowsOut = outputs.reduce((sum, output) => sum + Number(output.dataFile.recordCount), 0);
   assert(
-    rowsIn === rowsOut + duplicates,
-    `${group.dataset} ${hourName(group.hour)}: ${rowsIn} rows in, ${rowsOut} out and ${duplicates} duplicates`,
+    rowsIn === rowsOut + duplicates + deleted,
+    `${group.dataset} ${hourName(group.hour)}: ${rowsIn} rows in, ${rowsOut} out, ${duplicates} duplicates, ${deleted} deleted`,
   );
-  await commitGroup(context, group, lease, files, outputs, duplicates, assertSteady);
-  return { in: rowsIn, out: rowsOut, duplicates, filesBefore: files.length, filesAfter: outputs.length };
+  const rewrite = {
+    sequenceNumber: table.currentSnapshot?.['sequence-number'] ?? 0n,
+    appliedDeletes: new Set(deletes.map(({ location }) => location)),
+  };
+  const left = { duplicates, deleted };
+  await commitGroup(context, group, lease, { files, outputs, rewrite, left, assertSteady });
+  return { in: rowsIn, out: rowsOut, ...left, filesBefore: files.length, filesAfter: outputs.length };
 }
 
-async function findDuplicates(worker: SqlWorker, query: GroupQuery): Promise<number> {
-  const statements = duplicateStatements(query);
+async function findDuplicates(worker: SqlWorker, query: GroupQuery, deleted: number): Promise<number> {
+  const statements = duplicateStatements(query, deleted > 0);
   for (const statement of statements) await worker.run(statement);
   if (statements.length === 0) return 0;
-  const [row] = await worker.query(`SELECT count(*) AS n FROM ${DUPLICATES_TABLE}`);
-  return Number(row?.['n']);
+  const [row] = await worker.query(`SELECT count(*) AS n FROM ${LEFT_OUT_TABLE}`);
+  return Number(row?.['n']) - deleted;
 }
 
 /** The paths of the files written, in the order of their rows. */
@@ -134,7 +161,7 @@ async function writeSorted(
   group: Group,
   query: GroupQuery,
   files: readonly LocalFile[],
-  hasDuplicates: boolean,
+  hasLeftOut: boolean,
 ): Promise<string[]> {
   const { worker, targetBytes, scratchDir } = context;
   const bytes = files.reduce((sum, file) => sum + file.bytes, 0);
@@ -142,11 +169,11 @@ async function writeSorted(
   // Sorted rows compress no worse than unsorted ones, so the input's size bounds the output's.
   if (bytes <= targetBytes) {
     const path = join(scratchDir, 'group', 'out.parquet');
-    await worker.run(copyStatement(query, path, { hasDuplicates, metadata }));
+    await worker.run(copyStatement(query, path, { hasLeftOut, metadata }));
     return [path];
   }
   const folder = join(scratchDir, 'group', 'out');
-  await worker.run(copyStatement(query, folder, { hasDuplicates, metadata, fileBytes: targetBytes }));
+  await worker.run(copyStatement(query, folder, { hasLeftOut, metadata, fileBytes: targetBytes }));
   const names = await readdir(folder);
   return names.sort((a, b) => a.localeCompare(b, 'en', { numeric: true })).map((name) => join(folder, name));
 }
@@ -175,14 +202,19 @@ async function upload(
   return { key, name, dataFile };
 }
 
+interface Compacted {
+  readonly files: readonly LocalFile[];
+  readonly outputs: readonly Output[];
+  readonly rewrite: Rewritten;
+  readonly left: { readonly duplicates: number; readonly deleted: number };
+  readonly assertSteady: () => void;
+}
+
 async function commitGroup(
   context: GroupContext,
   group: Group,
   lease: GroupLease,
-  files: readonly LocalFile[],
-  outputs: readonly Output[],
-  duplicates: number,
-  assertSteady: () => void,
+  { files, outputs, rewrite, left, assertSteady }: Compacted,
 ): Promise<void> {
   const { lake } = context.meter;
   const held = await lease.release();
@@ -210,12 +242,16 @@ async function commitGroup(
         add,
         remove,
         removeHours: [group.hour],
-        summary: { 'penstock.duplicates': String(duplicates) },
+        rewrite,
+        summary: { 'penstock.duplicates': String(left.duplicates), 'penstock.deleted': String(left.deleted) },
       },
       extra: {
         compare: [held.compare, ...listing.compare],
         write: [held.write, ...listing.write],
-        patch: [...addToCounters(lake.volume, group.dataset, { duplicates }), ...listing.patch],
+        patch: [
+          ...addToCounters(lake.volume, group.dataset, { duplicates: left.duplicates, removed: left.deleted }),
+          ...listing.patch,
+        ],
         publish: listing.publish,
       },
     };

@@ -34,6 +34,8 @@ export interface CompactSummary {
   readonly in: number;
   readonly out: number;
   readonly duplicates: number;
+  /** Rows that row-level deletes of other writers took out. */
+  readonly deleted: number;
   /** Rows of hours past their dataset's retention, dropped before anything was compacted. */
   readonly expired: number;
   /** Records of these datasets in quarantine: the lander put them there, compaction adds none. */
@@ -102,7 +104,7 @@ class CompactorRun {
   readonly #settled = new Set<Group>();
   #worker: SqlWorker | undefined;
   #expired = 0;
-  #sum = { groups: 0, in: 0, out: 0, duplicates: 0, filesBefore: 0, filesAfter: 0, unreadable: 0 };
+  #sum = { groups: 0, in: 0, out: 0, duplicates: 0, deleted: 0, filesBefore: 0, filesAfter: 0, unreadable: 0 };
 
   constructor(options: CompactorOptions) {
     this.#options = options;
@@ -271,7 +273,7 @@ class CompactorRun {
         this.#note(`${name}: ${describeError(error)}`);
         return null;
       }
-      // `unsupported`: delete files that a foreign writer left; this group stays, the others go on.
+      // `unsupported`: delete files of a kind that cannot be applied; this group stays, the others go on.
       if (!isCode(error, 'corrupt', 'full', 'unavailable', 'io', 'not-found', 'timeout', 'unsupported')) throw error;
       this.#problem(`${name}: ${describeError(error)}`);
       // A worker after an error may have died or hold what the next one needs.
@@ -344,6 +346,7 @@ class CompactorRun {
       in: sum.in + result.in,
       out: sum.out + result.out,
       duplicates: sum.duplicates + result.duplicates,
+      deleted: sum.deleted + result.deleted,
       filesBefore: sum.filesBefore + result.filesBefore,
       filesAfter: sum.filesAfter + result.filesAfter,
       unreadable: sum.unreadable + result.damaged.reduce((rows, file) => rows + file.rows, 0),

@@ -1,5 +1,5 @@
 /**
- * The input files of a group on the local disk, each checked before a row of it is believed.
+ * The input files of a group on the local disk, each checked before a row of it is believed, and the delete files that apply to them.
  *
  * A flipped bit in a Parquet page can decompress to other values without any error (DuckDB neither writes nor checks page checksums):
  * our own files carry a fingerprint in their names, which is compared with their bytes. A file that fails (wrong size, fingerprint,
@@ -13,6 +13,7 @@ import { sqlText } from '../../lib/sql/duckdb.ts';
 import type { SqlRunner } from '../../lib/sql/parquet-footer.ts';
 import type { CostMeter } from '../cost/cost.ts';
 import { fileFingerprint, fingerprintInName } from '../parquet-object.ts';
+import type { DeleteFile } from '../../lib/table/delete-manifest.ts';
 import type { Schema } from '../../lib/table/schema.ts';
 import { readWholeStatement } from './group-sql.ts';
 import type { Group, GroupFile } from './plan.ts';
@@ -76,9 +77,36 @@ export async function fetchInputs(
   }
 }
 
+/**
+ * The paths of delete files on the local disk. Throws `not-found`, `corrupt`, `unsupported`: without one of them no row of the group
+ * may be rewritten. What is downloaded stays in `scratchDir`.
+ */
+export async function fetchDeletes(
+  meter: CostMeter,
+  deletes: readonly DeleteFile[],
+  scratchDir: string,
+  signal: AbortSignal,
+): Promise<ReadonlyMap<DeleteFile, string>> {
+  const paths = new Map<DeleteFile, string>();
+  const queue = deletes.entries();
+  const work = async (): Promise<void> => {
+    for (const [index, file] of queue) {
+      signal.throwIfAborted();
+      if (file.problem !== null) throw new PenstockError('unsupported', file.problem);
+      const path = await localCopy(meter, file, join(scratchDir, `delete-${index}.parquet`), [], signal);
+      await checkBytes(file, path, signal);
+      paths.set(file, path);
+    }
+  };
+  await Promise.all(Array.from({ length: DOWNLOADS }, work));
+  return paths;
+}
+
+type StoredFile = Pick<GroupFile, 'location' | 'bytes'>;
+
 async function localCopy(
   meter: CostMeter,
-  file: GroupFile,
+  file: StoredFile,
   scratchPath: string,
   downloaded: string[],
   signal: AbortSignal,
@@ -96,7 +124,7 @@ async function localCopy(
   return scratchPath;
 }
 
-async function checkBytes(file: GroupFile, path: string, signal: AbortSignal): Promise<void> {
+async function checkBytes(file: StoredFile, path: string, signal: AbortSignal): Promise<void> {
   let actual: { readonly hash: string; readonly bytes: number };
   try {
     actual = await fileFingerprint(path, signal);

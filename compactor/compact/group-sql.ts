@@ -9,23 +9,22 @@
  */
 import assert from 'node:assert';
 import type { DatasetConfig } from '../../lib/config/pipeline.ts';
+import { FILE, parquetColumn, parquetSource, ROW } from '../../lib/lake/sql-types.ts';
 import { sqlName, sqlText } from '../../lib/sql/duckdb.ts';
 import { namesInFile, parquetOptions } from '../../lib/sql/parquet.ts';
 import type { TableMetadata } from '../../lib/table/metadata.ts';
 import type { Schema } from '../../lib/table/schema.ts';
 import { SORT_TAIL } from '../sort-order.ts';
-import { parquetColumn, sqlType } from '../sql-types.ts';
 
 /** Compared with the lander's 1: a third less bytes for data that is read for years. */
 export const ZSTD_LEVEL = 3;
 export const ROW_GROUP_ROWS = 122_880;
 const IDENTITY = ['_agent', '_incarnation', '_seq'];
 
-export const DUPLICATES_TABLE = 'duplicates';
+/** (file_index, file_row_number): the rows that go into no new file. First those that delete files take out, then repeats. */
+export const LEFT_OUT_TABLE = 'left_out';
 const SUSPECTS_TABLE = 'suspects';
-/** DuckDB's own columns of every Parquet file that it reads: the index in the list of files, and the row in the file. */
-const FILE = 'file_index';
-const ROW = 'file_row_number';
+const IS_KEPT = `(${FILE}, ${ROW}) NOT IN (SELECT (${FILE}, ${ROW}) FROM ${LEFT_OUT_TABLE})`;
 
 export interface OrderField {
   readonly name: string;
@@ -73,19 +72,20 @@ function keyColumns({ dataset, schema }: GroupQuery): readonly string[] {
   return key.every((name) => hasColumn(schema, name)) ? key : [];
 }
 
-/** Statements that fill DUPLICATES_TABLE(file, row) with the rows to leave out; none when nothing can be a duplicate. */
-export function duplicateStatements(query: GroupQuery): readonly string[] {
+/** Statements that add repeats to LEFT_OUT_TABLE (`hasDeleted`: which has rows); none when nothing can be a duplicate. */
+export function duplicateStatements(query: GroupQuery, hasDeleted: boolean): readonly string[] {
   const key = keyColumns(query);
   if (key.length === 0) return [];
   const { schema } = query;
   const names = key.map((name) => columnOf(schema, name)).join(', ');
-  const present = key.map((name) => `${columnOf(schema, name)} IS NOT NULL`).join(' AND ');
+  const isLive = hasDeleted ? ` AND ${IS_KEPT}` : '';
+  const present = key.map((name) => `${columnOf(schema, name)} IS NOT NULL`).join(' AND ') + isLive;
   const tail = SORT_TAIL.filter((name) => hasColumn(schema, name)).map((name) => columnOf(schema, name));
   const order = [...tail, FILE, ROW].join(', ');
   return [
     `CREATE OR REPLACE TEMP TABLE ${SUSPECTS_TABLE} AS SELECT hash(${names}) AS h FROM ${source(query)} WHERE ${present} ` +
       'GROUP BY 1 HAVING count(*) > 1',
-    `CREATE OR REPLACE TEMP TABLE ${DUPLICATES_TABLE} AS SELECT ${FILE}, ${ROW} FROM (` +
+    `INSERT INTO ${LEFT_OUT_TABLE} SELECT ${FILE}, ${ROW} FROM (` +
       `SELECT ${FILE}, ${ROW}, row_number() OVER (PARTITION BY ${names} ORDER BY ${order}) AS n FROM ` +
       `(SELECT ${[...key.map((name) => columnOf(schema, name)), ...tail, FILE, ROW].join(', ')} ` +
       `FROM ${source(query)} WHERE ${present} AND hash(${names}) IN (SELECT h FROM ${SUSPECTS_TABLE}))` +
@@ -98,7 +98,7 @@ export function copyStatement(
   query: GroupQuery,
   target: string,
   options: {
-    readonly hasDuplicates: boolean;
+    readonly hasLeftOut: boolean;
     readonly fileBytes?: number;
     readonly metadata: Readonly<Record<string, string>>;
   },
@@ -111,9 +111,7 @@ export function copyStatement(
     // With the table in front, because a bare name would be looked for among the names in the file first.
     .map(({ name, direction, nulls }) => `t.${columnOf(schema, name)} ${direction} NULLS ${nulls}`)
     .join(', ');
-  const without = options.hasDuplicates
-    ? ` WHERE (${FILE}, ${ROW}) NOT IN (SELECT (${FILE}, ${ROW}) FROM ${DUPLICATES_TABLE})`
-    : '';
+  const without = options.hasLeftOut ? ` WHERE ${IS_KEPT}` : '';
   const parquet = parquetOptions({
     columns: fields,
     level: ZSTD_LEVEL,
@@ -129,14 +127,11 @@ export function copyStatement(
 
 /** Decodes every page of a file. */
 export function readWholeStatement(path: string, schema: Schema): string {
-  return `SELECT bit_xor(hash(t)) FROM ${source({ paths: [path], schema })} AS t`;
+  return `SELECT bit_xor(hash(t)) FROM ${parquetSource([path], schema.fields)} AS t`;
 }
 
-export function source({ paths, schema }: Pick<GroupQuery, 'paths' | 'schema'>): string {
-  const fields = schema.fields
-    .map(({ id, type }) => `${id}: {name: 'c${id}', type: ${sqlText(sqlType(type))}, default_value: NULL}`)
-    .join(', ');
-  return `read_parquet([${paths.map(sqlText).join(', ')}], schema = MAP {${fields}})`;
+function source({ paths, schema }: GroupQuery): string {
+  return parquetSource(paths, schema.fields);
 }
 
 const hasColumn = (schema: Schema, name: string): boolean => schema.fields.some((field) => field.name === name);

@@ -1,24 +1,28 @@
 /**
  * Rewrites the files of one hour that hold rows of an erasure without them, in one commit.
  *
- * Invariants: rows of a rewritten file = rows before - rows that match, by the footers, before anything is committed; the order of the
- * others stays, and so does what the file is said to be sorted by. The commit also records that the hour's replaced files must go.
+ * Invariants: a rewritten file has the rows before without those that match and those that row-level deletes of another writer took
+ * out, counted before it is committed; the order of the others stays, and so does what the file is said to be sorted by. Rows that
+ * another writer deleted are looked at like the rest: they are in the objects. The commit also records that the hour's replaced
+ * files must go.
  */
 import assert from 'node:assert';
 import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { addToCounters } from '../../lib/lake/counters.ts';
+import { leaveOutDeleted } from '../../lib/lake/row-deletes.ts';
 import type { SqlWorker } from '../../lib/sql/sql-worker-client.ts';
 import { commitTable } from '../../lib/table/commit.ts';
 import type { DataFile, LiveFile } from '../../lib/table/data-file.ts';
+import type { DeleteFile } from '../../lib/table/delete-manifest.ts';
 import { dataFileKey } from '../../lib/table/keys.ts';
 import type { TableState } from '../../lib/table/table.ts';
 import { prepareListing } from '../../lib/volume/lake-listing.ts';
-import { fetchInputs, type LocalFile } from '../compact/group-inputs.ts';
+import { fetchDeletes, fetchInputs, type LocalFile } from '../compact/group-inputs.ts';
 import type { CostMeter } from '../cost/cost.ts';
 import { describeDataFile, fileFingerprint, fileNameOf, hourFolder, hourName, parquetName } from '../parquet-object.ts';
 import { watchClock } from '../steady-clock.ts';
-import { countStatement, rewriteStatement } from './erase-sql.ts';
+import { countStatement, DELETED_TABLE, keptStatement, rewriteStatement } from './erase-sql.ts';
 import { pendingHour } from './pending.ts';
 
 export interface EraseContext {
@@ -42,10 +46,11 @@ export interface ErasedHour {
 
 interface Match {
   readonly file: LocalFile;
+  /** That the condition is true for. */
   readonly rows: number;
 }
 
-interface Rewritten {
+interface NewFile {
   readonly key: string;
   readonly dataFile: DataFile;
 }
@@ -67,6 +72,8 @@ export async function eraseHour(
       location: file.location,
       bytes: Number(file.bytes),
       rows: Number(file.recordCount),
+      hour,
+      sequenceNumber: file.sequenceNumber,
       isSorted: false,
     })),
     bytes: files.reduce((sum, file) => sum + Number(file.bytes), 0),
@@ -111,16 +118,19 @@ async function commitWithout(
   matches: readonly Match[],
 ): Promise<void> {
   const { lake } = context.meter;
+  const appliedDeletes = await applyDeletes(context, table, hour, matches);
   const assertSteady = watchClock(lake.clock);
-  const rewritten: Rewritten[] = [];
-  for (const match of matches) {
-    const found = files.find((file) => file.location === match.file.location);
-    const file = await rewrite(context, table, hour, match, found?.sortOrderId ?? null);
-    if (file !== null) rewritten.push(file);
+  const rewritten: NewFile[] = [];
+  let rows = 0;
+  for (const [index, { file }] of matches.entries()) {
+    const found = files.find(({ location }) => location === file.location);
+    const written = await rewrite(context, table, file, index, found?.sortOrderId ?? null);
+    if (written !== null) rewritten.push(written);
+    rows += file.rows - Number(written?.dataFile.recordCount ?? 0);
   }
   const add = rewritten.map((file) => file.dataFile);
   const remove = matches.map((match) => match.file.location);
-  const rows = matches.reduce((sum, match) => sum + match.rows, 0);
+  const sequenceNumber = table.currentSnapshot?.['sequence-number'] ?? 0n;
   await commitTable(lake, table.name, async () => {
     context.signal.throwIfAborted();
     assertSteady();
@@ -137,7 +147,14 @@ async function commitWithout(
     };
     const listing = await prepareListing(lake.engine, lake.volume, table.name, [change], nowMs);
     return {
-      change: { operation: 'overwrite', add, remove, removeHours: [hour], summary: { 'penstock.removed': 'erasure' } },
+      change: {
+        operation: 'overwrite',
+        add,
+        remove,
+        removeHours: [hour],
+        rewrite: { sequenceNumber, appliedDeletes },
+        summary: { 'penstock.removed': 'erasure' },
+      },
       extra: {
         compare: listing.compare,
         write: [pendingHour(lake.volume, table.name, hour), ...listing.write],
@@ -148,33 +165,50 @@ async function commitWithout(
   });
 }
 
-/** null: no row is left. */
+/** Fills DELETED_TABLE for the files of `matches`; the locations of the delete files that apply to them. */
+async function applyDeletes(
+  { meter, worker, scratchDir, signal }: EraseContext,
+  table: TableState,
+  hour: number,
+  matches: readonly Match[],
+): Promise<ReadonlySet<string>> {
+  const files = matches.map(({ file }) => file);
+  const deletes = (await table.rowDeletes({ hour })).ofAll(files);
+  const local = await fetchDeletes(meter, deletes, join(scratchDir, 'hour'), signal);
+  const pathOf = (file: DeleteFile): string => local.get(file) ?? '';
+  await leaveOutDeleted(worker, { table: DELETED_TABLE, files, deletes, metadata: table.metadata, pathOf });
+  return new Set(deletes.map(({ location }) => location));
+}
+
+/** null: no row is left. `index`: of the file in DELETED_TABLE. */
 async function rewrite(
   context: EraseContext,
   table: TableState,
-  hour: number,
-  { file, rows }: Match,
+  file: LocalFile,
+  index: number,
   sortOrderId: number | null,
-): Promise<Rewritten | null> {
-  if (rows === file.rows) return null;
+): Promise<NewFile | null> {
   const { meter, worker, scratchDir, where, signal } = context;
+  const [counted] = await worker.query(keptStatement(file.path, table.schema, where, index));
+  const rows = Number(counted?.['n']);
+  if (rows === 0) return null;
   const path = join(scratchDir, 'hour', 'out.parquet');
   try {
-    await worker.run(rewriteStatement(file.path, path, table.schema, where));
+    await worker.run(rewriteStatement(file.path, path, table.schema, where, index));
     const { hash, bytes } = await fileFingerprint(path);
-    const name = parquetName(`${hourName(hour)}-rewritten`, hash);
-    const key = dataFileKey(table.name, `${hourFolder(hour)}/${name}`);
+    const name = parquetName(`${hourName(file.hour)}-rewritten`, hash);
+    const key = dataFileKey(table.name, `${hourFolder(file.hour)}/${name}`);
     const dataFile = await describeDataFile(worker, path, {
       location: meter.lake.store.location(key),
-      hour,
+      hour: file.hour,
       bytes,
       schema: table.schema,
       sortOrderId,
       hasNoNan: false,
     });
     assert(
-      Number(dataFile.recordCount) === file.rows - rows,
-      `${file.location}: ${dataFile.recordCount} rows are left of ${file.rows} without ${rows}`,
+      Number(dataFile.recordCount) === rows,
+      `${file.location}: ${dataFile.recordCount} rows are left of ${file.rows}, counted were ${rows}`,
     );
     await meter.lake.store.putFile(key, path, { signal });
     return { key, dataFile };

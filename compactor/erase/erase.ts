@@ -190,8 +190,12 @@ class Erasure {
       }
       if (erased.files > 0) this.#options.onHour?.({ hour: hourName(hour), rows: erased.rows, files: erased.files });
     } catch (error) {
-      // Somebody replaced a file: the next look finds what it became.
-      if (!isCode(error, 'conflict')) throw error;
+      // Somebody replaced a file, or deleted rows of one: the next look finds what it became.
+      if (isCode(error, 'conflict')) return;
+      // Delete files of another writer that cannot be applied: a rewrite would bring their rows back.
+      if (!isCode(error, 'corrupt', 'unsupported', 'not-found')) throw error;
+      for (const { location } of files) this.#damaged.add(location);
+      this.problems.push(`${table.name} ${hourName(hour)}: nothing erased: ${describeError(error)}`);
     }
   }
 

@@ -9,7 +9,7 @@ import { type AnyColumn, LongColumn, NumberColumn, type SqlType, StringColumn } 
 import { sqlText } from '../../lib/sql/duckdb.ts';
 import type { ParquetColumn } from '../../lib/sql/parquet.ts';
 import type { Field as IcebergField, FieldType } from '../../lib/table/schema.ts';
-import { parquetColumn, sqlType } from '../sql-types.ts';
+import { parquetColumn, sqlType } from '../../lib/lake/sql-types.ts';
 import { toEpochMicros } from './event-time.ts';
 import { FIT, type Fit, INEXACT, MISFIT, TOO_DEEP } from './fit.ts';
 import { nestedText } from './nested-text.ts';

@@ -3,17 +3,18 @@
  * is locked down before the text reaches it (no file but those, no settings, no extensions) and killed when its time is over.
  *
  * Invariants: a process serves one statement; nothing that one leaves behind is seen by another. A query sees one snapshot of each
- * dataset. Failure: a query that dies takes its process along and nothing else.
+ * dataset, without the rows that other writers deleted from it (sql-view.ts). Failure: a query that dies takes its process along and nothing else.
  * Limits: ROWS_MAX rows, ANSWER_BYTES_MAX, TIME_MS, MEMORY_BYTES and SCRATCH_BYTES a query; RUNNING_MAX at a time and WAITING_MAX
- * behind them; FILES_MAX files; where the store is no directory of this machine, FETCH_BYTES_MAX are downloaded for it.
+ * behind them; where the store is no directory of this machine, FETCH_BYTES_MAX are downloaded for it.
  */
 import { join } from 'node:path';
 import { mkdirSync } from 'node:fs';
 import { PenstockError } from '../../lib/errors.ts';
-import { sqlName, sqlText, type Selected } from '../../lib/sql/duckdb.ts';
+import type { Selected } from '../../lib/sql/duckdb.ts';
 import { defaultScratchRoot, makeScratch } from '../../lib/sql/scratch.ts';
 import { SqlWorker } from '../../lib/sql/sql-worker-client.ts';
 import type { LakeContext } from '../../lib/table/table.ts';
+import { createView, type Source, sourcesOf, type View, viewOfTable } from './sql-view.ts';
 import type { Tables } from './tables.ts';
 
 export const ROWS_MAX = 10_000;
@@ -23,18 +24,11 @@ const MEMORY_BYTES = 512e6;
 const SCRATCH_BYTES = 2e9;
 const RUNNING_MAX = 2;
 const WAITING_MAX = 16;
-const FILES_MAX = 5000;
 const FETCH_BYTES_MAX = 1e9;
 
 export interface SqlAnswer extends Selected {
   readonly seconds: number;
   readonly datasets: readonly string[];
-}
-
-/** A file of the lake and how large it is. */
-interface Source {
-  readonly key: string;
-  readonly bytes: number;
 }
 
 export class LakeSql {
@@ -54,47 +48,27 @@ export class LakeSql {
     const named = datasets.filter((dataset) => isNamedIn(sql, dataset));
     const startedMs = performance.now();
     return this.#inTurn(async () => {
-      const views: (readonly [dataset: string, sources: readonly Source[]])[] = [];
+      const views: View[] = [];
       for (const dataset of named) {
-        const sources = await this.#liveSources(lake, dataset);
-        if (sources.length > 0) views.push([dataset, sources]);
+        const table = await this.#tables.get(lake, dataset);
+        const view = table === null ? null : await viewOfTable(lake, table);
+        if (view !== null && view.sources.length > 0) views.push(view);
       }
       const selected = await this.#run(lake, views, sql, rowsMax);
       return {
         ...selected,
         seconds: Math.round(performance.now() - startedMs) / 1000,
-        datasets: views.map(([dataset]) => dataset),
+        datasets: views.map(({ name }) => name),
       };
     });
   }
 
   /** Rows of one Parquet object that is no table's, as `object`. */
   async readObject(lake: LakeContext, source: Source, sql: string, rowsMax: number): Promise<Selected> {
-    return this.#inTurn(() => this.#run(lake, [['object', [source]]], sql, rowsMax));
+    return this.#inTurn(() => this.#run(lake, [{ name: 'object', sources: [source], deleted: null }], sql, rowsMax));
   }
 
-  async #liveSources(lake: LakeContext, dataset: string): Promise<Source[]> {
-    const table = await this.#tables.get(lake, dataset);
-    const sources: Source[] = [];
-    if (table === null) return sources;
-    for await (const file of table.liveFiles()) {
-      const key = lake.store.keyOf(file.location);
-      if (key === null)
-        throw new PenstockError('unsupported', `${file.location} is not in the store ${lake.store.url}`);
-      sources.push({ key, bytes: Number(file.bytes) });
-      if (sources.length > FILES_MAX) {
-        throw new PenstockError('too-large', `${dataset} has more than ${FILES_MAX} live files: compact it first`);
-      }
-    }
-    return sources;
-  }
-
-  async #run(
-    lake: LakeContext,
-    views: readonly (readonly [name: string, sources: readonly Source[]])[],
-    sql: string,
-    rowsMax: number,
-  ): Promise<Selected> {
+  async #run(lake: LakeContext, views: readonly View[], sql: string, rowsMax: number): Promise<Selected> {
     const scratch = await makeScratch(defaultScratchRoot(), 'control sql');
     let worker: SqlWorker | undefined;
     let timer: NodeJS.Timeout | undefined;
@@ -108,11 +82,7 @@ export class LakeSql {
         scratchDir: spill,
         scratchBytes: SCRATCH_BYTES,
       });
-      const paths = await localPaths(
-        lake,
-        views.flatMap(([, sources]) => sources),
-        scratch.path,
-      ).catch(async (error: unknown) => {
+      const paths = await localPaths(lake, views.flatMap(sourcesOf), scratch.path).catch(async (error: unknown) => {
         await (await starting).close();
         throw error;
       });
@@ -122,12 +92,8 @@ export class LakeSql {
         late = true;
         void worker?.close();
       }, this.#timeMs);
-      for (const [name, sources] of views) {
-        for (const statement of viewOf(
-          name,
-          sources.map(({ key }) => paths.get(key) ?? ''),
-        ))
-          await worker.run(statement);
+      for (const [index, view] of views.entries()) {
+        await createView(worker, view, index, ({ key }) => paths.get(key) ?? '');
       }
       await worker.lockDown([...paths.values()]);
       return await worker.select(sql, { rowsMax, bytesMax: ANSWER_BYTES_MAX });
@@ -169,16 +135,6 @@ export class LakeSql {
 /** A name that appears by chance only makes a view that nobody reads. */
 function isNamedIn(sql: string, dataset: string): boolean {
   return sql.replaceAll('"', '').toLowerCase().includes(dataset.toLowerCase());
-}
-
-/** `a.b` is view b of schema a, `b` a view of the default schema. */
-function viewOf(name: string, paths: readonly string[]): string[] {
-  const dot = name.lastIndexOf('.');
-  const schema = dot < 0 ? [] : [`CREATE SCHEMA IF NOT EXISTS ${sqlName(name.slice(0, dot))}`];
-  const place = dot < 0 ? '' : `${sqlName(name.slice(0, dot))}.`;
-  const files = `[${paths.map(sqlText).join(', ')}]`;
-  const read = `read_parquet(${files}, union_by_name = true, hive_partitioning = false)`;
-  return [...schema, `CREATE VIEW ${place}${sqlName(name.slice(dot + 1))} AS SELECT * FROM ${read}`];
 }
 
 async function localPaths(lake: LakeContext, sources: readonly Source[], dir: string): Promise<Map<string, string>> {

@@ -20,7 +20,9 @@ export const datasetSampleSchema = z.object({
   quarantined: z.number(),
   lost: z.number().meta({ description: "removed by the log's retention before they were taken" }),
   duplicates: z.number(),
-  removed: z.number().meta({ description: 'taken out by retention or an erasure' }),
+  removed: z.number().meta({
+    description: 'taken out by retention, an erasure, or a compaction that applied the deletes of another writer',
+  }),
   landedFiles: z.number(),
   landedBytes: z.number(),
   liveRows: z.number(),

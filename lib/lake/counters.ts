@@ -5,7 +5,7 @@
  *                           / quarantined   records that did not fit
  *                           / lost          records that the log's retention removed before they were taken
  *                           / duplicates    rows that a compaction found to be repeats and left out
- *                           / removed       rows that retention or an erasure took out
+ *                           / removed       rows that retention or an erasure took out, or that a compaction left out because others deleted them
  *                           / files         that the lander wrote
  *                           / bytes         of these files
  *

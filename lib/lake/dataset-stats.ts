@@ -10,9 +10,9 @@ export interface DatasetStats {
   readonly lost: number;
   /** Rows that compactions left out as repeats. */
   readonly duplicates: number;
-  /** Rows that retention or an erasure took out. */
+  /** Rows that retention, an erasure, or deletes of other writers that a compaction applied took out. */
   readonly removed: number;
-  /** In the current snapshot. After a compaction of everything: landed - duplicates - quarantined - removed. */
+  /** In the files of the current snapshot, also where row-level deletes of other writers wait for a compaction. After a compaction of everything: landed - duplicates - quarantined - removed. */
   readonly liveRows: number;
   readonly liveFiles: number;
   readonly liveBytes: number;

@@ -25,7 +25,7 @@ export async function* liveFilesOf(
   snapshot: Snapshot | null,
   filter: HourFilter = {},
 ): AsyncGenerator<LiveFile> {
-  const hours = filter.hour === undefined ? (filter.hours ?? null) : new Set([filter.hour]);
+  const hours = hoursOf(filter);
   const manifests = (await manifestsOf(store, snapshot)).filter(
     (manifest) => manifest.content === 0 && hasLive(manifest) && mayHoldHours(manifest, metadata, hours),
   );
@@ -36,6 +36,11 @@ export async function* liveFilesOf(
       yield { ...entry.file, sequenceNumber: entry.sequenceNumber ?? 0n, snapshotId: entry.snapshotId ?? 0n };
     }
   }
+}
+
+/** null: any hour. */
+export function hoursOf(filter: HourFilter): ReadonlySet<number> | null {
+  return filter.hour === undefined ? (filter.hours ?? null) : new Set([filter.hour]);
 }
 
 /** The manifests of a snapshot, data and deletes. */

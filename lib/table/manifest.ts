@@ -1,11 +1,11 @@
 /**
- * Manifests: Avro files that list data files with their statistics.
+ * Manifests: Avro files that list data files with their statistics, or delete files (see delete-manifest.ts for those).
  *
  * Spec: https://iceberg.apache.org/spec/#manifests. An entry:
  *   0 status (0 existing, 1 added, 2 deleted) | 1 snapshot_id? | 3 sequence_number? | 4 file_sequence_number? | 2 data_file:
  *   134 content | 100 file_path | 101 file_format | 102 partition | 103 record_count | 104 file_size_in_bytes |
  *   108 column_sizes | 109 value_counts | 110 null_value_counts | 137 nan_value_counts | 125 lower_bounds | 128 upper_bounds |
- *   132 split_offsets | 140 sort_order_id
+ *   132 split_offsets | 140 sort_order_id; of delete files also 131 key_metadata | 135 equality_ids | 143 referenced_data_file
  * The ids and numbers of an added entry are null and inherited from the manifest list, so the file stays valid when its commit is
  * tried again on top of another snapshot.
  * Invariants: an entry that is carried over keeps what it had, with the inherited values made explicit.
@@ -40,7 +40,7 @@ interface KeyValue<T> {
 type AvroMap<T> = readonly KeyValue<T>[] | null | undefined;
 
 /** The Avro form; names as in the specification. */
-interface EntryRecord {
+export interface EntryRecord {
   readonly status: number;
   readonly snapshot_id: bigint | null;
   readonly sequence_number: bigint | null;
@@ -60,6 +60,9 @@ interface EntryRecord {
     readonly upper_bounds?: AvroMap<Uint8Array>;
     readonly split_offsets?: readonly bigint[] | null;
     readonly sort_order_id?: number | null;
+    readonly key_metadata?: Uint8Array | null;
+    readonly equality_ids?: readonly number[] | null;
+    readonly referenced_data_file?: string | null;
   };
 }
 
@@ -75,47 +78,67 @@ function mapById(keyId: number, valueId: number, valueType: AvroSchema): AvroSch
   return { type: 'array', logicalType: 'map', items: { type: 'record', name: `k${keyId}_v${valueId}`, fields } };
 }
 
-const partitionType: AvroSchema = {
-  type: 'record',
-  name: 'r102',
-  fields: [optional(HOUR_FIELD, 'int', HOUR_FIELD_ID)],
-};
-const dataFileType: AvroSchema = {
-  type: 'record',
-  name: 'r2',
-  fields: [
-    { name: 'content', type: 'int', 'field-id': 134 },
-    { name: 'file_path', type: 'string', 'field-id': 100 },
-    { name: 'file_format', type: 'string', 'field-id': 101 },
-    { name: 'partition', type: partitionType, 'field-id': 102 },
-    { name: 'record_count', type: 'long', 'field-id': 103 },
-    { name: 'file_size_in_bytes', type: 'long', 'field-id': 104 },
-    optional('column_sizes', mapById(117, 118, 'long'), 108),
-    optional('value_counts', mapById(119, 120, 'long'), 109),
-    optional('null_value_counts', mapById(121, 122, 'long'), 110),
-    optional('nan_value_counts', mapById(138, 139, 'long'), 137),
-    optional('lower_bounds', mapById(126, 127, 'bytes'), 125),
-    optional('upper_bounds', mapById(129, 130, 'bytes'), 128),
-    optional('split_offsets', { type: 'array', items: 'long', 'element-id': 133 }, 132),
-    optional('sort_order_id', 'int', 140),
-  ],
-};
-const entryType: AvroSchema = {
-  type: 'record',
-  name: 'manifest_entry',
-  fields: [
-    { name: 'status', type: 'int', 'field-id': 0 },
-    optional('snapshot_id', 'long', 1),
-    optional('sequence_number', 'long', 3),
-    optional('file_sequence_number', 'long', 4),
-    { name: 'data_file', type: dataFileType, 'field-id': 2 },
-  ],
-};
+const hourField = optional(HOUR_FIELD, 'int', HOUR_FIELD_ID);
+const dataFileFields = [
+  { name: 'record_count', type: 'long', 'field-id': 103 },
+  { name: 'file_size_in_bytes', type: 'long', 'field-id': 104 },
+  optional('column_sizes', mapById(117, 118, 'long'), 108),
+  optional('value_counts', mapById(119, 120, 'long'), 109),
+  optional('null_value_counts', mapById(121, 122, 'long'), 110),
+  optional('nan_value_counts', mapById(138, 139, 'long'), 137),
+  optional('lower_bounds', mapById(126, 127, 'bytes'), 125),
+  optional('upper_bounds', mapById(129, 130, 'bytes'), 128),
+  optional('split_offsets', { type: 'array', items: 'long', 'element-id': 133 }, 132),
+  optional('sort_order_id', 'int', 140),
+];
+const deleteFileFields = [
+  ...dataFileFields,
+  optional('key_metadata', 'bytes', 131),
+  optional('equality_ids', { type: 'array', items: 'int', 'element-id': 136 }, 135),
+  optional('referenced_data_file', 'string', 143),
+];
 
-/** A manifest of data files being written; the counts are what its line in the manifest list needs. */
+function entryType(partition: readonly AvroSchema[], fileFields: readonly AvroSchema[]): AvroSchema {
+  const file: AvroSchema = {
+    type: 'record',
+    name: 'r2',
+    fields: [
+      { name: 'content', type: 'int', 'field-id': 134 },
+      { name: 'file_path', type: 'string', 'field-id': 100 },
+      { name: 'file_format', type: 'string', 'field-id': 101 },
+      { name: 'partition', type: { type: 'record', name: 'r102', fields: partition }, 'field-id': 102 },
+      ...fileFields,
+    ],
+  };
+  return {
+    type: 'record',
+    name: 'manifest_entry',
+    fields: [
+      { name: 'status', type: 'int', 'field-id': 0 },
+      optional('snapshot_id', 'long', 1),
+      optional('sequence_number', 'long', 3),
+      optional('file_sequence_number', 'long', 4),
+      { name: 'data_file', type: file, 'field-id': 2 },
+    ],
+  };
+}
+
+/** By hour(_event_time) and nothing else. */
+function isHourSpec({ fields }: PartitionSpec): boolean {
+  return fields.length === 1 && fields[0]?.['field-id'] === HOUR_FIELD_ID;
+}
+
+/** Specs whose manifests of deletes can be written: equality deletes for all hours have none. */
+export const isDeleteSpec = (spec: PartitionSpec): boolean => spec.fields.length === 0 || isHourSpec(spec);
+
+/** A manifest that is being written; the counts are what its line in the manifest list needs. */
 export class ManifestWriter {
   readonly #avro: AvroWriter;
+  readonly content: 0 | 1;
   readonly specId: number;
+  readonly isPartitioned: boolean;
+  /** Some entry has no hour: one of another writer. */
+  hasNullHour = false;
   readonly files: [existing: number, added: number, deleted: number] = [0, 0, 0];
   readonly rows: [existing: bigint, added: bigint, deleted: bigint] = [0n, 0n, 0n];
   /** Lowest of the explicit sequence numbers; null when all are inherited. */
@@ -123,21 +146,25 @@ export class ManifestWriter {
   hours: { lower: number; upper: number } | null = null;
 
   /** Throws `unsupported` for a partition spec of another writer: its values could not be kept. */
-  constructor(schema: Schema, spec: PartitionSpec) {
-    if (spec.fields.length !== 1 || spec.fields[0]?.['field-id'] !== HOUR_FIELD_ID) {
+  constructor(schema: Schema, spec: PartitionSpec, content: 'data' | 'deletes' = 'data') {
+    if (!(content === 'data' ? isHourSpec : isDeleteSpec)(spec)) {
       throw new PenstockError(
         'unsupported',
         `partition spec ${spec['spec-id']}: manifests are written for hour(_event_time) only`,
       );
     }
+    this.content = content === 'data' ? 0 : 1;
     this.specId = spec['spec-id'];
-    this.#avro = new AvroWriter(entryType, {
+    this.isPartitioned = spec.fields.length > 0;
+    const partition = this.isPartitioned ? [hourField] : [];
+    const type = entryType(partition, content === 'data' ? dataFileFields : deleteFileFields);
+    this.#avro = new AvroWriter(type, {
       schema: stringifyJson(schema),
       'schema-id': String(schema['schema-id'] ?? 0),
       'partition-spec': stringifyJson(spec.fields),
       'partition-spec-id': String(spec['spec-id']),
       'format-version': '2',
-      content: 'data',
+      content,
     });
   }
 
@@ -147,18 +174,25 @@ export class ManifestWriter {
   }
 
   add(entry: ManifestEntry): void {
-    this.#avro.write(toRecord(entry));
-    const status = entry.status as 0 | 1 | 2; // the only three there are
+    this.addRecord(toRecord(entry));
+  }
+
+  /** An entry as another writer had it, with what it inherited made explicit. */
+  addRecord(record: EntryRecord): void {
+    this.#avro.write(record);
+    const status = record.status as 0 | 1 | 2; // the only three there are
     this.files[status]++;
-    this.rows[status] += entry.file.recordCount;
-    const { hour } = entry.file;
-    this.hours = {
-      lower: Math.min(this.hours?.lower ?? hour, hour),
-      upper: Math.max(this.hours?.upper ?? hour, hour),
-    };
-    const sequence = entry.sequenceNumber;
+    this.rows[status] += record.data_file.record_count;
+    const hour = record.data_file.partition[HOUR_FIELD];
+    if (typeof hour === 'number') {
+      this.hours = {
+        lower: Math.min(this.hours?.lower ?? hour, hour),
+        upper: Math.max(this.hours?.upper ?? hour, hour),
+      };
+    } else this.hasNullHour = true;
+    const sequence = record.sequence_number;
     // Deleted entries keep no data alive, so they do not count for the minimum.
-    if (sequence !== null && entry.status !== DELETED && sequence < (this.minSequenceNumber ?? sequence + 1n)) {
+    if (sequence !== null && status !== DELETED && sequence < (this.minSequenceNumber ?? sequence + 1n)) {
       this.minSequenceNumber = sequence;
     }
   }
@@ -184,7 +218,7 @@ export function* referencedLocations(bytes: Buffer, manifest: ManifestFile): Gen
 }
 
 /** An Avro file that ends after a whole block looks complete: the length in the manifest list says whether it is. */
-function openManifest(bytes: Buffer, manifest: ManifestFile): AvroContainer {
+export function openManifest(bytes: Buffer, manifest: ManifestFile): AvroContainer {
   if (BigInt(bytes.length) !== manifest.bytes) {
     const expected = manifest.bytes.toString();
     throw new PenstockError(

@@ -6,13 +6,14 @@
  */
 import { fetchAhead, manifestsOf, mayHoldHours } from './live-files.ts';
 import { ReachedKeys } from './maintenance.ts';
+import { readDeleteManifest } from './delete-manifest.ts';
 import { DELETED, readManifest } from './manifest.ts';
 import type { DataFile } from './data-file.ts';
 import { loadTable, type LakeContext } from './table.ts';
 
 const DELETE_BATCH = 500;
 
-/** Data files in `hours` that some snapshot refers to and the current one does not, each once. */
+/** Data files, and delete files of other writers, in `hours` that some snapshot refers to and the current one does not, each once. */
 export async function* oldFiles(
   ctx: LakeContext,
   name: string,
@@ -22,18 +23,21 @@ export async function* oldFiles(
   if (state === null) return;
   const seen = new Set<string>();
   for await (const { location } of state.liveFiles({ hours })) seen.add(location);
+  for (const { location } of (await state.rowDeletes({ hours })).files) seen.add(location);
   const manifests = new Set<string>();
   for (const snapshot of state.metadata.snapshots) {
     const fresh = (await manifestsOf(ctx.store, snapshot)).filter(
-      (manifest) =>
-        manifest.content === 0 && !manifests.has(manifest.location) && mayHoldHours(manifest, state.metadata, hours),
+      (manifest) => !manifests.has(manifest.location) && mayHoldHours(manifest, state.metadata, hours),
     );
     for (const { location } of fresh) manifests.add(location);
     for await (const { manifest, bytes } of fetchAhead(ctx.store, fresh)) {
-      for (const { status, file } of readManifest(bytes, manifest)) {
-        if (status === DELETED || !hours.has(file.hour) || seen.has(file.location)) continue;
-        seen.add(file.location);
-        yield { location: file.location, hour: file.hour };
+      const entries =
+        manifest.content === 0 ? readManifest(bytes, manifest) : readDeleteManifest(bytes, manifest, state.metadata);
+      for (const { status, file } of entries) {
+        const { location, hour } = file;
+        if (status === DELETED || hour === null || !hours.has(hour) || seen.has(location)) continue;
+        seen.add(location);
+        yield { location, hour };
       }
     }
   }

@@ -3,13 +3,15 @@
  *
  * Invariants
  * - Every live entry of the parent that is not removed is in the new snapshot exactly once, with its sequence numbers.
- * - A manifest that no removed file is in is used as it is, unless it is small and merged with others.
+ * - A manifest that no removed file is in is used as it is, unless it is small and merged with others; those of delete files unless
+ *   one of them has nothing left to apply to (settle-deletes.ts).
  * Limits: one manifest is decoded at a time; merging starts at SMALL_MANIFESTS_MAX small ones and takes at most one target's worth
  * of bytes per commit, so no commit pays for the whole table.
  */
 import { randomUUID } from 'node:crypto';
 import { PenstockError } from '../errors.ts';
 import type { DataFile } from './data-file.ts';
+import type { DeleteFile } from './delete-manifest.ts';
 import { tableFolder } from './keys.ts';
 import { fetchAhead, hasLive, hourRange, manifestsOf, mayHoldHours } from './live-files.ts';
 import { ADDED, DELETED, EXISTING, ManifestWriter, readManifest } from './manifest.ts';
@@ -18,6 +20,7 @@ import { formatManifestList } from './manifest-list.ts';
 import type { ManifestFile } from './manifest-list.ts';
 import { currentSchema, currentSnapshot, partitionSpec } from './metadata.ts';
 import type { Snapshot, TableMetadata } from './metadata.ts';
+import { type RemovedFile, settleDeletes } from './settle-deletes.ts';
 import type { LakeContext, TableChange } from './table.ts';
 
 /** Some 20,000 entries: decoded in a fraction of a second, and few objects for a large table. */
@@ -78,18 +81,30 @@ export async function draftSnapshot(
     objects: [],
   };
   const before = (await manifestsOf(lake.store, parent)).filter(hasLive);
-  const rewrite = await removeFiles(context, before);
+  const rewrite = await removeFiles(
+    context,
+    before.filter((manifest) => manifest.content === 0),
+  );
+  const deletes = await settleDeletes({
+    store: lake.store,
+    metadata,
+    change,
+    snapshotId,
+    before,
+    removed: rewrite.removed,
+    finish: (writer) => finish(context, writer),
+  });
   let addedManifest: AddedManifest | null = null;
   const fresh: ManifestFile[] = [...rewrite.finished];
   if (rewrite.open !== null) {
-    for (const file of change.add) rewrite.open.add(addedEntry(file, snapshotId));
+    for (const file of change.add) rewrite.open.add(addedEntry(context, file));
     fresh.unshift(finish(context, rewrite.open));
   } else if (change.add.length > 0) {
     addedManifest = request.reuse ?? newAddedManifest(context);
     context.objects.push(addedManifest.object);
     fresh.unshift(toManifestFile(context, addedManifest.writer, addedManifest.object));
   }
-  const manifests = await merge(context, [...fresh, ...rewrite.kept]);
+  const manifests = [...(await merge(context, [...fresh, ...rewrite.kept])), ...deletes.manifests];
   const listKey = `${context.folder}snap-${snapshotId.toString()}-1-${randomUUID()}.avro`;
   const identity = {
     id: snapshotId,
@@ -98,7 +113,7 @@ export async function draftSnapshot(
   };
   context.objects.push({ key: listKey, bytes: formatManifestList(manifests, identity) });
   return {
-    snapshot: snapshotOf(context, parent, listKey, manifests, rewrite),
+    snapshot: snapshotOf(context, parent, listKey, manifests, rewrite, deletes.retired),
     objects: context.objects,
     addedManifest,
   };
@@ -110,26 +125,20 @@ interface Rewrite {
   /** The last rewritten manifest, with room for the added files. */
   readonly open: ManifestWriter | null;
   readonly removedBytes: bigint;
-  readonly removedHours: ReadonlySet<number>;
+  readonly removed: readonly RemovedFile[];
 }
 
-/** Rewrites the manifests that hold removed files. Throws `conflict` naming a file that is not live. */
+/** Rewrites the manifests, of `before`, that hold removed files. Throws `conflict` naming a file that is not live. */
 async function removeFiles(context: Context, before: readonly ManifestFile[]): Promise<Rewrite> {
   const remove = new Set(context.change.remove);
-  if (remove.size === 0) return { kept: before, finished: [], open: null, removedBytes: 0n, removedHours: new Set() };
-  if (before.some((manifest) => manifest.content === 1)) {
-    throw new PenstockError(
-      'unsupported',
-      `${context.metadata.location} has delete files of another writer: rewriting data files would bring deleted rows back`,
-    );
-  }
+  if (remove.size === 0) return { kept: before, finished: [], open: null, removedBytes: 0n, removed: [] };
   const hours = context.change.removeHours === undefined ? null : new Set(context.change.removeHours);
   const candidates = before.filter((manifest) => mayHoldHours(manifest, context.metadata, hours));
   const touched = new Set<ManifestFile>();
   const missing = new Set(remove);
   const finished: ManifestFile[] = [];
   let open: ManifestWriter | null = null;
-  const removedHours = new Set<number>();
+  const removed: RemovedFile[] = [];
   let removedBytes = 0n;
   for await (const { manifest, bytes } of fetchAhead(context.lake.store, candidates)) {
     if (missing.size === 0) break;
@@ -140,7 +149,8 @@ async function removeFiles(context: Context, before: readonly ManifestFile[]): P
       open = roll(context, open, finished, manifest.specId);
       if (missing.delete(entry.file.location)) {
         removedBytes += entry.file.bytes;
-        removedHours.add(entry.file.hour);
+        const { location, hour } = entry.file;
+        removed.push({ location, hour, sequenceNumber: entry.sequenceNumber ?? manifest.sequenceNumber });
         open.add({ ...entry, status: DELETED, snapshotId: context.snapshotId });
       } else open.add({ ...entry, status: EXISTING });
     }
@@ -150,7 +160,7 @@ async function removeFiles(context: Context, before: readonly ManifestFile[]): P
     const message = `${absent} is not a live file of ${context.metadata.location}: it was replaced or deleted meanwhile`;
     throw new PenstockError('conflict', message, { retryable: false });
   }
-  return { kept: before.filter((manifest) => !touched.has(manifest)), finished, open, removedBytes, removedHours };
+  return { kept: before.filter((manifest) => !touched.has(manifest)), finished, open, removedBytes, removed };
 }
 
 function holdsAny(bytes: Buffer, manifest: ManifestFile, locations: ReadonlySet<string>): boolean {
@@ -163,7 +173,7 @@ function holdsAny(bytes: Buffer, manifest: ManifestFile, locations: ReadonlySet<
 /** Merges the smallest manifests when there are too many of them. */
 async function merge(context: Context, manifests: readonly ManifestFile[]): Promise<readonly ManifestFile[]> {
   const small = manifests
-    .filter((manifest) => manifest.content === 0 && manifest.addedSnapshotId !== context.snapshotId)
+    .filter((manifest) => manifest.addedSnapshotId !== context.snapshotId)
     .filter((manifest) => manifest.bytes < MANIFEST_BYTES_TARGET)
     .sort((a, b) => Number(a.bytes - b.bytes));
   if (small.length < SMALL_MANIFESTS_MAX) return manifests;
@@ -197,14 +207,15 @@ function roll(context: Context, open: ManifestWriter | null, finished: ManifestF
   return new ManifestWriter(currentSchema(context.metadata), partitionSpec(context.metadata, specId));
 }
 
-function addedEntry(file: DataFile, snapshotId: bigint): ManifestEntry {
-  return { status: ADDED, snapshotId, sequenceNumber: null, fileSequenceNumber: null, file };
+function addedEntry({ change, snapshotId }: Context, file: DataFile): ManifestEntry {
+  const sequenceNumber = change.rewrite?.sequenceNumber ?? null;
+  return { status: ADDED, snapshotId, sequenceNumber, fileSequenceNumber: null, file };
 }
 
 function newAddedManifest(context: Context): AddedManifest {
-  const { metadata, change, snapshotId } = context;
+  const { metadata, change } = context;
   const writer = new ManifestWriter(currentSchema(metadata), partitionSpec(metadata, metadata['default-spec-id']));
-  for (const file of change.add) writer.add(addedEntry(file, snapshotId));
+  for (const file of change.add) writer.add(addedEntry(context, file));
   return { writer, object: { key: newManifestKey(context), bytes: writer.finish() } };
 }
 
@@ -226,7 +237,7 @@ function toManifestFile(context: Context, writer: ManifestWriter, object: DraftO
     return bytes;
   };
   const partition = {
-    containsNull: false,
+    containsNull: writer.hasNullHour,
     containsNan: false,
     lower: writer.hours && bound(writer.hours.lower),
     upper: writer.hours && bound(writer.hours.upper),
@@ -235,13 +246,13 @@ function toManifestFile(context: Context, writer: ManifestWriter, object: DraftO
     location: context.lake.store.location(object.key),
     bytes: BigInt(object.bytes.byteLength),
     specId: writer.specId,
-    content: 0,
+    content: writer.content,
     sequenceNumber: sequence,
     minSequenceNumber: writer.minSequenceNumber ?? sequence,
     addedSnapshotId: context.snapshotId,
     files: [...writer.files],
     rows: [...writer.rows],
-    partitions: [partition],
+    partitions: writer.isPartitioned ? [partition] : [],
   };
 }
 
@@ -251,6 +262,7 @@ function snapshotOf(
   listKey: string,
   manifests: readonly ManifestFile[],
   rewrite: Rewrite,
+  retired: readonly DeleteFile[],
 ): Snapshot {
   const { change, metadata, lake, snapshotId } = context;
   const data = manifests.filter((manifest) => manifest.content === 0);
@@ -259,7 +271,7 @@ function snapshotOf(
   const addedBytes = sum(change.add.map((file) => file.bytes));
   const removedBytes = rewrite.removedBytes;
   const previousBytes = parent === null ? '0' : parent.summary['total-files-size'];
-  const hours = new Set([...change.add.map((file) => file.hour), ...rewrite.removedHours]);
+  const hours = new Set([...change.add.map((file) => file.hour), ...rewrite.removed.map((file) => file.hour)]);
   const counts: Record<string, bigint | number> = {
     'added-data-files': change.add.length,
     'deleted-data-files': own.reduce((total, manifest) => total + manifest.files[2], 0),
@@ -270,10 +282,7 @@ function snapshotOf(
     'changed-partition-count': hours.size,
     'total-data-files': data.reduce((total, manifest) => total + manifest.files[0] + manifest.files[1], 0),
     'total-records': sum(data.map((manifest) => manifest.rows[0] + manifest.rows[1])),
-    'total-delete-files': manifests.reduce(
-      (total, { content, files }) => (content === 1 ? total + files[0] + files[1] : total),
-      0,
-    ),
+    ...deleteCounts(parent, manifests, retired),
   };
   // Another writer may have left the total out; then it stays unknown.
   if (typeof previousBytes === 'string') counts['total-files-size'] = BigInt(previousBytes) + addedBytes - removedBytes;
@@ -288,4 +297,29 @@ function snapshotOf(
     summary: { ...change.summary, ...summary, operation: change.operation },
     'schema-id': metadata['current-schema-id'],
   };
+}
+
+/** Totals that another writer left out stay unknown. */
+function deleteCounts(
+  parent: Snapshot | null,
+  manifests: readonly ManifestFile[],
+  retired: readonly DeleteFile[],
+): Readonly<Record<string, bigint | number>> {
+  const files = manifests.reduce(
+    (total, { content, files: [existing, added] }) => (content === 1 ? total + existing + added : total),
+    0,
+  );
+  const counts: Record<string, bigint | number> = { 'total-delete-files': files };
+  if (retired.length > 0) counts['removed-delete-files'] = retired.length;
+  for (const kind of ['position', 'equality'] as const) {
+    const own = retired.filter((file) => file.kind === kind);
+    const rows = own.reduce((sum, file) => sum + file.rows, 0);
+    if (own.length > 0) {
+      counts[`removed-${kind}-delete-files`] = own.length;
+      counts[`removed-${kind}-deletes`] = rows;
+    }
+    const before = parent === null || files === 0 ? '0' : parent.summary[`total-${kind}-deletes`];
+    if (typeof before === 'string') counts[`total-${kind}-deletes`] = files === 0 ? 0 : BigInt(before) - BigInt(rows);
+  }
+  return counts;
 }

@@ -16,6 +16,7 @@ import { type HourFilter, liveFilesOf, readTableObject } from './live-files.ts';
 import { currentSchema, currentSnapshot, formatMetadata, newMetadata, parseMetadata } from './metadata.ts';
 import type { Snapshot, SortField, TableMetadata } from './metadata.ts';
 import { formatPointer, parsePointer } from './pointer.ts';
+import { type RowDeletes, rowDeletesOf } from './row-deletes.ts';
 import type { Schema } from './schema.ts';
 
 /** What a program needs to work with the tables of one volume. */
@@ -42,6 +43,8 @@ export interface TableState {
    * manifests that may hold them are read. Throws `corrupt` naming the manifest.
    */
   liveFiles(filter?: HourFilter): AsyncIterable<LiveFile>;
+  /** Row-level deletes of other writers in the current snapshot: the rows of `liveFiles` are those of its files without these. */
+  rowDeletes(filter?: HourFilter): Promise<RowDeletes>;
 }
 
 export interface TableChange {
@@ -56,6 +59,16 @@ export interface TableChange {
   readonly summary?: Readonly<Record<string, string>>;
   /** The schema from now on (see `evolveSchema`). */
   readonly schema?: Schema;
+  /** Where `add` has rows of `remove`: the snapshot that these were read in. */
+  readonly rewrite?: Rewritten;
+}
+
+/** What became of a rewritten row is judged by this at the commit (settle-deletes.ts). */
+export interface Rewritten {
+  /** Of the snapshot that was read: added files take it over, so that equality deletes that came since still apply to them. */
+  readonly sequenceNumber: bigint;
+  /** Locations of the delete files that were applied. */
+  readonly appliedDeletes: ReadonlySet<string>;
 }
 
 /** What becomes true in the same minitransaction as the table's change. */
@@ -127,5 +140,6 @@ export function stateOf(
     schema: currentSchema(metadata),
     currentSnapshot: currentSnapshot(metadata),
     liveFiles: (filter) => liveFilesOf(ctx.store, metadata, currentSnapshot(metadata), filter),
+    rowDeletes: (filter) => rowDeletesOf(ctx.store, metadata, currentSnapshot(metadata), filter),
   };
 }

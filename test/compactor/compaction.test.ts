@@ -41,6 +41,7 @@ describe('compaction', () => {
       out: 603,
       expired: 0,
       duplicates: 101,
+      deleted: 0,
       quarantined: 0,
       filesBefore: 2,
       filesAfter: 1,

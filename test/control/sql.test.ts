@@ -3,7 +3,8 @@ import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { LakeSql } from '../../control/lake/sql.ts';
 import { Tables } from '../../control/lake/tables.ts';
-import { DATASET } from '../compactor/pipeline.ts';
+import { commitDeletes, equals, positions, rowsWithoutDeleted } from '../compactor/foreign-writer.ts';
+import { DATASET, liveFiles } from '../compactor/pipeline.ts';
 import { type Answer, landedPipeline, startControl } from './control.ts';
 
 test('one SELECT over the live files, with types, cut off at the limit', async () => {
@@ -92,4 +93,28 @@ test('an answer that is too large in bytes is refused', async () => {
     body: { sql: "SELECT repeat('x', 1000000) FROM range(40)" },
   });
   expect(answer.status).toBe(413);
+});
+
+test('rows that another writer deleted are in no answer', async () => {
+  const { pipeline } = await landedPipeline();
+  const control = await startControl(pipeline.config, pipeline.dir);
+  const [location = ''] = await liveFiles(pipeline.lake);
+  const hour = Date.parse(`${/dt=([^/]+)/.exec(location)?.[1]}T${/hour=(\d+)/.exec(location)?.[1]}:00Z`) / 3_600_000;
+  await commitDeletes(
+    pipeline.lake,
+    positions(hour, [
+      [location, 0],
+      [location, 5],
+    ]),
+    await equals(pipeline.lake, null, ['rms'], [[11.9]]),
+  );
+  const expected = await rowsWithoutDeleted(pipeline.lake);
+  const { json } = await control.request('POST', '/v1/sql', {
+    body: { sql: `SELECT count(*) AS n, max(rms) AS top FROM ${DATASET}` },
+  });
+  expect(json['rows']).toEqual([[String(expected.length), Math.max(...expected.map(({ rms }) => Number(rms)))]]);
+  await commitDeletes(pipeline.lake, positions(hour, [[location, 7]], { format: 'PUFFIN' }));
+  const refused = await control.request('POST', '/v1/sql', { body: { sql: `SELECT count(*) FROM ${DATASET}` } });
+  expect(refused.status).toBeGreaterThanOrEqual(400);
+  expect(refused.text).toContain('deletion vectors');
 });

@@ -146,7 +146,7 @@ async function checkNewSnapshots(
   for (const snapshot of after.snapshots) {
     if (known.has(snapshot['snapshot-id'])) continue;
     const parent = known.get(snapshot['parent-snapshot-id'] ?? -1n) ?? null;
-    await checkSnapshot(lake.store, name, snapshot, parent, isHourTable(after));
+    await checkSnapshot(lake.store, name, snapshot, parent, after);
   }
 }
 

@@ -10,41 +10,55 @@
 import { PenstockError } from '../../errors.ts';
 import type { ObjectStore } from '../../store/store.ts';
 import type { HourChange } from '../../volume/lake-listing.ts';
+import { readDeleteManifest } from '../delete-manifest.ts';
 import { tableFolder } from '../keys.ts';
 import { fetchAhead, hasLive, manifestsOf, readTableObject } from '../live-files.ts';
 import { DELETED, readManifest, referencedLocations } from '../manifest.ts';
 import { parseManifestList } from '../manifest-list.ts';
 import type { ManifestFile } from '../manifest-list.ts';
-import type { Snapshot } from '../metadata.ts';
+import type { Snapshot, TableMetadata } from '../metadata.ts';
 import { RestError } from './rest-error.ts';
+import { isHourTable } from './table-builder.ts';
+
+/** A table's property: the directories of its hours may show rows that are deleted, until these are compacted. */
+const ROW_DELETES = 'penstock.row-deletes';
 
 /**
- * Throws BadRequestException when a new snapshot refers to what is not the table's, or (`isHourTable`) has delete files: the
- * volume's directories show whole files, and the compactor does not apply deletes.
+ * Throws BadRequestException when a new snapshot refers to what is not the table's, or has delete files that a table of the lander
+ * cannot have: the volume's directories show whole files, and the compactor must be able to apply them.
  */
 export async function checkSnapshot(
   store: ObjectStore,
   name: string,
   snapshot: Snapshot,
   parent: Snapshot | null,
-  isHourTable: boolean,
+  metadata: TableMetadata,
 ): Promise<void> {
   const list = snapshot['manifest-list'];
   assertInFolder(store, name, list);
   const known = new Set((await manifestsOf(store, parent)).map(({ location }) => location));
   const fresh = (await readList(store, list)).filter(({ location }) => !known.has(location));
-  for (const manifest of fresh) {
-    assertInFolder(store, name, manifest.location);
-    if (isHourTable && manifest.content === 1 && hasLive(manifest)) {
-      throw new RestError(
-        'BadRequestException',
-        `${manifest.location} has delete files: this table takes whole files only, write with ` +
-          'write.delete.mode, write.update.mode and write.merge.mode copy-on-write',
-      );
-    }
+  const deletes = fresh.filter((manifest) => manifest.content === 1 && hasLive(manifest));
+  for (const { location } of fresh) assertInFolder(store, name, location);
+  const [first] = isHourTable(metadata) && metadata.properties[ROW_DELETES] !== 'accept' ? deletes : [];
+  if (first !== undefined) {
+    throw new RestError(
+      'BadRequestException',
+      `${first.location} has delete files, and the volume shows whole files: write with write.delete.mode, ` +
+        `write.update.mode and write.merge.mode copy-on-write, or set the table's property ${ROW_DELETES}=accept, ` +
+        'after which its directories show deleted rows until an hour is compacted',
+    );
   }
   for await (const { manifest, bytes } of fetchAhead(store, fresh)) {
     for (const location of referencedLocations(bytes, manifest)) assertInFolder(store, name, location);
+    if (isHourTable(metadata) && deletes.includes(manifest)) assertApplicable(bytes, manifest, metadata);
+  }
+}
+
+/** What could never be applied would keep its hours from being compacted. */
+function assertApplicable(bytes: Buffer, manifest: ManifestFile, metadata: TableMetadata): void {
+  for (const { status, file } of readDeleteManifest(bytes, manifest, metadata)) {
+    if (status !== DELETED && file.problem !== null) throw new RestError('BadRequestException', file.problem);
   }
 }
 

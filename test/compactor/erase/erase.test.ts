@@ -5,6 +5,7 @@ import { expect, test } from 'vitest';
 import { type EraseOptions, type EraseResult, runErase } from '../../../compactor/erase/erase.ts';
 import { loadTable } from '../../../lib/table/table.ts';
 import { VolumeKeys } from '../../../lib/volume/keys.ts';
+import { commitDeletes, equals, positions, rowsWithoutDeleted } from '../foreign-writer.ts';
 import { runKilledAt } from '../kill-points.ts';
 import {
   compactAll,
@@ -174,3 +175,27 @@ test.each(['sensor = ', 'no_such_column = 1', "sensor = 's-1'; DROP TABLE x", ''
     await expect(erase(pipeline, { where })).rejects.toMatchObject({ code: 'usage' });
   },
 );
+
+test('rows that another writer deleted do not come back with a rewrite, and those of the erasure are gone from the objects', async () => {
+  const { pipeline, total } = await landed();
+  const { lake } = pipeline;
+  const [small = '', compacted = ''] = (await liveFiles(lake)).filter((location) => location.includes('hour=07'));
+  const hour = HOUR_MS / 3_600_000;
+  await commitDeletes(
+    lake,
+    positions(hour, [
+      [small, 0],
+      [compacted, 0],
+    ]),
+    await equals(lake, hour, ['sensor'], [['s-3'], ['s-1']]),
+  );
+  const kept = (await rowsWithoutDeleted(lake)).filter(({ sensor }) => sensor !== 's-1').map(({ _seq: seq }) => seq);
+  const { problems, summary } = await erase(pipeline);
+  expect(problems).toEqual([]);
+  expect(summary.rows).toBe(Array.from({ length: total }, (_, n) => n).filter(isErased).length);
+  expect((await readRows(lake)).filter(({ sensor }) => sensor === 's-1')).toEqual([]);
+  expect((await rowsWithoutDeleted(lake)).map(({ _seq: seq }) => seq).sort()).toEqual(kept.sort());
+  await compactAll(pipeline);
+  expect((await readRows(lake)).map(({ _seq: seq }) => seq).sort()).toEqual(kept.sort());
+  await expectAccounts(lake, {});
+});
