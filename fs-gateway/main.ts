@@ -109,6 +109,8 @@ export interface VolumeMountRequest {
   readonly metaUrl: string;
   readonly mountpoint: string;
   readonly name?: string;
+  /** The folder (tools/volume-folders.ts) that it is mounted for: in the mount's name and its session. All of the volume is mounted. */
+  readonly folder?: string;
   readonly cacheDir?: string;
   readonly cacheBytes?: number;
   readonly readOnly?: boolean;
@@ -150,9 +152,11 @@ export async function mountVolume(request: VolumeMountRequest): Promise<VolumeMo
   const problem = wanted === 'off' ? undefined : passthroughProblem(cacheDir);
   const passthrough = problem === undefined ? wanted : 'off';
   const cacheBytes = request.cacheBytes ?? DEFAULT_CACHE_BYTES;
+  const { folder } = request;
+  const place = folder === undefined ? volume : `${volume}/${folder}`;
   const mount = await mountAndSupervise({
     mountpoint: resolve(request.mountpoint),
-    source: `penstock:${volume}@${new URL(store).protocol.slice(0, -1)}`,
+    source: `penstock:${place}@${new URL(store).protocol.slice(0, -1)}`,
     readOnly: request.readOnly ?? false,
     posixAcl: true,
     passthrough: passthrough !== 'off',
@@ -167,6 +171,7 @@ export async function mountVolume(request: VolumeMountRequest): Promise<VolumeMo
       ...(request.cacheGroup !== undefined && {
         cacheGroup: { name: request.cacheGroup, listen: request.peerListen ?? DEFAULT_LISTEN },
       }),
+      ...(folder !== undefined && { folder }),
       ...(request.credentials !== undefined && { credentials: request.credentials }),
     },
     background: request.background ?? false,

@@ -55,6 +55,8 @@ export interface VolumeOptions {
   /** Without `?volume=`. */
   readonly metaUrl: string;
   readonly volume: string;
+  /** What the mount is for (tools/volume-folders.ts), for whoever looks at sessions. */
+  readonly folder?: string;
   /** Shared by the mounts of this machine; each volume and mount has its own folder in it. */
   readonly cacheDir: string;
   readonly cacheBytes: number;
@@ -91,14 +93,12 @@ export async function openVolume(
 ): Promise<OpenVolume> {
   const mountId = createHash('sha256').update(`${hostname()}\n${options.mountpoint}`).digest('hex').slice(0, 16);
   const lockOwner = options.mountLife ?? mountId;
+  const { volume, folder, mountpoint } = options;
   const group = options.cacheGroup === undefined ? undefined : await CacheGroup.open({ ...options.cacheGroup, report });
+  const own = { volume, mountpoint, mountId, lockOwner, ...(folder !== undefined && { folder }) };
   const view = await VolumeView.open({
-    open: () =>
-      openMeta(options.metaUrl, {
-        kind: 'mount',
-        detail: { volume: options.volume, mountpoint: options.mountpoint, mountId, lockOwner, ...group?.detail },
-      }),
-    volume: options.volume,
+    open: () => openMeta(options.metaUrl, { kind: 'mount', detail: { ...own, ...group?.detail } }),
+    volume,
     mountId,
     cacheEntries: CACHED_INODES,
     deadlineMs: ENGINE_DEADLINE_MS,

@@ -13,6 +13,7 @@ const TTL_MS = 60_000;
 const workerOptions = z.strictObject({
   metaUrl: z.string(),
   volume: z.string(),
+  folder: z.string().optional(),
   cacheDir: z.string(),
   cacheBytes: z.number(),
   passthrough: z.enum(['off', 'read', 'full']),
@@ -22,7 +23,7 @@ const workerOptions = z.strictObject({
 });
 
 await runWorker(async (assignment) => {
-  const { credentials, cacheGroup, ...options } = workerOptions.parse(assignment.options);
+  const { credentials, cacheGroup, folder, ...options } = workerOptions.parse(assignment.options);
   const { backing, log } = assignment;
   if (options.passthrough !== 'off' && backing === undefined) {
     log('the kernel has no FUSE passthrough: the daemon serves the data');
@@ -32,6 +33,7 @@ await runWorker(async (assignment) => {
       ...options,
       ...(credentials !== undefined && { credentials }),
       ...(cacheGroup !== undefined && { cacheGroup }),
+      ...(folder !== undefined && { folder }),
       passthrough: backing === undefined ? 'off' : options.passthrough,
       ...(backing !== undefined && { kernel: backing }),
       mountpoint: assignment.mountpoint,

@@ -18,6 +18,8 @@ const FOLDER_MODE = 0o755;
 
 export interface BindOptions {
   readonly root: string;
+  /** The volume in it: made by nobody who publishes it. */
+  readonly home: readonly string[];
   readonly subPath: readonly string[];
   readonly target: string;
   readonly readOnly: boolean;
@@ -26,8 +28,9 @@ export interface BindOptions {
 }
 
 /** Throws FAILED_PRECONDITION when the folder is not there or not a folder. */
-export async function bindFolder({ root, subPath, target, readOnly, make }: BindOptions): Promise<void> {
-  const folder = await openFolder(root, subPath, make);
+export async function bindFolder({ root, home, subPath, target, readOnly, make }: BindOptions): Promise<void> {
+  const volume = await openFolder(root, home, false);
+  const folder = await openFolder(ofDescriptor(volume), subPath, make).finally(() => volume.close());
   try {
     bindMount(ofDescriptor(folder), target, readOnly);
   } finally {
@@ -36,7 +39,8 @@ export async function bindFolder({ root, subPath, target, readOnly, make }: Bind
 }
 
 async function openFolder(root: string, names: readonly string[], make: boolean): Promise<FileHandle> {
-  let folder = await open(root, FOLDER);
+  // The trailing slash: `root` may be a link of /proc.
+  let folder = await open(`${root}/.`, FOLDER);
   for (const name of names) {
     const path = `${ofDescriptor(folder)}/${name}`;
     try {

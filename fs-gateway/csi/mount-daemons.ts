@@ -11,19 +11,22 @@ import { join } from 'node:path';
 import { isCode } from '../../lib/errors.ts';
 import { requireFormat, mountVolume, umountVolume } from '../main.ts';
 import { absoluteUrl } from '../../lib/registry.ts';
+import { systemClock } from '../../lib/clock.ts';
 import { liveMounts, mountNames } from '../tools/tool.ts';
+import { hasFolder } from '../tools/volume-folders.ts';
+import { assertStore, withEngine } from './backend.ts';
 import type { Capability } from './capabilities.ts';
 import { csiClient } from './client.ts';
-import { assertStore, withEngine } from './provision.ts';
 import type { Secrets } from './secrets.ts';
 import { CsiError, Status } from './status.ts';
-import { volumeIdOf } from './volume-id.ts';
+import { placeName, volumeIdOf } from './volume-id.ts';
+import type { Place } from './volume-id.ts';
 
 /** A mount is ready in a second; one whose engine does not answer is given up before the caller's patience ends. */
 const MOUNT_MS = 40_000;
 
 export interface DaemonRequest {
-  readonly volume: string;
+  readonly place: Place;
   readonly point: string;
   readonly capability: Capability;
   readonly secrets: Secrets;
@@ -39,36 +42,40 @@ export interface MountDaemons {
 
 export interface DaemonFolders {
   readonly cacheDir: string;
-  /** Each daemon writes its messages to VOLUME.log in it. */
+  /** Each daemon writes its messages to VOLUME.log, or HOME-FOLDER.log, in it. */
   readonly logDir: string;
 }
 
 export function makeMountDaemons({ cacheDir, logDir }: DaemonFolders): MountDaemons {
   mkdirSync(logDir, { recursive: true, mode: 0o700 });
   return {
-    async mount({ volume, point, capability, secrets, cacheBytes }) {
+    async mount({ place, point, capability, secrets, cacheBytes }) {
+      const { volume, folder } = place;
       const { metaUrl, credentials } = secrets;
       const { mode, readOnly, mountOptions } = capability;
       const { store } = await requireFormat(absoluteUrl(metaUrl, '/'), volume);
       // A mount with wrong credentials would stand, and fail under the pod's hands.
       await assertStore(store, secrets);
-      if (!mode.manyNodes) await refuseElsewhere(secrets, volume, Infinity);
+      await assertThere(secrets, place);
+      if (!mode.manyNodes) await refuseElsewhere(secrets, place, Infinity);
       await mountVolume({
         ...mountOptions,
         metaUrl,
         name: volume,
+        ...(folder !== undefined && { folder }),
         mountpoint: point,
         cacheDir,
         readOnly,
         background: true,
-        logPath: join(logDir, `${volume}.log`),
+        logPath: join(logDir, `${placeName(place).replace('/', '-')}.log`),
         signal: AbortSignal.timeout(MOUNT_MS),
         ...(cacheBytes !== undefined && { cacheBytes }),
         ...(credentials !== undefined && { credentials }),
       });
-      if (mode.manyNodes) return;
       try {
-        await refuseElsewhere(secrets, volume, await ownSession(secrets, volume, point));
+        // Who removes it looks for mounts after that.
+        await assertThere(secrets, place);
+        if (!mode.manyNodes) await refuseElsewhere(secrets, place, await ownSession(secrets, volume, point));
       } catch (error) {
         await umount(point);
         throw error;
@@ -82,14 +89,23 @@ export function makeMountDaemons({ cacheDir, logDir }: DaemonFolders): MountDaem
  * For a volume of one node: throws FAILED_PRECONDITION when another node has it mounted since before `session`. Asked before the mount and after it:
  * of two nodes that mount at once, the later one yields. A node that died holds it for no longer than its session's lease.
  */
-async function refuseElsewhere(secrets: Secrets, volume: string, session: number): Promise<void> {
-  const mounts = await withEngine(secrets, (engine) => liveMounts(engine, volume));
-  const other = mounts.find(({ host, id }) => host !== hostname() && id < session);
+async function refuseElsewhere(secrets: Secrets, place: Place, session: number): Promise<void> {
+  const mounts = await withEngine(secrets, (engine) => liveMounts(engine, place.volume));
+  const ofPlace = mounts.filter(({ detail }) => detail['folder'] === place.folder);
+  const other = ofPlace.find(({ host, id }) => host !== hostname() && id < session);
   if (other === undefined) return;
   throw new CsiError(
     Status.FAILED_PRECONDITION,
-    `volume '${volume}' is for one node, and mounted on ${mountNames([other])}`,
+    `volume '${placeName(place)}' is for one node, and mounted on ${mountNames([other])}`,
   );
+}
+
+/** Throws NOT_FOUND when the folder of a volume is not there. */
+async function assertThere(secrets: Secrets, place: Place): Promise<void> {
+  const { volume, folder } = place;
+  if (folder === undefined) return;
+  const there = await withEngine(secrets, (engine) => hasFolder({ engine, volume, clock: systemClock }, folder));
+  if (!there) throw new CsiError(Status.NOT_FOUND, `there is no volume '${volumeIdOf(place)}'`);
 }
 
 async function ownSession(secrets: Secrets, volume: string, point: string): Promise<number> {
@@ -102,12 +118,12 @@ async function ownSession(secrets: Secrets, volume: string, point: string): Prom
 export function remoteMountDaemons(socket: string): MountDaemons {
   const call = csiClient('Node', socket);
   return {
-    async mount({ volume, point, capability, secrets, cacheBytes }) {
+    async mount({ place, point, capability, secrets, cacheBytes }) {
       const { metaUrl, storeUrl, credentials } = secrets;
       const { modeName: mode, readOnly } = capability;
       const mountFlags = [...capability.mountFlags, ...(readOnly ? ['ro'] : [])];
       await call('NodeStageVolume', {
-        volumeId: volumeIdOf(volume),
+        volumeId: volumeIdOf(place),
         stagingTargetPath: point,
         volumeCapability: { mount: { mountFlags }, accessMode: { mode } },
         secrets: { meta: metaUrl, ...(storeUrl !== undefined && { store: storeUrl }), ...credentials },

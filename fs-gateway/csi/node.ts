@@ -6,29 +6,29 @@
  * Invariants
  * - The mount daemon is a detached process: the end of the driver, in order or not, leaves it and what programs have open alone.
  * - A dead mount (its daemon was killed) is detached and made anew by the next stage or publish; nothing else is ever taken off a path.
- * - A target is read-only before anybody is told that it is there.
  * - Unstage writes everything that is staged before it unmounts, and leaves the volume mounted when it cannot.
- * Limits: no call waits for a file system that does not answer beyond LOOK_MS.
  */
-import { mkdir, rmdir, statfs } from 'node:fs/promises';
+import { rmdir, statfs } from 'node:fs/promises';
 import { isAbsolute, join } from 'node:path';
-import { isCode, systemCode } from '../../lib/errors.ts';
-import {
-  allMounts,
-  FILE_SYSTEM_TYPE,
-  findMount,
-  makeReadOnly,
-  probeMount,
-  resolveMountpoint,
-  unmountPoint,
-} from '../fuse/mount.ts';
-import type { MountEntry, MountState } from '../fuse/mount.ts';
-import { bindFolder } from './bind.ts';
+import { systemCode } from '../../lib/errors.ts';
+import { findMount, probeMount, unmountPoint } from '../fuse/mount.ts';
+import { folderNames } from '../tools/volume-folders.ts';
 import { parseCapability, wantedCapacity } from './capabilities.ts';
 import type { Capability } from './capabilities.ts';
 import { absent, existing } from './controller.ts';
 import { InFlight } from './in-flight.ts';
 import type { MountDaemons } from './mount-daemons.ts';
+import {
+  absolutePath,
+  assertOurs,
+  existingMountpoint,
+  isDead,
+  makeMountpoint,
+  noAnswer,
+  placesOf,
+  stateOf,
+  withinLook,
+} from './mounts.ts';
 import { parseContext } from './parameters.ts';
 import type {
   NodeExpandVolumeRequest,
@@ -39,10 +39,12 @@ import type {
   NodeUnstageVolumeRequest,
   StringMap,
 } from './protocol.ts';
+import { publish } from './publish.ts';
 import { parseSecrets } from './secrets.ts';
 import { CsiError, invalid, Status } from './status.ts';
+import { placeName } from './volume-id.ts';
+import type { Place } from './volume-id.ts';
 
-const LOOK_MS = 5_000;
 /** Of mounts on top of each other on one path: each repeat of a publish that was killed could have made one. */
 const STACKED_MAX = 16;
 
@@ -54,7 +56,7 @@ export interface NodeOptions {
 }
 
 interface Staging {
-  readonly volume: string;
+  readonly place: Place;
   readonly point: string;
   readonly capability: Capability;
   readonly secrets: StringMap;
@@ -85,28 +87,28 @@ export class Node {
     const path = absolutePath('staging_target_path', request.stagingTargetPath);
     const capability = parseCapability(request.volumeCapability);
     const { cacheBytes } = parseContext(request.volumeContext);
-    const volume = existing(request.volumeId);
-    return this.#inFlight.run(volume, async () => {
+    const place = existing(request.volumeId);
+    return this.#inFlight.run(placeName(place), async () => {
       const point = await makeMountpoint(path);
-      await this.#stage({ volume, point, capability, secrets: request.secrets, cacheBytes });
+      await this.#stage({ place, point, capability, secrets: request.secrets, cacheBytes });
       return {};
     });
   }
 
   /** Mounts the volume, unless it is mounted. */
-  async #stage({ volume, point, capability, secrets, cacheBytes }: Staging): Promise<void> {
-    const state = await stateOf(point, volume);
+  async #stage({ place, point, capability, secrets, cacheBytes }: Staging): Promise<void> {
+    const state = await stateOf(point, place);
     if (state === 'unresponsive') throw noAnswer(point);
     if (state === 'alive') {
       const { readOnly } = capability;
       const isReadOnly = findMount(point)?.readOnly ?? readOnly;
       if (isReadOnly === readOnly) return;
       const mode = isReadOnly ? 'read-only' : 'writable';
-      throw new CsiError(Status.ALREADY_EXISTS, `volume '${volume}' is staged ${mode} at ${point}`);
+      throw new CsiError(Status.ALREADY_EXISTS, `volume '${placeName(place)}' is staged ${mode} at ${point}`);
     }
     if (state === 'stale') unmountPoint(point, true);
     await this.#options.daemons.mount({
-      volume,
+      place,
       point,
       capability,
       secrets: parseSecrets(secrets, this.#options.secrets),
@@ -116,17 +118,17 @@ export class Node {
 
   async nodeUnstageVolume(request: NodeUnstageVolumeRequest): Promise<object> {
     const path = absolutePath('staging_target_path', request.stagingTargetPath);
-    const volume = existing(request.volumeId);
-    return this.#inFlight.run(volume, async () => {
+    const place = existing(request.volumeId);
+    return this.#inFlight.run(placeName(place), async () => {
       const point = existingMountpoint(path);
       const entry = point === undefined ? undefined : findMount(point);
       if (point === undefined || entry === undefined) return {};
-      assertOurs(entry, volume);
+      assertOurs(entry, place);
       const [published] = placesOf(entry);
       if (published !== undefined && (await probeMount(point)) !== 'stale') {
         throw new CsiError(
           Status.FAILED_PRECONDITION,
-          `volume '${volume}' is still published at ${published.mountpoint}`,
+          `volume '${placeName(place)}' is still published at ${published.mountpoint}`,
         );
       }
       await this.#options.daemons.umount(point);
@@ -139,34 +141,34 @@ export class Node {
     const staging = absolutePath('staging_target_path', request.stagingTargetPath);
     const capability = parseCapability(request.volumeCapability);
     const { cacheBytes, subPath } = parseContext(request.volumeContext);
-    const volume = existing(request.volumeId);
-    return this.#inFlight.run(volume, async () => {
+    const place = existing(request.volumeId);
+    return this.#inFlight.run(placeName(place), async () => {
       const point = existingMountpoint(staging);
-      const state = point === undefined ? 'free' : await stateOf(point, volume);
+      const state = point === undefined ? 'free' : await stateOf(point, place);
       if (state === 'unresponsive') throw noAnswer(staging);
-      if (point === undefined || (state === 'free' && !(await isDead(target, volume)))) {
-        throw new CsiError(Status.FAILED_PRECONDITION, `volume '${volume}' is not staged at ${staging}`);
+      if (point === undefined || (state === 'free' && !(await isDead(target, place)))) {
+        throw new CsiError(Status.FAILED_PRECONDITION, `volume '${placeName(place)}' is not staged at ${staging}`);
       }
       if (state !== 'alive') {
         // Its daemon died after the stage: with the secrets at hand, the pod gets a mount that works.
         const staged = { ...capability, readOnly: findMount(point)?.readOnly ?? capability.readOnly };
-        await this.#stage({ volume, point, capability: staged, secrets: request.secrets, cacheBytes });
+        await this.#stage({ place, point, capability: staged, secrets: request.secrets, cacheBytes });
       }
-      await publish({ volume, point, target, subPath, capability, readOnly: request.readonly });
+      await publish({ place, point, target, subPath, capability, readOnly: request.readonly });
       return {};
     });
   }
 
   async nodeUnpublishVolume(request: NodeUnpublishVolumeRequest): Promise<object> {
     const target = absolutePath('target_path', request.targetPath);
-    const volume = existing(request.volumeId);
-    return this.#inFlight.run(volume, async () => {
+    const place = existing(request.volumeId);
+    return this.#inFlight.run(placeName(place), async () => {
       const point = existingMountpoint(target);
       if (point === undefined) return {};
       for (let n = 0; n < STACKED_MAX; n++) {
         const entry = findMount(point);
         if (entry === undefined) break;
-        assertOurs(entry, volume);
+        assertOurs(entry, place);
         if (unmountPoint(point, false) === 'busy') {
           throw new CsiError(Status.FAILED_PRECONDITION, `${point} is in use: a program has files of it open`);
         }
@@ -179,13 +181,13 @@ export class Node {
   }
 
   async nodeGetVolumeStats(request: NodeGetVolumeStatsRequest): Promise<object> {
-    const { point } = mountedAt(request.volumePath, request.volumeId);
+    const { point, folder } = mountedAt(request.volumePath, request.volumeId);
     const state = await probeMount(point);
     if (state === 'stale') {
       return { usage: [], volumeCondition: { abnormal: true, message: 'its mount daemon has ended: restart the pod' } };
     }
     if (state === 'unresponsive') throw noAnswer(point);
-    const { bsize, blocks, bfree, bavail, files, ffree } = await withinLook(statfs(point), point);
+    const { bsize, blocks, bfree, bavail, files, ffree } = await withinLook(statfs(join(point, folder)), point);
     return {
       usage: [
         { unit: 'BYTES', total: blocks * bsize, used: (blocks - bfree) * bsize, available: bavail * bsize },
@@ -203,125 +205,19 @@ export class Node {
   }
 }
 
-interface Publication {
-  readonly volume: string;
+interface Mounted {
   readonly point: string;
-  readonly target: string;
-  readonly subPath: readonly string[];
-  readonly capability: Capability;
-  readonly readOnly: boolean;
+  /** Where the volume begins in what is mounted there. */
+  readonly folder: string;
 }
 
-async function publish({ volume, point, target, subPath, capability, readOnly: asked }: Publication): Promise<void> {
-  const staged = findMount(point);
-  if (staged === undefined) throw new CsiError(Status.UNAVAILABLE, `${point} was unmounted meanwhile`);
-  const readOnly = asked || capability.readOnly;
-  const found = existingMountpoint(target);
-  const place = found ?? (await makeMountpoint(target));
-  const there = findMount(place);
-  if (there !== undefined) {
-    assertOurs(there, volume);
-    if (there.device === staged.device) {
-      const wanted = `/${subPath.join('/')}`;
-      if (there.root !== wanted || (there.readOnly && !readOnly && !staged.readOnly)) {
-        const what = `${there.root}${there.readOnly ? ', read-only' : ''}`;
-        throw new CsiError(Status.ALREADY_EXISTS, `${place} shows the volume already, but as ${what}`);
-      }
-      // A publish that was killed between its two steps.
-      if (readOnly && !there.readOnly) makeReadOnly(place);
-      return;
-    }
-    // Of a daemon that has died.
-    if ((await probeMount(place)) !== 'stale') {
-      throw new CsiError(Status.ALREADY_EXISTS, `${place} shows another mount of the volume`);
-    }
-    unmountPoint(place, true);
-  }
-  try {
-    const [elsewhere] = placesOf(staged);
-    if (capability.mode.onePod && elsewhere !== undefined) {
-      throw new CsiError(
-        Status.FAILED_PRECONDITION,
-        `volume '${volume}' is for one pod (ReadWriteOncePod), and published at ${elsewhere.mountpoint}`,
-      );
-    }
-    await bindFolder({ root: point, subPath, target: place, readOnly, make: !staged.readOnly });
-  } catch (error) {
-    if (found === undefined) await rmdir(place);
-    throw error;
-  }
-}
-
-/** Where else the file system of a mount is seen. */
-function placesOf(entry: MountEntry): MountEntry[] {
-  return allMounts().filter(({ device, mountpoint }) => device === entry.device && mountpoint !== entry.mountpoint);
-}
-
-function mountedAt(volumePath: string, volumeId: string): { readonly point: string } {
+function mountedAt(volumePath: string, volumeId: string): Mounted {
   if (volumePath === '') throw invalid('volume_path is missing');
-  const volume = existing(volumeId);
+  const place = existing(volumeId);
   const point = isAbsolute(volumePath) ? existingMountpoint(volumePath) : undefined;
   const entry = point === undefined ? undefined : findMount(point);
   if (point === undefined || entry === undefined) throw absent(volumeId);
-  assertOurs(entry, volume);
-  return { point };
-}
-
-/** Throws FAILED_PRECONDITION when something else is mounted there. */
-async function stateOf(point: string, volume: string): Promise<MountState> {
-  const entry = findMount(point);
-  if (entry === undefined) return 'free';
-  assertOurs(entry, volume);
-  return probeMount(point);
-}
-
-/** Whether a target shows a mount of the volume whose daemon has ended. */
-async function isDead(target: string, volume: string): Promise<boolean> {
-  const place = existingMountpoint(target);
-  return place !== undefined && (await stateOf(place, volume)) === 'stale';
-}
-
-function assertOurs(entry: MountEntry, volume: string): void {
-  if (entry.type === FILE_SYSTEM_TYPE && entry.source.startsWith(`penstock:${volume}@`)) return;
-  throw new CsiError(
-    Status.FAILED_PRECONDITION,
-    `${entry.mountpoint} is a mount of ${entry.source} (${entry.type}), not of volume '${volume}'`,
-  );
-}
-
-function absolutePath(name: string, path: string): string {
-  if (path === '') throw invalid(`${name} is missing`);
-  if (!isAbsolute(path) || path.includes('\0')) throw invalid(`${name}: expected an absolute path`);
-  return join(path);
-}
-
-/** The real path, its folder made where it is missing; nothing looks into what is mounted there. */
-async function makeMountpoint(path: string): Promise<string> {
-  const found = existingMountpoint(path);
-  if (found !== undefined) return found;
-  await mkdir(path, { recursive: true, mode: 0o750 });
-  return resolveMountpoint(path);
-}
-
-function existingMountpoint(path: string): string | undefined {
-  try {
-    return resolveMountpoint(path);
-  } catch (error) {
-    if (isCode(error, 'not-found')) return undefined;
-    throw error;
-  }
-}
-
-function noAnswer(point: string): CsiError {
-  return new CsiError(Status.UNAVAILABLE, `the mount at ${point} does not answer: is its metadata engine up?`);
-}
-
-async function withinLook<T>(work: Promise<T>, point: string): Promise<T> {
-  const late = Promise.withResolvers<never>();
-  const timer = setTimeout(() => late.reject(noAnswer(point)), LOOK_MS);
-  try {
-    return await Promise.race([work, late.promise]);
-  } finally {
-    clearTimeout(timer);
-  }
+  assertOurs(entry, place);
+  const whole = place.folder === undefined || entry.root !== '/';
+  return { point, folder: whole ? '' : join(...folderNames(place.folder)) };
 }

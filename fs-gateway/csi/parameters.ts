@@ -36,6 +36,12 @@ export function parseParameters(parameters: StringMap): Parameters {
   return { options, context };
 }
 
+/** A class of snapshots has none. Throws INVALID_ARGUMENT naming the key. */
+export function refuseSnapshotParameters(parameters: StringMap): void {
+  const unknown = Object.keys(parameters).find((key) => !KUBERNETES.test(key));
+  if (unknown !== undefined) throw invalid(`parameter '${unknown}': a snapshot class has no parameters`);
+}
+
 export interface NodeContext {
   readonly cacheBytes?: number;
   /** Relative, its names without '.' and '..'; none for the root. */

@@ -3,7 +3,7 @@
  * in what a message leaves out: '' and 0, empty lists and maps, and null for a message.
  *
  * Only fields that Penstock reads or writes are declared.
- * Limits: int64 is a number here, exact up to 2^53; `capacity.ts` refuses more.
+ * Limits: int64 is a number here, exact up to 2^53; `capabilities.ts` refuses more.
  */
 import { join } from 'node:path';
 import type { ServiceDefinition } from '@grpc/grpc-js';
@@ -70,6 +70,31 @@ export interface ControllerExpandVolumeRequest extends WithSecrets {
   readonly volumeId: string;
   readonly capacityRange: CapacityRange | null;
   readonly volumeCapability: VolumeCapability | null;
+}
+
+export interface CreateSnapshotRequest extends WithSecrets {
+  readonly sourceVolumeId: string;
+  readonly name: string;
+  readonly parameters: StringMap;
+}
+
+export interface DeleteSnapshotRequest extends WithSecrets {
+  readonly snapshotId: string;
+}
+
+export interface ListSnapshotsRequest extends WithSecrets {
+  readonly maxEntries: number;
+  readonly startingToken: string;
+  readonly sourceVolumeId: string;
+  readonly snapshotId: string;
+}
+
+export interface SnapshotMessage {
+  readonly sizeBytes: number;
+  readonly snapshotId: string;
+  readonly sourceVolumeId: string;
+  readonly creationTime: { readonly seconds: number; readonly nanos: number };
+  readonly readyToUse: boolean;
 }
 
 export interface NodeStageVolumeRequest extends WithSecrets {

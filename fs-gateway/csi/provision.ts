@@ -1,212 +1,215 @@
 /**
- * Makes and removes volumes for the controller: the steps, and what a repeat or a second controller finds half done.
+ * Makes volumes, for the controller: the steps, and what a repeat or a second controller finds half done.
+ *
+ * A volume is a folder of a Penstock volume, its home. A new one gets a home of its own; a copy of a volume or of a snapshot is in the home of that, so
+ * that it shares the objects.
  *
  * Invariants
- * - create: record `creating` -> format -> quota -> record `ready`. The record has the id of the volume to be, so whoever repeats the call, here or in
- *   another controller, makes the same volume. delete: record `deleting` -> volume destroyed -> record removed.
- * - A volume that this driver did not make is never taken over by a create, nor removed by a delete.
+ * - Record `creating` -> format of the home -> folder with its quota -> record `ready`. Whoever repeats the call, here or in another controller, finds in the
+ *   record what the volume is to be, and goes on.
+ * - A copy is ready only if its source was still there when all of it was copied.
+ * - A Penstock volume that this driver did not make is never taken over.
  * - Nothing is made before the object store was seen with these credentials.
- * Failure: killed between any two steps, the same call again finishes. A create that never comes again leaves a record and an empty volume.
+ * Failure: killed between any two steps, the same call again finishes. A create that never comes again leaves a record, and at most a volume that
+ * nobody has written to; `DeleteVolume` removes both.
  * Limits: ATTEMPTS rounds when others change the record meanwhile.
  */
 import { randomUUID } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
 import type { Clock } from '../../lib/clock.ts';
-import { isCode, PenstockError } from '../../lib/errors.ts';
+import { isCode } from '../../lib/errors.ts';
 import type { MetaEngine } from '../../lib/meta/engine.ts';
-import { absoluteUrl, openMeta, openStore } from '../../lib/registry.ts';
+import { absoluteUrl } from '../../lib/registry.ts';
 import { FORMAT_DEFAULTS, readFormat, writeFormat } from '../../lib/volume/format.ts';
 import { parseOptions } from '../main.ts';
-import { destroyVolume } from '../tools/destroy.ts';
-import { setQuota } from '../tools/quota.ts';
+import { copyFolder, makeFolder, removeFolder } from '../tools/volume-folders.ts';
+import { assertStore, withEngine } from './backend.ts';
 import { describeCapacity, fitsRange, wantedCapacity } from './capabilities.ts';
 import type { CapacityRange, StringMap } from './protocol.ts';
+import { Records } from './records.ts';
+import type { HomeRecord, Stored, VolumeRecord, VolumeSource } from './records.ts';
+import { ATTEMPTS, beingChanged, leave } from './removal.ts';
 import type { Secrets } from './secrets.ts';
+import { assertOptionsOf, copyCapacity, findSource } from './source.ts';
+import type { Source } from './source.ts';
 import { CsiError, invalid, Status } from './status.ts';
-import { VolumeRecords } from './volume-records.ts';
-import type { StoredRecord, VolumeRecord } from './volume-records.ts';
-
-const ATTEMPTS = 5;
-const STORE_CHECK_MS = 10_000;
+import { newFolder } from './volume-id.ts';
 
 export interface VolumeWish {
   readonly name: string;
+  /** Of its record. */
   readonly volume: string;
   readonly capacityRange: CapacityRange | null;
   readonly options: StringMap;
   readonly context: StringMap;
+  readonly source: VolumeSource | null;
 }
 
-/** The engine of these secrets, for one call. */
-export async function withEngine<T>(secrets: Secrets, work: (engine: MetaEngine) => Promise<T>): Promise<T> {
-  const engine = await openMeta(absoluteUrl(secrets.metaUrl, '/'), { kind: 'csi' });
-  try {
-    return await work(engine);
-  } finally {
-    await engine.close();
-  }
-}
-
-/** Throws what is wrong with the store or its credentials. Nothing is written. */
-export async function assertStore(storeUrl: string, secrets: Secrets): Promise<void> {
-  const store = await openStore(storeUrl, secrets.credentials);
-  try {
-    await store.head('penstock-csi', { signal: AbortSignal.timeout(STORE_CHECK_MS) });
-  } catch (error) {
-    // NOT_FOUND would be taken for a missing source volume.
-    if (isCode(error, 'not-found')) throw new CsiError(Status.FAILED_PRECONDITION, error.message, { cause: error });
-    throw error;
-  } finally {
-    await store.close();
-  }
-}
-
-/** Throws ALREADY_EXISTS when the name is taken by another volume. */
+/** Throws ALREADY_EXISTS when the name is taken by another volume, NOT_FOUND for the source, OUT_OF_RANGE when that does not fit. */
 export async function createVolume(secrets: Secrets, wish: VolumeWish, clock: Clock): Promise<VolumeRecord> {
   // What is wrong with the options is said before anything is made.
-  const options = parseOptions(wish.options);
+  parseOptions(wish.options);
   return withEngine(secrets, async (engine) => {
-    const records = new VolumeRecords(engine);
+    const creation = new Creation(engine, secrets, wish, clock);
     for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
-      const stored = (await records.read(wish.volume)) ?? (await begin(records, secrets, wish, clock));
-      if (stored === null) continue;
-      const { record, version } = stored;
-      assertSame(record, wish);
-      if (record.state === 'ready') return record;
-      if (record.state === 'deleting') throw new CsiError(Status.ABORTED, `volume '${record.volume}' is being removed`);
-      await format(engine, records, stored, options);
-      await applyCapacity(engine, record);
-      const ready = { ...record, state: 'ready' as const };
-      if ((await records.write(ready, version)) !== null) return ready;
+      const made = await creation.step();
+      if (made !== null) return made;
     }
-    throw new PenstockError('conflict', `volume '${wish.volume}' is being changed by another controller`);
+    throw beingChanged(wish.name);
   });
 }
 
-async function begin(
-  records: VolumeRecords,
-  secrets: Secrets,
-  wish: VolumeWish,
-  clock: Clock,
-): Promise<StoredRecord | null> {
-  if (secrets.storeUrl === undefined) {
-    throw invalid("secret 'store' is missing: the URL of the object store, as s3://bucket/prefix?region=R");
+class Creation {
+  readonly #engine: MetaEngine;
+  readonly #records: Records;
+  readonly #secrets: Secrets;
+  readonly #wish: VolumeWish;
+  readonly #clock: Clock;
+
+  constructor(engine: MetaEngine, secrets: Secrets, wish: VolumeWish, clock: Clock) {
+    this.#engine = engine;
+    this.#records = new Records(engine);
+    this.#secrets = secrets;
+    this.#wish = wish;
+    this.#clock = clock;
   }
-  const store = absoluteUrl(secrets.storeUrl, '/');
-  await assertStore(store, secrets);
-  const record: VolumeRecord = {
-    version: 1,
-    name: wish.name,
-    volume: wish.volume,
-    id: randomUUID(),
-    state: 'creating',
-    store,
-    capacityBytes: wantedCapacity(wish.capacityRange),
-    options: { ...wish.options },
-    context: { ...wish.context },
-    createdMs: clock.nowMs(),
-  };
-  const version = await records.write(record, null);
-  return version === null ? null : { record, version };
+
+  /** Null when something has changed meanwhile. */
+  async step(): Promise<VolumeRecord | null> {
+    const { volumes, homes } = this.#records;
+    const stored = (await volumes.read(this.#wish.volume)) ?? (await this.#begin());
+    if (stored === null) return null;
+    const { record } = stored;
+    assertSame(record, this.#wish);
+    if (record.state === 'ready') return record;
+    const home = await homes.read(record.home);
+    if (record.state === 'deleting' || home === null || home.record.closing) {
+      throw new CsiError(Status.ABORTED, `volume '${record.name}' is being removed`);
+    }
+    try {
+      const source = await this.#make(record, home.record);
+      const ready = { ...record, state: 'ready' as const };
+      const edit = volumes.edit(this.#wish.volume, stored, ready);
+      const done = await this.#records.commit([edit], source === null ? [] : [source.unchanged]);
+      if (done !== null) return ready;
+    } catch (error) {
+      if (!isFinal(error)) throw error;
+      await this.#giveUp(stored, home);
+      throw error;
+    }
+    await this.#clearUp(record);
+    return null;
+  }
+
+  async #begin(): Promise<Stored<VolumeRecord> | null> {
+    const { name, volume, capacityRange, options, context, source } = this.#wish;
+    const { volumes, homes } = this.#records;
+    const record = {
+      ...{ version: 1 as const, name, folder: newFolder(volume, 'volume'), state: 'creating' as const },
+      ...{ options: { ...options }, context: { ...context }, source },
+    };
+    if (source === null) {
+      const home = await this.#newHome((await homes.read(volume)) === null ? volume : undefined);
+      const fresh = { ...record, home: home.name, capacityBytes: wantedCapacity(capacityRange) };
+      const version = await this.#records.commit([
+        volumes.edit(volume, null, fresh),
+        homes.edit(home.name, null, home),
+      ]);
+      return version === null ? null : { record: fresh, version };
+    }
+    const found = await findSource(this.#records, source);
+    assertOptionsOf(found.home.record, options);
+    await assertStore(found.home.record.store, this.#secrets);
+    const capacityBytes = copyCapacity(found.capacityBytes, capacityRange);
+    const copy = { ...record, home: found.home.record.name, capacityBytes };
+    const version = await this.#records.join(found.home, volumes.edit(volume, null, copy));
+    return version === null ? null : { record: copy, version };
+  }
+
+  /** Under another name where the volume's own is the home of others, of which it was the first. */
+  async #newHome(name: string = `csi-${randomUUID().replaceAll('-', '')}`): Promise<HomeRecord> {
+    const { storeUrl } = this.#secrets;
+    if (storeUrl === undefined) {
+      throw invalid("secret 'store' is missing: the URL of the object store, as s3://bucket/prefix?region=R");
+    }
+    const store = absoluteUrl(storeUrl, '/');
+    await assertStore(store, this.#secrets);
+    return {
+      ...{ version: 1, name, id: randomUUID(), store, options: { ...this.#wish.options } },
+      ...{ members: 1, closing: false, createdMs: this.#clock.nowMs() },
+    };
+  }
+
+  /** Returns what it was copied from. */
+  async #make(record: VolumeRecord, home: HomeRecord): Promise<Source | null> {
+    const { folder, capacityBytes, source } = record;
+    const options = { engine: this.#engine, volume: home.name, clock: this.#clock };
+    const bytesMax = capacityBytes === 0 ? null : capacityBytes;
+    if (source === null) {
+      await this.#format(home);
+      await makeFolder(options, folder, bytesMax);
+      return null;
+    }
+    const { folder: from } = await findSource(this.#records, source);
+    try {
+      await copyFolder(options, { from, to: folder, bytesMax, frozen: false });
+    } catch (error) {
+      if (!isCode(error, 'quota')) throw error;
+      const text = `${source.kind} ${source.id} has more than ${describeCapacity(capacityBytes)}`;
+      throw new CsiError(Status.OUT_OF_RANGE, text, { cause: error });
+    }
+    // Its removal begins after its record says so.
+    return findSource(this.#records, source);
+  }
+
+  async #format({ name, id, store, options, createdMs }: HomeRecord): Promise<void> {
+    try {
+      await writeFormat(this.#engine, {
+        ...FORMAT_DEFAULTS,
+        ...parseOptions(options),
+        ...{ id, volume: name, store, createdMs },
+      });
+    } catch (error) {
+      if (!isCode(error, 'exists')) throw error;
+      const found = await readFormat(this.#engine, name);
+      if (found?.id === id) return;
+      throw new CsiError(Status.ALREADY_EXISTS, `a volume '${name}' exists that this driver did not make`);
+    }
+  }
+
+  /** No repeat would make it. */
+  async #giveUp(stored: Stored<VolumeRecord>, home: Stored<HomeRecord>): Promise<void> {
+    const { volumes } = this.#records;
+    const context = { engine: this.#engine, records: this.#records, secrets: this.#secrets, clock: this.#clock };
+    const leaving = volumes.edit(this.#wish.volume, stored, null);
+    if (!(await leave(context, home, stored.record.folder, leaving))) throw beingChanged(stored.record.name);
+  }
+
+  /** What was made for a record that another controller has removed meanwhile. */
+  async #clearUp({ home, folder }: VolumeRecord): Promise<void> {
+    const now = await this.#records.volumes.read(this.#wish.volume);
+    if (now?.record.folder === folder) return;
+    const options = { engine: this.#engine, volume: home, clock: this.#clock };
+    await removeFolder(options, folder).catch((error: unknown) => {
+      if (!isCode(error, 'not-found')) throw error;
+    });
+  }
+}
+
+function isFinal(error: unknown): boolean {
+  if (isCode(error, 'config')) return true;
+  const codes = [Status.ALREADY_EXISTS, Status.OUT_OF_RANGE, Status.NOT_FOUND];
+  return error instanceof CsiError && codes.includes(error.code);
 }
 
 function assertSame(record: VolumeRecord, wish: VolumeWish): void {
   const other = (what: string): CsiError =>
-    new CsiError(Status.ALREADY_EXISTS, `volume '${record.volume}' exists with ${what}`);
+    new CsiError(Status.ALREADY_EXISTS, `volume '${record.name}' exists with ${what}`);
   if (record.name !== wish.name) throw other(`the name '${record.name}'`);
+  if (!isDeepStrictEqual(record.source, wish.source)) throw other('another source');
   if (!fitsRange(record.capacityBytes, wish.capacityRange)) {
     throw other(`another capacity (${describeCapacity(record.capacityBytes)})`);
   }
   if (!isDeepStrictEqual(record.options, wish.options)) throw other('other parameters');
   if (!isDeepStrictEqual(record.context, wish.context)) throw other('other parameters');
-}
-
-async function format(
-  engine: MetaEngine,
-  records: VolumeRecords,
-  { record, version }: StoredRecord,
-  options: ReturnType<typeof parseOptions>,
-): Promise<void> {
-  const { id, volume, store, createdMs } = record;
-  try {
-    await writeFormat(engine, { ...FORMAT_DEFAULTS, ...options, id, volume, store, createdMs });
-  } catch (error) {
-    if (!isCode(error, 'exists')) {
-      // Values out of range: no repeat will make it.
-      if (isCode(error, 'config')) await records.remove(volume, version);
-      throw error;
-    }
-    const found = await readFormat(engine, volume);
-    if (found?.id === id) return;
-    await records.remove(volume, version);
-    throw new CsiError(Status.ALREADY_EXISTS, `a volume '${volume}' exists that this driver did not make`);
-  }
-}
-
-/** The capacity is the quota of the volume's root. */
-async function applyCapacity(engine: MetaEngine, { volume, capacityBytes }: VolumeRecord): Promise<void> {
-  if (capacityBytes > 0) await setQuota(engine, volume, '/', { bytesMax: capacityBytes });
-}
-
-/** The capacity that the volume has afterwards; undefined when there is no such volume. Throws OUT_OF_RANGE for a limit below it. */
-export async function expandVolume(
-  secrets: Secrets,
-  volume: string,
-  range: CapacityRange,
-): Promise<number | undefined> {
-  const wanted = wantedCapacity(range);
-  return withEngine(secrets, async (engine) => {
-    const records = new VolumeRecords(engine);
-    for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
-      const stored = await records.read(volume);
-      if (stored?.record.state !== 'ready') return undefined;
-      const { capacityBytes: now } = stored.record;
-      if (range.limitBytes !== 0 && (now === 0 || now > range.limitBytes)) {
-        throw new CsiError(Status.OUT_OF_RANGE, `it has ${describeCapacity(now)}: a volume does not shrink`);
-      }
-      const grown = { ...stored.record, capacityBytes: now === 0 ? 0 : Math.max(now, wanted) };
-      if (grown.capacityBytes > now && (await records.write(grown, stored.version)) === null) continue;
-      // Also when nothing is to grow: the call before this one may have ended between the record and the quota.
-      await applyCapacity(engine, grown);
-      // Another controller may have grown it meanwhile, and ours would be the smaller quota.
-      const after = await records.read(volume);
-      if (after?.record.capacityBytes === grown.capacityBytes) return grown.capacityBytes;
-    }
-    throw new PenstockError('conflict', `volume '${volume}' is being changed by another controller`);
-  });
-}
-
-/** Done when there is no such volume. Throws FAILED_PRECONDITION when it is mounted, or was not made by this driver. */
-export async function deleteVolume(secrets: Secrets, volume: string): Promise<void> {
-  await withEngine(secrets, async (engine) => {
-    const records = new VolumeRecords(engine);
-    for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
-      const stored = await records.read(volume);
-      if (stored === null) {
-        if ((await readFormat(engine, volume)) === null) return;
-        throw new CsiError(Status.FAILED_PRECONDITION, `volume '${volume}' was not made by this driver: it is kept`);
-      }
-      if (await remove(engine, records, stored, secrets)) return;
-    }
-    throw new PenstockError('conflict', `volume '${volume}' is being changed by another controller`);
-  });
-}
-
-async function remove(
-  engine: MetaEngine,
-  records: VolumeRecords,
-  { record, version }: StoredRecord,
-  secrets: Secrets,
-): Promise<boolean> {
-  const marked = await records.write({ ...record, state: 'deleting' }, version);
-  if (marked === null) return false;
-  const { volume, id } = record;
-  try {
-    await destroyVolume({ engine, volume, id, openStore: (url) => openStore(url, secrets.credentials) });
-  } catch (error) {
-    // In use: it stays what it was.
-    if (isCode(error, 'held')) await records.write(record, marked);
-    throw error;
-  }
-  return records.remove(volume, marked);
 }

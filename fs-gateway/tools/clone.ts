@@ -3,6 +3,8 @@
  * the whole volume, at `/.snapshots/NAME`, and cannot be changed.
  *
  * Invariants
+ * - {v}c <root ino> (building.ts) says whose work a tree is, from before its beginning. It is made only while the volume has its format: who removes
+ *   the volume takes that away first, and then looks for the work of others.
  * - Nobody sees a part of one: the name comes in the last commit, and goes in the first one of its removal.
  * - `consistent` is true when nothing that was copied has changed until the copy was complete: it is the state of that instant. Otherwise
  *   each file is as of one commit, and what was renamed meanwhile may be in it twice or not at all.
@@ -12,10 +14,12 @@
 import type { Clock } from '../../lib/clock.ts';
 import { isCode, PenstockError } from '../../lib/errors.ts';
 import type { MetaEngine } from '../../lib/meta/engine.ts';
-import { abandonedTrees, encodeBuilder, takeOver } from '../../lib/volume/building.ts';
+import { encodeBuilder, takeOver, treesIn } from '../../lib/volume/building.ts';
 import { INODE_FROZEN, isDirectory, S_IFDIR, S_IFMT } from '../../lib/volume/inode.ts';
 import { ROOT_INO, VolumeKeys } from '../../lib/volume/keys.ts';
+import { encodeQuota } from '../../lib/volume/quota.ts';
 import type { Node } from '../meta/cache.ts';
+import type { Change } from '../meta/change.ts';
 import { VolumeView } from '../meta/view.ts';
 import { assertName, writableDirectory } from '../vfs/context.ts';
 import { ensureSystemDirectory, isReserved, SNAPSHOTS_NAME } from '../vfs/system-directories.ts';
@@ -27,6 +31,8 @@ import { TreeRemoval } from './tree-remove.ts';
 import { namesOf, resolveNames, resolvePath } from './volume-path.ts';
 
 const OPEN_TO_ALL = { mode: S_IFDIR | 0o755, flags: INODE_FROZEN };
+/** It was not made, and will not be. */
+const LINK_REFUSED = ['exists', 'conflict', 'not-found'] as const;
 const SNAPSHOT_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
 
 export interface CopyReport {
@@ -54,26 +60,25 @@ export interface CloneOptions {
 
 /** Paths are of the volume. Throws `not-found`, `exists`, `quota`, `usage`. */
 export async function cloneTree(options: CloneOptions, source: string, target: string): Promise<CopyReport> {
-  await formatOf(options.engine, options.volume);
-  const work = new Copying(options);
+  const work = await TreeWork.open(options);
   const names = namesOf(target);
   const name = names.pop();
   if (name === undefined) throw new PenstockError('usage', `'${target}' is the root of the volume`);
   assertName(name);
   const parent = await resolveNames(work.view, names, target);
   if (isReserved(parent.ino, name)) throw new PenstockError('usage', `'${target}': the name belongs to the volume`);
-  return work.copy(await resolvePath(work.view, source), parent, name, target, false);
+  return work.copy(await resolvePath(work.view, source), { parent, name, path: target, frozen: false });
 }
 
 /** Throws `exists`, `quota`, `usage`. */
 export async function createSnapshot(options: CloneOptions, name?: string): Promise<CopyReport> {
-  await formatOf(options.engine, options.volume);
-  const work = new Copying(options);
+  const work = await TreeWork.open(options);
   const named = name ?? new Date(options.clock.nowMs()).toISOString().slice(0, 19).replaceAll(':', '-') + 'Z';
   assertSnapshotName(named);
   const root = await work.root();
   const snapshots = await ensureSystemDirectory(work.view, root, SNAPSHOTS_NAME, OPEN_TO_ALL, work.nowNs);
-  return work.copy(root, snapshots, named, `/${SNAPSHOTS_NAME}/${named}`, true);
+  const path = `/${SNAPSHOTS_NAME}/${named}`;
+  return work.copy(root, { parent: snapshots, name: named, path, frozen: true });
 }
 
 export async function listSnapshots({ engine, volume }: CloneOptions): Promise<Snapshot[]> {
@@ -98,20 +103,31 @@ export async function listSnapshots({ engine, volume }: CloneOptions): Promise<S
 /** Throws `not-found`. */
 export async function deleteSnapshot(options: CloneOptions, name: string): Promise<void> {
   assertSnapshotName(name);
-  await formatOf(options.engine, options.volume);
-  await new Copying(options).remove(name);
+  const work = await TreeWork.open(options);
+  const root = await work.unlink(await work.view.entry(ROOT_INO, SNAPSHOTS_NAME), name);
+  if (root === undefined) throw new PenstockError('not-found', `no snapshot '${name}'`);
+  await work.discard(root);
 }
 
 /** What clones and removals left that were killed. */
 export async function removeAbandoned(options: CloneOptions): Promise<number> {
   const keys = new VolumeKeys(options.volume);
+  const { abandoned } = await treesIn(options.engine, keys);
   let removed = 0;
-  for (const tree of await abandonedTrees(options.engine, keys)) {
+  for (const tree of abandoned) {
     if (!(await takeOver(options.engine, keys, tree))) continue;
-    await new Copying(options).discard(tree.root);
+    await (await TreeWork.open(options)).discard(tree.root);
     removed++;
   }
   return removed;
+}
+
+/** The change is made only while there is such a volume. */
+export async function expectFormat(view: VolumeView, change: Change): Promise<void> {
+  const { formatKey, volume } = view.keys;
+  const [format] = await view.read([formatKey]);
+  if (format === null || format === undefined) throw new PenstockError('not-found', `there is no volume '${volume}'`);
+  change.expectOther(formatKey, format.version);
 }
 
 function assertSnapshotName(name: string): void {
@@ -122,17 +138,34 @@ function assertSnapshotName(name: string): void {
   );
 }
 
-class Copying {
+interface CopyTarget {
+  readonly parent: Node;
+  readonly name: string;
+  /** For messages. */
+  readonly path: string;
+  readonly frozen: boolean;
+  /** A quota of its own with this limit (null: none), which counts to none above it. */
+  readonly quota?: { readonly bytesMax: number | null };
+}
+
+/** Trees that come and go as a whole. */
+export class TreeWork {
   readonly view: VolumeView;
   readonly nowNs: bigint;
   readonly #engine: MetaEngine;
   readonly #progress: Progress;
 
-  constructor({ engine, volume, clock, progress = () => undefined }: CloneOptions) {
+  private constructor({ engine, volume, clock, progress = () => undefined }: CloneOptions) {
     this.view = VolumeView.over(engine, volume);
     this.nowNs = BigInt(Math.floor(clock.nowMs())) * 1_000_000n;
     this.#engine = engine;
     this.#progress = progress;
+  }
+
+  /** Throws `not-found` when there is no such volume. */
+  static async open(options: CloneOptions): Promise<TreeWork> {
+    await formatOf(options.engine, options.volume);
+    return new TreeWork(options);
   }
 
   async root(): Promise<Node> {
@@ -141,26 +174,31 @@ class Copying {
     return root;
   }
 
-  async copy(source: Node, parent: Node, name: string, path: string, frozen: boolean): Promise<CopyReport> {
+  /** Throws `exists`, `quota`. */
+  async copy(source: Node, target: CopyTarget): Promise<CopyReport> {
     const { view, nowNs } = this;
+    const { parent, name, path, frozen } = target;
     if (!frozen) await writableDirectory(view, parent.ino);
     if ((await view.entry(parent.ino, name)) !== null) throw new PenstockError('exists', `'${path}' exists`);
-    const { quota } = parent.inode;
-    const sessionId = this.#engine.sessionId;
-    const copy = new TreeCopy({ view, sessionId, quota, frozen, nowNs, progress: this.#progress });
+    const root = await view.newId('ino');
+    const quota = target.quota === undefined ? parent.inode.quota : root;
+    await this.#begin(root, target.quota);
+    const copy = new TreeCopy({ view, quota, frozen, nowNs, progress: this.#progress });
     let changed = false;
     const watch = await FeedWatch.open(this.#engine, view.keys, (change) => {
       if (change.kind === 'lock' || change.kind === 'quota') return;
       changed ||= copy.has(change.kind === 'entry' ? change.parent : change.ino);
     });
-    let root: number | undefined;
+    let linking = false;
     try {
-      root = await copy.run(source, parent.ino, (made) => (root = made));
+      await copy.run(source, parent.ino, root);
       changed = (await this.#missed(watch)) || changed;
-      await this.#link(root, parent.ino, name, path, quota);
+      linking = true;
+      await this.#link(root, target, parent.inode.quota);
     } catch (error) {
-      // What went wrong is said; what is left of the copy, gc removes when this fails too.
-      if (root !== undefined) await this.discard(root).catch(() => undefined);
+      // A link whose answer was lost may have been made, or be made yet: gc knows when our session is over. It also removes what is left when this fails.
+      const linked = linking && !LINK_REFUSED.some((code) => isCode(error, code));
+      if (!linked) await this.discard(root).catch(() => undefined);
       throw error;
     } finally {
       await watch.close();
@@ -180,7 +218,24 @@ class Copying {
     }
   }
 
-  async #link(root: number, parent: number, name: string, path: string, quota: number): Promise<void> {
+  /** From now on the tree with this root is our work. */
+  async #begin(root: number, quota: CopyTarget['quota']): Promise<void> {
+    await this.view.change(undefined, async (change) => {
+      await this.#mark(change, root);
+      if (quota === undefined) return;
+      const { bytesMax } = quota;
+      const record = encodeQuota({ outer: 0, bytesMax, inodesMax: null, counting: false });
+      change.write(this.view.keys.quota(root), record);
+    });
+  }
+
+  async #mark(change: Change, root: number): Promise<void> {
+    await expectFormat(this.view, change);
+    change.write(this.view.keys.building(root), encodeBuilder(this.#engine.sessionId));
+  }
+
+  /** `around` is the quota that the directory had when the copy began. */
+  async #link(root: number, { parent: { ino: parent }, name, path }: CopyTarget, around: number): Promise<void> {
     const { view, nowNs } = this;
     await view.change(undefined, async (change) => {
       const [directory, node] = [await view.node(parent), await view.node(root)];
@@ -188,10 +243,13 @@ class Copying {
         throw new PenstockError('not-found', `the directory of '${path}' was removed`);
       }
       if (node === null) throw new PenstockError('corrupt', `the copy at inode ${root} is gone`);
-      if (directory.inode.quota !== quota) {
+      if (directory.inode.quota !== around) {
         throw new PenstockError('conflict', `the quota of the directory of '${path}' was changed: clone again`);
       }
-      if ((await view.entry(parent, name)) !== null) throw new PenstockError('exists', `'${path}' exists`);
+      const entry = await view.entry(parent, name);
+      // Ours, by a commit whose answer was lost.
+      if (entry?.ino === root) return;
+      if (entry !== null) throw new PenstockError('exists', `'${path}' exists`);
       change.expectNode(directory);
       change.updateNode(node, { ...node.inode, ctimeNs: nowNs });
       change.putEntry(parent, name, null, root, (node.inode.mode & S_IFMT) >> 12);
@@ -200,19 +258,31 @@ class Copying {
     });
   }
 
-  /** No name leads there from the first commit on. */
-  async remove(name: string): Promise<void> {
+  /** No name leads there any more: discard it, or link it again. Undefined when there is no such name. */
+  async unlink(directory: { readonly ino: number } | null, name: string): Promise<number | undefined> {
     const { view, nowNs } = this;
-    const snapshots = await view.entry(ROOT_INO, SNAPSHOTS_NAME);
-    const { value: root } = await view.change(undefined, async (change) => {
-      const entry = snapshots === null ? null : await view.entry(snapshots.ino, name);
-      if (snapshots === null || entry === null) throw new PenstockError('not-found', `no snapshot '${name}'`);
-      change.removeEntry(snapshots.ino, name, entry);
-      change.touchDirectory(snapshots.ino, nowNs, -1);
-      change.write(view.keys.building(entry.ino), encodeBuilder(this.#engine.sessionId));
-      return entry.ino;
+    if (directory === null) return undefined;
+    let root: number | undefined;
+    await view.change(undefined, async (change) => {
+      const entry = await view.entry(directory.ino, name);
+      // Gone already, maybe by a commit of ours whose answer was lost.
+      if (entry === null) return;
+      root = entry.ino;
+      change.removeEntry(directory.ino, name, entry);
+      change.touchDirectory(directory.ino, nowNs, -1);
+      await this.#mark(change, entry.ino);
     });
-    if (root !== undefined) await this.discard(root);
+    return root;
+  }
+
+  async relink(directory: { readonly ino: number }, name: string, root: number): Promise<void> {
+    const { view, nowNs } = this;
+    await view.change(undefined, async (change) => {
+      if ((await view.entry(directory.ino, name)) !== null) return;
+      change.putEntry(directory.ino, name, null, root, S_IFDIR >> 12);
+      change.touchDirectory(directory.ino, nowNs, 1);
+      change.write(view.keys.building(root), null);
+    });
   }
 
   async discard(root: number): Promise<void> {

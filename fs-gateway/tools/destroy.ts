@@ -4,6 +4,7 @@
  * Invariants
  * - A volume that is mounted is refused (`held`), also one that is being mounted while we look: a mount opens its session before it reads the
  *   format, so sessions are looked at again after the format is gone, and it is put back when there is one.
+ * - One that a clone is made in, or a snapshot is removed from, is refused too (`conflict`): they begin only while there is a format.
  * - A marker ({v}meta destroy) holds the format until the end. Every commit compares it: of two that destroy a volume at once, one ends the
  *   other by removing it, and neither can touch a volume that was made anew under the name.
  * - Objects go after the records that refer to them.
@@ -13,6 +14,7 @@
 import { PenstockError } from '../../lib/errors.ts';
 import type { MetaEngine, Patch, Version, Write } from '../../lib/meta/engine.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
+import { treesIn } from '../../lib/volume/building.ts';
 import { parseFormat } from '../../lib/volume/format.ts';
 import type { VolumeFormat } from '../../lib/volume/format.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
@@ -32,7 +34,7 @@ export interface DestroyOptions {
   openStore(url: string): Promise<ObjectStore>;
 }
 
-/** False when there is no such volume (any more). Throws `held` when it is mounted. */
+/** False when there is no such volume (any more). Throws `held` when it is mounted, `conflict`. */
 export async function destroyVolume(options: DestroyOptions): Promise<boolean> {
   const marked = await mark(options);
   if (marked === null) return false;
@@ -60,7 +62,7 @@ async function mark({ engine, volume, id }: DestroyOptions): Promise<Marked | nu
   if (format === null || format === undefined) return null;
   const parsed = parseFormat(format.value, volume);
   if (parsed.id !== id) return null;
-  await refuseMounted(engine, volume);
+  await refuseUsed(engine, keys);
   const taken = await engine.commit({
     compare: [
       { key: keys.formatKey, version: format.version },
@@ -73,7 +75,7 @@ async function mark({ engine, volume, id }: DestroyOptions): Promise<Marked | nu
   });
   if (!taken.ok) throw new PenstockError('conflict', `volume '${volume}' is being changed by another process`);
   try {
-    await refuseMounted(engine, volume);
+    await refuseUsed(engine, keys);
   } catch (error) {
     await engine.commit({
       compare: [{ key: marker, version: taken.version }],
@@ -87,7 +89,12 @@ async function mark({ engine, volume, id }: DestroyOptions): Promise<Marked | nu
   return { format: parsed, version: taken.version };
 }
 
-async function refuseMounted(engine: MetaEngine, volume: string): Promise<void> {
+async function refuseUsed(engine: MetaEngine, keys: VolumeKeys): Promise<void> {
+  const { volume } = keys;
+  const { underWay } = await treesIn(engine, keys);
+  if (underWay.length > 0) {
+    throw new PenstockError('conflict', `a tree of volume '${volume}' is being copied or removed: try again`);
+  }
   const mounts = await liveMounts(engine, volume);
   if (mounts.length > 0) {
     throw new PenstockError('held', `volume '${volume}' is mounted: ${mountNames(mounts)}`);

@@ -21,7 +21,7 @@ import type { Clock } from '../../lib/clock.ts';
 import { describeError, PenstockError } from '../../lib/errors.ts';
 import type { MetaEngine, ScanPage, Version } from '../../lib/meta/engine.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
-import { abandonedTrees } from '../../lib/volume/building.ts';
+import { treesIn } from '../../lib/volume/building.ts';
 import type { VolumeFormat } from '../../lib/volume/format.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { expireListings } from '../../lib/volume/lake-expire.ts';
@@ -207,7 +207,7 @@ class Collection {
       expiredLakeFiles: 0,
       reclaimedOrphans: orphans.size,
       expiredTrash: await this.#expireTrash(clock.nowMs(), true),
-      abandonedTrees: (await abandonedTrees(engine, this.keys)).length,
+      abandonedTrees: (await treesIn(engine, this.keys)).abandoned.length,
       ...ofBackups(backups),
       dryRun: true,
       problem: null,

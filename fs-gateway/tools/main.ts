@@ -7,7 +7,7 @@ import type { MetaEngine } from '../../lib/meta/engine.ts';
 import { PenstockError } from '../../lib/errors.ts';
 import { absoluteUrl, openMeta, openStore } from '../../lib/registry.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
-import { VolumeRecords } from '../csi/volume-records.ts';
+import { Records } from '../csi/records.ts';
 import { controlRequest } from '../fuse/control.ts';
 import { requireFormat, splitMetaUrl, volumeInfo } from '../main.ts';
 import { createBackup, listBackups } from './backup.ts';
@@ -66,8 +66,8 @@ export async function gcAllVolumes(
 ): Promise<readonly { readonly volume: string; readonly outcome: GcReport | Error }[]> {
   const { url, volume } = splitMetaUrl(request.metaUrl, request.name);
   const engine = await openMeta(url, { kind: 'tool', detail: { volume } });
-  const records = await new VolumeRecords(engine).all().finally(() => engine.close());
-  const made = records.filter(({ state }) => state === 'ready').map((record) => record.volume);
+  const homes = await new Records(engine).homes.all().finally(() => engine.close());
+  const made = [...homes.values()].filter(({ closing }) => !closing).map((home) => home.name);
   const outcomes: { volume: string; outcome: GcReport | Error }[] = [];
   for (const name of [volume, ...made]) {
     const outcome = await gcVolume({ ...request, metaUrl: url, name }).catch((error: unknown) =>
@@ -122,9 +122,9 @@ export async function infoOf(path: string, request: Partial<ToolRequest> = {}): 
   const { metaUrl, name } = request;
   if (metaUrl === undefined || info.kind !== 'file') return info;
   // The mount says which volume it is of: it need not be said again.
-  const named = name ?? (/[?&]volume=/.test(metaUrl) ? undefined : /^penstock:(.+)@/.exec(info.source)?.[1]);
+  const named = name ?? (/[?&]volume=/.test(metaUrl) ? undefined : /^penstock:([^/@]+)/.exec(info.source)?.[1]);
   return withVolume({ metaUrl, name: named }, async ({ engine, volume }) => {
-    if (!info.source.startsWith(`penstock:${volume}@`)) {
+    if (!/^[/@]/.test(info.source.replace(`penstock:${volume}`, ''))) {
       throw new PenstockError('usage', `${info.mountpoint} is a mount of ${info.source}, not of volume '${volume}'`);
     }
     return { ...info, content: await fileContent(engine, volume, info.inode) };

@@ -1,6 +1,6 @@
 /**
- * Copies a tree of a volume as metadata: new inodes whose extents refer to the same objects. It is built where no name leads, and
- * {v}c <root ino> (building.ts) says whose work it is, until whoever asked for it links its root.
+ * Copies a tree of a volume as metadata: new inodes whose extents refer to the same objects. It is built where no name leads, until whoever
+ * asked for it, and has made the record that says so (building.ts), links its root.
  *
  * Invariants
  * - Each file is as of one commit: its copy compares the source's inode. So its objects are referred to at that moment, and the same
@@ -12,7 +12,6 @@
  */
 import { PenstockError } from '../../lib/errors.ts';
 import type { Key } from '../../lib/meta/engine.ts';
-import { encodeBuilder } from '../../lib/volume/building.ts';
 import {
   INODE_FROZEN,
   INODE_IMMUTABLE,
@@ -45,8 +44,7 @@ const ATTEMPTS_MAX = 20;
 
 export interface CopyOptions {
   readonly view: VolumeView;
-  readonly sessionId: number;
-  /** What the copy counts to. */
+  /** What the copy counts to; the number of its root: it is a quota root, whose record exists. */
   readonly quota: number;
   /** Nothing of the copy can be changed. */
   readonly frozen: boolean;
@@ -84,25 +82,19 @@ export class TreeCopy {
     return this.#seen.has(source);
   }
 
-  /** Returns the root of the copy, and says it before there is anything; `parent` is where it will be linked. */
-  async run(source: Node, parent: number, begun: (root: number) => void): Promise<number> {
-    const root = await this.#view.newId('ino');
-    begun(root);
-    const { sessionId } = this.#options;
-    const building = this.#view.keys.building(root);
-    const copied = await this.#alone(source.ino, root, async (change, node) => {
-      change.write(building, encodeBuilder(sessionId));
-      await this.#copy(change, node, root, parent);
-    });
+  /** `root` is a new number, `parent` where it will be linked. */
+  async run(source: Node, parent: number, root: number): Promise<void> {
+    const copied = await this.#alone(source.ino, root, (change, node) => this.#copy(change, node, root, parent));
     if (!copied) throw new PenstockError('not-found', `inode ${source.ino} was removed`);
-    if (!isDirectory(source.inode)) return root;
+    if (!isDirectory(source.inode)) return;
     const left: (readonly [from: number, to: number])[] = [[source.ino, root]];
     for (let next = left.pop(); next !== undefined; next = left.pop()) left.push(...(await this.#directory(...next)));
-    return root;
   }
 
-  async #account(): Promise<Account> {
-    return this.#view.quotas.account(this.#options.quota);
+  /** A quota root counts to those above it. */
+  async #account(copy: number): Promise<Account> {
+    const account = await this.#view.quotas.account(this.#options.quota);
+    return copy === this.#options.quota ? account.slice(1) : account;
   }
 
   async #directory(from: number, to: number): Promise<readonly (readonly [number, number])[]> {
@@ -270,7 +262,7 @@ export class TreeCopy {
     const mtimeNs = directory && node.entriesChangedNs > inode.mtimeSetNs ? node.entriesChangedNs : inode.mtimeNs;
     const flags = (inode.flags & ~dropped) | (frozen ? INODE_FROZEN : 0);
     change.addNode(copy, { ...inode, ...fields, flags, mtimeNs, mtimeSetNs: nowNs });
-    change.count(1, countedBytes(inode), await this.#account());
+    change.count(1, countedBytes(inode), await this.#account(copy));
     for (const { key, value } of referenceNotes(keys, inode.extents)) change.write(key, value);
     if ((inode.flags & INODE_INLINE) !== 0)
       await this.#copyRecords(change, [[keys.inlineData(ino), keys.inlineData(copy)]]);

@@ -1,6 +1,7 @@
 /**
- * Directories that belong to the volume and not to its users: `/.trash` and `/.snapshots`. No listing of the root shows them, nobody can make
- * or replace something of these names, and each is a quota root without limits, so that what it has is counted.
+ * Directories that belong to the volume and not to its users: `/.trash`, `/.snapshots` and `/.volumes`. No listing of the root shows them, nobody
+ * can make or replace something of these names. The first two are quota roots without limits, so that what they have is counted; in the third
+ * each folder is a quota root of its own.
  */
 import { isDirectory, newInode, S_IFDIR } from '../../lib/volume/inode.ts';
 import { ROOT_INO } from '../../lib/volume/keys.ts';
@@ -11,8 +12,16 @@ import { Errno, PosixError } from './operations.ts';
 
 export const TRASH_NAME = '.trash';
 export const SNAPSHOTS_NAME = '.snapshots';
-const RESERVED = new Set([TRASH_NAME, SNAPSHOTS_NAME]);
+export const VOLUMES_NAME = '.volumes';
+const RESERVED = new Set([TRASH_NAME, SNAPSHOTS_NAME, VOLUMES_NAME]);
 const UNLIMITED = { outer: 0, bytesMax: null, inodesMax: null, counting: false };
+
+interface SystemDirectory {
+  readonly mode: number;
+  readonly flags: number;
+  /** It is no quota root. */
+  readonly uncounted?: boolean;
+}
 
 export function isReserved(parent: number, name: string): boolean {
   return parent === ROOT_INO && RESERVED.has(name);
@@ -23,7 +32,7 @@ export async function ensureSystemDirectory(
   view: VolumeView,
   parent: Node,
   name: string,
-  { mode, flags }: { readonly mode: number; readonly flags: number },
+  { mode, flags, uncounted = false }: SystemDirectory,
   nowNs: bigint,
 ): Promise<Node> {
   const found = await directoryIn(view, parent, name, flags);
@@ -32,7 +41,7 @@ export async function ensureSystemDirectory(
   await view.change(undefined, async (change) => {
     const fresh = await view.node(parent.ino);
     if (fresh === null || (await view.entry(parent.ino, name)) !== null) return;
-    const quota = fresh.inode.quota === 0 ? ino : fresh.inode.quota;
+    const quota = fresh.inode.quota === 0 && !uncounted ? ino : fresh.inode.quota;
     change.expectNode(fresh);
     change.addNode(ino, newInode(mode, 0, 0, nowNs, { parent: parent.ino, flags, quota }));
     change.putEntry(parent.ino, name, null, ino, S_IFDIR >> 12);

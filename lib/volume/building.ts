@@ -11,16 +11,21 @@ export function encodeBuilder(sessionId: number): Buffer {
   return Buffer.from(String(sessionId));
 }
 
-export interface AbandonedTree {
+interface BuildingTree {
   readonly root: number;
   readonly session: number;
   /** Of the record: who was done in the meantime has removed it. */
   readonly version: Version;
 }
 
-/** The trees that nobody works on any more. */
-export async function abandonedTrees(engine: MetaEngine, keys: VolumeKeys): Promise<AbandonedTree[]> {
-  const trees = new Map<number, AbandonedTree>();
+interface Trees {
+  /** Somebody works on them. */
+  readonly underWay: readonly BuildingTree[];
+  readonly abandoned: readonly BuildingTree[];
+}
+
+export async function treesIn(engine: MetaEngine, keys: VolumeKeys): Promise<Trees> {
+  const trees = new Map<number, BuildingTree>();
   for (let cursor: string | null = ''; cursor !== null;) {
     const page: ScanPage = await engine.scan(keys.buildings, cursor, PAGE);
     for (const [field, { value, version }] of page.entries) {
@@ -30,11 +35,14 @@ export async function abandonedTrees(engine: MetaEngine, keys: VolumeKeys): Prom
   }
   // Asked after the scan: whoever began in between is not on the list.
   const live = new Set((await engine.sessions()).filter((session) => session.live).map(({ id }) => id));
-  return [...trees.values()].filter(({ session }) => !live.has(session));
+  const { underWay = [], abandoned = [] } = Object.groupBy(trees.values(), ({ session }) =>
+    live.has(session) ? 'underWay' : 'abandoned',
+  );
+  return { underWay, abandoned };
 }
 
 /** Makes it ours; false when its builder had been done. From here on the builder can do nothing, even if its process wakes up. */
-export async function takeOver(engine: MetaEngine, keys: VolumeKeys, tree: AbandonedTree): Promise<boolean> {
+export async function takeOver(engine: MetaEngine, keys: VolumeKeys, tree: BuildingTree): Promise<boolean> {
   await engine.endSession(tree.session);
   const key = keys.building(tree.root);
   const taken = await engine.commit({

@@ -3,7 +3,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { status as Status } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
-import { VolumeRecords } from '../../fs-gateway/csi/volume-records.ts';
+import { Records } from '../../fs-gateway/csi/records.ts';
 import { formatVolume, mountVolume, umountVolume } from '../../fs-gateway/main.ts';
 import { gcAllVolumes } from '../../fs-gateway/tools/main.ts';
 import { openMeta } from '../../lib/registry.ts';
@@ -63,9 +63,10 @@ describe.skipIf(cannotMount() || missing('redis-server', 'versitygw'))('the CSI 
     expect(made.length).toBeGreaterThan(0);
     for (const answer of answers)
       if (answer.status === 'rejected') expect(answer.reason).toMatchObject({ code: Status.ABORTED });
-    expect(new Set(made.map(({ volumeId }) => volumeId))).toEqual(new Set(['penstock:pvc-race']));
+    const { volumeId } = volumeOf(await second.call('Controller', 'CreateVolume', request));
+    expect(volumeId).toMatch(/^penstock:pvc-race\/pvc-race\.[0-9a-f]{8}$/);
+    expect(new Set(made.map((volume) => volume.volumeId))).toEqual(new Set([volumeId]));
     expect(made[0]?.capacityBytes).toBe(5e9);
-    expect(volumeOf(await second.call('Controller', 'CreateVolume', request)).volumeId).toBe('penstock:pvc-race');
 
     const { base: dirs, mountpoint } = mountDirs();
     guardMount(mountpoint);
@@ -81,7 +82,7 @@ describe.skipIf(cannotMount() || missing('redis-server', 'versitygw'))('the CSI 
     await shell('head -c 300000 /dev/urandom > "$1/f"; sync "$1/f"', mountpoint);
     const id = await idOf('pvc-race');
     expect(objectsOf(id).length).toBeGreaterThan(0);
-    const remove = { volumeId: 'penstock:pvc-race', secrets };
+    const remove = { volumeId, secrets };
     const refused = await failureOf(driver.call('Controller', 'DeleteVolume', remove));
     expect(refused).toMatchObject({ code: Status.FAILED_PRECONDITION });
     expect(refused.details).toContain(mountpoint);
@@ -105,26 +106,29 @@ describe.skipIf(cannotMount() || missing('redis-server', 'versitygw'))('the CSI 
   it('finishes what a killed controller left half done', async () => {
     const engine = await openMeta(secrets['meta'] ?? '', { kind: 'test' });
     try {
-      const records = new VolumeRecords(engine);
-      const record = {
-        ...{ version: 1 as const, name: 'pvc-half', volume: 'pvc-half', state: 'creating' as const },
-        ...{ id: '8d9ad1f5-6f11-4a3e-8b27-3d1c1d2c8a01', store: secrets['store'] ?? '', capacityBytes: 1e9 },
-        ...{ options: {}, context: {}, createdMs: 1 },
+      const records = new Records(engine);
+      const { volumes, homes } = records;
+      const home = {
+        ...{ version: 1 as const, name: 'pvc-half', id: '8d9ad1f5-6f11-4a3e-8b27-3d1c1d2c8a01', options: {} },
+        ...{ store: secrets['store'] ?? '', members: 1, closing: false, createdMs: 1 },
       };
-      await records.write(record, null);
-      expect(
-        volumeOf(await driver.call('Controller', 'CreateVolume', createRequest('pvc-half', secrets, 1e9))).volumeId,
-      ).toBe('penstock:pvc-half');
-      expect((await readFormat(engine, 'pvc-half'))?.id).toBe(record.id);
-      expect((await records.read('pvc-half'))?.record.state).toBe('ready');
-
-      const ready = await records.read('pvc-half');
-      if (ready === null) throw new Error('no record');
-      await records.write({ ...ready.record, state: 'deleting' }, ready.version);
+      const record = {
+        ...{ version: 1 as const, name: 'pvc-half', home: 'pvc-half', folder: 'pvc-half.0123abcd' },
+        ...{ state: 'creating' as const, capacityBytes: 1e9, options: {}, context: {}, source: null },
+      };
+      await records.commit([volumes.edit('pvc-half', null, record), homes.edit('pvc-half', null, home)]);
+      const { volumeId } = volumeOf(
+        await driver.call('Controller', 'CreateVolume', createRequest('pvc-half', secrets, 1e9)),
+      );
+      expect(volumeId).toBe('penstock:pvc-half/pvc-half.0123abcd');
+      expect((await readFormat(engine, 'pvc-half'))?.id).toBe(home.id);
+      const ready = await volumes.read('pvc-half');
+      expect(ready?.record.state).toBe('ready');
+      await records.commit([volumes.edit('pvc-half', ready, { ...record, state: 'deleting' })]);
       const busy = await failureOf(driver.call('Controller', 'CreateVolume', createRequest('pvc-half', secrets, 1e9)));
       expect(busy.code).toBe(Status.ABORTED);
-      await driver.call('Controller', 'DeleteVolume', { volumeId: 'penstock:pvc-half', secrets });
-      expect(await records.read('pvc-half')).toBeNull();
+      await driver.call('Controller', 'DeleteVolume', { volumeId, secrets });
+      expect([await volumes.read('pvc-half'), await homes.read('pvc-half')]).toEqual([null, null]);
       expect(await keysOf('pvc-half')).toEqual([]);
     } finally {
       await engine.close();
@@ -140,7 +144,10 @@ describe.skipIf(cannotMount() || missing('redis-server', 'versitygw'))('the CSI 
     expect((await keysOf('precious')).length).toBeGreaterThan(0);
     // Ids that this driver never gave: gone, or not found.
     await driver.call('Controller', 'DeleteVolume', { volumeId: 'vol-0a1b2c', secrets });
-    for (const volumeId of ['vol-0a1b2c', 'penstock:../../etc', 'penstock:never']) {
+    const never = 'penstock:never/never.01234567';
+    await driver.call('Controller', 'DeleteVolume', { volumeId: never, secrets });
+    const snapshot = 'penstock:never/@never.01234567';
+    for (const volumeId of ['vol-0a1b2c', 'penstock:../../etc', 'penstock:never', never, snapshot]) {
       const request = { volumeId, secrets, capacityRange: { requiredBytes: 1e9 }, volumeCapabilities: [WRITER] };
       for (const method of ['ControllerExpandVolume', 'ValidateVolumeCapabilities']) {
         const { code } = await failureOf(driver.call('Controller', method, request));
@@ -158,10 +165,11 @@ describe.skipIf(cannotMount() || missing('redis-server', 'versitygw'))('the CSI 
     await expect(create({ requiredBytes: '9223372036854775807' })).rejects.toMatchObject({ code: Status.OUT_OF_RANGE });
     await expect(create({ requiredBytes: -1 })).rejects.toMatchObject({ code: Status.INVALID_ARGUMENT });
 
-    await driver.call('Controller', 'CreateVolume', createRequest('pvc-grow', secrets, 1e9));
+    const made = await driver.call('Controller', 'CreateVolume', createRequest('pvc-grow', secrets, 1e9));
+    const { volumeId } = volumeOf(made);
     const grow = (requiredBytes: number, limitBytes = 0): Promise<unknown> =>
       driver.call('Controller', 'ControllerExpandVolume', {
-        volumeId: 'penstock:pvc-grow',
+        volumeId,
         secrets,
         capacityRange: { requiredBytes, limitBytes },
       });
@@ -213,15 +221,20 @@ describe.skipIf(cannotMount() || missing('redis-server', 'versitygw'))('the CSI 
   it('answers UNAVAILABLE while Redis is down, and works when it is back', async () => {
     await driver.call('Controller', 'CreateVolume', createRequest('pvc-down', secrets, 1e9));
     await services.redis.kill();
-    const volumeId = 'penstock:pvc-down';
+    const volumeId = 'penstock:pvc-down/pvc-down.01234567';
+    const snapshotId = 'penstock:pvc-down/@snap.01234567';
     const capacityRange = { requiredBytes: 2e9 };
     const calls: [string, object][] = [
       ['CreateVolume', createRequest('pvc-while-down', secrets, 1e9)],
       ['DeleteVolume', { volumeId, secrets }],
-      ['ControllerExpandVolume', { volumeId: 'penstock:pvc-expand', secrets, capacityRange }],
+      ['ControllerExpandVolume', { volumeId: volumeId.replace('.0', '.1'), secrets, capacityRange }],
       ['ValidateVolumeCapabilities', { volumeId, secrets, volumeCapabilities: [WRITER] }],
       ['ControllerGetVolume', { volumeId }],
       ['ListVolumes', {}],
+      ['CreateSnapshot', { name: 'snap', sourceVolumeId: volumeId, secrets }],
+      ['DeleteSnapshot', { snapshotId, secrets }],
+      ['ListSnapshots', { secrets }],
+      ['GetSnapshot', { snapshotId, secrets }],
     ];
     const answers = await Promise.all(
       calls.map(([method, request]) => failureOf(driver.call('Controller', method, request))),
@@ -229,14 +242,13 @@ describe.skipIf(cannotMount() || missing('redis-server', 'versitygw'))('the CSI 
     expect(answers.map(({ code }) => code)).toEqual(calls.map(() => Status.UNAVAILABLE));
     await services.redis.start();
     // It kept nothing on disk: what was there is gone, and the same calls make it anew.
-    expect(
-      volumeOf(await driver.call('Controller', 'CreateVolume', createRequest('pvc-while-down', secrets, 1e9))).volumeId,
-    ).toBe('penstock:pvc-while-down');
-    expect(
-      await driver.call('Controller', 'ControllerGetVolume', { volumeId: 'penstock:pvc-while-down' }),
-    ).toMatchObject({ status: { volumeCondition: { abnormal: false } } });
+    const again = await driver.call('Controller', 'CreateVolume', createRequest('pvc-while-down', secrets, 1e9));
+    const look = { volumeId: volumeOf(again).volumeId };
+    const status = { volumeCondition: { abnormal: false } };
+    expect(await driver.call('Controller', 'ControllerGetVolume', look)).toMatchObject({ status });
+    expect(await driver.call('Controller', 'ListVolumes')).toMatchObject({ entries: [{ status }] });
     await services.s3.cut();
-    const condition = await driver.call('Controller', 'ControllerGetVolume', { volumeId: 'penstock:pvc-while-down' });
+    const condition = await driver.call('Controller', 'ControllerGetVolume', look);
     await services.s3.restore();
     expect(condition).toMatchObject({ status: { volumeCondition: { abnormal: true } } });
   });

@@ -13,7 +13,7 @@ import type { Services } from '../support/fs-volume.ts';
 import { guardMount, isAlive, isMounted, killIfAlive, run, shell, start, until } from '../support/mount-guard.ts';
 import { cannotMount, missing } from '../support/services.ts';
 import { tempDir } from '../support/temp.ts';
-import { createRequest, csiSecrets, WRITER } from './csi-volume.ts';
+import { createRequest, csiSecrets, volumeOf, WRITER } from './csi-volume.ts';
 
 /** Appends, replaces by rename and reads back until the file `$2` appears; any error ends it with a status. */
 const PROGRAM = `
@@ -97,8 +97,7 @@ describe.skipIf(cannotMount() || missing('redis-server', 'versitygw'))('the CSI 
     expect(stats['usage']).toMatchObject([{ unit: 'BYTES' }, { unit: 'INODES' }]);
     // The capacity is a limit, and grows under the pods.
     const fill = 'head -c 20000000 /dev/zero > "$1/big" && sync "$1/big"';
-    const volumeId = 'penstock:pvc-views';
-    const resize = { volumeId, secrets: node.secrets, capacityRange: { requiredBytes: 40e6 } };
+    const resize = { volumeId: node.volumeId, secrets: node.secrets, capacityRange: { requiredBytes: 40e6 } };
     await expect(shell(fill, node.target('writer'))).rejects.toThrow(/quota|No space/i);
     await node.driver.call('Controller', 'ControllerExpandVolume', resize);
     expect(await node.call('NodeExpandVolume', { ...resize, volumePath: node.target('writer') })).toEqual({
@@ -192,7 +191,9 @@ describe.skipIf(cannotMount() || missing('redis-server', 'versitygw'))('the CSI 
     expect(early.details).toContain('is not staged');
     expect(existsSync(node.target('pod'))).toBe(false);
     expect((await failureOf(node.stage({ volumeId: 'vol-of-another-driver' }))).code).toBe(Status.NOT_FOUND);
-    expect((await failureOf(node.stage({ volumeId: 'penstock:never-made' }))).code).toBe(Status.NOT_FOUND);
+    for (const volumeId of ['penstock:never-made', 'penstock:pvc-refused/never.01234567']) {
+      expect((await failureOf(node.stage({ volumeId }))).code).toBe(Status.NOT_FOUND);
+    }
     const wrong = await failureOf(node.stage({ secrets: { ...node.secrets, secretAccessKey: 'hunter2' } }));
     expect(wrong.code).toBe(Status.UNAUTHENTICATED);
     const none = await failureOf(node.stage({ secrets: {} }));
@@ -241,8 +242,10 @@ interface TestNode {
   readonly staging: string;
   readonly driver: CsiDriver;
   readonly secrets: Readonly<Record<string, string>>;
+  /** Of the volume, once it is made. */
+  readonly volumeId: string;
   target(pod: string): string;
-  create(): Promise<CsiAnswer>;
+  create(): Promise<void>;
   call(method: string, request: object): Promise<CsiAnswer>;
   stage(request?: object): Promise<CsiAnswer>;
   unstage(): Promise<CsiAnswer>;
@@ -282,7 +285,8 @@ async function makeNode(volume: string, database: number, setting: NodeSetting =
     const pid = (await mountStats(staging).catch(() => undefined))?.['supervisorPid'];
     if (typeof pid === 'number') killIfAlive(-pid);
   });
-  const own = { volumeId: `penstock:${volume}`, volumeCapability: WRITER, secrets, volumeContext: {} };
+  let volumeId = '';
+  const own = { volumeCapability: WRITER, secrets, volumeContext: {} };
   const node: TestNode = {
     base,
     staging,
@@ -290,9 +294,15 @@ async function makeNode(volume: string, database: number, setting: NodeSetting =
       return driver;
     },
     secrets,
+    get volumeId() {
+      return volumeId;
+    },
     target,
-    create: () => driver.call('Controller', 'CreateVolume', createRequest(volume, secrets, 10e6)),
-    call: (method, request) => driver.call('Node', method, { ...own, ...request }),
+    async create() {
+      const made = await driver.call('Controller', 'CreateVolume', createRequest(volume, secrets, 10e6));
+      ({ volumeId } = volumeOf(made));
+    },
+    call: (method, request) => driver.call('Node', method, { volumeId, ...own, ...request }),
     stage: (request = {}) => node.call('NodeStageVolume', { stagingTargetPath: staging, ...request }),
     unstage: () => node.call('NodeUnstageVolume', { stagingTargetPath: staging }),
     publish: (pod, request = {}) => {

@@ -36,7 +36,10 @@ const MATRIX: Readonly<Record<string, object>> = {
     bucket: { create: true, name: 'plant-lake' },
     compactor: { shards: 4, karpenter: { enabled: true }, scratch: { hostPath: '/mnt/nvme' } },
     control: { replicas: 2, service: { type: 'LoadBalancer', annotations: { a: 'b' } } },
-    csi: { storageClass: { default: true, parameters: { cacheSize: '50GB', blockSize: '4MiB' } } },
+    csi: {
+      snapshots: { enabled: true, default: true },
+      storageClass: { default: true, parameters: { cacheSize: '50GB', blockSize: '4MiB' } },
+    },
     monitoring: { enabled: true, labels: { release: 'prometheus' } },
     networkPolicy: { controlFrom: [{ namespaceSelector: { matchLabels: { name: 'ingress' } } }] },
     tenants: [{ name: 'team-a', group: 'team-a', storage: '1Ti', lake: { subPath: 'lake/edge.host' } }, { name: 'b' }],
@@ -58,7 +61,7 @@ const MATRIX: Readonly<Record<string, object>> = {
 };
 
 /** Their schemas are not Kubernetes' own. */
-const CUSTOM = 'ServiceMonitor,PodMonitor,PrometheusRule,ScaledObject,NodePool,Bucket,Application';
+const CUSTOM = 'VolumeSnapshotClass,ServiceMonitor,PodMonitor,PrometheusRule,ScaledObject,NodePool,Bucket,Application';
 
 interface KubeconformReport {
   readonly summary: Readonly<Record<string, number>>;
@@ -155,6 +158,31 @@ describe.skipIf(absent)('the Helm chart', () => {
     // URLs and keys stand in the Secret and nowhere else.
     const others = manifests(rendered).filter(({ kind }) => kind !== 'Secret');
     expect(JSON.stringify(others)).not.toMatch(/redis:\/\/redis|kafka:\/\/kafka|hunter2/);
+  });
+
+  it('offers snapshots where the cluster has them, or where it is told to', async () => {
+    const has = ['--api-versions', 'snapshot.storage.k8s.io/v1'];
+    const off = ['--set', 'csi.snapshots.enabled=false'];
+    const on = ['--set', 'csi.snapshots.enabled=true'];
+    for (const [args, offered] of [
+      [[], false],
+      [has, true],
+      [[...has, ...off], false],
+      [on, true],
+    ] as const) {
+      const rendered = await template([...THREE_URLS, ...args]);
+      expect(rendered.includes('/csi-snapshotter:v')).toBe(offered);
+      expect(rendered.includes('volumesnapshotcontents/status')).toBe(offered);
+      const [found] = manifests(rendered).filter(({ kind }) => kind === 'VolumeSnapshotClass');
+      expect(found !== undefined).toBe(offered);
+      if (offered) {
+        expect(found).toMatchObject({
+          ...{ driver: 'penstock.csi', deletionPolicy: 'Delete' },
+          parameters: { 'csi.storage.k8s.io/snapshotter-secret-name': 'penstock' },
+        });
+      }
+    }
+    await expect(template([...THREE_URLS, '--set', 'csi.snapshots.enabled=maybe'])).rejects.toThrow('snapshots');
   });
 
   it('renders configurations that the programs accept', async () => {

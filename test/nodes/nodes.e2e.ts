@@ -10,7 +10,7 @@ import { datasetStats, openLake } from '../../compactor/main.ts';
 import { formatVolume, mountStats } from '../../fs-gateway/main.ts';
 import { loadConfig } from '../../lib/config/load.ts';
 import { pipelineSchema } from '../../lib/config/pipeline.ts';
-import { csiSecrets } from '../csi/csi-volume.ts';
+import { csiSecrets, volumeOf } from '../csi/csi-volume.ts';
 import { startCsiDriver } from '../support/csi.ts';
 import type { CsiDriver } from '../support/csi.ts';
 import { startServices } from '../support/fs-volume.ts';
@@ -85,15 +85,15 @@ describe.skipIf(cannotMount() || missing('redis-server', 'versitygw', 'kafka'))(
       makeCsiNode(base, 'node-b', second.prefix, secrets),
     ]);
     const [a, b] = nodes;
-    await a.driver.call('Controller', 'CreateVolume', {
+    const made = await a.driver.call('Controller', 'CreateVolume', {
       name: 'shared',
       secrets,
       volumeCapabilities: [WRITER],
       capacityRange: { requiredBytes: 1e9 },
     });
     for (const node of nodes) {
-      await node.use('shared', WRITER);
-      await node.use('lake', READER);
+      await node.use('shared', volumeOf(made).volumeId, WRITER);
+      await node.use('lake', 'penstock:lake', READER);
     }
 
     // One volume on two nodes.
@@ -177,7 +177,7 @@ interface CsiNode {
   staging(volume: string): string;
   target(volume: string): string;
   /** Stages and publishes. */
-  use(volume: string, volumeCapability: object): Promise<void>;
+  use(volume: string, volumeId: string, volumeCapability: object): Promise<void>;
 }
 
 async function makeCsiNode(base: string, name: string, prefix: readonly string[], secrets: object): Promise<CsiNode> {
@@ -189,7 +189,7 @@ async function makeCsiNode(base: string, name: string, prefix: readonly string[]
     driver,
     staging,
     target,
-    async use(volume, volumeCapability) {
+    async use(volume, volumeId, volumeCapability) {
       for (const point of [staging(volume), target(volume)]) guardMount(point);
       mkdirSync(join(base, name, volume, 'pod'), { recursive: true });
       onTestFinished(async () => {
@@ -197,7 +197,7 @@ async function makeCsiNode(base: string, name: string, prefix: readonly string[]
         const pid = (await mountStats(staging(volume)).catch(() => undefined))?.['supervisorPid'];
         if (typeof pid === 'number') killIfAlive(-pid);
       });
-      const request = { volumeId: `penstock:${volume}`, stagingTargetPath: staging(volume), volumeCapability, secrets };
+      const request = { volumeId, stagingTargetPath: staging(volume), volumeCapability, secrets };
       await driver.call('Node', 'NodeStageVolume', request);
       await driver.call('Node', 'NodePublishVolume', { ...request, targetPath: target(volume) });
     },
