@@ -14,10 +14,10 @@ export function setToken(token: string): void {
   sessionStorage.setItem(TOKEN_KEY, token);
 }
 
-/** GET, or POST with a body. Throws ApiError with the problem's detail; status 0: no answer at all. */
+/** GET, or POST. Throws ApiError with the problem's detail; status 0: no answer at all. */
 export async function api<T>(
   path: string,
-  options: { readonly body?: unknown; readonly signal?: AbortSignal } = {},
+  options: { readonly method?: 'POST'; readonly body?: unknown; readonly signal?: AbortSignal } = {},
 ): Promise<T> {
   const token = sessionStorage.getItem(TOKEN_KEY);
   let response: Response;
@@ -27,13 +27,15 @@ export async function api<T>(
         ...(token === null ? {} : { authorization: `Bearer ${token}` }),
         ...(options.body === undefined ? {} : { 'content-type': 'application/json' }),
       },
-      ...(options.body === undefined ? {} : { method: 'POST', body: JSON.stringify(options.body) }),
+      method: options.method ?? (options.body === undefined ? 'GET' : 'POST'),
+      ...(options.body === undefined ? {} : { body: JSON.stringify(options.body) }),
       ...(options.signal === undefined ? {} : { signal: options.signal }),
     });
   } catch (error) {
     if (options.signal?.aborted === true) throw error;
     throw new ApiError(0, 'The server does not answer.');
   }
+  if (response.status === 204) return undefined as T; // there is nothing in it
   if (response.ok) return (await response.json()) as T; // the server validates its answers by the same schemas
   const problem = (await response.json().catch(() => ({}))) as { detail?: string; title?: string };
   throw new ApiError(response.status, problem.detail ?? problem.title ?? `HTTP status ${response.status}`);
@@ -227,6 +229,40 @@ export interface Agent {
   readonly seenMs: number;
   readonly address: string;
   readonly late: boolean;
+  readonly group: string | null;
+  /** `none`: its own agent.yaml. */
+  readonly wanted: string;
+  /** What it says; older agents say less. */
+  readonly status: {
+    readonly readings?: number;
+    readonly uplinkProblem?: string | null;
+    readonly sources?: readonly { readonly name: string; readonly problem: string | null }[];
+    readonly config?: {
+      readonly version: string | null;
+      readonly refused: { readonly version: string; readonly reason: string } | null;
+    } | null;
+  };
+}
+
+export interface AgentGroup {
+  readonly name: string;
+  readonly agents: number;
+  readonly current: { readonly version: string; readonly changedMs: number; readonly changedBy: string } | null;
+  readonly rollout: RolloutState | null;
+}
+
+type RolloutState = 'running' | 'stopped' | 'done' | 'aborted' | 'rolled-back';
+type MemberState = 'waiting' | 'settling' | 'well' | 'refused' | 'gone' | 'troubled' | 'away';
+
+export interface Rollout {
+  readonly state: RolloutState;
+  readonly to: { readonly version: string };
+  readonly steps: readonly unknown[];
+  readonly step: number;
+  readonly reason: string | null;
+  readonly events: readonly { readonly atMs: number; readonly text: string }[];
+  readonly health:
+    (Readonly<Record<MemberState, number>> & { readonly updated: number; readonly errorRate: number }) | null;
 }
 
 export interface SqlAnswer {

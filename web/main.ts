@@ -3,6 +3,7 @@ import { api, ApiError, setToken, type Overview } from './api.ts';
 import { h, replace } from './dom.ts';
 import { duration, timeOfDay } from './format.ts';
 import { every, NEEDS_TOKEN, type View } from './parts.ts';
+import { agents } from './view-agents.ts';
 import { datasets } from './view-datasets.ts';
 import { forecasts } from './view-forecasts.ts';
 import { overview } from './view-overview.ts';
@@ -13,6 +14,7 @@ import { volumes } from './view-volumes.ts';
 
 const VIEWS: readonly (readonly [name: string, title: string, view: (argument: string | undefined) => View])[] = [
   ['pipeline', 'Pipeline', () => overview],
+  ['agents', 'Agents', () => agents],
   ['datasets', 'Datasets', datasets],
   ['runs', 'Runs and cost', () => runs],
   ['forecasts', 'Forecasts', () => forecasts],

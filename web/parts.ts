@@ -1,5 +1,5 @@
 /** What every view is made of: sections that load, tables with aligned numbers, and the three states besides data. */
-import { ApiError } from './api.ts';
+import { ApiError, type PagedList } from './api.ts';
 import { h, replace } from './dom.ts';
 
 export interface View {
@@ -47,6 +47,31 @@ export function table<T>(label: string, columns: readonly Column<T>[], items: re
       ),
     ),
   );
+}
+
+/** A list whose further pages come at a button. `read` takes a cursor that is ready for an address. */
+export function pages<T>(
+  first: PagedList<T>,
+  moreTitle: string,
+  draw: (items: readonly T[]) => HTMLElement,
+  read: (cursor: string) => Promise<PagedList<T>>,
+): HTMLElement {
+  const shown = h('div', {}, draw(first.items));
+  let cursor = first.nextCursor;
+  const more = h('button', { type: 'button', hidden: cursor === null }, moreTitle);
+  const readMore = async (): Promise<void> => {
+    more.disabled = true;
+    try {
+      const page = await read(encodeURIComponent(cursor ?? ''));
+      shown.append(draw(page.items));
+      cursor = page.nextCursor;
+      more.hidden = cursor === null;
+    } finally {
+      more.disabled = false;
+    }
+  };
+  more.addEventListener('click', () => void readMore());
+  return h('div', {}, shown, h('p', { class: 'more' }, more));
 }
 
 /** Names and values, one a line. */
@@ -101,7 +126,10 @@ export function section<T>(options: {
       if (shown && now === before) return;
       before = now;
       shown = true;
+      const focused = body.contains(document.activeElement) ? document.activeElement?.id : undefined;
       replace(body, options.render(value));
+      // Who works by keyboard stays where he was.
+      if (focused !== undefined && focused !== '') document.getElementById(focused)?.focus();
     } catch (error) {
       if (options.signal.aborted) return;
       if (error instanceof ApiError && error.status === 401) window.dispatchEvent(new Event(NEEDS_TOKEN));

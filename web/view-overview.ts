@@ -1,7 +1,7 @@
 /** The pipeline at a glance: edge, log, lake, compacted files, mounts; live rates; what waits, dataset by dataset. */
-import { api, type Agent, type Dataset, type History, type Overview, type PagedList } from './api.ts';
+import { api, type Dataset, type History, type Overview } from './api.ts';
 import { h } from './dom.ts';
-import { bytes, count, duration, moment, perSecond } from './format.ts';
+import { bytes, count, duration, perSecond } from './format.ts';
 import { empty, every, section, table, type View } from './parts.ts';
 import { plot } from './plot.ts';
 
@@ -26,13 +26,6 @@ export const overview: View = {
         read: () => api<Overview>('/v1/overview', { signal }),
         render: renderDatasets,
         everyMs: EVERY_MS,
-        signal,
-      }),
-      section({
-        title: 'Agents',
-        read: () => api<PagedList<Agent>>('/v1/agents?limit=100', { signal }),
-        render: ({ items }) => renderAgents(items),
-        everyMs: 5000,
         signal,
       }),
     );
@@ -193,22 +186,5 @@ function renderDatasets(state: Overview): Node {
       },
     ],
     state.datasets,
-  );
-}
-
-function renderAgents(agents: readonly Agent[]): Node {
-  if (agents.length === 0) return empty('No agent has reported', 'Agents report to POST /v1/agents/ID/heartbeat.');
-  return table(
-    'Agents',
-    [
-      { title: 'Agent', cell: ({ id }) => id },
-      {
-        title: 'State',
-        cell: ({ late }) => h('span', { class: late ? 'tag warn' : 'tag' }, late ? 'late' : 'reports'),
-      },
-      { title: 'Last seen', cell: ({ seenMs }) => moment(seenMs) },
-      { title: 'Address', cell: ({ address }) => address },
-    ],
-    agents,
   );
 }

@@ -1,8 +1,7 @@
 /** What landing and compaction cost: this week against the last, by day, and run by run. */
 import { api, type Costs, type CostSums, type PagedList, type Run } from './api.ts';
-import { h } from './dom.ts';
 import { bytes, change, count, day, moment, seconds } from './format.ts';
-import { empty, section, table, type View } from './parts.ts';
+import { empty, pages, section, table, type View } from './parts.ts';
 
 const EVERY_MS = 10_000;
 const PAGE = 50;
@@ -80,24 +79,9 @@ function renderPeriods({ periods }: Costs): Node {
 
 function renderRuns(first: PagedList<Run>, signal: AbortSignal): Node {
   if (first.items.length === 0) return empty(...NO_RUNS);
-  const pages = h('div', {}, runTable(first.items));
-  let cursor = first.nextCursor;
-  const more = h('button', { type: 'button', hidden: cursor === null }, 'Older runs');
-  const readMore = async (): Promise<void> => {
-    more.disabled = true;
-    try {
-      const page = await api<PagedList<Run>>(`/v1/runs?limit=${PAGE}&cursor=${encodeURIComponent(cursor ?? '')}`, {
-        signal,
-      });
-      pages.append(runTable(page.items));
-      cursor = page.nextCursor;
-      more.hidden = cursor === null;
-    } finally {
-      more.disabled = false;
-    }
-  };
-  more.addEventListener('click', () => void readMore());
-  return h('div', {}, pages, h('p', { class: 'more' }, more));
+  return pages(first, 'Older runs', runTable, (cursor) =>
+    api<PagedList<Run>>(`/v1/runs?limit=${PAGE}&cursor=${cursor}`, { signal }),
+  );
 }
 
 function runTable(items: readonly Run[]): HTMLElement {

@@ -111,7 +111,13 @@ export class Fleet {
       refused: says.refuses === true ? { version: wanted, reason: 'a test says so' } : null,
     };
     const { spooled = 1000, quarantined = 0, problem = null } = says;
-    const status = { config, sources: [{ problem }], uplinkProblem: null, spooled, quarantined };
+    const status = {
+      config,
+      sources: [{ name: 'simulator:0:machine', problem }],
+      uplinkProblem: null,
+      spooled,
+      quarantined,
+    };
     await this.#must('POST', `/v1/agents/${agent}/heartbeat`, { status });
   }
 

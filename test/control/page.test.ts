@@ -3,6 +3,7 @@ import { chromium, type Browser, type Page } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
 import { DATASET } from '../compactor/pipeline.ts';
 import { missing, requireService } from '../support/services.ts';
+import { rolling } from './fleet.ts';
 import { type Control, landedPipeline, startControl, writeCostsOfDays } from './control.ts';
 
 const ARGS = [
@@ -14,7 +15,17 @@ const ARGS = [
   '--disable-component-update',
   '--disable-sync',
 ];
-const VIEWS = ['pipeline', 'datasets', `datasets/${DATASET}`, 'runs', 'forecasts', 'quarantine', 'volumes', 'sql'];
+const VIEWS = [
+  'pipeline',
+  'agents',
+  'datasets',
+  `datasets/${DATASET}`,
+  'runs',
+  'forecasts',
+  'quarantine',
+  'volumes',
+  'sql',
+];
 
 describe.skipIf(missing('chromium'))('the admin page', () => {
   let browser: Browser;
@@ -71,6 +82,36 @@ describe.skipIf(missing('chromium'))('the admin page', () => {
     }
   });
 
+  test('a roll-out is watched and steered, on a phone too', async () => {
+    const { pipeline } = await landedPipeline({ compacted: false });
+    const control = await startControl(pipeline.config, pipeline.dir);
+    const { fleet, start, before } = await rolling(control, 6);
+    const after = await start();
+    fleet.says.set(after, { refuses: true });
+    await fleet.beat();
+    const page = await openPage(control, { colorScheme: 'dark', viewport: { width: 390, height: 900 } });
+    page.on('dialog', (dialog) => void dialog.accept());
+    await page.goto(`${control.url}/#/agents`);
+    const group = page.getByRole('article', { name: 'Group plant-a' });
+    await group.getByRole('alert').filter({ hasText: '1 refused it' }).waitFor();
+    await page.getByRole('cell', { name: /^refused: a test says so/ }).waitFor();
+    expect(await page.evaluate('document.documentElement.scrollWidth - document.documentElement.clientWidth')).toBe(0);
+    await group.getByRole('button', { name: 'Resume' }).click();
+    await group.getByRole('button', { name: 'Stop' }).click();
+    await group.getByText('stopped: by local').waitFor();
+    // By keyboard, and what is focused stays so when the figures change.
+    const abort = group.getByRole('button', { name: 'Abort' });
+    await abort.focus();
+    fleet.says.delete(after);
+    await fleet.beat();
+    await group.getByText(/^Of \d updated agents: \d well\.$/).waitFor();
+    await page.keyboard.press('Enter');
+    await group.getByText('aborted', { exact: true }).waitFor();
+    expect(await group.getByRole('button').count()).toBe(0);
+    await fleet.beat();
+    expect(fleet.with(before)).toHaveLength(6);
+  });
+
   test('the quarantine shows the records of a commit', async () => {
     const { pipeline } = await landedPipeline({ compacted: false });
     const control = await startControl(pipeline.config, pipeline.dir);
@@ -86,7 +127,7 @@ describe.skipIf(missing('chromium'))('the admin page', () => {
     const page = await openPage(control);
     await page.goto(control.url);
     // Skip link, brand, then the views in order: the last is SQL.
-    for (let press = 0; press < 9; press++) await page.keyboard.press('Tab');
+    for (let press = 0; press < 10; press++) await page.keyboard.press('Tab');
     await page.keyboard.press('Enter');
     await page.locator('#sql').focus();
     await page.keyboard.press('Control+A');
