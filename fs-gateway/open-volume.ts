@@ -171,7 +171,6 @@ async function assemble({
     dir: stagingDir,
     life: lockOwner,
     bootId: bootId(),
-    durable: options.writeback === true,
   });
   const whole = await openWholeFiles({
     base,

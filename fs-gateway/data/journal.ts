@@ -12,16 +12,19 @@
  *     CLEAN  everything of this inode before the frame number `offset` is committed
  *     DROP   nothing of this inode is staged any more, and its staging file is gone; a later frame begins anew
  *     APPEND what is staged from `offset` on was appended; timeNs is the id under which it is committed (0: it is)
- *     SYNC   everything of this inode before the frame number `offset` (0: before this one) is on the disk, in the staging file
+ *     SYNC   everything of this inode before the frame number `offset` (0: before this one) is on the disk and was promised
+ *     KEEP   somebody has set another mtime: what was staged until now leaves it
  *     OPEN, CLOSE   the inode was opened (`length` times; `offset` is its backing id, 0 through the daemon) or closed
  *
  * Invariants: a write is answered after its frame was written (to the page cache: it survives the process, not the machine; fsync and
- * close wait for the store, or with `writeback` for `sync`). A torn frame ends the journal: it was not answered.
+ * close wait for the store, or with `writeback` for `sync`). A torn frame ends the journal: it was not answered. One that a full disk tore
+ * is cut off before another is written, so nothing that is answered later stands behind it.
  * Limits: rewritten with what is live when it passes REWRITE_BYTES.
  */
 import { crc32c } from '@node-rs/crc32';
 import {
   closeSync,
+  constants,
   fdatasync,
   fdatasyncSync,
   fsyncSync,
@@ -29,6 +32,8 @@ import {
   openSync,
   readFileSync,
   renameSync,
+  rmSync,
+  writeSync,
   writevSync,
 } from 'node:fs';
 import { join } from 'node:path';
@@ -48,8 +53,12 @@ export const FrameKind = {
   DROP: 10,
   APPEND: 11,
   SYNC: 12,
+  KEEP: 13,
 } as const;
 export type FrameKind = (typeof FrameKind)[keyof typeof FrameKind];
+
+/** The id in a frame APPEND: what was appended is committed. */
+export const NO_APPEND = { from: 0, id: 0n };
 
 export interface Frame {
   readonly kind: FrameKind;
@@ -63,6 +72,8 @@ export interface Frame {
 const HEAD_BYTES = 8;
 const FIXED_BYTES = 33;
 const REWRITE_BYTES = 32 * 2 ** 20;
+/** Appending: where a frame goes does not depend on what was cut off before. */
+const NEW_FILE = constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC | constants.O_APPEND;
 const KINDS = new Set<number>(Object.values(FrameKind));
 
 export class Journal {
@@ -71,6 +82,8 @@ export class Journal {
   #bytes = 0;
   /** Frames written since the journal was last empty or rewritten. */
   #frames = 0;
+  /** There may be a part of a frame behind `#bytes`. */
+  #torn = false;
   readonly #head = Buffer.alloc(HEAD_BYTES + FIXED_BYTES);
   /** The fdatasync under way, and the one that begins behind it for all who came meanwhile. */
   #syncing: Promise<void> | undefined;
@@ -131,15 +144,22 @@ export class Journal {
       });
       at = end;
     }
+    this.#bytes = at;
+    this.#frames = frames.length;
+    this.#torn = at < content.length;
     return frames;
   }
 
+  /** Throws Node's error when the disk does; then the frame is not there. */
   append(frame: Frame): void {
-    this.#write(this.#fd, frame);
+    if (this.#torn) ftruncateSync(this.#fd, this.#bytes);
+    this.#torn = true;
+    this.#bytes += this.#write(this.#fd, frame);
+    this.#torn = false;
     this.#frames++;
   }
 
-  #write(fd: number, frame: Frame): void {
+  #write(fd: number, frame: Frame): number {
     const head = this.#head;
     head.writeUInt8(frame.kind, HEAD_BYTES);
     head.writeDoubleLE(frame.ino, HEAD_BYTES + 1);
@@ -153,24 +173,38 @@ export class Journal {
       bytes === undefined ? fixed : crc32c(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length), fixed),
       4,
     );
-    this.#bytes += writevSync(fd, bytes === undefined ? [head] : [head, bytes]);
+    const parts = bytes === undefined ? [head] : [head, bytes];
+    const total = HEAD_BYTES + FIXED_BYTES + (bytes?.length ?? 0);
+    let written = writevSync(fd, parts);
+    // A disk that is nearly full takes a part; the rest is what it says the error for.
+    while (written < total) written += writeSync(fd, Buffer.concat(parts), written);
+    return total;
   }
 
-  /** Replaces the journal by these frames, atomically. */
+  /** Replaces the journal by these frames, atomically. Throws Node's error when the disk does; then it is as it was. */
   rewrite(frames: Iterable<Frame>): void {
     const temporary = `${this.#path}.new`;
-    const fd = openSync(temporary, 'w', 0o600);
-    this.#bytes = 0;
-    this.#frames = 0;
-    for (const frame of frames) {
-      this.#write(fd, frame);
-      this.#frames++;
+    const fd = openSync(temporary, NEW_FILE, 0o600);
+    let count = 0;
+    let bytes = 0;
+    try {
+      for (const frame of frames) {
+        bytes += this.#write(fd, frame);
+        count++;
+      }
+      fdatasyncSync(fd);
+      renameSync(temporary, this.#path);
+    } catch (error) {
+      closeSync(fd);
+      rmSync(temporary, { force: true });
+      throw error;
     }
-    fdatasyncSync(fd);
-    renameSync(temporary, this.#path);
     syncFolder(join(this.#path, '..'));
     closeSync(this.#fd);
     this.#fd = fd;
+    this.#bytes = bytes;
+    this.#frames = count;
+    this.#torn = false;
   }
 
   /** Nothing is staged any more. */
@@ -178,6 +212,7 @@ export class Journal {
     ftruncateSync(this.#fd);
     this.#bytes = 0;
     this.#frames = 0;
+    this.#torn = false;
   }
 
   close(): void {

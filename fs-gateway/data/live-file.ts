@@ -114,8 +114,8 @@ export class LiveFile extends StagedFile {
   }
 
   override keepMtime(): void {
+    super.keepMtime();
     this.#keptMtimeNs = fstatSync(this.#readFd, { bigint: true }).mtimeNs;
-    this.mtimeNs = null;
   }
 
   override covers(): boolean {
@@ -190,6 +190,7 @@ export class LiveFile extends StagedFile {
       size,
       sizeSet: shrunk,
       mtimeNs,
+      mtimesKept: this.mtimesKept,
       ctimeNs: this.#options.nowNs(),
       append: this.append,
       whole: true,

@@ -24,6 +24,8 @@ export interface FileChange {
   readonly size: number;
   readonly sizeSet: boolean;
   readonly mtimeNs: bigint | null;
+  /** `StagedFile.mtimesKept` at that time: when somebody has set another mtime since, that one stays. */
+  readonly mtimesKept: number;
   readonly ctimeNs: bigint;
   /** Where what was appended begins; it belongs behind the end of the file, wherever that is at the commit. */
   readonly append: Append | undefined;
@@ -48,6 +50,10 @@ export class StagedFile {
   /** The time of the last change that is not committed; null: none, or somebody set another time since. */
   mtimeNs: bigint | null = null;
   ctimeNs = 0n;
+  /** How often somebody has set another time. */
+  mtimesKept = 0;
+  /** A close or fsync was answered because the local disk has what is staged. */
+  promised = false;
   readonly #path: string;
   #memory: Buffer | undefined;
   #fd: number | undefined;
@@ -97,9 +103,34 @@ export class StagedFile {
     return;
   }
 
-  /** Somebody has set another time. */
+  /** Somebody has set another time; a flush that has begun leaves it, too. */
   keepMtime(): void {
     this.mtimeNs = null;
+    this.mtimesKept++;
+  }
+
+  /** Bytes that are stored are to be committed. */
+  wrote(offset: number, length: number): void {
+    this.active.set(offset, offset + length, 'data');
+    this.activeBytes += length;
+    this.size = Math.max(this.size, offset + length);
+  }
+
+  touched(nowNs: bigint): void {
+    this.mtimeNs = nowNs;
+    this.ctimeNs = nowNs;
+  }
+
+  /** `exact`: truncate; else the size is raised to it at least. */
+  setSize(size: number, exact: boolean): void {
+    if (!exact) {
+      this.size = Math.max(this.size, size);
+      return;
+    }
+    // Whatever was behind it, staged, committed or being flushed, reads as zeros when the file grows again.
+    this.active.set(size, this.sizeMax, 'hole');
+    this.size = size;
+    this.sizeSet = true;
   }
 
   /** Stores bytes at their offset; the caller has made sure that they fit where they go. */

@@ -1,7 +1,7 @@
 /**
  * The staging area of a mount: every file with uncommitted changes, in memory and in the journal.
  *
- * Failure: the worker killed at any point, `recover` brings back what was answered: ranges, bytes, sizes, and which inodes were open.
+ * Failure: the worker killed at any point, the next one finds what was answered (recovery.ts): ranges, bytes, sizes, which inodes were open.
  * Limits: the bytes staged are bounded by who writes (vfs/ flushes early and waits above its bound), the journal by its rewriting.
  */
 import {
@@ -16,18 +16,18 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { fromSystemError } from '../../lib/errors.ts';
-import { FrameKind, Journal, syncFolder } from './journal.ts';
+import { fromSystemError, isCode } from '../../lib/errors.ts';
+import { FrameKind, Journal, NO_APPEND, syncFolder } from './journal.ts';
 import type { Frame } from './journal.ts';
 import { LiveFile } from './live-file.ts';
+import { OpenCounts } from './open-counts.ts';
 import { Overlay } from './overlay.ts';
+import { replay } from './recovery.ts';
 import { MEMORY_BYTES_MAX, StagedFile } from './staged-file.ts';
 import type { Append, FileChange } from './staged-file.ts';
 
 const syncData = promisify(fdatasync);
 const SYNC_SOON_MS = 500;
-/** In a frame: what was appended is committed. */
-const NO_APPEND: Append = { from: 0, id: 0n };
 
 /** What one flush commits. */
 export interface Flush extends FileChange {
@@ -39,37 +39,43 @@ export interface StagingOptions {
   readonly dir: string;
   /** One for all workers of a mount: what an earlier mount had open is closed. */
   readonly life: string;
-  /** What an earlier boot had staged is there only as far as it was synced. */
+  /** Of what an earlier boot had staged only what was synced counts. */
   readonly bootId: string;
-  /** `sync` is used: what was synced survives also a rewriting of the journal. */
-  readonly durable: boolean;
 }
 
 export class Staging {
   readonly #dir: string;
-  readonly #durable: boolean;
   /** Staging files whose names are on the disk. */
   readonly #named = new WeakSet<StagedFile>();
   #syncs = 0;
   #syncTimer: NodeJS.Timeout | undefined;
   readonly #journal: Journal;
-  readonly #files = new Map<number, StagedFile>();
-  /** How often each inode is open, over all workers of the mount. */
-  readonly #open = new Map<number, number>();
-  /** The backing id of each inode that is open for passthrough. */
-  readonly #backing = new Map<number, number>();
+  readonly #files: Map<number, StagedFile>;
+  readonly #open: OpenCounts;
   /** What the worker before this one had appended to files that were live. */
-  readonly #appends = new Map<number, Append>();
+  readonly #appends: Map<number, Append>;
 
-  constructor({ dir, life, bootId, durable }: StagingOptions) {
+  constructor({ dir, life, bootId }: StagingOptions) {
     this.#dir = dir;
-    this.#durable = durable;
     mkdirSync(dir, { recursive: true, mode: 0o700 });
     this.#journal = new Journal(dir);
     const path = join(dir, 'life');
-    const [earlierLife = '', earlierBoot = ''] = existsSync(path) ? readFileSync(path, 'utf8').split('\n') : [];
-    this.#recover(earlierLife === life, earlierBoot === bootId);
-    writeFileSync(path, `${life}\n${bootId}\n`, { mode: 0o600 });
+    const own = `${life}\n${bootId}\n`;
+    const earlier = existsSync(path) ? readFileSync(path, 'utf8') : '';
+    const [earlierLife = '', earlierBoot = ''] = earlier.split('\n');
+    const { files, open, appends } = replay(this.#journal.read(), dir, earlierBoot === bootId);
+    [this.#files, this.#open, this.#appends] = [files, open, appends];
+    if (earlierLife !== life) open.clear();
+    for (const name of readdirSync(dir)) {
+      if (/^\d+$/.test(name) && !files.has(Number(name))) rmSync(join(dir, name), { force: true });
+    }
+    // A worker whose journal is right as it stands starts on a full disk, too.
+    if (earlier === own) this.#tryRewrite();
+    else {
+      this.#journal.rewrite(this.#live());
+      // Written while it is needed, it would be empty for whoever is started when this one is killed.
+      writeFileSync(path, own, { mode: 0o600 });
+    }
   }
 
   get files(): ReadonlyMap<number, StagedFile> {
@@ -81,16 +87,16 @@ export class Staging {
   }
 
   openInos(): Iterable<number> {
-    return this.#open.keys();
+    return this.#open.inos();
   }
 
   /** Under which id the kernel has the inode open; undefined: it is not open, or through the daemon. */
   backingOf(ino: number): number | undefined {
-    return this.#backing.get(ino);
+    return this.#open.backingOf(ino);
   }
 
   get backed(): Iterable<number> {
-    return this.#backing.keys();
+    return this.#open.backed;
   }
 
   get bytes(): number {
@@ -132,32 +138,16 @@ export class Staging {
   /** `backingId`: 0 through the daemon. It is in the journal before the kernel hears of it. */
   opened(ino: number, nowNs: bigint, backingId = 0): void {
     this.#append({ kind: FrameKind.OPEN, ino, timeNs: nowNs, offset: backingId, length: 1 });
-    this.#countOpen(ino, 1, backingId);
-  }
-
-  #countOpen(ino: number, count: number, backingId: number): void {
-    this.#open.set(ino, (this.#open.get(ino) ?? 0) + count);
-    if (backingId > 0) this.#backing.set(ino, backingId);
-  }
-
-  #countClose(ino: number): void {
-    const count = this.#open.get(ino) ?? 0;
-    if (count > 1) {
-      this.#open.set(ino, count - 1);
-      return;
-    }
-    this.#open.delete(ino);
-    this.#backing.delete(ino);
+    this.#open.opened(ino, 1, backingId);
   }
 
   /** True at the last close. */
   closed(ino: number, nowNs: bigint): boolean {
-    const count = this.#open.get(ino) ?? 0;
-    if (count === 0) return false;
+    if (!this.#open.has(ino)) return false;
     this.#append({ kind: FrameKind.CLOSE, ino, timeNs: nowNs, offset: 0, length: 1 });
-    this.#countClose(ino);
+    const last = this.#open.closed(ino);
     this.#tidy();
-    return count === 1;
+    return last;
   }
 
   /** Throws `full` and `io` when the local disk does; then nothing was written. */
@@ -179,10 +169,8 @@ export class Staging {
     } catch (error) {
       throw fromSystemError(error, 'staging in the cache directory');
     }
-    file.active.set(offset, end, 'data');
-    file.activeBytes += data.length;
-    file.size = Math.max(file.size, end);
-    this.#touched(file, nowNs);
+    file.wrote(offset, data.length);
+    file.touched(nowNs);
   }
 
   #store(file: StagedFile, offset: number, data: Buffer): void {
@@ -211,7 +199,7 @@ export class Staging {
     }
     this.#append({ kind: FrameKind.HOLE, ino: file.ino, timeNs: nowNs, offset: start, length: end - start });
     file.active.set(start, end, 'hole');
-    this.#touched(file, nowNs);
+    file.touched(nowNs);
   }
 
   /** `exact`: truncate; else the size is raised to it at least. */
@@ -221,24 +209,26 @@ export class Staging {
       return;
     }
     this.#append({ kind: FrameKind.SIZE, ino: file.ino, timeNs: nowNs, offset: exact ? 1 : 0, length: size });
-    applySize(file, size, exact);
-    this.#touched(file, nowNs);
+    file.setSize(size, exact);
+    file.touched(nowNs);
   }
 
-  #touched(file: StagedFile, nowNs: bigint): void {
-    file.mtimeNs = nowNs;
-    file.ctimeNs = nowNs;
+  /** Somebody sets another mtime. */
+  keepMtime(file: StagedFile, nowNs: bigint): void {
+    if (!file.selfKept) this.#append({ kind: FrameKind.KEEP, ino: file.ino, timeNs: nowNs, offset: 0, length: 0 });
+    file.keepMtime();
   }
 
   /** Moves what is staged now to `flushing`; writes from here on belong to the next flush. */
   beginFlush(file: StagedFile): Flush {
-    const { active, size, sizeSet, mtimeNs, ctimeNs, append } = file;
+    const { active, size, sizeSet, mtimeNs, mtimesKept, ctimeNs, append } = file;
     file.flushing = active;
     file.active = new Overlay();
     file.flushingBytes = file.activeBytes;
     file.activeBytes = 0;
     file.sizeSet = false;
-    return { overlay: active, size, sizeSet, mtimeNs, ctimeNs, append, mark: this.#journal.frames, whole: false };
+    const { frames: mark } = this.#journal;
+    return { overlay: active, size, sizeSet, mtimeNs, mtimesKept, ctimeNs, append, mark, whole: false };
   }
 
   /** What is staged of the file now survives a power cut when this resolves. */
@@ -252,8 +242,9 @@ export class Staging {
         this.#named.add(file);
         // Dropped meanwhile, it would only bring back what nobody wants.
         if (this.#files.get(file.ino) !== file) return;
-        this.#append({ kind: FrameKind.SYNC, ino: file.ino, timeNs: 0n, offset: mark, length: 0 });
       }
+      this.#append({ kind: FrameKind.SYNC, ino: file.ino, timeNs: 0n, offset: mark, length: 0 });
+      file.promised = true;
       await this.#journal.sync();
     } catch (error) {
       throw fromSystemError(error, 'syncing the cache directory');
@@ -286,7 +277,7 @@ export class Staging {
       // What was appended meanwhile follows what is committed now.
       if (flush.append !== undefined) this.#noteAppend(file, flush.size, nowNs);
       this.#append({ kind: FrameKind.CLEAN, ino: file.ino, timeNs: nowNs, offset: flush.mark, length: 0 });
-      this.#syncSoon();
+      this.#syncSoon(file);
       return;
     }
     this.drop(file, nowNs);
@@ -304,12 +295,12 @@ export class Staging {
     this.#append({ kind: FrameKind.DROP, ino: file.ino, timeNs: nowNs, offset: 0, length: 0 });
     file.discard();
     this.#tidy();
-    this.#syncSoon();
+    this.#syncSoon(file);
   }
 
   /** What is committed must not be committed again after a power cut: another node may have changed it since. */
-  #syncSoon(): void {
-    if (!this.#durable || this.#syncTimer !== undefined) return;
+  #syncSoon(file: StagedFile): void {
+    if (!file.promised || this.#syncTimer !== undefined) return;
     this.#syncTimer = setTimeout(() => {
       this.#syncTimer = undefined;
       this.#syncs++;
@@ -335,12 +326,21 @@ export class Staging {
     }
     // The marks of flushes under way count frames of the journal as it is.
     const flushing = this.#files.values().some((file) => file.flushing !== undefined);
-    if (this.#journal.overgrown && !flushing && this.#syncs === 0) this.#journal.rewrite(this.#live());
+    if (this.#journal.overgrown && !flushing && this.#syncs === 0) this.#tryRewrite();
+  }
+
+  /** The journal as it stands says the same. */
+  #tryRewrite(): void {
+    try {
+      this.#journal.rewrite(this.#live());
+    } catch (error) {
+      if (!isCode(fromSystemError(error, this.#dir), 'full')) throw error;
+    }
   }
 
   *#live(): Iterable<Frame> {
-    for (const [ino, count] of this.#open) {
-      yield { kind: FrameKind.OPEN, ino, timeNs: 0n, offset: this.#backing.get(ino) ?? 0, length: count };
+    for (const [ino, count] of this.#open.all()) {
+      yield { kind: FrameKind.OPEN, ino, timeNs: 0n, offset: this.#open.backingOf(ino) ?? 0, length: count };
     }
     for (const [ino, append] of this.#appends) yield appendFrame(ino, append);
     for (const file of this.#files.values()) {
@@ -364,79 +364,12 @@ export class Staging {
         }
       }
       if (file.append !== undefined) yield appendFrame(ino, file.append);
-      if (this.#durable && file.fd !== undefined) {
-        fdatasyncSync(file.fd);
-        yield { kind: FrameKind.SYNC, ino, timeNs: 0n, offset: 0, length: 0 };
-      }
       yield { kind: FrameKind.SIZE, ino, timeNs, offset: file.sizeSet ? 1 : 0, length: file.size };
+      if (file.mtimeNs === null) yield { kind: FrameKind.KEEP, ino, timeNs, offset: 0, length: 0 };
+      if (!file.promised) continue;
+      if (file.fd !== undefined) fdatasyncSync(file.fd);
+      yield { kind: FrameKind.SYNC, ino, timeNs: 0n, offset: 0, length: 0 };
     }
-  }
-
-  #recover(sameLife: boolean, sameBoot: boolean): void {
-    const frames = this.#journal.read();
-    const cleanBefore = new Map<number, number>();
-    const syncedBefore = new Map<number, number>();
-    for (const [index, { kind, ino, offset }] of frames.entries()) {
-      if (kind === FrameKind.CLEAN) cleanBefore.set(ino, offset);
-      if (kind === FrameKind.SYNC) syncedBefore.set(ino, offset === 0 ? index : offset);
-    }
-    for (const [index, frame] of frames.entries()) {
-      if (frame.kind === FrameKind.OPEN) this.#countOpen(frame.ino, frame.length, frame.offset);
-      else if (frame.kind === FrameKind.CLOSE) this.#countClose(frame.ino);
-      else if (frame.kind === FrameKind.DROP) {
-        this.#files.get(frame.ino)?.close();
-        this.#files.delete(frame.ino);
-      } else if (frame.kind !== FrameKind.CLEAN && frame.kind !== FrameKind.SYNC) {
-        const synced = sameBoot || index < (syncedBefore.get(frame.ino) ?? 0);
-        this.#replay(frame, index < (cleanBefore.get(frame.ino) ?? 0), synced);
-      }
-    }
-    if (!sameLife) {
-      this.#open.clear();
-      this.#backing.clear();
-    }
-    for (const [ino, file] of this.#files) {
-      if (file.dirty) continue;
-      if (file.append !== undefined) this.#appends.set(ino, file.append);
-      file.discard();
-      this.#files.delete(ino);
-    }
-    for (const name of readdirSync(this.#dir)) {
-      if (/^\d+$/.test(name) && !this.#files.has(Number(name))) rmSync(join(this.#dir, name), { force: true });
-    }
-    this.#journal.rewrite(this.#live());
-  }
-
-  /** A frame that is committed still matters for where the bytes are. */
-  #replay(frame: Frame, committed: boolean, synced: boolean): void {
-    const { kind, ino, offset, length, timeNs, bytes } = frame;
-    let file = this.#files.get(ino);
-    if (file === undefined) this.#files.set(ino, (file = new StagedFile(ino, 0, this.#dir)));
-    if (kind === FrameKind.SPILL) {
-      if (synced) file.openFile();
-      else file.spill();
-    }
-    // The staging file of an earlier boot has these bytes or not: nobody was promised them.
-    if (kind === FrameKind.RANGE && !synced) return;
-    if (kind === FrameKind.DATA && bytes !== undefined && file.inMemory) file.store(offset, bytes);
-    if (kind === FrameKind.APPEND) {
-      file.append = timeNs === NO_APPEND.id ? undefined : { from: offset, id: timeNs };
-      return;
-    }
-    if (committed) {
-      // What follows was done to a file of this size.
-      if (kind === FrameKind.DATA || kind === FrameKind.RANGE) file.size = Math.max(file.size, offset + length);
-      else if (kind === FrameKind.SIZE) file.size = offset === 1 ? length : Math.max(file.size, length);
-      return;
-    }
-    if (kind === FrameKind.DATA || kind === FrameKind.RANGE) {
-      file.active.set(offset, offset + length, 'data');
-      file.activeBytes += length;
-      file.size = Math.max(file.size, offset + length);
-    } else if (kind === FrameKind.HOLE) file.active.set(offset, offset + length, 'hole');
-    else if (kind === FrameKind.SIZE) applySize(file, length, offset === 1);
-    // The first size that is noted is the committed one: no change.
-    if (kind !== FrameKind.SPILL && timeNs !== 0n) this.#touched(file, timeNs);
   }
 
   close(): void {
@@ -447,15 +380,4 @@ export class Staging {
 
 function appendFrame(ino: number, { from, id }: Append): Frame {
   return { kind: FrameKind.APPEND, ino, timeNs: id, offset: from, length: 0 };
-}
-
-function applySize(file: StagedFile, size: number, exact: boolean): void {
-  if (!exact) {
-    file.size = Math.max(file.size, size);
-    return;
-  }
-  // Whatever was behind it, staged, committed or being flushed, reads as zeros when the file grows again.
-  file.active.set(size, file.sizeMax, 'hole');
-  file.size = size;
-  file.sizeSet = true;
 }

@@ -92,9 +92,11 @@ export class Files {
     return file;
   }
 
-  /** utimensat has set another mtime: the flush leaves it. */
+  /** utimensat sets another mtime: what is written until now leaves it, also a flush under way that commits behind it. */
   keepMtime(ino: number): void {
-    this.#context.staging.get(ino)?.keepMtime();
+    const { staging, time } = this.#context;
+    const file = staging.get(ino);
+    if (file !== undefined) staging.keepMtime(file, time.nowNs());
   }
 
   open(caller: Caller, ino: number, flags: number): Result<OpenResult> {

@@ -261,13 +261,14 @@ export class Flusher {
     flags: number,
     extents: readonly Extent[],
   ): Promise<void> {
-    const { inode } = node;
+    const { ino, inode } = node;
+    const mtimeKept = this.#context.staging.get(ino)?.mtimesKept !== flush.mtimesKept;
     change.updateNode(node, {
       ...inode,
       flags,
       size,
       extents,
-      mtimeNs: flush.mtimeNs ?? inode.mtimeNs,
+      mtimeNs: mtimeKept ? inode.mtimeNs : (flush.mtimeNs ?? inode.mtimeNs),
       ctimeNs: flush.ctimeNs > inode.ctimeNs ? flush.ctimeNs : inode.ctimeNs,
     });
     change.count(0, size - inode.size, await this.#context.view.quotas.account(inode.quota));

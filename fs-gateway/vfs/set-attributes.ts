@@ -35,8 +35,9 @@ export async function setAttributes(
       refuseFrozen(node);
       if (changes.mode !== undefined) await acls.chmod(change, node, changes.mode);
       change.updateNode(node, changed(node.inode, changes, time.nowNs()));
+      // Before the commit: killed behind it, the next worker would set the time of what is staged.
+      if (changes.mtimeNs !== undefined) files.keepMtime(ino);
     });
-    if (changes.mtimeNs !== undefined) files.keepMtime(ino);
   }
   return nodeOrThrow(view, ino);
 }

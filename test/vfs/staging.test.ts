@@ -1,12 +1,18 @@
 /** The staging area over restarts and power cuts, without a mount. */
-import { describe, expect, test } from 'vitest';
+import { spawn, spawnSync } from 'node:child_process';
+import { copyFileSync } from 'node:fs';
+import { once } from 'node:events';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { describe, expect, onTestFinished, test } from 'vitest';
+import { FrameKind, Journal } from '../../fs-gateway/data/journal.ts';
 import { Staging } from '../../fs-gateway/data/staging.ts';
 import { tempDir } from '../support/temp.ts';
 
 const LARGE = 200_000;
 
 function open(dir: string, bootId: string, life = 'one'): Staging {
-  return new Staging({ dir, life, bootId, durable: true });
+  return new Staging({ dir, life, bootId });
 }
 
 function staged(staging: Staging, ino: number, length: number): Buffer {
@@ -25,14 +31,127 @@ describe('the staging area', () => {
     // Answered and not synced: the frame may be on the disk while the bytes are not.
     first.write(large, LARGE, Buffer.alloc(1000, 'b'), 2n);
     first.write(first.begin(8, 0), 0, Buffer.alloc(LARGE, 'c'), 3n);
-    first.write(first.begin(9, 0), 0, Buffer.from('small'), 4n);
+    const small = first.begin(9, 0);
+    first.write(small, 0, Buffer.from('small'), 4n);
+    await first.sync(small);
+    first.write(small, 5, Buffer.from(' and not synced'), 5n);
+    first.write(first.begin(10, 0), 0, Buffer.from('not synced'), 6n);
     first.close();
     const next = open(dir, 'boot 2');
     expect(next.get(7)?.size).toBe(LARGE);
     expect(staged(next, 7, LARGE).equals(Buffer.alloc(LARGE, 'a'))).toBe(true);
     expect(next.get(8)?.stagedBytes ?? 0).toBe(0);
-    expect(staged(next, 9, 5).toString()).toBe('small');
+    expect([next.get(9)?.size, staged(next, 9, 5).toString()]).toEqual([5, 'small']);
+    expect(next.get(10)).toBeUndefined();
     next.close();
+    // What was promised stays so until it is committed.
+    const third = open(dir, 'boot 3');
+    expect([third.get(7)?.size, third.get(9)?.size]).toEqual([LARGE, 5]);
+    third.close();
+  });
+
+  test('after a power cut has nothing that was committed, though the word for that did not reach the disk', () => {
+    const dir = tempDir('staging');
+    const first = open(dir, 'boot 1');
+    const file = first.begin(7, 0);
+    first.write(file, 0, Buffer.from('committed'), 1n);
+    first.resize(first.begin(8, 100), 10, true, 1n);
+    // The disk has the journal as of now.
+    copyFileSync(join(dir, 'journal'), join(dir, 'on the disk'));
+    first.committed(file, first.beginFlush(file), 2n);
+    first.close();
+    copyFileSync(join(dir, 'on the disk'), join(dir, 'journal'));
+    const next = open(dir, 'boot 2');
+    expect([...next.files.keys()]).toEqual([]);
+    next.close();
+  });
+
+  test('finds what was staged after the journal was emptied', () => {
+    const dir = tempDir('staging');
+    const first = open(dir, 'boot 1');
+    for (let n = 0; n < 600; n++) {
+      first.opened(5, 1n);
+      first.closed(5, 2n);
+    }
+    first.opened(7, 3n);
+    first.write(first.begin(7, 0), 0, Buffer.from('staged'), 3n);
+    first.close();
+    const next = open(dir, 'boot 1');
+    expect([next.isOpen(5), next.isOpen(7), staged(next, 7, 6).toString()]).toEqual([false, true, 'staged']);
+    next.close();
+  });
+
+  test('a frame that a full disk tore takes nothing with it that is answered later', async () => {
+    const dir = tempDir('staging');
+    // The limit of a file's size stands for the size of the disk: a write that crosses it is done in part, the next one fails.
+    const script = `
+      import { Staging } from '${join(import.meta.dirname, '../../fs-gateway/data/staging.ts')}';
+      import { createInterface } from 'node:readline';
+      const staging = new Staging({ dir: process.argv[1], life: 'one', bootId: 'boot 1' });
+      const lines = createInterface(process.stdin)[Symbol.asyncIterator]();
+      let full = '';
+      for (let ino = 1; full === ''; ino++) {
+        try {
+          staging.write(staging.begin(ino, 0), 0, Buffer.alloc(5000, 'x'), 1n);
+        } catch (error) {
+          full = error.message;
+        }
+      }
+      console.log(full);
+      await lines.next();
+      staging.write(staging.begin(1000, 0), 0, Buffer.from('answered'), 1n);
+      console.log('answered');
+      await lines.next();`;
+    const limited = ['-c', `trap '' XFSZ; ulimit -S -f 64; exec "$0" "$@"`, process.execPath];
+    const child = spawn('bash', [...limited, '--input-type=module-typescript', '-e', script, dir], {
+      stdio: ['pipe', 'pipe', 'ignore'],
+    });
+    onTestFinished(() => void child.kill('SIGKILL'));
+    const lines = createInterface(child.stdout)[Symbol.asyncIterator]();
+    expect((await lines.next()).value).toContain('staging in the cache directory');
+    expect(spawnSync('prlimit', ['--pid', String(child.pid), '--fsize=unlimited:unlimited']).status).toBe(0);
+    child.stdin.write('go on\n');
+    expect((await lines.next()).value).toBe('answered');
+    child.kill('SIGKILL');
+    await once(child, 'exit');
+    const next = open(dir, 'boot 1');
+    expect(staged(next, 1000, 8).toString()).toBe('answered');
+    expect(next.get(1)?.size).toBe(5000);
+    next.close();
+  });
+
+  test('has what is in a staging file also when the disk had no room for the word that it is there', () => {
+    const dir = tempDir('staging');
+    const first = open(dir, 'boot 1');
+    const file = first.begin(7, 0);
+    first.write(file, 0, Buffer.from('in memory'), 1n);
+    first.write(file, 9, Buffer.alloc(LARGE, 'b'), 2n);
+    first.close();
+    const journal = new Journal(dir);
+    journal.rewrite(journal.read().filter(({ kind }) => kind !== FrameKind.SPILL));
+    journal.close();
+    const next = open(dir, 'boot 1');
+    expect(staged(next, 7, LARGE + 9).equals(Buffer.concat([Buffer.from('in memory'), Buffer.alloc(LARGE, 'b')]))).toBe(
+      true,
+    );
+    next.close();
+  });
+
+  test('leaves a time that somebody has set, over workers', () => {
+    const dir = tempDir('staging');
+    const first = open(dir, 'boot 1');
+    const [kept, written] = [first.begin(7, 0), first.begin(8, 0)];
+    first.write(kept, 0, Buffer.from('a'), 1n);
+    first.write(written, 0, Buffer.from('a'), 1n);
+    for (const file of [kept, written]) first.keepMtime(file, 2n);
+    first.write(written, 0, Buffer.from('b'), 3n);
+    first.close();
+    // The second one reads what the first one rewrote.
+    for (let worker = 0; worker < 2; worker++) {
+      const next = open(dir, 'boot 1');
+      expect([next.get(7)?.mtimeNs, next.get(8)?.mtimeNs]).toEqual([null, 3n]);
+      next.close();
+    }
   });
 
   test('in the same boot has all that was answered', () => {

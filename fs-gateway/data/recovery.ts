@@ -1,0 +1,93 @@
+/**
+ * What the journal of an earlier worker says (journal.ts): which files have changes that are not committed, and which inodes are open.
+ *
+ * Invariants
+ * - In the same boot all that was answered is there. After another boot only what was promised (SYNC): the rest is not only of no use, it
+ *   may be committed long since and changed by another node, while the frame that says so did not reach the disk.
+ * - What is committed is not staged again, but still says where bytes are and how long the file was.
+ */
+import { FrameKind, NO_APPEND } from './journal.ts';
+import type { Frame } from './journal.ts';
+import { OpenCounts } from './open-counts.ts';
+import { StagedFile } from './staged-file.ts';
+import type { Append } from './staged-file.ts';
+
+export interface Recovered {
+  /** All of them have changes. */
+  readonly files: Map<number, StagedFile>;
+  readonly open: OpenCounts;
+  /** What was appended to files that were live. */
+  readonly appends: Map<number, Append>;
+}
+
+/** `dir` has the staging files. */
+export function replay(frames: readonly Frame[], dir: string, sameBoot: boolean): Recovered {
+  const replaying = new Replaying(dir);
+  const cleanBefore = new Map<number, number>();
+  const syncedBefore = new Map<number, number>();
+  for (const [index, { kind, ino, offset }] of frames.entries()) {
+    if (kind === FrameKind.CLEAN) cleanBefore.set(ino, offset);
+    if (kind === FrameKind.SYNC) syncedBefore.set(ino, offset === 0 ? index : offset);
+  }
+  for (const [index, frame] of frames.entries()) {
+    const there = sameBoot || index < (syncedBefore.get(frame.ino) ?? 0);
+    replaying.frame(frame, index < (cleanBefore.get(frame.ino) ?? 0), there);
+  }
+  return replaying.end();
+}
+
+class Replaying implements Recovered {
+  readonly files = new Map<number, StagedFile>();
+  readonly open = new OpenCounts();
+  readonly appends = new Map<number, Append>();
+  readonly #dir: string;
+
+  constructor(dir: string) {
+    this.#dir = dir;
+  }
+
+  frame(frame: Frame, committed: boolean, there: boolean): void {
+    const { kind, ino, offset, length } = frame;
+    if (kind === FrameKind.OPEN) this.open.opened(ino, length, offset);
+    else if (kind === FrameKind.CLOSE) this.open.closed(ino);
+    else if (kind === FrameKind.DROP) {
+      this.files.get(ino)?.close();
+      this.files.delete(ino);
+    } else if (kind === FrameKind.SYNC) {
+      const file = this.files.get(ino);
+      if (file !== undefined) file.promised = true;
+    } else if (kind !== FrameKind.CLEAN && (there || committed)) this.#change(frame, committed, there);
+  }
+
+  #change({ kind, ino, offset, length, timeNs, bytes }: Frame, committed: boolean, there: boolean): void {
+    let file = this.files.get(ino);
+    if (file === undefined) this.files.set(ino, (file = new StagedFile(ino, 0, this.#dir)));
+    // A full disk may have had no room for the frame that says SPILL.
+    if ((kind === FrameKind.SPILL || kind === FrameKind.RANGE) && there) file.openFile();
+    if (kind === FrameKind.DATA && bytes !== undefined && file.inMemory) file.store(offset, bytes);
+    if (kind === FrameKind.APPEND) file.append = timeNs === NO_APPEND.id ? undefined : { from: offset, id: timeNs };
+    if (kind === FrameKind.KEEP) file.keepMtime();
+    if (kind === FrameKind.SPILL || kind === FrameKind.APPEND || kind === FrameKind.KEEP) return;
+    if (committed) {
+      // What follows was done to a file of this size.
+      if (kind === FrameKind.DATA || kind === FrameKind.RANGE) file.size = Math.max(file.size, offset + length);
+      else if (kind === FrameKind.SIZE) file.size = offset === 1 ? length : Math.max(file.size, length);
+      return;
+    }
+    if (kind === FrameKind.DATA || kind === FrameKind.RANGE) file.wrote(offset, length);
+    else if (kind === FrameKind.HOLE) file.active.set(offset, offset + length, 'hole');
+    else if (kind === FrameKind.SIZE) file.setSize(length, offset === 1);
+    // The first size that is noted is the committed one: no change.
+    if (timeNs !== 0n) file.touched(timeNs);
+  }
+
+  end(): Recovered {
+    for (const [ino, file] of this.files) {
+      if (file.dirty) continue;
+      if (file.append !== undefined) this.appends.set(ino, file.append);
+      file.discard();
+      this.files.delete(ino);
+    }
+    return this;
+  }
+}
