@@ -197,6 +197,7 @@ async function assemble({
     reader,
     volumeId: format.id,
     blockSize: format.blockSize,
+    compression: format.compression,
     newObjectId: () => view.newId('object'),
   });
   const orphans = new Orphans({ view, mountId, reclaimer: new Reclaimer(view), clock, open: staging, report });
@@ -271,6 +272,8 @@ async function assemble({
       ...(writeback !== undefined && { writeback: 'on', oldestStagedMs: writeback.oldestMs }),
       cachedBytes: cache.bytes,
       fetchedBytes: reader.fetchedBytes,
+      uploadedBytes: uploader.uploadedBytes,
+      ...(format.compression !== 'none' && { savedBytes: uploader.savedBytes }),
       ...passthrough.stats(),
       ...group?.stats(),
     }),

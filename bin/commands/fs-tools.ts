@@ -50,6 +50,17 @@ export function addFsToolCommands(fs: Command): void {
       if (report.problem !== null) process.exitCode = EXIT_PARTLY;
     });
 
+  fs.command('compression <meta-url> <codec>')
+    .description('store new blocks in zstd, or (none) as they are; what is stored stays as it is')
+    .option('--name <name>', "the volume's name (default: lake)")
+    .option('--json', 'print as one JSON object')
+    .action(async (metaUrl: string, codec: string, options: ToolOptions) => {
+      const { parseCompression } = await import('../../fs-gateway/main.ts');
+      const { setVolumeCompression } = await import('../../fs-gateway/tools/main.ts');
+      const compression = parseCompression(codec);
+      print({ ...(await setVolumeCompression({ metaUrl, name: options.name, compression })) }, options.json);
+    });
+
   fs.command('fsck <meta-url>')
     .description('check every record and object of a volume; exit status 3 when findings are left')
     .option('--repair', 'make right what can be made right without a guess; never deletes content')

@@ -14,6 +14,7 @@ interface FormatOptions extends Json {
   readonly store: string;
   readonly name?: string;
   readonly option?: readonly string[];
+  readonly compress?: string;
   readonly ifMissing?: true;
 }
 
@@ -63,6 +64,7 @@ export function addFsCommands(program: Command): void {
       'blockSize, inlineBytes, trash, grace, backup, backupKeep, gc, durability or compression; may be repeated',
       collect,
     )
+    .option('--compress <codec>', 'the same as --option compression=CODEC: zstd or none')
     .option('--if-missing', 'a volume that is there already, in the same store, is left as it is')
     .option('--json', 'print as one JSON object')
     .action(async (metaUrl: string, options: FormatOptions) => {
@@ -72,7 +74,10 @@ export function addFsCommands(program: Command): void {
         metaUrl,
         storeUrl: options.store,
         ...(options.name === undefined ? {} : { name: options.name }),
-        options: keyValues(options.option ?? []),
+        options: {
+          ...keyValues(options.option ?? []),
+          ...(options.compress !== undefined && { compression: options.compress }),
+        },
       });
       print({ ...format }, options.json);
     });

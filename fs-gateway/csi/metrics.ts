@@ -53,12 +53,16 @@ function addMounts(registry: Registry): void {
   const staged = gauge('penstock_mount_staged_bytes', 'Written by programs and not yet in the object store.');
   const cached = gauge('penstock_mount_cached_bytes', 'Bytes in the cache of the node.');
   const fetched = gauge('penstock_mount_fetched_bytes', 'Bytes read from the object store since the worker started.');
+  const saved = gauge(
+    'penstock_mount_saved_bytes',
+    'By how much compression made uploads less since the worker started.',
+  );
   const fromPeers = gauge('penstock_mount_peer_fetched_bytes', 'Bytes that came from peers of the cache group.');
   const toPeers = gauge('penstock_mount_peer_served_bytes', 'Bytes served to peers of the cache group.');
   const byOperation = ['volume', 'operation'];
   const operations = gauge('penstock_mount_operations', 'File system requests since the worker started.', byOperation);
   const errors = gauge('penstock_mount_operation_errors', 'Requests that were answered with an error.', byOperation);
-  const all = [restarts, staged, cached, fetched, fromPeers, toPeers, operations, errors];
+  const all = [restarts, staged, cached, fetched, saved, fromPeers, toPeers, operations, errors];
   new Gauge({
     name: 'penstock_mount_up',
     help: '1 when a worker serves the mount, 0 while there is none.',
@@ -74,6 +78,7 @@ function addMounts(registry: Registry): void {
         staged.set({ volume }, stats.worker?.volume?.stagedBytes ?? 0);
         cached.set({ volume }, stats.worker?.volume?.cachedBytes ?? 0);
         fetched.set({ volume }, stats.worker?.volume?.fetchedBytes ?? 0);
+        saved.set({ volume }, stats.worker?.volume?.savedBytes ?? 0);
         fromPeers.set({ volume }, stats.worker?.volume?.peerFetchedBytes ?? 0);
         toPeers.set({ volume }, stats.worker?.volume?.peerServedBytes ?? 0);
         for (const [operation, { count, errors: failed }] of Object.entries(stats.worker?.operations ?? {})) {
@@ -85,7 +90,8 @@ function addMounts(registry: Registry): void {
   });
 }
 
-type VolumeFigure = 'stagedBytes' | 'cachedBytes' | 'fetchedBytes' | 'peerFetchedBytes' | 'peerServedBytes';
+type VolumeFigure =
+  'stagedBytes' | 'cachedBytes' | 'fetchedBytes' | 'savedBytes' | 'peerFetchedBytes' | 'peerServedBytes';
 
 /** The parts of a supervisor's answer that are shown. */
 interface Stats {

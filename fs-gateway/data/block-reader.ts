@@ -17,7 +17,7 @@ import type { Extent } from '../../lib/volume/extents.ts';
 import type { BlockCache } from './block-cache.ts';
 import { Descriptors } from './descriptors.ts';
 import { damaged, PieceStore } from './piece-store.ts';
-import { piecesOf } from './pieces.ts';
+import { isCompressed, piecesOf } from './pieces.ts';
 import type { Piece, PieceSlice } from './pieces.ts';
 
 const RECENT_BYTES = 64 * 2 ** 20;
@@ -107,7 +107,7 @@ export class BlockReader {
   /** Starts fetching what is not at hand of [from, to); errors are met by the reader who comes. Returns the bytes it asked for. */
   prefetch(extents: readonly Extent[], from: number, to: number): void {
     for (const { piece } of piecesOf(this.#volumeId, extents, from, to)) {
-      if (this.#store.localPath(piece.objectKey) !== null) return;
+      if (this.#localPath(piece) !== null) return;
       if (this.#recent.has(piece.name) || this.#cache.has(piece)) continue;
       this.#obtain(piece).catch(() => undefined);
     }
@@ -121,7 +121,7 @@ export class BlockReader {
       return true;
     }
     if (this.#cache.readSync(piece, slice.pieceOffset, target, at, slice.length)) return true;
-    const path = this.#store.localPath(piece.objectKey);
+    const path = this.#localPath(piece);
     if (path === null || (piece.crc !== null && !this.#verified.has(piece.name))) return false;
     const { fd, bytes } = this.#openLocal(path, piece);
     if (piece.objectBytes !== null && bytes !== piece.objectBytes) {
@@ -130,6 +130,11 @@ export class BlockReader {
     const read = readSync(fd, target, at, slice.length, piece.offset + slice.pieceOffset);
     if (read !== slice.length) throw damaged(piece, `ends ${slice.length - read} bytes early`);
     return true;
+  }
+
+  /** The file from which the piece can be read as it is. */
+  #localPath(piece: Piece): string | null {
+    return isCompressed(piece) ? null : this.#store.localPath(piece.objectKey);
   }
 
   /** These bytes are whole somewhere else on this disk: only what is kept for peers is needed. */
@@ -215,7 +220,7 @@ export class BlockReader {
 
   /** What was just fetched or uploaded is at hand for the next reader. */
   remember(piece: Piece, data: Buffer): void {
-    if (this.#store.localPath(piece.objectKey) === null) {
+    if (this.#localPath(piece) === null) {
       this.#remember(piece, data);
       return;
     }

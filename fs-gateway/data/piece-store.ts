@@ -1,13 +1,16 @@
 /**
  * Fetches pieces from the object store.
  *
- * Invariants: a piece is given whole or not at all: an own one verified against its extent's CRC32C, an external one against its length.
+ * Invariants: a piece is given whole or not at all: an own one verified against its extent's CRC32C, an external one against its length. Its checksum is that of
+ * its content: what is wrong in the store, in decompression or on the way is found by it.
  * What is missing, short or damaged is `corrupt` and names the object.
  * Limits: FETCHES_MAX at a time.
  */
 import { crc32c } from '@node-rs/crc32';
 import { PenstockError, isCode } from '../../lib/errors.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
+import { decompressPiece } from './compression.ts';
+import { isCompressed } from './pieces.ts';
 import type { Piece } from './pieces.ts';
 import { Slots } from './slots.ts';
 
@@ -30,8 +33,9 @@ export class PieceStore {
 
   async #get(piece: Piece): Promise<Buffer> {
     try {
-      const data = await this.#store.get(piece.objectKey, { offset: piece.offset, length: piece.bytes });
-      this.fetchedBytes += data.length;
+      const stored = await this.#store.get(piece.objectKey, { offset: piece.offset, length: piece.storedBytes });
+      this.fetchedBytes += stored.length;
+      const data = isCompressed(piece) ? await decompressed(piece, stored) : stored;
       if (data.length !== piece.bytes) throw damaged(piece, `gave ${data.length} bytes, expected ${piece.bytes}`);
       if (piece.crc !== null && crc32c(data) !== piece.crc) throw damaged(piece, 'does not match its checksum');
       return data;
@@ -42,8 +46,16 @@ export class PieceStore {
   }
 }
 
+async function decompressed(piece: Piece, stored: Buffer): Promise<Buffer> {
+  try {
+    return await decompressPiece(stored, piece.bytes);
+  } catch (error) {
+    throw damaged(piece, 'cannot be decompressed', error);
+  }
+}
+
 /** The `corrupt` that names the object. */
 export function damaged(piece: Piece, what: string, cause?: unknown): PenstockError {
-  const range = `bytes ${piece.offset} to ${piece.offset + piece.bytes}`;
+  const range = `bytes ${piece.offset} to ${piece.offset + piece.storedBytes}`;
   return new PenstockError('corrupt', `object ${piece.objectKey} (${range}) ${what}`, { cause });
 }

@@ -14,8 +14,10 @@ export interface Piece {
   readonly objectKey: string;
   /** Null: an external object. */
   readonly objectId: number | null;
-  /** Where it begins in the object. */
+  /** Where it begins in the object, and how many bytes it has there: fewer than `bytes` where it is stored in zstd. */
   readonly offset: number;
+  readonly storedBytes: number;
+  /** Of its content. */
   readonly bytes: number;
   /** Null: an external object, which has no checksum of ours. */
   readonly crc: number | null;
@@ -70,6 +72,7 @@ export function ownPiece(volumeId: string, source: Omit<OwnPiece, 'kind'>): Piec
     objectKey: objectKey(volumeId, source.objectId),
     objectId: source.objectId,
     offset: source.pieceOffset,
+    storedBytes: source.storedBytes,
     bytes: source.pieceBytes,
     crc: source.crc,
     objectBytes: null,
@@ -78,15 +81,21 @@ export function ownPiece(volumeId: string, source: Omit<OwnPiece, 'kind'>): Piec
 
 export function externalPiece(key: string, objectBytes: number, chunk: number): Piece {
   const offset = chunk * CHUNK_BYTES;
+  const bytes = Math.min(CHUNK_BYTES, objectBytes - offset);
   return {
     name: externalName(key, objectBytes, chunk),
     objectKey: key,
     objectId: null,
     offset,
-    bytes: Math.min(CHUNK_BYTES, objectBytes - offset),
+    storedBytes: bytes,
+    bytes,
     crc: null,
     objectBytes,
   };
+}
+
+export function isCompressed({ storedBytes, bytes }: Piece): boolean {
+  return storedBytes < bytes;
 }
 
 let lastKey = '';

@@ -7,7 +7,9 @@
 import { crc32c } from '@node-rs/crc32';
 import type { ObjectStore } from '../../lib/store/store.ts';
 import type { Extent } from '../../lib/volume/extents.ts';
+import type { VolumeFormat } from '../../lib/volume/format.ts';
 import type { BlockReader } from './block-reader.ts';
+import { compressPiece } from './compression.ts';
 import { objectKey, ownPiece } from './pieces.ts';
 import { Slots } from './slots.ts';
 
@@ -24,12 +26,16 @@ export interface UploaderOptions {
   readonly reader: BlockReader;
   readonly volumeId: string;
   readonly blockSize: number;
+  readonly compression: VolumeFormat['compression'];
   newObjectId(): number | Promise<number>;
 }
 
 export class Uploader {
   readonly #options: UploaderOptions;
   readonly #slots = new Slots(UPLOADS_MAX);
+  /** For statistics: what was put into the store, and by how much compression made it less. */
+  uploadedBytes = 0;
+  savedBytes = 0;
 
   constructor(options: UploaderOptions) {
     this.#options = options;
@@ -49,26 +55,31 @@ export class Uploader {
     pieces: readonly ByteRange[],
     load: (offset: number, target: Buffer) => void | Promise<void>,
   ): Promise<Extent[]> {
-    const { store, reader, volumeId } = this.#options;
+    const { store, reader, volumeId, compression } = this.#options;
     const objectId = await this.#options.newObjectId();
     const key = objectKey(volumeId, objectId);
     const extents: Extent[] = [];
     const bodies: Buffer[] = [];
+    const remember: (() => void)[] = [];
     let pieceOffset = 0;
+    let contentBytes = 0;
     for (const { start, end } of pieces) {
-      const body = Buffer.allocUnsafe(end - start);
-      await load(start, body);
-      const source = { kind: 'own', objectId, pieceOffset, pieceBytes: body.length, crc: crc32c(body) } as const;
-      extents.push({ fileOffset: start, length: body.length, sliceOffset: 0, source });
+      const content = Buffer.allocUnsafe(end - start);
+      await load(start, content);
+      const crc = crc32c(content);
+      const body = compression === 'zstd' ? await compressPiece(content) : content;
+      const [pieceBytes, storedBytes] = [content.length, body.length];
+      const source = { kind: 'own', objectId, pieceOffset, pieceBytes, storedBytes, crc } as const;
+      extents.push({ fileOffset: start, length: pieceBytes, sliceOffset: 0, source });
       bodies.push(body);
-      pieceOffset += body.length;
+      remember.push(() => reader.remember(ownPiece(volumeId, source), content));
+      pieceOffset += storedBytes;
+      contentBytes += pieceBytes;
     }
     await store.put(key, bodies);
-    for (const [index, { source }] of extents.entries()) {
-      const body = bodies[index];
-      if (body === undefined || source.kind !== 'own') continue;
-      reader.remember(ownPiece(volumeId, source), body);
-    }
+    this.uploadedBytes += pieceOffset;
+    this.savedBytes += contentBytes - pieceOffset;
+    for (const keep of remember) keep();
     return extents;
   }
 }

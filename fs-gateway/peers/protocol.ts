@@ -1,7 +1,8 @@
 /**
  * What peers say to each other: `GET /v1/VOLUME-ID/piece?...` with `Authorization: Bearer TOKEN`.
  *
- *   own piece:       object, offset, bytes, crc   (decimal: object id, where it begins in it, length, CRC32C)
+ *   own piece:       object, offset, stored, bytes, crc   (decimal: object id, where it begins in it and how long it is there, length
+ *                    and CRC32C of its content)
  *   external chunk:  key, objectBytes, chunk      (of an object of the lake; chunks of CHUNK_BYTES)
  *   answer 200:      the bytes, then their CRC32C (u32, little-endian): the form in which block-cache.ts keeps them
  *
@@ -23,12 +24,12 @@ const U32_MAX = 2 ** 32 - 1;
 const OTHER_OBJECTS = /^([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|backups)\//;
 
 export function piecePath(volumeId: string, piece: Piece): string {
-  const { objectId, offset, bytes, crc, objectKey, objectBytes } = piece;
+  const { objectId, offset, storedBytes, bytes, crc, objectKey, objectBytes } = piece;
   const query =
     objectId !== null
-      ? { object: String(objectId), offset: String(offset), bytes: String(bytes), crc: String(crc) }
-      : { key: objectKey, objectBytes: String(objectBytes), chunk: String(offset / CHUNK_BYTES) };
-  return `/v1/${volumeId}/piece?${new URLSearchParams(query).toString()}`;
+      ? { object: objectId, offset, stored: storedBytes, bytes, crc }
+      : { key: objectKey, objectBytes, chunk: offset / CHUNK_BYTES };
+  return `/v1/${volumeId}/piece?${new URLSearchParams(Object.entries(query).map(([name, value]) => [name, String(value)])).toString()}`;
 }
 
 /** The piece that a path asks for; null: the path is no such thing. Throws `usage` for a piece that there cannot be. */
@@ -44,11 +45,13 @@ export function parsePiecePath(volumeId: string, path: string): Piece | null {
   const key = url.searchParams.get('key');
   if (key === null) {
     const pieceBytes = number('bytes', PIECE_BYTES_MAX);
-    if (pieceBytes === 0) throw new PenstockError('usage', 'bytes: expected more than 0');
+    const storedBytes = number('stored', pieceBytes);
+    if (storedBytes === 0) throw new PenstockError('usage', 'stored: expected more than 0');
     return ownPiece(volumeId, {
       objectId: number('object', Number.MAX_SAFE_INTEGER),
       pieceOffset: number('offset', PIECE_BYTES_MAX),
       pieceBytes,
+      storedBytes,
       crc: number('crc', U32_MAX),
     });
   }

@@ -50,7 +50,7 @@ export class ObjectNeeds {
 
   async need(ino: number, extents: readonly Extent[]): Promise<void> {
     for (const { source } of extents) {
-      if (source.kind === 'own') this.#needOwn(source.objectId, source.pieceOffset + source.pieceBytes);
+      if (source.kind === 'own') this.#needOwn(source.objectId, source.pieceOffset + source.storedBytes);
       else this.#lake.set(source.key, { needed: source.objectBytes, ino });
     }
     if (this.#lake.size >= CHECKS) await this.#checkLake();

@@ -7,6 +7,7 @@ import type { MetaEngine } from '../../lib/meta/engine.ts';
 import { PenstockError } from '../../lib/errors.ts';
 import { absoluteUrl, openMeta, openStore } from '../../lib/registry.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
+import type { VolumeFormat } from '../../lib/volume/format.ts';
 import { Records } from '../csi/records.ts';
 import { controlRequest } from '../fuse/control.ts';
 import { requireFormat, splitMetaUrl, volumeInfo } from '../main.ts';
@@ -14,6 +15,7 @@ import { createBackup, listBackups } from './backup.ts';
 import type { Backup } from './backup.ts';
 import { cloneTree, createSnapshot, deleteSnapshot, listSnapshots } from './clone.ts';
 import type { CloneOptions, CopyReport, Snapshot } from './clone.ts';
+import { setCompression } from './compression.ts';
 import { dumpVolume } from './dump.ts';
 import type { DumpReport } from './dump.ts';
 import { verifyDump } from './dump-file.ts';
@@ -39,6 +41,13 @@ export interface ToolRequest {
   /** Instead of `?volume=` in the URL. */
   readonly name?: string | undefined;
   readonly progress?: Progress;
+}
+
+/** In what new blocks are stored; see compression.ts. */
+export async function setVolumeCompression(
+  request: ToolRequest & { readonly compression: VolumeFormat['compression'] },
+): Promise<VolumeFormat> {
+  return withVolume(request, ({ engine, volume }) => setCompression(engine, volume, request.compression));
 }
 
 /** Deletes what nothing refers to any more; see gc.ts. */

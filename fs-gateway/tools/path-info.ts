@@ -60,7 +60,11 @@ export interface FileContent {
     readonly bytes: number;
     readonly object: string;
     readonly objectOffset: number;
+    /** Stored in zstd: the whole piece begins at `objectOffset` and has so many bytes there. */
+    readonly zstdBytes?: number;
   }[];
+  /** By how much compression makes the pieces of the file less than their content. */
+  readonly savedBytes: number;
 }
 
 /** Throws `not-found` outside of our mounts. */
@@ -128,11 +132,25 @@ export async function fileContent(engine: MetaEngine, volume: string, ino: numbe
   }
   return {
     inline: (inode.flags & INODE_INLINE) !== 0,
-    extents: extents.map(({ fileOffset, length, sliceOffset, source }) => ({
-      offset: fileOffset,
-      bytes: length,
-      object: source.kind === 'own' ? objectKey(id, source.objectId) : source.key,
-      objectOffset: (source.kind === 'own' ? source.pieceOffset : 0) + sliceOffset,
-    })),
+    extents: extents.map(({ fileOffset, length, sliceOffset, source }) => {
+      const at = { offset: fileOffset, bytes: length };
+      if (source.kind === 'external') return { ...at, object: source.key, objectOffset: sliceOffset };
+      const { objectId, pieceOffset, pieceBytes, storedBytes } = source;
+      const object = objectKey(id, objectId);
+      return storedBytes < pieceBytes
+        ? { ...at, object, objectOffset: pieceOffset, zstdBytes: storedBytes }
+        : { ...at, object, objectOffset: pieceOffset + sliceOffset };
+    }),
+    savedBytes: savedBytes(extents),
   };
+}
+
+/** Each piece counts once, however many of its slices the file shows. */
+function savedBytes(extents: readonly Extent[]): number {
+  const saved = new Map<string, number>();
+  for (const { source } of extents) {
+    if (source.kind !== 'own') continue;
+    saved.set(`${source.objectId}-${source.pieceOffset}`, source.pieceBytes - source.storedBytes);
+  }
+  return [...saved.values()].reduce((total, bytes) => total + bytes, 0);
 }

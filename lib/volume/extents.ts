@@ -3,15 +3,16 @@
  * a large one in blocks, a published file in the lake's own object (zero copy) and a clone in its source's objects.
  *
  *   list:    varint count, then the extents in the order of their file offsets, which never overlap; what lies between is a hole
- *   extent:  u8     flags: 1 external, 2 the slice is the whole piece, 4 begins where the one before ended
+ *   extent:  u8     flags: 1 external, 2 the slice is the whole piece, 4 begins where the one before ended, 8 stored in zstd
  *            varint gap      bytes between the end of the one before and this one (absent with flag 4)
  *            varint length   bytes of the file
  *            varint sliceOffset  where the slice begins in the piece (absent with flag 2)
- *     own:   varint objectId, varint pieceOffset (where the piece begins in the object), varint pieceBytes, u32 crc32c of the piece
+ *     own:   varint objectId, varint pieceOffset (where the piece begins in the object), varint pieceBytes, u32 crc32c of the piece,
+ *            varint storedBytes  in the object (flag 8 only, and fewer than pieceBytes)
  *     external: bytes key, varint objectBytes
  *
  * A *piece* is what was written and checksummed at once; it is fetched and verified whole (at most the block size), however small
- * the slice of it that a file still shows. An external object has no checksum of ours; its length is checked.
+ * the slice of it that a file still shows. Lengths and checksum are of its content, whether it is stored in zstd or as it is. An external object has no checksum of ours; its length is checked.
  */
 import type { ByteReader, ByteWriter } from './bytes.ts';
 
@@ -20,6 +21,8 @@ export interface OwnPiece {
   readonly objectId: number;
   readonly pieceOffset: number;
   readonly pieceBytes: number;
+  /** In the object: fewer than `pieceBytes` where it is stored in zstd, else as many. */
+  readonly storedBytes: number;
   readonly crc: number;
 }
 
@@ -41,6 +44,7 @@ export interface Extent {
 const EXTERNAL = 1;
 const WHOLE = 2;
 const ADJACENT = 4;
+const COMPRESSED = 8;
 /** More in one record than a damaged count may make us allocate; a page of 64 MiB in 1 KiB fragments. */
 const EXTENTS_MAX = 65_536;
 
@@ -59,13 +63,16 @@ export function writeExtents(writer: ByteWriter, extents: readonly Extent[]): vo
   for (const extent of extents) {
     const whole = extent.sliceOffset === 0 && extent.length === sourceBytes(extent);
     const adjacent = extent.fileOffset === end;
-    writer.u8((extent.source.kind === 'external' ? EXTERNAL : 0) | (whole ? WHOLE : 0) | (adjacent ? ADJACENT : 0));
+    const source = extent.source;
+    const compressed = source.kind === 'own' && source.storedBytes < source.pieceBytes;
+    const kind = (source.kind === 'external' ? EXTERNAL : 0) | (compressed ? COMPRESSED : 0);
+    writer.u8(kind | (whole ? WHOLE : 0) | (adjacent ? ADJACENT : 0));
     if (!adjacent) writer.varint(extent.fileOffset - end);
     writer.varint(extent.length);
     if (!whole) writer.varint(extent.sliceOffset);
-    const source = extent.source;
     if (source.kind === 'own') {
       writer.varint(source.objectId).varint(source.pieceOffset).varint(source.pieceBytes).u32(source.crc);
+      if (compressed) writer.varint(source.storedBytes);
     } else {
       writer.bytes(Buffer.from(source.key)).varint(source.objectBytes);
     }
@@ -80,19 +87,14 @@ export function readExtents(reader: ByteReader): Extent[] {
   let end = 0;
   for (let i = 0; i < count; i++) {
     const flags = reader.u8();
-    if (flags > 7) throw reader.damaged(`an extent has unknown flags ${flags}`);
+    if (flags > 15 || (flags & (EXTERNAL | COMPRESSED)) === (EXTERNAL | COMPRESSED))
+      throw reader.damaged(`an extent has unknown flags ${flags}`);
     const fileOffset = (flags & ADJACENT) === 0 ? end + reader.varint() : end;
     const length = reader.varint();
     const sliceOffset = (flags & WHOLE) === 0 ? reader.varint() : 0;
     const source: Extent['source'] =
       (flags & EXTERNAL) === 0
-        ? {
-            kind: 'own',
-            objectId: reader.varint(),
-            pieceOffset: reader.varint(),
-            pieceBytes: reader.varint(),
-            crc: reader.u32(),
-          }
+        ? readOwn(reader, (flags & COMPRESSED) !== 0)
         : { kind: 'external', key: reader.bytes().toString(), objectBytes: reader.varint() };
     const extent: Extent = { fileOffset, length, sliceOffset, source };
     if (length === 0 || sliceOffset + length > sourceBytes(extent)) {
@@ -102,6 +104,18 @@ export function readExtents(reader: ByteReader): Extent[] {
     end = fileOffset + length;
   }
   return extents;
+}
+
+function readOwn(reader: ByteReader, compressed: boolean): OwnPiece {
+  const objectId = reader.varint();
+  const pieceOffset = reader.varint();
+  const pieceBytes = reader.varint();
+  const crc = reader.u32();
+  const storedBytes = compressed ? reader.varint() : pieceBytes;
+  if (compressed && (storedBytes === 0 || storedBytes >= pieceBytes)) {
+    throw reader.damaged(`a piece of ${pieceBytes} bytes is stored in ${storedBytes}`);
+  }
+  return { kind: 'own', objectId, pieceOffset, pieceBytes, storedBytes, crc };
 }
 
 /** The part of an extent in [from, to), which must overlap it. */

@@ -3,6 +3,9 @@
  *
  * Invariants: a volume is formatted once (`exists` otherwise); its id names its objects in the store, so that two volumes in one
  * store never share a key; a record of a newer version than ours is refused by name, never half understood.
+ *   version 1   pieces are stored as they are
+ *   version 2   pieces may be stored in zstd (extents.ts): clients that know only 1 must not touch it
+ * A volume gets the lowest version that says what it is, so that older clients use what they can.
  * Failure: the record and the root directory are one commit.
  */
 import { z } from 'zod';
@@ -11,12 +14,14 @@ import type { MetaEngine } from '../meta/engine.ts';
 import { encodeInode, newInode, S_IFDIR } from './inode.ts';
 import { ROOT_INO, VolumeKeys } from './keys.ts';
 
-const FORMAT_VERSION = 1;
+/** The lowest version that may have pieces in zstd. */
+export const COMPRESSED_VERSION = 2;
+const FORMAT_VERSION = 2;
 const HOUR_MS = 3_600_000;
 const DAY_MS = 24 * HOUR_MS;
 
-const formatSchema = z.strictObject({
-  version: z.literal(FORMAT_VERSION),
+const recordSchema = z.strictObject({
+  version: z.int().min(1).max(FORMAT_VERSION),
   /** Part of every object key of the volume. */
   id: z.uuid(),
   volume: z.string(),
@@ -24,6 +29,7 @@ const formatSchema = z.strictObject({
   store: z.string(),
   /** The largest piece of a file that is one object, bytes. */
   blockSize: z.number().int().min(65_536).max(67_108_864),
+  /** In what new pieces are stored, where it makes them smaller. */
   compression: z.enum(['none', 'zstd']),
   /** Files up to this size are kept in the metadata. */
   inlineBytes: z.number().int().min(0).max(262_144),
@@ -41,6 +47,13 @@ const formatSchema = z.strictObject({
   gcMs: z.number().int().min(0).default(DAY_MS),
   createdMs: z.number(),
 });
+
+const formatSchema = recordSchema.refine(
+  ({ version, compression }) => version >= COMPRESSED_VERSION || compression === 'none',
+  {
+    error: `compression needs format version ${COMPRESSED_VERSION}`,
+  },
+);
 
 export type VolumeFormat = z.infer<typeof formatSchema>;
 
@@ -93,7 +106,8 @@ export function parseFormat(value: Buffer, volume: string): VolumeFormat {
  */
 export async function writeFormat(engine: MetaEngine, format: Omit<VolumeFormat, 'version'>): Promise<VolumeFormat> {
   const keys = new VolumeKeys(format.volume);
-  const checked = formatSchema.safeParse({ ...format, version: FORMAT_VERSION });
+  const version = format.compression === 'none' ? 1 : COMPRESSED_VERSION;
+  const checked = formatSchema.safeParse({ ...format, version });
   if (!checked.success) {
     throw new PenstockError('config', `options of volume '${format.volume}': ${z.prettifyError(checked.error)}`);
   }
@@ -113,6 +127,26 @@ export async function writeFormat(engine: MetaEngine, format: Omit<VolumeFormat,
     : await engine.commit({ compare: [absent], write: [record] });
   if (overLake.ok) return checked.data;
   throw new PenstockError('exists', `volume '${format.volume}' is already formatted`);
+}
+
+/** Changes the record of a formatted volume. Throws `not-found`, and `conflict` when another did at the same time. */
+export async function changeFormat(
+  engine: MetaEngine,
+  volume: string,
+  change: (format: VolumeFormat) => VolumeFormat,
+): Promise<VolumeFormat> {
+  const key = new VolumeKeys(volume).formatKey;
+  const [stored] = await engine.read([key]);
+  if (stored === null || stored === undefined) {
+    throw new PenstockError('not-found', `volume '${volume}' is not formatted`);
+  }
+  const changed = formatSchema.parse(change(parseFormat(stored.value, volume)));
+  const written = await engine.commit({
+    compare: [{ key, version: stored.version }],
+    write: [{ key, value: Buffer.from(JSON.stringify(changed)) }],
+  });
+  if (written.ok) return changed;
+  throw new PenstockError('conflict', `the format of volume '${volume}' was changed by another at the same time`);
 }
 
 /** The root's number is 1: the counter begins behind it. */

@@ -177,7 +177,7 @@ describe.skipIf(missing('redis-server', 'versitygw'))('a cache group', () => {
       return response.status;
     };
     const good = `Bearer ${token}`;
-    const piece = `${pieces}?object=1&offset=0&bytes=${BLOCK}&crc=1`;
+    const piece = `${pieces}?object=1&offset=0&stored=${BLOCK}&bytes=${BLOCK}&crc=1`;
     for (const wrong of [undefined, '', 'Bearer ', `Bearer ${'0'.repeat(64)}`, token, `Bearer ${token}0`]) {
       expect(await ask(piece, wrong)).toBe(401);
     }
@@ -189,9 +189,10 @@ describe.skipIf(missing('redis-server', 'versitygw'))('a cache group', () => {
     for (const method of ['PUT', 'POST', 'DELETE', 'HEAD']) expect(await ask(piece, good, method)).toBe(405);
     const before = volume.gets();
     expect(await ask('/v1/another/piece?object=1', good)).toBe(404);
-    expect(await ask(`${pieces}?object=1&offset=0&bytes=0&crc=1`, good)).toBe(400);
-    expect(await ask(`${pieces}?object=1&offset=0&bytes=${2 ** 27}&crc=1`, good)).toBe(400);
-    expect(await ask(`${pieces}?object=-1&offset=0&bytes=9&crc=1`, good)).toBe(400);
+    expect(await ask(`${pieces}?object=1&offset=0&stored=0&bytes=0&crc=1`, good)).toBe(400);
+    expect(await ask(`${pieces}?object=1&offset=0&stored=9&bytes=8&crc=1`, good)).toBe(400);
+    expect(await ask(`${pieces}?object=1&offset=0&stored=9&bytes=${2 ** 27}&crc=1`, good)).toBe(400);
+    expect(await ask(`${pieces}?object=-1&offset=0&stored=9&bytes=9&crc=1`, good)).toBe(400);
     expect(await ask(`${pieces}?key=../x&objectBytes=9&chunk=0`, good)).toBe(400);
     expect(await ask(`${pieces}?key=tables/x&objectBytes=9&chunk=1`, good)).toBe(400);
     // Of other volumes in the same store, and backups of the metadata: never, token or not.
@@ -199,7 +200,7 @@ describe.skipIf(missing('redis-server', 'versitygw'))('a cache group', () => {
     expect(await ask(`${pieces}?key=backups/lake/1.dump&objectBytes=9&chunk=0`, good)).toBe(403);
     expect(volume.gets()).toBe(before);
     // A piece that there is not, and one with another checksum than the store's.
-    expect(await ask(`${pieces}?object=987654&offset=0&bytes=9&crc=1`, good)).toBe(502);
+    expect(await ask(`${pieces}?object=987654&offset=0&stored=9&bytes=9&crc=1`, good)).toBe(502);
   });
 
   test('objects of the lake are shared too', async () => {

@@ -15,7 +15,13 @@ import { PeerDirectory } from '../../fs-gateway/peers/peer-directory.ts';
 const VOLUME_ID = '0f0f0f0f-1111-4222-8333-444444444444';
 const TOKEN = 'ab'.repeat(32);
 const DATA = randomBytes(300_000);
-const PIECE = ownPiece(VOLUME_ID, { objectId: 7, pieceOffset: 0, pieceBytes: DATA.length, crc: crc32c(DATA) });
+const PIECE = ownPiece(VOLUME_ID, {
+  objectId: 7,
+  pieceOffset: 0,
+  pieceBytes: DATA.length,
+  storedBytes: 1000,
+  crc: crc32c(DATA),
+});
 
 function answer(data: Buffer, crc = crc32c(data)): Buffer {
   const trailer = Buffer.alloc(4);
@@ -90,7 +96,9 @@ test('a piece comes whole, with the token, over one connection after another', a
   const { client } = await clientOf(address);
   for (let i = 0; i < 3; i++) expect((await client.fetch(PIECE))?.equals(DATA)).toBe(true);
   expect(new Set(seen)).toEqual(
-    new Set([`GET /v1/${VOLUME_ID}/piece?object=7&offset=0&bytes=300000&crc=${crc32c(DATA)} Bearer ${TOKEN}`]),
+    new Set([
+      `GET /v1/${VOLUME_ID}/piece?object=7&offset=0&stored=1000&bytes=300000&crc=${crc32c(DATA)} Bearer ${TOKEN}`,
+    ]),
   );
   expect(connections.size).toBe(1);
   expect(client.fetchedBytes).toBe(3 * DATA.length);

@@ -20,6 +20,7 @@ const extents: fc.Arbitrary<Extent[]> = fc
       length: fc.integer({ min: 1, max: 2 ** 33 }),
       sliceOffset: fc.nat({ max: 100 }),
       rest: fc.nat({ max: 100 }),
+      share: fc.constantFrom(1, 1, 2, 9),
       id: whole,
       crc: fc.nat({ max: 0xffffffff }),
       key: fc.option(fc.string({ minLength: 1, unit: 'grapheme' })),
@@ -28,7 +29,7 @@ const extents: fc.Arbitrary<Extent[]> = fc
   )
   .map((items) => {
     let end = 0;
-    return items.map(({ gap, length, sliceOffset, rest, id, crc, key }): Extent => {
+    return items.map(({ gap, length, sliceOffset, rest, share, id, crc, key }): Extent => {
       const fileOffset = end + gap;
       end = fileOffset + length;
       const bytes = sliceOffset + length + rest;
@@ -38,7 +39,14 @@ const extents: fc.Arbitrary<Extent[]> = fc
         sliceOffset,
         source:
           key === null
-            ? { kind: 'own', objectId: id, pieceOffset: rest, pieceBytes: bytes, crc }
+            ? {
+                kind: 'own',
+                objectId: id,
+                pieceOffset: rest,
+                pieceBytes: bytes,
+                storedBytes: Math.ceil(bytes / share),
+                crc,
+              }
             : { kind: 'external', key, objectBytes: bytes },
       };
     });
