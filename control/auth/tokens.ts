@@ -22,7 +22,7 @@ export type Role = (typeof ROLES)[number];
 
 export const tokenSchema = z.object({
   id: z.uuid(),
-  /** Whose it is. A token of role `agent` is named by its agent's id, and speaks for that agent only. */
+  /** Whose it is. A token of role `agent` is named by its agent's id, or the ids' beginning and a star, and speaks for those only. */
   name: z.string(),
   role: z.enum(ROLES),
   createdMs: z.number(),

@@ -31,7 +31,11 @@ export function tokenRoutes(app: App, context: ControlContext): void {
         summary: 'Make a token. The first one must be an administrator’s: from then on nothing is served without one',
         headers: idempotencyHeaders,
         body: z.strictObject({
-          name: z.string().min(1).max(128).meta({ description: 'for the role agent: the id of the agent' }),
+          name: z
+            .string()
+            .min(1)
+            .max(128)
+            .meta({ description: 'for the role agent: the id of the agent, or `plant-a-*` for all that begin so' }),
           role: z.enum(ROLES),
           expiresInSeconds: z
             .int()

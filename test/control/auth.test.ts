@@ -107,6 +107,26 @@ test("an agent's token speaks for that agent only", async () => {
   expect(answer.status).toBe(403);
 });
 
+test('a token of a fleet speaks for the agents whose id begins as it says, and for no other', async () => {
+  const { control } = await withTokens();
+  const made = await control.request('POST', '/v1/tokens', {
+    token: FIRST,
+    body: { name: 'plant-a-*', role: 'agent' },
+  });
+  const token = String(made.json['token']);
+  for (const [agent, status] of [
+    ['plant-a-7', 204],
+    ['plant-a-', 204],
+    ['plant-a', 403],
+    ['plant-b-7', 403],
+  ] as const) {
+    const beat = await control.request('POST', `/v1/agents/${agent}/heartbeat`, { token, body: { status: {} } });
+    expect([agent, beat.status]).toEqual([agent, status]);
+    const config = await control.request('GET', `/v1/agents/${agent}/config`, { token });
+    expect([agent, config.status]).toEqual([agent, status === 204 ? 200 : 403]);
+  }
+});
+
 test('a token is kept as a hash, shown once, and refused when it is revoked or expired', async () => {
   const { control, tokens } = await withTokens();
   const listed = await control.request('GET', '/v1/tokens', { token: FIRST });

@@ -29,6 +29,7 @@ const MATRIX: Readonly<Record<string, object>> = {
     agent: {
       hostPaths: [{ name: 'logs', path: '/var/log/machine' }],
       sources: [{ type: 'file', path: '/var/log/machine/*.ndjson', sensor: 'id', to: 'machine' }],
+      control: { tokenSecret: 'agents' },
       nodeSelector: { edge: 'true' },
       priorityClassName: 'high',
     },
@@ -200,7 +201,10 @@ describe.skipIf(absent)('the Helm chart', () => {
       const pipeline = parseConfig(config?.data?.['pipeline.yaml'] ?? '', 'pipeline.yaml', pipelineSchema);
       expect(pipeline.meta).toBe('redis://r:6379/0');
       const agent = config?.data?.['agent.yaml'];
-      if (agent !== undefined) expect(parseConfig(agent, 'agent.yaml', agentSchema).agent.id).toBe('edge-7');
+      const parsed = agent === undefined ? undefined : parseConfig(agent, 'agent.yaml', agentSchema);
+      if (parsed !== undefined) expect(parsed.agent.id).toBe('edge-7');
+      const control = { url: 'http://penstock-control.penstock:8080', tokenFile: '/etc/penstock-token/token' };
+      if (values === MATRIX['everything']) expect(parsed?.control).toEqual(control);
     }
   });
 
