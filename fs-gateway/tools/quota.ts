@@ -4,6 +4,7 @@
  * A directory that gets a quota becomes a quota root first: from that commit on, what is made in it counts to it. Then what was there is
  * counted from the top down, each inode in the commit that makes it count, so the usage is exact at every moment, whatever others do
  * meanwhile. The limit is enforced when all is counted.
+ * What a quota counts to is known only once it is counted itself: until then none is begun below it, and none around it ends (`conflict`).
  * Failure: killed in between, the quota stays marked as being counted and enforces nothing; the same command goes on.
  * Limits: PORTION inodes in one commit. Until all is counted a rename of a directory from what is not counted into what is gives EXDEV.
  */
@@ -16,6 +17,7 @@ import { decodeQuota, encodeQuota } from '../../lib/volume/quota.ts';
 import type { Quota } from '../../lib/volume/quota.ts';
 import { scanBucket } from '../../lib/volume/references.ts';
 import type { CachedEntry } from '../meta/cache.ts';
+import type { Change } from '../meta/change.ts';
 import type { Account } from '../meta/quotas.ts';
 import { VolumeView } from '../meta/view.ts';
 import type { Progress } from './tool.ts';
@@ -45,7 +47,7 @@ export interface QuotaLimits {
   readonly inodesMax?: number | null;
 }
 
-/** Throws `not-found`, and `usage` for what can have no quota. */
+/** Throws `not-found`, `usage` for what can have no quota, and `conflict` while a quota above or below it is being counted. */
 export async function setQuota(
   engine: MetaEngine,
   volume: string,
@@ -140,13 +142,33 @@ async function makeRoot(view: VolumeView, ino: number, limits: QuotaLimits): Pro
     if (limits.inodesMax === undefined) quota.inodesMax = inodesMax;
     change.expectOther(key, stored?.version ?? null);
     change.write(key, encodeQuota(quota));
-    if (ino !== ROOT_INO && before === null) change.updateNode(node, { ...node.inode, quota: ino });
+    if (ino !== ROOT_INO && before === null) {
+      await expectCounted(view, change, node.inode.quota);
+      change.updateNode(node, { ...node.inode, quota: ino });
+    }
     change.announce({ kind: 'quota', ino });
     return quota;
   });
   view.quotas.clear();
   if (value === undefined) throw new Error('a change without an operation is never a repeat');
   return value;
+}
+
+/** What is below it may count to it already, or not yet. */
+async function expectCounted(view: VolumeView, change: Change, ino: number): Promise<void> {
+  const key = view.keys.quota(ino);
+  const [stored] = ino === 0 ? [] : await view.read([key]);
+  if (stored === null || stored === undefined) return;
+  if (decodeQuota(stored.value, ino).counting) throw await beingCounted(view, ino);
+  change.expectOther(key, stored.version);
+}
+
+async function beingCounted(view: VolumeView, ino: number): Promise<PenstockError> {
+  const path = (await new DirectoryPaths(view).of(ino)) ?? `directory ${ino}`;
+  return new PenstockError(
+    'conflict',
+    `the quota of '${path}' is being counted, or that was interrupted: give 'quota set' for it again, then for this one`,
+  );
 }
 
 async function editQuota(
@@ -252,6 +274,8 @@ class Counting {
       if (stored === null || stored === undefined) return;
       const quota = decodeQuota(stored.value, inner);
       if (quota.outer !== this.#outer) return;
+      // What it has not counted yet would count here neither now nor later.
+      if (quota.counting) throw await beingCounted(this.#view, inner);
       const [inodes = 0n, bytes = 0n] = (await this.#engine.readNumbers(numbers)).map((value) => value ?? 0n);
       const result = await this.#engine.commit({
         compare: [

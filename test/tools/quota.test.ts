@@ -7,6 +7,7 @@ import { encodeQuota } from '../../lib/volume/quota.ts';
 import { FaultPlan } from '../support/fault.ts';
 import { faultyEngine } from '../support/faulty-engine.ts';
 import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
+import type { TestVolume } from '../support/fs-volume.ts';
 import { errnoOf, lookUp, makeDirectory, writeFile } from './volume-files.ts';
 import { onBothServices, openEngine, expectSound } from './volume-bench.ts';
 import type { NewVolume } from './volume-bench.ts';
@@ -211,6 +212,48 @@ test('setting a quota that is interrupted at any commit enforces nothing until i
     await open.close();
   }
   expect(counted.calls).toBeGreaterThan(4);
+});
+
+/** Sets a quota by a process that dies when a part is counted. */
+async function interruptedQuota(volume: TestVolume, path: string): Promise<void> {
+  const worker = await openEngine(volume);
+  const plan = new FaultPlan({ call: 2, moment: 'before', operation: 'commit' });
+  await expect(setQuota(faultyEngine(worker, plan), 'lake', path, { bytesMax: 1e9 })).rejects.toThrow('injected');
+}
+
+test('nested quotas that are set at once, or of which one was interrupted, count all in the end', async () => {
+  const volume = await testVolume();
+  const open = await openTestVolume(volume);
+  const engine = await openEngine(volume);
+  const outer = await makeDirectory(open, 'outer');
+  const inner = await makeDirectory(open, 'inner', outer);
+  const deep = await makeDirectory(open, 'deep', inner);
+  for (let n = 0; n < 150; n++) await writeFile(open, `f${n}`, Buffer.alloc(10), inner);
+  await writeFile(open, 'deep', Buffer.alloc(1000), deep);
+  const count = (path: string): Promise<unknown> => setQuota(engine, 'lake', path, { bytesMax: 1e9 });
+  await interruptedQuota(volume, '/outer/inner');
+  expect(await getQuota(engine, 'lake', '/outer/inner')).toMatchObject({ counting: true });
+  await expect(count('/outer')).rejects.toMatchObject({
+    code: 'conflict',
+    message: expect.stringContaining("'/outer/inner'") as unknown,
+  });
+  expect(await getQuota(engine, 'lake', '/outer')).toMatchObject({ counting: true });
+  // In the outer one everything but the inner one counts by now.
+  const other = await makeDirectory(open, 'other', outer);
+  await writeFile(open, 'file', Buffer.alloc(500), other);
+  await expect(count('/outer/other')).rejects.toMatchObject({
+    code: 'conflict',
+    message: expect.stringContaining("'/outer'") as unknown,
+  });
+  await count('/outer/inner');
+  await count('/outer');
+  await count('/outer/other');
+  expect(await listQuotas(engine, 'lake')).toMatchObject([
+    { path: '/outer', bytes: 3000, inodes: 155, counting: false },
+    { path: '/outer/inner', bytes: 2500, inodes: 152, counting: false },
+    { path: '/outer/other', bytes: 500, inodes: 1, counting: false },
+  ]);
+  await expectSound(volume);
 });
 
 test('fsck finds and repairs what counts wrongly', async () => {
