@@ -1,18 +1,25 @@
 /**
- * Orphans that nobody comes back for: their mount has no live session, and the file was removed before the grace period. The latter
- * because a mount that lost its session for a moment may still have the file open.
+ * Orphans that nobody comes back for: the mounts that want them have had no session for a while, and the file was removed before the grace
+ * period. Both because a mount may have the file open and have lost its session for a moment, or not have heard yet of the removal.
  */
 import type { MetaEngine } from '../../lib/meta/engine.ts';
 import { decodeInode } from '../../lib/volume/inode.ts';
-import { decodeOrphan } from '../../lib/volume/orphan.ts';
+import { decodeOrphan, mountsAlive, ORPHAN_GRACE_MS } from '../../lib/volume/orphan.ts';
 import type { VolumeKeys } from '../../lib/volume/keys.ts';
 import { scanBucket } from '../../lib/volume/references.ts';
 
 const PORTION = 500;
 
 /** Throws `corrupt`. */
-export async function expiredOrphans(engine: MetaEngine, keys: VolumeKeys, removedBeforeMs: number): Promise<number[]> {
-  const mounts = new Set((await engine.sessions()).filter((s) => s.live).map((s) => s.detail['mountId']));
+export async function expiredOrphans(
+  engine: MetaEngine,
+  keys: VolumeKeys,
+  nowMs: number,
+  graceMs: number,
+): Promise<number[]> {
+  const mounts = mountsAlive(await engine.sessions(), keys.volume);
+  // While nothing is mounted, nobody can have it open.
+  const removedBeforeMs = nowMs - (mounts.size === 0 ? graceMs : Math.max(graceMs, ORPHAN_GRACE_MS));
   const left = new Set<number>();
   for await (const [field, owner] of scanBucket(engine, keys.orphans)) {
     if (!decodeOrphan(owner).some((mount) => mounts.has(mount))) left.add(Number(field));

@@ -148,7 +148,7 @@ class Collection {
     await forgetQuotas(engine, volume);
     const lakeNotes = await this.#lakeNotes();
     await this.#forgetMoved();
-    const reclaimedOrphans = await this.#reclaim(nowMs - this.#graceMs);
+    const reclaimedOrphans = await this.#reclaim(nowMs);
     const expiredLakeFiles = await expireListings(engine, volume, nowMs, this.#graceMs);
     const limitMs = (await storeNowMs(store, clockKey(this.#volumeId), nowMs)) - this.#graceMs;
     const found = await this.#garbage(limitMs, new Set(), lakeNotes);
@@ -190,7 +190,7 @@ class Collection {
   async look(): Promise<GcReport> {
     const { engine, clock } = this.#options;
     const limitMs = clock.nowMs() - this.#graceMs;
-    const orphans = new Set(await expiredOrphans(engine, this.keys, limitMs));
+    const orphans = new Set(await expiredOrphans(engine, this.keys, clock.nowMs(), this.#graceMs));
     const found = await this.#garbage(limitMs, orphans, new Map());
     const { backups, garbage, waiting } = await this.#sort(found, limitMs, true);
     let deletedObjects = 0;
@@ -330,9 +330,9 @@ class Collection {
     return trash.empty(nowMs - this.#format.trashMs, look);
   }
 
-  async #reclaim(removedBeforeMs: number): Promise<number> {
+  async #reclaim(nowMs: number): Promise<number> {
     const { engine, volume } = this.#options;
-    const left = await expiredOrphans(engine, this.keys, removedBeforeMs);
+    const left = await expiredOrphans(engine, this.keys, nowMs, this.#graceMs);
     const reclaimer = new Reclaimer(VolumeView.over(engine, volume));
     for (const [index, ino] of left.entries()) {
       await reclaimer.reclaim(ino);

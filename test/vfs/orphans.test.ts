@@ -2,12 +2,15 @@
 import { expect, onTestFinished, test } from 'vitest';
 import { openMeta } from '../../lib/registry.ts';
 import type { MetaEngine } from '../../lib/meta/engine.ts';
-import { decodeOrphan, mountsAlive, ORPHAN_GRACE_MS } from '../../lib/volume/orphan.ts';
+import { decodeInode, encodeInode } from '../../lib/volume/inode.ts';
+import { decodeOrphan, encodeOrphan, mountsAlive, ORPHAN_GRACE_MS } from '../../lib/volume/orphan.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
 import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
 import { collectGarbage } from '../../fs-gateway/tools/gc.ts';
 import { openStore } from '../../lib/registry.ts';
 import { systemClock } from '../../lib/clock.ts';
+import { FaultPlan } from '../support/fault.ts';
+import { faultyEngine } from '../support/faulty-engine.ts';
 import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
 import type { TestVolume } from '../support/fs-volume.ts';
 import { writeFile } from '../tools/volume-files.ts';
@@ -66,6 +69,44 @@ test('a file that two mounts have open and one unlinks and closes stays readable
   await b.operations.write(caller(), ino, there.handle, 0n, Buffer.from('written'), 2, false);
   await b.operations.fsync(caller(), ino, there.handle, false);
   expect((await content(b, ino, there.handle)).subarray(0, 12).toString()).toBe('writtenere s');
+});
+
+test('gc leaves what a mount has open that lost its session for a moment, or has not heard of the removal', async () => {
+  const volume = await testVolume({ grace: '0s' });
+  const a = await openTestVolume(volume, 'a');
+  const engine = await admin(volume);
+  const store = await openStore(`dir:${volume.storeDir}`);
+  onTestFinished(() => store.close());
+  const [held, unheard] = [await writeFile(a, 'held', DATA), await writeFile(a, 'unheard', DATA)];
+  for (const ino of [held, unheard]) await a.operations.open(caller(), ino, 0);
+  await a.operations.unlink(caller(), 1n, 'held');
+  // A tool removes the other one: as if the news were still on their way.
+  const [record] = await engine.read([keys.inode(Number(unheard))]);
+  if (record === null || record === undefined) throw new Error('no inode');
+  const inode = decodeInode(record.value, Number(unheard));
+  const removed = { ...inode, nlink: 0, ctimeNs: BigInt(Date.now()) * 1_000_000n };
+  await engine.commit({
+    write: [
+      { key: keys.inode(Number(unheard)), value: encodeInode(removed) },
+      { key: keys.entry(1, 'unheard'), value: null },
+      { key: keys.orphan(Number(unheard)), value: encodeOrphan(['removal']) },
+    ],
+  });
+  const collect = (from: MetaEngine, afterMs: number): Promise<unknown> => {
+    const clock = { ...systemClock, nowMs: () => Date.now() + afterMs };
+    return collectGarbage({ engine: from, store, volume: 'lake', clock });
+  };
+  const between: MetaEngine = {
+    ...faultyEngine(engine, new FaultPlan()),
+    sessions: async () =>
+      (await engine.sessions()).map((one) => (one.kind === 'mount' ? { ...one, live: false } : one)),
+  };
+  expect(await collect(engine, 0)).toMatchObject({ reclaimedOrphans: 0 });
+  // Long enough for the one that nobody is entered for; the other one's mount is about to renew its session.
+  expect(await collect(between, ORPHAN_GRACE_MS + 1000)).toMatchObject({ reclaimedOrphans: 1 });
+  expect(await holders(engine, held)).toBe(1);
+  await a.close();
+  expect(await collect(engine, 0)).toMatchObject({ reclaimedOrphans: 1 });
 });
 
 test('a mount that missed the event enters itself when it has a session again', async () => {
