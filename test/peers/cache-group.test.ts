@@ -15,6 +15,7 @@ import type { MountedVolume, Services, TestVolume } from '../support/fs-volume.t
 import { run, until } from '../support/mount-guard.ts';
 import { cannotPassThrough } from '../support/passthrough.ts';
 import { startFaultProxy } from '../support/s3-fault-proxy.ts';
+import { freePort } from '../support/redis.ts';
 import type { FaultProxy } from '../support/s3-fault-proxy.ts';
 import { cannotMount, missing } from '../support/services.ts';
 import { tempDir } from '../support/temp.ts';
@@ -117,6 +118,20 @@ describe.skipIf(missing('redis-server', 'versitygw'))('a cache group', () => {
     // What it keeps itself from now on comes from the store once more; the rest comes from the two.
     expect(volume.gets() - before).toBeLessThan((content.length / BLOCK) * 0.75);
     expect(Number(third.stats()['peerFetchedBytes'])).toBe(content.length - (volume.gets() - before) * BLOCK);
+  });
+
+  test('a member whose cache is full serves what it fetches, and keeps nothing', async () => {
+    const content = randomBytes(2 * MIB);
+    const volume = await volumeWith(content);
+    const full = await openTestVolume(volume, 'full', [], 'lake', {
+      cacheGroup: { name: 'train', listen: '127.0.0.1:0' },
+      cacheBytes: 0,
+    });
+    const open = await member(volume, 'm');
+    expect((await readFile(open)).equals(content)).toBe(true);
+    expect(volume.gets()).toBe(content.length / BLOCK);
+    expect(Number(full.stats()['peerServedBytes'])).toBeGreaterThan(0);
+    expect(full.stats()['cachedBytes']).toBe(0);
   });
 
   test('mounts of another group, or of none, share nothing', async () => {
@@ -233,7 +248,10 @@ describe.skipIf(missing('redis-server', 'versitygw'))('a cache group', () => {
       const content = randomBytes(12 * MIB);
       const volume = await volumeWith(content);
       const mounts: MountedVolume[] = [];
-      for (let n = 0; n < 3; n++) mounts.push(await mountTestVolume(volume, { cacheGroup: 'train' }));
+      const peerListen = `127.0.0.1:${await freePort()}`;
+      for (const more of [{}, {}, { peerListen }]) {
+        mounts.push(await mountTestVolume(volume, { cacheGroup: 'train', ...more }));
+      }
       await until(
         'all know each other',
         async () => {
@@ -261,6 +279,8 @@ describe.skipIf(missing('redis-server', 'versitygw'))('a cache group', () => {
       process.kill(Number(workerPid), 'SIGKILL');
       expect(await reading).toEqual([sha(other), sha(other)]);
       expect(await hashOf(mounts[2])).toBe(sha(other));
+      // Its successor listens where it did.
+      expect((await groupStats(mounts[2]))?.['peerAddress']).toBe(peerListen);
     },
   );
 
