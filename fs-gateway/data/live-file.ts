@@ -270,9 +270,9 @@ export class LiveFile extends StagedFile {
     this.append = { ...this.append, from: end };
   }
 
-  /** The small content was committed as it was compared. */
-  committedInline(): void {
-    this.#rebase({ size: this.#nextSize, extents: [], inline: this.#nextSize === 0 ? null : (this.#snapshot ?? null) });
+  /** These bytes were committed as its whole content. It may have become so small only while it was compared: then there is no snapshot. */
+  committedInline(bytes: Buffer): void {
+    this.#rebase({ size: bytes.length, extents: [], inline: bytes.length === 0 ? null : bytes });
   }
 
   /** These ranges were committed as these extents. */

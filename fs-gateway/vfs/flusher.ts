@@ -114,7 +114,7 @@ export class Flusher {
     });
     if (typeof value === 'string') return value;
     if (value === undefined) return repeatedFlush(repeated);
-    if (file instanceof LiveFile) file.committedInline();
+    if (file instanceof LiveFile) file.committedInline(value);
     const committed = view.cachedNode(file.ino);
     if (committed !== undefined && value.length > 0) content.keepInline(committed, value);
     return shift === 0 ? 'committed' : 'moved';

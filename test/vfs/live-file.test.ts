@@ -1,0 +1,71 @@
+/** A live file whose program changes it while it is compared: the comparison happens when the test has made the change. */
+import { readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect, onTestFinished, test } from 'vitest';
+import { hashesOf } from '../../fs-gateway/data/block-hashes.ts';
+import { FileHasher, type FileHashes } from '../../fs-gateway/data/file-hasher.ts';
+import { LiveFile } from '../../fs-gateway/data/live-file.ts';
+import { WholeFiles } from '../../fs-gateway/data/whole-files.ts';
+import type { FileContent } from '../../fs-gateway/data/whole-record.ts';
+import { tempDir } from '../support/temp.ts';
+
+const INO = 7;
+const INLINE_BYTES = 4096;
+const LARGE = 100_000;
+
+class LateHasher extends FileHasher {
+  before: () => void = () => undefined;
+
+  override hash(fd: number): Promise<FileHashes> {
+    this.before();
+    return super.hash(fd);
+  }
+}
+
+function zeros(_content: FileContent, _from: number, target: Buffer): void {
+  target.fill(0);
+}
+
+test('a file that becomes small while it is compared is committed, and known, with its bytes', async () => {
+  const whole = new WholeFiles({
+    dir: join(tempDir('live'), 'whole'),
+    bytesMax: 1e9,
+    freeBytesMin: 0,
+    bootId: 'boot',
+    isInUse: () => true,
+    report: (message) => {
+      throw new Error(message);
+    },
+  });
+  const empty: FileContent = { size: 0, extents: [], inline: null };
+  const base = { content: empty, hashes: hashesOf(Buffer.alloc(0)), bootId: 'boot' };
+  whole.createLive(INO, Buffer.alloc(0), (mtimeNs) => ({ ...base, mtimeNs }));
+  const path = whole.path(INO);
+  const hasher = new LateHasher();
+  onTestFinished(() => hasher.close());
+  const { mtimeNs } = statSync(path, { bigint: true });
+  const file = new LiveFile({
+    ino: INO,
+    base: { ...base, mtimeNs },
+    whole,
+    hasher,
+    inlineBytes: INLINE_BYTES,
+    isQuiet: () => false,
+    read: (content, from, target) =>
+      content.inline === null ? zeros(content, from, target) : void content.inline.copy(target, 0, from),
+    nowNs: () => 1n,
+  });
+  writeFileSync(path, Buffer.alloc(LARGE, 'a'));
+  hasher.before = () => truncateSync(path, 1000);
+  const change = await file.compare(empty);
+  expect(change).toMatchObject({ size: 1000 });
+  const bytes = Buffer.alloc(1000);
+  file.load(0, bytes, 0, bytes.length);
+  file.committedInline(bytes);
+  // The program goes on. What it wrote over must not come back as something that another node committed.
+  writeFileSync(path, Buffer.alloc(1000), { flag: 'r+' });
+  const next = await file.compare({ size: 1000, extents: [], inline: bytes });
+  expect(readFileSync(path).equals(Buffer.alloc(1000))).toBe(true);
+  expect(next?.overlay.ranges).toHaveLength(1);
+  file.close();
+});
