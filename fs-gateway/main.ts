@@ -136,6 +136,8 @@ export interface VolumeMountRequest {
   readonly logPath?: string;
   /** Of the object store; without them, those of the environment. They reach the worker over a pipe, and no command line or log. */
   readonly credentials?: StoreCredentials;
+  /** The socket of a keeper (fuse/keeper.ts), which has the device too. */
+  readonly keeper?: string;
   /** Ends a mount in the background that is not ready yet. */
   readonly signal?: AbortSignal;
 }
@@ -183,6 +185,7 @@ export async function mountVolume(request: VolumeMountRequest): Promise<VolumeMo
     ...(request.signals !== undefined && { signals: request.signals }),
     ...(request.accessLogPath !== undefined && { accessLogPath: resolve(request.accessLogPath) }),
     ...(request.logPath !== undefined && { logPath: resolve(request.logPath) }),
+    ...(request.keeper !== undefined && { keeper: request.keeper }),
     ...(request.signal !== undefined && { signal: request.signal }),
   });
   return { ...mount, passthroughProblem: problem };

@@ -12,6 +12,7 @@ interface CsiCommandOptions {
   readonly cacheDir: string;
   readonly logDir?: string;
   readonly mounts?: string;
+  readonly keeper?: string;
   readonly listen?: string;
   readonly json?: true;
 }
@@ -31,6 +32,10 @@ export function addCsiCommand(program: Command): void {
       '--mounts <unix:path>',
       'let the driver at this socket start the mount daemons, so that they outlive this container',
     )
+    .option(
+      '--keeper <unix:path>',
+      'the socket of the driver that keeps the mounts that this one starts: its ENDPOINT.keep',
+    )
     .option('--listen <host:port>', 'serve /metrics, /healthz and /readyz there')
     .option('--json', 'print the address as one JSON object')
     .action(async (options: CsiCommandOptions) => {
@@ -48,6 +53,7 @@ export function addCsiCommand(program: Command): void {
         logDir: options.logDir === undefined ? join(cacheDir, 'log') : resolve(options.logDir),
         ...(options.secrets !== undefined && { secretsDir: resolve(options.secrets) }),
         ...(options.mounts !== undefined && { mounts: options.mounts }),
+        ...(options.keeper !== undefined && { keeper: options.keeper }),
         ...(options.listen !== undefined && { listen: options.listen }),
         signal,
         log: (message) => process.stderr.write(`penstock csi: ${message}\n`),

@@ -4,7 +4,8 @@ import { PenstockError } from '../../lib/errors.ts';
 import { Controller } from './controller.ts';
 import { Identity } from './identity.ts';
 import { CsiMetrics, serveMetrics } from './metrics.ts';
-import { makeMountDaemons, remoteMountDaemons } from './mount-daemons.ts';
+import { Keeper } from '../fuse/keeper.ts';
+import { makeMountDaemons, remoteMountDaemons, resumeMounts } from './mount-daemons.ts';
 import { Node } from './node.ts';
 import { readSecretsFolder } from './secrets.ts';
 import { serveCsi, socketPath } from './server.ts';
@@ -21,6 +22,8 @@ export interface CsiOptions {
   readonly cacheDir: string;
   /** The socket of the driver that starts the mount daemons; without it, this one does. */
   readonly mounts?: string;
+  /** The socket of the keeper of the mounts (fuse/keeper.ts); without it, this driver keeps them, at `ENDPOINT.keep`. */
+  readonly keeper?: string;
   readonly logDir: string;
   /** A folder with the files `meta`, `store`, `accessKeyId`, `secretAccessKey`, used where a call brings no secrets. */
   readonly secretsDir?: string;
@@ -41,8 +44,12 @@ export async function runCsiDriver(options: CsiOptions): Promise<void> {
   const withSecrets = secrets === undefined ? {} : { secrets };
   const metrics = new CsiMetrics(node);
   const http = options.listen === undefined ? undefined : await serveMetrics(options.listen, metrics);
+  const ownKeeper = `${socketPath(options.endpoint)}.keep`;
+  const keeper = options.keeper === undefined ? ownKeeper : socketPath(options.keeper);
+  const setting = { cacheDir: options.cacheDir, logDir: options.logDir, keeper };
   const daemons =
-    options.mounts === undefined ? makeMountDaemons(options) : remoteMountDaemons(socketPath(options.mounts));
+    options.mounts === undefined ? makeMountDaemons(setting) : remoteMountDaemons(socketPath(options.mounts));
+  const keeping = node && keeper === ownKeeper ? new Keeper(log) : undefined;
   try {
     const server = await serveCsi({
       endpoint: options.endpoint,
@@ -54,6 +61,9 @@ export async function runCsiDriver(options: CsiOptions): Promise<void> {
       onCall: (report) => metrics.record(report),
       log,
     });
+    // The endpoint is ours now: a driver that is there already was left alone.
+    await keeping?.listen(keeper);
+    if (node && options.mounts === undefined) void resumeMounts(setting, signal, log);
     options.onServing({ endpoint: `unix:${server.path}`, ...(http !== undefined && { metrics: http.url }) });
     await new Promise<void>((done) => {
       if (signal.aborted) done();
@@ -61,6 +71,7 @@ export async function runCsiDriver(options: CsiOptions): Promise<void> {
     });
     await server.stop();
   } finally {
+    keeping?.close();
     await http?.close();
   }
 }

@@ -3,12 +3,16 @@
  *
  * Where processes end with the container that they were started in, as in Kubernetes, the driver that the kubelet calls can be upgraded only
  * if its daemons live elsewhere: it then lets a second driver, in a pod of its own, stage for it (`remoteMountDaemons`). Unmounting goes
- * over the daemon's own control socket in either case, which both containers see.
+ * over the daemon's own control socket in either case, which both containers see. And the first driver keeps the devices of the mounts
+ * (fuse/keeper.ts): the end of a daemon, or of the whole second container, is a pause for programs.
  */
-import { mkdirSync } from 'node:fs';
+import { closeSync, mkdirSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
-import { isCode } from '../../lib/errors.ts';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { describeError, isCode } from '../../lib/errors.ts';
+import { takeMount } from '../fuse/keeper.ts';
+import { resumeMount } from '../fuse/lifecycle.ts';
 import { requireFormat, mountVolume, umountVolume } from '../main.ts';
 import { absoluteUrl } from '../../lib/registry.ts';
 import { systemClock } from '../../lib/clock.ts';
@@ -24,6 +28,8 @@ import type { Place } from './volume-id.ts';
 
 /** A mount is ready in a second; one whose engine does not answer is given up before the caller's patience ends. */
 const MOUNT_MS = 40_000;
+/** How soon a dead daemon is followed by another. */
+const LOOK_MS = 500;
 
 export interface DaemonRequest {
   readonly place: Place;
@@ -40,13 +46,15 @@ export interface MountDaemons {
   umount(point: string): Promise<void>;
 }
 
-export interface DaemonFolders {
+export interface DaemonSetting {
+  /** The socket of the keeper of their mounts. */
+  readonly keeper: string;
   readonly cacheDir: string;
   /** Each daemon writes its messages to VOLUME.log, or HOME-FOLDER.log, in it. */
   readonly logDir: string;
 }
 
-export function makeMountDaemons({ cacheDir, logDir }: DaemonFolders): MountDaemons {
+export function makeMountDaemons({ cacheDir, logDir, keeper }: DaemonSetting): MountDaemons {
   mkdirSync(logDir, { recursive: true, mode: 0o700 });
   return {
     async mount({ place, point, capability, secrets, cacheBytes }) {
@@ -67,7 +75,8 @@ export function makeMountDaemons({ cacheDir, logDir }: DaemonFolders): MountDaem
         cacheDir,
         readOnly,
         background: true,
-        logPath: join(logDir, `${placeName(place).replace('/', '-')}.log`),
+        logPath: logPathOf(logDir, placeName(place)),
+        keeper,
         signal: AbortSignal.timeout(MOUNT_MS),
         ...(cacheBytes !== undefined && { cacheBytes }),
         ...(credentials !== undefined && { credentials }),
@@ -83,6 +92,31 @@ export function makeMountDaemons({ cacheDir, logDir }: DaemonFolders): MountDaem
     },
     umount,
   };
+}
+
+function logPathOf(logDir: string, place: string): string {
+  return join(logDir, `${place.replace('/', '-')}.log`);
+}
+
+/** Until the signal fires: starts daemons for the mounts that the keeper has and nobody serves. */
+export async function resumeMounts(
+  { logDir, keeper }: DaemonSetting,
+  signal: AbortSignal,
+  log: (message: string) => void,
+): Promise<void> {
+  while (!signal.aborted) {
+    try {
+      for (let taken = await takeMount(keeper); taken !== undefined; taken = await takeMount(keeper)) {
+        const { mountpoint, source } = taken.mount.options;
+        log(`the daemon of ${mountpoint} was killed: another goes on with its mount`);
+        const place = /^penstock:(.*)@/.exec(source)?.[1] ?? 'unknown';
+        await resumeMount(taken.mount, taken.fd, keeper, logPathOf(logDir, place)).finally(() => closeSync(taken.fd));
+      }
+    } catch (error) {
+      log(`a mount whose daemon was killed: ${describeError(error)}`);
+    }
+    await sleep(LOOK_MS, undefined, { signal }).catch(() => undefined);
+  }
 }
 
 /**

@@ -186,7 +186,9 @@ export class Node {
     if (state === 'stale') {
       return { usage: [], volumeCondition: { abnormal: true, message: 'its mount daemon has ended: restart the pod' } };
     }
-    if (state === 'unresponsive') throw noAnswer(point);
+    if (state === 'unresponsive') {
+      return { usage: [], volumeCondition: { abnormal: true, message: noAnswer(point).message } };
+    }
     const { bsize, blocks, bfree, bavail, files, ffree } = await withinLook(statfs(join(point, folder)), point);
     return {
       usage: [

@@ -5,8 +5,12 @@ import { extname } from 'node:path';
 import { PenstockError, isCode } from '../../lib/errors.ts';
 import { controlRequest } from './control.ts';
 import { FILE_SYSTEM_TYPE, findMount, resolveMountpoint, unmountPoint } from './mount.ts';
+import type { KeptMount } from './keeper-link.ts';
 import type { FromSupervisor } from './messages.ts';
 import { Supervisor, superviseSignals, type SupervisorOptions } from './supervisor.ts';
+
+/** Of a background supervisor, as its fifth. */
+const INHERITED_FD = 4;
 
 export interface MountRequest extends SupervisorOptions {
   /** Supervise in a process of its own and return when it is mounted. */
@@ -49,7 +53,14 @@ async function mountHere(request: MountRequest): Promise<SupervisedMount> {
   };
 }
 
-async function mountInBackground(request: MountRequest): Promise<SupervisedMount> {
+/** A supervisor that goes on with a mount whose supervisor was killed. The device stays open here. */
+export async function resumeMount(kept: KeptMount, fd: number, keeper: string, logPath: string): Promise<void> {
+  const { options, session, negotiated } = kept;
+  const resume = { fd: INHERITED_FD, session, negotiated };
+  await mountInBackground({ ...options, keeper, resume, background: true, logPath }, fd);
+}
+
+async function mountInBackground(request: MountRequest, device?: number): Promise<SupervisedMount> {
   const { signal, ...options } = request;
   const { logPath } = options;
   signal?.throwIfAborted();
@@ -58,7 +69,7 @@ async function mountInBackground(request: MountRequest): Promise<SupervisedMount
   // Options travel over IPC: a command line is readable by every user, and a metadata URL may hold a password.
   const child = spawn(process.execPath, [entry.pathname], {
     detached: true,
-    stdio: ['ignore', logFd ?? 'ignore', logFd ?? 'ignore', 'ipc'],
+    stdio: ['ignore', logFd ?? 'ignore', logFd ?? 'ignore', 'ipc', ...(device === undefined ? [] : [device])],
   });
   if (logFd !== undefined) closeSync(logFd);
   const { promise, resolve: answered, reject } = Promise.withResolvers<FromSupervisor>();

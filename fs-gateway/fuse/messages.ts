@@ -13,6 +13,8 @@ export interface Assignment {
   /** 0 for the first worker of a mount; later ones ask the kernel to send unanswered requests again. */
   readonly generation: number;
   readonly negotiated: Negotiated;
+  /** Somebody else has the device too (keeper.ts): without its supervisor a worker ends as if it was killed, and another takes over. */
+  readonly kept: boolean;
   readonly accessLogPath?: string;
   /** The caller's own options for its worker module, as JSON. */
   readonly options: unknown;

@@ -97,7 +97,7 @@ function mountByHelper({ mountpoint, source, readOnly }: MountOptions): number {
       timeout: HELPER_TIMEOUT_MS,
     });
     const fd = sys.receiveFd(ours);
-    if (fd !== undefined) return fd;
+    if (fd >= 0) return fd;
     const complaint = helper.error === undefined ? helper.stderr.trim() : describeError(helper.error);
     throw new PenstockError('io', `cannot mount on ${mountpoint}: ${complaint || 'fusermount3 sent no descriptor'}`);
   } finally {

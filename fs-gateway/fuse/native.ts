@@ -8,7 +8,9 @@
  * - Buffers handed to a call stay referenced by the caller until it returns; all calls but `pollAsync` are synchronous.
  * Limits: Linux on a 64-bit little-endian machine (x86-64, arm64): the struct layouts below are LP64.
  */
+import { closeSync } from 'node:fs';
 import koffi from 'koffi';
+import { Errno } from '../vfs/operations.ts';
 
 export const O_NONBLOCK = 0o4000;
 export const O_RDWR = 0o2;
@@ -34,6 +36,7 @@ const SOL_SOCKET = 1;
 const SCM_RIGHTS = 1;
 const MSG_CTRUNC = 8;
 const MSG_DONTWAIT = 0x40;
+const MSG_NOSIGNAL = 0x4000;
 const MSG_CMSG_CLOEXEC = 0x40000000;
 const EFD_CLOEXEC = 0o2000000;
 
@@ -66,8 +69,12 @@ export interface Native {
    * writing. -EAGAIN otherwise. Whoever opens it in that moment breaks the lease, which sends SIGIO: the process must not die of that.
    */
   testReadLease(fd: number): number;
-  /** The descriptor that a peer sent by SCM_RIGHTS, without waiting; undefined when there is none. */
-  receiveFd(socket: number): number | undefined;
+  /** A stream socket, close-on-exec, connected to the one at this path, or -errno. */
+  connectUnix(path: string): number;
+  /** One byte, and the descriptor by SCM_RIGHTS. */
+  sendFd(socket: number, fd: number): number;
+  /** The descriptor that a peer sent by SCM_RIGHTS with one byte, without waiting; -EAGAIN: nothing yet; -ENOENT: there was none, or the end. */
+  receiveFd(socket: number): number;
 }
 
 export interface PollPair {
@@ -104,6 +111,9 @@ function load(): Native {
   const eventfd = bind('int eventfd(unsigned int, int)');
   const poll = bind('int poll(void*, unsigned long, int)');
   const socketpair = bind('int socketpair(int, int, int, void*)');
+  const socket = bind('int socket(int, int, int)');
+  const connect = bind('int connect(int, void*, unsigned int)');
+  const sendmsg = bind('long sendmsg(int, void*, int)');
   const recvmsg = bind('long recvmsg(int, void*, int)');
 
   // struct iovec iov[2]: { u64 base; u64 length } each.
@@ -156,12 +166,33 @@ function load(): Native {
       if (taken === 0) fcntl(fd, F_SETLEASE, F_UNLCK);
       return taken;
     },
-    receiveFd(socket) {
+    connectUnix(path) {
+      // struct sockaddr_un: u16 family, the path and a zero.
+      const address = Buffer.alloc(110);
+      address.writeUInt16LE(AF_UNIX, 0);
+      if (address.write(path, 2, 107) !== Buffer.byteLength(path)) return -Errno.ENAMETOOLONG;
+      const fd = result(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+      if (fd < 0) return fd;
+      const connected = result(connect(fd, address, address.length));
+      if (connected === 0) return fd;
+      closeSync(fd);
+      return connected;
+    },
+    sendFd(peer, fd) {
       const { header, control } = makeMessage();
-      const received = result(recvmsg(socket, header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC));
+      control.writeBigUInt64LE(20n, 0);
+      control.writeInt32LE(SOL_SOCKET, 8);
+      control.writeInt32LE(SCM_RIGHTS, 12);
+      control.writeInt32LE(fd, 16);
+      return result(sendmsg(peer, header, MSG_NOSIGNAL));
+    },
+    receiveFd(peer) {
+      const { header, control } = makeMessage();
+      const received = result(recvmsg(peer, header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC));
+      if (received < 0) return received;
       const truncated = (header.readInt32LE(48) & MSG_CTRUNC) !== 0;
       const rights = control.readInt32LE(8) === SOL_SOCKET && control.readInt32LE(12) === SCM_RIGHTS;
-      return received > 0 && !truncated && rights ? control.readInt32LE(16) : undefined;
+      return received > 0 && !truncated && rights ? control.readInt32LE(16) : -Errno.ENOENT;
     },
   };
 }

@@ -5,7 +5,8 @@
  * Invariants
  * - One worker serves at a time; the next one starts serving after the previous one's process is gone.
  * - INIT is answered here, once; every worker is told what was agreed.
- * - The mount never outlives the supervisor for long: it unmounts when it ends; killed -9, the worker detaches the mount.
+ * - The mount never outlives the supervisor for long: it unmounts when it ends; killed -9, the worker detaches the mount, or a keeper has the next
+ *   supervisor go on with it (keeper.ts).
  * Failure: a worker that dies is followed by another at once, then after growing pauses (RESTART_PAUSES_MS), each with a message.
  *   Programs wait meanwhile, as on a hard NFS mount. When no worker served for GIVE_UP_MS the mount is detached and the
  *   connection ends: programs get an error instead of hanging for ever. A worker that never served fails the mount at once.
@@ -19,6 +20,7 @@ import { PenstockError, describeError } from '../../lib/errors.ts';
 import { findSupervisor, serveControl, type ControlAnswer, type ControlRequest } from './control.ts';
 import { answerInit, type HandshakeChoices, type Negotiated } from './handshake.ts';
 import { findMount, mountDevice, probeMount, resolveMountpoint, unmountPoint, type UnmountResult } from './mount.ts';
+import { KeeperLink } from './keeper-link.ts';
 import { native } from './native.ts';
 import { NotificationWriter } from './notification-writer.ts';
 import { WorkerProcess, describeExit } from './worker-process.ts';
@@ -47,6 +49,17 @@ export interface SupervisorOptions extends HandshakeChoices {
   /** Handed to the worker as it is (JSON). */
   readonly workerOptions: unknown;
   readonly accessLogPath?: string;
+  /** The socket of a keeper. */
+  readonly keeper?: string;
+  /** A mount that is there already, from a keeper. */
+  readonly resume?: Resumption;
+}
+
+export interface Resumption {
+  /** The device. */
+  readonly fd: number;
+  readonly session: string;
+  readonly negotiated: Negotiated;
 }
 
 type State = 'starting' | 'serving' | 'restarting' | 'upgrading' | 'unmounting' | 'ended';
@@ -57,7 +70,7 @@ export class Supervisor {
   readonly ended: Promise<boolean>;
   readonly #options: SupervisorOptions;
   readonly #log: (message: string) => void;
-  readonly #session = randomUUID();
+  readonly #session: string;
   readonly #startedAtMs = Date.now();
   readonly #end = Promise.withResolvers<boolean>();
   #fd = -1;
@@ -67,6 +80,7 @@ export class Supervisor {
   #control: Server | undefined;
   #worker: WorkerProcess | undefined;
   #notifications: NotificationWriter | undefined;
+  #link: KeeperLink | undefined;
   #state: State = 'starting';
   #generation = 0;
   #restarts = 0;
@@ -79,13 +93,34 @@ export class Supervisor {
   constructor(options: SupervisorOptions, log: (message: string) => void) {
     this.#options = options;
     this.#log = log;
+    this.#session = options.resume?.session ?? randomUUID();
     this.mountpoint = resolveMountpoint(options.mountpoint);
     this.ended = this.#end.promise;
   }
 
   /** Mounts and starts the first worker; resolves when it serves. Throws `held`, `unsupported`, `denied`, `io` with nothing left behind. */
   start(): Promise<void> {
-    return this.#exclusive(() => this.#start());
+    const { resume } = this.#options;
+    return this.#exclusive(() => (resume === undefined ? this.#start() : this.#resume(resume)));
+  }
+
+  /** Goes on where the supervisor before this one was killed: workers come and go here as well as there. */
+  async #resume({ fd, negotiated }: Resumption): Promise<void> {
+    this.#control = await serveControl(this.mountpoint, (request) => this.#answer(request));
+    this.#fd = fd;
+    this.#device = findMount(this.mountpoint)?.device;
+    this.#negotiated = negotiated;
+    this.#keep();
+    this.#state = 'restarting';
+    void this.#restart('its supervisor was killed');
+  }
+
+  #keep(): void {
+    const { keeper, ...options } = this.#options;
+    const negotiated = this.#negotiated;
+    // Without requests that are sent again, nobody could take over.
+    if (keeper === undefined || negotiated?.resend !== true) return;
+    this.#link = new KeeperLink(keeper, this.#fd, { options, session: this.#session, negotiated });
   }
 
   async #start(): Promise<void> {
@@ -98,6 +133,7 @@ export class Supervisor {
       const sys = native();
       sys.setNonBlocking(this.#fd);
       this.#negotiated = answerInit(sys, this.#fd, this.#options);
+      this.#keep();
       const worker = this.#fork();
       this.#assign(worker);
       await this.#untilServing(worker);
@@ -201,16 +237,16 @@ export class Supervisor {
     }
   }
 
-  /**
-   * Detached lazily, the mount point is free for another mount and another supervisor at once, while this one serves until the last file
-   * is closed: from here on it must touch neither the mount point nor its control socket.
-   */
   /** Only our own mount: another supervisor's may stand at the same place when ours was taken for dead. */
   #unmountOurs(lazy: boolean, abort = false): UnmountResult {
     if (findMount(this.mountpoint)?.device !== this.#device) return 'not-mounted';
     return unmountPoint(this.mountpoint, lazy, abort);
   }
 
+  /**
+   * Detached lazily, the mount point is free for another mount and another supervisor at once, while this one serves until the last file
+   * is closed: from here on it must touch neither the mount point nor its control socket.
+   */
   #detach(): void {
     this.#detached = true;
     this.#control?.close();
@@ -274,6 +310,7 @@ export class Supervisor {
       session: this.#session,
       generation: this.#generation,
       negotiated: this.#negotiated,
+      kept: this.#link !== undefined,
       options: workerOptions,
       ...(accessLogPath !== undefined && { accessLogPath }),
     });
@@ -362,6 +399,7 @@ export class Supervisor {
         this.#log(describeError(error));
       }
     }
+    this.#link?.release();
     if (this.#fd >= 0) closeSync(this.#fd);
     this.#notifications?.close();
     this.#worker?.kill();

@@ -5,7 +5,8 @@
  * A worker module reads: `await runWorker(async (assignment) => { const operations = …; await serveDevice(assignment, operations); … })`.
  *
  * Invariants
- * - The worker lives no longer than its supervisor: at the end of the IPC channel it detaches the mount, so that no program hangs on it.
+ * - The worker lives no longer than its supervisor: at the end of the IPC channel it detaches the mount, so that no program hangs on it, or, where
+ *   a keeper has the device, leaves at once for the next supervisor's worker.
  * Failure: killed at any moment, the requests in flight are sent again by the kernel to the next worker.
  */
 import { describeError } from '../../lib/errors.ts';
@@ -147,6 +148,7 @@ export async function serveDevice(
     }
   };
   const onDisconnect = (): void => {
+    if (assignment.kept) process.exit(1);
     log(`the supervisor of ${mountpoint} is gone: unmounting`);
     detach(mountpoint, log);
     orphaned = loop.stop(FINISH_TIMEOUT_MS);

@@ -45,6 +45,8 @@ function capture(): { sys: Native; written: Buffer[] } {
     hasEnded: unused,
     socketPair: unused,
     receiveFd: unused,
+    connectUnix: unused,
+    sendFd: unused,
     backingOpen: () => 0,
     backingClose: () => 0,
     testReadLease: () => 0,

@@ -35,6 +35,8 @@ async function serve(
     umount2: unused,
     socketPair: unused,
     receiveFd: unused,
+    connectUnix: unused,
+    sendFd: unused,
     backingOpen: () => 0,
     backingClose: () => 0,
     testReadLease: () => 0,
