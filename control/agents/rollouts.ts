@@ -4,7 +4,7 @@
  * Invariants: a roll-out is one record of the engine and changes by compare only, so servers that look at once, or are killed at any moment, make
  * each step once. What it may do next follows from the record and the heartbeats alone.
  * Failure: while the engine is away nothing moves; silence of agents counts only from when heartbeats can be taken again.
- * Limits: one roll-out to a group at a time; a look takes at most a LOAD_SHARE-th of the time.
+ * Limits: one roll-out to a group at a time; looks take a LOAD_SHARE-th of the time, and are REST_MS_MAX apart at most.
  */
 import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -31,7 +31,9 @@ import {
 } from './rollout.ts';
 
 const LOOK_EVERY_MS = 1000;
+/** Of thousands of agents: what they say is read whole. */
 const LOAD_SHARE = 20;
+const REST_MS_MAX = 15_000;
 
 export type RolloutPlan = Pick<
   Rollout,
@@ -199,16 +201,17 @@ export class Rollouts {
     const { signal } = this.#end;
     while (!signal.aborted) {
       const beganMs = this.#clock.monotonicMs();
+      let restMs = LOOK_EVERY_MS;
       try {
         for (const [name, { rollout }] of await this.#records.groups()) {
           if (rollout?.state === 'running') await this.#step(name);
         }
+        restMs = Math.max(LOOK_EVERY_MS, Math.min(REST_MS_MAX, LOAD_SHARE * (this.#clock.monotonicMs() - beganMs)));
       } catch {
         // Another server was first, or the engine is away: the records decide at the next look.
         this.#listeningMs = this.#clock.nowMs();
       }
-      const tookMs = this.#clock.monotonicMs() - beganMs;
-      await delay(Math.max(LOOK_EVERY_MS, LOAD_SHARE * tookMs), undefined, { signal }).catch(() => undefined);
+      await delay(restMs, undefined, { signal }).catch(() => undefined);
     }
   }
 
