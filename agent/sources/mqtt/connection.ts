@@ -58,6 +58,8 @@ export class Connection {
   readonly #cutter: PacketCutter;
   readonly #parser: ReturnType<typeof parser>;
   readonly #pending = new Map<number, Pending>();
+  /** What waits for the answers to PINGREQ, which come in their order. */
+  readonly #pings: (() => void)[] = [];
   readonly #accepted = Promise.withResolvers<IConnackPacket>();
   #nextPacketId = 1;
   #reason: Error | null = null;
@@ -143,6 +145,13 @@ export class Connection {
     if (this.#socket.writable) this.#socket.write(bytes);
   }
 
+  /** `onAnswer`: the broker has read all that was written before. Never called when the connection ends first. */
+  ping(onAnswer: () => void): void {
+    if (!this.#socket.writable) return;
+    this.#pings.push(onAnswer);
+    this.#send({ cmd: 'pingreq' });
+  }
+
   /** Nothing more is read until `resume`; the broker has to wait. */
   pause(): void {
     this.#isPaused = true;
@@ -219,6 +228,7 @@ export class Connection {
         return;
       }
       case 'pingresp':
+        this.#pings.shift()?.();
         return;
       default:
         this.end(new PenstockError('corrupt', `the broker sent ${packet.cmd.toUpperCase()}, which is not for clients`));
@@ -234,15 +244,19 @@ export class Connection {
       return;
     }
     const keepAliveMs = (packet.properties?.serverKeepAlive ?? 0) * 1000 || this.#options.keepAliveMs;
-    this.#pingTimer = setInterval(() => this.#ping(keepAliveMs), keepAliveMs / 2);
+    this.#pingTimer = setInterval(() => this.#keepAlive(keepAliveMs), keepAliveMs / 2);
     this.#accepted.resolve(packet);
   }
 
-  #ping(keepAliveMs: number): void {
+  #keepAlive(keepAliveMs: number): void {
     const silentMs = this.#options.clock.monotonicMs() - this.#heardMs;
     if (!this.#isPaused && silentMs > 1.5 * keepAliveMs) {
       this.end(new PenstockError('timeout', `the broker was silent for ${Math.round(silentMs / 1000)} s`));
-    } else this.#send({ cmd: 'pingreq' });
+    } else {
+      this.ping(() => {
+        // Heard from, which is all it is for.
+      });
+    }
   }
 }
 

@@ -4,14 +4,15 @@
  * Messages and releases (PUBREL) wait in one queue; while it is full, the connection is not read.
  *
  * What is taken is known by receipts of the spool, stored in the group of the readings: id = packet id, content = `2` or `1` for the quality
- * of service and a hash of topic and payload. Those of QoS 2 stand from PUBLISH to PUBREL.
+ * of service and a hash of topic and payload. Those of QoS 2 stand from PUBLISH to PUBREL, those of QoS 1 as long as the broker may not have
+ * the PUBACK (doubts.ts).
  * Invariants
  * - PUBACK and PUBREC are sent after the group is durable, PUBCOMP after the receipt is durably forgotten: the broker may give that packet id
  *   to another message then, and only then.
- * - A message with the receipt of its packet id is a repeat: at QoS 2 always, at QoS 1 where it has DUP. Another message under a packet id
- *   that was not released is new: no broker may do that, but Mosquitto does when it has more than 65,535 messages for a client.
- * - Acknowledgements are sent in the order of the messages, so whatever the broker repeats are the last ones, as many as may be under way:
- *   at least so many receipts of QoS 1 are kept.
+ * - A message that equals the one of its packet id's receipt is a repeat: at QoS 2 always, at QoS 1 where it has DUP and the PUBACK is in
+ *   doubt. Another message under a packet id that was not released is new: no broker may do that, but Mosquitto does when it has more than
+ *   65,535 messages for a client.
+ * - Acknowledgements are sent in the order of the messages.
  * Failure: a batch that fails ends the source; it starts again from the receipts that the disk has.
  */
 import { hash } from 'node:crypto';
@@ -25,12 +26,15 @@ import { isRejected, parseJson, readingOf, type RejectedInput } from '../reading
 import type { SourceOutput } from '../source.ts';
 import type { MqttSourceConfig } from './config.ts';
 import type { Connection } from './connection.ts';
+import { PubackDoubts, type Doubts } from './doubts.ts';
 
 const QOS_2 = '2';
 /** Fixed headers with their remaining length; the packet id follows. A short answer means success also in MQTT 5. */
 const PUBACK = 0x40;
 const PUBREC = 0x50;
 const PUBCOMP = 0x70;
+/** Receipts are forgotten with the next readings, or after this long: a quiet source need not write twice for every message. */
+const FORGET_AFTER_MS = 5000;
 const JSON_NUMBER = /^\s*-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?\s*$/;
 
 interface Message {
@@ -42,28 +46,33 @@ interface Release {
   readonly release: number;
   readonly connection: Connection;
 }
+/** The broker has answered what was sent behind these PUBACKs. In the queue, because what it sent before that answer is there. */
+interface Heard {
+  readonly heard: Doubts;
+}
+/** Nothing has come for a while. */
+const QUIET = 'quiet';
+type Entry = Message | Release | Heard | typeof QUIET;
 
 export class Inflow {
   readonly #source: string;
   readonly #config: MqttSourceConfig;
   readonly #output: SourceOutput;
-  readonly #receiptsMax: number;
-  readonly #queue: DeliveryQueue<Message | Release>;
-  /** Packet ids with a receipt of QoS 1, the oldest first. */
-  readonly #qos1 = new Set<string>();
+  readonly #queue: DeliveryQueue<Entry>;
+  readonly #doubts: PubackDoubts;
+  #forgetTimer: NodeJS.Timeout | undefined;
   #paused: Connection | undefined;
 
   constructor(
     source: string,
     config: MqttSourceConfig,
     output: SourceOutput,
-    receiptsMax: number,
+    doubtsMax: number,
     onFailure: (error: Error) => void,
   ) {
     this.#source = source;
     this.#config = config;
     this.#output = output;
-    this.#receiptsMax = receiptsMax;
     this.#queue = new DeliveryQueue({
       deliver: (batch) => this.#deliver(batch),
       onRoom: () => {
@@ -72,7 +81,11 @@ export class Inflow {
       },
       onFailure,
     });
-    for (const [id, content] of output.receipts()) if (!content.startsWith(QOS_2)) this.#qos1.add(id);
+    const ofQos1 = [...output.receipts()].filter(([, content]) => !content.startsWith(QOS_2));
+    this.#doubts = new PubackDoubts(
+      doubtsMax,
+      ofQos1.map(([id]) => id),
+    );
   }
 
   message(packet: IPublishPacket, payloadBytes: number, connection: Connection): void {
@@ -91,7 +104,7 @@ export class Inflow {
     await this.idle();
     const receipts = [...this.#output.receipts().keys()].map((id) => ({ source: this.#source, id, content: null }));
     await this.#output.deliver([], [], receipts);
-    this.#qos1.clear();
+    this.#doubts.clear();
   }
 
   /** Resolves when nothing waits. Never rejects. */
@@ -99,52 +112,79 @@ export class Inflow {
     return this.#queue.idle();
   }
 
-  async #deliver(batch: readonly (Message | Release)[]): Promise<void> {
+  /** When all connections have ended. */
+  async close(): Promise<void> {
+    await this.idle();
+    clearTimeout(this.#forgetTimer);
+  }
+
+  async #deliver(batch: readonly Entry[]): Promise<void> {
     const stored = this.#output.receipts();
     const changed = new Map<string, string | null>();
     const readings: NewReading[] = [];
     const rejected: Rejected[] = [];
-    const answers = new Map<Connection, number[]>();
+    const answers = new Map<Connection, { readonly bytes: number[]; readonly doubts: Doubts[number][] }>();
     const arrivalUs = this.#output.clock.nowMs() * 1000;
     for (const entry of batch) {
+      if (entry === QUIET) continue;
+      if ('heard' in entry) {
+        this.#doubts.end(entry.heard);
+        continue;
+      }
       const [answer, id] =
         'release' in entry ? [PUBCOMP, entry.release] : [answerTo(entry.packet), entry.packet.messageId ?? 0];
       if ('release' in entry) {
         const known = changed.has(String(id)) ? changed.get(String(id)) : stored.get(String(id));
         if (known?.startsWith(QOS_2) === true) changed.set(String(id), null);
-      } else if (this.#isNew(entry.packet, stored, changed)) this.#read(entry, arrivalUs, readings, rejected);
+      } else if (this.#isNew(entry, stored, changed)) this.#read(entry, arrivalUs, readings, rejected);
       if (answer === null) continue;
-      const ofConnection = answers.get(entry.connection) ?? [];
+      const ofConnection = answers.get(entry.connection) ?? { bytes: [], doubts: [] };
       answers.set(entry.connection, ofConnection);
-      ofConnection.push(answer, 2, id >> 8, id & 0xff);
+      ofConnection.bytes.push(answer, 2, id >> 8, id & 0xff);
+      if (answer === PUBACK) ofConnection.doubts.push(this.#doubts.add(String(id), entry.connection));
     }
+    if (batch.every((entry) => entry !== QUIET && 'heard' in entry)) {
+      this.#forgetLater();
+      return;
+    }
+    for (const id of this.#doubts.takeOver()) changed.set(id, null);
     await this.#output.quarantine(rejected);
     const receipts = [...changed].map(([id, content]): Receipt => ({ source: this.#source, id, content }));
     await this.#output.deliver(readings, [], receipts);
     // A connection that ended meanwhile takes none: its broker repeats what it did not hear of.
-    for (const [connection, ofConnection] of answers) connection.write(Buffer.from(ofConnection));
+    for (const [connection, { bytes, doubts }] of answers) {
+      connection.write(Buffer.from(bytes));
+      if (doubts.length > 0) connection.ping(() => this.#queue.push({ heard: doubts }, 0));
+    }
+  }
+
+  #forgetLater(): void {
+    if (!this.#doubts.hasOver) return;
+    this.#forgetTimer ??= setTimeout(() => {
+      this.#forgetTimer = undefined;
+      this.#queue.push(QUIET, 0);
+    }, FORGET_AFTER_MS);
   }
 
   /** Whether a message is no repeat; its receipt is among `changed` then. */
-  #isNew(packet: IPublishPacket, stored: ReadonlyMap<string, string>, changed: Map<string, string | null>): boolean {
+  #isNew(
+    { packet, connection }: Message,
+    stored: ReadonlyMap<string, string>,
+    changed: Map<string, string | null>,
+  ): boolean {
     if (packet.qos === 0) return true;
     const id = String(packet.messageId);
     const known = changed.has(id) ? changed.get(id) : stored.get(id);
     const content = `${packet.qos}${hashOf(packet)}`;
-    if (known === content && (packet.qos === 2 || packet.dup)) {
+    if (known === content && (packet.qos === 2 || (packet.dup && this.#doubts.has(id)))) {
       this.#output.count('repeat');
       return false;
     }
     // Set anew, so that the order stays that of their age.
     changed.delete(id);
     changed.set(id, content);
-    this.#qos1.delete(id);
-    if (packet.qos === 1) this.#qos1.add(id);
-    for (const oldest of this.#qos1) {
-      if (this.#qos1.size <= this.#receiptsMax) break;
-      this.#qos1.delete(oldest);
-      changed.set(oldest, null);
-    }
+    this.#doubts.remove(id);
+    if (!packet.dup) this.#doubts.endOfRepeats(connection);
     return true;
   }
 

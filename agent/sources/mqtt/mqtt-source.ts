@@ -67,8 +67,8 @@ class MqttSession {
     // Of both qualities of service: half of the receipts each.
     this.#receiveMaximum = Math.max(1, Math.min(config.receiveMaximum, Math.floor(receiptsMax / 2)));
     // Many more than what may be under way: Mosquitto 2.0 does not keep to it when it is overloaded. They are half as large as others.
-    const qos1Max = 2 * receiptsMax - this.#receiveMaximum;
-    this.#inflow = new Inflow(name, config, output, Math.max(1, qos1Max), (error) => {
+    const doubtsMax = Math.max(1, 2 * receiptsMax - this.#receiveMaximum);
+    this.#inflow = new Inflow(name, config, output, doubtsMax, (error) => {
       this.#failure = error;
       this.#stop.abort();
     });
@@ -91,7 +91,7 @@ class MqttSession {
       }
     } finally {
       agentSignal.removeEventListener('abort', stop);
-      await this.#inflow.idle();
+      await this.#inflow.close();
     }
     if (this.#failure !== undefined) throw this.#failure;
   }

@@ -124,8 +124,16 @@ async function numbers(spool: Spool): Promise<number[]> {
   );
 }
 
+/** Nobody can know what it has heard. */
+const withoutPingresp = (packet: Packet): null | undefined => (packet.cmd === 'pingreq' ? null : undefined);
+
+async function reconnected(broker: FakeBroker, count: number): Promise<void> {
+  broker.connections.at(-1)?.destroy();
+  await vi.waitFor(() => expect(broker.received.filter(({ cmd }) => cmd === 'connect')).toHaveLength(count), WAIT);
+}
+
 test('repeats: QoS 2 until its PUBREL, with DUP or not; QoS 1 with DUP and the same payload; over connections', async () => {
-  const broker = await fakeBroker();
+  const broker = await fakeBroker(withoutPingresp);
   const { spool, output } = await follow(broker.port);
   await vi.waitFor(() => expect(broker.received.map(({ cmd }) => cmd)).toContain('subscribe'), WAIT);
   broker.send(publish(1, 2, 1), publish(2, 1, 2), publish(1, 2, 1, true), publish(3, 1, 3), publish(2, 1, 2, true));
@@ -159,8 +167,42 @@ test('repeats: QoS 2 until its PUBREL, with DUP or not; QoS 1 with DUP and the s
   expect(output.counters.events).toEqual({ connection: 2, repeat: 5 });
 });
 
-test('receipts of QoS 1 are bounded by what the spool has room for, and at least as many as messages may be under way', async () => {
+test('QoS 1: behind a PUBACK that the broker has, an equal message under its packet id is a new one, DUP or not, whatever was cut', async () => {
   const broker = await fakeBroker();
+  const { spool, output } = await follow(broker.port);
+  await vi.waitFor(() => expect(broker.received.map(({ cmd }) => cmd)).toContain('subscribe'), WAIT);
+  broker.send(publish(5, 1, 1));
+  await vi.waitFor(() => expect(answersOf(broker)).toEqual(['puback 5']), WAIT);
+  // The receipt goes from the disk too, so that a restart knows it as well.
+  await vi.waitFor(() => expect([...output.receipts().keys()]).toEqual([]), WAIT);
+  await reconnected(broker, 2);
+  broker.send(publish(5, 1, 1, true));
+  await vi.waitFor(() => expect(answersOf(broker)).toHaveLength(2), WAIT);
+  expect(await numbers(spool)).toEqual([1, 1]);
+  expect(output.counters.events['repeat']).toBeUndefined();
+});
+
+test('QoS 1: a PUBACK is in doubt no longer when new messages come on the next connection, behind what had to be repeated', async () => {
+  const broker = await fakeBroker(withoutPingresp);
+  const { spool, output } = await follow(broker.port);
+  await vi.waitFor(() => expect(broker.received.map(({ cmd }) => cmd)).toContain('subscribe'), WAIT);
+  broker.send(publish(5, 1, 1), publish(6, 1, 2));
+  await vi.waitFor(() => expect(answersOf(broker)).toHaveLength(2), WAIT);
+  // The broker has heard of 5 and not of 6.
+  await reconnected(broker, 2);
+  broker.send(publish(6, 1, 2, true), publish(7, 1, 3));
+  await vi.waitFor(() => expect(answersOf(broker)).toHaveLength(4), WAIT);
+  expect(output.counters.events['repeat']).toBe(1);
+  // Of the new message under 5, the first sending was lost with the connection; 6 and 7 are in doubt still.
+  await reconnected(broker, 3);
+  broker.send(publish(6, 1, 2, true), publish(7, 1, 3, true), publish(5, 1, 1, true));
+  await vi.waitFor(() => expect(answersOf(broker)).toHaveLength(7), WAIT);
+  expect(await numbers(spool)).toEqual([1, 2, 3, 1]);
+  expect(output.counters.events['repeat']).toBe(3);
+});
+
+test('receipts of QoS 1 are bounded by what the spool has room for, and at least as many as messages may be under way', async () => {
+  const broker = await fakeBroker(withoutPingresp);
   const { spool, output } = await follow(broker.port, { receiveMaximum: 10 });
   await vi.waitFor(() => expect(broker.received.map(({ cmd }) => cmd)).toContain('subscribe'), WAIT);
   expect(broker.received[0]).toMatchObject({
