@@ -4,17 +4,18 @@
  *
  * A new configuration takes effect by an end in order and a new start within the process: sources stop, what they delivered is synced, what
  * is in flight is answered, and everything begins again on the same spool. So nothing is lost or doubled that kill -9 would not lose either.
+ * A changed file is taken after two looks at the same bytes, and those bytes are what is parsed: a file that is being written may be valid
+ * in the middle, and a transform that it seems to lack would be ended. At SIGHUP whoever sent it says that the file is whole.
  * Failure: a configuration with problems changes nothing; they are logged, and the agent goes on with what it has. When the new start
  * fails (an address that is in use), the agent ends with that error, as it would have at its start; with a configuration of the control
  * plane, it goes back to the one before.
  */
-import { readFile } from 'node:fs/promises';
 import { describeError } from '../lib/errors.ts';
 import { systemClock } from '../lib/clock.ts';
-import type { Loaded } from '../lib/config/load.ts';
-import type { AgentConfig } from './config.ts';
+import { loadedFrom, readConfig, type Loaded } from '../lib/config/load.ts';
+import { agentSchema, type AgentConfig } from './config.ts';
 import { DesiredConfig } from './control/desired-config.ts';
-import { loadAgentConfig, runAgent, type RunAgentOptions } from './main.ts';
+import { runAgent, type RunAgentOptions } from './main.ts';
 import { ServiceManager } from './service-manager.ts';
 import { pause } from './sources/source.ts';
 import type { AgentSummary } from './status.ts';
@@ -28,12 +29,13 @@ export interface RunReloadingOptions extends Pick<RunAgentOptions, 'onStatus'> {
   readonly log: (line: string) => void;
 }
 
-/** Runs until the signal fires. Throws as `loadAgentConfig` for the first configuration, and as `runAgent`. */
+/** Runs until the signal fires. Throws as `loadConfig` for the first configuration, and as `runAgent`. */
 export async function runReloading({ path, signal, onStatus, log }: RunReloadingOptions): Promise<AgentSummary> {
   const manager = new ServiceManager(process.env, log);
-  const watch = new ConfigWatch(path, await contentOf(path), log);
+  const text = await readConfig(path);
+  const watch = new ConfigWatch(path, text, log);
   try {
-    for (let desired = await DesiredConfig.open(await loadAgentConfig(path), systemClock, log); ;) {
+    for (let desired = await DesiredConfig.open(loadedFrom(text, path, agentSchema), systemClock, log); ;) {
       const reload = new AbortController();
       const ended = new AbortController();
       const until = AbortSignal.any([signal, ended.signal]);
@@ -81,29 +83,33 @@ export async function runReloading({ path, signal, onStatus, log }: RunReloading
 class ConfigWatch {
   readonly #path: string;
   readonly #log: (line: string) => void;
-  #seen: string;
+  /** What was taken, or refused. */
+  #judged: Look;
   /** Fires at SIGHUP. Listened to from the first to the last moment: without a listener the signal ends the process. */
   #hangup = new AbortController();
   readonly #onHangup = (): void => this.#hangup.abort();
 
-  constructor(path: string, seen: string, log: (line: string) => void) {
+  constructor(path: string, text: string, log: (line: string) => void) {
     this.#path = path;
-    this.#seen = seen;
+    this.#judged = { text };
     this.#log = log;
     process.on('SIGHUP', this.#onHangup);
   }
 
   /** Resolves with the next configuration that is valid, or null when the signal fires. Never rejects. */
   async next(signal: AbortSignal): Promise<Loaded<AgentConfig> | null> {
-    while (!signal.aborted) {
+    for (let last = this.#judged; !signal.aborted;) {
       await pause(LOOK_EVERY_MS, AbortSignal.any([signal, this.#hangup.signal]));
       const isAsked = this.#hangup.signal.aborted;
       if (isAsked) this.#hangup = new AbortController();
-      const bytes = await contentOf(this.#path);
-      if (bytes === this.#seen && !isAsked) continue;
-      this.#seen = bytes;
+      const look = await lookAt(this.#path);
+      const isStill = isSame(look, last);
+      last = look;
+      if (!isAsked && (!isStill || isSame(look, this.#judged))) continue;
+      this.#judged = look;
       try {
-        return await loadAgentConfig(this.#path);
+        if ('problem' in look) throw look.problem;
+        return loadedFrom(look.text, this.#path, agentSchema);
       } catch (error) {
         this.#log(
           `the configuration was not taken over, the agent goes on with the one before:\n${describeError(error)}`,
@@ -118,7 +124,17 @@ class ConfigWatch {
   }
 }
 
-/** Empty when it cannot be read: `loadAgentConfig` says why. */
-function contentOf(path: string): Promise<string> {
-  return readFile(path, 'utf8').catch(() => '');
+type Look = { readonly text: string } | { readonly problem: Error };
+
+async function lookAt(path: string): Promise<Look> {
+  try {
+    return { text: await readConfig(path) };
+  } catch (error) {
+    return { problem: error instanceof Error ? error : new Error(String(error)) };
+  }
+}
+
+function isSame(one: Look, other: Look): boolean {
+  if ('text' in one && 'text' in other) return one.text === other.text;
+  return 'problem' in one && 'problem' in other && one.problem.message === other.problem.message;
 }

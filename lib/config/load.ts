@@ -43,10 +43,13 @@ export class ConfigError extends PenstockError {
 
 /** Throws `config` for a file that is missing, unreadable, not YAML or not of the schema. */
 export async function loadConfig<T>(path: string, schema: z.ZodType<T>): Promise<Loaded<T>> {
-  const absolute = resolve(path);
-  let text: string;
+  return loadedFrom(await readConfig(path), path, schema);
+}
+
+/** What a configuration file holds. Throws `config` for one that is missing or unreadable. */
+export async function readConfig(path: string): Promise<string> {
   try {
-    text = await readFile(absolute, 'utf8');
+    return await readFile(resolve(path), 'utf8');
   } catch (error) {
     const why =
       systemCode(error) === 'ENOENT'
@@ -56,6 +59,11 @@ export async function loadConfig<T>(path: string, schema: z.ZodType<T>): Promise
           : String(error);
     throw new PenstockError('config', `configuration ${path}: ${why}`);
   }
+}
+
+/** `text`, which the file at `path` held when it was read. Throws `config` for what is not YAML or not of the schema. */
+export function loadedFrom<T>(text: string, path: string, schema: z.ZodType<T>): Loaded<T> {
+  const absolute = resolve(path);
   return { config: parseConfig(text, path, schema), path: absolute, baseDir: dirname(absolute) };
 }
 

@@ -190,6 +190,43 @@ test('a changed file and SIGHUP take effect without a lost or doubled reading; o
   expect(numbers).toEqual(Array.from({ length: Number(summary['readings']) }, (_, index) => index));
 });
 
+test('a file that is being written takes effect when it is whole: what its first half lacks keeps its state', async () => {
+  const dir = tempDir();
+  const port = await freePort();
+  const door = 'transforms: [{ type: aggregate, on: machine, fields: [n], window: 1h, to: hours }]\n';
+  const path = configIn(dir, port, 100, door);
+  const { child } = startAgent(path);
+  const metrics = async (): Promise<string> => {
+    try {
+      return await (await fetch(`http://127.0.0.1:${port}/metrics`)).text();
+    } catch {
+      return '';
+    }
+  };
+  const value = async (name: string): Promise<number> =>
+    Number(new RegExp(`^penstock_agent_${name} (.*)$`, 'm').exec(await metrics())?.[1] ?? NaN);
+  await expect
+    .poll(() => value('transform_readings_total{transform="0: aggregate machine.n"}'), { timeout: 20_000 })
+    .toBeGreaterThan(50);
+  // Other bytes at every look for more than two looks, each of them valid, and the transforms come last.
+  const whole = readFileSync(path, 'utf8').replace('rate: 100', 'rate: 101');
+  const first = whole.slice(0, whole.indexOf('transforms:'));
+  const writing = setInterval(() => writeFileSync(path, `${first}# ${Date.now()}\n`), 100);
+  onTestFinished(() => clearInterval(writing));
+  const seen = await value('transform_readings_total{transform="0: aggregate machine.n"}');
+  await expect
+    .poll(() => value('transform_readings_total{transform="0: aggregate machine.n"}'), { timeout: 30_000 })
+    .toBeGreaterThan(seen + 450);
+  clearInterval(writing);
+  writeFileSync(path, whole);
+  await expect
+    .poll(() => value('transform_readings_total{transform="0: aggregate machine.n"}'), { timeout: 20_000 })
+    .toBeLessThan(300);
+  expect(await value('transform_made_total{transform="0: aggregate machine.n"}')).toBe(0);
+  await endAgent(child);
+  expect(await valuesIn(dir, 'hours')).toEqual([]);
+});
+
 test('systemd is told ready, alive and stopping, by what it brings for that', async () => {
   const dir = tempDir();
   const path = configIn(dir, await freePort(), 10);

@@ -30,6 +30,7 @@ export class Mosquitto {
       'persistence true',
       `persistence_location ${server.dir}/data/`,
       `log_dest file ${server.dir}/mosquitto.log`,
+      ...['error', 'warning', 'notice', 'information', 'subscribe'].map((type) => `log_type ${type}`),
       // Otherwise it drops what a client that is away does not fetch in time, and what it has acknowledged.
       'max_queued_messages 0',
       // At this bound, Mosquitto 2.0 lets new messages overtake those that wait; without one, it gives packet ids twice.
@@ -53,6 +54,11 @@ export class Mosquitto {
 
   get log(): string {
     return readFileSync(join(this.dir, 'mosquitto.log'), 'utf8');
+  }
+
+  /** What is published before is nobody's: the broker acknowledges it and lets it go. */
+  isSubscribed(clientId: string): boolean {
+    return new RegExp(`: ${clientId} [012] `).test(this.log);
   }
 
   /** Starts it, or starts it again on what it kept. */

@@ -150,7 +150,7 @@ sources:
     atEnd,
   );
   agent.start();
-  await eventually('the session of the agent at Mosquitto', async () => mosquitto.log.includes('penstock-edge-1'));
+  await eventually('the subscription of the agent', async () => mosquitto.isSubscribed('penstock-edge-1'));
   const senders = new Senders(readings);
   const sending = Promise.all([
     writeLines(join(dir, 'in', 'lines.ndjson'), senders),
