@@ -1,9 +1,8 @@
 /**
  * Fresh ids for inodes and objects, taken from the volume's counters in blocks, so that a create asks nobody for one.
  *
- * Invariants: an id is given once over all clients, also when a failover lost the counter's last steps: after a session was lost, the
- * block at hand is dropped and IDS_SKIPPED ids are skipped. Ids that were given before are still in kernels, caches and the store.
- * Limits: a failover that lost more than IDS_SKIPPED ids (a million creates behind the replica) is not covered.
+ * Invariants: an id is given once over all clients (lib/volume/ids.ts). After a session was lost the block at hand is dropped: a failover may
+ * have lost that it was taken.
  */
 import type { MetaEngine } from '../../lib/meta/engine.ts';
 import { takeIds } from '../../lib/volume/ids.ts';
@@ -11,7 +10,6 @@ import type { VolumeKeys } from '../../lib/volume/keys.ts';
 
 /** One round trip per so many creates, in the background. */
 const ID_BLOCK = 4096;
-const IDS_SKIPPED = 1 << 20;
 
 export type IdCounter = 'ino' | 'object';
 
@@ -32,7 +30,6 @@ export class IdBlocks {
   readonly #options: IdBlocksOptions;
   readonly #blocks = new Map<IdCounter, Block>();
   readonly #refills = new Map<IdCounter, Promise<void>>();
-  readonly #skip = new Set<IdCounter>();
   /** Counts the sessions. */
   #life = 0;
 
@@ -49,11 +46,10 @@ export class IdBlocks {
     return block.next++;
   }
 
-  /** The session is another: the counters may have fallen behind. */
+  /** The session is another. */
   renew(): void {
     this.#life++;
     this.#blocks.clear();
-    this.#skip.add('ino').add('object');
   }
 
   #refill(counter: IdCounter): Promise<void> {
@@ -69,13 +65,10 @@ export class IdBlocks {
     const options = this.#options;
     while (true) {
       const life = this.#life;
-      const count = this.#skip.has(counter) ? IDS_SKIPPED : ID_BLOCK;
       // Ids that were taken and never heard of are only skipped.
-      const end =
-        (await options.retry(async () => takeIds(await options.engine(), options.keys, counter, count))) + count;
+      const next = await options.retry(async () => takeIds(await options.engine(), options.keys, counter, ID_BLOCK));
       if (life !== this.#life) continue;
-      this.#skip.delete(counter);
-      this.#blocks.set(counter, { next: end - ID_BLOCK, end });
+      this.#blocks.set(counter, { next, end: next + ID_BLOCK });
       return;
     }
   }

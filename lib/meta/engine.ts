@@ -154,6 +154,8 @@ export interface MetaEngine {
   readonly url: string;
   /** The id of this connection's session. */
   readonly sessionId: number;
+  /** In which the session lives; another one, once acknowledged commits may have been lost (a failover, a restored database). */
+  readonly epoch: string;
   /** Aborted when the session or the epoch is lost; the reason is a PenstockError `fenced`. Open a new engine afterwards. */
   readonly lost: AbortSignal;
 

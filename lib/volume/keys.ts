@@ -8,6 +8,7 @@
  *   {v}meta             format           value    the format record (format.ts)
  *   {v}meta             gc, backup       value    the session that collects garbage, or backs the metadata up (fs-gateway/tools/)
  *   {v}meta             peers            value    the secret of the mounts that serve each other blocks (fs-gateway/peers/)
+ *   {v}meta             ids              value    the engine's epoch in which ids were last taken (ids.ts)
  *   {v}n                ino, object      number   id counters; clients take ids in blocks, so a create needs no round trip for one
  *   {v}n                bytes, inodes    number   what statfs reports: bytes and inodes in use
  *   {v}i:<ino >> 8>     ino & 255        value    inode (inode.ts); 256 in a bucket, which Redis keeps as one listpack
@@ -68,6 +69,7 @@ export class VolumeKeys {
   readonly formatKey: Key;
   readonly gcLock: Key;
   readonly backupLock: Key;
+  readonly idsEpoch: Key;
   readonly peerToken: Key;
   readonly counters: string;
   readonly orphans: string;
@@ -97,6 +99,7 @@ export class VolumeKeys {
     this.gcLock = { bucket: `${tag}meta`, field: 'gc' };
     this.backupLock = { bucket: `${tag}meta`, field: 'backup' };
     this.peerToken = { bucket: `${tag}meta`, field: 'peers' };
+    this.idsEpoch = { bucket: `${tag}meta`, field: 'ids' };
     this.counters = `${tag}n`;
     this.orphans = `${tag}o`;
     this.locks = `${tag}k`;

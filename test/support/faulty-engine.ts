@@ -7,6 +7,7 @@ export function faultyEngine(engine: MetaEngine, plan: FaultPlan): MetaEngine {
   return {
     url: engine.url,
     sessionId: engine.sessionId,
+    epoch: engine.epoch,
     lost: engine.lost,
     read: (keys) => plan.run('read', () => engine.read(keys)),
     readNumbers: (keys) => plan.run('readNumbers', () => engine.readNumbers(keys)),

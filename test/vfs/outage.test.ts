@@ -4,6 +4,7 @@ import { expect, onTestFinished, test } from 'vitest';
 import { formatVolume } from '../../fs-gateway/main.ts';
 import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
 import { openMeta } from '../../lib/registry.ts';
+import { takeIds } from '../../lib/volume/ids.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { caller, openTestVolume } from '../support/fs-volume.ts';
 import type { TestVolume } from '../support/fs-volume.ts';
@@ -12,6 +13,8 @@ import type { RedisServer } from '../support/redis.ts';
 import { missing } from '../support/services.ts';
 import { TcpProxy } from '../support/tcp-proxy.ts';
 import { tempDir } from '../support/temp.ts';
+
+const keys = new VolumeKeys('lake');
 
 async function redisVolume(...args: readonly string[]): Promise<{ redis: RedisServer; volume: TestVolume }> {
   const redis = await startRedis(...args);
@@ -85,7 +88,6 @@ test.skipIf(missing('redis-server'))(
     await held;
     const engine = await openMeta(volume.metaUrl, { kind: 'test' });
     onTestFinished(() => engine.close());
-    const keys = new VolumeKeys('lake');
     await expect.poll(async () => (await engine.read([keys.entry(1, 'made')]))[0], { timeout: 10_000 }).not.toBeNull();
     await expect.poll(async () => (await engine.read([keys.entry(1, 'warm')]))[0], { timeout: 10_000 }).toBeNull();
     proxy.deliverAnswers();
@@ -139,10 +141,17 @@ test.skipIf(missing('redis-server'))(
     // From here on the replica knows nothing of what the master acknowledges.
     await replica.admin.call('REPLICAOF', 'NO', 'ONE');
     const { attributes: lost } = await open.operations.mkdir(caller(), 1n, 'lost', 0o755, 0);
+    const taking = await openMeta(master.url(), { kind: 'test' });
+    const lostIds = await takeIds(taking, keys, 'object', 10_000);
+    await taking.close();
     await open.operations.setattr(caller(), before.ino, { mode: 0o600 });
     await open.operations.rmdir(caller(), 1n, 'kept');
     expect(await names(open)).toEqual(['file', 'lost']);
     port = replica.port;
+    // Whoever comes first, and never knew of what was lost.
+    const newcomer = await openMeta(replica.url(), { kind: 'test' });
+    onTestFinished(() => newcomer.close());
+    expect(await takeIds(newcomer, keys, 'object', 1)).toBeGreaterThan(lostIds + 10_000);
     await master.kill();
     proxy.reset();
     // The mount still believes what was lost: a change under it must not pass, and one that is right must not fail.

@@ -90,7 +90,7 @@ class RedisEngine implements MetaEngine {
   readonly #sessions: RedisSessions;
   readonly #lease: SessionLease;
   readonly #feed: RedisFeed;
-  readonly #epoch: string;
+  readonly epoch: string;
   /** A connection of its own: WAIT blocks the one that it is sent on. */
   #flushing: Promise<RedisConnection> | undefined;
   #counter = 0;
@@ -112,10 +112,10 @@ class RedisEngine implements MetaEngine {
     this.#options = opened.options;
     this.#connection = opened.connection;
     this.#sessions = opened.sessions;
-    this.#epoch = opened.epoch;
+    this.epoch = opened.epoch;
     this.#feed = new RedisFeed(opened.options, opened.leaseMs / 3, opened.connection);
     this.#lease = new SessionLease({
-      renew: () => this.#sessions.renew(this.sessionId, this.#epoch, opened.leaseMs),
+      renew: () => this.#sessions.renew(this.sessionId, this.epoch, opened.leaseMs),
       leaseMs: opened.leaseMs,
       grantedMs: opened.grantedMs,
     });
@@ -127,7 +127,7 @@ class RedisEngine implements MetaEngine {
 
   /** For a new connection: throws `fenced` when it reaches another epoch. */
   checkEpoch(epoch: string): void {
-    if (epoch !== this.#epoch) throw this.#lease.lose(`${this.url}: ${refusal('E')}`);
+    if (epoch !== this.epoch) throw this.#lease.lose(`${this.url}: ${refusal('E')}`);
   }
 
   async read(keys: readonly Key[]): Promise<readonly (Stored | null)[]> {
@@ -214,7 +214,7 @@ class RedisEngine implements MetaEngine {
     this.#lease.check();
     const version = encodeVersion(this.sessionId, ++this.#counter);
     const dropped = transaction.operation === undefined ? [] : this.#noteOperation(transaction.operation);
-    const header = { session: this.sessionId, epoch: this.#epoch, database: this.#options.database, version, dropped };
+    const header = { session: this.sessionId, epoch: this.epoch, database: this.#options.database, version, dropped };
     const script = freesMemory(transaction) ? commitScriptWhenFull : commitScript;
     try {
       return decodeCommit(await script.run(this.#connection, encodeCommit(header, transaction)), transaction);

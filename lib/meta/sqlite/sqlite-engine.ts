@@ -202,6 +202,10 @@ class SqliteEngine implements MetaEngine {
     });
   }
 
+  get epoch(): string {
+    return this.#file.epoch;
+  }
+
   get lost(): AbortSignal {
     return this.#lease.lost;
   }
