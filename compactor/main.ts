@@ -1,6 +1,8 @@
 /** What the command line and the demo call: land, compact, what it cost, and what a dataset adds up to. */
 import type { PipelineConfig } from '../lib/config/pipeline.ts';
+import { systemClock } from '../lib/clock.ts';
 import { isCode } from '../lib/errors.ts';
+import { serveHealth } from '../lib/health-server.ts';
 import { openLake, openPipelineLog } from '../lib/lake/ports.ts';
 import type { LakeContext } from '../lib/table/table.ts';
 import { type CompactorOptions, type CompactResult, runCompactor } from './compact/compactor.ts';
@@ -14,6 +16,7 @@ import {
   type ShowOptions,
   showQuarantine,
 } from './quarantine/show.ts';
+import { LandingHealth } from './lander/landing-health.ts';
 import { type LanderOptions, type LandResult, type LandStatus, runLander } from './lander/lander.ts';
 
 export { datasetStats, type DatasetStats } from '../lib/lake/dataset-stats.ts';
@@ -22,29 +25,59 @@ export { openLake } from '../lib/lake/ports.ts';
 export type { CompactStatus } from './compact/compactor.ts';
 export type { PlannedGroup } from './compact/expectation.ts';
 
+export interface LandRequest extends Omit<LanderOptions, 'config' | 'lake' | 'log' | 'onTurn'> {
+  /** HOST:PORT of /healthz, /readyz and /metrics. */
+  readonly listen?: string;
+  onListening?(url: string): void;
+}
+
 /**
  * Opens the ports of `config`, lands, and closes them. Relative paths are from `baseDir`. Without `once` it outlives its session: when the
  * metadata engine was restarted or failed over, or this process stood still for longer than its lease, it goes on with a new one.
  */
-export async function land(
+export async function land(config: PipelineConfig, baseDir: string, options: LandRequest): Promise<LandResult> {
+  const { listen } = options;
+  const health = new LandingHealth(
+    systemClock,
+    config.datasets.map(({ name }) => name),
+  );
+  const server = listen === undefined ? undefined : await serveHealth(listen, health);
+  if (server !== undefined) options.onListening?.(server.url);
+  try {
+    return await landOn(config, baseDir, options, health);
+  } finally {
+    await server?.close();
+  }
+}
+
+async function landOn(
   config: PipelineConfig,
   baseDir: string,
-  options: Omit<LanderOptions, 'config' | 'lake' | 'log'>,
+  options: LandRequest,
+  health: LandingHealth,
 ): Promise<LandResult> {
   const log = await openPipelineLog(config, baseDir);
   const sum = { records: 0, rows: 0, quarantined: 0, lost: 0, files: 0 };
   const problems = new Set<string>();
   const onStatus = (status: LandStatus): void => {
     if (status.kind === 'commit') {
+      health.committed(status.dataset, status.totals);
       for (const key of ['records', 'rows', 'quarantined', 'lost', 'files'] as const) sum[key] += status.totals[key];
-    } else if (status.lasting) problems.add(status.message);
+    } else {
+      health.failed(status.dataset, status.message, status.lasting);
+      if (status.lasting) problems.add(status.message);
+    }
     options.onStatus?.(status);
   };
   try {
     while (true) {
       const ports = await openLake(config, baseDir, 'lander');
       try {
-        const result = await runLander({ ...options, config, lake: ports.lake, log, onStatus });
+        const result = await runLander({
+          ...options,
+          ...{ config, lake: ports.lake, log, onStatus },
+          onTurn: (dataset, read) => health.turned(dataset, read),
+        });
         return { summary: sum, problems: [...new Set([...problems, ...result.problems])] };
       } catch (error) {
         if (!isCode(error, 'fenced') || options.once || options.signal.aborted) throw error;

@@ -7,6 +7,7 @@ import { configOption, jsonOption, loadPipeline, type PipelineOptions, report } 
 interface LandOptions extends PipelineOptions {
   readonly once?: true;
   readonly skipDamaged?: true;
+  readonly listen?: string;
 }
 
 interface CompactOptions extends PipelineOptions {
@@ -57,6 +58,7 @@ export function addLakeCommands(program: Command): void {
     .addOption(configOption())
     .option('--once', "end at the log's end as seen at the start")
     .option('--skip-damaged', 'go past damaged batches of a log in files: named, copied aside, counted as lost')
+    .option('--listen <host:port>', 'serve /healthz, /readyz and /metrics there')
     .addOption(jsonOption())
     .action(async (options: LandOptions) => {
       const signal = untilSignal();
@@ -66,6 +68,8 @@ export function addLakeCommands(program: Command): void {
       const { summary, problems } = await land(config, baseDir, {
         once: options.once === true,
         skipDamaged: options.skipDamaged === true,
+        ...(options.listen !== undefined && { listen: options.listen }),
+        onListening: (url) => reportToParent({ kind: 'listening', url }),
         signal,
         onStatus: (status) => {
           reportToParent(status);

@@ -46,6 +46,8 @@ export interface DatasetLanderOptions {
   readonly skipDamaged: boolean;
   /** Ends reading; what is staged is still committed. */
   readonly signal: AbortSignal;
+  /** It goes on, whatever it met; `read`: the log was looked at, whatever it had. */
+  onTurn(read: boolean): void;
   onCommit(totals: LandTotals): void;
   /** Trouble by name, when it is found; `lasting`: what does not land (`DatasetResult.problems`), else it may pass. */
   onProblem(message: string, lasting: boolean): void;
@@ -76,6 +78,7 @@ export class DatasetLander {
   async run(): Promise<DatasetResult> {
     const { signal, once } = this.#options;
     for (let failures = 0; ;) {
+      this.#options.onTurn(false);
       try {
         const state = await this.#round();
         failures = 0;
@@ -165,6 +168,7 @@ export class DatasetLander {
     while (!signal.aborted && staging.bytes < stagedBytesMax && clock.monotonicMs() < dueMs) {
       const portion = await source.next(signal);
       this.#noteStopped(source);
+      this.#options.onTurn(true);
       for (const lost of source.lost) this.#noteLasting(lost);
       if (dueMs === Infinity && source.cursors.some(hasMoved)) dueMs = clock.monotonicMs() + commitEveryMs;
       if (portion === null) {

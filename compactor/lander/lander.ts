@@ -54,6 +54,8 @@ export interface LanderOptions {
   readonly skipDamaged?: boolean;
   readonly signal: AbortSignal;
   readonly onStatus?: (status: LandStatus) => void;
+  /** A dataset goes on; `read`: its log was looked at. */
+  readonly onTurn?: (dataset: string, read: boolean) => void;
   readonly scratchRoot?: string;
   /** How often the cost of a lander that goes on is recorded; an hour when it is left out. */
   readonly costEveryMs?: number;
@@ -125,6 +127,7 @@ async function landAll(
       once,
       skipDamaged,
       signal,
+      onTurn: (read) => options.onTurn?.(dataset.name, read),
       onCommit: (totals) => {
         costs.add(dataset.name, totals.records);
         options.onStatus?.({ kind: 'commit', dataset: dataset.name, totals });

@@ -1,9 +1,10 @@
 /** `penstock csi`: the CSI driver, as a controller, on a node, or both in one process. */
 import { systemClock } from '../../lib/clock.ts';
 import { PenstockError } from '../../lib/errors.ts';
+import { serveHealth } from '../../lib/health-server.ts';
 import { Controller } from './controller.ts';
 import { Identity } from './identity.ts';
-import { CsiMetrics, serveMetrics } from './metrics.ts';
+import { CsiMetrics } from './metrics.ts';
 import { Keeper } from '../fuse/keeper.ts';
 import { makeMountDaemons, remoteMountDaemons, resumeMounts } from './mount-daemons.ts';
 import { Node } from './node.ts';
@@ -43,7 +44,7 @@ export async function runCsiDriver(options: CsiOptions): Promise<void> {
   const secrets = options.secretsDir === undefined ? undefined : readSecretsFolder(options.secretsDir);
   const withSecrets = secrets === undefined ? {} : { secrets };
   const metrics = new CsiMetrics(node);
-  const http = options.listen === undefined ? undefined : await serveMetrics(options.listen, metrics);
+  const http = options.listen === undefined ? undefined : await serveHealth(options.listen, metrics);
   const ownKeeper = `${socketPath(options.endpoint)}.keep`;
   const keeper = options.keeper === undefined ? ownKeeper : socketPath(options.keeper);
   const setting = { cacheDir: options.cacheDir, logDir: options.logDir, keeper };

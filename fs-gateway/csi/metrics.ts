@@ -1,8 +1,6 @@
 /** What the driver tells Prometheus: its calls, and on a node the mounts that its daemons serve. */
-import { createServer } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
-import { PenstockError } from '../../lib/errors.ts';
+import type { HealthAnswers } from '../../lib/health-server.ts';
 import { controlRequest } from '../fuse/control.ts';
 import { allMounts, FILE_SYSTEM_TYPE } from '../fuse/mount.ts';
 import type { CallReport } from './server.ts';
@@ -11,7 +9,8 @@ import type { CallReport } from './server.ts';
 const CALL_SECONDS = [0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60];
 const STATS_MS = 3_000;
 
-export class CsiMetrics {
+/** Health is that it answers: engines and stores are those of each call's secrets. */
+export class CsiMetrics implements HealthAnswers {
   readonly #registry = new Registry();
   readonly #calls = new Counter({
     name: 'penstock_csi_calls_total',
@@ -37,7 +36,15 @@ export class CsiMetrics {
     this.#seconds.observe({ method }, seconds);
   }
 
-  text(): Promise<string> {
+  notAlive(): null {
+    return null;
+  }
+
+  notReady(): null {
+    return null;
+  }
+
+  metrics(): Promise<string> {
     return this.#registry.metrics();
   }
 
@@ -118,36 +125,4 @@ async function mountsOfNode(): Promise<{ readonly volume: string; readonly stats
       return { volume, stats: answer?.ok === true ? (answer.value as unknown as Stats) : undefined }; // supervisor.ts wrote it
     }),
   );
-}
-
-/** `/metrics`, `/healthz` and `/readyz` on `HOST:PORT`. Returns the URL and how to end it. */
-export async function serveMetrics(
-  address: string,
-  metrics: CsiMetrics,
-): Promise<{ readonly url: string; close(): Promise<void> }> {
-  const match = /^(.*):(\d{1,5})$/.exec(address);
-  if (match === null) throw new PenstockError('usage', `--listen ${address}: expected HOST:PORT`);
-  const server = createServer((request, response) => {
-    if (request.url === '/healthz' || request.url === '/readyz') {
-      response.end('ok\n');
-      return;
-    }
-    if (request.url !== '/metrics') {
-      response.writeHead(404).end();
-      return;
-    }
-    metrics.text().then(
-      (text) => response.setHeader('content-type', metrics.contentType).end(text),
-      (error: unknown) => response.writeHead(500).end(String(error)),
-    );
-  });
-  const host = (match[1] ?? '').replace(/^\[|\]$/g, '');
-  await new Promise<void>((done, reject) => {
-    server.once('error', reject).listen(Number(match[2]), host === '' ? undefined : host, done);
-  });
-  const { port } = server.address() as AddressInfo; // a TCP server's address is never a string
-  return {
-    url: `http://${host === '' || host.includes(':') ? '127.0.0.1' : host}:${port}`,
-    close: () => new Promise((done) => server.close(() => done())),
-  };
 }
