@@ -3,6 +3,9 @@
  * stand still and `penstock_sample_age_seconds` grows.
  */
 import { collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import type { Group } from './agents/records.ts';
+import { LATE_MS, readReports } from './agents/reports.ts';
+import { isUnderWay } from './agents/rollout.ts';
 import type { ControlContext } from './context.ts';
 import { SIZE_BOUNDS } from './lake/file-sizes.ts';
 import type { DatasetSample } from './lake/monitor.ts';
@@ -57,6 +60,7 @@ export class ControlMetrics {
     this.#addPorts(registers);
     this.#addDatasets(registers);
     this.#addCosts(registers);
+    this.#addAgents(registers);
   }
 
   get contentType(): string {
@@ -154,5 +158,36 @@ export class ControlMetrics {
         },
       });
     }
+  }
+
+  #addAgents(registers: Registry[]): void {
+    const { connections, configRecords, clock } = this.#context;
+    new Gauge({
+      name: 'penstock_agents',
+      help: 'Agents that ever reported, by whether they are late.',
+      labelNames: ['late'],
+      registers,
+      async collect() {
+        const reports = await readReports(connections.engine, connections.volume).catch(() => null);
+        this.reset();
+        if (reports === null) return;
+        const late = [...reports.values()].filter(({ seenMs }) => clock.nowMs() - seenMs > LATE_MS).length;
+        this.set({ late: 'true' }, late);
+        this.set({ late: 'false' }, reports.size - late);
+      },
+    });
+    new Gauge({
+      name: 'penstock_rollout_stopped',
+      help: '1 while the roll-out to a group has stopped and waits for a person, 0 while it runs.',
+      labelNames: ['group'],
+      registers,
+      async collect() {
+        const groups = await configRecords.groups().catch(() => new Map<string, Group>());
+        this.reset();
+        for (const [group, { rollout }] of groups) {
+          if (isUnderWay(rollout)) this.set({ group }, Number(rollout.state === 'stopped'));
+        }
+      },
+    });
   }
 }

@@ -6,7 +6,6 @@
  * Failure: while the engine is away nothing moves; silence of agents counts only from when heartbeats can be taken again.
  * Limits: one roll-out to a group at a time; looks take a LOAD_SHARE-th of the time, and are REST_MS_MAX apart at most.
  */
-import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Clock } from '../../lib/clock.ts';
 import type { Connections } from '../connections.ts';
@@ -86,17 +85,24 @@ export class Rollouts {
     await this.#driving;
   }
 
-  /** The version that is rolled out. Throws `not-found`; `config` for a configuration that is not valid; `conflict`. */
-  async begin(name: string, config: AgentSettings, plan: RolloutPlan, by: string): Promise<string> {
+  /** The version that is rolled out; the same `id` again begins nothing. Throws `not-found`; `config` for a configuration that is not valid; `conflict`. */
+  async begin(
+    name: string,
+    config: AgentSettings,
+    plan: RolloutPlan,
+    { id, by }: { readonly id: string; readonly by: string },
+  ): Promise<string> {
     const encoded = this.#records.check(config);
     const members = await this.#members(name);
     await this.#groups.change(name, async (before) => {
+      // A repeat of the request that began it.
+      if (before.rollout?.id === id && before.rollout.to.version === encoded.version) return null;
       refuseUnderWay(name, before);
       if (before.current?.version === encoded.version) throw refusal(`${name} has this configuration already`);
       const nowMs = this.#clock.nowMs();
       const rollout: Rollout = {
         ...plan,
-        id: randomUUID(),
+        id,
         state: 'running',
         from: before.current,
         to: { version: encoded.version, changedMs: nowMs, changedBy: by },

@@ -5,6 +5,7 @@ import { rolloutSchema, stepSchema, type Step } from '../agents/records.ts';
 import { isWhole, MEMBER_STATES } from '../agents/rollout.ts';
 import { ACTS, type Act } from '../agents/rollouts.ts';
 import type { App, ControlContext } from '../context.ts';
+import { idempotencyHeaders, idOfRequest } from '../idempotency.ts';
 import { groupName, settings } from './agent-parts.ts';
 
 const STEPS_MAX = 20;
@@ -61,13 +62,15 @@ export function rolloutRoutes(app: App, { rollouts }: ControlContext): void {
         tags: ['rollouts'],
         summary: 'Give a group another configuration step by step; it stops by itself when the updated agents do worse',
         params: z.object({ group: groupName }),
+        headers: idempotencyHeaders,
         body: bodySchema,
         response: { 201: z.object({ version: z.string() }) },
       },
     },
     async (request, reply) => {
       const { config, ...plan } = request.body;
-      const version = await rollouts.begin(request.params.group, config, plan, request.principal?.name ?? '');
+      const by = request.principal?.name ?? '';
+      const version = await rollouts.begin(request.params.group, config, plan, { id: idOfRequest(request), by });
       return reply.code(201).send({ version });
     },
   );

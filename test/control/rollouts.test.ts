@@ -1,7 +1,7 @@
 /** Roll-outs through the API, with agents that a test lets speak. */
 import { expect, test } from 'vitest';
 import { openTestPipeline } from '../compactor/pipeline.ts';
-import { startControl } from './control.ts';
+import { type Answer, startControl } from './control.ts';
 import { configOf, GROUP, rolling, type Rolling } from './fleet.ts';
 
 async function open(agents = 10): Promise<Rolling> {
@@ -45,11 +45,14 @@ test('one agent, then half, then all; what was done can be rolled back', async (
 });
 
 test('a refusal stops it at the first agent; it goes on when a person says so, and abort brings all back', async () => {
-  const { fleet, before, start, rollout, until, act } = await open();
+  const { control, fleet, before, start, rollout, until, act } = await open();
   const after = await start();
   fleet.says.set(after, { refuses: true });
   await until({ state: 'stopped' });
   expect(fleet.with(before)).toHaveLength(10);
+  const metrics = (await control.request('GET', '/metrics')).text;
+  expect(metrics).toContain('penstock_rollout_stopped{group="plant-a"} 1');
+  expect(metrics).toContain('penstock_agents{late="false"} 10');
   expect(await rollout()).toMatchObject({
     reason: 'of 1 updated agents 1 refused it, 0 fell silent and 0 report a problem (before: 0 %)',
     health: { updated: 1, refused: 1 },
@@ -91,8 +94,13 @@ test('a problem that agents did not have before stops it, and so do readings tha
 });
 
 test('an agent that does not come along stops it when the patience is over; without a report nothing begins', async () => {
-  const { control, fleet, start, until, rollout } = await open(3);
-  const after = await start({ patienceSeconds: 1 });
+  const { control, fleet, until, rollout } = await open(3);
+  const body = { config: configOf(2), patienceSeconds: 1, steps: [{ agents: 1 }, { percent: 100 }] };
+  const begin = (): Promise<Answer> =>
+    control.request('POST', `${GROUP}/rollout`, { body, headers: { 'idempotency-key': 'once' } });
+  const first = await begin();
+  expect([first.status, (await begin()).json]).toEqual([201, first.json]);
+  const after = String(first.json['version']);
   fleet.says.set(after, { runningSeconds: 0 });
   await until({ state: 'stopped' });
   expect((await rollout()).reason).toBe(
