@@ -85,7 +85,7 @@ export class Intake {
       const why = isSurelyFine(reading) ? null : refusal(reading);
       if (why !== null) throw new PenstockError('too-large', why);
     }
-    if (!this.#chain.hasStates) return this.#append(this.#chain.run(readings), checkpoints, receipts);
+    if (!this.#chain.hasStates) return this.#append(await this.#chain.run(readings), checkpoints, receipts);
     return new Promise<void>((resolve, reject) => {
       this.#waiting.push({ readings, checkpoints, receipts, resolve, reject });
       this.#start();
@@ -129,7 +129,7 @@ export class Intake {
     while (this.#waiting.length > 0) {
       const batch = this.#waiting.splice(0);
       try {
-        const run = this.#chain.run(batch.flatMap(({ readings }) => readings));
+        const run = await this.#chain.run(batch.flatMap(({ readings }) => readings));
         await this.#append(
           run,
           batch.flatMap(({ checkpoints }) => checkpoints),
@@ -145,9 +145,9 @@ export class Intake {
   #storeOverdue(): void {
     // A batch under way has states that are not settled: the next second will do.
     if (this.#running !== undefined) return;
-    const run = this.#chain.overdue(this.#clock.nowMs() * 1000);
-    if (run === null) return;
-    this.#running = this.#append(run, [], [])
+    this.#running = this.#chain
+      .overdue(this.#clock.nowMs() * 1000)
+      .then((run) => (run === null ? undefined : this.#append(run, [], [])))
       .catch(() => {
         // It is held back still, and tried again; a spool or quarantine that fails shows by the sources.
       })

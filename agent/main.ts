@@ -9,7 +9,14 @@
  */
 import { resolve } from 'node:path';
 import { systemClock, type Clock } from '../lib/clock.ts';
-import { ConfigError, loadConfig, type ConfigProblem, type Loaded } from '../lib/config/load.ts';
+import {
+  ConfigError,
+  loadedFrom,
+  readConfig,
+  type ConfigProblem,
+  type Loaded,
+  type PathProblem,
+} from '../lib/config/load.ts';
 import { describeError, isCode } from '../lib/errors.ts';
 import type { Log, TopicOptions } from '../lib/log/log.ts';
 import { absoluteUrl, openLog } from '../lib/registry.ts';
@@ -63,8 +70,25 @@ export interface RunAgentOptions {
 }
 
 /** Reads agent.yaml. Throws `config` with every problem, each with line, key and what was expected. */
-export function loadAgentConfig(path: string): Promise<Loaded<AgentConfig>> {
-  return loadConfig(path, agentSchema);
+export async function loadAgentConfig(path: string): Promise<Loaded<AgentConfig>> {
+  return agentConfigFrom(await readConfig(path), path);
+}
+
+/** The same of `text`, which agent.yaml held when it was read. */
+export function agentConfigFrom(text: string, path: string): Promise<Loaded<AgentConfig>> {
+  return loadedFrom(text, path, agentSchema, modulesProblems);
+}
+
+/** What only the files beside agent.yaml can show. */
+async function modulesProblems({ transforms }: AgentConfig, baseDir: string): Promise<PathProblem[]> {
+  const problems: PathProblem[] = [];
+  for (const [index, transform] of transforms.entries()) {
+    if (transform.type !== 'wasm') continue;
+    const { moduleProblem } = await import('./transforms/wasm/wasm-step.ts');
+    const message = await moduleProblem(transform, baseDir);
+    if (message !== null) problems.push({ path: ['transforms', index, 'module'], message });
+  }
+  return problems;
 }
 
 /** What is wrong with agent.yaml, all of it at once; empty when nothing is. Throws `config` when it cannot be read at all. */
@@ -94,14 +118,15 @@ export async function runAgent(options: RunAgentOptions): Promise<AgentSummary> 
     const quarantine = new Quarantine(resolve(dataDir, 'quarantine'), clock);
     const rules = new Rules(options.config.rules);
     const taps = new Taps();
-    const chain = new TransformChain(options.config.transforms);
+    const chain = await TransformChain.open(options.config.transforms, options.baseDir);
     const intake = new Intake(spool, { chain, rules, taps }, quarantine, clock);
-    await intake.start();
     try {
+      await intake.start();
       const agent = new RunningAgent(options, clock, dataDir, { spool, intake, quarantine, rules, taps });
       return await agent.run();
     } finally {
       await intake.close();
+      await chain.close();
       await quarantine.close();
     }
   } finally {

@@ -12,10 +12,10 @@
  */
 import { describeError } from '../lib/errors.ts';
 import { systemClock } from '../lib/clock.ts';
-import { loadedFrom, readConfig, type Loaded } from '../lib/config/load.ts';
-import { agentSchema, type AgentConfig } from './config.ts';
+import { readConfig, type Loaded } from '../lib/config/load.ts';
+import type { AgentConfig } from './config.ts';
 import { DesiredConfig } from './control/desired-config.ts';
-import { runAgent, type RunAgentOptions } from './main.ts';
+import { agentConfigFrom, runAgent, type RunAgentOptions } from './main.ts';
 import { ServiceManager } from './service-manager.ts';
 import { pause } from './sources/source.ts';
 import type { AgentSummary } from './status.ts';
@@ -35,7 +35,7 @@ export async function runReloading({ path, signal, onStatus, log }: RunReloading
   const text = await readConfig(path);
   const watch = new ConfigWatch(path, text, log);
   try {
-    for (let desired = await DesiredConfig.open(loadedFrom(text, path, agentSchema), systemClock, log); ;) {
+    for (let desired = await DesiredConfig.open(await agentConfigFrom(text, path), systemClock, log); ;) {
       const reload = new AbortController();
       const ended = new AbortController();
       const until = AbortSignal.any([signal, ended.signal]);
@@ -109,7 +109,7 @@ class ConfigWatch {
       this.#judged = look;
       try {
         if ('problem' in look) throw look.problem;
-        return loadedFrom(look.text, this.#path, agentSchema);
+        return await agentConfigFrom(look.text, this.#path);
       } catch (error) {
         this.#log(
           `the configuration was not taken over, the agent goes on with the one before:\n${describeError(error)}`,

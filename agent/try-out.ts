@@ -15,8 +15,14 @@ export interface TriedOut {
 }
 
 /** `lines` are what the source would take in, one JSON value each. */
-export function tryOut(config: AgentConfig, source: SourceConfig, lines: readonly string[], nowMs: number): TriedOut {
-  const chain = new TransformChain(config.transforms);
+export async function tryOut(
+  config: AgentConfig,
+  baseDir: string,
+  source: SourceConfig,
+  lines: readonly string[],
+  nowMs: number,
+): Promise<TriedOut> {
+  const chain = await TransformChain.open(config.transforms, baseDir);
   const results: Readonly<Record<string, unknown>>[] = [];
   let failed = 0;
   const fail = (details: Readonly<Record<string, unknown>>): void => {
@@ -30,13 +36,17 @@ export function tryOut(config: AgentConfig, source: SourceConfig, lines: readonl
     }
     for (const reading of run?.readings ?? []) results.push(shown(reading));
   };
-  for (const [index, line] of lines.entries()) {
-    if (line.trim() === '') continue;
-    const reading = parseJson(Buffer.from(line), mappingOf(source), nowMs * 1000);
-    if (isRejected(reading)) fail({ failed: reading.reason, line: index + 1 });
-    else settle(chain.run([reading]));
+  try {
+    for (const [index, line] of lines.entries()) {
+      if (line.trim() === '') continue;
+      const reading = parseJson(Buffer.from(line), mappingOf(source), nowMs * 1000);
+      if (isRejected(reading)) fail({ failed: reading.reason, line: index + 1 });
+      else settle(await chain.run([reading]));
+    }
+    settle(await chain.flush());
+  } finally {
+    await chain.close();
   }
-  settle(chain.flush());
   return { results, failed };
 }
 

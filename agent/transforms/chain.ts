@@ -50,9 +50,25 @@ export class TransformChain {
   readonly #steps: readonly Step[];
   readonly #totals: readonly Tally[];
 
-  constructor(configs: readonly TransformConfig[]) {
-    this.#steps = configs.map(stepOf);
-    this.#totals = configs.map(emptyTally);
+  constructor(steps: readonly Step[]) {
+    this.#steps = steps;
+    this.#totals = steps.map(emptyTally);
+  }
+
+  /** `baseDir` is what relative paths of modules are from. Throws `config`. The caller closes it. */
+  static async open(configs: readonly TransformConfig[], baseDir: string): Promise<TransformChain> {
+    const steps: Step[] = [];
+    try {
+      for (const config of configs) steps.push(await stepOf(config, baseDir));
+      return new TransformChain(steps);
+    } catch (error) {
+      await new TransformChain(steps).close();
+      throw error;
+    }
+  }
+
+  async close(): Promise<void> {
+    for (const step of this.#steps) await step.close?.();
   }
 
   get isEmpty(): boolean {
@@ -92,7 +108,7 @@ export class TransformChain {
     return { readings, checkpoints };
   }
 
-  run(readings: readonly NewReading[]): ChainRun {
+  run(readings: readonly NewReading[]): Promise<ChainRun> {
     return this.#settled(
       readings.map((reading) => new Draft(reading)),
       () => undefined,
@@ -100,18 +116,18 @@ export class TransformChain {
   }
 
   /** What has been held back for too long; null when there is nothing. */
-  overdue(nowUs: number): ChainRun | null {
+  overdue(nowUs: number): Promise<ChainRun | null> {
     return this.#released((step, out) => step.overdue?.(nowUs, out));
   }
 
   /** Everything that is held back; null when there is nothing. */
-  flush(): ChainRun | null {
+  flush(): Promise<ChainRun | null> {
     return this.#released((step, out) => step.flush?.(out));
   }
 
-  #released(release: (step: Step, out: Outlet) => void): ChainRun | null {
+  async #released(release: (step: Step, out: Outlet) => void): Promise<ChainRun | null> {
     let count = 0;
-    const run = this.#settled([], (step, out) => {
+    const run = await this.#settled([], (step, out) => {
       release(step, out);
       count += out.tally.made;
     });
@@ -119,16 +135,19 @@ export class TransformChain {
   }
 
   /** Through all steps; `release` may add behind each what was held back there. */
-  #settled(drafts: readonly Draft[], release: (step: Step, out: Outlet) => void): ChainRun {
+  async #settled(drafts: readonly Draft[], release: (step: Step, out: Outlet) => void): Promise<ChainRun> {
     const failed: Failed[] = [];
     const tallies: Tally[] = [];
-    const left = this.#steps.reduce((before, step) => {
+    let left = drafts;
+    for (const step of this.#steps) {
       const out = new Outlet();
-      applyTo(before, step, out, failed);
+      // Without it, a batch goes through in one go, and no other can come in between.
+      if (step.prepare !== undefined) await step.prepare(left.filter(({ topic }) => topic === step.on));
+      applyTo(left, step, out, failed);
       release(step, out);
       tallies.push(out.tally);
-      return out.passed;
-    }, drafts);
+      left = out.passed;
+    }
     const states = this.#steps.flatMap((step) => step.states ?? []);
     return {
       readings: this.#carried(left, failed),
@@ -187,7 +206,7 @@ function addTo(total: Tally, tally: Tally): void {
   total.failed += tally.failed;
 }
 
-function stepOf(config: TransformConfig): Step {
+async function stepOf(config: TransformConfig, baseDir: string): Promise<Step> {
   switch (config.type) {
     case 'rename':
       return renameStep(config);
@@ -209,5 +228,10 @@ function stepOf(config: TransformConfig): Step {
       return swingingDoorStep(config);
     case 'aggregate':
       return aggregateStep(config);
+    case 'wasm': {
+      // Loaded when it is configured, as the sources are.
+      const { wasmStep } = await import('./wasm/wasm-step.ts');
+      return wasmStep(config, baseDir);
+    }
   }
 }

@@ -19,6 +19,8 @@ export interface Step {
   /** `deadband vibration.rms` */
   readonly name: string;
   readonly on: string;
+  /** Looks at all readings of a batch, before `apply` decides about each of them. */
+  prepare?(drafts: readonly Draft[]): Promise<void>;
   /** Decides about one reading. Throws an Error with the reason when the reading cannot be judged: it has not been, then. */
   apply(draft: Draft, out: Outlet): void;
   /** What it remembers of the sensors. */
@@ -27,6 +29,7 @@ export interface Step {
   overdue?(nowUs: number, out: Outlet): void;
   /** Gives everything that is held back. */
   flush?(out: Outlet): void;
+  close?(): Promise<void>;
 }
 
 /** Where a step's readings go, in order, and the count of them. */

@@ -1,12 +1,10 @@
 /** The `transforms:` of agent.yaml. Each applies to the topic that `on` names, in the order in which they stand. */
 import { z } from 'zod';
-import { duration } from '../../lib/config/load.ts';
+import { bytes, duration } from '../../lib/config/load.ts';
 import { isCode } from '../../lib/errors.ts';
 import { ALARM_PRIORITY } from '../spool/frame.ts';
 import { parseCondition, type Condition } from './condition.ts';
 import { conversionRefusal } from './units.ts';
-
-const PLANNED = ['wasm'];
 
 const topic = z
   .string()
@@ -128,7 +126,28 @@ const aggregate = z.strictObject({
   sensors: sensorsOnDisk,
 });
 
-const TYPES = [rename, select, filter, route, sample, scale, convert, deadband, swingingDoor, aggregate] as const;
+const wasm = z.strictObject({
+  type: z.literal('wasm'),
+  on: topic,
+  /** A file, as docs/WASM.md describes it. */
+  module: z.string().min(1),
+  /** What the module is given at its start. */
+  config: z.json().optional(),
+  /** Of the module itself. Enough for windows over some thousand sensors; a small node has not more to give. */
+  memory: bytes()
+    .refine((size) => size >= 2 ** 16 && size <= 2 ** 30, 'expected 64KiB to 1GiB')
+    .default(16 * 2 ** 20),
+  /** Of one call, with up to 1000 readings: what takes longer hangs. By the clock, so that a busy node must have room in it. */
+  timeout: duration()
+    .refine((ms) => ms >= 10 && ms <= 60_000, 'expected 10ms to 1m')
+    .default(1000),
+  /** What the module may keep; it is written again at the head of each segment of the spool. */
+  state: bytes()
+    .refine((size) => size <= 2 ** 20, 'expected at most 1MiB')
+    .default(16 * 1024),
+});
+
+const TYPES = [rename, select, filter, route, sample, scale, convert, deadband, swingingDoor, aggregate, wasm] as const;
 const NAMES = TYPES.map((type) => type.shape.type.value);
 
 const transformSchema = z.discriminatedUnion('type', TYPES, {
@@ -137,9 +156,7 @@ const transformSchema = z.discriminatedUnion('type', TYPES, {
       typeof issue.input === 'object' && issue.input !== null && 'type' in issue.input ? issue.input.type : undefined;
     const known = `expected one of ${NAMES.join(', ')}`;
     if (typeof given !== 'string') return `a transform needs a type: ${known}`;
-    return PLANNED.includes(given)
-      ? `transforms of type '${given}' are not built yet: ${known}`
-      : `'${given}' is not a type of transform: ${known}`;
+    return `'${given}' is not a type of transform: ${known}`;
   },
 });
 
@@ -147,6 +164,7 @@ const transformSchema = z.discriminatedUnion('type', TYPES, {
 const DOOR_STATE_BYTES = 1500;
 const WINDOW_STATE_BYTES = 300;
 const WINDOW_FIELD_STATE_BYTES = 100;
+const MODULE_STATE_BYTES = 1000;
 
 export const transformsSchema = z
   .array(transformSchema)
@@ -168,6 +186,8 @@ export const transformsSchema = z
 export function durableStateBytesMax(transforms: readonly TransformConfig[]): number {
   return transforms.reduce((sum, transform) => {
     if (transform.type === 'swingingDoor') return sum + transform.sensors * DOOR_STATE_BYTES;
+    // In base64.
+    if (transform.type === 'wasm') return sum + MODULE_STATE_BYTES + Math.ceil((transform.state * 4) / 3);
     if (transform.type !== 'aggregate') return sum;
     return sum + transform.sensors * (WINDOW_STATE_BYTES + transform.fields.length * WINDOW_FIELD_STATE_BYTES);
   }, 0);
@@ -176,6 +196,8 @@ export function durableStateBytesMax(transforms: readonly TransformConfig[]): nu
 /** Of the checkpoints that hold the states of a transform's sensors; null where there are none on the disk. */
 export function durableStateName(config: TransformConfig): string | null {
   if (config.type === 'swingingDoor') return `transform:swingingDoor:${JSON.stringify([config.on, config.field])}`;
+  if (config.type === 'wasm')
+    return `transform:wasm:${JSON.stringify([config.on, config.module, config.config ?? null])}`;
   if (config.type !== 'aggregate') return null;
   const { on, window, to = on, fields } = config;
   return `transform:aggregate:${JSON.stringify([on, window, to, ...fields])}`;

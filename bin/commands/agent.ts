@@ -72,7 +72,7 @@ export function addAgentCommands(program: Command): void {
     .action(async (file: string | undefined, options: TestOptions) => {
       const { loadAgentConfig } = await import('../../agent/main.ts');
       const { tryOut } = await import('../../agent/try-out.ts');
-      const { config } = await loadAgentConfig(options.config);
+      const { config, baseDir } = await loadAgentConfig(options.config);
       const source = config.sources.find(({ to }) => options.topic === undefined || to === options.topic);
       if (source === undefined) {
         const known = config.sources.map(({ to }) => to).join(', ');
@@ -83,7 +83,7 @@ export function addAgentCommands(program: Command): void {
           throw new PenstockError('usage', `cannot read ${file ?? 'standard input'}`, { cause: error });
         },
       );
-      const { results, failed } = tryOut(config, source, input.split('\n'), Date.now());
+      const { results, failed } = await tryOut(config, baseDir, source, input.split('\n'), Date.now());
       for (const result of results) process.stdout.write(`${toJson(result)}\n`);
       if (failed > 0) process.exitCode = EXIT_PARTLY;
     });

@@ -41,6 +41,12 @@ export class ConfigError extends PenstockError {
   }
 }
 
+/** What a check of a configuration of the right shape has found. */
+export interface PathProblem {
+  readonly path: readonly PropertyKey[];
+  readonly message: string;
+}
+
 /** Throws `config` for a file that is missing, unreadable, not YAML or not of the schema. */
 export async function loadConfig<T>(path: string, schema: z.ZodType<T>): Promise<Loaded<T>> {
   return loadedFrom(await readConfig(path), path, schema);
@@ -61,14 +67,40 @@ export async function readConfig(path: string): Promise<string> {
   }
 }
 
-/** `text`, which the file at `path` held when it was read. Throws `config` for what is not YAML or not of the schema. */
-export function loadedFrom<T>(text: string, path: string, schema: z.ZodType<T>): Loaded<T> {
+/**
+ * `text`, which the file at `path` held when it was read. Throws `config` for what is not YAML, not of the schema, or what `check` finds
+ * problems in.
+ */
+export async function loadedFrom<T>(
+  text: string,
+  path: string,
+  schema: z.ZodType<T>,
+  check?: (config: T, baseDir: string) => Promise<readonly PathProblem[]>,
+): Promise<Loaded<T>> {
   const absolute = resolve(path);
-  return { config: parseConfig(text, path, schema), path: absolute, baseDir: dirname(absolute) };
+  const baseDir = dirname(absolute);
+  const { config, locate } = parseLocated(text, path, schema);
+  const problems = (await check?.(config, baseDir)) ?? [];
+  if (problems.length > 0) {
+    throw new ConfigError(
+      path,
+      problems.map((problem) => ({ line: locate(problem.path), key: keyName(problem.path), message: problem.message })),
+    );
+  }
+  return { config, path: absolute, baseDir };
 }
 
 /** `path` is only for messages. */
 export function parseConfig<T>(text: string, path: string, schema: z.ZodType<T>): T {
+  return parseLocated(text, path, schema).config;
+}
+
+/** With the line of each key. */
+function parseLocated<T>(
+  text: string,
+  path: string,
+  schema: z.ZodType<T>,
+): { readonly config: T; readonly locate: (path: readonly PropertyKey[]) => number } {
   const lineCounter = new LineCounter();
   const document = parseDocument(text, { lineCounter, prettyErrors: false, uniqueKeys: true });
   const lineOf = (offset: number): number => lineCounter.linePos(offset).line;
@@ -100,13 +132,12 @@ export function parseConfig<T>(text: string, path: string, schema: z.ZodType<T>)
     ]);
   }
   const parsed = schema.safeParse(value ?? {}, { reportInput: true });
-  if (parsed.success) return parsed.data;
-  const problems = parsed.error.issues.flatMap((issue) => problemsOf(issue, document, lineOf));
+  const locate = (keyPath: readonly PropertyKey[]): number => lineOf(offsetOf(document, keyPath));
+  if (parsed.success) return { config: parsed.data, locate };
+  const problems = parsed.error.issues.flatMap((issue) =>
+    pathsOf(issue).map((keyPath) => ({ line: locate(keyPath), ...problemAt(keyPath, issue) })),
+  );
   throw new ConfigError(path, problems);
-}
-
-function problemsOf(issue: z.core.$ZodIssue, document: Document, lineOf: (offset: number) => number): ConfigProblem[] {
-  return pathsOf(issue).map((path) => ({ line: lineOf(offsetOf(document, path)), ...problemAt(path, issue) }));
 }
 
 /** An issue of a schema (parsed with `reportInput`) in our words, without a line. */

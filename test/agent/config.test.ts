@@ -42,7 +42,7 @@ sources:
 transforms:
   - { type: deadband }
   - { type: filter, on: x, keep: 'rms > x' }
-  - { type: wasm }
+  - { type: wsam }
 `);
   const message = await loadAgentConfig(path).then(
     () => '',
@@ -71,7 +71,7 @@ transforms:
     [15, 'transforms[0].field: missing'],
     [15, 'transforms[0].by: missing'],
     [16, 'transforms[1].keep: at character 1: unknown name rms: a field is value.rms; beside value there are sensor'],
-    [17, "transforms[2].type: transforms of type 'wasm' are not built yet"],
+    [17, "transforms[2].type: 'wsam' is not a type of transform: expected one of rename, "],
   ];
   for (const [line, text] of expected) expect(message).toContain(`${path}:${line}: ${text}`);
   const problems = await validateAgent(path);

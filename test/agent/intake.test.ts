@@ -130,7 +130,7 @@ async function intakeOn(
   const config = agentSchema.parse({ agent: { id: 'a' }, log: 'file:x', sources: [{ type: 'host' }], transforms });
   const intake = new Intake(
     spool,
-    { chain: new TransformChain(config.transforms), rules: new Rules(config.rules), taps: new Taps() },
+    { chain: await TransformChain.open(config.transforms, '.'), rules: new Rules(config.rules), taps: new Taps() },
     quarantine,
     systemClock,
   );

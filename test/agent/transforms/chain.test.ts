@@ -5,9 +5,10 @@ import type { NewReading } from '../../../agent/spool/frame.ts';
 import { parseCondition } from '../../../agent/transforms/condition.ts';
 import { TransformChain, type ChainRun } from '../../../agent/transforms/chain.ts';
 
-function chainOf(...transforms: readonly Record<string, unknown>[]): TransformChain {
-  return new TransformChain(
+function chainOf(...transforms: readonly Record<string, unknown>[]): Promise<TransformChain> {
+  return TransformChain.open(
     agentSchema.parse({ agent: { id: 'a' }, log: 'file:x', sources: [{ type: 'host' }], transforms }).transforms,
+    '.',
   );
 }
 
@@ -21,34 +22,36 @@ function commit(run: ChainRun | null): unknown[] {
   return (run?.readings ?? []).map(({ value }) => JSON.parse(String(value)) as unknown);
 }
 
-const through = (chain: TransformChain, ...readings: readonly NewReading[]): unknown[] => commit(chain.run(readings));
+async function through(chain: TransformChain, ...readings: readonly NewReading[]): Promise<unknown[]> {
+  return commit(await chain.run(readings));
+}
 
-test('rename, select and scale change fields; what they cannot be applied to goes on as it came, and is counted', () => {
-  const chain = chainOf(
+test('rename, select and scale change fields; what they cannot be applied to goes on as it came, and is counted', async () => {
+  const chain = await chainOf(
     { type: 'rename', on: 't', fields: { a: 'b', c: 'd' } },
     { type: 'scale', on: 't', field: 'b', by: 0.1, offset: -40, as: 'celsius' },
     { type: 'select', on: 't', fields: ['celsius', 'd'] },
   );
-  expect(through(chain, reading({ a: 500, b: 'gives way', c: 1, e: 2 }))).toEqual([{ celsius: 10, d: 1 }]);
+  expect(await through(chain, reading({ a: 500, b: 'gives way', c: 1, e: 2 }))).toEqual([{ celsius: 10, d: 1 }]);
   const untouched = [reading('[1, 2]'), reading('no json'), reading(' {"x":1e2} '), reading('{"b":null}')];
-  expect(chain.run(untouched).readings.map(({ value }) => value)).toEqual(untouched.map(({ value }) => value));
+  expect((await chain.run(untouched)).readings.map(({ value }) => value)).toEqual(untouched.map(({ value }) => value));
   const other = reading({ a: 1 }, { topic: 'u' });
-  expect(chain.run([other]).readings).toEqual([other]);
+  expect((await chain.run([other])).readings).toEqual([other]);
 });
 
-test('a field called __proto__ is a field like others', () => {
-  const chain = chainOf({ type: 'rename', on: 't', fields: { a: '__proto__' } });
-  const [result] = chain.run([reading('{"a":1,"constructor":2}')]).readings;
+test('a field called __proto__ is a field like others', async () => {
+  const chain = await chainOf({ type: 'rename', on: 't', fields: { a: '__proto__' } });
+  const [result] = (await chain.run([reading('{"a":1,"constructor":2}')])).readings;
   expect(result?.value).toBe('{"__proto__":1,"constructor":2}');
 });
 
-test('filter and route judge by fields; a route may lead to later transforms', () => {
-  const chain = chainOf(
+test('filter and route judge by fields; a route may lead to later transforms', async () => {
+  const chain = await chainOf(
     { type: 'filter', on: 't', keep: "value.state != 'idle'" },
     { type: 'route', on: 't', when: 'value.rms > 7', to: 'alarms', priority: 9 },
     { type: 'select', on: 'alarms', fields: ['rms'] },
   );
-  const run = chain.run([
+  const run = await chain.run([
     reading({ state: 'idle', rms: 9 }),
     reading({ state: 'running', rms: 9 }),
     reading({ state: 'running', rms: 1 }),
@@ -69,20 +72,20 @@ test('filter and route judge by fields; a route may lead to later transforms', (
   ]);
 });
 
-test('a value of the wrong type fails its reading alone; units are converted; long numbers keep their digits', () => {
-  const chain = chainOf(
+test('a value of the wrong type fails its reading alone; units are converted; long numbers keep their digits', async () => {
+  const chain = await chainOf(
     { type: 'convert', on: 't', field: 'f', from: 'degF', to: 'degC', as: 'c' },
     { type: 'rename', on: 't', fields: { id: 'serial' } },
   );
-  const run = chain.run([reading({ f: 'hot' }), reading('{"f":212,"id":12345678901234567890,"n":[0.1]}')]);
+  const run = await chain.run([reading({ f: 'hot' }), reading('{"f":212,"id":12345678901234567890,"n":[0.1]}')]);
   expect(run.readings.map(({ value }) => value)).toEqual(['{"f":212,"serial":12345678901234567890,"n":[0.1],"c":100}']);
   expect(run.failed).toMatchObject([{ transform: 'convert t', reason: 'f is "hot": expected a number' }]);
 });
 
-test('conditions see sensor, topic and priority, and long numbers as numbers', () => {
+test('conditions see sensor, topic and priority, and long numbers as numbers', async () => {
   const keep = "value.id > 1e18 && sensor.startsWith('s') && topic == 't' && priority < 5.0 && has(value.rms)";
-  const chain = chainOf({ type: 'filter', on: 't', keep });
-  expect(through(chain, reading('{"id":12345678901234567890,"rms":1}'), reading('{"id":1}'))).toHaveLength(1);
+  const chain = await chainOf({ type: 'filter', on: 't', keep });
+  expect(await through(chain, reading('{"id":12345678901234567890,"rms":1}'), reading('{"id":1}'))).toHaveLength(1);
 });
 
 test.each([
@@ -135,15 +138,15 @@ test('no text makes a condition fail otherwise than by saying what is wrong with
   );
 });
 
-test('sample keeps about its share, the same readings each time, and every alarm', () => {
+test('sample keeps about its share, the same readings each time, and every alarm', async () => {
   const readings = Array.from({ length: 10_000 }, (_, n) => reading({ n }, { eventUs: n * 1000, key: `s${n % 7}` }));
   const sample = { type: 'sample', on: 't', rate: 0.1 };
-  const kept = through(chainOf(sample), ...readings);
+  const kept = await through(await chainOf(sample), ...readings);
   expect(kept.length).toBeGreaterThan(800);
   expect(kept.length).toBeLessThan(1200);
-  expect(through(chainOf(sample), ...readings)).toEqual(kept);
+  expect(await through(await chainOf(sample), ...readings)).toEqual(kept);
   const alarms = readings.map((each) => ({ ...each, priority: 9 }));
-  expect(through(chainOf(sample), ...alarms)).toHaveLength(10_000);
+  expect(await through(await chainOf(sample), ...alarms)).toHaveLength(10_000);
 });
 
 const series = fc.array(fc.tuple(fc.integer({ min: 1, max: 50 }), fc.integer({ min: -100, max: 100 })), {
@@ -163,12 +166,13 @@ interface Point {
   readonly us: number;
 }
 
-test('deadband: every dropped reading is within the band of the kept one before it, and no gap is longer than maxGap', () => {
-  fc.assert(
-    fc.property(series, fc.integer({ min: 0, max: 50 }), (steps, by) => {
-      const chain = chainOf({ type: 'deadband', on: 't', field: 'v', by, maxGap: '100ms' });
+test('deadband: every dropped reading is within the band of the kept one before it, and no gap is longer than maxGap', async () => {
+  await fc.assert(
+    fc.asyncProperty(series, fc.integer({ min: 0, max: 50 }), async (steps, by) => {
+      const chain = await chainOf({ type: 'deadband', on: 't', field: 'v', by, maxGap: '100ms' });
       const all = batches(steps, 7);
-      const kept = all.flatMap((batch) => through(chain, ...batch)) as Point[];
+      const kept: Point[] = [];
+      for (const batch of all) kept.push(...((await through(chain, ...batch)) as Point[]));
       for (const { value } of all.flat()) {
         const point = JSON.parse(String(value)) as Point;
         const before = kept.findLast(({ us }) => us <= point.us);
@@ -181,41 +185,46 @@ test('deadband: every dropped reading is within the band of the kept one before 
   );
 });
 
-test('a batch that the spool refused has not been: its readings are judged anew, and counted once', () => {
-  const chain = chainOf({ type: 'deadband', on: 't', field: 'v', by: 1 });
-  chain.run([reading({ v: 10 })]).rollback();
-  expect(through(chain, reading({ v: 10 }), reading({ v: 10.5 }))).toEqual([{ v: 10 }]);
+test('a batch that the spool refused has not been: its readings are judged anew, and counted once', async () => {
+  const chain = await chainOf({ type: 'deadband', on: 't', field: 'v', by: 1 });
+  (await chain.run([reading({ v: 10 })])).rollback();
+  expect(await through(chain, reading({ v: 10 }), reading({ v: 10.5 }))).toEqual([{ v: 10 }]);
   expect(chain.counters()).toEqual([{ name: 'deadband t.v', seen: 2, dropped: 1, missed: 0, made: 0, failed: 0 }]);
 });
 
-test('swinging door: every reading left out lies within the bound of the line between its kept neighbours; the rest is released', () => {
-  fc.assert(
-    fc.property(series, fc.integer({ min: 1, max: 60 }), fc.integer({ min: 1, max: 9 }), (steps, by, size) => {
-      let stored = new Map<string, unknown>();
-      const config = { type: 'swingingDoor', on: 't', field: 'v', by, maxGap: '1s' };
-      const kept: Point[] = [];
-      for (const batch of batches(steps, size)) {
-        // A new process for each batch: it has only what was stored with the ones before.
-        const chain = restored(chainOf(config), stored);
-        const run = chain.run(batch);
-        stored = new Map([...stored, ...run.checkpoints.map(({ source, state }) => [source, state] as const)]);
-        kept.push(...(commit(run) as Point[]));
-      }
-      kept.push(...(commit(restored(chainOf(config), stored).flush()) as Point[]));
-      const all = batches(steps, 1000)
-        .flat()
-        .map(({ value }) => JSON.parse(String(value)) as Point);
-      expect(kept).toEqual(all.filter(({ us }) => kept.some((point) => point.us === us)));
-      expect(kept[0]).toEqual(all[0]);
-      expect(kept.at(-1)).toEqual(all.at(-1));
-      for (const { v, us } of all) {
-        const before = kept.findLast((point) => point.us <= us);
-        const after = kept.find((point) => point.us >= us);
-        if (before === undefined || after === undefined || before === after) continue;
-        const line = before.v + ((after.v - before.v) * (us - before.us)) / (after.us - before.us);
-        expect(Math.abs(line - v)).toBeLessThanOrEqual(by + 1e-6);
-      }
-    }),
+test('swinging door: every reading left out lies within the bound of the line between its kept neighbours; the rest is released', async () => {
+  await fc.assert(
+    fc.asyncProperty(
+      series,
+      fc.integer({ min: 1, max: 60 }),
+      fc.integer({ min: 1, max: 9 }),
+      async (steps, by, size) => {
+        let stored = new Map<string, unknown>();
+        const config = { type: 'swingingDoor', on: 't', field: 'v', by, maxGap: '1s' };
+        const kept: Point[] = [];
+        for (const batch of batches(steps, size)) {
+          // A new process for each batch: it has only what was stored with the ones before.
+          const chain = restored(await chainOf(config), stored);
+          const run = await chain.run(batch);
+          stored = new Map([...stored, ...run.checkpoints.map(({ source, state }) => [source, state] as const)]);
+          kept.push(...(commit(run) as Point[]));
+        }
+        kept.push(...(commit(await restored(await chainOf(config), stored).flush()) as Point[]));
+        const all = batches(steps, 1000)
+          .flat()
+          .map(({ value }) => JSON.parse(String(value)) as Point);
+        expect(kept).toEqual(all.filter(({ us }) => kept.some((point) => point.us === us)));
+        expect(kept[0]).toEqual(all[0]);
+        expect(kept.at(-1)).toEqual(all.at(-1));
+        for (const { v, us } of all) {
+          const before = kept.findLast((point) => point.us <= us);
+          const after = kept.find((point) => point.us >= us);
+          if (before === undefined || after === undefined || before === after) continue;
+          const line = before.v + ((after.v - before.v) * (us - before.us)) / (after.us - before.us);
+          expect(Math.abs(line - v)).toBeLessThanOrEqual(by + 1e-6);
+        }
+      },
+    ),
   );
 });
 
@@ -229,22 +238,24 @@ function restored(chain: TransformChain, stored: ReadonlyMap<string, unknown>): 
   return chain;
 }
 
-test('window aggregates: each reading is in one window, whatever the batches, the order and the restarts', () => {
-  fc.assert(
-    fc.property(
+test('window aggregates: each reading is in one window, whatever the batches, the order and the restarts', async () => {
+  await fc.assert(
+    fc.asyncProperty(
       fc.array(fc.tuple(fc.integer({ min: 0, max: 5000 }), fc.integer({ min: -100, max: 100 })), { minLength: 1 }),
       fc.integer({ min: 1, max: 9 }),
-      (points, size) => {
+      async (points, size) => {
         const config = { type: 'aggregate', on: 't', fields: ['v'], window: '1s', to: 'w' };
         let stored = new Map<string, unknown>();
         const windows: Record<string, number>[] = [];
         for (let at = 0; at < points.length; at += size) {
-          const chain = restored(chainOf(config), stored);
-          const run = chain.run(points.slice(at, at + size).map(([ms, v]) => reading({ v }, { eventUs: ms * 1000 })));
+          const chain = restored(await chainOf(config), stored);
+          const run = await chain.run(
+            points.slice(at, at + size).map(([ms, v]) => reading({ v }, { eventUs: ms * 1000 })),
+          );
           stored = new Map([...stored, ...run.checkpoints.map(({ source, state }) => [source, state] as const)]);
           windows.push(...(commit(run) as Record<string, number>[]));
         }
-        windows.push(...(commit(restored(chainOf(config), stored).flush()) as Record<string, number>[]));
+        windows.push(...(commit(await restored(await chainOf(config), stored).flush()) as Record<string, number>[]));
         for (const start of [0, 1000, 2000, 3000, 4000, 5000]) {
           const expected = points.filter(([ms]) => ms >= start && ms < start + 1000).map(([, v]) => v);
           const parts = windows.filter(({ ts }) => ts === start);
@@ -265,39 +276,41 @@ test('window aggregates: each reading is in one window, whatever the batches, th
   );
 });
 
-test('a window closes by a later reading of its sensor, or after its wait; last is by event time', () => {
-  const chain = chainOf({ type: 'aggregate', on: 't', fields: ['v', 'w'], window: '1s', wait: '2s' });
+test('a window closes by a later reading of its sensor, or after its wait; last is by event time', async () => {
+  const chain = await chainOf({ type: 'aggregate', on: 't', fields: ['v', 'w'], window: '1s', wait: '2s' });
   const at = (ms: number, value: object): NewReading => reading(value, { eventUs: ms * 1000, arrivalUs: ms * 1000 });
-  expect(through(chain, at(1200, { v: 1 }), at(1900, { v: 5, w: 7 }), at(1500, { v: 3 }), at(1600, {}))).toEqual([{}]);
+  expect(await through(chain, at(1200, { v: 1 }), at(1900, { v: 5, w: 7 }), at(1500, { v: 3 }), at(1600, {}))).toEqual([
+    {},
+  ]);
   const first = { sensor: 's', ts: 1000, windowMs: 1000, count: 3, v_min: 1, v_max: 5, v_mean: 3, v_last: 5 };
-  expect(through(chain, at(2100, { v: 8 }))).toEqual([{ ...first, w_min: 7, w_max: 7, w_mean: 7, w_last: 7 }]);
-  expect(chain.overdue(4_999_000)).toBeNull();
-  expect(commit(chain.overdue(5_100_000))).toMatchObject([{ ts: 2000, count: 1, v_last: 8 }]);
-  expect(chain.overdue(9e9)).toBeNull();
+  expect(await through(chain, at(2100, { v: 8 }))).toEqual([{ ...first, w_min: 7, w_max: 7, w_mean: 7, w_last: 7 }]);
+  expect(await chain.overdue(4_999_000)).toBeNull();
+  expect(commit(await chain.overdue(5_100_000))).toMatchObject([{ ts: 2000, count: 1, v_last: 8 }]);
+  expect(await chain.overdue(9e9)).toBeNull();
   expect(chain.counters()).toMatchObject([{ seen: 5, dropped: 4, missed: 1, made: 2 }]);
 });
 
-test('a sensor that has to make room for others loses nothing that was held back', () => {
-  const door = chainOf({ type: 'swingingDoor', on: 't', field: 'v', by: 1, sensors: 2 });
+test('a sensor that has to make room for others loses nothing that was held back', async () => {
+  const door = await chainOf({ type: 'swingingDoor', on: 't', field: 'v', by: 1, sensors: 2 });
   const of = (key: string, ms: number): NewReading => reading({ key, ms, v: 0 }, { key, eventUs: ms * 1000 });
-  expect(through(door, of('a', 1), of('a', 2), of('b', 3), of('b', 4))).toMatchObject([{ ms: 1 }, { ms: 3 }]);
-  expect(through(door, of('c', 5))).toMatchObject([{ ms: 5 }, { key: 'a', ms: 2 }]);
-  const windows = chainOf({ type: 'aggregate', on: 't', fields: ['v'], window: '1s', sensors: 1 });
-  expect(through(windows, of('a', 1), of('a', 2), of('b', 3))).toMatchObject([{ sensor: 'a', count: 2 }]);
+  expect(await through(door, of('a', 1), of('a', 2), of('b', 3), of('b', 4))).toMatchObject([{ ms: 1 }, { ms: 3 }]);
+  expect(await through(door, of('c', 5))).toMatchObject([{ ms: 5 }, { key: 'a', ms: 2 }]);
+  const windows = await chainOf({ type: 'aggregate', on: 't', fields: ['v'], window: '1s', sensors: 1 });
+  expect(await through(windows, of('a', 1), of('a', 2), of('b', 3))).toMatchObject([{ sensor: 'a', count: 2 }]);
 });
 
-test('what a transform held back is released when it is no longer configured', () => {
-  const old = chainOf(
+test('what a transform held back is released when it is no longer configured', async () => {
+  const old = await chainOf(
     { type: 'swingingDoor', on: 't', field: 'v', by: 1 },
     { type: 'aggregate', on: 'u', fields: ['v'], window: '1s' },
   );
-  const run = old.run([
+  const run = await old.run([
     reading({ v: 1 }, { eventUs: 1 }),
     reading({ v: 1.5 }, { eventUs: 2 }),
     reading({ v: 2 }, { topic: 'u', key: null }),
   ]);
   const stored = new Map(run.checkpoints.map(({ source, state }) => [source, state]));
-  const { readings, checkpoints } = chainOf().restore({
+  const { readings, checkpoints } = (await chainOf()).restore({
     checkpoint: (key) => stored.get(key),
     checkpointSources: () => [...stored.keys()],
   });
