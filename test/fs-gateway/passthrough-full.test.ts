@@ -48,7 +48,7 @@ describe.skipIf(cannotMount() || cannotPassThrough())('passthrough=full', () => 
     expect((await volumeStats(mount)).passthroughOpens).toBeGreaterThan(10);
     expect(await umountVolume(mount.mountpoint)).toMatchObject({ flushed: true });
     const { stdout } = await run('sha256sum', [`${mount.base}/oracle-f`]);
-    await until('it is heard of', async () => sha(await readElsewhere(other, 'f')) === stdout.slice(0, 64));
+    await until(`seed ${seed} is heard of`, async () => sha(await readElsewhere(other, 'f')) === stdout.slice(0, 64));
   });
 
   test('the same while the worker is killed again and again: no error, nothing lost', async () => {
@@ -64,7 +64,7 @@ describe.skipIf(cannotMount() || cannotPassThrough())('passthrough=full', () => 
     expect(kills).toBeGreaterThan(0);
     expect(await umountVolume(mount.mountpoint)).toMatchObject({ flushed: true });
     const { stdout } = await run('sha256sum', [`${mount.base}/oracle-f`]);
-    await until('it is heard of', async () => sha(await readElsewhere(other, 'f')) === stdout.slice(0, 64));
+    await until(`seed ${seed} is heard of`, async () => sha(await readElsewhere(other, 'f')) === stdout.slice(0, 64));
   });
 
   test('what fsync answered is committed, also after a kill of the worker; what was only written is not lost by it', async () => {
