@@ -188,6 +188,21 @@ const table = [
     ),
   },
   {
+    // Iceberg's own reference of a REST catalog: a folder of jars, 82 MB.
+    name: 'iceberg-rest',
+    install: built(
+      'iceberg-rest',
+      ['java', 'mvn'],
+      'mvn',
+      (build) => [
+        ...['-q', '-B', '-f', join(root, 'test', 'support', 'iceberg-rest', 'pom.xml')],
+        ...['dependency:copy-dependencies', `-DoutputDirectory=${join(build, 'jars')}`],
+      ],
+      () => ({}),
+      'jars',
+    ),
+  },
+  {
     // A schema registry that speaks Confluent's API: a folder of jars, 115 MB.
     name: 'apicurio',
     install: built(

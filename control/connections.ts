@@ -9,7 +9,7 @@
 import type { Clock } from '../lib/clock.ts';
 import type { PipelineConfig } from '../lib/config/pipeline.ts';
 import { describeError, PenstockError } from '../lib/errors.ts';
-import { volumeOf } from '../lib/lake/ports.ts';
+import { catalogOf, volumeOf } from '../lib/lake/ports.ts';
 import type { Log } from '../lib/log/log.ts';
 import type { MetaEngine } from '../lib/meta/engine.ts';
 import { absoluteUrl, openLog, openMeta, openStore } from '../lib/registry.ts';
@@ -123,6 +123,7 @@ async function withDeadline<T>(work: Promise<T>): Promise<T> {
 export class Connections {
   readonly volume: string;
   readonly #clock: Clock;
+  readonly #catalog: Pick<LakeContext, 'catalog'>;
   readonly #engine: Connection<MetaEngine>;
   readonly #store: Connection<ObjectStore>;
   readonly #log: Connection<Log>;
@@ -131,6 +132,7 @@ export class Connections {
   private constructor(config: PipelineConfig, baseDir: string, clock: Clock) {
     this.volume = volumeOf(config);
     this.#clock = clock;
+    this.#catalog = catalogOf(config, baseDir);
     const { formatKey } = new VolumeKeys(this.volume);
     this.#engine = new Connection({
       name: 'engine',
@@ -185,7 +187,13 @@ export class Connections {
   }
 
   get lake(): LakeContext {
-    return { engine: this.#engine.get(), store: this.#store.get(), volume: this.volume, clock: this.#clock };
+    return {
+      engine: this.#engine.get(),
+      store: this.#store.get(),
+      volume: this.volume,
+      clock: this.#clock,
+      ...this.#catalog,
+    };
   }
 
   async check(): Promise<void> {

@@ -47,6 +47,9 @@ export function addCatalogCommand(program: Command): void {
       const { openLake } = await import('../../lib/lake/ports.ts');
       const { openRestServer } = await import('../../lib/table/rest/rest-server.ts');
       const { config, baseDir } = await loadConfig(options.config, pipelineSchema);
+      if (config.catalog !== null) {
+        throw new PenstockError('config', `${options.config}: catalog: the tables are served by ${config.catalog.uri}`);
+      }
       const ports = await openLake(config, baseDir, 'catalog');
       try {
         const server = await openRestServer(ports.lake, {

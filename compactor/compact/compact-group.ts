@@ -19,7 +19,6 @@ import { commitTable } from '../../lib/table/commit.ts';
 import type { DataFile } from '../../lib/table/data-file.ts';
 import { dataFileKey } from '../../lib/table/keys.ts';
 import { loadTable, type Rewritten, type TableState } from '../../lib/table/table.ts';
-import { prepareListing } from '../../lib/volume/lake-listing.ts';
 import { addToCounters } from '../../lib/lake/counters.ts';
 import { leaveOutDeleted } from '../../lib/lake/row-deletes.ts';
 import type { CostMeter } from '../cost/cost.ts';
@@ -230,12 +229,11 @@ async function commitGroup(
       );
     }
     const nowMs = lake.clock.nowMs();
-    const change = {
+    const listed = {
       hour: group.hour,
       add: outputs.map(({ name, key, dataFile }) => ({ name, key, bytes: Number(dataFile.bytes), modifiedMs: nowMs })),
       remove: remove.map(fileNameOf),
     };
-    const listing = await prepareListing(lake.engine, lake.volume, group.dataset, [change], nowMs);
     return {
       change: {
         operation: 'replace',
@@ -246,14 +244,11 @@ async function commitGroup(
         summary: { 'penstock.duplicates': String(left.duplicates), 'penstock.deleted': String(left.deleted) },
       },
       extra: {
-        compare: [held.compare, ...listing.compare],
-        write: [held.write, ...listing.write],
-        patch: [
-          ...addToCounters(lake.volume, group.dataset, { duplicates: left.duplicates, removed: left.deleted }),
-          ...listing.patch,
-        ],
-        publish: listing.publish,
+        compare: [held.compare],
+        write: [held.write],
+        patch: addToCounters(lake.volume, group.dataset, { duplicates: left.duplicates, removed: left.deleted }),
       },
+      hours: [listed],
     };
   });
 }

@@ -14,7 +14,6 @@ import { addToCounters } from '../../lib/lake/counters.ts';
 import { commitTable } from '../../lib/table/commit.ts';
 import type { LiveFile } from '../../lib/table/data-file.ts';
 import { type LakeContext, loadTable } from '../../lib/table/table.ts';
-import { prepareListing } from '../../lib/volume/lake-listing.ts';
 import { fileNameOf } from '../parquet-object.ts';
 
 const MS_PER_HOUR = 3_600_000;
@@ -66,7 +65,6 @@ async function dropHours(lake: LakeContext, dataset: string, hours: readonly num
       add: [],
       remove: files.filter((file) => file.hour === hour).map((file) => fileNameOf(file.location)),
     }));
-    const listing = await prepareListing(lake.engine, lake.volume, dataset, changes, lake.clock.nowMs());
     return {
       change: {
         operation: 'delete',
@@ -75,12 +73,8 @@ async function dropHours(lake: LakeContext, dataset: string, hours: readonly num
         removeHours: hours,
         summary: { 'penstock.removed': 'retention' },
       },
-      extra: {
-        compare: listing.compare,
-        write: listing.write,
-        patch: [...addToCounters(lake.volume, dataset, { removed: rows }), ...listing.patch],
-        publish: listing.publish,
-      },
+      extra: { patch: addToCounters(lake.volume, dataset, { removed: rows }) },
+      hours: changes,
     };
   });
   return dropped;

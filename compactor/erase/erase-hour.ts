@@ -17,7 +17,6 @@ import type { DataFile, LiveFile } from '../../lib/table/data-file.ts';
 import type { DeleteFile } from '../../lib/table/delete-manifest.ts';
 import { dataFileKey } from '../../lib/table/keys.ts';
 import type { TableState } from '../../lib/table/table.ts';
-import { prepareListing } from '../../lib/volume/lake-listing.ts';
 import { fetchDeletes, fetchInputs, type LocalFile } from '../compact/group-inputs.ts';
 import type { CostMeter } from '../cost/cost.ts';
 import { describeDataFile, fileFingerprint, fileNameOf, hourFolder, hourName, parquetName } from '../parquet-object.ts';
@@ -135,7 +134,7 @@ async function commitWithout(
     context.signal.throwIfAborted();
     assertSteady();
     const nowMs = lake.clock.nowMs();
-    const change = {
+    const listed = {
       hour,
       add: rewritten.map(({ key, dataFile }) => ({
         name: fileNameOf(dataFile.location),
@@ -145,7 +144,6 @@ async function commitWithout(
       })),
       remove: remove.map(fileNameOf),
     };
-    const listing = await prepareListing(lake.engine, lake.volume, table.name, [change], nowMs);
     return {
       change: {
         operation: 'overwrite',
@@ -156,11 +154,10 @@ async function commitWithout(
         summary: { 'penstock.removed': 'erasure' },
       },
       extra: {
-        compare: listing.compare,
-        write: [pendingHour(lake.volume, table.name, hour), ...listing.write],
-        patch: [...addToCounters(lake.volume, table.name, { removed: rows }), ...listing.patch],
-        publish: listing.publish,
+        write: [pendingHour(lake.volume, table.name, hour)],
+        patch: addToCounters(lake.volume, table.name, { removed: rows }),
       },
+      hours: [listed],
     };
   });
 }

@@ -6,7 +6,6 @@ import type { Minitransaction } from '../../lib/meta/engine.ts';
 import { commitTable } from '../../lib/table/commit.ts';
 import type { Schema } from '../../lib/table/schema.ts';
 import { createTable } from '../../lib/table/table.ts';
-import { prepareListing } from '../../lib/volume/lake-listing.ts';
 import { SORT_TAIL } from '../sort-order.ts';
 import type { Field } from './fields.ts';
 import { type CommitScope, type OffsetRange, offsetRanges, type StagedFile } from './land-files.ts';
@@ -40,17 +39,6 @@ export async function commitRows({ lake, dataset, place }: CommitScope, rows: La
       throw new PenstockError('conflict', `the schema of ${dataset.name} was changed by another writer`);
     }
     const changed = schemaChange(state.schema, fields);
-    const listing = await prepareListing(
-      lake.engine,
-      lake.volume,
-      dataset.name,
-      files.map(({ key, name, dataFile, modifiedMs }) => ({
-        hour: dataFile.hour,
-        add: [{ name, key, bytes: Number(dataFile.bytes), modifiedMs }],
-        remove: [],
-      })),
-      lake.clock.nowMs(),
-    );
     return {
       change: {
         operation: 'append',
@@ -59,12 +47,12 @@ export async function commitRows({ lake, dataset, place }: CommitScope, rows: La
         summary: { 'penstock.topic-id': place.topicId, 'penstock.offsets': offsetRanges(ranges) },
         ...(changed === undefined ? {} : { schema: changed }),
       },
-      extra: {
-        compare: [...own.compare, ...listing.compare],
-        write: [...own.write, ...listing.write],
-        patch: [...own.patch, ...listing.patch],
-        publish: listing.publish,
-      },
+      extra: own,
+      hours: files.map(({ key, name, dataFile, modifiedMs }) => ({
+        hour: dataFile.hour,
+        add: [{ name, key, bytes: Number(dataFile.bytes), modifiedMs }],
+        remove: [],
+      })),
     };
   });
 }

@@ -11,7 +11,7 @@ import type { DatasetConfig } from '../../lib/config/pipeline.ts';
 import { describeError, isCode, PenstockError } from '../../lib/errors.ts';
 import type { Log, TopicInfo, TopicOptions } from '../../lib/log/log.ts';
 import type { DuckDb } from '../../lib/sql/duckdb.ts';
-import type { LakeContext } from '../../lib/table/table.ts';
+import { type LakeContext, loadTable } from '../../lib/table/table.ts';
 import { commitStaged, type LandTotals } from './commit-staged.ts';
 import type { CommitScope } from './land-files.ts';
 import type { ValueDecoder } from '../values/value-decoder.ts';
@@ -122,6 +122,8 @@ export class DatasetLander {
     const topic = await log.ensureTopic(dataset.topic, this.#options.topic);
     const partitions = Array.from({ length: topic.partitions }, (_, partition) => partition);
     const targets = once ? await this.#targetsOf(topic, partitions) : new Map<number, number>();
+    // The offsets of its last commit may not be in the engine yet.
+    if (lake.catalog !== undefined) await loadTable(lake, dataset.name);
     const offsets = await readOffsets(lake.engine, lake.volume, dataset.name, partitions);
     const source = await TopicSource.open(log, topic, offsets, targets, this.#options.skipDamaged);
     for (const lost of source.lost) this.#noteLasting(lost);

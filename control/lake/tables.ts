@@ -7,6 +7,8 @@ export class Tables {
 
   /** null: nothing has landed yet. Throws `unavailable`, `corrupt`. */
   async get(lake: LakeContext, dataset: string): Promise<TableState | null> {
+    // Another program's catalog has no pointer that could be looked at.
+    if (lake.catalog !== undefined) return loadTable(lake, dataset);
     const [pointer] = await lake.engine.read([tablePointerKey(lake.volume, dataset)]);
     const known = this.#loaded.get(dataset);
     if (known !== undefined && pointer?.version === known.pointerVersion) return known;

@@ -115,6 +115,8 @@ const dataset = z.strictObject({
 });
 export type DatasetConfig = z.output<typeof dataset>;
 
+const httpUrl = z.url({ protocol: /^https?$/, error: 'expected an http or https URL' });
+
 const unique = (datasets: readonly DatasetConfig[], key: 'name' | 'topic'): boolean =>
   new Set(datasets.map((entry) => entry[key])).size === datasets.length;
 
@@ -174,10 +176,24 @@ export const pipelineSchema = z.strictObject({
       puts: z.number().min(0).default(0),
     })
     .optional(),
+  /** Where the tables are: with the other records in `meta`, or in another program's Iceberg REST catalog. */
   catalog: z
-    .string()
-    .refine((catalog) => catalog === 'embedded', 'an external REST catalog is not built yet: expected embedded')
-    .default('embedded'),
+    .union(
+      [
+        z.literal('embedded'),
+        httpUrl,
+        z.strictObject({
+          uri: httpUrl,
+          warehouse: z.string().min(1).optional(),
+          tokenFile: z.string().min(1).optional(),
+        }),
+      ],
+      {
+        error: 'expected embedded, the URL of an Iceberg REST catalog, or { uri, warehouse, tokenFile }',
+      },
+    )
+    .transform((catalog) => (catalog === 'embedded' ? null : typeof catalog === 'string' ? { uri: catalog } : catalog))
+    .default(null),
   /** For topics we create. */
   topics: z
     .strictObject({

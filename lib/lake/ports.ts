@@ -1,8 +1,10 @@
 /** The ports that a program works with the lake of a configuration through, and how they are opened from a configuration. */
+import { resolve } from 'node:path';
 import { type Clock, systemClock } from '../clock.ts';
 import type { PipelineConfig } from '../config/pipeline.ts';
 import type { Log } from '../log/log.ts';
 import { absoluteUrl, openLog, openMeta, openStore } from '../registry.ts';
+import { ForeignCatalog } from '../table/foreign/foreign-catalog.ts';
 import type { LakeContext } from '../table/table.ts';
 
 const DEFAULT_VOLUME = 'lake';
@@ -33,7 +35,7 @@ export async function openLake(
   try {
     const engine = await openMeta(absoluteUrl(config.meta, baseDir), { kind, leaseMs: LEASE_MS });
     return {
-      lake: { engine, store, volume: volumeOf(config), clock },
+      lake: { engine, store, volume: volumeOf(config), clock, ...catalogOf(config, baseDir) },
       close: async () => {
         await engine.close();
         await store.close();
@@ -43,6 +45,14 @@ export async function openLake(
     await store.close();
     throw error;
   }
+}
+
+/** The tables' catalog, where it is not the engine. Nothing is asked of it yet. */
+export function catalogOf({ catalog }: PipelineConfig, baseDir: string): Pick<LakeContext, 'catalog'> {
+  if (catalog === null) return {};
+  const tokenFile =
+    'tokenFile' in catalog && catalog.tokenFile !== undefined ? resolve(baseDir, catalog.tokenFile) : undefined;
+  return { catalog: new ForeignCatalog({ ...catalog, tokenFile }) };
 }
 
 export function openPipelineLog(config: PipelineConfig, baseDir: string): Promise<Log> {

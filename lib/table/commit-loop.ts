@@ -22,7 +22,7 @@ import { currentSnapshot, formatMetadata, succeed } from './metadata.ts';
 import type { TableMetadata } from './metadata.ts';
 import { formatPointer } from './pointer.ts';
 import { loadTable } from './table.ts';
-import type { CommitParts, LakeContext, TableState } from './table.ts';
+import type { CommitParts, LakeContext, TableCatalog, TableState } from './table.ts';
 
 /** Each lost race means that another commit got through; 16 writers that all commit at once need about as many. */
 const ATTEMPTS_MAX = 64;
@@ -61,6 +61,12 @@ export async function commitDraft(
       const state = await loadTable(ctx, name);
       if (state === null) throw new PenstockError('not-found', `there is no table ${name}`);
       const { metadata, objects, extra } = await draft(state);
+      if (ctx.catalog !== undefined) {
+        const location = await commitToCatalog(ctx, ctx.catalog, state, { metadata, objects, extra }, written);
+        if (location !== null) return { metadata, metadataLocation: location };
+        await sleep(pauseMs(attempt));
+        continue;
+      }
       const next = succeed(metadata, state.metadataLocation, ctx.clock.nowMs());
       const document = { key: nextMetadataKey(state), bytes: formatMetadata(next), reusable: false };
       await writeAll(ctx, [...objects, document], written);
@@ -78,6 +84,30 @@ export async function commitDraft(
   } finally {
     await discard(ctx, [...written], written);
   }
+}
+
+/** The same in the catalog of another program, which writes the metadata document itself; null: try again. */
+async function commitToCatalog(
+  ctx: LakeContext,
+  catalog: TableCatalog,
+  state: TableState,
+  { metadata, objects, extra }: Draft,
+  written: Set<string>,
+): Promise<string | null> {
+  await writeAll(ctx, objects, written);
+  let location: string | null;
+  try {
+    location = await catalog.commit(ctx, state, metadata, extra);
+  } catch (error) {
+    // It may have been committed: from here on nothing that was written may be deleted.
+    written.clear();
+    throw error;
+  }
+  if (location === null) {
+    const lost = objects.filter(({ reusable }) => !reusable).map(({ key }) => key);
+    await discard(ctx, lost, written);
+  } else for (const { key } of objects) written.delete(key);
+  return location;
 }
 
 /** True: it is committed. False: certainly not, try again. Throws when the outcome is unknown or trying again is of no use. */

@@ -9,9 +9,18 @@ import { commitDraft } from './commit-loop.ts';
 import type { NewObject } from './commit-loop.ts';
 import { newSnapshotId, withSchema, withSnapshot } from './metadata.ts';
 import { assertEvolution } from './schema.ts';
+import { type HourChange, prepareListing } from '../volume/lake-listing.ts';
 import { draftSnapshot } from './snapshot-draft.ts';
 import type { AddedManifest } from './snapshot-draft.ts';
 import type { CommitParts, LakeContext, TableChange, TableState } from './table.ts';
+
+export interface PreparedChange {
+  readonly change: TableChange;
+  /** What becomes true together with it. */
+  readonly extra: CommitParts;
+  /** What changes in the directories of the volume at the same instant; each hour once. */
+  readonly hours?: readonly HourChange[];
+}
 
 /**
  * Commits what `prepare` answers. `prepare` is called again with fresh state after every lost race, be it the table's pointer or a
@@ -24,12 +33,12 @@ import type { CommitParts, LakeContext, TableChange, TableState } from './table.
 export async function commitTable(
   ctx: LakeContext,
   name: string,
-  prepare: (state: TableState) => Promise<{ readonly change: TableChange; readonly extra: CommitParts }>,
+  prepare: (state: TableState) => Promise<PreparedChange>,
 ): Promise<{ readonly snapshotId: bigint; readonly metadataLocation: string }> {
   const snapshotId = newSnapshotId();
   let added: { readonly files: readonly DataFile[]; readonly manifest: AddedManifest } | null = null;
   const { metadataLocation } = await commitDraft(ctx, name, async (state) => {
-    const { change, extra } = await prepare(state);
+    const { change, extra, hours = [] } = await prepare(state);
     let metadata = state.metadata;
     if (change.schema !== undefined) {
       assertEvolution(state.schema, change.schema, metadata['last-column-id']);
@@ -42,7 +51,28 @@ export async function commitTable(
       ...object,
       reusable: object.key === draft.addedManifest?.object.key,
     }));
-    return { metadata: withSnapshot(metadata, draft.snapshot), objects, extra };
+    return {
+      metadata: withSnapshot(metadata, draft.snapshot),
+      objects,
+      extra: await withListing(ctx, name, extra, hours),
+    };
   });
   return { snapshotId, metadataLocation };
+}
+
+/** With a foreign catalog the directories follow the commit (foreign/follow.ts). */
+async function withListing(
+  ctx: LakeContext,
+  name: string,
+  extra: CommitParts,
+  hours: readonly HourChange[],
+): Promise<CommitParts> {
+  if (hours.length === 0 || ctx.catalog !== undefined) return extra;
+  const listing = await prepareListing(ctx.engine, ctx.volume, name, hours, ctx.clock.nowMs());
+  return {
+    compare: [...(extra.compare ?? []), ...listing.compare],
+    write: [...(extra.write ?? []), ...listing.write],
+    patch: [...(extra.patch ?? []), ...listing.patch],
+    publish: listing.publish,
+  };
 }

@@ -113,6 +113,8 @@ export async function removeOrphans(
   };
   for await (const object of ctx.store.list(tableFolder(name), signal)) {
     if (object.modifiedMs >= oldMs || reached.has(object.key)) continue;
+    // Another program's catalog writes these, and may name them in its own way.
+    if (ctx.catalog !== undefined && object.key.endsWith('.metadata.json')) continue;
     batch.push(object);
     if (batch.length >= DELETE_BATCH) await flush();
   }

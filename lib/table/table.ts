@@ -26,6 +26,18 @@ export interface LakeContext {
   /** The plain name, as `lake`. */
   readonly volume: string;
   readonly clock: Clock;
+  /** Another program's catalog has the tables; without it the engine's pointers are the truth. */
+  readonly catalog?: TableCatalog;
+}
+
+/** See foreign/foreign-catalog.ts. */
+export interface TableCatalog {
+  /** null: there is no such table. When it answers, the engine has what the table's last commit brought. */
+  load(lake: LakeContext, name: string): Promise<TableState | null>;
+  /** When others were faster nothing is done. */
+  create(lake: LakeContext, name: string, metadata: TableMetadata): Promise<void>;
+  /** The location of the new metadata; null: the race was lost, and nothing of it will ever be true. */
+  commit(lake: LakeContext, state: TableState, next: TableMetadata, extra: CommitParts): Promise<string | null>;
 }
 
 export interface TableState {
@@ -81,6 +93,7 @@ export interface CommitParts {
 
 /** null: there is no such table. */
 export async function loadTable(ctx: LakeContext, name: string): Promise<TableState | null> {
+  if (ctx.catalog !== undefined) return ctx.catalog.load(ctx, name);
   const [stored] = await ctx.engine.read([tablePointerKey(ctx.volume, name)]);
   if (stored === null || stored === undefined) return null;
   const { metadataLocation } = parsePointer(stored.value, name);
@@ -110,7 +123,19 @@ export async function createTable(
     properties: options.properties ?? {},
     nowMs: ctx.clock.nowMs(),
   });
-  const key = `${folder}metadata/00000-${randomUUID()}.metadata.json`;
+  let won = false;
+  if (ctx.catalog === undefined) won = await writePointer(ctx, name, metadata);
+  else await ctx.catalog.create(ctx, name, metadata);
+  // Lost the race (then our document is an orphan) or won it: either way there is a table now.
+  const state = await loadTable(ctx, name);
+  if (state !== null) return state;
+  throw new PenstockError('conflict', `table ${name} was dropped while it was created (created: ${won})`);
+}
+
+/** False: others were faster. */
+async function writePointer(ctx: LakeContext, name: string, metadata: TableMetadata): Promise<boolean> {
+  const uuid = metadata['table-uuid'];
+  const key = `${tableFolder(name)}metadata/00000-${randomUUID()}.metadata.json`;
   await ctx.store.put(key, formatMetadata(metadata));
   const metadataLocation = ctx.store.location(key);
   const pointer = tablePointerKey(ctx.volume, name);
@@ -119,10 +144,7 @@ export async function createTable(
     write: [{ key: pointer, value: formatPointer({ metadataLocation, uuid, snapshotId: null }) }],
     operation: uuid,
   });
-  // Lost the race (then this document is an orphan) or won it: either way there is a table now.
-  const state = await loadTable(ctx, name);
-  if (state !== null) return state;
-  throw new PenstockError('conflict', `table ${name} was dropped while it was created (created: ${result.ok})`);
+  return result.ok;
 }
 
 export function stateOf(

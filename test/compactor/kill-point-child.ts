@@ -12,6 +12,7 @@ import { parseConfig } from '../../lib/config/load.ts';
 import { pipelineSchema } from '../../lib/config/pipeline.ts';
 import { openLake, openPipelineLog } from '../../lib/lake/ports.ts';
 import { type FaultMoment, FaultPlan } from '../support/fault.ts';
+import { faultyCatalog } from '../support/faulty-catalog.ts';
 import { faultyEngine } from '../support/faulty-engine.ts';
 import { faultyStore } from '../support/faulty-store.ts';
 
@@ -27,8 +28,10 @@ const plan = new FaultPlan({
 });
 const config = parseConfig(readFileSync(join(dir, 'pipeline.yaml'), 'utf8'), 'pipeline.yaml', pipelineSchema);
 const ports = await openLake(config, dir, 'test');
+const { catalog } = ports.lake;
 const lake = {
   ...ports.lake,
+  ...(catalog === undefined ? {} : { catalog: faultyCatalog(catalog, plan) }),
   engine: faultyEngine(ports.lake.engine, plan),
   store: faultyStore(ports.lake.store, plan),
 };

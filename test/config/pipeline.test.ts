@@ -11,7 +11,7 @@ test('every default of the documented configuration', () => {
     datasets: [{ sort: [], dedup: 'identity', schema: 'infer', value: { format: 'json' } }],
     lander: { commitEvery: 60_000, fileBytes: 128e6 },
     compactor: { targetBytes: 512e6, lag: 600_000, memoryBytes: 1e9, keepReplaced: 86_400_000 },
-    catalog: 'embedded',
+    catalog: null,
     topics: { partitions: 3, retention: 604_800_000 },
     serve: { port: 8080 },
   });
@@ -31,7 +31,7 @@ test.each([
   ['datasets:\n  - { name: "a/b", topic: t }\n', 'datasets[0].name'],
   ['datasets: []\n', 'datasets'],
   ['datasets:\n  - { name: a, topic: t }\n  - { name: b, topic: t }\n', 'two datasets read the same topic'],
-  [`${dataset('')}catalog: http://127.0.0.1:8181\n`, 'catalog: an external REST catalog is not built yet'],
+  [`${dataset('')}catalog: ftp://127.0.0.1:8181\n`, 'catalog: expected an http or https URL'],
 ])('%j is refused by name', (text, message) => {
   expect(() => parse(text)).toThrow(message);
 });

@@ -1,0 +1,137 @@
+/**
+ * The requests of the Iceberg REST catalog, as a client: `open-api/rest-catalog-open-api.yaml` of apache/iceberg.
+ *
+ * Failure: no answer, or one of the 500s, is `unavailable`: a change that was asked for may have been made. Credentials that are refused
+ * are `denied`, other refusals `unsupported` with the catalog's own words; 404 and 409 are answers.
+ * Limits: TIME_MS a request, ANSWER_BYTES_MAX an answer.
+ */
+import { readFile } from 'node:fs/promises';
+import { z } from 'zod';
+import { describeError, PenstockError } from '../../errors.ts';
+import { parseJson, stringifyJson } from '../json.ts';
+
+const TIME_MS = 30_000;
+/** Metadata of a table with tens of thousands of snapshots. */
+const ANSWER_BYTES_MAX = 256 << 20;
+
+export interface RestCatalogOptions {
+  readonly uri: string;
+  /** What the catalog calls it; asked for with the configuration. */
+  readonly warehouse?: string | undefined;
+  /** Read again for every request, so that it may be renewed. */
+  readonly tokenFile?: string | undefined;
+}
+
+export interface RestAnswer {
+  /** 200, 204, 404 or 409. */
+  readonly status: number;
+  readonly body: unknown;
+  /** What the catalog says of a 404 or 409. */
+  readonly message: string;
+}
+
+const configSchema = z.looseObject({
+  defaults: z.record(z.string(), z.unknown()).default({}),
+  overrides: z.record(z.string(), z.unknown()).default({}),
+});
+const errorSchema = z.looseObject({ error: z.looseObject({ message: z.string(), type: z.string().optional() }) });
+
+export class RestClient {
+  readonly #options: RestCatalogOptions;
+  readonly #base: string;
+  #prefix: Promise<string> | undefined;
+
+  constructor(options: RestCatalogOptions) {
+    this.#options = options;
+    this.#base = options.uri.replace(/\/+$/, '');
+  }
+
+  get uri(): string {
+    return this.#base;
+  }
+
+  /** `path` below `/v1/{prefix}/`. Throws `unavailable`, `denied`, `unsupported`. */
+  async request(method: 'GET' | 'POST', path: string, body?: unknown): Promise<RestAnswer> {
+    this.#prefix ??= this.#readPrefix();
+    // What failed is asked for again by the next request.
+    this.#prefix.catch(() => (this.#prefix = undefined));
+    return this.#send(method, `/v1/${await this.#prefix}${path}`, body);
+  }
+
+  async #readPrefix(): Promise<string> {
+    const { warehouse } = this.#options;
+    const query = warehouse === undefined ? '' : `?warehouse=${encodeURIComponent(warehouse)}`;
+    const { body } = await this.#send('GET', `/v1/config${query}`);
+    const config = configSchema.safeParse(body);
+    if (!config.success)
+      throw new PenstockError('unsupported', `${this.#base}/v1/config is no Iceberg REST catalog's answer`);
+    const prefix = config.data.overrides['prefix'] ?? config.data.defaults['prefix'];
+    return typeof prefix === 'string' && prefix !== '' ? `${prefix.split('/').map(encodeURIComponent).join('/')}/` : '';
+  }
+
+  async #send(method: string, path: string, body?: unknown): Promise<RestAnswer> {
+    const what = `${method} ${this.#base}${path}`;
+    const token = await this.#token();
+    let response: Response;
+    let text: string;
+    try {
+      response = await fetch(`${this.#base}${path}`, {
+        method,
+        headers: {
+          accept: 'application/json',
+          ...(body === undefined ? {} : { 'content-type': 'application/json' }),
+          ...(token === null ? {} : { authorization: `Bearer ${token}` }),
+        },
+        ...(body === undefined ? {} : { body: stringifyJson(body) }),
+        signal: AbortSignal.timeout(TIME_MS),
+        redirect: 'error',
+      });
+      text = await boundedText(response);
+    } catch (error) {
+      if (error instanceof PenstockError) throw error;
+      throw new PenstockError('unavailable', `${what}: ${describeError(error)}`, { cause: error });
+    }
+    const { status } = response;
+    const parsed = parse(text);
+    const refusal = errorSchema.safeParse(parsed);
+    const message = refusal.success ? refusal.data.error.message : text.slice(0, 300);
+    if (response.ok || status === 404 || status === 409) {
+      if (response.ok && text !== '' && parsed === undefined)
+        throw new PenstockError('unsupported', `${what}: its answer is no JSON`);
+      return { status, body: parsed, message };
+    }
+    const code =
+      status === 401 || status === 403 ? 'denied' : status >= 500 || status === 429 ? 'unavailable' : 'unsupported';
+    throw new PenstockError(code, `${what}: ${status} ${message}`);
+  }
+
+  async #token(): Promise<string | null> {
+    const { tokenFile } = this.#options;
+    if (tokenFile === undefined) return null;
+    try {
+      return (await readFile(tokenFile, 'utf8')).trim();
+    } catch (error) {
+      throw new PenstockError('config', `catalog.tokenFile: ${tokenFile} cannot be read`, { cause: error });
+    }
+  }
+}
+
+async function boundedText(response: Response): Promise<string> {
+  const parts: Uint8Array[] = [];
+  let bytes = 0;
+  for await (const part of response.body ?? []) {
+    parts.push(part as Uint8Array); // what a body's stream gives
+    bytes += (part as Uint8Array).length;
+    if (bytes > ANSWER_BYTES_MAX)
+      throw new PenstockError('too-large', `${response.url} answers more than ${ANSWER_BYTES_MAX} bytes`);
+  }
+  return Buffer.concat(parts).toString('utf8');
+}
+
+function parse(text: string): unknown {
+  try {
+    return parseJson(text);
+  } catch {
+    return undefined;
+  }
+}
