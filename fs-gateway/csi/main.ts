@@ -57,7 +57,7 @@ export async function runCsiDriver(options: CsiOptions): Promise<void> {
       services: {
         Identity: new Identity({ version, controller }),
         ...(controller && { Controller: new Controller({ clock: systemClock, ...withSecrets }) }),
-        ...(node && { Node: new Node({ nodeId, daemons, ...withSecrets }) }),
+        ...(node && { Node: new Node({ nodeId, daemons, clock: systemClock, ...withSecrets }) }),
       },
       onCall: (report) => metrics.record(report),
       log,

@@ -9,7 +9,7 @@ import { isCode } from '../../lib/errors.ts';
 import { allMounts, FILE_SYSTEM_TYPE, findMount, probeMount, resolveMountpoint } from '../fuse/mount.ts';
 import type { MountEntry, MountState } from '../fuse/mount.ts';
 import { CsiError, invalid, Status } from './status.ts';
-import { placeName } from './volume-id.ts';
+import { parseVolumeId, placeName } from './volume-id.ts';
 import type { Place } from './volume-id.ts';
 
 const LOOK_MS = 5_000;
@@ -17,6 +17,12 @@ const LOOK_MS = 5_000;
 /** Where else the file system of a mount is seen. */
 export function placesOf(entry: MountEntry): MountEntry[] {
   return allMounts().filter(({ device, mountpoint }) => device === entry.device && mountpoint !== entry.mountpoint);
+}
+
+/** What is shown there; undefined for what is not ours. */
+export function placeOf(entry: MountEntry | undefined): Place | undefined {
+  const name = entry?.type === FILE_SYSTEM_TYPE ? /^penstock:(.+)@/.exec(entry.source)?.[0] : undefined;
+  return name === undefined ? undefined : parseVolumeId(name.slice(0, -1));
 }
 
 /** Throws FAILED_PRECONDITION when something else is mounted there. */

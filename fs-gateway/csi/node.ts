@@ -9,13 +9,15 @@
  * - Unstage writes everything that is staged before it unmounts, and leaves the volume mounted when it cannot.
  */
 import { rmdir, statfs } from 'node:fs/promises';
-import { isAbsolute, join } from 'node:path';
+import { dirname, isAbsolute, join } from 'node:path';
+import type { Clock } from '../../lib/clock.ts';
 import { systemCode } from '../../lib/errors.ts';
 import { findMount, probeMount, unmountPoint } from '../fuse/mount.ts';
 import { folderNames } from '../tools/volume-folders.ts';
 import { parseCapability, wantedCapacity } from './capabilities.ts';
 import type { Capability } from './capabilities.ts';
 import { absent, existing } from './controller.ts';
+import { EphemeralVolumes, isEphemeral, isEphemeralId } from './ephemeral.ts';
 import { InFlight } from './in-flight.ts';
 import type { MountDaemons } from './mount-daemons.ts';
 import {
@@ -25,6 +27,7 @@ import {
   isDead,
   makeMountpoint,
   noAnswer,
+  placeOf,
   placesOf,
   stateOf,
   withinLook,
@@ -51,7 +54,8 @@ const STACKED_MAX = 16;
 export interface NodeOptions {
   readonly nodeId: string;
   readonly daemons: MountDaemons;
-  /** Used where a call brings none. */
+  readonly clock: Clock;
+  /** Used where a call brings none, and for inline volumes. */
   readonly secrets?: StringMap;
 }
 
@@ -65,10 +69,12 @@ interface Staging {
 
 export class Node {
   readonly #options: NodeOptions;
+  readonly #ephemeral: EphemeralVolumes;
   readonly #inFlight = new InFlight();
 
   constructor(options: NodeOptions) {
     this.#options = options;
+    this.#ephemeral = new EphemeralVolumes(options.secrets, options.clock);
   }
 
   nodeGetCapabilities(): object {
@@ -120,24 +126,29 @@ export class Node {
     const path = absolutePath('staging_target_path', request.stagingTargetPath);
     const place = existing(request.volumeId);
     return this.#inFlight.run(placeName(place), async () => {
-      const point = existingMountpoint(path);
-      const entry = point === undefined ? undefined : findMount(point);
-      if (point === undefined || entry === undefined) return {};
-      assertOurs(entry, place);
-      const [published] = placesOf(entry);
-      if (published !== undefined && (await probeMount(point)) !== 'stale') {
-        throw new CsiError(
-          Status.FAILED_PRECONDITION,
-          `volume '${placeName(place)}' is still published at ${published.mountpoint}`,
-        );
-      }
-      await this.#options.daemons.umount(point);
+      await this.#unstage(path, place);
       return {};
     });
   }
 
+  async #unstage(path: string, place: Place): Promise<void> {
+    const point = existingMountpoint(path);
+    const entry = point === undefined ? undefined : findMount(point);
+    if (point === undefined || entry === undefined) return;
+    assertOurs(entry, place);
+    const [published] = placesOf(entry);
+    if (published !== undefined && (await probeMount(point)) !== 'stale') {
+      throw new CsiError(
+        Status.FAILED_PRECONDITION,
+        `volume '${placeName(place)}' is still published at ${published.mountpoint}`,
+      );
+    }
+    await this.#options.daemons.umount(point);
+  }
+
   async nodePublishVolume(request: NodePublishVolumeRequest): Promise<object> {
     const target = absolutePath('target_path', request.targetPath);
+    if (isEphemeral(request.volumeContext)) return this.#publishEphemeral(request, target);
     const staging = absolutePath('staging_target_path', request.stagingTargetPath);
     const capability = parseCapability(request.volumeCapability);
     const { cacheBytes, subPath } = parseContext(request.volumeContext);
@@ -161,21 +172,38 @@ export class Node {
 
   async nodeUnpublishVolume(request: NodeUnpublishVolumeRequest): Promise<object> {
     const target = absolutePath('target_path', request.targetPath);
+    if (isEphemeralId(request.volumeId)) return this.#unpublishEphemeral(request.volumeId, target);
     const place = existing(request.volumeId);
     return this.#inFlight.run(placeName(place), async () => {
-      const point = existingMountpoint(target);
-      if (point === undefined) return {};
-      for (let n = 0; n < STACKED_MAX; n++) {
-        const entry = findMount(point);
-        if (entry === undefined) break;
-        assertOurs(entry, place);
-        if (unmountPoint(point, false) === 'busy') {
-          throw new CsiError(Status.FAILED_PRECONDITION, `${point} is in use: a program has files of it open`);
-        }
-      }
-      await rmdir(point).catch((error: unknown) => {
-        if (systemCode(error) !== 'ENOENT') throw error;
-      });
+      await unpublish(target, place);
+      return {};
+    });
+  }
+
+  async #publishEphemeral(request: NodePublishVolumeRequest, target: string): Promise<object> {
+    const { volumeId, volumeContext, readonly } = request;
+    const capability = parseCapability(request.volumeCapability);
+    return this.#inFlight.run(volumeId, async () => {
+      const { place, context } = await this.#ephemeral.make(volumeId, volumeContext);
+      const { cacheBytes, subPath } = context;
+      const point = await makeMountpoint(stagingBeside(target));
+      await this.#stage({ place, point, capability, secrets: {}, cacheBytes });
+      await publish({ place, point, target, subPath, capability, readOnly: readonly });
+      return {};
+    });
+  }
+
+  async #unpublishEphemeral(volumeId: string, target: string): Promise<object> {
+    return this.#inFlight.run(volumeId, async () => {
+      const staging = stagingBeside(target);
+      const point = existingMountpoint(staging);
+      const place =
+        (await this.#ephemeral.find(volumeId)) ?? placeOf(point === undefined ? undefined : findMount(point));
+      if (place === undefined) return {};
+      await unpublish(target, place);
+      await this.#unstage(staging, place);
+      await removeFolder(staging);
+      await this.#ephemeral.remove(place);
       return {};
     });
   }
@@ -207,6 +235,31 @@ export class Node {
   }
 }
 
+/** The place of the mount that a pod's inline volume is a folder of: nobody else uses the folder of its target. */
+function stagingBeside(target: string): string {
+  return join(dirname(target), '.penstock');
+}
+
+async function unpublish(target: string, place: Place): Promise<void> {
+  const point = existingMountpoint(target);
+  if (point === undefined) return;
+  for (let n = 0; n < STACKED_MAX; n++) {
+    const entry = findMount(point);
+    if (entry === undefined) break;
+    assertOurs(entry, place);
+    if (unmountPoint(point, false) === 'busy') {
+      throw new CsiError(Status.FAILED_PRECONDITION, `${point} is in use: a program has files of it open`);
+    }
+  }
+  await removeFolder(point);
+}
+
+async function removeFolder(path: string): Promise<void> {
+  await rmdir(path).catch((error: unknown) => {
+    if (systemCode(error) !== 'ENOENT') throw error;
+  });
+}
+
 interface Mounted {
   readonly point: string;
   /** Where the volume begins in what is mounted there. */
@@ -215,10 +268,11 @@ interface Mounted {
 
 function mountedAt(volumePath: string, volumeId: string): Mounted {
   if (volumePath === '') throw invalid('volume_path is missing');
-  const place = existing(volumeId);
   const point = isAbsolute(volumePath) ? existingMountpoint(volumePath) : undefined;
   const entry = point === undefined ? undefined : findMount(point);
-  if (point === undefined || entry === undefined) throw absent(volumeId);
+  // That an inline volume is there, only its own path says.
+  const place = isEphemeralId(volumeId) ? placeOf(entry) : existing(volumeId);
+  if (point === undefined || entry === undefined || place === undefined) throw absent(volumeId);
   assertOurs(entry, place);
   const whole = place.folder === undefined || entry.root !== '/';
   return { point, folder: whole ? '' : join(...folderNames(place.folder)) };

@@ -9,7 +9,7 @@ import type { CsiDriver } from '../support/csi.ts';
 import type { Services } from '../support/fs-volume.ts';
 import { guardMount, isMounted, killIfAlive, shell, start, until } from '../support/mount-guard.ts';
 import { tempDir } from '../support/temp.ts';
-import { createRequest, csiSecrets, volumeOf, WRITER } from './csi-volume.ts';
+import { createRequest, csiSecrets, secretsFolder, volumeOf, WRITER } from './csi-volume.ts';
 
 /** Appends, replaces by rename and reads back until the file `$2` appears; any error ends it with a status. */
 const PROGRAM = `
@@ -83,6 +83,8 @@ interface NodeSetting {
   /** Its daemons are started by a driver of their own, as the chart has it. */
   readonly daemonsApart?: boolean;
   readonly host?: string;
+  /** The driver has the secrets itself. */
+  readonly ownSecrets?: boolean;
 }
 
 export async function makeNode(
@@ -91,7 +93,7 @@ export async function makeNode(
   database: number,
   setting: NodeSetting = {},
 ): Promise<TestNode> {
-  const { daemonsApart = false, host } = setting;
+  const { daemonsApart = false, host, ownSecrets = false } = setting;
   const base = tempDir(`mount-${process.pid}`);
   const launchMounts = async (): Promise<CsiDriver> => {
     const keeper = `unix:${join(base, 'csi.sock.keep')}`;
@@ -102,6 +104,7 @@ export async function makeNode(
   let mounts = daemonsApart ? await launchMounts() : undefined;
   const args = mounts === undefined ? [] : ['--mounts', `unix:${mounts.socket}`];
   const secrets = csiSecrets(services, database);
+  if (ownSecrets) args.push('--secrets', secretsFolder(base, secrets));
   const launch = async (): Promise<CsiDriver> => {
     const driver = await startCsiDriver({ base, args, ...(host !== undefined && { prefix: onHost(host) }) });
     onTestFinished(() => driver.kill());

@@ -1,8 +1,9 @@
 /** The node service with real mounts: views, one pod and one node, and bad input. */
-import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { status as Status } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { CsiAnswer } from '../../fs-gateway/csi/client.ts';
 import { failureOf } from '../support/csi.ts';
 import { startServices } from '../support/fs-volume.ts';
 import type { Services } from '../support/fs-volume.ts';
@@ -11,6 +12,7 @@ import { cannotMount, missing } from '../support/services.ts';
 import { makeNode } from './csi-node.ts';
 import { WRITER } from './csi-volume.ts';
 
+const ONE_NODE = { mount: {}, accessMode: { mode: 'SINGLE_NODE_WRITER' } };
 const ONE_POD = { mount: {}, accessMode: { mode: 'SINGLE_NODE_SINGLE_WRITER' } };
 
 let services: Services;
@@ -64,6 +66,40 @@ describe.skipIf(cannotMount() || missing('redis-server', 'versitygw'))('the CSI 
     expect(up.code).toBe(Status.INVALID_ARGUMENT);
     for (const pod of ['second', 'out', 'up']) expect(existsSync(node.target(pod))).toBe(false);
     await node.clean('writer', 'reader', 'team');
+  });
+
+  it('makes an inline volume for the life of a pod', async () => {
+    const node = await makeNode(services, 'pvc-beside', 6, { ownSecrets: true });
+    const volumeId = `csi-${'a1'.repeat(32)}`;
+    const attributes = { 'csi.storage.k8s.io/ephemeral': 'true', 'csi.storage.k8s.io/pod.name': 'p', capacity: '10Mi' };
+    const inline = { volumeId, stagingTargetPath: '', secrets: {}, volumeCapability: ONE_NODE };
+    const [folder, target] = [join(node.base, 'pods', 'pod'), node.target('pod')];
+    guardMount(join(folder, '.penstock'));
+    const refused = await failureOf(
+      node.publish('pod', { ...inline, volumeContext: { ...attributes, capacity: '0' } }),
+    );
+    expect(refused.details).toContain("attribute 'capacity': '0'");
+    for (let n = 0; n < 2; n++) await node.publish('pod', { ...inline, volumeContext: attributes });
+    await shell('echo kept > "$1/file"; sync "$1/file"', target);
+    await expect(shell('head -c 20000000 /dev/zero > "$1/big" && sync "$1/big"', target)).rejects.toThrow(/quota/i);
+    const stats = await node.call('NodeGetVolumeStats', { volumeId, volumePath: target });
+    expect(stats).toMatchObject({
+      usage: [{ unit: 'BYTES', total: 2 ** 20 * 10 }, {}],
+      volumeCondition: { abnormal: false },
+    });
+    const unpublish = (): Promise<CsiAnswer> => node.call('NodeUnpublishVolume', { volumeId, targetPath: target });
+    for (let n = 0; n < 2; n++) await unpublish();
+    expect(readdirSync(folder)).toEqual([]);
+    const left = await node.driver.call('Controller', 'ListVolumes');
+    expect(left['entries']).toMatchObject([{ volume: { volumeId: node.volumeId } }]);
+    await services.redis.admin.select(6);
+    expect(await services.redis.admin.keys('{csi-*')).toEqual([]);
+    // Without secrets of its own the node could not remove it.
+    const other = await makeNode(services, 'pvc-other', 7);
+    const none = await failureOf(other.publish('pod', { ...inline, volumeContext: attributes }));
+    expect(none).toMatchObject({ code: Status.FAILED_PRECONDITION });
+    expect(none.details).toContain('--secrets');
+    expect(readdirSync(join(other.base, 'pods', 'pod'))).toEqual([]);
   });
 
   it('refuses what cannot be done and leaves nothing behind', async () => {

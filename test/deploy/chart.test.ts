@@ -38,6 +38,7 @@ const MATRIX: Readonly<Record<string, object>> = {
     compactor: { shards: 4, karpenter: { enabled: true }, scratch: { hostPath: '/mnt/nvme' } },
     control: { replicas: 2, service: { type: 'LoadBalancer', annotations: { a: 'b' } } },
     csi: {
+      inline: { enabled: true },
       snapshots: { enabled: true, default: true },
       storageClass: { default: true, parameters: { cacheSize: '50GB', blockSize: '4MiB' } },
     },
@@ -184,6 +185,17 @@ describe.skipIf(absent)('the Helm chart', () => {
       }
     }
     await expect(template([...THREE_URLS, '--set', 'csi.snapshots.enabled=maybe'])).rejects.toThrow('snapshots');
+  });
+
+  it('offers inline volumes, and gives nodes the secrets that they need, only where it is told to', async () => {
+    for (const offered of [false, true]) {
+      const rendered = await template([...THREE_URLS, '--set', `csi.inline.enabled=${String(offered)}`]);
+      const driver = manifests(rendered).find(({ kind }) => kind === 'CSIDriver');
+      const volumeLifecycleModes = offered ? ['Persistent', 'Ephemeral'] : ['Persistent'];
+      expect(driver?.spec).toMatchObject({ podInfoOnMount: offered, volumeLifecycleModes });
+      const node = containers(rendered).find(({ where }) => where === 'penstock-csi-node/csi');
+      expect(node?.container.args?.includes('--secrets=/etc/penstock/secrets')).toBe(offered);
+    }
   });
 
   it('renders configurations that the programs accept', async () => {
