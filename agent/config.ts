@@ -81,7 +81,7 @@ const source = z.discriminatedUnion(
       const known = `expected one of ${BUILT_SOURCES.join(', ')}`;
       if (typeof given !== 'string') return `a source needs a type: ${known}`;
       return PLANNED_SOURCES.includes(given)
-        ? `sources of type '${given}' are not built yet: ${known}`
+        ? `sources of type '${given}' are not built yet (docs/AGENT.md names the way over MQTT): ${known}`
         : `'${given}' is not a type of source: ${known}`;
     },
   },

@@ -57,7 +57,7 @@ transforms:
     [6, "uplink.bytesPerDay: '5XB' is not a size"],
     [
       8,
-      "sources[0].type: sources of type 'opcua' are not built yet: expected one of host, file, http, mqtt, syslog, modbus, simulator",
+      "sources[0].type: sources of type 'opcua' are not built yet (docs/AGENT.md names the way over MQTT): expected one of host, file, http, mqtt, syslog, modbus, simulator",
     ],
     [
       9,
