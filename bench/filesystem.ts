@@ -5,21 +5,26 @@
  *        [--redis-latency MS] [--store-latency MS --s3]   (root and /dev/fuse; FILES in all, divided among the threads)
  * Latencies need DELAYPROXY, which also counts the round trips to Redis then. `--s3` has both keep their objects in a versitygw of its own.
  */
-import { execFile, spawn, type ChildProcess } from 'node:child_process';
-import { once } from 'node:events';
-import { mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
-import { connect, createServer, type AddressInfo } from 'node:net';
+import { execFile } from 'node:child_process';
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { cpus, loadavg, release, tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs, promisify } from 'node:util';
-import { requireService } from '../test/support/services.ts';
+import {
+  formatJuicefs,
+  formatPenstock,
+  freePort,
+  mountJuicefs,
+  mountPenstock,
+  serve,
+  startRedis,
+  startS3,
+  stopServers,
+  umountJuicefs,
+  umountPenstock,
+} from './servers.ts';
 
 const PHASE_TIMEOUT_MS = 900_000;
-const READY_TIMEOUT_MS = 20_000;
-const ACCESS_KEY = 'bench';
-const SECRET_KEY = 'benchsecret';
-const PENSTOCK = join(import.meta.dirname, '..', 'bin', 'penstock');
 const run = promisify(execFile);
 
 interface Options {
@@ -71,33 +76,6 @@ function readOptions(): Options {
   };
 }
 
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo; // a TCP server's address is never a string
-  server.close();
-  return port;
-}
-
-/** The processes that the bench has started, ended with it. */
-const children: ChildProcess[] = [];
-
-async function serve(program: string, args: readonly string[], port: number, env = {}): Promise<void> {
-  children.push(spawn(program, args, { stdio: 'ignore', env: { ...process.env, ...env } }));
-  const deadlineMs = performance.now() + READY_TIMEOUT_MS;
-  while (performance.now() < deadlineMs) {
-    const socket = connect(port, '127.0.0.1');
-    const answered = await once(socket, 'connect').then(
-      () => true,
-      () => false,
-    );
-    socket.destroy();
-    if (answered) return;
-    await sleep(20);
-  }
-  throw new Error(`${program} did not answer on port ${port}`);
-}
-
 /** A proxy in front of `port` where a latency is wanted: the port to use instead, and its count of round trips. */
 async function behindProxy(port: number, latencyMs: number): Promise<{ readonly port: number; readonly turns: Turns }> {
   // Without a latency the clients meet the server itself: two more hops would hide the differences between them.
@@ -119,45 +97,23 @@ interface Servers {
   readonly options: Options;
 }
 
-const credentials = { AWS_ACCESS_KEY_ID: ACCESS_KEY, AWS_SECRET_ACCESS_KEY: SECRET_KEY };
-
-async function mountJuicefs({ dir, redisPort, s3Port, options }: Servers): Promise<Mounted> {
+async function mountPeer({ dir, redisPort, s3Port, options }: Servers): Promise<Mounted> {
   const juicefs = required('JUICEFS');
   const proxy = await behindProxy(redisPort, options.redisLatencyMs);
   const url = `redis://127.0.0.1:${proxy.port}/1`;
   const path = join(dir, 'juicefs');
-  mkdirSync(path);
-  const store =
-    s3Port === undefined
-      ? ['--storage', 'file', '--bucket', join(dir, 'juicefs-objects/')]
-      : [
-          ...['--storage', 's3', '--bucket', `http://127.0.0.1:${s3Port}/juicefs`],
-          ...['--access-key', ACCESS_KEY, '--secret-key', SECRET_KEY],
-        ];
-  await run(juicefs, ['format', ...store, url, 'bench']);
-  await run(juicefs, ['mount', '-d', '--no-usage-report', '--cache-dir', join(dir, 'juicefs-cache'), url, path]);
-  const unmount = async (): Promise<void> => {
-    await run(juicefs, ['umount', path]);
-  };
-  return { label: 'JuiceFS', path, turns: proxy.turns, unmount };
+  await formatJuicefs(juicefs, url, join(dir, 'juicefs-objects'), s3Port);
+  await mountJuicefs(juicefs, url, { path, cacheDir: join(dir, 'juicefs-cache') });
+  return { label: 'JuiceFS', path, turns: proxy.turns, unmount: () => umountJuicefs(juicefs, path) };
 }
 
-async function mountPenstock({ dir, redisPort, s3Port, options }: Servers): Promise<Mounted> {
+async function mountOurs({ dir, redisPort, s3Port, options }: Servers): Promise<Mounted> {
   const proxy = await behindProxy(redisPort, options.redisLatencyMs);
   const url = `redis://127.0.0.1:${proxy.port}/2`;
   const path = join(dir, 'penstock');
-  mkdirSync(path);
-  const store =
-    s3Port === undefined
-      ? `dir:${join(dir, 'penstock-objects')}`
-      : `s3://penstock/volume?endpoint=http://127.0.0.1:${s3Port}&region=us-east-1`;
-  const env = { ...process.env, ...credentials };
-  await run(PENSTOCK, ['fs', 'format', url, '--store', store], { env });
-  await run(PENSTOCK, ['fs', 'mount', url, path, '--cache-dir', join(dir, 'penstock-cache'), '--background'], { env });
-  const unmount = async (): Promise<void> => {
-    await run(PENSTOCK, ['fs', 'umount', path]);
-  };
-  return { label: 'Penstock', path, turns: proxy.turns, unmount };
+  await formatPenstock(url, join(dir, 'penstock-objects'), s3Port);
+  await mountPenstock(url, { path, cacheDir: join(dir, 'penstock-cache') });
+  return { label: 'Penstock', path, turns: proxy.turns, unmount: () => umountPenstock(path) };
 }
 
 async function measure(mount: Mounted, threads: number, files: number): Promise<Rates> {
@@ -208,23 +164,12 @@ async function bench(): Promise<void> {
   const dir = mkdtempSync(join(tmpdir(), 'penstock-bench-fs-'));
   const mounts: Mounted[] = [];
   try {
-    const redisPort = await freePort();
-    await serve('redis-server', ['--port', String(redisPort), '--save', '', '--dir', dir], redisPort);
-    let s3Port: number | undefined;
-    if (options.s3) {
-      const port = await freePort();
-      for (const bucket of ['juicefs', 'penstock']) mkdirSync(join(dir, 's3', bucket), { recursive: true });
-      const args = ['--port', `127.0.0.1:${port}`, '--quiet', 'posix', join(dir, 's3')];
-      await serve(requireService('versitygw'), args, port, {
-        ROOT_ACCESS_KEY: ACCESS_KEY,
-        ROOT_SECRET_KEY: SECRET_KEY,
-      });
-      s3Port = (await behindProxy(port, options.storeLatencyMs)).port;
-    }
+    const redisPort = await startRedis(dir);
+    const s3Port = options.s3 ? (await behindProxy(await startS3(dir), options.storeLatencyMs)).port : undefined;
     const servers = { dir, redisPort, s3Port, options };
-    const peer = await mountJuicefs(servers);
+    const peer = await mountPeer(servers);
     mounts.push(peer);
-    const ours = await mountPenstock(servers);
+    const ours = await mountOurs(servers);
     mounts.push(ours);
     console.log(
       `${cpus().length} CPUs (${cpus()[0]?.model ?? 'unknown'}), Linux ${release()}, Node ${process.version}; ` +
@@ -233,7 +178,7 @@ async function bench(): Promise<void> {
     for (const threads of options.threads) await compare(peer, ours, threads, options);
   } finally {
     for (const mount of mounts) await mount.unmount().catch((error: unknown) => console.error(error));
-    for (const child of children) child.kill();
+    stopServers();
     rmSync(dir, { recursive: true, force: true });
   }
 }

@@ -1,0 +1,116 @@
+/** The servers that a benchmark of mounts starts for itself, and the mounts of JuiceFS and Penstock over them. */
+import { execFile, spawn, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdirSync } from 'node:fs';
+import { connect, createServer, type AddressInfo } from 'node:net';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
+import { requireService } from '../test/support/services.ts';
+
+const READY_TIMEOUT_MS = 20_000;
+const ACCESS_KEY = 'bench';
+const SECRET_KEY = 'benchsecret';
+const PENSTOCK = join(import.meta.dirname, '..', 'bin', 'penstock');
+/** Of the environment, where the AWS chain finds them. */
+export const credentials = { AWS_ACCESS_KEY_ID: ACCESS_KEY, AWS_SECRET_ACCESS_KEY: SECRET_KEY };
+const run = promisify(execFile);
+
+/** The processes that the bench has started, ended with it. */
+const children: ChildProcess[] = [];
+
+export function stopServers(): void {
+  for (const child of children.splice(0)) child.kill();
+}
+
+export async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo; // a TCP server's address is never a string
+  server.close();
+  return port;
+}
+
+export async function serve(program: string, args: readonly string[], port: number, env = {}): Promise<void> {
+  children.push(spawn(program, args, { stdio: 'ignore', env: { ...process.env, ...env } }));
+  const deadlineMs = performance.now() + READY_TIMEOUT_MS;
+  while (performance.now() < deadlineMs) {
+    const socket = connect(port, '127.0.0.1');
+    const answered = await once(socket, 'connect').then(
+      () => true,
+      () => false,
+    );
+    socket.destroy();
+    if (answered) return;
+    await sleep(20);
+  }
+  throw new Error(`${program} did not answer on port ${port}`);
+}
+
+export async function startRedis(dir: string): Promise<number> {
+  const port = await freePort();
+  await serve('redis-server', ['--port', String(port), '--save', '', '--dir', dir], port);
+  return port;
+}
+
+/** A versitygw with a bucket for each of the two. */
+export async function startS3(dir: string): Promise<number> {
+  const port = await freePort();
+  for (const bucket of ['juicefs', 'penstock']) mkdirSync(join(dir, 's3', bucket), { recursive: true });
+  const args = ['--port', `127.0.0.1:${port}`, '--quiet', 'posix', join(dir, 's3')];
+  await serve(requireService('versitygw'), args, port, { ROOT_ACCESS_KEY: ACCESS_KEY, ROOT_SECRET_KEY: SECRET_KEY });
+  return port;
+}
+
+export interface MountPlace {
+  readonly path: string;
+  readonly cacheDir: string;
+}
+
+/** `s3Port` undefined: objects in `objects`, a directory. */
+export async function formatJuicefs(
+  juicefs: string,
+  url: string,
+  objects: string,
+  s3Port: number | undefined,
+): Promise<void> {
+  const store =
+    s3Port === undefined
+      ? ['--storage', 'file', '--bucket', `${objects}/`]
+      : [
+          ...['--storage', 's3', '--bucket', `http://127.0.0.1:${s3Port}/juicefs`],
+          ...['--access-key', ACCESS_KEY, '--secret-key', SECRET_KEY],
+        ];
+  await run(juicefs, ['format', ...store, url, 'bench']);
+}
+
+export async function mountJuicefs(juicefs: string, url: string, { path, cacheDir }: MountPlace): Promise<void> {
+  mkdirSync(path, { recursive: true });
+  await run(juicefs, ['mount', '-d', '--no-usage-report', '--cache-dir', cacheDir, url, path]);
+}
+
+export async function umountJuicefs(juicefs: string, path: string): Promise<void> {
+  await run(juicefs, ['umount', path]);
+}
+
+export async function formatPenstock(url: string, objects: string, s3Port: number | undefined): Promise<void> {
+  const store =
+    s3Port === undefined
+      ? `dir:${objects}`
+      : `s3://penstock/volume?endpoint=http://127.0.0.1:${s3Port}&region=us-east-1`;
+  await run(PENSTOCK, ['fs', 'format', url, '--store', store], { env: { ...process.env, ...credentials } });
+}
+
+export async function mountPenstock(
+  url: string,
+  { path, cacheDir }: MountPlace,
+  options: readonly string[] = [],
+): Promise<void> {
+  mkdirSync(path, { recursive: true });
+  const args = ['fs', 'mount', url, path, '--cache-dir', cacheDir, '--background', ...options];
+  await run(PENSTOCK, args, { env: { ...process.env, ...credentials } });
+}
+
+export async function umountPenstock(path: string): Promise<void> {
+  await run(PENSTOCK, ['fs', 'umount', path]);
+}
