@@ -1,9 +1,16 @@
 /** The process that serves a mount: started by the supervisor, replaced by it when it dies. All state that matters is elsewhere. */
+import { setFlagsFromString } from 'node:v8';
 import { z } from 'zod';
 import { systemClock } from '../lib/clock.ts';
 import { runWorker, serveDevice } from './fuse/worker.ts';
 import { startMaintenance } from './maintenance.ts';
 import { openVolume } from './open-volume.ts';
+
+/**
+ * By default V8 looks for garbage whenever 30 MB of Buffers came, and marks the whole heap for it: a cold read spent half of its CPU on that (128 MiB in
+ * 1.05 s, with this in 0.64 s; 30 to 60 MB more at the peak). A V8 that does not know the flag says so and goes on.
+ */
+setFlagsFromString('--external-memory-accounted-in-global-limit');
 
 /** Where the kernel cannot be told that all it knows is void, it may believe us no longer than a session's lease. */
 const TTL_WITHOUT_EPOCH_MS = 5000;

@@ -133,7 +133,7 @@ export class BlockCache {
     trailer.writeUInt32LE(piece.crc ?? crc32c(data));
     try {
       mkdirSync(join(path, '..'), { recursive: true });
-      await writeFile(temporary, Buffer.concat([data, trailer]));
+      await writeFile(temporary, [data, trailer]);
       await rename(temporary, path);
     } catch {
       await rm(temporary, { force: true }).catch(() => undefined);

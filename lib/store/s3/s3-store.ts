@@ -64,7 +64,7 @@ class S3Store implements ObjectStore {
   }
 
   async put(key: string, body: Uint8Array | readonly Uint8Array[], options: PutOptions = {}): Promise<ObjectInfo> {
-    const bytes = body instanceof Uint8Array ? body : Buffer.concat(body);
+    const bytes = body instanceof Uint8Array ? body : joined(body);
     return this.#put(key, bytes.byteLength, options, async (params, signal) => {
       const sent = { ...params, Body: bytes, ContentLength: bytes.byteLength };
       return this.#client.send(new PutObjectCommand(sent), { abortSignal: signal });
@@ -383,6 +383,11 @@ function withSignal(client: S3Client, signal: AbortSignal): S3Client {
 async function collect(body: AsyncIterable<Buffer> | undefined): Promise<Buffer> {
   const chunks: Buffer[] = [];
   if (body !== undefined) for await (const chunk of body) chunks.push(chunk);
+  return joined(chunks);
+}
+
+/** Without a copy where there is one: blocks are large. */
+function joined<T extends Uint8Array>(chunks: readonly T[]): T | Buffer {
   const [only] = chunks;
   return chunks.length === 1 && only !== undefined ? only : Buffer.concat(chunks);
 }
