@@ -2,6 +2,7 @@
  * Making batches of a lane: sealed under the producer of the moment, each with the next sequence, and with the intent that says what it
  * covers.
  */
+import assert from 'node:assert/strict';
 import { RecordBatchBuilder } from '../../lib/log/batch-builder.ts';
 import { BATCH_BYTES_MAX, type LogProducer, type TopicInfo } from '../../lib/log/log.ts';
 import { readBatchHeader, sequenceAfter } from '../../lib/log/record-batch.ts';
@@ -104,7 +105,10 @@ export class BatchMaker {
     return { batch, intent };
   }
 
-  /** The records of a batch in new batches under the present producer, cut where they are above the target; together they cover the same. */
+  /**
+   * The records of a batch in new batches under the present producer, cut where they are above the target; together they cover the same, up to the
+   * last record (of an earlier run's batch, the spool may not have those behind it any more).
+   */
   repack(old: SendIntent, records: readonly Pick<RecordCopy, 'seq' | 'bytes' | 'addTo'>[]): Part[] {
     const builder = this.takeBuilder();
     const parts: Part[] = [];
@@ -120,10 +124,9 @@ export class BatchMaker {
       size = 0;
     };
     for (const record of records) {
-      if (first === undefined) record.addTo(builder);
-      else if (size + record.bytes > this.targetBytes || !record.addTo(builder)) {
+      if (first === undefined || size + record.bytes > this.targetBytes || !record.addTo(builder)) {
         seal();
-        record.addTo(builder);
+        assert(record.addTo(builder), `reading ${record.seq} was in a batch and does not fit an empty one`);
       }
       first ??= record.seq;
       last = record.seq;

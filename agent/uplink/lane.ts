@@ -143,17 +143,13 @@ export class Lane {
   }
 
   /**
-   * Takes up a batch of an earlier run that is not stored; `readings` are those of its intent that the spool still has. It goes out under
-   * its old identity when they are all there: should the first sending arrive late after all, it is stored once.
+   * Takes up a batch of this partition from an earlier run that is not stored; `readings` are those of its intent that the spool still has.
+   * It goes out under its old identity when they are all there: should the first sending arrive late after all, it is stored once.
    */
   restore(intent: SendIntent, readings: readonly SpooledReading[]): void {
-    const isSamePlace =
-      intent.topicId === this.#maker.topicId &&
-      intent.partitions === this.#topic.partitions &&
-      intent.partition === this.#partition;
     const builder = this.#maker.takeBuilder();
     if (
-      isSamePlace &&
+      intent.topicId === this.#maker.topicId &&
       readings.length === intent.records &&
       readings.every((reading) => this.#context.encoder.add(builder, reading, intent.timestampMs, intent.replayed))
     ) {

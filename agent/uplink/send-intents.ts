@@ -132,11 +132,11 @@ export class SendIntents {
     return [...this.#lanes.values()].flatMap(({ open }) => [...open.values()]);
   }
 
-  /** For each lane, the readings that are stored, given up or in an intent: a start leaves them out. */
-  covered(): readonly { readonly key: LaneKey; readonly ranges: readonly SeqRange[] }[] {
+  /** For each lane, the readings that are stored, given up or in an intent (but these): a start leaves them out. */
+  covered(except: readonly SendIntent[]): readonly { readonly key: LaneKey; readonly ranges: readonly SeqRange[] }[] {
     return [...this.#lanes.values()].map(({ key, open, settled }) => ({
       key,
-      ranges: mergeRanges([...settled, ...[...open.values()].map(rangeOf)]),
+      ranges: mergeRanges([...settled, ...[...open.values()].filter((one) => !except.includes(one)).map(rangeOf)]),
     }));
   }
 

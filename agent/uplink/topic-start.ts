@@ -15,6 +15,8 @@ export interface LeftOver {
   readonly stored: readonly SendIntent[];
   /** With those of their readings that the spool still has. */
   readonly missing: readonly { readonly intent: SendIntent; readonly readings: readonly SpooledReading[] }[];
+  /** Not stored, of another number of partitions: their readings are read again, and go where they belong now. */
+  readonly outdated: readonly SendIntent[];
   readonly covered: Covered;
 }
 
@@ -33,11 +35,14 @@ export async function leftOver(
     const ofPartition = open.filter((intent) => intent.partition === partition && intent.topicId === info.id);
     for (const id of await findStored(log, ofPartition, signal)) found.add(id);
   }
+  const [stored, unknown] = [open.filter(({ id }) => found.has(id)), open.filter(({ id }) => !found.has(id))];
+  // What a batch of theirs covers in the partitions of today, it does not hold: readings of others would be left out.
+  const outdated = unknown.filter(({ partitions }) => partitions !== info.partitions);
   const missing: LeftOver['missing'][number][] = [];
-  for (const intent of open) {
-    if (!found.has(intent.id)) missing.push({ intent, readings: await readingsOf(spool, intent) });
+  for (const intent of unknown) {
+    if (!outdated.includes(intent)) missing.push({ intent, readings: await readingsOf(spool, intent) });
   }
-  return { stored: open.filter(({ id }) => found.has(id)), missing, covered: coveredOf(intents, info.name) };
+  return { stored, missing, outdated, covered: coveredOf(intents, info.name, outdated) };
 }
 
 /** The readings of an intent, from the spool: those of its range that go to its partition. */
@@ -55,9 +60,9 @@ async function readingsOf(spool: SpoolReader, intent: SendIntent): Promise<Spool
   return readings;
 }
 
-function coveredOf(intents: SendIntents, name: string): Covered {
+function coveredOf(intents: SendIntents, name: string, except: readonly SendIntent[]): Covered {
   const covered = new Map<string, Map<number, (readonly SeqRange[])[]>>();
-  for (const { key, ranges } of intents.covered()) {
+  for (const { key, ranges } of intents.covered(except)) {
     if (key.topic !== name) continue;
     const counts = covered.get(key.incarnation) ?? new Map<number, (readonly SeqRange[])[]>();
     const partitions = counts.get(key.partitions) ?? new Array<readonly SeqRange[]>(key.partitions).fill([]);

@@ -107,10 +107,10 @@ export class TopicUplink {
     const hasReplay = context.order === 'liveFirst' && left.missing.some(({ intent }) => intent.replayed);
     const replay = hasReplay ? await openLanes(context, info, true, acknowledged) : undefined;
     // From here on nothing can fail: the lanes live, and are known.
+    if (left.outdated.length > 0) context.lanes.intents.replace(left.outdated, []);
     for (const { intent, readings } of left.missing) {
       const lanes = intent.replayed ? (replay ?? live) : live;
-      // A partition that is not there any more: its readings go the way of the first.
-      (lanes[intent.partition] ?? lanes[0])?.restore(intent, readings);
+      lanes[intent.partition]?.restore(intent, readings);
     }
     for (const lane of [...live, ...(replay ?? [])]) lane.start();
     return new TopicUplink(context, info, left.covered, live, replay, acknowledged, liveFrom);

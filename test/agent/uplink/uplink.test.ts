@@ -1,7 +1,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
-import type { Uplink } from '../../../agent/uplink/uplink.ts';
+import type { Uplink, UplinkOptions } from '../../../agent/uplink/uplink.ts';
 import { systemClock } from '../../../lib/clock.ts';
 import { PenstockError } from '../../../lib/errors.ts';
 import { openFileLogAt } from '../../../lib/log/file/file-log.ts';
@@ -228,6 +228,47 @@ test('a topic that is deleted meanwhile is made again and served', async () => {
   expect(await uplink.drain(20_000)).toBe(true);
   const found = await delivered(log, 't');
   expect(found.map(({ seq }) => seq).sort((a, b) => a - b)).toEqual(Array.from({ length: 50 }, (_, i) => i + 51));
+});
+
+test('a topic that comes back with other partitions gets the readings of those that had sent nothing, too', async () => {
+  const directory = tempDir();
+  const log = await openLog(directory);
+  const path = join(directory, 'intents');
+  const spool = (): GeneratedSpool => new GeneratedSpool('t', join(directory, 'acknowledged'), 400);
+  const topics = (partitions: number): UplinkOptions['topics'] => ({ partitions, retentionMs: 3_600_000 });
+  /** A run that is killed when its first batch was (or was to be) stored, with its intents up to a line on the disk. */
+  const killed = async (partitions: number, moment: FaultMoment, isLast: (line: string) => boolean): Promise<void> => {
+    let intents: string | undefined;
+    const dying: Log = {
+      ...faultyLog(log, new FaultPlan()),
+      producer: async () => {
+        const producer = await log.producer();
+        return {
+          ...producer,
+          append: async (...batch) => {
+            const isFirst = intents === undefined;
+            intents ??= readFileSync(path, 'utf8');
+            if (moment === 'after' && isFirst) await producer.append(...batch);
+            throw new PenstockError('unavailable', 'killed');
+          },
+        };
+      },
+    };
+    // Small batches: one is full while the other partitions still fill theirs.
+    const budget = { bytesPerSecond: 8000, bytesPerDay: 0 };
+    const uplink = await startUplink(dying, spool(), directory, { topics: topics(partitions), budget });
+    await expect.poll(() => intents, { timeout: 10_000 }).toBeDefined();
+    await uplink.close();
+    const lines = intents?.split('\n').slice(0, -1) ?? [];
+    const written = lines.slice(0, lines.findIndex(isLast) + 1);
+    writeFileSync(path, written.map((line) => `${line}\n`).join(''));
+  };
+  await killed(3, 'before', (line) => line.includes('"intent"'));
+  await log.deleteTopic('t');
+  await killed(1, 'after', (line) => line.includes('"records"') && !line.includes('"partitions":3'));
+  const last = closing(await startUplink(log, spool(), directory, { topics: topics(1) }));
+  expect(await last.drain(20_000)).toBe(true);
+  expect(flaws(await delivered(log, 't'), 400)).toBe('');
 });
 
 test('memory is bounded while the log does not answer, and everything arrives afterwards', async () => {
