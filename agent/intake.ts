@@ -7,9 +7,11 @@
  *   source is acknowledged.
  * - A reading that a transform failed on is in the quarantine before its source is acknowledged.
  * - Where transforms have states, one batch is under way at a time; what arrives meanwhile goes together into the next one.
- * Failure: what the spool refuses has not been: states and counters go back, and the sources decide whether to bring it again.
- * Limits: each caller waits for its batch, so what waits here is bounded by the sources.
+ * Failure: what the spool refuses has not been: states and counters go back, and the sources decide whether to bring it again. What of it is
+ * in the quarantine then is known when it comes again, and not put there twice (unless the agent was killed in between).
+ * Limits: each caller waits for its batch, so what waits here is bounded by the sources; KEPT_MAX readings are known as above.
  */
+import { createHash } from 'node:crypto';
 import type { Clock } from '../lib/clock.ts';
 import { isCode, PenstockError } from '../lib/errors.ts';
 import type { Quarantine } from './quarantine.ts';
@@ -22,6 +24,8 @@ import type { ChainRun, Failed, TransformChain, TransformCounters } from './tran
 
 /** The resolution of what transforms hold back: nobody looks closer at a silent sensor. */
 const OVERDUE_EVERY_MS = 1000;
+/** More than a batch of any source has. */
+const KEPT_MAX = 100_000;
 
 interface Waiting {
   readonly readings: readonly NewReading[];
@@ -38,6 +42,8 @@ export class Intake {
   readonly #taps: Taps;
   readonly #quarantine: Quarantine;
   readonly #clock: Clock;
+  /** In the quarantine, of batches that are not stored: the oldest first. */
+  readonly #kept = new Set<string>();
   #waiting: Waiting[] = [];
   #running: Promise<void> | undefined;
   #timer: NodeJS.Timeout | undefined;
@@ -159,16 +165,18 @@ export class Intake {
 
   async #append(run: ChainRun, checkpoints: readonly Checkpoint[], receipts: readonly Receipt[]): Promise<void> {
     try {
-      if (run.failed.length > 0) {
-        // A full spool refuses the batch each time it comes: asked first, lest the quarantine has its readings as often.
+      const failed = run.failed.filter((each) => !this.#kept.has(fingerprintOf(each)));
+      if (failed.length > 0) {
+        // Where it is known beforehand that the batch will be refused, nothing of it is kept.
         this.#spool.assertRoom();
-        await this.#keepFailed(run.failed);
+        await this.#keepFailed(failed);
       }
       await this.#spoolThem(run.readings, [...run.checkpoints, ...checkpoints], receipts);
     } catch (error) {
       run.rollback();
       throw error;
     }
+    for (const each of run.failed) this.#kept.delete(fingerprintOf(each));
     run.commit();
   }
 
@@ -194,6 +202,19 @@ export class Intake {
           input: typeof value === 'string' ? Buffer.from(value) : value,
         })),
       );
+      for (const each of items) this.#kept.add(fingerprintOf(each));
+    }
+    for (const oldest of this.#kept) {
+      if (this.#kept.size <= KEPT_MAX) break;
+      this.#kept.delete(oldest);
     }
   }
+}
+
+/** Without its times: a sender that repeats a request has it arrive anew. */
+function fingerprintOf({ transform, reading: { topic, key, value } }: Failed): string {
+  return createHash('sha256')
+    .update(JSON.stringify([transform, topic, key]))
+    .update(value)
+    .digest('base64');
 }

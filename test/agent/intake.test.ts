@@ -123,9 +123,9 @@ transforms:
 async function intakeOn(
   dir: string,
   transforms: readonly Record<string, unknown>[],
-  maxBytes = 1_048_576,
+  whenFull: 'reject' | 'dropLowestPriority' = 'reject',
 ): Promise<{ intake: Intake; spool: Spool; quarantined: () => string[] }> {
-  const spool = await openSpool({ dir: join(dir, 'spool'), agent: 'a', maxBytes, whenFull: 'reject' });
+  const spool = await openSpool({ dir: join(dir, 'spool'), agent: 'a', maxBytes: 1_048_576, whenFull });
   const quarantine = new Quarantine(join(dir, 'quarantine'), systemClock);
   const config = agentSchema.parse({ agent: { id: 'a' }, log: 'file:x', sources: [{ type: 'host' }], transforms });
   const intake = new Intake(
@@ -183,6 +183,30 @@ test('a batch that a full spool refuses leaves no trace in states, counters or q
     { seen: 2, dropped: 1 },
   ]);
   expect(spool.stats().topics.find(({ topic }) => topic === 't')?.accepted).toBe(1);
+});
+
+test('a batch that is refused after its bad reading was quarantined does not quarantine it again when it comes again', async () => {
+  const transforms = [{ type: 'filter', on: 't', keep: 'value.v > 0.0' }];
+  const { intake, spool, quarantined } = await intakeOn(tempDir(), transforms, 'dropLowestPriority');
+  const batch = [reading({}), reading({ v: 5, text: 'x'.repeat(100_000) })];
+  // Alarms are not given up for other readings: these are refused when they are to be written, not before.
+  const alarm = { ...reading('x'.repeat(100_000)), topic: 'other', priority: 9 };
+  const fill = async (): Promise<void> => {
+    for (;;) await intake.store([alarm], []);
+  };
+  await expect(fill()).rejects.toMatchObject({ code: 'full' });
+  for (let attempt = 0; attempt < 3; attempt += 1) {
+    await expect(intake.store(batch, [])).rejects.toMatchObject({ code: 'full' });
+  }
+  expect(quarantined()).toHaveLength(1);
+  spool.acknowledge('other', spool.lastSeq('other'));
+  await expect.poll(() => spool.topics()).toEqual([]);
+  await intake.store(batch, []);
+  expect(quarantined()).toHaveLength(1);
+  expect(intake.counters()).toMatchObject([{ seen: 2, failed: 1 }]);
+  // Once it is settled, another one like it is a reading of its own.
+  await intake.store([reading({}), reading({ v: 6 })], []);
+  expect(quarantined()).toHaveLength(2);
 });
 
 test('a reading that no record can carry is refused alone, not with what other sources deliver at the same time', async () => {
