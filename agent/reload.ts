@@ -55,6 +55,7 @@ export async function runReloading({ path, signal, onStatus, log }: RunReloading
         desired: () => desired.status,
         onStatus: (status) => {
           manager.tell(status);
+          if (status.sources.length > 0 && !until.aborted && !reload.signal.aborted) desired.started();
           onStatus?.(status);
         },
       }).then(

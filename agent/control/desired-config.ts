@@ -57,6 +57,7 @@ export class DesiredConfig {
   #answered: string | undefined;
   #running: { readonly version: string | null; readonly sinceMs: number };
   #refused: DesiredStatus['refused'] = null;
+  #proving: NodeJS.Timeout | undefined;
 
   private constructor(own: Loaded<AgentConfig>, state: DesiredState, clock: Clock, log: (line: string) => void) {
     this.#own = own;
@@ -118,9 +119,13 @@ export class DesiredConfig {
     if (trying !== null && trying.starts > 0) await this.#save({ good, trying: { ...trying, starts: 0 } });
   }
 
-  /** Resolves to true when something else is to be chosen, to false when the signal fires. Keeps what runs long enough. Never rejects. */
+  /** Sources run with what was chosen: from now on it proves itself. May be told again. */
+  started(): void {
+    this.#proving ??= setTimeout(() => void this.#proven(), PROVEN_MS);
+  }
+
+  /** Resolves to true when something else is to be chosen, to false when the signal fires. Never rejects. */
   async next(signal: AbortSignal): Promise<boolean> {
-    const proven = setTimeout(() => void this.#proven(), PROVEN_MS);
     try {
       for (let failures = 0; !signal.aborted && this.#control !== null;) {
         try {
@@ -138,7 +143,8 @@ export class DesiredConfig {
       if (!signal.aborted) await new Promise((done) => signal.addEventListener('abort', done, { once: true }));
       return false;
     } finally {
-      clearTimeout(proven);
+      clearTimeout(this.#proving);
+      this.#proving = undefined;
     }
   }
 
