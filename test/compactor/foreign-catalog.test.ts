@@ -105,6 +105,14 @@ describe.skipIf(missing('iceberg-rest'))('tables in Iceberg’s reference catalo
     // Nothing landed again, and nothing was counted twice.
     await landOnce(pipeline);
     await expectWhole(lake, 2, false);
+    // A redo of somebody else reaches nothing but its dataset.
+    const write = [['{lake}tokens', 'admin', Buffer.from('mine').toString('base64')]];
+    const redo = JSON.stringify({ id: '1', previous: null, write, add: [] });
+    const { 'penstock.redo': ours = '' } = (await loadTable(lake, DATASET))?.metadata.properties ?? {};
+    await update({ action: 'set-properties', updates: { 'penstock.redo': redo } });
+    await expect(loadTable(lake, DATASET)).rejects.toMatchObject({ code: 'corrupt' });
+    expect(await lake.engine.read([{ bucket: '{lake}tokens', field: 'admin' }])).toEqual([null]);
+    await update({ action: 'set-properties', updates: { 'penstock.redo': ours } });
     // The snapshot that the directories show is gone before anybody looks.
     await update(main(snapshots[0]), { action: 'remove-snapshots', 'snapshot-ids': [snapshots[1]] });
     await loadTable(lake, DATASET);

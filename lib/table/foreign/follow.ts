@@ -14,6 +14,8 @@
  *   record `followed` and compares what that was.
  * - Whoever loads the table follows first, and a commit of ours is made only on top of a state that was loaded; so no redo is
  *   overwritten before it was applied.
+ * - A redo changes records of its own dataset only: whoever may set properties of a table in the catalog must not reach the rest of the
+ *   engine.
  * - Never backwards: a state that is older than the one that the engine shows changes nothing.
  * Failure: killed between the catalog's commit and the engine's, the next process that loads the table follows. An engine that lost
  * commits (a failover, a backup that was loaded) gets all offsets from the catalog, so that nothing lands twice; what the lost commits
@@ -24,6 +26,7 @@ import { randomUUID } from 'node:crypto';
 import { z } from 'zod';
 import { PenstockError } from '../../errors.ts';
 import { offsetsBucket } from '../../lake/offsets.ts';
+import { quarantineBucket } from '../../lake/quarantine.ts';
 import type { Key, MetaEngine, Patch, Version, Write } from '../../meta/engine.ts';
 import { type HourChange, prepareListing } from '../../volume/lake-listing.ts';
 import { listedHours } from '../../volume/listed-hours.ts';
@@ -97,7 +100,7 @@ export async function follow(lake: LakeContext, name: string, metadata: TableMet
     };
     // A table that was dropped and made anew has nothing to do with the one that the engine shows.
     if (before?.uuid === next.uuid && (isOlder(next, before) || isSame(next, before))) return;
-    const writes = redo === null || redo.id === before?.redo ? NO_RECORDS : recordsOf(redo);
+    const writes = redo === null || redo.id === before?.redo ? NO_RECORDS : recordsOf(lake, name, redo);
     // Offsets are absolute: where commits before this one are missing, too, all of them are known.
     const isBehind = redo !== null && redo.id !== before?.redo && redo.previous !== (before?.redo ?? null);
     const lost = isBehind ? offsetWrites(lake, name, metadata) : [];
@@ -180,7 +183,14 @@ async function changesSince(
 
 const NOTHING = { compare: [], write: [], patch: [], publish: [] };
 
-function recordsOf({ write, add }: Redo): EngineRecords {
+function recordsOf({ volume }: LakeContext, name: string, { write, add }: Redo): EngineRecords {
+  for (const [bucket, field] of [...write, ...add]) {
+    if (isOwn(volume, name, bucket, field)) continue;
+    throw new PenstockError(
+      'corrupt',
+      `property ${REDO} of table ${name} names ${bucket} ${field}, which is not its dataset's`,
+    );
+  }
   return {
     write: write.map(([bucket, field, value]) => ({
       key: { bucket, field },
@@ -188,6 +198,13 @@ function recordsOf({ write, add }: Redo): EngineRecords {
     })),
     patch: add.map(([bucket, field, amount]) => ({ number: { bucket, field }, add: BigInt(amount) })),
   };
+}
+
+function isOwn(volume: string, name: string, bucket: string, field: string): boolean {
+  const own = ['offsets', 'stats', 'erase'].map((kind) => `{${volume}}${kind}:${name}`);
+  if (own.includes(bucket)) return true;
+  if (bucket === quarantineBucket(volume, name)) return field.startsWith(`quarantine/${name}/`);
+  return bucket === `{${volume}}leases` && field.startsWith(`compact:${name}:`);
 }
 
 /** The landed offsets of every partition, as the catalog has them. */
