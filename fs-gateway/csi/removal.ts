@@ -103,7 +103,8 @@ export async function leave(
     await destroyVolume({ engine, volume, id, openStore: (url) => openStore(url, secrets.credentials) });
   } catch (error) {
     const closed = { record: home.record, version };
-    if (isCode(error, 'held')) await records.commit([records.homes.edit(volume, closed, home.record)]);
+    const open = { ...home.record, closing: false };
+    if (isCode(error, 'held')) await records.commit([records.homes.edit(volume, closed, open)]);
     throw error;
   }
   return (await records.leave({ record: home.record, version }, leaving)) !== null;

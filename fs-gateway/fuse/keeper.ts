@@ -22,8 +22,8 @@ import { native } from './native.ts';
 
 const MOUNTS_MAX = 1000;
 const GIVE_UP_MS = 600_000;
-/** Whoever has taken a mount has sent it again by then, or died. */
-const TAKEN_MS = 10_000;
+/** Whoever has taken a mount has sent it again by then, also on a machine that is short of everything, or died. */
+const TAKEN_MS = 60_000;
 const LOOK_MS = 1_000;
 const RECEIVE_MS = 5_000;
 const RECEIVE_POLL_MS = 2;

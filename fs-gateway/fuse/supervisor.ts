@@ -12,14 +12,15 @@
  *   connection ends: programs get an error instead of hanging for ever. A worker that never served fails the mount at once.
  *   Kernels before 6.9 cannot send requests again: there the death of a worker ends the mount, with a message.
  */
-import { closeSync, statSync } from 'node:fs';
+import { closeSync } from 'node:fs';
 import { randomUUID } from 'node:crypto';
 import type { Server } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { PenstockError, describeError } from '../../lib/errors.ts';
-import { findSupervisor, serveControl, type ControlAnswer, type ControlRequest } from './control.ts';
+import { describeError } from '../../lib/errors.ts';
+import { claimMountpoint, refuseSecond } from './claim.ts';
+import { serveControl, type ControlAnswer, type ControlRequest } from './control.ts';
 import { answerInit, type HandshakeChoices, type Negotiated } from './handshake.ts';
-import { findMount, mountDevice, probeMount, resolveMountpoint, unmountPoint, type UnmountResult } from './mount.ts';
+import { findMount, mountDevice, resolveMountpoint, unmountPoint, type UnmountResult } from './mount.ts';
 import { KeeperLink } from './keeper-link.ts';
 import { native } from './native.ts';
 import { NotificationWriter } from './notification-writer.ts';
@@ -106,6 +107,7 @@ export class Supervisor {
 
   /** Goes on where the supervisor before this one was killed: workers come and go here as well as there. */
   async #resume({ fd, negotiated }: Resumption): Promise<void> {
+    await refuseSecond(this.mountpoint);
     this.#control = await serveControl(this.mountpoint, (request) => this.#answer(request));
     this.#fd = fd;
     this.#device = findMount(this.mountpoint)?.device;
@@ -422,25 +424,4 @@ export function superviseSignals(supervisor: Supervisor, log: (message: string) 
   process.on('SIGTERM', stop);
   process.on('SIGINT', stop);
   process.on('SIGHUP', () => supervisor.reopenLog());
-}
-
-/** Makes sure that nobody serves the mount point; a dead mount of ours is taken away. Throws `held`, `unavailable`, `not-found`. */
-async function claimMountpoint(mountpoint: string, log: (message: string) => void): Promise<void> {
-  const supervisor = await findSupervisor(mountpoint);
-  if (supervisor !== undefined) {
-    throw new PenstockError('held', `${mountpoint} is already mounted (supervisor pid ${supervisor})`);
-  }
-  const state = await probeMount(mountpoint);
-  if (state === 'stale') {
-    log(`${mountpoint}: a dead mount was left here; detaching it`);
-    unmountPoint(mountpoint, true);
-  } else if (state === 'alive' || state === 'unresponsive') {
-    throw new PenstockError(
-      'held',
-      `${mountpoint} is already mounted, but no supervisor answers for it; unmount it first`,
-    );
-  }
-  if (!statSync(mountpoint).isDirectory()) {
-    throw new PenstockError('not-found', `the mount point ${mountpoint} is not a directory`);
-  }
 }
