@@ -138,17 +138,25 @@ export class TransformChain {
   async #settled(drafts: readonly Draft[], release: (step: Step, out: Outlet) => void): Promise<ChainRun> {
     const failed: Failed[] = [];
     const tallies: Tally[] = [];
-    let left = drafts;
-    for (const step of this.#steps) {
-      const out = new Outlet();
-      // Without it, a batch goes through in one go, and no other can come in between.
-      if (step.prepare !== undefined) await step.prepare(left.filter(({ topic }) => topic === step.on));
-      applyTo(left, step, out, failed);
-      release(step, out);
-      tallies.push(out.tally);
-      left = out.passed;
-    }
     const states = this.#steps.flatMap((step) => step.states ?? []);
+    const rollback = (): void => {
+      for (const sensorStates of states) sensorStates.rollback();
+    };
+    let left = drafts;
+    try {
+      for (const step of this.#steps) {
+        const out = new Outlet();
+        // Without it, a batch goes through in one go, and no other can come in between.
+        if (step.prepare !== undefined) await step.prepare(left.filter(({ topic }) => topic === step.on));
+        applyTo(left, step, out, failed);
+        release(step, out);
+        tallies.push(out.tally);
+        left = out.passed;
+      }
+    } catch (error) {
+      rollback();
+      throw error;
+    }
     return {
       readings: this.#carried(left, failed),
       failed,
@@ -157,9 +165,7 @@ export class TransformChain {
         for (const sensorStates of states) sensorStates.commit();
         this.#totals.forEach((total, index) => addTo(total, tallies[index] ?? emptyTally()));
       },
-      rollback: () => {
-        for (const sensorStates of states) sensorStates.rollback();
-      },
+      rollback,
     };
   }
 

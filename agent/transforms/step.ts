@@ -19,7 +19,7 @@ export interface Step {
   /** `deadband vibration.rms` */
   readonly name: string;
   readonly on: string;
-  /** Looks at all readings of a batch, before `apply` decides about each of them. */
+  /** Looks at all readings of a batch, before `apply` decides about each of them. Rejects when it cannot at present: the batch has not been. */
   prepare?(drafts: readonly Draft[]): Promise<void>;
   /** Decides about one reading. Throws an Error with the reason when the reading cannot be judged: it has not been, then. */
   apply(draft: Draft, out: Outlet): void;

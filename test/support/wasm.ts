@@ -37,6 +37,10 @@ export function penstock_process(at: usize, bytes: u32): u64 {
       while (memory.grow(1) >= 0) seen++;
       unreachable();
     }
+    if (what == 'pages') {
+      while (memory.grow(1) >= 0) seen++;
+      text(index, '{"pages":' + memory.size().toString() + '}');
+    }
     if (what == 'stack') seen += deep(seen);
     if (what == 'outside') return (<u64>0xfffffff0 << 32) | 100;
     if (what == 'cut') return (changetype<u64>(finish()) & ~(<u64>0xffffffff)) | 7;

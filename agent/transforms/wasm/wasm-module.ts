@@ -52,7 +52,7 @@ export class WasmModule {
     throw new PenstockError('config', `${path}: ${result.failed}`);
   }
 
-  /** One call at a time. */
+  /** One call at a time. Throws `unavailable` when the machine has no thread for it. */
   async call(call: Call): Promise<Result> {
     const thread = (this.#thread ??= await this.#start());
     const answered = Promise.withResolvers<Result>();
@@ -93,8 +93,11 @@ export class WasmModule {
     thread.on('error', () => this.#forget(thread));
     thread.on('exit', () => this.#forget(thread));
     await new Promise<void>((done, reject) => {
+      const fail = (cause: unknown): void =>
+        reject(new PenstockError('unavailable', 'cannot start a thread for the module', { cause }));
       thread.once('message', () => done());
-      thread.once('error', reject);
+      thread.once('error', fail);
+      thread.once('exit', fail);
     });
     return thread;
   }

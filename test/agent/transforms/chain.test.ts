@@ -3,6 +3,8 @@ import { expect, test } from 'vitest';
 import { agentSchema } from '../../../agent/config.ts';
 import type { NewReading } from '../../../agent/spool/frame.ts';
 import { parseCondition } from '../../../agent/transforms/condition.ts';
+import { deadbandStep } from '../../../agent/transforms/deadband.ts';
+import type { Step } from '../../../agent/transforms/step.ts';
 import { TransformChain, type ChainRun } from '../../../agent/transforms/chain.ts';
 
 function chainOf(...transforms: readonly Record<string, unknown>[]): Promise<TransformChain> {
@@ -190,6 +192,18 @@ test('a batch that the spool refused has not been: its readings are judged anew,
   (await chain.run([reading({ v: 10 })])).rollback();
   expect(await through(chain, reading({ v: 10 }), reading({ v: 10.5 }))).toEqual([{ v: 10 }]);
   expect(chain.counters()).toEqual([{ name: 'deadband t.v', seen: 2, dropped: 1, missed: 0, made: 0, failed: 0 }]);
+});
+
+test('a batch that a step cannot take at present has not been for the steps before it either', async () => {
+  const failing: Step = {
+    name: 'failing t',
+    on: 't',
+    prepare: () => Promise.reject(new Error('no thread')),
+    apply: (draft, out) => out.pass(draft),
+  };
+  const deadband = deadbandStep({ type: 'deadband', on: 't', field: 'v', by: 1, sensors: 10 });
+  await expect(new TransformChain([deadband, failing]).run([reading({ v: 10 })])).rejects.toThrow('no thread');
+  expect(await through(new TransformChain([deadband]), reading({ v: 10 }))).toEqual([{ v: 10 }]);
 });
 
 test('swinging door: every reading left out lies within the bound of the line between its kept neighbours; the rest is released', async () => {
