@@ -85,7 +85,7 @@ export function parseOptions(options: Readonly<Record<string, string>>): Partial
     backupKeep: (text) => ({ backupKeepMs: parseDuration(text) }),
     gc: (text) => ({ gcMs: parseDuration(text) }),
     durability: (text) => ({ durability: oneOf('durability', text, ['commit', 'flush']) }),
-    compression: (text) => ({ compression: parseCompression(text) }),
+    compression: (text) => ({ compression: oneOf('compression', text, ['none', 'zstd']) }),
   };
   return Object.assign(
     {},
@@ -97,11 +97,6 @@ export function parseOptions(options: Readonly<Record<string, string>>): Partial
       return parse(text);
     }),
   ) as Partial<VolumeFormat>; // Object.assign over an array of parts gives any.
-}
-
-/** Throws `config`. */
-export function parseCompression(text: string): VolumeFormat['compression'] {
-  return oneOf('compression', text, ['none', 'zstd']);
 }
 
 function oneOf<T extends string>(key: string, text: string, allowed: readonly T[]): T {

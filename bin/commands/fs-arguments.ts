@@ -55,3 +55,14 @@ export const parseInodesLimit = limitOf(
     throw new PenstockError('config', `'${text}': expected a whole number, or none`);
   }),
 );
+
+/** `K=V` each. Throws `usage`. */
+export function keyValues(pairs: readonly string[]): Record<string, string> {
+  return Object.fromEntries(
+    pairs.map((pair) => {
+      const at = pair.indexOf('=');
+      if (at < 1) throw new PenstockError('usage', `'${pair}': expected K=V`);
+      return [pair.slice(0, at), pair.slice(at + 1)];
+    }),
+  );
+}

@@ -2,7 +2,7 @@
 import type { Command } from 'commander';
 import { describeError, PenstockError } from '../../lib/errors.ts';
 import { EXIT_PARTLY, print, toJson, untilSignal } from '../output.ts';
-import { parseAge, parseCount, parseSize, progressOnStderr } from './fs-arguments.ts';
+import { keyValues, parseAge, parseCount, parseSize, progressOnStderr } from './fs-arguments.ts';
 import type { ToolOptions } from './fs-arguments.ts';
 
 interface GcOptions extends ToolOptions {
@@ -50,15 +50,13 @@ export function addFsToolCommands(fs: Command): void {
       if (report.problem !== null) process.exitCode = EXIT_PARTLY;
     });
 
-  fs.command('compression <meta-url> <codec>')
-    .description('store new blocks in zstd, or (none) as they are; what is stored stays as it is')
+  fs.command('config <meta-url> [options...]')
+    .description('show the options of a volume, or change them: trash=7d, grace=48h, backup=30m, compression=zstd, ...')
     .option('--name <name>', "the volume's name (default: lake)")
     .option('--json', 'print as one JSON object')
-    .action(async (metaUrl: string, codec: string, options: ToolOptions) => {
-      const { parseCompression } = await import('../../fs-gateway/main.ts');
-      const { setVolumeCompression } = await import('../../fs-gateway/tools/main.ts');
-      const compression = parseCompression(codec);
-      print({ ...(await setVolumeCompression({ metaUrl, name: options.name, compression })) }, options.json);
+    .action(async (metaUrl: string, pairs: readonly string[], { name, json }: ToolOptions) => {
+      const { configure } = await import('../../fs-gateway/tools/main.ts');
+      print({ ...(await configure({ metaUrl, name, options: keyValues(pairs) })) }, json);
     });
 
   fs.command('fsck <meta-url>')

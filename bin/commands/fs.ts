@@ -1,7 +1,8 @@
 /** `penstock fs format|mount|umount|stats|upgrade`; the tools are in fs-tools.ts. */
 import { InvalidArgumentError, type Command } from 'commander';
-import { isCode, PenstockError } from '../../lib/errors.ts';
+import { isCode } from '../../lib/errors.ts';
 import { parseBytes } from '../../lib/units.ts';
+import { keyValues } from './fs-arguments.ts';
 import { addFsSpaceCommands } from './fs-space.ts';
 import { addFsToolCommands } from './fs-tools.ts';
 import { EXIT_FAILED, EXIT_PARTLY, print, reportToParent, untilSignal } from '../output.ts';
@@ -39,16 +40,6 @@ function parseSize(text: string): number {
 }
 
 /** `K=V` pairs. Throws `usage`. */
-function keyValues(pairs: readonly string[]): Record<string, string> {
-  return Object.fromEntries(
-    pairs.map((pair) => {
-      const at = pair.indexOf('=');
-      if (at < 1) throw new PenstockError('usage', `--option ${pair}: expected K=V`);
-      return [pair.slice(0, at), pair.slice(at + 1)];
-    }),
-  );
-}
-
 export function addFsCommands(program: Command): void {
   const fs = program.command('fs').description('the shared file system: volumes and mounts');
 

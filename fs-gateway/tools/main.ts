@@ -7,15 +7,15 @@ import type { MetaEngine } from '../../lib/meta/engine.ts';
 import { PenstockError } from '../../lib/errors.ts';
 import { absoluteUrl, openMeta, openStore } from '../../lib/registry.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
-import type { VolumeFormat } from '../../lib/volume/format.ts';
 import { Records } from '../csi/records.ts';
 import { controlRequest } from '../fuse/control.ts';
-import { requireFormat, splitMetaUrl, volumeInfo } from '../main.ts';
+import { parseOptions, requireFormat, splitMetaUrl, volumeInfo } from '../main.ts';
 import { createBackup, listBackups } from './backup.ts';
 import type { Backup } from './backup.ts';
 import { cloneTree, createSnapshot, deleteSnapshot, listSnapshots } from './clone.ts';
 import type { CloneOptions, CopyReport, Snapshot } from './clone.ts';
-import { setCompression } from './compression.ts';
+import { configureVolume } from './config.ts';
+import type { ConfigReport } from './config.ts';
 import { dumpVolume } from './dump.ts';
 import type { DumpReport } from './dump.ts';
 import { verifyDump } from './dump-file.ts';
@@ -43,11 +43,12 @@ export interface ToolRequest {
   readonly progress?: Progress;
 }
 
-/** In what new blocks are stored; see compression.ts. */
-export async function setVolumeCompression(
-  request: ToolRequest & { readonly compression: VolumeFormat['compression'] },
-): Promise<VolumeFormat> {
-  return withVolume(request, ({ engine, volume }) => setCompression(engine, volume, request.compression));
+/** Changes the options of a volume, as people write them (`trash=7d`), or shows them when there is none; see config.ts. */
+export async function configure(
+  request: ToolRequest & { readonly options: Readonly<Record<string, string>> },
+): Promise<ConfigReport> {
+  const options = parseOptions(request.options);
+  return withVolume(request, ({ engine, volume }) => configureVolume(engine, volume, options));
 }
 
 /** Deletes what nothing refers to any more; see gc.ts. */

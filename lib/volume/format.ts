@@ -101,17 +101,20 @@ export function parseFormat(value: Buffer, volume: string): VolumeFormat {
   );
 }
 
+function checkFormat(format: VolumeFormat): VolumeFormat {
+  const checked = formatSchema.safeParse(format);
+  if (checked.success) return checked.data;
+  throw new PenstockError('config', `options of volume '${format.volume}': ${z.prettifyError(checked.error)}`);
+}
+
 /**
  * Writes the record and the root directory. Throws `exists` when the volume has a format, `config` for a value out of range.
  */
 export async function writeFormat(engine: MetaEngine, format: Omit<VolumeFormat, 'version'>): Promise<VolumeFormat> {
   const keys = new VolumeKeys(format.volume);
   const version = format.compression === 'none' ? 1 : COMPRESSED_VERSION;
-  const checked = formatSchema.safeParse({ ...format, version });
-  if (!checked.success) {
-    throw new PenstockError('config', `options of volume '${format.volume}': ${z.prettifyError(checked.error)}`);
-  }
-  const record = { key: keys.formatKey, value: Buffer.from(JSON.stringify(checked.data)) };
+  const checked = checkFormat({ ...format, version });
+  const record = { key: keys.formatKey, value: Buffer.from(JSON.stringify(checked)) };
   const absent = { key: keys.formatKey, version: null };
   const root = keys.inode(ROOT_INO);
   const rootValue = encodeInode(newInode(S_IFDIR | 0o755, 0, 0, BigInt(format.createdMs) * 1_000_000n, { parent: 0 }));
@@ -120,16 +123,16 @@ export async function writeFormat(engine: MetaEngine, format: Omit<VolumeFormat,
     write: [record, { key: root, value: rootValue }],
     patch: [...initialCounters(keys)],
   });
-  if (fresh.ok) return checked.data;
+  if (fresh.ok) return checked;
   // A lake may have made its root before the volume was formatted: keep that one.
   const overLake = fresh.mismatches.some((m) => m.index === 0)
     ? fresh
     : await engine.commit({ compare: [absent], write: [record] });
-  if (overLake.ok) return checked.data;
+  if (overLake.ok) return checked;
   throw new PenstockError('exists', `volume '${format.volume}' is already formatted`);
 }
 
-/** Changes the record of a formatted volume. Throws `not-found`, and `conflict` when another did at the same time. */
+/** Changes the record of a formatted volume. Throws `not-found`, `config` for a value out of range, and `conflict` when another did at the same time. */
 export async function changeFormat(
   engine: MetaEngine,
   volume: string,
@@ -140,7 +143,7 @@ export async function changeFormat(
   if (stored === null || stored === undefined) {
     throw new PenstockError('not-found', `volume '${volume}' is not formatted`);
   }
-  const changed = formatSchema.parse(change(parseFormat(stored.value, volume)));
+  const changed = checkFormat(change(parseFormat(stored.value, volume)));
   const written = await engine.commit({
     compare: [{ key, version: stored.version }],
     write: [{ key, value: Buffer.from(JSON.stringify(changed)) }],

@@ -6,12 +6,12 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { formatVolume, umountVolume } from '../../fs-gateway/main.ts';
 import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
 import {
+  configure,
   dumpToFile,
   fsckVolume,
   gcVolume,
   infoOf,
   loadFromFile,
-  setVolumeCompression,
   snapshotVolume,
 } from '../../fs-gateway/tools/main.ts';
 import { Errno } from '../../fs-gateway/vfs/operations.ts';
@@ -249,7 +249,7 @@ test('an existing volume: new blocks in zstd, later again as they are, all reada
     const before = storedBytes(volume);
     const open = await openTestVolume(volume, name);
     await writeElsewhere(open, name, content);
-    await expect(setVolumeCompression({ metaUrl: volume.metaUrl, compression: 'none' })).rejects.toMatchObject({
+    await expect(configure({ metaUrl: volume.metaUrl, options: { compression: 'none' } })).rejects.toMatchObject({
       code: 'held',
       message: expect.stringContaining(`/nowhere/${name}`) as string,
     });
@@ -257,11 +257,11 @@ test('an existing volume: new blocks in zstd, later again as they are, all reada
     return storedBytes(volume) - before;
   };
   expect(await write('a')).toBe(content.length);
-  const changed = await setVolumeCompression({ metaUrl: volume.metaUrl, compression: 'zstd' });
+  const changed = await configure({ metaUrl: volume.metaUrl, options: { compression: 'zstd' } });
   expect(changed).toMatchObject({ version: 2, compression: 'zstd' });
   expect(await write('b')).toBeLessThan(content.length / 8);
   // Version 2 stays: there are compressed blocks.
-  expect(await setVolumeCompression({ metaUrl: volume.metaUrl, compression: 'none' })).toMatchObject({ version: 2 });
+  expect(await configure({ metaUrl: volume.metaUrl, options: { compression: 'none' } })).toMatchObject({ version: 2 });
   expect(await write('c')).toBe(content.length);
   for (const name of ['a', 'b', 'c']) expect((await cold(volume, name)).equals(content)).toBe(true);
 });

@@ -42,6 +42,19 @@ test('0 when all is well, 3 when something is left, 2 for bad usage, 1 for an er
   expect(readdirSync(volume.base)).not.toContain('x.db');
 });
 
+test('options of a volume are shown and changed', async () => {
+  const { metaUrl } = await testVolume();
+  expect(await penstock('config', metaUrl)).toMatchObject({ status: 0, json: { trashMs: 0, outdatedMounts: [] } });
+  expect(await penstock('config', metaUrl, 'trash=2d', 'gc=12h')).toMatchObject({
+    status: 0,
+    json: { trashMs: 172_800_000, gcMs: 43_200_000 },
+  });
+  expect(await penstock('config', metaUrl, 'trash')).toMatchObject({ status: 2 });
+  const refused = await penstock('config', metaUrl, 'blockSize=1MiB');
+  expect(refused).toMatchObject({ status: 2 });
+  expect(refused.stderr).toContain('blockSize of volume');
+});
+
 test('quotas are set and shown, also of the volume', async () => {
   const volume = await testVolume();
   const limited = await penstock('quota', 'set', volume.metaUrl, '/', '--bytes', '1GB', '--inodes', '1000');
