@@ -33,7 +33,7 @@ const MATRIX: Readonly<Record<string, object>> = {
       nodeSelector: { edge: 'true' },
       priorityClassName: 'high',
     },
-    lander: { keda: { enabled: true } },
+    lander: { replicas: 2 },
     bucket: { create: true, name: 'plant-lake' },
     compactor: { shards: 4, karpenter: { enabled: true }, scratch: { hostPath: '/mnt/nvme' } },
     control: { replicas: 2, service: { type: 'LoadBalancer', annotations: { a: 'b' } } },
@@ -63,7 +63,7 @@ const MATRIX: Readonly<Record<string, object>> = {
 };
 
 /** Their schemas are not Kubernetes' own. */
-const CUSTOM = 'VolumeSnapshotClass,ServiceMonitor,PodMonitor,PrometheusRule,ScaledObject,NodePool,Bucket,Application';
+const CUSTOM = 'VolumeSnapshotClass,ServiceMonitor,PodMonitor,PrometheusRule,NodePool,Bucket,Application';
 
 interface KubeconformReport {
   readonly summary: Readonly<Record<string, number>>;
