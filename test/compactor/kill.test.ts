@@ -69,6 +69,7 @@ test('killed at random, again and again', async () => {
     liveFiles: 3,
   });
   expect((await datasetStats(pipeline.lake, DATASET)).liveRows).toBe(2 * (produced - bad - repeated));
-  // The scratch directories of the killed are gone, their own too.
-  expect(readdirSync(join(pipeline.dir, 'scratch'))).toEqual([]);
+  // The scratch directories of the killed are gone, their own too; empty ones of those killed before they had the lock stay for an hour.
+  const left = readdirSync(join(pipeline.dir, 'scratch')).filter((name) => !name.startsWith('new-'));
+  expect(left).toEqual([]);
 }, 60_000);
