@@ -1,47 +1,33 @@
 /** A pipeline whose tables are in another program's catalog, and what must be true of it whenever nobody works on it. */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { expect, onTestFinished } from 'vitest';
-import { parseConfig } from '../../lib/config/load.ts';
-import { pipelineSchema } from '../../lib/config/pipeline.ts';
+import { expect } from 'vitest';
 import { readQuarantine } from '../../lib/lake/quarantine.ts';
-import { openLake, openPipelineLog } from '../../lib/lake/ports.ts';
 import type { LakeContext } from '../../lib/table/table.ts';
 import { ensureHourDirectories } from '../../lib/volume/lake-directories.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { loadLive } from '../../lib/volume/listing-load.ts';
 import { decodePointer } from '../../lib/volume/listing.ts';
 import { collect } from '../support/collect.ts';
-import { tempDir } from '../support/temp.ts';
 import {
   DATASET,
   expectAccounts,
   foreignRecord,
   HOUR_MS,
   liveFiles,
-  pipelineYaml,
+  openTestPipeline,
   readRows,
   recordOf,
   type TestPipeline,
-  TOPIC,
 } from './pipeline.ts';
 
 const HOUR = HOUR_MS / 3_600_000;
 export const PER_LANDING = 20;
 
 export async function openForeignPipeline(catalog: string): Promise<TestPipeline> {
-  const dir = tempDir('pipeline');
-  const yaml = pipelineYaml(dir, '', `catalog: { uri: '${catalog}' }`);
-  writeFileSync(join(dir, 'pipeline.yaml'), yaml);
-  const config = parseConfig(yaml, 'pipeline.yaml', pipelineSchema);
-  const log = await openPipelineLog(config, dir);
-  const ports = await openLake(config, dir, 'test');
-  onTestFinished(async () => {
-    await ports.close();
-    await log.close();
-  });
-  await log.ensureTopic(TOPIC, { partitions: 2, retentionMs: 7 * 86_400_000 });
-  return { dir, yaml, config, log, lake: ports.lake };
+  const pipeline = await openTestPipeline('', `catalog: { uri: '${catalog}' }`);
+  writeFileSync(join(pipeline.dir, 'pipeline.yaml'), pipeline.yaml);
+  return pipeline;
 }
 
 /** Readings of two hours, every tenth one a repeat of the one before, and one record that fits nowhere. */

@@ -3,32 +3,15 @@ import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { LandingHealth } from '../../compactor/lander/landing-health.ts';
 import { land } from '../../compactor/main.ts';
-import { parseConfig } from '../../lib/config/load.ts';
-import { pipelineSchema } from '../../lib/config/pipeline.ts';
-import { openPipelineLog } from '../../lib/lake/ports.ts';
 import { until } from '../support/mount-guard.ts';
-import { startRedis } from '../support/redis.ts';
 import { missing } from '../support/services.ts';
-import { tempDir } from '../support/temp.ts';
-import { DATASET, HOUR_MS, recordOf, TestProducer, TOPIC } from './pipeline.ts';
+import { DATASET, HOUR_MS, recordOf, TestProducer } from './pipeline.ts';
+import { openRedisPipeline } from './redis-pipeline.ts';
 
 test.skipIf(missing('redis-server'))(
   'is ready when it reads, alive while it cannot, and counts what landed',
   async () => {
-    const redis = await startRedis('--appendonly', 'yes');
-    onTestFinished(() => redis.stop());
-    const dir = tempDir('lander-health');
-    const yaml = [
-      `log: file:${join(dir, 'log')}`,
-      `store: dir:${join(dir, 'objects')}`,
-      `meta: ${redis.url()}`,
-      `datasets: [{ name: ${DATASET}, topic: ${TOPIC}, eventTime: ts }]`,
-      `lander: { commitEvery: 20ms }`,
-    ].join('\n');
-    const config = parseConfig(yaml, 'pipeline.yaml', pipelineSchema);
-    const log = await openPipelineLog(config, dir);
-    onTestFinished(() => log.close());
-    await log.ensureTopic(TOPIC, { partitions: 1, retentionMs: 86_400_000 });
+    const { redis, dir, config, log } = await openRedisPipeline();
     const stop = new AbortController();
     onTestFinished(() => stop.abort());
     const listening = Promise.withResolvers<string>();

@@ -2,30 +2,13 @@
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { datasetStats, land, openLake } from '../../compactor/main.ts';
-import { parseConfig } from '../../lib/config/load.ts';
-import { pipelineSchema } from '../../lib/config/pipeline.ts';
-import { openPipelineLog } from '../../lib/lake/ports.ts';
 import { eventually } from '../support/processes.ts';
-import { startRedis } from '../support/redis.ts';
 import { missing } from '../support/services.ts';
-import { tempDir } from '../support/temp.ts';
-import { DATASET, HOUR_MS, recordOf, TestProducer, TOPIC } from './pipeline.ts';
+import { DATASET, HOUR_MS, recordOf, TestProducer } from './pipeline.ts';
+import { openRedisPipeline } from './redis-pipeline.ts';
 
 test.skipIf(missing('redis-server'))('goes on with a new session when Redis was killed and restarted', async () => {
-  const redis = await startRedis('--appendonly', 'yes');
-  onTestFinished(() => redis.stop());
-  const dir = tempDir('lander-session');
-  const yaml = [
-    `log: file:${join(dir, 'log')}`,
-    `store: dir:${join(dir, 'objects')}`,
-    `meta: ${redis.url()}`,
-    `datasets: [{ name: ${DATASET}, topic: ${TOPIC}, eventTime: ts }]`,
-    `lander: { commitEvery: 20ms }`,
-  ].join('\n');
-  const config = parseConfig(yaml, 'pipeline.yaml', pipelineSchema);
-  const log = await openPipelineLog(config, dir);
-  onTestFinished(() => log.close());
-  await log.ensureTopic(TOPIC, { partitions: 1, retentionMs: 86_400_000 });
+  const { redis, dir, config, log } = await openRedisPipeline();
   const producer = new TestProducer(log);
   const append = (from: number): Promise<void> => {
     const reading = (seq: number) => recordOf({ seq, value: { ts: HOUR_MS, seq } });

@@ -1,7 +1,7 @@
 /** What agents are to run with, through the API: versions, conditions, waiting, groups, and who may do what. */
 import { expect, test } from 'vitest';
 import { openTestPipeline } from '../compactor/pipeline.ts';
-import { type Answer, type Control, startControl } from './control.ts';
+import { type Answer, type Control, startControl, tokensOfRoles } from './control.ts';
 
 const FIRST = 'first-administrator-token-0123456789';
 
@@ -133,15 +133,7 @@ test('a group: its members run with what it has, an own configuration goes befor
 test('each role may do what it may: an agent asks for its own configuration only, an operator does not say what runs on a node', async () => {
   const pipeline = await openTestPipeline();
   const control = await startControl(pipeline.config, pipeline.dir, FIRST);
-  const tokens: Record<string, string> = { admin: FIRST };
-  for (const [name, role] of [
-    ['v', 'viewer'],
-    ['o', 'operator'],
-    ['edge-1', 'agent'],
-  ] as const) {
-    const made = await control.request('POST', '/v1/tokens', { token: FIRST, body: { name, role } });
-    tokens[role] = String(made.json['token']);
-  }
+  const tokens = await tokensOfRoles(control, FIRST);
   const body = { config: configOf(1) };
   const rules: readonly (readonly [method: string, path: string, options: object, allowed: string, status: number])[] =
     [

@@ -1,7 +1,7 @@
 import { request } from 'node:http';
 import { expect, test } from 'vitest';
 import { openTestPipeline } from '../compactor/pipeline.ts';
-import { type Control, startControl } from './control.ts';
+import { type Control, startControl, tokensOfRoles } from './control.ts';
 
 const FIRST = 'first-administrator-token-0123456789';
 
@@ -12,16 +12,7 @@ async function withTokens(): Promise<{
 }> {
   const pipeline = await openTestPipeline();
   const control = await startControl(pipeline.config, pipeline.dir, FIRST);
-  const tokens: Record<string, string> = { admin: FIRST };
-  for (const [name, role] of [
-    ['v', 'viewer'],
-    ['o', 'operator'],
-    ['edge-1', 'agent'],
-  ] as const) {
-    const made = await control.request('POST', '/v1/tokens', { token: FIRST, body: { name, role } });
-    expect(made.status, made.text).toBe(201);
-    tokens[role] = String(made.json['token']);
-  }
+  const tokens = await tokensOfRoles(control, FIRST);
   return { control, tokens, dir: pipeline.dir };
 }
 

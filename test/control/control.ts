@@ -100,6 +100,21 @@ export async function startControl(config: PipelineConfig, baseDir: string, firs
   return new Control(serving, end);
 }
 
+/** A token of each role, by role; `first` is the administrator's. */
+export async function tokensOfRoles(control: Control, first: string): Promise<Readonly<Record<string, string>>> {
+  const tokens: Record<string, string> = { admin: first };
+  for (const [name, role] of [
+    ['v', 'viewer'],
+    ['o', 'operator'],
+    ['edge-1', 'agent'],
+  ] as const) {
+    const made = await control.request('POST', '/v1/tokens', { token: first, body: { name, role } });
+    expect(made.status, made.text).toBe(201);
+    tokens[role] = String(made.json['token']);
+  }
+  return tokens;
+}
+
 export interface Landed {
   readonly pipeline: TestPipeline;
   readonly producer: TestProducer;

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import type { NewReading } from '../../../agent/spool/frame.ts';
-import { openSpool } from '../../../agent/spool/spool.ts';
+import { openSpool, type Spool } from '../../../agent/spool/spool.ts';
 import type { Receipt } from '../../../agent/spool/spool-state.ts';
 import { isCode } from '../../../lib/errors.ts';
 import { tempDir } from '../../support/temp.ts';
@@ -290,16 +290,24 @@ describe('a full spool', () => {
   });
 });
 
+/** A spool on a disk of 2 MB. */
+async function spoolOnSmallDisk(): Promise<{ readonly dir: string; readonly spool: Spool }> {
+  const mount = tempDir('tmpfs');
+  const run = (command: string, ...args: string[]): number | null =>
+    spawnSync(command, args, { timeout: 10_000 }).status;
+  expect(run('mount', '-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', mount)).toBe(0);
+  onTestFinished(() => void run('umount', '-l', mount));
+  const dir = join(mount, 'spool');
+  return {
+    dir,
+    spool: await openSpool({ dir, agent: 'a', maxBytes: 1e9, whenFull: 'reject', segmentBytes: 200_000 }),
+  };
+}
+
 test.skipIf(process.platform !== 'linux' || process.getuid?.() !== 0)(
   'a full disk refuses readings, keeps the accepted ones, and still takes the acknowledgement that frees it (needs root for a tmpfs)',
   async () => {
-    const mount = tempDir('tmpfs');
-    const run = (command: string, ...args: string[]): number | null =>
-      spawnSync(command, args, { timeout: 10_000 }).status;
-    expect(run('mount', '-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', mount)).toBe(0);
-    onTestFinished(() => void run('umount', '-l', mount));
-    const dir = join(mount, 'spool');
-    const spool = await openSpool({ dir, agent: 'a', maxBytes: 1e9, whenFull: 'reject', segmentBytes: 200_000 });
+    const { dir, spool } = await spoolOnSmallDisk();
     let accepted = 0;
     let refused = 0;
     while (refused < 5) {
@@ -329,13 +337,7 @@ test.skipIf(process.platform !== 'linux' || process.getuid?.() !== 0)(
 test.skipIf(process.platform !== 'linux' || process.getuid?.() !== 0)(
   'sources that try again and again on a full disk leave the room that an acknowledgement needs (needs root for a tmpfs)',
   async () => {
-    const mount = tempDir('tmpfs');
-    const run = (command: string, ...args: string[]): number | null =>
-      spawnSync(command, args, { timeout: 10_000 }).status;
-    expect(run('mount', '-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', mount)).toBe(0);
-    onTestFinished(() => void run('umount', '-l', mount));
-    const dir = join(mount, 'spool');
-    const spool = await openSpool({ dir, agent: 'a', maxBytes: 1e9, whenFull: 'reject', segmentBytes: 200_000 });
+    const { spool } = await spoolOnSmallDisk();
     const fill = async (bytes: number): Promise<void> => {
       for (;;) await spool.append([readingOf('.'.repeat(bytes))]);
     };
