@@ -1,13 +1,9 @@
 /** A real schema registry (Apicurio, with its records in memory) on a free port of the loopback interface. */
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { closeSync, openSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
-import { onTestFinished } from 'vitest';
 import { freePorts } from './kafka.ts';
 import { requireService } from './services.ts';
 import { tempDir } from './temp.ts';
+import { startJavaServer } from './java-server.ts';
 
 /** A cold JVM on a machine that runs other tests. */
 const START_DEADLINE_MS = 55_000;
@@ -24,25 +20,14 @@ export class SchemaRegistryServer {
     const jar = join(requireService('apicurio'), 'apicurio-registry-app-3.0.9-runner.jar');
     const [port = 0] = await freePorts(1);
     const log = join(tempDir('registry'), 'registry.log');
-    const output = openSync(log, 'w');
-    const options = ['-Xmx400m', '-XX:+UseSerialGC', '-XX:TieredStopAtLevel=1', '-Xshare:auto'];
-    const settings = ['-Dquarkus.http.host=127.0.0.1', `-Dquarkus.http.port=${port}`];
-    const child = spawn('java', [...options, ...settings, '-jar', jar], { stdio: ['ignore', output, output] });
-    closeSync(output);
-    onTestFinished(async () => {
-      if (child.exitCode !== null) return;
-      const exited = once(child, 'exit');
-      child.kill('SIGKILL');
-      await exited;
-    });
     const registry = new SchemaRegistryServer(port);
-    const deadline = performance.now() + START_DEADLINE_MS;
-    while (!(await registry.#answers())) {
-      if (child.exitCode !== null || performance.now() > deadline) {
-        throw new Error(`the schema registry did not start:\n${readFileSync(log, 'utf8').slice(-4000)}`);
-      }
-      await delay(100);
-    }
+    await startJavaServer({
+      name: 'the schema registry',
+      args: ['-Xmx400m', '-Dquarkus.http.host=127.0.0.1', `-Dquarkus.http.port=${port}`, '-jar', jar],
+      log,
+      deadlineMs: START_DEADLINE_MS,
+      answers: () => registry.#answers(),
+    });
     return registry;
   }
 
