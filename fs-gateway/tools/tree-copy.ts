@@ -18,6 +18,7 @@ import {
   INODE_INLINE,
   INODE_LISTING,
   INODE_PAGED,
+  INODE_TRASHED,
   INODE_XATTRS,
   countedBytes,
   isDirectory,
@@ -257,7 +258,7 @@ export class TreeCopy {
       nlink: directory ? 2 : 1,
       parent: directory ? parent : 0,
     };
-    const dropped = INODE_FROZEN | INODE_IMMUTABLE | INODE_LISTING;
+    const dropped = INODE_FROZEN | INODE_IMMUTABLE | INODE_LISTING | INODE_TRASHED;
     // What a listing shows are plain entries in the copy; their times are those of the original.
     const mtimeNs = directory && node.entriesChangedNs > inode.mtimeSetNs ? node.entriesChangedNs : inode.mtimeNs;
     const flags = (inode.flags & ~dropped) | (frozen ? INODE_FROZEN : 0);

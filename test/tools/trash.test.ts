@@ -1,5 +1,6 @@
 import { expect, onTestFinished, test } from 'vitest';
 import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
+import { cloneTree } from '../../fs-gateway/tools/clone.ts';
 import { collectGarbage } from '../../fs-gateway/tools/gc.ts';
 import { getQuota, setQuota } from '../../fs-gateway/tools/quota.ts';
 import { TrashCan } from '../../fs-gateway/tools/trash.ts';
@@ -41,6 +42,12 @@ async function content(volume: TestVolume, parent: bigint, name: string): Promis
 async function contentOf(open: OpenVolume, parent: bigint, name: string): Promise<string> {
   const { ino, size } = await lookUp(open, parent, name);
   return (await open.operations.read(caller(), ino, 0n, 0n, Number(size), 0)).toString();
+}
+
+async function walk(open: OpenVolume, names: readonly string[]): Promise<bigint> {
+  let ino = 1n;
+  for (const name of names) ino = (await lookUp(open, ino, name)).ino;
+  return ino;
 }
 
 function suite(newVolume: NewVolume): void {
@@ -95,6 +102,40 @@ function suite(newVolume: NewVolume): void {
     expect(await content(volume, 1n, 'file.old')).toBe('old');
     expect(await content(volume, 1n, 'file')).toBe('new');
     await expect((await trash()).restore(['/file'])).rejects.toMatchObject({ code: 'not-found' });
+    await expectSound(volume);
+  });
+
+  test('a clone of what is in the trash is not in the trash', async () => {
+    const { volume, open, engine, trash } = await bench(await newVolume(OPTIONS));
+    await writeFile(open, 'file', Buffer.alloc(900, 'x'));
+    await makeDirectory(open, 'folder');
+    await open.operations.unlink(caller(), 1n, 'file');
+    await open.operations.rmdir(caller(), 1n, 'folder');
+    const removed = await (await trash()).list();
+    const [hour] = await namesIn(open, (await lookUp(open, 1n, '.trash')).ino);
+    const inTrash = await namesIn(open, await walk(open, ['.trash', hour ?? '']));
+    await makeDirectory(open, 'back');
+    await setQuota(engine, 'lake', '/back', { bytesMax: 2000 });
+    const options = { engine, volume: 'lake', clock: systemClock };
+    for (const name of ['file', 'folder']) {
+      const found = inTrash.find((entry) => entry.endsWith(`-${name}`)) ?? '';
+      await cloneTree(options, `/.trash/${hour ?? ''}/${found}`, `/back/${name}`);
+    }
+    await cloneTree(options, `/.trash/${hour ?? ''}`, '/back/hour');
+    const again = await openTestVolume(volume, 'again');
+    const back = (await lookUp(again, 1n, 'back')).ino;
+    const { ino, nlink } = await lookUp(again, back, 'file');
+    expect(nlink).toBe(1);
+    await again.operations.link(caller(), ino, back, 'second name');
+    // A directory of the copy can be filled, and what is removed from it goes to the trash like anything else.
+    for (const name of ['folder', 'hour']) {
+      const directory = (await lookUp(again, back, name)).ino;
+      await writeFile(again, `new in ${name}`, Buffer.from('new'), directory);
+      await again.operations.unlink(caller(), directory, `new in ${name}`);
+    }
+    expect(await getQuota(engine, 'lake', '/back')).toMatchObject({ bytes: 1800 });
+    const paths = (await (await trash()).list()).map(({ path }) => path);
+    expect(paths).toEqual([...removed.map(({ path }) => path), '/back/folder/new in folder', '/back/hour/new in hour']);
     await expectSound(volume);
   });
 
