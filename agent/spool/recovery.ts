@@ -95,6 +95,7 @@ async function recover(dir: string): Promise<RecoveredSpool> {
   const last = segments.at(-1);
   if (last !== undefined && lastHead !== undefined) {
     state.apply(lastHead);
+    state.eras.restore(lastHead.eras.length > 0 ? lastHead.eras : erasOf(segments));
     const replayed = await replay(last, state);
     if (replayed.aside !== undefined) setAside.push(replayed.aside);
     uncertain ||= replayed.uncertain;
@@ -105,6 +106,16 @@ async function recover(dir: string): Promise<RecoveredSpool> {
     await syncDirectory(dir);
   }
   return { segments, state, lastNumber, uncertain, setAside };
+}
+
+/** Of a version that did not keep them: what the heads of the segments say. */
+function erasOf(segments: readonly Segment[]): SegmentHead['eras'] {
+  const eras: SegmentHead['eras'] = [];
+  for (const { agent, incarnation, startSeqs } of segments) {
+    const last = eras.at(-1);
+    if (last?.[0] !== agent || last[1] !== incarnation) eras.push([agent, incarnation, [...startSeqs]]);
+  }
+  return eras;
 }
 
 async function readHead(path: string, number: number): Promise<{ segment: Segment; head: SegmentHead } | undefined> {

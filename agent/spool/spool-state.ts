@@ -3,7 +3,7 @@
  * the ranges that were dropped on purpose. It has no file of its own: a segment begins with a head frame that holds all of it, and state
  * frames behind it hold changes, in the same group (one write, one sync) as the readings they belong to.
  *
- *   head, state  JSON { segment, agent, incarnation,                      (head only)
+ *   head, state  JSON { segment, agent, incarnation, eras,                (head only; eras.ts)
  *                       topics: [[id, name, nextSeq, acknowledgedSeq]],
  *                       checkpoints: [[source, state | null]],            (null: forgotten)
  *                       receipts: [[source, [[id, content | null]]]],     (null: forgotten)
@@ -17,6 +17,7 @@
 import { z } from 'zod';
 import { PenstockError } from '../../lib/errors.ts';
 import { mergeRanges, type SeqRange } from '../seq-ranges.ts';
+import { Eras, erasSchema } from './eras.ts';
 import { GAPS_TOPIC } from './gap-report.ts';
 
 /** A topic id has 16 bits in a frame. Far above any sensible number of topics of one node. */
@@ -57,6 +58,8 @@ const headSchema = z.strictObject({
   segment: z.int().positive(),
   agent: z.string(),
   incarnation: z.string(),
+  /** A spool of a version that did not keep them has none. */
+  eras: erasSchema.default([]),
   ...deltaSchema.shape,
 });
 export type StateDelta = z.infer<typeof deltaSchema>;
@@ -96,6 +99,7 @@ export function encodeState(state: StateDelta | SegmentHead): Buffer {
 }
 
 export class SpoolState {
+  readonly eras = new Eras();
   readonly #byName = new Map<string, TopicState>();
   readonly #byId = new Map<number, TopicState>();
   #lastId = 0;
@@ -177,9 +181,10 @@ export class SpoolState {
   }
 
   /** Everything, for the head of a new segment. */
-  snapshot(): StateDelta {
+  snapshot(): StateDelta & Pick<SegmentHead, 'eras'> {
     const topics = this.topics();
     return {
+      eras: this.eras.snapshot(topics),
       topics: topics.map((topic) => [topic.id, topic.name, topic.nextSeq, topic.acknowledged]),
       checkpoints: [...this.#checkpoints],
       receipts: [...this.#receipts].map(([source, receipts]) => [source, [...receipts]]),

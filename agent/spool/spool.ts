@@ -13,14 +13,13 @@
  * Limits: `maxBytes` of segments (at least 1 MiB); PENDING_BYTES_MAX of memory for the group that collects; a reading has at most
  * READING_BYTES_MAX.
  */
-import { unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { systemClock, type Clock } from '../../lib/clock.ts';
 import { describeError, PenstockError } from '../../lib/errors.ts';
 import { acquireProcessLock, type ProcessLock } from '../../lib/process-lock.ts';
 import { DiskReserve } from './disk-reserve.ts';
-import { DropPlanner, droppedRanges, thinSegment, type DropPolicy, type Thinning } from './dropping.ts';
-import { makeDirectory, syncDirectory } from '../../lib/durable-files.ts';
+import { DropPlanner, droppedRanges, type DropPolicy, type Thinning } from './dropping.ts';
+import { makeDirectory } from '../../lib/durable-files.ts';
 import { isSurelyFine, refusal, type NewReading } from './frame.ts';
 import { loadIdentity, machineFingerprint, renewIdentity, type Identity } from './identity.ts';
 import { PayloadPool, PendingGroup } from './pending-group.ts';
@@ -28,9 +27,10 @@ import { segmentBytesFor } from './segment-files.ts';
 import { recoverSpool, type Segment } from './recovery.ts';
 import { SegmentWriter, SyncFailure } from './segment-writer.ts';
 import { gapReading } from './gap-report.ts';
-import { deliveredSegments, topicStats, type SpoolStats } from './spool-stats.ts';
+import { topicStats, type SpoolStats } from './spool-stats.ts';
 import type { SpoolEntry, SpoolGap, SpoolReader } from './spool-reader.ts';
 import type { Checkpoint, CheckpointState, Receipt, SpoolState } from './spool-state.ts';
+import { StoredSegments } from './stored-segments.ts';
 import { TopicReading } from './topic-reading.ts';
 import { WaitList } from './wait-list.ts';
 
@@ -64,6 +64,7 @@ export async function openSpool(options: SpoolOptions): Promise<Spool> {
     const identity = recovered.uncertain
       ? await renewIdentity(dir, agent, machine, clock.nowMs())
       : await loadIdentity(dir, agent, machine, clock.nowMs());
+    recovered.state.eras.begin(identity, recovered.state.topics());
     const writer = await SegmentWriter.create(dir, recovered.lastNumber + 1, identity, recovered.state);
     const spool = new Spool(options, lock, identity, recovered.state, recovered.segments, writer, recovered.setAside);
     await spool.removeDelivered();
@@ -86,9 +87,7 @@ export class Spool implements SpoolReader {
   readonly #pool = new PayloadPool();
   readonly #reserve: DiskReserve;
   readonly #setAside: string[];
-  /** Ascending; the last one is the writer's. */
-  #segments: Segment[];
-  #sealedBytes: number;
+  readonly #segments: StoredSegments;
   #writer: SegmentWriter;
   /** The topics that the writer's head names. Readings of others need a new head first: a frame holds only a topic's id. */
   #headTopics: ReadonlySet<string>;
@@ -119,8 +118,7 @@ export class Spool implements SpoolReader {
     this.#lock = lock;
     this.#planner = options.whenFull === 'reject' ? undefined : new DropPlanner(options.whenFull);
     this.#state = state;
-    this.#segments = [...sealed, writer.segment];
-    this.#sealedBytes = sealed.reduce((sum, segment) => sum + segment.bytes, 0);
+    this.#segments = new StoredSegments(options.dir, state, sealed, writer.segment);
     this.#writer = writer;
     this.#headTopics = new Set(state.topics().map((topic) => topic.name));
     this.#pending = new PendingGroup(this.#pool);
@@ -157,7 +155,7 @@ export class Spool implements SpoolReader {
 
   /** Throws `full` when an append would now be refused for want of room. */
   assertRoom(): void {
-    if (this.#options.whenFull === 'reject' && this.#bytes + this.#pending.bytes > this.#options.maxBytes) {
+    if (this.#options.whenFull === 'reject' && this.#segments.bytes + this.#pending.bytes > this.#options.maxBytes) {
       throw this.#fullError();
     }
   }
@@ -197,14 +195,14 @@ export class Spool implements SpoolReader {
   async read(topic: string, afterSeq: bigint, maxBytes: number): Promise<readonly SpoolEntry[]> {
     const state = this.#state.topic(topic);
     if (state === undefined) return [];
-    return this.#reading.read([...this.#segments], state, Number(afterSeq) + 1, maxBytes);
+    return this.#reading.read(this.#segments.all, state, Number(afterSeq) + 1, maxBytes);
   }
 
   acknowledge(topic: string, uptoSeq: bigint): void {
     const state = this.#state.topic(topic);
     if (state === undefined || Number(uptoSeq) <= state.acknowledged || this.#stopped !== undefined) return;
     this.#pending.acknowledge(topic, Math.min(Number(uptoSeq), state.nextSeq - 1));
-    this.#acknowledgeTimer ??= setTimeout(() => this.#start(), this.#forRoom.size > 0 ? 0 : ACKNOWLEDGE_DELAY_MS);
+    this.#startLater(this.#forRoom.size > 0 ? 0 : ACKNOWLEDGE_DELAY_MS);
   }
 
   acknowledgeRange(topic: string, fromSeq: bigint, toSeq: bigint): void {
@@ -213,7 +211,7 @@ export class Spool implements SpoolReader {
     const last = Math.min(Number(toSeq), (state?.nextSeq ?? 1) - 1);
     if (last < first || this.#stopped !== undefined) return;
     this.#pending.acknowledgeRange(topic, { first, last });
-    this.#acknowledgeTimer ??= setTimeout(() => this.#start(), this.#forRoom.size > 0 ? 0 : ACKNOWLEDGE_DELAY_MS);
+    this.#startLater(this.#forRoom.size > 0 ? 0 : ACKNOWLEDGE_DELAY_MS);
   }
 
   durablyAcknowledged(topic: string): bigint {
@@ -223,8 +221,12 @@ export class Spool implements SpoolReader {
   async recordGap(gap: SpoolGap): Promise<void> {
     this.#assertOpen();
     const nowMs = (this.#options.clock ?? systemClock).nowMs();
-    const range = { first: Number(gap.fromSeq), last: Number(gap.toSeq) };
-    this.#pending.addReport(gapReading(gap, this.identity, nowMs), gap.topic, range);
+    const { agent } = this.identity;
+    const topicId = this.#state.topic(gap.topic)?.id ?? 0;
+    for (const part of this.#state.eras.ownersOf(topicId, { first: Number(gap.fromSeq), last: Number(gap.toSeq) })) {
+      const told = { ...gap, fromSeq: BigInt(part.first), toSeq: BigInt(part.last) };
+      this.#pending.addReport(gapReading(told, agent, part.owner, nowMs), gap.topic, part);
+    }
     const settled = this.#pending.settled();
     this.#start();
     await settled;
@@ -255,18 +257,25 @@ export class Spool implements SpoolReader {
 
   stats(): SpoolStats {
     return {
-      bytes: this.#bytes,
+      bytes: this.#segments.bytes,
       maxBytes: this.#options.maxBytes,
-      segments: this.#segments.length,
+      segments: this.#segments.all.length,
       setAside: this.#setAside,
       ...topicStats(this.#state),
     };
   }
 
-  /** Resolves when everything appended so far, and the acknowledgements, are durable or refused. */
+  /**
+   * Resolves when everything appended so far, and the acknowledgements, are durable or refused. Acknowledgements that the disk refuses
+   * twice are tried again later; should the process end before, the next start delivers nothing twice all the same (send intents).
+   */
   async sync(): Promise<void> {
-    this.#start();
-    await this.#running;
+    // What a group that failed has left over is not written by the run that failed.
+    for (let attempt = 0; attempt < 2; attempt += 1) {
+      this.#start();
+      await this.#running;
+      if (this.#pending.isEmpty) return;
+    }
   }
 
   async close(): Promise<void> {
@@ -275,10 +284,6 @@ export class Spool implements SpoolReader {
     await this.#running;
     await this.#writer.close();
     this.#lock.release();
-  }
-
-  get #bytes(): number {
-    return this.#sealedBytes + this.#writer.segment.bytes;
   }
 
   #assertOpen(): void {
@@ -299,6 +304,14 @@ export class Spool implements SpoolReader {
     this.#running ??= new Promise<void>((resolve) => {
       setImmediate(() => void this.#run().then(resolve));
     });
+  }
+
+  #startLater(delayMs: number): void {
+    this.#acknowledgeTimer ??= setTimeout(() => {
+      // Also where a writer is at work that will leave something over: the next one who comes sets a timer again.
+      this.#acknowledgeTimer = undefined;
+      this.#start();
+    }, delayMs);
   }
 
   async #run(): Promise<void> {
@@ -340,7 +353,7 @@ export class Spool implements SpoolReader {
       if (isRoomWanted && this.#hasData() && this.topics().length === 0) await this.#roll();
       else await this.removeDelivered();
     }
-    await this.#thin(thinnings);
+    await this.#segments.thin(thinnings);
   }
 
   /** Refuses what was to be stored, and writes what else there is; false when that has to wait. */
@@ -356,7 +369,7 @@ export class Spool implements SpoolReader {
     if (failure.code === 'full' && (await this.#commitRest(rest))) return true;
     rest.fail(failure, this.#pending);
     if (!this.#pending.isEmpty && this.#stopped === undefined) {
-      this.#acknowledgeTimer ??= setTimeout(() => this.#start(), ACKNOWLEDGE_DELAY_MS);
+      this.#startLater(ACKNOWLEDGE_DELAY_MS);
     }
     return false;
   }
@@ -393,48 +406,27 @@ export class Spool implements SpoolReader {
       this.#state,
     );
     await this.#writer.close();
-    this.#sealedBytes += this.#writer.segment.bytes;
     this.#writer = next;
-    this.#segments.push(next.segment);
+    this.#segments.roll(next.segment);
     this.#headTopics = new Set(this.#state.topics().map((topic) => topic.name));
     await this.removeDelivered();
   }
 
   /** Deletes the sealed segments that nobody needs any more. */
   async removeDelivered(): Promise<void> {
-    const removable = deliveredSegments(this.#segments, this.#state);
-    if (removable.length === 0) return;
-    this.#segments = this.#segments.filter((segment) => !removable.includes(segment));
-    for (const segment of removable) {
-      this.#sealedBytes -= segment.bytes;
-      await unlink(segment.path);
-    }
-    await syncDirectory(this.#options.dir);
-    this.#forRoom.wake();
+    if (await this.#segments.removeDelivered()) this.#forRoom.wake();
   }
 
   /** Under a dropping policy: plans what is given up for this group, which records the ranges. */
   async #makeRoom(group: PendingGroup): Promise<readonly Thinning[]> {
-    const excess = this.#bytes + group.bytes - this.#options.maxBytes;
+    const excess = this.#segments.bytes + group.bytes - this.#options.maxBytes;
     if (this.#planner === undefined || group.readings === 0 || excess <= 0) return [];
-    const plan = await this.#planner.plan(this.#segments.slice(0, -1), excess, group.highestPriority());
+    const plan = await this.#planner.plan(this.#segments.sealed, excess, group.highestPriority());
     if (plan === null) throw this.#fullError();
     for (const thinning of plan) {
       for (const [topic, first, last] of await droppedRanges(thinning, this.#state)) group.drop(topic, first, last);
     }
     return plan;
-  }
-
-  /** Takes away what the last group recorded as dropped. */
-  async #thin(plan: readonly Thinning[]): Promise<void> {
-    for (const thinning of plan) {
-      const index = this.#segments.indexOf(thinning.segment);
-      // Deleted already: nothing in it was left.
-      if (index < 0) continue;
-      const thinned = await thinSegment(thinning);
-      this.#segments[index] = thinned;
-      this.#sealedBytes += thinned.bytes - thinning.segment.bytes;
-    }
   }
 }
 

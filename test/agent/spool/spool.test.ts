@@ -1,12 +1,13 @@
 import { spawnSync } from 'node:child_process';
-import { readdirSync, statSync } from 'node:fs';
+import { readdirSync, renameSync, statSync } from 'node:fs';
 import { join } from 'node:path';
+import { setImmediate } from 'node:timers/promises';
 import fc from 'fast-check';
-import { describe, expect, onTestFinished, test } from 'vitest';
+import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import type { NewReading } from '../../../agent/spool/frame.ts';
 import { openSpool, type Spool } from '../../../agent/spool/spool.ts';
 import type { Receipt } from '../../../agent/spool/spool-state.ts';
-import { isCode } from '../../../lib/errors.ts';
+import { isCode, PenstockError } from '../../../lib/errors.ts';
 import { tempDir } from '../../support/temp.ts';
 import { contentOf, readAll, readingOf, spoolIn } from './support.ts';
 
@@ -469,6 +470,42 @@ test('a gap whose record was refused is still a gap, until its record is on the 
   const again = await spoolIn(dir);
   expect((await again.read('t', 0n, 1))[0]).toMatchObject({ kind: 'delivered', toSeq: gap.toSeq });
   expect(await readAll(again, 'penstock.gaps')).toHaveLength(1);
+});
+
+test('sync writes the acknowledgements that a refused group has left over, too', async () => {
+  const dir = join(tempDir(), 'spool');
+  const spool = await spoolIn(dir);
+  await spool.append([readingOf('x')]);
+  // A topic that is new needs a new segment, which cannot be made now.
+  renameSync(dir, `${dir}.away`);
+  spool.acknowledge('t', 1n);
+  const refused = spool.append([readingOf('y', 'u')]);
+  const synced = spool.sync();
+  await expect(refused).rejects.toBeInstanceOf(PenstockError);
+  await synced;
+  expect(spool.durablyAcknowledged('t')).toBe(1n);
+  renameSync(`${dir}.away`, dir);
+  await spool.append([readingOf('y', 'u')]);
+});
+
+test('an acknowledgement whose time came while a group was being refused is written all the same', async () => {
+  const dir = join(tempDir(), 'spool');
+  const spool = await spoolIn(dir);
+  await spool.append([readingOf('x')]);
+  renameSync(dir, `${dir}.away`);
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+  onTestFinished(() => void vi.useRealTimers());
+  const refused = spool.append([readingOf('y', 'u')]);
+  // The writer has taken the group, and waits for the disk.
+  await setImmediate();
+  spool.acknowledge('t', 1n);
+  vi.advanceTimersByTime(10_000);
+  await expect(refused).rejects.toBeInstanceOf(PenstockError);
+  await setImmediate();
+  expect(spool.durablyAcknowledged('t')).toBe(0n);
+  vi.advanceTimersByTime(10_000);
+  await expect.poll(() => spool.durablyAcknowledged('t')).toBe(1n);
+  renameSync(`${dir}.away`, dir);
 });
 
 test('a spool with all the topics it may have can still tell of a gap', async () => {
