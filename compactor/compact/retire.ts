@@ -9,8 +9,10 @@ import { expireSnapshots, removeOrphans } from '../../lib/table/maintenance.ts';
 import { type LakeContext, loadTable } from '../../lib/table/table.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { expireListings } from '../../lib/volume/lake-expire.ts';
+import { openableNames } from '../../lib/volume/listed-hours.ts';
 import { clonedLakeObjects } from '../../lib/volume/references.ts';
 import { quarantineBucket } from '../../lib/lake/quarantine.ts';
+import { fileNameOf } from '../parquet-object.ts';
 
 /** A commit that is under way may take this long from its first object to its last. */
 const GRACE_MS_MIN = 3_600_000;
@@ -33,9 +35,15 @@ export async function removeReplaced(
   const snapshots = await expireSnapshots(lake, dataset, { olderThanMs: nowMs - options.keepReplacedMs, keepLast: 1 });
   const graceMs = Math.max(GRACE_MS_MIN, options.keepReplacedMs);
   const keys = new VolumeKeys(lake.volume);
+  let openable: Promise<ReadonlySet<string>> | undefined;
   const orphans = await removeOrphans(lake, dataset, {
     graceMs,
-    keep: (objects) => clonedLakeObjects(lake.engine, keys, objects),
+    keep: async (objects) => {
+      // Expiry goes by when a snapshot was made, not by when it was replaced: its files may have been replaced a minute ago.
+      openable ??= openableNames(lake.engine, lake.volume, dataset);
+      const [names, cloned] = [await openable, await clonedLakeObjects(lake.engine, keys, objects)];
+      return new Set(objects.filter((key) => cloned.has(key) || names.has(fileNameOf(key))));
+    },
     signal: options.signal,
   });
   const letters = await removeStrayDeadLetters(lake, dataset, nowMs - graceMs, options.signal);
