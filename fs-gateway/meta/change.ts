@@ -38,11 +38,24 @@ type Subject =
   | { readonly kind: 'entry'; readonly parent: number; readonly name: string }
   | { readonly kind: 'other'; readonly learn?: (current: Stored | null) => void };
 
+interface Put {
+  readonly subject: Subject;
+  readonly removed: boolean;
+  readonly put: (cache: MetaCache, version: Version) => void;
+}
+
 /** What the change adds to one quota; `root` is null for a volume without a limit. */
 interface Charge {
   readonly root: QuotaRoot | null;
   inodes: number;
   bytes: number;
+}
+
+/** A record that a change set or removed, as the last word on an inode or on what a directory names. */
+export interface LastWord {
+  readonly ino: number;
+  readonly key: Key;
+  readonly removed: boolean;
 }
 
 type Reading = ReturnType<MetaCache['beginNode']>;
@@ -83,7 +96,7 @@ export class Change {
   readonly #patch: Patch[] = [];
   readonly #feed = new Map<string, FeedChange[]>();
   /** Records that the change sets, and how the cache learns it. */
-  readonly #puts: { readonly subject: Subject; readonly put: (cache: MetaCache, version: Version) => void }[] = [];
+  readonly #puts: Put[] = [];
   readonly #onSuccess: ((cache: MetaCache, numbers: readonly (bigint | null)[], version: Version) => void)[] = [];
   readonly #charges = new Map<number, Charge>();
   /** The quota root of each compare behind those of the subjects. */
@@ -169,7 +182,7 @@ export class Change {
         subdirectories: current?.subdirectories ?? subdirectories,
       });
     };
-    this.#puts.push({ subject: { kind: 'node', ino }, put });
+    this.#puts.push({ subject: { kind: 'node', ino }, removed: false, put });
   }
 
   removeNode(node: Node): void {
@@ -191,7 +204,7 @@ export class Change {
     this.#write.push({ key: this.#keys.entry(parent, name), value: encodeDentry(ino, type) });
     this.announce({ kind: 'entry', parent, name });
     const put = (cache: MetaCache, version: Version): void => cache.changeEntry(parent, name, { ino, type, version });
-    this.#puts.push({ subject: { kind: 'entry', parent, name }, put });
+    this.#puts.push({ subject: { kind: 'entry', parent, name }, removed: false, put });
   }
 
   removeEntry(parent: number, name: string, before: CachedEntry): void {
@@ -199,7 +212,7 @@ export class Change {
     this.#write.push({ key: this.#keys.entry(parent, name), value: null });
     this.announce({ kind: 'entry', parent, name });
     const put = (cache: MetaCache): void => cache.changeEntry(parent, name, null);
-    this.#puts.push({ subject: { kind: 'entry', parent, name }, put });
+    this.#puts.push({ subject: { kind: 'entry', parent, name }, removed: true, put });
   }
 
   /** The entries of `directory` change now; `subdirectories` is how many more there are. Never conflicts. */
@@ -321,6 +334,16 @@ export class Change {
       compared: this.#subjects.map((subject, index) => endReading(cache, subject, underWay?.compared[index])),
       put: this.#puts.map(({ subject }, index) => endReading(cache, subject, underWay?.put[index])),
     };
+  }
+
+  /** Of the file, and of the directory, whose records it sets. */
+  *lastWords(): Iterable<LastWord> {
+    for (const { subject, removed } of this.#puts) {
+      if (subject.kind === 'node') yield { ino: subject.ino, key: this.#keys.inode(subject.ino), removed };
+      else if (subject.kind === 'entry') {
+        yield { ino: subject.parent, key: this.#keys.entry(subject.parent, subject.name), removed };
+      }
+    }
   }
 
   succeed(cache: MetaCache, settled: Settled, version: Version, numbers: readonly (bigint | null)[]): void {

@@ -19,6 +19,8 @@ export interface ConnectionOptions {
   open(): Promise<MetaEngine>;
   readonly shards: readonly string[];
   readonly feed: FeedHandlers;
+  /** An engine that will be used, before it is. */
+  onOpened(engine: MetaEngine): Promise<void>;
   /** The caches are void. */
   onReplaced(): void;
   report(message: string): void;
@@ -37,9 +39,8 @@ export class Connection {
   }
 
   static async open(options: ConnectionOptions): Promise<Connection> {
-    const engine = await options.open();
+    const engine = await prepared(options);
     const connection = new Connection(engine, options);
-    await engine.subscribe(options.shards, options.feed);
     connection.#watch(engine);
     return connection;
   }
@@ -50,6 +51,7 @@ export class Connection {
       open: () => Promise.resolve(engine),
       shards: [],
       feed: { onMessage: () => undefined, onGap: () => undefined },
+      onOpened: () => Promise.resolve(),
       onReplaced: () => undefined,
       report: () => undefined,
       deadlineMs: 0,
@@ -143,9 +145,7 @@ export class Connection {
     await lost.close().catch(() => undefined); // It is lost; what it says about that changes nothing.
     for (let delayMs = RETRY_FIRST_MS; !this.#closed; delayMs = Math.min(delayMs * 2, RETRY_MAX_MS)) {
       try {
-        const engine = await this.#options.open();
-        await engine.endSession(lost.sessionId);
-        await engine.subscribe(this.#options.shards, this.#options.feed);
+        const engine = await prepared(this.#options, lost.sessionId);
         this.#options.onReplaced();
         this.#engine = engine;
         this.#replacing = undefined;
@@ -164,5 +164,19 @@ export class Connection {
     this.#closed = true;
     this.#replacing?.catch(() => undefined); // Its waiters have their own copy of the rejection.
     await this.#engine.close();
+  }
+}
+
+/** An engine that may be used. One that fails on the way is closed: its session would be renewed for ever. */
+async function prepared(options: ConnectionOptions, lostSession?: number): Promise<MetaEngine> {
+  const engine = await options.open();
+  try {
+    if (lostSession !== undefined) await engine.endSession(lostSession);
+    await engine.subscribe(options.shards, options.feed);
+    await options.onOpened(engine);
+    return engine;
+  } catch (error) {
+    await engine.close().catch(() => undefined); // The first error is the one to tell.
+    throw error;
   }
 }

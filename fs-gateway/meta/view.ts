@@ -21,9 +21,13 @@ import { LakeListings } from './lake-listings.ts';
 import { Quotas } from './quotas.ts';
 import { RecordReader } from './record-reader.ts';
 import { Repeats } from './repeats.ts';
+import { Unflushed } from './unflushed.ts';
 
 /** Each failed compare means that somebody else made progress; this many in a row on one record is a fault. */
 const ATTEMPTS_MAX = 64;
+/** Inodes in one line of the log. */
+const NAMED_MAX = 20;
+
 export interface ViewEvents {
   /** Another client changed it; the kernel's copy is out of date too. */
   inodeChanged(ino: number): void;
@@ -64,6 +68,7 @@ export class VolumeView {
   #lockEvents: LockEvents | undefined;
   readonly #ids: IdBlocks;
   readonly #reader: RecordReader;
+  readonly #unflushed = new Unflushed();
 
   private constructor(options: ViewOptions) {
     this.#options = options;
@@ -102,6 +107,7 @@ export class VolumeView {
         onGap: () => view.#forgetAll(),
       },
       onReplaced: () => view.#onReplaced(),
+      onOpened: (engine) => view.#onOpened(engine),
       report: (message) => options.report(message),
       deadlineMs: options.deadlineMs,
     });
@@ -272,6 +278,7 @@ export class VolumeView {
       const { result, settled } = committed;
       if (result.ok) {
         change.succeed(this.#cache, settled, result.version, result.numbers);
+        this.#unflushed.committed(change, result.version);
         return { value, repeated: undefined };
       }
       change.learn(this.#cache, settled, result.mismatches);
@@ -303,9 +310,24 @@ export class VolumeView {
     }
   }
 
+  /**
+   * Returns when what was committed here of an inode, or of what a directory names, is as durable as the engine promises, waiting for an
+   * engine as reads do. Throws `io` when a failover may have lost it.
+   */
+  async flush(ino: number): Promise<void> {
+    return this.#retry(async () => this.#unflushed.flush(await this.engine(), ino));
+  }
+
   /** A fresh id, at once while the block at hand lasts. */
   newId(counter: IdCounter): number | Promise<number> {
     return this.#ids.next(counter);
+  }
+
+  async #onOpened(engine: MetaEngine): Promise<void> {
+    const lost = await this.#unflushed.adopt(engine);
+    if (lost.length === 0) return;
+    const named = lost.slice(0, NAMED_MAX).join(' ');
+    this.#options.report(`a failover of the metadata engine lost changes of ${lost.length} inodes, such as ${named}`);
   }
 
   #onReplaced(): void {

@@ -299,8 +299,8 @@ export class FileSystem implements Operations {
     this.#directories.release(handle);
   }
 
-  fsyncdir(): Result<void> {
-    return this.#guard(async () => (await this.#parts.context.view.engine()).flush());
+  fsyncdir(_caller: Caller, ino: bigint): Result<void> {
+    return this.#guard(() => this.#parts.context.view.flush(Number(ino)));
   }
 
   statfs(_caller: Caller, ino: bigint): Result<StatFs> {

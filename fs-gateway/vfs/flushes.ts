@@ -128,7 +128,7 @@ export class Flushes {
     await this.settle(ino);
     if (live) passthrough.fsynced(ino, performance.now() - startedMs);
     if (writeback !== undefined) return;
-    if (context.format.durability === 'flush') await (await context.view.engine()).flush();
+    if (context.format.durability === 'flush') await context.view.flush(ino);
   }
 
   release(ino: number): Result<void> {

@@ -85,9 +85,16 @@ export class Orphans {
     const nodes = await view.nodes(inos);
     for (const ino of inos) {
       const node = nodes.get(ino);
-      if (node === undefined) this.#options.report(`inode ${ino} was removed elsewhere while it is open here`);
+      if (node === undefined) this.#vanished(ino);
       else if (node.inode.nlink === 0 && open.isOpen(ino)) await this.#enterOne(ino);
     }
+  }
+
+  #vanished(ino: number): void {
+    // There is no record to be in: once is enough.
+    if (this.#entered.has(ino)) return;
+    this.#entered.add(ino);
+    this.#options.report(`inode ${ino} was removed elsewhere while it is open here`);
   }
 
   async #enterOne(ino: number): Promise<void> {

@@ -1,6 +1,9 @@
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest';
 import { COMMIT_RECORDS_MAX, type MetaEngine } from '../../lib/meta/engine.ts';
 import { openMeta } from '../../lib/registry.ts';
+import { makeCertificates } from '../support/certificates.ts';
 import { Worker, expectWhole } from '../support/meta-crash.ts';
 import {
   FEED_DEADLINE_MS,
@@ -15,6 +18,7 @@ import {
 } from '../support/meta-helpers.ts';
 import { RedisServer, freePort, startRedis, until } from '../support/redis.ts';
 import { missing } from '../support/services.ts';
+import { tempDir } from '../support/temp.ts';
 
 const SHARD = `${V}s`;
 const say = (text: string) => ({ publish: [{ shard: SHARD, message: Buffer.from(text) }] });
@@ -281,6 +285,16 @@ describe.skipIf(missing('redis-server'))('with a redis-server', () => {
       await expect(engine.flush()).rejects.toMatchObject({ code: 'unavailable' });
     });
 
+    test('a flush that reaches another epoch says nothing of the commits before it', async () => {
+      const own = await ownRedis();
+      const engine = await openFor(own.url(0, '?durability=wait&replicas=0'), { leaseMs: 60_000 });
+      await apply(engine, put('a'));
+      await engine.flush();
+      await own.kill();
+      await own.start();
+      await expect(engine.flush()).rejects.toMatchObject({ code: 'fenced' });
+    });
+
     test('waitaof is refused by name where Redis is older than 7.2 or keeps no append-only file', async () => {
       await expect(openMeta(server.url(0, '?durability=waitaof'), { kind: 'test' })).rejects.toMatchObject({
         code: 'unsupported',
@@ -342,6 +356,31 @@ describe.skipIf(missing('redis-server'))('with a redis-server', () => {
       expect(error).toMatchObject({ code: 'unavailable', message: expect.stringContaining('ECONNREFUSED') as string });
     });
 
+    test('Sentinels that ask for a password over TLS, and one that does not answer', async () => {
+      const certificates = makeCertificates(tempDir('tls'));
+      const { cert, key: certificateKey } = certificates.server;
+      const guarded = async (...args: string[]): Promise<number> => {
+        const tlsPort = await freePort();
+        const tls = ['--tls-port', String(tlsPort), '--tls-cert-file', cert, '--tls-key-file', certificateKey];
+        const access = ['--tls-ca-cert-file', certificates.ca, '--tls-auth-clients', 'no', '--requirepass', 'p@ss'];
+        await ownRedis(...args, ...tls, ...access);
+        return tlsPort;
+      };
+      const config = join(tempDir('sentinel'), 'sentinel.conf');
+      writeFileSync(config, `sentinel monitor lake 127.0.0.1 ${await guarded()} 1\n`);
+      const sentinelPort = await guarded(config, '--sentinel');
+      const silent = await ownRedis();
+      process.kill(silent.pid, 'SIGSTOP');
+      const url = `redis+sentinel://:p%40ss@127.0.0.1:${silent.port},127.0.0.1:${sentinelPort}/0?master=lake&deadline=4s&tls=true&sentinelTls=true&ca=${certificates.ca}`;
+      const engine = await openFor(`${url}&sentinelAuth=true`);
+      await apply(engine, put('a'));
+      expect(engine.url).not.toContain('p%40ss');
+      expect(await refusal(url)).toMatchObject({
+        code: 'unavailable',
+        message: expect.stringContaining('NOAUTH') as string,
+      });
+    });
+
     test.each([
       'redis://127.0.0.1/zero',
       'redis://127.0.0.1/0?color=blue',
@@ -349,6 +388,10 @@ describe.skipIf(missing('redis-server'))('with a redis-server', () => {
       'redis://127.0.0.1/0?ca=/nowhere.pem',
       'redis://a:1,b:2/0',
       'redis+sentinel://a:1,b:2/0',
+      'redis+sentinel://a:1,b:2/0?master=m&tls=yes',
+      'redis+sentinel://a:1,b:2/0?master=m&sentinelAuth=true',
+      'redis+sentinel://a:1,b:2/0?master=m&ca=/nowhere.pem',
+      'redis://a:1/0?sentinelTls=true',
     ])('%s', async (url) => {
       expect(await refusal(url)).toMatchObject({ code: 'config' });
     });

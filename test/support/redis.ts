@@ -70,7 +70,8 @@ export class RedisServer {
       '--repl-diskless-sync-delay',
       '0',
     ];
-    const child = spawn(binary, [...fixed, '--logfile', 'redis.log', ...this.#args], { stdio: 'ignore' });
+    // The others come first, as a configuration file has to.
+    const child = spawn(binary, [...this.#args, ...fixed, '--logfile', 'redis.log'], { stdio: 'ignore' });
     this.#process = child;
     const exited = once(child, 'exit').then(() => {
       throw new Error(`redis-server ended at its start; its log is ${this.dir}/redis.log`);

@@ -44,14 +44,16 @@ export class RedisConnection {
     this.#options = options;
     this.#handlers = handlers;
     this.#redis = new Redis({
+      connectTimeout: options.deadlineMs,
       ...options.client,
       lazyConnect: true,
       protocol: 2,
       connectionName: 'penstock',
-      connectTimeout: options.deadlineMs,
       commandTimeout: options.deadlineMs,
       socketTimeout: silenceMs,
       noDelay: true,
+      // What is ended has failed: nothing of it is waited for.
+      disconnectTimeout: RETRY_FIRST_MS,
       // See the invariants: the library neither queues, nor sends again, nor subscribes again.
       enableOfflineQueue: false,
       autoResendUnfulfilledCommands: false,
@@ -65,6 +67,7 @@ export class RedisConnection {
     this.#redis.on('error', (error: unknown) => (this.#lastError = error));
     this.#redis.on('ready', () => void this.#onReady());
     this.#redis.on('close', () => this.#onClose());
+    this.#redis.on('end', () => this.#onEnd());
   }
 
   /** Connects and waits for `onReady`. Throws `denied` for wrong credentials, `unavailable` at the deadline, and what `onReady` throws. */
@@ -174,6 +177,14 @@ export class RedisConnection {
     this.#ready = Promise.withResolvers<undefined>();
     this.#ready.promise.catch(() => undefined);
     this.#handlers.onDown();
+  }
+
+  /** The library gives up for good when a connection is ended while it asks the Sentinels for the master (seen in failovers). */
+  #onEnd(): void {
+    if (this.#ended !== undefined) return;
+    setTimeout(() => {
+      if (this.#ended === undefined) this.#redis.connect().catch((error: unknown) => (this.#lastError = error));
+    }, RETRY_FIRST_MS);
   }
 
   #cork(): void {

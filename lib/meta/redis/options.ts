@@ -8,6 +8,8 @@
  *   ?replicas=1            how many replicas `wait` and `waitaof` wait for (waitaof: default 0, the master's disk alone)
  *   ?ca=FILE               the certificate authority of a rediss:// or Sentinel server, PEM
  *   ?tls=true              TLS to the master that Sentinels name
+ *   ?sentinelAuth=true     the same user and password to the Sentinels as to the master; without it they are asked as nobody
+ *   ?sentinelTls=true      TLS to the Sentinels too
  */
 import { readFileSync } from 'node:fs';
 import type { RedisOptions } from 'ioredis';
@@ -30,12 +32,16 @@ type AddressOptions = Pick<
   RedisOptions,
   | ('host' | 'port' | 'db' | 'username' | 'password' | 'tls')
   | ('sentinels' | 'name' | 'failoverDetector' | 'enableTLSForSentinelMode')
+  | ('sentinelUsername' | 'sentinelPassword' | 'sentinelTLS' | 'sentinelCommandTimeout' | 'connectTimeout')
 >;
 
 const DEFAULT_DEADLINE_MS = 10_000;
 const REDIS_PORT = 6379;
 const SENTINEL_PORT = 26379;
-const OPTION_NAMES = ['deadline', 'durability', 'replicas', 'ca', 'tls', 'master', 'volume'];
+/** A Sentinel, or a master, whose machine is gone answers nothing: the others are asked well within a lease and a deadline. */
+const SENTINEL_PATIENCE_MS = 1000;
+const SENTINEL_OPTION_NAMES = ['master', 'tls', 'sentinelAuth', 'sentinelTls'];
+const OPTION_NAMES = ['deadline', 'durability', 'replicas', 'ca', 'volume', ...SENTINEL_OPTION_NAMES];
 
 /** Throws `config` with the option's name and what was expected. */
 export function parseOptions(url: URL): EngineOptions {
@@ -62,32 +68,62 @@ export function parseOptions(url: URL): EngineOptions {
     deadlineMs: deadline === null ? DEFAULT_DEADLINE_MS : parseDuration(deadline),
     durability,
     replicas: Number(replicas),
-    client: {
-      ...addressOptions(url, wrong),
-      db: database,
-      ...(url.username === '' ? {} : { username: decodeURIComponent(url.username) }),
-      ...(url.password === '' ? {} : { password: decodeURIComponent(url.password) }),
-    },
+    client: { ...addressOptions(url, wrong), db: database, ...credentials(url) },
+  };
+}
+
+function credentials(url: URL): { readonly username?: string; readonly password?: string } {
+  return {
+    ...(url.username === '' ? {} : { username: decodeURIComponent(url.username) }),
+    ...(url.password === '' ? {} : { password: decodeURIComponent(url.password) }),
   };
 }
 
 function addressOptions(url: URL, wrong: (what: string) => PenstockError): AddressOptions {
-  const query = url.searchParams;
-  const sentinel = url.protocol === 'redis+sentinel:';
-  const hosts = hostsOfUrl(url, sentinel ? SENTINEL_PORT : REDIS_PORT);
-  const usesTls = url.protocol === 'rediss:' || query.get('tls') === 'true';
-  const ca = query.get('ca');
-  if (ca !== null && !usesTls) throw wrong('ca needs rediss://, or tls=true with redis+sentinel://');
-  const tls = usesTls ? { tls: ca === null ? {} : { ca: readCa(ca) } } : {};
-  if (sentinel) {
-    const master = query.get('master');
-    if (master === null) throw wrong('expected ?master=NAME, the name under which the Sentinels know the master');
-    // Sentinels tell of a failover at once; without that it would be noticed when the old master closes the connection.
-    return { sentinels: hosts, name: master, failoverDetector: true, enableTLSForSentinelMode: usesTls, ...tls };
+  if (url.protocol === 'redis+sentinel:') return sentinelOptions(url, wrong);
+  for (const name of SENTINEL_OPTION_NAMES) {
+    if (url.searchParams.has(name)) throw wrong(`${name} is for redis+sentinel:// only`);
   }
-  const [first, second] = hosts;
+  const ca = url.searchParams.get('ca');
+  const usesTls = url.protocol === 'rediss:';
+  if (ca !== null && !usesTls) throw wrong('ca needs rediss://');
+  const [first, second] = hostsOfUrl(url, REDIS_PORT);
   if (first === undefined || second !== undefined) throw wrong('expected one host; several are for redis+sentinel://');
-  return { host: first.host, port: first.port, ...tls };
+  return { host: first.host, port: first.port, ...(usesTls ? { tls: tlsOptions(ca) } : {}) };
+}
+
+function sentinelOptions(url: URL, wrong: (what: string) => PenstockError): AddressOptions {
+  const query = url.searchParams;
+  const isSet = (name: string): boolean => {
+    const text = query.get(name) ?? 'false';
+    if (text !== 'true' && text !== 'false') throw wrong(`${name}=${text}: expected true or false`);
+    return text === 'true';
+  };
+  const master = query.get('master');
+  if (master === null) throw wrong('expected ?master=NAME, the name under which the Sentinels know the master');
+  const [usesTls, sentinelTls] = [isSet('tls'), isSet('sentinelTls')];
+  const ca = query.get('ca');
+  if (ca !== null && !usesTls && !sentinelTls) throw wrong('ca needs tls=true or sentinelTls=true');
+  const { username, password } = credentials(url);
+  const authenticates = isSet('sentinelAuth');
+  if (authenticates && password === undefined) throw wrong('sentinelAuth=true needs a password in the URL');
+  return {
+    sentinels: hostsOfUrl(url, SENTINEL_PORT),
+    name: master,
+    // Sentinels tell of a failover at once; without that it would be noticed when the old master closes the connection.
+    failoverDetector: true,
+    connectTimeout: SENTINEL_PATIENCE_MS,
+    sentinelCommandTimeout: SENTINEL_PATIENCE_MS,
+    enableTLSForSentinelMode: usesTls,
+    ...(usesTls ? { tls: tlsOptions(ca) } : {}),
+    ...(sentinelTls ? { sentinelTLS: tlsOptions(ca) } : {}),
+    ...(authenticates && username !== undefined ? { sentinelUsername: username } : {}),
+    ...(authenticates && password !== undefined ? { sentinelPassword: password } : {}),
+  };
+}
+
+function tlsOptions(ca: string | null): { readonly ca?: Buffer } {
+  return ca === null ? {} : { ca: readCa(ca) };
 }
 
 function readCa(path: string): Buffer {

@@ -45,7 +45,7 @@ import { FLUSH_KEY } from './keys.ts';
 import { parseOptions, type EngineOptions } from './options.ts';
 import { Script } from './script.ts';
 import { FOLLOW_SCRIPT } from './small-scripts.ts';
-import { checkServer } from './server-check.ts';
+import { checkServer, epochOf } from './server-check.ts';
 import { RedisSessions } from './sessions.ts';
 
 /** Operations leave the ring in steps: one HDEL for so many commits. */
@@ -244,14 +244,21 @@ class RedisEngine implements MetaEngine {
     this.#assertOpen();
     const { durability, replicas, deadlineMs } = this.#options;
     if (durability === 'none') return;
-    this.#flushing ??= this.#openFlushing();
+    this.#flushing ??= this.#openFlushing().catch((error: unknown) => {
+      // The next flush tries anew.
+      this.#flushing = undefined;
+      throw error;
+    });
     const connection = await this.#flushing;
     // WAIT waits for the last write of its own connection: this one comes after every commit that was answered.
     const written = connection.call('set', [FLUSH_KEY, String(this.sessionId)]);
     const waitMs = String(Math.ceil(deadlineMs / 2));
     const command = durability === 'wait' ? 'wait' : 'waitaof';
     const args = durability === 'wait' ? [String(replicas), waitMs] : ['1', String(replicas), waitMs];
-    const [, answer] = await Promise.all([written, connection.call(command, args)]);
+    // Another master would wait for the write above just as well, and know nothing of the commits.
+    const epoch = connection.call('info', ['replication']);
+    const [, answer, info] = await Promise.all([written, connection.call(command, args), epoch]);
+    this.checkEpoch(epochOf(String(info)));
     const [disks, copies] = Array.isArray(answer) ? [Number(answer[0]), Number(answer[1])] : [1, Number(answer)];
     if (disks < 1 || copies < replicas) {
       throw new PenstockError(

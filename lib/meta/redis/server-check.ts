@@ -39,9 +39,14 @@ export function checkServer(info: string, options: EngineOptions): ServerIdentit
       `${options.url} is a read-only replica: name its master, or the Sentinels that know it`,
     );
   }
-  const epoch = fields.get('master_replid') ?? '';
+  const epoch = epochOf(info);
   if (epoch.length !== 40) throw refuse('INFO gives no master_replid: this is no Redis that can tell of a failover');
   return { epoch };
+}
+
+/** From an answer of INFO; empty when it has none. */
+export function epochOf(info: string): string {
+  return /^master_replid:(\w*)/m.exec(info)?.[1] ?? '';
 }
 
 function parseInfo(info: string): ReadonlyMap<string, string> {

@@ -1,0 +1,71 @@
+/**
+ * What this mount committed and nobody flushed yet: which of it a failover of the engine lost, so that the next fsync says so.
+ *
+ * Invariants: the engine's flush says that what it has is durable, which after a failover may be less than what the engine before it had
+ * acknowledged. Replicas have a beginning of what their master had, so the last record that was committed of an inode (its own, or an
+ * entry of the directory) tells of all before it: if it stands as it was committed, nothing is lost. `adopt` looks before anything is
+ * changed in the new epoch.
+ * Failure: another mount's change in between hides that; then it counts as lost.
+ * Limits: the last INODES_MAX inodes that were changed here; at a failover these are read, in portions.
+ */
+import { PenstockError } from '../../lib/errors.ts';
+import type { Key, MetaEngine, Version } from '../../lib/meta/engine.ts';
+import type { Change } from './change.ts';
+
+const INODES_MAX = 16_384;
+const READ_MAX = 512;
+
+interface LastCommit {
+  readonly key: Key;
+  /** null: the record was removed. */
+  readonly version: Version | null;
+}
+
+export class Unflushed {
+  /** By inode, in the order of the commits. */
+  readonly #last = new Map<number, LastCommit>();
+  readonly #lost = new Set<number>();
+  #epoch = '';
+
+  committed(change: Change, version: Version): void {
+    for (const { ino, key, removed } of change.lastWords()) {
+      this.#last.delete(ino);
+      this.#last.set(ino, { key, version: removed ? null : version });
+    }
+    for (const ino of this.#last.keys()) {
+      if (this.#last.size <= INODES_MAX) return;
+      this.#last.delete(ino);
+    }
+  }
+
+  /** A new engine, before it is used. Returns the inodes of which changes are lost. */
+  async adopt(engine: MetaEngine): Promise<readonly number[]> {
+    if (engine.epoch === this.#epoch) return [];
+    const commits = this.#epoch === '' ? [] : [...this.#last];
+    const lost: number[] = [];
+    for (let at = 0; at < commits.length; at += READ_MAX) {
+      const portion = commits.slice(at, at + READ_MAX);
+      const found = await engine.read(portion.map(([, { key }]) => key));
+      for (const [index, [ino, { version }]] of portion.entries()) {
+        if ((found[index]?.version ?? null) !== version) lost.push(ino);
+      }
+    }
+    for (const ino of lost) {
+      this.#last.delete(ino);
+      this.#lost.add(ino);
+    }
+    this.#epoch = engine.epoch;
+    return lost;
+  }
+
+  /** Returns when what was committed here of the inode is durable. Throws `io`, once, when a failover lost it. */
+  async flush(engine: MetaEngine, ino: number): Promise<void> {
+    if (this.#lost.delete(ino)) {
+      throw new PenstockError('io', `inode ${ino}: a failover of the metadata engine lost what was committed`);
+    }
+    const before = this.#last.get(ino);
+    await engine.flush();
+    // What was committed meanwhile is not flushed.
+    if (this.#last.get(ino) === before) this.#last.delete(ino);
+  }
+}
