@@ -103,7 +103,7 @@ export function addFsToolCommands(fs: Command): void {
       const { loadFromFile } = await import('../../fs-gateway/tools/main.ts');
       const report = await loadFromFile({ metaUrl, name: options.name, path, progress: progressOnStderr() });
       print({ ...report }, options.json);
-      if (!report.consistent) process.exitCode = EXIT_PARTLY;
+      if (!report.consistent || report.missingLakeObjects > 0) process.exitCode = EXIT_PARTLY;
     });
 
   fs.command('info <path>')

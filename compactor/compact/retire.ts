@@ -2,11 +2,13 @@
  * The end of replaced files: after the grace period their snapshots expire, their names leave the volume's listings, and only then
  * are the objects deleted that nothing refers to any more. Also removes what killed runs left in the store.
  *
- * Invariants: an object is deleted only when neither a snapshot of the table nor the volume refers to it, and it is older than the
- * grace (see lib/table/maintenance.ts, which reads the table anew before every batch).
+ * Invariants: an object is deleted only when neither a snapshot of the table nor the volume, nor a backup of the volume's metadata, refers to
+ * it, and it is older than the grace (see lib/table/maintenance.ts, which reads the table anew before every batch).
  */
 import { expireSnapshots, removeOrphans } from '../../lib/table/maintenance.ts';
 import { type LakeContext, loadTable } from '../../lib/table/table.ts';
+import { settleBackups } from '../../lib/volume/backups.ts';
+import { readFormat } from '../../lib/volume/format.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { expireListings } from '../../lib/volume/lake-expire.ts';
 import { openableNames } from '../../lib/volume/listed-hours.ts';
@@ -43,6 +45,10 @@ export async function removeReplaced(
       openable ??= openableNames(lake.engine, lake.volume, dataset);
       const [names, cloned] = [await openable, await clonedLakeObjects(lake.engine, keys, objects)];
       return new Set(objects.filter((key) => cloned.has(key) || names.has(fileNameOf(key))));
+    },
+    oldestBackupMs: async () => {
+      const format = await readFormat(lake.engine, lake.volume);
+      return format === null ? undefined : (await settleBackups(lake, format, false)).oldestMs;
     },
     signal: options.signal,
   });

@@ -12,10 +12,11 @@
 import { PenstockError } from '../../lib/errors.ts';
 import type { MetaEngine, Patch, Write } from '../../lib/meta/engine.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
+import { ORPHAN_NOTES } from '../../lib/table/orphan-notes.ts';
 import { parseFormat } from '../../lib/volume/format.ts';
 import type { VolumeFormat } from '../../lib/volume/format.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
-import { scanBucket } from '../../lib/volume/references.ts';
+import { allInodes, scanBucket } from '../../lib/volume/references.ts';
 import { blocksPrefix } from '../data/pieces.ts';
 import { holdsNumbers } from './dump-buckets.ts';
 import { listsPrefix } from './gc-lists.ts';
@@ -25,6 +26,7 @@ import type { Progress } from './tool.ts';
 
 const PORTION = 400;
 const PORTION_BYTES = 4 * 2 ** 20;
+const MISSING_SHOWN = 20;
 /** More ids than a volume gives out in the life of a dump, and far from the end of 53 bits. */
 const ID_GAP = 2 ** 24;
 
@@ -36,6 +38,10 @@ export interface LoadReport {
   /** False: the dump was taken of a volume that did not rest; run fsck --repair. */
   readonly consistent: boolean;
   readonly store: string;
+  /** Objects of the lake that files of the volume need and the store has not: an erasure removed them, or the dump is older than the clean-ups allow. */
+  readonly missingLakeObjects: number;
+  /** The first of them. */
+  readonly missing: readonly string[];
 }
 
 export interface LoadOptions {
@@ -52,10 +58,25 @@ export async function loadVolume(options: LoadOptions): Promise<LoadReport> {
   const load = new Load(options);
   await load.begin();
   const format = await load.records();
-  await load.raiseIds(format);
+  const store = await options.openStore(format.store);
+  let missing: readonly string[];
+  try {
+    await load.raiseIds(format, store);
+    missing = await load.missingLakeObjects(store);
+  } finally {
+    await store.close();
+  }
   await load.finish(format);
   const { consistent, takenMs } = end;
-  return { volume: options.volume, records: load.count, takenMs, consistent, store: format.store };
+  return {
+    volume: options.volume,
+    records: load.count,
+    takenMs,
+    consistent,
+    store: format.store,
+    missingLakeObjects: missing.length,
+    missing: missing.slice(0, MISSING_SHOWN),
+  };
 }
 
 class Load {
@@ -160,20 +181,17 @@ class Load {
       await this.#engine.commit({ write: write.slice(at, at + PORTION) });
   }
 
-  async raiseIds(format: VolumeFormat): Promise<void> {
+  async raiseIds(format: VolumeFormat, store: ObjectStore): Promise<void> {
     const counters = (['ino', 'object'] as const).map((name) => this.#keys.counter(name));
     const [ino, object] = await this.#engine.readNumbers(counters);
     let highest = Number(object ?? 0n);
-    const store = await this.#options.openStore(format.store);
-    try {
-      for await (const { key } of store.list(blocksPrefix(format.id))) {
-        const id = Number(key.slice(key.lastIndexOf('/') + 1));
-        if (Number.isSafeInteger(id)) highest = Math.max(highest, id);
-      }
-      // What was garbage after the dump may be in use again: its grace period begins anew when it is garbage the next time.
-      for await (const { key } of store.list(listsPrefix(format.id))) await store.delete([key]);
-    } finally {
-      await store.close();
+    for await (const { key } of store.list(blocksPrefix(format.id))) {
+      const id = Number(key.slice(key.lastIndexOf('/') + 1));
+      if (Number.isSafeInteger(id)) highest = Math.max(highest, id);
+    }
+    // What was garbage after the dump may be in use again: its grace period begins anew when it is garbage the next time.
+    for (const prefix of [listsPrefix(format.id), ORPHAN_NOTES]) {
+      for await (const { key } of store.list(prefix)) await store.delete([key]);
     }
     await this.#engine.commit({
       patch: [
@@ -181,6 +199,29 @@ class Load {
         { number: this.#keys.counter('object'), max: BigInt(highest + ID_GAP) },
       ],
     });
+  }
+
+  /** Tables have a folder each, which is listed once. */
+  async missingLakeObjects(store: ObjectStore): Promise<readonly string[]> {
+    const folders = new Map<string, Set<string>>();
+    for await (const { inode } of allInodes(this.#engine, this.#keys)) {
+      if (inode instanceof Error) continue; // fsck says what that means.
+      for (const { source } of inode.extents) {
+        if (source.kind === 'own') continue;
+        const folder = /^tables\/[^/]+\/[^/]+\//.exec(source.key)?.[0] ?? source.key;
+        const keys = folders.get(folder);
+        if (keys === undefined) folders.set(folder, new Set([source.key]));
+        else keys.add(source.key);
+      }
+    }
+    let looked = 0;
+    for (const [folder, keys] of folders) {
+      for await (const { key } of store.list(folder)) {
+        keys.delete(key);
+        this.#options.progress?.('lake objects', ++looked);
+      }
+    }
+    return [...folders.values()].flatMap((keys) => [...keys]);
   }
 
   async finish(format: VolumeFormat): Promise<void> {

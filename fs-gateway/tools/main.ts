@@ -11,7 +11,7 @@ import { Records } from '../csi/records.ts';
 import { controlRequest } from '../fuse/control.ts';
 import { parseOptions, requireFormat, splitMetaUrl, volumeInfo } from '../main.ts';
 import { createBackup, listBackups } from './backup.ts';
-import type { Backup } from './backup.ts';
+import type { Backup } from '../../lib/volume/backups.ts';
 import { cloneTree, createSnapshot, deleteSnapshot, listSnapshots } from './clone.ts';
 import type { CloneOptions, CopyReport, Snapshot } from './clone.ts';
 import { configureVolume } from './config.ts';

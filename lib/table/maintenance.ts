@@ -8,6 +8,7 @@
  *   and it is older than the grace by the *store's* clock (a probe object tells it: ours may be an hour off).
  * - The table is read again before every batch of deletes, and what it reaches by then is kept.
  * - When any manifest cannot be read, nothing is deleted.
+ * - What a backup of the volume's metadata may refer to stays (orphan-notes.ts).
  * Failure: a crash in between leaves orphans for the next run.
  * Limits: the keys that the table reaches are held in memory, some 150 bytes each. A writer must commit its files within the
  * grace; ORPHAN_GRACE_MS_MIN bounds it from below.
@@ -19,6 +20,7 @@ import { commitDraft } from './commit-loop.ts';
 import { tableFolder } from './keys.ts';
 import { fetchAhead, manifestsOf } from './live-files.ts';
 import { referencedLocations } from './manifest.ts';
+import { OrphanNotes } from './orphan-notes.ts';
 import type { Snapshot, TableMetadata } from './metadata.ts';
 import { loadTable } from './table.ts';
 import type { LakeContext, TableState } from './table.ts';
@@ -77,6 +79,8 @@ export interface OrphanOptions {
   readonly graceMs: number;
   /** Of these keys, those that something outside of the table refers to (volume entries, clones, listings). */
   readonly keep?: (keys: readonly string[]) => Promise<ReadonlySet<string>>;
+  /** When the oldest backup began whose objects are to stay (store's time); undefined: there is none. Asked behind each look at the table. */
+  readonly oldestBackupMs?: () => Promise<number | undefined>;
   readonly signal?: AbortSignal;
 }
 
@@ -96,13 +100,16 @@ export async function removeOrphans(
   const oldMs = (await storeNowMs(ctx, name)) - options.graceMs;
   const reached = new ReachedKeys(ctx, name);
   await reached.refresh();
+  const notes = await OrphanNotes.read(ctx.store, name);
   const removed = { objects: 0, bytes: 0 };
   let batch: ObjectInfo[] = [];
   const flush = async (): Promise<void> => {
     await reached.refresh();
     const candidates = batch.filter(({ key }) => !reached.has(key));
     const kept = (await options.keep?.(candidates.map(({ key }) => key))) ?? new Set<string>();
-    const gone = candidates.filter(({ key }) => !kept.has(key));
+    const orphans = candidates.filter(({ key }) => !kept.has(key));
+    const oldestMs = await options.oldestBackupMs?.();
+    const gone = oldestMs === undefined ? orphans : orphans.filter(({ key }) => notes.mayGo(key, oldestMs));
     await ctx.store.delete(
       gone.map(({ key }) => key),
       signal,
@@ -119,6 +126,7 @@ export async function removeOrphans(
     if (batch.length >= DELETE_BATCH) await flush();
   }
   if (batch.length > 0) await flush();
+  await notes.finish(() => storeNowMs(ctx, name));
   return removed;
 }
 

@@ -1,14 +1,24 @@
-/** What a compaction replaced can be opened by name for `keepReplaced`, and is gone after it. */
+/** What a compaction replaced can be opened by name for `keepReplaced`, stays while a backup needs it, and is gone after that. */
 import { readdirSync, utimesSync } from 'node:fs';
 import { join } from 'node:path';
-import { expect, test } from 'vitest';
+import { expect, onTestFinished, test } from 'vitest';
+import { runErase } from '../../compactor/erase/erase.ts';
+import { formatVolume } from '../../fs-gateway/main.ts';
+import { createBackup } from '../../fs-gateway/tools/backup.ts';
+import { loadVolume } from '../../fs-gateway/tools/load.ts';
+import { fetchBackup, fsckVolume } from '../../fs-gateway/tools/main.ts';
+import type { LoadReport } from '../../fs-gateway/tools/load.ts';
 import { systemClock } from '../../lib/clock.ts';
+import { openMeta, openStore } from '../../lib/registry.ts';
+import type { Backup } from '../../lib/volume/backups.ts';
 import {
   compactAll,
+  DATASET,
   HOUR_MS,
   landOnce,
   liveFiles,
   openTestPipeline,
+  readRows,
   recordOf,
   TestProducer,
   type TestPipeline,
@@ -56,4 +66,77 @@ test('files of a dataset that had been at rest stay for as long as those of any 
       (await liveFiles(pipeline.lake)).map((l) => pipeline.lake.store.keyOf(l) ?? ''),
     ),
   ).toBe(1);
+});
+
+async function backUp({ lake, dir }: TestPipeline): Promise<Backup> {
+  return createBackup({ engine: lake.engine, store: lake.store, volume: 'lake', clock: systemClock, directory: dir });
+}
+
+/** Beside the original, as volume `restored`, in an engine of its own. */
+async function load(
+  { dir }: TestPipeline,
+  { key }: Backup,
+): Promise<{ report: LoadReport; lake: TestPipeline['lake'] }> {
+  const name = `restored-${Math.random()}`;
+  const storeUrl = `dir:${join(dir, 'objects')}`;
+  await fetchBackup(storeUrl, key, join(dir, name));
+  const metaUrl = `sqlite:${join(dir, `${name}.db`)}`;
+  const engine = await openMeta(metaUrl, { kind: 'test' });
+  const store = await openStore(storeUrl);
+  onTestFinished(async () => {
+    await engine.close();
+    await store.close();
+  });
+  const report = await loadVolume({ engine, volume: 'lake', path: join(dir, name), openStore });
+  const missing = (await fsckVolume({ metaUrl })).findings.filter(({ kind }) => kind === 'missing-object');
+  expect(missing).toHaveLength(report.missingLakeObjects);
+  return { report, lake: { engine, store, volume: 'lake', clock: systemClock } };
+}
+
+async function volumeWithLake(): Promise<TestPipeline> {
+  const pipeline = await openTestPipeline();
+  const { dir } = pipeline;
+  await formatVolume({ metaUrl: `sqlite:${join(dir, 'meta.db')}`, storeUrl: `dir:${join(dir, 'objects')}` });
+  return pipeline;
+}
+
+test('nothing of the lake is deleted that a kept backup needs; it goes when the last of these is gone', async () => {
+  const pipeline = await volumeWithLake();
+  const replaced = await landed(pipeline, 48);
+  const backup = await backUp(pipeline);
+  await compactAll(pipeline);
+  // Names and snapshots go in their time, twice over: what they referred to waits for the backup.
+  for (const hours of [25, 26, 50]) {
+    await compactAll(at(pipeline, hours));
+    expect(await there(pipeline, replaced)).toBe(2);
+  }
+  const { report, lake } = await load(pipeline, backup);
+  expect(report).toMatchObject({ consistent: true, missingLakeObjects: 0, missing: [] });
+  expect(await readRows(lake)).toHaveLength(2);
+  // The load began all waiting anew.
+  await compactAll(at(pipeline, 51));
+  const younger = await backUp(pipeline);
+  await pipeline.lake.store.delete([backup.key]);
+  await compactAll(at(pipeline, 52));
+  expect(await there(pipeline, replaced)).toBe(0);
+  expect((await load(pipeline, younger)).report).toMatchObject({ missingLakeObjects: 0 });
+  expect(await readRows(pipeline.lake)).toHaveLength(2);
+});
+
+test('rows that are erased are gone from backups, too, and a load names the files that are', async () => {
+  const pipeline = await volumeWithLake();
+  const [first = '', second = ''] = await landed(pipeline, 48);
+  const backup = await backUp(pipeline);
+  await runErase({
+    config: pipeline.config,
+    lake: pipeline.lake,
+    dataset: DATASET,
+    where: 'true',
+    signal: new AbortController().signal,
+    scratchRoot: join(pipeline.dir, 'scratch'),
+  });
+  expect(await there(pipeline, [first, second])).toBe(0);
+  const { report } = await load(pipeline, backup);
+  expect(report.missingLakeObjects).toBe(2);
+  expect([...report.missing].sort()).toEqual([first, second].sort());
 });

@@ -2,7 +2,8 @@
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect } from 'vitest';
-import type { Backup, BackupOptions } from '../../fs-gateway/tools/backup.ts';
+import type { BackupOptions } from '../../fs-gateway/tools/backup.ts';
+import type { Backup } from '../../lib/volume/backups.ts';
 import { loadVolume } from '../../fs-gateway/tools/load.ts';
 import { fetchBackup, fsckVolume } from '../../fs-gateway/tools/main.ts';
 import { systemClock } from '../../lib/clock.ts';

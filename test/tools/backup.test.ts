@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { runMaintenance } from '../../fs-gateway/maintenance.ts';
 import { createBackup, expireBackups, listBackups } from '../../fs-gateway/tools/backup.ts';
-import type { Backup } from '../../fs-gateway/tools/backup.ts';
+import type { Backup } from '../../lib/volume/backups.ts';
 import { backupsIn, deleteBackup, fetchBackup } from '../../fs-gateway/tools/main.ts';
 import { maintain } from '../../fs-gateway/tools/maintenance.ts';
 import { openMeta } from '../../lib/registry.ts';
