@@ -9,7 +9,8 @@ import { absoluteUrl, openMeta, openStore } from '../lib/registry.ts';
 import type { StoreCredentials } from '../lib/store/store.ts';
 import { parseBytes, parseDuration } from '../lib/units.ts';
 import { parsePortUrl, pathOfUrl, textWithoutCredentials } from '../lib/urls.ts';
-import { FORMAT_DEFAULTS, readFormat, writeFormat } from '../lib/volume/format.ts';
+import type { MetaEngine } from '../lib/meta/engine.ts';
+import { FORMAT_DEFAULTS, formattedVolumes, readFormat, writeFormat } from '../lib/volume/format.ts';
 import type { VolumeFormat } from '../lib/volume/format.ts';
 import { assertVolumeName } from '../lib/volume/keys.ts';
 import { controlRequest } from './fuse/control.ts';
@@ -24,6 +25,7 @@ export { mountability } from './fuse/mount.ts';
 export { parseMountOptions } from './mount-options.ts';
 
 const DEFAULT_VOLUME = 'lake';
+const VOLUMES_SHOWN = 20;
 /** A tenth of a small node's disk; the free-space reserve holds it back where the disk is smaller. */
 const DEFAULT_CACHE_BYTES = 10e9;
 const DEFAULT_PASSTHROUGH: PassthroughMode = 'off';
@@ -144,9 +146,9 @@ export interface VolumeMount extends SupervisedMount {
 
 /** Resolves when the volume is mounted. Throws `not-found`, `held`, `unsupported`, `denied`, `config`. */
 export async function mountVolume(request: VolumeMountRequest): Promise<VolumeMount> {
-  const { url, volume } = splitMetaUrl(request.metaUrl, request.name);
   // Asked here, so that the caller reads the reason and not only that the worker ended.
-  const { store } = await requireFormat(url, volume);
+  const { url, volume, format } = await findVolume(request.metaUrl, request.name);
+  const { store } = format;
   if (request.peerListen !== undefined) await assertListen(request.peerListen);
   const cacheDir = resolve(request.cacheDir ?? defaultCacheDir());
   mkdirSync(cacheDir, { recursive: true, mode: 0o700 });
@@ -188,17 +190,47 @@ export async function mountVolume(request: VolumeMountRequest): Promise<VolumeMo
 
 /** Throws `not-found` when there is no such volume; never makes a file for a mistyped path. */
 export async function requireFormat(url: string, volume: string): Promise<VolumeFormat> {
+  return (await findVolume(url, volume)).format;
+}
+
+export interface FoundVolume {
+  /** Without `?volume=`. */
+  readonly url: string;
+  readonly volume: string;
+  readonly format: VolumeFormat;
+}
+
+/**
+ * The volume of a URL or of `name`; where neither names one, `lake`, or else the engine's only volume. Throws `not-found`, and `config` where
+ * there are several.
+ */
+export async function findVolume(metaUrl: string, name?: string): Promise<FoundVolume> {
+  const { url, named } = parseMetaUrl(metaUrl, name);
   // Opening an SQLite engine makes its file: a mistyped path must not leave one behind.
   const path = url.startsWith('sqlite:') ? pathOfUrl(new URL(url)) : undefined;
   if (path !== undefined && !existsSync(path)) throw new PenstockError('not-found', `${path} does not exist`);
   const engine = await openMeta(url, { kind: 'mount-check' });
   try {
+    const volume = named ?? (await unnamedVolume(engine));
     const format = await readFormat(engine, volume);
-    if (format !== null) return format;
+    if (format !== null) return { url, volume, format };
     throw new PenstockError('not-found', `volume '${volume}' is not formatted: run penstock fs format`);
   } finally {
     await engine.close();
   }
+}
+
+async function unnamedVolume(engine: MetaEngine): Promise<string> {
+  // Looking for others goes through all that the engine has: only where nobody has a volume of the usual name.
+  if ((await readFormat(engine, DEFAULT_VOLUME)) !== null) return DEFAULT_VOLUME;
+  const volumes = await formattedVolumes(engine);
+  const [first = DEFAULT_VOLUME, ...others] = volumes;
+  if (others.length === 0) return first;
+  const more = volumes.length > VOLUMES_SHOWN ? ` and ${volumes.length - VOLUMES_SHOWN} more` : '';
+  throw new PenstockError(
+    'config',
+    `the engine has the volumes ${volumes.slice(0, VOLUMES_SHOWN).join(', ')}${more}: say which, by ?volume=NAME or --name NAME`,
+  );
 }
 
 function defaultCacheDir(): string {
@@ -233,8 +265,13 @@ export async function mountStats(mountpoint: string): Promise<Readonly<Record<st
   return answer.value;
 }
 
-/** `sqlite:x?volume=NAME` -> the engine's URL and the volume. */
+/** `sqlite:x?volume=NAME` -> the engine's URL and the volume, `lake` where none is named. Throws `config`. */
 export function splitMetaUrl(metaUrl: string, name?: string): { readonly url: string; readonly volume: string } {
+  const { url, named } = parseMetaUrl(metaUrl, name);
+  return { url, volume: named ?? DEFAULT_VOLUME };
+}
+
+function parseMetaUrl(metaUrl: string, name?: string): { readonly url: string; readonly named: string | undefined } {
   const absolute = absoluteUrl(expandEnvironment(metaUrl), process.cwd());
   const parsed = parsePortUrl(absolute);
   if (parsed === null)
@@ -244,9 +281,9 @@ export function splitMetaUrl(metaUrl: string, name?: string): { readonly url: st
   if (inUrl !== null && name !== undefined && inUrl !== name) {
     throw new PenstockError('config', `the URL names volume '${inUrl}', --name says '${name}'`);
   }
-  const volume = name ?? inUrl ?? DEFAULT_VOLUME;
-  assertVolumeName(volume);
-  return { url: parsed.href, volume };
+  const named = name ?? inUrl ?? undefined;
+  if (named !== undefined) assertVolumeName(named);
+  return { url: parsed.href, named };
 }
 
 /** Replaces the worker under open files. Throws `not-found` when nothing of ours is mounted there, `io` when the new one did not start. */

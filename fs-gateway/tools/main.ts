@@ -9,7 +9,7 @@ import { absoluteUrl, openMeta, openStore } from '../../lib/registry.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
 import { Records } from '../csi/records.ts';
 import { controlRequest } from '../fuse/control.ts';
-import { parseOptions, requireFormat, splitMetaUrl, volumeInfo } from '../main.ts';
+import { findVolume, parseOptions, splitMetaUrl, volumeInfo } from '../main.ts';
 import { createBackup, listBackups } from './backup.ts';
 import type { Backup } from '../../lib/volume/backups.ts';
 import { cloneTree, createSnapshot, deleteSnapshot, listSnapshots } from './clone.ts';
@@ -293,11 +293,10 @@ interface Ports {
 }
 
 async function withVolume<T>(request: ToolRequest, work: (ports: Ports) => Promise<T>): Promise<T> {
-  const { url, volume } = splitMetaUrl(request.metaUrl, request.name);
-  const { store: storeUrl } = await requireFormat(url, volume);
+  const { url, volume, format } = await findVolume(request.metaUrl, request.name);
   const engine = await openMeta(url, { kind: 'tool', detail: { volume } });
   try {
-    const store = await openStore(storeUrl);
+    const store = await openStore(format.store);
     try {
       return await work({ engine, store, volume });
     } finally {

@@ -12,7 +12,7 @@ import { z } from 'zod';
 import { PenstockError, describeError } from '../errors.ts';
 import type { MetaEngine } from '../meta/engine.ts';
 import { encodeInode, newInode, S_IFDIR } from './inode.ts';
-import { ROOT_INO, VolumeKeys } from './keys.ts';
+import { isVolumeName, ROOT_INO, VolumeKeys } from './keys.ts';
 
 /** The lowest version that may have pieces in zstd. */
 export const COMPRESSED_VERSION = 2;
@@ -130,6 +130,18 @@ export async function writeFormat(engine: MetaEngine, format: Omit<VolumeFormat,
     : await engine.commit({ compare: [absent], write: [record] });
   if (overLake.ok) return checked;
   throw new PenstockError('exists', `volume '${format.volume}' is already formatted`);
+}
+
+/** The names of all volumes of an engine, in order. Goes through the names of all its buckets. */
+export async function formattedVolumes(engine: MetaEngine): Promise<readonly string[]> {
+  const volumes = new Set<string>();
+  for await (const bucket of engine.buckets('{')) {
+    const volume = /^\{(.+)\}meta$/.exec(bucket)?.[1];
+    if (volume === undefined || !isVolumeName(volume)) continue;
+    const [format] = await engine.read([new VolumeKeys(volume).formatKey]);
+    if (format !== null) volumes.add(volume);
+  }
+  return [...volumes].sort();
 }
 
 /** Changes the record of a formatted volume. Throws `not-found`, `config` for a value out of range, and `conflict` when another did at the same time. */
