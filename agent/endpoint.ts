@@ -12,6 +12,8 @@ import type { Taps } from './tap.ts';
 export interface EndpointHandlers {
   /** Why the agent cannot take readings, or null. */
   readonly notReady: () => string | null;
+  /** What is wrong although it can: lines for a person. */
+  readonly remarks: () => readonly string[];
   readonly metrics: () => Promise<string>;
   readonly status: () => unknown;
   readonly taps: Taps;
@@ -53,7 +55,7 @@ function respond(handlers: EndpointHandlers, request: IncomingMessage, response:
       return;
     case '/readyz': {
       const why = handlers.notReady();
-      answer(why === null ? 200 : 503, 'text/plain', `${why ?? 'ready'}\n`);
+      answer(why === null ? 200 : 503, 'text/plain', [why ?? 'ready', ...handlers.remarks(), ''].join('\n'));
       return;
     }
     case '/metrics':

@@ -35,7 +35,7 @@ import { openSpool, type Spool } from './spool/spool.ts';
 import { prometheusText, summaryOf, type AgentStatus, type AgentSummary } from './status.ts';
 import { Taps } from './tap.ts';
 import { TransformChain } from './transforms/chain.ts';
-import { Uplink, type UplinkStatus } from './uplink/uplink.ts';
+import { Uplink } from './uplink/uplink.ts';
 
 /** Twice a second is live to a person and nothing to a machine. */
 const STATUS_EVERY_MS = 500;
@@ -48,7 +48,8 @@ const TOPICS_DEFAULT: TopicOptions = { partitions: 3, retentionMs: 7 * 86_400_00
 /** A batch that is not full waits this long: below what a person notices, and enough to fill batches under load. */
 const LINGER_MS = 20;
 const UPLINK_BACKOFF_MS_MAX = 5000;
-const UPLINK_ERROR_STANDS_MS = 3 * UPLINK_BACKOFF_MS_MAX;
+/** Soon enough after somebody changed the permissions, and little beside the budget of a thin link. */
+const UPLINK_REFUSED_BACKOFF_MS_MAX = 30_000;
 /** Part of the goal of 80 MB resident. */
 const UPLINK_BYTES_IN_MEMORY_MAX = 16 * 1024 * 1024;
 
@@ -209,6 +210,10 @@ class RunningAgent {
     const { closeEndpoint, openEndpoint } = await import('./endpoint.ts');
     const server = await openEndpoint(listen, {
       notReady: () => (this.#failure === undefined ? null : describeError(this.#failure)),
+      remarks: () =>
+        this.status().uplink.heldUp.map(
+          ({ topic, readings, problem }) => `topic ${topic}: ${readings} readings wait: ${problem}`,
+        ),
       metrics: () => this.#metrics(),
       status: () => this.status(),
       taps: this.#taps,
@@ -241,6 +246,7 @@ class RunningAgent {
         inFlight: uplink?.inFlight ?? 0,
         backlog: uplink?.backlog ?? false,
         budget: uplink?.budget ?? null,
+        heldUp: uplink?.heldUp ?? [],
       },
       rules: this.#rules.states(),
       sampledOut: this.#rules.sampledOut,
@@ -251,14 +257,7 @@ class RunningAgent {
   }
 
   #uplinkProblemNow(uplink = this.#uplink?.status()): string | null {
-    return this.#uplinkProblem ?? this.#recentUplinkError(uplink);
-  }
-
-  /** An error is over when it did not come again for longer than the uplink waits between two attempts, or nothing is left to send. */
-  #recentUplinkError(uplink: UplinkStatus | undefined): string | null {
-    const { lastError, lag } = uplink ?? { lastError: null, lag: 0n };
-    const isRecent = lastError !== null && Math.abs(this.#clock.nowMs() - lastError.atMs) < UPLINK_ERROR_STANDS_MS;
-    return isRecent && lag > 0n ? lastError.message : null;
+    return this.#uplinkProblem ?? uplink?.linkProblem ?? null;
   }
 
   async #heartbeats(): Promise<void> {
@@ -336,7 +335,12 @@ class RunningAgent {
           order: config.uplink.order,
           maxAgeMs: config.uplink.maxAge,
           budget: config.uplink,
-          backoff: { minMs: 100, maxMs: UPLINK_BACKOFF_MS_MAX, random: Math.random },
+          backoff: {
+            minMs: 100,
+            maxMs: UPLINK_BACKOFF_MS_MAX,
+            refusedMaxMs: UPLINK_REFUSED_BACKOFF_MS_MAX,
+            random: Math.random,
+          },
           clock: this.#clock,
         });
         this.#uplinkProblem = null;

@@ -236,6 +236,7 @@ export interface Agent {
   readonly status: {
     readonly readings?: number;
     readonly uplinkProblem?: string | null;
+    readonly uplink?: { readonly heldUp?: readonly { readonly topic: string; readonly problem: string }[] };
     readonly sources?: readonly { readonly name: string; readonly problem: string | null }[];
     readonly config?: {
       readonly version: string | null;

@@ -213,8 +213,14 @@ function problemOf({ status }: Agent): string {
   const sources = (status.sources ?? []).flatMap(({ name, problem }) =>
     problem === null ? [] : [`${name}: ${problem}`],
   );
+  const topics = (status.uplink?.heldUp ?? []).map(({ topic, problem }) => `${topic}: ${problem}`);
   const refused = status.config?.refused ?? null;
-  return [...(refused === null ? [] : [`refused: ${refused.reason}`]), ...sources, status.uplinkProblem ?? '']
+  return [
+    ...(refused === null ? [] : [`refused: ${refused.reason}`]),
+    ...sources,
+    ...topics,
+    status.uplinkProblem ?? '',
+  ]
     .filter((text) => text !== '')
     .join('; ');
 }

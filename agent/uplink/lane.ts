@@ -9,7 +9,7 @@
  *   same identity. So a batch is stored once, however often its answer is lost.
  * - A new identity for a batch is taken only after the log itself said that the old one will not do, and after reading back that
  *   the batch is not stored; one intent line replaces the old intent by the new ones.
- * Failure: errors are retried for ever with backoff and jitter, and shown; nothing is given up except single readings that the log
+ * Failure: errors are retried for ever with backoff and jitter, with one batch at a time, and shown (`problem`); nothing is given up except single readings that the log
  * calls too large, which go to the quarantine and are told of.
  * Limits: the uplink bounds the bytes in all lanes; a batch is at most BATCH_CAPACITY_BYTES.
  */
@@ -17,12 +17,12 @@ import type { RecordBatchBuilder } from '../../lib/log/batch-builder.ts';
 import { IN_FLIGHT_MAX, type Log, type LogProducer, type TopicInfo } from '../../lib/log/log.ts';
 import { isCode } from '../../lib/errors.ts';
 import type { SpooledReading } from '../spool/spool-reader.ts';
-import type { Backoff } from './backoff.ts';
 import { BatchMaker, type Part } from './batch-maker.ts';
 import type { UplinkBudget } from './uplink-budget.ts';
 import type { Quarantined } from './quarantine.ts';
 import { findStored } from './read-back.ts';
 import { recordsOf, type ReadingEncoder } from './reading-record.ts';
+import { problemOf, type StepContext, type UplinkProblem } from './retried-step.ts';
 import type { SendIntent, SendIntents } from './send-intents.ts';
 
 /** A batch is sealed when it reaches this: large enough for a broker, small enough that five of them are little to send again. */
@@ -30,27 +30,22 @@ export const BATCH_TARGET_BYTES = 512 * 1024;
 /** What is out of a backlog stands before the present on the connection. */
 const REPLAY_IN_FLIGHT_MAX = 2;
 
-export interface LaneContext {
+export interface LaneContext extends StepContext {
   readonly log: Log;
   readonly encoder: ReadingEncoder;
   readonly intents: SendIntents;
-  readonly backoff: Backoff;
   readonly budget: UplinkBudget;
   /** Where a batch is sealed, at most BATCH_TARGET_BYTES. */
   readonly targetBytes: number;
   readonly compression: 'none' | 'zstd';
-  readonly signal: AbortSignal;
-  readonly nowMs: () => number;
+  readonly monotonicMs: () => number;
   /** Makes the topic if it is missing, as configured. */
   readonly ensureTopic: (name: string) => Promise<TopicInfo>;
   /** Builders are large and rarely filled all at once: empty ones are shared. */
   readonly builders: RecordBatchBuilder[];
   /** Resolves when a reading that no log will take is quarantined, and the spool has passed it with a record. */
   readonly giveUp: (reading: Quarantined) => Promise<void>;
-  readonly onDelivered: (readings: number, bytes: number, isReplay: boolean) => void;
-  readonly onError: (error: unknown) => void;
-  /** Something was delivered or given up: room and acknowledgements may have moved. */
-  readonly onProgress: () => void;
+  readonly onDelivered: (readings: number, bytes: number) => void;
 }
 
 interface Batch {
@@ -93,6 +88,9 @@ export class Lane {
   #filling: Filling | undefined;
   #inFlight = 0;
   #attempt = 0;
+  #problem: UplinkProblem | null = null;
+  #waitingSinceMs: number | null = null;
+  #deliveredMs = -Infinity;
   #changed: (() => void) | undefined;
   #running: Promise<void> = Promise.resolve();
 
@@ -131,6 +129,21 @@ export class Lane {
 
   get inFlight(): number {
     return this.#inFlight;
+  }
+
+  /** Why the last attempt failed, if what it was about is still to be sent. */
+  get problem(): UplinkProblem | null {
+    return this.#queue.length === 0 ? null : this.#problem;
+  }
+
+  /** Monotonic: since when there is something and nothing of it went through; null when there is nothing. */
+  get waitingSinceMs(): number | null {
+    return this.#waitingSinceMs;
+  }
+
+  /** Monotonic: when something was stored last. */
+  get deliveredMs(): number {
+    return this.#deliveredMs;
   }
 
   /** Adds were made to a batch that is not flushed. */
@@ -211,6 +224,7 @@ export class Lane {
       return false;
     }
     this.#filling ??= { builder, incarnation, replayed, first: seq, last: seq, priority };
+    this.#waitingSinceMs ??= this.#context.monotonicMs();
     this.#filling.last = seq;
     this.#filling.priority = Math.max(this.#filling.priority, priority);
     return true;
@@ -231,6 +245,7 @@ export class Lane {
   #enqueue(intent: SendIntent, bytes: Buffer, priority: number): void {
     this.#queue.push({ intent, bytes, priority, state: 'waiting' });
     this.#queuedBytes += bytes.length;
+    this.#waitingSinceMs ??= this.#context.monotonicMs();
   }
 
   #wake(): void {
@@ -248,8 +263,8 @@ export class Lane {
       const wait = changed();
       const failed = this.#queue.find((batch) => batch.error !== undefined);
       if (failed !== undefined && this.#inFlight === 0 && !signal.aborted) {
-        await backoff.wait(this.#attempt++, signal);
-        await this.#recover(failed).catch(this.#context.onError);
+        await backoff.wait(this.#attempt++, signal, this.#problem?.isRefusal);
+        await this.#recover(failed).catch((error: unknown) => this.#noteProblem(error));
         continue;
       }
       if (failed === undefined && !signal.aborted) {
@@ -263,7 +278,8 @@ export class Lane {
   async #sendWaiting(): Promise<boolean> {
     // One identity at a time: a batch of the next one must not overtake a batch of the last one that has to be sent again.
     const producerId = this.#queue[0]?.intent.producerId;
-    const inFlightMax = this.isReplay ? REPLAY_IN_FLIGHT_MAX : IN_FLIGHT_MAX;
+    // What was refused is tried with one batch: a topic that the log does not take must not eat the budget of others.
+    const inFlightMax = this.#attempt > 0 ? 1 : this.isReplay ? REPLAY_IN_FLIGHT_MAX : IN_FLIGHT_MAX;
     const waiting = this.#queue
       .filter(({ state, intent }) => state === 'waiting' && intent.producerId === producerId)
       .slice(0, Math.max(0, inFlightMax - this.#inFlight));
@@ -271,7 +287,7 @@ export class Lane {
     try {
       await this.#context.intents.sync();
     } catch (error) {
-      this.#context.onError(error);
+      this.#noteProblem(error);
       await this.#context.backoff.wait(1, this.#context.signal);
       return true;
     }
@@ -297,12 +313,11 @@ export class Lane {
           const behind = baseOffset + BigInt(batch.intent.records);
           if (behind > this.#maker.fromOffset) this.#maker.fromOffset = behind;
           this.#attempt = 0;
-          this.#context.onDelivered(batch.intent.records, batch.bytes.length, this.isReplay);
-          this.#finish(batch);
+          this.#delivered(batch);
         },
         (error: unknown) => {
           batch.error = error;
-          this.#context.onError(error);
+          this.#noteProblem(error);
         },
       )
       .finally(() => {
@@ -311,10 +326,22 @@ export class Lane {
       });
   }
 
+  #noteProblem(error: unknown): void {
+    this.#problem = problemOf(error, this.#context.nowMs());
+  }
+
+  #delivered(batch: Batch): void {
+    this.#problem = null;
+    this.#deliveredMs = this.#context.monotonicMs();
+    this.#context.onDelivered(batch.intent.records, batch.bytes.length);
+    this.#finish(batch);
+  }
+
   /** Stored or given up. */
   #finish(batch: Batch): void {
     this.#queue = this.#queue.filter((other) => other !== batch);
     this.#queuedBytes -= batch.bytes.length;
+    this.#waitingSinceMs = this.outstandingBytes === 0 ? null : this.#context.monotonicMs();
     this.#context.intents.resolve(batch.intent);
     this.#context.onProgress();
   }
@@ -367,8 +394,7 @@ export class Lane {
     this.#maker.renew(await log.producer());
     for (const batch of [...this.#queue]) {
       if (!stored.has(batch.intent.id)) continue;
-      this.#context.onDelivered(batch.intent.records, batch.bytes.length, this.isReplay);
-      this.#finish(batch);
+      this.#delivered(batch);
     }
     const old = this.#queue;
     this.#queue = [];

@@ -10,8 +10,8 @@
  * - The spool is told two things: up to where everything is delivered, given up or a recorded gap, and which ranges above that are.
  * - A gap is recorded (with the spool's own reading about it) before it is passed.
  * Failure: a step that fails, because the spool cannot be read or takes no record of a gap, is tried again after a pause, for ever, and shown
- * by `problem`. What was read before it goes out meanwhile, and other topics go on.
- * Limits: BACKLOG_RANGES_MAX; from then on the present waits its turn, however late.
+ * by `problem`. What was read before it goes out meanwhile. Nothing here waits for the log: other topics go on whatever it says of this one.
+ * Limits: BACKLOG_RANGES_MAX; from then on the present waits its turn, however late. The uplink says how much may be read.
  */
 import type { Clock } from '../../lib/clock.ts';
 import { BATCH_BYTES_MAX, type TopicInfo } from '../../lib/log/log.ts';
@@ -31,8 +31,10 @@ const BACKLOG_RANGES_MAX = 100;
 /** A clock that was at 1970 when a reading arrived makes no reading old: above this, an age is none. */
 const IMPLAUSIBLE_AGE_MS = 400 * 86_400_000;
 const REASON_EXPIRED = 'expired: older than the maxAge of its topic';
-/** What one step takes out of the spool. */
-const READ_BYTES = 1 << 20;
+/** What one step takes out of the spool, at most. */
+const READ_BYTES_MAX = 1 << 20;
+/** Above a hiccup of the broker, and short enough that little grows old in memory. */
+const STUCK_MS = 2000;
 
 export type UplinkOrder = 'liveFirst' | 'oldestFirst';
 
@@ -106,6 +108,8 @@ export class TopicUplink {
     const live = await openLanes(context, info, false, liveFrom - 1n);
     const hasReplay = context.order === 'liveFirst' && left.missing.some(({ intent }) => intent.replayed);
     const replay = hasReplay ? await openLanes(context, info, true, acknowledged) : undefined;
+    // The log may have answered long after the uplink was closed.
+    context.lanes.signal.throwIfAborted();
     // From here on nothing can fail: the lanes live, and are known.
     if (left.outdated.length > 0) context.lanes.intents.replace(left.outdated, []);
     for (const { intent, readings } of left.missing) {
@@ -124,14 +128,30 @@ export class TopicUplink {
     return this.#backlog.length > 0;
   }
 
-  /** Whether the last step in the backlog failed; it is taken again after a pause. */
-  get isReplayResting(): boolean {
-    return this.#replayStep.isResting;
+  get liveLanes(): readonly Lane[] {
+    return this.#live;
   }
 
-  /** Why a step failed that has not succeeded since. */
+  get replayLanes(): readonly Lane[] {
+    return this.#replay ?? [];
+  }
+
+  /** Why a step failed that has not succeeded since, or what the log said of a batch that is not stored. */
   get problem(): UplinkProblem | null {
-    return this.#liveStep.problem ?? this.#replayStep.problem;
+    const ofLanes = this.lanes.find(({ problem }) => problem !== null)?.problem ?? null;
+    return this.#liveStep.problem ?? this.#replayStep.problem ?? ofLanes;
+  }
+
+  /** Monotonic: when something was stored last. */
+  get deliveredMs(): number {
+    return Math.max(...this.lanes.map(({ deliveredMs }) => deliveredMs));
+  }
+
+  /** Nothing of the present gets through: what is read from here on would only grow old in memory. */
+  get isStuck(): boolean {
+    if (this.#context.order === 'oldestFirst') return false;
+    const since = this.#live.flatMap(({ waitingSinceMs }) => waitingSinceMs ?? []);
+    return since.length > 0 && this.#context.clock.monotonicMs() - Math.max(...since) > STUCK_MS;
   }
 
   /** Readings in the spool that are not delivered. */
@@ -143,51 +163,56 @@ export class TopicUplink {
     return this.#context.spool.lastSeq(this.info.name) - this.#acknowledged - ahead;
   }
 
-  /** Reads on in the present; false when there is nothing new, or after a failure. */
-  moveLive(): Promise<boolean> {
-    return this.#liveStep.take(() => this.#moveLive());
+  /** Reads on in the present, about `maxBytes`; false when there is nothing new, or after a failure. */
+  moveLive(maxBytes: number): Promise<boolean> {
+    return this.#liveStep.take(() => this.#moveLive(Math.min(maxBytes, READ_BYTES_MAX)));
   }
 
-  /** Reads on in the backlog; false when there is none, or after a failure. */
-  async moveReplay(): Promise<boolean> {
-    const moved = await this.#replayStep.take(() => this.#moveReplay());
+  /** Reads on in the backlog, about `maxBytes`; false when there is none, when its lanes are not open yet, or after a failure. */
+  async moveReplay(maxBytes: number): Promise<boolean> {
+    const [range] = this.#backlog;
+    if (range === undefined) return false;
+    const replay = this.#replay;
+    if (replay === undefined) {
+      // In the background: the log is asked.
+      void this.#replayStep
+        .take(() => this.#openReplay(range))
+        .then((isOpen) => (isOpen ? this.#context.lanes.onProgress() : undefined));
+      return false;
+    }
+    const moved = await this.#replayStep.take(() =>
+      this.#moveReplay(range, replay, Math.min(maxBytes, READ_BYTES_MAX)),
+    );
     // On a full disk it is the delivery of what was read that makes room for the record of a gap.
-    if (this.#replayStep.isResting) for (const lane of this.#replay ?? []) lane.flush();
+    if (this.#replayStep.isResting) for (const lane of replay) lane.flush();
     return moved;
   }
 
-  async #moveLive(): Promise<boolean> {
+  async #moveLive(maxBytes: number): Promise<boolean> {
     const { spool, order, clock } = this.#context;
     if (order === 'liveFirst' && clock.monotonicMs() - this.#caughtUpMs > LATE_MS) this.#leaveBehind();
     const run = this.#run;
-    const entries = await spool.read(this.info.name, run.last, READ_BYTES);
+    const entries = await spool.read(this.info.name, run.last, maxBytes);
     await this.#takeAll(entries, this.#live, (seq) => (run.last = seq));
     if (entries.length === 0) this.#caughtUpMs = clock.monotonicMs();
     this.settle();
     return entries.length > 0;
   }
 
-  async #moveReplay(): Promise<boolean> {
-    const [range] = this.#backlog;
-    if (range === undefined) return false;
-    this.#replay ??= await this.#openReplay(range);
-    const entries = await this.#context.spool.read(this.info.name, range.next - 1n, READ_BYTES);
+  async #moveReplay(range: Backlog, lanes: readonly Lane[], maxBytes: number): Promise<boolean> {
+    const entries = await this.#context.spool.read(this.info.name, range.next - 1n, maxBytes);
     const wanted = entries.filter((entry) => (entry.kind === 'reading' ? entry.seq : entry.fromSeq) <= range.last);
-    await this.#takeAll(wanted, this.#replay, (seq) => (range.next = (seq < range.last ? seq : range.last) + 1n));
+    await this.#takeAll(wanted, lanes, (seq) => (range.next = (seq < range.last ? seq : range.last) + 1n));
     if (range.next > range.last) {
       this.#backlog.shift();
       const following = this.#backlog[0];
-      for (const lane of this.#replay) {
+      for (const lane of lanes) {
         if (following === undefined) lane.flush();
         else lane.skipTo(following.next - 1n);
       }
     }
     this.settle();
     return entries.length > 0;
-  }
-
-  flushLive(): void {
-    for (const lane of this.#live) lane.flush();
   }
 
   /** Tells the spool what is delivered. */
@@ -235,10 +260,12 @@ export class TopicUplink {
     for (const lane of this.#live) lane.skipTo(last);
   }
 
-  async #openReplay(range: Backlog): Promise<readonly Lane[]> {
+  async #openReplay(range: Backlog): Promise<boolean> {
     const lanes = await openLanes(this.#context, this.info, true, range.next - 1n);
+    this.#context.lanes.signal.throwIfAborted();
     for (const lane of lanes) lane.start();
-    return lanes;
+    this.#replay = lanes;
+    return true;
   }
 
   /** In order; `advance` is told up to where everything is in a lane, or recorded. */

@@ -6,6 +6,9 @@
  * present and one for the backlog, that sends its batches in order under durable intents (send-intents.ts). topic-uplink.ts knows what
  * of a topic is read and delivered; uplink-budget.ts says when a batch may go out.
  *
+ * Topics are independent: what the log says of one delays no other. Each is opened in the background, has lanes of its own, and takes of the
+ * memory that is free at most what `roomFor` leaves it.
+ *
  * Invariants
  * - The spool is told what is stored, or a recorded gap, and nothing else.
  * - A reading goes to a lane once: a start first settles the batches that were perhaps sent (read back, then the same bytes under
@@ -13,20 +16,19 @@
  * Failure: kill -9 anywhere is repaired by the next start from the intent file. Errors of the log are retried for ever and shown in
  * `status()`. If the intent file is lost, readings that were stored but not yet acknowledged in the spool are stored again; the
  * lander drops them by identity.
- * Limits: `bytesInMemoryMax` in all lanes; more stays in the spool. The partition count of a topic is looked up at the start; a topic
+ * Limits: `bytesInMemoryMax` in all lanes, and a reading of each topic beyond; more stays in the spool. OPENINGS_MAX topics are opened at a time. The partition count of a topic is looked up at the start; a topic
  * that is made anew with fewer partitions is served after a restart.
  */
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Clock } from '../../lib/clock.ts';
-import { describeError } from '../../lib/errors.ts';
 import type { Log, TopicOptions } from '../../lib/log/log.ts';
 import type { SpoolReader } from '../spool/spool-reader.ts';
 import { Backoff, type BackoffOptions } from './backoff.ts';
 import { BATCH_TARGET_BYTES, type Lane, type LaneContext } from './lane.ts';
 import { Quarantine } from './quarantine.ts';
 import { ReadingEncoder } from './reading-record.ts';
-import type { UplinkProblem } from './retried-step.ts';
+import { problemOf, RetriedStep, type UplinkProblem } from './retried-step.ts';
 import { SendIntents } from './send-intents.ts';
 import { leftOver } from './topic-start.ts';
 import { TopicUplink, type UplinkOrder } from './topic-uplink.ts';
@@ -34,8 +36,15 @@ import { UplinkBudget, type BudgetOptions, type BudgetStatus } from './uplink-bu
 
 /** Smaller ones compress badly. */
 const BATCH_BYTES_UNDER_BUDGET_MIN = 4096;
-/** Above a hiccup of the broker, and short enough that little grows old in memory. */
-const STUCK_MS = 2000;
+/** A topic that the log does not answer for holds one of these for some seconds, and goes behind those that were asked for less often. */
+const OPENINGS_MAX = 8;
+/**
+ * A topic may hold this many times the memory that is free (dynamic thresholds: Choudhury and Hahne, 1998): one alone two thirds of it, and
+ * however many are refused, there is something free for the next one.
+ */
+const SHARE_OF_FREE = 2;
+/** Behind a trouble of one topic, deliveries of another within this time show that the link is up. */
+const LINK_PROOF_MS = 15_000;
 
 export interface UplinkOptions {
   readonly log: Log;
@@ -74,6 +83,18 @@ export interface UplinkStatus {
   readonly setAside: readonly string[];
   /** What went wrong since the last delivery, or at the last step of a topic. */
   readonly lastError: UplinkProblem | null;
+  /** Why nothing gets through at present; null while something does, or nothing is to be sent. */
+  readonly linkProblem: string | null;
+  /** Topics that the log does not take, with what they hold up. */
+  readonly heldUp: readonly HeldUpTopic[];
+}
+
+export interface HeldUpTopic {
+  readonly topic: string;
+  readonly problem: string;
+  /** True: the log answered, and will not take it as things are. */
+  readonly isRefused: boolean;
+  readonly readings: number;
 }
 
 export class Uplink {
@@ -84,12 +105,13 @@ export class Uplink {
   readonly #context: LaneContext;
   readonly #stop = new AbortController();
   readonly #topics = new Map<string, TopicUplink>();
+  /** Of topics that are not open yet. */
+  readonly #openings = new Map<string, RetriedStep>();
+  /** For the present, and as much for the backlog. */
   readonly #bytesInMemoryMax: number;
-  /** Monotonic: when something of the present was last delivered, or nothing of it was on its way. */
-  #liveProgressMs: number;
   #delivered = 0;
   #bytes = 0;
-  #lastError: UplinkStatus['lastError'] = null;
+  #roundProblem: UplinkProblem | null = null;
   #progress: PromiseWithResolvers<unknown> = Promise.withResolvers();
   #addition: Promise<void> | undefined;
   #running: Promise<void> = Promise.resolve();
@@ -98,12 +120,10 @@ export class Uplink {
     this.#options = options;
     this.#intents = intents;
     this.#budget = budget;
-    this.#liveProgressMs = options.clock.monotonicMs();
     const targetBytes = batchBytesFor(options.budget.bytesPerSecond);
     // Under a budget, what waits in memory only grows old there.
-    this.#bytesInMemoryMax = budget.isLimited
-      ? Math.min(options.bytesInMemoryMax, 4 * targetBytes)
-      : options.bytesInMemoryMax;
+    this.#bytesInMemoryMax =
+      (budget.isLimited ? Math.min(options.bytesInMemoryMax, 4 * targetBytes) : options.bytesInMemoryMax) / 2;
     this.#quarantine = new Quarantine(join(options.directory, 'quarantine.ndjson'), options.clock);
     this.#context = {
       log: options.log,
@@ -115,6 +135,7 @@ export class Uplink {
       compression: options.compression,
       signal: this.#stop.signal,
       nowMs: () => options.clock.nowMs(),
+      monotonicMs: () => options.clock.monotonicMs(),
       ensureTopic: (name) => options.log.ensureTopic(name, options.topics),
       builders: [],
       giveUp: async (reading) => {
@@ -128,13 +149,10 @@ export class Uplink {
           reason: `quarantined: ${reason}`,
         });
       },
-      onDelivered: (readings, bytes, isReplay) => {
-        if (!isReplay) this.#liveProgressMs = options.clock.monotonicMs();
-        this.#lastError = null;
+      onDelivered: (readings, bytes) => {
         this.#delivered += readings;
         this.#bytes += bytes;
       },
-      onError: (error) => this.#noteError(error),
       onProgress: () => this.#onProgress(),
     };
   }
@@ -154,9 +172,16 @@ export class Uplink {
     const { spool } = this.#options;
     const topics = [...this.#topics.values()];
     let lag = 0n;
-    for (const topic of new Set([...spool.topics(), ...this.#topics.keys()])) {
-      lag += this.#topics.get(topic)?.lag ?? spool.lastSeq(topic) - spool.durablyAcknowledged(topic);
+    const heldUp: (HeldUpTopic & { readonly trouble: UplinkProblem })[] = [];
+    for (const name of new Set([...spool.topics(), ...this.#topics.keys()])) {
+      const ofTopic = this.#topics.get(name)?.lag ?? spool.lastSeq(name) - spool.durablyAcknowledged(name);
+      lag += ofTopic;
+      const trouble = this.#topics.get(name)?.problem ?? this.#openings.get(name)?.problem ?? null;
+      if (trouble === null || ofTopic === 0n) continue;
+      const { message: problem, isRefusal: isRefused } = trouble;
+      heldUp.push({ topic: name, problem, isRefused, readings: Number(ofTopic), trouble });
     }
+    const troubles = heldUp.map(({ trouble }) => trouble);
     return {
       delivered: this.#delivered,
       bytes: this.#bytes,
@@ -166,16 +191,31 @@ export class Uplink {
       budget: this.#budget.isLimited ? this.#budget.status() : null,
       quarantined: this.#quarantine.count,
       setAside: this.#intents.setAside === undefined ? [] : [this.#intents.setAside],
-      lastError: this.#lastError ?? topics.find(({ problem }) => problem !== null)?.problem ?? null,
+      lastError: this.#roundProblem ?? troubles[0] ?? null,
+      linkProblem: this.#roundProblem?.message ?? (this.#isLinkUp(troubles) ? null : (troubles[0]?.message ?? null)),
+      heldUp: heldUp.map(({ trouble: _, ...held }) => held),
     };
   }
 
-  /** Waits until everything in the spool is delivered; false when the deadline came first. Goes on sending either way. */
+  /** What the log refuses of one topic says nothing about the link that serves another. */
+  #isLinkUp(troubles: readonly UplinkProblem[]): boolean {
+    const healthyMs = [...this.#topics.values()]
+      .filter(({ problem }) => problem === null)
+      .map(({ deliveredMs }) => deliveredMs);
+    if (troubles.every(({ isRefusal }) => isRefusal))
+      return troubles.length === 0 || Math.max(...healthyMs) > -Infinity;
+    return Math.max(...healthyMs) > this.#options.clock.monotonicMs() - LINK_PROOF_MS;
+  }
+
+  /** Waits until everything in the spool is delivered; false when the deadline came first, or only refused topics are left. Goes on sending either way. */
   async drain(deadlineMs: number): Promise<boolean> {
     const deadline = this.#options.clock.monotonicMs() + deadlineMs;
-    while (this.status().lag > 0n) {
+    for (;;) {
+      const { lag, heldUp } = this.status();
+      if (lag === 0n) return true;
+      const refused = heldUp.reduce((sum, { isRefused, readings }) => sum + (isRefused ? readings : 0), 0);
       const leftMs = deadline - this.#options.clock.monotonicMs();
-      if (leftMs <= 0) return false;
+      if (leftMs <= 0 || BigInt(refused) === lag) return false;
       const timer = new AbortController();
       await Promise.race([
         this.#progress.promise,
@@ -185,7 +225,6 @@ export class Uplink {
       ]);
       timer.abort();
     }
-    return true;
   }
 
   /** Stops; what is in flight is answered first. What is not delivered stays in the spool. */
@@ -203,9 +242,10 @@ export class Uplink {
       try {
         await this.#round();
         attempt = 0;
+        this.#roundProblem = null;
       } catch (error) {
         if (this.#isStopped()) return;
-        this.#noteError(error);
+        this.#roundProblem = problemOf(error, this.#options.clock.nowMs());
         await this.#context.backoff.wait(attempt++, this.#stop.signal);
       }
     }
@@ -216,17 +256,17 @@ export class Uplink {
     // Asked before reading: what is added while we read must not be slept over.
     const added = this.#nextAddition();
     const progress = this.#progress.promise;
-    await this.#settleTopicsOfIntents();
+    this.#openTopics();
     await this.#moveLive();
     const isReplayMoved = await this.#moveReplay();
     if (!isReplayMoved && this.#liveLanes().some((lane) => lane.isFilling)) {
       await delay(this.#options.lingerMs, undefined, { signal: this.#stop.signal });
       await this.#moveLive();
     }
-    for (const topic of this.#topics.values()) topic.flushLive();
+    flush(this.#liveLanes());
     if (isReplayMoved) return;
-    // Progress is room in the lanes, or the end of a topic's rest.
-    await (this.#isStuck() ? progress : Promise.race([added, progress]));
+    // Progress is room in the lanes, a topic that is open now, or the end of a topic's rest.
+    await Promise.race([added, progress]);
   }
 
   #isStopped(): boolean {
@@ -246,56 +286,58 @@ export class Uplink {
     return this.#addition;
   }
 
-  /** Topics with open intents are served first, even when the spool has nothing new for them. */
-  async #settleTopicsOfIntents(): Promise<void> {
-    for (const { topic } of this.#intents.unresolved()) await this.#topic(topic);
+  /** Begins to open what is not: topics with open intents also when the spool has nothing new for them. */
+  #openTopics(): void {
+    const names = new Set([...this.#intents.unresolved().map(({ topic }) => topic), ...this.#options.spool.topics()]);
+    for (const name of names) {
+      if (!this.#topics.has(name) && !this.#openings.has(name))
+        this.#openings.set(name, new RetriedStep(this.#context));
+    }
+    const all = [...this.#openings].toSorted(([, a], [, b]) => a.failures - b.failures);
+    const underWay = all.filter(([, { isTaken }]) => isTaken).length;
+    const next = all.filter(([, { isTaken, isResting }]) => !isTaken && !isResting);
+    for (const [name, opening] of next.slice(0, OPENINGS_MAX - underWay)) {
+      void opening.take(() => this.#open(name)).then(() => this.#onProgress());
+    }
   }
 
   /** Everything new goes into the lanes, as far as there is room; the topics take turns. */
   async #moveLive(): Promise<void> {
-    for (let moved = true; moved && !this.#isStopped();) {
+    for (let moved = true; moved;) {
       moved = false;
-      for (const topic of await this.#topicsByPriority()) {
-        if (this.#isStuck()) return;
-        if (await topic.moveLive()) moved = true;
-        await this.#room();
+      for (const topic of this.#topicsByPriority()) {
+        if (this.#isStopped()) return;
+        if (topic.isStuck) continue;
+        const room = this.#roomFor(topic.liveLanes, this.#liveLanes());
+        // What goes out makes room.
+        if (room <= 0) flush(topic.liveLanes);
+        else if (await topic.moveLive(room)) moved = true;
       }
     }
   }
 
-  /** One step, of the topic with the highest priority that has a backlog; false when there was none, or no room. */
+  /** One step, of the topic with the highest priority that has a backlog and room; false when there was none. */
   async #moveReplay(): Promise<boolean> {
-    const topic = (await this.#topicsByPriority()).find(
-      ({ hasBacklog, isReplayResting }) => hasBacklog && !isReplayResting,
-    );
-    if (topic === undefined || this.#isStopped()) return false;
-    // Half of the memory is the present's.
-    if (this.#isStuck() || bytesOf(this.#lanes().filter(({ isReplay }) => isReplay)) >= this.#bytesInMemoryMax / 2) {
-      return false;
+    for (const topic of this.#topicsByPriority()) {
+      if (this.#isStopped()) return false;
+      if (!topic.hasBacklog || topic.isStuck) continue;
+      const room = this.#roomFor(topic.replayLanes, this.#replayLanes());
+      if (room <= 0) flush(topic.replayLanes);
+      else if (await topic.moveReplay(room)) return true;
     }
-    return topic.moveReplay();
+    return false;
   }
 
-  async #topicsByPriority(): Promise<readonly TopicUplink[]> {
-    for (const name of this.#options.spool.topics()) await this.#topic(name);
+  #topicsByPriority(): readonly TopicUplink[] {
     return [...this.#topics.values()].toSorted((a, b) => b.priority - a.priority);
   }
 
-  /** Nothing of the present gets through: what is read from here on would only grow old in memory. */
-  #isStuck(): boolean {
-    const nowMs = this.#options.clock.monotonicMs();
-    if (this.#options.order === 'oldestFirst' || bytesOf(this.#liveLanes()) === 0) this.#liveProgressMs = nowMs;
-    return nowMs - this.#liveProgressMs > STUCK_MS;
-  }
-
-  async #room(): Promise<void> {
-    while (!this.#isStopped()) {
-      const progress = this.#progress.promise;
-      const live = this.#liveLanes();
-      if (bytesOf(live) < this.#bytesInMemoryMax / 2) return;
-      for (const lane of live) lane.flush();
-      await progress;
-    }
+  /** How many bytes more a topic may hold in memory, whose lanes these are among all of their kind; one reading in any case. */
+  #roomFor(lanes: readonly Lane[], all: readonly Lane[]): number {
+    const free = this.#bytesInMemoryMax - bytesOf(all);
+    const held = bytesOf(lanes);
+    const room = Math.floor((SHARE_OF_FREE * free - held) / (SHARE_OF_FREE + 1));
+    return held === 0 ? Math.max(1, room) : room;
   }
 
   #onProgress(): void {
@@ -312,17 +354,17 @@ export class Uplink {
     return this.#lanes().filter(({ isReplay }) => !isReplay);
   }
 
-  #noteError(error: unknown): void {
-    this.#lastError = { message: describeError(error), atMs: this.#options.clock.nowMs() };
+  #replayLanes(): Lane[] {
+    return this.#lanes().filter(({ isReplay }) => isReplay);
   }
 
-  /** The topic with its lanes; the first time, what an earlier run left is settled. */
-  async #topic(name: string): Promise<TopicUplink> {
-    const known = this.#topics.get(name);
-    if (known !== undefined) return known;
+  /** Makes the topic with its lanes, after what an earlier run left is settled. */
+  async #open(name: string): Promise<boolean> {
     const { spool, log, topics, order, clock, maxAgeMs } = this.#options;
+    const { signal } = this.#stop;
     const info = await log.ensureTopic(name, topics);
-    const left = await leftOver(log, spool, this.#intents, info, this.#stop.signal);
+    signal.throwIfAborted();
+    const left = await leftOver(log, spool, this.#intents, info, signal);
     const context = {
       lanes: this.#context,
       spool,
@@ -332,11 +374,12 @@ export class Uplink {
     };
     const topic = await TopicUplink.open(context, info, left);
     for (const intent of left.stored) {
-      this.#context.onDelivered(intent.records, intent.bytes, intent.replayed);
+      this.#context.onDelivered(intent.records, intent.bytes);
       this.#intents.resolve(intent);
     }
     this.#topics.set(name, topic);
-    return topic;
+    this.#openings.delete(name);
+    return true;
   }
 }
 
@@ -344,6 +387,10 @@ export class Uplink {
 function batchBytesFor(bytesPerSecond: number): number {
   if (bytesPerSecond === 0) return BATCH_TARGET_BYTES;
   return Math.max(BATCH_BYTES_UNDER_BUDGET_MIN, Math.min(BATCH_TARGET_BYTES, Math.floor(bytesPerSecond / 2)));
+}
+
+function flush(lanes: readonly Lane[]): void {
+  for (const lane of lanes) lane.flush();
 }
 
 function bytesOf(lanes: readonly Lane[]): number {

@@ -27,6 +27,7 @@ export function ratesOf(before: TimedStatus, now: TimedStatus): Readonly<Record<
         before.status.spool.topics.find((other) => other.topic === topic)?.acknowledged,
       ),
       lag: accepted - acknowledged,
+      problem: uplink.heldUp.find((held) => held.topic === topic)?.problem ?? null,
     })),
     spool: {
       bytes: spool.bytes,
@@ -63,8 +64,9 @@ export function drawTop(before: TimedStatus, now: TimedStatus): string {
     lines.push(`${String(name).padEnd(40)}  ${String(readingsPerSecond).padStart(10)}  ${note}`.trimEnd());
   }
   lines.push('', 'TOPIC                                    DELIVERED/S         LAG');
-  for (const { topic, deliveredPerSecond, lag } of rates.topics) {
-    lines.push(`${String(topic).padEnd(40)}  ${String(deliveredPerSecond).padStart(10)}  ${String(lag).padStart(10)}`);
+  for (const { topic, deliveredPerSecond, lag, problem } of rates.topics) {
+    const figures = `${String(deliveredPerSecond).padStart(10)}  ${String(lag).padStart(10)}`;
+    lines.push(`${String(topic).padEnd(40)}  ${figures}  ${typeof problem === 'string' ? problem : ''}`.trimEnd());
   }
   if (rates.rules.length > 0) lines.push('', 'RULE');
   for (const { when, active } of rates.rules) lines.push(`${active === true ? 'ACTIVE' : 'rests '}  ${String(when)}`);

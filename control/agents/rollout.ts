@@ -51,6 +51,7 @@ const statusSchema = z.object({
     .catch(null),
   sources: z.array(z.object({ problem: z.string().nullable() })).catch([]),
   uplinkProblem: z.string().nullable().catch(null),
+  uplink: z.object({ heldUp: z.array(z.unknown()) }).catch({ heldUp: [] }),
   spooled: z.number().catch(0),
   quarantined: z.number().catch(0),
 });
@@ -100,8 +101,8 @@ export function wantedOf(agent: string, assignment: Assignment | null, group: Gr
   return { ...wanted, from: isNew ? 'rollout' : 'group', group: name, owner: `group:${name}` };
 }
 
-const isTroubled = ({ sources, uplinkProblem }: Status): boolean =>
-  uplinkProblem !== null || sources.some(({ problem }) => problem !== null);
+const isTroubled = ({ sources, uplink, uplinkProblem }: Status): boolean =>
+  uplinkProblem !== null || uplink.heldUp.length > 0 || sources.some(({ problem }) => problem !== null);
 
 /** `now.listeningMs`: since when heartbeats could have been taken. What nobody could hear is no silence. */
 export function memberState(rollout: Rollout, member: Member, now: Now): MemberState {
