@@ -20,7 +20,7 @@ const refuse = (what: string): Promise<never> => Promise.reject(new PenstockErro
 
 /** Refuses to make `unmade`, never answers for `silent`, and refuses what is appended to `unwritable` and `leaderless`. */
 function pickyLog(log: Log): { readonly picky: Log; readonly relent: () => void } {
-  const relenting = Promise.withResolvers<void>();
+  const relenting = Promise.withResolvers<undefined>();
   let isPicky = true;
   const picky: Log = {
     ...faultyLog(log, new FaultPlan()),
@@ -43,7 +43,7 @@ function pickyLog(log: Log): { readonly picky: Log; readonly relent: () => void 
   };
   const relent = (): void => {
     isPicky = false;
-    relenting.resolve();
+    relenting.resolve(undefined);
   };
   return { picky, relent };
 }
@@ -152,15 +152,14 @@ describe.skipIf(missing('kafka'))('on Kafka', () => {
         await expect.poll(async () => (await delivered(log, 'good')).length, { timeout: 15_000 }).toBe(500 * round);
       }
       await expect
-        .poll(() => uplink.status().heldUp, { timeout: 30_000 })
+        .poll(() => uplink.status().heldUp.map(({ topic, isRefused }) => [topic, isRefused]), { timeout: 30_000 })
         .toEqual([
-          expect.objectContaining({ topic: '..', isRefused: true, problem: expect.stringContaining('INVALID_TOPIC') }),
-          expect.objectContaining({
-            topic: 'strict',
-            isRefused: true,
-            problem: expect.stringContaining('INVALID_TIMESTAMP'),
-          }),
+          ['..', true],
+          ['strict', true],
         ]);
+      const problems = uplink.status().heldUp.map(({ problem }) => problem);
+      expect(problems[0]).toContain('INVALID_TOPIC');
+      expect(problems[1]).toContain('INVALID_TIMESTAMP');
     },
   );
 });
