@@ -103,8 +103,8 @@ async function bestQuery(paths: readonly string[]): Promise<number> {
   const list = paths.map(sqlText).join(', ');
   await worker.run(
     `COPY (SELECT * FROM read_parquet([${list}], union_by_name = true) ` +
-      'QUALIFY row_number() OVER (PARTITION BY _agent, _incarnation, _seq ORDER BY _partition, _offset) = 1 ' +
-      `ORDER BY sensor, ts, _partition, _offset) TO ${sqlText(join(spill, 'out.parquet'))} ` +
+      'QUALIFY row_number() OVER (PARTITION BY _agent, _incarnation, _seq ORDER BY _log_partition, _offset) = 1 ' +
+      `ORDER BY sensor, ts, _log_partition, _offset) TO ${sqlText(join(spill, 'out.parquet'))} ` +
       '(FORMAT parquet, COMPRESSION zstd)',
   );
   const used = worker.cpuSeconds - before;

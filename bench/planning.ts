@@ -42,7 +42,7 @@ const schema = newSchema([
   { name: '_incarnation', type: 'string' },
   { name: '_seq', type: 'long' },
   { name: '_offset', type: 'long' },
-  { name: '_partition', type: 'int' },
+  { name: '_log_partition', type: 'int' },
   { name: '_event_time', type: 'timestamptz', required: true },
   { name: '_arrival_time', type: 'timestamptz' },
   { name: '_replayed', type: 'boolean' },

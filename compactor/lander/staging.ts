@@ -93,7 +93,7 @@ export class Staging {
     const text = (name: string): StringColumn => typed(column(name), StringColumn);
     this.#identity = new Identity(text('_agent'), text('_incarnation'), long('_seq'));
     this.#offset = long('_offset');
-    this.#partition = number('_partition');
+    this.#partition = number('_log_partition');
     this.#eventTime = long('_event_time');
     this.#arrivalTime = long('_arrival_time');
     this.#replayed = number('_replayed');

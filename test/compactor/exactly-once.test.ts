@@ -38,7 +38,7 @@ async function rival(pipeline: TestPipeline): Promise<TestPipeline> {
 
 async function offsets(pipeline: TestPipeline): Promise<string[]> {
   const rows = await readRows(pipeline.lake);
-  return rows.map((row) => `${String(row['_partition'])}:${String(row['_offset'])}`).sort();
+  return rows.map((row) => `${String(row['_log_partition'])}:${String(row['_offset'])}`).sort();
 }
 
 test('two landers at once: each record lands once', async () => {

@@ -20,7 +20,7 @@ export type KnownFiles = Map<string, readonly (readonly [partition: number, offs
 
 async function placesOf(lake: TestPipeline['lake'], location: string): Promise<[number, number][]> {
   const rows = await readParquet(lake, lake.store.keyOf(location) ?? '');
-  return rows.map((row) => [Number(row['_partition']), Number(row['_offset'])]);
+  return rows.map((row) => [Number(row['_log_partition']), Number(row['_offset'])]);
 }
 
 /** Every offset of the snapshot at most once, per partition; and what is missing is a repeat that was removed or a bad record. */

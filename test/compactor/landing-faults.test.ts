@@ -20,7 +20,7 @@ test.each(faultPoints)('landing: a fault at every %s, %s its effect', async (ope
     await landOnce(pipeline);
     await expectAccounts(pipeline.lake, { landed: 71, quarantined: 1, liveRows: 70 });
     const places = (await readRows(pipeline.lake)).map(
-      (row) => `${String(row['_partition'])}:${String(row['_offset'])}`,
+      (row) => `${String(row['_log_partition'])}:${String(row['_offset'])}`,
     );
     expect(new Set(places).size).toBe(70);
     if (plan.fired > 0) continue;

@@ -43,11 +43,11 @@ test('records become rows with their identity, and a second run finds nothing ne
     _agent: 'edge-1',
     _incarnation: 'inc-of-edge-1-0123456789abcdef',
     _offset: 3n,
-    _partition: 0,
+    _log_partition: 0,
     _replayed: false,
   });
   expect(third?.['_event_time']).toEqual(new Date(HOUR_MS + 3));
-  const foreign = rows.find((row) => row['_partition'] === 1);
+  const foreign = rows.find((row) => row['_log_partition'] === 1);
   expect(foreign).toMatchObject({ _agent: null, _incarnation: null, _seq: null, _arrival_time: null, _replayed: null });
 
   const second = await landOnce(pipeline);
@@ -77,7 +77,7 @@ test('records of many hours, mixed, go to the file of their hour in the order of
     expect(rows).toHaveLength(100);
     const [hour] = rows.map((row) => Number(row['_offset']) % hours);
     for (const partition of [0, 1]) {
-      const offsets = rows.filter((row) => row['_partition'] === partition).map((row) => Number(row['_offset']));
+      const offsets = rows.filter((row) => row['_log_partition'] === partition).map((row) => Number(row['_offset']));
       expect(offsets).toEqual(Array.from({ length: 50 }, (_, n) => Number(hour) + n * hours));
     }
   }

@@ -46,9 +46,9 @@ async function check(what: string, files: readonly string[]): Promise<number> {
   let rows = 0;
   if (files.length > 0) {
     const partitions = await db.query(
-      `SELECT _partition AS p, count(*) AS found, count(DISTINCT _offset) AS offsets, min(_offset) AS first, max(_offset) AS last,
+      `SELECT _log_partition AS p, count(*) AS found, count(DISTINCT _offset) AS offsets, min(_offset) AS first, max(_offset) AS last,
               count(DISTINCT (_agent, _incarnation, _seq)) AS identities
-       FROM read_parquet([${files.map(sqlText).join(',')}], union_by_name = true) GROUP BY _partition`,
+       FROM read_parquet([${files.map(sqlText).join(',')}], union_by_name = true) GROUP BY _log_partition`,
     );
     for (const partition of partitions) {
       const number = (name: string): number => Number(partition[name]);

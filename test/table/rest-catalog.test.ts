@@ -79,7 +79,7 @@ test('a table gets fresh ids, survives a restart, is dropped without losing an o
     metadata: {
       'last-column-id': 3,
       schemas: [{ fields: [{ id: 1 }, { id: 2, type: { 'element-id': 3 } }] }],
-      properties: { 'gc.enabled': 'false' },
+      properties: {},
     },
   });
   expect(await call('POST', '/v1/namespaces/n/tables', request)).toMatchObject(refused('AlreadyExistsException', 409));
@@ -92,6 +92,21 @@ test('a table gets fresh ids, survives a restart, is dropped without losing an o
   expect(registered.body).toEqual(created.body);
   const elsewhere = await call('POST', '/v1/namespaces/n/register', { name: 'u', 'metadata-location': location });
   expect(elsewhere).toMatchObject(refused('BadRequestException', 400));
+});
+
+test('every answer about a table of the lander says that others must not delete its objects', async () => {
+  const { lake, call } = await openCatalog();
+  await createTable(lake, TABLE, { schema: SCHEMA });
+  const updates = { note: 'x', 'gc.enabled': 'true', 'read.parquet.vectorization.enabled': 'true' };
+  const loaded = await call('GET', TABLE_PATH);
+  const committed = await call('POST', TABLE_PATH, {
+    requirements: [],
+    updates: [{ action: 'set-properties', updates }],
+  });
+  expect(loaded.body).toMatchObject({
+    metadata: { properties: { 'gc.enabled': 'false', 'read.parquet.vectorization.enabled': 'false' } },
+  });
+  expect(committed.body).toMatchObject({ metadata: { properties: { ...updates, 'gc.enabled': 'false' } } });
 });
 
 test('of commits that race on one snapshot exactly one wins, and the others are told so', async () => {

@@ -13,6 +13,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
 import { describeError, isCode, PenstockError } from '../../errors.ts';
 import type { Version } from '../../meta/engine.ts';
+import { KEEPS_OBJECTS, SPARK_READS } from '../client-properties.ts';
 import { stringifyJson } from '../json.ts';
 import { tableFolder } from '../keys.ts';
 import { currentSnapshot, parseMetadata, type TableMetadata } from '../metadata.ts';
@@ -50,8 +51,7 @@ export class ForeignCatalog implements TableCatalog {
       // 409: it is there.
       await this.#client.request('POST', 'namespaces', { namespace: levels.slice(0, depth), properties: {} });
     }
-    // Another program's expiry or orphan removal would delete objects that the volume refers to.
-    const own = { ...metadata, properties: { ...metadata.properties, 'gc.enabled': 'false' } };
+    const own = { ...metadata, properties: { ...SPARK_READS, ...metadata.properties, ...KEEPS_OBJECTS } };
     const { status, message } = await this.#client.request('POST', pathOf(name), {
       requirements: [{ type: 'assert-create' }],
       updates: updatesOfNew(own),

@@ -6,6 +6,7 @@
  * planning, multi-table transactions, credentials, OAuth tokens. Renaming is refused by name.
  * Limits: `pageSize` up to PAGE_MAX; the body is bounded by the server.
  */
+import { KEEPS_OBJECTS, SPARK_READS } from '../client-properties.ts';
 import { currentSnapshot } from '../metadata.ts';
 import type { TableMetadata } from '../metadata.ts';
 import type { LakeContext } from '../table.ts';
@@ -28,6 +29,7 @@ import {
 import { commitTableOf, createTableOf, dropTable, loadTableOf, registerTable } from './rest-catalog.ts';
 import type { LoadedTable } from './rest-catalog.ts';
 import { RestError } from './rest-error.ts';
+import { isHourTable } from './table-builder.ts';
 
 /** Separates the levels of a namespace in a path. */
 const LEVELS = '\u001f';
@@ -120,7 +122,8 @@ const routes: readonly Route[] = [
   }),
   route('POST', TABLE, async ({ lake, namespace, table, body }) => {
     const committed = await commitTableOf(lake, namespace, table, parseBody(commitTableSchema, body));
-    return ok({ 'metadata-location': committed.metadataLocation, metadata: committed.metadata });
+    const { metadata, metadataLocation } = committed;
+    return ok({ 'metadata-location': metadataLocation, metadata: shownMetadata(metadata) });
   }),
   // `purgeRequested` changes nothing: other things than the table may refer to its objects.
   route('DELETE', TABLE, async ({ lake, namespace, table }) => {
@@ -204,13 +207,17 @@ function configOf(lake: LakeContext): unknown {
 }
 
 function tableBody(lake: LakeContext, { metadata, metadataLocation }: LoadedTable): unknown {
-  // Expiry and purge by other programs delete objects themselves, and a volume's directories, snapshots and clones may refer to those.
-  const properties = { 'gc.enabled': 'false', ...metadata.properties };
   return {
     ...(metadataLocation === null ? {} : { 'metadata-location': metadataLocation }),
-    metadata: { ...metadata, properties },
+    metadata: shownMetadata(metadata),
     config: fileIoConfig(lake),
   };
+}
+
+/** With what other programs must know of a table of the lander. In every answer: clients go on with what a commit answers. */
+function shownMetadata(metadata: TableMetadata): TableMetadata {
+  if (!isHourTable(metadata)) return metadata;
+  return { ...metadata, properties: { ...SPARK_READS, ...metadata.properties, ...KEEPS_OBJECTS } };
 }
 
 /** How clients reach the objects, without credentials: those are their own. */

@@ -69,7 +69,7 @@ async function quarantined(): Promise<TestPipeline> {
 
 const inOrder = (rows: readonly LakeRow[]): LakeRow[] =>
   rows.toSorted(
-    (a, b) => Number(a['_partition']) - Number(b['_partition']) || Number(a['_offset']) - Number(b['_offset']),
+    (a, b) => Number(a['_log_partition']) - Number(b['_log_partition']) || Number(a['_offset']) - Number(b['_offset']),
   );
 
 /** What the records would be had the schema been the wide one from the start. */
@@ -175,7 +175,7 @@ test('killed -9 before and after the commit', async () => {
 });
 
 async function expectSomeReplayed({ lake }: TestPipeline): Promise<void> {
-  const places = (await readRows(lake)).map((row) => `${String(row['_partition'])}:${String(row['_offset'])}`);
+  const places = (await readRows(lake)).map((row) => `${String(row['_log_partition'])}:${String(row['_offset'])}`);
   expect(new Set(places).size).toBe(places.length);
   expect([RECORDS - BAD - FITTING, RECORDS - BAD]).toContain(places.length);
 }
