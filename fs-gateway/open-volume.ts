@@ -2,8 +2,6 @@
  * Puts the layers of a mounted volume together: the metadata view, the block reader and cache, the staging area, and the virtual file
  * system over them. The one place that constructs them; the worker and the tests call it.
  */
-import { createHash } from 'node:crypto';
-import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Clock } from '../lib/clock.ts';
@@ -20,6 +18,7 @@ import { Staging } from './data/staging.ts';
 import { Uploader } from './data/uploader.ts';
 import { Content } from './meta/content.ts';
 import { VolumeView } from './meta/view.ts';
+import { assertOnlyOne, mountIdOf, stagingFolder } from './mount-identity.ts';
 import { bootId, openPassthrough, openWholeFiles } from './open-passthrough.ts';
 import { CacheGroup } from './peers/cache-group.ts';
 import type { CacheGroupOptions } from './peers/cache-group.ts';
@@ -84,14 +83,14 @@ export interface OpenVolume {
   close(): Promise<void>;
 }
 
-/** Throws `not-found` when the volume has no format, `held` when another process serves this mount point's staging area. */
+/** Throws `not-found` when the volume has no format, `held` when another process serves this mount point's staging area, or is this mount elsewhere. */
 export async function openVolume(
   options: VolumeOptions,
   clock: Clock,
   notifier: KernelNotifier | undefined,
   report: (message: string) => void,
 ): Promise<OpenVolume> {
-  const mountId = createHash('sha256').update(`${hostname()}\n${options.mountpoint}`).digest('hex').slice(0, 16);
+  const mountId = mountIdOf(options.cacheDir, options.mountpoint);
   const lockOwner = options.mountLife ?? mountId;
   const { volume, folder, mountpoint } = options;
   const group = options.cacheGroup === undefined ? undefined : await CacheGroup.open({ ...options.cacheGroup, report });
@@ -158,8 +157,15 @@ async function assemble({
 }: Ingredients): Promise<OpenVolume> {
   const store = await openStore(format.store, options.credentials);
   const base = join(options.cacheDir, format.id);
-  const stagingDir = join(base, `mount-${mountId}`);
+  const stagingDir = join(base, stagingFolder(options.mountpoint));
   const lock = await lockStaging(join(stagingDir, 'lock'), options.mountpoint, clock);
+  const { cacheDir } = options;
+  await assertOnlyOne({ mountId, life: lockOwner, cacheDir, sessions: () => view.sessions() }).catch(
+    (error: unknown) => {
+      lock.release();
+      throw error;
+    },
+  );
   const cache = new BlockCache({
     dir: join(base, 'blocks'),
     bytesMax: options.cacheBytes,

@@ -69,7 +69,10 @@ export async function openTestVolume(
   name = 'a',
   reports: string[] = [],
   volumeName = 'lake',
-  more: Pick<Partial<VolumeOptions>, 'passthrough' | 'kernel' | 'cacheBytes' | 'cacheGroup'> = {},
+  more: Pick<
+    Partial<VolumeOptions>,
+    'passthrough' | 'kernel' | 'cacheBytes' | 'cacheGroup' | 'mountpoint' | 'mountLife'
+  > = {},
 ): Promise<OpenVolume> {
   const opened = await openVolume(
     {

@@ -1,0 +1,94 @@
+/**
+ * Who a mount is, over its workers and over mounting again, to the other mounts of its volume: a hash of a number that its cache directory was given
+ * when it was made, the host and the mount point. (Host and mount point alone are not enough: containers may have both in common, and two
+ * mounts that took each other for one would remove files that the other has open.)
+ *
+ * Invariants: two mounts of one identity serve at no time together. In one cache directory the lock of the staging area sees to that; of a
+ * directory that was copied, identity and all, the mount that comes second sees that the first one's session goes on, and ends.
+ * Limits: a mount whose supervisor and worker were killed is followed by another once its lease is over, up to LEASES_MS.
+ */
+import { createHash, randomUUID } from 'node:crypto';
+import { linkSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { hostname } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { PenstockError, systemCode } from '../lib/errors.ts';
+import type { SessionInfo } from '../lib/meta/engine.ts';
+
+const FILE = 'id';
+const LOOK_MS = 200;
+/** Three leases: by then a session that nobody renews is over. */
+const LEASES_MS = 15_000;
+
+export function mountIdOf(cacheDir: string, mountpoint: string): string {
+  return digest(`${directoryId(cacheDir)}\n${hostname()}\n${mountpoint}`);
+}
+
+/** The folder of a mount point in a volume's part of the cache directory. */
+export function stagingFolder(mountpoint: string): string {
+  return `mount-${digest(`${hostname()}\n${mountpoint}`)}`;
+}
+
+function digest(text: string): string {
+  return createHash('sha256').update(text).digest('hex').slice(0, 16);
+}
+
+function directoryId(cacheDir: string): string {
+  mkdirSync(cacheDir, { recursive: true, mode: 0o700 });
+  const path = join(cacheDir, FILE);
+  const known = readId(path);
+  if (known !== undefined) return known;
+  const fresh = `${path}.${randomUUID()}`;
+  try {
+    writeFileSync(fresh, `${randomUUID()}\n`, { mode: 0o600 });
+    // What a power cut has emptied is not one.
+    rmSync(path, { force: true });
+    linkSync(fresh, path);
+  } catch (error) {
+    if (systemCode(error) !== 'EEXIST') throw error;
+  } finally {
+    rmSync(fresh, { force: true });
+  }
+  return readId(path) ?? directoryId(cacheDir);
+}
+
+function readId(path: string): string | undefined {
+  try {
+    return /^[0-9a-f-]{36}$/m.exec(readFileSync(path, 'latin1'))?.[0];
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return undefined;
+    throw error;
+  }
+}
+
+export interface IdentityCheck {
+  readonly mountId: string;
+  /** The life of the mount: its other workers have it too. */
+  readonly life: string;
+  readonly cacheDir: string;
+  readonly sessions: () => Promise<readonly SessionInfo[]>;
+}
+
+/** To be called with the lock of the staging area. Returns when nobody else has this identity; throws `held` when somebody goes on with it. */
+export async function assertOnlyOne({ mountId, life, cacheDir, sessions }: IdentityCheck): Promise<void> {
+  const others = async (): Promise<readonly SessionInfo[]> =>
+    (await sessions()).filter(
+      ({ live, kind, detail }) =>
+        live && kind === 'mount' && detail['mountId'] === mountId && detail['lockOwner'] !== life,
+    );
+  const first = await others();
+  const seenMs = Math.max(0, ...first.map(({ renewedMs }) => renewedMs));
+  for (let left = first, waitedMs = 0; left.length > 0; waitedMs += LOOK_MS) {
+    // The one before this mount was killed: its lease runs out.
+    const alive = left.find(({ renewedMs }) => renewedMs > seenMs || waitedMs >= LEASES_MS);
+    if (alive !== undefined) {
+      throw new PenstockError(
+        'held',
+        `${alive.host}:${String(alive.detail['mountpoint'])} (process ${alive.pid}) is mounted with the identity of this mount: ` +
+          `${cacheDir} and its cache directory are copies of one another. Give one of them another --cache-dir`,
+      );
+    }
+    await sleep(LOOK_MS);
+    left = await others();
+  }
+}
