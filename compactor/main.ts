@@ -1,4 +1,5 @@
 /** What the command line and the demo call: land, compact, what it cost, and what a dataset adds up to. */
+import { randomUUID } from 'node:crypto';
 import type { PipelineConfig } from '../lib/config/pipeline.ts';
 import { systemClock } from '../lib/clock.ts';
 import { isCode } from '../lib/errors.ts';
@@ -25,7 +26,10 @@ export { openLake } from '../lib/lake/ports.ts';
 export type { CompactStatus } from './compact/compactor.ts';
 export type { PlannedGroup } from './compact/expectation.ts';
 
-export interface LandRequest extends Omit<LanderOptions, 'config' | 'lake' | 'log' | 'onTurn'> {
+export interface LandRequest extends Omit<
+  LanderOptions,
+  'config' | 'lake' | 'log' | 'onTurn' | 'onShare' | 'landerId'
+> {
   /** HOST:PORT of /healthz, /readyz and /metrics. */
   readonly listen?: string;
   onListening?(url: string): void;
@@ -59,6 +63,7 @@ async function landOn(
   const log = await openPipelineLog(config, baseDir);
   const sum = { records: 0, rows: 0, quarantined: 0, lost: 0, files: 0 };
   const problems = new Set<string>();
+  const landerId = randomUUID();
   const onStatus = (status: LandStatus): void => {
     if (status.kind === 'commit') {
       health.committed(status.dataset, status.totals);
@@ -75,8 +80,9 @@ async function landOn(
       try {
         const result = await runLander({
           ...options,
-          ...{ config, lake: ports.lake, log, onStatus },
+          ...{ config, lake: ports.lake, log, onStatus, landerId },
           onTurn: (dataset, read) => health.turned(dataset, read),
+          onShare: (dataset, held) => health.holds(dataset, held),
         });
         return { summary: sum, problems: [...new Set([...problems, ...result.problems])] };
       } catch (error) {

@@ -6,26 +6,16 @@
  *
  * Failure: the lease of a killed process is free at once for processes of its machine, else when it ends (LEASE_MS).
  */
-import { randomUUID } from 'node:crypto';
 import { hostname } from 'node:os';
 import { z } from 'zod';
-import type {
-  CommitResult,
-  Compare,
-  Key,
-  MetaEngine,
-  Minitransaction,
-  Stored,
-  Version,
-  Write,
-} from '../../lib/meta/engine.ts';
+import type { Compare, Key, Stored, Version, Write } from '../../lib/meta/engine.ts';
+import { isAlive } from '../../lib/process-lock.ts';
 import type { LakeContext } from '../../lib/table/table.ts';
-import { isCode, systemCode } from '../../lib/errors.ts';
+import { commitSurely } from '../commit-surely.ts';
 import { hourName } from '../parquet-object.ts';
 
 const LEASE_MS = 60_000;
 const RENEW_MS = 15_000;
-const SENDS_MAX = 3;
 
 const leaseSchema = z.object({ session: z.int(), host: z.string(), pid: z.int(), untilMs: z.number() });
 
@@ -59,7 +49,6 @@ export class GroupLease {
     const result = await commitSurely(lake.engine, {
       compare: [{ key, version: current?.version ?? null }],
       write: [{ key, value: leaseValue(lake) }],
-      operation: randomUUID(),
     });
     return result.ok ? new GroupLease(lake, key, result.version) : { holder: 'another compactor, this instant' };
   }
@@ -82,7 +71,7 @@ export class GroupLease {
   /** Gives it up without a commit; a no-op when it is not ours any more. */
   async abandon(): Promise<void> {
     const { compare, write } = await this.release();
-    await commitSurely(this.#lake.engine, { compare: [compare], write: [write], operation: randomUUID() });
+    await commitSurely(this.#lake.engine, { compare: [compare], write: [write] });
   }
 
   async #stop(): Promise<void> {
@@ -100,16 +89,6 @@ export class GroupLease {
       // Else it was taken from us: the commit will fail on it.
     } catch {
       // The next renewal or the commit will tell.
-    }
-  }
-}
-
-async function commitSurely(engine: MetaEngine, transaction: Minitransaction): Promise<CommitResult> {
-  for (let attempt = 1; ; attempt++) {
-    try {
-      return await engine.commit(transaction);
-    } catch (error) {
-      if (attempt === SENDS_MAX || !isCode(error, 'timeout', 'unavailable')) throw error;
     }
   }
 }
@@ -135,14 +114,5 @@ function parse(value: Buffer): unknown {
     return JSON.parse(value.toString('utf8'));
   } catch {
     return undefined;
-  }
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return systemCode(error) !== 'ESRCH';
   }
 }

@@ -86,7 +86,10 @@ function ownRecords(
   const offsets = moveOffsets(
     lake.volume,
     dataset.name,
-    moved.map(({ from, next, leaderEpoch }) => ({ from, to: { topicId: place.topicId, next, leaderEpoch } })),
+    moved.map(({ from, next, leaderEpoch }) => {
+      const lander = from.landed?.lander;
+      return { from, to: { topicId: place.topicId, next, leaderEpoch, ...(lander !== undefined && { lander }) } };
+    }),
   );
   const reference =
     deadLetters === null ? [] : [quarantineWrite(lake.volume, dataset.name, deadLetters, lake.clock.nowMs())];
@@ -121,6 +124,6 @@ async function assertOffsets(scope: CommitScope, moved: readonly PartitionCursor
   if (lost === undefined) return;
   throw new PenstockError(
     'conflict',
-    `${dataset.name}: partition ${lost.partition} has been landed by another lander up to offset ${lost.landed?.next ?? 0}`,
+    `${dataset.name}: partition ${lost.partition} was taken by another lander, or landed by it up to offset ${lost.landed?.next ?? 0}`,
   );
 }

@@ -1,10 +1,11 @@
 /**
- * Lands one dataset: rounds of reading, staging and committing.
+ * Lands one lander's share of a dataset: rounds of reading, staging and committing.
  *
- * A round begins from the engine's records (offsets, table), never from memory, so that every way a round can fail ends in the same
- * place: what it staged is forgotten and the next one starts from the truth.
+ * A round begins from the engine's records (offsets with who lands them, table), never from memory, so that every way a round can fail ends
+ * in the same place: what it staged is forgotten and the next one starts from the truth. A round also ends, with a commit, when the shares
+ * are to change.
  * Limits: ROUND_FAILURES_MAX rounds in a row may fail for passing reasons before `once` gives up; without `once` it goes on
- * trying, more slowly.
+ * trying, more slowly. A lander that cannot land leaves its share to the others for REST_MS; the last one keeps it.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { DatasetConfig } from '../../lib/config/pipeline.ts';
@@ -15,9 +16,11 @@ import { type LakeContext, loadTable } from '../../lib/table/table.ts';
 import { commitStaged, type LandTotals } from './commit-staged.ts';
 import type { CommitScope } from './land-files.ts';
 import type { ValueDecoder } from '../values/value-decoder.ts';
+import { DatasetShare, type Share } from './dataset-share.ts';
+import type { Membership } from './membership.ts';
+import { OnceGoal } from './once-goal.ts';
 import { openStaging } from './open-staging.ts';
-import { readOffsets } from '../../lib/lake/offsets.ts';
-import { hasMoved, stagePortion } from './stage-portion.ts';
+import { hasMoved, type StagePlace, stagePortion } from './stage-portion.ts';
 import type { Staging } from './staging.ts';
 import { isPassing, type PartitionCursor, TopicSource } from './topic-source.ts';
 
@@ -26,12 +29,17 @@ const PAUSE_MS_MIN = 20;
 const PAUSE_MS_MAX = 10_000;
 /** How often an idle topic is asked for news: far below a commit's period, and 4 requests a second are nothing. */
 const IDLE_MS = 250;
-/** The consumer group under which progress is shown to Kafka's own tools. */
+/** Rounds in a row that failed for reasons of its own; others may be able to do what this one cannot. */
+const UNABLE_ROUNDS_MAX = 3;
+const REST_MS = 60_000;
+/** The consumer group under which progress is shown to Kafka's own tools, and how often without a commit: others may write there, too. */
 const HINT_GROUP = 'penstock-lander';
+const HINT_EVERY_MS = 60_000;
 
 export interface DatasetLanderOptions {
   readonly lake: LakeContext;
   readonly log: Log;
+  readonly membership: Membership;
   readonly db: DuckDb;
   readonly scratchDir: string;
   readonly dataset: DatasetConfig;
@@ -48,9 +56,17 @@ export interface DatasetLanderOptions {
   readonly signal: AbortSignal;
   /** It goes on, whatever it met; `read`: the log was looked at, whatever it had. */
   onTurn(read: boolean): void;
+  /** What it has, now and then. */
+  onShare(held: HeldShare): void;
   onCommit(totals: LandTotals): void;
   /** Trouble by name, when it is found; `lasting`: what does not land (`DatasetResult.problems`), else it may pass. */
   onProblem(message: string, lasting: boolean): void;
+}
+
+/** The partitions that a lander lands, and the records in them that have not landed. */
+export interface HeldShare {
+  readonly partitions: number;
+  readonly unlanded: number;
 }
 
 export interface DatasetResult {
@@ -59,7 +75,10 @@ export interface DatasetResult {
   readonly problems: readonly string[];
 }
 
-type RoundEnd = 'done' | 'due' | 'stuck';
+/** `idle`: there is nothing for this lander now. */
+type RoundEnd = 'done' | 'due' | 'stuck' | 'idle';
+
+const NO_TARGETS: ReadonlyMap<number, number> = new Map();
 
 export class DatasetLander {
   readonly #options: DatasetLanderOptions;
@@ -67,24 +86,32 @@ export class DatasetLander {
   #totals: LandTotals = { records: 0, rows: 0, quarantined: 0, lost: 0, files: 0, bytes: 0 };
   /** What `once` asked for and the last round left, by name; undefined before the first has ended. */
   #left: readonly string[] | undefined;
-  /** Where `once` ends, as seen at the start, for the topic of this id. */
-  #targets: { readonly topicId: string; readonly byPartition: ReadonlyMap<number, number> } | undefined;
+  readonly #share: DatasetShare;
+  /** Only with `once`. */
+  readonly #goal: OnceGoal | undefined;
+  #beats = 0;
+  #hintedMs = -Infinity;
 
   constructor(options: DatasetLanderOptions) {
+    const { lake, log, dataset, membership, once, commitEveryMs } = options;
     this.#options = options;
+    this.#share = new DatasetShare(lake, dataset.name, membership);
+    this.#goal = once ? new OnceGoal(log, lake.clock, commitEveryMs) : undefined;
   }
 
   /** Throws what a later round would not cure: `fenced`, `config`. */
   async run(): Promise<DatasetResult> {
     const { signal, once } = this.#options;
-    for (let failures = 0; ;) {
+    for (let failures = 0, unable = 0; ;) {
       this.#options.onTurn(false);
       try {
+        if (unable >= UNABLE_ROUNDS_MAX) await this.#stepBack();
         const state = await this.#round();
-        failures = 0;
+        [failures, unable] = [0, 0];
         if (state === 'done' || signal.aborted) break;
         // Every partition is damaged: look again now and then, somebody may mend it.
         if (state === 'stuck') await this.#pause(PAUSE_MS_MAX);
+        if (state === 'idle') await this.#pause(once ? IDLE_MS : this.#options.membership.beatMs);
       } catch (error) {
         if (isCode(error, 'corrupt')) {
           // The table's metadata: trouble of this dataset alone, which somebody may mend. The others go on.
@@ -96,6 +123,7 @@ export class DatasetLander {
         if (!(error instanceof PenstockError) || !isPassing(error)) throw error;
         if (signal.aborted) break;
         failures++;
+        unable = isCode(error, 'conflict') ? 0 : unable + 1;
         if (once && failures > ROUND_FAILURES_MAX) throw error;
         this.#options.onProblem(describeError(error), false);
         await this.#pause(Math.random() * Math.min(PAUSE_MS_MAX, PAUSE_MS_MIN * 2 ** failures));
@@ -112,62 +140,105 @@ export class DatasetLander {
     for (const what of left) this.#noteLasting(`${what}: ${describeError(signal.reason)}`);
   }
 
+  /** Leaves its share to the others, if there are any. */
+  async #stepBack(): Promise<void> {
+    const { membership, dataset, signal, lake } = this.#options;
+    const untilMs = lake.clock.monotonicMs() + REST_MS;
+    const hasOthers = (): boolean => membership.members(dataset.name).some((id) => id !== membership.id);
+    if (!hasOthers()) return;
+    this.#options.onProblem(`${UNABLE_ROUNDS_MAX} rounds failed: its partitions are left to the other landers`, false);
+    this.#options.onShare({ partitions: 0, unlanded: 0 });
+    try {
+      await membership.take(dataset.name, false);
+      while (!signal.aborted && hasOthers() && lake.clock.monotonicMs() < untilMs) {
+        this.#options.onTurn(false);
+        await this.#pause(membership.beatMs);
+      }
+    } finally {
+      await membership.take(dataset.name, true);
+    }
+  }
+
   async #pause(ms: number): Promise<void> {
     await sleep(ms, undefined, { signal: this.#options.signal }).catch(() => undefined);
   }
 
   /** One commit, or nothing when there was nothing to read. `done`: all that `once` asked for has landed. */
   async #round(): Promise<RoundEnd> {
-    const { lake, log, db, dataset, once } = this.#options;
+    const { lake, log, db, dataset } = this.#options;
     const topic = await log.ensureTopic(dataset.topic, this.#options.topic);
-    const partitions = Array.from({ length: topic.partitions }, (_, partition) => partition);
-    const targets = once ? await this.#targetsOf(topic, partitions) : new Map<number, number>();
+    const targets = (await this.#goal?.targets(topic)) ?? NO_TARGETS;
     // The offsets of its last commit may not be in the engine yet.
     if (lake.catalog !== undefined) await loadTable(lake, dataset.name);
-    const offsets = await readOffsets(lake.engine, lake.volume, dataset.name, partitions);
-    const source = await TopicSource.open(log, topic, offsets, targets, this.#options.skipDamaged);
+    const share = await this.#share.settle(topic);
+    if (share.mine.length === 0) {
+      this.#options.onShare({ partitions: 0, unlanded: 0 });
+      this.#options.onTurn(true);
+      return this.#othersEnd(topic, share, []);
+    }
+    const source = await TopicSource.open(log, topic, share.mine, targets, this.#options.skipDamaged);
     for (const lost of source.lost) this.#noteLasting(lost);
     const { staging, nextFieldId } = await openStaging(lake, dataset, db, this.#options.decoder);
     try {
       const place = { topic: topic.name, topicId: topic.id };
-      const end = await this.#fill(source, staging, place, nextFieldId);
+      const end = await this.#fill(source, staging, {
+        ...place,
+        nextFieldId,
+        isOver: () => this.#isOver(topic, share, source),
+      });
       if (source.cursors.some(hasMoved)) {
         const scope: CommitScope = { lake, dataset, db, scratchDir: this.#options.scratchDir, place };
         this.#count(await commitStaged(scope, staging, source.cursors));
-        await this.#hint(topic, source);
+        await this.#hint(topic, new Map(source.cursors.map(({ partition, next }) => [partition, BigInt(next)])));
       }
-      if (once) this.#left = source.active.map((cursor) => leftOf(topic, cursor));
-      return end;
+      const left = source.active.map((cursor) => leftOf(topic, cursor));
+      const others = await this.#othersEnd(topic, share, left);
+      return end === 'done' ? others : end;
     } finally {
       await staging.drop();
     }
   }
 
-  async #targetsOf(topic: TopicInfo, partitions: readonly number[]): Promise<ReadonlyMap<number, number>> {
-    if (this.#targets?.topicId !== topic.id) {
-      const byPartition = new Map<number, number>();
-      for (const partition of partitions) {
-        byPartition.set(partition, Number((await this.#options.log.offsets(topic.name, partition)).end));
-      }
-      this.#targets = { topicId: topic.id, byPartition };
+  /** What `once` waits for when its own partitions are done; `left`: what is left of these. */
+  async #othersEnd(topic: TopicInfo, share: Share, left: readonly string[]): Promise<RoundEnd> {
+    if (this.#goal === undefined) return 'idle';
+    const { membership } = this.#options;
+    const awaited = await this.#goal.awaited(topic, share.others, (id) => membership.describe(id));
+    this.#left = [...left, ...awaited.left];
+    if (awaited.left.length > awaited.stalled.length) return 'idle';
+    for (const what of awaited.stalled) this.#noteLasting(what);
+    return 'done';
+  }
+
+  /** Once a beat: whether the round must end because the shares, or the topic, are not what they were. */
+  async #isOver(topic: TopicInfo, share: Share, source: TopicSource): Promise<boolean> {
+    const { membership, log, lake } = this.#options;
+    if (membership.beats === this.#beats) return false;
+    this.#beats = membership.beats;
+    this.#options.onShare({
+      partitions: source.cursors.length,
+      unlanded: source.cursors.reduce((sum, { start, end }) => sum + Math.max(0, end - start), 0),
+    });
+    if (lake.clock.monotonicMs() - this.#hintedMs > HINT_EVERY_MS) {
+      await this.#hint(topic, new Map(source.cursors.map(({ partition, start }) => [partition, BigInt(start)])));
     }
-    // A partition that was added later is not part of what was seen at the start.
-    const { byPartition } = this.#targets;
-    return new Map(partitions.map((partition) => [partition, byPartition.get(partition) ?? 0]));
+    const now = await log.topic(topic.name);
+    const isOther = now !== null && (now.id !== topic.id || now.partitions !== topic.partitions);
+    return isOther || (await this.#share.isDue(topic, share));
   }
 
   /** Stages until a commit is due. */
   async #fill(
     source: TopicSource,
     staging: Staging,
-    place: { readonly topic: string; readonly topicId: string },
-    nextFieldId: () => number,
+    round: StagePlace & { nextFieldId(): number; isOver(): Promise<boolean> },
   ): Promise<RoundEnd> {
     const { signal, once, commitEveryMs, stagedBytesMax } = this.#options;
     const { clock } = this.#options.lake;
     // A loss is committed in its time, too, though nothing may come after it.
     let dueMs = source.cursors.some(hasMoved) ? clock.monotonicMs() + commitEveryMs : Infinity;
     while (!signal.aborted && staging.bytes < stagedBytesMax && clock.monotonicMs() < dueMs) {
+      if (await round.isOver()) return 'due';
       const portion = await source.next(signal);
       this.#noteStopped(source);
       this.#options.onTurn(true);
@@ -182,7 +253,7 @@ export class DatasetLander {
       }
       if (dueMs === Infinity) dueMs = clock.monotonicMs() + commitEveryMs;
       try {
-        if (!(await stagePortion(staging, portion, place, nextFieldId))) return 'due';
+        if (!(await stagePortion(staging, portion, round, round.nextFieldId))) return 'due';
       } catch (error) {
         if (!isCode(error, 'corrupt', 'unsupported')) throw error;
         source.stop(portion.cursor, error);
@@ -220,16 +291,12 @@ export class DatasetLander {
   }
 
   /** Committed last, and only for others to look at: losing it loses nothing. */
-  async #hint(topic: TopicInfo, source: TopicSource): Promise<void> {
-    for (const { partition, next } of source.cursors.filter(hasMoved)) {
-      try {
-        await this.#options.log.commitHint(HINT_GROUP, topic.name, partition, BigInt(next));
-      } catch (error) {
-        this.#options.onProblem(
-          `${topic.name}/${partition}: offsets not shown to the log: ${describeError(error)}`,
-          false,
-        );
-      }
+  async #hint(topic: TopicInfo, nextOffsets: ReadonlyMap<number, bigint>): Promise<void> {
+    this.#hintedMs = this.#options.lake.clock.monotonicMs();
+    try {
+      await this.#options.log.commitHint(HINT_GROUP, topic.name, nextOffsets);
+    } catch (error) {
+      this.#options.onProblem(`${topic.name}: offsets not shown to the log: ${describeError(error)}`, false);
     }
   }
 }

@@ -1,10 +1,12 @@
 /**
  * The lander: the records of every dataset's topic from the Log into small Parquet files of its table, each exactly once.
  *
+ * Several landers share the partitions of a dataset: see membership.ts and dataset-share.ts.
  * All datasets share one in-process DuckDB and its memory limit. Failure and exactness: see commit-staged.ts.
  * Limits: at most STAGED_PER_FILE_BYTE x fileBytes of values are staged over all datasets, plus 32 MiB of fetched batches a dataset;
  * DuckDB spills beyond its limit into the scratch directory, bounded too.
  */
+import { randomUUID } from 'node:crypto';
 import { defaultScratchRoot, makeScratch } from '../../lib/sql/scratch.ts';
 import type { PipelineConfig } from '../../lib/config/pipeline.ts';
 import { describeError, PenstockError } from '../../lib/errors.ts';
@@ -13,8 +15,9 @@ import { DuckDb } from '../../lib/sql/duckdb.ts';
 import type { LakeContext } from '../../lib/table/table.ts';
 import type { LandTotals } from './commit-staged.ts';
 import { openDecoder } from '../values/open-decoder.ts';
-import { DatasetLander, type DatasetResult } from './land-dataset.ts';
+import { DatasetLander, type DatasetResult, type HeldShare } from './land-dataset.ts';
 import { LandingCosts } from './landing-costs.ts';
+import { Membership } from './membership.ts';
 
 /** Rows of JSON come to a third or less as Parquet; twice the file's size keeps a commit within a file and memory within reason. */
 const STAGED_PER_FILE_BYTE = 2;
@@ -56,6 +59,12 @@ export interface LanderOptions {
   readonly onStatus?: (status: LandStatus) => void;
   /** A dataset goes on; `read`: its log was looked at. */
   readonly onTurn?: (dataset: string, read: boolean) => void;
+  /** How much of a dataset is this lander's. */
+  readonly onShare?: (dataset: string, held: HeldShare) => void;
+  /** By which other landers know it; kept over its sessions. */
+  readonly landerId?: string;
+  /** Without a sign of life for this long its partitions go to others; ten seconds when it is left out. */
+  readonly leaseMs?: number;
   readonly scratchRoot?: string;
   /** How often the cost of a lander that goes on is recorded; an hour when it is left out. */
   readonly costEveryMs?: number;
@@ -66,14 +75,24 @@ export interface LanderOptions {
  * anything landed.
  */
 export async function runLander(options: LanderOptions): Promise<LandResult> {
-  const { config, lake } = options;
+  const { config, lake, log, skipDamaged = false } = options;
+  if (skipDamaged && log.damagedRange === undefined) {
+    throw new PenstockError(
+      'usage',
+      `--skip-damaged is for a log in files, not for ${log.url}: a broker's own tools (kafka-delete-records) move the start of a partition`,
+    );
+  }
   const scratch = await makeScratch(options.scratchRoot ?? defaultScratchRoot(), 'lander');
   const costs = new LandingCosts(lake, options.costEveryMs);
   let db: DuckDb | undefined;
+  let membership: Membership | undefined;
   try {
     db = await openStagingDb(config, scratch.path);
-    return await landAll(options, costs, db, scratch.path);
+    const datasets = config.datasets.map(({ name }) => name);
+    membership = await Membership.join(lake, options.landerId ?? randomUUID(), datasets, options.leaseMs);
+    return await landAll(options, membership, costs, db, scratch.path);
   } finally {
+    await membership?.leave();
     await costs.end();
     db?.close();
     scratch.remove();
@@ -94,17 +113,12 @@ export function openStagingDb(config: PipelineConfig, scratchDir: string): Promi
 
 async function landAll(
   options: LanderOptions,
+  membership: Membership,
   costs: LandingCosts,
   db: DuckDb,
   scratchDir: string,
 ): Promise<LandResult> {
   const { config, log, once, skipDamaged = false } = options;
-  if (skipDamaged && log.damagedRange === undefined) {
-    throw new PenstockError(
-      'usage',
-      `--skip-damaged is for a log in files, not for ${log.url}: a broker's own tools (kafka-delete-records) move the start of a partition`,
-    );
-  }
   // One dataset that fails for good must not leave the others running behind the caller's back.
   const stop = new AbortController();
   const signal = AbortSignal.any([options.signal, stop.signal]);
@@ -114,6 +128,7 @@ async function landAll(
     const lander = new DatasetLander({
       lake: costs.lake,
       log,
+      membership,
       db: connection,
       scratchDir,
       dataset,
@@ -128,6 +143,7 @@ async function landAll(
       skipDamaged,
       signal,
       onTurn: (read) => options.onTurn?.(dataset.name, read),
+      onShare: (held) => options.onShare?.(dataset.name, held),
       onCommit: (totals) => {
         costs.add(dataset.name, totals.records);
         options.onStatus?.({ kind: 'commit', dataset: dataset.name, totals });

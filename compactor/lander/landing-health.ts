@@ -9,6 +9,7 @@ import { Counter, Gauge, Registry } from 'prom-client';
 import type { Clock } from '../../lib/clock.ts';
 import type { HealthAnswers } from '../../lib/health-server.ts';
 import type { LandTotals } from './commit-staged.ts';
+import type { HeldShare } from './land-dataset.ts';
 
 const STALLED_MS = 15 * 60_000;
 const COUNTED = ['records', 'rows', 'quarantined', 'lost', 'files'] as const;
@@ -52,6 +53,19 @@ export class LandingHealth implements HealthAnswers {
     registers: [this.#registry],
   });
 
+  readonly #partitions = new Gauge({
+    name: 'penstock_lander_partitions',
+    help: 'Partitions of the dataset that this lander lands.',
+    labelNames: ['dataset'],
+    registers: [this.#registry],
+  });
+  readonly #unlanded = new Gauge({
+    name: 'penstock_lander_unlanded_records',
+    help: 'Records in the partitions of this lander that have not landed: its lag.',
+    labelNames: ['dataset'],
+    registers: [this.#registry],
+  });
+
   constructor(clock: Clock, datasets: readonly string[]) {
     this.#clock = clock;
     const heardMs = clock.monotonicMs();
@@ -61,6 +75,11 @@ export class LandingHealth implements HealthAnswers {
   /** It goes on; `read`: a look at its topic succeeded, whatever that found. */
   turned(dataset: string, read: boolean): void {
     this.#hear(dataset, read ? { trouble: null } : {});
+  }
+
+  holds(dataset: string, { partitions, unlanded }: HeldShare): void {
+    this.#partitions.set({ dataset }, partitions);
+    this.#unlanded.set({ dataset }, unlanded);
   }
 
   committed(dataset: string, totals: LandTotals): void {

@@ -2,9 +2,10 @@
  * How far a dataset has landed: one record per partition, true by definition, because it changes in the same minitransaction as
  * the table.
  *
- *   {VOLUME}offsets:<dataset> / <partition>     { "topicId", "next", "leaderEpoch" } as JSON
+ *   {VOLUME}offsets:<dataset> / <partition>     { "topicId", "next", "leaderEpoch", "lander" } as JSON
  *
- * `next` is the offset of the first record that has not landed; it means something only together with the topic's id.
+ * `next` is the offset of the first record that has not landed; it means something only together with the topic's id. `lander` is who
+ * lands the partition (landers.ts): taking a partition writes the record, so that whoever had it before fails in its compares.
  */
 import { z } from 'zod';
 import { PenstockError } from '../errors.ts';
@@ -14,6 +15,7 @@ const recordSchema = z.object({
   topicId: z.string(),
   next: z.int().min(0),
   leaderEpoch: z.int(),
+  lander: z.string().optional(),
 });
 
 export type LandedOffset = z.output<typeof recordSchema>;

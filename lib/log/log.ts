@@ -90,8 +90,8 @@ export interface Log {
    * is. null: nothing is. Only where the bytes of the log are ours; a broker has tools of its own.
    */
   damagedRange?(topic: string, partition: number, offset: bigint): Promise<DamagedRange | null>;
-  /** Tells others how far a group is (Kafka's consumer-group offsets). A hint: never read back as the truth. */
-  commitHint(group: string, topic: string, partition: number, nextOffset: bigint): Promise<void>;
+  /** Tells others how far a group is, by partition (Kafka's consumer-group offsets). A hint: never read back as the truth. */
+  commitHint(group: string, topic: string, nextOffsets: ReadonlyMap<number, bigint>): Promise<void>;
   close(): Promise<void>;
 }
 

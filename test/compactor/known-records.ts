@@ -30,13 +30,17 @@ export async function checkSnapshot(
 ): Promise<number> {
   const table = await loadTable(lake, DATASET);
   if (table === null) return 0;
-  const offsets: number[][] = [[], []];
+  const offsets = new Map<number, number[]>();
   for await (const file of table.liveFiles()) {
     const places = known.get(file.location) ?? (await placesOf(lake, file.location));
     known.set(file.location, places);
-    for (const [partition, offset] of places) offsets[partition]?.push(offset);
+    for (const [partition, offset] of places) {
+      const found = offsets.get(partition);
+      if (found === undefined) offsets.set(partition, [offset]);
+      else found.push(offset);
+    }
   }
-  for (const found of offsets) {
+  for (const found of offsets.values()) {
     const present = new Set(found);
     expect(present.size).toBe(found.length);
     const end = Math.max(-1, ...found);
@@ -44,7 +48,7 @@ export async function checkSnapshot(
       if (n % 50 !== 49 && n % 20 !== 19 && !present.has(n)) throw new Error(`offset ${n} of ${end} is missing`);
     }
   }
-  return offsets.reduce((sum, found) => sum + found.length, 0);
+  return [...offsets.values()].reduce((sum, found) => sum + found.length, 0);
 }
 
 /** Records whose identity an earlier record of the partition has, by the definition of `knownRecord`. */

@@ -27,21 +27,21 @@ export interface TestPipeline {
   readonly lake: LakeContext;
 }
 
-export function pipelineYaml(dir: string, dataset = '', rest = ''): string {
+export function pipelineYaml(dir: string, dataset = '', rest = '', partitions = 2): string {
   return [
     `log: file:${join(dir, 'log')}`,
     `store: dir:${join(dir, 'objects')}`,
     `meta: sqlite:${join(dir, 'meta.db')}`,
     `datasets:`,
     `  - { name: ${DATASET}, topic: ${TOPIC}, eventTime: ts, sort: [sensor, ts]${dataset} }`,
-    `topics: { partitions: 2, retention: 7d }`,
+    `topics: { partitions: ${partitions}, retention: 7d }`,
     rest,
   ].join('\n');
 }
 
-export async function openTestPipeline(dataset = '', rest = ''): Promise<TestPipeline> {
+export async function openTestPipeline(dataset = '', rest = '', partitions = 2): Promise<TestPipeline> {
   const dir = tempDir('pipeline');
-  const yaml = pipelineYaml(dir, dataset, rest);
+  const yaml = pipelineYaml(dir, dataset, rest, partitions);
   const config = parseConfig(yaml, 'pipeline.yaml', pipelineSchema);
   const log = await openPipelineLog(config, dir);
   const ports = await openLake(config, dir, 'test');
@@ -49,7 +49,7 @@ export async function openTestPipeline(dataset = '', rest = ''): Promise<TestPip
     await ports.close();
     await log.close();
   });
-  await log.ensureTopic(TOPIC, { partitions: 2, retentionMs: 7 * 86_400_000 });
+  await log.ensureTopic(TOPIC, { partitions, retentionMs: 7 * 86_400_000 });
   return { dir, yaml, config, log, lake: ports.lake };
 }
 

@@ -246,7 +246,7 @@ test('the hint of a group can be the first that a log is asked for', async () =>
   fake.on(api.FIND_COORDINATOR.key, () => coordinator.finish());
   fake.on(api.OFFSET_COMMIT.key, () => onePartition(true, (w) => w.int16(0)));
   const log = await openFake(fake, LIMITS);
-  await log.commitHint('g', 't', 0, 5n);
+  await log.commitHint('g', 't', new Map([[0, 5n]]));
   expect(fake.requests.at(-1)?.key).toBe(api.OFFSET_COMMIT.key);
 });
 
@@ -285,7 +285,7 @@ test('no answer, however damaged, is anything but read or corrupt', () => {
     },
     { request: createTopicRequest('t', { partitions: 1, retentionMs: 1 }, 1), good: new WireWriter().int32(0).int32(1).string('t').int16(0).string(null).finish() }, // prettier-ignore
     { request: findCoordinatorRequest('g'), good: new WireWriter().int32(0).int16(0).string(null).int32(1).string('h').int32(9092).finish() }, // prettier-ignore
-    { request: offsetCommitRequest('g', 't', 0, 1n), good: onePartition(true, (w) => w.int16(0)) },
+    { request: offsetCommitRequest('g', 't', new Map([[0, 1n]])), good: onePartition(true, (w) => w.int16(0)) },
     { request: fetchRequest({ topic: 't', partition: 0, leaderEpoch: 0, offset: 0n, maxBytes: 1, maxWaitMs: 1 }), good: new WireWriter().int32(0).int16(0).int32(0).int32(1).string('t').int32(1).int32(0).int16(0).int64(1n).int64(1n).int64(0n).int32(-1).int32(-1).int32(3).bytes(Buffer.from('abc')).finish() }, // prettier-ignore
   ];
   const read = (index: number, bytes: Buffer): unknown =>

@@ -126,7 +126,7 @@ describe.skipIf(missing('kafka'))('kafka:', () => {
     const record = { timestampMs: 1, key: Buffer.from('k'), value: Buffer.from('vé'), headers };
     await producer.append(topic, 0, encodeBatch([record, record], { ...producer, baseSequence: 0 }));
     const group = `g-${randomUUID()}`;
-    await log.commitHint(group, topic, 0, 1n);
+    await log.commitHint(group, topic, new Map([[0, 1n]]));
     const consumer = new Kafka({ brokers: [broker.plain], logLevel: logLevel.NOTHING }).consumer({ groupId: group });
     await consumer.connect();
     onTestFinished(() => consumer.disconnect());

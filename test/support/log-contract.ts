@@ -169,7 +169,7 @@ export function describeLogContract(adapter: string, open: () => Promise<Log>): 
 
     test('a hint is taken', async () => {
       const { topic } = await topicAndProducer();
-      await expect(log.commitHint('lander/a b', topic.name, 1, 42n)).resolves.toBeUndefined();
+      await expect(log.commitHint('lander/a b', topic.name, new Map([[1, 42n]]))).resolves.toBeUndefined();
     });
 
     function fetchFrom(topic: string, offset: bigint, maxBytes = 1 << 20): ReturnType<Log['fetch']> {

@@ -20,7 +20,7 @@ export function faultyLog(log: Log, plan: FaultPlan): Log {
       }),
     offsets: (topic, partition) => plan.run('offsets', () => log.offsets(topic, partition)),
     fetch: (request) => plan.run('fetch', () => log.fetch(request)),
-    commitHint: (group, topic, partition, nextOffset) => log.commitHint(group, topic, partition, nextOffset),
+    commitHint: (group, topic, nextOffsets) => log.commitHint(group, topic, nextOffsets),
     close: () => log.close(),
   };
 }

@@ -186,16 +186,18 @@ class FileLog implements Log {
     return this.#partition(topic, partition).damagedRange(offset);
   }
 
-  async commitHint(group: string, topic: string, partition: number, nextOffset: bigint): Promise<void> {
+  async commitHint(group: string, topic: string, nextOffsets: ReadonlyMap<number, bigint>): Promise<void> {
     checkTopicName(topic);
     this.#assertOpen();
-    const path = hintPath(this.#root, group, topic, partition);
-    const temporary = join(this.#root, 'tmp', randomUUID());
     try {
-      // Not synced: a hint that is lost is given again.
-      await mkdir(dirname(path), { recursive: true });
-      await writeFile(temporary, String(nextOffset));
-      await rename(temporary, path);
+      for (const [partition, nextOffset] of nextOffsets) {
+        const path = hintPath(this.#root, group, topic, partition);
+        const temporary = join(this.#root, 'tmp', randomUUID());
+        // Not synced: a hint that is lost is given again.
+        await mkdir(dirname(path), { recursive: true });
+        await writeFile(temporary, String(nextOffset));
+        await rename(temporary, path);
+      }
     } catch (error) {
       throw fromSystemError(error, `cannot keep the hint of group ${group}`);
     }

@@ -5,7 +5,7 @@ import {
   DELETE_TOPICS,
   FIND_COORDINATOR,
   OFFSET_COMMIT,
-  readOnlyPartition,
+  readPartitions,
   type ApiRequest,
 } from './request.ts';
 import { WireWriter, type WireReader } from './wire.ts';
@@ -87,25 +87,31 @@ export function findCoordinatorRequest(group: string): ApiRequest<CoordinatorAns
 
 /**
  * group | generation INT32 -1 | member STRING "" | instance STRING null
- * | 1 topic { name, 1 partition { partition INT32, offset INT64, leaderEpoch INT32 -1, metadata STRING } }
- * -> throttleMs INT32 | topics { name, partitions { partition INT32, error INT16 } }
+ * | 1 topic { name, partitions { partition INT32, offset INT64, leaderEpoch INT32 -1, metadata STRING } }
+ * -> throttleMs INT32 | topics { name, partitions { partition INT32, error INT16 } }: the errors
  */
 export function offsetCommitRequest(
   group: string,
   topic: string,
-  partition: number,
-  nextOffset: bigint,
-): ApiRequest<{ readonly error: number }> {
+  nextOffsets: ReadonlyMap<number, bigint>,
+): ApiRequest<readonly number[]> {
   const writer = new WireWriter().string(group).int32(NO_GENERATION).string('').string(null);
-  writer.int32(1).string(topic).int32(1).int32(partition).int64(nextOffset).int32(-1).string(null);
+  writer
+    .int32(1)
+    .string(topic)
+    .array([...nextOffsets], ([partition, nextOffset]) => {
+      writer.int32(partition).int64(nextOffset).int32(-1).string(null);
+    });
   return {
     api: OFFSET_COMMIT,
     body: [writer.finish()],
     decode: (reader, throttle) => {
       throttle(reader.int32());
-      const error = readOnlyPartition(reader, topic, partition, () => reader.int16());
+      const answers = readPartitions(reader, () => reader.int16());
       reader.end();
-      return { error };
+      const isAsked = answers.every((answer) => answer.topic === topic && nextOffsets.has(answer.partition));
+      if (!isAsked || answers.length !== nextOffsets.size) reader.flaw(`it is not about the partitions of ${topic}`);
+      return answers.map(({ value }) => value);
     },
   };
 }

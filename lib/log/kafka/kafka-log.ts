@@ -141,13 +141,14 @@ class KafkaLog implements Log {
     return fetchBatches(this.#cluster, request);
   }
 
-  async commitHint(group: string, topic: string, partition: number, nextOffset: bigint): Promise<void> {
+  async commitHint(group: string, topic: string, nextOffsets: ReadonlyMap<number, bigint>): Promise<void> {
     const cluster = this.#cluster;
     await cluster.persist(async () => {
       try {
         const node = this.#coordinators.get(group) ?? (await this.#findCoordinator(group));
-        const { error } = await cluster.callNode(node, offsetCommitRequest(group, topic, partition, nextOffset));
-        if (error !== NO_ERROR) throw brokerError(error, `cannot keep the hint of group ${group}`);
+        const errors = await cluster.callNode(node, offsetCommitRequest(group, topic, nextOffsets));
+        const error = errors.find((one) => one !== NO_ERROR);
+        if (error !== undefined) throw brokerError(error, `cannot keep the hint of group ${group}`);
       } catch (error) {
         this.#coordinators.delete(group);
         throw error;

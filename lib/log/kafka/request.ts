@@ -45,14 +45,25 @@ export const OUR_APIS: readonly Api[] = [
   INIT_PRODUCER_ID,
 ];
 
-/** Reads topics { name, partitions { partition INT32, ... } } of an answer that must be about one topic and one partition. */
-export function readOnlyPartition<T>(reader: WireReader, topic: string, partition: number, read: () => T): T {
-  const [answer, ...others] = reader
+interface PartitionAnswer<T> {
+  readonly topic: string;
+  readonly partition: number;
+  readonly value: T;
+}
+
+/** Reads topics { name, partitions { partition INT32, ... } }. */
+export function readPartitions<T>(reader: WireReader, read: () => T): PartitionAnswer<T>[] {
+  return reader
     .array(() => ({
       topic: reader.string(),
       partitions: reader.array(() => ({ partition: reader.int32(), value: read() })),
     }))
     .flatMap((entry) => entry.partitions.map((of) => ({ topic: entry.topic, ...of })));
+}
+
+/** The same of an answer that must be about one topic and one partition. */
+export function readOnlyPartition<T>(reader: WireReader, topic: string, partition: number, read: () => T): T {
+  const [answer, ...others] = readPartitions(reader, read);
   if (answer?.topic !== topic || answer.partition !== partition || others.length > 0) {
     reader.flaw(`it is not about ${topic}/${partition} alone`);
   }
