@@ -231,7 +231,7 @@ export class DatasetLander {
   async #fill(
     source: TopicSource,
     staging: Staging,
-    round: StagePlace & { nextFieldId(): number; isOver(): Promise<boolean> },
+    round: StagePlace & { readonly nextFieldId: () => number; readonly isOver: () => Promise<boolean> },
   ): Promise<RoundEnd> {
     const { signal, once, commitEveryMs, stagedBytesMax } = this.#options;
     const { clock } = this.#options.lake;
