@@ -4,7 +4,9 @@
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import { setTimeout as delay } from 'node:timers/promises';
 import { expect, onTestFinished } from 'vitest';
 import { landersBucket, parseLander } from '../../lib/lake/landers.ts';
@@ -21,11 +23,26 @@ const BURST = 50;
 let seed = 20260131;
 const random = (below: number): number => Math.floor(((seed = (seed * 48271) % 2147483647) / 2147483647) * below);
 
+function isLocked(engineFile: string): boolean {
+  if (!existsSync(engineFile)) return false;
+  const database = new DatabaseSync(engineFile, { timeout: 500 });
+  try {
+    database.exec('BEGIN IMMEDIATE; ROLLBACK');
+    return false;
+  } catch {
+    return true;
+  } finally {
+    database.close();
+  }
+}
+
 class Lander {
   readonly child: ChildProcess;
+  readonly #engineFile: string;
   paused = false;
 
   constructor(pipeline: TestPipeline) {
+    this.#engineFile = join(pipeline.dir, 'meta.db');
     this.child = fork(join(import.meta.dirname, 'sharing-child.ts'), [pipeline.dir, String(LEASE_MS)], {
       stdio: ['ignore', 'ignore', 'ignore', 'ipc'],
       execArgv: [],
@@ -43,9 +60,18 @@ class Lander {
     return this.child.pid ?? 0;
   }
 
-  pause(paused: boolean): void {
-    this.paused = paused;
-    this.child.kill(paused ? 'SIGSTOP' : 'SIGCONT');
+  /** SIGSTOP, at another moment where it would keep the lock of an SQLite file. */
+  async pause(): Promise<void> {
+    this.paused = true;
+    for (this.child.kill('SIGSTOP'); isLocked(this.#engineFile); this.child.kill('SIGSTOP')) {
+      this.child.kill('SIGCONT');
+      await delay(10);
+    }
+  }
+
+  wake(): void {
+    this.paused = false;
+    this.child.kill('SIGCONT');
   }
 
   async kill(): Promise<void> {
@@ -144,7 +170,8 @@ export class SharedLanding {
     } else if (act === 2 && !lander.paused) {
       this.remove(lander);
       await lander.end();
-    } else lander.pause(!lander.paused);
+    } else if (lander.paused) lander.wake();
+    else await lander.pause();
     await this.produce();
     // Sometimes longer than the lease: how long a pause lasts, not a wait for something.
     await delay(random(LEASE_MS));
@@ -174,11 +201,11 @@ export async function expectSharedLanding(pipeline: TestPipeline, acts: number):
   await landing.produce();
   await landing.landed();
 
-  second.pause(true);
+  await second.pause();
   await landing.produce();
   await landing.evenly();
   await landing.landed();
-  second.pause(false);
+  second.wake();
   await landing.produce();
   await landing.evenly();
   await landing.landed();
@@ -193,7 +220,7 @@ export async function expectSharedLanding(pipeline: TestPipeline, acts: number):
   await landing.landed();
 
   for (let act = 0; act < acts; act++) await landing.anything();
-  for (const lander of landing.landers) lander.pause(false);
+  for (const lander of landing.landers) lander.wake();
   while (landing.landers.length < 2) await landing.start();
   // Beside others: what they have is theirs to land, and waited for.
   await landing.produce();
