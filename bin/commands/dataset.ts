@@ -1,12 +1,18 @@
-/** `penstock dataset erase`. */
+/** `penstock dataset erase|snapshot`. */
 import type { Command } from 'commander';
-import { print, untilSignal } from '../output.ts';
+import { print, printTable, untilSignal } from '../output.ts';
+import { progressOnStderr } from './fs-arguments.ts';
 import { configOption, jsonOption, loadPipeline, type PipelineOptions, report } from './pipeline-options.ts';
 
 interface EraseOptions extends PipelineOptions {
   readonly dataset: string;
   readonly where: string;
   readonly dryRun?: true;
+}
+
+interface SnapshotOptions extends PipelineOptions {
+  readonly dataset: string;
+  readonly snapshot?: string;
 }
 
 export function addDatasetCommands(program: Command): void {
@@ -40,5 +46,56 @@ export function addDatasetCommands(program: Command): void {
         );
       }
       report(problems);
+    });
+  addSnapshotCommands(dataset);
+}
+
+function addSnapshotCommands(dataset: Command): void {
+  const snapshot = dataset
+    .command('snapshot')
+    .description('a snapshot of the table as read-only files in the volume, kept for as long as you want');
+
+  snapshot
+    .command('create')
+    .description('at /lake/DATASET/.snapshots/ID, which no listing shows; no data is copied')
+    .addOption(configOption())
+    .requiredOption('--dataset <name>', 'of this dataset')
+    .option('--snapshot <id>', 'of the table (default: the current one)')
+    .addOption(jsonOption())
+    .action(async (options: SnapshotOptions) => {
+      const { snapshotDataset } = await import('../../fs-gateway/tools/main.ts');
+      const { dataset: name, snapshot: id } = options;
+      const loaded = await loadPipeline(options);
+      const request = { ...loaded, dataset: name, snapshot: id, progress: progressOnStderr() };
+      print({ ...(await snapshotDataset(request)) }, options.json);
+    });
+
+  snapshot
+    .command('list')
+    .description('the snapshots of a dataset that are kept in the volume')
+    .addOption(configOption())
+    .requiredOption('--dataset <name>', 'of this dataset')
+    .addOption(jsonOption())
+    .action(async (options: SnapshotOptions) => {
+      const { datasetSnapshots } = await import('../../fs-gateway/tools/main.ts');
+      const found = await datasetSnapshots({ ...(await loadPipeline(options)), dataset: options.dataset });
+      printTable(
+        found.map((one) => ({ ...one })),
+        options.json,
+      );
+    });
+
+  snapshot
+    .command('delete')
+    .description('its files go; objects that nothing else needs go with the next compaction')
+    .addOption(configOption())
+    .requiredOption('--dataset <name>', 'of this dataset')
+    .requiredOption('--snapshot <id>', 'as list prints it')
+    .addOption(jsonOption())
+    .action(async (options: SnapshotOptions & { readonly snapshot: string }) => {
+      const { removeDatasetSnapshot } = await import('../../fs-gateway/tools/main.ts');
+      const { dataset: name, snapshot: id } = options;
+      await removeDatasetSnapshot({ ...(await loadPipeline(options)), dataset: name, snapshot: id });
+      print({ dataset: name, snapshot: id }, options.json);
     });
 }

@@ -120,6 +120,19 @@ function addCloneCommands(fs: Command): void {
       print({ ...(await clonePath(source, target, { progress: progressOnStderr() })) }, json);
     });
 
+  fs.command('publish <meta-url> <object-url> <path>')
+    .description("make files of objects in the volume's store, without a copy; a URL that ends with / is a whole tree")
+    .option('--name <name>', "the volume's name (default: lake)")
+    .option('--json', 'print as one JSON object')
+    .action(async (metaUrl: string, objectUrl: string, path: string, { name, json }: ToolOptions) => {
+      const { publishInto } = await import('../../fs-gateway/tools/main.ts');
+      const request = { metaUrl, name, objectUrl, path, progress: progressOnStderr() };
+      const { problems, ...report } = await publishInto(request);
+      print({ ...report, ...(json === true && { problems }) }, json);
+      for (const problem of problems) process.stderr.write(`penstock: not published: ${problem}\n`);
+      if (report.skipped > 0) process.exitCode = EXIT_PARTLY;
+    });
+
   const snapshot = fs.command('snapshot').description('the whole volume as it is now, read-only, at /.snapshots/NAME');
 
   snapshot

@@ -132,9 +132,9 @@ export class BlockReader {
     return true;
   }
 
-  /** The file from which the piece can be read as it is. */
+  /** The file from which the piece can be read as it is. One that somebody may write again is asked of the store, with its etag. */
   #localPath(piece: Piece): string | null {
-    return isCompressed(piece) ? null : this.#store.localPath(piece.objectKey);
+    return isCompressed(piece) || piece.etag !== null ? null : this.#store.localPath(piece.objectKey);
   }
 
   /** These bytes are whole somewhere else on this disk: only what is kept for peers is needed. */

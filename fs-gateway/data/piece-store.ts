@@ -1,8 +1,8 @@
 /**
  * Fetches pieces from the object store.
  *
- * Invariants: a piece is given whole or not at all: an own one verified against its extent's CRC32C, an external one against its length. Its checksum is that of
- * its content: what is wrong in the store, in decompression or on the way is found by it.
+ * Invariants: a piece is given whole or not at all: an own one verified against its extent's CRC32C, an external one against its length (and its etag, where it
+ * has one). Its checksum is that of its content: what is wrong in the store, in decompression or on the way is found by it.
  * What is missing, short or damaged is `corrupt` and names the object.
  * Limits: FETCHES_MAX at a time.
  */
@@ -33,7 +33,11 @@ export class PieceStore {
 
   async #get(piece: Piece): Promise<Buffer> {
     try {
-      const stored = await this.#store.get(piece.objectKey, { offset: piece.offset, length: piece.storedBytes });
+      const stored = await this.#store.get(piece.objectKey, {
+        offset: piece.offset,
+        length: piece.storedBytes,
+        ...(piece.etag !== null && { ifMatch: piece.etag }),
+      });
       this.fetchedBytes += stored.length;
       const data = isCompressed(piece) ? await decompressed(piece, stored) : stored;
       if (data.length !== piece.bytes) throw damaged(piece, `gave ${data.length} bytes, expected ${piece.bytes}`);
@@ -41,6 +45,7 @@ export class PieceStore {
       return data;
     } catch (error) {
       if (isCode(error, 'not-found')) throw damaged(piece, 'is missing', error);
+      if (isCode(error, 'conflict')) throw damaged(piece, 'was changed since it was published', error);
       throw error;
     }
   }

@@ -1,9 +1,9 @@
 /**
  * Pieces: the units in which object bytes are fetched, verified and cached. An own piece is what was uploaded and checksummed at once
- * (at most the block size); an external object (a Parquet file of the lake) is cut into chunks of CHUNK_BYTES.
+ * (at most the block size); an external object (a Parquet file of the lake, a published one) is cut into chunks of CHUNK_BYTES.
  */
 import { createHash } from 'node:crypto';
-import type { Extent, OwnPiece } from '../../lib/volume/extents.ts';
+import type { Extent, ExternalObject, OwnPiece } from '../../lib/volume/extents.ts';
 
 /** Large enough for S3's throughput, small enough that a row group of a Parquet file does not fetch its neighbours. */
 export const CHUNK_BYTES = 4 * 2 ** 20;
@@ -23,6 +23,8 @@ export interface Piece {
   readonly crc: number | null;
   /** The whole object's size where it is known. */
   readonly objectBytes: number | null;
+  /** Only of this version of the object; null: it has one only. */
+  readonly etag: string | null;
 }
 
 /** A piece, and which of its bytes are which bytes of the file. */
@@ -36,6 +38,13 @@ export interface PieceSlice {
 /** `<volume id>/blocks/<id mod 256>/<id>`: spread over prefixes, as S3 scales by prefix. */
 export function objectKey(volumeId: string, objectId: number): string {
   return `${blocksPrefix(volumeId)}${(objectId % 256).toString(16).padStart(2, '0')}/${objectId}`;
+}
+
+/** Blocks of a volume, and backups of its metadata: none of them is a file of somebody else. */
+const OWN_OBJECTS = /^([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|backups)\//;
+
+export function isOwnObject(key: string): boolean {
+  return OWN_OBJECTS.test(key);
 }
 
 export function blocksPrefix(volumeId: string): string {
@@ -57,7 +66,7 @@ export function piecesOf(volumeId: string, extents: readonly Extent[], from: num
       continue;
     }
     for (let at = inSource; at < inSource + (end - start);) {
-      const piece = externalPiece(source.key, source.objectBytes, Math.floor(at / CHUNK_BYTES));
+      const piece = externalPiece(source, Math.floor(at / CHUNK_BYTES));
       const length = Math.min(piece.offset + piece.bytes, inSource + (end - start)) - at;
       slices.push({ piece, pieceOffset: at - piece.offset, fileOffset: start + (at - inSource), length });
       at += length;
@@ -76,14 +85,15 @@ export function ownPiece(volumeId: string, source: Omit<OwnPiece, 'kind'>): Piec
     bytes: source.pieceBytes,
     crc: source.crc,
     objectBytes: null,
+    etag: null,
   };
 }
 
-export function externalPiece(key: string, objectBytes: number, chunk: number): Piece {
+export function externalPiece({ key, objectBytes, etag }: Omit<ExternalObject, 'kind'>, chunk: number): Piece {
   const offset = chunk * CHUNK_BYTES;
   const bytes = Math.min(CHUNK_BYTES, objectBytes - offset);
   return {
-    name: externalName(key, objectBytes, chunk),
+    name: externalName(etag === undefined ? key : `${key}\0${etag}`, objectBytes, chunk),
     objectKey: key,
     objectId: null,
     offset,
@@ -91,6 +101,7 @@ export function externalPiece(key: string, objectBytes: number, chunk: number): 
     bytes,
     crc: null,
     objectBytes,
+    etag: etag ?? null,
   };
 }
 
@@ -98,14 +109,14 @@ export function isCompressed({ storedBytes, bytes }: Piece): boolean {
   return storedBytes < bytes;
 }
 
-let lastKey = '';
+let lastVersion = '';
 let lastDigest = '';
 
-function externalName(key: string, objectBytes: number, chunk: number): string {
+function externalName(version: string, objectBytes: number, chunk: number): string {
   // Reads of one file come in a row, so the last digest is nearly always the wanted one.
-  if (key !== lastKey) {
-    lastDigest = createHash('sha256').update(key).digest('hex').slice(0, 32);
-    lastKey = key;
+  if (version !== lastVersion) {
+    lastDigest = createHash('sha256').update(version).digest('hex').slice(0, 32);
+    lastVersion = version;
   }
   return `x${lastDigest}-${objectBytes}-${chunk}`;
 }

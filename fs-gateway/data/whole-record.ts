@@ -84,5 +84,5 @@ function isSameExtent(a: Extent, b: Extent | undefined): boolean {
       a.source.pieceOffset === b.source.pieceOffset
     );
   }
-  return b.source.kind === 'external' && a.source.key === b.source.key;
+  return b.source.kind === 'external' && a.source.key === b.source.key && a.source.etag === b.source.etag;
 }

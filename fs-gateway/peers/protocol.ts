@@ -3,7 +3,7 @@
  *
  *   own piece:       object, offset, stored, bytes, crc   (decimal: object id, where it begins in it and how long it is there, length
  *                    and CRC32C of its content)
- *   external chunk:  key, objectBytes, chunk      (of an object of the lake; chunks of CHUNK_BYTES)
+ *   external chunk:  key, objectBytes, etag, chunk      (of an object of the lake, or a published one, which has an etag; chunks of CHUNK_BYTES)
  *   answer 200:      the bytes, then their CRC32C (u32, little-endian): the form in which block-cache.ts keeps them
  *
  * A request says which piece it wants, never what is in it, and there is no other method than GET: no peer changes anything of another.
@@ -13,22 +13,20 @@ import { PenstockError } from '../../lib/errors.ts';
 import type { MetaEngine } from '../../lib/meta/engine.ts';
 import type { VolumeKeys } from '../../lib/volume/keys.ts';
 import { assertObjectKey } from '../../lib/store/object-key.ts';
-import { CHUNK_BYTES, externalPiece, ownPiece } from '../data/pieces.ts';
+import { CHUNK_BYTES, externalPiece, isOwnObject, ownPiece } from '../data/pieces.ts';
 import type { Piece } from '../data/pieces.ts';
 
 /** The largest block that a volume can be formatted with. */
 const PIECE_BYTES_MAX = 64 * 2 ** 20;
 const TOKEN_BYTES = 32;
 const U32_MAX = 2 ** 32 - 1;
-/** Blocks of a volume, and backups of its metadata: none of them is a file of the lake. */
-const OTHER_OBJECTS = /^([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|backups)\//;
 
 export function piecePath(volumeId: string, piece: Piece): string {
-  const { objectId, offset, storedBytes, bytes, crc, objectKey, objectBytes } = piece;
+  const { objectId, offset, storedBytes, bytes, crc, objectKey, objectBytes, etag } = piece;
   const query =
     objectId !== null
       ? { object: objectId, offset, stored: storedBytes, bytes, crc }
-      : { key: objectKey, objectBytes, chunk: offset / CHUNK_BYTES };
+      : { key: objectKey, objectBytes, ...(etag !== null && { etag }), chunk: offset / CHUNK_BYTES };
   return `/v1/${volumeId}/piece?${new URLSearchParams(Object.entries(query).map(([name, value]) => [name, String(value)])).toString()}`;
 }
 
@@ -56,11 +54,13 @@ export function parsePiecePath(volumeId: string, path: string): Piece | null {
     });
   }
   assertObjectKey(key);
-  if (OTHER_OBJECTS.test(key)) throw new PenstockError('denied', 'key: expected an object of the lake');
+  if (isOwnObject(key))
+    throw new PenstockError('denied', 'key: expected an object that is not a block or a backup of a volume');
   const objectBytes = number('objectBytes', Number.MAX_SAFE_INTEGER);
   const chunk = number('chunk', Math.floor(Number.MAX_SAFE_INTEGER / CHUNK_BYTES));
   if (chunk * CHUNK_BYTES >= objectBytes) throw new PenstockError('usage', 'chunk: lies behind the end of the object');
-  return externalPiece(key, objectBytes, chunk);
+  const etag = url.searchParams.get('etag');
+  return externalPiece({ key, objectBytes, ...(etag !== null && { etag }) }, chunk);
 }
 
 /** The secret of the volume's mounts, made by the first that needs it. */

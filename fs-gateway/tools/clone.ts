@@ -138,7 +138,7 @@ function assertSnapshotName(name: string): void {
   );
 }
 
-interface CopyTarget {
+export interface CopyTarget {
   readonly parent: Node;
   readonly name: string;
   /** For messages. */
@@ -177,34 +177,55 @@ export class TreeWork {
   /** Throws `exists`, `quota`. */
   async copy(source: Node, target: CopyTarget): Promise<CopyReport> {
     const { view, nowNs } = this;
+    const { parent, frozen } = target;
+    return this.build(target, async (root, quota) => {
+      const copy = new TreeCopy({ view, quota, frozen, nowNs, progress: this.#progress });
+      const consistent = await this.#copyWatched(copy, source, parent.ino, root);
+      return { files: copy.files, directories: copy.directories, bytes: copy.bytes, consistent };
+    });
+  }
+
+  /**
+   * What `fill` makes below the new number `root`, to count to `quota`, is linked when it is complete.
+   * Throws `exists`, `quota`, and what `fill` throws.
+   */
+  async build<T>(
+    target: CopyTarget,
+    fill: (root: number, quota: number) => Promise<T>,
+  ): Promise<T & { readonly path: string; readonly inode: number }> {
+    const { view } = this;
     const { parent, name, path, frozen } = target;
     if (!frozen) await writableDirectory(view, parent.ino);
     if ((await view.entry(parent.ino, name)) !== null) throw new PenstockError('exists', `'${path}' exists`);
     const root = await view.newId('ino');
-    const quota = target.quota === undefined ? parent.inode.quota : root;
     await this.#begin(root, target.quota);
-    const copy = new TreeCopy({ view, quota, frozen, nowNs, progress: this.#progress });
-    let changed = false;
-    const watch = await FeedWatch.open(this.#engine, view.keys, (change) => {
-      if (change.kind === 'lock' || change.kind === 'quota') return;
-      changed ||= copy.has(change.kind === 'entry' ? change.parent : change.ino);
-    });
     let linking = false;
     try {
-      await copy.run(source, parent.ino, root);
-      changed = (await this.#missed(watch)) || changed;
+      const made = await fill(root, target.quota === undefined ? parent.inode.quota : root);
       linking = true;
       await this.#link(root, target, parent.inode.quota);
+      return { path, inode: root, ...made };
     } catch (error) {
       // A link whose answer was lost may have been made, or be made yet: gc knows when our session is over. It also removes what is left when this fails.
       const linked = linking && !LINK_REFUSED.some((code) => isCode(error, code));
       if (!linked) await this.discard(root).catch(() => undefined);
       throw error;
+    }
+  }
+
+  /** Whether nothing of it has changed meanwhile. */
+  async #copyWatched(copy: TreeCopy, source: Node, parent: number, root: number): Promise<boolean> {
+    let changed = false;
+    const watch = await FeedWatch.open(this.#engine, this.view.keys, (change) => {
+      if (change.kind === 'lock' || change.kind === 'quota') return;
+      changed ||= copy.has(change.kind === 'entry' ? change.parent : change.ino);
+    });
+    try {
+      await copy.run(source, parent, root);
+      return !(await this.#missed(watch)) && !changed;
     } finally {
       await watch.close();
     }
-    const { files, directories, bytes } = copy;
-    return { path, inode: root, files, directories, bytes, consistent: !changed };
   }
 
   /** Whether what changed until now is not known. */

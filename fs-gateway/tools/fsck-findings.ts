@@ -43,6 +43,10 @@ export const FINDINGS = {
     means: 'reads behind its end fail with EIO',
     repair: 'nothing: restore the object from a copy of the store',
   },
+  'changed-object': {
+    means: 'somebody wrote a published object again: reads fail with EIO, never with a mix of both versions',
+    repair: 'nothing: remove the file, and publish the object again',
+  },
   'wrong-quota': {
     means: 'it counts to another quota than the directory it is in',
     repair: 'it counts to that of its directory',

@@ -1,5 +1,6 @@
 /**
- * The objects that extents need, and whether the store has them: the volume's own by one listing, those of the lake by a HEAD each.
+ * The objects that extents need, and whether the store has them: the volume's own by one listing, those of the lake and published ones by a
+ * HEAD each.
  *
  * Limits: 4 bytes per object id, in pages; CHECKS objects of the lake at a time, PARALLEL requests.
  */
@@ -17,6 +18,8 @@ export interface BadObject {
   /** Null: it is missing. */
   readonly bytes: number | null;
   readonly needed: number;
+  /** It is another version than the one that was published. */
+  readonly changed: boolean;
   /** The volume's own; null: an object of the lake. */
   readonly id: number | null;
   /** A file that needs it, where it is known already. */
@@ -28,7 +31,10 @@ export class ObjectNeeds {
   readonly #volumeId: string;
   /** Bytes that extents need of each own object. */
   readonly #own = new Map<number, Uint32Array>();
-  readonly #lake = new Map<string, { readonly needed: number; readonly ino: number }>();
+  readonly #lake = new Map<
+    string,
+    { readonly needed: number; readonly etag: string | undefined; readonly ino: number }
+  >();
   readonly #bad: BadObject[] = [];
   #objects = 0;
   #lakeObjects = 0;
@@ -51,7 +57,7 @@ export class ObjectNeeds {
   async need(ino: number, extents: readonly Extent[]): Promise<void> {
     for (const { source } of extents) {
       if (source.kind === 'own') this.#needOwn(source.objectId, source.pieceOffset + source.storedBytes);
-      else this.#lake.set(source.key, { needed: source.objectBytes, ino });
+      else this.#lake.set(source.key, { needed: source.objectBytes, etag: source.etag, ino });
     }
     if (this.#lake.size >= CHECKS) await this.#checkLake();
   }
@@ -72,9 +78,12 @@ export class ObjectNeeds {
     this.#lakeObjects += wanted.length;
     for (let at = 0; at < wanted.length; at += PARALLEL) {
       await Promise.all(
-        wanted.slice(at, at + PARALLEL).map(async ([key, { needed, ino }]) => {
-          const bytes = (await this.#store.head(key))?.bytes ?? null;
-          if (bytes === null || bytes < needed) this.#bad.push({ key, bytes, needed, id: null, ino });
+        wanted.slice(at, at + PARALLEL).map(async ([key, { needed, etag, ino }]) => {
+          const found = await this.#store.head(key);
+          const bytes = found?.bytes ?? null;
+          const changed = found !== null && etag !== undefined && found.etag !== etag;
+          if (bytes === null || bytes < needed || changed)
+            this.#bad.push({ key, bytes, needed, changed, id: null, ino });
         }),
       );
     }
@@ -92,7 +101,7 @@ export class ObjectNeeds {
       const page = this.#own.get(Math.floor(id / PAGE));
       const needed = page?.[id % PAGE] ?? 0;
       if (page === undefined || needed === 0) continue;
-      if (bytes < needed) this.#bad.push({ key, bytes, needed, id, ino: null });
+      if (bytes < needed) this.#bad.push({ key, bytes, needed, changed: false, id, ino: null });
       page[id % PAGE] = 0;
     }
     for (const [number, page] of this.#own) {
@@ -103,7 +112,7 @@ export class ObjectNeeds {
         const key = objectKey(this.#volumeId, id);
         // It may have been uploaded after its place in the listing had passed.
         const bytes = (await this.#store.head(key))?.bytes ?? null;
-        if (bytes === null || bytes < needed) this.#bad.push({ key, bytes, needed, id, ino: null });
+        if (bytes === null || bytes < needed) this.#bad.push({ key, bytes, needed, changed: false, id, ino: null });
       }
     }
     return this.#bad;

@@ -1,4 +1,4 @@
-/** Objects that are missing or too short, and the files that need them: a walk over all extents, only where something is wrong. */
+/** Objects that are missing, too short or changed, and the files that need them: a walk over all extents, only where something is wrong. */
 import type { MetaEngine } from '../../lib/meta/engine.ts';
 import type { Extent } from '../../lib/volume/extents.ts';
 import type { VolumeKeys } from '../../lib/volume/keys.ts';
@@ -22,12 +22,13 @@ export async function reportBadObjects(
 ): Promise<void> {
   const users = new Map<number, number[]>(bad.flatMap(({ id }) => (id === null ? [] : [[id, []]])));
   if (users.size > 0) await findUsers(engine, keys, users);
-  for (const { key, bytes, needed, id, ino } of bad) {
+  for (const { key, bytes, needed, changed, id, ino } of bad) {
     const inos = id === null ? (ino === null ? [] : [ino]) : (users.get(id) ?? []);
     const shown = await Promise.all(inos.slice(0, FILES_SHOWN).map((number) => paths.of(number)));
     const more = inos.length > FILES_SHOWN ? ` and ${inos.length - FILES_SHOWN} more` : '';
     const where = `${shown.join(', ')}${more}: object ${key}`;
     if (bytes === null) await findings.add('missing-object', `${where} is missing (${needed} bytes)`);
+    else if (changed) await findings.add('changed-object', `${where} was changed since it was published`);
     else await findings.add('short-object', `${where} has ${bytes} bytes, ${needed} are needed`);
   }
 }

@@ -6,6 +6,9 @@ import { systemClock } from '../../lib/clock.ts';
 import type { MetaEngine } from '../../lib/meta/engine.ts';
 import { PenstockError } from '../../lib/errors.ts';
 import { absoluteUrl, openMeta, openStore } from '../../lib/registry.ts';
+import type { PipelineConfig } from '../../lib/config/pipeline.ts';
+import { openLake } from '../../lib/lake/ports.ts';
+import type { LakeContext } from '../../lib/table/table.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
 import { Records } from '../csi/records.ts';
 import { controlRequest } from '../fuse/control.ts';
@@ -25,8 +28,12 @@ import { collectGarbage } from './gc.ts';
 import type { GcReport } from './gc.ts';
 import { loadVolume } from './load.ts';
 import type { LoadReport } from './load.ts';
+import { createDatasetSnapshot, deleteDatasetSnapshot, listDatasetSnapshots } from './dataset-snapshots.ts';
+import type { DatasetSnapshot, DatasetSnapshotReport } from './dataset-snapshots.ts';
 import { fileContent, pathInfo } from './path-info.ts';
 import type { PathInfo } from './path-info.ts';
+import { publishObjects } from './publish.ts';
+import type { PublishReport } from './publish.ts';
 import { getQuota, listQuotas, setQuota } from './quota.ts';
 import type { QuotaLimits, QuotaReport } from './quota.ts';
 import type { Progress } from './tool.ts';
@@ -226,6 +233,58 @@ async function withSnapshots<T>(request: ToolRequest, work: (options: CloneOptio
   return withVolume(request, ({ engine, volume }) =>
     work({ engine, volume, clock: systemClock, ...(progress !== undefined && { progress }) }),
   );
+}
+
+/** Objects of the volume's store become files of it; see publish.ts. */
+export async function publishInto(
+  request: ToolRequest & { readonly objectUrl: string; readonly path: string },
+): Promise<PublishReport> {
+  const { objectUrl, path, progress } = request;
+  return withVolume(request, ({ engine, store, volume }) =>
+    publishObjects(
+      { engine, volume, clock: systemClock, ...(progress !== undefined && { progress }) },
+      store,
+      objectUrl,
+      path,
+    ),
+  );
+}
+
+export interface DatasetRequest {
+  readonly config: PipelineConfig;
+  /** What relative paths of the configuration are from. */
+  readonly baseDir: string;
+  readonly dataset: string;
+}
+
+/** A snapshot of a table as a tree of the volume; see dataset-snapshots.ts. `snapshot` undefined: the current one. */
+export async function snapshotDataset(
+  request: DatasetRequest & { readonly snapshot?: string | undefined; readonly progress?: Progress },
+): Promise<DatasetSnapshotReport> {
+  const { dataset, snapshot = null, progress } = request;
+  return withLake(request, (lake) => createDatasetSnapshot(lake, dataset, snapshot, progress));
+}
+
+export async function datasetSnapshots(request: DatasetRequest): Promise<DatasetSnapshot[]> {
+  return withLake(request, (lake) => listDatasetSnapshots(lake, request.dataset));
+}
+
+export async function removeDatasetSnapshot(request: DatasetRequest & { readonly snapshot: string }): Promise<void> {
+  return withLake(request, (lake) => deleteDatasetSnapshot(lake, request.dataset, request.snapshot));
+}
+
+async function withLake<T>(request: DatasetRequest, work: (lake: LakeContext) => Promise<T>): Promise<T> {
+  const { config, baseDir, dataset } = request;
+  if (!config.datasets.some(({ name }) => name === dataset)) {
+    const known = config.datasets.map(({ name }) => name).join(', ');
+    throw new PenstockError('usage', `the configuration has no dataset '${dataset}', it has ${known}`);
+  }
+  const ports = await openLake(config, baseDir, 'tool');
+  try {
+    return await work(ports.lake);
+  } finally {
+    await ports.close();
+  }
 }
 
 /** Backs the metadata up into the store now; the mounts of the volume do so by themselves. See backup.ts. */

@@ -21,13 +21,13 @@ import type { Change } from '../meta/change.ts';
 import type { Account } from '../meta/quotas.ts';
 import { VolumeView } from '../meta/view.ts';
 import type { Progress } from './tool.ts';
+import { LAKE_NAME } from '../vfs/system-directories.ts';
 import { namesOf, DirectoryPaths, resolvePath } from './volume-path.ts';
 
 const PORTION = 64;
 const SCAN_PAGE = 500;
 /** Each failed one means that something was written in the inner quota meanwhile. */
 const ADOPT_ATTEMPTS_MAX = 1000;
-const LAKE = 'lake';
 
 export interface QuotaReport {
   readonly path: string;
@@ -56,7 +56,7 @@ export async function setQuota(
   progress: Progress = () => undefined,
 ): Promise<QuotaReport> {
   const view = VolumeView.over(engine, volume);
-  if (namesOf(path)[0] === LAKE) {
+  if (namesOf(path)[0] === LAKE_NAME) {
     throw new PenstockError('usage', `'${path}': the lake's directories belong to its tables; set a quota elsewhere`);
   }
   const { ino, inode } = await resolvePath(view, path);

@@ -30,7 +30,7 @@ import type { Node } from '../meta/cache.ts';
 import type { Change } from '../meta/change.ts';
 import type { Account } from '../meta/quotas.ts';
 import type { VolumeView } from '../meta/view.ts';
-import { isReserved } from '../vfs/system-directories.ts';
+import { isReservedIn } from '../vfs/system-directories.ts';
 import { IdSet } from './id-set.ts';
 import type { Progress } from './tool.ts';
 
@@ -108,7 +108,7 @@ export class TreeCopy {
     };
     for await (const child of this.#children(from)) {
       // A scan may give an entry twice.
-      if (isReserved(from, child.name) || names.has(child.name)) continue;
+      if (names.has(child.name) || (await isReservedIn(this.#view, from, child.name))) continue;
       names.add(child.name);
       portion.push(child);
       if (portion.length >= CHILDREN_MAX) await flush();

@@ -15,10 +15,11 @@ import { INODE_LISTING, isDirectory, S_IFREG } from '../../lib/volume/inode.ts';
 import { ROOT_INO } from '../../lib/volume/keys.ts';
 import { BoundedMap } from '../meta/bounded-map.ts';
 import type { Node, Watch } from '../meta/cache.ts';
+import type { VolumeView } from '../meta/view.ts';
 import type { Context } from './context.ts';
 import { nodeOrThrow } from './context.ts';
 import { entryOfNode } from './attributes.ts';
-import { isReserved } from './system-directories.ts';
+import { isReservedIn } from './system-directories.ts';
 import type { DirectoryEntry, Entry, OpenResult } from './operations.ts';
 import { NameSet } from './name-set.ts';
 import { Errno, PosixError } from './operations.ts';
@@ -189,7 +190,7 @@ export class Directories {
     // An entry that the scan gives again in a later page was given before. A page that is read again (a seek back) is given as it is.
     const first = index > directory.givenTo;
     if (first) directory.givenTo = index;
-    const shown = ino === ROOT_INO ? entries.filter(([name]) => !isReserved(ino, name)) : entries;
+    const shown = await withoutReserved(view, ino, entries);
     const fresh = first ? shown.filter(([name]) => directory.given.add(name)) : shown;
     return {
       index,
@@ -211,6 +212,18 @@ export class Directories {
       next: last === undefined || start + portion.length >= entries.length ? null : last.name,
     };
   }
+}
+
+async function withoutReserved<T>(
+  view: VolumeView,
+  directory: number,
+  entries: readonly (readonly [name: string, entry: T])[],
+): Promise<readonly (readonly [name: string, entry: T])[]> {
+  const hidden = new Set<string>();
+  for (const [name] of entries) {
+    if (name.startsWith('.') && (await isReservedIn(view, directory, name))) hidden.add(name);
+  }
+  return hidden.size === 0 ? entries : entries.filter(([name]) => !hidden.has(name));
 }
 
 function inOrder(entries: readonly { name: string; ino: number; type: number }[]): Listed[] {

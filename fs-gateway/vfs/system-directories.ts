@@ -1,7 +1,7 @@
 /**
- * Directories that belong to the volume and not to its users: `/.trash`, `/.snapshots` and `/.volumes`. No listing of the root shows them, nobody
- * can make or replace something of these names. The first two are quota roots without limits, so that what they have is counted; in the third
- * each folder is a quota root of its own.
+ * Directories that belong to the volume and not to its users: `/.trash`, `/.snapshots` and `/.volumes`, and `/lake/<dataset>/.snapshots`. No
+ * listing shows them (a glob over a dataset would find its rows twice), and in the root nobody can make or replace something of these names. Those of
+ * the first two names are quota roots without limits, so that what they have is counted; in the third each folder is a quota root of its own.
  */
 import { isDirectory, newInode, S_IFDIR } from '../../lib/volume/inode.ts';
 import { ROOT_INO } from '../../lib/volume/keys.ts';
@@ -13,6 +13,7 @@ import { Errno, PosixError } from './operations.ts';
 export const TRASH_NAME = '.trash';
 export const SNAPSHOTS_NAME = '.snapshots';
 export const VOLUMES_NAME = '.volumes';
+export const LAKE_NAME = 'lake';
 const RESERVED = new Set([TRASH_NAME, SNAPSHOTS_NAME, VOLUMES_NAME]);
 const UNLIMITED = { outer: 0, bytesMax: null, inodesMax: null, counting: false };
 
@@ -25,6 +26,13 @@ interface SystemDirectory {
 
 export function isReserved(parent: number, name: string): boolean {
   return parent === ROOT_INO && RESERVED.has(name);
+}
+
+/** Whether a name belongs to the volume in this directory. Asks only for names that may. */
+export async function isReservedIn(view: VolumeView, parent: number, name: string): Promise<boolean> {
+  if (parent === ROOT_INO || name !== SNAPSHOTS_NAME) return isReserved(parent, name);
+  const [directory, lake] = [await view.node(parent), await view.entry(ROOT_INO, LAKE_NAME)];
+  return directory !== null && lake !== null && directory.inode.parent === lake.ino;
 }
 
 /** The directory, made when it is first needed; one in a directory with a quota counts to it. */

@@ -110,7 +110,7 @@ const send =
   (body: Buffer, status = 200): RequestListener =>
   (_request, response) =>
     void response.writeHead(status, { 'content-length': body.length }).end(body);
-const external = externalPiece('tables/a/b/data/x.parquet', DATA.length, 0);
+const external = externalPiece({ key: 'tables/a/b/data/x.parquet', objectBytes: DATA.length }, 0);
 
 test.each<[what: string, listener: RequestListener, problem: string, asideMs: number, piece: Piece]>([
   ['other bytes with their own checksum', send(answer(flipped)), 'lied', 600_000, PIECE],

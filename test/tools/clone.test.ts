@@ -20,7 +20,7 @@ import { faultyEngine } from '../support/faulty-engine.ts';
 import { caller, mountTestVolume, openTestVolume, testVolume } from '../support/fs-volume.ts';
 import type { TestVolume } from '../support/fs-volume.ts';
 import { cannotMount } from '../support/services.ts';
-import { errnoOf, lookUp, makeDirectory, namesIn, writeFile } from './volume-files.ts';
+import { contentAt, errnoOf, makeDirectory, namesIn, walk, writeFile } from './volume-files.ts';
 import { onBothServices, openBench, gcLater, countBlocks, expectSound } from './volume-bench.ts';
 import type { NewVolume, VolumeBench } from './volume-bench.ts';
 
@@ -41,23 +41,6 @@ let readers = 0;
 
 async function reader({ volume }: Bench): Promise<OpenVolume> {
   return openTestVolume(volume, `reader${readers++}`);
-}
-
-async function walk(open: OpenVolume, path: string): Promise<bigint> {
-  let ino = 1n;
-  for (const name of path.split('/').slice(1)) ino = (await lookUp(open, ino, name)).ino;
-  return ino;
-}
-
-async function contentAt(open: OpenVolume, path: string): Promise<Buffer> {
-  const ino = await walk(open, path);
-  const { attributes } = await open.operations.getattr(caller(), ino, undefined);
-  const size = Number(attributes.size);
-  const parts: Buffer[] = [];
-  for (let at = 0; at < size; at += 2 ** 20) {
-    parts.push(await open.operations.read(caller(), ino, 0n, BigInt(at), Math.min(2 ** 20, size - at), 0));
-  }
-  return Buffer.concat(parts);
 }
 
 /** A tree with all kinds of content. */

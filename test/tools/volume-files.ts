@@ -52,3 +52,22 @@ export async function namesIn(open: OpenVolume, directory: bigint): Promise<stri
   await open.operations.releasedir(caller(), directory, handle);
   return names.filter((name) => name !== '.' && name !== '..').sort();
 }
+
+/** The inode number at a path of the volume. */
+export async function walk(open: OpenVolume, path: string): Promise<bigint> {
+  let ino = 1n;
+  for (const name of path.split('/').slice(1)) ino = (await lookUp(open, ino, name)).ino;
+  return ino;
+}
+
+/** The bytes of the file at a path. */
+export async function contentAt(open: OpenVolume, path: string): Promise<Buffer> {
+  const ino = await walk(open, path);
+  const { attributes } = await open.operations.getattr(caller(), ino, undefined);
+  const size = Number(attributes.size);
+  const parts: Buffer[] = [];
+  for (let at = 0; at < size; at += 2 ** 20) {
+    parts.push(await open.operations.read(caller(), ino, 0n, BigInt(at), Math.min(2 ** 20, size - at), 0));
+  }
+  return Buffer.concat(parts);
+}
