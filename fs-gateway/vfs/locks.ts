@@ -5,23 +5,28 @@
  * Invariants
  * - Granted locks of different owners conflict nowhere; waiters are granted in the order they came, as soon as they can be: by the commit
  *   of whoever gives a lock back, who tells them over the feed.
- * - What was written under a lock is committed before the lock is given back, and whoever gets it sees that.
+ * - What was written under a lock is committed before the lock is given back, and whoever gets it sees that. When it cannot be committed, giving
+ *   back fails (EIO), and the mount keeps the lock until it can.
  * - A wait ends with EINTR when its caller is interrupted, EDEADLK when owners of this mount would wait for each other in a circle (a
  *   circle over two mounts is not found).
  * - A wait outlives an outage of the metadata engine: nobody who has given up waiting keeps a place, or is given the lock.
  * - A lock outlives the worker. It falls with the mount: whoever waits takes it when the mount's session is over.
- * Limits: waiters look every LIVENESS_MS whether the holders' mounts live; nothing else is polled.
+ * Limits: waiters look every LIVENESS_MS whether the holders' mounts live; nothing else is polled. A worker that is killed while such a lock is
+ *   kept leaves it to the mount: it falls with it.
  */
 import { describeError, PenstockError } from '../../lib/errors.ts';
 import { conflictOf, setRange } from '../../lib/volume/lock-record.ts';
 import type { Lock, LockRecord, Waiting, Wanted } from '../../lib/volume/lock-record.ts';
 import type { LockEvents } from '../meta/view.ts';
+import { LateUnlocks } from './late-unlocks.ts';
 import type { LockTable } from './lock-table.ts';
 import { Errno, PosixError } from './operations.ts';
 import type { Caller, FileLock, Result } from './operations.ts';
 
 /** The lease of a session: looking more often could find nothing more. */
 const LIVENESS_MS = 5000;
+/** As long as a failed flush waits for its next attempt. */
+const LATE_UNLOCK_MS = 5000;
 const LOCK_END = 2n ** 63n - 1n;
 
 interface Waiter {
@@ -48,6 +53,7 @@ export class Locks implements LockEvents {
   readonly #waiters = new Map<number, Set<Waiter>>();
   #timer: NodeJS.Timeout | undefined;
   #nextTicket = 1;
+  readonly #late = new LateUnlocks();
 
   constructor(options: LocksOptions) {
     this.#options = options;
@@ -101,13 +107,41 @@ export class Locks implements LockEvents {
     const wanted = await this.#wanted(kind, owner, lock);
     try {
       await this.#options.flush(ino);
-    } finally {
-      await this.#table.exclusive(ino, async () => {
-        const revalidate = this.#waiters.has(ino);
-        await this.#table.change(ino, revalidate, ({ held, waiting }) => ({ held: setRange(held, wanted), waiting }));
-        this.#grantWaiters(ino);
-      });
+    } catch (error) {
+      // The next holder would work on the old content, and what is staged here would be committed over what it made of it.
+      if (this.#late.of(ino).length === 0) this.#unlockLater(ino);
+      this.#late.add(ino, wanted);
+      throw error;
     }
+    await this.#giveBack(ino, () => [wanted]);
+  }
+
+  async #giveBack(ino: number, which: () => readonly Wanted[]): Promise<void> {
+    await this.#table.exclusive(ino, async () => {
+      const ranges = which();
+      const revalidate = this.#waiters.has(ino);
+      await this.#table.change(ino, revalidate, ({ held, waiting }) => ({
+        held: ranges.reduce((left, range) => setRange(left, { ...range, type: 'unlock' }), held),
+        waiting,
+      }));
+      for (const range of ranges) this.#late.remove(ino, range);
+      this.#grantWaiters(ino);
+    });
+  }
+
+  #unlockLater(ino: number): void {
+    setTimeout(() => {
+      void (async () => {
+        try {
+          if (this.#late.of(ino).length === 0) return;
+          await this.#options.flush(ino);
+          await this.#giveBack(ino, () => this.#late.of(ino));
+        } catch (error) {
+          this.#options.report(`locks of inode ${ino} are not given back yet: ${describeError(error)}`);
+          this.#unlockLater(ino);
+        }
+      })();
+    }, LATE_UNLOCK_MS).unref();
   }
 
   async #acquire(
@@ -143,7 +177,9 @@ export class Locks implements LockEvents {
       this.#grantWaiters(ino);
       return granted;
     };
-    return (await attempt()) || ((await this.#conflict(ino, wanted)) === undefined && attempt());
+    const got = (await attempt()) || ((await this.#conflict(ino, wanted)) === undefined && (await attempt()));
+    if (got) this.#late.remove(ino, wanted);
+    return got;
   }
 
   async #wait(caller: Caller, ino: number, wanted: Wanted): Promise<void> {
@@ -212,8 +248,10 @@ export class Locks implements LockEvents {
     }
     this.#leave(waiter);
     // Granted in the meantime: then the program has it, and its signal comes after.
-    if (covers(this.#table.record(ino), ticket)) waiter.granted();
-    else waiter.failed(new PosixError(Errno.EINTR, 'interrupted while waiting for a lock'));
+    if (covers(this.#table.record(ino), ticket)) {
+      this.#late.remove(ino, ticket);
+      waiter.granted();
+    } else waiter.failed(new PosixError(Errno.EINTR, 'interrupted while waiting for a lock'));
     this.#grantWaiters(ino);
     this.#table.tidy(ino);
   }
@@ -249,6 +287,7 @@ export class Locks implements LockEvents {
       if (!covers(record, waiter.ticket)) lost.push(waiter);
       else {
         this.#leave(waiter);
+        this.#late.remove(ino, waiter.ticket);
         waiter.granted();
       }
     }

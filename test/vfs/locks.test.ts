@@ -1,3 +1,4 @@
+import { renameSync, rmSync, writeFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { Errno } from '../../fs-gateway/vfs/operations.ts';
 import type { Caller, FileLock } from '../../fs-gateway/vfs/operations.ts';
@@ -138,3 +139,30 @@ test('a mount whose session was ended confirms its locks under the next, and say
   await locker(b, caller(), 5n, 1n, WHOLE);
   await engine.close();
 });
+
+test('a lock whose holder could not commit is kept until it can: nobody works on what was there before', async () => {
+  const volume = await testVolume({ inlineBytes: '0' });
+  const [a, b] = [await openTestVolume(volume, 'a'), await openTestVolume(volume, 'b')];
+  const { entry, open } = await a.operations.create(caller(), 1n, 'counter', 0o644, 2, 0);
+  const { ino } = entry.attributes;
+  await a.operations.write(caller(), ino, open.handle, 0n, Buffer.from('1'), 2, false);
+  await a.operations.flush(caller(), ino, open.handle, 0n);
+  await locker(a, caller(), ino, 1n, WHOLE);
+  await locker(a, caller(), ino, 2n, WHOLE, flock);
+  await a.operations.write(caller(), ino, open.handle, 0n, Buffer.from('2'), 2, false);
+  renameSync(volume.storeDir, `${volume.storeDir}.away`);
+  writeFileSync(volume.storeDir, 'not a directory');
+  await expect(locker(a, caller(), ino, 1n, UNLOCK)).rejects.toMatchObject({ errno: Errno.EIO });
+  await expect(locker(a, caller(), ino, 2n, UNLOCK, flock)).rejects.toMatchObject({ errno: Errno.EIO });
+  await expect(locker(b, caller(), ino, 3n, WHOLE)).rejects.toMatchObject(blocked);
+  const waiting = locker(b, caller(), ino, 3n, WHOLE, wait);
+  // Its owner has the flock again, and keeps it.
+  await locker(a, caller(), ino, 2n, WHOLE, flock);
+  rmSync(volume.storeDir);
+  renameSync(`${volume.storeDir}.away`, volume.storeDir);
+  await waiting;
+  expect((await b.operations.read(caller(), ino, 0n, 0n, 1, 0)).toString()).toBe('2');
+  await expect(locker(b, caller(), ino, 4n, WHOLE, flock)).rejects.toMatchObject(blocked);
+  await a.operations.release(caller(), ino, open.handle, 2n);
+  await locker(b, caller(), ino, 4n, WHOLE, flock);
+}, 20_000);
