@@ -3,12 +3,14 @@
 //   node bin/install.mjs              the npm packages (Node itself among them)
 //   node bin/install.mjs --services   also the real services that the tests run against, each built once per machine into
 //                                     ${XDG_CACHE_HOME:-$HOME/.cache}/penstock/services
+//   node bin/install.mjs --kubernetes also the control plane of a Kubernetes, for `npm run test:kubernetes` alone
 // A service that cannot be installed is said in one line and its tests are skipped by name (or fail, where CI=true).
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import {
   accessSync,
   constants,
+  copyFileSync,
   existsSync,
   mkdirSync,
   readdirSync,
@@ -25,7 +27,7 @@ const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const services = join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'penstock', 'services');
 
 /** Resolves to the exit status; the output is only shown when the command fails. Bounded: an install that hangs is ended. */
-function run(command, args, { minutes = 20, env = {}, cwd = root } = {}) {
+function run(command, args, { minutes = 40, env = {}, cwd = root } = {}) {
   return new Promise((resolve) => {
     const child = spawn(command, args, { cwd, env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
     let output = '';
@@ -112,6 +114,56 @@ const goProgram = (name, module) =>
     (build) => ({ CGO_ENABLED: '0', GOBIN: build, GOFLAGS: '-p=2' }),
     name,
   );
+
+/** Go programs of the modules that a go.mod in test/kubernetes/ names, as a folder. Theirs cannot be installed one by one: they map modules to others. */
+const goFolder = (name, source, packages, ldflags = '') =>
+  built(
+    name,
+    'go',
+    'go',
+    (build) => {
+      const folder = join(root, 'test', 'kubernetes', source);
+      copyFileSync(join(folder, 'go.mod'), join(build, 'go.mod'));
+      const from = ['-C', folder, '-mod=mod', `-modfile=${join(build, 'go.mod')}`];
+      return ['build', ...from, `-ldflags=-s -w ${ldflags}`, '-o', join(build, 'bin', '/'), ...packages];
+    },
+    () => ({ CGO_ENABLED: '0', GOFLAGS: '-p=2' }),
+    'bin',
+  );
+
+/** Definitions of the custom resources that the chart and its examples have, out of their projects' modules. */
+const CUSTOM_RESOURCES = {
+  'github.com/kubernetes-csi/external-snapshotter/client/v8@v8.2.0': [
+    ...['volumesnapshotclasses', 'volumesnapshotcontents', 'volumesnapshots'].map(
+      (kind) => `config/crd/snapshot.storage.k8s.io_${kind}.yaml`,
+    ),
+  ],
+  'github.com/prometheus-operator/prometheus-operator@v0.85.0': [
+    ...['servicemonitors', 'podmonitors', 'prometheusrules'].map(
+      (kind) => `example/prometheus-operator-crd-full/monitoring.coreos.com_${kind}.yaml`,
+    ),
+  ],
+  'sigs.k8s.io/karpenter@v1.10.0': ['pkg/apis/crds/karpenter.sh_nodepools.yaml'],
+  'github.com/argoproj/argo-cd/v2@v2.14.21': ['manifests/crds/application-crd.yaml'],
+};
+
+const customResources = async () => {
+  if (!which('go')) return { ok: false, output: 'needs go on the PATH' };
+  const build = join(services, `.build-kubernetes-crds-${process.pid}`);
+  mkdirSync(build, { recursive: true });
+  try {
+    for (const [module, files] of Object.entries(CUSTOM_RESOURCES)) {
+      const outcome = await run('go', ['mod', 'download', '-json', module], { cwd: build, minutes: 5 });
+      if (!outcome.ok) return outcome;
+      const [, folder] = /"Dir": "(.*)"/.exec(outcome.output);
+      for (const file of files) copyFileSync(join(folder, file), join(build, file.split('/').at(-1)));
+    }
+    renameSync(build, join(services, 'kubernetes-crds'));
+    return { ok: true, output: '' };
+  } finally {
+    rmSync(build, { recursive: true, force: true });
+  }
+};
 
 /** Of the newest and of older Kubernetes that the chart is checked against. */
 const KUBERNETES = ['1.29.0', '1.31.0', '1.34.0', '1.37.0'];
@@ -220,8 +272,35 @@ const table = [
   },
 ];
 
-async function installServices() {
-  const missing = table.filter(({ name }) => !existsSync(join(services, name)) && !which(name));
+/** Only for `npm run test:kubernetes`: minutes, 3 GB of memory, 1.5 GB of modules. Folders. */
+const kubernetes = [
+  {
+    name: 'kubernetes',
+    install: goFolder(
+      'kubernetes',
+      'control-plane',
+      [
+        ...['apiserver', 'controller-manager', 'scheduler'].map((part) => `k8s.io/kubernetes/cmd/kube-${part}`),
+        ...['k8s.io/kubernetes/cmd/kubectl', 'go.etcd.io/etcd/server/v3'],
+      ],
+      // Clients compare it with what they need.
+      ['gitVersion=v1.37.2', 'gitMajor=1', 'gitMinor=37'].map((v) => `-X k8s.io/component-base/version.${v}`).join(' '),
+    ),
+  },
+  {
+    name: 'csi-sidecars',
+    install: goFolder('csi-sidecars', 'sidecars', [
+      'github.com/kubernetes-csi/external-provisioner/v6/cmd/csi-provisioner',
+      'github.com/kubernetes-csi/external-resizer/v2/cmd/csi-resizer',
+      'github.com/kubernetes-csi/external-snapshotter/v8/cmd/csi-snapshotter',
+      'github.com/kubernetes-csi/external-snapshotter/v8/cmd/snapshot-controller',
+    ]),
+  },
+  { name: 'kubernetes-crds', install: customResources },
+];
+
+async function installServices(wanted) {
+  const missing = wanted.filter(({ name }) => !existsSync(join(services, name)) && !which(name));
   if (missing.length === 0) return;
   console.error(
     `penstock: installing the services of the tests, once per machine: ${missing.map((s) => s.name).join(', ')} (minutes) ...`,
@@ -241,4 +320,10 @@ async function installServices() {
 }
 
 if (!(await installPackages())) process.exit(1);
-if (process.argv.includes('--services') && process.platform === 'linux') await installServices();
+if (process.platform === 'linux') {
+  const wanted = [
+    ...(process.argv.includes('--services') ? table : []),
+    ...(process.argv.includes('--kubernetes') ? kubernetes : []),
+  ];
+  await installServices(wanted);
+}

@@ -11,6 +11,53 @@ export const THREE_URLS = [
   ...['--set', 'store=s3://lake/prefix?region=eu-central-1'],
 ];
 
+/** Each switch of the chart at least once on and once off. */
+export const MATRIX: Readonly<Record<string, object>> = {
+  defaults: {},
+  everything: {
+    s3: { accessKeyId: 'key-id', secretAccessKey: 'hunter2' },
+    serviceAccount: { annotations: { 'eks.amazonaws.com/role-arn': 'arn:aws:iam::1:role/penstock' } },
+    image: { digest: `sha256:${'0'.repeat(64)}`, pullSecrets: [{ name: 'pull' }] },
+    runtimeClassName: 'kata',
+    zone: 'eu-central-1a',
+    pipeline: { compactor: { memoryBytes: '2GB' }, topics: { partitions: 12 } },
+    volume: { options: ['blockSize=4MiB'], claim: { subPath: 'lake' } },
+    agent: {
+      hostPaths: [{ name: 'logs', path: '/var/log/machine' }],
+      sources: [{ type: 'file', path: '/var/log/machine/*.ndjson', sensor: 'id', to: 'machine' }],
+      control: { tokenSecret: 'agents' },
+      nodeSelector: { edge: 'true' },
+      priorityClassName: 'high',
+    },
+    lander: { replicas: 2 },
+    bucket: { create: true, name: 'plant-lake' },
+    compactor: { shards: 4, karpenter: { enabled: true }, scratch: { hostPath: '/mnt/nvme' } },
+    control: { replicas: 2, service: { type: 'LoadBalancer', annotations: { a: 'b' } } },
+    csi: {
+      inline: { enabled: true },
+      snapshots: { enabled: true, default: true },
+      storageClass: { default: true, parameters: { cacheSize: '50GB', blockSize: '4MiB' } },
+    },
+    monitoring: { enabled: true, labels: { release: 'prometheus' } },
+    networkPolicy: { controlFrom: [{ namespaceSelector: { matchLabels: { name: 'ingress' } } }] },
+    tenants: [{ name: 'team-a', group: 'team-a', storage: '1Ti', lake: { subPath: 'lake/edge.host' } }, { name: 'b' }],
+  },
+  'pipeline only': {
+    csi: { enabled: false },
+    control: { enabled: false },
+    gc: { enabled: false },
+    monitoring: { dashboards: false },
+  },
+  'volumes only': {
+    agent: { enabled: false },
+    lander: { enabled: false },
+    compactor: { enabled: false, spot: false },
+    networkPolicy: { enabled: false },
+    volume: { claim: { enabled: false } },
+    csi: { storageClass: { create: false } },
+  },
+};
+
 export interface Manifest {
   readonly kind: string;
   readonly metadata: { readonly name: string; readonly namespace?: string };

@@ -19,7 +19,10 @@ export type Service =
   | 'k8s-schemas'
   | 'promtool'
   | 'apicurio'
-  | 'iceberg-rest';
+  | 'iceberg-rest'
+  | 'kubernetes'
+  | 'csi-sidecars'
+  | 'kubernetes-crds';
 
 const cache = join(process.env['XDG_CACHE_HOME'] ?? join(homedir(), '.cache'), 'penstock', 'services');
 
@@ -32,7 +35,7 @@ function executable(path: string): boolean {
   }
 }
 
-/** The absolute path of a service's binary (`kafka`, `apicurio`, `iceberg-rest`: the folder of its jars), or undefined. */
+/** The absolute path of a service's binary (`kafka`, `apicurio`, `iceberg-rest`: the folder of its jars; `kubernetes*`, `csi-sidecars`: a folder), or undefined. */
 export function findService(name: Service): string | undefined {
   // Debian keeps servers where only root's PATH has them.
   const folders = [cache, ...(process.env['PATH'] ?? '').split(delimiter), '/usr/sbin'];

@@ -119,9 +119,51 @@ runtimeClassName: {{ . }}
 checksum/config: {{ include (print $.Template.BasePath "/config.yaml") . | sha256sum }}
 {{- end }}
 
+{{/* Of the storage class. */}}
+{{- define "penstock.classParameters" -}}
+{{- range $step := list "provisioner" "controller-expand" "node-stage" "node-publish" }}
+csi.storage.k8s.io/{{ $step }}-secret-name: {{ include "penstock.secret" $ }}
+csi.storage.k8s.io/{{ $step }}-secret-namespace: {{ $.Release.Namespace }}
+{{- end }}
+{{- range $key, $value := .Values.csi.storageClass.parameters }}
+{{ $key }}: {{ $value | quote }}
+{{- end }}
+{{- end }}
+
+{{- define "penstock.lifecycleModes" -}}
+[{{ ternary "Persistent, Ephemeral" "Persistent" .Values.csi.inline.enabled }}]
+{{- end }}
+
+{{/* The three of these take what `penstock.lakeClaim` takes. */}}
+{{- define "penstock.lakeVolume" -}}
+{{ printf "%s-%s-%s" (include "penstock.name" .root) .label .claim | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "penstock.lakeSource" -}}
+driver: {{ .root.Values.csi.driverName }}
+volumeHandle: 'penstock:{{ .root.Values.volume.name }}#{{ .label | trunc 32 }}'
+readOnly: true
+{{- with .subPath }}
+volumeAttributes: { subPath: {{ . | quote }} }
+{{- end }}
+nodeStageSecretRef: { name: {{ include "penstock.secret" .root }}, namespace: {{ .root.Release.Namespace }} }
+nodePublishSecretRef: { name: {{ include "penstock.secret" .root }}, namespace: {{ .root.Release.Namespace }} }
+{{- end }}
+
+{{/* What to delete where the cluster has another one, which cannot be changed. */}}
+{{- define "penstock.lakeStale" -}}
+{{- $name := include "penstock.lakeVolume" . }}
+{{- with (lookup "v1" "PersistentVolume" "" $name) }}
+{{- if not (deepEqual .spec.csi (include "penstock.lakeSource" $ | fromYaml)) }}
+kubectl -n {{ $.namespace }} delete persistentvolumeclaim {{ $.claim }}
+kubectl delete persistentvolume {{ $name }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* (dict "root" $ "namespace" "a" "label" "a" "claim" "lake" "subPath" ""): the lake, read-only, as a volume of a namespace. */}}
 {{- define "penstock.lakeClaim" }}
-{{- $name := printf "%s-%s-%s" (include "penstock.name" .root) .label .claim | trunc 63 | trimSuffix "-" }}
+{{- $name := include "penstock.lakeVolume" . }}
 apiVersion: v1
 kind: PersistentVolume
 metadata:
@@ -134,15 +176,7 @@ spec:
   persistentVolumeReclaimPolicy: Retain
   storageClassName: ''
   claimRef: { namespace: {{ .namespace }}, name: {{ .claim }} }
-  csi:
-    driver: {{ .root.Values.csi.driverName }}
-    volumeHandle: 'penstock:{{ .root.Values.volume.name }}#{{ .label | trunc 32 }}'
-    readOnly: true
-    {{- with .subPath }}
-    volumeAttributes: { subPath: {{ . | quote }} }
-    {{- end }}
-    nodeStageSecretRef: { name: {{ include "penstock.secret" .root }}, namespace: {{ .root.Release.Namespace }} }
-    nodePublishSecretRef: { name: {{ include "penstock.secret" .root }}, namespace: {{ .root.Release.Namespace }} }
+  csi: {{ include "penstock.lakeSource" . | nindent 4 }}
 ---
 apiVersion: v1
 kind: PersistentVolumeClaim
