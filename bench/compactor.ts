@@ -1,98 +1,152 @@
 /**
- * The compactor's CPU-seconds per GB of Parquet input, with sort and de-duplication, checks and commit included; and what DuckDB's own
- * best single query for the same work takes on the same files in the same run.
+ * `penstock compact` as it is run: CPU-seconds per GB of Parquet input, with sort and de-duplication, checks and commit included, and the
+ * memory of its processes; and what DuckDB's own best single query for the same work takes on the same files.
  *
- *   node bench/compactor.ts [rows=2000000] [rowsPerCommit=20000] [repeats=0.01] [hours=1]
- *   node bench/compactor.ts 50000000 50000 0.01 10      the big one: 10,000 files of 5,000 rows in ten hours, some minutes
+ *   node bench/compactor.ts [rows=2000000] [rowsPerCommit=20000] [repeats=0.01] [hours=1] [--dir DIR] [--no-peer]
+ *   node bench/compactor.ts 50000000 28000 0.01 10      the big one: 11,330 files of 4,500 rows in ten hours, some minutes
  *
  * A commit of the lander takes 4 MB of values or more (14,000 of these rows); with several hours each commit writes a file of every one.
+ * `--dir`: what was landed stays in that directory, and the next run takes it from there.
  */
-import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { fork, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { copyFileSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { cpus, tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { runCompactor } from '../compactor/compact/compactor.ts';
+import { join, resolve } from 'node:path';
+import { text } from 'node:stream/consumers';
+import { parseArgs } from 'node:util';
 import { runLander } from '../compactor/lander/lander.ts';
-import { openLake, openPipelineLog } from '../lib/lake/ports.ts';
-import { compactionCosts } from '../compactor/cost/cost.ts';
-import { parseConfig } from '../lib/config/load.ts';
+import { loadConfig } from '../lib/config/load.ts';
 import { pipelineSchema } from '../lib/config/pipeline.ts';
+import { openLake, openPipelineLog } from '../lib/lake/ports.ts';
 import { sqlText } from '../lib/sql/duckdb.ts';
 import { SqlWorker } from '../lib/sql/sql-worker-client.ts';
 import { loadTable } from '../lib/table/table.ts';
+import { endedChildrenCpuSeconds, sampleMemory } from './memory-sampler.ts';
 import { fillLog } from './readings.ts';
 
-const rows = Number(process.argv[2] ?? 2_000_000);
-const rowsPerCommit = Number(process.argv[3] ?? 20_000);
-const repeats = Number(process.argv[4] ?? 0.01);
-const hours = Number(process.argv[5] ?? 1);
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  allowNegative: true,
+  options: {
+    dir: { type: 'string' },
+    peer: { type: 'boolean', default: true },
+    /** Of the child process that lands. */
+    land: { type: 'boolean', default: false },
+  },
+});
+const [rows = 2_000_000, rowsPerCommit = 20_000, repeats = 0.01, hours = 1] = positionals.map(Number);
 /** What the lander counts for a reading of the benchmark. */
 const STAGED_BYTES_PER_ROW = 273;
 const MEMORY_BYTES = 1_000_000_000;
-const dir = mkdtempSync(join(tmpdir(), 'penstock-bench-compactor-'));
-const signal = new AbortController().signal;
-try {
-  const config = parseConfig(
-    `{log: 'file:${dir}/log', store: 'dir:${dir}/objects', meta: 'sqlite:${dir}/meta.db',` +
-      ` datasets: [{name: bench, topic: bench, eventTime: ts, sort: [sensor, ts]}], topics: {partitions: 1},` +
-      ` lander: {commitEvery: 1h, fileBytes: ${Math.round((rowsPerCommit * STAGED_BYTES_PER_ROW) / 2)}},` +
-      ` compactor: {memoryBytes: ${MEMORY_BYTES}}}`,
-    'bench',
-    pipelineSchema,
+const PENSTOCK = join(import.meta.dirname, '..', 'bin', 'penstock');
+
+const dir = values.dir === undefined ? mkdtempSync(join(tmpdir(), 'penstock-bench-compactor-')) : resolve(values.dir);
+const configPath = join(dir, 'pipeline.yaml');
+const metaPath = join(dir, 'meta.db');
+const landedMetaPath = join(dir, 'meta-landed.db');
+
+if (values.land) {
+  await landAll();
+} else {
+  try {
+    if (!existsSync(landedMetaPath)) await landInChild();
+    copyFileSync(landedMetaPath, metaPath);
+    const { paths, bytes } = await landedFiles();
+    const compacted = await compactInChild();
+    const peer = values.peer ? await bestQuery(paths) : undefined;
+    console.log(
+      JSON.stringify({
+        machine: `${cpus().length} x ${cpus()[0]?.model ?? '?'}, node ${process.version}`,
+        ...compacted.summary,
+        inputMB: +(bytes / 1e6).toFixed(1),
+        seconds: +compacted.seconds.toFixed(2),
+        cpuSeconds: +compacted.cpuSeconds.toFixed(2),
+        cpuSecondsPerGB: +((compacted.cpuSeconds / bytes) * 1e9).toFixed(1),
+        rowsPerCpuSecond: Math.round(compacted.summary.in / compacted.cpuSeconds),
+        peakMB: Object.fromEntries(
+          Object.entries(compacted.memory.each).map(([program, peak]) => [program, Math.round(peak / 1e6)]),
+        ),
+        togetherPeakMB: Math.round(compacted.memory.together / 1e6),
+        ...(peer !== undefined && {
+          duckdbBestQueryCpuSeconds: +peer.toFixed(2),
+          toBestQuery: +(compacted.cpuSeconds / peer).toFixed(2),
+        }),
+      }),
+    );
+  } finally {
+    if (values.dir === undefined) rmSync(dir, { recursive: true, force: true });
+  }
+}
+
+/** In a process of its own, which has nothing to do with the compactor's memory. */
+async function landInChild(): Promise<void> {
+  mkdirSync(dir, { recursive: true });
+  const datasets = '[{name: bench, topic: bench, eventTime: ts, sort: [sensor, ts]}]';
+  const fileBytes = Math.round((rowsPerCommit * STAGED_BYTES_PER_ROW) / 2);
+  writeFileSync(
+    configPath,
+    `{log: 'file:./log', store: 'dir:./objects', meta: 'sqlite:./meta.db', datasets: ${datasets}, topics: {partitions: 1},` +
+      ` lander: {commitEvery: 1h, fileBytes: ${fileBytes}}, compactor: {memoryBytes: ${MEMORY_BYTES}}}`,
   );
-  const log = await openPipelineLog(config, dir);
-  const ports = await openLake(config, dir, 'bench');
+  const numbers = [rows, rowsPerCommit, repeats, hours].map(String);
+  const child = fork(import.meta.filename, [...numbers, '--dir', dir, '--land'], { execArgv: [] });
+  await once(child, 'exit');
+  if (child.exitCode !== 0) throw new Error('landing failed');
+  rmSync(join(dir, 'log'), { recursive: true });
+  copyFileSync(metaPath, landedMetaPath);
+}
+
+async function landAll(): Promise<void> {
+  const { config, baseDir } = await loadConfig(configPath, pipelineSchema);
+  const log = await openPipelineLog(config, baseDir);
+  const ports = await openLake(config, baseDir, 'bench');
   await fillLog(log, 'bench', { rows, partitions: 1, compression: 'zstd', hours, interleaved: true, repeats });
+  const signal = new AbortController().signal;
   await runLander({ config, lake: ports.lake, log, once: true, signal, scratchRoot: join(dir, 'scratch') });
-  const table = await loadTable(ports.lake, 'bench');
+  await ports.close();
+  await log.close();
+}
+
+async function landedFiles(): Promise<{ readonly paths: readonly string[]; readonly bytes: number }> {
+  const { config, baseDir } = await loadConfig(configPath, pipelineSchema);
+  const ports = await openLake(config, baseDir, 'bench');
+  const { lake } = ports;
+  const table = await loadTable(lake, 'bench');
   const paths: string[] = [];
   let bytes = 0;
   if (table !== null) {
     for await (const file of table.liveFiles()) {
-      paths.push(ports.lake.store.localPath(ports.lake.store.keyOf(file.location) ?? '') ?? '');
+      paths.push(lake.store.localPath(lake.store.keyOf(file.location) ?? '') ?? '');
       bytes += Number(file.bytes);
     }
   }
-  const peer = await bestQuery(paths);
-
-  const startMs = performance.now();
-  let workerRss = 0;
-  const timer = setInterval(() => (workerRss = Math.max(workerRss, largestChildRss())), 100);
-  const { summary, problems } = await runCompactor({
-    config,
-    lake: ports.lake,
-    ignoreLag: true,
-    signal,
-    scratchRoot: join(dir, 'scratch'),
-  });
-  clearInterval(timer);
-  const seconds = (performance.now() - startMs) / 1000;
-  const cost = await compactionCosts(ports.lake, 'bench', { fromMs: 0, toMs: Infinity });
-  console.log(
-    JSON.stringify({
-      machine: `${cpus().length} x ${cpus()[0]?.model ?? '?'}, node ${process.version}`,
-      ...summary,
-      problems,
-      inputMB: +(bytes / 1e6).toFixed(1),
-      outputMB: +(cost.bytesWritten / 1e6).toFixed(1),
-      seconds: +seconds.toFixed(2),
-      cpuSeconds: +cost.cpuSeconds.toFixed(2),
-      cpuSecondsPerGB: +((cost.cpuSeconds / bytes) * 1e9).toFixed(1),
-      rowsPerCpuSecond: Math.round(summary.in / cost.cpuSeconds),
-      workerRssMB: Math.round(workerRss / 1e6),
-      duckdbBestQueryCpuSeconds: +peer.toFixed(2),
-      toBestQuery: +(cost.cpuSeconds / peer).toFixed(2),
-    }),
-  );
   await ports.close();
-  await log.close();
-} finally {
-  rmSync(dir, { recursive: true, force: true });
+  return { paths, bytes };
+}
+
+async function compactInChild() {
+  const cpuBefore = endedChildrenCpuSeconds();
+  const startMs = performance.now();
+  const child = spawn(PENSTOCK, ['compact', '-c', configPath, '--ignore-lag', '--json'], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+    env: { ...process.env, TMPDIR: dir },
+  });
+  const memory = sampleMemory(child.pid ?? 0);
+  const [output] = await Promise.all([text(child.stdout), once(child, 'exit')]);
+  if (child.exitCode !== 0) throw new Error(`penstock compact ended with status ${child.exitCode ?? 'none'}`);
+  return {
+    summary: JSON.parse(output) as { readonly in: number }, // what `penstock compact --json` prints (docs/CLI.md)
+    seconds: (performance.now() - startMs) / 1000,
+    cpuSeconds: endedChildrenCpuSeconds() - cpuBefore,
+    memory: memory.stop(),
+  };
 }
 
 /** CPU seconds of one statement that sorts and de-duplicates, as one would write it by hand. */
 async function bestQuery(paths: readonly string[]): Promise<number> {
   const spill = join(dir, 'peer');
-  mkdirSync(spill);
+  mkdirSync(spill, { recursive: true });
   const worker = await SqlWorker.start({
     memoryBytes: MEMORY_BYTES * 0.8,
     threads: 1,
@@ -109,19 +163,6 @@ async function bestQuery(paths: readonly string[]): Promise<number> {
   );
   const used = worker.cpuSeconds - before;
   await worker.close();
+  rmSync(spill, { recursive: true });
   return used;
-}
-
-/** The largest resident set among the children of this process, bytes (Linux; 0 elsewhere). */
-function largestChildRss(): number {
-  try {
-    const children = readFileSync(`/proc/self/task/${process.pid}/children`, 'utf8').trim().split(' ');
-    const sizes = children.map((pid) => {
-      const match = /VmRSS:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'));
-      return Number(match?.[1] ?? 0) * 1024;
-    });
-    return Math.max(0, ...sizes);
-  } catch {
-    return 0;
-  }
 }

@@ -14,6 +14,12 @@ import {
 } from '@duckdb/node-api';
 import { describeError, PenstockError } from '../errors.ts';
 
+/**
+ * What is freed beyond it goes back to the system. By default DuckDB's allocator keeps up to 512 MB of pages that it has freed, which
+ * `memory_limit` does not count: after three large sorts a process held 400 MB more (docs/decisions/0006).
+ */
+const FLUSH_THRESHOLD = '1MB';
+
 export interface DuckDbOptions {
   readonly memoryBytes: number;
   readonly threads: number;
@@ -56,6 +62,7 @@ export class DuckDb {
       memory_limit: `${Math.floor(options.memoryBytes / 1000)}KB`,
       temp_directory: options.scratchDir,
       max_temp_directory_size: `${Math.floor(options.scratchBytes / 1000)}KB`,
+      allocator_bulk_deallocation_flush_threshold: FLUSH_THRESHOLD,
       autoinstall_known_extensions: 'false',
       autoload_known_extensions: 'false',
       allow_community_extensions: 'false',

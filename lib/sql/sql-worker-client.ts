@@ -5,7 +5,7 @@
  * Invariants: the child is dead when `close` returns; it never outlives this process (sql-worker.ts).
  * Failure: when the child dies, every open request fails with `unavailable` and the worker is of no more use; files that a
  * COPY was writing may be half there: they are in the caller's scratch directory and nothing refers to them.
- * Limits: the memory limit is DuckDB's own; the child has about 100 MB beside it.
+ * Limits: the memory limit is DuckDB's own; the child has 100 MB beside it from the start, and up to 200 after many large statements.
  */
 import { fork, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';

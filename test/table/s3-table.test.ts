@@ -23,14 +23,18 @@ describe.skipIf(missing('versitygw'))('a table on S3', () => {
     await server.stop();
   });
 
-  it.each<ProxyFault>([{ status: 503 }, 'cutBefore', 'cutAfter', 'cutBody'])('commits through %s', async (fault) => {
+  async function lakeBehindProxy() {
     const bucket = `lake-${Math.random().toString(36).slice(2)}`;
     server.createBucket(bucket);
     const proxy = await startFaultProxy(server.endpoint);
     onTestFinished(() => proxy.stop());
     const store = await openS3Store(new URL(`s3://${bucket}/data?endpoint=${proxy.endpoint}`));
     onTestFinished(() => store.close());
-    const lake = { ...(await openLake()), store };
+    return { lake: { ...(await openLake()), store }, store, proxy };
+  }
+
+  it.each<ProxyFault>([{ status: 503 }, 'cutBefore', 'cutAfter', 'cutBody'])('commits through %s', async (fault) => {
+    const { lake, store, proxy } = await lakeBehindProxy();
     const seen = new Set<string>();
     proxy.decide = (method, path) => {
       const first = !seen.has(`${method} ${path}`);
@@ -49,5 +53,22 @@ describe.skipIf(missing('versitygw'))('a table on S3', () => {
     expect(await liveNames(lake)).toEqual(['b', 'c']);
     expect(await metadataObjects(lake)).toHaveLength(7);
     expect(proxy.requests.length).toBeGreaterThan(20);
+  });
+
+  it('commits by three requests that write and one minitransaction', async () => {
+    const { lake, store, proxy } = await lakeBehindProxy();
+    await createTable(lake, TABLE, { schema: SCHEMA });
+    const [a, b] = [dataFile(store, 'a'), dataFile(store, 'b')];
+    const change = (operation: 'append' | 'replace', add: readonly DataFile[], remove: readonly string[]) => () =>
+      Promise.resolve({ change: { operation, add, remove }, extra: {} });
+    for (const next of [change('append', [a], []), change('replace', [b], [a.location])]) {
+      const before = proxy.requests.length;
+      const transactions = vi.spyOn(lake.engine, 'commit');
+      await commitTable(lake, TABLE, next);
+      const methods = proxy.requests.slice(before).map((request) => request.split(' ')[0]);
+      expect(methods.filter((method) => method !== 'GET')).toEqual(['PUT', 'PUT', 'PUT']);
+      expect(transactions).toHaveBeenCalledTimes(1);
+      transactions.mockRestore();
+    }
   });
 });
