@@ -26,6 +26,7 @@ import { forecastRoutes } from './routes/forecasts.ts';
 import { healthRoutes } from './routes/health.ts';
 import { lineageRoutes } from './routes/lineage.ts';
 import { overviewRoutes } from './routes/overview.ts';
+import { partitionRoutes } from './routes/partitions.ts';
 import { quarantineRoutes } from './routes/quarantine.ts';
 import { rolloutRoutes } from './routes/rollouts.ts';
 import { runRoutes } from './routes/runs.ts';
@@ -171,6 +172,7 @@ function addRoutes(app: App, context: ControlContext, metrics: ControlMetrics, o
   healthRoutes(app, context, metrics);
   overviewRoutes(app, context);
   datasetRoutes(app, context);
+  partitionRoutes(app, context);
   runRoutes(app, context);
   forecastRoutes(app, context);
   quarantineRoutes(app, context);

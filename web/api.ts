@@ -71,6 +71,14 @@ export interface Dataset {
   readonly oldestUnlandedMs: number | null;
 }
 
+export interface Partition {
+  readonly partition: number;
+  readonly end: number;
+  readonly landed: number;
+  readonly unlanded: number;
+  readonly lander: { readonly id: string; readonly host: string; readonly pid: number } | null;
+}
+
 export interface Overview {
   readonly nowMs: number;
   readonly volume: string;

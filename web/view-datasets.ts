@@ -1,5 +1,13 @@
 /** One dataset: file sizes before and after compaction, its table, its snapshots. Without a name, the list. */
-import { api, type Dataset, type FileSizes, type PagedList, type Table, type TableSnapshot } from './api.ts';
+import {
+  api,
+  type Dataset,
+  type FileSizes,
+  type PagedList,
+  type Partition,
+  type Table,
+  type TableSnapshot,
+} from './api.ts';
 import { h } from './dom.ts';
 import { bytes, count, moment } from './format.ts';
 import { empty, facts, section, table, type View } from './parts.ts';
@@ -49,6 +57,14 @@ function showOne(root: HTMLElement, signal: AbortSignal, name: string): void {
       note: 'Number of files by size: as the lander wrote them, and as they are now.',
       read: () => api<FileSizes>(`/v1/datasets/${path}/file-sizes`, { signal }),
       render: histogram,
+      everyMs: 10_000,
+      signal,
+    }),
+    section({
+      title: 'Partitions',
+      note: 'The first 1,000: how far each has landed, and the lander that lands it.',
+      read: () => api<PagedList<Partition>>(`/v1/datasets/${path}/partitions?limit=1000`, { signal }),
+      render: ({ items }) => renderPartitions(items),
       everyMs: 10_000,
       signal,
     }),
@@ -179,6 +195,21 @@ function renderTable(state: Table): Node {
       ],
       state.fields,
     ),
+  );
+}
+
+function renderPartitions(partitions: readonly Partition[]): Node {
+  if (partitions.length === 0) return empty('No topic yet', 'A lander makes it, or the first agent that sends to it.');
+  return table(
+    'Partitions',
+    [
+      { title: 'Partition', cell: ({ partition }) => String(partition), number: true },
+      { title: 'End of the log', cell: ({ end }) => count(end), number: true },
+      { title: 'Landed up to', cell: ({ landed }) => count(landed), number: true },
+      { title: 'Not landed', cell: ({ unlanded }) => count(unlanded), number: true },
+      { title: 'Lander', cell: ({ lander }) => (lander === null ? 'none' : `process ${lander.pid} on ${lander.host}`) },
+    ],
+    partitions,
   );
 }
 

@@ -1,6 +1,9 @@
+import { hostname } from 'node:os';
+import { isDeepStrictEqual } from 'node:util';
 import { describe, expect, test } from 'vitest';
 import { datasetStats } from '../../lib/lake/dataset-stats.ts';
 import { DATASET, landOnce } from '../compactor/pipeline.ts';
+import { until } from '../support/mount-guard.ts';
 import { type Control, landedPipeline, reading, startControl } from './control.ts';
 
 type Items = readonly Readonly<Record<string, unknown>>[];
@@ -72,6 +75,33 @@ test('what waits in the log is counted, with the age of the oldest', async () =>
   expect(metrics.text).toContain(
     `penstock_dataset_files_by_size{dataset="${DATASET}",state="small",max_bytes="64000"} 3`,
   );
+});
+
+test('a dataset’s partitions say how far each has landed, and which lander lands it', async () => {
+  const { pipeline, producer } = await landedPipeline({ compacted: false });
+  const control = await startControl(pipeline.config, pipeline.dir);
+  const path = `/v1/datasets/${DATASET}/partitions`;
+  const before = await everyPage(control, path, 1);
+  expect(before.map(({ partition, lander }) => [partition, lander])).toEqual([
+    [0, null],
+    [1, null],
+  ]);
+  const end = Number(before[1]?.['end']);
+  await producer.append(1, [reading(300), reading(301)]);
+  expect((await everyPage(control, path, 10))[1]).toMatchObject({ end: end + 2, landed: end, unlanded: 2 });
+  const stop = new AbortController();
+  const landing = landOnce(pipeline, { once: false, signal: stop.signal, landerId: 'lander-1' });
+  await until('a lander for each', async () => {
+    const lander = { id: 'lander-1', host: hostname(), pid: process.pid };
+    const states = await everyPage(control, path, 10);
+    return states.every((state) => isDeepStrictEqual(state['lander'], lander));
+  });
+  stop.abort();
+  await landing;
+  expect((await everyPage(control, path, 10)).map(({ unlanded, lander }) => [unlanded, lander])).toEqual([
+    [0, null],
+    [0, null],
+  ]);
 });
 
 test('runs in pages, newest first, and their costs by week', async () => {
@@ -227,6 +257,7 @@ test('the OpenAPI document names every operation once, with its parameters and a
   expect(ids).toEqual(
     expect.arrayContaining([
       'datasets.list',
+      'datasets.partitions',
       'tables.snapshots',
       'sql.query',
       'agents.heartbeat',
