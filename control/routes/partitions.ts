@@ -10,12 +10,9 @@ const partitionSchema = z.object({
   end: z.number().meta({ description: 'the next offset to come' }),
   landed: z.number().meta({ description: 'the first offset that has not landed' }),
   unlanded: z.number(),
-  lander: z
-    .object({ id: z.string(), host: z.string(), pid: z.int() })
-    .nullable()
-    .meta({
-      description: 'who lands it; null: nobody now. One that was killed is named until another lander has missed it',
-    }),
+  lander: z.object({ id: z.string(), host: z.string(), pid: z.int() }).nullable().meta({
+    description: 'who lands it; null: nobody now. One that was killed is named until another lander has missed it',
+  }),
 });
 
 export function partitionRoutes(app: App, context: ControlContext): void {
