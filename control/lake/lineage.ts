@@ -14,6 +14,7 @@ import type { Clock } from '../../lib/clock.ts';
 import { PenstockError } from '../../lib/errors.ts';
 import { scanJson } from '../../lib/lake/scan.ts';
 import type { MetaEngine } from '../../lib/meta/engine.ts';
+import type { TableState } from '../../lib/table/table.ts';
 
 const EDGES_MAX = 100_000;
 
@@ -58,6 +59,16 @@ export async function recordLineage(
   throw new PenstockError('conflict', 'Idempotency-Key: an earlier request with this key recorded something else', {
     retryable: false,
   });
+}
+
+/** The snapshot that a job says it has read, or the current one. Throws `not-found`. */
+export function snapshotUsed(dataset: string, table: TableState | null, snapshotId?: string): string {
+  const current = table?.currentSnapshot?.['snapshot-id'];
+  const wanted = snapshotId ?? (current === undefined ? undefined : String(current));
+  if (wanted === undefined) throw new PenstockError('not-found', `${dataset} has no snapshot yet`);
+  const known = table?.metadata.snapshots.some((candidate) => String(candidate['snapshot-id']) === wanted) ?? false;
+  if (!known) throw new PenstockError('not-found', `${dataset} has no snapshot ${wanted}, or it has expired`);
+  return wanted;
 }
 
 /** Newest first; of a model, of a dataset, or both. */

@@ -1,9 +1,8 @@
 /** Which data trained which model. */
 import { z } from 'zod';
-import { PenstockError } from '../../lib/errors.ts';
 import type { App, ControlContext } from '../context.ts';
 import { idempotencyHeaders, idOfRequest } from '../idempotency.ts';
-import { findLineage, lineageSchema, recordLineage } from '../lake/lineage.ts';
+import { findLineage, lineageSchema, recordLineage, snapshotUsed } from '../lake/lineage.ts';
 import { pageOf, pageQuery, paginate } from '../page.ts';
 
 const name = z.string().min(1).max(200);
@@ -33,12 +32,7 @@ export function lineageRoutes(app: App, context: ControlContext): void {
       const { body, principal } = request;
       const dataset = context.dataset(body.dataset).name;
       const table = await context.tables.get(lake, dataset);
-      const current = table?.currentSnapshot?.['snapshot-id'];
-      const snapshot = body.snapshotId ?? (current === undefined ? undefined : String(current));
-      if (snapshot === undefined) throw new PenstockError('not-found', `${dataset} has no snapshot yet`);
-      const known =
-        table?.metadata.snapshots.some((candidate) => String(candidate['snapshot-id']) === snapshot) ?? false;
-      if (!known) throw new PenstockError('not-found', `${dataset} has no snapshot ${snapshot}, or it has expired`);
+      const snapshot = snapshotUsed(dataset, table, body.snapshotId);
       const record = await recordLineage(lake.engine, lake.volume, context.clock, {
         id: idOfRequest(request),
         dataset,

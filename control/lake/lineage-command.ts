@@ -1,0 +1,112 @@
+/** `penstock lineage`: the records of lineage.ts without a server, and the question that needs the table: who saw this file. */
+import { randomUUID } from 'node:crypto';
+import type { PipelineConfig } from '../../lib/config/pipeline.ts';
+import { PenstockError } from '../../lib/errors.ts';
+import { openLake } from '../../lib/lake/ports.ts';
+import { liveFilesOf } from '../../lib/table/live-files.ts';
+import { loadTable } from '../../lib/table/table.ts';
+import type { LakeContext } from '../../lib/table/table.ts';
+import { findLineage, recordLineage, snapshotUsed } from './lineage.ts';
+import type { LineageRecord } from './lineage.ts';
+
+/** `/lake/DATASET/...` in a path of any mount. */
+const DATASET_OF_PATH = /(?:^|\/)lake\/([^/]+)\//;
+
+export interface LineageUse {
+  readonly dataset: string;
+  /** Default: the current one. */
+  readonly snapshotId?: string | undefined;
+  readonly job: string;
+  readonly model?: string | undefined;
+}
+
+export interface LineageQuestion {
+  readonly dataset?: string | undefined;
+  readonly model?: string | undefined;
+  readonly snapshotId?: string | undefined;
+  /** A path of a mount or a name; the first says the dataset too. */
+  readonly file?: string | undefined;
+}
+
+export interface LineageAnswer {
+  readonly uses: readonly LineageRecord[];
+  /** Snapshots whose list of files is gone, so that nobody can say whether they had the file. */
+  readonly unknown: readonly string[];
+}
+
+/** Throws `usage` for a dataset that the configuration does not have, `not-found` for a snapshot. */
+export async function recordUse(config: PipelineConfig, baseDir: string, use: LineageUse): Promise<LineageRecord> {
+  const { dataset, job, model = null } = use;
+  assertDataset(config, dataset);
+  return withLake(config, baseDir, async (lake) => {
+    const snapshotId = snapshotUsed(dataset, await loadTable(lake, dataset), use.snapshotId);
+    const record = { id: randomUUID(), dataset, snapshotId, job, model, recordedBy: 'command line' };
+    return recordLineage(lake.engine, lake.volume, lake.clock, record);
+  });
+}
+
+/** Newest first. Throws `usage` when neither a model nor a dataset is known. */
+export async function askLineage(
+  config: PipelineConfig,
+  baseDir: string,
+  question: LineageQuestion,
+): Promise<LineageAnswer> {
+  const { model, snapshotId, file } = question;
+  const dataset = question.dataset ?? (file === undefined ? undefined : DATASET_OF_PATH.exec(file)?.[1]);
+  if (dataset !== undefined) assertDataset(config, dataset);
+  return withLake(config, baseDir, async (lake) => {
+    const uses = await findLineage(lake.engine, lake.volume, { dataset, model, snapshotId });
+    if (file === undefined) return { uses, unknown: [] };
+    if (dataset === undefined) {
+      throw new PenstockError(
+        'usage',
+        `'${file}': say of which --dataset, or give its path in the mount (.../lake/DATASET/...)`,
+      );
+    }
+    return usesOfFile(lake, dataset, file.slice(file.lastIndexOf('/') + 1), uses);
+  });
+}
+
+async function usesOfFile(
+  lake: LakeContext,
+  dataset: string,
+  name: string,
+  uses: readonly LineageRecord[],
+): Promise<LineageAnswer> {
+  const table = await loadTable(lake, dataset);
+  const had = new Map<string, boolean>();
+  const unknown: string[] = [];
+  for (const id of new Set(uses.map(({ snapshotId }) => snapshotId))) {
+    const snapshot = table?.metadata.snapshots.find((candidate) => String(candidate['snapshot-id']) === id);
+    if (table === null || snapshot === undefined) {
+      unknown.push(id);
+      continue;
+    }
+    had.set(id, false);
+    for await (const { location } of liveFilesOf(lake.store, table.metadata, snapshot)) {
+      if (!location.endsWith(`/${name}`)) continue;
+      had.set(id, true);
+      break;
+    }
+  }
+  return { uses: uses.filter(({ snapshotId }) => had.get(snapshotId) === true), unknown };
+}
+
+function assertDataset(config: PipelineConfig, dataset: string): void {
+  if (config.datasets.some(({ name }) => name === dataset)) return;
+  const known = config.datasets.map(({ name }) => name).join(', ');
+  throw new PenstockError('usage', `the configuration has no dataset '${dataset}', it has ${known}`);
+}
+
+async function withLake<T>(
+  config: PipelineConfig,
+  baseDir: string,
+  work: (lake: LakeContext) => Promise<T>,
+): Promise<T> {
+  const ports = await openLake(config, baseDir, 'tool');
+  try {
+    return await work(ports.lake);
+  } finally {
+    await ports.close();
+  }
+}
