@@ -39,7 +39,8 @@ type Subject =
   | { readonly kind: 'other'; readonly learn?: (current: Stored | null) => void };
 
 interface Put {
-  readonly subject: Subject;
+  readonly subject: Exclude<Subject, { readonly kind: 'other' }>;
+  readonly before: Version | null;
   readonly removed: boolean;
   readonly put: (cache: MetaCache, version: Version) => void;
 }
@@ -55,6 +56,8 @@ interface Charge {
 export interface LastWord {
   readonly ino: number;
   readonly key: Key;
+  /** What it replaced; null: nothing. */
+  readonly before: Version | null;
   readonly removed: boolean;
 }
 
@@ -159,17 +162,17 @@ export class Change {
   addNode(ino: number, inode: Inode): void {
     this.made = ino;
     this.madeDirectory = isDirectory(inode);
-    this.#putNode(ino, inode, 0n, 0);
+    this.#putNode(ino, null, inode, 0n, 0);
   }
 
   /** Replaces an inode as it was at `node`. */
   updateNode(node: Node, inode: Inode): void {
     this.expectNode(node);
-    this.#putNode(node.ino, inode, node.entriesChangedNs, node.subdirectories);
+    this.#putNode(node.ino, node.version, inode, node.entriesChangedNs, node.subdirectories);
     this.announce({ kind: 'inode', ino: node.ino });
   }
 
-  #putNode(ino: number, inode: Inode, entriesChangedNs: bigint, subdirectories: number): void {
+  #putNode(ino: number, before: Version | null, inode: Inode, entriesChangedNs: bigint, subdirectories: number): void {
     this.#write.push({ key: this.#keys.inode(ino), value: encodeInode(inode) });
     const put = (cache: MetaCache, version: Version): void => {
       // Numbers that another of our commits patched meanwhile are newer than those of the plan.
@@ -182,7 +185,7 @@ export class Change {
         subdirectories: current?.subdirectories ?? subdirectories,
       });
     };
-    this.#puts.push({ subject: { kind: 'node', ino }, removed: false, put });
+    this.#puts.push({ subject: { kind: 'node', ino }, before, removed: false, put });
   }
 
   removeNode(node: Node): void {
@@ -204,7 +207,7 @@ export class Change {
     this.#write.push({ key: this.#keys.entry(parent, name), value: encodeDentry(ino, type) });
     this.announce({ kind: 'entry', parent, name });
     const put = (cache: MetaCache, version: Version): void => cache.changeEntry(parent, name, { ino, type, version });
-    this.#puts.push({ subject: { kind: 'entry', parent, name }, removed: false, put });
+    this.#puts.push({ subject: { kind: 'entry', parent, name }, before: before?.version ?? null, removed: false, put });
   }
 
   removeEntry(parent: number, name: string, before: CachedEntry): void {
@@ -212,7 +215,7 @@ export class Change {
     this.#write.push({ key: this.#keys.entry(parent, name), value: null });
     this.announce({ kind: 'entry', parent, name });
     const put = (cache: MetaCache): void => cache.changeEntry(parent, name, null);
-    this.#puts.push({ subject: { kind: 'entry', parent, name }, removed: true, put });
+    this.#puts.push({ subject: { kind: 'entry', parent, name }, before: before.version, removed: true, put });
   }
 
   /** The entries of `directory` change now; `subdirectories` is how many more there are. Never conflicts. */
@@ -338,11 +341,9 @@ export class Change {
 
   /** Of the file, and of the directory, whose records it sets. */
   *lastWords(): Iterable<LastWord> {
-    for (const { subject, removed } of this.#puts) {
-      if (subject.kind === 'node') yield { ino: subject.ino, key: this.#keys.inode(subject.ino), removed };
-      else if (subject.kind === 'entry') {
-        yield { ino: subject.parent, key: this.#keys.entry(subject.parent, subject.name), removed };
-      }
+    for (const { subject, before, removed } of this.#puts) {
+      if (subject.kind === 'node') yield { ino: subject.ino, key: this.#keys.inode(subject.ino), before, removed };
+      else yield { ino: subject.parent, key: this.#keys.entry(subject.parent, subject.name), before, removed };
     }
   }
 

@@ -3,22 +3,24 @@
  *
  * Invariants: the engine's flush says that what it has is durable, which after a failover may be less than what the engine before it had
  * acknowledged. Replicas have a beginning of what their master had, so the last record that was committed of an inode (its own, or an
- * entry of the directory) tells of all before it: if it stands as it was committed, nothing is lost. `adopt` looks before anything is
- * changed in the new epoch.
- * Failure: another mount's change in between hides that; then it counts as lost.
- * Limits: the last INODES_MAX inodes that were changed here; at a failover these are read, in portions.
+ * entry of the directory) tells of all before it: it is lost when the record is again what our commits had replaced. (Any other version is a
+ * later change by another mount.) `adopt` looks before anything is changed in the new epoch.
+ * Limits: the last INODES_MAX inodes that were changed here, and of each the last REPLACED_MAX versions; at a failover these are read, in portions.
  */
 import { PenstockError } from '../../lib/errors.ts';
 import type { Key, MetaEngine, Version } from '../../lib/meta/engine.ts';
-import type { Change } from './change.ts';
+import type { Change, LastWord } from './change.ts';
 
 const INODES_MAX = 16_384;
+const REPLACED_MAX = 64;
 const READ_MAX = 512;
 
 interface LastCommit {
   readonly key: Key;
-  /** null: the record was removed. */
-  readonly version: Version | null;
+  /** null: the record was removed, or was not there. */
+  version: Version | null;
+  /** Oldest first. */
+  readonly replaced: Set<Version | null>;
 }
 
 export class Unflushed {
@@ -28,14 +30,27 @@ export class Unflushed {
   #epoch = '';
 
   committed(change: Change, version: Version): void {
-    for (const { ino, key, removed } of change.lastWords()) {
-      this.#last.delete(ino);
-      this.#last.set(ino, { key, version: removed ? null : version });
-    }
+    for (const word of change.lastWords()) this.#note(word, version);
     for (const ino of this.#last.keys()) {
       if (this.#last.size <= INODES_MAX) return;
       this.#last.delete(ino);
     }
+  }
+
+  #note({ ino, key, before, removed }: LastWord, version: Version): void {
+    const known = this.#last.get(ino);
+    const same = known?.key.bucket === key.bucket && known.key.field === key.field;
+    const last = same ? known : { key, version: null, replaced: new Set<Version | null>() };
+    last.replaced.delete(before);
+    last.replaced.add(before);
+    last.version = removed ? null : version;
+    last.replaced.delete(last.version);
+    for (const oldest of last.replaced) {
+      if (last.replaced.size <= REPLACED_MAX) break;
+      last.replaced.delete(oldest);
+    }
+    this.#last.delete(ino);
+    this.#last.set(ino, last);
   }
 
   /** A new engine, before it is used. Returns the inodes of which changes are lost. */
@@ -46,8 +61,9 @@ export class Unflushed {
     for (let at = 0; at < commits.length; at += READ_MAX) {
       const portion = commits.slice(at, at + READ_MAX);
       const found = await engine.read(portion.map(([, { key }]) => key));
-      for (const [index, [ino, { version }]] of portion.entries()) {
-        if ((found[index]?.version ?? null) !== version) lost.push(ino);
+      for (const [index, [ino, { version, replaced }]] of portion.entries()) {
+        const current = found[index]?.version ?? null;
+        if (current !== version && replaced.has(current)) lost.push(ino);
       }
     }
     for (const ino of lost) {
@@ -63,9 +79,9 @@ export class Unflushed {
     if (this.#lost.delete(ino)) {
       throw new PenstockError('io', `inode ${ino}: a failover of the metadata engine lost what was committed`);
     }
-    const before = this.#last.get(ino);
+    const version = this.#last.get(ino)?.version;
     await engine.flush();
     // What was committed meanwhile is not flushed.
-    if (this.#last.get(ino) === before) this.#last.delete(ino);
+    if (this.#last.get(ino)?.version === version) this.#last.delete(ino);
   }
 }

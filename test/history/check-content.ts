@@ -3,11 +3,17 @@
  *
  * Contents: each write replaces the record of a file by a token of its own and is acknowledged by close. A read may see any write that
  * began before the read ended, but not one that was replaced before a write, or a sight, of the same mount (regular register, in the order
- * of the mount); and what all mounts agree on in the end was not replaced by a write that began after its acknowledgement.
+ * of the mount); and what all mounts agree on in the end was not replaced by a write that began after its acknowledgement. With `writeback`, where
+ * an acknowledged write is committed later, this holds between the writes of one mount, for whichever mount reads them.
  */
 import { describe, failed, type Durable, type Operation, type State } from './history.ts';
 
-export function checkContents(start: State, history: readonly Operation[], end: State): string[] {
+export function checkContents(
+  start: State,
+  history: readonly Operation[],
+  end: State,
+  { closeToOpen }: { readonly closeToOpen: boolean },
+): string[] {
   const wrong: string[] = [];
   for (const [file, initial] of Object.entries(start.files)) {
     const mine = history.filter(({ kind, args }) => (kind === 'write' || kind === 'read') && args[0] === file);
@@ -17,6 +23,7 @@ export function checkContents(start: State, history: readonly Operation[], end: 
       if (b === initial) return false;
       const [first, second] = [writes.get(a), writes.get(b)];
       if (second === undefined) return false;
+      if (!closeToOpen && first?.mount !== second.mount) return false;
       return first === undefined ? a === initial : !failed(first) && first.end < second.start;
     };
     for (const read of mine) {

@@ -1,6 +1,6 @@
 """A program on a mount: does random operations and prints what it did and saw, with times of the machine's monotonic clock.
 
-usage: client.py MOUNTPOINT CLIENT SEED
+usage: client.py MOUNTPOINT CLIENT SEED [FILES]   FILES: those that this client writes, all by default
 Reads commands from standard input: "run ROUND COUNT" does COUNT operations, "look" tells the state of all that is shared, and
 "sum" what the client was told is durable. Each operation is one JSON line [kind, arguments, result, start, end]; a command ends with
 ["done"]. An error that the operation does not explain is the result "error:ERRNO": what it did is unknown.
@@ -13,6 +13,7 @@ RECORD = 64
 EXPECTED = {errno.EEXIST: 'EEXIST', errno.ENOENT: 'ENOENT'}
 
 mount, client, seed = sys.argv[1], sys.argv[2], sys.argv[3]
+written = sys.argv[4].split(',') if len(sys.argv) > 4 else FILES
 names = os.path.join(mount, 'names')
 libc = ctypes.CDLL(None, use_errno=True)
 rng = random.Random(seed + '/' + client)
@@ -152,7 +153,7 @@ def operate(round_number):
     elif dice < 0.70:
         counts['write'] += 1
         token = '%s-w%d-%s' % (client, counts['write'], round_number)
-        name = rng.choice(FILES)
+        name = rng.choice(written)
         record('write', [name, token], lambda: write(name, token))
     elif dice < 0.80:
         name = rng.choice(FILES)

@@ -13,8 +13,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { onTestFinished } from 'vitest';
 import { mountStats } from '../../fs-gateway/main.ts';
 import { mountTestVolume, startServices } from '../support/fs-volume.ts';
-import type { MountedVolume, Services } from '../support/fs-volume.ts';
+import type { MountedVolume, Services, TestMountOptions } from '../support/fs-volume.ts';
 import { shell } from '../support/mount-guard.ts';
+import { volumeStats } from '../fs-gateway/passthrough-volume.ts';
 import { TcpProxy } from '../support/tcp-proxy.ts';
 import { checkContents, checkDurable, checkLocks } from './check-content.ts';
 import { checkNames } from './check-names.ts';
@@ -26,6 +27,8 @@ const AGREE_DEADLINE_MS = 30_000;
 const CUT_MS_MAX = 1500;
 
 export const FAULTS = ['none', 'worker', 'redis', 'cut', 'reset', 'store', 'workers'] as const;
+/** As client.py names them. */
+const FILES = ['f0', 'f1', 'f2'];
 export type Fault = (typeof FAULTS)[number];
 
 export interface HistoryOptions {
@@ -33,6 +36,8 @@ export interface HistoryOptions {
   readonly mounts: number;
   readonly clientsPerMount: number;
   readonly operationsPerRound: number;
+  /** Of all mounts. */
+  readonly mode: Pick<TestMountOptions, 'passthrough' | 'writeback'>;
   /** Whether to make another round, and with which fault; undefined ends. */
   next(round: number): Fault | undefined;
 }
@@ -40,7 +45,11 @@ export interface HistoryOptions {
 export interface HistoryReport {
   readonly operations: number;
   readonly rounds: number;
+  /** Workers that were killed -9. */
+  readonly kills: number;
   readonly faults: Readonly<Record<Fault, number>>;
+  /** Opens that the kernel served by itself, of the worker that had most. */
+  readonly passthroughOpens: number;
   readonly errors: readonly string[];
   readonly violations: readonly string[];
 }
@@ -64,10 +73,12 @@ class Client {
   #begun: unknown[] = [];
   #done: ((lines: unknown[][]) => void) | undefined;
 
-  constructor(name: string, mount: number, mountpoint: string, seed: number) {
+  /** `written`: the files that it writes. */
+  constructor(name: string, mount: number, mountpoint: string, seed: number, written: readonly string[]) {
     this.name = name;
     this.mount = mount;
-    const child = spawn('python3', [join(import.meta.dirname, 'client.py'), mountpoint, name, String(seed)], {
+    const script = join(import.meta.dirname, 'client.py');
+    const child = spawn('python3', [script, mountpoint, name, String(seed), written.join(',')], {
       stdio: ['pipe', 'pipe', 'inherit'],
     });
     this.#child = child;
@@ -130,12 +141,14 @@ interface World {
   readonly mounts: readonly MountedVolume[];
   readonly clients: readonly Client[];
   readonly random: () => number;
+  kills: number;
 }
 
-async function build({ seed, mounts: count, clientsPerMount }: HistoryOptions): Promise<World> {
+async function build({ seed, mounts: count, clientsPerMount, mode }: HistoryOptions): Promise<World> {
   const services = await startServices('--appendonly', 'yes', '--appendfsync', 'always');
   onTestFinished(() => services.stop());
-  const volume = await services.volume();
+  // The kernel reads by itself what is in objects.
+  const volume = await services.volume(mode.passthrough === undefined ? {} : { inlineBytes: '0' });
   const links: TcpProxy[] = [];
   const mounts: MountedVolume[] = [];
   for (let n = 0; n < count; n++) {
@@ -143,19 +156,22 @@ async function build({ seed, mounts: count, clientsPerMount }: HistoryOptions): 
     onTestFinished(() => link.close());
     links.push(link);
     const metaUrl = volume.metaUrl.replace(String(services.redis.port), String(link.port));
-    mounts.push(await mountTestVolume({ ...volume, metaUrl }));
+    mounts.push(await mountTestVolume({ ...volume, metaUrl }, mode));
   }
   await shell(
     'cd $1; mkdir names; for f in f0 f1 f2; do echo initial > $f; done; : > log; for c in fcntl flock; do printf %020d 0 > count-$c; done',
     mounts[0]?.mountpoint ?? '',
   );
+  // Where the kernel writes, what two mounts write over each other at one time is mixed by bytes: each has files of its own.
+  const writtenBy = (mount: number): readonly string[] =>
+    mode.passthrough === 'full' ? FILES.filter((_, n) => n % count === mount) : FILES;
   const clients = mounts.flatMap(({ mountpoint }, mount) =>
     Array.from(
       { length: clientsPerMount },
-      (_, n) => new Client(`c${mount * clientsPerMount + n}`, mount, mountpoint, seed),
+      (_, n) => new Client(`c${mount * clientsPerMount + n}`, mount, mountpoint, seed, writtenBy(mount)),
     ),
   );
-  return { services, links, mounts, clients, random: generator(seed) };
+  return { services, links, mounts, clients, random: generator(seed), kills: 0 };
 }
 
 function pick<T>(random: () => number, all: readonly T[]): T {
@@ -164,25 +180,27 @@ function pick<T>(random: () => number, all: readonly T[]): T {
   return one;
 }
 
-async function killWorker({ mountpoint }: MountedVolume): Promise<void> {
+async function killWorker(world: World, { mountpoint }: MountedVolume): Promise<void> {
   const { workerPid } = await mountStats(mountpoint);
   if (typeof workerPid !== 'number' || workerPid === 0) return;
   try {
     process.kill(workerPid, 'SIGKILL');
+    world.kills++;
   } catch {
     // It has just been replaced.
   }
 }
 
-async function disturb({ services, links, mounts, random }: World, fault: Fault): Promise<void> {
+async function disturb(world: World, fault: Fault): Promise<void> {
+  const { services, links, mounts, random } = world;
   await sleep(random() * 60);
   switch (fault) {
     case 'none':
       return;
     case 'worker':
-      return killWorker(pick(random, mounts));
+      return killWorker(world, pick(random, mounts));
     case 'workers':
-      await Promise.all(mounts.map(killWorker));
+      await Promise.all(mounts.map((mount) => killWorker(world, mount)));
       return;
     case 'redis':
       await services.redis.kill();
@@ -224,8 +242,14 @@ function namesOf(state: State): Map<string, number> {
   return new Map(Object.entries(state.names));
 }
 
-function checkRound(before: State, history: readonly Operation[], after: State): string[] {
-  const wrong = [...checkContents(before, history, after), ...checkLocks(history)];
+function checkRound(
+  before: State,
+  history: readonly Operation[],
+  after: State,
+  mode: HistoryOptions['mode'],
+): string[] {
+  const closeToOpen = mode.writeback !== true;
+  const wrong = [...checkContents(before, history, after, { closeToOpen }), ...checkLocks(history)];
   const names = history.filter(({ kind }) => ['create', 'look', 'unlink', 'move', 'replace', 'link'].includes(kind));
   const verdict = checkNames(namesOf(before), names, namesOf(after));
   if (!verdict.ok) {
@@ -268,6 +292,7 @@ async function rounds(world: World, options: HistoryOptions): Promise<HistoryRep
   const violations: string[] = [];
   let state = await agreed(clients);
   let operations = 0;
+  let passthroughOpens = 0;
   let round = 0;
   for (let fault = options.next(0); fault !== undefined && violations.length === 0; fault = options.next(++round)) {
     for (const link of links) link.delayMs = random() < 0.5 ? 0 : Math.floor(random() * 4);
@@ -280,7 +305,13 @@ async function rounds(world: World, options: HistoryOptions): Promise<HistoryRep
     operations += history.length;
     errors.push(...history.filter(failed).map((operation) => `round ${round} (${fault}): ${describe(operation)}`));
     const after = await agreed(clients);
-    violations.push(...checkRound(state, history, after).map((text) => `round ${round} (${fault}): ${text}`));
+    if (options.mode.passthrough !== undefined) {
+      const opens = await Promise.all(world.mounts.map(async (mount) => (await volumeStats(mount)).passthroughOpens));
+      passthroughOpens = Math.max(passthroughOpens, ...opens);
+    }
+    violations.push(
+      ...checkRound(state, history, after, options.mode).map((text) => `round ${round} (${fault}): ${text}`),
+    );
     state = after;
   }
   const durable = new Map<string, Durable>();
@@ -293,5 +324,5 @@ async function rounds(world: World, options: HistoryOptions): Promise<HistoryRep
     for (const { name } of clients) own.set(name, (await client.ask(`own ${name}`))[0]?.[1] as string[]);
     violations.push(...checkDurable(state, durable, own));
   }
-  return { operations, rounds: round, faults, errors, violations };
+  return { operations, rounds: round, kills: world.kills, faults, passthroughOpens, errors, violations };
 }

@@ -1,6 +1,7 @@
 /** A TCP link that tests can slow down, cut and swallow answers on: between a mount and its Redis or its object store. */
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { once } from 'node:events';
+import { setTimeout as sleep } from 'node:timers/promises';
 
 export class TcpProxy {
   /** Added to what goes each way. */
@@ -84,14 +85,25 @@ export class TcpProxy {
   }
 
   #pass(from: Socket, to: Socket, answers: boolean): void {
+    // In their order, also when the delay becomes shorter: nothing may overtake what still waits.
+    let last = Promise.resolve();
+    let waiting = 0;
     from.on('data', (bytes) => {
       if (answers && this.#swallow !== undefined) {
         this.#swallow(bytes.length);
         return;
       }
-      const { delayMs } = this;
-      if (delayMs === 0) to.write(bytes);
-      else setTimeout(() => to.destroyed || to.write(bytes), delayMs);
+      if (this.delayMs === 0 && waiting === 0) {
+        to.write(bytes);
+        return;
+      }
+      const due = sleep(this.delayMs);
+      waiting++;
+      last = last.then(async () => {
+        await due;
+        waiting--;
+        if (!to.destroyed) to.write(bytes);
+      });
     });
     from.on('end', () => to.end());
   }
