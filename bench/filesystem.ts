@@ -11,12 +11,12 @@ import { cpus, loadavg, release, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs, promisify } from 'node:util';
 import {
+  behindProxy,
   formatJuicefs,
   formatPenstock,
-  freePort,
   mountJuicefs,
   mountPenstock,
-  serve,
+  required,
   startRedis,
   startS3,
   stopServers,
@@ -36,8 +36,6 @@ interface Options {
   readonly s3: boolean;
 }
 
-type Turns = () => Promise<number | undefined>;
-
 /** Phase -> operations per second. */
 type Rates = ReadonlyMap<string, number>;
 
@@ -45,14 +43,8 @@ interface Mounted {
   readonly label: string;
   readonly path: string;
   /** Round trips to Redis so far; undefined without a proxy. */
-  readonly turns: Turns;
+  readonly turns: () => Promise<number | undefined>;
   unmount(): Promise<void>;
-}
-
-function required(name: string): string {
-  const value = process.env[name];
-  if (value === undefined) throw new Error(`${name}=path of the program is needed`);
-  return value;
 }
 
 function readOptions(): Options {
@@ -76,19 +68,6 @@ function readOptions(): Options {
   };
 }
 
-/** A proxy in front of `port` where a latency is wanted: the port to use instead, and its count of round trips. */
-async function behindProxy(port: number, latencyMs: number): Promise<{ readonly port: number; readonly turns: Turns }> {
-  // Without a latency the clients meet the server itself: two more hops would hide the differences between them.
-  if (latencyMs === 0) return { port, turns: () => Promise.resolve(undefined) };
-  const [listen, control] = [await freePort(), await freePort()];
-  await serve(required('DELAYPROXY'), [listen, port, latencyMs * 1000, control].map(String), control);
-  const turns = async (): Promise<number> => {
-    const answer = (await (await fetch(`http://127.0.0.1:${control}/`)).json()) as { turns: number }; // as it documents
-    return answer.turns;
-  };
-  return { port: listen, turns };
-}
-
 interface Servers {
   readonly dir: string;
   readonly redisPort: number;
@@ -104,7 +83,12 @@ async function mountPeer({ dir, redisPort, s3Port, options }: Servers): Promise<
   const path = join(dir, 'juicefs');
   await formatJuicefs(juicefs, url, join(dir, 'juicefs-objects'), s3Port);
   await mountJuicefs(juicefs, url, { path, cacheDir: join(dir, 'juicefs-cache') });
-  return { label: 'JuiceFS', path, turns: proxy.turns, unmount: () => umountJuicefs(juicefs, path) };
+  return {
+    label: 'JuiceFS',
+    path,
+    turns: async () => (await proxy.traffic())?.turns,
+    unmount: () => umountJuicefs(juicefs, path),
+  };
 }
 
 async function mountOurs({ dir, redisPort, s3Port, options }: Servers): Promise<Mounted> {
@@ -113,7 +97,12 @@ async function mountOurs({ dir, redisPort, s3Port, options }: Servers): Promise<
   const path = join(dir, 'penstock');
   await formatPenstock(url, join(dir, 'penstock-objects'), s3Port);
   await mountPenstock(url, { path, cacheDir: join(dir, 'penstock-cache') });
-  return { label: 'Penstock', path, turns: proxy.turns, unmount: () => umountPenstock(path) };
+  return {
+    label: 'Penstock',
+    path,
+    turns: async () => (await proxy.traffic())?.turns,
+    unmount: () => umountPenstock(path),
+  };
 }
 
 async function measure(mount: Mounted, threads: number, files: number): Promise<Rates> {

@@ -23,7 +23,7 @@ export function stopServers(): void {
   for (const child of children.splice(0)) child.kill();
 }
 
-export async function freePort(): Promise<number> {
+async function freePort(): Promise<number> {
   const server = createServer().listen(0, '127.0.0.1');
   await once(server, 'listening');
   const { port } = server.address() as AddressInfo; // a TCP server's address is never a string
@@ -31,7 +31,7 @@ export async function freePort(): Promise<number> {
   return port;
 }
 
-export async function serve(program: string, args: readonly string[], port: number, env = {}): Promise<void> {
+async function serve(program: string, args: readonly string[], port: number, env = {}): Promise<void> {
   children.push(spawn(program, args, { stdio: 'ignore', env: { ...process.env, ...env } }));
   const deadlineMs = performance.now() + READY_TIMEOUT_MS;
   while (performance.now() < deadlineMs) {
@@ -45,6 +45,37 @@ export async function serve(program: string, args: readonly string[], port: numb
     await sleep(20);
   }
   throw new Error(`${program} did not answer on port ${port}`);
+}
+
+/** The path of a program that the environment names. */
+export function required(name: string): string {
+  const value = process.env[name];
+  if (value === undefined) throw new Error(`${name}=path of the program is needed`);
+  return value;
+}
+
+/** What a proxy has carried so far. */
+export interface Traffic {
+  /** Round trips. */
+  readonly turns: number;
+  readonly bytesDown: number;
+}
+
+export interface Proxied {
+  /** To use instead of the server's own. */
+  readonly port: number;
+  /** Undefined without a proxy. */
+  readonly traffic: () => Promise<Traffic | undefined>;
+}
+
+/** A proxy (DELAYPROXY) in front of `port` where a latency is wanted. */
+export async function behindProxy(port: number, latencyMs: number): Promise<Proxied> {
+  // Without a latency the clients meet the server itself: two more hops would hide the differences between them.
+  if (latencyMs === 0) return { port, traffic: () => Promise.resolve(undefined) };
+  const [listen, control] = [await freePort(), await freePort()];
+  await serve(required('DELAYPROXY'), [listen, port, latencyMs * 1000, control].map(String), control);
+  const traffic = async (): Promise<Traffic> => (await (await fetch(`http://127.0.0.1:${control}/`)).json()) as Traffic; // as it documents
+  return { port: listen, traffic };
 }
 
 export async function startRedis(dir: string): Promise<number> {

@@ -101,6 +101,11 @@ export class BlockCache {
     return this.#files.has(piece.name);
   }
 
+  /** `readSync` will find it. */
+  isVerified(piece: Piece): boolean {
+    return this.#files.get(piece.name)?.verified === true;
+  }
+
   /** Verifies a file of an earlier process. False: it was not here, or was damaged and is now gone. */
   async verify(piece: Piece): Promise<boolean> {
     const file = this.#files.get(piece.name);

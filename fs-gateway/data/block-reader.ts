@@ -7,7 +7,9 @@
  *   length. What is missing, short or damaged is `corrupt` and names the object.
  * - One fetch per piece, however many readers wait for it. What is lent to a peer never waits for another peer, so no circle of nodes
  *   waits for itself.
- * Limits: RECENT_BYTES of pieces in memory, which is where they live while the disk cache takes them.
+ * Limits: MEMORY_BYTES of pieces, those on their way from the store included: a fetch waits until there is room, and a piece stays until the disk
+ * cache has it, unless it waits longer than PUT_PATIENCE_MS: a disk that is much slower than the store holds nobody up. AHEAD_BYTES_MAX are fetched
+ * ahead of all readers.
  */
 import { readSync } from 'node:fs';
 import type { FileHandle } from 'node:fs/promises';
@@ -16,11 +18,19 @@ import type { ObjectStore } from '../../lib/store/store.ts';
 import type { Extent } from '../../lib/volume/extents.ts';
 import type { BlockCache } from './block-cache.ts';
 import { Descriptors } from './descriptors.ts';
+import { PieceMemory } from './piece-memory.ts';
 import { damaged, PieceStore } from './piece-store.ts';
 import { isCompressed, piecesOf } from './pieces.ts';
 import type { Piece, PieceSlice } from './pieces.ts';
 
-const RECENT_BYTES = 64 * 2 ** 20;
+const MEMORY_BYTES = 64 * 2 ** 20;
+const PUTS_MAX = 2;
+/** With a full memory that is 200 MB/s. */
+const PUT_PATIENCE_MS = 200;
+/** With PUTS_MAX blocks of the default size, and one that is being read, it fills the memory. */
+const AHEAD_BYTES_MAX = 40 * 2 ** 20;
+/** What nobody came for by then is evicted like all others. */
+const AHEAD_MS_MAX = 2000;
 /** Names of local pieces that were verified: 100 bytes each. */
 const VERIFIED_MAX = 65_536;
 
@@ -46,13 +56,19 @@ export class BlockReader {
   readonly #peers: PeerPieces | undefined;
   readonly #pieces: PieceStore;
   /** Pieces that readers wait for, from wherever they come. */
-  readonly #fetching = new Map<string, Promise<Buffer | null>>();
+  readonly #fetching = new Map<string, Promise<void>>();
   /** Of them, and of those that peers wait for, the ones that the store is asked for. */
   readonly #storing = new Map<string, Promise<Buffer>>();
-  /** Blocks on their way into the cache; as many as fetches and uploads that ended a moment ago. */
+  /** Blocks on their way into the cache, PUTS_MAX at most. They are in memory until they are there. */
   readonly #putting = new Map<string, Promise<void>>();
+  /** Those that wait for it. */
+  readonly #toPut = new Map<string, { readonly piece: Piece; readonly sinceMs: number }>();
+  readonly #memory = new PieceMemory(MEMORY_BYTES);
+  /** Verified pieces in memory, the oldest first. */
   readonly #recent = new Map<string, Buffer>();
-  #recentBytes = 0;
+  /** Fetched ahead, or being fetched, and not read yet. */
+  readonly #ahead = new Map<string, { readonly bytes: number; readonly sinceMs: number }>();
+  #aheadBytes = 0;
   readonly #local = new Descriptors();
   readonly #verified = new Set<string>();
 
@@ -85,37 +101,74 @@ export class BlockReader {
 
   async #readRest(slices: readonly PieceSlice[], from: number, target: Buffer): Promise<void> {
     // All fetches start together; then the slices are copied in order.
-    const fetched = await Promise.all(slices.map((slice) => this.#obtain(slice.piece)));
+    await Promise.all(slices.map((slice) => this.#obtain(slice.piece)));
     let end = slices[0]?.fileOffset ?? from;
-    for (const [index, slice] of slices.entries()) {
+    for (const slice of slices) {
       if (slice.fileOffset > end) target.fill(0, end - from, slice.fileOffset - from);
       end = slice.fileOffset + slice.length;
-      const data = fetched[index];
       const at = slice.fileOffset - from;
-      if (data) data.copy(target, at, slice.pieceOffset, slice.pieceOffset + slice.length);
-      else if (!this.#readNow(slice, target, at)) await this.#readAgain(slice, target, at);
+      if (!this.#readNow(slice, target, at)) await this.#readAgain(slice, target, at);
     }
     if (end < from + target.length) target.fill(0, end - from);
   }
 
-  /** The cache lost the piece between obtaining and reading it: fetch it once more, past the cache. */
+  /** The piece went out of memory and cache between obtaining and reading it: fetch it once more. */
   async #readAgain(slice: PieceSlice, target: Buffer, at: number): Promise<void> {
     const data = await this.#fromStore(slice.piece);
     data.copy(target, at, slice.pieceOffset, slice.pieceOffset + slice.length);
   }
 
-  /** Starts fetching what is not at hand of [from, to); errors are met by the reader who comes. Returns the bytes it asked for. */
+  /**
+   * The bytes [from, to) without a copy, where one piece in memory has them all; else null. They are true until the next turn of the event loop.
+   */
+  view(extents: readonly Extent[], from: number, to: number): Buffer | null {
+    const [slice] = piecesOf(this.#volumeId, extents, from, to);
+    if (slice === undefined || slice.length !== to - from) return null;
+    const data = this.#inMemory(slice.piece);
+    return data?.subarray(slice.pieceOffset, slice.pieceOffset + slice.length) ?? null;
+  }
+
+  /** Resolves when what `read` needs for [from, to) is at hand; undefined: it is. Rejects as `read` does. */
+  bring(extents: readonly Extent[], from: number, to: number): Promise<unknown> | undefined {
+    const missing = piecesOf(this.#volumeId, extents, from, to).filter(({ piece }) => !this.#isAtHand(piece));
+    return missing.length === 0 ? undefined : Promise.all(missing.map(({ piece }) => this.#obtain(piece)));
+  }
+
+  /** Starts fetching what is not at hand of [from, to); errors are met by the reader who comes. */
   prefetch(extents: readonly Extent[], from: number, to: number): void {
-    for (const { piece } of piecesOf(this.#volumeId, extents, from, to)) {
-      if (this.#localPath(piece) !== null) return;
-      if (this.#recent.has(piece.name) || this.#cache.has(piece)) continue;
-      this.#obtain(piece).catch(() => undefined);
+    const nowMs = performance.now();
+    for (const [name, { sinceMs }] of this.#ahead) {
+      if (sinceMs > nowMs - AHEAD_MS_MAX) break;
+      this.#arrived(name);
     }
+    for (const { piece } of piecesOf(this.#volumeId, extents, from, to)) {
+      if (this.#isAtHand(piece) || this.#cache.has(piece) || this.#fetching.has(piece.name)) continue;
+      if (this.#aheadBytes + piece.bytes > AHEAD_BYTES_MAX) return;
+      this.#ahead.set(piece.name, { bytes: piece.bytes, sinceMs: nowMs });
+      this.#aheadBytes += piece.bytes;
+      this.#obtain(piece).catch(() => this.#arrived(piece.name));
+    }
+  }
+
+  /** A reader has come to it, or nobody will. */
+  #arrived(name: string): void {
+    this.#aheadBytes -= this.#ahead.get(name)?.bytes ?? 0;
+    this.#ahead.delete(name);
+  }
+
+  #inMemory(piece: Piece): Buffer | undefined {
+    if (this.#ahead.size > 0) this.#arrived(piece.name);
+    return this.#recent.get(piece.name);
+  }
+
+  #isAtHand(piece: Piece): boolean {
+    if (this.#recent.has(piece.name) || this.#cache.isVerified(piece)) return true;
+    return this.#localPath(piece) !== null && (piece.crc === null || this.#verified.has(piece.name));
   }
 
   #readNow(slice: PieceSlice, target: Buffer, at: number): boolean {
     const { piece } = slice;
-    const recent = this.#recent.get(piece.name);
+    const recent = this.#inMemory(piece);
     if (recent !== undefined) {
       recent.copy(target, at, slice.pieceOffset, slice.pieceOffset + slice.length);
       return true;
@@ -150,10 +203,15 @@ export class BlockReader {
    */
   async lend(piece: Piece): Promise<Buffer | FileHandle> {
     const recent = this.#recent.get(piece.name);
-    if (recent !== undefined) return recent;
+    if (recent !== undefined) return this.#lent(recent);
     const cached = (await this.#isCached(piece)) ? await this.#cache.open(piece) : null;
     if (cached !== null) return cached;
-    return this.#fromStore(piece);
+    return this.#lent(await this.#fromStore(piece));
+  }
+
+  #lent(data: Buffer): Buffer {
+    this.#memory.lend(data);
+    return data;
   }
 
   /** The object's own file, where the store is a directory of this machine and the file is as long as it has to be. */
@@ -176,8 +234,8 @@ export class BlockReader {
     }
   }
 
-  /** The piece's bytes, or null when it can now be read from the cache or the object's local file. */
-  #obtain(piece: Piece): Promise<Buffer | null> {
+  /** Resolves when the piece can be read from memory, the cache or the object's local file. */
+  #obtain(piece: Piece): Promise<void> {
     let fetching = this.#fetching.get(piece.name);
     if (fetching === undefined) {
       fetching = this.#bring(piece).finally(() => this.#fetching.delete(piece.name));
@@ -186,13 +244,11 @@ export class BlockReader {
     return fetching;
   }
 
-  async #bring(piece: Piece): Promise<Buffer | null> {
-    if (this.#recent.has(piece.name)) return null;
-    if (await this.#isCached(piece)) return null;
+  async #bring(piece: Piece): Promise<void> {
+    if (this.#recent.has(piece.name) || (await this.#isCached(piece))) return;
     const lent = await this.#peers?.fetch(piece);
-    if (lent === undefined || lent === null) return this.#fromStore(piece);
-    this.#remember(piece, lent);
-    return lent;
+    if (lent === undefined || lent === null) await this.#fromStore(piece);
+    else this.remember(piece, lent);
   }
 
   async #isCached(piece: Piece): Promise<boolean> {
@@ -206,45 +262,95 @@ export class BlockReader {
     if (recent !== undefined) return Promise.resolve(recent);
     let storing = this.#storing.get(piece.name);
     if (storing === undefined) {
-      storing = this.#pieces
-        .fetch(piece)
-        .then((data) => {
-          this.remember(piece, data);
-          return data;
-        })
-        .finally(() => this.#storing.delete(piece.name));
+      storing = this.#fetch(piece).finally(() => this.#storing.delete(piece.name));
       this.#storing.set(piece.name, storing);
     }
     return storing;
   }
 
-  /** What was just fetched or uploaded is at hand for the next reader. */
+  async #fetch(piece: Piece): Promise<Buffer> {
+    while (!this.#makeRoom(piece.bytes)) await this.#memory.changed();
+    const memory = this.#memory.take(piece.bytes);
+    try {
+      const data = await this.#pieces.fetch(piece, memory);
+      if (data !== memory) {
+        this.#memory.adopt(data);
+        this.#memory.give(memory);
+      }
+      this.#keep(piece, data);
+      return data;
+    } catch (error) {
+      this.#memory.give(memory);
+      throw error;
+    }
+  }
+
+  /** Evicts what is oldest, read before unread, until a piece of so many bytes fits. False: not yet. */
+  #makeRoom(bytes: number): boolean {
+    if (this.#memory.willFit(bytes)) return this.#memory.fits(bytes);
+    const nowMs = performance.now();
+    for (const unread of [false, true]) {
+      for (const [name, oldest] of this.#recent) {
+        if (this.#memory.willFit(bytes)) return this.#memory.fits(bytes);
+        if (this.#putting.has(name) || (this.#ahead.has(name) && !unread)) continue;
+        if ((this.#toPut.get(name)?.sinceMs ?? -Infinity) > nowMs - PUT_PATIENCE_MS) continue;
+        this.#recent.delete(name);
+        this.#toPut.delete(name);
+        this.#arrived(name);
+        this.#memory.give(oldest);
+      }
+    }
+    return this.#memory.fits(bytes);
+  }
+
+  /** What was just fetched or uploaded is at hand for the next reader. The memory is the reader's from now on. */
   remember(piece: Piece, data: Buffer): void {
-    if (this.#localPath(piece) === null) {
-      this.#remember(piece, data);
+    if (this.#localPath(piece) !== null) {
+      // It need not be copied: it is read from the object's own file.
+      this.#verify(piece);
       return;
     }
-    // It need not be copied: from now on it is read from the object's own file.
+    this.#makeRoom(data.length);
+    this.#memory.adopt(data);
+    this.#keep(piece, data);
+  }
+
+  #verify(piece: Piece): void {
     if (this.#verified.size >= VERIFIED_MAX) this.#verified.clear();
     this.#verified.add(piece.name);
   }
 
-  #remember(piece: Piece, data: Buffer): void {
-    if (this.#recent.has(piece.name) || this.#putting.has(piece.name)) return;
-    this.#recent.set(piece.name, data);
-    this.#recentBytes += data.length;
-    for (const [name, oldest] of this.#recent) {
-      if (this.#recentBytes <= RECENT_BYTES || name === piece.name) break;
-      this.#recent.delete(name);
-      this.#recentBytes -= oldest.length;
+  #keep(piece: Piece, data: Buffer): void {
+    const { name } = piece;
+    if (this.#recent.has(name)) {
+      this.#memory.give(data);
+      return;
     }
-    const put = this.#cache.put(piece, data).finally(() => this.#putting.delete(piece.name));
-    this.#putting.set(piece.name, put);
+    this.#recent.set(name, data);
+    if (this.#localPath(piece) !== null) this.#verify(piece);
+    else this.#toPut.set(name, { piece, sinceMs: performance.now() });
+    this.#putNext();
+    this.#memory.wake();
+  }
+
+  #putNext(): void {
+    for (const [name, { piece }] of this.#toPut) {
+      if (this.#putting.size >= PUTS_MAX) return;
+      this.#toPut.delete(name);
+      const data = this.#recent.get(name);
+      if (data === undefined) continue;
+      const put = this.#cache.put(piece, data).finally(() => {
+        this.#putting.delete(name);
+        this.#putNext();
+        this.#memory.wake();
+      });
+      this.#putting.set(name, put);
+    }
   }
 
   /** What was fetched is in the cache when this resolves: the next mount finds it there. */
   async close(): Promise<void> {
-    await Promise.all(this.#putting.values());
+    while (this.#putting.size > 0) await Promise.all(this.#putting.values());
     this.#local.closeAll();
     this.#cache.close();
   }

@@ -27,16 +27,18 @@ export class PieceStore {
     this.#store = store;
   }
 
-  fetch(piece: Piece): Promise<Buffer> {
-    return this.#slots.run(() => this.#get(piece));
+  /** Into `into`, which has the piece's length, unless the piece is stored compressed; into memory of its own without. */
+  fetch(piece: Piece, into: Buffer | undefined): Promise<Buffer> {
+    return this.#slots.run(() => this.#get(piece, into));
   }
 
-  async #get(piece: Piece): Promise<Buffer> {
+  async #get(piece: Piece, into: Buffer | undefined): Promise<Buffer> {
     try {
       const stored = await this.#store.get(piece.objectKey, {
         offset: piece.offset,
         length: piece.storedBytes,
         ...(piece.etag !== null && { ifMatch: piece.etag }),
+        ...(into !== undefined && !isCompressed(piece) && { into }),
       });
       this.fetchedBytes += stored.length;
       const data = isCompressed(piece) ? await decompressed(piece, stored) : stored;

@@ -20,7 +20,14 @@ import { describeError } from '../../lib/errors.ts';
 import { claimMountpoint, refuseSecond } from './claim.ts';
 import { serveControl, type ControlAnswer, type ControlRequest } from './control.ts';
 import { answerInit, type HandshakeChoices, type Negotiated } from './handshake.ts';
-import { findMount, mountDevice, resolveMountpoint, unmountPoint, type UnmountResult } from './mount.ts';
+import {
+  findMount,
+  mountDevice,
+  resolveMountpoint,
+  unmountPoint,
+  widenReadAhead,
+  type UnmountResult,
+} from './mount.ts';
 import { KeeperLink } from './keeper-link.ts';
 import { native } from './native.ts';
 import { NotificationWriter } from './notification-writer.ts';
@@ -135,6 +142,7 @@ export class Supervisor {
       const sys = native();
       sys.setNonBlocking(this.#fd);
       this.#negotiated = answerInit(sys, this.#fd, this.#options);
+      if (this.#device !== undefined) widenReadAhead(this.#device);
       this.#keep();
       const worker = this.#fork();
       this.#assign(worker);

@@ -36,6 +36,8 @@ const STAGED_FILE_MAX = 128 * 2 ** 20;
 const HANDLES_MAX = 65_536;
 /** So often a read begins again because the file changed under it; a file that changes faster is read as of some moment of the read. */
 const READ_ATTEMPTS_MAX = 16;
+/** So often a read waits for pieces that it may then see without a copy. */
+const LOOKS_MAX = 2;
 const EMPTY = Buffer.alloc(0);
 
 export interface FilesParts {
@@ -170,25 +172,39 @@ export class Files {
     const fileSize = staged?.size ?? node.inode.size;
     const end = Math.min(offset + size, fileSize);
     if (end <= offset) return EMPTY;
-    const target = Buffer.allocUnsafe(end - offset);
     if (staged?.covers(offset, end) === true) {
+      const target = Buffer.allocUnsafe(end - offset);
       staged.overlay(offset, target);
       return target;
     }
-    this.#passthrough.wasRead(node, target.length);
-    this.#readAhead(node, handle, offset, end);
+    if (attempt === 0) {
+      this.#passthrough.wasRead(node, end - offset);
+      this.#readAhead(node, handle, offset, end);
+    }
+    const found = staged === undefined ? this.#flusher.lookCommitted(node, offset, end) : undefined;
+    if (Buffer.isBuffer(found)) return found;
+    // It was brought here, and is gone again: it is read into memory of its own.
+    if (found !== undefined && attempt < LOOKS_MAX) {
+      return found.then(async () => this.#read(await this.#now(node), handle, offset, size, attempt + 1));
+    }
+    const target = Buffer.allocUnsafe(end - offset);
     const reading = this.#flusher.readCommitted(node, offset, target);
     if (reading instanceof Promise) {
       return reading.then(async () => {
         // A flush that was committed meanwhile took its staged bytes away: they are in the content of the new version.
-        const now = await this.#context.view.node(node.ino);
-        if (now === null || now.version === node.version || attempt >= READ_ATTEMPTS_MAX) {
+        const now = await this.#now(node);
+        if (now.version === node.version || attempt >= READ_ATTEMPTS_MAX) {
           return this.#withStaged(node.ino, offset, target);
         }
         return this.#read(now, handle, offset, size, attempt + 1);
       });
     }
     return this.#withStaged(node.ino, offset, target);
+  }
+
+  /** The node as it is now; as it was, where it is gone: who reads has it open. */
+  async #now(node: Node): Promise<Node> {
+    return (await this.#context.view.node(node.ino)) ?? node;
   }
 
   #withStaged(ino: number, offset: number, target: Buffer): Buffer {

@@ -286,6 +286,20 @@ export class Flusher {
     return layers.within(0, size).filter((range) => range.kind === 'data');
   }
 
+  /**
+   * For a read of committed content without a copy: the bytes [from, to), true until the next turn of the event loop; a promise of what has to come
+   * first; undefined: `readCommitted` is the way.
+   */
+  lookCommitted(node: Node, from: number, to: number): Buffer | Promise<unknown> | undefined {
+    const { content, reader, whole } = this.#context;
+    const extents = content.extents(node, from, to);
+    if (extents instanceof Promise || extents.length === 0) return undefined;
+    const view = reader.view(extents, from, to);
+    if (view !== null) return view;
+    const key = knownKey(node);
+    return key !== undefined && whole.isComplete(node.ino, key) ? undefined : reader.bring(extents, from, to);
+  }
+
   /** The committed content from `from` on; zeros where there is none. */
   readCommitted(node: Node, from: number, target: Buffer): void | Promise<void> {
     const { content, reader, whole } = this.#context;

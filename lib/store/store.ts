@@ -33,6 +33,8 @@ export interface GetOptions extends CallOptions {
   readonly length?: number;
   /** Fail with `conflict` when the object's etag is another. */
   readonly ifMatch?: string;
+  /** Filled and returned, instead of new memory: as many bytes as `length` says. After the call nobody writes to it any more. */
+  readonly into?: Buffer;
 }
 
 export interface ObjectStore {

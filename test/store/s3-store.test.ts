@@ -178,9 +178,12 @@ describe.skipIf(missing('versitygw'))('s3: store', () => {
       await store.put('a', bytes);
       expect((await store.get('a')).equals(bytes)).toBe(true);
       expect((await store.get('a', { offset: 10, length: 20 })).equals(bytes.subarray(10, 30))).toBe(true);
+      await store.put('b', bytes);
+      const range = { offset: 1000, length: 50_000, into: Buffer.alloc(50_000) };
+      expect((await store.get('b', range)).equals(bytes.subarray(1000, 51_000))).toBe(true);
       expect(await store.head('a')).toMatchObject({ bytes: 100_000 });
-      expect(await collect(store.list(''))).toHaveLength(1);
-      await store.delete(['a']);
+      expect(await collect(store.list(''))).toHaveLength(2);
+      await store.delete(['a', 'b']);
       expect(await store.head('a')).toBeNull();
       expect(failed).toBeGreaterThanOrEqual(4);
     });

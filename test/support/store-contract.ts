@@ -35,6 +35,27 @@ export function storeContract(open: () => Promise<{ store: ObjectStore; reopen: 
       expect(await store.head('a/b/c.bin')).toMatchObject({ key: 'a/b/c.bin', bytes: 10_000, etag: info.etag });
     });
 
+    it('fill the memory that is given', async () => {
+      const store = await emptyStore();
+      const bytes = randomBytes(3_000_000);
+      await store.put('large', bytes);
+      const memory = Buffer.alloc(2_500_000);
+      for (const offset of [0, 500_000]) {
+        const got = await store.get('large', { offset, length: memory.length, into: memory });
+        expect(got).toBe(memory);
+        expect(got.equals(bytes.subarray(offset, offset + memory.length))).toBe(true);
+      }
+      await expect(store.get('large', { offset: 600_000, length: 2_500_000, into: memory })).rejects.toMatchObject({
+        code: 'corrupt',
+      });
+      await expect(store.get('none', { offset: 0, length: 10, into: Buffer.alloc(10) })).rejects.toMatchObject({
+        code: 'not-found',
+      });
+      const all = Array.from({ length: 40 }, () => Buffer.alloc(100_000));
+      await Promise.all(all.map((into, n) => store.get('large', { offset: n * 50_000, length: 100_000, into })));
+      expect(all.every((part, n) => part.equals(bytes.subarray(n * 50_000, n * 50_000 + 100_000)))).toBe(true);
+    });
+
     it('keep an empty object', async () => {
       const store = await emptyStore();
       await store.put('empty', Buffer.alloc(0));

@@ -97,7 +97,7 @@ class DirStore implements ObjectStore {
             `${this.location(key)} has ${info.bytes} bytes, not the ${offset + Math.max(length, 0)} that were asked for`,
           );
         }
-        const buffer = Buffer.allocUnsafeSlow(length);
+        const buffer = options.into ?? Buffer.allocUnsafeSlow(length);
         await readAll(handle, buffer, offset, this.location(key));
         return buffer;
       } finally {

@@ -27,6 +27,7 @@ import { fromSystemError, PenstockError } from '../../errors.ts';
 import { assertObjectKey, isObjectKey, throwIfAborted } from '../object-key.ts';
 import type { CallOptions, GetOptions, ObjectInfo, ObjectStore, PutOptions, StoreCredentials } from '../store.ts';
 import { makeS3Client } from './s3-client.ts';
+import type { SendOptions } from './s3-client.ts';
 import { failureOf, isAbsent, isPreconditionFailed, toStoreError } from './s3-errors.ts';
 import { firstAnswer } from './hedge.ts';
 import { parseS3Url } from './s3-options.ts';
@@ -93,7 +94,7 @@ class S3Store implements ObjectStore {
 
   async get(key: string, options: GetOptions = {}): Promise<Buffer> {
     const what = `get ${this.location(key)}`;
-    const { offset = 0, length, ifMatch } = options;
+    const { offset = 0, length, ifMatch, into } = options;
     // HTTP has no empty range.
     if (length === 0) return this.#getNothing(key, what, options);
     const last = length === undefined ? '' : String(offset + length - 1);
@@ -104,14 +105,19 @@ class S3Store implements ObjectStore {
     };
     return this.#call(what, key, options, 1, async (deadline) => {
       try {
-        const output = await firstAnswer(this.#options.hedgeMs, deadline, (signal) =>
-          this.#client.send(new GetObjectCommand(input), { abortSignal: signal }),
-        );
+        // Two requests of one GET would write into one another's answer.
+        const direct = into !== undefined && this.#options.hedgeMs === null ? { into } : {};
+        const output = await firstAnswer(this.#options.hedgeMs, deadline, (signal) => {
+          const sent: SendOptions = { abortSignal: signal, ...direct };
+          return this.#client.send(new GetObjectCommand(input), sent);
+        });
         const bytes = await collect(output.Body as AsyncIterable<Buffer> | undefined); // Node's client gives a Readable
         const total = Number(/\/(\d+)$/.exec(output.ContentRange ?? '')?.[1] ?? output.ContentLength ?? bytes.length);
         const wanted = length ?? total - offset;
         if (bytes.length !== wanted) throw tooShort(what, offset + bytes.length, offset + wanted);
-        return bytes;
+        if (into === undefined || bytes === into) return bytes;
+        bytes.copy(into);
+        return into;
       } catch (error) {
         if (isPreconditionFailed(error) && ifMatch !== undefined) throw changed(what, ifMatch, error);
         // The range begins at the end or behind it.

@@ -1,0 +1,112 @@
+/** Memory of pieces: used again, bounded, and never written to under who reads it. */
+import { randomBytes } from 'node:crypto';
+import { join } from 'node:path';
+import { setImmediate as turn } from 'node:timers/promises';
+import { crc32c } from '@node-rs/crc32';
+import { expect, onTestFinished, test } from 'vitest';
+import { BlockCache } from '../../fs-gateway/data/block-cache.ts';
+import { BlockReader } from '../../fs-gateway/data/block-reader.ts';
+import { PieceMemory } from '../../fs-gateway/data/piece-memory.ts';
+import { objectKey } from '../../fs-gateway/data/pieces.ts';
+import { openStore } from '../../lib/registry.ts';
+import type { ObjectStore } from '../../lib/store/store.ts';
+import type { Extent } from '../../lib/volume/extents.ts';
+import { tempDir } from '../support/temp.ts';
+
+const MIB = 2 ** 20;
+const BLOCK = 8 * MIB;
+
+/** A store that is not a directory of this machine, as far as a reader knows, and counts what it gives. */
+async function remoteStore(dir: string): Promise<{ readonly store: ObjectStore; readonly given: () => number }> {
+  const store = await openStore(`dir:${dir}`);
+  let given = 0;
+  const remote = new Proxy(store, {
+    get(target, name) {
+      if (name === 'localPath') return () => null;
+      if (name !== 'get') return (Reflect.get(target, name) as () => unknown).bind(target);
+      return async (...args: Parameters<ObjectStore['get']>) => {
+        const bytes = await target.get(...args);
+        given += bytes.length;
+        return bytes;
+      };
+    },
+  });
+  return { store: remote, given: () => given };
+}
+
+async function fileOf(store: ObjectStore, blocks: number): Promise<{ data: Buffer; extents: Extent[] }> {
+  const data = randomBytes(blocks * BLOCK);
+  const extents: Extent[] = [];
+  for (let n = 0; n < blocks; n++) {
+    const block = data.subarray(n * BLOCK, (n + 1) * BLOCK);
+    await store.put(objectKey('v', n), block);
+    const source = {
+      kind: 'own',
+      objectId: n,
+      pieceOffset: 0,
+      pieceBytes: BLOCK,
+      storedBytes: BLOCK,
+      crc: crc32c(block),
+    } as const;
+    extents.push({ fileOffset: n * BLOCK, length: BLOCK, sliceOffset: 0, source });
+  }
+  return { data, extents };
+}
+
+test('memory that is given back is written to again in a later turn only, and what was lent never', async () => {
+  const memory = new PieceMemory(4 * MIB);
+  const first = memory.take(2 * MIB).fill('a');
+  const lent = memory.take(2 * MIB).fill('b');
+  memory.lend(lent);
+  expect(memory.fits(2 * MIB)).toBe(false);
+  memory.give(first);
+  memory.give(lent);
+  expect(memory.willFit(4 * MIB)).toBe(true);
+  expect(memory.fits(2 * MIB)).toBe(false);
+  await turn();
+  const [one, two] = [memory.take(2 * MIB - 5), memory.take(2 * MIB)];
+  expect(one.buffer).toBe(first.buffer);
+  expect(one.length).toBe(2 * MIB - 5);
+  expect(two.buffer).not.toBe(lent.buffer);
+});
+
+test.each([
+  ['with a cache', 1e9],
+  ['with a cache that has no room', 0],
+])('many readers of more than fits into memory read the right bytes, %s', async (_, bytesMax) => {
+  const base = tempDir('reader');
+  const { store } = await remoteStore(join(base, 'objects'));
+  const { data, extents } = await fileOf(store, 14);
+  const cache = new BlockCache({ dir: join(base, 'cache'), bytesMax, freeBytesMin: 0 });
+  const reader = new BlockReader({ store, cache, volumeId: 'v' });
+  onTestFinished(() => reader.close());
+  reader.prefetch(extents, 0, data.length);
+  const read = async (from: number): Promise<void> => {
+    // Over the border of two pieces, which needs both at once; and in one.
+    const target = Buffer.alloc(BLOCK);
+    await reader.read(extents, from, target);
+    expect(target.equals(data.subarray(from, from + BLOCK)), `from ${from}`).toBe(true);
+    await reader.bring(extents, from, from + MIB);
+    const view = reader.view(extents, from, from + MIB);
+    if (view !== null) expect(view.equals(data.subarray(from, from + MIB))).toBe(true);
+  };
+  for (let round = 0; round < 2; round++) {
+    await Promise.all(Array.from({ length: 13 }, (_value, n) => read(n * BLOCK + (n % 2) * 3 * MIB)));
+  }
+});
+
+test('a sequential reader fetches each byte once', async () => {
+  const base = tempDir('reader');
+  const { store, given } = await remoteStore(join(base, 'objects'));
+  const { data, extents } = await fileOf(store, 14);
+  const cache = new BlockCache({ dir: join(base, 'cache'), bytesMax: 0, freeBytesMin: 0 });
+  const reader = new BlockReader({ store, cache, volumeId: 'v' });
+  onTestFinished(() => reader.close());
+  for (let from = 0; from < data.length; from += MIB) {
+    reader.prefetch(extents, from, Math.min(data.length, from + 32 * MIB));
+    await reader.bring(extents, from, from + MIB);
+    expect(reader.view(extents, from, from + MIB)?.equals(data.subarray(from, from + MIB))).toBe(true);
+  }
+  expect(given()).toBe(data.length);
+  expect(reader.fetchedBytes).toBe(data.length);
+});
