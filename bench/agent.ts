@@ -1,0 +1,262 @@
+/**
+ * A whole agent beside a real Kafka broker, each phase in a process of its own, by what /proc says of it:
+ *
+ *   file     lines of a file into Kafka: readings per second, CPU per reading
+ *   drain    a backlog of readings, while new ones arrive: readings per second, and how long the new ones take into the broker
+ *   idle     one file source and a broker that does not answer: resident memory and CPU
+ *
+ *   node bench/agent.ts [--phases file,drain,idle] [--lines 500000] [--backlog 1000000] [--live 100] [--idle 30]
+ *
+ * `--live`: new readings per second; `--idle`: seconds. The broker is started for it (node bin/install.mjs --services installs it). Run `npm run build`
+ * first where the memory matters: from the sources, Node's type stripping is in it.
+ */
+import { spawn, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import {
+  appendFileSync,
+  closeSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
+import { cpus } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { decodeRecords } from '../lib/log/batch-reader.ts';
+import { openLog } from '../lib/registry.ts';
+import { freePorts, KafkaBroker } from '../test/support/kafka.ts';
+import { makeTempDir } from '../test/support/temp.ts';
+
+const { values } = parseArgs({
+  options: {
+    phases: { type: 'string', default: 'file,drain,idle' },
+    lines: { type: 'string', default: '500000' },
+    backlog: { type: 'string', default: '1000000' },
+    live: { type: 'string', default: '100' },
+    idle: { type: 'string', default: '30' },
+  },
+});
+const penstock = fileURLToPath(new URL('../bin/penstock', import.meta.url));
+/** Linux, as everywhere that an agent runs: clock ticks per second of /proc. */
+const TICKS = 100;
+const LINE_BYTES = 200;
+const DEADLINE_MS = 300_000;
+const LIVE_GOAL_MS = 100;
+
+interface Usage {
+  readonly cpuSeconds: number;
+  readonly rssBytes: number;
+}
+
+class Agent {
+  readonly #child: ChildProcess;
+  readonly #port: number;
+
+  constructor(dir: string, port: number, log: string, sources: string) {
+    this.#port = port;
+    const path = join(dir, 'agent.yaml');
+    writeFileSync(
+      path,
+      `agent: { id: bench, dataDir: ./agent, listen: "127.0.0.1:${port}" }\nlog: ${log}\nsources:\n${sources}`,
+    );
+    const output = openSync(join(dir, 'output'), 'a');
+    this.#child = spawn(penstock, ['agent', 'run', '-c', path], { stdio: ['ignore', output, output] });
+    closeSync(output);
+  }
+
+  usage(): Usage {
+    const ofProcess = (name: string): string => readFileSync(`/proc/${this.#child.pid}/${name}`, 'utf8');
+    const fields = ofProcess('stat')
+      .replace(/^.*\) /, '')
+      .split(' ');
+    const kib = Number(/VmRSS:\s+(\d+)/.exec(ofProcess('status'))?.[1]);
+    return { cpuSeconds: (Number(fields[11]) + Number(fields[12])) / TICKS, rssBytes: kib * 1024 };
+  }
+
+  async metric(name: string, topic: string): Promise<number> {
+    const answer = await fetch(`http://127.0.0.1:${this.#port}/metrics`, { signal: AbortSignal.timeout(5000) });
+    const line = (await answer.text())
+      .split('\n')
+      .find((each) => each.startsWith(`penstock_agent_${name}{topic="${topic}"}`));
+    return Number(line?.split(' ').at(-1) ?? NaN);
+  }
+
+  async until(what: string, isSo: () => Promise<boolean>): Promise<void> {
+    for (const end = performance.now() + DEADLINE_MS; !(await isSo().catch(() => false)); await delay(20)) {
+      if (this.#child.exitCode !== null) throw new Error(`the agent ended: status ${this.#child.exitCode}`);
+      if (performance.now() > end) throw new Error(`not within ${DEADLINE_MS / 1000} s: ${what}`);
+    }
+  }
+
+  async end(signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
+    if (this.#child.exitCode !== null || this.#child.signalCode !== null) return;
+    const exited = once(this.#child, 'exit');
+    this.#child.kill(signal);
+    await exited;
+  }
+}
+
+function writeLines(path: string, count: number): void {
+  const file = openSync(path, 'a');
+  for (let first = 0; first < count; first += 1000) {
+    const lines = Array.from({ length: Math.min(1000, count - first) }, (_, index) => {
+      const n = first + index;
+      const text = `{"id":"s${n % 100}","n":${n},"ts":${1_790_000_000_000 + n},"rms":${((n * 31) % 997) / 7},"state":"`;
+      return `${text.padEnd(LINE_BYTES - 3, 'running ')}"}\n`;
+    });
+    writeSync(file, lines.join(''));
+  }
+  closeSync(file);
+}
+
+const say = (text: string): void => void process.stdout.write(`${text}\n`);
+
+async function measureFile(dir: string, port: number, log: string): Promise<void> {
+  const lines = Number(values.lines);
+  writeLines(join(dir, 'lines.ndjson'), lines);
+  const agent = new Agent(dir, port, log, '  - { type: file, path: ./lines.ndjson, sensor: id, to: lines }\n');
+  const start = performance.now();
+  try {
+    await agent.until(
+      'all lines are delivered',
+      async () => (await agent.metric('topic_delivered_total', 'lines')) === lines,
+    );
+    const seconds = (performance.now() - start) / 1000;
+    const { cpuSeconds, rssBytes } = agent.usage();
+    say(
+      `file: ${lines} lines of ${LINE_BYTES} bytes in ${seconds.toFixed(1)} s with the start: ${Math.round(lines / seconds)}/s, ` +
+        `${((cpuSeconds / lines) * 1e6).toFixed(2)} us of CPU a line, the start included; ${Math.round(rssBytes / 1e6)} MB resident`,
+    );
+  } finally {
+    await agent.end();
+  }
+}
+
+async function measureDrain(dir: string, port: number, log: string): Promise<void> {
+  const backlog = Number(values.backlog);
+  writeLines(join(dir, 'backlog.ndjson'), backlog);
+  const sources = `  - { type: file, path: ./backlog.ndjson, sensor: id, to: backlog }
+  - { type: file, path: ./live.ndjson, sensor: id, to: live, poll: 10ms }
+`;
+  const filling = new Agent(dir, port, 'kafka://127.0.0.1:1', sources);
+  try {
+    await filling.until(
+      'the backlog is spooled',
+      async () => (await filling.metric('topic_readings_total', 'backlog')) === backlog,
+    );
+    say(`drain: with ${backlog} readings spooled, ${Math.round(filling.usage().rssBytes / 1e6)} MB resident`);
+  } finally {
+    await filling.end('SIGKILL');
+  }
+  let live = 0;
+  const everyMs = 1000 / Number(values.live);
+  const writer = setInterval(() => {
+    appendFileSync(join(dir, 'live.ndjson'), `{"id":"s${live % 10}","n":${live},"ts":${Date.now()}}\n`);
+    live += 1;
+  }, everyMs);
+  const agent = new Agent(dir, port, log, sources);
+  try {
+    let from = { ms: 0, cpuSeconds: 0 };
+    await agent.until('it delivers', async () => {
+      from = { ms: performance.now(), cpuSeconds: agent.usage().cpuSeconds };
+      return (await agent.metric('topic_delivered_total', 'backlog')) > 0;
+    });
+    let peak = 0;
+    await agent.until('the backlog is delivered', async () => {
+      peak = Math.max(peak, agent.usage().rssBytes);
+      return (await agent.metric('topic_lag_readings', 'backlog')) === 0;
+    });
+    const seconds = (performance.now() - from.ms) / 1000;
+    const cpuSeconds = agent.usage().cpuSeconds - from.cpuSeconds;
+    clearInterval(writer);
+    say(
+      `drain: ${Math.round(backlog / seconds)} readings/s (${seconds.toFixed(1)} s), ${((cpuSeconds / backlog) * 1e6).toFixed(2)} us of CPU a reading, ` +
+        `at most ${Math.round(peak / 1e6)} MB resident`,
+    );
+    await agent.until(
+      'the new ones are delivered',
+      async () => (await agent.metric('topic_delivered_total', 'live')) === live,
+    );
+    const late = await latenciesOf(log, 'live');
+    const share = late.filter((ms) => ms <= LIVE_GOAL_MS).length / late.length;
+    say(
+      `drain: of ${late.length} new readings ${(100 * share).toFixed(2)} % were in the broker within ${LIVE_GOAL_MS} ms of their arrival; ` +
+        `median ${late[late.length >> 1]} ms, 99.9 % ${late[Math.floor(late.length * 0.999)]} ms, longest ${late.at(-1)} ms`,
+    );
+  } finally {
+    clearInterval(writer);
+    await agent.end();
+  }
+}
+
+/** From the arrival at the agent to the broker's own time, of the readings that came while the agent delivered; ascending. */
+async function latenciesOf(url: string, topic: string): Promise<number[]> {
+  const log = await openLog(url);
+  const found: number[] = [];
+  try {
+    for (let partition = 0; partition < ((await log.topic(topic))?.partitions ?? 0); partition += 1) {
+      const { earliest, end } = await log.offsets(topic, partition);
+      for (let offset = earliest; offset < end;) {
+        const result = await log.fetch({ topic, partition, offset, maxBytes: 1 << 20, maxWaitMs: 0 });
+        for (const batch of result.batches) {
+          // LogAppendTime: the broker's time of the batch is its maximum timestamp.
+          const storedMs = Number(batch.readBigInt64BE(35));
+          for (const { headers } of decodeRecords(batch, topic)) {
+            const of = (name: string): number => Number(headers.find(([key]) => key === name)?.[1]?.toString());
+            if (of('replayed') === 0) found.push(storedMs - of('arrival') / 1000);
+          }
+        }
+        offset = result.nextOffset;
+      }
+    }
+  } finally {
+    await log.close();
+  }
+  return found.map(Math.round).sort((a, b) => a - b);
+}
+
+async function measureIdle(dir: string, port: number): Promise<void> {
+  writeFileSync(join(dir, 'one.ndjson'), '{"id":"a","n":1}\n');
+  const agent = new Agent(
+    dir,
+    port,
+    'kafka://127.0.0.1:1',
+    '  - { type: file, path: ./one.ndjson, sensor: id, to: one }\n',
+  );
+  try {
+    await agent.until('the line is spooled', async () => (await agent.metric('topic_readings_total', 'one')) === 1);
+    await delay(5000);
+    const before = agent.usage();
+    await delay(Number(values.idle) * 1000);
+    const after = agent.usage();
+    const share = (after.cpuSeconds - before.cpuSeconds) / Number(values.idle);
+    say(`idle: ${(after.rssBytes / 1e6).toFixed(1)} MB resident, ${(100 * share).toFixed(2)} % of a core`);
+  } finally {
+    await agent.end();
+  }
+}
+
+say(`${cpus().length} x ${cpus()[0]?.model ?? 'unknown CPU'}, node ${process.version}, ${JSON.stringify(values)}`);
+const dir = makeTempDir('agent-bench');
+const phases = values.phases.split(',');
+const broker = phases.some((phase) => phase !== 'idle') ? await KafkaBroker.start() : undefined;
+try {
+  for (const phase of phases) {
+    const ofPhase = join(dir, phase);
+    mkdirSync(ofPhase);
+    const [port = 0] = await freePorts(1);
+    const log = `kafka://${broker?.plain ?? '127.0.0.1:1'}`;
+    if (phase === 'file') await measureFile(ofPhase, port, log);
+    else if (phase === 'drain') await measureDrain(ofPhase, port, log);
+    else if (phase === 'idle') await measureIdle(ofPhase, port);
+    else throw new Error(`unknown phase ${phase}: expected file, drain, idle`);
+  }
+} finally {
+  await broker?.close();
+  rmSync(dir, { recursive: true, force: true, maxRetries: 3 });
+}
