@@ -30,13 +30,33 @@ const hostSource = z.strictObject({
   priority,
 });
 
+const multiline = z
+  .strictObject({
+    /** A line that matches begins a reading. */
+    start: z.string().min(1).optional(),
+    /** A line that matches belongs to the one before. */
+    continuation: z.string().min(1).optional(),
+    /** Above the pauses of a program that writes one message. */
+    timeout: duration().default(5000),
+    /** Above any stack trace that somebody reads. */
+    maxLines: z.int().min(2).max(100_000).default(1000),
+    maxBytes: bytes()
+      .refine((size) => size >= 64 && size <= MIB, 'expected 64 B to 1MiB')
+      .default(MIB / 2),
+  })
+  .refine(({ start, continuation }) => (start === undefined) !== (continuation === undefined), {
+    error: 'expected `start` or `continuation`, one of them',
+  });
+
 const fileSource = z
   .strictObject({
     type: z.literal('file'),
     /** A path or a glob. */
     path: z.string().min(1),
-    /** By the name: `.csv` is CSV with a header line, everything else one JSON value a line. */
-    format: z.enum(['ndjson', 'csv']).optional(),
+    /** By the name: `.csv` is CSV with a header line, everything else one JSON value a line. `text` is any line. */
+    format: z.enum(['ndjson', 'csv', 'text']).optional(),
+    /** Several lines are one reading. */
+    multiline: multiline.optional(),
     /** A field of the value, or `path`. Without it, readings have no key and go to the partitions in turn. */
     sensor: z.string().min(1).optional(),
     eventTime,
@@ -53,10 +73,22 @@ const fileSource = z
       .refine((ms) => ms >= 10, 'expected at least 10ms')
       .default(250),
   })
-  .refine(({ start, format, path }) => start === 'beginning' || !(format === 'csv' || path.endsWith('.csv')), {
+  .refine(({ start, format, path }) => start === 'beginning' || !isCsv(format, path), {
     path: ['start'],
     error: 'a CSV file must be read from its beginning, where its header is',
+  })
+  .refine(({ multiline: joined, format, path }) => joined === undefined || !isCsv(format, path), {
+    path: ['multiline'],
+    error: 'a CSV file has one reading a line',
+  })
+  .refine(({ format, sensor }) => format !== 'text' || sensor === undefined || sensor === 'path', {
+    path: ['sensor'],
+    error: 'text has no fields: expected `path`, or none',
   });
+
+function isCsv(format: string | undefined, path: string): boolean {
+  return format === 'csv' || (format === undefined && path.endsWith('.csv'));
+}
 
 const simulatorSource = z.strictObject({
   type: z.literal('simulator'),

@@ -80,9 +80,17 @@ export function agentConfigFrom(text: string, path: string): Promise<Loaded<Agen
   return loadedFrom(text, path, agentSchema, modulesProblems);
 }
 
-/** What only the files beside agent.yaml can show. */
-async function modulesProblems({ transforms }: AgentConfig, baseDir: string): Promise<PathProblem[]> {
+/** What only files beside agent.yaml, or libraries that few configurations need, can show. */
+async function modulesProblems({ sources, transforms }: AgentConfig, baseDir: string): Promise<PathProblem[]> {
   const problems: PathProblem[] = [];
+  for (const [index, source] of sources.entries()) {
+    if (source.type !== 'file' || source.multiline === undefined) continue;
+    const { patternProblem } = await import('./sources/line-joiner.ts');
+    for (const key of ['start', 'continuation'] as const) {
+      const message = patternProblem(source.multiline[key] ?? '');
+      if (message !== null) problems.push({ path: ['sources', index, 'multiline', key], message });
+    }
+  }
   for (const [index, transform] of transforms.entries()) {
     if (transform.type !== 'wasm') continue;
     const { moduleProblem } = await import('./transforms/wasm/wasm-step.ts');

@@ -87,7 +87,8 @@ class Agent {
   }
 
   async until(what: string, isSo: () => Promise<boolean>): Promise<void> {
-    for (const end = performance.now() + DEADLINE_MS; !(await isSo().catch(() => false)); await delay(20)) {
+    for (const end = performance.now() + DEADLINE_MS; !(await isSo().catch(() => false));) {
+      await delay(20);
       if (this.#child.exitCode !== null) throw new Error(`the agent ended: status ${this.#child.exitCode}`);
       if (performance.now() > end) throw new Error(`not within ${DEADLINE_MS / 1000} s: ${what}`);
     }
@@ -114,7 +115,9 @@ function writeLines(path: string, count: number): void {
   closeSync(file);
 }
 
-const say = (text: string): void => void process.stdout.write(`${text}\n`);
+function say(text: string): void {
+  console.log(text);
+}
 
 async function measureFile(dir: string, port: number, log: string): Promise<void> {
   const lines = Number(values.lines);

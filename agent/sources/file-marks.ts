@@ -20,13 +20,13 @@ export class Marks {
     return marks;
   }
 
-  /** Takes note of the bytes that follow on what is known. */
-  push(chunk: Buffer): void {
+  /** Takes note of the bytes that follow on what is known. Behind `keepFrom`, every offset can be marked later. */
+  push(chunk: Buffer, keepFrom: number): void {
     if (this.#head.length < MARK_BYTES && this.#recentEnd === this.#head.length) {
       this.#head = Buffer.concat([this.#head, chunk.subarray(0, MARK_BYTES - this.#head.length)]);
     }
-    // The last line end may lie in the chunk before: keep that much in front of this one.
-    this.#recent = Buffer.concat([this.#recent.subarray(-MARK_BYTES), chunk]);
+    const kept = Math.min(this.#recent.length, Math.max(0, this.#recentEnd - keepFrom) + MARK_BYTES);
+    this.#recent = Buffer.concat([this.#recent.subarray(this.#recent.length - kept), chunk]);
     this.#recentEnd += chunk.length;
   }
 
@@ -36,7 +36,7 @@ export class Marks {
     return { bytes: head.length, crc: crc32c(head) };
   }
 
-  /** `offset` must lie within the bytes of the last push, or at most MARK_BYTES before. */
+  /** `offset` must lie at or behind the `keepFrom` of the last push. */
   tail(offset: number): FilePosition['tail'] {
     const end = this.#recent.length - (this.#recentEnd - offset);
     const bytes = end <= 0 ? Buffer.alloc(0) : this.#recent.subarray(Math.max(0, end - MARK_BYTES), end);

@@ -14,6 +14,7 @@ import { dirname, join, resolve } from 'node:path';
 import { describeError, PenstockError, systemCode } from '../../lib/errors.ts';
 import type { FileSourceConfig } from '../config.ts';
 import { FollowedFile } from './followed-file.ts';
+import type { LineJoiner } from './line-joiner.ts';
 import { pause, type Source, type SourceOutput } from './source.ts';
 import {
   BEGINNING,
@@ -36,10 +37,19 @@ const GZIP = Buffer.from([0x1f, 0x8b]);
 /** Why a file that the glob matches is left alone. */
 class NotFollowed extends Error {}
 
-export function fileSource(config: FileSourceConfig, baseDir: string): Source {
+export async function fileSource(config: FileSourceConfig, baseDir: string): Promise<Source> {
   const pattern = resolve(baseDir, config.path);
   const name = `file:${pattern}`;
-  return { name, run: (output, signal) => new FileFollower(name, pattern, config, output).run(signal) };
+  const { multiline } = config;
+  const joining = multiline === undefined ? undefined : await import('./line-joiner.ts');
+  return {
+    name,
+    run: (output, signal) => {
+      const makeJoiner = (): LineJoiner | undefined =>
+        joining && multiline && new joining.LineJoiner(multiline, () => output.count('multiline_cut'));
+      return new FileFollower(name, pattern, config, output, makeJoiner).run(signal);
+    },
+  };
 }
 
 class FileFollower {
@@ -47,6 +57,7 @@ class FileFollower {
   readonly #pattern: string;
   readonly #config: FileSourceConfig;
   readonly #output: SourceOutput;
+  readonly #makeJoiner: () => LineJoiner | undefined;
   /** By inode. */
   readonly #files = new Map<string, FollowedFile>();
   /** Positions of files that are not open: of earlier runs, and rotated away. */
@@ -56,11 +67,18 @@ class FileFollower {
   readonly #problems = new Map<string, string>();
   #isFirstLook = true;
 
-  constructor(name: string, pattern: string, config: FileSourceConfig, output: SourceOutput) {
+  constructor(
+    name: string,
+    pattern: string,
+    config: FileSourceConfig,
+    output: SourceOutput,
+    makeJoiner: () => LineJoiner | undefined,
+  ) {
     this.#name = name;
     this.#pattern = pattern;
     this.#config = config;
     this.#output = output;
+    this.#makeJoiner = makeJoiner;
     for (const key of output.checkpointKeys(`${name}|`)) {
       const position = parsePosition(output.checkpoint(key));
       if (position !== undefined) this.#remembered.set(key.slice(name.length + 1), position);
@@ -69,6 +87,8 @@ class FileFollower {
 
   async run(signal: AbortSignal): Promise<void> {
     const { clock } = this.#output;
+    // A function, because the type checker does not see that an await in between can change it.
+    const isOver = (): boolean => signal.aborted;
     let lookedMs = -Infinity;
     try {
       while (!signal.aborted) {
@@ -77,11 +97,15 @@ class FileFollower {
           await this.#look();
         }
         let isBusy = false;
-        for (const file of [...this.#files.values()]) {
+        // What was rotated away comes before what took its place.
+        for (const file of rotatedFirst([...this.#files.values()])) {
           let hasMore = await this.#readOn(file, signal);
-          // What was rotated away comes before what took its place.
-          while (hasMore && file.rotatedSinceMs !== undefined) hasMore = await this.#readOn(file, signal);
+          while (hasMore && !isOver() && file.rotatedSinceMs !== undefined) {
+            hasMore = await this.#readOn(file, signal);
+          }
           isBusy ||= hasMore;
+          // Its last reading waits for its timeout.
+          if (file.rotatedSinceMs !== undefined && file.isHolding) break;
         }
         this.#output.report([...this.#problems.values()][0] ?? null);
         if (!isBusy) await pause(this.#config.poll, signal);
@@ -170,7 +194,7 @@ class FileFollower {
 
   async #follow(handle: FileHandle, inode: string, position: FilePosition, rotatedSinceMs?: number): Promise<void> {
     const key = `${this.#name}|${inode}`;
-    const file = await FollowedFile.at(key, inode, this.#config, this.#output, handle, position);
+    const file = await FollowedFile.at(key, inode, this.#config, this.#output, handle, position, this.#makeJoiner());
     file.rotatedSinceMs = rotatedSinceMs;
     this.#files.set(inode, file);
     this.#remembered.delete(inode);
@@ -264,6 +288,11 @@ class FileFollower {
       return undefined;
     }
   }
+}
+
+function rotatedFirst(files: readonly FollowedFile[]): FollowedFile[] {
+  const rank = ({ rotatedSinceMs }: FollowedFile): number => (rotatedSinceMs === undefined ? 1 : 0);
+  return files.toSorted((a, b) => rank(a) - rank(b));
 }
 
 /** Path, inode and size of the regular files in the folder of `path`. */

@@ -2,14 +2,22 @@
  * Reads what is new in one followed file and delivers it with its position.
  *
  * Invariants: the position that is stored lies behind the last line that was delivered or quarantined, never within a line that was
- * not (except in the rest of an overlong one). At most one delivery is in flight, while the next chunk is read and parsed.
+ * not (except in the rest of an overlong one). Lines that are joined are one line in this. At most one delivery is in flight, while the next chunk is read and parsed.
  */
 import type { FileHandle } from 'node:fs/promises';
 import type { FileSourceConfig } from '../config.ts';
 import type { Rejected } from '../quarantine.ts';
 import { isSurelyFine, refusal, type NewReading } from '../spool/frame.ts';
 import { Marks } from './file-marks.ts';
-import { isRejected, parseCsvHeader, parseCsvLine, parseJson, type RejectedInput } from './reading-parser.ts';
+import {
+  isRejected,
+  parseCsvHeader,
+  parseCsvLine,
+  parseJson,
+  parseText,
+  type RejectedInput,
+} from './reading-parser.ts';
+import type { LineJoiner } from './line-joiner.ts';
 import { LineSplitter, type Line } from './line-splitter.ts';
 import type { SourceOutput } from './source.ts';
 import { fits, type FilePosition } from './tailed-file.ts';
@@ -31,6 +39,7 @@ export class FollowedFile {
   readonly #handle: FileHandle;
   readonly #splitter: LineSplitter;
   readonly #marks: Marks;
+  readonly #joiner: LineJoiner | undefined;
   readonly #isCsv: boolean;
   #columns: readonly string[] | null;
   /** As it is stored. */
@@ -46,6 +55,7 @@ export class FollowedFile {
     handle: FileHandle,
     position: FilePosition,
     marks: Marks,
+    joiner: LineJoiner | undefined,
   ) {
     this.#key = key;
     this.inode = inode;
@@ -55,6 +65,7 @@ export class FollowedFile {
     this.#position = position;
     this.path = position.path;
     this.#marks = marks;
+    this.#joiner = joiner;
     this.#splitter = new LineSplitter(position.offset, position.skipping, config.maxLineBytes);
     this.#columns = position.columns;
     this.#isCsv = (config.format ?? (/\.csv(?:\.\d+)?$/i.test(position.path) ? 'csv' : 'ndjson')) === 'csv';
@@ -68,9 +79,15 @@ export class FollowedFile {
     output: SourceOutput,
     handle: FileHandle,
     position: FilePosition,
+    joiner: LineJoiner | undefined,
   ): Promise<FollowedFile> {
     const marks = await Marks.at(handle, position.offset);
-    return new FollowedFile(key, inode, config, output, handle, position, marks);
+    return new FollowedFile(key, inode, config, output, handle, position, marks, joiner);
+  }
+
+  /** The beginning of a reading is read whose end may still come. */
+  get isHolding(): boolean {
+    return this.#joiner !== undefined && this.#joiner.position !== null;
   }
 
   get position(): FilePosition {
@@ -85,10 +102,13 @@ export class FollowedFile {
     const stats = await this.#handle.stat();
     const seen = { size: stats.size, modifiedMs: stats.mtimeMs };
     if (seen.size === this.#seen.size && seen.modifiedMs === this.#seen.modifiedMs) {
+      await this.#deliver(this.#joiner?.overdue(this.#output.clock.monotonicMs()) ?? []);
       await this.#inFlight;
       return 'end';
     }
     if (seen.size < this.#splitter.readPosition || !(await fits(this.#handle, this.#position))) {
+      // Its lines are whole, and may be nowhere else any more.
+      await this.#deliver(this.#joiner?.finish() ?? []);
       await this.#inFlight;
       return 'changed';
     }
@@ -101,15 +121,16 @@ export class FollowedFile {
         return 'end';
       }
       const bytes = chunk.subarray(0, bytesRead);
-      this.#marks.push(bytes);
-      await this.#deliver(this.#splitter.push(bytes));
+      this.#marks.push(bytes, this.#offset);
+      await this.#deliver(this.#join(this.#splitter.push(bytes)));
     }
     return 'more';
   }
 
   /** The last line, which has no line end, of a file that nobody writes any more. */
   async finish(): Promise<void> {
-    await this.#deliver(this.#splitter.finish());
+    const last = this.#join(this.#splitter.finish());
+    await this.#deliver([...last, ...(this.#joiner?.finish() ?? [])]);
     await this.#inFlight;
   }
 
@@ -123,8 +144,18 @@ export class FollowedFile {
     await this.#handle.close();
   }
 
+  /** Where a reader that has nothing of this file goes on. */
+  get #offset(): number {
+    return this.#joiner?.position ?? this.#splitter.position;
+  }
+
+  #join(lines: readonly Line[]): readonly Line[] {
+    return this.#joiner?.push(lines, this.#output.clock.monotonicMs()) ?? lines;
+  }
+
   async #deliver(lines: readonly Line[]): Promise<void> {
-    const { position: offset, isSkipping } = this.#splitter;
+    const { isSkipping } = this.#splitter;
+    const offset = this.#offset;
     if (lines.length === 0 && isSkipping === this.#position.skipping && !isSkipping) return;
     const readings: NewReading[] = [];
     const rejected: Rejected[] = [];
@@ -161,6 +192,7 @@ export class FollowedFile {
     const { to: topic, priority, sensor, eventTime } = this.#config;
     const key = sensor === undefined ? null : sensor === 'path' ? { text: this.path } : { field: sensor };
     const mapping = { input: 'line', topic, priority, key, eventTime };
+    if (this.#config.format === 'text') return parseText(bytes, mapping, arrivalUs);
     if (!this.#isCsv) return parseJson(bytes, mapping, arrivalUs);
     if (this.#columns !== null) {
       if (this.#columns.length === 0) return { reason: 'the file has no CSV header' };

@@ -48,6 +48,13 @@ export function parseJson(bytes: Buffer, mapping: ReadingMapping, arrivalUs: num
   return readingOf(Buffer.concat([VALUE_BEGIN, bytes, VALUE_END]), { value }, mapping, arrivalUs);
 }
 
+/** Any text is the `value` of a reading. */
+export function parseText(bytes: Buffer, mapping: ReadingMapping, arrivalUs: number): NewReading | RejectedInput {
+  if (!isUtf8(bytes)) return { reason: `the ${mapping.input} is not UTF-8` };
+  const value = { value: bytes.toString('utf8') };
+  return readingOf(JSON.stringify(value), value, mapping, arrivalUs);
+}
+
 export function parseCsvLine(
   line: Buffer,
   columns: readonly string[],

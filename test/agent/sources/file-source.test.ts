@@ -45,7 +45,7 @@ test('lines are read as they come; a partial last line waits for its end', async
   const { dir, logs, path } = setUp();
   const spool = await spoolIn(join(dir, 'spool'));
   writeFileSync(path, lines(1, 10) + '{"n":1');
-  const { output } = runSource(fileSource(fileConfig(`${logs}/*.ndjson`, { sensor: 'id' }), '/'), spool, dir);
+  const { output } = runSource(await fileSource(fileConfig(`${logs}/*.ndjson`, { sensor: 'id' }), '/'), spool, dir);
   await expectNumbers(spool, 10);
   appendFileSync(path, '1}\n');
   appendFileSync(path, lines(12, 20));
@@ -63,7 +63,7 @@ test('a restart goes on where the spool says, in a path relative to the configur
   writeFileSync(path, lines(1, 100));
   for (const count of [100, 200, 300]) {
     const spool = await spoolIn(join(dir, 'spool'));
-    const running = runSource(fileSource(fileConfig('logs/*.ndjson'), dir), spool, dir);
+    const running = runSource(await fileSource(fileConfig('logs/*.ndjson'), dir), spool, dir);
     await expectNumbers(spool, count);
     await running.stop();
     await spool.close();
@@ -75,7 +75,7 @@ test('rotation by rename: the rest of the old file and all of the new one, runni
   const { dir, logs, path } = setUp();
   const config = fileConfig(`${logs}/*.ndjson`);
   const first = await spoolIn(join(dir, 'spool'));
-  const running = runSource(fileSource(config, '/'), first, dir);
+  const running = runSource(await fileSource(config, '/'), first, dir);
   writeFileSync(path, lines(1, 50));
   const writer = openSync(path, 'a');
   await expectNumbers(first, 50);
@@ -91,14 +91,14 @@ test('rotation by rename: the rest of the old file and all of the new one, runni
   writeFileSync(path, lines(91, 100));
   closeSync(writer);
   const second = await spoolIn(join(dir, 'spool'));
-  runSource(fileSource(config, '/'), second, dir);
+  runSource(await fileSource(config, '/'), second, dir);
   await expectNumbers(second, 100);
 });
 
 test('a renamed file that the glob still matches is the same file', async () => {
   const { dir, logs, path } = setUp();
   const spool = await spoolIn(join(dir, 'spool'));
-  runSource(fileSource(fileConfig(`${logs}/app*`), '/'), spool, dir);
+  runSource(await fileSource(fileConfig(`${logs}/app*`), '/'), spool, dir);
   writeFileSync(path, lines(1, 50));
   await expectNumbers(spool, 50);
   renameSync(path, join(logs, 'app-old.ndjson'));
@@ -111,7 +111,7 @@ test('rotation by copytruncate: nothing twice, and what was not read yet is read
   const { dir, logs, path } = setUp();
   const config = fileConfig(`${logs}/*.ndjson`);
   const first = await spoolIn(join(dir, 'spool'));
-  const running = runSource(fileSource(config, '/'), first, dir);
+  const running = runSource(await fileSource(config, '/'), first, dir);
   writeFileSync(path, lines(1, 50));
   await expectNumbers(first, 50);
   copyFileSync(path, `${path}.1`);
@@ -126,14 +126,14 @@ test('rotation by copytruncate: nothing twice, and what was not read yet is read
   truncateSync(path);
   appendFileSync(path, lines(91, 190));
   const second = await spoolIn(join(dir, 'spool'));
-  runSource(fileSource(config, '/'), second, dir);
+  runSource(await fileSource(config, '/'), second, dir);
   await expectNumbers(second, 190);
 });
 
 test('a copy that the glob matches is not read again when its original is truncated', async () => {
   const { dir, logs, path } = setUp();
   const spool = await spoolIn(join(dir, 'spool'));
-  const { output } = runSource(fileSource(fileConfig(`${logs}/*`), '/'), spool, dir);
+  const { output } = runSource(await fileSource(fileConfig(`${logs}/*`), '/'), spool, dir);
   writeFileSync(path, lines(1, 50));
   await expectNumbers(spool, 50);
   copyFileSync(path, `${path}.1`);
@@ -152,19 +152,19 @@ test('rotated files are read in the order in which they were written, and a name
     writeFileSync(join(logs, name), lines(index * 10 + 1, index * 10 + 10));
     utimesSync(join(logs, name), 1_700_000_000 + index, 1_700_000_000 + index);
   }
-  const running = runSource(fileSource(fileConfig(`${logs}/*`), '/'), spool, dir);
+  const running = runSource(await fileSource(fileConfig(`${logs}/*`), '/'), spool, dir);
   await expectNumbers(spool, 30);
   expect(await numbersIn(spool)).toEqual(Array.from({ length: 30 }, (_, index) => index + 1));
   await running.stop();
   writeFileSync(join(logs, 'x[2].ndjson'), lines(31, 32));
-  runSource(fileSource(fileConfig(`${logs}/x[2].ndjson`), '/'), spool, dir);
+  runSource(await fileSource(fileConfig(`${logs}/x[2].ndjson`), '/'), spool, dir);
   await expectNumbers(spool, 32);
 });
 
 test('a deleted and recreated file is read from its beginning', async () => {
   const { dir, logs, path } = setUp();
   const spool = await spoolIn(join(dir, 'spool'));
-  runSource(fileSource(fileConfig(`${logs}/*.ndjson`), '/'), spool, dir);
+  runSource(await fileSource(fileConfig(`${logs}/*.ndjson`), '/'), spool, dir);
   writeFileSync(path, lines(1, 50));
   await expectNumbers(spool, 50);
   rmSync(path);
@@ -176,7 +176,7 @@ test('start: end skips what was there, also the rest of a line that was begun', 
   const { dir, logs, path } = setUp();
   writeFileSync(path, '{"n":-2}\n{"n":-');
   const spool = await spoolIn(join(dir, 'spool'));
-  const { output } = runSource(fileSource(fileConfig(`${logs}/*.ndjson`, { start: 'end' }), '/'), spool, dir);
+  const { output } = runSource(await fileSource(fileConfig(`${logs}/*.ndjson`, { start: 'end' }), '/'), spool, dir);
   await expect.poll(() => spool.checkpointSources('file:')).toHaveLength(1);
   writeFileSync(join(logs, 'later.ndjson'), line(1));
   await expectNumbers(spool, 1);
@@ -202,7 +202,7 @@ test('what is no reading goes to the quarantine with reason and position, and th
     Buffer.from(line(3)),
   ];
   writeFileSync(path, Buffer.concat(parts));
-  const { output } = runSource(fileSource(fileConfig(`${logs}/*.ndjson`, { sensor: 'id' }), '/'), spool, dir);
+  const { output } = runSource(await fileSource(fileConfig(`${logs}/*.ndjson`, { sensor: 'id' }), '/'), spool, dir);
   await expect.poll(() => spool.lastSeq('t'), { timeout: 20_000 }).toBe(4n);
   await expect.poll(() => output.counters).toMatchObject({ readings: 4, quarantined: 4 });
   expect(contentOf(await readAll(spool))).toEqual([line(1).trim(), '{"value":42}', '{"n":2}', line(3).trim()]);
@@ -228,13 +228,13 @@ test('CSV: the header names the fields, over a restart too; what does not fit is
     '\uFEFFmachine,time,rms,note\nm1,2026-01-31T07:00:00.123456Z,0.5,"a, ""b"""\nm2,1700000000000,,007\n1,2\n',
   );
   const first = await spoolIn(join(dir, 'spool'));
-  const running = runSource(fileSource(config, '/'), first, dir);
+  const running = runSource(await fileSource(config, '/'), first, dir);
   await expect.poll(() => first.lastSeq('t')).toBe(2n);
   await running.stop();
   await first.close();
   appendFileSync(path, 'm3,1700000000000000,1e3,12345678901234567890\n');
   const spool = await spoolIn(join(dir, 'spool'));
-  runSource(fileSource(config, '/'), spool, dir);
+  runSource(await fileSource(config, '/'), spool, dir);
   await expect.poll(() => spool.lastSeq('t')).toBe(3n);
   const entries = await readAll(spool);
   expect(contentOf(entries).map((value) => JSON.parse(String(value)) as unknown)).toEqual([
@@ -257,7 +257,7 @@ test('a clock that jumps changes arrival times and nothing else', async () => {
   const spool = await spoolIn(join(dir, 'spool'));
   let nowMs = 1_700_000_000_000;
   const clock = { nowMs: () => nowMs, monotonicMs: () => performance.now() };
-  runSource(fileSource(fileConfig(`${logs}/*.ndjson`), '/'), spool, dir, clock);
+  runSource(await fileSource(fileConfig(`${logs}/*.ndjson`), '/'), spool, dir, clock);
   writeFileSync(path, '{"n":1,"ts":5}\n{"n":2}\n');
   await expectNumbers(spool, 2);
   nowMs -= 10 * 365 * 86_400_000;
@@ -279,7 +279,7 @@ test('a full spool holds the source up, and it goes on without loss when there i
   const { dir, logs, path } = setUp();
   const spool = await spoolIn(join(dir, 'spool'), { maxBytes: 1_000_000 });
   writeFileSync(path, lines(1, 40_000));
-  const { output } = runSource(fileSource(fileConfig(`${logs}/*.ndjson`), '/'), spool, dir);
+  const { output } = runSource(await fileSource(fileConfig(`${logs}/*.ndjson`), '/'), spool, dir);
   const seen: number[] = [];
   let after = 0n;
   while (seen.length < 40_000) {
@@ -306,7 +306,7 @@ test('a compressed file is left alone and named, and the others are read', async
   writeFileSync(`${path}.1.gz`, gzipSync(lines(1, 1000)));
   writeFileSync(path, lines(1, 10));
   const spool = await spoolIn(join(dir, 'spool'));
-  const { output } = runSource(fileSource(fileConfig(`${logs}/app*`), '/'), spool, dir);
+  const { output } = runSource(await fileSource(fileConfig(`${logs}/app*`), '/'), spool, dir);
   await expectNumbers(spool, 10);
   await expect.poll(() => output.counters.problem).toContain('app.ndjson.1.gz is compressed');
   appendFileSync(path, lines(11, 20));

@@ -1,0 +1,92 @@
+/**
+ * From lines to readings of several lines: a stack trace, a JSON object that was printed prettily.
+ *
+ * Invariants: a joined reading ends where its last line ends, and the position that a source stores never lies within one that is not complete;
+ * so after a kill the same lines are joined again. What is complete depends on the lines, and on time only where nothing comes any more.
+ * Limits: `maxLines` and `maxBytes` of a reading (what follows is another one); a pattern is asked about the first MATCHED_BYTES_MAX of a line. Patterns
+ * are RE2's, which take time in proportion to the text: with backtracking, one line could stall the agent.
+ */
+import { RE2JS } from 're2js';
+import { describeError } from '../../lib/errors.ts';
+import type { FileSourceConfig } from '../config.ts';
+import type { Line } from './line-splitter.ts';
+
+const MATCHED_BYTES_MAX = 4096;
+const LF = Buffer.from('\n');
+
+export type MultilineConfig = NonNullable<FileSourceConfig['multiline']>;
+
+/** Why it is no pattern, or null. */
+export function patternProblem(pattern: string): string | null {
+  try {
+    RE2JS.compile(pattern);
+    return null;
+  } catch (error) {
+    return `no pattern of RE2 (backreferences and lookarounds are none): ${describeError(error)}`;
+  }
+}
+
+export class LineJoiner {
+  readonly #config: MultilineConfig;
+  readonly #pattern: RE2JS;
+  readonly #onCut: () => void;
+  #held: Line[] = [];
+  #heldBytes = 0;
+  #lastMs = 0;
+
+  /** `onCut` is told of each reading that a limit ended. */
+  constructor(config: MultilineConfig, onCut: () => void) {
+    this.#config = config;
+    this.#pattern = RE2JS.compile(config.start ?? config.continuation ?? '');
+    this.#onCut = onCut;
+  }
+
+  /** Where the reading under way begins; null when there is none. */
+  get position(): number | null {
+    return this.#held[0]?.start ?? null;
+  }
+
+  /** Takes the next lines, and returns what is complete with them. */
+  push(lines: readonly Line[], nowMs: number): Line[] {
+    const complete: Line[] = [];
+    for (const line of lines) {
+      if (line.isTooLong) {
+        complete.push(...this.finish(), line);
+        continue;
+      }
+      if (this.#held.length > 0) {
+        const isFull =
+          this.#held.length >= this.#config.maxLines ||
+          this.#heldBytes + LF.length + line.bytes.length > this.#config.maxBytes;
+        const isBegun = this.#begins(line.bytes);
+        if (isFull && !isBegun) this.#onCut();
+        if (isFull || isBegun) complete.push(...this.finish());
+      }
+      this.#held.push(line);
+      this.#heldBytes += LF.length + line.bytes.length;
+      this.#lastMs = nowMs;
+    }
+    return complete;
+  }
+
+  /** What is under way, where nothing came for `timeout`. */
+  overdue(nowMs: number): Line[] {
+    return nowMs - this.#lastMs >= this.#config.timeout ? this.finish() : [];
+  }
+
+  /** What is under way, as nothing comes any more. */
+  finish(): Line[] {
+    const [first, ...others] = this.#held;
+    const last = this.#held.at(-1);
+    this.#held = [];
+    this.#heldBytes = 0;
+    if (first === undefined || last === undefined) return [];
+    const bytes = Buffer.concat([first.bytes, ...others.flatMap((line) => [LF, line.bytes])]);
+    return [{ bytes, start: first.start, end: last.end, isTooLong: false }];
+  }
+
+  #begins(bytes: Buffer): boolean {
+    const isMatch = this.#pattern.matcher(bytes.toString('utf8', 0, MATCHED_BYTES_MAX)).find();
+    return this.#config.start === undefined ? !isMatch : isMatch;
+  }
+}
