@@ -141,4 +141,12 @@ describe.skipIf(cannotMount())('when its worker is killed with kill -9', () => {
     expect(await shell(mount, check)).toBe('401\n400\n400');
     expect(readFileSync(mount.logPath, 'utf8')).not.toMatch(/EIO|unexpected/);
   });
+
+  test('a second mount on its mount point is refused by name, and the first goes on', async () => {
+    const mount = await mountTestVolume();
+    await expect(mountTestVolume(mount, { at: mount })).rejects.toThrow(
+      `is already mounted (supervisor pid ${mount.supervisorPid})`,
+    );
+    expect(await shell(mount, 'echo on > $1/f; cat $1/f')).toBe('on');
+  });
 });

@@ -3,8 +3,8 @@ import { createHash, randomBytes } from 'node:crypto';
 import { expect } from 'vitest';
 import { mountStats } from '../../fs-gateway/main.ts';
 import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
-import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
-import type { MountedVolume, TestVolume } from '../support/fs-volume.ts';
+import { caller, openTestVolume } from '../support/fs-volume.ts';
+import type { MountedVolume, NewVolume, TestVolume } from '../support/fs-volume.ts';
 import { run, start, until } from '../support/mount-guard.ts';
 import type { Running } from '../support/mount-guard.ts';
 
@@ -47,10 +47,11 @@ export async function killWorker(mount: MountedVolume): Promise<void> {
 
 /** A file of random bytes in the root, written by a client that is not the mount. */
 export async function volumeWithFile(
+  newVolume: NewVolume,
   name: string,
   bytes: number,
 ): Promise<{ readonly volume: TestVolume; readonly content: Buffer; readonly other: OpenVolume }> {
-  const volume = await testVolume();
+  const volume = await newVolume();
   const other = await openTestVolume(volume, 'other');
   const content = randomBytes(bytes);
   await writeElsewhere(other, name, content);

@@ -78,5 +78,13 @@ describe.skipIf(cannotMount() || missing('pjdfstest'))('pjdfstest', () => {
     test('passes on Redis and S3', async () => {
       expect(await suite(await services.volume())).toEqual({ failed: [], skipped: SKIPPED, passed: 382 });
     });
+
+    test.skipIf(cannotPassThrough()).each(['read', 'full'] as const)(
+      'passes on Redis and S3 with passthrough=%s',
+      async (passthrough) => {
+        const volume = await services.volume();
+        expect(await suite(volume, { passthrough })).toEqual({ failed: [], skipped: SKIPPED, passed: 382 });
+      },
+    );
   });
 });

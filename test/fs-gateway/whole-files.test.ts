@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { decodeWhole, encodeWhole } from '../../fs-gateway/data/whole-record.ts';
 import { umountVolume } from '../../fs-gateway/main.ts';
-import { mountTestVolume } from '../support/fs-volume.ts';
+import { mountTestVolume, testVolume } from '../support/fs-volume.ts';
 import type { MountedVolume } from '../support/fs-volume.ts';
 import { run, until } from '../support/mount-guard.ts';
 import { cannotMount } from '../support/services.ts';
@@ -32,7 +32,7 @@ function cached(mount: MountedVolume, pattern: RegExp): string[] {
 
 describe.skipIf(cannotMount() || cannotPassThrough())('whole files', () => {
   test('it is whole for the next mount of the mount point, without being fetched again', async () => {
-    const { volume, content } = await volumeWithFile('f', 2 * MIB);
+    const { volume, content } = await volumeWithFile(testVolume, 'f', 2 * MIB);
     const mount = await mountTestVolume(volume, { passthrough: 'read' });
     await makeWhole(mount, 'f');
     expect(cached(mount, /whole\/..\/\d+$/).map((path) => sha(readFileSync(path)))).toEqual([sha(content)]);
@@ -43,7 +43,7 @@ describe.skipIf(cannotMount() || cannotPassThrough())('whole files', () => {
   });
 
   test('eviction takes the file least recently opened, and never one with a backing id in use', async () => {
-    const { volume, content, other } = await volumeWithFile('a', 3 * MIB);
+    const { volume, content, other } = await volumeWithFile(testVolume, 'a', 3 * MIB);
     await writeElsewhere(other, 'b', content);
     await writeElsewhere(other, 'c', content);
     const mount = await mountTestVolume(volume, { passthrough: 'read', cacheBytes: 8 * MIB });
@@ -68,7 +68,7 @@ describe.skipIf(cannotMount() || cannotPassThrough())('whole files', () => {
   });
 
   test('after a new boot a whole file is verified before it is used: what a power cut tore is fetched again', async () => {
-    const { volume, content } = await volumeWithFile('f', 2 * MIB);
+    const { volume, content } = await volumeWithFile(testVolume, 'f', 2 * MIB);
     const mount = await mountTestVolume(volume, { passthrough: 'read' });
     await makeWhole(mount, 'f');
     await umountVolume(mount.mountpoint);
@@ -88,7 +88,7 @@ describe.skipIf(cannotMount() || cannotPassThrough())('whole files', () => {
   });
 
   test('a damaged record, a file without record and a foreign name in the directory cost nothing but a fetch', async () => {
-    const { volume, content } = await volumeWithFile('f', 2 * MIB);
+    const { volume, content } = await volumeWithFile(testVolume, 'f', 2 * MIB);
     const mount = await mountTestVolume(volume, { passthrough: 'read' });
     await makeWhole(mount, 'f');
     await umountVolume(mount.mountpoint);
@@ -103,7 +103,7 @@ describe.skipIf(cannotMount() || cannotPassThrough())('whole files', () => {
   });
 
   test('a cache directory that vanishes while mounted costs speed only', async () => {
-    const { volume, content, other } = await volumeWithFile('f', 2 * MIB);
+    const { volume, content, other } = await volumeWithFile(testVolume, 'f', 2 * MIB);
     const mount = await mountTestVolume(volume, { passthrough: 'read' });
     await makeWhole(mount, 'f');
     const program = converse(
@@ -127,7 +127,7 @@ say(hashlib.sha256(os.pread(held, ${3 * MIB}, 0)).hexdigest()); say(hashlib.sha2
 
 describe.skipIf(cannotMount() || cannotPassThrough())('where passthrough is not possible', () => {
   test('a cache directory on tmpfs falls back to the daemon, and one line says why', async () => {
-    const { volume, content } = await volumeWithFile('f', 2 * MIB);
+    const { volume, content } = await volumeWithFile(testVolume, 'f', 2 * MIB);
     const cacheDir = `/dev/shm/penstock-test-${process.pid}`;
     try {
       const mount = await mountTestVolume(volume, { passthrough: 'read', cacheDir });

@@ -1,6 +1,6 @@
 /** Volumes for tests: SQLite and a directory of this machine by default, opened without a mount or mounted under a guard. */
 import { join } from 'node:path';
-import { onTestFinished } from 'vitest';
+import { afterAll, beforeAll, onTestFinished } from 'vitest';
 import { systemClock } from '../../lib/clock.ts';
 import { formatVolume, mountVolume } from '../../fs-gateway/main.ts';
 import type { VolumeMountRequest } from '../../fs-gateway/main.ts';
@@ -31,11 +31,14 @@ export async function testVolume(
   return { base, metaUrl, storeDir };
 }
 
+/** Makes a formatted volume with these options of the format. */
+export type NewVolume = (options?: Readonly<Record<string, string>>) => Promise<TestVolume>;
+
 export interface Services {
   readonly redis: RedisServer;
   readonly s3: S3Server;
   /** A formatted volume over both, in a database of its own. */
-  volume(options?: Readonly<Record<string, string>>): Promise<TestVolume>;
+  readonly volume: NewVolume;
   stop(): Promise<void>;
 }
 
@@ -135,4 +138,17 @@ export async function mountTestVolume(
   });
   onTestFinished(() => killIfAlive(-supervisorPid)); // its whole process group: the worker too
   return { ...mounted, base, mountpoint, supervisorPid, logPath, passthroughProblem };
+}
+
+/** Cases that take any volume, on Redis and S3. */
+export function onServices(cases: (newVolume: NewVolume) => void): void {
+  let services: Services | undefined;
+  beforeAll(async () => {
+    services = await startServices();
+  });
+  afterAll(() => services?.stop());
+  cases(async (options) => {
+    if (services === undefined) throw new Error('the services have not started');
+    return services.volume(options);
+  });
 }

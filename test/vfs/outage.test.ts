@@ -172,3 +172,39 @@ test.skipIf(missing('redis-server'))(
   },
   60_000,
 );
+
+test.skipIf(missing('redis-server'))(
+  'a node that sleeps with unwritten data overwrites nothing of others when it is back',
+  async () => {
+    const { redis, volume } = await redisVolume();
+    const proxy = await linked(redis);
+    const reports: string[] = [];
+    const open = await openTestVolume({ ...volume, metaUrl: `redis://127.0.0.1:${proxy.port}/0` }, 'a', reports);
+    const other = await openTestVolume(volume, 'b');
+    const staged = async (name: string): Promise<{ readonly ino: bigint; readonly handle: bigint }> => {
+      const { entry, open: file } = await open.operations.create(caller(), 1n, name, 0o644, 2, 0);
+      const { ino } = entry.attributes;
+      await open.operations.write(caller(), ino, file.handle, 0n, Buffer.from('0123456789'), 2, false);
+      await open.operations.flush(caller(), ino, file.handle, 0n);
+      await open.operations.write(caller(), ino, file.handle, 0n, Buffer.from('mine'), 2, false);
+      return { ino, handle: file.handle };
+    };
+    const [shared, removed] = [await staged('shared'), await staged('removed')];
+    // Asleep for longer than its lease.
+    proxy.cut();
+    await expect.poll(() => reports.join('\n'), { timeout: 20_000 }).toContain('metadata session lost');
+    const { handle } = await other.operations.open(caller(), shared.ino, 2);
+    await other.operations.write(caller(), shared.ino, handle, 6n, Buffer.from('OTHER'), 2, false);
+    await other.operations.flush(caller(), shared.ino, handle, 0n);
+    await other.operations.unlink(caller(), 1n, 'removed');
+    proxy.restore();
+    await open.operations.flush(caller(), shared.ino, shared.handle, 0n);
+    await expect
+      .poll(async () => (await other.operations.read(caller(), shared.ino, handle, 0n, 100, 0)).toString())
+      .toBe('mine45OTHER');
+    await open.operations.flush(caller(), removed.ino, removed.handle, 0n);
+    expect(await names(other)).toEqual(['shared']);
+    expect(await names(open)).toEqual(['shared']);
+  },
+  60_000,
+);

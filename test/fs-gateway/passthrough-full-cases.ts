@@ -1,0 +1,151 @@
+/** `-o passthrough=full`: the kernel writes by itself too. Nothing that fsync or close answered is lost, whatever is killed. */
+import { expect, test } from 'vitest';
+import { umountVolume } from '../../fs-gateway/main.ts';
+import { mountTestVolume, openTestVolume } from '../support/fs-volume.ts';
+import type { MountedVolume, NewVolume } from '../support/fs-volume.ts';
+import { run, shell, until } from '../support/mount-guard.ts';
+import { converse, killWorker, python, readElsewhere, sha, volumeStats, writeElsewhere } from './passthrough-volume.ts';
+
+/** Random writes, mappings, truncations and syncs by one program on the mount and on a local file, which must stay equal; seeded. */
+const RANDOM = `import random
+random.seed(int(sys.argv[2])); oracle = os.open(sys.argv[3], os.O_RDWR | os.O_CREAT)
+fd = os.open(path, os.O_RDWR | os.O_CREAT); reader = None
+for step in range(int(sys.argv[4])):
+    size = os.fstat(oracle).st_size
+    kind = random.random(); at = random.randrange(0, max(1, size + 5000)); data = random.randbytes(random.choice((1, 17, 4096, 70000)))
+    if kind < .55:
+        for f in (fd, oracle): os.pwrite(f, data, at)
+    elif kind < .62:
+        cut = random.randrange(0, size + 100000)
+        for f in (fd, oracle): os.ftruncate(f, cut)
+    elif kind < .75 and size > 0:
+        m = Mapping(fd, size); n = Mapping(oracle, size); at = random.randrange(0, size); part = data[:size - at]
+        m.store(at, part); n.store(at, part); m.close(); n.close()
+    elif kind < .85:
+        assert os.pread(fd, 100000, at) == os.pread(oracle, 100000, at), step
+        assert os.fstat(fd).st_size == size == os.stat(path).st_size, step
+    elif kind < .93: os.fsync(fd)
+    else:
+        os.close(fd); fd = os.open(path, os.O_RDWR)
+os.close(fd); os.close(oracle)
+assert open(path, 'rb').read() == open(sys.argv[3], 'rb').read()
+say('equal')`;
+
+async function random(mount: MountedVolume, name: string, seed: number, steps: number): Promise<string> {
+  const oracle = `${mount.base}/oracle-${name}`;
+  return python(mount, name, RANDOM, [String(seed), oracle, String(steps)]);
+}
+
+/** On volumes of any engine and store. */
+export function passthroughFullCases(newVolume: NewVolume): void {
+  test('random writes, mappings, cuts, syncs and reopens give what they give on a local disk, and are committed', async () => {
+    const volume = await newVolume({ blockSize: '256KiB' });
+    const other = await openTestVolume(volume, 'other');
+    const mount = await mountTestVolume(volume, { passthrough: 'full' });
+    const seed = Date.now() % 1_000_000;
+    expect(await random(mount, 'f', seed, 300), `seed ${seed}`).toBe('equal');
+    expect((await volumeStats(mount)).passthroughOpens).toBeGreaterThan(10);
+    expect(await umountVolume(mount.mountpoint)).toMatchObject({ flushed: true });
+    const { stdout } = await run('sha256sum', [`${mount.base}/oracle-f`]);
+    await until(`seed ${seed} is heard of`, async () => sha(await readElsewhere(other, 'f')) === stdout.slice(0, 64));
+  });
+
+  test('the same while the worker is killed again and again: no error, nothing lost', async () => {
+    const volume = await newVolume();
+    const other = await openTestVolume(volume, 'other');
+    const mount = await mountTestVolume(volume, { passthrough: 'full' });
+    const seed = Date.now() % 1_000_000;
+    let running = 1;
+    const writing = random(mount, 'f', seed, 400).finally(() => running--);
+    let kills = 0;
+    for (; kills < 4 && running > 0; kills++) await killWorker(mount);
+    expect(await writing, `seed ${seed}`).toBe('equal');
+    expect(kills).toBeGreaterThan(0);
+    expect(await umountVolume(mount.mountpoint)).toMatchObject({ flushed: true });
+    const { stdout } = await run('sha256sum', [`${mount.base}/oracle-f`]);
+    await until(`seed ${seed} is heard of`, async () => sha(await readElsewhere(other, 'f')) === stdout.slice(0, 64));
+  });
+
+  test('what fsync answered is committed, also after a kill of the worker; what was only written is not lost by it', async () => {
+    const volume = await newVolume();
+    const other = await openTestVolume(volume, 'other');
+    const mount = await mountTestVolume(volume, { passthrough: 'full' });
+    const program = converse(
+      mount,
+      'f',
+      `fd = os.open(path, os.O_RDWR | os.O_CREAT)
+os.pwrite(fd, b's' * 500000, 0); os.fsync(fd); os.pwrite(fd, b'w' * 1000, 1000); say('written'); hear()
+os.close(fd); say('closed'); hear()`,
+    );
+    expect(await program.hear()).toBe('written');
+    const synced = Buffer.alloc(500_000, 's');
+    await until('the fsync is heard of', async () => sha(await readElsewhere(other, 'f')) === sha(synced));
+    await killWorker(mount);
+    program.say('go on');
+    expect(await program.hear()).toBe('closed');
+    synced.fill('w', 1000, 2000);
+    await until('the close is heard of', async () => sha(await readElsewhere(other, 'f')) === sha(synced));
+    program.say('end');
+  });
+
+  test('a mapping that outlives its close is committed, and looked after by the next worker too', async () => {
+    const volume = await newVolume();
+    const other = await openTestVolume(volume, 'other');
+    const mount = await mountTestVolume(volume, { passthrough: 'full' });
+    const program = converse(
+      mount,
+      'f',
+      `fd = os.open(path, os.O_RDWR | os.O_CREAT); os.ftruncate(fd, 300000); m = Mapping(fd, 300000); m.store(5, b'one'); os.close(fd)
+say('closed'); hear(); m.store(250000, b'two'); say('stored'); hear(); m.close(); say('unmapped'); hear()`,
+    );
+    expect(await program.hear()).toBe('closed');
+    await killWorker(mount);
+    program.say('go on');
+    expect(await program.hear()).toBe('stored');
+    const expected = Buffer.alloc(300_000);
+    expected.write('one', 5);
+    expected.write('two', 250_000);
+    await until('the store is committed', async () => sha(await readElsewhere(other, 'f')) === sha(expected));
+    program.say('go on');
+    expect(await program.hear()).toBe('unmapped');
+    await until('the file is complete', async () => (await volumeStats(mount)).liveFiles === 0);
+    program.say('end');
+  });
+
+  test('two nodes write one file: each sees the other, also under a lock', async () => {
+    const volume = await newVolume();
+    const other = await openTestVolume(volume, 'other');
+    const mount = await mountTestVolume(volume, { passthrough: 'full' });
+    const program = converse(
+      mount,
+      'f',
+      `fd = os.open(path, os.O_RDWR | os.O_CREAT); os.pwrite(fd, bytes(200000), 0); os.fsync(fd); say('synced'); hear()
+os.pwrite(fd, b'here', 0)
+while os.pread(fd, 5, 100) != b'there': time.sleep(0.01)
+say(os.pread(fd, 4, 0).decode()); hear()`,
+    );
+    expect(await program.hear()).toBe('synced');
+    await until('it is heard of', async () => (await readElsewhere(other, 'f')).length === 200_000);
+    await writeElsewhere(other, 'f', Buffer.from('there'), 100);
+    program.say('go on');
+    expect(await program.hear()).toBe('here');
+    program.say('end');
+    const expected = Buffer.alloc(200_000);
+    expected.write('here', 0);
+    expected.write('there', 100);
+    await until('both are committed', async () => sha(await readElsewhere(other, 'f')) === sha(expected));
+  });
+
+  test('carries a git clone and an SQLite database', async () => {
+    const mount = await mountTestVolume(await newVolume(), { passthrough: 'full' });
+    const repository = `cd $1; git init -q r; cd r; git config user.email a@b; git config user.name n
+      for i in $(seq 40); do echo $i > f$i; done; git add .; git commit -qm one; git status --porcelain; cd ..
+      git clone -q r copy; git -C copy fsck --strict 2>/dev/null; ls copy | wc -l`;
+    expect((await shell(repository, mount.mountpoint, 40_000)).trim()).toBe('40');
+    const database = `import sqlite3
+db = sqlite3.connect(path); db.execute('create table t(a)')
+for i in range(20): db.execute('insert into t values(?)', (i,)); db.commit()
+say(db.execute('select count(*), sum(a) from t').fetchone(), db.execute('pragma integrity_check').fetchone()[0])`;
+    expect(await python(mount, 't.db', database)).toBe('(20, 190) ok');
+  });
+}
