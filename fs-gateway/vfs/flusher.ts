@@ -12,10 +12,10 @@
  * Limits: EXTENTS_INLINE extents in the inode, then pages; FRAGMENTS_MAX extents in a block, then it is written whole.
  */
 import { PenstockError } from '../../lib/errors.ts';
+import type { Version } from '../../lib/meta/engine.ts';
 import type { Extent } from '../../lib/volume/extents.ts';
 import { extentsWithin } from '../../lib/volume/extents.ts';
 import { INODE_INLINE, INODE_PAGED } from '../../lib/volume/inode.ts';
-import { PAGE_BYTES } from '../../lib/volume/keys.ts';
 import { LiveFile } from '../data/live-file.ts';
 import { gaps, mergeExtents } from '../data/merge-extents.ts';
 import { Overlay } from '../data/overlay.ts';
@@ -25,28 +25,31 @@ import type { Flush } from '../data/staging.ts';
 import type { Uploader } from '../data/uploader.ts';
 import type { Node } from '../meta/cache.ts';
 import type { Change } from '../meta/change.ts';
-import { encodePage, pageOf } from '../meta/content.ts';
 import { placeFlush, stagedOffset } from './append.ts';
 import type { PlacedFlush } from './append.ts';
 import { contentOf, knownKey } from './content-of.ts';
 import type { Context } from './context.ts';
+import { PageCommits, sizeAfter } from './page-commits.ts';
+import type { FlushPart } from './page-commits.ts';
 
 export const EXTENTS_INLINE = 64;
 const FRAGMENTS_MAX = 32;
 /** Also how often in a row another mount may append while this one uploads. */
 const RESTARTS_MAX = 64;
-/** Pages in one commit. */
-const PAGES_PER_COMMIT = 300;
 
 type Outcome = 'committed' | 'moved' | 'repeated' | 'gone' | 'restart';
 
 export class Flusher {
   readonly #context: Context;
   readonly #uploader: Uploader;
+  readonly #pages: PageCommits;
 
   constructor(context: Context, uploader: Uploader) {
     this.#context = context;
     this.#uploader = uploader;
+    this.#pages = new PageCommits(context, (change, node, flush, size) =>
+      this.#commitAttributes(change, node, flush, size, node.inode.flags, []),
+    );
   }
 
   /** Commits all that is staged at the call. One flush per file at a time. True when appended bytes went elsewhere than staged. */
@@ -131,20 +134,26 @@ export class Flusher {
         layOver(file, flush, offset, target);
       },
     );
-    const { value, repeated } = await view.change(appendOf(file, staged), async (change): Promise<Outcome> => {
-      const node = await view.node(file.ino);
-      if (node === null) return 'gone';
-      if (placeFlush(staged, node.inode.size).shift !== flush.shift) return 'restart';
-      if (plan.rewritesCommitted && node.version !== seen.version) return 'restart';
-      const inline = (node.inode.flags & INODE_INLINE) !== 0;
-      if (inline && !plan.rewritesCommitted) return 'restart';
-      return this.#putExtents(change, node, flush, plan.overlay.ranges, uploaded);
-    });
-    if (value === undefined) return repeatedFlush(repeated);
-    if (value === 'committed' && file instanceof LiveFile) {
-      file.committedExtents(plan.overlay.ranges, uploaded);
+    await this.#pages.cutFar(file.ino, flush);
+    const parts = await this.#pages.parts(seen, flush, plan.overlay.ranges, uploaded);
+    let base: Version | undefined = parts.length === 1 ? seen.version : view.cachedNode(file.ino)?.version;
+    for (const part of parts) {
+      const appends = part.last ? appendOf(file, staged) : undefined;
+      const { value, repeated } = await view.change(appends, async (change): Promise<Outcome> => {
+        const node = await view.node(file.ino);
+        if (node === null) return 'gone';
+        if (placeFlush(staged, node.inode.size).shift !== flush.shift) return 'restart';
+        if (plan.rewritesCommitted && node.version !== base) return 'restart';
+        const inline = (node.inode.flags & INODE_INLINE) !== 0;
+        if (inline && !plan.rewritesCommitted) return 'restart';
+        return this.#putExtents(change, node, part);
+      });
+      if (value === undefined) return repeatedFlush(repeated);
+      if (value !== 'committed') return value;
+      base = view.cachedNode(file.ino)?.version;
     }
-    return value === 'committed' && flush.shift > 0 ? 'moved' : value;
+    if (file instanceof LiveFile) file.committedExtents(plan.overlay.ranges, uploaded);
+    return flush.shift > 0 ? 'moved' : 'committed';
   }
 
   /** Which ranges to upload: those written, and what has to be written again with them. */
@@ -163,11 +172,10 @@ export class Flusher {
     const { blockSize } = this.#context.format;
     let rewritesCommitted = flush.whole;
     const perBlock = new Map<number, number>();
-    for (const range of flush.overlay.ranges) {
-      const last = Math.floor((range.end - 1) / blockSize);
-      for (let block = Math.floor(range.start / blockSize); block <= last; block++) {
-        perBlock.set(block, (perBlock.get(block) ?? 0) + 1);
-      }
+    for (const { start, end } of flush.overlay.ranges) {
+      // What is between its first and its last block it covers whole.
+      const blocks = new Set([Math.floor(start / blockSize), Math.floor((end - 1) / blockSize)]);
+      for (const block of blocks) perBlock.set(block, (perBlock.get(block) ?? 0) + 1);
     }
     for (const [block, count] of perBlock) {
       const start = block * blockSize;
@@ -181,13 +189,7 @@ export class Flusher {
     return { overlay, rewritesCommitted };
   }
 
-  async #putExtents(
-    change: Change,
-    node: Node,
-    flush: Flush,
-    ranges: readonly Range[],
-    uploaded: readonly Extent[],
-  ): Promise<Outcome> {
+  async #putExtents(change: Change, node: Node, { flush, ranges, uploaded }: FlushPart): Promise<Outcome> {
     const { view } = this.#context;
     const { inode, ino } = node;
     const size = sizeAfter(node, flush);
@@ -195,61 +197,20 @@ export class Flusher {
     const flags = inode.flags & ~INODE_INLINE;
     if ((inode.flags & INODE_PAGED) === 0) {
       const extents = mergeExtents(inode.extents, ranges, uploaded, size);
-      if (extents.length <= EXTENTS_INLINE) {
-        await this.#commitAttributes(change, node, flush, size, flags, extents);
-        return 'committed';
-      }
-      // Pages of an inode that is not paged yet are seen by nobody, so they need no compare and may be written ahead.
-      const pages = splitPages(extents);
-      const ahead = pages.splice(0, Math.max(0, pages.length - PAGES_PER_COMMIT));
-      for (let at = 0; at < ahead.length; at += PAGES_PER_COMMIT) {
-        const portion = ahead.slice(at, at + PAGES_PER_COMMIT);
-        await view.change(undefined, (early) => {
-          for (const { page, extents: list } of portion) early.write(view.keys.page(ino, page), encodePage(list));
-        });
-      }
-      for (const { page, extents: list } of pages) change.write(view.keys.page(ino, page), encodePage(list));
-      await this.#commitAttributes(change, node, flush, size, flags | INODE_PAGED, []);
+      const paged = extents.length > EXTENTS_INLINE;
+      if (paged) this.#pages.begin(change, ino, extents);
+      await this.#commitAttributes(
+        change,
+        node,
+        flush,
+        size,
+        paged ? flags | INODE_PAGED : flags,
+        paged ? [] : extents,
+      );
       return 'committed';
     }
-    return this.#putPages(change, node, flush, ranges, uploaded, size);
-  }
-
-  async #putPages(
-    change: Change,
-    node: Node,
-    flush: Flush,
-    ranges: readonly Range[],
-    uploaded: readonly Extent[],
-    size: number,
-  ): Promise<Outcome> {
-    const { view, content } = this.#context;
-    const touched = new Set<number>();
-    for (const range of ranges) {
-      for (let page = pageOf(range.start); page <= pageOf(range.end - 1); page++) touched.add(page);
-    }
-    if (flush.sizeSet) for (let page = pageOf(size); page <= pageOf(node.inode.size); page++) touched.add(page);
-    const numbers = [...touched].sort((a, b) => a - b);
-    const cut = cutAtPages(uploaded);
-    for (let at = 0; at < numbers.length; at += PAGES_PER_COMMIT) {
-      const portion = numbers.slice(at, at + PAGES_PER_COMMIT);
-      const last = at + PAGES_PER_COMMIT >= numbers.length;
-      const fill = async (target: Change): Promise<void> => {
-        for (const number of portion) {
-          const [page] = await content.pages(node, number, number);
-          if (page === undefined) continue;
-          const from = number * PAGE_BYTES;
-          const within = ranges.filter((range) => range.start < from + PAGE_BYTES && range.end > from);
-          const list = mergeExtents(page.extents, within, extentsWithin(cut, from, from + PAGE_BYTES), size);
-          const key = view.keys.page(node.ino, number);
-          target.expectOther(key, page.stored?.version ?? null);
-          target.write(key, list.length === 0 ? null : encodePage(list));
-        }
-      };
-      if (last) await fill(change);
-      else await view.change(undefined, fill);
-    }
-    await this.#commitAttributes(change, node, flush, size, node.inode.flags, []);
+    if (!(await this.#pages.put(change, node, { flush, ranges, uploaded }, size))) return 'restart';
+    await this.#commitAttributes(change, node, flush, size, flags, []);
     return 'committed';
   }
 
@@ -339,31 +300,4 @@ function appendOf({ ino }: StagedFile, { append }: Flush): string | undefined {
 function repeatedFlush(repeated: number | undefined): Outcome {
   if (repeated === undefined) throw new Error('a plan that was carried out has a value');
   return 'repeated';
-}
-
-function sizeAfter(node: Node, flush: Flush): number {
-  return flush.sizeSet ? flush.size : Math.max(node.inode.size, flush.size);
-}
-
-/** No extent crosses a page's border. */
-function cutAtPages(extents: readonly Extent[]): Extent[] {
-  return extents.flatMap((extent) => {
-    const end = extent.fileOffset + extent.length;
-    const parts: Extent[] = [];
-    for (let page = pageOf(extent.fileOffset); page <= pageOf(end - 1); page++) {
-      parts.push(...extentsWithin([extent], page * PAGE_BYTES, (page + 1) * PAGE_BYTES));
-    }
-    return parts;
-  });
-}
-
-function splitPages(extents: readonly Extent[]): { readonly page: number; readonly extents: Extent[] }[] {
-  const pages = new Map<number, Extent[]>();
-  for (const extent of cutAtPages(extents)) {
-    const page = pageOf(extent.fileOffset);
-    const list = pages.get(page);
-    if (list === undefined) pages.set(page, [extent]);
-    else list.push(extent);
-  }
-  return [...pages].map(([page, list]) => ({ page, extents: list }));
 }
