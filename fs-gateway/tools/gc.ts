@@ -6,7 +6,7 @@
  * and was found by an earlier run, longer ago than the grace period (gc-lists.ts), is deleted; what is new is noted for a later run.
  * Invariants
  * - The store is listed before the metadata is walked: an object that is uploaded meanwhile is not on the list. One that was uploaded
- *   and not committed yet is younger than the grace period, by the store's own clock.
+ *   and not committed yet is younger than the grace period and, while the volume is mounted, than UPLOAD_MS, by the store's own clock.
  * - An object is deleted only when it is older than the grace period, no extent refers to it, and nobody took it as a second reference
  *   during the walk (references.ts). An object that lost its references cannot gain one again: a copy compares its source.
  * - What a backup of the metadata may refer to stays (backup.ts), also one that is being written, or that begins during the walk.
@@ -45,6 +45,8 @@ import type { Progress } from './tool.ts';
 /** One DeleteObjects request of S3, and one read of the engine. */
 const DELETE_PORTION = 1000;
 const NOTES_PORTION = 500;
+/** From an upload to its commit: a mount gives up its engine after 30 s, and a large flush goes on uploading meanwhile. */
+const UPLOAD_MS = 3_600_000;
 
 export interface GcReport {
   /** Objects of the volume in the store. */
@@ -77,6 +79,8 @@ export interface GcOptions {
   readonly clock: Clock;
   /** Instead of the volume's own; a shorter one is refused while the volume is mounted. */
   readonly graceMs?: number;
+  /** While the volume is mounted, objects younger than this may be of an upload that is not committed yet. Default UPLOAD_MS. */
+  readonly uploadMs?: number;
   readonly dryRun?: boolean;
   readonly progress?: Progress;
 }
@@ -150,7 +154,7 @@ class Collection {
     await this.#forgetMoved();
     const reclaimedOrphans = await this.#reclaim(nowMs);
     const expiredLakeFiles = await expireListings(engine, volume, nowMs, this.#graceMs);
-    const limitMs = (await storeNowMs(store, clockKey(this.#volumeId), nowMs)) - this.#graceMs;
+    const limitMs = (await storeNowMs(store, clockKey(this.#volumeId), nowMs)) - (await this.#ageMin());
     const found = await this.#garbage(limitMs, new Set(), lakeNotes);
     const { backups, garbage, waiting, fresh, lists } = await this.#sort(found, limitMs, false);
     await this.#forgetLake(lakeNotes);
@@ -189,7 +193,7 @@ class Collection {
   /** Writes nothing at all, neither to the store nor to the engine. */
   async look(): Promise<GcReport> {
     const { engine, clock } = this.#options;
-    const limitMs = clock.nowMs() - this.#graceMs;
+    const limitMs = clock.nowMs() - (await this.#ageMin());
     const orphans = new Set(await expiredOrphans(engine, this.keys, clock.nowMs(), this.#graceMs));
     const found = await this.#garbage(limitMs, orphans, new Map());
     const { backups, garbage, waiting } = await this.#sort(found, limitMs, true);
@@ -212,6 +216,13 @@ class Collection {
       dryRun: true,
       problem: null,
     };
+  }
+
+  /** Mounts upload before they commit, whatever the grace period is. */
+  async #ageMin(): Promise<number> {
+    const { engine, volume, uploadMs = UPLOAD_MS } = this.#options;
+    const mounted = (await liveMounts(engine, volume)).length > 0;
+    return mounted ? Math.max(this.#graceMs, uploadMs) : this.#graceMs;
   }
 
   /** The records that say which objects of the lake clones refer to. */

@@ -60,15 +60,16 @@ export async function configure(
 
 /** Deletes what nothing refers to any more; see gc.ts. */
 export async function gcVolume(
-  request: ToolRequest & { readonly graceMs?: number; readonly dryRun?: boolean },
+  request: ToolRequest & { readonly graceMs?: number; readonly uploadMs?: number; readonly dryRun?: boolean },
 ): Promise<GcReport> {
-  const { graceMs, dryRun = false, progress } = request;
+  const { graceMs, uploadMs, dryRun = false, progress } = request;
   return withVolume(request, (ports) =>
     collectGarbage({
       ...ports,
       clock: systemClock,
       dryRun,
       ...(graceMs !== undefined && { graceMs }),
+      ...(uploadMs !== undefined && { uploadMs }),
       ...(progress !== undefined && { progress }),
     }),
   );

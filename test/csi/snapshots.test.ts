@@ -83,7 +83,7 @@ describe.skipIf(missing('redis-server', 'versitygw'))('CSI snapshots and clones'
     await remove(driver, clone.volumeId);
     await removeSnapshot(driver, snapshot.snapshotId);
     await removeSnapshot(driver, snapshot.snapshotId);
-    await gcVolume({ metaUrl: secrets['meta'] ?? '', name: 'shared', graceMs: 0 });
+    await gcVolume({ uploadMs: 0, metaUrl: secrets['meta'] ?? '', name: 'shared', graceMs: 0 });
     await expectSound('shared');
     const after = await openHome('shared', 'reader');
     expect(await contentOf(after, await folderOf(after, restored.volumeId), 'kept')).toEqual(LARGE);
@@ -157,7 +157,7 @@ describe.skipIf(missing('redis-server', 'versitygw'))('CSI snapshots and clones'
     );
     await formatVolume({ metaUrl: secrets['meta'] ?? '', name: 'precious', storeUrl: secrets['store'] ?? '' });
     expect(await shot({ name: 'new', sourceVolumeId: 'penstock:precious' })).toBe(Status.FAILED_PRECONDITION);
-    await gcVolume({ metaUrl: secrets['meta'] ?? '', name: 'no-limit', graceMs: 0 });
+    await gcVolume({ uploadMs: 0, metaUrl: secrets['meta'] ?? '', name: 'no-limit', graceMs: 0 });
     await expectSound('no-limit');
     // The same name with what it takes.
     const copy = await create(driver, 'copy', 5e9, ofSnapshot);
@@ -219,7 +219,7 @@ describe.skipIf(missing('redis-server', 'versitygw'))('CSI snapshots and clones'
       }
     }
     await after.close();
-    await gcVolume({ metaUrl: secrets['meta'] ?? '', name: 'many', graceMs: 0 });
+    await gcVolume({ uploadMs: 0, metaUrl: secrets['meta'] ?? '', name: 'many', graceMs: 0 });
     await expectSound('many');
     // Whoever comes while another is at work is sent away, and comes again.
     const calls = [driver, second].flatMap((one) => [

@@ -113,8 +113,11 @@ describe.skipIf(missing('redis-server', 'versitygw'))('a compressed volume', () 
     expect((await cold(volume)).equals(content)).toBe(true);
     await writer.close();
     expect(await fsckVolume({ metaUrl: volume.metaUrl })).toMatchObject({ findings: [] });
-    await gcVolume({ metaUrl: volume.metaUrl, graceMs: 0 });
-    expect(await gcVolume({ metaUrl: volume.metaUrl, graceMs: 0 })).toMatchObject({ waitingObjects: 0, problem: null });
+    await gcVolume({ uploadMs: 0, metaUrl: volume.metaUrl, graceMs: 0 });
+    expect(await gcVolume({ uploadMs: 0, metaUrl: volume.metaUrl, graceMs: 0 })).toMatchObject({
+      waitingObjects: 0,
+      problem: null,
+    });
     expect(await fsckVolume({ metaUrl: volume.metaUrl })).toMatchObject({ findings: [] });
     expect((await cold(volume)).equals(content)).toBe(true);
     // A dump says how each piece is stored.

@@ -119,10 +119,17 @@ test.each(['0s', '1h'])(
       backups.push(await createBackup(options));
       await cut(all, ino);
     });
-    await collectGarbage({ engine: walking, store: aged, volume: 'lake', clock: later(60_000) });
+    await collectGarbage({ uploadMs: 0, engine: walking, store: aged, volume: 'lake', clock: later(60_000) });
     await open.close();
     for (let run = 0; run < 2; run++) {
-      const report = await collectGarbage({ engine, store: aged, volume: 'lake', clock: later(60_000), graceMs: 0 });
+      const report = await collectGarbage({
+        uploadMs: 0,
+        engine,
+        store: aged,
+        volume: 'lake',
+        clock: later(60_000),
+        graceMs: 0,
+      });
       expect(report).toMatchObject({ deletedObjects: 0, waitingObjects: 4 });
     }
     const [backup] = backups;
@@ -246,7 +253,10 @@ test('a dry run of gc counts a dead backup as nothing, and leaves its mark', asy
   await cut(all, ino);
   await open.close();
   const run = { engine, store, volume: 'lake', clock: later(60_000) };
-  expect(await collectGarbage({ ...run, dryRun: true })).toMatchObject({ deletedObjects: 4, abandonedBackups: 1 });
+  expect(await collectGarbage({ uploadMs: 0, ...run, dryRun: true })).toMatchObject({
+    deletedObjects: 4,
+    abandonedBackups: 1,
+  });
   expect(await keysIn(all, '-s')).toHaveLength(1);
-  expect(await collectGarbage(run)).toMatchObject({ deletedObjects: 4, abandonedBackups: 1 });
+  expect(await collectGarbage({ uploadMs: 0, ...run })).toMatchObject({ deletedObjects: 4, abandonedBackups: 1 });
 });

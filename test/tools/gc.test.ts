@@ -1,4 +1,4 @@
-import { readdirSync, utimesSync } from 'node:fs';
+import { copyFileSync, readdirSync, utimesSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { collectGarbage } from '../../fs-gateway/tools/gc.ts';
@@ -42,14 +42,14 @@ test('gc deletes what was overwritten, cut off or removed, and nothing that a fi
   // The middle of `kept` is written anew: its second object stays, because the rest of the block still shows it.
   await open.operations.write(caller(), kept, 0n, 70_000n, Buffer.alloc(100, 'z'), 2, false);
   await open.operations.fsync(caller(), kept, 0n, false);
-  const report = await gcVolume(volume);
+  const report = await gcVolume({ ...volume, uploadMs: 0 });
   expect(report).toMatchObject({ objects: 13, deletedObjects: 6 });
   expect(objects(volume)).toBe(7);
   data.fill('z', 70_000, 70_100);
   const reader = await openTestVolume(volume, 'reader');
   expect((await reader.operations.read(caller(), kept, 0n, 0n, data.length, 0)).equals(data)).toBe(true);
   expect((await reader.operations.read(caller(), cut, 0n, 0n, data.length, 0)).length).toBe(70_000);
-  expect(await gcVolume(volume)).toMatchObject({ deletedObjects: 0 });
+  expect(await gcVolume({ ...volume, uploadMs: 0 })).toMatchObject({ deletedObjects: 0 });
 });
 
 test('a shared copy keeps its objects when the source goes, also while a gc walks, and only one gc runs at a time', async () => {
@@ -70,16 +70,16 @@ test('a shared copy keeps its objects when the source goes, also while a gc walk
   const engine = await openMeta(volume.metaUrl, { kind: 'test' });
   expect(await engine.count(keys.movedReferences)).toBe(3);
   await removeFile(open, 'source');
-  expect(await gcVolume(volume)).toMatchObject({ deletedObjects: 1 }); // the second block of the old target
+  expect(await gcVolume({ ...volume, uploadMs: 0 })).toMatchObject({ deletedObjects: 1 }); // the second block of the old target
   expect(await engine.count(keys.movedReferences)).toBe(0);
   const reader = await openTestVolume(volume, 'reader');
   const expected = Buffer.concat([Buffer.alloc(100_000, 'old').subarray(0, 50_000), data.subarray(1000)]);
   expect((await reader.operations.read(caller(), target, 0n, 0n, 300_000, 0)).equals(expected)).toBe(true);
 
   await engine.commit({ write: [{ key: keys.gcLock, value: Buffer.from(String(engine.sessionId)) }] });
-  await expect(gcVolume(volume)).rejects.toMatchObject({ code: 'held' });
+  await expect(gcVolume({ ...volume, uploadMs: 0 })).rejects.toMatchObject({ code: 'held' });
   await engine.close();
-  expect(await gcVolume(volume)).toMatchObject({ deletedObjects: 0 });
+  expect(await gcVolume({ ...volume, uploadMs: 0 })).toMatchObject({ deletedObjects: 0 });
 });
 
 test('gc leaves young objects and those of the lake alone', async () => {
@@ -87,7 +87,7 @@ test('gc leaves young objects and those of the lake alone', async () => {
   const open = await openTestVolume(volume);
   await writeFile(open, 'gone', Buffer.alloc(65_536, 1));
   await removeFile(open, 'gone');
-  expect(await gcVolume(volume)).toMatchObject({ objects: 1, deletedObjects: 0 });
+  expect(await gcVolume({ ...volume, uploadMs: 0 })).toMatchObject({ objects: 1, deletedObjects: 0 });
 });
 
 test('gc removes the records of a file that was open when its mount died', async () => {
@@ -96,9 +96,9 @@ test('gc removes the records of a file that was open when its mount died', async
   const ino = await writeFile(open, 'file', Buffer.alloc(65_536, 1));
   await open.operations.open(caller(), ino, 2);
   await removeFile(open, 'file');
-  expect(await gcVolume(volume)).toMatchObject({ reclaimedOrphans: 0, deletedObjects: 0 });
+  expect(await gcVolume({ ...volume, uploadMs: 0 })).toMatchObject({ reclaimedOrphans: 0, deletedObjects: 0 });
   await open.close();
-  expect(await gcVolume(volume)).toMatchObject({ reclaimedOrphans: 1, deletedObjects: 1 });
+  expect(await gcVolume({ ...volume, uploadMs: 0 })).toMatchObject({ reclaimedOrphans: 1, deletedObjects: 1 });
 });
 
 interface Ports {
@@ -115,7 +115,7 @@ async function ports(volume: TestVolume): Promise<Ports> {
 }
 
 function collect({ engine, store }: Ports, options: { readonly dryRun?: boolean } = {}): Promise<GcReport> {
-  return collectGarbage({ engine, store, volume: 'lake', clock: systemClock, ...options });
+  return collectGarbage({ uploadMs: 0, engine, store, volume: 'lake', clock: systemClock, ...options });
 }
 
 test('a dry run says what a run would do, and changes nothing', async () => {
@@ -146,9 +146,9 @@ test('a grace period below that of the volume needs it unmounted', async () => {
   const open = await openTestVolume(volume);
   await writeFile(open, 'gone', Buffer.alloc(65_536, 1));
   await removeFile(open, 'gone');
-  await expect(gcVolume({ ...volume, graceMs: 0 })).rejects.toMatchObject({ code: 'held' });
+  await expect(gcVolume({ uploadMs: 0, ...volume, graceMs: 0 })).rejects.toMatchObject({ code: 'held' });
   await open.close();
-  expect(await gcVolume({ ...volume, graceMs: 0 })).toMatchObject({ deletedObjects: 1 });
+  expect(await gcVolume({ uploadMs: 0, ...volume, graceMs: 0 })).toMatchObject({ deletedObjects: 1 });
 });
 
 test('an old object stays for the grace period after its last reference is gone', async () => {
@@ -158,9 +158,12 @@ test('an old object stays for the grace period after its last reference is gone'
   const hoursAgo = new Date(Date.now() - 100 * 3600e3);
   for (const path of objectPaths(volume)) utimesSync(path, hoursAgo, hoursAgo);
   await removeFile(open, 'old');
-  expect(await gcVolume({ ...volume, dryRun: true })).toMatchObject({ deletedObjects: 0, waitingObjects: 1 });
+  expect(await gcVolume({ uploadMs: 0, ...volume, dryRun: true })).toMatchObject({
+    deletedObjects: 0,
+    waitingObjects: 1,
+  });
   for (let run = 0; run < 2; run++) {
-    expect(await gcVolume(volume)).toMatchObject({ deletedObjects: 0, waitingObjects: 1 });
+    expect(await gcVolume({ ...volume, uploadMs: 0 })).toMatchObject({ deletedObjects: 0, waitingObjects: 1 });
   }
   const { engine, store } = await ports(volume);
   const lists: string[] = [];
@@ -188,7 +191,7 @@ test('the age of an object is told by the clock of the store', async () => {
   utimesSync(second ?? '', hoursAgo, hoursAgo);
   const ahead = { ...systemClock, nowMs: () => Date.now() + 86_400e3 };
   const { engine, store } = await ports(volume);
-  const report = await collectGarbage({ engine, store, volume: 'lake', clock: ahead });
+  const report = await collectGarbage({ uploadMs: 0, engine, store, volume: 'lake', clock: ahead });
   expect(report).toMatchObject({ deletedObjects: 0, waitingObjects: 1 });
 });
 
@@ -301,4 +304,19 @@ test('runs beside a writer that overwrites, copies and removes take nothing from
     );
   }
   expect(objects(volume)).toBe(80);
+});
+
+test('an object that a mount has uploaded and not committed yet stays, also without a grace period', async () => {
+  const volume = await testVolume(OPTIONS);
+  const open = await openTestVolume(volume);
+  await writeFile(open, 'file', Buffer.alloc(1000, 'x'));
+  const [path = ''] = objectPaths(volume);
+  // As it is between the upload and the commit: in the store, and in no record.
+  const underWay = path.replace(/\d+$/, (id) => String(Number(id) + 1));
+  copyFileSync(path, underWay);
+  utimesSync(underWay, Date.now() / 1000 - 60, Date.now() / 1000 - 60);
+  expect(await gcVolume(volume)).toMatchObject({ deletedObjects: 0 });
+  expect(objects(volume)).toBe(2);
+  await open.close();
+  expect(await gcVolume(volume)).toMatchObject({ deletedObjects: 1 });
 });

@@ -115,7 +115,7 @@ function suite(newVolume: NewVolume): void {
     await open.operations.release(caller(), file, handle, undefined);
     await open.operations.drain();
     expect(await engine.readNumbers([keys.usage(Number(directory), 'bytes')])).toEqual([0n]);
-    await gcVolume(volume);
+    await gcVolume({ ...volume, uploadMs: 0 });
     expect(await engine.read([keys.quota(Number(directory))])).toEqual([null]);
     expect(await engine.readNumbers([keys.usage(Number(directory), 'bytes')])).toEqual([null]);
     expect(await listQuotas(engine, 'lake')).toEqual([]);

@@ -149,7 +149,7 @@ function suite(newVolume: NewVolume): void {
     const store = await openStore(open.format.store);
     onTestFinished(() => store.close());
     const gc = async (hours: number, dryRun = false) =>
-      collectGarbage({ engine, store, volume: 'lake', clock: later(hours * HOUR_MS), dryRun });
+      collectGarbage({ uploadMs: 0, engine, store, volume: 'lake', clock: later(hours * HOUR_MS), dryRun });
     expect(await gc(23)).toMatchObject({ expiredTrash: 0, deletedObjects: 0 });
     expect(await gc(26, true)).toMatchObject({ expiredTrash: 2 });
     expect(await gc(26)).toMatchObject({ expiredTrash: 2 });

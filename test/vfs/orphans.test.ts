@@ -47,7 +47,7 @@ test('a file that is unlinked on one mount while it is open on another stays the
   await a.close();
   const store = await openStore(`dir:${volume.storeDir}`);
   onTestFinished(() => store.close());
-  const report = await collectGarbage({ engine, store, volume: 'lake', clock: systemClock });
+  const report = await collectGarbage({ uploadMs: 0, engine, store, volume: 'lake', clock: systemClock });
   expect(report).toMatchObject({ reclaimedOrphans: 0, deletedObjects: 0 });
   expect((await content(b, ino, handle)).equals(DATA)).toBe(true);
   await b.operations.release(caller(), ino, handle, undefined);
@@ -94,7 +94,7 @@ test('gc leaves what a mount has open that lost its session for a moment, or has
   });
   const collect = (from: MetaEngine, afterMs: number): Promise<unknown> => {
     const clock = { ...systemClock, nowMs: () => Date.now() + afterMs };
-    return collectGarbage({ engine: from, store, volume: 'lake', clock });
+    return collectGarbage({ uploadMs: 0, engine: from, store, volume: 'lake', clock });
   };
   const between: MetaEngine = {
     ...faultyEngine(engine, new FaultPlan()),
