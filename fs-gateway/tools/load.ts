@@ -12,7 +12,7 @@
 import { PenstockError } from '../../lib/errors.ts';
 import type { MetaEngine, Patch, Write } from '../../lib/meta/engine.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
-import { ORPHAN_NOTES } from '../../lib/table/orphan-notes.ts';
+import { isOrphanNote, ORPHAN_NOTES } from '../../lib/table/orphan-notes.ts';
 import { parseFormat } from '../../lib/volume/format.ts';
 import type { VolumeFormat } from '../../lib/volume/format.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
@@ -190,9 +190,8 @@ class Load {
       if (Number.isSafeInteger(id)) highest = Math.max(highest, id);
     }
     // What was garbage after the dump may be in use again: its grace period begins anew when it is garbage the next time.
-    for (const prefix of [listsPrefix(format.id), ORPHAN_NOTES]) {
-      for await (const { key } of store.list(prefix)) await store.delete([key]);
-    }
+    for await (const { key } of store.list(listsPrefix(format.id))) await store.delete([key]);
+    for await (const { key } of store.list(ORPHAN_NOTES)) if (isOrphanNote(key)) await store.delete([key]);
     await this.#engine.commit({
       patch: [
         { number: this.#keys.counter('ino'), max: (ino ?? 0n) + BigInt(ID_GAP) },

@@ -15,6 +15,12 @@ import type { ObjectStore } from '../store/store.ts';
 export const ORPHAN_NOTES = 'orphans/';
 const KEYS_MAX = 10_000;
 const TIME_DIGITS = 15;
+const NOTE = /^orphans\/[^/]+\/\d{15}-\d+$/;
+
+/** Whatever else somebody put there is not ours. */
+export function isOrphanNote(key: string): boolean {
+  return NOTE.test(key);
+}
 
 export class OrphanNotes {
   readonly #store: ObjectStore;
@@ -31,7 +37,7 @@ export class OrphanNotes {
 
   static async read(store: ObjectStore, dataset: string): Promise<OrphanNotes> {
     const notes = new OrphanNotes(store, `${ORPHAN_NOTES}${dataset}/`);
-    for await (const { key } of store.list(notes.#prefix)) await notes.#read(key);
+    for await (const { key } of store.list(notes.#prefix)) if (isOrphanNote(key)) await notes.#read(key);
     return notes;
   }
 
