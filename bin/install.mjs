@@ -4,6 +4,7 @@
 //   node bin/install.mjs --services   also the real services that the tests run against, each built once per machine into
 //                                     ${XDG_CACHE_HOME:-$HOME/.cache}/penstock/services
 //   node bin/install.mjs --kubernetes also the control plane of a Kubernetes, for `npm run test:kubernetes` alone
+//   node bin/install.mjs --spark      Spark with Iceberg's runtime, for `npm run test:spark` and `bench/spark.ts` alone
 // A service that cannot be installed is said in one line and its tests are skipped by name (or fail, where CI=true).
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -131,6 +132,20 @@ const goFolder = (name, source, packages, ldflags = '') =>
     'bin',
   );
 
+/** A folder of the jars that `test/SOURCE/pom.xml` names, with those that they need. */
+const jars = (name, source) =>
+  built(
+    name,
+    ['java', 'mvn'],
+    'mvn',
+    (build) => [
+      ...['-q', '-B', '-f', join(root, 'test', source, 'pom.xml')],
+      ...['dependency:copy-dependencies', `-DoutputDirectory=${join(build, 'jars')}`],
+    ],
+    () => ({}),
+    'jars',
+  );
+
 /** Definitions of the custom resources that the chart and its examples have, out of their projects' modules. */
 const CUSTOM_RESOURCES = {
   'github.com/kubernetes-csi/external-snapshotter/client/v8@v8.2.0': [
@@ -227,32 +242,12 @@ const table = [
   {
     // A folder of jars: the broker and its tools.
     name: 'kafka',
-    install: built(
-      'kafka',
-      ['java', 'mvn'],
-      'mvn',
-      (build) => [
-        ...['-q', '-B', '-f', join(root, 'test', 'support', 'kafka', 'pom.xml')],
-        ...['dependency:copy-dependencies', `-DoutputDirectory=${join(build, 'jars')}`],
-      ],
-      () => ({}),
-      'jars',
-    ),
+    install: jars('kafka', join('support', 'kafka')),
   },
   {
     // Iceberg's own reference of a REST catalog: a folder of jars, 82 MB.
     name: 'iceberg-rest',
-    install: built(
-      'iceberg-rest',
-      ['java', 'mvn'],
-      'mvn',
-      (build) => [
-        ...['-q', '-B', '-f', join(root, 'test', 'support', 'iceberg-rest', 'pom.xml')],
-        ...['dependency:copy-dependencies', `-DoutputDirectory=${join(build, 'jars')}`],
-      ],
-      () => ({}),
-      'jars',
-    ),
+    install: jars('iceberg-rest', join('support', 'iceberg-rest')),
   },
   {
     // A schema registry that speaks Confluent's API: a folder of jars, 115 MB.
@@ -299,6 +294,25 @@ const kubernetes = [
   { name: 'kubernetes-crds', install: customResources },
 ];
 
+/** Only for `npm run test:spark` and `bench/spark.ts`: 520 MB. Folders: Spark as its Python package has it, and Iceberg's runtime for it. */
+const spark = [
+  {
+    name: 'spark-python',
+    install: built(
+      'spark-python',
+      ['java', 'python3'],
+      'python3',
+      (build) => [
+        ...['-m', 'pip', 'install', '--quiet', '--no-deps', '--target', join(build, 'python')],
+        ...['pyspark==4.0.5', 'py4j==0.10.9.9'],
+      ],
+      () => ({}),
+      'python',
+    ),
+  },
+  { name: 'spark-iceberg', install: jars('spark-iceberg', 'spark') },
+];
+
 async function installServices(wanted) {
   const missing = wanted.filter(({ name }) => !existsSync(join(services, name)) && !which(name));
   if (missing.length === 0) return;
@@ -324,6 +338,7 @@ if (process.platform === 'linux') {
   const wanted = [
     ...(process.argv.includes('--services') ? table : []),
     ...(process.argv.includes('--kubernetes') ? kubernetes : []),
+    ...(process.argv.includes('--spark') ? spark : []),
   ];
   await installServices(wanted);
 }

@@ -3,6 +3,7 @@ import { expect, test } from 'vitest';
 import { parseConfig } from '../../lib/config/load.ts';
 import { pipelineSchema } from '../../lib/config/pipeline.ts';
 import { commitTable } from '../../lib/table/commit.ts';
+import { deadLetters } from './dead-letters.ts';
 import {
   compactAll,
   DATASET,
@@ -30,6 +31,19 @@ const NAMES = [
   '"; DROP TABLE x; --',
   'größe in °C',
   'a.b',
+];
+
+/** https://iceberg.apache.org/spec/#reserved-field-ids, by Iceberg's MetadataColumns. */
+const OF_ICEBERG = [
+  '_file',
+  '_pos',
+  '_deleted',
+  '_spec_id',
+  '_partition',
+  '_row_id',
+  '_last_updated_sequence_number',
+  '_PARTITION',
+  '_Row_Id',
 ];
 
 test.each(['Filename', 'FILENAME', 'file_row_number', 'File_Row_Number', 'filename'])(
@@ -63,6 +77,29 @@ test('names of all kinds go through landing and compaction with their values', a
   const rows = await readRows(pipeline.lake);
   expect(rows).toHaveLength(2);
   for (const row of rows) expect(row).toMatchObject(values);
+});
+
+test('the names of Iceberg’s metadata columns become no columns: records with them are quarantined by name, also null ones', async () => {
+  const pipeline = await openTestPipeline();
+  const producer = new TestProducer(pipeline.log);
+  const taken = OF_ICEBERG.map((name, seq) =>
+    recordOf({ seq, value: { sensor: 's', ts: HOUR_MS, [name]: seq % 2 === 0 ? 1 : null } }),
+  );
+  // Before there is a table, where they could be inferred, and after.
+  for (let landing = 0; landing < 2; landing++) {
+    const good = recordOf({ seq: 100 + landing, value: { sensor: 's', ts: HOUR_MS, _note: 'free' } });
+    await producer.append(0, [...taken, good]);
+    expect((await landOnce(pipeline)).summary).toMatchObject({ rows: 1, quarantined: OF_ICEBERG.length });
+  }
+  const reasons = (await deadLetters(pipeline)).map((row) => row['reason']);
+  expect(reasons).toEqual(
+    [...OF_ICEBERG, ...OF_ICEBERG].map((name) => `field ${name} has the name of a metadata column of Iceberg`),
+  );
+  const rows = await readRows(pipeline.lake);
+  expect(rows.map((row) => row['_note'])).toEqual(['free', 'free']);
+  const columns = Object.keys(rows[0] ?? {}).map((name) => name.toLowerCase());
+  expect(columns).toContain('_log_partition');
+  expect(columns.filter((name) => OF_ICEBERG.includes(name))).toEqual([]);
 });
 
 test('of two names that differ only in case the first becomes a column, and records with the other are quarantined by name', async () => {

@@ -22,7 +22,9 @@ export type Service =
   | 'iceberg-rest'
   | 'kubernetes'
   | 'csi-sidecars'
-  | 'kubernetes-crds';
+  | 'kubernetes-crds'
+  | 'spark-python'
+  | 'spark-iceberg';
 
 const cache = join(process.env['XDG_CACHE_HOME'] ?? join(homedir(), '.cache'), 'penstock', 'services');
 
@@ -35,7 +37,7 @@ function executable(path: string): boolean {
   }
 }
 
-/** The absolute path of a service's binary (`kafka`, `apicurio`, `iceberg-rest`: the folder of its jars; `kubernetes*`, `csi-sidecars`: a folder), or undefined. */
+/** The absolute path of a service's binary (`kafka`, `apicurio`, `iceberg-rest`: the folder of its jars; `kubernetes*`, `csi-sidecars`, `spark-*`: a folder), or undefined. */
 export function findService(name: Service): string | undefined {
   // Debian keeps servers where only root's PATH has them.
   const folders = [cache, ...(process.env['PATH'] ?? '').split(delimiter), '/usr/sbin'];
