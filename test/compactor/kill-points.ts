@@ -27,6 +27,7 @@ export async function runKilledAt(
   const [status, signal] = (await once(child, 'exit')) as [number | null, string | null];
   clearTimeout(late);
   if (signal === 'SIGKILL') return true;
-  if (status !== 0) throw new Error(`${role} at ${operation} ${call} ended with ${signal ?? String(status)}: ${stderr}`);
+  if (status !== 0)
+    throw new Error(`${role} at ${operation} ${call} ended with ${signal ?? String(status)}: ${stderr}`);
   return false;
 }
