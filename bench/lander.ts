@@ -1,25 +1,30 @@
 /**
- * The lander's rows per CPU-second: from RecordBatch v2 in a `file:` log to committed zstd Parquet in a `dir:` store, everything
- * included (checksums, decoding, JSON, checks by record, DuckDB, fingerprints, table commit).
+ * The lander's rows per CPU-second: from RecordBatch v2 in a `file:` log, or with `--kafka` in a real broker that is started for it, to
+ * committed zstd Parquet in a `dir:` store, everything included (fetching, checksums, decoding, JSON, checks by record, DuckDB,
+ * fingerprints, table commit).
  *
- *   node bench/lander.ts [rows=1000000] [compression=zstd|none]
+ *   node bench/lander.ts [rows=1000000] [compression=zstd|none] [--kafka]
  */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { parseArgs } from 'node:util';
 import { runLander } from '../compactor/lander/lander.ts';
 import { datasetStats } from '../compactor/main.ts';
 import { openLake, openPipelineLog } from '../lib/lake/ports.ts';
 import { parseConfig } from '../lib/config/load.ts';
 import { pipelineSchema } from '../lib/config/pipeline.ts';
+import { KafkaBroker } from '../test/support/kafka.ts';
 import { fillLog } from './readings.ts';
 
-const rows = Number(process.argv[2] ?? 1_000_000);
-const compression = process.argv[3] === 'none' ? 'none' : 'zstd';
+const { values, positionals } = parseArgs({ allowPositionals: true, options: { kafka: { type: 'boolean' } } });
+const rows = Number(positionals[0] ?? 1_000_000);
+const compression = positionals[1] === 'none' ? 'none' : 'zstd';
+const broker = values.kafka === true ? await KafkaBroker.start() : undefined;
 const dir = mkdtempSync(join(tmpdir(), 'penstock-bench-lander-'));
 try {
   const config = parseConfig(
-    `{log: 'file:${dir}/log', store: 'dir:${dir}/objects', meta: 'sqlite:${dir}/meta.db',` +
+    `{log: '${broker === undefined ? `file:${dir}/log` : `kafka://${broker.plain}`}', store: 'dir:${dir}/objects', meta: 'sqlite:${dir}/meta.db',` +
       ` datasets: [{name: bench, topic: bench, eventTime: ts, sort: [sensor, ts]}], topics: {partitions: 3}}`,
     'bench',
     pipelineSchema,
@@ -60,5 +65,6 @@ try {
   await ports.close();
   await log.close();
 } finally {
+  await broker?.close();
   rmSync(dir, { recursive: true, force: true });
 }
