@@ -139,7 +139,6 @@ class Connection {
   exchange(head: string, target: Buffer, ranged: boolean): Promise<DirectAnswer | null> {
     const settled = Promise.withResolvers<DirectAnswer | null>();
     this.#exchange = { target, ranged, answer: undefined, filled: 0, settled };
-    this.#headBytes = 0;
     if (this.#used) this.#socket.setTimeout(this.#limits.silenceMs);
     this.#socket.ref();
     this.#socket.write(head, 'latin1');
@@ -202,6 +201,8 @@ class Connection {
 
   #settle({ settled }: Exchange, answer: DirectAnswer | null): void {
     this.#exchange = undefined;
+    // Not when the next exchange begins: where its first bytes go is asked as soon as the last ones of this are here.
+    this.#headBytes = 0;
     this.#used = true;
     this.#socket.setTimeout(IDLE_MS);
     this.#socket.unref();
