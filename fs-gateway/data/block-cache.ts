@@ -131,12 +131,13 @@ export class BlockCache {
   /** Keeps a verified piece. Never throws: a cache that cannot be written is a smaller cache. */
   async put(piece: Piece, data: Buffer): Promise<void> {
     const bytes = piece.bytes + CRC_BYTES;
-    if (this.#files.has(piece.name) || !this.#makeRoom(bytes)) return;
+    if (this.#files.has(piece.name)) return;
     const path = this.#path(piece.name);
     const temporary = `${path}.${this.#temporary++}.tmp`;
-    const trailer = Buffer.allocUnsafe(CRC_BYTES);
-    trailer.writeUInt32LE(piece.crc ?? crc32c(data));
     try {
+      if (!this.#makeRoom(bytes)) return;
+      const trailer = Buffer.allocUnsafe(CRC_BYTES);
+      trailer.writeUInt32LE(piece.crc ?? crc32c(data));
       mkdirSync(join(path, '..'), { recursive: true });
       await writeFile(temporary, [data, trailer]);
       await rename(temporary, path);
@@ -183,7 +184,11 @@ export class BlockCache {
     this.#bytes -= file.bytes;
     const path = this.#path(name);
     this.#descriptors.close(path);
-    rmSync(path, { force: true });
+    try {
+      rmSync(path, { force: true });
+    } catch {
+      // A disk that became read-only, or is broken: the next start finds the file again, and counts it.
+    }
   }
 
   #path(name: string): string {

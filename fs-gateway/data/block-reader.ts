@@ -269,7 +269,8 @@ export class BlockReader {
   }
 
   async #fetch(piece: Piece): Promise<Buffer> {
-    while (!this.#makeRoom(piece.bytes)) await this.#memory.changed();
+    // What waits for a disk that hangs becomes old without anything that wakes us.
+    while (!this.#makeRoom(piece.bytes)) await this.#memory.changed(PUT_PATIENCE_MS);
     const memory = this.#memory.take(piece.bytes);
     try {
       const data = await this.#pieces.fetch(piece, memory);

@@ -19,7 +19,7 @@ export class PieceMemory {
   #restingBytes = 0;
   readonly #lent = new WeakSet<ArrayBufferLike>();
   #used = 0;
-  #waiting: (() => void)[] = [];
+  readonly #waiting = new Set<() => void>();
 
   constructor(bytesMax: number) {
     this.#bytesMax = bytesMax;
@@ -36,16 +36,21 @@ export class PieceMemory {
     return used === 0 || used + capacityFor(bytes) <= this.#bytesMax;
   }
 
-  /** Resolves when it is worth asking again. */
-  async changed(): Promise<void> {
-    await new Promise<void>((resolve) => this.#waiting.push(resolve));
+  /** Resolves when it is worth asking again, and after so long at the latest. */
+  async changed(msMax: number): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<undefined>();
+    const wake = (): void => resolve(undefined);
+    this.#waiting.add(wake);
+    const timer = setTimeout(wake, msMax);
+    await promise;
+    clearTimeout(timer);
+    this.#waiting.delete(wake);
   }
 
   /** Something may fit, or may be given back, that did not. */
   wake(): void {
-    const waiting = this.#waiting;
-    this.#waiting = [];
-    for (const resolve of waiting) resolve();
+    for (const wake of this.#waiting) wake();
+    this.#waiting.clear();
   }
 
   take(bytes: number): Buffer {

@@ -1,5 +1,6 @@
 /** Memory of pieces: used again, bounded, and never written to under who reads it. */
 import { randomBytes } from 'node:crypto';
+import { mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setImmediate as turn } from 'node:timers/promises';
 import { crc32c } from '@node-rs/crc32';
@@ -109,4 +110,71 @@ test('a sequential reader fetches each byte once', async () => {
   }
   expect(given()).toBe(data.length);
   expect(reader.fetchedBytes).toBe(data.length);
+});
+
+test('a disk that hangs holds up no reader', async () => {
+  const base = tempDir('reader');
+  const { store } = await remoteStore(join(base, 'objects'));
+  const { data, extents } = await fileOf(store, 14);
+  const hangs = Promise.withResolvers<undefined>();
+  class HungCache extends BlockCache {
+    override async put(...[piece, bytes]: Parameters<BlockCache['put']>): Promise<void> {
+      await hangs.promise;
+      await super.put(piece, bytes);
+    }
+  }
+  const cache = new HungCache({ dir: join(base, 'cache'), bytesMax: 1e9, freeBytesMin: 0 });
+  const reader = new BlockReader({ store, cache, volumeId: 'v' });
+  onTestFinished(async () => {
+    hangs.resolve(undefined);
+    await reader.close();
+  });
+  const target = Buffer.alloc(BLOCK);
+  for (let from = 0; from < data.length; from += BLOCK) {
+    await reader.read(extents, from, target);
+    expect(target.equals(data.subarray(from, from + BLOCK)), `from ${from}`).toBe(true);
+  }
+});
+
+test('a cache directory that goes away under it is a smaller cache, and no error', async () => {
+  const base = tempDir('reader');
+  const { store } = await remoteStore(join(base, 'objects'));
+  const { data, extents } = await fileOf(store, 3);
+  const dir = join(base, 'cache');
+  const cache = new BlockCache({ dir, bytesMax: 2.5 * BLOCK, freeBytesMin: 0 });
+  const reader = new BlockReader({ store, cache, volumeId: 'v' });
+  const target = Buffer.alloc(BLOCK);
+  const read = async (block: number): Promise<void> => {
+    await reader.read(extents, block * BLOCK, target);
+    expect(target.equals(data.subarray(block * BLOCK, (block + 1) * BLOCK))).toBe(true);
+  };
+  rmSync(dir, { recursive: true });
+  await read(0);
+  await read(1);
+  await reader.close();
+  expect(cache.bytes).toBeLessThanOrEqual(2 * BLOCK + 8);
+});
+
+test('a file that cannot be removed from the cache is no error', async () => {
+  const base = tempDir('reader');
+  const { store } = await remoteStore(join(base, 'objects'));
+  const { data, extents } = await fileOf(store, 3);
+  const dir = join(base, 'cache');
+  const cache = new BlockCache({ dir, bytesMax: 1.5 * BLOCK, freeBytesMin: 0 });
+  const reader = new BlockReader({ store, cache, volumeId: 'v' });
+  const target = Buffer.alloc(BLOCK);
+  await reader.read(extents, 0, target);
+  await expect.poll(() => cache.bytes).toBeGreaterThan(0);
+  // unlink(2) does not remove a directory, as it removes nothing of a disk that became read-only.
+  const [folder = ''] = readdirSync(dir);
+  const [name = ''] = readdirSync(join(dir, folder));
+  rmSync(join(dir, folder, name));
+  mkdirSync(join(dir, folder, name));
+  for (const block of [1, 2]) {
+    await reader.read(extents, block * BLOCK, target);
+    expect(target.equals(data.subarray(block * BLOCK, (block + 1) * BLOCK))).toBe(true);
+  }
+  await reader.close();
+  expect(cache.bytes).toBeGreaterThan(0);
+  expect(cache.bytes).toBeLessThanOrEqual(1.5 * BLOCK);
 });
