@@ -183,10 +183,11 @@ export class Files {
     }
     const found = staged === undefined ? this.#flusher.lookCommitted(node, offset, end) : undefined;
     if (Buffer.isBuffer(found)) return found;
-    // It was brought here, and is gone again: it is read into memory of its own.
     if (found !== undefined && attempt < LOOKS_MAX) {
       return found.then(async () => this.#read(await this.#now(node), handle, offset, size, attempt + 1));
     }
+    // It was brought here, and is gone again: it is read into memory of its own, and what cannot be brought fails there.
+    found?.catch(() => undefined);
     const target = Buffer.allocUnsafe(end - offset);
     const reading = this.#flusher.readCommitted(node, offset, target);
     if (reading instanceof Promise) {

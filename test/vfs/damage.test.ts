@@ -1,6 +1,7 @@
 import { readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { expect, test } from 'vitest';
+import { expect, onTestFinished, test } from 'vitest';
+import { BlockReader } from '../../fs-gateway/data/block-reader.ts';
 import { Errno } from '../../fs-gateway/vfs/operations.ts';
 import { openMeta } from '../../lib/registry.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
@@ -104,4 +105,25 @@ test('a block cache that was damaged while the mount was away is read past', asy
   expect((await operations.read(caller(), ino, 0n, 60_000n, 20_000, 0)).equals(data.subarray(60_000, 80_000))).toBe(
     true,
   );
+});
+
+test('a block that memory had no room for at each look, and is then missing, is EIO and ends nothing else', async () => {
+  const volume = await testVolume({ blockSize: '64KiB', inlineBytes: '0' });
+  const { ino, objects } = await written(volume);
+  for (const path of objects) rmSync(path);
+  const { operations } = await openTestVolume(volume, 'reader');
+  // What other readers do to it, and no test can time: it is here, and gone again before it is looked at.
+  let looks = 0;
+  // Not by vi.spyOn, which waits for the promises that it sees.
+  const own = Object.getOwnPropertyDescriptor(BlockReader.prototype, 'bring') ?? {};
+  const bring = own.value as BlockReader['bring']; // the descriptor of that method
+  const looked: BlockReader['bring'] = function (this: BlockReader, ...range) {
+    return looks++ < 2 ? Promise.resolve() : bring.apply(this, range);
+  };
+  Object.defineProperty(BlockReader.prototype, 'bring', { ...own, value: looked });
+  onTestFinished(() => void Object.defineProperty(BlockReader.prototype, 'bring', own));
+  await expect(async () => operations.read(caller(), ino, 0n, 0n, 4096, 0)).rejects.toMatchObject({ errno: Errno.EIO });
+  expect(looks).toBe(3);
+  // A rejection that nobody waits for, which would end the daemon, fails this test in the next turn.
+  await new Promise((resolve) => setImmediate(resolve));
 });
