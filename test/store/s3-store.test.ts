@@ -1,6 +1,8 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import { existsSync, readdirSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, onTestFinished, vi } from 'vitest';
 import { openS3Store } from '../../lib/store/s3/s3-store.ts';
@@ -270,3 +272,27 @@ describe.skipIf(missing('versitygw'))('s3: store', () => {
     expect(readdirSync(join(server.folder, BUCKET, 'some', 'prefix'))).toEqual(['a']);
   });
 });
+
+it.each([undefined, Buffer.alloc(10)])(
+  'an answer with another range than the one asked for is an error',
+  async (into) => {
+    const server = createServer((_request, answer) => {
+      answer.writeHead(206, { 'content-length': 10, 'content-range': 'bytes 0-9/100' }).end('0123456789');
+    });
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    onTestFinished(() => {
+      server.closeAllConnections();
+      server.close();
+    });
+    const { port } = server.address() as AddressInfo; // it listens on TCP
+    const credentials = { accessKeyId: 'key', secretAccessKey: 'secret' };
+    const store = await openS3Store(new URL(`s3://lake/p?endpoint=http://127.0.0.1:${port}`), credentials);
+    onTestFinished(() => store.close());
+    const memory = into === undefined ? {} : { into };
+    expect(String(await store.get('a', { offset: 0, length: 10, ...memory }))).toBe('0123456789');
+    await expect(store.get('a', { offset: 50, length: 10, ...memory })).rejects.toMatchObject({
+      code: 'corrupt',
+      message: expect.stringContaining('begins at byte 0, not at 50') as string,
+    });
+  },
+);

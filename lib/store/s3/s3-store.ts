@@ -5,7 +5,7 @@
  * - Every request is tried again in one place (s3-client.ts) and ends by the call's deadline.
  * - A conditional put, or the completion of an upload in parts, that was sent twice is not taken for a loss against itself: it
  *   carries a mark in the object's metadata, and an error after a first try without an answer is settled by reading the mark.
- * - What is returned has exactly the length that was asked for.
+ * - What is returned begins where it was asked for, and has exactly that length.
  * Failure: a killed multipart upload leaves parts that nobody sees; a lifecycle rule (AbortIncompleteMultipartUpload) removes them. A
  * failing one aborts itself.
  * Limits: PART_BYTES x PART_PARALLEL of memory per `putFile` or `getFile`; `modifiedMs` of a put is this machine's clock.
@@ -112,6 +112,8 @@ class S3Store implements ObjectStore {
           return this.#client.send(new GetObjectCommand(input), sent);
         });
         const bytes = await collect(output.Body as AsyncIterable<Buffer> | undefined); // Node's client gives a Readable
+        const first = /^bytes (\d+)-/.exec(output.ContentRange ?? '')?.[1];
+        if (first !== undefined && Number(first) !== offset) throw otherRange(what, first, offset);
         const total = Number(/\/(\d+)$/.exec(output.ContentRange ?? '')?.[1] ?? output.ContentLength ?? bytes.length);
         const wanted = length ?? total - offset;
         if (bytes.length !== wanted) throw tooShort(what, offset + bytes.length, offset + wanted);
@@ -404,6 +406,11 @@ function unquote(etag: string | undefined): string {
 
 function changed(what: string, etag: string, cause?: unknown): PenstockError {
   return new PenstockError('conflict', `${what}: its etag is not ${etag}`, { cause });
+}
+
+/** A proxy or cache between us and the server that mixes up ranges: of others' objects nothing else would show it. */
+function otherRange(what: string, first: string, wanted: number): PenstockError {
+  return new PenstockError('corrupt', `${what}: the answer begins at byte ${first}, not at ${wanted} as was asked for`);
 }
 
 function tooShort(what: string, bytes: number, wanted: number): PenstockError {
