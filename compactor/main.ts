@@ -1,8 +1,9 @@
 /** What the command line and the demo call: land, compact, what it cost, and what a dataset adds up to. */
 import { randomUUID } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { PipelineConfig } from '../lib/config/pipeline.ts';
 import { systemClock } from '../lib/clock.ts';
-import { isCode } from '../lib/errors.ts';
+import { describeError, isCode, PenstockError } from '../lib/errors.ts';
 import { serveHealth } from '../lib/health-server.ts';
 import { openLake, openPipelineLog } from '../lib/lake/ports.ts';
 import type { LakeContext } from '../lib/table/table.ts';
@@ -26,6 +27,10 @@ export { openLake } from '../lib/lake/ports.ts';
 export type { CompactStatus } from './compact/compactor.ts';
 export type { PlannedGroup } from './compact/expectation.ts';
 
+/** Between two attempts to have a session again; each of them waits for the engine for as long as its own deadline says. */
+const REOPEN_PAUSE_MS_MIN = 100;
+const REOPEN_PAUSE_MS_MAX = 10_000;
+
 export interface LandRequest extends Omit<
   LanderOptions,
   'config' | 'lake' | 'log' | 'onTurn' | 'onShare' | 'landerId'
@@ -37,7 +42,8 @@ export interface LandRequest extends Omit<
 
 /**
  * Opens the ports of `config`, lands, and closes them. Relative paths are from `baseDir`. Without `once` it outlives its session: when the
- * metadata engine was restarted or failed over, or this process stood still for longer than its lease, it goes on with a new one.
+ * metadata engine was restarted or failed over, or this process stood still for longer than its lease, it goes on with a new one, and waits for
+ * an engine that is away meanwhile. One that is away at the start is an error at once.
  */
 export async function land(config: PipelineConfig, baseDir: string, options: LandRequest): Promise<LandResult> {
   const { listen } = options;
@@ -74,21 +80,36 @@ async function landOn(
     }
     options.onStatus?.(status);
   };
+  const result = (more: readonly string[] = []): LandResult => ({ summary: sum, problems: [...problems, ...more] });
   try {
-    while (true) {
-      const ports = await openLake(config, baseDir, 'lander');
+    let hadSession = false;
+    for (let failures = 0; ;) {
       try {
-        const result = await runLander({
-          ...options,
-          ...{ config, lake: ports.lake, log, onStatus, landerId },
-          onTurn: (dataset, read) => health.turned(dataset, read),
-          onShare: (dataset, held) => health.holds(dataset, held),
-        });
-        return { summary: sum, problems: [...new Set([...problems, ...result.problems])] };
+        const { problems: more } = await withLake(config, baseDir, 'lander', (lake) =>
+          runLander({
+            ...options,
+            ...{ config, lake, log, onStatus, landerId },
+            onTurn: (dataset, read) => health.turned(dataset, read),
+            onShare: (dataset, held) => health.holds(dataset, held),
+          }),
+        );
+        return result(more.filter((problem) => !problems.has(problem)));
       } catch (error) {
-        if (!isCode(error, 'fenced') || options.once || options.signal.aborted) throw error;
-      } finally {
-        await ports.close();
+        const lost = isCode(error, 'fenced');
+        if (options.once || (lost && options.signal.aborted)) throw error;
+        if (lost) {
+          [hadSession, failures] = [true, 0];
+          continue;
+        }
+        if (!hadSession || !(error instanceof PenstockError) || !error.retryable) throw error;
+        // Nothing is staged without a session.
+        if (options.signal.aborted) return result();
+        const message = `the lander has no session: ${describeError(error)}`;
+        for (const { name } of config.datasets) {
+          onStatus({ kind: 'problem', dataset: name, message, lasting: false });
+        }
+        const pauseMs = Math.random() * Math.min(REOPEN_PAUSE_MS_MAX, REOPEN_PAUSE_MS_MIN * 2 ** ++failures);
+        await sleep(pauseMs, undefined, { signal: options.signal }).catch(() => undefined);
       }
     }
   } finally {

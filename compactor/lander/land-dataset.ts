@@ -166,6 +166,7 @@ export class DatasetLander {
   /** One commit, or nothing when there was nothing to read. `done`: all that `once` asked for has landed. */
   async #round(): Promise<RoundEnd> {
     const { lake, log, db, dataset } = this.#options;
+    lake.engine.lost.throwIfAborted();
     const topic = await log.ensureTopic(dataset.topic, this.#options.topic);
     const targets = (await this.#goal?.targets(topic)) ?? NO_TARGETS;
     // The offsets of its last commit may not be in the engine yet.
@@ -213,6 +214,8 @@ export class DatasetLander {
   /** Once a beat: whether the round must end because the shares, or the topic, are not what they were. */
   async #isOver(topic: TopicInfo, share: Share, source: TopicSource): Promise<boolean> {
     const { membership, log, lake } = this.#options;
+    // Without a session there are no beats: an idle lander would keep what others have taken, and find out at its next commit.
+    lake.engine.lost.throwIfAborted();
     if (membership.beats === this.#beats) return false;
     this.#beats = membership.beats;
     this.#options.onShare({

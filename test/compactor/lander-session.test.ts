@@ -3,8 +3,10 @@ import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { datasetStats, land, openLake } from '../../compactor/main.ts';
 import { eventually } from '../support/processes.ts';
+import { freePort } from '../support/redis.ts';
 import { missing } from '../support/services.ts';
-import { DATASET, HOUR_MS, recordOf, TestProducer } from './pipeline.ts';
+import { TcpProxy } from '../support/tcp-proxy.ts';
+import { DATASET, HOUR_MS, openTestPipeline, recordOf, TestProducer } from './pipeline.ts';
 import { openRedisPipeline } from './redis-pipeline.ts';
 
 test.skipIf(missing('redis-server'))('goes on with a new session when Redis was killed and restarted', async () => {
@@ -45,4 +47,61 @@ test.skipIf(missing('redis-server'))('goes on with a new session when Redis was 
   const ports = await openLake(config, dir, 'test');
   onTestFinished(() => ports.close());
   expect(await datasetStats(ports.lake, DATASET)).toMatchObject({ landed: 300, liveRows: 300, quarantined: 0 });
+});
+
+/** A lander that has landed one record, lost its session, and has no way to the engine: until `restore`. */
+async function openLostLander() {
+  const { redis, dir, config, log } = await openRedisPipeline();
+  const nowhere = await freePort();
+  let reachable = Infinity;
+  const proxy = await TcpProxy.start(() => (reachable-- > 0 ? redis.port : nowhere));
+  onTestFinished(() => proxy.close());
+  const producer = new TestProducer(log);
+  const append = (seq: number): Promise<void> => producer.append(0, [recordOf({ seq, value: { ts: HOUR_MS, seq } })]);
+  const stop = new AbortController();
+  onTestFinished(() => stop.abort());
+  const seen = { records: 0, away: 0 };
+  const landing = land({ ...config, meta: `redis://127.0.0.1:${proxy.port}/0?deadline=500ms` }, dir, {
+    once: false,
+    signal: stop.signal,
+    scratchRoot: join(dir, 'scratch'),
+    onStatus: (status) => {
+      if (status.kind === 'commit') seen.records += status.totals.records;
+      else if (!status.lasting && status.message.includes('has no session')) seen.away++;
+    },
+  });
+  landing.catch(() => undefined); // Each test expects what it says.
+  await append(0);
+  await eventually('the first commit', () => seen.records === 1);
+  proxy.cut();
+  await redis.kill();
+  await redis.start();
+  // The lander's one connection finds that the epoch is another; from then on there is no way to the engine.
+  reachable = 1;
+  proxy.restore();
+  await Promise.race([landing, eventually('attempts to have a session again', () => seen.away >= 2)]);
+  const restore = (): void => void (reachable = Infinity);
+  return { landing, stop, seen, append, restore };
+}
+
+test.skipIf(missing('redis-server'))('waits for an engine that is away when its session is lost', async () => {
+  const { landing, stop, seen, append, restore } = await openLostLander();
+  await append(1);
+  restore();
+  await eventually('the commit after the outage', () => seen.records === 2);
+  stop.abort();
+  expect((await landing).summary).toMatchObject({ records: 2, rows: 2 });
+});
+
+test.skipIf(missing('redis-server'))('ends without trouble when it is told to while the engine is away', async () => {
+  const { landing, stop } = await openLostLander();
+  stop.abort();
+  expect(await landing).toMatchObject({ summary: { records: 1, rows: 1 }, problems: [] });
+});
+
+test('an engine that is away at the start is an error at once', async () => {
+  const { config, dir } = await openTestPipeline();
+  const meta = `redis://127.0.0.1:${await freePort()}/0?deadline=200ms`;
+  const options = { once: false, signal: new AbortController().signal, scratchRoot: join(dir, 'scratch') };
+  await expect(land({ ...config, meta }, dir, options)).rejects.toMatchObject({ code: 'unavailable' });
 });
