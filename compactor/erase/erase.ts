@@ -224,7 +224,7 @@ class Erasure {
     this.#objects = gone.length;
     for (const key of stays) {
       this.problems.push(
-        `${key} still holds erased rows: a branch, a tag or a clone refers to it; remove that and run the erasure again`,
+        `${key} still holds erased rows: a branch, a tag, a clone or a kept snapshot refers to it; remove that and run the erasure again`,
       );
     }
   }

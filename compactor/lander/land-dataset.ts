@@ -250,6 +250,10 @@ export class DatasetLander {
       if (portion === null) {
         if (once) return 'done';
         if (source.active.length === 0) return 'stuck';
+        // What has stopped is looked at again by the next round: retention went past it, or somebody mends it.
+        if (dueMs === Infinity && source.cursors.some(({ stopped }) => stopped !== undefined)) {
+          dueMs = clock.monotonicMs() + Math.max(PAUSE_MS_MAX, commitEveryMs);
+        }
         const leftMs = dueMs - clock.monotonicMs();
         await this.#pause(Math.max(1, Math.min(IDLE_MS, commitEveryMs, leftMs)));
         continue;

@@ -13,6 +13,7 @@ import { createHash } from 'node:crypto';
 import { readlinkSync } from 'node:fs';
 import { hostname } from 'node:os';
 import type { Key, Version } from '../../lib/meta/engine.ts';
+import { systemBoot } from '../../lib/boot-time.ts';
 import { type LanderRecord, landersBucket, parseLander } from '../../lib/lake/landers.ts';
 import { isAlive } from '../../lib/process-lock.ts';
 import type { LakeContext } from '../../lib/table/table.ts';
@@ -158,7 +159,8 @@ export class Membership {
   }
 }
 
-const SPACE = `${hostname()} ${pidNamespace()}`;
+/** Machines may share a name, and namespaces of different machines a number: without the boot, the processes of one would be dead to the other. */
+const SPACE = `${hostname()} ${systemBoot.id.toString('hex')} ${pidNamespace()}`;
 
 function pidNamespace(): string {
   try {

@@ -9,9 +9,6 @@ import type { LakeContext } from '../../lib/table/table.ts';
 import { findLineage, recordLineage, snapshotUsed } from './lineage.ts';
 import type { LineageRecord } from './lineage.ts';
 
-/** `/lake/DATASET/...` in a path of any mount. */
-const DATASET_OF_PATH = /(?:^|\/)lake\/([^/]+)\//;
-
 export interface LineageUse {
   readonly dataset: string;
   /** Default: the current one. */
@@ -45,24 +42,28 @@ export async function recordUse(config: PipelineConfig, baseDir: string, use: Li
   });
 }
 
-/** Newest first. Throws `usage` when neither a model nor a dataset is known. */
+/** Newest first. Throws `usage` when neither a model nor a dataset is known, and for a file that is of another dataset. */
 export async function askLineage(
   config: PipelineConfig,
   baseDir: string,
   question: LineageQuestion,
 ): Promise<LineageAnswer> {
   const { model, snapshotId, file } = question;
-  const dataset = question.dataset ?? (file === undefined ? undefined : DATASET_OF_PATH.exec(file)?.[1]);
+  const ofFile = file === undefined ? undefined : datasetOf(config, file);
+  const dataset = question.dataset ?? ofFile;
   if (dataset !== undefined) assertDataset(config, dataset);
+  if (file !== undefined && dataset === undefined) {
+    throw new PenstockError(
+      'usage',
+      `'${file}': say of which --dataset, or give its path in the mount (.../lake/DATASET/...)`,
+    );
+  }
+  if (ofFile !== undefined && ofFile !== dataset) {
+    throw new PenstockError('usage', `'${file}' is of the dataset ${ofFile}, not of ${dataset}`);
+  }
   return withLake(config, baseDir, async (lake) => {
     const uses = await findLineage(lake.engine, lake.volume, { dataset, model, snapshotId });
-    if (file === undefined) return { uses, unknown: [] };
-    if (dataset === undefined) {
-      throw new PenstockError(
-        'usage',
-        `'${file}': say of which --dataset, or give its path in the mount (.../lake/DATASET/...)`,
-      );
-    }
+    if (file === undefined || dataset === undefined) return { uses, unknown: [] };
     return usesOfFile(lake, dataset, file.slice(file.lastIndexOf('/') + 1), uses);
   });
 }
@@ -90,6 +91,16 @@ async function usesOfFile(
     }
   }
   return { uses: uses.filter(({ snapshotId }) => had.get(snapshotId) === true), unknown };
+}
+
+/** `.../lake/DATASET/...` in a path of any mount, wherever that is: /lake/lake/DATASET, too. */
+function datasetOf(config: PipelineConfig, path: string): string | undefined {
+  const names = path.split('/');
+  const isDataset = (name: string): boolean => config.datasets.some((dataset) => dataset.name === name);
+  const at = names.findLastIndex(
+    (name, index) => index < names.length - 1 && names[index - 1] === 'lake' && isDataset(name),
+  );
+  return names[at];
 }
 
 function assertDataset(config: PipelineConfig, dataset: string): void {

@@ -23,6 +23,7 @@ import { ObjectTree } from './object-tree.ts';
 import type { ObjectFile } from './object-tree.ts';
 import { resolveNames } from './volume-path.ts';
 
+const SNAPSHOT_ID = /^-?\d{1,19}$/;
 const OPEN_TO_ALL = { mode: S_IFDIR | 0o755, flags: INODE_FROZEN };
 
 export interface DatasetSnapshot {
@@ -110,8 +111,12 @@ export async function listDatasetSnapshots(lake: LakeContext, dataset: string): 
   return found.sort((a, b) => (a.created < b.created ? -1 : 1));
 }
 
-/** Its objects go with the table's next clean-up, unless something else refers to them. Throws `not-found`. */
+/** Its objects go with the table's next clean-up, unless something else refers to them. Throws `not-found`, `usage`. */
 export async function deleteDatasetSnapshot(lake: LakeContext, dataset: string, id: string): Promise<void> {
+  // Other characters are not the bytes of a name.
+  if (!SNAPSHOT_ID.test(id)) {
+    throw new PenstockError('usage', `'${id}' is no id of a snapshot: expected a decimal number, as list prints it`);
+  }
   const work = await workOn(lake);
   const root = await work.unlink(await snapshotsOf(work, dataset), id);
   if (root === undefined) throw new PenstockError('not-found', `${dataset} has no view of snapshot ${id}`);

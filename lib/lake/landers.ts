@@ -3,7 +3,7 @@
  *
  *   {VOLUME}landers / <lander id>     { "host", "pid", "space", "datasets", "startedMs" } as JSON
  *
- * `space` tells whether a process id means the same to two of them (machine and pid namespace); `datasets` are those in whose partitions
+ * `space` tells whether a process id means the same to two of them (boot of a machine and pid namespace); `datasets` are those in whose partitions
  * it takes a share. Who lands a partition stands in the record of its offset (offsets.ts).
  */
 import { z } from 'zod';

@@ -1,16 +1,24 @@
 /** Records that the log's retention removed before they landed are named and counted, once, also when nothing had landed before. */
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
+import { datasetStats } from '../../compactor/main.ts';
 import { parseConfig } from '../../lib/config/load.ts';
 import { pipelineSchema } from '../../lib/config/pipeline.ts';
 import { openLake } from '../../lib/lake/ports.ts';
+import { PenstockError } from '../../lib/errors.ts';
 import { openFileLogAt } from '../../lib/log/file/file-log.ts';
+import type { FetchRequest, FetchResult, Log } from '../../lib/log/log.ts';
+import { FaultPlan } from '../support/fault.ts';
 import { textBatch } from '../support/log-batches.ts';
+import { faultyLog } from '../support/log-faulty.ts';
+import { until } from '../support/mount-guard.ts';
 import { tempDir } from '../support/temp.ts';
 import {
+  DATASET,
   expectAccounts,
   HOUR_MS,
   landOnce,
+  openTestPipeline,
   pipelineYaml,
   readRows,
   recordOf,
@@ -92,4 +100,32 @@ test('a loss after which nothing is left to land is committed, too', async () =>
   expect(problems).toEqual(['vibration/0: offsets 3 to 6 were deleted before they landed']);
   expect((await landOnce(pipeline)).problems).toEqual([]);
   await expectAccounts(pipeline.lake, { landed: 3, lost: 4 });
+});
+
+test('a partition that retention overtook while it was read is read on, also when no other has anything', async () => {
+  const pipeline = await openTestPipeline('', 'lander: { commitEvery: 1s }');
+  const { lake } = pipeline;
+  await new TestProducer(pipeline.log).append(0, numbered(0, 10));
+  const fetch = pipeline.log.fetch.bind(pipeline.log);
+  let overtaken = 0;
+  const log: Log = {
+    ...faultyLog(pipeline.log, new FaultPlan()),
+    fetch: (request: FetchRequest): Promise<FetchResult> => {
+      if (request.partition !== 0 || overtaken++ > 0) return fetch(request);
+      return Promise.reject(new PenstockError('not-found', `${TOPIC}/0 has offsets 5 to 10, there is no 0`));
+    },
+  };
+  // A hundred seconds in one.
+  const startMs = HOUR_MS - 100 * performance.now();
+  const clock = { nowMs: () => Math.floor(startMs + clock.monotonicMs()), monotonicMs: () => 100 * performance.now() };
+  const stop = new AbortController();
+  const landing = landOnce({ ...pipeline, log, lake: { ...lake, clock } }, { once: false, signal: stop.signal });
+  try {
+    await until('10 records', async () => (await datasetStats(lake, DATASET)).landed === 10);
+  } finally {
+    stop.abort();
+    await landing;
+  }
+  await expectAccounts(lake, { landed: 10, liveRows: 10 });
+  expect(overtaken).toBeGreaterThan(1);
 });

@@ -38,6 +38,8 @@ test('the models that saw a file are those whose snapshot had it; of an expired 
   expect(await modelsOf(path(early))).toEqual(['model-0', 'model-1']);
   expect(await modelsOf(path(late))).toEqual(['model-1']);
   expect(await modelsOf(path(merged))).toEqual(['model-2']);
+  // A volume that is mounted at /lake.
+  expect(await modelsOf(`/lake${path(merged).slice('/mnt'.length)}`)).toEqual(['model-2']);
   const { uses } = await askLineage(config, dir, { model: 'model-1' });
   expect(uses).toMatchObject([{ dataset: DATASET, job: 'train-1', model: 'model-1' }]);
 
@@ -46,8 +48,20 @@ test('the models that saw a file are those whose snapshot had it; of an expired 
   expect(after.uses).toEqual([]);
   expect(after.unknown).toHaveLength(2);
   await expect(askLineage(config, dir, { file: 'x.parquet', model: 'm' })).rejects.toThrow(/--dataset/);
+  await expect(askLineage(config, dir, { file: 'x.parquet' })).rejects.toThrow(/--dataset/);
   await expect(recordUse(config, dir, { dataset: 'other', job: 'j' })).rejects.toThrow(/it has plant.vibration/);
   await expect(recordUse(config, dir, { dataset: DATASET, snapshotId: '7', job: 'j' })).rejects.toThrow(
     /has no snapshot 7/,
   );
+});
+
+test('a file of one dataset is not looked for in another one', async () => {
+  const { config, dir } = await openTestPipeline();
+  const [dataset] = config.datasets;
+  if (dataset === undefined) throw new Error('the pipeline has no dataset');
+  const two = { ...config, datasets: [dataset, { ...dataset, name: 'lake' }] };
+  const question = { dataset: 'lake', file: `/mnt/lake/${DATASET}/dt=2026-01-31/hour=07/x.parquet` };
+  await expect(askLineage(two, dir, question)).rejects.toThrow(/is of the dataset plant.vibration, not of lake/);
+  const answer = await askLineage(two, dir, { file: '/mnt/lake/lake/dt=2026-01-31/hour=07/x.parquet' });
+  expect(answer).toEqual({ uses: [], unknown: [] });
 });

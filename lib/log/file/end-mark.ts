@@ -22,7 +22,7 @@ import { crc32c } from '@node-rs/crc32';
 import { closeSync, constants, fdatasync, openSync, readSync, writeSync } from 'node:fs';
 import { promisify } from 'node:util';
 import { fromSystemError } from '../../errors.ts';
-import { systemBoot } from './boot-time.ts';
+import { systemBoot } from '../../boot-time.ts';
 
 const MARK_BYTES = 64;
 const MAGIC = 0x50534531;

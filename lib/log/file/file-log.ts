@@ -29,7 +29,7 @@ import type {
   TopicOptions,
 } from '../log.ts';
 import { makeDirectory, replaceFile, syncDirectory, writeNewFile } from '../../durable-files.ts';
-import { systemBoot, type BootTime } from './boot-time.ts';
+import { systemBoot, type BootTime } from '../../boot-time.ts';
 import { encodeEndMark } from './end-mark.ts';
 import {
   FORMAT_FILE,

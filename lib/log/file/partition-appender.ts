@@ -27,7 +27,7 @@ import {
   type BatchHeader,
 } from '../record-batch.ts';
 import { replaceFile, syncDirectory } from '../../durable-files.ts';
-import type { BootTime } from './boot-time.ts';
+import type { BootTime } from '../../boot-time.ts';
 import { type EndFile, type EndMark } from './end-mark.ts';
 import { segmentPath } from './layout.ts';
 import { PartitionLock } from './partition-lock.ts';

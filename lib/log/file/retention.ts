@@ -19,7 +19,7 @@ import { readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { replaceFile, syncDirectory } from '../../durable-files.ts';
-import type { BootTime } from './boot-time.ts';
+import type { BootTime } from '../../boot-time.ts';
 import { listSegments, segmentPath } from './layout.ts';
 
 /** A directory that moved to a machine which has been up for a year has not aged by a year. */
