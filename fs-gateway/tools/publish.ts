@@ -4,7 +4,8 @@
  * Invariants: the tree appears whole or not at all. A published file is of one version of its object (its etag): when somebody writes the
  * object again, reads fail with EIO and name it, and never mix the two. The object stays its owner's: removing the file leaves it, and gc does
  * not touch it.
- * Limits: objects of the volume's own store; objects of the lake's tables are published by `dataset snapshot`, which can tell when they go.
+ * Limits: objects of the volume's own store; objects of the lake's tables are published by `dataset snapshot`, which can tell when they go; those of
+ * the quarantine go with their retention, whoever refers to them.
  */
 import { resolve } from 'node:path';
 import { isCode, PenstockError } from '../../lib/errors.ts';
@@ -19,6 +20,7 @@ import type { ObjectFile } from './object-tree.ts';
 import { namesOf, resolveNames } from './volume-path.ts';
 
 const TABLES = 'tables/';
+const QUARANTINE = 'quarantine/';
 
 export interface PublishReport {
   readonly path: string;
@@ -83,6 +85,9 @@ function keyOf(store: ObjectStore, objectUrl: string): string {
 
 function problemOf(key: string): string | null {
   if (isOwnObject(key)) return 'belongs to a volume: `penstock fs clone` shares what a volume has';
+  if (key.startsWith(QUARANTINE)) {
+    return 'holds quarantined records, which go with their retention: `penstock quarantine show` prints them';
+  }
   return key.startsWith(TABLES)
     ? "belongs to a table of the lake: `penstock dataset snapshot create` keeps a table's files as they are now"
     : null;

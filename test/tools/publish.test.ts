@@ -90,6 +90,7 @@ test('what cannot be published is refused by name, and leaves nothing', async ()
   const all = await openBench(await testVolume(OPTIONS));
   const { engine, store, open } = all;
   await store.put('raw/a', Buffer.from('a'));
+  await store.put('quarantine/plant/1.avro', Buffer.from('q'));
   await store.put('tables/plant/x/data/1.parquet', Buffer.from('p'));
   await makeDirectory(open, 'taken');
   const options = { engine, volume: 'lake', clock: systemClock };
@@ -99,6 +100,7 @@ test('what cannot be published is refused by name, and leaves nothing', async ()
   expect(await codeOf(publish(all, 'raw/a', '/no/such/place'))).toBe('not-found');
   expect(await codeOf(publish(all, 'raw/a', '/.snapshots'))).toBe('usage');
   await expect(publish(all, 'tables/plant/', '/x')).rejects.toThrow(/dataset snapshot/);
+  await expect(publish(all, 'quarantine/plant/', '/x')).rejects.toThrow(/quarantine show/);
   await expect(publish(all, `${open.format.id}/blocks/`, '/x')).rejects.toThrow(/fs clone/);
   await expect(publishObjects(options, store, 's3://elsewhere/a', '/x')).rejects.toThrow(/is not in the store/);
   await setQuota(engine, 'lake', '/taken', { bytesMax: 0 });
