@@ -6,7 +6,7 @@ import { openLake } from '../../lib/lake/ports.ts';
 import { liveFilesOf } from '../../lib/table/live-files.ts';
 import { loadTable } from '../../lib/table/table.ts';
 import type { LakeContext } from '../../lib/table/table.ts';
-import { findLineage, recordLineage, snapshotUsed } from './lineage.ts';
+import { findLineage, lineageNameSchema, recordLineage, snapshotUsed } from './lineage.ts';
 import type { LineageRecord } from './lineage.ts';
 
 export interface LineageUse {
@@ -31,10 +31,14 @@ export interface LineageAnswer {
   readonly unknown: readonly string[];
 }
 
-/** Throws `usage` for a dataset that the configuration does not have, `not-found` for a snapshot. */
+/** Throws `usage` for a dataset that the configuration does not have and for an empty name, `not-found` for a snapshot. */
 export async function recordUse(config: PipelineConfig, baseDir: string, use: LineageUse): Promise<LineageRecord> {
   const { dataset, job, model = null } = use;
   assertDataset(config, dataset);
+  for (const [what, name] of Object.entries({ job, model })) {
+    if (name === null || lineageNameSchema.safeParse(name).success) continue;
+    throw new PenstockError('usage', `'${name}' is no name of a ${what}: expected 1 to 200 characters`);
+  }
   return withLake(config, baseDir, async (lake) => {
     const snapshotId = snapshotUsed(dataset, await loadTable(lake, dataset), use.snapshotId);
     const record = { id: randomUUID(), dataset, snapshotId, job, model, recordedBy: 'command line' };

@@ -18,6 +18,9 @@ import type { TableState } from '../../lib/table/table.ts';
 
 const EDGES_MAX = 100_000;
 
+/** Of a job or a model. */
+export const lineageNameSchema = z.string().min(1).max(200);
+
 export const lineageSchema = z.object({
   id: z.string(),
   dataset: z.string(),

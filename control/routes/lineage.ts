@@ -2,10 +2,9 @@
 import { z } from 'zod';
 import type { App, ControlContext } from '../context.ts';
 import { idempotencyHeaders, idOfRequest } from '../idempotency.ts';
-import { findLineage, lineageSchema, recordLineage, snapshotUsed } from '../lake/lineage.ts';
+import { findLineage, lineageNameSchema as name, lineageSchema, recordLineage, snapshotUsed } from '../lake/lineage.ts';
 import { pageOf, pageQuery, paginate } from '../page.ts';
 
-const name = z.string().min(1).max(200);
 const snapshotId = z.string().regex(/^\d{1,19}$/, 'expected the id of a snapshot, a decimal number');
 
 export function lineageRoutes(app: App, context: ControlContext): void {

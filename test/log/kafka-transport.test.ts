@@ -230,6 +230,25 @@ test('when the leader has moved, batches and fetches follow it, in order', async
   expect(sequences).toEqual([1, 2, 3]);
 });
 
+test('a fetch above the quota of its client has a pause for an answer, and is asked again', async () => {
+  const fake = await FakeKafka.start();
+  const log = await openFake(fake, LIMITS);
+  const times: number[] = [];
+  // KIP-219: no error, no topic, and the pause in front.
+  const throttled = new WireWriter().int32(200).int16(0).int32(0).int32(0).finish();
+  fake.on(api.FETCH.key, () => (times.push(performance.now()) === 1 ? throttled : fetched(0, 9n)));
+  const { endOffset, batches } = await log.fetch({
+    topic: 't',
+    partition: 0,
+    offset: 3n,
+    maxBytes: 1000,
+    maxWaitMs: 0,
+  });
+  expect([endOffset, batches]).toEqual([9n, []]);
+  const [first = NaN, second = NaN] = times;
+  expect(second - first).toBeGreaterThan(190);
+});
+
 test('a cluster whose known brokers are gone is found again through the URL', async () => {
   const [bootstrap, member] = [await FakeKafka.start(), await FakeKafka.start()];
   bootstrap.on(api.METADATA.key, () => metadata(member.port, 2));

@@ -12,6 +12,7 @@ export const UNKNOWN_TOPIC_OR_PARTITION = 3;
 const REQUEST_TIMED_OUT = 7;
 const NOT_ENOUGH_REPLICAS_AFTER_APPEND = 20;
 export const TOPIC_ALREADY_EXISTS = 36;
+export const THROTTLING_QUOTA_EXCEEDED = 89;
 /** Passing errors of an append that may have been stored all the same. */
 export const EFFECT_UNKNOWN: ReadonlySet<number> = new Set([-1, REQUEST_TIMED_OUT, NOT_ENOUGH_REPLICAS_AFTER_APPEND]);
 
@@ -68,7 +69,7 @@ const ERRORS: Readonly<Record<number, readonly [name: string, code: ErrorCode]>>
   78: ['OFFSET_NOT_AVAILABLE', 'unavailable'],
   87: ['INVALID_RECORD', 'corrupt'],
   88: ['UNSTABLE_OFFSET_COMMIT', 'unavailable'],
-  89: ['THROTTLING_QUOTA_EXCEEDED', 'unavailable'],
+  [THROTTLING_QUOTA_EXCEEDED]: ['THROTTLING_QUOTA_EXCEEDED', 'unavailable'],
   90: ['PRODUCER_FENCED', 'fenced'],
   100: ['UNKNOWN_TOPIC_ID', 'unavailable'],
   119: ['REBOOTSTRAP_REQUIRED', 'unavailable'],

@@ -10,7 +10,8 @@
  *
  * `records` are whole batches, but for the last, which the broker cuts at maxBytes.
  */
-import { FETCH, LIST_OFFSETS, readOnlyPartition, type ApiRequest } from './request.ts';
+import { THROTTLING_QUOTA_EXCEEDED } from './broker-errors.ts';
+import { FETCH, LIST_OFFSETS, readOnlyPartition, readPartitionIfAny, type ApiRequest } from './request.ts';
 import { WireWriter } from './wire.ts';
 
 const CONSUMER = -1;
@@ -51,7 +52,7 @@ export function fetchRequest(of: PartitionFetch): ApiRequest<FetchedPartition> {
       reader.int32();
       // An answer about the whole request has no partitions.
       if (error !== 0) return { error, highWatermark: -1n, records: Buffer.alloc(0) };
-      const answer = readOnlyPartition(reader, of.topic, of.partition, () => {
+      const answer = readPartitionIfAny(reader, of.topic, of.partition, () => {
         const partitionError = reader.int16();
         const highWatermark = reader.int64();
         reader.int64();
@@ -61,7 +62,8 @@ export function fetchRequest(of: PartitionFetch): ApiRequest<FetchedPartition> {
         return { error: partitionError, highWatermark, records: reader.nullableBytes() };
       });
       reader.end();
-      return answer;
+      // Above the client's quota: the broker answers with the pause that it asks for, and with nothing else (KIP-219).
+      return answer ?? { error: THROTTLING_QUOTA_EXCEEDED, highWatermark: -1n, records: Buffer.alloc(0) };
     },
   };
 }

@@ -63,8 +63,14 @@ export function readPartitions<T>(reader: WireReader, read: () => T): PartitionA
 
 /** The same of an answer that must be about one topic and one partition. */
 export function readOnlyPartition<T>(reader: WireReader, topic: string, partition: number, read: () => T): T {
+  return readPartitionIfAny(reader, topic, partition, read) ?? reader.flaw(`it is not about ${topic}/${partition}`);
+}
+
+/** The same of an answer that may be about none; null: it is. */
+export function readPartitionIfAny<T>(reader: WireReader, topic: string, partition: number, read: () => T): T | null {
   const [answer, ...others] = readPartitions(reader, read);
-  if (answer?.topic !== topic || answer.partition !== partition || others.length > 0) {
+  if (answer === undefined) return null;
+  if (answer.topic !== topic || answer.partition !== partition || others.length > 0) {
     reader.flaw(`it is not about ${topic}/${partition} alone`);
   }
   return answer.value;
