@@ -23,6 +23,7 @@ import { bootId, openPassthrough, openWholeFiles } from './open-passthrough.ts';
 import { CacheGroup } from './peers/cache-group.ts';
 import type { CacheGroupOptions } from './peers/cache-group.ts';
 import { Acls } from './vfs/acls.ts';
+import { appendOperation } from './vfs/append.ts';
 import { TimeSource } from './vfs/context.ts';
 import type { Context } from './vfs/context.ts';
 import { Files } from './vfs/files.ts';
@@ -160,12 +161,13 @@ async function assemble({
   const stagingDir = join(base, stagingFolder(options.mountpoint));
   const lock = await lockStaging(join(stagingDir, 'lock'), options.mountpoint, clock);
   const { cacheDir } = options;
-  await assertOnlyOne({ mountId, life: lockOwner, cacheDir, sessions: () => view.sessions() }).catch(
-    (error: unknown) => {
-      lock.release();
-      throw error;
-    },
-  );
+  try {
+    await assertOnlyOne({ mountId, life: lockOwner, cacheDir, sessions: () => view.sessions() });
+    await view.takeOver(({ kind, detail }) => kind === 'mount' && detail['mountId'] === mountId);
+  } catch (error) {
+    lock.release();
+    throw error;
+  }
   const cache = new BlockCache({
     dir: join(base, 'blocks'),
     bytesMax: options.cacheBytes,
@@ -177,6 +179,7 @@ async function assemble({
     dir: stagingDir,
     life: lockOwner,
     bootId: bootId(),
+    isCommitted: (ino, appendId) => view.wasApplied(appendOperation(ino, appendId)),
   });
   const whole = await openWholeFiles({
     base,
@@ -255,7 +258,7 @@ async function assemble({
   view.lockEvents = locks;
   await table.claim();
   passthrough.resume();
-  await files.recover();
+  await flushes.recover();
   passthrough.lookAfter();
   await orphans.resume();
   group?.serve(reader);

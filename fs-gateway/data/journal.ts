@@ -11,10 +11,13 @@
  *     SPILL  what DATA said is in the staging file from here on
  *     CLEAN  everything of this inode before the frame number `offset` is committed
  *     DROP   nothing of this inode is staged any more, and its staging file is gone; a later frame begins anew
- *     APPEND what is staged from `offset` on was appended; timeNs is the id under which it is committed (0: it is)
+ *     APPEND what is staged from `offset` on was appended; timeNs is the id under which it is committed (0: it is), if no FLUSH says another
+ *     FLUSH  what is staged before the frame is committed next, appended bytes up to `offset` under the id timeNs
+ *     WROTE  the bytes are the id of the request that appended last; it is done when a live file has `offset` bytes
  *     SYNC   everything of this inode before the frame number `offset` (0: before this one) is on the disk and was promised
  *     KEEP   somebody has set another mtime: what was staged until now leaves it
  *     OPEN, CLOSE   the inode was opened (`length` times; `offset` is its backing id, 0 through the daemon) or closed
+ *   DATA and RANGE of an append end in the id of its request (behind the `length` bytes of DATA).
  *
  * Invariants: a write is answered after its frame was written (to the page cache: it survives the process, not the machine; fsync and
  * close wait for the store, or with `writeback` for `sync`). A torn frame ends the journal: it was not answered. One that a full disk tore
@@ -54,6 +57,8 @@ export const FrameKind = {
   APPEND: 11,
   SYNC: 12,
   KEEP: 13,
+  FLUSH: 14,
+  WROTE: 15,
 } as const;
 export type FrameKind = (typeof FrameKind)[keyof typeof FrameKind];
 

@@ -4,13 +4,15 @@
  * Invariants
  * - In the same boot all that was answered is there. After another boot only what was promised (SYNC): the rest is not only of no use, it
  *   may be committed long since and changed by another node, while the frame that says so did not reach the disk.
- * - What is committed is not staged again, but still says where bytes are and how long the file was.
+ * - What is committed is not staged again, but still says where bytes are and how long the file was. Of appended bytes the store of the
+ *   metadata says whether they are, when the worker was killed before the journal did: they must not be appended twice, nor what was
+ *   appended behind them be lost.
  */
 import { FrameKind, NO_APPEND } from './journal.ts';
 import type { Frame } from './journal.ts';
 import { OpenCounts } from './open-counts.ts';
 import { StagedFile } from './staged-file.ts';
-import type { Append } from './staged-file.ts';
+import type { Append, Wrote } from './staged-file.ts';
 
 export interface Recovered {
   /** All of them have changes. */
@@ -18,15 +20,22 @@ export interface Recovered {
   readonly open: OpenCounts;
   /** What was appended to files that were live. */
   readonly appends: Map<number, Append>;
+  readonly wrote: Map<number, Wrote>;
 }
 
 /** `dir` has the staging files. */
-export function replay(frames: readonly Frame[], dir: string, sameBoot: boolean): Recovered {
+export function replay(
+  frames: readonly Frame[],
+  dir: string,
+  sameBoot: boolean,
+  isCommitted: (ino: number, appendId: bigint) => boolean,
+): Recovered {
   const replaying = new Replaying(dir);
   const cleanBefore = new Map<number, number>();
   const syncedBefore = new Map<number, number>();
-  for (const [index, { kind, ino, offset }] of frames.entries()) {
+  for (const [index, { kind, ino, offset, timeNs }] of frames.entries()) {
     if (kind === FrameKind.CLEAN) cleanBefore.set(ino, offset);
+    if (kind === FrameKind.FLUSH && isCommitted(ino, timeNs)) cleanBefore.set(ino, index + 1);
     if (kind === FrameKind.SYNC) syncedBefore.set(ino, offset === 0 ? index : offset);
   }
   for (const [index, frame] of frames.entries()) {
@@ -36,11 +45,23 @@ export function replay(frames: readonly Frame[], dir: string, sameBoot: boolean)
   return replaying.end();
 }
 
+const WITHOUT_CHANGE = new Set<FrameKind>([FrameKind.SPILL, FrameKind.APPEND, FrameKind.FLUSH, FrameKind.KEEP]);
+
+/** The id of the request that a frame is of, when that was an append. */
+function requestOf({ kind, length, bytes }: Frame): string {
+  const isOfRequest = kind === FrameKind.DATA || kind === FrameKind.RANGE || kind === FrameKind.WROTE;
+  if (!isOfRequest || bytes === undefined) return '';
+  return Buffer.from(kind === FrameKind.DATA ? bytes.subarray(length) : bytes).toString('latin1');
+}
+
 class Replaying implements Recovered {
   readonly files = new Map<number, StagedFile>();
   readonly open = new OpenCounts();
   readonly appends = new Map<number, Append>();
+  readonly wrote = new Map<number, Wrote>();
   readonly #dir: string;
+  /** Live files have no such frame. */
+  readonly #flushed = new Set<number>();
 
   constructor(dir: string) {
     this.#dir = dir;
@@ -48,11 +69,16 @@ class Replaying implements Recovered {
 
   frame(frame: Frame, committed: boolean, there: boolean): void {
     const { kind, ino, offset, length } = frame;
+    const request = requestOf(frame);
+    if (request !== '') this.wrote.set(ino, { request, liveBytes: kind === FrameKind.WROTE ? offset : 0 });
+    if (kind === FrameKind.WROTE) return;
     if (kind === FrameKind.OPEN) this.open.opened(ino, length, offset);
-    else if (kind === FrameKind.CLOSE) this.open.closed(ino);
-    else if (kind === FrameKind.DROP) {
+    else if (kind === FrameKind.CLOSE) {
+      if (this.open.closed(ino)) this.wrote.delete(ino);
+    } else if (kind === FrameKind.DROP) {
       this.files.get(ino)?.close();
       this.files.delete(ino);
+      this.#flushed.delete(ino);
     } else if (kind === FrameKind.SYNC) {
       const file = this.files.get(ino);
       if (file !== undefined) file.promised = true;
@@ -64,10 +90,13 @@ class Replaying implements Recovered {
     if (file === undefined) this.files.set(ino, (file = new StagedFile(ino, 0, this.#dir)));
     // A full disk may have had no room for the frame that says SPILL.
     if ((kind === FrameKind.SPILL || kind === FrameKind.RANGE) && there) file.openFile();
-    if (kind === FrameKind.DATA && bytes !== undefined && file.inMemory) file.store(offset, bytes);
+    if (kind === FrameKind.DATA && bytes !== undefined && file.inMemory) file.store(offset, bytes.subarray(0, length));
+    // Behind what is committed: what is staged from here on.
+    if (kind === FrameKind.FLUSH && committed) file.append = { from: offset, id: timeNs };
+    if (kind === FrameKind.FLUSH) this.#flushed.add(ino);
     if (kind === FrameKind.APPEND) file.append = timeNs === NO_APPEND.id ? undefined : { from: offset, id: timeNs };
     if (kind === FrameKind.KEEP) file.keepMtime();
-    if (kind === FrameKind.SPILL || kind === FrameKind.APPEND || kind === FrameKind.KEEP) return;
+    if (WITHOUT_CHANGE.has(kind)) return;
     if (committed) {
       // What follows was done to a file of this size.
       if (kind === FrameKind.DATA || kind === FrameKind.RANGE) file.size = Math.max(file.size, offset + length);
@@ -84,7 +113,7 @@ class Replaying implements Recovered {
   end(): Recovered {
     for (const [ino, file] of this.files) {
       if (file.dirty) continue;
-      if (file.append !== undefined) this.appends.set(ino, file.append);
+      if (file.append !== undefined && !this.#flushed.has(ino)) this.appends.set(ino, file.append);
       file.discard();
       this.files.delete(ino);
     }

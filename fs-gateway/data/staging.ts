@@ -24,7 +24,7 @@ import { OpenCounts } from './open-counts.ts';
 import { Overlay } from './overlay.ts';
 import { replay } from './recovery.ts';
 import { MEMORY_BYTES_MAX, StagedFile } from './staged-file.ts';
-import type { Append, FileChange } from './staged-file.ts';
+import type { Append, FileChange, Wrote } from './staged-file.ts';
 
 const syncData = promisify(fdatasync);
 const SYNC_SOON_MS = 500;
@@ -41,6 +41,8 @@ export interface StagingOptions {
   readonly life: string;
   /** Of what an earlier boot had staged only what was synced counts. */
   readonly bootId: string;
+  /** Whether an earlier worker has committed what was appended under this id. */
+  readonly isCommitted: (ino: number, appendId: bigint) => boolean;
 }
 
 export class Staging {
@@ -54,8 +56,10 @@ export class Staging {
   readonly #open: OpenCounts;
   /** What the worker before this one had appended to files that were live. */
   readonly #appends: Map<number, Append>;
+  /** The last append to each open inode. */
+  readonly #wrote: Map<number, Wrote>;
 
-  constructor({ dir, life, bootId }: StagingOptions) {
+  constructor({ dir, life, bootId, isCommitted }: StagingOptions) {
     this.#dir = dir;
     mkdirSync(dir, { recursive: true, mode: 0o700 });
     this.#journal = new Journal(dir);
@@ -63,9 +67,13 @@ export class Staging {
     const own = `${life}\n${bootId}\n`;
     const earlier = existsSync(path) ? readFileSync(path, 'utf8') : '';
     const [earlierLife = '', earlierBoot = ''] = earlier.split('\n');
-    const { files, open, appends } = replay(this.#journal.read(), dir, earlierBoot === bootId);
-    [this.#files, this.#open, this.#appends] = [files, open, appends];
-    if (earlierLife !== life) open.clear();
+    const recovered = replay(this.#journal.read(), dir, earlierBoot === bootId, isCommitted);
+    const { files, open, appends, wrote } = recovered;
+    [this.#files, this.#open, this.#appends, this.#wrote] = [files, open, appends, wrote];
+    if (earlierLife !== life) {
+      open.clear();
+      wrote.clear();
+    }
     for (const name of readdirSync(dir)) {
       if (/^\d+$/.test(name) && !files.has(Number(name))) rmSync(join(dir, name), { force: true });
     }
@@ -127,6 +135,7 @@ export class Staging {
     file.append = this.#appends.get(file.ino);
     this.#appends.delete(file.ino);
     this.#files.set(file.ino, file);
+    if (file.size < (this.#wrote.get(file.ino)?.liveBytes ?? 0)) this.#wrote.delete(file.ino);
   }
 
   /** The live file is complete: its backing file stays. */
@@ -146,26 +155,46 @@ export class Staging {
     if (!this.#open.has(ino)) return false;
     this.#append({ kind: FrameKind.CLOSE, ino, timeNs: nowNs, offset: 0, length: 1 });
     const last = this.#open.closed(ino);
+    if (last) this.#wrote.delete(ino);
     this.#tidy();
     return last;
   }
 
-  /** Throws `full` and `io` when the local disk does; then nothing was written. */
-  write(file: StagedFile, offset: number, data: Buffer, nowNs: bigint): void {
+  /** The request was an append that is done: the kernel makes appends to an inode one after the other, so the last one is all that may come again. */
+  hasAppended(ino: number, request: string): boolean {
+    return this.#wrote.get(ino)?.request === request;
+  }
+
+  /** At the end of the file. Throws as `write` does. */
+  append(file: StagedFile, data: Buffer, nowNs: bigint, request: string): void {
+    if (file.append === undefined) this.#noteAppend(file, file.size, nowNs);
+    const wrote = { request, liveBytes: file.selfKept ? file.size + data.length : 0 };
+    if (file.selfKept) this.#append(wroteFrame(file.ino, wrote));
+    this.write(file, file.size, data, nowNs, request);
+    this.#wrote.set(file.ino, wrote);
+  }
+
+  /** `request`: of an append. Throws `full` and `io` when the local disk does; then nothing was written. */
+  write(file: StagedFile, offset: number, data: Buffer, nowNs: bigint, request = ''): void {
     const end = offset + data.length;
     if (file.selfKept) {
       this.#store(file, offset, data);
       return;
     }
     const frame = { ino: file.ino, timeNs: nowNs, offset, length: data.length };
+    const id = Buffer.from(request, 'latin1');
     try {
       if (file.inMemory && end > MEMORY_BYTES_MAX) {
         file.spill();
         this.#journal.append({ ...frame, kind: FrameKind.SPILL });
       }
       file.store(offset, data);
-      if (file.inMemory) this.#journal.append({ ...frame, kind: FrameKind.DATA, bytes: data });
-      else if (!file.active.coversWithData(offset, end)) this.#journal.append({ ...frame, kind: FrameKind.RANGE });
+      if (file.inMemory) {
+        const bytes = id.length === 0 ? data : Buffer.concat([data, id]);
+        this.#journal.append({ ...frame, kind: FrameKind.DATA, bytes });
+      } else if (id.length > 0 || !file.active.coversWithData(offset, end)) {
+        this.#journal.append({ ...frame, kind: FrameKind.RANGE, bytes: id });
+      }
     } catch (error) {
       throw fromSystemError(error, 'staging in the cache directory');
     }
@@ -179,12 +208,6 @@ export class Staging {
     } catch (error) {
       throw fromSystemError(error, 'writing a file in the cache directory');
     }
-  }
-
-  /** What is written at the end from here on is appended. */
-  beginAppend(file: StagedFile, nowNs: bigint): void {
-    if (file.append !== undefined) return;
-    this.#noteAppend(file, file.size, nowNs);
   }
 
   #noteAppend(file: StagedFile, from: number, id: bigint): void {
@@ -219,8 +242,15 @@ export class Staging {
     file.keepMtime();
   }
 
-  /** Moves what is staged now to `flushing`; writes from here on belong to the next flush. */
-  beginFlush(file: StagedFile): Flush {
+  /**
+   * Moves what is staged now to `flushing`; writes from here on belong to the next flush. What is appended meanwhile does not have the id of
+   * this one: when it was committed and this process was killed, only that much of the file is taken for committed.
+   */
+  beginFlush(file: StagedFile, nowNs: bigint): Flush {
+    if (file.append !== undefined && !file.selfKept) {
+      this.#append({ kind: FrameKind.FLUSH, ino: file.ino, timeNs: nowNs, offset: file.size, length: 0 });
+      file.append = { from: file.append.from, id: nowNs };
+    }
     const { active, size, sizeSet, mtimeNs, mtimesKept, ctimeNs, append } = file;
     file.flushing = active;
     file.active = new Overlay();
@@ -342,6 +372,7 @@ export class Staging {
     for (const [ino, count] of this.#open.all()) {
       yield { kind: FrameKind.OPEN, ino, timeNs: 0n, offset: this.#open.backingOf(ino) ?? 0, length: count };
     }
+    for (const [ino, wrote] of this.#wrote) yield wroteFrame(ino, wrote);
     for (const [ino, append] of this.#appends) yield appendFrame(ino, append);
     for (const file of this.#files.values()) {
       if (file.selfKept) {
@@ -376,6 +407,11 @@ export class Staging {
     clearTimeout(this.#syncTimer);
     this.#journal.close();
   }
+}
+
+function wroteFrame(ino: number, { request, liveBytes }: Wrote): Frame {
+  const bytes = Buffer.from(request, 'latin1');
+  return { kind: FrameKind.WROTE, ino, timeNs: 0n, offset: liveBytes, length: 0, bytes };
 }
 
 function appendFrame(ino: number, { from, id }: Append): Frame {

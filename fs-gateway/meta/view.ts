@@ -111,8 +111,21 @@ export class VolumeView {
       report: (message) => options.report(message),
       deadlineMs: options.deadlineMs,
     });
-    await view.#repeats.load(view.#connection.current);
     return view;
+  }
+
+  /**
+   * To be called before the first change: ends the sessions of earlier workers of the mount, whose commits may still lie in some buffer on
+   * their way, and learns what they applied.
+   */
+  async takeOver(isEarlier: (session: SessionInfo) => boolean): Promise<void> {
+    await this.#retry(async () => {
+      const engine = await this.engine();
+      for (const session of await engine.sessions()) {
+        if (session.live && session.id !== engine.sessionId && isEarlier(session)) await engine.endSession(session.id);
+      }
+      await this.#repeats.load(engine);
+    });
   }
 
   listen(listener: Partial<ViewEvents>): void {
@@ -241,6 +254,11 @@ export class VolumeView {
 
   async read(keys: readonly Key[]): Promise<readonly (Stored | null)[]> {
     return this.#retry(async () => (await this.engine()).read(keys));
+  }
+
+  /** An earlier worker of the mount applied the operation. */
+  wasApplied(operation: string): boolean {
+    return this.#repeats.applied(operation) !== undefined;
   }
 
   /**

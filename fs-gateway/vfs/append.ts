@@ -23,6 +23,11 @@ export function placeFlush(flush: Flush, committedSize: number): PlacedFlush {
   return { ...flush, overlay: moved, size: size + shift, shift };
 }
 
+/** Under which a commit of appended bytes is noted (meta/repeats.ts). */
+export function appendOperation(ino: number, id: bigint): string {
+  return `append ${ino} ${id}`;
+}
+
 /** The offset in the staging area of what goes to `offset` of the file. */
 export function stagedOffset({ append, shift }: PlacedFlush, offset: number): number {
   return append !== undefined && offset >= append.from + shift ? offset - shift : offset;

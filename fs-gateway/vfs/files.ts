@@ -31,7 +31,6 @@ import type { CopyEnd } from './share-extents.ts';
 const O_ACCMODE = 3;
 const O_EXCL = 0o200;
 const O_TRUNC = 0o1000;
-const O_APPEND = 0o2000;
 const STAGED_FILE_MAX = 128 * 2 ** 20;
 const HANDLES_MAX = 65_536;
 /** So often a read begins again because the file changed under it; a file that changes faster is read as of some moment of the read. */
@@ -39,6 +38,15 @@ const READ_ATTEMPTS_MAX = 16;
 /** So often a read waits for pieces that it may then see without a copy. */
 const LOOKS_MAX = 2;
 const EMPTY = Buffer.alloc(0);
+
+/** A write to a file. */
+export interface FileWrite {
+  readonly offset: number;
+  readonly data: Buffer;
+  /** The id of the request, when it appends: the offset is then only where the kernel takes the end to be. */
+  readonly append?: string | undefined;
+  readonly killSuidGid: boolean;
+}
 
 export interface FilesParts {
   readonly context: Context;
@@ -60,8 +68,6 @@ export class Files {
   readonly #flushes: Flushes;
   readonly #stagedMax: number;
   readonly #readAheads = new BoundedMap<bigint, ReadAhead>(HANDLES_MAX);
-  /** Inodes with writes of a previous worker. */
-  readonly #recovered = new Set<number>();
   /** Handles of a previous worker are below: they begin at another millisecond. */
   #nextHandle = BigInt(Date.now()) << 20n;
 
@@ -225,57 +231,43 @@ export class Files {
     else extents.then((list) => reader.prefetch(list, window.from, window.to)).catch(() => undefined); // The reader meets it.
   }
 
-  write(
-    ino: number,
-    handle: bigint,
-    offset: number,
-    data: Buffer,
-    flags: number,
-    killSuidGid: boolean,
-  ): Result<number> {
-    const node = this.#context.view.cachedNode(ino);
-    const staged = this.#context.staging.get(ino);
-    const clears = killSuidGid && (node === undefined || withoutSuidGid(node.inode.mode) !== node.inode.mode);
+  write(ino: number, write: FileWrite): Result<number> {
+    const { view, staging } = this.#context;
+    // An append whose answer died with the worker before this one comes again, and must not be appended twice.
+    if (write.append !== undefined && staging.hasAppended(ino, write.append)) return write.data.length;
+    const node = view.cachedNode(ino);
+    const staged = staging.get(ino);
+    const clears = write.killSuidGid && (node === undefined || withoutSuidGid(node.inode.mode) !== node.inode.mode);
     const waits = node === undefined || clears || (staged?.stagedBytes ?? 0) >= STAGED_FILE_MAX;
-    const admitted = waits ? undefined : admit(this.#context.view, node, endOf(node, staged, offset, data, flags));
+    const admitted = waits ? undefined : admit(view, node, endOf(node, staged, write));
     if (waits || admitted !== undefined) {
-      return this.#writeLater(ino, admitted, offset, Buffer.from(data), flags, killSuidGid);
+      return this.#writeLater(ino, admitted, { ...write, data: Buffer.from(write.data) });
     }
-    return this.#write(node, offset, data, flags);
+    return this.#write(node, write);
   }
 
-  async #writeLater(
-    ino: number,
-    admitted: Promise<void> | undefined,
-    offset: number,
-    data: Buffer,
-    flags: number,
-    killSuidGid: boolean,
-  ): Promise<number> {
+  async #writeLater(ino: number, admitted: Promise<void> | undefined, write: FileWrite): Promise<number> {
     const { view, staging } = this.#context;
     await admitted;
-    if (killSuidGid) await this.#clearSuidGid(ino);
+    if (write.killSuidGid) await this.#clearSuidGid(ino);
     // Above the bounds a writer goes at the speed of the store.
     if ((staging.get(ino)?.stagedBytes ?? 0) >= STAGED_FILE_MAX) {
       const flushing = this.#flushes.start(ino);
       if (staging.bytes >= this.#stagedMax) await flushing;
     }
     const node = await nodeOrThrow(view, ino);
-    await admit(view, node, endOf(node, staging.get(ino), offset, data, flags));
-    return this.#write(node, offset, data, flags);
+    await admit(view, node, endOf(node, staging.get(ino), write));
+    return this.#write(node, write);
   }
 
-  #write(node: Node, offset: number, data: Buffer, flags: number): number {
+  #write(node: Node, write: FileWrite): number {
     const { staging, time } = this.#context;
+    const { offset, data, append } = write;
     const file = staging.begin(node.ino, node.inode.size);
-    // An append whose answer died with the worker before this one comes again, once at most (the kernel makes appends to an inode
-    // one after the other), and must not be appended twice: it goes where it went.
-    const append = (flags & O_APPEND) !== 0 && !this.#recovered.delete(node.ino);
-    const at = append ? file.size : offset;
-    if (append) staging.beginAppend(file, time.nowNs());
-    if (at + data.length > FILE_BYTES_MAX)
+    if (endOf(node, file, write) > FILE_BYTES_MAX)
       throw new PosixError(Errno.EFBIG, `a file of more than ${FILE_BYTES_MAX} bytes`);
-    staging.write(file, at, data, time.nowNs());
+    if (append === undefined) staging.write(file, offset, data, time.nowNs());
+    else staging.append(file, data, time.nowNs(), append);
     return data.length;
   }
 
@@ -344,16 +336,10 @@ export class Files {
     this.#readAheads.delete(handle);
     return this.#flushes.release(ino);
   }
-
-  /** Commits what an earlier worker left staged. */
-  async recover(): Promise<void> {
-    for (const ino of this.#context.staging.files.keys()) this.#recovered.add(ino);
-    await this.#flushes.recover();
-  }
 }
 
 /** Where a write ends. */
-function endOf(node: Node, staged: StagedFile | undefined, offset: number, data: Buffer, flags: number): number {
-  const start = (flags & O_APPEND) === 0 ? offset : (staged?.size ?? node.inode.size);
+function endOf(node: Node, staged: StagedFile | undefined, { offset, data, append }: FileWrite): number {
+  const start = append === undefined ? offset : (staged?.size ?? node.inode.size);
   return start + data.length;
 }

@@ -36,6 +36,7 @@ import { setAttributes } from './set-attributes.ts';
 import { spaceOf } from './space.ts';
 import type { ExtendedAttributes } from './xattrs.ts';
 
+const O_APPEND = 0o2000;
 const MODE_BITS = 0o7777;
 const CREATABLE = new Set([0o140000, 0o100000, 0o060000, 0o020000, 0o010000]);
 
@@ -222,15 +223,18 @@ export class FileSystem implements Operations {
   }
 
   write(
-    _caller: Caller,
+    caller: Caller,
     ino: bigint,
-    handle: bigint,
+    _handle: bigint,
     offset: bigint,
     data: Buffer,
     flags: number,
     killSuidGid: boolean,
   ): Result<number> {
-    return this.#guard(() => this.#parts.files.write(Number(ino), handle, Number(offset), data, flags, killSuidGid));
+    const append = (flags & O_APPEND) === 0 ? undefined : caller.operation;
+    return this.#guard(() =>
+      this.#parts.files.write(Number(ino), { offset: Number(offset), data, append, killSuidGid }),
+    );
   }
 
   flush(_caller: Caller, ino: bigint, _handle: bigint, lockOwner: bigint): Result<void> {

@@ -25,7 +25,7 @@ import type { Flush } from '../data/staging.ts';
 import type { Uploader } from '../data/uploader.ts';
 import type { Node } from '../meta/cache.ts';
 import type { Change } from '../meta/change.ts';
-import { placeFlush, stagedOffset } from './append.ts';
+import { appendOperation, placeFlush, stagedOffset } from './append.ts';
 import type { PlacedFlush } from './append.ts';
 import { contentOf, knownKey } from './content-of.ts';
 import type { Context } from './context.ts';
@@ -55,7 +55,7 @@ export class Flusher {
   /** Commits all that is staged at the call. One flush per file at a time. True when appended bytes went elsewhere than staged. */
   async flush(file: StagedFile): Promise<boolean> {
     const { staging, time } = this.#context;
-    const flush = staging.beginFlush(file);
+    const flush = staging.beginFlush(file, time.nowNs());
     try {
       for (let attempt = 0; attempt < RESTARTS_MAX; attempt++) {
         const outcome = await this.#attempt(file, flush);
@@ -293,7 +293,7 @@ function layOver(file: StagedFile, flush: PlacedFlush, from: number, target: Buf
 
 /** A flush may be made again, but not one that appends. */
 function appendOf({ ino }: StagedFile, { append }: Flush): string | undefined {
-  return append === undefined ? undefined : `append ${ino} ${append.id}`;
+  return append === undefined ? undefined : appendOperation(ino, append.id);
 }
 
 /** The worker before this one had committed it. */

@@ -12,6 +12,7 @@ import { mergeExtents } from '../data/merge-extents.ts';
 import { nodeOrThrow } from './context.ts';
 import type { Context } from './context.ts';
 import { EXTENTS_INLINE } from './flusher.ts';
+import type { FileWrite } from './files.ts';
 import type { Flushes } from './flushes.ts';
 import type { Result } from './operations.ts';
 
@@ -28,7 +29,7 @@ export interface CopyEnd {
 /** How bytes are copied that cannot be shared. */
 export interface CopyPath {
   read(ino: number, handle: bigint, offset: number, size: number): Result<Buffer>;
-  write(ino: number, handle: bigint, offset: number, data: Buffer, flags: number, kill: boolean): Result<number>;
+  write(ino: number, write: FileWrite): Result<number>;
 }
 
 /** copy_file_range: shares the source's objects where it can, else copies through this daemon; may copy less than asked. */
@@ -52,7 +53,7 @@ export async function copyRange(
     const size = Math.min(COPY_STEP_BYTES, wanted - copied);
     const data = await path.read(source.ino, 0n, source.offset + copied, size);
     if (data.length === 0) break;
-    copied += await path.write(target.ino, 0n, target.offset + copied, data, 0, false);
+    copied += await path.write(target.ino, { offset: target.offset + copied, data, killSuidGid: false });
   }
   return copied;
 }

@@ -1,6 +1,10 @@
+import { copyFileSync, globSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
+import type { Caller } from '../../fs-gateway/vfs/operations.ts';
 import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
+import type { TestVolume } from '../support/fs-volume.ts';
 
 const O_RDWR_APPEND = 0o2002;
 
@@ -77,4 +81,66 @@ test('an append that a worker staged is committed by the next one, behind what c
   await b.operations.flush(caller(), ino, there.handle, 0n);
   const next = await openTestVolume(volume, 'a');
   expect((await next.operations.read(caller(), ino, 0n, 0n, 100, 0)).toString()).toBe('from b\nfrom a\n');
+});
+
+/** A log that `b` appends to, too, while the worker of `a` that staged 'from a' is gone. */
+async function afterWorker(): Promise<{ readonly next: OpenVolume; readonly ino: bigint; readonly request: Caller }> {
+  const volume = await testVolume();
+  const [a, b] = [await openTestVolume(volume, 'a'), await openTestVolume(volume, 'b')];
+  const { entry, open } = await a.operations.create(caller(), 1n, 'log', 0o644, O_RDWR_APPEND, 0);
+  const { ino } = entry.attributes;
+  const request = caller();
+  await a.operations.write(request, ino, open.handle, 0n, Buffer.from('from a\n'), O_RDWR_APPEND, false);
+  await a.close();
+  const there = await b.operations.open(caller(), ino, O_RDWR_APPEND);
+  await append(b, ino, there.handle, 'from b\n');
+  await b.operations.flush(caller(), ino, there.handle, 0n);
+  return { next: await openTestVolume(volume, 'a'), ino, request };
+}
+
+async function logOf({ operations }: OpenVolume, ino: bigint): Promise<string> {
+  return Buffer.from(await operations.read(caller(), ino, 0n, 0n, 1000, 0)).toString();
+}
+
+test('an append to a file that the worker before had appended to goes to the end, not to where the kernel takes the end to be', async () => {
+  const { next, ino } = await afterWorker();
+  await next.operations.write(caller(), ino, 0n, 7n, Buffer.from('more of a\n'), O_RDWR_APPEND, false);
+  await next.operations.flush(caller(), ino, 0n, 0n);
+  expect(await logOf(next, ino)).toBe('from b\nfrom a\nmore of a\n');
+});
+
+test('an append that the kernel sends again to the next worker is there once, wherever it went meanwhile', async () => {
+  const { next, ino, request } = await afterWorker();
+  const data = Buffer.from('from a\n');
+  expect(await next.operations.write(request, ino, 0n, 0n, data, O_RDWR_APPEND, false)).toBe(data.length);
+  await next.operations.flush(caller(), ino, 0n, 0n);
+  expect(await logOf(next, ino)).toBe('from b\nfrom a\n');
+});
+
+function journalOf(volume: TestVolume): string {
+  const [path] = globSync(join(volume.base, 'cache-a', '*', 'mount-*', 'journal'));
+  if (path === undefined) throw new Error('there is no journal');
+  return path;
+}
+
+test('what was appended while a commit was under way is not lost with the worker that ended before it had noted the commit', async () => {
+  const volume = await testVolume();
+  const a = await openTestVolume(volume, 'a');
+  const { entry, open } = await a.operations.create(caller(), 1n, 'log', 0o644, O_RDWR_APPEND, 0);
+  const { ino } = entry.attributes;
+  await append(a, ino, open.handle, 'one\n');
+  const journal = journalOf(volume);
+  const committing = Promise.resolve(a.operations.flush(caller(), ino, open.handle, 0n));
+  // It begins at the next turn of the promises, and ends only by I/O.
+  for (let turn = 0; turn < 10; turn++) await Promise.resolve();
+  await append(a, ino, open.handle, 'two\n');
+  const before = readFileSync(journal).length;
+  copyFileSync(journal, join(volume.base, 'as of then'));
+  await committing;
+  await a.close();
+  expect(readFileSync(journal).length).toBeGreaterThan(before);
+  copyFileSync(join(volume.base, 'as of then'), journal);
+  const next = await openTestVolume(volume, 'a');
+  await next.operations.flush(caller(), ino, 0n, 0n);
+  expect(await logOf(next, ino)).toBe('one\ntwo\n');
 });

@@ -3,6 +3,7 @@ import { expect, onTestFinished, test } from 'vitest';
 import { formatVolume } from '../../fs-gateway/main.ts';
 import { openMeta } from '../../lib/registry.ts';
 import { Errno } from '../../fs-gateway/vfs/operations.ts';
+import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { startRedis } from '../support/redis.ts';
 import { missing } from '../support/services.ts';
 import { tempDir } from '../support/temp.ts';
@@ -25,6 +26,22 @@ test('a session that is ended is replaced: caches are dropped, operations go on,
   await engine.close();
   const other = await openTestVolume(volume, 'b');
   expect((await other.operations.read(caller(), ino, 0n, 0n, 100, 0)).toString()).toBe('staged');
+});
+
+test('the commits of a worker that is gone, still on their way when the next one has looked, do not arrive', async () => {
+  const volume = await testVolume();
+  const first = await openTestVolume(volume, 'a');
+  const admin = await openMeta(volume.metaUrl, { kind: 'admin' });
+  onTestFinished(() => admin.close());
+  const [session] = (await admin.sessions()).filter(({ kind }) => kind === 'mount');
+  await first.close();
+  // What the worker's connection would still deliver.
+  const gone = await openMeta(volume.metaUrl, { kind: 'mount', detail: session?.detail ?? {} });
+  onTestFinished(() => gone.close());
+  await openTestVolume(volume, 'a');
+  const late = { key: new VolumeKeys('lake').inlineData(99), value: Buffer.from('late') };
+  await expect(gone.commit({ write: [late] })).rejects.toMatchObject({ code: 'fenced' });
+  expect(await admin.read([late.key])).toEqual([null]);
 });
 
 test.skipIf(missing('redis-server'))(

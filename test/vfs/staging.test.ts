@@ -12,7 +12,7 @@ import { tempDir } from '../support/temp.ts';
 const LARGE = 200_000;
 
 function open(dir: string, bootId: string, life = 'one'): Staging {
-  return new Staging({ dir, life, bootId });
+  return new Staging({ dir, life, bootId, isCommitted: () => false });
 }
 
 function staged(staging: Staging, ino: number, length: number): Buffer {
@@ -58,7 +58,7 @@ describe('the staging area', () => {
     first.resize(first.begin(8, 100), 10, true, 1n);
     // The disk has the journal as of now.
     copyFileSync(join(dir, 'journal'), join(dir, 'on the disk'));
-    first.committed(file, first.beginFlush(file), 2n);
+    first.committed(file, first.beginFlush(file, 1n), 2n);
     first.close();
     copyFileSync(join(dir, 'on the disk'), join(dir, 'journal'));
     const next = open(dir, 'boot 2');
@@ -87,7 +87,7 @@ describe('the staging area', () => {
     const script = `
       import { Staging } from '${join(import.meta.dirname, '../../fs-gateway/data/staging.ts')}';
       import { createInterface } from 'node:readline';
-      const staging = new Staging({ dir: process.argv[1], life: 'one', bootId: 'boot 1' });
+      const staging = new Staging({ dir: process.argv[1], life: 'one', bootId: 'boot 1', isCommitted: () => false });
       const lines = createInterface(process.stdin)[Symbol.asyncIterator]();
       let full = '';
       for (let ino = 1; full === ''; ino++) {
@@ -192,7 +192,7 @@ describe('the staging area', () => {
     for (const ino of [7, 8]) {
       const file = first.begin(ino, LARGE);
       first.write(file, LARGE, Buffer.from('more'), 1n);
-      const flush = first.beginFlush(file);
+      const flush = first.beginFlush(file, 1n);
       if (ino === 7) first.write(file, 0, Buffer.from('later'), 2n);
       else first.resize(file, 0, true, 2n);
       first.committed(file, flush, 3n);
@@ -204,5 +204,52 @@ describe('the staging area', () => {
     // Grown again it has nothing of what it had.
     expect(worker.get(8)?.covers(0, LARGE + 4)).toBe(true);
     worker.close();
+  });
+
+  test('takes for committed what a flush of appended bytes had, and nothing behind it, when only the metadata know of the commit', () => {
+    for (const [length, size] of [
+      [5, 10],
+      [LARGE, LARGE + 5],
+    ] as const) {
+      const dir = tempDir('staging');
+      const first = open(dir, 'boot 1');
+      const file = first.begin(7, 0);
+      first.append(file, Buffer.alloc(length, 'a'), 1n, 'request 1');
+      const flush = first.beginFlush(file, 2n);
+      first.append(file, Buffer.from('later'), 3n, 'request 2');
+      first.close();
+      const isCommitted = (ino: number, id: bigint): boolean => ino === 7 && id === flush.append?.id;
+      const next = new Staging({ dir, life: 'one', bootId: 'boot 1', isCommitted });
+      next.close();
+      // The one after it reads what that one rewrote.
+      const third = open(dir, 'boot 1');
+      const left = third.get(7);
+      expect([left?.size, left?.append?.from]).toEqual([size, length]);
+      expect(left?.active.ranges).toEqual([{ start: length, end: size, kind: 'data' }]);
+      expect([third.hasAppended(7, 'request 1'), third.hasAppended(7, 'request 2')]).toEqual([false, true]);
+      third.close();
+    }
+  });
+
+  test('knows the last append to a file that is open, also when it is committed, and not over another mount', () => {
+    const dir = tempDir('staging');
+    const first = open(dir, 'boot 1');
+    for (const ino of [7, 8]) {
+      first.opened(ino, 1n);
+      const file = first.begin(ino, 0);
+      first.append(file, Buffer.from('line'), 1n, `request ${ino}`);
+      first.committed(file, first.beginFlush(file, 2n), 3n);
+    }
+    first.closed(8, 4n);
+    first.close();
+    for (let worker = 0; worker < 2; worker++) {
+      const next = open(dir, 'boot 1');
+      expect([next.hasAppended(7, 'request 7'), next.hasAppended(8, 'request 8')]).toEqual([true, false]);
+      expect([...next.files.keys()]).toEqual([]);
+      next.close();
+    }
+    const mount = open(dir, 'boot 1', 'two');
+    expect(mount.hasAppended(7, 'request 7')).toBe(false);
+    mount.close();
   });
 });
