@@ -33,7 +33,8 @@ describe.skipIf(missing('redis-server'))('a roll-out on Redis', () => {
     expect((await control.request('PUT', `${GROUP}/config`, next)).status).toBe(204);
     expect((await waiting).json).toMatchObject({ config: configOf(7) });
 
-    const after = await start();
+    // Long enough for the outage to come while the second step soaks, however busy the machine is.
+    const after = await start({ soakSeconds: 5 });
     await rolledTo({ step: 1 });
     fleet.says.set(after, { runningSeconds: 0 });
     await fleet.beat();
