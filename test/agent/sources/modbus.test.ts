@@ -304,6 +304,7 @@ test('an agent that polls is killed and started again: nothing stands in the log
     `
 agent: { id: edge, dataDir: ./data }
 log: file:./log
+uplink: { order: oldestFirst } # by default what comes after the start overtakes what was left
 sources:
   - type: modbus
     url: ${device.url}
