@@ -5,8 +5,7 @@ import type { PipelineConfig } from '../lib/config/pipeline.ts';
 import { systemClock } from '../lib/clock.ts';
 import { describeError, isCode, PenstockError } from '../lib/errors.ts';
 import { serveHealth } from '../lib/health-server.ts';
-import { openLake, openPipelineLog } from '../lib/lake/ports.ts';
-import type { LakeContext } from '../lib/table/table.ts';
+import { openPipelineLog, withLake } from '../lib/lake/ports.ts';
 import { type CompactorOptions, type CompactResult, runCompactor } from './compact/compactor.ts';
 import { type CostOptions, type CostTable, costTable } from './cost/cost-rows.ts';
 import { type EraseOptions, type EraseResult, runErase } from './erase/erase.ts';
@@ -114,20 +113,6 @@ async function landOn(
     }
   } finally {
     await log.close();
-  }
-}
-
-async function withLake<T>(
-  config: PipelineConfig,
-  baseDir: string,
-  kind: string,
-  use: (lake: LakeContext) => Promise<T>,
-): Promise<T> {
-  const ports = await openLake(config, baseDir, kind);
-  try {
-    return await use(ports.lake);
-  } finally {
-    await ports.close();
   }
 }
 

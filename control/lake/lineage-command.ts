@@ -2,8 +2,9 @@
 import { randomUUID } from 'node:crypto';
 import type { PipelineConfig } from '../../lib/config/pipeline.ts';
 import { PenstockError } from '../../lib/errors.ts';
-import { openLake } from '../../lib/lake/ports.ts';
+import { assertDataset, withLake } from '../../lib/lake/ports.ts';
 import { liveFilesOf } from '../../lib/table/live-files.ts';
+import { snapshotOfId } from '../../lib/table/metadata.ts';
 import { loadTable } from '../../lib/table/table.ts';
 import type { LakeContext } from '../../lib/table/table.ts';
 import { findLineage, lineageNameSchema, recordLineage, snapshotUsed } from './lineage.ts';
@@ -39,7 +40,7 @@ export async function recordUse(config: PipelineConfig, baseDir: string, use: Li
     if (name === null || lineageNameSchema.safeParse(name).success) continue;
     throw new PenstockError('usage', `'${name}' is no name of a ${what}: expected 1 to 200 characters`);
   }
-  return withLake(config, baseDir, async (lake) => {
+  return withLake(config, baseDir, 'tool', async (lake) => {
     const snapshotId = snapshotUsed(dataset, await loadTable(lake, dataset), use.snapshotId);
     const record = { id: randomUUID(), dataset, snapshotId, job, model, recordedBy: 'command line' };
     return recordLineage(lake.engine, lake.volume, lake.clock, record);
@@ -65,7 +66,7 @@ export async function askLineage(
   if (ofFile !== undefined && ofFile !== dataset) {
     throw new PenstockError('usage', `'${file}' is of the dataset ${ofFile}, not of ${dataset}`);
   }
-  return withLake(config, baseDir, async (lake) => {
+  return withLake(config, baseDir, 'tool', async (lake) => {
     const uses = await findLineage(lake.engine, lake.volume, { dataset, model, snapshotId });
     if (file === undefined || dataset === undefined) return { uses, unknown: [] };
     return usesOfFile(lake, dataset, file.slice(file.lastIndexOf('/') + 1), uses);
@@ -82,7 +83,7 @@ async function usesOfFile(
   const had = new Map<string, boolean>();
   const unknown: string[] = [];
   for (const id of new Set(uses.map(({ snapshotId }) => snapshotId))) {
-    const snapshot = table?.metadata.snapshots.find((candidate) => String(candidate['snapshot-id']) === id);
+    const snapshot = table === null ? undefined : snapshotOfId(table.metadata, id);
     if (table === null || snapshot === undefined) {
       unknown.push(id);
       continue;
@@ -105,23 +106,4 @@ function datasetOf(config: PipelineConfig, path: string): string | undefined {
     (name, index) => index < names.length - 1 && names[index - 1] === 'lake' && isDataset(name),
   );
   return names[at];
-}
-
-function assertDataset(config: PipelineConfig, dataset: string): void {
-  if (config.datasets.some(({ name }) => name === dataset)) return;
-  const known = config.datasets.map(({ name }) => name).join(', ');
-  throw new PenstockError('usage', `the configuration has no dataset '${dataset}', it has ${known}`);
-}
-
-async function withLake<T>(
-  config: PipelineConfig,
-  baseDir: string,
-  work: (lake: LakeContext) => Promise<T>,
-): Promise<T> {
-  const ports = await openLake(config, baseDir, 'tool');
-  try {
-    return await work(ports.lake);
-  } finally {
-    await ports.close();
-  }
 }

@@ -14,6 +14,7 @@ import type { Clock } from '../../lib/clock.ts';
 import { PenstockError } from '../../lib/errors.ts';
 import { scanJson } from '../../lib/lake/scan.ts';
 import type { MetaEngine } from '../../lib/meta/engine.ts';
+import { snapshotOfId } from '../../lib/table/metadata.ts';
 import type { TableState } from '../../lib/table/table.ts';
 
 const EDGES_MAX = 100_000;
@@ -69,8 +70,8 @@ export function snapshotUsed(dataset: string, table: TableState | null, snapshot
   const current = table?.currentSnapshot?.['snapshot-id'];
   const wanted = snapshotId ?? (current === undefined ? undefined : String(current));
   if (wanted === undefined) throw new PenstockError('not-found', `${dataset} has no snapshot yet`);
-  const known = table?.metadata.snapshots.some((candidate) => String(candidate['snapshot-id']) === wanted) ?? false;
-  if (!known) throw new PenstockError('not-found', `${dataset} has no snapshot ${wanted}, or it has expired`);
+  if (table === null || snapshotOfId(table.metadata, wanted) === undefined)
+    throw new PenstockError('not-found', `${dataset} has no snapshot ${wanted}, or it has expired`);
   return wanted;
 }
 

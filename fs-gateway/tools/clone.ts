@@ -22,7 +22,7 @@ import type { Node } from '../meta/cache.ts';
 import type { Change } from '../meta/change.ts';
 import { VolumeView } from '../meta/view.ts';
 import { assertName, writableDirectory } from '../vfs/context.ts';
-import { ensureSystemDirectory, isReserved, SNAPSHOTS_NAME } from '../vfs/system-directories.ts';
+import { ensureSystemDirectory, isReservedIn, SNAPSHOTS_NAME } from '../vfs/system-directories.ts';
 import { FeedLostError, FeedWatch } from './feed-watch.ts';
 import { formatOf } from './tool.ts';
 import type { Progress } from './tool.ts';
@@ -61,13 +61,21 @@ export interface CloneOptions {
 /** Paths are of the volume. Throws `not-found`, `exists`, `quota`, `usage`. */
 export async function cloneTree(options: CloneOptions, source: string, target: string): Promise<CopyReport> {
   const work = await TreeWork.open(options);
-  const names = namesOf(target);
+  const place = await newPlace(work.view, target);
+  return work.copy(await resolvePath(work.view, source), place);
+}
+
+/** Where a tree is to be linked that can be changed. Throws `not-found` for its directory, `usage`. */
+export async function newPlace(view: VolumeView, path: string): Promise<CopyTarget> {
+  const names = namesOf(path);
   const name = names.pop();
-  if (name === undefined) throw new PenstockError('usage', `'${target}' is the root of the volume`);
+  if (name === undefined) throw new PenstockError('usage', `'${path}' is the root of the volume`);
   assertName(name);
-  const parent = await resolveNames(work.view, names, target);
-  if (isReserved(parent.ino, name)) throw new PenstockError('usage', `'${target}': the name belongs to the volume`);
-  return work.copy(await resolvePath(work.view, source), { parent, name, path: target, frozen: false });
+  const parent = await resolveNames(view, names, path);
+  if (await isReservedIn(view, parent.ino, name)) {
+    throw new PenstockError('usage', `'${path}': the name belongs to the volume`);
+  }
+  return { parent, name, path, frozen: false };
 }
 
 /** Throws `exists`, `quota`, `usage`. */
@@ -85,15 +93,21 @@ export async function listSnapshots({ engine, volume }: CloneOptions): Promise<S
   await formatOf(engine, volume);
   const view = VolumeView.over(engine, volume);
   const directory = await view.entry(ROOT_INO, SNAPSHOTS_NAME);
-  const snapshots: Snapshot[] = [];
-  for (let cursor: string | null = directory === null ? null : ''; cursor !== null && directory !== null;) {
-    const page: Awaited<ReturnType<VolumeView['scan']>> = await view.scan(directory.ino, cursor, 500);
+  const found = directory === null ? [] : await snapshotsIn(view, directory.ino);
+  return found.map(({ name, created }) => ({ name, path: `/${SNAPSHOTS_NAME}/${name}`, created }));
+}
+
+/** The trees of a directory of snapshots, the oldest first. */
+export async function snapshotsIn(view: VolumeView, directory: number): Promise<Omit<Snapshot, 'path'>[]> {
+  const snapshots: Omit<Snapshot, 'path'>[] = [];
+  for (let cursor: string | null = ''; cursor !== null;) {
+    const page: Awaited<ReturnType<VolumeView['scan']>> = await view.scan(directory, cursor, 500);
     const nodes = await view.nodes(page.entries.map(([, { ino }]) => ino));
     for (const [name, { ino }] of page.entries) {
       const node = nodes.get(ino);
       if (node === undefined) continue;
       const created = new Date(Number(node.inode.ctimeNs / 1_000_000n)).toISOString();
-      snapshots.push({ name, path: `/${SNAPSHOTS_NAME}/${name}`, created });
+      snapshots.push({ name, created });
     }
     cursor = page.cursor;
   }
@@ -138,7 +152,7 @@ function assertSnapshotName(name: string): void {
   );
 }
 
-export interface CopyTarget {
+interface CopyTarget {
   readonly parent: Node;
   readonly name: string;
   /** For messages. */

@@ -11,13 +11,14 @@
  */
 import { PenstockError } from '../../lib/errors.ts';
 import { hasLive, liveFilesOf, manifestsOf } from '../../lib/table/live-files.ts';
+import { snapshotOfId } from '../../lib/table/metadata.ts';
 import { loadTable } from '../../lib/table/table.ts';
 import type { LakeContext, TableState } from '../../lib/table/table.ts';
 import { hourPath } from '../../lib/volume/lake-directories.ts';
 import { INODE_FROZEN, S_IFDIR } from '../../lib/volume/inode.ts';
 import type { Node } from '../meta/cache.ts';
 import { ensureSystemDirectory, LAKE_NAME, SNAPSHOTS_NAME } from '../vfs/system-directories.ts';
-import { TreeWork } from './clone.ts';
+import { snapshotsIn, TreeWork } from './clone.ts';
 import type { Progress } from './tool.ts';
 import { ObjectTree } from './object-tree.ts';
 import type { ObjectFile } from './object-tree.ts';
@@ -96,19 +97,8 @@ export async function createDatasetSnapshot(
 export async function listDatasetSnapshots(lake: LakeContext, dataset: string): Promise<DatasetSnapshot[]> {
   const work = await workOn(lake);
   const parent = await snapshotsOf(work, dataset);
-  const found: DatasetSnapshot[] = [];
-  for (let cursor: string | null = parent === null ? null : ''; cursor !== null && parent !== null;) {
-    const page: Awaited<ReturnType<typeof work.view.scan>> = await work.view.scan(parent.ino, cursor, 500);
-    const nodes = await work.view.nodes(page.entries.map(([, { ino }]) => ino));
-    for (const [name, { ino }] of page.entries) {
-      const node = nodes.get(ino);
-      if (node === undefined) continue;
-      const created = new Date(Number(node.inode.ctimeNs / 1_000_000n)).toISOString();
-      found.push({ dataset, snapshot: name, path: pathOf(dataset, name), created });
-    }
-    cursor = page.cursor;
-  }
-  return found.sort((a, b) => (a.created < b.created ? -1 : 1));
+  const found = parent === null ? [] : await snapshotsIn(work.view, parent.ino);
+  return found.map(({ name, created }) => ({ dataset, snapshot: name, path: pathOf(dataset, name), created }));
 }
 
 /** Its objects go with the table's next clean-up, unless something else refers to them. Throws `not-found`, `usage`. */
@@ -149,7 +139,7 @@ async function findSnapshot(
     if (state.currentSnapshot === null) throw new PenstockError('not-found', `${dataset} has no snapshot yet`);
     return { state, snapshot: state.currentSnapshot };
   }
-  const snapshot = state.metadata.snapshots.find((candidate) => String(candidate['snapshot-id']) === id);
+  const snapshot = snapshotOfId(state.metadata, id);
   if (snapshot === undefined) {
     throw new PenstockError('not-found', `${dataset} has no snapshot ${id}, or it has expired`);
   }

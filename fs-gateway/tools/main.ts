@@ -7,7 +7,7 @@ import type { MetaEngine } from '../../lib/meta/engine.ts';
 import { PenstockError } from '../../lib/errors.ts';
 import { absoluteUrl, openMeta, openStore } from '../../lib/registry.ts';
 import type { PipelineConfig } from '../../lib/config/pipeline.ts';
-import { openLake } from '../../lib/lake/ports.ts';
+import { assertDataset, withLake } from '../../lib/lake/ports.ts';
 import type { LakeContext } from '../../lib/table/table.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
 import { Records } from '../csi/records.ts';
@@ -263,29 +263,21 @@ export async function snapshotDataset(
   request: DatasetRequest & { readonly snapshot?: string | undefined; readonly progress?: Progress },
 ): Promise<DatasetSnapshotReport> {
   const { dataset, snapshot = null, progress } = request;
-  return withLake(request, (lake) => createDatasetSnapshot(lake, dataset, snapshot, progress));
+  return withDataset(request, (lake) => createDatasetSnapshot(lake, dataset, snapshot, progress));
 }
 
 export async function datasetSnapshots(request: DatasetRequest): Promise<DatasetSnapshot[]> {
-  return withLake(request, (lake) => listDatasetSnapshots(lake, request.dataset));
+  return withDataset(request, (lake) => listDatasetSnapshots(lake, request.dataset));
 }
 
 export async function removeDatasetSnapshot(request: DatasetRequest & { readonly snapshot: string }): Promise<void> {
-  return withLake(request, (lake) => deleteDatasetSnapshot(lake, request.dataset, request.snapshot));
+  return withDataset(request, (lake) => deleteDatasetSnapshot(lake, request.dataset, request.snapshot));
 }
 
-async function withLake<T>(request: DatasetRequest, work: (lake: LakeContext) => Promise<T>): Promise<T> {
+async function withDataset<T>(request: DatasetRequest, work: (lake: LakeContext) => Promise<T>): Promise<T> {
   const { config, baseDir, dataset } = request;
-  if (!config.datasets.some(({ name }) => name === dataset)) {
-    const known = config.datasets.map(({ name }) => name).join(', ');
-    throw new PenstockError('usage', `the configuration has no dataset '${dataset}', it has ${known}`);
-  }
-  const ports = await openLake(config, baseDir, 'tool');
-  try {
-    return await work(ports.lake);
-  } finally {
-    await ports.close();
-  }
+  assertDataset(config, dataset);
+  return withLake(config, baseDir, 'tool', work);
 }
 
 /** Backs the metadata up into the store now; the mounts of the volume do so by themselves. See backup.ts. */

@@ -8,16 +8,13 @@
  * the quarantine go with their retention, whoever refers to them.
  */
 import { resolve } from 'node:path';
-import { isCode, PenstockError } from '../../lib/errors.ts';
+import { PenstockError } from '../../lib/errors.ts';
 import type { ObjectInfo, ObjectStore } from '../../lib/store/store.ts';
 import { isOwnObject } from '../data/pieces.ts';
-import { assertName } from '../vfs/context.ts';
-import { isReservedIn } from '../vfs/system-directories.ts';
-import { TreeWork } from './clone.ts';
+import { newPlace, TreeWork } from './clone.ts';
 import type { CloneOptions } from './clone.ts';
 import { ObjectTree } from './object-tree.ts';
 import type { ObjectFile } from './object-tree.ts';
-import { namesOf, resolveNames } from './volume-path.ts';
 
 const TABLES = 'tables/';
 const QUARANTINE = 'quarantine/';
@@ -43,19 +40,12 @@ export async function publishObjects(
 ): Promise<PublishReport> {
   const key = keyOf(store, objectUrl);
   const work = await TreeWork.open(options);
-  const names = namesOf(path);
-  const name = names.pop();
-  if (name === undefined) throw new PenstockError('usage', `'${path}' is the root of the volume`);
-  assertName(name);
-  const parent = await resolveNames(work.view, names, path);
-  if (await isReservedIn(work.view, parent.ino, name)) {
-    throw new PenstockError('usage', `'${path}': the name belongs to the volume`);
-  }
+  const place = await newPlace(work.view, path);
   const { view, nowNs } = work;
   const { progress = () => undefined } = options;
-  return work.build({ parent, name, path, frozen: false }, async (root, quota) => {
+  return work.build(place, async (root, quota) => {
     const tree = new ObjectTree({ view, quota, frozen: false, nowNs, progress });
-    if (key.endsWith('/')) await tree.tree(objectsBelow(store, key), parent.ino, root);
+    if (key.endsWith('/')) await tree.tree(objectsBelow(store, key), place.parent.ino, root);
     else await tree.file(await oneObject(store, key), root);
     const { files, directories, bytes, skipped, problems } = tree;
     if (files === 0) throw new PenstockError('not-found', nothingAt(objectUrl, problems));
@@ -98,10 +88,7 @@ async function* objectsBelow(store: ObjectStore, prefix: string): AsyncGenerator
 }
 
 async function oneObject(store: ObjectStore, key: string): Promise<ObjectFile> {
-  const info = await store.head(key).catch((error: unknown) => {
-    if (isCode(error, 'not-found')) return null;
-    throw error;
-  });
+  const info = await store.head(key);
   if (info === null) {
     throw new PenstockError('not-found', `${store.location(key)} is not there (a folder of objects ends with '/')`);
   }

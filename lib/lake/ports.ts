@@ -2,6 +2,7 @@
 import { resolve } from 'node:path';
 import { type Clock, systemClock } from '../clock.ts';
 import type { PipelineConfig } from '../config/pipeline.ts';
+import { PenstockError } from '../errors.ts';
 import type { Log } from '../log/log.ts';
 import { absoluteUrl, openLog, openMeta, openStore } from '../registry.ts';
 import { ForeignCatalog } from '../table/foreign/foreign-catalog.ts';
@@ -45,6 +46,28 @@ export async function openLake(
     await store.close();
     throw error;
   }
+}
+
+/** Opens the ports, does the work, and closes them, whatever comes of it. */
+export async function withLake<T>(
+  config: PipelineConfig,
+  baseDir: string,
+  kind: string,
+  use: (lake: LakeContext) => Promise<T>,
+): Promise<T> {
+  const ports = await openLake(config, baseDir, kind);
+  try {
+    return await use(ports.lake);
+  } finally {
+    await ports.close();
+  }
+}
+
+/** Throws `usage` for a dataset that the configuration does not have. */
+export function assertDataset(config: PipelineConfig, dataset: string): void {
+  if (config.datasets.some(({ name }) => name === dataset)) return;
+  const known = config.datasets.map(({ name }) => name).join(', ');
+  throw new PenstockError('usage', `the configuration has no dataset '${dataset}', it has ${known}`);
 }
 
 /** The tables' catalog, where it is not the engine. Nothing is asked of it yet. */

@@ -204,6 +204,11 @@ export function snapshotById(metadata: TableMetadata, id: bigint): Snapshot {
   return snapshot;
 }
 
+/** By the id as text, as people and records name it; undefined: it has expired, or never was. */
+export function snapshotOfId(metadata: TableMetadata, id: string): Snapshot | undefined {
+  return metadata.snapshots.find((candidate) => String(candidate['snapshot-id']) === id);
+}
+
 function missing(metadata: TableMetadata, what: string): PenstockError {
   return new PenstockError('corrupt', `the metadata of table ${metadata.location} has no ${what}`);
 }
