@@ -27,7 +27,7 @@ import type { SendIntent, SendIntents } from './send-intents.ts';
 
 /** A batch is sealed when it reaches this: large enough for a broker, small enough that five of them are little to send again. */
 export const BATCH_TARGET_BYTES = 512 * 1024;
-/** What is out of a backlog stands before the present on the connection. */
+/** The broker, the disk and the link work on what is out of a backlog while the present waits for them. */
 const REPLAY_IN_FLIGHT_MAX = 2;
 
 export interface LaneContext extends StepContext {
@@ -86,6 +86,8 @@ export class Lane {
   #queue: Batch[] = [];
   #queuedBytes = 0;
   #filling: Filling | undefined;
+  /** What is filling is to be sealed when there is a place in flight. */
+  #isFlushWanted = false;
   #inFlight = 0;
   #attempt = 0;
   #problem: UplinkProblem | null = null;
@@ -110,7 +112,7 @@ export class Lane {
   }
 
   static async open(context: LaneContext, topic: TopicInfo, options: LaneOptions): Promise<Lane> {
-    const producer = await context.log.producer();
+    const producer = await context.log.producer({ isBacklog: options.isReplay });
     const { end } = await context.log.offsets(topic.name, options.partition);
     return new Lane(context, topic, options, producer, end);
   }
@@ -183,19 +185,30 @@ export class Lane {
   add(reading: SpooledReading): boolean {
     const replayed = this.isReplay || reading.replayed;
     const { incarnation } = reading;
-    if (this.#filling?.incarnation !== incarnation || this.#filling.replayed !== replayed) this.flush();
+    if (this.#filling?.incarnation !== incarnation || this.#filling.replayed !== replayed) this.#seal();
     if (!this.#put(reading, replayed)) {
-      this.flush();
+      this.#seal();
       if (!this.#put(reading, replayed)) return false;
     }
-    if (this.#filling !== undefined && this.#filling.builder.bytes >= this.#maker.targetBytes) this.flush();
+    if (this.#filling !== undefined && this.#filling.builder.bytes >= this.#maker.targetBytes) this.#seal();
     return true;
   }
 
-  /** Sends what has been added, however little. */
+  /**
+   * Sends what has been added, however little, as soon as there is a place in flight: what comes until then goes with it, so that over a
+   * slow link many small additions do not become as many batches.
+   */
   flush(): void {
+    if (this.#filling === undefined) return;
+    this.#isFlushWanted = true;
+    // After a failure it is not kept waiting: a builder is large, and there may be many lanes that cannot send.
+    if (this.#queue.length < IN_FLIGHT_MAX || this.#attempt > 0) this.#seal();
+  }
+
+  #seal(): void {
     const filling = this.#filling;
     if (filling === undefined) return;
+    this.#isFlushWanted = false;
     const { builder, priority } = filling;
     const { batch, intent } = this.#maker.seal(builder, { ...filling, from: this.#coveredTo + 1n });
     this.#coveredTo = filling.last;
@@ -207,7 +220,7 @@ export class Lane {
 
   /** The next reading comes from behind `seq`; what lies between is somebody else's. */
   skipTo(seq: bigint): void {
-    this.flush();
+    this.#seal();
     this.#coveredTo = seq;
   }
 
@@ -276,6 +289,7 @@ export class Lane {
 
   /** Sends what may be sent; true when it has to be tried again after a pause that is over. */
   async #sendWaiting(): Promise<boolean> {
+    if (this.#isFlushWanted) this.flush();
     // One identity at a time: a batch of the next one must not overtake a batch of the last one that has to be sent again.
     const producerId = this.#queue[0]?.intent.producerId;
     // What was refused is tried with one batch: a topic that the log does not take must not eat the budget of others.
@@ -391,7 +405,7 @@ export class Lane {
       .filter(({ intent }) => intent.topicId === this.#maker.topicId)
       .map(({ intent }) => intent);
     const stored = await findStored(log, known, signal);
-    this.#maker.renew(await log.producer());
+    this.#maker.renew(await log.producer({ isBacklog: this.isReplay }));
     for (const batch of [...this.#queue]) {
       if (!stored.has(batch.intent.id)) continue;
       this.#delivered(batch);

@@ -13,6 +13,7 @@
  * by `problem`. What was read before it goes out meanwhile. Nothing here waits for the log: other topics go on whatever it says of this one.
  * Limits: BACKLOG_RANGES_MAX; from then on the present waits its turn, however late. The uplink says how much may be read.
  */
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Clock } from '../../lib/clock.ts';
 import { BATCH_BYTES_MAX, type TopicInfo } from '../../lib/log/log.ts';
 import { includes } from '../seq-ranges.ts';
@@ -33,6 +34,8 @@ const IMPLAUSIBLE_AGE_MS = 400 * 86_400_000;
 const REASON_EXPIRED = 'expired: older than the maxAge of its topic';
 /** What one step takes out of the spool, at most. */
 const READ_BYTES_MAX = 1 << 20;
+/** How many are taken in a row, in about a millisecond: in between, the present, answers and syncs have their turn. */
+const READINGS_PER_TURN = 500;
 /** Above a hiccup of the broker, and short enough that little grows old in memory. */
 const STUCK_MS = 2000;
 
@@ -258,6 +261,7 @@ export class TopicUplink {
     else this.#backlog.push({ next: run.last + 1n, last });
     this.#runs.push({ first: last + 1n, last, settled: last });
     for (const lane of this.#live) lane.skipTo(last);
+    this.#context.lanes.onProgress();
   }
 
   async #openReplay(range: Backlog): Promise<boolean> {
@@ -281,14 +285,16 @@ export class TopicUplink {
       advance(expired.toSeq);
       expired = undefined;
     };
-    for (const entry of entries) {
+    for (const [index, entry] of entries.entries()) {
+      if (index % READINGS_PER_TURN === READINGS_PER_TURN - 1) await nextTurn();
       if (entry.kind === 'reading' && this.#isExpired(entry)) {
         const { topic, seq } = entry;
         expired = { kind: 'gap', topic, fromSeq: expired?.fromSeq ?? seq, toSeq: seq, reason: REASON_EXPIRED };
         continue;
       }
-      await record();
-      await this.#take(entry, lanes);
+      if (expired !== undefined) await record();
+      if (entry.kind === 'gap') await this.#context.spool.recordGap(entry);
+      else if (entry.kind === 'reading' && !this.#put(entry, lanes)) await this.#context.lanes.giveUp(tooLarge(entry));
       advance(endOf(entry));
     }
     await record();
@@ -308,14 +314,13 @@ export class TopicUplink {
     );
   }
 
-  async #take(entry: SpoolEntry, lanes: readonly Lane[]): Promise<void> {
-    if (entry.kind === 'gap') await this.#context.spool.recordGap(entry);
-    if (entry.kind !== 'reading') return;
-    this.priority = entry.priority;
-    if (this.#isCovered(entry)) return;
-    const lane = lanes[partitionOf(entry.key, entry.seq, this.info.partitions)];
+  /** False: no batch has room for it. */
+  #put(reading: SpooledReading, lanes: readonly Lane[]): boolean {
+    this.priority = reading.priority;
+    if (this.#isCovered(reading)) return true;
+    const lane = lanes[partitionOf(reading.key, reading.seq, this.info.partitions)];
     if (lane === undefined) throw new RangeError(`topic ${this.info.name} has no such partition`);
-    if (!lane.add(entry)) await this.#context.lanes.giveUp(tooLarge(entry));
+    return lane.add(reading);
   }
 }
 

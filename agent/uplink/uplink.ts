@@ -111,10 +111,11 @@ export class Uplink {
   readonly #bytesInMemoryMax: number;
   #delivered = 0;
   #bytes = 0;
-  #roundProblem: UplinkProblem | null = null;
+  /** By the loop that has it. */
+  readonly #roundProblems = new Map<string, UplinkProblem>();
   #progress: PromiseWithResolvers<unknown> = Promise.withResolvers();
   #addition: Promise<void> | undefined;
-  #running: Promise<void> = Promise.resolve();
+  #running: Promise<unknown> = Promise.resolve();
 
   private constructor(options: UplinkOptions, intents: SendIntents, budget: UplinkBudget) {
     this.#options = options;
@@ -164,7 +165,10 @@ export class Uplink {
     const { clock, directory } = options;
     const budget = await UplinkBudget.open({ ...options.budget, path: join(directory, 'budget.json'), clock });
     const uplink = new Uplink(options, intents, budget);
-    uplink.#running = uplink.#run();
+    uplink.#running = Promise.all([
+      uplink.#repeat('present', () => uplink.#presentRound()),
+      uplink.#repeat('backlog', () => uplink.#backlogRound()),
+    ]);
     return uplink;
   }
 
@@ -182,6 +186,7 @@ export class Uplink {
       heldUp.push({ topic: name, problem, isRefused, readings: Number(ofTopic), trouble });
     }
     const troubles = heldUp.map(({ trouble }) => trouble);
+    const [roundProblem] = this.#roundProblems.values();
     return {
       delivered: this.#delivered,
       bytes: this.#bytes,
@@ -191,8 +196,8 @@ export class Uplink {
       budget: this.#budget.isLimited ? this.#budget.status() : null,
       quarantined: this.#quarantine.count,
       setAside: this.#intents.setAside === undefined ? [] : [this.#intents.setAside],
-      lastError: this.#roundProblem ?? troubles[0] ?? null,
-      linkProblem: this.#roundProblem?.message ?? (this.#isLinkUp(troubles) ? null : (troubles[0]?.message ?? null)),
+      lastError: roundProblem ?? troubles[0] ?? null,
+      linkProblem: roundProblem?.message ?? (this.#isLinkUp(troubles) ? null : (troubles[0]?.message ?? null)),
       heldUp: heldUp.map(({ trouble: _, ...held }) => held),
     };
   }
@@ -237,36 +242,42 @@ export class Uplink {
     await this.#quarantine.close();
   }
 
-  async #run(): Promise<void> {
+  async #repeat(name: string, round: () => Promise<void>): Promise<void> {
     for (let attempt = 0; !this.#isStopped();) {
       try {
-        await this.#round();
+        await round();
         attempt = 0;
-        this.#roundProblem = null;
+        this.#roundProblems.delete(name);
       } catch (error) {
         if (this.#isStopped()) return;
-        this.#roundProblem = problemOf(error, this.#options.clock.nowMs());
+        this.#roundProblems.set(name, problemOf(error, this.#options.clock.nowMs()));
         await this.#context.backoff.wait(attempt++, this.#stop.signal);
       }
     }
   }
 
-  /** Moves what there is, the present first; one step of the backlog; waits when nothing is left to move. */
-  async #round(): Promise<void> {
+  /** Moves what there is of the present, and waits for more. */
+  async #presentRound(): Promise<void> {
     // Asked before reading: what is added while we read must not be slept over.
     const added = this.#nextAddition();
     const progress = this.#progress.promise;
     this.#openTopics();
     await this.#moveLive();
-    const isReplayMoved = await this.#moveReplay();
-    if (!isReplayMoved && this.#liveLanes().some((lane) => lane.isFilling)) {
+    // Beside a backlog, whose batches are synced and sent all the time, one more costs next to nothing.
+    const isBusy = [...this.#topics.values()].some(({ hasBacklog }) => hasBacklog);
+    if (!isBusy && this.#liveLanes().some((lane) => lane.isFilling)) {
       await delay(this.#options.lingerMs, undefined, { signal: this.#stop.signal });
       await this.#moveLive();
     }
     flush(this.#liveLanes());
-    if (isReplayMoved) return;
     // Progress is room in the lanes, a topic that is open now, or the end of a topic's rest.
     await Promise.race([added, progress]);
+  }
+
+  /** One step of the backlog; waits when nothing is left to move. */
+  async #backlogRound(): Promise<void> {
+    const progress = this.#progress.promise;
+    if (!(await this.#moveReplay())) await progress;
   }
 
   #isStopped(): boolean {

@@ -62,6 +62,11 @@ export interface DamagedRange {
   readonly description: string;
 }
 
+export interface ProducerOptions {
+  /** Its batches are in no hurry: none of another producer waits behind them on the way. */
+  readonly isBacklog?: boolean;
+}
+
 export interface LogProducer {
   /** Fresh at every `Log.producer()` call; part of every batch's identity. */
   readonly producerId: bigint;
@@ -81,7 +86,7 @@ export interface Log {
   topic(name: string): Promise<TopicInfo | null>;
   topics(): Promise<readonly TopicInfo[]>;
   deleteTopic(name: string): Promise<void>;
-  producer(): Promise<LogProducer>;
+  producer(options?: ProducerOptions): Promise<LogProducer>;
   /** earliest: the first offset still kept; end: the next one to come. */
   offsets(topic: string, partition: number): Promise<{ readonly earliest: bigint; readonly end: bigint }>;
   fetch(request: FetchRequest): Promise<FetchResult>;

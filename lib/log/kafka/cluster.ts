@@ -3,8 +3,8 @@
  *
  * Invariants
  * - Leaders come from a cache, which `forget` empties for a topic; `describe` always asks. Nothing is refreshed by a timer.
- * - One connection a broker for each purpose: a fetch that waits for records, and the batches of a producer, would hold back what is asked
- *   behind them, as a broker answers the requests of a connection one after the other.
+ * - One connection a broker for each purpose: a fetch that waits for records, the batches of a producer, and those of a backlog would hold
+ *   back what is sent behind them, as a broker answers the requests of a connection one after the other.
  * Failure: a connection that broke is made again by the next call. Brokers that the last answer named are asked first, then those of
  * the URL: a cluster that moved entirely is found again through the URL.
  * Limits: FETCH_LINKS_MAX fetches a broker at the same time, further ones wait for their turn.
@@ -23,7 +23,7 @@ import type { Transport } from './transport.ts';
 const FETCH_LINKS_MAX = 16;
 const UNKNOWN_NODE = -1;
 
-type Purpose = 'ask' | 'produce';
+export type Purpose = 'ask' | 'produce' | 'backlog';
 
 /** Where the requests for a partition go now. */
 export interface Route {

@@ -18,6 +18,7 @@ import {
   type FetchResult,
   type Log,
   type LogProducer,
+  type ProducerOptions,
   type TopicInfo,
   type TopicOptions,
 } from '../log.ts';
@@ -29,7 +30,7 @@ import {
   offsetCommitRequest,
 } from './admin-requests.ts';
 import { NO_ERROR, TOPIC_ALREADY_EXISTS, UNKNOWN_TOPIC_OR_PARTITION, brokerError } from './broker-errors.ts';
-import { Cluster } from './cluster.ts';
+import { Cluster, type Purpose } from './cluster.ts';
 import { parseKafkaUrl, type KafkaOptions } from './kafka-url.ts';
 import { DEFAULT_LIMITS, brokerTimeoutMs, type KafkaLimits } from './limits.ts';
 import type { TopicMetadata } from './metadata-request.ts';
@@ -58,8 +59,8 @@ class KafkaLog implements Log {
   readonly url: string;
   readonly #cluster: Cluster;
   readonly #clock: Clock;
-  /** By topic, then partition. */
-  readonly #appenders = new Map<string, Map<number, PartitionAppender>>();
+  /** By topic, then purpose and partition. */
+  readonly #appenders = new Map<string, Map<string, PartitionAppender>>();
   readonly #coordinators = new Map<string, number>();
 
   constructor(url: string, cluster: Cluster, clock: Clock) {
@@ -120,7 +121,8 @@ class KafkaLog implements Log {
     });
   }
 
-  async producer(): Promise<LogProducer> {
+  async producer({ isBacklog = false }: ProducerOptions = {}): Promise<LogProducer> {
+    const purpose = isBacklog ? 'backlog' : 'produce';
     const { producerId, producerEpoch } = await this.#cluster.persist(async () => {
       const answer = await this.#cluster.callAny(initProducerIdRequest());
       if (answer.error !== NO_ERROR) throw brokerError(answer.error, 'cannot get a producer id');
@@ -129,7 +131,7 @@ class KafkaLog implements Log {
     return {
       producerId,
       producerEpoch,
-      append: (topic, partition, batch) => this.#append(topic, partition, batch),
+      append: (topic, partition, batch) => this.#append(topic, partition, purpose, batch),
     };
   }
 
@@ -168,7 +170,7 @@ class KafkaLog implements Log {
   }
 
   /** Synchronous up to the appender's queue: the order of calls is the order in the partition. */
-  #append(topic: string, partition: number, batch: Uint8Array): Promise<AppendResult> {
+  #append(topic: string, partition: number, purpose: Purpose, batch: Uint8Array): Promise<AppendResult> {
     try {
       this.#cluster.signal.throwIfAborted();
       const where = `${topic}/${partition}`;
@@ -184,16 +186,17 @@ class KafkaLog implements Log {
       if (header.bytes !== batch.length) {
         throw new PenstockError('corrupt', `${where}: ${batch.length} bytes that are not one batch of ${header.bytes}`);
       }
-      return this.#appender(topic, partition).append(batch, header);
+      return this.#appender(topic, partition, purpose).append(batch, header);
     } catch (error) {
       return Promise.reject(error instanceof Error ? error : new Error(String(error)));
     }
   }
 
-  #appender(topic: string, partition: number): PartitionAppender {
-    let partitions = this.#appenders.get(topic);
-    if (partitions === undefined) this.#appenders.set(topic, (partitions = new Map<number, PartitionAppender>()));
-    let appender = partitions.get(partition);
+  #appender(topic: string, partition: number, purpose: Purpose): PartitionAppender {
+    let ofTopic = this.#appenders.get(topic);
+    if (ofTopic === undefined) this.#appenders.set(topic, (ofTopic = new Map<string, PartitionAppender>()));
+    const key = `${purpose} ${partition}`;
+    let appender = ofTopic.get(key);
     if (appender === undefined) {
       appender = new PartitionAppender({
         cluster: this.#cluster,
@@ -201,9 +204,10 @@ class KafkaLog implements Log {
         random: Math.random,
         topic,
         partition,
+        purpose,
         readEnd: async () => (await readOffsets(this.#cluster, topic, partition)).end,
       });
-      partitions.set(partition, appender);
+      ofTopic.set(key, appender);
     }
     return appender;
   }

@@ -1,5 +1,5 @@
 /**
- * Appends to one partition: a window of batches in flight, and what the broker's answers do to it.
+ * Appends to one partition over one connection: a window of batches in flight, and what the broker's answers do to it.
  *
  * Invariants
  * - Batches are sent in the order of the calls, at most IN_FLIGHT_MAX unanswered. After a passing error nothing more is sent until all of the
@@ -20,7 +20,7 @@ import type { BatchHeader } from '../record-batch.ts';
 import { pause, pauseMs } from './backoff.ts';
 import { EFFECT_UNKNOWN, NO_ERROR, brokerError, isPassing } from './broker-errors.ts';
 import type { BrokerLink } from './broker-link.ts';
-import type { Cluster } from './cluster.ts';
+import type { Cluster, Purpose } from './cluster.ts';
 import { brokerTimeoutMs } from './limits.ts';
 import { produceRequest, type ProduceAnswer } from './produce-request.ts';
 
@@ -41,6 +41,7 @@ export interface AppenderOptions {
   readonly random: () => number;
   readonly topic: string;
   readonly partition: number;
+  readonly purpose: Purpose;
   /** The end of the partition now. */
   readonly readEnd: () => Promise<bigint>;
 }
@@ -148,7 +149,7 @@ export class PartitionAppender {
 
   /** With an empty window: pauses if there was trouble, and finds the leader. */
   async #recover(trouble: PenstockError | undefined): Promise<void> {
-    const { cluster, random, topic, partition, readEnd } = this.#options;
+    const { cluster, random, topic, partition, purpose, readEnd } = this.#options;
     this.#isBusy = true;
     try {
       if (trouble !== undefined) {
@@ -157,7 +158,7 @@ export class PartitionAppender {
       }
       this.#trouble = undefined;
       const route = await cluster.route(topic, partition);
-      const link = await cluster.link(route.node, 'produce');
+      const link = await cluster.link(route.node, purpose);
       if (route.topicId !== this.#topicId) {
         this.#knownEnd = await readEnd();
         this.#topicId = route.topicId;
