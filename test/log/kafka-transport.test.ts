@@ -12,7 +12,7 @@ import { metadataRequest } from '../../lib/log/kafka/metadata-request.ts';
 import { initProducerIdRequest, produceRequest } from '../../lib/log/kafka/produce-request.ts';
 import * as api from '../../lib/log/kafka/request.ts';
 import { WireReader, WireWriter } from '../../lib/log/kafka/wire.ts';
-import type { Log } from '../../lib/log/log.ts';
+import { IN_FLIGHT_MAX, type Log } from '../../lib/log/log.ts';
 import { absoluteUrl, openLog } from '../../lib/registry.ts';
 import {
   FakeKafka,
@@ -206,6 +206,20 @@ test('a window whose first batch is refused for now is sent again whole and in o
   const results = await Promise.all(appends);
   expect(results.map(({ baseOffset }) => Number(baseOffset))).toEqual([0, 1, 2, 3, 4, 5, 6, 7]);
   expect(sequences).toEqual([0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5, 6, 7]);
+});
+
+test('batches of a backlog that the broker is slow to answer hold up none of the present', async () => {
+  const fake = await FakeKafka.start();
+  const { log, producer } = await fakeProducer(fake);
+  const backlog = await log.producer({ isBacklog: true });
+  fake.on(api.PRODUCE.key, (body) => (body.readInt32BE(SEQUENCE_AT) < 100 ? 'silence' : produced(0, 7n)));
+  const held = Array.from({ length: 6 }, (_, seq) => backlog.append('t', 0, textBatch([`old${seq}`], WHO, seq)));
+  for (const append of held) append.catch(() => undefined);
+  await expect.poll(() => fake.requests.filter(({ key }) => key === api.PRODUCE.key)).toHaveLength(IN_FLIGHT_MAX);
+  expect(await producer.append('t', 0, textBatch(['new'], WHO, 100))).toMatchObject({ baseOffset: 7n });
+  const connections = fake.requests.filter(({ key }) => key === api.PRODUCE.key).map(({ connection }) => connection);
+  expect(new Set(connections.slice(0, IN_FLIGHT_MAX)).size).toBe(1);
+  expect(connections.at(-1)).not.toBe(connections[0]);
 });
 
 test('when the leader has moved, batches and fetches follow it, in order', async () => {

@@ -14,12 +14,19 @@ const CORRELATION_BYTES = 4;
 /** What follows the response header; or nothing, for ever; or the end of the connection; or bytes instead of a whole frame. */
 export type FakeAnswer = Buffer | 'silence' | 'close' | { readonly raw: Buffer };
 
+interface FakeRequest {
+  readonly key: number;
+  readonly atMs: number;
+  readonly body: Buffer;
+  readonly connection: number;
+}
+
 export class FakeKafka {
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
   readonly #script = new Map<number, (body: Buffer) => FakeAnswer>();
-  /** API keys in the order of arrival, and when they came. */
-  readonly requests: { readonly key: number; readonly atMs: number; readonly body: Buffer }[] = [];
+  /** API keys in the order of arrival, when they came, and over which connection (counted from 1). */
+  readonly requests: FakeRequest[] = [];
 
   private constructor(server: Server) {
     this.#server = server;
@@ -54,23 +61,24 @@ export class FakeKafka {
 
   #serve(socket: Socket): void {
     this.#sockets.add(socket);
+    const connection = this.#sockets.size;
     socket.on('error', () => undefined);
     let bytes = Buffer.alloc(0);
     socket.on('data', (data: Buffer) => {
       bytes = Buffer.concat([bytes, data]);
       while (bytes.length >= 4 && bytes.length >= 4 + bytes.readInt32BE(0)) {
         const end = 4 + bytes.readInt32BE(0);
-        this.#answer(socket, bytes.subarray(4, end));
+        this.#answer(socket, connection, bytes.subarray(4, end));
         bytes = bytes.subarray(end);
       }
     });
   }
 
-  #answer(socket: Socket, request: Buffer): void {
+  #answer(socket: Socket, connection: number, request: Buffer): void {
     const key = request.readInt16BE(0);
     const isFlexible = key === api.METADATA.key;
     const body = request.subarray(10 + request.readInt16BE(8) + (isFlexible ? 1 : 0));
-    this.requests.push({ key, atMs: performance.now(), body });
+    this.requests.push({ key, atMs: performance.now(), body, connection });
     const answer = this.#script.get(key)?.(body) ?? 'close';
     if (answer === 'silence') return;
     if (answer === 'close') return void socket.destroy();
