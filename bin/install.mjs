@@ -158,13 +158,14 @@ const CUSTOM_RESOURCES = {
       (kind) => `example/prometheus-operator-crd-full/monitoring.coreos.com_${kind}.yaml`,
     ),
   ],
+  'github.com/kedacore/keda/v2@v2.17.2': ['config/crd/bases/keda.sh_scaledobjects.yaml'],
   'sigs.k8s.io/karpenter@v1.10.0': ['pkg/apis/crds/karpenter.sh_nodepools.yaml'],
   'github.com/argoproj/argo-cd/v2@v2.14.21': ['manifests/crds/application-crd.yaml'],
 };
 
 const customResources = async () => {
   if (!which('go')) return { ok: false, output: 'needs go on the PATH' };
-  const build = join(services, `.build-kubernetes-crds-${process.pid}`);
+  const build = join(services, `.build-custom-resources-${process.pid}`);
   mkdirSync(build, { recursive: true });
   try {
     for (const [module, files] of Object.entries(CUSTOM_RESOURCES)) {
@@ -173,7 +174,7 @@ const customResources = async () => {
       const [, folder] = /"Dir": "(.*)"/.exec(outcome.output);
       for (const file of files) copyFileSync(join(folder, file), join(build, file.split('/').at(-1)));
     }
-    renameSync(build, join(services, 'kubernetes-crds'));
+    renameSync(build, join(services, 'custom-resources'));
     return { ok: true, output: '' };
   } finally {
     rmSync(build, { recursive: true, force: true });
@@ -291,7 +292,7 @@ const kubernetes = [
       'github.com/kubernetes-csi/external-snapshotter/v8/cmd/snapshot-controller',
     ]),
   },
-  { name: 'kubernetes-crds', install: customResources },
+  { name: 'custom-resources', install: customResources },
 ];
 
 /** Only for `npm run test:spark` and `bench/spark.ts`: 520 MB. Folders: Spark as its Python package has it, and Iceberg's runtime for it. */

@@ -32,8 +32,7 @@ const IDLE_MS = 250;
 /** Rounds in a row that failed for reasons of its own; others may be able to do what this one cannot. */
 const UNABLE_ROUNDS_MAX = 3;
 const REST_MS = 60_000;
-/** The consumer group under which progress is shown to Kafka's own tools, and how often without a commit: others may write there, too. */
-const HINT_GROUP = 'penstock-lander';
+/** How often progress is shown to Kafka's own tools without a commit: others may write there, too. */
 const HINT_EVERY_MS = 60_000;
 
 export interface DatasetLanderOptions {
@@ -299,13 +298,19 @@ export class DatasetLander {
 
   /** Committed last, and only for others to look at: losing it loses nothing. */
   async #hint(topic: TopicInfo, nextOffsets: ReadonlyMap<number, bigint>): Promise<void> {
-    this.#hintedMs = this.#options.lake.clock.monotonicMs();
+    const { dataset, lake, log } = this.#options;
+    this.#hintedMs = lake.clock.monotonicMs();
     try {
-      await this.#options.log.commitHint(HINT_GROUP, topic.name, nextOffsets);
+      await log.commitHint(hintGroup(dataset.name), topic.name, nextOffsets);
     } catch (error) {
       this.#options.onProblem(`${topic.name}: offsets not shown to the log: ${describeError(error)}`, false);
     }
   }
+}
+
+/** The consumer group that shows how far a dataset is. */
+function hintGroup(dataset: string): string {
+  return `penstock-lander-${dataset}`;
 }
 
 function leftOf(topic: TopicInfo, { partition, next, target }: PartitionCursor): string {

@@ -1,3 +1,5 @@
+import { readdirSync } from 'node:fs';
+import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { readCounters } from '../../lib/lake/counters.ts';
 import {
@@ -49,6 +51,9 @@ test('records become rows with their identity, and a second run finds nothing ne
   expect(third?.['_event_time']).toEqual(new Date(HOUR_MS + 3));
   const foreign = rows.find((row) => row['_log_partition'] === 1);
   expect(foreign).toMatchObject({ _agent: null, _incarnation: null, _seq: null, _arrival_time: null, _replayed: null });
+
+  // Shown to the log's own tools, in a group of the dataset.
+  expect(readdirSync(join(pipeline.dir, 'log', 'groups'))).toEqual([`penstock-lander-${DATASET}`]);
 
   const second = await landOnce(pipeline);
   expect(second.summary).toEqual({ records: 0, rows: 0, quarantined: 0, lost: 0, files: 0 });

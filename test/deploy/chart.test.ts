@@ -16,7 +16,7 @@ import type { Container, Manifest } from './helm.ts';
 const MOUNTING = new Set(['penstock-csi-node/csi', 'penstock-csi-mounts/mounts']);
 
 /** Their schemas are not Kubernetes' own. */
-const CUSTOM = 'VolumeSnapshotClass,ServiceMonitor,PodMonitor,PrometheusRule,NodePool,Bucket,Application';
+const CUSTOM = 'VolumeSnapshotClass,ServiceMonitor,PodMonitor,PrometheusRule,NodePool,Bucket,Application,ScaledObject';
 
 interface KubeconformReport {
   readonly summary: Readonly<Record<string, number>>;
@@ -25,10 +25,10 @@ interface KubeconformReport {
 
 const absent = missing('helm', 'kubeconform', 'k8s-schemas', 'promtool');
 
-async function render(values: object): Promise<string> {
+async function render(values: object, more: readonly string[] = []): Promise<string> {
   const path = join(tempDir('chart'), 'values.yaml');
   writeFileSync(path, stringify(values));
-  return template([...THREE_URLS, '-f', path]);
+  return template([...THREE_URLS, '-f', path, ...more]);
 }
 
 /** Checks a file against the schemas of a Kubernetes; returns the counts. */
@@ -138,6 +138,38 @@ describe.skipIf(absent)('the Helm chart', () => {
       }
     }
     await expect(template([...THREE_URLS, '--set', 'csi.snapshots.enabled=maybe'])).rejects.toThrow('snapshots');
+  });
+
+  it('scales landers by the lag of each dataset where KEDA is, and leaves their number to it', async () => {
+    const datasets = [
+      { name: 'edge.host', topic: 'host' },
+      { name: 'edge.vibration', topic: 'vibration' },
+    ];
+    const find = (rendered: string, kind: string): Manifest | undefined =>
+      manifests(rendered).find((manifest) => manifest.kind === kind && manifest.metadata.name === 'penstock-lander');
+    const off = await render({ datasets });
+    expect(find(off, 'Deployment')?.spec?.['replicas']).toBe(1);
+    expect(find(off, 'ScaledObject')).toBeUndefined();
+    const keda = { enabled: true, triggerAuthentication: 'kafka', metadata: { tls: 'enable' } };
+    const brokers = ['--set', String.raw`log=kafka://user:hunter2@a:9092\,b:9092?tls=true`];
+    const on = await render({ datasets, lander: { keda } }, brokers);
+    expect(find(on, 'Deployment')?.spec).not.toHaveProperty('replicas');
+    const trigger = (group: string, topic: string): object => ({
+      type: 'kafka',
+      metadata: {
+        ...{ bootstrapServers: 'a:9092,b:9092', consumerGroup: group, topic, lagThreshold: '10000000' },
+        ...{ offsetResetPolicy: 'earliest', tls: 'enable' },
+      },
+      authenticationRef: { name: 'kafka' },
+    });
+    expect(find(on, 'ScaledObject')?.spec).toMatchObject({
+      scaleTargetRef: { name: 'penstock-lander' },
+      ...{ minReplicaCount: 1, maxReplicaCount: 8 },
+      triggers: [trigger('penstock-lander-edge.host', 'host'), trigger('penstock-lander-edge.vibration', 'vibration')],
+    });
+    const secret = ['--set', 'existingSecret=mine,lander.keda.enabled=true'];
+    await expect(template(secret)).rejects.toThrow('lander.keda.bootstrapServers=HOST:9092');
+    expect(await template([...secret, '--set', 'lander.keda.bootstrapServers=k:9092'])).toContain('"k:9092"');
   });
 
   it('offers inline volumes, and gives nodes the secrets that they need, only where it is told to', async () => {

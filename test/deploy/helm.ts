@@ -29,7 +29,7 @@ export const MATRIX: Readonly<Record<string, object>> = {
       nodeSelector: { edge: 'true' },
       priorityClassName: 'high',
     },
-    lander: { replicas: 2 },
+    lander: { keda: { enabled: true, minReplicas: 2, triggerAuthentication: 'kafka', metadata: { tls: 'enable' } } },
     bucket: { create: true, name: 'plant-lake' },
     compactor: { shards: 4, karpenter: { enabled: true }, scratch: { hostPath: '/mnt/nvme' } },
     control: { replicas: 2, service: { type: 'LoadBalancer', annotations: { a: 'b' } } },

@@ -47,7 +47,7 @@ async function everything(cluster: Cluster): Promise<Set<string>> {
   return found;
 }
 
-describe.skipIf(missing('kubernetes', 'kubernetes-crds', 'helm'))('the chart in a real Kubernetes', () => {
+describe.skipIf(missing('kubernetes', 'custom-resources', 'helm'))('the chart in a real Kubernetes', () => {
   let cluster: Cluster;
   let stopNodes: () => Promise<void>;
   let before: Set<string>;
@@ -170,7 +170,12 @@ describe.skipIf(missing('kubernetes', 'kubernetes-crds', 'helm'))('the chart in 
     ]);
     await cluster.helm(upgrade);
     const running = await expectSound();
-    expect(nodesOf(running, 'lander')).toEqual(['near', 'near']);
+    // KEDA says how many; there is none here.
+    expect(nodesOf(running, 'lander')).toEqual(['near']);
+    const scaled = await cluster.kubectl(['get', 'scaledobject', 'penstock-lander', '-n', 'penstock', '-o', 'json']);
+    expect(JSON.parse(scaled.stdout)).toMatchObject({
+      spec: { minReplicaCount: 2, triggers: [{ metadata: { consumerGroup: 'penstock-lander-edge.host' } }] },
+    });
     expect(nodesOf(running, 'agent')).toEqual(['plant']);
   });
 

@@ -226,7 +226,7 @@ export async function startCluster(): Promise<Cluster> {
     ...{ folder, kubeconfig, kubectl, api, kubeconfigOf, stop, spawn: start },
     async customResources() {
       for (const args of [
-        ['create', '-f', requireService('kubernetes-crds')],
+        ['create', '-f', requireService('custom-resources')],
         ['wait', '--for=condition=established', 'crd', '--all', '--timeout=60s'],
       ]) {
         const { status, errors } = await kubectl(args);

@@ -57,7 +57,7 @@ const NOBODY_MAY: readonly Access[] = [
   { verbs: ['*'], group: '*', resource: '*' },
 ];
 
-describe.skipIf(missing('kubernetes', 'kubernetes-crds', 'helm'))('the chart, in a real Kubernetes', () => {
+describe.skipIf(missing('kubernetes', 'custom-resources', 'helm'))('the chart, in a real Kubernetes', () => {
   let cluster: Cluster;
   let rendered: string;
 

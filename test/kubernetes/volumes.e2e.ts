@@ -22,7 +22,7 @@ interface Claim {
   readonly status?: { readonly phase?: string; readonly capacity?: { readonly storage: string } };
 }
 
-describe.skipIf(missing('kubernetes', 'kubernetes-crds', 'csi-sidecars', 'helm', 'redis-server', 'versitygw'))(
+describe.skipIf(missing('kubernetes', 'custom-resources', 'csi-sidecars', 'helm', 'redis-server', 'versitygw'))(
   'volumes of a real Kubernetes',
   () => {
     let cluster: Cluster;

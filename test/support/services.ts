@@ -22,7 +22,7 @@ export type Service =
   | 'iceberg-rest'
   | 'kubernetes'
   | 'csi-sidecars'
-  | 'kubernetes-crds'
+  | 'custom-resources'
   | 'spark-python'
   | 'spark-iceberg';
 

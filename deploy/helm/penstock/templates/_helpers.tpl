@@ -34,6 +34,15 @@ app.kubernetes.io/component: {{ .component }}
 {{- end }}
 {{- end }}
 
+{{/* HOST:PORT,... of Kafka, for what cannot read it from the Secret. */}}
+{{- define "penstock.brokers" -}}
+{{- $brokers := .Values.lander.keda.bootstrapServers | default (regexReplaceAll "^kafka://([^@]*@)?([^/?]*).*$" .Values.log "${2}") -}}
+{{- if not $brokers -}}
+{{ fail "KEDA asks Kafka itself: --set lander.keda.bootstrapServers=HOST:9092 (the Secret's URL is not for it)" }}
+{{- end -}}
+{{ $brokers }}
+{{- end }}
+
 {{/* The ports, from the Secret. `optional` keys are those of the AWS chain's first link. */}}
 {{- define "penstock.env" -}}
 {{- range $variable, $key := dict "PENSTOCK_LOG" "log" "PENSTOCK_STORE" "store" "PENSTOCK_META" "meta" }}
