@@ -173,7 +173,7 @@ describe.skipIf(missing('kubernetes', 'custom-resources', 'helm'))('the chart in
     // KEDA says how many; there is none here.
     expect(nodesOf(running, 'lander')).toEqual(['near']);
     const scaled = await cluster.kubectl(['get', 'scaledobject', 'penstock-lander', '-n', 'penstock', '-o', 'json']);
-    expect(JSON.parse(scaled.stdout)).toMatchObject({
+    expect(JSON.parse(scaled.output)).toMatchObject({
       spec: { minReplicaCount: 2, triggers: [{ metadata: { consumerGroup: 'penstock-lander-edge.host' } }] },
     });
     expect(nodesOf(running, 'agent')).toEqual(['plant']);
