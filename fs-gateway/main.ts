@@ -13,6 +13,7 @@ import type { MetaEngine } from '../lib/meta/engine.ts';
 import { FORMAT_DEFAULTS, formattedVolumes, readFormat, writeFormat } from '../lib/volume/format.ts';
 import type { VolumeFormat } from '../lib/volume/format.ts';
 import { assertVolumeName } from '../lib/volume/keys.ts';
+import type { Usage } from './callers/usage.ts';
 import { controlRequest } from './fuse/control.ts';
 import { mountAndSupervise, umount } from './fuse/lifecycle.ts';
 import type { SupervisedMount, UmountOptions, UmountReport } from './fuse/lifecycle.ts';
@@ -263,6 +264,13 @@ export async function mountStats(mountpoint: string): Promise<Readonly<Record<st
   const answer = await controlRequest(resolve(mountpoint), { type: 'stats' });
   if (!answer.ok) throw new PenstockError('io', answer.message);
   return answer.value;
+}
+
+/** Who uses the mount how much, and which files, since its worker began. Throws `not-found`, `io`. */
+export async function mountUsage(mountpoint: string): Promise<Usage> {
+  const answer = await controlRequest(resolve(mountpoint), { type: 'usage' });
+  if (!answer.ok) throw new PenstockError('io', answer.message);
+  return answer.value as unknown as Usage; // the worker's own
 }
 
 /** `sqlite:x?volume=NAME` -> the engine's URL and the volume, `lake` where none is named. Throws `config`. */

@@ -80,6 +80,10 @@ export interface OpenVolume {
   readonly format: VolumeFormat;
   readonly operations: Operations;
   stats(): Readonly<Record<string, string | number>>;
+  /** Whether the kernel serves the file by itself at present. */
+  passesThrough(ino: number): boolean;
+  /** Where these are, as far as the names are in the cache. */
+  pathsOf(inos: ReadonlySet<number>): ReadonlyMap<number, string>;
   /** Ends the session; call `operations.drain()` first. */
   close(): Promise<void>;
 }
@@ -286,6 +290,8 @@ async function assemble({
       ...passthrough.stats(),
       ...group?.stats(),
     }),
+    passesThrough: (ino) => staging.backingOf(ino) !== undefined,
+    pathsOf: (inos) => view.pathsOf(inos),
     async close() {
       await group?.close();
       locks.close();

@@ -2,6 +2,9 @@
 import { setFlagsFromString } from 'node:v8';
 import { z } from 'zod';
 import { systemClock } from '../lib/clock.ts';
+import { Callers } from './callers/callers.ts';
+import { usageOf } from './callers/usage.ts';
+import { findMount } from './fuse/mount.ts';
 import { runWorker, serveDevice } from './fuse/worker.ts';
 import { startMaintenance } from './maintenance.ts';
 import { openVolume } from './open-volume.ts';
@@ -60,7 +63,15 @@ await runWorker(async (assignment) => {
     },
     log,
   );
-  await serveDevice(assignment, volume.operations, { stats: () => volume.stats() });
+  const callers = new Callers({
+    device: backing === undefined ? undefined : findMount(assignment.mountpoint)?.device,
+    passesThrough: (ino) => volume.passesThrough(ino),
+  });
+  await serveDevice(assignment, volume.operations, {
+    stats: () => volume.stats(),
+    callers,
+    usage: () => usageOf(callers, (inos) => volume.pathsOf(inos)),
+  });
   maintenance.stop();
   await volume.close();
 });

@@ -1,11 +1,11 @@
 /** `penstock fs format|mount|umount|stats|upgrade`; the tools are in fs-tools.ts. */
-import { InvalidArgumentError, type Command } from 'commander';
+import { InvalidArgumentError, Option, type Command } from 'commander';
 import { isCode } from '../../lib/errors.ts';
 import { parseBytes } from '../../lib/units.ts';
 import { keyValues } from './fs-arguments.ts';
 import { addFsSpaceCommands } from './fs-space.ts';
 import { addFsToolCommands } from './fs-tools.ts';
-import { EXIT_FAILED, EXIT_PARTLY, print, reportToParent, untilSignal } from '../output.ts';
+import { EXIT_FAILED, EXIT_PARTLY, print, printTable, reportToParent, untilSignal } from '../output.ts';
 
 interface Json {
   readonly json?: true;
@@ -128,11 +128,22 @@ export function addFsCommands(program: Command): void {
     });
 
   fs.command('stats <mountpoint>')
-    .description('operations, latencies and cache of a mount')
-    .option('--json', 'print as one JSON object')
-    .action(async (mountpoint: string, options: Json) => {
-      const { mountStats } = await import('../../fs-gateway/main.ts');
-      print({ ...(await mountStats(mountpoint)) }, options.json);
+    .description('operations, latencies and cache of a mount, or who uses it how much')
+    .addOption(
+      new Option('--by <what>', 'instead: who reads and writes how much, or which files').choices(['pod', 'file']),
+    )
+    .option('--json', 'print as one JSON object, with --by as an array')
+    .action(async (mountpoint: string, options: Json & { readonly by?: 'pod' | 'file' }) => {
+      const { mountStats, mountUsage } = await import('../../fs-gateway/main.ts');
+      if (options.by === undefined) {
+        print({ ...(await mountStats(mountpoint)) }, options.json);
+        return;
+      }
+      const { workloads, files } = await mountUsage(mountpoint);
+      printTable(
+        options.by === 'pod' ? workloads.map((each) => ({ ...each })) : files.map((each) => ({ ...each })),
+        options.json,
+      );
     });
 
   fs.command('upgrade <mountpoint>')

@@ -1,6 +1,7 @@
 /** What the driver tells Prometheus: its calls, and on a node the mounts that its daemons serve. */
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
 import type { HealthAnswers } from '../../lib/health-server.ts';
+import type { Usage, WorkloadUsage } from '../callers/usage.ts';
 import { controlRequest } from '../fuse/control.ts';
 import { allMounts, FILE_SYSTEM_TYPE } from '../fuse/mount.ts';
 import type { CallReport } from './server.ts';
@@ -8,6 +9,8 @@ import type { CallReport } from './server.ts';
 /** From an answer of its own memory to a mount that waits for a slow store. */
 const CALL_SECONDS = [0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60];
 const STATS_MS = 3_000;
+/** Of each mount, those that moved most; the rest is `other`. */
+const PODS_MAX = 50;
 
 /** Health is that it answers: engines and stores are those of each call's secrets. */
 export class CsiMetrics implements HealthAnswers {
@@ -69,7 +72,8 @@ function addMounts(registry: Registry): void {
   const byOperation = ['volume', 'operation'];
   const operations = gauge('penstock_mount_operations', 'File system requests since the worker started.', byOperation);
   const errors = gauge('penstock_mount_operation_errors', 'Requests that were answered with an error.', byOperation);
-  const all = [restarts, staged, cached, fetched, saved, fromPeers, toPeers, operations, errors];
+  const pods = new PodGauges(gauge);
+  const all = [...pods.gauges, restarts, staged, cached, fetched, saved, fromPeers, toPeers, operations, errors];
   new Gauge({
     name: 'penstock_mount_up',
     help: '1 when a worker serves the mount, 0 while there is none.',
@@ -78,7 +82,8 @@ function addMounts(registry: Registry): void {
     async collect() {
       this.reset();
       for (const other of all) other.reset();
-      for (const { volume, stats } of await mountsOfNode()) {
+      for (const { volume, stats, usage } of await mountsOfNode()) {
+        if (usage !== undefined) pods.set(volume, usage);
         this.set({ volume }, stats?.state === 'serving' ? 1 : 0);
         if (stats === undefined) continue;
         restarts.set({ volume }, stats.restarts);
@@ -97,6 +102,37 @@ function addMounts(registry: Registry): void {
   });
 }
 
+const POD_FIGURES: readonly (readonly [name: string, help: string, pick: (pod: WorkloadUsage) => number])[] = [
+  ['requests', 'Requests of a pod since the worker started.', ({ requests }) => requests],
+  ['errors', 'Of them, those that were answered with an error.', ({ errors }) => errors],
+  ['wait_seconds', 'How long requests of a pod took, summed up.', ({ waitSeconds }) => waitSeconds],
+  ['read_bytes', 'Read by a pod through the daemon; exact.', ({ readBytes }) => readBytes],
+  ['written_bytes', 'Written by a pod through the daemon; exact.', ({ writtenBytes }) => writtenBytes],
+  ['reads', 'Reads of a pod.', ({ reads }) => reads],
+  ['reads_waited', 'Of them, those that neither memory nor the cache could answer.', ({ readsWaited }) => readsWaited],
+  ['kernel_read_bytes', 'Read by a pod past the daemon (passthrough); an estimate.', (pod) => pod.kernelReadBytes],
+  ['kernel_written_bytes', 'Written by a pod past the daemon; an estimate.', (pod) => pod.kernelWrittenBytes],
+];
+
+/** By pod: `namespace/name`, or its uid where the driver was not told; outside of pods a container, unit or command. */
+class PodGauges {
+  readonly gauges: readonly Gauge[];
+
+  constructor(gauge: (name: string, help: string, labelNames: string[]) => Gauge) {
+    this.gauges = POD_FIGURES.map(([name, help]) =>
+      gauge(`penstock_mount_pod_${name}`, help, ['volume', 'kind', 'pod']),
+    );
+  }
+
+  set(volume: string, { workloads }: Usage): void {
+    workloads.forEach((workload, index) => {
+      const isOther = index >= PODS_MAX || workload.id === 'other';
+      const [kind, pod] = isOther ? ['none', 'other'] : [workload.kind, workload.name ?? workload.id];
+      POD_FIGURES.forEach(([, , pick], figure) => this.gauges[figure]?.inc({ volume, kind, pod }, pick(workload)));
+    });
+  }
+}
+
 type VolumeFigure =
   'stagedBytes' | 'cachedBytes' | 'fetchedBytes' | 'savedBytes' | 'peerFetchedBytes' | 'peerServedBytes';
 
@@ -110,7 +146,13 @@ interface Stats {
   };
 }
 
-async function mountsOfNode(): Promise<{ readonly volume: string; readonly stats: Stats | undefined }[]> {
+interface NodeMount {
+  readonly volume: string;
+  readonly stats: Stats | undefined;
+  readonly usage: Usage | undefined;
+}
+
+async function mountsOfNode(): Promise<NodeMount[]> {
   // The first place of a file system is where its daemon mounted it; the others are bind mounts.
   const first = new Map(
     allMounts()
@@ -121,8 +163,17 @@ async function mountsOfNode(): Promise<{ readonly volume: string; readonly stats
   return Promise.all(
     [...first.values()].map(async ({ mountpoint, source }) => {
       const volume = /^penstock:(.*)@/.exec(source)?.[1] ?? source;
-      const answer = await controlRequest(mountpoint, { type: 'stats' }, STATS_MS).catch(() => undefined);
-      return { volume, stats: answer?.ok === true ? (answer.value as unknown as Stats) : undefined }; // supervisor.ts wrote it
+      const [stats, usage] = await Promise.all(
+        (['stats', 'usage'] as const).map((type) =>
+          controlRequest(mountpoint, { type }, STATS_MS).catch(() => undefined),
+        ),
+      );
+      // supervisor.ts wrote the one, callers/usage.ts the other.
+      return {
+        volume,
+        stats: stats?.ok === true ? (stats.value as unknown as Stats) : undefined,
+        usage: usage?.ok === true ? (usage.value as unknown as Usage) : undefined,
+      };
     }),
   );
 }

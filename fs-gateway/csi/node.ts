@@ -12,6 +12,7 @@ import { rmdir, statfs } from 'node:fs/promises';
 import { dirname, isAbsolute, join } from 'node:path';
 import type { Clock } from '../../lib/clock.ts';
 import { systemCode } from '../../lib/errors.ts';
+import { forgetPod, notePod } from '../callers/pod-names.ts';
 import { findMount, probeMount, unmountPoint } from '../fuse/mount.ts';
 import { folderNames } from '../tools/volume-folders.ts';
 import { parseCapability, wantedCapacity } from './capabilities.ts';
@@ -148,6 +149,7 @@ export class Node {
 
   async nodePublishVolume(request: NodePublishVolumeRequest): Promise<object> {
     const target = absolutePath('target_path', request.targetPath);
+    notePod(request.volumeContext);
     if (isEphemeral(request.volumeContext)) return this.#publishEphemeral(request, target);
     const staging = absolutePath('staging_target_path', request.stagingTargetPath);
     const capability = parseCapability(request.volumeCapability);
@@ -172,6 +174,7 @@ export class Node {
 
   async nodeUnpublishVolume(request: NodeUnpublishVolumeRequest): Promise<object> {
     const target = absolutePath('target_path', request.targetPath);
+    forgetPod(target);
     if (isEphemeralId(request.volumeId)) return this.#unpublishEphemeral(request.volumeId, target);
     const place = existing(request.volumeId);
     return this.#inFlight.run(placeName(place), async () => {

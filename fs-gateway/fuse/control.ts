@@ -6,11 +6,11 @@
  * Limits: a request is at most REQUEST_BYTES_MAX; the directory is 0700 and owned by us, so only the same user (or root) asks.
  */
 import { createHash } from 'node:crypto';
-import { chmodSync, lstatSync, mkdirSync, rmSync } from 'node:fs';
+import { chmodSync, rmSync } from 'node:fs';
 import { createConnection, createServer, type Server, type Socket } from 'node:net';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { PenstockError, describeError, isCode, systemCode } from '../../lib/errors.ts';
+import { ensureRuntimeDir, runtimeDir } from '../runtime-dir.ts';
 import { resolveMountpoint } from './mount.ts';
 
 const REQUEST_BYTES_MAX = 65_536;
@@ -19,6 +19,8 @@ const CONNECT_TIMEOUT_MS = 5_000;
 
 export type ControlRequest =
   | { readonly type: 'stats' }
+  /** Who uses the mount how much, and which files (callers/usage.ts). */
+  | { readonly type: 'usage' }
   /** Flush, then unmount. `force`: also when the flush failed (staged data stays in the cache). `lazy`: also under open files. */
   | { readonly type: 'umount'; readonly force?: boolean; readonly lazy?: boolean }
   /** Flush, then say where the volume is: for tools that work on the metadata. Who may ask is who may mount. */
@@ -30,26 +32,10 @@ export type ControlAnswer =
   | { readonly ok: true; readonly value: Readonly<Record<string, unknown>> }
   | { readonly ok: false; readonly reason: 'busy' | 'flush-failed' | 'failed'; readonly message: string };
 
-function runtimeDir(): string {
-  const uid = process.getuid?.() ?? 0;
-  const base = process.env['XDG_RUNTIME_DIR'];
-  if (base !== undefined && base !== '') return join(base, 'penstock');
-  return uid === 0 ? '/run/penstock' : join(tmpdir(), `penstock-${uid}`);
-}
-
 /** The socket of the mount on this path. */
 function controlPath(mountpoint: string): string {
   const hash = createHash('sha256').update(resolveMountpoint(mountpoint)).digest('hex').slice(0, 32);
   return join(runtimeDir(), `mount-${hash}.sock`);
-}
-
-function ensureRuntimeDir(): void {
-  const dir = runtimeDir();
-  mkdirSync(dir, { recursive: true, mode: 0o700 });
-  const { uid, mode } = lstatSync(dir);
-  if (uid !== process.getuid?.() || (mode & 0o077) !== 0) {
-    throw new PenstockError('denied', `${dir} must be a directory of this user with mode 0700`);
-  }
 }
 
 /** Listens for requests; the caller has made sure that nobody else serves this mount point. */
@@ -78,7 +64,8 @@ function parseRequest(line: string): ControlRequest {
   const value: unknown = JSON.parse(line);
   if (typeof value === 'object' && value !== null && 'type' in value) {
     const flag = (name: string): boolean => (value as Record<string, unknown>)[name] === true; // an object, checked above
-    if (value.type === 'stats' || value.type === 'upgrade' || value.type === 'volume') return { type: value.type };
+    const { type } = value;
+    if (type === 'stats' || type === 'usage' || type === 'upgrade' || type === 'volume') return { type };
     if (value.type === 'umount') return { type: 'umount', force: flag('force'), lazy: flag('lazy') };
   }
   throw new PenstockError('usage', `unknown control request: ${line.slice(0, 200)}`);

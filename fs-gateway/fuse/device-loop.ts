@@ -16,6 +16,8 @@
  */
 import { closeSync } from 'node:fs';
 import { describeError } from '../../lib/errors.ts';
+import type { Caller as Requester } from '../callers/caller.ts';
+import type { Callers } from '../callers/callers.ts';
 import { Errno, PosixError } from '../vfs/operations.ts';
 import type { Caller, Operations } from '../vfs/operations.ts';
 import type { AccessLog } from './access-log.ts';
@@ -52,12 +54,15 @@ class Request implements Caller {
   readonly uid: number;
   readonly gid: number;
   readonly pid: number;
+  readonly requester: Requester;
   readonly startedMs: number;
+  /** It could not be answered at once. */
+  waited = false;
   readonly #session: string;
   #abort: AbortController | undefined;
   #interrupted = false;
 
-  constructor(opcode: Opcode, opcodeNumber: number, reader: RequestReader, session: string) {
+  constructor(opcode: Opcode, opcodeNumber: number, reader: RequestReader, requester: Requester, session: string) {
     this.opcode = opcode;
     this.opcodeNumber = opcodeNumber;
     this.low = reader.uniqueLow;
@@ -65,7 +70,8 @@ class Request implements Caller {
     this.ino = reader.ino;
     this.uid = reader.uid;
     this.gid = reader.gid;
-    this.pid = reader.pid;
+    this.pid = requester.pid;
+    this.requester = requester;
     this.startedMs = performance.now();
     this.#session = session;
   }
@@ -93,6 +99,7 @@ export interface DeviceLoopOptions {
   readonly operations: Operations;
   readonly setxattrExtended: boolean;
   readonly metrics: Metrics;
+  readonly callers: Callers;
   readonly accessLog?: AccessLog;
   readonly log: (message: string) => void;
 }
@@ -258,7 +265,8 @@ export class DeviceLoop {
       this.#reply.sendError(reader.uniqueLow, reader.uniqueHigh, Errno.ENOSYS);
       return;
     }
-    const request = new Request(opcode, number, reader, this.#options.session);
+    const { callers, session } = this.#options;
+    const request = new Request(opcode, number, reader, callers.of(reader.pid), session);
     let args: unknown;
     try {
       args = opcode.decode(reader);
@@ -273,6 +281,7 @@ export class DeviceLoop {
   #await(request: Request, args: unknown, result: Promise<unknown>): void {
     const key = identity(request.low, request.high);
     this.#inFlight.set(key, request);
+    request.waited = true;
     result
       .then(
         (value) => this.#answer(request, args, value),
@@ -297,6 +306,24 @@ export class DeviceLoop {
       }
     }
     this.#record(request, 0);
+    if (opcode.readBytes !== undefined) this.#countRead(request, opcode.readBytes(result, args));
+    else if (opcode.writtenBytes !== undefined) this.#countWrite(request, opcode.writtenBytes(result));
+    else if (opcode.passesThrough?.(result) === true) this.#options.callers.opensPassedThrough(request.requester);
+  }
+
+  #countRead({ requester, ino, waited, startedMs }: Request, bytes: number): void {
+    const { counts } = requester;
+    counts.reads++;
+    counts.readBytes += bytes;
+    if (waited) counts.readsWaited++;
+    this.#options.callers.files.add(Number(ino), bytes, 0, startedMs);
+  }
+
+  #countWrite({ requester, ino, startedMs }: Request, bytes: number): void {
+    const { counts } = requester;
+    counts.writes++;
+    counts.writtenBytes += bytes;
+    this.#options.callers.files.add(Number(ino), 0, bytes, startedMs);
   }
 
   /** The reply reached nobody (ENOENT: the caller was killed): what it handed out is given back. */
@@ -323,6 +350,10 @@ export class DeviceLoop {
   #record(request: Request, errno: number): void {
     const elapsedUs = (performance.now() - request.startedMs) * 1000;
     this.#options.metrics.record(request.opcodeNumber, errno, elapsedUs);
+    const { counts } = request.requester;
+    counts.requests++;
+    counts.waitUs += elapsedUs;
+    if (errno !== 0) counts.errors++;
     this.#options.accessLog?.record(request.opcode.name.toLowerCase(), request.ino, errno, elapsedUs);
   }
 

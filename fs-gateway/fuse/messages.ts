@@ -26,7 +26,7 @@ export type ToWorker =
   | { readonly type: 'flush'; readonly id: number }
   /** Stop reading, finish what is in flight, flush and end: a successor or nobody takes over. */
   | { readonly type: 'stop'; readonly id: number }
-  | { readonly type: 'stats'; readonly id: number }
+  | { readonly type: 'stats' | 'usage'; readonly id: number }
   /** So many of its notifications are in the kernel: the batch that it sent. */
   | { readonly type: 'notified'; readonly count: number }
   | { readonly type: 'reopen-log' };

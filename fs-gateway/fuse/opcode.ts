@@ -15,6 +15,11 @@ export interface Opcode<A = unknown, R = unknown> {
   decode(request: RequestReader): A;
   call(ops: Operations, caller: Caller, ino: bigint, args: A): Result<R>;
   encode?(reply: ReplyWriter, result: R, args: A): void;
+  /** What it moved from the file to the program, or back. */
+  readBytes?(result: R, args: A): number;
+  writtenBytes?(result: R): number;
+  /** What it opened is read and written by the kernel alone. */
+  passesThrough?(result: R): boolean;
   undo?(ops: Operations, caller: Caller, ino: bigint, result: R, args: A): Result<void>;
 }
 

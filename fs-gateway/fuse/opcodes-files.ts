@@ -19,6 +19,7 @@ export const open = row<number, OpenResult>({
   decode: (request) => request.u32(0),
   call: (ops, caller, ino, flags) => ops.open(caller, ino, flags),
   encode: (reply, result) => reply.open(result),
+  passesThrough: (result) => result.backingId !== undefined,
   undo: (ops, caller, ino, result) => ops.release(caller, ino, result.handle, undefined),
 });
 
@@ -36,6 +37,7 @@ export const read = row<{ handle: bigint; offset: bigint; size: number; flags: n
     // More than asked would be refused by the kernel (EINVAL) and leave the reader waiting for ever.
     reply.bytes(data.length > a.size ? data.subarray(0, a.size) : data);
   },
+  readBytes: (data, a) => Math.min(data.length, a.size),
 });
 
 interface WriteArgs {
@@ -60,6 +62,7 @@ export const write = row<WriteArgs, number>({
     reply.u32(bytes);
     reply.u32(0);
   },
+  writtenBytes: (bytes) => bytes,
 });
 
 /** 0 fh u64, 8 unused u32, 12 padding u32, 16 lock_owner u64 */

@@ -144,6 +144,7 @@ const createReply = {
     reply.entry(result.entry);
     reply.open(result.open);
   },
+  passesThrough: (result: Created) => result.open.backingId !== undefined,
   async undo(ops: Operations, caller: Caller, _parent: bigint, result: Created) {
     const { ino } = result.entry.attributes;
     await ops.release(caller, ino, result.open.handle, undefined);

@@ -182,6 +182,8 @@ export class Supervisor {
     switch (request.type) {
       case 'stats':
         return this.#stats();
+      case 'usage':
+        return this.#usage();
       case 'umount':
         return this.#exclusive(() => this.#unmount(request));
       case 'upgrade':
@@ -215,6 +217,13 @@ export class Supervisor {
         worker,
       },
     };
+  }
+
+  async #usage(): Promise<ControlAnswer> {
+    if (this.#worker === undefined)
+      return { ok: false, reason: 'failed', message: `no worker serves (${this.#state})` };
+    // The worker's own answer: callers/usage.ts.
+    return { ok: true, value: { ...((await this.#worker.ask('usage', STATS_TIMEOUT_MS)) as object) } };
   }
 
   async #unmount({ force = false, lazy = false }: { force?: boolean; lazy?: boolean }): Promise<ControlAnswer> {

@@ -81,7 +81,7 @@ export class WorkerProcess {
   }
 
   /** Throws what the worker threw (`io`), `timeout`, or `unavailable` when it does not serve. */
-  async ask(type: 'flush' | 'stop' | 'stats', timeoutMs: number): Promise<unknown> {
+  async ask(type: 'flush' | 'stop' | 'stats' | 'usage', timeoutMs: number): Promise<unknown> {
     if (!this.#listening) throw new PenstockError('unavailable', 'the worker does not serve');
     const id = this.#nextId++;
     const waiting = Promise.withResolvers<unknown>();

@@ -10,6 +10,8 @@
  * Failure: killed at any moment, the requests in flight are sent again by the kernel to the next worker.
  */
 import { describeError } from '../../lib/errors.ts';
+import { Callers } from '../callers/callers.ts';
+import type { Usage } from '../callers/usage.ts';
 import type { KernelBacking, Operations } from '../vfs/operations.ts';
 import { AccessLog } from './access-log.ts';
 import { DeviceBacking } from './backing.ts';
@@ -40,6 +42,10 @@ export interface WorkerAssignment extends Assignment {
 export interface ServeOptions {
   /** Added to the answer of a `stats` request, under `volume`. */
   readonly stats?: () => unknown;
+  /** Counts who asks for what; default: one that estimates nothing. */
+  readonly callers?: Callers;
+  /** The answer of a `usage` request. */
+  readonly usage?: () => Promise<Usage>;
 }
 
 /** A message that cannot be sent is of no use to anybody: the supervisor is gone, which `disconnect` tells. */
@@ -98,6 +104,7 @@ export async function serveDevice(
   const { fd, session, negotiated, log, accessLogPath, mountpoint, notifier } = assignment;
   const sys = native();
   const metrics = new Metrics();
+  const callers = options.callers ?? new Callers({ device: undefined, passesThrough: () => false });
   const accessLog = accessLogPath === undefined ? undefined : new AccessLog(accessLogPath, log);
   const loop = new DeviceLoop(sys, {
     fd,
@@ -105,6 +112,7 @@ export async function serveDevice(
     operations,
     setxattrExtended: negotiated.setxattrExtended,
     metrics,
+    callers,
     log,
     ...(accessLog !== undefined && { accessLog }),
   });
@@ -139,6 +147,9 @@ export async function serveDevice(
           volume: options.stats?.(),
         }));
         break;
+      case 'usage':
+        void answer(message.id, () => options.usage?.());
+        break;
       case 'reopen-log':
         accessLog?.reopen();
         break;
@@ -168,6 +179,7 @@ export async function serveDevice(
   await orphaned;
   process.off('disconnect', onDisconnect);
   accessLog?.close();
+  callers.close();
   if (handingOver !== undefined) return 'handed-over';
   if (orphaned !== undefined) return 'orphaned';
   tell({ type: 'unmounted' });

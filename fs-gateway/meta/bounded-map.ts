@@ -39,6 +39,12 @@ export class BoundedMap<K, V> {
     this.#old.delete(key);
   }
 
+  /** Those in use more often come first; one may come twice. */
+  *entries(): Generator<readonly [K, V]> {
+    yield* this.#young;
+    yield* this.#old;
+  }
+
   clear(): void {
     this.#young.clear();
     this.#old.clear();

@@ -14,6 +14,7 @@ import { decodeDentry } from '../../lib/volume/dentry.ts';
 import type { Inode } from '../../lib/volume/inode.ts';
 import { decodeInode } from '../../lib/volume/inode.ts';
 import type { Stored, Version } from '../../lib/meta/engine.ts';
+import { ROOT_INO } from '../../lib/volume/keys.ts';
 import { BoundedMap } from './bounded-map.ts';
 
 /** An inode as of a version, with the numbers beside it where it is a directory. */
@@ -33,6 +34,9 @@ export interface CachedEntry {
   readonly version: Version;
 }
 
+const DT_DIR = 4;
+/** More names than that are a circle in records that were read at different times. */
+const DEPTH_MAX = 256;
 /** More at once are a burst: then the inodes beside entries are read once more. */
 const DROPPED_MAX = 1024;
 
@@ -70,6 +74,28 @@ export class MetaCache {
   entry(parent: number, name: string): CachedEntry | null | undefined {
     const entry = this.#entries.get(entryName(parent, name));
     return entry === undefined && this.#complete.has(parent) ? null : entry;
+  }
+
+  /** By inode. Goes through all entries: for what is shown to people. Names that are no UTF-8 are shown as well as can be. */
+  pathsOf(inos: ReadonlySet<number>): ReadonlyMap<number, string> {
+    const paths = new Map<number, string>();
+    if (inos.size === 0) return paths;
+    const places = new Map<number, string>();
+    for (const [key, entry] of this.#entries.entries()) {
+      if (entry !== null && (entry.type === DT_DIR || inos.has(entry.ino)) && !places.has(entry.ino)) {
+        places.set(entry.ino, key);
+      }
+    }
+    for (const ino of inos) {
+      const names: string[] = [];
+      let at = ino;
+      for (let key = places.get(at); key !== undefined && names.length < DEPTH_MAX; key = places.get(at)) {
+        names.unshift(Buffer.from(key.slice(key.indexOf('/') + 1), 'latin1').toString('utf8'));
+        at = parentOf(key);
+      }
+      if (at === ROOT_INO && names.length > 0) paths.set(ino, `/${names.join('/')}`);
+    }
+    return paths;
   }
 
   /** Before the commit that makes a directory. */

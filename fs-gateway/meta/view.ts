@@ -128,6 +128,11 @@ export class VolumeView {
     });
   }
 
+  /** Where these inodes are, as far as their names are in the cache. */
+  pathsOf(inos: ReadonlySet<number>): ReadonlyMap<number, string> {
+    return this.#cache.pathsOf(inos);
+  }
+
   listen(listener: Partial<ViewEvents>): void {
     this.#listeners.push(listener);
   }

@@ -2,13 +2,22 @@
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { until } from '../support/mount-guard.ts';
+import { start, until } from '../support/mount-guard.ts';
+import { missing, requireService } from '../support/services.ts';
 import { tempDir } from '../support/temp.ts';
 import { freePort } from '../support/versitygw.ts';
 import { CHART } from './helm.ts';
 import { startServer } from './programs.ts';
 
 const penstock = join(import.meta.dirname, '..', '..', 'bin', 'penstock');
+
+/** promtool's own rules of names, types and help texts. */
+async function lint(text: string): Promise<string> {
+  const { child, finished } = start(requireService('promtool'), ['check', 'metrics'], 20_000, 'pipe');
+  child.stdin?.end(text);
+  const { stdout, stderr } = await finished;
+  return stdout + stderr;
+}
 
 async function offered(url: string): Promise<string[]> {
   let response: Response | undefined;
@@ -21,7 +30,9 @@ async function offered(url: string): Promise<string[]> {
     30_000,
   );
   if (response === undefined) throw new Error('no answer');
-  const types = [...(await response.text()).matchAll(/^# TYPE (\S+) (\S+)$/gm)];
+  const text = await response.text();
+  if (!missing('promtool')) expect(await lint(text), url).toBe('');
+  const types = [...text.matchAll(/^# TYPE (\S+) (\S+)$/gm)];
   return types.flatMap(([, name = '', type]) =>
     type === 'histogram' ? [`${name}_bucket`, `${name}_sum`, `${name}_count`] : [name],
   );

@@ -1,6 +1,7 @@
 import { openSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import fc from 'fast-check';
+import { Callers } from '../../fs-gateway/callers/callers.ts';
 import { DeviceLoop } from '../../fs-gateway/fuse/device-loop.ts';
 import { Metrics } from '../../fs-gateway/fuse/metrics.ts';
 import { FIRST_READY, type Native } from '../../fs-gateway/fuse/native.ts';
@@ -53,15 +54,18 @@ async function serve(
     write: (_fd, from, bytes) => take(from, bytes),
     writeBoth: (_fd, head, headBytes, body) => take(head, headBytes + body.length),
   };
+  const callers = new Callers({ device: undefined, passesThrough: () => false });
   const loop = new DeviceLoop(sys, {
     fd: 3,
     session: 'test',
     operations,
     setxattrExtended: true,
     metrics: new Metrics(),
+    callers,
     log: (message) => log.push(message),
   });
   expect(await loop.run()).toBe('unmounted');
+  callers.close();
   return { replies, log };
 }
 

@@ -1,0 +1,132 @@
+/** Who uses a real mount, by real cgroups where this machine lets us make them. */
+import { existsSync, mkdirSync, rmdirSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { describe, expect, onTestFinished, test } from 'vitest';
+import { forgetPod, notePod } from '../../../fs-gateway/callers/pod-names.ts';
+import type { Usage, WorkloadUsage } from '../../../fs-gateway/callers/usage.ts';
+import { mountUsage } from '../../../fs-gateway/main.ts';
+import { mountTestVolume, testVolume } from '../../support/fs-volume.ts';
+import { run, shell, start, until } from '../../support/mount-guard.ts';
+import { cannotPassThrough } from '../../support/passthrough.ts';
+import { cannotMount } from '../../support/services.ts';
+import { makeWhole, volumeWithFile } from '../passthrough-volume.ts';
+
+const MIB = 2 ** 20;
+const penstock = join(import.meta.dirname, '..', '..', '..', 'bin', 'penstock');
+/** Of version 2, of version 2 beside version 1, and of version 1 (whose block I/O is counted). */
+const ROOTS = ['/sys/fs/cgroup', '/sys/fs/cgroup/unified', '/sys/fs/cgroup/blkio'];
+const PODS = {
+  reader: '11111111-2222-3333-4444-555555555555',
+  writer: '66666666-7777-8888-9999-aaaaaaaaaaaa',
+};
+const SYSTEMD = `kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod${PODS.reader.replaceAll('-', '_')}.slice`;
+const CGROUPFS = `kubepods/besteffort/pod${PODS.writer}`;
+
+/** A group in which a process can be put, removed with the test; undefined where that is not allowed. */
+function makeCgroup(path: string): string | undefined {
+  const root = ROOTS.findLast((candidate) => existsSync(join(candidate, 'cgroup.procs')));
+  if (root === undefined) return undefined;
+  const group = join(root, path, `penstock-test-${process.pid}`);
+  onTestFinished(() => {
+    for (let at = group; at !== root; at = dirname(at)) {
+      try {
+        rmdirSync(at);
+      } catch {
+        break; // Another run uses it.
+      }
+    }
+  });
+  try {
+    mkdirSync(group, { recursive: true });
+    return group;
+  } catch {
+    return undefined;
+  }
+}
+
+const of = ({ workloads }: Usage, id: string): WorkloadUsage | undefined => workloads.find((each) => each.id === id);
+
+describe.skipIf(cannotMount())('who uses a mount', () => {
+  test('is told by pod, exactly, under either cgroup driver, with names where the driver was told them', async () => {
+    const [reader, writer] = [makeCgroup(SYSTEMD), makeCgroup(CGROUPFS)];
+    if (reader === undefined || writer === undefined) {
+      process.stderr.write('skipped: no cgroup can be made here\n');
+      return;
+    }
+    const mount = await mountTestVolume();
+    const within = (group: string, script: string): Promise<string> =>
+      shell(`echo $$ > ${group}/cgroup.procs; ${script}`, mount.mountpoint);
+    await within(writer, 'mkdir "$1/data"; head -c 3000000 /dev/zero > "$1/data/big"');
+    // Past the pages that the kernel has of it.
+    await within(reader, 'dd if="$1/data/big" of=/dev/null bs=1M iflag=direct status=none; stat "$1/data" > /dev/null');
+    await expect(within(reader, 'cat "$1/nothing" 2> /dev/null')).rejects.toThrow();
+    const pod = (name: string, uid: string): Record<string, string> => ({
+      'csi.storage.k8s.io/pod.name': name,
+      'csi.storage.k8s.io/pod.namespace': 'ml',
+      'csi.storage.k8s.io/pod.uid': uid,
+    });
+    notePod(pod('train-0', PODS.reader));
+    notePod(pod('Not A Name', PODS.writer));
+    onTestFinished(() => forgetPod(`/var/lib/kubelet/pods/${PODS.reader}/volumes/x`));
+    const usage = await mountUsage(mount.mountpoint);
+    expect(of(usage, PODS.writer)).toMatchObject({ kind: 'pod', name: null, writtenBytes: 3_000_000, readBytes: 0 });
+    expect(of(usage, PODS.reader)).toMatchObject({
+      kind: 'pod',
+      name: 'ml/train-0',
+      readBytes: 3_000_000,
+      writtenBytes: 0,
+    });
+    expect(of(usage, PODS.reader)?.errors).toBeGreaterThan(0);
+    expect(of(usage, PODS.reader)?.kernelReadBytes).toBe(0);
+    expect(usage.files[0]).toMatchObject({ path: '/data/big' });
+    expect(usage.files[0]?.readBytes).toBeGreaterThan(2_900_000);
+
+    const table = await run(penstock, ['fs', 'stats', mount.mountpoint, '--by', 'pod']);
+    expect(table.stdout).toMatch(new RegExp(`pod +${PODS.reader} +ml/train-0`));
+    const files = await run(penstock, ['fs', 'stats', mount.mountpoint, '--by', 'file', '--json']);
+    expect(JSON.parse(files.stdout)).toMatchObject([{ path: '/data/big' }]);
+    forgetPod(`/var/lib/kubelet/pods/${PODS.reader}/volumes/x`);
+    expect(of(await mountUsage(mount.mountpoint), PODS.reader)).toMatchObject({ name: null, readBytes: 3_000_000 });
+  });
+
+  test('is told by the command outside of pods and units, short ones too', async () => {
+    const mount = await mountTestVolume();
+    await shell('echo 12345 > "$1/f"; sync "$1/f"', mount.mountpoint);
+    await shell('for i in $(seq 50); do dd if="$1/f" of=/dev/null iflag=direct status=none; done', mount.mountpoint);
+    const { workloads } = await mountUsage(mount.mountpoint);
+    const sum = (pick: (each: WorkloadUsage) => number): number =>
+      workloads.reduce((total, each) => total + pick(each), 0);
+    expect(sum(({ readBytes }) => readBytes)).toBe(50 * 6);
+    expect(sum(({ writtenBytes }) => writtenBytes)).toBe(6);
+  });
+
+  test.skipIf(cannotPassThrough())('is estimated where the kernel serves the file by itself', async () => {
+    const { volume } = await volumeWithFile((options) => testVolume(options), 'f', 3 * MIB);
+    const mount = await mountTestVolume(volume, { passthrough: 'read' });
+    await makeWhole(mount, 'f');
+    const before = await mountUsage(mount.mountpoint);
+    const { child, finished } = start(
+      'python3',
+      [
+        '-c',
+        `import sys\nf = open(sys.argv[1], 'rb', buffering=0)\nf.read(2000000)\nprint('read', flush=True)\nsys.stdin.readline()`,
+        join(mount.mountpoint, 'f'),
+      ],
+      20_000,
+      'pipe',
+    );
+    let said = '';
+    child.stdout?.on('data', (text: string) => (said += text));
+    await until('it has read', () => said.includes('read'));
+    const total = ({ workloads }: Usage, pick: (each: WorkloadUsage) => number): number =>
+      workloads.reduce((sum, each) => sum + pick(each), 0);
+    const after = await mountUsage(mount.mountpoint);
+    expect(total(after, ({ kernelReadBytes }) => kernelReadBytes)).toBe(2_000_000);
+    // A second look counts nothing twice, and nothing of it came to the daemon.
+    const again = await mountUsage(mount.mountpoint);
+    expect(total(again, ({ kernelReadBytes }) => kernelReadBytes)).toBe(2_000_000);
+    expect(total(again, ({ readBytes }) => readBytes)).toBe(total(before, ({ readBytes }) => readBytes));
+    child.stdin?.end('\n');
+    await finished;
+  });
+});
