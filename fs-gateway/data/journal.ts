@@ -12,8 +12,9 @@
  *     CLEAN  everything of this inode before the frame number `offset` is committed
  *     DROP   nothing of this inode is staged any more, and its staging file is gone; a later frame begins anew
  *     APPEND what is staged from `offset` on was appended; timeNs is the id under which it is committed (0: it is), if no FLUSH says another
- *     FLUSH  what is staged before the frame is committed next, appended bytes up to `offset` under the id timeNs
- *     WROTE  the bytes are the id of the request that appended last; it is done when a live file has `offset` bytes
+ *     FLUSH  what is staged before the frame is committed next, appended bytes up to `offset` under the id timeNs; `length` 1: of a live file
+ *     WROTE  the bytes are the id of the request that appended last, `length` bytes; it is done when a live file has `offset` bytes
+ *     MOVE   the bytes, which a live file has at `length`, go to `offset`, with zeros before them; an APPEND says that they are there
  *     SYNC   everything of this inode before the frame number `offset` (0: before this one) is on the disk and was promised
  *     KEEP   somebody has set another mtime: what was staged until now leaves it
  *     OPEN, CLOSE   the inode was opened (`length` times; `offset` is its backing id, 0 through the daemon) or closed
@@ -59,6 +60,7 @@ export const FrameKind = {
   KEEP: 13,
   FLUSH: 14,
   WROTE: 15,
+  MOVE: 16,
 } as const;
 export type FrameKind = (typeof FrameKind)[keyof typeof FrameKind];
 

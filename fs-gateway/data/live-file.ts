@@ -9,11 +9,12 @@
  *   programs here see it; then the committed content is the base. Exactly the bytes that changed there are written, because a mapping may store
  *   beside them at that moment. Two who change the same byte: the last one wins, as on a local disk.
  * - Changed blocks are committed whole, and only onto the version that is the base.
+ * - Appended bytes stand behind what is committed, unless the file was cut here meanwhile; how far a flush commits them is in the journal before.
  * - This process keeps no descriptor for writing open over `isQuiet`: it would answer for itself.
  * - It is settled only by a comparison that began when nobody had it open here: between the answer to an open and the kernel's own open of
  *   the backing file, the lease test sees no writer.
  * Failure: the base is saved after each commit. Killed between, the next worker finds blocks changed that are committed already, and commits the
- *   same bytes again.
+ *   same bytes again, but for appended ones: the journal and the metadata say which those are (appends.ts).
  * Limits: a flush reads the whole file (4 GB/s from the page cache, in a thread); content kept in the metadata is held in memory.
  */
 import { closeSync, constants, fstatSync, ftruncateSync, openSync, readSync, writeSync } from 'node:fs';
@@ -30,12 +31,13 @@ import {
   putUnknown,
   sameHash,
 } from './block-hashes.ts';
+import type { Appends, Move } from './appends.ts';
 import type { FileHasher } from './file-hasher.ts';
 import { mergeExtents } from './merge-extents.ts';
 import { Overlay } from './overlay.ts';
 import type { Range } from './overlay.ts';
 import { StagedFile } from './staged-file.ts';
-import type { FileChange } from './staged-file.ts';
+import type { Append, FileChange } from './staged-file.ts';
 import type { WholeFiles } from './whole-files.ts';
 import { contentKey, sameBytes } from './whole-record.ts';
 import type { FileContent, WholeRecord } from './whole-record.ts';
@@ -47,6 +49,7 @@ export interface LiveFileOptions {
   readonly base: WholeRecord;
   readonly whole: WholeFiles;
   readonly hasher: FileHasher;
+  readonly appends: Appends;
   /** Up to this size a file's content is in the metadata. */
   readonly inlineBytes: number;
   isQuiet(fd: number): boolean;
@@ -83,7 +86,16 @@ export class LiveFile extends StagedFile {
     this.#base = options.base;
     this.#seenMtimeNs = options.base.mtimeNs;
     this.#readFd = openSync(options.whole.path(options.ino), 'r');
+    this.#takeUp();
     this.look();
+  }
+
+  /** Brings to its end what the worker before this one was doing with appended bytes. */
+  #takeUp(): void {
+    const { append, move, cutTo } = this.#options.appends.takeUp(this.ino, this.size);
+    if (cutTo < this.size) this.resize(cutTo, true);
+    this.append = append;
+    if (move !== undefined) this.#put(move);
   }
 
   override get size(): number {
@@ -144,6 +156,7 @@ export class LiveFile extends StagedFile {
   }
 
   resize(size: number, exact: boolean): void {
+    if (size < this.size && exact) this.#options.appends.cutting(this, size);
     if (exact || size > this.size) ftruncateSync(this.#writable(), size);
   }
 
@@ -180,9 +193,11 @@ export class LiveFile extends StagedFile {
     if (same && this.mtimeNs === null) {
       // Else something wrote since (this process unsettled it), or somebody may still.
       this.#settled = quiet && unsettlings === this.#unsettlings;
+      this.append = this.#appendedBehind();
       return null;
     }
     this.#settled = false;
+    this.#options.appends.flushing(this, size, this.#options.nowNs());
     // A store to a page that is dirty already changes no time.
     const mtimeNs = this.mtimeNs ?? (same || this.#keptMtimeNs !== undefined ? null : this.#options.nowNs());
     return {
@@ -221,7 +236,7 @@ export class LiveFile extends StagedFile {
   async #merge(committed: FileContent): Promise<void> {
     const base = this.#base.content;
     const unchanged = fstatSync(this.#readFd, { bigint: true }).mtimeNs === this.#seenMtimeNs;
-    if (this.append !== undefined && committed.size > this.append.from) this.#moveAppended(committed.size);
+    this.#moveAppended(committed.size);
     const hashes = Buffer.alloc(blockCount(committed.size) * HASH_BYTES, 0xff);
     this.#base.hashes.copy(hashes);
     for (let block = 0; block < blockCount(committed.size); block++) {
@@ -259,15 +274,22 @@ export class LiveFile extends StagedFile {
     }
   }
 
-  /** What was appended here goes behind what was appended there. */
-  #moveAppended(end: number): void {
+  /** What was appended here goes behind what was appended there; where the file was cut here, it stays. */
+  #moveAppended(to: number): void {
     if (this.append === undefined) return;
     const { from } = this.append;
-    const tail = Buffer.alloc(Math.max(0, this.size - from));
-    this.overlay(from, tail);
-    this.store(from, Buffer.alloc(end - from));
-    this.store(end, tail);
-    this.append = { ...this.append, from: end };
+    if (from >= to || from < this.#base.content.size) return;
+    const bytes = Buffer.alloc(Math.max(0, this.size - from));
+    this.overlay(from, bytes);
+    const move = { from, to, bytes };
+    this.#options.appends.moving(this, move);
+    this.#put(move);
+  }
+
+  #put({ from, to, bytes }: Move): void {
+    this.zero(from, to);
+    this.store(to, bytes);
+    this.#options.appends.note(this, { from: to, id: this.#options.nowNs() });
   }
 
   /** These bytes were committed as its whole content. It may have become so small only while it was compared: then there is no snapshot. */
@@ -282,19 +304,17 @@ export class LiveFile extends StagedFile {
     this.#rebase({ size: this.#nextSize, extents: mergeExtents(old, ranges, uploaded, this.#nextSize), inline: null });
   }
 
-  /** What was appended here is committed somewhere: what it replaced there is not known any more. */
-  committedElsewhere(): void {
-    this.#rebase({ ...this.#base.content, size: this.#nextSize });
-  }
-
   #rebase(content: FileContent): void {
     this.#seenMtimeNs = this.mtimeNs ?? this.#seenMtimeNs;
     this.#base = { ...this.#base, content, hashes: this.#next, mtimeNs: this.#seenMtimeNs };
-    // What was appended meanwhile follows; the staging area gives it an id of its own.
-    const tail = this.append !== undefined && this.size > this.#nextSize;
-    this.append = tail ? { from: this.#nextSize, id: 0n } : undefined;
+    this.append = this.#appendedBehind();
     this.#snapshot = undefined;
     this.#options.whole.saveBase(this.ino, this.#base);
+  }
+
+  /** What was appended while a flush was under way follows; it gets an id of its own. */
+  #appendedBehind(): Append | undefined {
+    return this.append !== undefined && this.size > this.#nextSize ? { from: this.#nextSize, id: 0n } : undefined;
   }
 
   /** Nobody can change it but through an open that is yet to be answered. */

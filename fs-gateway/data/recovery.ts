@@ -10,17 +10,15 @@
  */
 import { FrameKind, NO_APPEND } from './journal.ts';
 import type { Frame } from './journal.ts';
+import type { Move, RecoveredAppends, Wrote } from './appends.ts';
 import { OpenCounts } from './open-counts.ts';
 import { StagedFile } from './staged-file.ts';
-import type { Append, Wrote } from './staged-file.ts';
+import type { Append } from './staged-file.ts';
 
-export interface Recovered {
+export interface Recovered extends RecoveredAppends {
   /** All of them have changes. */
   readonly files: Map<number, StagedFile>;
   readonly open: OpenCounts;
-  /** What was appended to files that were live. */
-  readonly appends: Map<number, Append>;
-  readonly wrote: Map<number, Wrote>;
 }
 
 /** `dir` has the staging files. */
@@ -58,9 +56,10 @@ class Replaying implements Recovered {
   readonly files = new Map<number, StagedFile>();
   readonly open = new OpenCounts();
   readonly appends = new Map<number, Append>();
+  readonly moves = new Map<number, Move>();
   readonly wrote = new Map<number, Wrote>();
   readonly #dir: string;
-  /** Live files have no such frame. */
+  /** Not live. */
   readonly #flushed = new Set<number>();
 
   constructor(dir: string) {
@@ -68,10 +67,15 @@ class Replaying implements Recovered {
   }
 
   frame(frame: Frame, committed: boolean, there: boolean): void {
-    const { kind, ino, offset, length } = frame;
+    const { kind, ino, offset, length, bytes } = frame;
     const request = requestOf(frame);
-    if (request !== '') this.wrote.set(ino, { request, liveBytes: kind === FrameKind.WROTE ? offset : 0 });
+    if (request !== '') {
+      const end = kind === FrameKind.WROTE ? offset : 0;
+      this.wrote.set(ino, { request, start: end === 0 ? 0 : end - length, end });
+    }
     if (kind === FrameKind.WROTE) return;
+    if (kind === FrameKind.MOVE) this.moves.set(ino, { from: length, to: offset, bytes: Buffer.from(bytes ?? []) });
+    if (kind === FrameKind.APPEND || kind === FrameKind.DROP) this.moves.delete(ino);
     if (kind === FrameKind.OPEN) this.open.opened(ino, length, offset);
     else if (kind === FrameKind.CLOSE) {
       if (this.open.closed(ino)) this.wrote.delete(ino);
@@ -82,7 +86,8 @@ class Replaying implements Recovered {
     } else if (kind === FrameKind.SYNC) {
       const file = this.files.get(ino);
       if (file !== undefined) file.promised = true;
-    } else if (kind !== FrameKind.CLEAN && (there || committed)) this.#change(frame, committed, there);
+    } else if (kind !== FrameKind.CLEAN && kind !== FrameKind.MOVE && (there || committed))
+      this.#change(frame, committed, there);
   }
 
   #change({ kind, ino, offset, length, timeNs, bytes }: Frame, committed: boolean, there: boolean): void {
@@ -93,7 +98,7 @@ class Replaying implements Recovered {
     if (kind === FrameKind.DATA && bytes !== undefined && file.inMemory) file.store(offset, bytes.subarray(0, length));
     // Behind what is committed: what is staged from here on.
     if (kind === FrameKind.FLUSH && committed) file.append = { from: offset, id: timeNs };
-    if (kind === FrameKind.FLUSH) this.#flushed.add(ino);
+    if (kind === FrameKind.FLUSH && length === 0) this.#flushed.add(ino);
     if (kind === FrameKind.APPEND) file.append = timeNs === NO_APPEND.id ? undefined : { from: offset, id: timeNs };
     if (kind === FrameKind.KEEP) file.keepMtime();
     if (WITHOUT_CHANGE.has(kind)) return;

@@ -18,13 +18,6 @@ export interface Append {
   readonly id: bigint;
 }
 
-/** The last append to an inode, done by the request of this id. */
-export interface Wrote {
-  readonly request: string;
-  /** In a live file: done if the file has so many bytes. */
-  readonly liveBytes: number;
-}
-
 /** What a flush of a file commits. */
 export interface FileChange {
   readonly overlay: Overlay;

@@ -17,14 +17,15 @@ import {
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { fromSystemError, isCode } from '../../lib/errors.ts';
-import { FrameKind, Journal, NO_APPEND, syncFolder } from './journal.ts';
+import { appendFrame, Appends } from './appends.ts';
+import { FrameKind, Journal, syncFolder } from './journal.ts';
 import type { Frame } from './journal.ts';
 import { LiveFile } from './live-file.ts';
 import { OpenCounts } from './open-counts.ts';
 import { Overlay } from './overlay.ts';
 import { replay } from './recovery.ts';
 import { MEMORY_BYTES_MAX, StagedFile } from './staged-file.ts';
-import type { Append, FileChange, Wrote } from './staged-file.ts';
+import type { FileChange } from './staged-file.ts';
 
 const syncData = promisify(fdatasync);
 const SYNC_SOON_MS = 500;
@@ -54,10 +55,7 @@ export class Staging {
   readonly #journal: Journal;
   readonly #files: Map<number, StagedFile>;
   readonly #open: OpenCounts;
-  /** What the worker before this one had appended to files that were live. */
-  readonly #appends: Map<number, Append>;
-  /** The last append to each open inode. */
-  readonly #wrote: Map<number, Wrote>;
+  readonly appends: Appends;
 
   constructor({ dir, life, bootId, isCommitted }: StagingOptions) {
     this.#dir = dir;
@@ -68,12 +66,13 @@ export class Staging {
     const earlier = existsSync(path) ? readFileSync(path, 'utf8') : '';
     const [earlierLife = '', earlierBoot = ''] = earlier.split('\n');
     const recovered = replay(this.#journal.read(), dir, earlierBoot === bootId, isCommitted);
-    const { files, open, appends, wrote } = recovered;
-    [this.#files, this.#open, this.#appends, this.#wrote] = [files, open, appends, wrote];
+    const { files, open } = recovered;
+    [this.#files, this.#open] = [files, open];
     if (earlierLife !== life) {
       open.clear();
-      wrote.clear();
+      recovered.wrote.clear();
     }
+    this.appends = new Appends(recovered, (frame) => this.#append(frame));
     for (const name of readdirSync(dir)) {
       if (/^\d+$/.test(name) && !files.has(Number(name))) rmSync(join(dir, name), { force: true });
     }
@@ -132,10 +131,7 @@ export class Staging {
 
   /** A live file takes the place of what would be staged. */
   adopt(file: LiveFile): void {
-    file.append = this.#appends.get(file.ino);
-    this.#appends.delete(file.ino);
     this.#files.set(file.ino, file);
-    if (file.size < (this.#wrote.get(file.ino)?.liveBytes ?? 0)) this.#wrote.delete(file.ino);
   }
 
   /** The live file is complete: its backing file stays. */
@@ -155,23 +151,16 @@ export class Staging {
     if (!this.#open.has(ino)) return false;
     this.#append({ kind: FrameKind.CLOSE, ino, timeNs: nowNs, offset: 0, length: 1 });
     const last = this.#open.closed(ino);
-    if (last) this.#wrote.delete(ino);
+    if (last) this.appends.closed(ino);
     this.#tidy();
     return last;
   }
 
-  /** The request was an append that is done: the kernel makes appends to an inode one after the other, so the last one is all that may come again. */
-  hasAppended(ino: number, request: string): boolean {
-    return this.#wrote.get(ino)?.request === request;
-  }
-
   /** At the end of the file. Throws as `write` does. */
   append(file: StagedFile, data: Buffer, nowNs: bigint, request: string): void {
-    if (file.append === undefined) this.#noteAppend(file, file.size, nowNs);
-    const wrote = { request, liveBytes: file.selfKept ? file.size + data.length : 0 };
-    if (file.selfKept) this.#append(wroteFrame(file.ino, wrote));
+    this.appends.begin(file, data.length, request, nowNs);
     this.write(file, file.size, data, nowNs, request);
-    this.#wrote.set(file.ino, wrote);
+    this.appends.done(file, request);
   }
 
   /** `request`: of an append. Throws `full` and `io` when the local disk does; then nothing was written. */
@@ -210,11 +199,6 @@ export class Staging {
     }
   }
 
-  #noteAppend(file: StagedFile, from: number, id: bigint): void {
-    file.append = { from, id };
-    this.#append(appendFrame(file.ino, file.append));
-  }
-
   punch(file: StagedFile, start: number, end: number, nowNs: bigint): void {
     if (file instanceof LiveFile) {
       file.zero(start, end);
@@ -247,10 +231,7 @@ export class Staging {
    * this one: when it was committed and this process was killed, only that much of the file is taken for committed.
    */
   beginFlush(file: StagedFile, nowNs: bigint): Flush {
-    if (file.append !== undefined && !file.selfKept) {
-      this.#append({ kind: FrameKind.FLUSH, ino: file.ino, timeNs: nowNs, offset: file.size, length: 0 });
-      file.append = { from: file.append.from, id: nowNs };
-    }
+    if (!file.selfKept) this.appends.flushing(file, file.size, nowNs);
     const { active, size, sizeSet, mtimeNs, mtimesKept, ctimeNs, append } = file;
     file.flushing = active;
     file.active = new Overlay();
@@ -298,14 +279,13 @@ export class Staging {
   committed(file: StagedFile, flush: Flush, nowNs: bigint): void {
     this.#flushed(file);
     if (file.selfKept) {
-      if (file.append?.id === 0n) this.#noteAppend(file, file.append.from, nowNs);
-      else if (flush.append !== undefined && file.append === undefined) this.#append(appendFrame(file.ino, NO_APPEND));
+      this.appends.committed(file, flush.append, nowNs);
       return;
     }
     if (file.mtimeNs === flush.mtimeNs) file.mtimeNs = null;
     if (file.dirty) {
       // What was appended meanwhile follows what is committed now.
-      if (flush.append !== undefined) this.#noteAppend(file, flush.size, nowNs);
+      if (flush.append !== undefined) this.appends.note(file, { from: flush.size, id: nowNs });
       this.#append({ kind: FrameKind.CLEAN, ino: file.ino, timeNs: nowNs, offset: flush.mark, length: 0 });
       this.#syncSoon(file);
       return;
@@ -372,8 +352,7 @@ export class Staging {
     for (const [ino, count] of this.#open.all()) {
       yield { kind: FrameKind.OPEN, ino, timeNs: 0n, offset: this.#open.backingOf(ino) ?? 0, length: count };
     }
-    for (const [ino, wrote] of this.#wrote) yield wroteFrame(ino, wrote);
-    for (const [ino, append] of this.#appends) yield appendFrame(ino, append);
+    yield* this.appends.frames();
     for (const file of this.#files.values()) {
       if (file.selfKept) {
         if (file.append !== undefined) yield appendFrame(file.ino, file.append);
@@ -407,13 +386,4 @@ export class Staging {
     clearTimeout(this.#syncTimer);
     this.#journal.close();
   }
-}
-
-function wroteFrame(ino: number, { request, liveBytes }: Wrote): Frame {
-  const bytes = Buffer.from(request, 'latin1');
-  return { kind: FrameKind.WROTE, ino, timeNs: 0n, offset: liveBytes, length: 0, bytes };
-}
-
-function appendFrame(ino: number, { from, id }: Append): Frame {
-  return { kind: FrameKind.APPEND, ino, timeNs: id, offset: from, length: 0 };
 }

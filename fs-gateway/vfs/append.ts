@@ -3,6 +3,7 @@
  * file as it was known here, and committed behind the end as it is then.
  *
  * Invariants: bytes below `append.from` stay where they were written; those from there on move together, so a record is never torn.
+ * A live file (data/live-file.ts) has put them behind what is committed by itself, and commits only onto that.
  * Limits: a file that was cut to a size here in the same flush is placed as staged, and so is one that another mount cut.
  */
 import { Overlay } from '../data/overlay.ts';
@@ -14,8 +15,8 @@ export interface PlacedFlush extends Flush {
 }
 
 export function placeFlush(flush: Flush, committedSize: number): PlacedFlush {
-  const { append, overlay, sizeSet, size } = flush;
-  const shift = append === undefined || sizeSet ? 0 : Math.max(0, committedSize - append.from);
+  const { append, overlay, sizeSet, size, whole } = flush;
+  const shift = append === undefined || sizeSet || whole ? 0 : Math.max(0, committedSize - append.from);
   if (append === undefined || shift === 0) return { ...flush, shift: 0 };
   const moved = new Overlay();
   for (const { start, end, kind } of overlay.within(0, append.from)) moved.set(start, end, kind);

@@ -234,7 +234,7 @@ export class Files {
   write(ino: number, write: FileWrite): Result<number> {
     const { view, staging } = this.#context;
     // An append whose answer died with the worker before this one comes again, and must not be appended twice.
-    if (write.append !== undefined && staging.hasAppended(ino, write.append)) return write.data.length;
+    if (write.append !== undefined && staging.appends.has(ino, write.append)) return write.data.length;
     const node = view.cachedNode(ino);
     const staged = staging.get(ino);
     const clears = write.killSuidGid && (node === undefined || withoutSuidGid(node.inode.mode) !== node.inode.mode);

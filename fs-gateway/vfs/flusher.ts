@@ -37,6 +37,8 @@ const FRAGMENTS_MAX = 32;
 /** Also how often in a row another mount may append while this one uploads. */
 const RESTARTS_MAX = 64;
 
+const EMPTY = Buffer.alloc(0);
+
 type Outcome = 'committed' | 'moved' | 'repeated' | 'gone' | 'restart';
 
 export class Flusher {
@@ -80,10 +82,7 @@ export class Flusher {
     if (!(file instanceof LiveFile)) return this.#commit(file, flush, node);
     const change = await file.compare(await contentOf(this.#context, node));
     if (change === null) return 'committed';
-    const outcome = await this.#commit(file, { ...flush, ...change }, node);
-    // What it appended was committed by the worker before this one.
-    if (outcome === 'repeated') file.committedElsewhere();
-    return outcome;
+    return this.#commit(file, { ...flush, ...change }, node);
   }
 
   async #commit(file: StagedFile, flush: Flush, node: Node): Promise<Outcome> {
@@ -95,7 +94,8 @@ export class Flusher {
   async #commitInline(file: StagedFile, staged: Flush, seen: Node): Promise<Outcome> {
     const { view, content } = this.#context;
     let shift = 0;
-    const { value, repeated } = await view.change(appendOf(file, staged), async (change): Promise<Buffer | Outcome> => {
+    let bytes = EMPTY;
+    const { value, repeated } = await view.change(appendOf(file, staged), async (change): Promise<Outcome> => {
       const node = await view.node(file.ino);
       if (node === null) return 'gone';
       const flush = placeFlush(staged, node.inode.size);
@@ -103,7 +103,7 @@ export class Flusher {
       const size = sizeAfter(node, flush);
       if (size > this.#context.format.inlineBytes || (node.inode.flags & INODE_PAGED) !== 0) return 'restart';
       if (staged.whole && node.version !== seen.version) return 'restart';
-      const bytes = Buffer.alloc(size);
+      bytes = Buffer.alloc(size);
       if (gaps(flush.overlay.ranges, 0, Math.min(size, node.inode.size)).length > 0)
         await this.readCommitted(node, 0, bytes);
       layOver(file, flush, 0, bytes);
@@ -113,13 +113,14 @@ export class Flusher {
       else if (had) change.write(key, null);
       const flags = size > 0 ? node.inode.flags | INODE_INLINE : node.inode.flags & ~INODE_INLINE;
       await this.#commitAttributes(change, node, flush, size, flags, []);
-      return bytes;
+      return 'committed';
     });
-    if (typeof value === 'string') return value;
-    if (value === undefined) return repeatedFlush(repeated);
-    if (file instanceof LiveFile) file.committedInline(value);
+    const outcome = value ?? repeatedFlush(repeated);
+    if (outcome !== 'committed' && outcome !== 'repeated') return outcome;
+    if (file instanceof LiveFile) file.committedInline(bytes);
+    if (outcome === 'repeated') return outcome;
     const committed = view.cachedNode(file.ino);
-    if (committed !== undefined && value.length > 0) content.keepInline(committed, value);
+    if (committed !== undefined && bytes.length > 0) content.keepInline(committed, bytes);
     return shift === 0 ? 'committed' : 'moved';
   }
 
@@ -136,6 +137,7 @@ export class Flusher {
     );
     await this.#pages.cutFar(file.ino, flush);
     const parts = await this.#pages.parts(seen, flush, plan.overlay.ranges, uploaded);
+    let outcome: Outcome = flush.shift > 0 ? 'moved' : 'committed';
     let base: Version | undefined = parts.length === 1 ? seen.version : view.cachedNode(file.ino)?.version;
     for (const part of parts) {
       const appends = part.last ? appendOf(file, staged) : undefined;
@@ -148,12 +150,12 @@ export class Flusher {
         if (inline && !plan.rewritesCommitted) return 'restart';
         return this.#putExtents(change, node, part);
       });
-      if (value === undefined) return repeatedFlush(repeated);
-      if (value !== 'committed') return value;
+      if (value === undefined) outcome = repeatedFlush(repeated);
+      else if (value !== 'committed') return value;
       base = view.cachedNode(file.ino)?.version;
     }
     if (file instanceof LiveFile) file.committedExtents(plan.overlay.ranges, uploaded);
-    return flush.shift > 0 ? 'moved' : 'committed';
+    return outcome;
   }
 
   /** Which ranges to upload: those written, and what has to be written again with them. */
@@ -296,7 +298,7 @@ function appendOf({ ino }: StagedFile, { append }: Flush): string | undefined {
   return append === undefined ? undefined : appendOperation(ino, append.id);
 }
 
-/** The worker before this one had committed it. */
+/** The commit was made and its answer lost. */
 function repeatedFlush(repeated: number | undefined): Outcome {
   if (repeated === undefined) throw new Error('a plan that was carried out has a value');
   return 'repeated';

@@ -14,7 +14,7 @@
  * Limits: COUNTED_MAX inodes whose reads are counted.
  */
 import { closeSync, openSync } from 'node:fs';
-import { describeError, PenstockError } from '../../lib/errors.ts';
+import { describeError, fromSystemError, isCode, PenstockError } from '../../lib/errors.ts';
 import { INODE_IMMUTABLE, INODE_INLINE, isRegular } from '../../lib/volume/inode.ts';
 import { hashesOf } from '../data/block-hashes.ts';
 import type { FileHasher } from '../data/file-hasher.ts';
@@ -268,10 +268,12 @@ export class Passthrough {
       try {
         this.#adopt(ino);
       } catch (error) {
+        if (isCode(fromSystemError(error, whole.path(ino)), 'full')) throw error; // The next worker may have room.
         context.report(`what was written to inode ${ino} is lost with its file: ${describeError(error)}`);
         whole.drop(ino);
       }
     }
+    context.staging.appends.resumed();
   }
 
   /** After that flush: what nobody has open any more becomes complete, or is looked after. */
@@ -289,6 +291,7 @@ export class Passthrough {
         base,
         whole,
         hasher,
+        appends: context.staging.appends,
         inlineBytes: context.format.inlineBytes,
         // Who has it open may write it, though the kernel has not opened the backing file for him yet.
         isQuiet: (fd) => !context.staging.isOpen(ino) && (kernel?.isQuiet(fd) ?? true),

@@ -3,6 +3,8 @@ import { readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { hashesOf } from '../../fs-gateway/data/block-hashes.ts';
+import { Appends } from '../../fs-gateway/data/appends.ts';
+import type { RecoveredAppends } from '../../fs-gateway/data/appends.ts';
 import { FileHasher, type FileHashes } from '../../fs-gateway/data/file-hasher.ts';
 import { LiveFile } from '../../fs-gateway/data/live-file.ts';
 import { WholeFiles } from '../../fs-gateway/data/whole-files.ts';
@@ -22,12 +24,17 @@ class LateHasher extends FileHasher {
   }
 }
 
+/** As a worker that was killed left it. */
+function appendsOf(recovered: Partial<RecoveredAppends>): Appends {
+  return new Appends({ appends: new Map(), moves: new Map(), wrote: new Map(), ...recovered }, () => undefined);
+}
+
 function zeros(_content: FileContent, _from: number, target: Buffer): void {
   target.fill(0);
 }
 
-test('a file that becomes small while it is compared is committed, and known, with its bytes', async () => {
-  const whole = new WholeFiles({
+function wholeFiles(): WholeFiles {
+  return new WholeFiles({
     dir: join(tempDir('live'), 'whole'),
     bytesMax: 1e9,
     freeBytesMin: 0,
@@ -37,6 +44,10 @@ test('a file that becomes small while it is compared is committed, and known, wi
       throw new Error(message);
     },
   });
+}
+
+test('a file that becomes small while it is compared is committed, and known, with its bytes', async () => {
+  const whole = wholeFiles();
   const empty: FileContent = { size: 0, extents: [], inline: null };
   const base = { content: empty, hashes: hashesOf(Buffer.alloc(0)), bootId: 'boot' };
   whole.createLive(INO, Buffer.alloc(0), (mtimeNs) => ({ ...base, mtimeNs }));
@@ -49,6 +60,7 @@ test('a file that becomes small while it is compared is committed, and known, wi
     base: { ...base, mtimeNs },
     whole,
     hasher,
+    appends: appendsOf({}),
     inlineBytes: INLINE_BYTES,
     isQuiet: () => false,
     read: (content, from, target) =>
@@ -67,5 +79,50 @@ test('a file that becomes small while it is compared is committed, and known, wi
   const next = await file.compare({ size: 1000, extents: [], inline: bytes });
   expect(readFileSync(path).equals(Buffer.alloc(1000))).toBe(true);
   expect(next?.overlay.ranges).toHaveLength(1);
+  file.close();
+});
+
+test.each([
+  {
+    what: 'an append that was torn is cut off: the kernel sends it again',
+    left: 'base,appended,to',
+    recovered: { wrote: new Map([[INO, { request: 'torn', start: 14, end: 18 }]]) },
+    expected: 'base,appended,',
+  },
+  {
+    what: 'an append that is whole stays',
+    left: 'base,appended,torn',
+    recovered: { wrote: new Map([[INO, { request: 'whole', start: 14, end: 18 }]]) },
+    expected: 'base,appended,torn',
+  },
+  {
+    what: 'a file that was cut since has what it was cut to',
+    left: 'base',
+    recovered: { wrote: new Map([[INO, { request: 'older', start: 0, end: 0 }]]) },
+    expected: 'base',
+  },
+  {
+    what: 'appended bytes that were being moved are moved, however far that came',
+    left: 'base,\0\0\0\0\0\0apended,',
+    recovered: { moves: new Map([[INO, { from: 5, to: 11, bytes: Buffer.from('appended,') }]]) },
+    expected: 'base,\0\0\0\0\0\0appended,',
+  },
+])('after the death of the worker: $what', ({ left, recovered, expected }) => {
+  const whole = wholeFiles();
+  const content: FileContent = { size: 5, extents: [], inline: Buffer.from('base,') };
+  const base = { content, hashes: hashesOf(Buffer.from('base,')), bootId: 'boot', mtimeNs: 1n };
+  whole.createLive(INO, Buffer.from(left), () => base);
+  const file = new LiveFile({
+    ino: INO,
+    base,
+    whole,
+    hasher: new FileHasher(),
+    appends: appendsOf(recovered),
+    inlineBytes: INLINE_BYTES,
+    isQuiet: () => false,
+    read: zeros,
+    nowNs: () => 1n,
+  });
+  expect(readFileSync(whole.path(INO)).toString()).toBe(expected);
   file.close();
 });

@@ -226,7 +226,7 @@ describe('the staging area', () => {
       const left = third.get(7);
       expect([left?.size, left?.append?.from]).toEqual([size, length]);
       expect(left?.active.ranges).toEqual([{ start: length, end: size, kind: 'data' }]);
-      expect([third.hasAppended(7, 'request 1'), third.hasAppended(7, 'request 2')]).toEqual([false, true]);
+      expect([third.appends.has(7, 'request 1'), third.appends.has(7, 'request 2')]).toEqual([false, true]);
       third.close();
     }
   });
@@ -244,12 +244,12 @@ describe('the staging area', () => {
     first.close();
     for (let worker = 0; worker < 2; worker++) {
       const next = open(dir, 'boot 1');
-      expect([next.hasAppended(7, 'request 7'), next.hasAppended(8, 'request 8')]).toEqual([true, false]);
+      expect([next.appends.has(7, 'request 7'), next.appends.has(8, 'request 8')]).toEqual([true, false]);
       expect([...next.files.keys()]).toEqual([]);
       next.close();
     }
     const mount = open(dir, 'boot 1', 'two');
-    expect(mount.hasAppended(7, 'request 7')).toBe(false);
+    expect(mount.appends.has(7, 'request 7')).toBe(false);
     mount.close();
   });
 });
