@@ -100,6 +100,11 @@ export class PendingGroup {
     );
   }
 
+  /** Somebody wants to know when it is durable. */
+  get isAwaited(): boolean {
+    return this.#waiters.length > 0;
+  }
+
   add(readings: readonly NewReading[], checkpoints: readonly Checkpoint[], receipts: readonly Receipt[]): void {
     let frame: OpenFrame | undefined;
     for (const reading of readings) {

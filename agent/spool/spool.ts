@@ -182,6 +182,7 @@ export class Spool implements SpoolReader {
   /** Resolves when an append that was refused as `full` may succeed; rejects with `aborted`. */
   async waitForRoom(signal: AbortSignal): Promise<void> {
     this.#assertOpen();
+    if (!this.#pending.isEmpty) this.#start();
     await this.#forRoom.wait(signal, ROOM_RETRY_MS);
   }
 
@@ -202,7 +203,7 @@ export class Spool implements SpoolReader {
     const state = this.#state.topic(topic);
     if (state === undefined || Number(uptoSeq) <= state.acknowledged || this.#stopped !== undefined) return;
     this.#pending.acknowledge(topic, Math.min(Number(uptoSeq), state.nextSeq - 1));
-    this.#startLater(this.#forRoom.size > 0 ? 0 : ACKNOWLEDGE_DELAY_MS);
+    this.#acknowledgeLater();
   }
 
   acknowledgeRange(topic: string, fromSeq: bigint, toSeq: bigint): void {
@@ -211,7 +212,7 @@ export class Spool implements SpoolReader {
     const last = Math.min(Number(toSeq), (state?.nextSeq ?? 1) - 1);
     if (last < first || this.#stopped !== undefined) return;
     this.#pending.acknowledgeRange(topic, { first, last });
-    this.#startLater(this.#forRoom.size > 0 ? 0 : ACKNOWLEDGE_DELAY_MS);
+    this.#acknowledgeLater();
   }
 
   durablyAcknowledged(topic: string): bigint {
@@ -270,8 +271,8 @@ export class Spool implements SpoolReader {
    * twice are tried again later; should the process end before, the next start delivers nothing twice all the same (send intents).
    */
   async sync(): Promise<void> {
-    // What a group that failed has left over is not written by the run that failed.
-    for (let attempt = 0; attempt < 2; attempt += 1) {
+    // A run that is under way leaves acknowledgements over, and so does one whose group failed.
+    for (let attempt = 0; attempt < 3; attempt += 1) {
       this.#start();
       await this.#running;
       if (this.#pending.isEmpty) return;
@@ -306,16 +307,24 @@ export class Spool implements SpoolReader {
     });
   }
 
-  #startLater(delayMs: number): void {
+  /** Without a delay where a source waits for the room that they make. */
+  #acknowledgeLater(delayMs = this.#forRoom.size > 0 ? 0 : ACKNOWLEDGE_DELAY_MS): void {
+    if (this.#stopped !== undefined) return;
     this.#acknowledgeTimer ??= setTimeout(() => {
-      // Also where a writer is at work that will leave something over: the next one who comes sets a timer again.
       this.#acknowledgeTimer = undefined;
+      // A writer at work sets a timer again for what it leaves over.
       this.#start();
     }, delayMs);
   }
 
   async #run(): Promise<void> {
-    while (!this.#pending.isEmpty && this.#stopped === undefined) {
+    // A group that somebody waits for comes at once; acknowledgements that came meanwhile ride on the next one, which a reading would
+    // otherwise have to wait for.
+    for (
+      let isWanted = !this.#pending.isEmpty;
+      isWanted && this.#stopped === undefined;
+      isWanted = this.#pending.isAwaited
+    ) {
       const group = this.#pending;
       this.#pending = new PendingGroup(this.#pool);
       clearTimeout(this.#acknowledgeTimer);
@@ -324,13 +333,12 @@ export class Spool implements SpoolReader {
       try {
         await this.#commit(group);
       } catch (error) {
-        if (await this.#refuse(group, error)) continue;
-        // What is left are acknowledgements: they wait for their timer or the next group, not in a spinning loop.
-        if (this.#pending.readings === 0) break;
+        await this.#refuse(group, error);
       }
     }
     // In the same turn as the look at `pending`: an append from here on starts the writer anew.
     this.#running = undefined;
+    if (!this.#pending.isEmpty) this.#acknowledgeLater();
   }
 
   async #commit(group: PendingGroup): Promise<void> {
@@ -356,8 +364,8 @@ export class Spool implements SpoolReader {
     await this.#segments.thin(thinnings);
   }
 
-  /** Refuses what was to be stored, and writes what else there is; false when that has to wait. */
-  async #refuse(group: PendingGroup, error: unknown): Promise<boolean> {
+  /** Refuses what was to be stored, and writes what else there is, or leaves it pending. */
+  async #refuse(group: PendingGroup, error: unknown): Promise<void> {
     const failure =
       error instanceof PenstockError ? error : new PenstockError('io', describeError(error), { cause: error });
     if (error instanceof SyncFailure) this.#stop(failure);
@@ -366,12 +374,10 @@ export class Spool implements SpoolReader {
     // The disk is full, not the spool by its policy.
     if (failure.code === 'full' && failure.cause !== undefined) await this.#reserve.giveUp();
     // By itself: a source that tries again all the time must not be in the way of the delivery that makes room.
-    if (failure.code === 'full' && (await this.#commitRest(rest))) return true;
+    if (failure.code === 'full' && (await this.#commitRest(rest))) return;
     rest.fail(failure, this.#pending);
-    if (!this.#pending.isEmpty && this.#stopped === undefined) {
-      this.#startLater(ACKNOWLEDGE_DELAY_MS);
-    }
-    return false;
+    // Not at once again, whoever waits: a disk that has no room for them is not asked in a spinning loop.
+    if (!this.#pending.isEmpty) this.#acknowledgeLater(ACKNOWLEDGE_DELAY_MS);
   }
 
   async #commitRest(rest: PendingGroup): Promise<boolean> {
