@@ -1,4 +1,4 @@
-/** What the routes work with. */
+/** What the server is made of. Routes see of it what their request's scope shows: scope/scope.ts. */
 import type {
   FastifyBaseLogger,
   FastifyInstance,
@@ -9,14 +9,14 @@ import type {
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import type { Clock } from '../lib/clock.ts';
 import type { KeyProblem } from '../lib/config/load.ts';
-import type { DatasetConfig, PipelineConfig } from '../lib/config/pipeline.ts';
-import { PenstockError } from '../lib/errors.ts';
+import type { PipelineConfig } from '../lib/config/pipeline.ts';
 import { AgentConfigs } from './agents/agent-configs.ts';
 import { ConfigRecords } from './agents/config-records.ts';
 import { AgentGroups } from './agents/groups.ts';
 import type { AgentSettings } from './agents/records.ts';
 import { Rollouts } from './agents/rollouts.ts';
 import { Oidc } from './auth/oidc.ts';
+import { Tenants } from './auth/tenants.ts';
 import type { Tokens } from './auth/tokens.ts';
 import type { Connections } from './connections.ts';
 import { AuditLog } from './lake/audit.ts';
@@ -43,6 +43,7 @@ export class ControlContext {
   readonly connections: Connections;
   readonly tokens: Tokens;
   readonly oidc: Oidc | null;
+  readonly tenants: Tenants;
   readonly tables = new Tables();
   readonly fileSizes = new FileSizeIndex();
   readonly audit: AuditLog;
@@ -68,31 +69,16 @@ export class ControlContext {
     this.connections = connections;
     this.tokens = tokens;
     this.oidc = config.serve.oidc === undefined ? null : new Oidc(config.serve.oidc, clock);
+    this.tenants = new Tenants(config.serve.tenants);
     this.audit = new AuditLog(clock);
     this.sql = new LakeSql(this.tables);
     this.runs = new Runs(clock);
     this.monitor = new Monitor(connections, config.datasets, this.tables, clock);
     this.configRecords = new ConfigRecords(connections, options.agentConfigProblems);
     this.agentConfigs = new AgentConfigs(this.configRecords, clock);
-    this.agentGroups = new AgentGroups(this.configRecords, clock);
+    this.agentGroups = new AgentGroups(this.configRecords, this.tenants, clock);
     this.rollouts = new Rollouts(this.configRecords, this.agentGroups, connections, clock);
     this.ending = options.ending;
-  }
-
-  get datasetNames(): readonly string[] {
-    return this.config.datasets.map(({ name }) => name);
-  }
-
-  /** Throws `not-found`. */
-  dataset(name: string): DatasetConfig {
-    const dataset = this.config.datasets.find((candidate) => candidate.name === name);
-    if (dataset === undefined) throw new PenstockError('not-found', `there is no dataset ${name} in the configuration`);
-    return dataset;
-  }
-
-  /** The one that was asked for, or all. */
-  datasets(name: string | undefined): readonly string[] {
-    return name === undefined ? this.datasetNames : [this.dataset(name).name];
   }
 
   async close(): Promise<void> {

@@ -20,7 +20,16 @@ export const idempotencyHeaders = z.object({
 export function idOfRequest(request: FastifyRequest): string {
   const key = request.headers['idempotency-key'];
   if (key === undefined) return randomUUID();
-  const scope = [request.principal?.name ?? '', request.method, request.routeOptions.url ?? '', key];
+  // Two tenants may give the same name to somebody, and the same key to a request.
+  const { principal, scope: asked } = request;
+  const scope = [
+    principal?.tenant ?? '',
+    asked.tenant ?? '',
+    principal?.name ?? '',
+    request.method,
+    request.routeOptions.url ?? '',
+    key,
+  ];
   const hash = createHash('sha256').update(JSON.stringify(scope)).digest();
   // A UUID of version 8 (RFC 9562): bits of our own, with the version and variant in their places.
   hash[6] = ((hash[6] ?? 0) & 0x0f) | 0x80;

@@ -37,6 +37,7 @@ export interface Serving {
 /** Resolves when the signal has fired and all is closed. Throws `config`, `unavailable` (the engine), `denied` or `held` (the port). */
 export async function serve(options: ServeOptions): Promise<void> {
   const { config, signal, clock = systemClock } = options;
+  refuseUnknownTenants(config);
   const tls = await readTls(config, options.baseDir);
   const connections = await Connections.open(config, options.baseDir, clock);
   const tokens = new Tokens(connections, clock);
@@ -65,6 +66,15 @@ export async function serve(options: ServeOptions): Promise<void> {
     await app?.close();
     await context.close();
   }
+}
+
+/** Throws `config`: people of the issuer would be of no tenant, and see all of them. */
+function refuseUnknownTenants({ serve: { oidc, tenants } }: PipelineConfig): void {
+  if (oidc === undefined || oidc.tenant !== undefined || tenants.length === 0) return;
+  throw new PenstockError(
+    'config',
+    'serve.oidc.tenant: missing: with serve.tenants, expected { claim }: which claim of a JWT says of which tenant somebody is',
+  );
 }
 
 async function listen(app: App, host: string, port: number): Promise<number> {

@@ -6,6 +6,15 @@ import { problemSchema } from './problem.ts';
 
 const FAILURE = { $ref: '#/components/responses/Problem' };
 
+/** Of every operation; taken in front of the routes, by auth/tenants.ts. */
+const TENANT = {
+  name: 'tenant',
+  in: 'query',
+  required: false,
+  schema: { type: 'string' },
+  description: 'as if somebody of this tenant asked; the default is the own one, and all for the platform',
+} as const;
+
 export function openApiOptions(version: string): FastifyDynamicSwaggerOptions {
   return {
     openapi: {
@@ -35,6 +44,8 @@ export function openApiOptions(version: string): FastifyDynamicSwaggerOptions {
         for (const operation of Object.values(methods ?? {})) {
           if (typeof operation !== 'object' || !('responses' in operation)) continue;
           operation.responses = { ...operation.responses, default: FAILURE };
+          const isPublic = operation.security?.length === 0;
+          if (!isPublic) operation.parameters = [...(operation.parameters ?? []), TENANT];
         }
       }
       return openapi;

@@ -13,6 +13,7 @@ import swaggerUi from '@fastify/swagger-ui';
 import { fastify, type FastifyServerOptions } from 'fastify';
 import { serializerCompiler, validatorCompiler, type ZodTypeProvider } from 'fastify-type-provider-zod';
 import { decide } from './auth/guard.ts';
+import { tenantOfRequest } from './auth/tenants.ts';
 import type { App, ControlContext } from './context.ts';
 import { ControlMetrics } from './metrics.ts';
 import { openApiOptions } from './openapi.ts';
@@ -31,8 +32,10 @@ import { quarantineRoutes } from './routes/quarantine.ts';
 import { rolloutRoutes } from './routes/rollouts.ts';
 import { runRoutes } from './routes/runs.ts';
 import { sqlRoutes } from './routes/sql.ts';
+import { tenantRoutes } from './routes/tenants.ts';
 import { tokenRoutes } from './routes/tokens.ts';
 import { volumeRoutes } from './routes/volumes.ts';
+import { Scopes } from './scope/scope.ts';
 import { pageRoutes, type WebFiles } from './web-files.ts';
 
 const BODY_BYTES_MAX = 262_144;
@@ -145,7 +148,15 @@ function createApp({ tls, onLog }: ServerOptions): App {
 }
 
 function addGuard(app: App, context: ControlContext): void {
+  const scopes = new Scopes(context);
   app.decorateRequest('principal', null);
+  app.decorateRequest('tenant', null);
+  app.decorateRequest('scope', {
+    getter() {
+      if (this.principal === null) throw new Error('nobody is known on a public route');
+      return scopes.of(this.tenant);
+    },
+  });
   const failures = app.createRateLimit({
     max: FAILURES_PER_MINUTE,
     timeWindow: 60_000,
@@ -154,7 +165,9 @@ function addGuard(app: App, context: ControlContext): void {
   app.addHook('onRequest', async (request, reply) => {
     const decision = await decide(request, request.routeOptions.config.access ?? 'public', context);
     if ('principal' in decision) {
-      request.principal = decision.principal;
+      const { principal } = decision;
+      if (principal !== null) request.tenant = tenantOfRequest(request, principal, context.tenants);
+      request.principal = principal;
       return;
     }
     // A request without a token is no guess: the page makes some before it asks for one.
@@ -170,21 +183,22 @@ function addGuard(app: App, context: ControlContext): void {
 
 function addRoutes(app: App, context: ControlContext, metrics: ControlMetrics, options: ServerOptions): void {
   healthRoutes(app, context, metrics);
-  overviewRoutes(app, context);
-  datasetRoutes(app, context);
-  partitionRoutes(app, context);
-  runRoutes(app, context);
-  forecastRoutes(app, context);
-  quarantineRoutes(app, context);
-  volumeRoutes(app, context);
-  agentRoutes(app, context);
-  agentConfigRoutes(app, context);
-  agentGroupRoutes(app, context);
-  rolloutRoutes(app, context);
-  lineageRoutes(app, context);
-  sqlRoutes(app, context);
-  tokenRoutes(app, context);
-  auditRoutes(app, context);
+  overviewRoutes(app);
+  datasetRoutes(app);
+  partitionRoutes(app);
+  runRoutes(app);
+  forecastRoutes(app);
+  quarantineRoutes(app);
+  volumeRoutes(app);
+  agentRoutes(app);
+  agentConfigRoutes(app);
+  agentGroupRoutes(app);
+  rolloutRoutes(app);
+  lineageRoutes(app);
+  sqlRoutes(app);
+  tenantRoutes(app);
+  tokenRoutes(app);
+  auditRoutes(app);
   pageRoutes(app, options.web);
   app.get('/openapi.json', { config: { access: 'public' }, schema: { hide: true } }, () => app.swagger());
 }

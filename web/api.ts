@@ -8,10 +8,27 @@ export class ApiError extends Error {
 }
 
 const TOKEN_KEY = 'penstock-token';
+const TENANT_KEY = 'penstock-tenant';
 
 /** Kept for this tab only. */
 export function setToken(token: string): void {
   sessionStorage.setItem(TOKEN_KEY, token);
+}
+
+/** Whose things are shown; '': all that the token may see. Kept for this tab only. */
+export const shownTenant = (): string => sessionStorage.getItem(TENANT_KEY) ?? '';
+
+export function showTenant(tenant: string): void {
+  sessionStorage.setItem(TENANT_KEY, tenant);
+}
+
+/** What everybody sees who may see several tenants. */
+export const TENANTS_PATH = '/v1/tenants?limit=1000';
+
+function withTenant(path: string): string {
+  const tenant = shownTenant();
+  if (tenant === '' || path === TENANTS_PATH) return path;
+  return `${path}${path.includes('?') ? '&' : '?'}tenant=${encodeURIComponent(tenant)}`;
 }
 
 /** GET, or POST. Throws ApiError with the problem's detail; status 0: no answer at all. */
@@ -22,7 +39,7 @@ export async function api<T>(
   const token = sessionStorage.getItem(TOKEN_KEY);
   let response: Response;
   try {
-    response = await fetch(path, {
+    response = await fetch(withTenant(path), {
       headers: {
         ...(token === null ? {} : { authorization: `Bearer ${token}` }),
         ...(options.body === undefined ? {} : { 'content-type': 'application/json' }),
@@ -44,6 +61,10 @@ export async function api<T>(
 export interface PagedList<T> {
   readonly items: readonly T[];
   readonly nextCursor: string | null;
+}
+
+export interface Tenants extends PagedList<{ readonly name: string }> {
+  readonly all: boolean;
 }
 
 export interface Port {

@@ -1,5 +1,5 @@
 /** The frame of the page: navigation, what is down, the token, and the view that the address names. */
-import { api, ApiError, setToken, type Overview } from './api.ts';
+import { api, ApiError, setToken, showTenant, shownTenant, TENANTS_PATH, type Overview, type Tenants } from './api.ts';
 import { h, replace } from './dom.ts';
 import { duration, timeOfDay } from './format.ts';
 import { every, NEEDS_TOKEN, type View } from './parts.ts';
@@ -65,6 +65,14 @@ async function checkHealth(): Promise<void> {
   }
 }
 
+/** The views ask for the tenant that was chosen, so it must be one that there is. */
+function start(): void {
+  void listTenants()
+    .catch(() => undefined) // it is said by whatever else is asked
+    .then(route);
+  void checkHealth();
+}
+
 function say(text: string): void {
   notice.textContent = text;
   notice.hidden = text === '';
@@ -82,8 +90,7 @@ const tokenDialog = h(
         submit: () => {
           setToken(tokenBox.value);
           tokenBox.value = '';
-          route();
-          void checkHealth();
+          start();
         },
       },
     },
@@ -98,6 +105,29 @@ const tokenDialog = h(
     h('button', { type: 'submit', class: 'primary' }, 'Open'),
   ),
 );
+
+const tenantBox = h('select', {
+  id: 'tenant',
+  on: {
+    change: () => {
+      showTenant(tenantBox.value);
+      route();
+    },
+  },
+});
+const tenantLabel = h('label', { class: 'tenant', for: 'tenant', hidden: true }, 'Tenant ', tenantBox);
+
+/** Whoever sees several tenants may look at one; whoever is of one sees which. */
+async function listTenants(): Promise<void> {
+  const { items, all } = await api<Tenants>(TENANTS_PATH);
+  const names = items.map(({ name }) => name);
+  const options = names.map((name) => h('option', { value: name }, name));
+  replace(tenantBox, all ? h('option', { value: '' }, 'All') : null, ...options);
+  if (!names.includes(shownTenant())) showTenant('');
+  tenantBox.value = shownTenant() === '' && !all ? (names[0] ?? '') : shownTenant();
+  tenantBox.disabled = !all;
+  tenantLabel.hidden = names.length === 0;
+}
 
 function askToken(): void {
   if (!tokenDialog.open) tokenDialog.showModal();
@@ -115,6 +145,7 @@ document.body.append(
     {},
     h('a', { class: 'brand', href: '#/pipeline' }, 'Penstock'),
     h('nav', { 'aria-label': 'Views' }, links),
+    tenantLabel,
   ),
   notice,
   main,
@@ -129,5 +160,5 @@ document.body.append(
 );
 window.addEventListener('hashchange', route);
 window.addEventListener(NEEDS_TOKEN, askToken);
-route();
+start();
 every(HEALTH_EVERY_MS, new AbortController().signal, checkHealth);

@@ -5,6 +5,7 @@
  * Limits: GROUPS_MAX groups.
  */
 import type { Clock } from '../../lib/clock.ts';
+import type { Tenants } from '../auth/tenants.ts';
 import { PenstockError } from '../../lib/errors.ts';
 import type { Minitransaction } from '../../lib/meta/engine.ts';
 import { assignmentWrite, type Precondition } from './agent-configs.ts';
@@ -24,10 +25,12 @@ interface GroupChange {
 
 export class AgentGroups {
   readonly #records: ConfigRecords;
+  readonly #tenants: Tenants;
   readonly #clock: Clock;
 
-  constructor(records: ConfigRecords, clock: Clock) {
+  constructor(records: ConfigRecords, tenants: Tenants, clock: Clock) {
     this.#records = records;
+    this.#tenants = tenants;
     this.#clock = clock;
   }
 
@@ -71,8 +74,13 @@ export class AgentGroups {
     });
   }
 
-  /** Takes the agent in, or out; what is so already is no error. Throws `not-found`; `conflict` when it is in another group. */
+  /** Takes the agent in, or out; what is so already is no error. Throws `not-found`; `conflict` when it is in another group, or of another tenant. */
   async setMember(name: string, agent: string, isMember: boolean): Promise<void> {
+    const [owner, other] = [this.#tenants.ownerOf(name), this.#tenants.ownerOf(agent)];
+    if (isMember && owner !== other) {
+      const whose = (tenant: string | null): string => (tenant === null ? 'the platform' : `tenant ${tenant}`);
+      throw refusal(`${name} is of ${whose(owner)} and ${agent} of ${whose(other)}`);
+    }
     await this.#records.change(async () => {
       const group = await this.#records.group(name);
       if (group.value === null) throw noGroup(name);

@@ -10,10 +10,12 @@
  * - Without any token and without an issuer, this machine is served as an administrator, and nobody else: the peer's address and the Host header are loopback
  *   (a page of another site that resolves its name to 127.0.0.1 carries its own name there), nothing was forwarded by a proxy, and a
  *   browser says that the request comes from our own page.
+ * - Whoever is of a tenant that is not configured may do nothing. What somebody of a tenant sees of a route is for tenants.ts.
  * - Failed attempts are counted by address, see server.ts.
  */
 import type { FastifyRequest } from 'fastify';
 import type { Oidc } from './oidc.ts';
+import type { Tenants } from './tenants.ts';
 import type { Role, Tokens } from './tokens.ts';
 
 export type Access = 'public' | Role | 'viewer-or-agent';
@@ -22,12 +24,15 @@ export interface Principal {
   readonly name: string;
   /** `none`: known, and without a role that may do anything. */
   readonly role: Role | 'none';
+  /** null: of the platform. */
+  readonly tenant: string | null;
 }
 
 /** Who is known here. */
 export interface Authority {
   readonly tokens: Tokens;
   readonly oidc: Oidc | null;
+  readonly tenants: Tenants;
 }
 
 declare module 'fastify' {
@@ -43,7 +48,7 @@ declare module 'fastify' {
 const RANK: Readonly<Record<Role | 'none', number>> = { none: -1, agent: 0, viewer: 1, operator: 2, admin: 3 };
 const LOOPBACK = /^(127\.\d+\.\d+\.\d+|::1|::ffff:127\.\d+\.\d+\.\d+)$/;
 const LOOPBACK_HOST = /^(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?$/i;
-const LOCAL: Principal = { name: 'local', role: 'admin' };
+const LOCAL: Principal = { name: 'local', role: 'admin', tenant: null };
 
 export type Decision =
   { readonly principal: Principal | null } | { readonly status: 401 | 403; readonly reason: string };
@@ -53,6 +58,9 @@ export async function decide(request: FastifyRequest, access: Access, authority:
   const principal = await identify(request, authority);
   if (principal === null) {
     return { status: 401, reason: 'send Authorization: Bearer TOKEN with a token that is known and not expired' };
+  }
+  if (principal.tenant !== null && !authority.tenants.has(principal.tenant)) {
+    return { status: 403, reason: `there is no tenant ${principal.tenant}: serve.tenants does not name it` };
   }
   if (mayUse(principal.role, access)) return { principal };
   return { status: 403, reason: `the role ${principal.role} may not do this: it needs ${access}` };
@@ -75,7 +83,7 @@ async function identify(request: FastifyRequest, authority: Authority): Promise<
 }
 
 /** Whether nobody can be known: then this machine is served. */
-export async function isOpen({ tokens, oidc }: Authority): Promise<boolean> {
+export async function isOpen({ tokens, oidc }: Pick<Authority, 'tokens' | 'oidc'>): Promise<boolean> {
   return oidc === null && !(await tokens.any());
 }
 

@@ -3,7 +3,7 @@
  *
  * A token is taken when a key of the issuer signed it with an asymmetric algorithm, issuer and audience are the configured ones, and now is
  * between `nbf` and `exp` (a minute of tolerance). Its role is the highest that a value of `claim` stands for; without one it is known and
- * may do nothing.
+ * may do nothing; so is somebody whose tenant is not told, where tenants are.
  * Invariants: a token never chooses its key's place or its algorithm class; an HMAC or unsigned token is refused whatever it says.
  * Failure: while the issuer is away its keys serve on for KEYS_STALE_MS; without any, `unavailable`. A key that is not known is asked for at
  * most every COOLDOWN_MS, so that forged key ids do not become requests to the issuer.
@@ -52,7 +52,12 @@ export class Oidc {
         clockTolerance: TOLERANCE_SECONDS,
         currentDate: new Date(this.#clock.nowMs()),
       });
-      return { name: `${payload.sub ?? ''}@${new URL(issuer).host}`, role: this.#roleOf(payload) };
+      const tenant = this.#tenantOf(payload);
+      return {
+        name: `${payload.sub ?? ''}@${new URL(issuer).host}`,
+        role: tenant === undefined ? 'none' : this.#roleOf(payload),
+        tenant: tenant ?? null,
+      };
     } catch (error) {
       if (isOfToken(error)) return null;
       throw new PenstockError('unavailable', `the keys of the issuer ${issuer} cannot be had`, { cause: error });
@@ -64,6 +69,18 @@ export class Oidc {
     const given = payload[claim];
     const values = new Set<unknown>(typeof given === 'string' ? given.split(' ') : Array.isArray(given) ? given : []);
     return ROLES.find((role) => roles[role].some((value) => values.has(value))) ?? 'none';
+  }
+
+  /** null: of the platform; undefined: the token does not say, or says several. */
+  #tenantOf(payload: JWTPayload): string | null | undefined {
+    const { tenant } = this.#config;
+    if (tenant === undefined) return null;
+    let given: unknown = payload;
+    for (const name of [tenant.claim].flat())
+      given = isObject(given) && Object.hasOwn(given, name) ? given[name] : null;
+    const values: unknown[] = [given].flat();
+    if (values.length !== 1 || typeof values[0] !== 'string') return undefined;
+    return values[0] === tenant.platform ? null : values[0];
   }
 
   #issuerKeys(): Promise<JWTVerifyGetKey> {
@@ -103,6 +120,9 @@ export class Oidc {
     };
   }
 }
+
+const isObject = (value: unknown): value is Readonly<Record<string, unknown>> =>
+  typeof value === 'object' && value !== null && !Array.isArray(value);
 
 /** Whether the token is at fault, not the way to the issuer's keys. */
 function isOfToken(error: unknown): boolean {

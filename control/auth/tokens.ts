@@ -25,6 +25,8 @@ export const tokenSchema = z.object({
   /** Whose it is. A token of role `agent` is named by its agent's id, or the ids' beginning and a star, and speaks for those only. */
   name: z.string(),
   role: z.enum(ROLES),
+  /** null: of the platform, which sees all tenants. */
+  tenant: z.string().nullable().default(null),
   createdMs: z.number(),
   expiresMs: z.number().nullable(),
 });
@@ -38,6 +40,8 @@ const TOKEN_CHARS_MIN = 20;
 const TOKEN_CHARS_MAX = 512;
 
 const hashOf = (token: string): string => createHash('sha256').update(token).digest('hex');
+
+const isPlatformAdmin = ({ role, tenant }: TokenRecord): boolean => role === 'admin' && tenant === null;
 
 interface Cached {
   readonly record: TokenRecord | null;
@@ -111,6 +115,7 @@ export class Tokens {
     readonly id: string;
     readonly name: string;
     readonly role: Role;
+    readonly tenant: string | null;
     readonly expiresMs: number | null;
   }): Promise<{ readonly token: string; readonly record: TokenRecord }> {
     if ((await this.#connections.engine.count(this.#bucket)) >= TOKENS_MAX) {
@@ -134,7 +139,13 @@ export class Tokens {
     if (token.length < TOKEN_CHARS_MIN || token.length > TOKEN_CHARS_MAX) {
       throw new PenstockError('config', `PENSTOCK_TOKEN: expected ${TOKEN_CHARS_MIN} to ${TOKEN_CHARS_MAX} characters`);
     }
-    const record = this.#record({ id: randomUUID(), name: 'first administrator', role: 'admin', expiresMs: null });
+    const record = this.#record({
+      id: randomUUID(),
+      name: 'first administrator',
+      role: 'admin',
+      tenant: null,
+      expiresMs: null,
+    });
     const creation = this.#creation(token, record);
     await this.#connections.engine.commit({ ...creation, compare: [{ emptyBucket: this.#bucket }] });
     this.#exist = undefined;
@@ -146,14 +157,14 @@ export class Tokens {
     return records.sort((a, b) => a.createdMs - b.createdMs);
   }
 
-  /** Throws `not-found`; `conflict` for the last administrator's: nobody could make a token any more. */
-  async revoke(id: string): Promise<void> {
+  /** Throws `not-found`; `conflict` for the platform's last administrator's: nobody could make a token any more. */
+  async revoke(id: string, isVisible: (record: TokenRecord) => boolean): Promise<void> {
     const found: (readonly [hash: string, record: TokenRecord])[] = [];
     for await (const entry of scanJson(this.#connections.engine, this.#bucket, tokenSchema)) found.push(entry);
     const entry = found.find(([, record]) => record.id === id);
-    if (entry === undefined) throw new PenstockError('not-found', `there is no token ${id}`);
-    const isLastAdmin = entry[1].role === 'admin' && found.filter(([, { role }]) => role === 'admin').length === 1;
-    if (isLastAdmin) {
+    if (entry === undefined || !isVisible(entry[1])) throw new PenstockError('not-found', `there is no token ${id}`);
+    const admins = found.filter(([, record]) => isPlatformAdmin(record));
+    if (isPlatformAdmin(entry[1]) && admins.length === 1) {
       throw new PenstockError('conflict', 'this is the last token of an administrator: make another one first', {
         retryable: false,
       });

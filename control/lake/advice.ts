@@ -4,11 +4,8 @@
  * Limits: use is what lineage records say, so there is no advice to switch off while nothing records lineage at all. Object stores
  * without an end have no day on which they are full.
  */
-import { statfs } from 'node:fs/promises';
-import { dirname } from 'node:path';
-import type { ControlContext } from '../context.ts';
+import type { Scope } from '../scope/scope.ts';
 import type { Band } from './forecast.ts';
-import { findLineage } from './lineage.ts';
 
 const DAY_MS = 86_400_000;
 const LOOK_BACK_DAYS = 28;
@@ -22,22 +19,17 @@ export interface Advice {
 }
 
 /** `rowsOf` gives the forecast of a dataset's rows a day; null while there is none. */
-export async function adviseOn(
-  context: ControlContext,
-  rowsOf: (dataset: string) => Promise<Band | null>,
-): Promise<Advice[]> {
-  return [...(await diskAdvice(context, rowsOf)), ...(await unusedAdvice(context))];
+export async function adviseOn(scope: Scope, rowsOf: (dataset: string) => Promise<Band | null>): Promise<Advice[]> {
+  return [...(await diskAdvice(scope, rowsOf)), ...(await unusedAdvice(scope))];
 }
 
 async function diskAdvice(
-  context: ControlContext,
+  { lake, nowMs }: Scope,
   rowsOf: (dataset: string) => Promise<Band | null>,
 ): Promise<Advice[]> {
-  const { store } = context.connections.lake;
-  const path = store.localPath('any');
-  const sample = context.monitor.latest;
-  if (path === null || sample === null) return [];
-  const { bavail, bsize } = await statfs(dirname(path));
+  const disk = await lake.disk();
+  const sample = lake.latest;
+  if (disk === null || sample === null) return [];
   const grow = async (line: 'point' | 'upper'): Promise<number[]> => {
     const daily: number[] = [];
     for (const { name, liveRows, liveBytes } of sample.datasets) {
@@ -48,13 +40,12 @@ async function diskAdvice(
     }
     return daily;
   };
-  const free = bavail * bsize;
-  const expected = dayOf(await grow('point'), free);
-  const earliest = dayOf(await grow('upper'), free);
+  const expected = dayOf(await grow('point'), disk.freeBytes);
+  const earliest = dayOf(await grow('upper'), disk.freeBytes);
   if (earliest === null) return [];
-  const date = (day: number): string => new Date(context.clock.nowMs() + day * DAY_MS).toISOString().slice(0, 10);
+  const date = (day: number): string => new Date(nowMs + day * DAY_MS).toISOString().slice(0, 10);
   const then = expected === null ? 'not within this forecast if it goes as expected' : `${date(expected)} as expected`;
-  const text = `the disk of ${store.url} is full on ${date(earliest)} at the earliest, ${then}: buy space, or shorten a retention`;
+  const text = `the disk of ${disk.store} is full on ${date(earliest)} at the earliest, ${then}: buy space, or shorten a retention`;
   return [{ dataset: null, kind: 'buy', text }];
 }
 
@@ -65,18 +56,17 @@ function dayOf(daily: readonly number[], free: number): number | null {
   return day === -1 ? null : day;
 }
 
-async function unusedAdvice({ connections, runs, datasetNames, clock }: ControlContext): Promise<Advice[]> {
-  const { engine, volume } = connections;
-  const sinceMs = clock.nowMs() - LOOK_BACK_DAYS * DAY_MS;
+async function unusedAdvice({ lake, nowMs }: Scope): Promise<Advice[]> {
+  const sinceMs = nowMs - LOOK_BACK_DAYS * DAY_MS;
   const cpu = new Map<string, number>();
-  for (const run of await runs.list(engine, volume, datasetNames)) {
+  for (const run of await lake.runs()) {
     if (run.startedMs >= sinceMs) cpu.set(run.dataset, (cpu.get(run.dataset) ?? 0) + run.cpuSeconds);
   }
   const total = cpu.values().reduce((sum, seconds) => sum + seconds, 0);
   const used = new Set<string>();
   let isRecorded = false;
-  for (const dataset of datasetNames) {
-    const uses = await findLineage(engine, volume, { dataset });
+  for (const dataset of lake.datasetNames) {
+    const uses = await lake.uses({ dataset });
     isRecorded ||= uses.length > 0;
     if (uses.some(({ recordedMs }) => recordedMs >= sinceMs)) used.add(dataset);
   }

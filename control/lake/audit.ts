@@ -29,6 +29,8 @@ export const auditSchema = z.object({
   atMs: z.number(),
   who: z.string(),
   role: z.string(),
+  /** Of who asked; null: of the platform. */
+  tenant: z.string().nullable().default(null),
   address: z.string(),
   /** As in /openapi.json: `tokens.create`. */
   operation: z.string(),

@@ -18,6 +18,8 @@ const HISTORY_MAX = 900;
 const RATE_SPAN_MS = 10_000;
 
 export interface DatasetSample {
+  readonly appendedPerSecond: number;
+  readonly landedPerSecond: number;
   readonly name: string;
   readonly topic: string;
   readonly appended: number;
@@ -38,9 +40,9 @@ export interface DatasetSample {
 export interface Sample {
   readonly atMs: number;
   readonly datasets: readonly DatasetSample[];
-  readonly appendedPerSecond: number;
-  readonly landedPerSecond: number;
 }
+
+type Figures = Omit<DatasetSample, 'appendedPerSecond' | 'landedPerSecond'>;
 
 export class Monitor {
   readonly #connections: Connections;
@@ -85,25 +87,28 @@ export class Monitor {
   }
 
   async #take(): Promise<void> {
-    let datasets: DatasetSample[];
+    let figures: Figures[];
     try {
-      datasets = await Promise.all(this.#datasets.map((dataset) => this.#sampleDataset(dataset)));
+      figures = await Promise.all(this.#datasets.map((dataset) => this.#sampleDataset(dataset)));
     } catch {
       // A port is down, or answered half: the last whole sample stays and its age tells.
       return;
     }
     const atMs = this.#clock.nowMs();
     const base = this.#history.findLast((sample) => atMs - sample.atMs >= RATE_SPAN_MS) ?? this.#history[0];
-    this.#history.push({
-      atMs,
-      datasets,
-      appendedPerSecond: rate(base, atMs, datasets, (dataset) => dataset.appended),
-      landedPerSecond: rate(base, atMs, datasets, (dataset) => dataset.landed),
+    const datasets = figures.map((now) => {
+      const before = base?.datasets.find(({ name }) => name === now.name);
+      const rate = (of: 'appended' | 'landed'): number =>
+        base === undefined || before === undefined || atMs <= base.atMs
+          ? 0
+          : Math.max(0, ((now[of] - before[of]) * 1000) / (atMs - base.atMs));
+      return { ...now, appendedPerSecond: rate('appended'), landedPerSecond: rate('landed') };
     });
+    this.#history.push({ atMs, datasets });
     if (this.#history.length > HISTORY_MAX) this.#history.shift();
   }
 
-  async #sampleDataset(dataset: DatasetConfig): Promise<DatasetSample> {
+  async #sampleDataset(dataset: DatasetConfig): Promise<Figures> {
     const { lake, log } = this.#connections;
     // What waits is read before the counters: a commit in between makes the sum too large for a moment, never a reading invisible.
     const unlanded = await this.#unlanded.read(lake.engine, log, lake.volume, dataset);
@@ -127,15 +132,4 @@ export class Monitor {
       oldestUnlandedMs: unlanded.oldestMs,
     };
   }
-}
-
-function rate(
-  base: Sample | undefined,
-  atMs: number,
-  datasets: readonly DatasetSample[],
-  pick: (dataset: DatasetSample) => number,
-): number {
-  if (base === undefined || atMs <= base.atMs) return 0;
-  const sum = (of: readonly DatasetSample[]): number => of.reduce((total, dataset) => total + pick(dataset), 0);
-  return Math.max(0, ((sum(datasets) - sum(base.datasets)) * 1000) / (atMs - base.atMs));
 }

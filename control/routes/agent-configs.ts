@@ -2,7 +2,7 @@
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import { assertMatch, editHeaders, etagOf, matches, readHeaders } from '../conditional.ts';
-import type { App, ControlContext } from '../context.ts';
+import type { App } from '../context.ts';
 import { agentId, assertSpeaksFor, settings } from './agent-parts.ts';
 
 const WAIT_SECONDS_MAX = 60;
@@ -18,9 +18,7 @@ const answerSchema = z.object({
   config: settings.nullable().meta({ description: 'null: the agent runs with its agent.yaml' }),
 });
 
-export function agentConfigRoutes(app: App, context: ControlContext): void {
-  const { agentConfigs, configRecords } = context;
-
+export function agentConfigRoutes(app: App): void {
   app.get(
     '/v1/agents/:agent/config',
     {
@@ -37,18 +35,19 @@ export function agentConfigRoutes(app: App, context: ControlContext): void {
     },
     async (request, reply) => {
       const { agent } = request.params;
+      const { fleet, ending } = request.scope;
       assertSpeaksFor(request, agent);
       const known = request.headers['if-none-match'];
       const isKnown = (version: string): boolean => known !== undefined && matches(known, version);
-      let wanted = await agentConfigs.wanted(agent);
+      let wanted = await fleet.configs.wanted(agent);
       if (isKnown(wanted.version)) {
         const timeoutMs = request.query.wait * 1000;
-        wanted = await agentConfigs.wait(agent, wanted.version, timeoutMs, untilGone(request, reply, context.ending));
+        wanted = await fleet.configs.wait(agent, wanted.version, timeoutMs, untilGone(request, reply, ending));
       }
       void reply.header('etag', etagOf(wanted.version)).header('cache-control', 'no-store');
       if (isKnown(wanted.version)) return reply.code(304).send(null);
       const { owner, ...answer } = wanted;
-      return { ...answer, config: owner === null ? null : await configRecords.config(owner, wanted.version) };
+      return { ...answer, config: owner === null ? null : await fleet.configOf(owner, wanted.version) };
     },
   );
 
@@ -68,7 +67,7 @@ export function agentConfigRoutes(app: App, context: ControlContext): void {
     },
     async (request, reply) => {
       const { config } = request.body;
-      await agentConfigs.setOwn(request.params.agent, config, request.principal?.name ?? '', (current) =>
+      await request.scope.fleet.configs.setOwn(request.params.agent, config, request.principal?.name ?? '', (current) =>
         assertMatch(request.headers['if-match'], current),
       );
       return reply.code(204).send(null);
@@ -89,7 +88,7 @@ export function agentConfigRoutes(app: App, context: ControlContext): void {
       },
     },
     async (request, reply) => {
-      await agentConfigs.setOwn(request.params.agent, null, request.principal?.name ?? '', (current) =>
+      await request.scope.fleet.configs.setOwn(request.params.agent, null, request.principal?.name ?? '', (current) =>
         assertMatch(request.headers['if-match'], current),
       );
       return reply.code(204).send(null);

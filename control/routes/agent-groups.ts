@@ -1,7 +1,7 @@
 /** Groups of agents, and what they are to run with. */
 import { z } from 'zod';
 import { assertMatch, editHeaders, etagOf } from '../conditional.ts';
-import type { App, ControlContext } from '../context.ts';
+import type { App } from '../context.ts';
 import { wantedSchema } from '../agents/records.ts';
 import { MEMBER_STATES } from '../agents/rollout.ts';
 import { ascending, pageOf, pageQuery, paginate } from '../page.ts';
@@ -24,7 +24,7 @@ const memberSchema = z.object({
   refused: z.string().nullable().meta({ description: 'why it does not run with what it should' }),
 });
 
-export function agentGroupRoutes(app: App, { agentGroups, configRecords, rollouts }: ControlContext): void {
+export function agentGroupRoutes(app: App): void {
   app.get(
     '/v1/agent-groups',
     {
@@ -38,8 +38,9 @@ export function agentGroupRoutes(app: App, { agentGroups, configRecords, rollout
       },
     },
     async (request) => {
-      const sizes = await agentGroups.sizes();
-      const groups = [...(await configRecords.groups())].map(([name, { current, rollout }]) => ({
+      const { fleet } = request.scope;
+      const sizes = await fleet.sizes();
+      const groups = [...(await fleet.allGroups())].map(([name, { current, rollout }]) => ({
         name,
         agents: sizes.get(name) ?? 0,
         current,
@@ -62,7 +63,7 @@ export function agentGroupRoutes(app: App, { agentGroups, configRecords, rollout
       },
     },
     async (request, reply) => {
-      await agentGroups.create(request.params.group);
+      await request.scope.fleet.groups.create(request.params.group);
       return reply.code(204).send(null);
     },
   );
@@ -80,7 +81,7 @@ export function agentGroupRoutes(app: App, { agentGroups, configRecords, rollout
       },
     },
     async (request, reply) => {
-      await agentGroups.delete(request.params.group);
+      await request.scope.fleet.groups.delete(request.params.group);
       return reply.code(204).send(null);
     },
   );
@@ -101,13 +102,13 @@ export function agentGroupRoutes(app: App, { agentGroups, configRecords, rollout
     },
     async (request, reply) => {
       const { group } = request.params;
-      const { current } = await agentGroups.get(group);
+      const { current } = await request.scope.fleet.groups.get(group);
       const version = current?.version ?? 'none';
       void reply.header('etag', etagOf(version)).header('cache-control', 'no-store');
       return {
         version,
         current,
-        config: current === null ? null : await configRecords.config(`group:${group}`, version),
+        config: current === null ? null : await request.scope.fleet.configOf(`group:${group}`, version),
       };
     },
   );
@@ -128,7 +129,7 @@ export function agentGroupRoutes(app: App, { agentGroups, configRecords, rollout
     },
     async (request, reply) => {
       const by = request.principal?.name ?? '';
-      await agentGroups.setConfig(request.params.group, request.body.config, by, (current) =>
+      await request.scope.fleet.groups.setConfig(request.params.group, request.body.config, by, (current) =>
         assertMatch(request.headers['if-match'], current),
       );
       return reply.code(204).send(null);
@@ -149,7 +150,7 @@ export function agentGroupRoutes(app: App, { agentGroups, configRecords, rollout
       },
     },
     async (request) => {
-      const { members } = await rollouts.look(request.params.group);
+      const { members } = await request.scope.fleet.look(request.params.group);
       return paginate(members, ({ id }) => [id], ascending, request.query);
     },
   );
@@ -171,7 +172,7 @@ export function agentGroupRoutes(app: App, { agentGroups, configRecords, rollout
       },
       handler: async (request, reply) => {
         const { group, agent } = request.params;
-        await agentGroups.setMember(group, agent, isMember);
+        await request.scope.fleet.groups.setMember(group, agent, isMember);
         return reply.code(204).send(null);
       },
     });

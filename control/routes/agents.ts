@@ -1,8 +1,8 @@
 /** Agents report here; everybody else reads what they said last. */
 import { z } from 'zod';
-import { LATE_MS, readReports, reportSchema, saveHeartbeat } from '../agents/reports.ts';
+import { LATE_MS, reportSchema } from '../agents/reports.ts';
 import { wantedOf } from '../agents/rollout.ts';
-import type { App, ControlContext } from '../context.ts';
+import type { App } from '../context.ts';
 import { ascending, pageOf, pageQuery, paginate } from '../page.ts';
 import { agentId, assertSpeaksFor } from './agent-parts.ts';
 
@@ -13,7 +13,7 @@ const agentSchema = reportSchema.extend({
   wanted: z.string().meta({ description: 'the version that it is to run with; `none`: its agent.yaml' }),
 });
 
-export function agentRoutes(app: App, context: ControlContext): void {
+export function agentRoutes(app: App): void {
   app.get(
     '/v1/agents',
     {
@@ -27,11 +27,10 @@ export function agentRoutes(app: App, context: ControlContext): void {
       },
     },
     async (request) => {
-      const { engine, volume } = context.connections;
-      const reports = await readReports(engine, volume);
-      const assignments = await context.configRecords.assignments();
-      const groups = await context.configRecords.groups();
-      const nowMs = context.clock.nowMs();
+      const { fleet, nowMs } = request.scope;
+      const reports = await fleet.reports();
+      const assignments = await fleet.assignments();
+      const groups = await fleet.allGroups();
       const agents = [...reports].map(([id, report]) => {
         const assignment = assignments.get(id) ?? null;
         const { version, group } = wantedOf(id, assignment, groups.get(assignment?.group ?? '') ?? null);
@@ -57,12 +56,7 @@ export function agentRoutes(app: App, context: ControlContext): void {
     async (request, reply) => {
       const { agent } = request.params;
       assertSpeaksFor(request, agent);
-      const { engine, volume } = context.connections;
-      await saveHeartbeat(engine, volume, context.clock, {
-        id: agent,
-        address: request.ip,
-        status: request.body.status,
-      });
+      await request.scope.fleet.saveHeartbeat({ id: agent, address: request.ip, status: request.body.status });
       return reply.code(204).send(null);
     },
   );

@@ -25,6 +25,7 @@ export function addAudit(app: App, context: ControlContext): void {
     request.audit = await audit.begin(connections.engine, connections.volume, {
       who: principal.name,
       role: principal.role,
+      tenant: principal.tenant,
       address: request.ip,
       operation: operationId ?? `${request.method} ${routeOptions.url ?? ''}`,
       target: request.url.slice(0, 1000),
@@ -41,7 +42,7 @@ export function addAudit(app: App, context: ControlContext): void {
   });
 }
 
-export function auditRoutes(app: App, context: ControlContext): void {
+export function auditRoutes(app: App): void {
   app.get(
     '/v1/audit',
     {
@@ -60,16 +61,16 @@ export function auditRoutes(app: App, context: ControlContext): void {
       },
     },
     async (request) => {
-      const { engine, volume } = context.connections;
-      const { days, who, operation } = request.query;
-      const records = await context.audit.list(engine, volume, context.clock.nowMs() - days * DAY_MS);
+      const { scope, query } = request;
+      const { days, who, operation } = query;
+      const records = await scope.audited(scope.nowMs - days * DAY_MS);
       const wanted = records.filter(
         (record) =>
           (who === undefined || record.who === who) && (operation === undefined || record.operation === operation),
       );
       const newest = (a: readonly string[], b: readonly string[]): number =>
         a[0] === b[0] ? 0 : (a[0] ?? '') > (b[0] ?? '') ? -1 : 1;
-      return paginate(wanted, ({ id }) => [id], newest, request.query);
+      return paginate(wanted, ({ id }) => [id], newest, query);
     },
   );
 }

@@ -2,7 +2,8 @@
 import { z } from 'zod';
 import { PenstockError } from '../../lib/errors.ts';
 import type { TableState } from '../../lib/table/table.ts';
-import type { App, ControlContext } from '../context.ts';
+import type { App } from '../context.ts';
+import type { LakeScope } from '../scope/lake-scope.ts';
 import { ascending, pageOf, pageQuery, paginate } from '../page.ts';
 import { datasetSampleSchema } from './overview.ts';
 
@@ -51,7 +52,7 @@ const fileSchema = z.object({
   compacted: z.boolean(),
 });
 
-export function datasetRoutes(app: App, context: ControlContext): void {
+export function datasetRoutes(app: App): void {
   const viewer = { access: 'viewer' } as const;
 
   app.get(
@@ -67,8 +68,9 @@ export function datasetRoutes(app: App, context: ControlContext): void {
       },
     },
     (request) => {
-      const { latest } = context.monitor;
-      if (latest === null) throw notYet(context);
+      const { lake } = request.scope;
+      const { latest } = lake;
+      if (latest === null) throw lake.notYet();
       const sorted = [...latest.datasets].sort((a, b) => (a.name < b.name ? -1 : 1));
       return paginate(sorted, ({ name }) => [name], ascending, request.query);
     },
@@ -87,9 +89,10 @@ export function datasetRoutes(app: App, context: ControlContext): void {
       },
     },
     (request) => {
-      const { name } = context.dataset(request.params.dataset);
-      const found = context.monitor.latest?.datasets.find((dataset) => dataset.name === name);
-      if (found === undefined) throw notYet(context);
+      const { lake } = request.scope;
+      const { name } = lake.dataset(request.params.dataset);
+      const found = lake.latest?.datasets.find((dataset) => dataset.name === name);
+      if (found === undefined) throw lake.notYet();
       return found;
     },
   );
@@ -107,8 +110,7 @@ export function datasetRoutes(app: App, context: ControlContext): void {
       },
     },
     async (request) => {
-      const { name } = context.dataset(request.params.dataset);
-      const sizes = await context.fileSizes.get(await context.tables.get(context.connections.lake, name));
+      const sizes = await request.scope.lake.fileSizes(request.params.dataset);
       return {
         ...sizes,
         boundsBytes: [...sizes.boundsBytes],
@@ -131,7 +133,7 @@ export function datasetRoutes(app: App, context: ControlContext): void {
         response: { 200: tableSchema },
       },
     },
-    async (request) => describeTable(await tableOf(context, request.params.dataset)),
+    async (request) => describeTable(await tableOf(request.scope.lake, request.params.dataset)),
   );
 
   app.get(
@@ -148,7 +150,7 @@ export function datasetRoutes(app: App, context: ControlContext): void {
       },
     },
     async (request) => {
-      const { metadata } = await tableOf(context, request.params.dataset);
+      const { metadata } = await tableOf(request.scope.lake, request.params.dataset);
       const sorted = metadata.snapshots.map(describeSnapshot).sort((a, b) => b.sequence - a.sequence);
       const bySequence = (a: readonly string[], b: readonly string[]): number => Number(b[0]) - Number(a[0]);
       return paginate(sorted, ({ sequence }) => [String(sequence)], bySequence, request.query);
@@ -178,7 +180,7 @@ export function datasetRoutes(app: App, context: ControlContext): void {
       },
     },
     async (request) => {
-      const table = await tableOf(context, request.params.dataset);
+      const table = await tableOf(request.scope.lake, request.params.dataset);
       const hour = request.query.hour === undefined ? undefined : Date.parse(`${request.query.hour}:00:00Z`) / HOUR_MS;
       if (Number.isNaN(hour)) throw new PenstockError('usage', 'hour: there is no such hour');
       const files: z.output<typeof fileSchema>[] = [];
@@ -202,18 +204,10 @@ export function datasetRoutes(app: App, context: ControlContext): void {
   );
 }
 
-async function tableOf(context: ControlContext, dataset: string): Promise<TableState> {
-  const table = await context.tables.get(context.connections.lake, context.dataset(dataset).name);
+async function tableOf(lake: LakeScope, dataset: string): Promise<TableState> {
+  const table = await lake.table(dataset);
   if (table === null) throw new PenstockError('not-found', `nothing has landed in ${dataset} yet: it has no table`);
   return table;
-}
-
-/** Throws what is down; else it is a matter of moments. */
-function notYet(context: ControlContext): Error {
-  const down = context.connections.health.find(({ ok }) => !ok);
-  const why =
-    down === undefined ? 'the first sample is being taken' : `the ${down.name} is down: ${down.problem ?? ''}`;
-  return new PenstockError('unavailable', `no figures yet: ${why}`);
 }
 
 function describeTable({

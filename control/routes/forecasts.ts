@@ -1,7 +1,8 @@
 /** What the datasets will need, with how far the last forecast was off, and what follows from it. */
 import { z } from 'zod';
-import type { App, ControlContext } from '../context.ts';
+import type { App } from '../context.ts';
 import { adviseOn } from '../lake/advice.ts';
+import type { Scope } from '../scope/scope.ts';
 import { dailySeries, forecast, heldOut, HISTORY_DAYS_MIN, MEASURES, type Measure } from '../lake/forecast.ts';
 
 const HORIZON_DAYS_MAX = 90;
@@ -35,14 +36,13 @@ const adviceSchema = z.object({
 });
 type Forecast = z.output<typeof forecastSchema>;
 
-export function forecastRoutes(app: App, context: ControlContext): void {
+export function forecastRoutes(app: App): void {
   // Whole days only: an answer holds until the day is over, or a record of an earlier day comes.
   const known = new Map<string, { readonly key: string; readonly answer: Forecast }>();
 
-  async function forecastOf(dataset: string, measure: Measure, days: number): Promise<Forecast> {
-    const { connections, runs, clock } = context;
-    const all = await runs.list(connections.engine, connections.volume, [dataset]);
-    const { startMs, values } = dailySeries(all, measure, clock.nowMs());
+  async function forecastOf(scope: Scope, dataset: string, measure: Measure, days: number): Promise<Forecast> {
+    const all = await scope.lake.runs(dataset);
+    const { startMs, values } = dailySeries(all, measure, scope.nowMs);
     const key = `${days} ${startMs} ${values.join(' ')}`;
     const cached = known.get(`${dataset} ${measure}`);
     if (cached?.key === key) return cached.answer;
@@ -89,10 +89,11 @@ export function forecastRoutes(app: App, context: ControlContext): void {
     async (request) => {
       const { dataset, measure, days } = request.query;
       const items: Forecast[] = [];
-      for (const name of context.datasets(dataset)) items.push(await forecastOf(name, measure, days));
+      const { scope } = request;
+      for (const name of scope.lake.datasets(dataset)) items.push(await forecastOf(scope, name, measure, days));
       const advice =
         request.query.advice === 'true'
-          ? await adviseOn(context, async (name) => (await forecastOf(name, 'rows', days)).forecast)
+          ? await adviseOn(scope, async (name) => (await forecastOf(scope, name, 'rows', days)).forecast)
           : null;
       return { items, nextCursor: null, advice };
     },

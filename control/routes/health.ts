@@ -15,7 +15,7 @@ const readySchema = z.object({
   ),
 });
 
-export function healthRoutes(app: App, context: ControlContext, metrics: ControlMetrics): void {
+export function healthRoutes(app: App, { connections }: ControlContext, metrics: ControlMetrics): void {
   app.get(
     '/healthz',
     {
@@ -42,7 +42,7 @@ export function healthRoutes(app: App, context: ControlContext, metrics: Control
       },
     },
     async (_request, reply) => {
-      const ports = context.connections.health.map(({ name, ok, sinceMs, problem }) => ({
+      const ports = connections.health.map(({ name, ok, sinceMs, problem }) => ({
         name,
         ok,
         since: new Date(sinceMs).toISOString(),
@@ -65,8 +65,8 @@ export function healthRoutes(app: App, context: ControlContext, metrics: Control
         response: { 200: z.string() },
       },
     },
-    async (_request, reply) => {
-      const text = await metrics.text();
+    async (request, reply) => {
+      const text = await metrics.text(request.scope);
       return reply.type(metrics.contentType).serializer(String).send(text);
     },
   );

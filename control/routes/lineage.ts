@@ -1,13 +1,13 @@
 /** Which data trained which model. */
 import { z } from 'zod';
-import type { App, ControlContext } from '../context.ts';
+import type { App } from '../context.ts';
 import { idempotencyHeaders, idOfRequest } from '../idempotency.ts';
-import { findLineage, lineageNameSchema as name, lineageSchema, recordLineage, snapshotUsed } from '../lake/lineage.ts';
+import { lineageNameSchema as name, lineageSchema } from '../lake/lineage.ts';
 import { pageOf, pageQuery, paginate } from '../page.ts';
 
 const snapshotId = z.string().regex(/^\d{1,19}$/, 'expected the id of a snapshot, a decimal number');
 
-export function lineageRoutes(app: App, context: ControlContext): void {
+export function lineageRoutes(app: App): void {
   app.post(
     '/v1/lineage',
     {
@@ -27,15 +27,11 @@ export function lineageRoutes(app: App, context: ControlContext): void {
       },
     },
     async (request, reply) => {
-      const { lake } = context.connections;
       const { body, principal } = request;
-      const dataset = context.dataset(body.dataset).name;
-      const table = await context.tables.get(lake, dataset);
-      const snapshot = snapshotUsed(dataset, table, body.snapshotId);
-      const record = await recordLineage(lake.engine, lake.volume, context.clock, {
+      const record = await request.scope.lake.recordUse({
         id: idOfRequest(request),
-        dataset,
-        snapshotId: snapshot,
+        dataset: body.dataset,
+        snapshotId: body.snapshotId,
         job: body.job,
         model: body.model ?? null,
         recordedBy: principal?.name ?? '',
@@ -62,9 +58,8 @@ export function lineageRoutes(app: App, context: ControlContext): void {
       },
     },
     async (request) => {
-      const { engine, volume } = context.connections;
       const { model, dataset } = request.query;
-      const found = await findLineage(engine, volume, { model, dataset, snapshotId: request.query.snapshotId });
+      const found = await request.scope.lake.uses({ model, dataset, snapshotId: request.query.snapshotId });
       const newest = (a: readonly string[], b: readonly string[]): number =>
         Number(b[0]) - Number(a[0]) || ((a[1] ?? '') < (b[1] ?? '') ? -1 : Number(a[1] !== b[1]));
       return paginate(found, ({ recordedMs, id }) => [String(recordedMs), id], newest, request.query);

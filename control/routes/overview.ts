@@ -1,8 +1,9 @@
 /** The pipeline at a glance: the last sample, its age, what is down, and the series behind the plots. */
 import { z } from 'zod';
-import type { App, ControlContext } from '../context.ts';
-import { LATE_MS, readReports } from '../agents/reports.ts';
+import type { App } from '../context.ts';
+import { LATE_MS } from '../agents/reports.ts';
 import type { Sample } from '../lake/monitor.ts';
+import type { Scope } from '../scope/scope.ts';
 
 export const portSchema = z.object({
   name: z.enum(['engine', 'store', 'log']),
@@ -15,6 +16,8 @@ export const portSchema = z.object({
 export const datasetSampleSchema = z.object({
   name: z.string(),
   topic: z.string(),
+  appendedPerSecond: z.number(),
+  landedPerSecond: z.number(),
   appended: z.number().meta({ description: 'records in the log since its topic was made' }),
   landed: z.number().meta({ description: 'taken from the log, quarantined ones included' }),
   quarantined: z.number(),
@@ -56,7 +59,7 @@ const historySchema = z.object({
   liveFiles: z.array(z.number()),
 });
 
-export function overviewRoutes(app: App, context: ControlContext): void {
+export function overviewRoutes(app: App): void {
   app.get(
     '/v1/overview',
     {
@@ -68,18 +71,17 @@ export function overviewRoutes(app: App, context: ControlContext): void {
         response: { 200: overviewSchema },
       },
     },
-    async () => {
-      const { monitor, connections, clock } = context;
-      const sample = monitor.latest;
+    async ({ scope }) => {
+      const sample = scope.lake.latest;
       return {
-        nowMs: clock.nowMs(),
-        volume: connections.volume,
-        ports: [...connections.health],
+        nowMs: scope.nowMs,
+        volume: scope.volumeName,
+        ports: [...scope.ports],
         atMs: sample?.atMs ?? null,
-        appendedPerSecond: sample?.appendedPerSecond ?? 0,
-        landedPerSecond: sample?.landedPerSecond ?? 0,
+        appendedPerSecond: sample === null ? 0 : sum(sample, (dataset) => dataset.appendedPerSecond),
+        landedPerSecond: sample === null ? 0 : sum(sample, (dataset) => dataset.landedPerSecond),
         datasets: [...(sample?.datasets ?? [])],
-        ...(await whoIsThere(context)),
+        ...(await whoIsThere(scope)),
       };
     },
   );
@@ -95,12 +97,12 @@ export function overviewRoutes(app: App, context: ControlContext): void {
         response: { 200: historySchema },
       },
     },
-    () => {
-      const { history } = context.monitor;
+    ({ scope }) => {
+      const { history } = scope.lake;
       return {
         atMs: history.map((sample) => sample.atMs),
-        appendedPerSecond: history.map((sample) => sample.appendedPerSecond),
-        landedPerSecond: history.map((sample) => sample.landedPerSecond),
+        appendedPerSecond: history.map((sample) => sum(sample, (dataset) => dataset.appendedPerSecond)),
+        landedPerSecond: history.map((sample) => sum(sample, (dataset) => dataset.landedPerSecond)),
         unlanded: history.map((sample) => sum(sample, (dataset) => dataset.unlanded)),
         oldestUnlandedSeconds: history.map(oldestUnlandedSeconds),
         liveFiles: history.map((sample) => sum(sample, (dataset) => dataset.liveFiles)),
@@ -110,17 +112,14 @@ export function overviewRoutes(app: App, context: ControlContext): void {
 }
 
 /** The overview is shown also while the engine is down: without these. */
-async function whoIsThere({
-  connections,
-  clock,
-}: ControlContext): Promise<Pick<z.output<typeof overviewSchema>, 'sessions' | 'agents'>> {
+async function whoIsThere(scope: Scope): Promise<Pick<z.output<typeof overviewSchema>, 'sessions' | 'agents'>> {
   try {
     const sessions: Record<string, number> = {};
-    for (const { kind, live } of await connections.engine.sessions()) {
+    for (const { kind, live } of await scope.sessions()) {
       if (live) sessions[kind] = (sessions[kind] ?? 0) + 1;
     }
-    const reports = [...(await readReports(connections.engine, connections.volume)).values()];
-    const late = reports.filter(({ seenMs }) => clock.nowMs() - seenMs > LATE_MS).length;
+    const reports = [...(await scope.fleet.reports()).values()];
+    const late = reports.filter(({ seenMs }) => scope.nowMs - seenMs > LATE_MS).length;
     return { sessions, agents: { total: reports.length, late } };
   } catch {
     return { sessions: null, agents: null };

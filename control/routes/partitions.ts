@@ -1,7 +1,6 @@
 /** Who lands which partitions of a dataset, and what waits in each. */
 import { z } from 'zod';
-import type { App, ControlContext } from '../context.ts';
-import { readPartitions } from '../lake/partitions.ts';
+import type { App } from '../context.ts';
 import { ascending, pageOf, pageQuery, paginate } from '../page.ts';
 
 const partitionSchema = z.object({
@@ -15,7 +14,7 @@ const partitionSchema = z.object({
   }),
 });
 
-export function partitionRoutes(app: App, context: ControlContext): void {
+export function partitionRoutes(app: App): void {
   app.get(
     '/v1/datasets/:dataset/partitions',
     {
@@ -30,8 +29,7 @@ export function partitionRoutes(app: App, context: ControlContext): void {
       },
     },
     async (request) => {
-      const { lake, log } = context.connections;
-      const states = await readPartitions(lake, log, context.dataset(request.params.dataset));
+      const states = await request.scope.lake.partitions(request.params.dataset);
       const key = ({ partition }: { readonly partition: number }): string[] => [String(partition).padStart(6, '0')];
       return paginate(states, key, ascending, request.query);
     },

@@ -1,8 +1,6 @@
 /** The records that did not fit: which objects hold them, and the records themselves. */
 import { z } from 'zod';
-import { PenstockError } from '../../lib/errors.ts';
-import { quarantineBucket, readQuarantine } from '../../lib/lake/quarantine.ts';
-import type { App, ControlContext } from '../context.ts';
+import type { App } from '../context.ts';
 import { pageOf, pageQuery, paginate } from '../page.ts';
 
 /** A value is shown up to this; the object has all of it. */
@@ -27,7 +25,7 @@ const recordSchema = z.object({
   valueBytes: z.int().nullable(),
 });
 
-export function quarantineRoutes(app: App, context: ControlContext): void {
+export function quarantineRoutes(app: App): void {
   app.get(
     '/v1/quarantine',
     {
@@ -41,13 +39,7 @@ export function quarantineRoutes(app: App, context: ControlContext): void {
       },
     },
     async (request) => {
-      const { engine, volume } = context.connections;
-      const objects: z.output<typeof objectSchema>[] = [];
-      for (const dataset of context.datasets(request.query.dataset)) {
-        for await (const [object, record] of readQuarantine(engine, volume, dataset)) {
-          objects.push({ dataset, object, ...record });
-        }
-      }
+      const objects = await Array.fromAsync(request.scope.lake.quarantine(request.query.dataset));
       const key = ({ committedMs, object }: { readonly committedMs: number; readonly object: string }): string[] => [
         String(committedMs),
         object,
@@ -82,23 +74,8 @@ export function quarantineRoutes(app: App, context: ControlContext): void {
     },
     async (request) => {
       const { object, offset, limit } = request.query;
-      const { name } = context.dataset(request.params.dataset);
-      const { lake } = context.connections;
-      // Only what the engine refers to can be read: the key is a name from outside.
-      const latin1 = /^[ -~]*$/.test(object);
-      const [stored] = latin1
-        ? await lake.engine.read([{ bucket: quarantineBucket(lake.volume, name), field: object }])
-        : [];
-      if (stored == null) throw new PenstockError('not-found', `${name} has no quarantine object ${object}`);
-      const info = await lake.store.head(object);
-      if (info === null)
-        throw new PenstockError('corrupt', `${object} does not exist, but the quarantine refers to it`);
-      const { rows, truncated } = await context.sql.readObject(
-        lake,
-        { key: object, bytes: info.bytes },
-        recordsSql(offset),
-        limit,
-      );
+      const { lake } = request.scope;
+      const { rows, truncated } = await lake.quarantined(request.params.dataset, object, recordsSql(offset), limit);
       return {
         items: rows.map(([reason, topic, partition, at, timestamp, key, value, valueBytes]) =>
           recordSchema.parse({

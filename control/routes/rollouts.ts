@@ -4,7 +4,7 @@ import { PenstockError } from '../../lib/errors.ts';
 import { rolloutSchema, stepSchema, type Step } from '../agents/records.ts';
 import { isWhole, MEMBER_STATES } from '../agents/rollout.ts';
 import { ACTS, type Act } from '../agents/rollouts.ts';
-import type { App, ControlContext } from '../context.ts';
+import type { App } from '../context.ts';
 import { idempotencyHeaders, idOfRequest } from '../idempotency.ts';
 import { groupName, settings } from './agent-parts.ts';
 
@@ -52,7 +52,7 @@ const SUMMARIES: Readonly<Record<Act, string>> = {
   'roll-back': 'After its end: all agents go back to what the group had before',
 };
 
-export function rolloutRoutes(app: App, { rollouts }: ControlContext): void {
+export function rolloutRoutes(app: App): void {
   app.post(
     '/v1/agent-groups/:group/rollout',
     {
@@ -70,7 +70,10 @@ export function rolloutRoutes(app: App, { rollouts }: ControlContext): void {
     async (request, reply) => {
       const { config, ...plan } = request.body;
       const by = request.principal?.name ?? '';
-      const version = await rollouts.begin(request.params.group, config, plan, { id: idOfRequest(request), by });
+      const version = await request.scope.fleet.rollouts.begin(request.params.group, config, plan, {
+        id: idOfRequest(request),
+        by,
+      });
       return reply.code(201).send({ version });
     },
   );
@@ -89,7 +92,7 @@ export function rolloutRoutes(app: App, { rollouts }: ControlContext): void {
     },
     async (request) => {
       const { group } = request.params;
-      const { rollout, health } = await rollouts.look(group);
+      const { rollout, health } = await request.scope.fleet.look(group);
       if (rollout === null) throw new PenstockError('not-found', `there was no roll-out to ${group}`);
       return { ...rollout, health };
     },
@@ -110,7 +113,7 @@ export function rolloutRoutes(app: App, { rollouts }: ControlContext): void {
         },
       },
       async (request, reply) => {
-        await rollouts.act(request.params.group, act, request.principal?.name ?? '');
+        await request.scope.fleet.rollouts.act(request.params.group, act, request.principal?.name ?? '');
         return reply.code(204).send(null);
       },
     );

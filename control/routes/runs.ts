@@ -1,6 +1,6 @@
 /** Landing and compaction runs, and what they cost. */
 import { z } from 'zod';
-import type { App, ControlContext } from '../context.ts';
+import type { App } from '../context.ts';
 import { costPeriods, weekOverWeek } from '../../lib/lake/cost-periods.ts';
 import { newestFirst } from '../lake/runs.ts';
 import { pageOf, pageQuery, paginate } from '../page.ts';
@@ -35,7 +35,7 @@ const costsSchema = z.object({
 });
 const datasetQuery = { dataset: z.string().max(200).optional() };
 
-export function runRoutes(app: App, context: ControlContext): void {
+export function runRoutes(app: App): void {
   app.get(
     '/v1/runs',
     {
@@ -49,9 +49,8 @@ export function runRoutes(app: App, context: ControlContext): void {
       },
     },
     async (request) => {
-      const { connections, runs } = context;
       const wanted = request.query.kind;
-      const all = await runs.list(connections.engine, connections.volume, context.datasets(request.query.dataset));
+      const all = await request.scope.lake.runs(request.query.dataset);
       const shown = wanted === undefined ? all : all.filter((run) => run.kind === wanted);
       const asRun = ([id = '', dataset = '']: readonly string[]): Parameters<typeof newestFirst>[0] => ({
         id,
@@ -79,10 +78,10 @@ export function runRoutes(app: App, context: ControlContext): void {
       },
     },
     async (request) => {
-      const { connections, runs, clock } = context;
-      const datasets = context.datasets(request.query.dataset);
-      const all = await runs.list(connections.engine, connections.volume, datasets);
-      return { periods: costPeriods(all, request.query.by), trends: weekOverWeek(all, datasets, clock.nowMs()) };
+      const { lake, nowMs } = request.scope;
+      const { dataset, by } = request.query;
+      const all = await lake.runs(dataset);
+      return { periods: costPeriods(all, by), trends: weekOverWeek(all, lake.datasets(dataset), nowMs) };
     },
   );
 }

@@ -1,9 +1,9 @@
 /** One SELECT over the lake; see lake/sql.ts for what it can and cannot do. */
 import { z } from 'zod';
-import type { App, ControlContext } from '../context.ts';
+import type { App } from '../context.ts';
 import { ROWS_MAX } from '../lake/sql.ts';
 
-export function sqlRoutes(app: App, context: ControlContext): void {
+export function sqlRoutes(app: App): void {
   app.post(
     '/v1/sql',
     {
@@ -31,6 +31,6 @@ export function sqlRoutes(app: App, context: ControlContext): void {
         },
       },
     },
-    (request) => context.sql.query(context.connections.lake, context.datasetNames, request.body.sql, request.body.rows),
+    (request) => request.scope.lake.sql(request.body.sql, request.body.rows),
   );
 }

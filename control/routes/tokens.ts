@@ -1,12 +1,10 @@
 /** Tokens: an administrator makes and revokes them; a token is shown once. */
 import { z } from 'zod';
-import { PenstockError } from '../../lib/errors.ts';
-import { isOpen } from '../auth/guard.ts';
 import { ROLES, tokenSchema } from '../auth/tokens.ts';
-import type { App, ControlContext } from '../context.ts';
+import type { App } from '../context.ts';
 import { idempotencyHeaders, idOfRequest } from '../idempotency.ts';
 
-export function tokenRoutes(app: App, context: ControlContext): void {
+export function tokenRoutes(app: App): void {
   app.get(
     '/v1/tokens',
     {
@@ -18,7 +16,7 @@ export function tokenRoutes(app: App, context: ControlContext): void {
         response: { 200: z.object({ items: z.array(tokenSchema), nextCursor: z.null() }) },
       },
     },
-    async () => ({ items: await context.tokens.list(), nextCursor: null }),
+    async ({ scope }) => ({ items: await scope.tokens(), nextCursor: null }),
   );
 
   app.post(
@@ -28,7 +26,8 @@ export function tokenRoutes(app: App, context: ControlContext): void {
       schema: {
         operationId: 'tokens.create',
         tags: ['tokens'],
-        summary: 'Make a token. The first one must be an administrator’s: from then on nothing is served without one',
+        summary:
+          'Make a token, with `tenant` one of that tenant. The first one must be an administrator’s: from then on nothing is served without one',
         headers: idempotencyHeaders,
         body: z.strictObject({
           name: z
@@ -48,13 +47,12 @@ export function tokenRoutes(app: App, context: ControlContext): void {
     },
     async (request, reply) => {
       const { name, role, expiresInSeconds } = request.body;
-      if (role !== 'admin' && (await isOpen(context))) {
-        throw new PenstockError('conflict', 'the first token must be of role admin, or nobody could make another', {
-          retryable: false,
-        });
-      }
-      const expiresMs = expiresInSeconds === undefined ? null : context.clock.nowMs() + expiresInSeconds * 1000;
-      const { token, record } = await context.tokens.create({ id: idOfRequest(request), name, role, expiresMs });
+      const { token, record } = await request.scope.createToken({
+        id: idOfRequest(request),
+        name,
+        role,
+        lifeSeconds: expiresInSeconds,
+      });
       return reply.code(201).send({ ...record, token });
     },
   );
@@ -72,7 +70,7 @@ export function tokenRoutes(app: App, context: ControlContext): void {
       },
     },
     async (request, reply) => {
-      await context.tokens.revoke(request.params.id);
+      await request.scope.revokeToken(request.params.id);
       return reply.code(204).send(null);
     },
   );

@@ -1,9 +1,6 @@
 /** The file system's volume: format, what is in use, who has it open. Ending a session is an operator's act. */
 import { z } from 'zod';
-import { PenstockError } from '../../lib/errors.ts';
-import { readFormat } from '../../lib/volume/format.ts';
-import { VolumeKeys } from '../../lib/volume/keys.ts';
-import type { App, ControlContext } from '../context.ts';
+import type { App } from '../context.ts';
 
 const sessionSchema = z.object({
   id: z.int(),
@@ -30,7 +27,7 @@ const volumeSchema = z.object({
   mounts: z.array(sessionSchema).meta({ description: 'live sessions of mounts' }),
 });
 
-export function volumeRoutes(app: App, context: ControlContext): void {
+export function volumeRoutes(app: App): void {
   app.get(
     '/v1/volumes',
     {
@@ -38,11 +35,11 @@ export function volumeRoutes(app: App, context: ControlContext): void {
       schema: {
         operationId: 'volumes.list',
         tags: ['volumes'],
-        summary: 'The volume of this pipeline',
+        summary: 'The volume of this pipeline; for a tenant there is none',
         response: { 200: z.object({ items: z.array(volumeSchema), nextCursor: z.null() }) },
       },
     },
-    async () => ({ items: [await describeVolume(context)], nextCursor: null }),
+    async ({ scope }) => ({ items: await scope.volumes(), nextCursor: null }),
   );
 
   app.get(
@@ -56,8 +53,8 @@ export function volumeRoutes(app: App, context: ControlContext): void {
         response: { 200: z.object({ items: z.array(sessionSchema), nextCursor: z.null() }) },
       },
     },
-    async () => {
-      const sessions = await context.connections.engine.sessions();
+    async ({ scope }) => {
+      const sessions = await scope.sessions();
       return { items: [...sessions].sort((a, b) => b.startedMs - a.startedMs), nextCursor: null };
     },
   );
@@ -81,36 +78,8 @@ export function volumeRoutes(app: App, context: ControlContext): void {
       },
     },
     async (request, reply) => {
-      const { engine } = context.connections;
-      const { id } = request.params;
-      if (id === engine.sessionId) throw new PenstockError('usage', 'this is the session of the server itself');
-      if (!(await engine.sessions()).some((session) => session.id === id)) {
-        throw new PenstockError('not-found', `there is no session ${id}`);
-      }
-      await engine.endSession(id);
+      await request.scope.endSession(request.params.id);
       return reply.code(204).send(null);
     },
   );
-}
-
-async function describeVolume({ connections }: ControlContext): Promise<z.output<typeof volumeSchema>> {
-  const { engine, volume } = connections;
-  const keys = new VolumeKeys(volume);
-  const format = await readFormat(engine, volume);
-  const [bytes, inodes] = await engine.readNumbers([keys.counter('bytes'), keys.counter('inodes')]);
-  const sessions = await engine.sessions();
-  return {
-    name: volume,
-    formatted: format !== null,
-    store: format?.store ?? null,
-    blockSize: format?.blockSize ?? null,
-    inlineBytes: format?.inlineBytes ?? null,
-    graceMs: format?.graceMs ?? null,
-    trashMs: format?.trashMs ?? null,
-    durability: format?.durability ?? null,
-    createdMs: format?.createdMs ?? null,
-    bytesUsed: Number(bytes ?? 0n),
-    inodesUsed: Number(inodes ?? 0n),
-    mounts: sessions.filter(({ kind, live }) => kind === 'mount' && live),
-  };
 }

@@ -120,6 +120,11 @@ const httpUrl = z.url({ protocol: /^https?$/, error: 'expected an http or https 
 const unique = (datasets: readonly DatasetConfig[], key: 'name' | 'topic'): boolean =>
   new Set(datasets.map((entry) => entry[key])).size === datasets.length;
 
+/** As a Kubernetes namespace. Without a dot, so that no tenant's names begin like another's: `team-a.x` is never of `team-a-b`. */
+const tenantName = z
+  .string()
+  .regex(/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/, 'expected 1 to 63 lower case letters, digits and -, as team-a');
+
 const roleValues = (name: string) => z.array(z.string()).default([`penstock:${name}`]);
 
 const oidc = z.strictObject({
@@ -137,6 +142,13 @@ const oidc = z.strictObject({
   roles: z
     .strictObject({ admin: roleValues('admin'), operator: roleValues('operator'), viewer: roleValues('viewer') })
     .prefault({}),
+  /** Which tenant somebody is of: a claim (a list: the way to a nested one), and its value for the platform's own people, who see all tenants. */
+  tenant: z
+    .strictObject({
+      claim: z.union([z.string().min(1), z.array(z.string().min(1)).min(1).max(8)]),
+      platform: z.string().min(1).optional(),
+    })
+    .optional(),
 });
 
 export const pipelineSchema = z.strictObject({
@@ -208,7 +220,9 @@ export const pipelineSchema = z.strictObject({
       tls: z.strictObject({ cert: z.string(), key: z.string() }).optional(),
       tokens: z.string().optional(),
       oidc: oidc.optional(),
+      /** What begins with the name of a tenant and a dot (datasets, agents, groups) is that tenant's and hidden from the others. */
+      tenants: z.array(tenantName).max(1000).default([]),
     })
-    .default({ port: 8080 }),
+    .default({ port: 8080, tenants: [] }),
 });
 export type PipelineConfig = z.output<typeof pipelineSchema>;

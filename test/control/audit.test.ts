@@ -45,7 +45,7 @@ test('records are kept for ninety days, and a secret in a body is left out', asy
   const { engine } = lake;
   let nowMs = Date.UTC(2026, 0, 1);
   const clock = { ...systemClock, nowMs: () => nowMs, monotonicMs: () => nowMs };
-  const act = { who: 'a', role: 'admin', address: '::1', operation: 'x.y', target: '/x' };
+  const act = { who: 'a', role: 'admin', tenant: null, address: '::1', operation: 'x.y', target: '/x' };
   const first = new AuditLog(clock);
   const record = await first.begin(engine, lake.volume, {
     ...act,

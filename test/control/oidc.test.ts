@@ -68,7 +68,14 @@ class Provider {
   }
 }
 
-async function served(options: { readonly claim?: string; readonly admin?: readonly string[] } = {}) {
+async function served(
+  options: {
+    readonly claim?: string;
+    readonly admin?: readonly string[];
+    readonly tenant?: { readonly claim: string | string[]; readonly platform?: string };
+    readonly tenants?: readonly string[];
+  } = {},
+) {
   const provider = await Provider.start();
   const { config, dir } = await openTestPipeline();
   const roles = {
@@ -76,8 +83,15 @@ async function served(options: { readonly claim?: string; readonly admin?: reado
     operator: ['penstock:operator'],
     viewer: ['penstock:viewer'],
   };
-  const oidc = { issuer: provider.issuer, audience: AUDIENCE, claim: options.claim ?? 'roles', roles };
-  const control = await startControl({ ...config, serve: { ...config.serve, oidc } }, dir);
+  const { claim = 'roles', tenant, tenants = [] } = options;
+  const oidc = {
+    issuer: provider.issuer,
+    audience: AUDIENCE,
+    claim,
+    roles,
+    ...(tenant === undefined ? {} : { tenant }),
+  };
+  const control = await startControl({ ...config, serve: { ...config.serve, oidc, tenants: [...tenants] } }, dir);
   return { provider, control };
 }
 
@@ -161,4 +175,25 @@ test('forged key ids do not become requests to the issuer, and its keys serve on
   expect(provider.keyRequests).toBe(1);
   provider.isDown = true;
   expect(await statusOf(control, token)).toBe(200);
+});
+
+test('a claim says of which tenant somebody is; who has none, several or an unknown one may do nothing', async () => {
+  const tenants = ['team-a', 'team-b'];
+  const tenant = { claim: ['kubernetes.io', 'namespace'], platform: 'penstock' };
+  const { provider, control } = await served({ tenant, tenants });
+  const seen = async (namespace: unknown): Promise<unknown> => {
+    const claims = namespace === undefined ? {} : { 'kubernetes.io': { namespace } };
+    const token = await provider.sign({ roles: ['penstock:viewer'], ...claims });
+    const answer = await control.request('GET', '/v1/tenants', { token });
+    return answer.status === 200
+      ? (answer.json['items'] as readonly { readonly name: string }[]).map(({ name }) => name)
+      : answer.status;
+  };
+  expect(await seen('team-a')).toEqual(['team-a']);
+  expect(await seen(['team-b'])).toEqual(['team-b']);
+  expect(await seen('penstock')).toEqual(tenants);
+  for (const namespace of [undefined, null, '', 'team-c', ['team-a', 'team-b'], { name: 'team-a' }, 7]) {
+    expect([namespace, await seen(namespace)]).toEqual([namespace, 403]);
+  }
+  await expect(served({ tenants })).rejects.toThrow('serve.oidc.tenant: missing');
 });

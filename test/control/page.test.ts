@@ -2,6 +2,7 @@
 import { chromium, type Browser, type Page } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
 import { DATASET } from '../compactor/pipeline.ts';
+import { FIRST, openTwoTenants } from './two-tenants.ts';
 import { missing, requireService } from '../support/services.ts';
 import { rolling } from './fleet.ts';
 import { type Control, landedPipeline, startControl, writeCostsOfDays } from './control.ts';
@@ -110,6 +111,27 @@ describe.skipIf(missing('chromium'))('the admin page', () => {
     expect(await group.getByRole('button').count()).toBe(0);
     await fleet.beat();
     expect(fleet.with(before)).toHaveLength(6);
+  });
+
+  test('the platform looks at one tenant; who is of one sees that one', async () => {
+    const { control, parties } = await openTwoTenants();
+    const shownTo = async (token: string): Promise<Page> => {
+      const page = await openPage(control, { viewport: { width: 390, height: 900 } });
+      await page.goto(`${control.url}/#/datasets`);
+      await page.getByRole('textbox', { name: 'Token' }).fill(token);
+      await page.keyboard.press('Enter');
+      return page;
+    };
+    const page = await shownTo(FIRST);
+    await page.getByRole('link', { name: 'team-b.unit' }).waitFor();
+    await page.getByLabel('Tenant').selectOption('team-a');
+    await page.getByRole('link', { name: 'team-b.unit' }).waitFor({ state: 'detached' });
+    await page.getByRole('link', { name: 'team-a.unit' }).waitFor();
+    expect(await page.evaluate('document.documentElement.scrollWidth - document.documentElement.clientWidth')).toBe(0);
+    const own = await shownTo(parties[1]?.token ?? '');
+    await own.getByRole('link', { name: 'team-b.unit' }).waitFor();
+    expect(await own.getByLabel('Tenant').isDisabled()).toBe(true);
+    expect(await own.getByLabel('Tenant').inputValue()).toBe('team-b');
   });
 
   test('the quarantine shows the records of a commit', async () => {

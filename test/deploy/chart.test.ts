@@ -197,6 +197,7 @@ describe.skipIf(absent)('the Helm chart', () => {
       );
       const pipeline = parseConfig(config?.data?.['pipeline.yaml'] ?? '', 'pipeline.yaml', pipelineSchema);
       expect(pipeline.meta).toBe('redis://r:6379/0');
+      expect(pipeline.serve.tenants).toEqual(values === MATRIX['everything'] ? ['team-a', 'b'] : []);
       const agent = config?.data?.['agent.yaml'];
       const parsed = agent === undefined ? undefined : parseConfig(agent, 'agent.yaml', agentSchema);
       if (parsed !== undefined) expect(parsed.agent.id).toBe('edge-7');

@@ -1,0 +1,61 @@
+/** Agents and their groups as one tenant (or the platform) may see them. */
+import type { AgentConfigs } from '../agents/agent-configs.ts';
+import type { ConfigRecords } from '../agents/config-records.ts';
+import type { AgentGroups } from '../agents/groups.ts';
+import type { Assignment, Group } from '../agents/records.ts';
+import { readReports, saveHeartbeat, type Report } from '../agents/reports.ts';
+import type { RolloutLook, Rollouts } from '../agents/rollouts.ts';
+import type { ControlContext } from '../context.ts';
+
+export class FleetScope {
+  /** These three take a name of the path, which is the tenant's own (auth/tenants.ts). */
+  readonly configs: AgentConfigs;
+  readonly groups: Omit<AgentGroups, 'sizes'>;
+  readonly rollouts: Pick<Rollouts, 'begin' | 'act'>;
+  readonly configOf: ConfigRecords['config'];
+  readonly #context: ControlContext;
+  readonly #owns: (name: string) => boolean;
+
+  constructor(context: ControlContext, tenant: string | null) {
+    this.#context = context;
+    this.#owns = (name) => tenant === null || context.tenants.ownerOf(name) === tenant;
+    this.configs = context.agentConfigs;
+    this.groups = context.agentGroups;
+    this.rollouts = context.rollouts;
+    this.configOf = (owner, version) => context.configRecords.config(owner, version);
+  }
+
+  async reports(): Promise<ReadonlyMap<string, Report>> {
+    const { engine, volume } = this.#context.connections;
+    return this.#own(await readReports(engine, volume));
+  }
+
+  async saveHeartbeat(report: Parameters<typeof saveHeartbeat>[3]): Promise<void> {
+    const { engine, volume } = this.#context.connections;
+    await saveHeartbeat(engine, volume, this.#context.clock, report);
+  }
+
+  async assignments(): Promise<ReadonlyMap<string, Assignment>> {
+    return this.#own(await this.#context.configRecords.assignments());
+  }
+
+  /** By name. */
+  async allGroups(): Promise<ReadonlyMap<string, Group>> {
+    return this.#own(await this.#context.configRecords.groups());
+  }
+
+  /** Members by group. */
+  async sizes(): Promise<ReadonlyMap<string, number>> {
+    return this.#own(await this.#context.agentGroups.sizes());
+  }
+
+  async look(group: string): Promise<RolloutLook> {
+    const look = await this.#context.rollouts.look(group);
+    // A tenant that was configured later may have a group with members of before.
+    return { ...look, members: look.members.filter(({ id }) => this.#owns(id)) };
+  }
+
+  #own<T>(byName: ReadonlyMap<string, T>): ReadonlyMap<string, T> {
+    return new Map([...byName].filter(([name]) => this.#owns(name)));
+  }
+}
