@@ -85,7 +85,7 @@ async function modulesProblems({ sources, transforms }: AgentConfig, baseDir: st
   const problems: PathProblem[] = [];
   for (const [index, source] of sources.entries()) {
     if (source.type !== 'file' || source.multiline === undefined) continue;
-    const { patternProblem } = await import('./sources/line-joiner.ts');
+    const { patternProblem } = await import('./sources/file/line-joiner.ts');
     for (const key of ['start', 'continuation'] as const) {
       const message = patternProblem(source.multiline[key] ?? '');
       if (message !== null) problems.push({ path: ['sources', index, 'multiline', key], message });

@@ -1,7 +1,7 @@
 /** A source from its configuration. What only some agents need is loaded when it is configured: a small machine has it in memory otherwise. */
 import type { AgentConfig, SourceConfig } from '../config.ts';
 import { receiptsPerSource } from './exclusive.ts';
-import { fileSource } from './file-source.ts';
+import { fileSource } from './file/file-source.ts';
 import { hostSource } from './host.ts';
 import { simulatorSource } from './simulator.ts';
 import type { Source } from './source.ts';

@@ -20,6 +20,10 @@ export class Marks {
     return marks;
   }
 
+  static ofBeginning(): Marks {
+    return new Marks(0);
+  }
+
   /** Takes note of the bytes that follow on what is known. Behind `keepFrom`, every offset can be marked later. */
   push(chunk: Buffer, keepFrom: number): void {
     if (this.#head.length < MARK_BYTES && this.#recentEnd === this.#head.length) {

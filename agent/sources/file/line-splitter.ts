@@ -46,6 +46,11 @@ export class LineSplitter {
     return this.#position + this.#rest.length;
   }
 
+  /** Of a line whose end has not come. */
+  get rest(): Buffer {
+    return this.#rest;
+  }
+
   /** Takes the bytes at `readPosition`; the buffer must not be written again. */
   push(chunk: Buffer): Line[] {
     const lines: Line[] = [];

@@ -3,15 +3,15 @@
  *
  * A file is recognised by device, inode and *marks*: checksums of its first bytes and of the bytes before the position. Inodes
  * are used again and files are truncated; a file whose marks do not fit is another one. A copy that copytruncate made has another
- * inode and the same marks.
+ * inode and the same marks, and so has a file that was compressed: offsets and marks are always those of the content.
  *
  * Limits: a mark covers MARK_BYTES; a file that was rewritten so that both marks and the length fit is taken for the same file.
  */
 import { crc32c } from '@node-rs/crc32';
 import { open, stat, type FileHandle } from 'node:fs/promises';
 import { z } from 'zod';
-import { systemCode } from '../../lib/errors.ts';
-import type { CheckpointState } from '../spool/spool-state.ts';
+import { systemCode } from '../../../lib/errors.ts';
+import type { CheckpointState } from '../../spool/spool-state.ts';
 
 export const MARK_BYTES = 256;
 
@@ -27,6 +27,8 @@ const positionSchema = z.strictObject({
   tail: markSchema,
   /** The header of a CSV file. */
   columns: z.array(z.string()).nullable(),
+  /** Of a compressed file that was read to its end: its own length, and a checksum of its own last bytes. */
+  ended: z.strictObject({ bytes: z.int().nonnegative(), crc: z.int().nonnegative() }).exactOptional(),
 });
 /** What is stored in the spool with the readings up to `offset`. */
 export type FilePosition = z.infer<typeof positionSchema>;

@@ -7,8 +7,8 @@
  * are RE2's, which take time in proportion to the text: with backtracking, one line could stall the agent.
  */
 import { RE2JS } from 're2js';
-import { describeError } from '../../lib/errors.ts';
-import type { FileSourceConfig } from '../config.ts';
+import { describeError } from '../../../lib/errors.ts';
+import type { FileSourceConfig } from '../../config.ts';
 import type { Line } from './line-splitter.ts';
 
 const MATCHED_BYTES_MAX = 4096;

@@ -12,13 +12,12 @@ import {
   closeSync,
 } from 'node:fs';
 import { join } from 'node:path';
-import { gzipSync } from 'node:zlib';
 import { expect, test } from 'vitest';
-import { fileSource } from '../../../agent/sources/file-source.ts';
-import type { Spool } from '../../../agent/spool/spool.ts';
-import { tempDir } from '../../support/temp.ts';
-import { contentOf, readAll, spoolIn } from '../spool/support.ts';
-import { fileConfig, quarantinedIn, runSource } from './support.ts';
+import { fileSource } from '../../../../agent/sources/file/file-source.ts';
+import type { Spool } from '../../../../agent/spool/spool.ts';
+import { tempDir } from '../../../support/temp.ts';
+import { contentOf, readAll, spoolIn } from '../../spool/support.ts';
+import { fileConfig, quarantinedIn, runSource } from '../support.ts';
 
 const line = (number: number): string => `{"n":${number},"id":"s${number % 3}"}\n`;
 const lines = (from: number, to: number): string =>
@@ -185,6 +184,23 @@ test('start: end skips what was there, also the rest of a line that was begun', 
   expect(output.counters.quarantined).toBe(0);
 });
 
+test('start: end skips nothing that came while the agent was down', async () => {
+  const { dir, logs, path } = setUp();
+  writeFileSync(path, '{"n":-1}\n');
+  const config = fileConfig(`${logs}/*.ndjson`, { start: 'end' });
+  const first = await spoolIn(join(dir, 'spool'));
+  const running = runSource(await fileSource(config, '/'), first, dir);
+  await expect.poll(() => first.checkpointSources('file:')).toHaveLength(1);
+  await running.stop();
+  await first.close();
+  appendFileSync(path, line(1));
+  utimesSync(path, 1_700_000_000, 1_700_000_000);
+  writeFileSync(join(logs, 'new.ndjson'), line(2));
+  const spool = await spoolIn(join(dir, 'spool'));
+  runSource(await fileSource(config, '/'), spool, dir);
+  await expectNumbers(spool, 2);
+});
+
 test('what is no reading goes to the quarantine with reason and position, and the lines around it are read', async () => {
   const { dir, logs, path } = setUp();
   const spool = await spoolIn(join(dir, 'spool'));
@@ -299,17 +315,4 @@ test('a full spool holds the source up, and it goes on without loss when there i
     await spool.sync();
   }
   expect(seen).toEqual(Array.from({ length: 40_000 }, (_, index) => index + 1));
-});
-
-test('a compressed file is left alone and named, and the others are read', async () => {
-  const { dir, logs, path } = setUp();
-  writeFileSync(`${path}.1.gz`, gzipSync(lines(1, 1000)));
-  writeFileSync(path, lines(1, 10));
-  const spool = await spoolIn(join(dir, 'spool'));
-  const { output } = runSource(await fileSource(fileConfig(`${logs}/app*`), '/'), spool, dir);
-  await expectNumbers(spool, 10);
-  await expect.poll(() => output.counters.problem).toContain('app.ndjson.1.gz is compressed');
-  appendFileSync(path, lines(11, 20));
-  await expectNumbers(spool, 20);
-  expect(output.counters.quarantined).toBe(0);
 });

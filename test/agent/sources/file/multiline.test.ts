@@ -1,14 +1,14 @@
 import { appendFileSync, mkdirSync, renameSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { validateAgent } from '../../../agent/main.ts';
-import { fileSource } from '../../../agent/sources/file-source.ts';
-import type { Spool } from '../../../agent/spool/spool.ts';
-import { AgentProcess } from '../../support/agent-process.ts';
-import { tempDir } from '../../support/temp.ts';
-import { valuesIn } from '../log-values.ts';
-import { contentOf, readAll, spoolIn } from '../spool/support.ts';
-import { fileConfig, quarantinedIn, runSource } from './support.ts';
+import { validateAgent } from '../../../../agent/main.ts';
+import { fileSource } from '../../../../agent/sources/file/file-source.ts';
+import type { Spool } from '../../../../agent/spool/spool.ts';
+import { AgentProcess } from '../../../support/agent-process.ts';
+import { tempDir } from '../../../support/temp.ts';
+import { valuesIn } from '../../log-values.ts';
+import { contentOf, readAll, spoolIn } from '../../spool/support.ts';
+import { fileConfig, quarantinedIn, runSource } from '../support.ts';
 
 /** A message with its stack, of 1 to 5 lines; every 50th is longer than a chunk that is read. */
 function traceOf(n: number): string {

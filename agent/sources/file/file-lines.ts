@@ -1,0 +1,187 @@
+/**
+ * From the bytes of a file to readings that are delivered together with the position behind them.
+ *
+ * Invariants: the position that is stored lies behind the last line that was delivered or quarantined, never within a line that was
+ * not (except in the rest of an overlong one). Lines that are joined are one line in this. At most one delivery is in flight, while the
+ * next chunk is read and parsed.
+ */
+import type { FileSourceConfig } from '../../config.ts';
+import type { Rejected } from '../../quarantine.ts';
+import { isSurelyFine, refusal, type NewReading } from '../../spool/frame.ts';
+import {
+  isRejected,
+  parseCsvHeader,
+  parseCsvLine,
+  parseJson,
+  parseText,
+  type RejectedInput,
+} from '../reading-parser.ts';
+import type { SourceOutput } from '../source.ts';
+import type { Marks } from './file-marks.ts';
+import type { LineJoiner } from './line-joiner.ts';
+import { LineSplitter, type Line } from './line-splitter.ts';
+import type { FilePosition } from './tailed-file.ts';
+
+const BOM = Buffer.from([0xef, 0xbb, 0xbf]);
+/** Also `app.csv.1`, `app.csv-20260131` and these with `.gz`. */
+const CSV_NAME = /\.csv(?:[.-]\d+)*(?:\.gz)?$/i;
+
+/** What reads the file at one place in it. */
+export interface LineContext {
+  /** Under which its position is stored. */
+  readonly key: string;
+  readonly config: FileSourceConfig;
+  readonly output: SourceOutput;
+  readonly joiner: LineJoiner | undefined;
+}
+
+export class FileLines {
+  /** Where the file was found last; it may have been renamed since. */
+  path: string;
+  readonly #context: LineContext;
+  readonly #splitter: LineSplitter;
+  readonly #marks: Marks;
+  readonly #isCsv: boolean;
+  #columns: readonly string[] | null;
+  #position: FilePosition;
+  #inFlight: Promise<void> = Promise.resolve();
+
+  /** `marks` are those at the position. */
+  constructor(context: LineContext, position: FilePosition, marks: Marks) {
+    const { format, maxLineBytes } = context.config;
+    this.path = position.path;
+    this.#context = context;
+    this.#splitter = new LineSplitter(position.offset, position.skipping, maxLineBytes);
+    this.#marks = marks;
+    this.#isCsv = (format ?? (CSV_NAME.test(position.path) ? 'csv' : 'ndjson')) === 'csv';
+    this.#columns = position.columns;
+    this.#position = position;
+  }
+
+  /** As it is stored. */
+  get position(): FilePosition {
+    return this.#position;
+  }
+
+  /** Where the next chunk is read. */
+  get readPosition(): number {
+    return this.#splitter.readPosition;
+  }
+
+  /** The beginning of a reading is read whose end may still come. */
+  get isHolding(): boolean {
+    return this.#context.joiner !== undefined && this.#context.joiner.position !== null;
+  }
+
+  /** Takes the bytes at `readPosition`; the buffer must not be written again. */
+  async push(bytes: Buffer): Promise<void> {
+    this.#marks.push(bytes, this.#offset);
+    await this.#deliver(this.#join(this.#splitter.push(bytes)));
+  }
+
+  /** Delivers joined lines whose next one has not come for too long. */
+  async flushOverdue(): Promise<void> {
+    const { joiner, output } = this.#context;
+    await this.#deliver(joiner?.overdue(output.clock.monotonicMs()) ?? []);
+  }
+
+  /** Delivers the joined lines that are there, as no more come; a line without its end stays. */
+  async flushLines(): Promise<void> {
+    await this.#deliver(this.#context.joiner?.finish() ?? []);
+    await this.settled();
+  }
+
+  /** Delivers the rest, as nobody writes the file any more: its last line may have no line end. */
+  async finish(): Promise<void> {
+    const last = this.#join(this.#splitter.finish());
+    await this.#deliver([...last, ...(this.#context.joiner?.finish() ?? [])]);
+    await this.settled();
+  }
+
+  /** The same where the rest of the content is lost: what there is of a line is quarantined. Its position stays in front of it. */
+  async breakOff(reason: string): Promise<void> {
+    await this.flushLines();
+    const { rest, position } = this.#splitter;
+    await this.#context.output.quarantine([{ reason, position: `${this.path}@${position}`, input: rest }]);
+  }
+
+  /** The whole file was read, which was compressed. */
+  async storeEnd(ended: NonNullable<FilePosition['ended']>): Promise<void> {
+    await this.settled();
+    const state = { ...this.#position, path: this.path, ended };
+    await this.#context.output.deliver([], [{ source: this.#context.key, state }]);
+    this.#position = state;
+  }
+
+  /** Resolves when nothing is in flight. Throws what went wrong with it. */
+  settled(): Promise<void> {
+    return this.#inFlight;
+  }
+
+  /** Where a reader that has nothing of this file goes on. */
+  get #offset(): number {
+    return this.#context.joiner?.position ?? this.#splitter.position;
+  }
+
+  #join(lines: readonly Line[]): readonly Line[] {
+    const { joiner, output } = this.#context;
+    return joiner?.push(lines, output.clock.monotonicMs()) ?? lines;
+  }
+
+  async #deliver(lines: readonly Line[]): Promise<void> {
+    const { key, output } = this.#context;
+    const { isSkipping } = this.#splitter;
+    const offset = this.#offset;
+    if (lines.length === 0 && isSkipping === this.#position.skipping) return;
+    const readings: NewReading[] = [];
+    const rejected: Rejected[] = [];
+    const arrivalUs = output.clock.nowMs() * 1000;
+    for (const line of lines) {
+      const result = this.#parse(line, arrivalUs);
+      if (result === null) continue;
+      const reason = isRejected(result) ? result.reason : isSurelyFine(result) ? null : refusal(result);
+      if (reason !== null) rejected.push({ reason, position: `${this.path}@${line.start}`, input: line.bytes });
+      else if (!isRejected(result)) readings.push(result);
+    }
+    const position: FilePosition = {
+      path: this.path,
+      offset,
+      skipping: isSkipping,
+      head: this.#marks.head(offset),
+      tail: this.#marks.tail(offset),
+      columns: this.#columns === null ? null : [...this.#columns],
+    };
+    await this.#inFlight;
+    if (rejected.length > 0) await output.quarantine(rejected);
+    this.#inFlight = output.deliver(readings, [{ source: key, state: position }]).then(() => {
+      this.#position = position;
+    });
+    // The failure is thrown where `#inFlight` is awaited next; it must not count as unhandled until then.
+    this.#inFlight.catch(() => undefined);
+  }
+
+  /** null for a line that says nothing. */
+  #parse(line: Line, arrivalUs: number): NewReading | RejectedInput | null {
+    const { config } = this.#context;
+    if (line.isTooLong) return { reason: `the line is longer than maxLineBytes (${config.maxLineBytes})` };
+    const bytes = line.start === 0 && line.bytes.subarray(0, 3).equals(BOM) ? line.bytes.subarray(3) : line.bytes;
+    if (isBlank(bytes)) return null;
+    const { to: topic, priority, sensor, eventTime } = config;
+    const key = sensor === undefined ? null : sensor === 'path' ? { text: this.path } : { field: sensor };
+    const mapping = { input: 'line', topic, priority, key, eventTime };
+    if (config.format === 'text') return parseText(bytes, mapping, arrivalUs);
+    if (!this.#isCsv) return parseJson(bytes, mapping, arrivalUs);
+    if (this.#columns !== null) {
+      if (this.#columns.length === 0) return { reason: 'the file has no CSV header' };
+      return parseCsvLine(bytes, this.#columns, mapping, arrivalUs);
+    }
+    const header = parseCsvHeader(bytes);
+    this.#columns = 'reason' in header ? [] : header;
+    return 'reason' in header ? header : null;
+  }
+}
+
+function isBlank(bytes: Buffer): boolean {
+  for (const byte of bytes) if (byte !== 0x20 && byte !== 0x09) return false;
+  return true;
+}

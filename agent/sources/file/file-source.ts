@@ -1,0 +1,401 @@
+/**
+ * Files that are followed as they grow: a glob, rotation by rename and by copytruncate, also where what was rotated is compressed, exactly
+ * once into the spool.
+ *
+ * Invariants: a file's position is stored in the same group as its readings, so a kill at any moment neither repeats nor skips a line.
+ * A position moves to another file (a copy, the compressed form) in one group, before that file is read.
+ * Rotation
+ * - Renamed: the open handle is read to its end, until nothing came for ROTATED_WAIT_MS; a file that was renamed while the agent was
+ *   down is looked for by its inode in the folder where it lay, and then by its content in what is compressed there.
+ * - Copied and truncated: the copy is found by its marks, and read from where the original was; a copy that the glob matches
+ *   waits COPY_WAIT_MS for its original to be truncated, and is a file of its own if that does not happen.
+ * - Compressed: a gzip file that the glob matches is looked at once it has not changed for SETTLED_MS. Where the file is still open that it was
+ *   made of, that one is read, and then there is nothing left in this one; where it is gone, this one goes on in its place; else it is a file
+ *   of its own.
+ * Limits: FILES_MAX open files, FILES_KNOWN_MAX with the compressed ones that are read. What is written between a copytruncate's copy and its
+ * truncation is lost by that method itself. While the content of a compressed file is compared (100 MB take a second or less), the others wait.
+ */
+import { glob, type FileHandle } from 'node:fs/promises';
+import { resolve } from 'node:path';
+import { describeError, PenstockError, systemCode } from '../../../lib/errors.ts';
+import type { FileSourceConfig } from '../../config.ts';
+import { pause, type Source, type SourceOutput } from '../source.ts';
+import { CompressedFile } from './compressed-file.ts';
+import { filesBeside, findCopy, type FoundFile } from './copies.ts';
+import { Marks } from './file-marks.ts';
+import { FollowedFile, type OpenFile } from './followed-file.ts';
+import { compressionOf, contentEnd, endOf, matchContent } from './gzip-content.ts';
+import type { LineJoiner } from './line-joiner.ts';
+import { StoredPositions } from './stored-positions.ts';
+import { BEGINNING, bytesAt, fits, openFile, statFile, type FilePosition, type FileStats } from './tailed-file.ts';
+
+const ROTATED_WAIT_MS = 5000;
+const COPY_WAIT_MS = 5000;
+/** A compressor writes all the time; one that pauses longer only makes the file come in two parts. */
+const SETTLED_MS = 10_000;
+/** Well below the usual limit of 1024 descriptors. */
+const FILES_MAX = 800;
+/** Some 300 bytes each in the head of every segment of the spool. */
+const FILES_KNOWN_MAX = 2000;
+const LF = 10;
+
+interface Original {
+  readonly inode: string;
+  readonly end: Awaited<ReturnType<typeof contentEnd>>;
+}
+
+/** Why a file that the glob matches is left alone. */
+class NotFollowed extends Error {}
+
+export async function fileSource(config: FileSourceConfig, baseDir: string): Promise<Source> {
+  const pattern = resolve(baseDir, config.path);
+  const name = `file:${pattern}`;
+  const { multiline } = config;
+  const joining = multiline === undefined ? undefined : await import('./line-joiner.ts');
+  return {
+    name,
+    run: (output, signal) => {
+      const makeJoiner = (): LineJoiner | undefined =>
+        joining && multiline && new joining.LineJoiner(multiline, () => output.count('multiline_cut'));
+      return new FileFollower(name, pattern, config, output, makeJoiner, signal).run();
+    },
+  };
+}
+
+class FileFollower {
+  readonly #pattern: string;
+  readonly #config: FileSourceConfig;
+  readonly #output: SourceOutput;
+  readonly #makeJoiner: () => LineJoiner | undefined;
+  readonly #signal: AbortSignal;
+  /** By inode. */
+  readonly #files = new Map<string, OpenFile>();
+  readonly #positions: StoredPositions;
+  /** Copies of a followed file, since when they are seen. */
+  readonly #copies = new Map<string, number>();
+  /** Compressed files, since when they are as they are. */
+  readonly #settling = new Map<string, FileStats & { readonly sinceMs: number }>();
+  /** Compressed files, with the open file that each was made of and the end of what it holds (null: it has none yet). */
+  readonly #originals = new Map<string, Original>();
+  readonly #problems = new Map<string, string>();
+  /** What is there at the first look is passed over. */
+  readonly #startsAtEnd: boolean;
+  #isFirstLook = true;
+
+  constructor(
+    name: string,
+    pattern: string,
+    config: FileSourceConfig,
+    output: SourceOutput,
+    makeJoiner: () => LineJoiner | undefined,
+    signal: AbortSignal,
+  ) {
+    this.#pattern = pattern;
+    this.#config = config;
+    this.#output = output;
+    this.#makeJoiner = makeJoiner;
+    this.#signal = signal;
+    this.#positions = new StoredPositions(name, output);
+    this.#startsAtEnd = config.start === 'end' && this.#positions.isEmpty;
+  }
+
+  async run(): Promise<void> {
+    const { clock } = this.#output;
+    let lookedMs = -Infinity;
+    try {
+      while (!this.#isOver()) {
+        if (clock.monotonicMs() - lookedMs >= this.#config.poll) {
+          lookedMs = clock.monotonicMs();
+          await this.#look();
+        }
+        let isBusy = false;
+        // What was rotated away comes before what took its place.
+        for (const file of rotatedFirst([...this.#files.values()])) {
+          let hasMore = await this.#readOn(file);
+          while (hasMore && !this.#isOver() && file.rotatedSinceMs !== undefined) hasMore = await this.#readOn(file);
+          isBusy ||= hasMore;
+          // Its last reading waits for its timeout.
+          if (file.rotatedSinceMs !== undefined && file.lines.isHolding) break;
+        }
+        this.#output.report([...this.#problems.values()][0] ?? null);
+        if (!isBusy) await pause(this.#config.poll, this.#signal);
+      }
+    } finally {
+      for (const file of this.#files.values()) await file.close();
+    }
+  }
+
+  // A method, because the type checker does not see that an await in between can change it.
+  #isOver(): boolean {
+    return this.#signal.aborted;
+  }
+
+  /** Which files are there now. */
+  async #look(): Promise<void> {
+    const found = new Set<string>();
+    for (const { path, stats } of await this.#matches()) {
+      found.add(stats.inode);
+      const known = this.#files.get(stats.inode);
+      if (known !== undefined) {
+        known.lines.path = path;
+        known.rotatedSinceMs = undefined;
+      } else if (!this.#positions.isFinished(stats)) await this.#guarded(path, () => this.#discover(path, stats));
+    }
+    for (const file of this.#files.values()) {
+      if (!found.has(file.inode)) file.rotatedSinceMs ??= this.#output.clock.monotonicMs();
+    }
+    for (const seen of [this.#copies, this.#settling, this.#originals]) {
+      for (const inode of seen.keys()) if (!found.has(inode)) seen.delete(inode);
+    }
+    if (this.#isFirstLook) {
+      this.#isFirstLook = false;
+      for (const [key, position] of this.#positions.entries()) {
+        if (!found.has(key)) await this.#findRotated(key, position);
+      }
+    }
+    this.#positions.keepFinished(found);
+  }
+
+  /** The oldest first, so that rotated files come in the order in which they were written. */
+  async #matches(): Promise<FoundFile[]> {
+    // A name that exists is meant as it stands, whatever characters are in it.
+    const isLiteral = (await statFile(this.#pattern)) !== null;
+    const matches: FoundFile[] = [];
+    for await (const path of isLiteral ? [this.#pattern] : glob(this.#pattern)) {
+      const stats = await this.#guarded(path, () => statFile(path));
+      if (stats !== null && stats !== undefined) matches.push({ path, stats });
+    }
+    return matches.sort((a, b) => a.stats.modifiedMs - b.stats.modifiedMs);
+  }
+
+  async #discover(path: string, stats: FileStats): Promise<void> {
+    const isOneTooMany = this.#files.size + this.#positions.finishedCount >= FILES_KNOWN_MAX;
+    if (this.#files.size >= FILES_MAX || isOneTooMany) {
+      const max = isOneTooMany ? FILES_KNOWN_MAX : FILES_MAX;
+      throw new NotFollowed(`more than ${max} files match ${this.#pattern}: ${path} waits`);
+    }
+    const handle = await openFile(path, stats.inode);
+    if (handle === null) return;
+    let position: FilePosition | 'wait' | undefined;
+    let isCompressed = false;
+    try {
+      const compression = await compressionOf(handle);
+      isCompressed = compression === 'gzip';
+      if (compression !== null && !isCompressed) {
+        throw new NotFollowed(`${path} is compressed by ${compression}: of compressed files, those of gzip are read`);
+      }
+      position = isCompressed
+        ? await this.#compressedPosition(handle, path, stats)
+        : await this.#startPosition(handle, path, stats);
+    } finally {
+      if (position === undefined || position === 'wait') await handle.close();
+    }
+    if (position !== 'wait') await this.#follow(handle, stats.inode, position, isCompressed);
+  }
+
+  async #startPosition(handle: FileHandle, path: string, { inode, size }: FileStats): Promise<FilePosition | 'wait'> {
+    const remembered = this.#positions.get(inode);
+    if (remembered !== undefined) {
+      if (await fits(handle, remembered)) return { ...remembered, path };
+      // Truncated, or the inode is used again, while nobody looked.
+      await this.#drainCopyOf(remembered, inode);
+      return { ...BEGINNING, path };
+    }
+    for (const { lines } of this.#files.values()) {
+      if (lines.position.tail.bytes === 0 || !(await fits(handle, lines.position))) continue;
+      const now = this.#output.clock.monotonicMs();
+      const since = this.#copies.get(inode) ?? now;
+      this.#copies.set(inode, since);
+      if (now - since < COPY_WAIT_MS) return 'wait';
+    }
+    this.#copies.delete(inode);
+    if (!this.#startsAtEnd || !this.#isFirstLook || size === 0) return { ...BEGINNING, path };
+    // In the middle of a line, its end is skipped too.
+    const skipping = (await bytesAt(handle, size - 1, 1))[0] !== LF;
+    const marks = await Marks.at(handle, size);
+    const position = { ...BEGINNING, path, offset: size, skipping, head: marks.head(size), tail: marks.tail(size) };
+    // Stored at once: what is written while the agent is down is new.
+    await this.#positions.store(inode, position);
+    return position;
+  }
+
+  /** Where a gzip file that the glob matches is read from; `wait` also when there is nothing in it to read. */
+  async #compressedPosition(handle: FileHandle, path: string, stats: FileStats): Promise<FilePosition | 'wait'> {
+    const { inode } = stats;
+    if (await this.#positions.isReadToItsEnd(inode, handle)) {
+      this.#positions.finish(stats);
+      return 'wait';
+    }
+    if (this.#startsAtEnd && this.#isFirstLook) return this.#setAside(handle, stats, { ...BEGINNING, path });
+    if (!this.#isSettled(stats)) return 'wait';
+    const { end = null, inode: from = '' } = this.#originals.get(inode) ?? {};
+    const made = this.#files.get(from);
+    if (made !== undefined) {
+      const { position } = made.lines;
+      const isRead = end !== null && position.offset >= end.offset;
+      return isRead ? this.#setAside(handle, stats, { ...position, ...end, path }) : 'wait';
+    }
+    const { key, isShort } = await matchContent(handle, this.#possibleOriginals(inode), this.#signal);
+    if (this.#isOver()) return 'wait';
+    if (key !== null && this.#files.has(key)) {
+      this.#originals.set(inode, { inode: key, end: await contentEnd(handle) });
+      return 'wait';
+    }
+    if (key === null && isShort) {
+      const reason = 'the gzip file is damaged or cut off, within what was read before it was compressed';
+      await this.#output.quarantine([{ reason, position: path, input: Buffer.alloc(0) }]);
+      this.#output.count('gzip_damaged');
+      return this.#setAside(handle, stats, { ...BEGINNING, path });
+    }
+    const before = this.#positions.get(inode);
+    // The inode is used again.
+    if (before !== undefined && key !== inode) await this.#drainCopyOf(before, inode);
+    const original = key === null ? BEGINNING : this.#positions.get(key);
+    if (original === undefined) return 'wait';
+    const position = { ...original, path };
+    if (key !== null && key !== inode) await this.#positions.store(inode, position, key);
+    return position;
+  }
+
+  /** Files that were not compressed when they were read, and what was read of this one. */
+  #possibleOriginals(inode: string): [key: string, position: FilePosition][] {
+    const open = [...this.#files.values()].filter((file) => file instanceof FollowedFile);
+    return [
+      ...open.map((file): [string, FilePosition] => [file.inode, file.lines.position]),
+      ...this.#positions.entries().filter(([key, { ended }]) => key === inode || ended === undefined),
+    ];
+  }
+
+  /** Nothing of the file is read; if it changes, it goes on behind `position`. */
+  async #setAside(handle: FileHandle, stats: FileStats, position: FilePosition): Promise<'wait'> {
+    await this.#positions.store(stats.inode, { ...position, ended: await endOf(handle) });
+    this.#positions.finish(stats);
+    return 'wait';
+  }
+
+  #isSettled(stats: FileStats): boolean {
+    const nowMs = this.#output.clock.monotonicMs();
+    const before = this.#settling.get(stats.inode);
+    if (before?.size === stats.size && before.modifiedMs === stats.modifiedMs) {
+      return nowMs - before.sinceMs >= SETTLED_MS;
+    }
+    this.#settling.set(stats.inode, { ...stats, sinceMs: nowMs });
+    this.#originals.delete(stats.inode);
+    return false;
+  }
+
+  async #follow(handle: FileHandle, inode: string, position: FilePosition, isCompressed: boolean): Promise<OpenFile> {
+    const key = this.#positions.checkpointOf(inode);
+    const context = { key, config: this.#config, output: this.#output, joiner: this.#makeJoiner() };
+    const file = isCompressed
+      ? new CompressedFile(inode, context, handle, position)
+      : await FollowedFile.at(inode, context, handle, position);
+    this.#files.set(inode, file);
+    this.#positions.take(inode);
+    this.#copies.delete(inode);
+    return file;
+  }
+
+  /** Returns whether there is more to read at once. */
+  async #readOn(file: OpenFile): Promise<boolean> {
+    const isBusy = await this.#guarded(file.lines.path, async () => {
+      const before = file.lines.position.offset;
+      const result = await file.readOn(this.#signal);
+      if (result === 'changed') await this.#startOver(file);
+      if (result === 'finished') await this.#close(file);
+      if (result !== 'end') return result !== 'finished';
+      if (file.rotatedSinceMs === undefined) return false;
+      const nowMs = this.#output.clock.monotonicMs();
+      // Still written under its new name: the wait begins anew.
+      if (file.lines.position.offset > before) file.rotatedSinceMs = nowMs;
+      else if (nowMs - file.rotatedSinceMs >= ROTATED_WAIT_MS) {
+        await file.lines.finish();
+        await this.#close(file);
+      }
+      return false;
+    });
+    return isBusy ?? false;
+  }
+
+  async #startOver(file: OpenFile): Promise<void> {
+    const { inode, lines, rotatedSinceMs } = file;
+    await file.close();
+    this.#files.delete(inode);
+    await this.#drainCopyOf(lines.position, inode);
+    const handle = await openFile(lines.path, inode);
+    if (handle === null) return;
+    const again = await this.#follow(handle, inode, { ...BEGINNING, path: lines.path }, false);
+    again.rotatedSinceMs = rotatedSinceMs;
+  }
+
+  async #close(file: OpenFile): Promise<void> {
+    const { inode, lines } = file;
+    const isDeleted = await file.isDeleted();
+    await file.close();
+    this.#files.delete(inode);
+    await this.#positions.remember(inode, lines.position, isDeleted);
+  }
+
+  /** Looks in the folder of a truncated or deleted file for the copy that was made of it, and reads it from where the original was. */
+  async #drainCopyOf(position: FilePosition, original: string): Promise<void> {
+    const isKnown = (inode: string): boolean =>
+      inode === original || this.#files.has(inode) || this.#positions.get(inode) !== undefined;
+    const beside = (await filesBeside(position.path)).filter(({ stats }) => !isKnown(stats.inode));
+    const copy = await findCopy(beside, position, this.#signal);
+    if (copy === null) return;
+    const { path, handle, isCompressed } = copy;
+    const { inode } = copy.stats;
+    await this.#positions.store(inode, { ...position, path });
+    const file = await this.#follow(handle, inode, { ...position, path }, isCompressed);
+    file.rotatedSinceMs = this.#output.clock.monotonicMs();
+  }
+
+  /** A file of an earlier run that the glob does not find: renamed, and maybe compressed, while the agent was down; or deleted. */
+  async #findRotated(key: string, position: FilePosition): Promise<void> {
+    await this.#guarded(position.path, async () => {
+      const same = (await filesBeside(position.path)).find(({ stats }) => stats.inode === key);
+      if (same !== undefined && (await this.#goesOn(same, position))) return;
+      if (position.ended === undefined) await this.#drainCopyOf(position, key);
+      // A comparison that was broken off has found nothing.
+      if (!this.#isOver()) await this.#positions.forget(key);
+    });
+  }
+
+  /** Whether a file of an earlier run still is the one it was; it is read on where there is more in it. */
+  async #goesOn({ path, stats }: FoundFile, position: FilePosition): Promise<boolean> {
+    if (position.ended !== undefined) return true;
+    const handle = await openFile(path, stats.inode);
+    if (handle === null) return false;
+    const isCompressed = (await compressionOf(handle)) === 'gzip';
+    const isIt = isCompressed
+      ? (await matchContent(handle, [[stats.inode, position]], this.#signal)).key !== null
+      : await fits(handle, position);
+    if (!isIt || (!isCompressed && stats.size === position.offset)) {
+      await handle.close();
+      return isIt;
+    }
+    const file = await this.#follow(handle, stats.inode, { ...position, path }, isCompressed);
+    file.rotatedSinceMs = this.#output.clock.monotonicMs();
+    return true;
+  }
+
+  /** What the file system refuses is reported and tried again at the next look (undefined); everything else goes up. */
+  async #guarded<T>(path: string, act: () => Promise<T>): Promise<T | undefined> {
+    try {
+      const result = await act();
+      this.#problems.delete(path);
+      return result;
+    } catch (error) {
+      const isKnown =
+        error instanceof NotFollowed || (!(error instanceof PenstockError) && systemCode(error) !== undefined);
+      if (!isKnown) throw error;
+      this.#problems.set(path, describeError(error));
+      return undefined;
+    }
+  }
+}
+
+function rotatedFirst(files: readonly OpenFile[]): OpenFile[] {
+  const rank = ({ rotatedSinceMs }: OpenFile): number => (rotatedSinceMs === undefined ? 1 : 0);
+  return files.toSorted((a, b) => rank(a) - rank(b));
+}

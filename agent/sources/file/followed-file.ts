@@ -1,0 +1,86 @@
+/** Reads what is new in one file that is followed as it grows. */
+import type { FileHandle } from 'node:fs/promises';
+import { FileLines, type LineContext } from './file-lines.ts';
+import { Marks } from './file-marks.ts';
+import { fits, type FilePosition } from './tailed-file.ts';
+
+const CHUNK_BYTES = 256 * 1024;
+/** A file that is far behind lets the others have their turn. */
+export const CHUNKS_PER_TURN = 16;
+
+/** One file that is read at present. */
+export interface OpenFile {
+  readonly inode: string;
+  readonly lines: FileLines;
+  /** Since when no name of the glob leads to it, by the monotonic clock. */
+  rotatedSinceMs: number | undefined;
+  /**
+   * Delivers what is new: `more` when there is more at once, `end` when all of it is read at present, `finished` when nothing can follow,
+   * `changed` when this is no longer the file that was read (truncated or rewritten).
+   */
+  readOn(signal: AbortSignal): Promise<'more' | 'end' | 'finished' | 'changed'>;
+  /** Whether the file has no name any more. */
+  isDeleted(): Promise<boolean>;
+  close(): Promise<void>;
+}
+
+export class FollowedFile implements OpenFile {
+  readonly inode: string;
+  readonly lines: FileLines;
+  rotatedSinceMs: number | undefined;
+  readonly #handle: FileHandle;
+  #seen = { size: -1, modifiedMs: -1 };
+
+  private constructor(inode: string, lines: FileLines, handle: FileHandle) {
+    this.inode = inode;
+    this.lines = lines;
+    this.#handle = handle;
+  }
+
+  /** Takes over the handle. */
+  static async at(
+    inode: string,
+    context: LineContext,
+    handle: FileHandle,
+    position: FilePosition,
+  ): Promise<FollowedFile> {
+    const marks = await Marks.at(handle, position.offset);
+    return new FollowedFile(inode, new FileLines(context, position, marks), handle);
+  }
+
+  async readOn(signal: AbortSignal): Promise<'more' | 'end' | 'changed'> {
+    const { lines } = this;
+    const stats = await this.#handle.stat();
+    const seen = { size: stats.size, modifiedMs: stats.mtimeMs };
+    if (seen.size === this.#seen.size && seen.modifiedMs === this.#seen.modifiedMs) {
+      await lines.flushOverdue();
+      await lines.settled();
+      return 'end';
+    }
+    if (seen.size < lines.readPosition || !(await fits(this.#handle, lines.position))) {
+      // Its lines are whole, and may be nowhere else any more.
+      await lines.flushLines();
+      return 'changed';
+    }
+    for (let count = 0; count < CHUNKS_PER_TURN && !signal.aborted; count += 1) {
+      const chunk = Buffer.allocUnsafe(CHUNK_BYTES);
+      const { bytesRead } = await this.#handle.read(chunk, 0, CHUNK_BYTES, lines.readPosition);
+      if (bytesRead === 0) {
+        await lines.settled();
+        this.#seen = seen;
+        return 'end';
+      }
+      await lines.push(chunk.subarray(0, bytesRead));
+    }
+    return 'more';
+  }
+
+  async isDeleted(): Promise<boolean> {
+    return (await this.#handle.stat()).nlink === 0;
+  }
+
+  async close(): Promise<void> {
+    await this.lines.settled().catch(() => undefined);
+    await this.#handle.close();
+  }
+}

@@ -1,0 +1,105 @@
+/**
+ * The positions of a source's files that are not open, as the spool has them: of earlier runs, rotated away, deleted, and of compressed files
+ * that were read to their end.
+ *
+ * A position has the file's inode as its key. That of a deleted file gets a key of its own, because the inode will be another file's: it is kept
+ * to recognise the file when it comes back compressed.
+ * Limits: REMEMBERED_MAX of files that the glob does not match; the oldest are forgotten.
+ */
+import type { FileHandle } from 'node:fs/promises';
+import type { SourceOutput } from '../source.ts';
+import { endOf } from './gzip-content.ts';
+import { parsePosition, type FilePosition, type FileStats } from './tailed-file.ts';
+
+const REMEMBERED_MAX = 1000;
+const DELETED = 'deleted:';
+
+export class StoredPositions {
+  readonly #name: string;
+  readonly #output: SourceOutput;
+  readonly #positions = new Map<string, FilePosition>();
+  /** Compressed files that the glob matches and whose content is done with, by inode, as they were then. */
+  readonly #finished = new Map<string, FileStats>();
+
+  constructor(name: string, output: SourceOutput) {
+    this.#name = name;
+    this.#output = output;
+    for (const key of output.checkpointKeys(`${name}|`)) {
+      const position = parsePosition(output.checkpoint(key));
+      if (position !== undefined) this.#positions.set(key.slice(name.length + 1), position);
+    }
+  }
+
+  get isEmpty(): boolean {
+    return this.#positions.size === 0;
+  }
+
+  get finishedCount(): number {
+    return this.#finished.size;
+  }
+
+  /** Under which the spool has the position of a file. */
+  checkpointOf(key: string): string {
+    return `${this.#name}|${key}`;
+  }
+
+  get(key: string): FilePosition | undefined {
+    return this.#positions.get(key);
+  }
+
+  entries(): [key: string, position: FilePosition][] {
+    return [...this.#positions];
+  }
+
+  /** Makes it durable that a file is read up to `position`, which was that of `from` if there is one: the same content under another key. */
+  async store(key: string, position: FilePosition, from = key): Promise<void> {
+    const checkpoints = [{ source: this.checkpointOf(key), state: position }];
+    const moved = from === key ? [] : [{ source: this.checkpointOf(from), state: null }];
+    await this.#output.deliver([], [...checkpoints, ...moved]);
+    this.#positions.delete(from);
+    this.#positions.delete(key);
+    this.#positions.set(key, position);
+  }
+
+  /** Its file is open, and keeps its position itself. */
+  take(inode: string): void {
+    this.#positions.delete(inode);
+    this.#finished.delete(inode);
+  }
+
+  /** Takes back the position of a file that was open, as it is stored. */
+  async remember(inode: string, position: FilePosition, isDeleted: boolean): Promise<void> {
+    if (isDeleted) await this.store(`${DELETED}${inode}`, position, inode);
+    else this.#positions.set(inode, position);
+    const unmatched = [...this.#positions.keys()].filter((key) => !this.#finished.has(key));
+    for (const oldest of unmatched.slice(0, Math.max(0, unmatched.length - REMEMBERED_MAX))) await this.forget(oldest);
+  }
+
+  async forget(key: string): Promise<void> {
+    this.#positions.delete(key);
+    await this.#output.deliver([], [{ source: this.checkpointOf(key), state: null }]);
+  }
+
+  /** As long as the file is as `stats` says, there is nothing in it to read. */
+  finish(stats: FileStats): void {
+    this.#finished.set(stats.inode, stats);
+  }
+
+  isFinished({ inode, size, modifiedMs }: FileStats): boolean {
+    const then = this.#finished.get(inode);
+    return then !== undefined && then.size === size && then.modifiedMs === modifiedMs;
+  }
+
+  /** The glob matches `found`, and no other file. */
+  keepFinished(found: ReadonlySet<string>): void {
+    for (const inode of this.#finished.keys()) if (!found.has(inode)) this.#finished.delete(inode);
+  }
+
+  /** Whether a compressed file still is the one that was read to its end, in this run or an earlier one. */
+  async isReadToItsEnd(inode: string, handle: FileHandle): Promise<boolean> {
+    const ended = this.#positions.get(inode)?.ended;
+    if (ended === undefined) return false;
+    const { bytes, crc } = await endOf(handle);
+    return bytes === ended.bytes && crc === ended.crc;
+  }
+}
