@@ -214,7 +214,7 @@ async function assemble({
     newObjectId: () => view.newId('object'),
   });
   const orphans = new Orphans({ view, mountId, reclaimer: new Reclaimer(view), clock, open: staging, report });
-  const namespace = new Namespace(context, orphans);
+  const namespace = new Namespace(context, orphans, notifier);
   const { passthrough, ...passing } = openPassthrough({
     context,
     cache,

@@ -6,7 +6,6 @@
  * Every notification is fuse_out_header with unique 0 and the code in the error field, then:
  *   INVAL_INODE  struct fuse_notify_inval_inode_out: 0 ino u64, 8 off i64 (-1: attributes only), 16 len i64 (0: to the end)
  *   INVAL_ENTRY  struct fuse_notify_inval_entry_out: 0 parent u64, 8 namelen u32, 12 flags u32, 16 the name and a zero
- *   INC_EPOCH    nothing
  * ENOENT only says that the kernel does not hold the inode or name.
  */
 import { parentPort, workerData } from 'node:worker_threads';
@@ -34,8 +33,6 @@ function encode(notification: Notification): { readonly code: number; readonly b
       buffer.writeUInt8(0, OUT_HEADER_BYTES + 16 + bytes);
       return { code: NotifyCode.INVAL_ENTRY, bytes: 16 + bytes + 1 };
     }
-    case 'epoch':
-      return { code: NotifyCode.INC_EPOCH, bytes: 0 };
   }
 }
 

@@ -1,12 +1,13 @@
 /**
- * Invalidations to the kernel: gathered here, written by one thread of the supervisor (notification-writer.ts). Only the grant of a lock
- * waits for them: what the last holder wrote must not be in the kernel's pages as it was before.
+ * Invalidations to the kernel: gathered here, written by one thread of the supervisor (notification-writer.ts), because each may wait there for
+ * a directory or a page. INC_EPOCH waits for nothing and is written at once. Only the grant of a lock waits for the others: what the last
+ * holder wrote must not be in the kernel's pages as it was before.
  *
  * Invariants
  * - One batch is under way at a time; what comes meanwhile is gathered and coalesced: one invalidation per name, one per inode.
  * - At most PENDING_MAX wait. Beyond that all names are dropped at once (INC_EPOCH) and further inodes keep only what was
  *   gathered: their attributes are looked up anew with the names, their pages at the next open (close-to-open).
- * Failure: what was not written when the process dies is lost; the next worker starts with INC_EPOCH.
+ * Failure: what was not written when the process dies is lost; the next worker begins with INC_EPOCH.
  */
 import type { KernelNotifier } from '../vfs/operations.ts';
 
@@ -15,18 +16,19 @@ const PENDING_MAX = 65_536;
 
 export type Notification =
   | { readonly type: 'inode'; readonly ino: number; readonly offset: number; readonly length: number }
-  | { readonly type: 'entry'; readonly parent: number; readonly name: string }
-  | { readonly type: 'epoch' };
+  | { readonly type: 'entry'; readonly parent: number; readonly name: string };
 
 export interface NotifierStats {
   readonly written: number;
   readonly pending: number;
   readonly overflows: number;
+  /** So often all names were dropped at once. */
+  readonly epochs: number;
 }
 
 export class Notifier implements KernelNotifier {
   readonly #deliver: (batch: readonly Notification[]) => void;
-  readonly #knowsEpoch: boolean;
+  readonly #writeEpoch: (() => void) | undefined;
   readonly #pending = new Map<string, Notification>();
   #underWay = false;
   #scheduled = false;
@@ -35,16 +37,22 @@ export class Notifier implements KernelNotifier {
   /** In the batch that is under way. */
   #sent = 0;
   #overflows = 0;
+  #epochs = 0;
   readonly #settling = new Set<{ readonly written: number; readonly resolve: () => void }>();
 
-  /** `deliver` sends a batch, of which `delivered` is told when the kernel has it. */
-  constructor(deliver: (batch: readonly Notification[]) => void, knowsEpoch: boolean) {
+  /** `deliver` sends a batch, of which `delivered` is told when the kernel has it; without `writeEpoch` the kernel lacks INC_EPOCH. */
+  constructor(deliver: (batch: readonly Notification[]) => void, writeEpoch: (() => void) | undefined) {
     this.#deliver = deliver;
-    this.#knowsEpoch = knowsEpoch;
+    this.#writeEpoch = writeEpoch;
   }
 
   get stats(): NotifierStats {
-    return { written: this.#written, pending: this.#pending.size, overflows: this.#overflows };
+    return {
+      written: this.#written,
+      pending: this.#pending.size,
+      overflows: this.#overflows,
+      epochs: this.#epochs,
+    };
   }
 
   invalidateInode(ino: bigint, offset: bigint, length: bigint): void {
@@ -58,8 +66,11 @@ export class Notifier implements KernelNotifier {
     this.#put(`e${parent}/${name}`, { type: 'entry', parent: Number(parent), name });
   }
 
-  incrementEpoch(): void {
-    if (this.#knowsEpoch) this.#put('epoch', { type: 'epoch' });
+  incrementEpoch(): boolean {
+    if (this.#writeEpoch === undefined) return false;
+    this.#epochs++;
+    this.#writeEpoch();
+    return true;
   }
 
   settled(): Promise<void> | undefined {
@@ -106,11 +117,10 @@ export class Notifier implements KernelNotifier {
 
   #overflow(): void {
     this.#overflows++;
-    if (!this.#knowsEpoch) return;
+    if (!this.incrementEpoch()) return;
     for (const [key, notification] of this.#pending) {
       if (notification.type === 'entry') this.#pending.delete(key);
     }
-    this.#pending.set('epoch', { type: 'epoch' });
   }
 
   #send(): void {

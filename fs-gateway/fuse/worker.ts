@@ -63,7 +63,11 @@ export async function runWorker(body: (assignment: WorkerAssignment) => Promise<
   };
   try {
     const assignment = await takeAssignment();
-    const notifier = new Notifier((batch) => tell({ type: 'notify', batch }), assignment.negotiated.incrementEpoch);
+    const writeEpoch = (): void => notify(native(), DEVICE_FD, NotifyCode.INC_EPOCH);
+    const notifier = new Notifier(
+      (batch) => tell({ type: 'notify', batch }),
+      assignment.negotiated.incrementEpoch ? writeEpoch : undefined,
+    );
     process.on('message', (message: ToWorker) => {
       if (message.type === 'notified') notifier.delivered(message.count);
     });
@@ -167,11 +171,15 @@ export async function serveDevice(
   process.on('message', onMessage);
   process.once('disconnect', onDisconnect);
 
-  if (assignment.generation > 0) resendRequests(sys, fd);
+  if (assignment.generation > 0) {
+    // The kernel may have missed invalidations. What it moves or keeps by requests that are under way is void with the rest.
+    notifier.incrementEpoch();
+    // It queues again what was read and never answered.
+    notify(sys, fd, NotifyCode.RESEND);
+  }
   if (process.connected) tell({ type: 'serving' });
   else onDisconnect();
   const running = loop.run();
-  if (assignment.generation > 0) notifier.incrementEpoch();
 
   await running;
   await handingOver;
@@ -206,10 +214,10 @@ function detach(mountpoint: string, log: (message: string) => void): void {
   }
 }
 
-/** NOTIFY_RESEND: the kernel queues again what was read and never answered. */
-function resendRequests(sys: Native, fd: number): void {
+/** A notification without a body, which never waits in the kernel. */
+function notify(sys: Native, fd: number, code: number): void {
   const notification = Buffer.alloc(OUT_HEADER_BYTES);
   notification.writeUInt32LE(OUT_HEADER_BYTES, 0);
-  notification.writeInt32LE(NotifyCode.RESEND, 4);
+  notification.writeInt32LE(code, 4);
   sys.write(fd, notification, OUT_HEADER_BYTES);
 }

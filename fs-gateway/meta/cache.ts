@@ -32,6 +32,8 @@ export interface CachedEntry {
   /** DT_*. */
   readonly type: number;
   readonly version: Version;
+  /** The kernel was told of this very version, or made it. */
+  told?: boolean;
 }
 
 const DT_DIR = 4;
@@ -115,8 +117,17 @@ export class MetaCache {
 
   putEntry(parent: number, name: string, entry: CachedEntry | null): void {
     const key = entryName(parent, name);
+    const known = this.#entries.get(key);
+    if (entry !== null && known?.told === true && known.version === entry.version) entry.told = true;
     this.#entries.set(key, entry);
     this.#overtake(key);
+  }
+
+  /** The kernel is being told of an entry that is true now. */
+  tellEntry(parent: number, name: string, entry: CachedEntry): void {
+    const known = this.#entries.get(entryName(parent, name));
+    if (known?.version === entry.version) known.told = true;
+    else if (known === undefined) this.putEntry(parent, name, { ...entry, told: true });
   }
 
   /** Like `putEntry`, for a change of ours. */

@@ -201,12 +201,20 @@ export class Change {
     this.#onSuccess.push((cache) => cache.dropNode(node.ino));
   }
 
-  /** Sets a name that was `before` (null: absent). */
-  putEntry(parent: number, name: string, before: CachedEntry | null, ino: number, type: number): void {
+  /** Sets a name that was `before` (null: absent). `told`: the kernel will know. */
+  putEntry(
+    parent: number,
+    name: string,
+    before: CachedEntry | null,
+    ino: number,
+    type: number,
+    { told = false }: { readonly told?: boolean | undefined } = {},
+  ): void {
     this.expectEntry(parent, name, before);
     this.#write.push({ key: this.#keys.entry(parent, name), value: encodeDentry(ino, type) });
     this.announce({ kind: 'entry', parent, name });
-    const put = (cache: MetaCache, version: Version): void => cache.changeEntry(parent, name, { ino, type, version });
+    const put = (cache: MetaCache, version: Version): void =>
+      cache.changeEntry(parent, name, { ino, type, version, told });
     this.#puts.push({ subject: { kind: 'entry', parent, name }, before: before?.version ?? null, removed: false, put });
   }
 

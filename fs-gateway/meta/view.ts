@@ -241,6 +241,11 @@ export class VolumeView {
     return [...new Set(names)].slice(0, limit);
   }
 
+  /** The kernel is being told of an entry of a page that is true now. */
+  tellEntry(parent: number, name: string, entry: CachedEntry): void {
+    this.#cache.tellEntry(parent, name, entry);
+  }
+
   watch(directory: number): Watch {
     return this.#cache.watch(directory);
   }

@@ -14,7 +14,7 @@
 import { INODE_LISTING, isDirectory, S_IFREG } from '../../lib/volume/inode.ts';
 import { ROOT_INO } from '../../lib/volume/keys.ts';
 import { BoundedMap } from '../meta/bounded-map.ts';
-import type { Node, Watch } from '../meta/cache.ts';
+import type { CachedEntry, Node, Watch } from '../meta/cache.ts';
 import type { VolumeView } from '../meta/view.ts';
 import type { Context } from './context.ts';
 import { nodeOrThrow } from './context.ts';
@@ -39,6 +39,8 @@ interface Listed {
   readonly type: number;
   /** Order within the page: hash of the name, made unique. */
   readonly position: number;
+  /** Absent in listings of the lake. */
+  readonly record?: CachedEntry;
 }
 
 interface Page {
@@ -127,7 +129,7 @@ export class Directories {
       const index = Math.floor(at / POSITIONS);
       const page = await this.#page(ino, listing, directory, index);
       const rest = page.entries.slice(firstBehind(page.entries, at - index * POSITIONS));
-      if (!(await this.#give(page, rest, plus, accept))) return;
+      if (!(await this.#give(ino, page, rest, plus, accept))) return;
       if (page.next === null) return;
       at = (index + 1) * POSITIONS + DOTS;
     }
@@ -135,6 +137,7 @@ export class Directories {
 
   /** False when the reply is full. */
   async #give(
+    directory: number,
     { index, watch }: Page,
     entries: readonly Listed[],
     plus: boolean,
@@ -142,7 +145,7 @@ export class Directories {
   ): Promise<boolean> {
     const { view, ttlMs } = this.#context;
     let fetched: ReadonlyMap<number, Node> | undefined;
-    for (const [at, { name, ino, type, position }] of entries.entries()) {
+    for (const [at, { name, ino, type, position, record }] of entries.entries()) {
       const cookie = index * POSITIONS + position;
       const attributes = plus && watch?.changed !== true;
       let node = attributes ? (view.cachedNode(ino) ?? fetched?.get(ino)) : undefined;
@@ -154,6 +157,8 @@ export class Directories {
       const entry = node === undefined ? undefined : (this.#entry(ino) ?? entryOfNode(node, ttlMs));
       const taken = accept({ name, ino: BigInt(ino), type, cookie: BigInt(cookie), ...(entry && { entry }) });
       if (!taken) return false;
+      // With attributes the kernel enters the name.
+      if (entry !== undefined && record !== undefined) view.tellEntry(directory, name, record);
     }
     return true;
   }
@@ -194,7 +199,7 @@ export class Directories {
     const fresh = first ? shown.filter(([name]) => directory.given.add(name)) : shown;
     return {
       index,
-      entries: inOrder(fresh.map(([name, entry]) => ({ name, ino: entry.ino, type: entry.type }))),
+      entries: inOrder(fresh.map(([name, record]) => ({ name, ino: record.ino, type: record.type, record }))),
       next,
       watch,
     };
@@ -226,7 +231,7 @@ async function withoutReserved<T>(
   return hidden.size === 0 ? entries : entries.filter(([name]) => !hidden.has(name));
 }
 
-function inOrder(entries: readonly { name: string; ino: number; type: number }[]): Listed[] {
+function inOrder(entries: readonly Omit<Listed, 'position'>[]): Listed[] {
   const hashed = entries.map((entry) => ({ ...entry, position: DOTS + 1 + (hashOf(entry.name) % (POSITIONS / 2)) }));
   hashed.sort((a, b) => a.position - b.position || (a.name < b.name ? -1 : 1));
   let last = 0;

@@ -19,13 +19,15 @@ import {
 } from '../../lib/volume/inode.ts';
 import type { Inode } from '../../lib/volume/inode.ts';
 import { ROOT_INO } from '../../lib/volume/keys.ts';
-import type { CachedEntry, Node } from '../meta/cache.ts';
+import type { Node } from '../meta/cache.ts';
 import type { Change } from '../meta/change.ts';
 import { Acls } from './acls.ts';
 import { assertName, nodeOrThrow, refuseFrozen, writableDirectory } from './context.ts';
 import type { Context } from './context.ts';
+import { KernelNames } from './kernel-names.ts';
+import type { Found } from './kernel-names.ts';
 import { Errno, PosixError, RENAME_EXCHANGE, RENAME_NOREPLACE } from './operations.ts';
-import type { Caller, Result } from './operations.ts';
+import type { Caller, KernelNotifier, Result } from './operations.ts';
 import { isReserved } from './system-directories.ts';
 import { Trash } from './trash.ts';
 import type { Orphans } from './orphans.ts';
@@ -39,6 +41,7 @@ const DANGLING_RETRIES = 3;
 /** What is asked again under the same id was asked once; a tool has none. */
 export interface Requested {
   readonly operation: string | undefined;
+  readonly uid?: number;
 }
 
 export type NamespaceContext = Pick<Context, 'view' | 'time' | 'format'>;
@@ -48,15 +51,17 @@ export class Namespace {
   readonly #orphans: Pick<Orphans, 'add' | 'unlinked'>;
   readonly #trash: Trash;
   readonly #acls: Acls;
+  readonly #kernel: KernelNames;
 
-  constructor(context: NamespaceContext, orphans: Pick<Orphans, 'add' | 'unlinked'>) {
+  constructor(context: NamespaceContext, orphans: Pick<Orphans, 'add' | 'unlinked'>, notifier?: KernelNotifier) {
     this.#context = context;
     this.#orphans = orphans;
     this.#trash = new Trash(context);
     this.#acls = new Acls(context.view);
+    this.#kernel = new KernelNames(context.view, notifier);
   }
 
-  /** The inode behind a name, null when there is none. */
+  /** The inode behind a name, null when there is none; for the kernel, which keeps it. */
   lookup(parent: number, name: string): Result<Node | null> {
     assertName(name);
     const { view } = this.#context;
@@ -65,7 +70,10 @@ export class Namespace {
       const entry = view.cachedEntry(parent, name);
       if (entry === null) return null;
       const node = entry === undefined ? undefined : view.cachedNode(entry.ino);
-      if (node !== undefined) return node;
+      if (entry !== undefined && node !== undefined) {
+        entry.told = true;
+        return node;
+      }
     }
     return this.#lookup(parent, name);
   }
@@ -78,14 +86,10 @@ export class Namespace {
       const ino = await view.lake.find(parent, name);
       return ino === undefined ? null : view.node(ino);
     }
-    for (let attempt = 0; attempt < DANGLING_RETRIES; attempt++) {
-      const entry = await view.entry(parent, name);
-      if (entry === null) return null;
-      const node = await view.node(entry.ino);
-      if (node !== null) return node;
-      view.forgetEntry(parent, name);
-    }
-    throw new PosixError(Errno.EIO, `'${name}' in directory ${parent} names an inode that does not exist`);
+    const found = await this.#find(parent, name);
+    if (found === null) return null;
+    found.entry.told = true;
+    return found.node;
   }
 
   /** Makes a name with a new inode. */
@@ -108,7 +112,7 @@ export class Namespace {
       change.expectNode(parentNode);
       const { uid, gid } = caller;
       await this.#acls.addNode(change, ino, parentNode, { uid, gid, mode, umask, fields }, nowNs);
-      change.putEntry(parent, name, null, ino, (mode & S_IFMT) >> 12);
+      change.putEntry(parent, name, null, ino, (mode & S_IFMT) >> 12, { told: true });
       change.touchDirectory(parent, nowNs, directory ? 1 : 0);
       change.count(1, 0, await view.quotas.account(parentNode.inode.quota));
     });
@@ -154,33 +158,39 @@ export class Namespace {
       change.updateNode(node, { ...node.inode, nlink: node.inode.nlink + 1, ctimeNs: nowNs });
       // A file that was made without a name is no orphan any more.
       if (node.inode.nlink === 0) change.write(view.keys.orphan(ino), null);
-      change.putEntry(parent, name, null, ino, (node.inode.mode & S_IFMT) >> 12);
+      change.putEntry(parent, name, null, ino, (node.inode.mode & S_IFMT) >> 12, { told: true });
       change.touchDirectory(parent, nowNs, 0);
     });
     return nodeOrThrow(view, ino);
   }
 
-  async unlink({ operation }: Requested, parent: number, name: string): Promise<void> {
+  async unlink({ operation, uid }: Requested, parent: number, name: string): Promise<void> {
     const { view, time } = this.#context;
+    let unseen: readonly Found[] = [];
     const { value: removed } = await view.change(operation, async (change) => {
       const parentNode = await writableDirectory(view, parent, true);
-      const { entry, node } = await this.#existing(parent, name);
+      const found = await this.#existing(parent, name);
+      const { entry, node } = found;
       if (isDirectory(node.inode)) throw new PosixError(Errno.EISDIR, `'${name}' is a directory`);
+      unseen = this.#kernel.isUnseen(uid, parentNode, found, true) ? [found] : [];
       const nowNs = time.nowNs();
       change.expectNode(parentNode);
       change.removeEntry(parent, name, entry);
       change.touchDirectory(parent, nowNs, 0);
       return this.#dropLink(change, { parent, name, entry, node }, nowNs);
     });
+    this.#kernel.changed(unseen);
     this.#orphans.unlinked(removed);
   }
 
-  async rmdir({ operation }: Requested, parent: number, name: string): Promise<void> {
+  async rmdir({ operation, uid }: Requested, parent: number, name: string): Promise<void> {
     const { view, time } = this.#context;
     await view.change(operation, async (change) => {
       const parentNode = await writableDirectory(view, parent, true);
-      const { entry, node } = await this.#existing(parent, name);
+      const found = await this.#existing(parent, name);
+      const { entry, node } = found;
       if (!isDirectory(node.inode)) throw new PosixError(Errno.ENOTDIR, `'${name}' is not a directory`);
+      this.#kernel.isUnseen(uid, parentNode, found, true);
       const nowNs = time.nowNs();
       change.expectNode(parentNode);
       change.removeEntry(parent, name, entry);
@@ -190,7 +200,7 @@ export class Namespace {
   }
 
   async rename(
-    { operation }: Requested,
+    { operation, uid }: Requested,
     parent: number,
     name: string,
     newParent: number,
@@ -202,8 +212,11 @@ export class Namespace {
     if ((flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE)) !== 0)
       throw new PosixError(Errno.EINVAL, `rename flags ${flags}`);
     const { view } = this.#context;
+    /** As of the last plan. */
+    const met: { unseen: readonly Found[]; misplaced: boolean } = { unseen: [], misplaced: false };
     const { value: removed } = await view.change(operation, async (change) => {
-      const from = await writableDirectory(view, parent, (flags & RENAME_EXCHANGE) === 0);
+      const exchange = (flags & RENAME_EXCHANGE) !== 0;
+      const from = await writableDirectory(view, parent, !exchange);
       const to = await writableDirectory(view, newParent);
       const source = await this.#existing(parent, name);
       if ((from.inode.flags & INODE_TRASHED) !== 0 && from.inode.parent === ROOT_INO) {
@@ -212,16 +225,19 @@ export class Namespace {
       const target = await this.#find(newParent, newName);
       if (target !== null && (flags & RENAME_NOREPLACE) !== 0)
         throw new PosixError(Errno.EEXIST, `'${newName}' exists`);
-      if (target === null && (flags & RENAME_EXCHANGE) !== 0) throw new PosixError(Errno.ENOENT, `no '${newName}'`);
+      if (target === null && exchange) throw new PosixError(Errno.ENOENT, `no '${newName}'`);
+      const unseenTarget = target !== null && this.#kernel.isUnseen(uid, to, target, !exchange) ? [target] : [];
+      met.unseen = this.#kernel.isUnseen(uid, from, source, false) ? [source, ...unseenTarget] : unseenTarget;
+      met.misplaced = met.unseen.includes(source) || (exchange && unseenTarget.length > 0);
       // Two names of one inode: rename(2) does nothing.
       if (target?.node.ino === source.node.ino) return undefined;
       if (parent !== newParent) {
         await this.#refuseLoop(change, to, source.node);
-        if ((flags & RENAME_EXCHANGE) !== 0 && target !== null) await this.#refuseLoop(change, from, target.node);
+        if (exchange && target !== null) await this.#refuseLoop(change, from, target.node);
       }
       change.expectNode(from);
       if (parent !== newParent) change.expectNode(to);
-      if ((flags & RENAME_EXCHANGE) === 0 || target === null) {
+      if (!exchange || target === null) {
         return this.#move(change, { parent, name, ...source }, { parent: newParent, node: to, name: newName, target });
       }
       const [a, b] = [await this.#takeOver(change, source.node, to), await this.#takeOver(change, target.node, from)];
@@ -232,6 +248,8 @@ export class Namespace {
       );
       return undefined;
     });
+    if (met.misplaced) this.#kernel.misplaced([newParent, newName], [parent, name]);
+    this.#kernel.changed(met.unseen);
     this.#orphans.unlinked(removed);
   }
 
@@ -256,7 +274,7 @@ export class Namespace {
     }
     change.updateNode(node, moved(node.inode, to.parent, nowNs));
     change.removeEntry(source.parent, source.name, source.entry);
-    change.putEntry(to.parent, to.name, to.target?.entry ?? null, node.ino, source.entry.type);
+    change.putEntry(to.parent, to.name, to.target?.entry ?? null, node.ino, source.entry.type, source.entry);
     const fromDelta = directory ? -1 : 0;
     if (source.parent === to.parent) change.touchDirectory(to.parent, nowNs, fromDelta + toDelta);
     else {
@@ -289,8 +307,8 @@ export class Namespace {
     const nowNs = this.#context.time.nowNs();
     change.updateNode(a.node, moved(a.node.inode, b.parent, nowNs));
     change.updateNode(b.node, moved(b.node.inode, a.parent, nowNs));
-    change.putEntry(a.parent, a.name, a.entry, b.node.ino, b.entry.type);
-    change.putEntry(b.parent, b.name, b.entry, a.node.ino, a.entry.type);
+    change.putEntry(a.parent, a.name, a.entry, b.node.ino, b.entry.type, b.entry);
+    change.putEntry(b.parent, b.name, b.entry, a.node.ino, a.entry.type, a.entry);
     const delta = (isDirectory(b.node.inode) ? 1 : 0) - (isDirectory(a.node.inode) ? 1 : 0);
     change.touchDirectory(a.parent, nowNs, a.parent === b.parent ? 0 : delta);
     if (a.parent !== b.parent) change.touchDirectory(b.parent, nowNs, -delta);
@@ -365,11 +383,6 @@ export class Namespace {
     }
     throw new PosixError(Errno.EIO, `'${name}' in directory ${parent} names an inode that does not exist`);
   }
-}
-
-interface Found {
-  readonly entry: CachedEntry;
-  readonly node: Node;
 }
 
 interface Named extends Found {

@@ -50,6 +50,46 @@ describe.skipIf(cannotMount())('two mounts of a volume', () => {
     expect(output.match(/won/g)).toHaveLength(150);
   });
 
+  test('a change by name is of what the name has, and leaves the kernel right, however late it hears of others', async () => {
+    const first = await mountTestVolume();
+    const second = await mountTestVolume(first);
+    const [a, b] = [first.mountpoint, second.mountpoint];
+    await script(a, b, `echo one > $A/job; mkdir $A/d; pushed '[ -e $B/d ]'; stat $A/job $A/d > $A/looked`);
+    // Who writes invalidations is stopped: the first kernel holds what it looked at, whatever the second mount does.
+    process.kill(first.supervisorPid, 'SIGSTOP');
+    await script(
+      a,
+      b,
+      `mv $B/d $B/moved; mkdir $B/d; echo two > $B/new; mv $B/new $B/job
+       (cd $A/d; rmdir $A/d; [ ! -e $A/d ]; echo x > x); [ "$(cat $B/moved/x)" = x ]
+       mv $A/job $A/taken; [ "$(cat $A/taken) $(stat -c %i $A/taken)" = "two $(stat -c %i $B/taken)" ]; [ ! -e $A/job ]`,
+    );
+    process.kill(first.supervisorPid, 'SIGCONT');
+    await script(a, b, `pushed '[ "$(ls $A)" = "$(ls $B)" ]'`);
+  });
+
+  test.skipIf(process.getuid?.() !== 0)(
+    'nobody removes the file of another from a sticky directory by being late',
+    async () => {
+      const first = await mountTestVolume();
+      const second = await mountTestVolume(first);
+      const [a, b] = [first.mountpoint, second.mountpoint];
+      await script(
+        a,
+        b,
+        `chmod 755 $A/..; mkdir -m 1777 $A/t; echo mine > $A/t/f; chown 1000 $A/t/f; pushed '[ -e $B/t ]'; stat $A/t/f > $A/looked`,
+      );
+      process.kill(first.supervisorPid, 'SIGSTOP');
+      await script(
+        a,
+        b,
+        `echo theirs > $B/t/new; mv $B/t/new $B/t/f
+       setpriv --reuid=1000 --regid=1000 --clear-groups rm -f $A/t/f 2> $A/refused && exit 1; grep -q 'not permitted' $A/refused
+       [ "$(cat $B/t/f)" = theirs ]`,
+      );
+    },
+  );
+
   test('append to one file with O_APPEND: every line is there once and whole', async () => {
     const first = await mountTestVolume();
     const second = await mountTestVolume(first);

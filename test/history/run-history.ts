@@ -26,7 +26,7 @@ const AGREE_DEADLINE_MS = 30_000;
 /** Below the lease, so that no session, and no lock, is lost by it. */
 const CUT_MS_MAX = 1500;
 
-export const FAULTS = ['none', 'worker', 'redis', 'cut', 'reset', 'store', 'workers'] as const;
+export const FAULTS = ['none', 'worker', 'redis', 'cut', 'reset', 'store', 'workers', 'late'] as const;
 /** As client.py names them. */
 const FILES = ['f0', 'f1', 'f2'];
 export type Fault = (typeof FAULTS)[number];
@@ -206,6 +206,12 @@ async function disturb(world: World, fault: Fault): Promise<void> {
       await services.redis.kill();
       await sleep(random() * 300);
       return services.redis.start();
+    case 'late':
+      // Supervisors write the invalidations: kernels hear late of what other mounts did.
+      for (const { supervisorPid } of mounts) process.kill(supervisorPid, 'SIGSTOP');
+      await sleep(random() * 300);
+      for (const { supervisorPid } of mounts) process.kill(supervisorPid, 'SIGCONT');
+      return;
     case 'reset':
       pick(random, links).reset();
       return;
