@@ -198,13 +198,21 @@ export const pipelineSchema = z.strictObject({
           uri: httpUrl,
           warehouse: z.string().min(1).optional(),
           tokenFile: z.string().min(1).optional(),
+          /** CLIENT_ID:CLIENT_SECRET, for OAuth. */
+          credentialFile: z.string().min(1).optional(),
+          oauthUri: httpUrl.optional(),
+          scope: z.string().min(1).optional(),
         }),
       ],
       {
-        error: 'expected embedded, the URL of an Iceberg REST catalog, or { uri, warehouse, tokenFile }',
+        error:
+          'expected embedded, the URL of an Iceberg REST catalog, or { uri, warehouse, tokenFile | credentialFile, oauthUri, scope }',
       },
     )
     .transform((catalog) => (catalog === 'embedded' ? null : typeof catalog === 'string' ? { uri: catalog } : catalog))
+    .refine((catalog) => catalog?.tokenFile === undefined || catalog.credentialFile === undefined, {
+      error: 'a token and a credential to get one with are given: tokenFile or credentialFile',
+    })
     .default(null),
   /** For topics we create. */
   topics: z

@@ -73,9 +73,10 @@ export function assertDataset(config: PipelineConfig, dataset: string): void {
 /** The tables' catalog, where it is not the engine. Nothing is asked of it yet. */
 export function catalogOf({ catalog }: PipelineConfig, baseDir: string): Pick<LakeContext, 'catalog'> {
   if (catalog === null) return {};
-  const tokenFile =
-    'tokenFile' in catalog && catalog.tokenFile !== undefined ? resolve(baseDir, catalog.tokenFile) : undefined;
-  return { catalog: new ForeignCatalog({ ...catalog, tokenFile }) };
+  const resolved = (path?: string): string | undefined => (path === undefined ? undefined : resolve(baseDir, path));
+  const { tokenFile, credentialFile } = catalog;
+  const files = { tokenFile: resolved(tokenFile), credentialFile: resolved(credentialFile) };
+  return { catalog: new ForeignCatalog({ ...catalog, ...files }) };
 }
 
 export function openPipelineLog(config: PipelineConfig, baseDir: string): Promise<Log> {

@@ -24,8 +24,9 @@ import {
 const HOUR = HOUR_MS / 3_600_000;
 export const PER_LANDING = 20;
 
-export async function openForeignPipeline(catalog: string): Promise<TestPipeline> {
-  const pipeline = await openTestPipeline('', `catalog: { uri: '${catalog}' }`);
+/** `rest`: further keys of `catalog`. */
+export async function openForeignPipeline(catalog: string, rest = ''): Promise<TestPipeline> {
+  const pipeline = await openTestPipeline('', `catalog: { uri: '${catalog}'${rest === '' ? '' : `, ${rest}`} }`);
   writeFileSync(join(pipeline.dir, 'pipeline.yaml'), pipeline.yaml);
   return pipeline;
 }

@@ -5,21 +5,21 @@
  * are `denied`, other refusals `unsupported` with the catalog's own words; 404 and 409 are answers.
  * Limits: TIME_MS a request, ANSWER_BYTES_MAX an answer.
  */
-import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
 import { describeError, PenstockError } from '../../errors.ts';
 import { parseJson, stringifyJson } from '../json.ts';
+import { CatalogToken, type TokenOptions } from './catalog-token.ts';
 
 const TIME_MS = 30_000;
 /** Metadata of a table with tens of thousands of snapshots. */
 const ANSWER_BYTES_MAX = 256 << 20;
+/** The specification's second one is for a token that has run out. Nothing was done. */
+const TOKEN_REFUSED: ReadonlySet<number> = new Set([401, 419]);
 
-export interface RestCatalogOptions {
+export interface RestCatalogOptions extends TokenOptions {
   readonly uri: string;
   /** What the catalog calls it; asked for with the configuration. */
   readonly warehouse?: string | undefined;
-  /** Read again for every request, so that it may be renewed. */
-  readonly tokenFile?: string | undefined;
 }
 
 export interface RestAnswer {
@@ -39,11 +39,13 @@ const errorSchema = z.looseObject({ error: z.looseObject({ message: z.string(), 
 export class RestClient {
   readonly #options: RestCatalogOptions;
   readonly #base: string;
+  readonly #token: CatalogToken;
   #prefix: Promise<string> | undefined;
 
   constructor(options: RestCatalogOptions) {
     this.#options = options;
     this.#base = options.uri.replace(/\/+$/, '');
+    this.#token = new CatalogToken(this.#base, options);
   }
 
   get uri(): string {
@@ -70,12 +72,35 @@ export class RestClient {
   }
 
   async #send(method: string, path: string, body?: unknown): Promise<RestAnswer> {
+    const token = await this.#token.get();
+    let sent = await this.#fetch(method, path, token, body);
+    if (token !== null && this.#token.isAskedFor && TOKEN_REFUSED.has(sent.response.status)) {
+      sent = await this.#fetch(method, path, await this.#token.get(token), body);
+    }
+    const { response, text } = sent;
     const what = `${method} ${this.#base}${path}`;
-    const token = await this.#token();
-    let response: Response;
-    let text: string;
+    const { status } = response;
+    const parsed = parse(text);
+    const refusal = errorSchema.safeParse(parsed);
+    const message = refusal.success ? refusal.data.error.message : text.slice(0, 300);
+    if (response.ok || status === 404 || status === 409) {
+      if (response.ok && text !== '' && parsed === undefined)
+        throw new PenstockError('unsupported', `${what}: its answer is no JSON`);
+      return { status, body: parsed, message };
+    }
+    const isDenied = TOKEN_REFUSED.has(status) || status === 403;
+    const code = isDenied ? 'denied' : status >= 500 || status === 429 ? 'unavailable' : 'unsupported';
+    throw new PenstockError(code, `${what}: ${status} ${message}`);
+  }
+
+  async #fetch(
+    method: string,
+    path: string,
+    token: string | null,
+    body: unknown,
+  ): Promise<{ readonly response: Response; readonly text: string }> {
     try {
-      response = await fetch(`${this.#base}${path}`, {
+      const response = await fetch(`${this.#base}${path}`, {
         method,
         headers: {
           accept: 'application/json',
@@ -86,32 +111,12 @@ export class RestClient {
         signal: AbortSignal.timeout(TIME_MS),
         redirect: 'error',
       });
-      text = await boundedText(response);
+      return { response, text: await boundedText(response) };
     } catch (error) {
       if (error instanceof PenstockError) throw error;
-      throw new PenstockError('unavailable', `${what}: ${describeError(error)}`, { cause: error });
-    }
-    const { status } = response;
-    const parsed = parse(text);
-    const refusal = errorSchema.safeParse(parsed);
-    const message = refusal.success ? refusal.data.error.message : text.slice(0, 300);
-    if (response.ok || status === 404 || status === 409) {
-      if (response.ok && text !== '' && parsed === undefined)
-        throw new PenstockError('unsupported', `${what}: its answer is no JSON`);
-      return { status, body: parsed, message };
-    }
-    const code =
-      status === 401 || status === 403 ? 'denied' : status >= 500 || status === 429 ? 'unavailable' : 'unsupported';
-    throw new PenstockError(code, `${what}: ${status} ${message}`);
-  }
-
-  async #token(): Promise<string | null> {
-    const { tokenFile } = this.#options;
-    if (tokenFile === undefined) return null;
-    try {
-      return (await readFile(tokenFile, 'utf8')).trim();
-    } catch (error) {
-      throw new PenstockError('config', `catalog.tokenFile: ${tokenFile} cannot be read`, { cause: error });
+      throw new PenstockError('unavailable', `${method} ${this.#base}${path}: ${describeError(error)}`, {
+        cause: error,
+      });
     }
   }
 }
