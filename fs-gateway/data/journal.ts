@@ -78,6 +78,7 @@ export interface Frame {
 
 const HEAD_BYTES = 8;
 const FIXED_BYTES = 33;
+const EMPTY = new Uint8Array();
 const REWRITE_BYTES = 32 * 2 ** 20;
 /** Appending: where a frame goes does not depend on what was cut off before. */
 const NEW_FILE = constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC | constants.O_APPEND;
@@ -180,11 +181,10 @@ export class Journal {
       bytes === undefined ? fixed : crc32c(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length), fixed),
       4,
     );
-    const parts = bytes === undefined ? [head] : [head, bytes];
     const total = HEAD_BYTES + FIXED_BYTES + (bytes?.length ?? 0);
-    let written = writevSync(fd, parts);
+    let written = bytes === undefined ? writeSync(fd, head) : writevSync(fd, [head, bytes]);
     // A disk that is nearly full takes a part; the rest is what it says the error for.
-    while (written < total) written += writeSync(fd, Buffer.concat(parts), written);
+    while (written < total) written += writeSync(fd, Buffer.concat([head, bytes ?? EMPTY]), written);
     return total;
   }
 

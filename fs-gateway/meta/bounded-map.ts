@@ -39,10 +39,10 @@ export class BoundedMap<K, V> {
     this.#old.delete(key);
   }
 
-  /** Those in use more often come first; one may come twice. */
+  /** Each once; those in use more often come first. */
   *entries(): Generator<readonly [K, V]> {
     yield* this.#young;
-    yield* this.#old;
+    for (const entry of this.#old) if (!this.#young.has(entry[0])) yield entry;
   }
 
   clear(): void {

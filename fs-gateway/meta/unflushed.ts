@@ -9,6 +9,7 @@
  */
 import { PenstockError } from '../../lib/errors.ts';
 import type { Key, MetaEngine, Version } from '../../lib/meta/engine.ts';
+import { BoundedMap } from './bounded-map.ts';
 import type { Change, LastWord } from './change.ts';
 
 const INODES_MAX = 16_384;
@@ -19,51 +20,43 @@ interface LastCommit {
   readonly key: Key;
   /** null: the record was removed, or was not there. */
   version: Version | null;
-  /** Oldest first. */
-  readonly replaced: Set<Version | null>;
+  /** Oldest first, each once. */
+  readonly replaced: (Version | null)[];
 }
 
 export class Unflushed {
-  /** By inode, in the order of the commits. */
-  readonly #last = new Map<number, LastCommit>();
+  /** By inode; of twice as many, the younger half are those that were changed last. */
+  readonly #last = new BoundedMap<number, LastCommit>(2 * INODES_MAX);
   readonly #lost = new Set<number>();
   #epoch = '';
 
   committed(change: Change, version: Version): void {
     for (const word of change.lastWords()) this.#note(word, version);
-    for (const ino of this.#last.keys()) {
-      if (this.#last.size <= INODES_MAX) return;
-      this.#last.delete(ino);
-    }
   }
 
   #note({ ino, key, before, removed }: LastWord, version: Version): void {
     const known = this.#last.get(ino);
     const same = known?.key.bucket === key.bucket && known.key.field === key.field;
-    const last = same ? known : { key, version: null, replaced: new Set<Version | null>() };
-    last.replaced.delete(before);
-    last.replaced.add(before);
+    const last = same ? known : { key, version: null, replaced: [] };
     last.version = removed ? null : version;
-    last.replaced.delete(last.version);
-    for (const oldest of last.replaced) {
-      if (last.replaced.size <= REPLACED_MAX) break;
-      last.replaced.delete(oldest);
-    }
-    this.#last.delete(ino);
-    this.#last.set(ino, last);
+    removeFrom(last.replaced, before);
+    removeFrom(last.replaced, last.version);
+    if (before !== last.version) last.replaced.push(before);
+    if (last.replaced.length > REPLACED_MAX) last.replaced.shift();
+    if (last !== known) this.#last.set(ino, last);
   }
 
   /** A new engine, before it is used. Returns the inodes of which changes are lost. */
   async adopt(engine: MetaEngine): Promise<readonly number[]> {
     if (engine.epoch === this.#epoch) return [];
-    const commits = this.#epoch === '' ? [] : [...this.#last];
+    const commits = this.#epoch === '' ? [] : [...this.#last.entries()];
     const lost: number[] = [];
     for (let at = 0; at < commits.length; at += READ_MAX) {
       const portion = commits.slice(at, at + READ_MAX);
       const found = await engine.read(portion.map(([, { key }]) => key));
       for (const [index, [ino, { version, replaced }]] of portion.entries()) {
         const current = found[index]?.version ?? null;
-        if (current !== version && replaced.has(current)) lost.push(ino);
+        if (current !== version && replaced.includes(current)) lost.push(ino);
       }
     }
     for (const ino of lost) {
@@ -84,4 +77,9 @@ export class Unflushed {
     // What was committed meanwhile is not flushed.
     if (this.#last.get(ino)?.version === version) this.#last.delete(ino);
   }
+}
+
+function removeFrom(versions: (Version | null)[], version: Version | null): void {
+  const at = versions.indexOf(version);
+  if (at >= 0) versions.splice(at, 1);
 }

@@ -42,6 +42,8 @@ export function knownKey(node: Node): string | undefined {
 export function contentMark(node: Node): string {
   const { flags, size, extents } = node.inode;
   if ((flags & (INODE_INLINE | INODE_PAGED)) !== 0) return node.version;
+  // Nothing but zeros, as a file that was just made: no hash says more.
+  if (extents.length === 0) return String(size);
   return keys.get(node) ?? remember(node, contentKey({ size, extents, inline: null }));
 }
 

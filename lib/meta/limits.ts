@@ -16,14 +16,15 @@ const INT64_MIN = -(2n ** 63n);
 // Any character above one byte: it would be cut to its low byte, and name another record. NUL is a legal byte.
 const NOT_LATIN1 = /[^\u0000-\u00ff]/;
 
+/** Of each name in each commit: the message is built for the one that is none. */
 function assertLatin1(text: string): void {
-  assert.ok(!NOT_LATIN1.test(text), `not a latin1 byte string: ${JSON.stringify(text)}`);
+  if (NOT_LATIN1.test(text)) assert.fail(`not a latin1 byte string: ${JSON.stringify(text)}`);
 }
 
 /** The hash tag that a bucket or shard begins with, braces included. */
 export function hashTag(name: string): string {
   const end = name.indexOf('}');
-  assert.ok(name.startsWith('{') && end > 1, `'${name}' does not begin with the hash tag of a volume`);
+  if (!name.startsWith('{') || end < 2) assert.fail(`'${name}' does not begin with the hash tag of a volume`);
   return name.slice(0, end + 1);
 }
 
@@ -48,7 +49,7 @@ export function isInt64(value: bigint): boolean {
 }
 
 export function assertInt64(value: bigint): void {
-  assert.ok(isInt64(value), `${value} is not a signed 64-bit integer`);
+  if (!isInt64(value)) assert.fail(`${value} is not a signed 64-bit integer`);
 }
 
 export function overflow(bucket: string, field: string): PenstockError {

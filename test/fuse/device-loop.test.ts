@@ -111,6 +111,16 @@ describe('the device loop', () => {
     expect(log.map((line) => line.split(' ')[0])).toEqual(['UNLINK', 'RMDIR', 'READLINK']);
   });
 
+  it('serves a RELEASE behind the requests that programs wait for, and all of them before it ends', async () => {
+    const [lookup, release] = [1, 18];
+    const name = Buffer.from('name\0');
+    const { replies } = await serve(
+      [request(2, release, Buffer.alloc(24)), request(4, lookup, name), request(6, release, Buffer.alloc(24))],
+      memoryFs(),
+    );
+    expect(replies.map(({ unique }) => unique)).toEqual([4n, 2n, 6n]);
+  });
+
   it('aborts the signal of a waiting operation at INTERRUPT, also of a resent request', async () => {
     const operations: Operations = {
       ...memoryFs(),
