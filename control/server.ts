@@ -26,6 +26,7 @@ import { datasetRoutes } from './routes/datasets.ts';
 import { forecastRoutes } from './routes/forecasts.ts';
 import { healthRoutes } from './routes/health.ts';
 import { lineageRoutes } from './routes/lineage.ts';
+import { mountRoutes } from './routes/mounts.ts';
 import { overviewRoutes } from './routes/overview.ts';
 import { partitionRoutes } from './routes/partitions.ts';
 import { quarantineRoutes } from './routes/quarantine.ts';
@@ -190,6 +191,7 @@ function addRoutes(app: App, context: ControlContext, metrics: ControlMetrics, o
   forecastRoutes(app);
   quarantineRoutes(app);
   volumeRoutes(app);
+  mountRoutes(app);
   agentRoutes(app);
   agentConfigRoutes(app);
   agentGroupRoutes(app);

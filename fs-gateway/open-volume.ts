@@ -12,6 +12,7 @@ import { openMeta, openStore } from '../lib/registry.ts';
 import type { StoreCredentials } from '../lib/store/store.ts';
 import { readFormat } from '../lib/volume/format.ts';
 import type { VolumeFormat } from '../lib/volume/format.ts';
+import type { MountReport } from '../lib/volume/mount-reports.ts';
 import { BlockCache } from './data/block-cache.ts';
 import { BlockReader } from './data/block-reader.ts';
 import { Staging } from './data/staging.ts';
@@ -84,6 +85,7 @@ export interface OpenVolume {
   passesThrough(ino: number): boolean;
   /** Where these are, as far as the names are in the cache. */
   pathsOf(inos: ReadonlySet<number>): ReadonlyMap<number, string>;
+  saveReport(report: MountReport): Promise<void>;
   /** Ends the session; call `operations.drain()` first. */
   close(): Promise<void>;
 }
@@ -292,6 +294,7 @@ async function assemble({
     }),
     passesThrough: (ino) => staging.backingOf(ino) !== undefined,
     pathsOf: (inos) => view.pathsOf(inos),
+    saveReport: (report) => view.saveReport(report),
     async close() {
       await group?.close();
       locks.close();

@@ -4,10 +4,12 @@ import { z } from 'zod';
 import { systemClock } from '../lib/clock.ts';
 import { Callers } from './callers/callers.ts';
 import { usageOf } from './callers/usage.ts';
+import type { Usage } from './callers/usage.ts';
 import { findMount } from './fuse/mount.ts';
 import { runWorker, serveDevice } from './fuse/worker.ts';
 import { startMaintenance } from './maintenance.ts';
 import { openVolume } from './open-volume.ts';
+import { Reports } from './reports.ts';
 
 /**
  * By default V8 looks for garbage whenever 30 MB of Buffers came, and marks the whole heap for it: a cold read spent half of its CPU on that (128 MiB in
@@ -67,11 +69,17 @@ await runWorker(async (assignment) => {
     device: backing === undefined ? undefined : findMount(assignment.mountpoint)?.device,
     passesThrough: (ino) => volume.passesThrough(ino),
   });
-  await serveDevice(assignment, volume.operations, {
-    stats: () => volume.stats(),
-    callers,
-    usage: () => usageOf(callers, (inos) => volume.pathsOf(inos)),
+  const usage = (): Promise<Usage> => usageOf(callers, (inos) => volume.pathsOf(inos));
+  const stats = (): ReturnType<typeof volume.stats> => volume.stats();
+  const reports = new Reports({
+    isIdle: () => callers.isIdle,
+    usage,
+    stats,
+    save: (report) => volume.saveReport(report),
+    clock: systemClock,
   });
+  await serveDevice(assignment, volume.operations, { stats, callers, usage });
+  await reports.close();
   maintenance.stop();
   await volume.close();
 });

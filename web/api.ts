@@ -253,6 +253,52 @@ export interface Volume {
   readonly mounts: readonly Session[];
 }
 
+export interface Mount {
+  readonly id: string;
+  readonly host: string;
+  readonly pid: number;
+  readonly mountpoint: string;
+  readonly startedMs: number;
+  /** null: it was not used yet. */
+  readonly use: {
+    readonly atMs: number;
+    readonly fetchedBytes: number;
+    readonly peerFetchedBytes: number;
+    readonly cachedBytes: number;
+    readonly stagedBytes: number;
+    readonly files: readonly {
+      readonly ino: number;
+      readonly path: string | null;
+      readonly readBytes: number;
+      readonly writtenBytes: number;
+    }[];
+  } | null;
+}
+
+/** Who uses a mount; outside of Kubernetes a unit or command. */
+export interface Pod {
+  readonly kind: string;
+  readonly id: string;
+  readonly name: string | null;
+  readonly mount: string;
+  readonly host: string;
+  readonly atMs: number;
+  readonly requests: number;
+  readonly reads: number;
+  readonly readsWaited: number;
+  readonly readBytes: number;
+  readonly writtenBytes: number;
+  readonly waitSeconds: number;
+  readonly kernelReadBytes: number;
+  readonly kernelWrittenBytes: number;
+  readonly perSecond: {
+    readonly requests: number;
+    readonly readBytes: number;
+    readonly writtenBytes: number;
+    readonly waitSeconds: number;
+  };
+}
+
 export interface Agent {
   readonly id: string;
   readonly seenMs: number;

@@ -28,6 +28,7 @@ export function bytes(value: number | null): string {
 }
 
 export function duration(seconds: number): string {
+  if (seconds > 0 && seconds < 0.001) return `${whole.format(seconds * 1e6)} µs`;
   if (seconds < 1) return seconds === 0 ? '0 s' : `${whole.format(seconds * 1000)} ms`;
   if (seconds < 10) return `${one.format(seconds)} s`;
   if (seconds < 120) return `${whole.format(seconds)} s`;

@@ -1,8 +1,9 @@
 /** The volume, its mounts, and every session of the metadata engine. */
-import { api, type PagedList, type Session, type Volume } from './api.ts';
+import { api, type Mount, type PagedList, type Pod, type Session, type Volume } from './api.ts';
 import { h } from './dom.ts';
 import { bytes, count, duration, moment } from './format.ts';
 import { empty, facts, section, table, type View } from './parts.ts';
+import { renderFiles, renderMounts, renderPods } from './view-mounts.ts';
 
 export const volumes: View = {
   show(root, signal) {
@@ -11,6 +12,29 @@ export const volumes: View = {
         title: 'Volume',
         read: () => api<PagedList<Volume>>('/v1/volumes', { signal }),
         render: ({ items }) => h('div', {}, items.map(renderVolume)),
+        everyMs: 5000,
+        signal,
+      }),
+      section({
+        title: 'Mounts',
+        read: () => api<PagedList<Mount>>('/v1/mounts?limit=1000', { signal }),
+        render: ({ items }) => renderMounts(items),
+        everyMs: 5000,
+        signal,
+      }),
+      section({
+        title: 'Who uses them',
+        note: 'By pod, or outside of Kubernetes by unit or command. ~: with what the kernel serves past the daemon, which is an estimate.',
+        read: () => api<PagedList<Pod>>('/v1/pods?limit=1000', { signal }),
+        render: ({ items }) => renderPods(items),
+        everyMs: 5000,
+        signal,
+      }),
+      section({
+        title: 'Hot files',
+        note: 'Bytes of the last minutes; they count half after one.',
+        read: () => api<PagedList<Mount>>('/v1/mounts?limit=1000', { signal }),
+        render: ({ items }) => renderFiles(items),
         everyMs: 5000,
         signal,
       }),
@@ -32,19 +56,6 @@ function renderVolume(volume: Volume): Node {
       `${volume.name} is not formatted`,
       'penstock fs format makes it a file system; the lake works without.',
     );
-  const mounts =
-    volume.mounts.length === 0
-      ? empty('Not mounted', 'penstock fs mount META_URL MOUNTPOINT')
-      : table(
-          'Mounts',
-          [
-            { title: 'Mount point', cell: ({ detail }) => h('code', {}, String(detail['mountpoint'] ?? '')) },
-            { title: 'Host', cell: ({ host }) => host },
-            { title: 'Process', cell: ({ pid }) => String(pid), number: true },
-            { title: 'Since', cell: ({ startedMs }) => moment(startedMs) },
-          ],
-          volume.mounts,
-        );
   return h(
     'div',
     {},
@@ -58,7 +69,6 @@ function renderVolume(volume: Volume): Node {
       ['Durability', volume.durability ?? ''],
       ['Formatted', volume.createdMs === null ? '' : moment(volume.createdMs)],
     ]),
-    mounts,
   );
 }
 

@@ -11,6 +11,7 @@ import type { TokenRecord } from '../auth/tokens.ts';
 import type { PortHealth } from '../connections.ts';
 import type { ControlContext } from '../context.ts';
 import type { AuditRecord } from '../lake/audit.ts';
+import { readMounts, type ReportingMount } from '../lake/mounts.ts';
 import { describeVolume, type VolumeState } from '../lake/volume.ts';
 import { FleetScope } from './fleet-scope.ts';
 import { LakeScope } from './lake-scope.ts';
@@ -61,6 +62,11 @@ export class Scope {
   async volumes(): Promise<VolumeState[]> {
     const { engine, volume } = this.#context.connections;
     return this.tenant === null ? [await describeVolume(engine, volume)] : [];
+  }
+
+  async mounts(): Promise<ReportingMount[]> {
+    const { engine, volume } = this.#context.connections;
+    return this.tenant === null ? readMounts(engine, volume) : [];
   }
 
   async sessions(): Promise<readonly SessionInfo[]> {

@@ -78,6 +78,11 @@ export class Callers {
     return caller;
   }
 
+  /** Nobody asked for anything for a while, and nobody has a file open that the kernel serves by itself. */
+  get isIdle(): boolean {
+    return this.#timer === undefined;
+  }
+
   /** It opened a file that the kernel serves by itself. */
   opensPassedThrough(caller: Caller): void {
     this.#passed.watch(caller);

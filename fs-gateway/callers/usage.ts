@@ -1,39 +1,9 @@
 /** Who uses a mount how much, and which files: what the control socket answers, and what a mount tells the control plane. */
+import type { FileUsage, WorkloadUsage } from '../../lib/volume/mount-reports.ts';
 import type { Callers, WorkloadCounts } from './callers.ts';
 import { podNames } from './pod-names.ts';
-import type { Workload } from './workload.ts';
 
 const FILES_SHOWN = 20;
-
-export interface WorkloadUsage {
-  readonly kind: Workload['kind'];
-  readonly id: string;
-  /** `namespace/name` of a pod, where the CSI driver was told. */
-  readonly name: string | null;
-  readonly requests: number;
-  readonly errors: number;
-  readonly reads: number;
-  readonly readsWaited: number;
-  readonly writes: number;
-  readonly readBytes: number;
-  readonly writtenBytes: number;
-  readonly waitSeconds: number;
-  /** By the kernel alone: estimates. */
-  readonly kernelReadBytes: number;
-  readonly kernelWrittenBytes: number;
-  /** Of its cgroup: all disks, all files; null: not counted. */
-  readonly diskReadBytes: number | null;
-  readonly diskWrittenBytes: number | null;
-}
-
-export interface FileUsage {
-  readonly ino: number;
-  /** Where it was last seen; null: its name is not in the cache. */
-  readonly path: string | null;
-  /** Of the last minutes: weights that halve every minute. */
-  readonly readBytes: number;
-  readonly writtenBytes: number;
-}
 
 /** Since the worker began. */
 export interface Usage {

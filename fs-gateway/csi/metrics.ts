@@ -1,7 +1,8 @@
 /** What the driver tells Prometheus: its calls, and on a node the mounts that its daemons serve. */
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
 import type { HealthAnswers } from '../../lib/health-server.ts';
-import type { Usage, WorkloadUsage } from '../callers/usage.ts';
+import type { WorkloadUsage } from '../../lib/volume/mount-reports.ts';
+import type { Usage } from '../callers/usage.ts';
 import { controlRequest } from '../fuse/control.ts';
 import { allMounts, FILE_SYSTEM_TYPE } from '../fuse/mount.ts';
 import type { CallReport } from './server.ts';

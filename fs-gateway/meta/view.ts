@@ -10,6 +10,7 @@ import { PenstockError, describeError } from '../../lib/errors.ts';
 import type { CommitResult, Key, MetaEngine, ScanPage, SessionInfo, Stored } from '../../lib/meta/engine.ts';
 import { decodeChanges } from '../../lib/volume/feed.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
+import type { MountReport } from '../../lib/volume/mount-reports.ts';
 import { entryOf, MetaCache } from './cache.ts';
 import type { CachedEntry, Node, Watch } from './cache.ts';
 import { Change } from './change.ts';
@@ -126,6 +127,12 @@ export class VolumeView {
       }
       await this.#repeats.load(engine);
     });
+  }
+
+  /** For whoever shows it; lost with the engine, and nothing depends on it. */
+  async saveReport(report: MountReport): Promise<void> {
+    const key = { bucket: this.keys.mountReports, field: this.#options.mountId };
+    await (await this.engine()).commit({ write: [{ key, value: Buffer.from(JSON.stringify(report)) }] });
   }
 
   /** Where these inodes are, as far as their names are in the cache. */

@@ -5,14 +5,16 @@ export type BucketKind =
   | 'announced'
   /** No feed tells of it. */
   | 'silent'
-  /** Of the moment: locks, leases, requests of a mount, notes for a gc that runs. */
+  /** Of the moment: locks, leases, requests of a mount, what mounts report, notes for a gc that runs. */
   | 'skipped';
 
 const ANNOUNCED = ['i:', 'd:', 'e:', 'b:', 'x:', 'l:', 't:'];
 
 export function bucketKind(name: string): BucketKind {
   if (ANNOUNCED.some((prefix) => name.startsWith(prefix))) return 'announced';
-  return name.startsWith('q:') || name === 'k' || name === 'r' || name === 'leases' ? 'skipped' : 'silent';
+  return name.startsWith('q:') || name === 'k' || name === 'p' || name === 'r' || name === 'leases'
+    ? 'skipped'
+    : 'silent';
 }
 
 /** A bucket holds numbers or values, never both. */

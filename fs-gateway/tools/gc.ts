@@ -33,6 +33,7 @@ import { VolumeView } from '../meta/view.ts';
 import { Reclaimer } from '../vfs/reclaim.ts';
 import { removeAbandoned } from './clone.ts';
 import { expiredOrphans } from './gc-orphans.ts';
+import { forgetReports } from './gc-reports.ts';
 import { GarbageLists } from './gc-lists.ts';
 import { holdLock } from './volume-lock.ts';
 import type { VolumeLock } from './volume-lock.ts';
@@ -152,6 +153,7 @@ class Collection {
     await forgetQuotas(engine, volume);
     const lakeNotes = await this.#lakeNotes();
     await this.#forgetMoved();
+    await forgetReports(engine, this.keys);
     const reclaimedOrphans = await this.#reclaim(nowMs);
     const expiredLakeFiles = await expireListings(engine, volume, nowMs, this.#graceMs);
     const limitMs = (await storeNowMs(store, clockKey(this.#volumeId), nowMs)) - (await this.#ageMin());

@@ -27,6 +27,7 @@
  *   {v}y                object key       value    an object of the lake that a clone refers to, for the table's clean-up (references.ts)
  *   {v}q:<mount id>     slot             value    a request that a mount has applied (fs-gateway/meta/repeats.ts)
  *   {v}k                ino              value    locks of a file, held and waited for (lock-record.ts)
+ *   {v}p                <mount id>       value    who uses a mount how much (mount-reports.ts)
  *   {v}r                object id        value    an object that gained a reference without an upload, for gc (references.ts)
  *
  * The entries' times and the count of subdirectories are numbers of their own so that creates in one directory never conflict:
@@ -79,6 +80,7 @@ export class VolumeKeys {
   readonly buildings: string;
   readonly lakeReferences: string;
   readonly movedReferences: string;
+  readonly mountReports: string;
   /** All inode buckets begin with it. */
   readonly inodePrefix: string;
   readonly pagesPrefix: string;
@@ -108,6 +110,7 @@ export class VolumeKeys {
     this.buildings = `${tag}c`;
     this.lakeReferences = `${tag}y`;
     this.movedReferences = `${tag}r`;
+    this.mountReports = `${tag}p`;
     this.inodePrefix = `${tag}i:`;
     this.pagesPrefix = `${tag}e:`;
     this.listingsPrefix = `${tag}l:`;
