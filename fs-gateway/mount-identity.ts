@@ -5,7 +5,8 @@
  *
  * Invariants: two mounts of one identity serve at no time together. In one cache directory the lock of the staging area sees to that; of a
  * directory that was copied, identity and all, the mount that comes second sees that the first one's session goes on, and ends.
- * Limits: a mount whose supervisor and worker were killed is followed by another once its lease is over, up to LEASES_MS.
+ * Limits: a mount whose supervisor and worker were killed is followed by another at once on its machine (lib/process-identity.ts), elsewhere once its
+ * lease is over, up to LEASES_MS.
  */
 import { createHash, randomUUID } from 'node:crypto';
 import { linkSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -14,6 +15,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { PenstockError, systemCode } from '../lib/errors.ts';
 import type { SessionInfo } from '../lib/meta/engine.ts';
+import { isGone } from '../lib/process-identity.ts';
 
 const FILE = 'id';
 const LOOK_MS = 200;
@@ -69,16 +71,20 @@ export interface IdentityCheck {
   readonly sessions: () => Promise<readonly SessionInfo[]>;
 }
 
-/** To be called with the lock of the staging area. Returns when nobody else has this identity; throws `held` when somebody goes on with it. */
-export async function assertOnlyOne({ mountId, life, cacheDir, sessions }: IdentityCheck): Promise<void> {
-  const others = async (): Promise<readonly SessionInfo[]> =>
-    (await sessions()).filter(
-      ({ live, kind, detail }) =>
-        live && kind === 'mount' && detail['mountId'] === mountId && detail['lockOwner'] !== life,
-    );
-  const first = await others();
-  const seenMs = Math.max(0, ...first.map(({ renewedMs }) => renewedMs));
-  for (let left = first, waitedMs = 0; left.length > 0; waitedMs += LOOK_MS) {
+/**
+ * To be called with the lock of the staging area. Resolves when nobody else has this identity, with the live sessions that have it: earlier
+ * workers', and our own. Throws `held` when somebody goes on with it.
+ */
+export async function onlyOne({ mountId, life, cacheDir, sessions }: IdentityCheck): Promise<readonly SessionInfo[]> {
+  const ofMount = async (): Promise<readonly SessionInfo[]> =>
+    (await sessions()).filter(({ live, kind, detail }) => live && kind === 'mount' && detail['mountId'] === mountId);
+  const isOther = ({ pid, detail }: SessionInfo): boolean =>
+    detail['lockOwner'] !== life && !isGone({ pid, space: String(detail['space']), born: String(detail['born']) });
+  let known = await ofMount();
+  const seenMs = Math.max(0, ...known.filter(isOther).map(({ renewedMs }) => renewedMs));
+  for (let waitedMs = 0; ; waitedMs += LOOK_MS) {
+    const left = known.filter(isOther);
+    if (left.length === 0) return known;
     // The one before this mount was killed: its lease runs out.
     const alive = left.find(({ renewedMs }) => renewedMs > seenMs || waitedMs >= LEASES_MS);
     if (alive !== undefined) {
@@ -89,6 +95,6 @@ export async function assertOnlyOne({ mountId, life, cacheDir, sessions }: Ident
       );
     }
     await sleep(LOOK_MS);
-    left = await others();
+    known = await ofMount();
   }
 }

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Clock } from '../lib/clock.ts';
 import { isCode, PenstockError } from '../lib/errors.ts';
+import { thisProcess } from '../lib/process-identity.ts';
 import { acquireProcessLock } from '../lib/process-lock.ts';
 import type { ProcessLock } from '../lib/process-lock.ts';
 import { openMeta, openStore } from '../lib/registry.ts';
@@ -19,7 +20,7 @@ import { Staging } from './data/staging.ts';
 import { Uploader } from './data/uploader.ts';
 import { Content } from './meta/content.ts';
 import { VolumeView } from './meta/view.ts';
-import { assertOnlyOne, mountIdOf, stagingFolder } from './mount-identity.ts';
+import { mountIdOf, onlyOne, stagingFolder } from './mount-identity.ts';
 import { bootId, openPassthrough, openWholeFiles } from './open-passthrough.ts';
 import { CacheGroup } from './peers/cache-group.ts';
 import type { CacheGroupOptions } from './peers/cache-group.ts';
@@ -101,7 +102,8 @@ export async function openVolume(
   const lockOwner = options.mountLife ?? mountId;
   const { volume, folder, mountpoint } = options;
   const group = options.cacheGroup === undefined ? undefined : await CacheGroup.open({ ...options.cacheGroup, report });
-  const own = { volume, mountpoint, mountId, lockOwner, ...(folder !== undefined && { folder }) };
+  const { space, born = '' } = thisProcess;
+  const own = { volume, mountpoint, mountId, lockOwner, space, born, ...(folder !== undefined && { folder }) };
   const view = await VolumeView.open({
     open: () => openMeta(options.metaUrl, { kind: 'mount', detail: { ...own, ...group?.detail } }),
     volume,
@@ -168,8 +170,7 @@ async function assemble({
   const lock = await lockStaging(join(stagingDir, 'lock'), options.mountpoint, clock);
   const { cacheDir } = options;
   try {
-    await assertOnlyOne({ mountId, life: lockOwner, cacheDir, sessions: () => view.sessions() });
-    await view.takeOver(({ kind, detail }) => kind === 'mount' && detail['mountId'] === mountId);
+    await view.takeOver(await onlyOne({ mountId, life: lockOwner, cacheDir, sessions: () => view.sessions() }));
   } catch (error) {
     lock.release();
     throw error;

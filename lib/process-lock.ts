@@ -12,7 +12,8 @@
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
-import { PenstockError, fromSystemError, systemCode } from './errors.ts';
+import { PenstockError, fromSystemError } from './errors.ts';
+import { isAlive } from './process-identity.ts';
 
 export interface ProcessLock {
   /** Gives the lock up; a second call does nothing. */
@@ -84,15 +85,5 @@ function readHolder(path: string): Holder | undefined {
   } catch {
     // Absent, half written or damaged: it only explains, so the message does without it.
     return undefined;
-  }
-}
-
-/** Whether there is a process of this id on this machine. */
-export function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return systemCode(error) === 'EPERM';
   }
 }

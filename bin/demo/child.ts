@@ -12,7 +12,7 @@ const RESTARTS_MAX = 20;
 
 export class DemoChild {
   readonly name: string;
-  /** The last progress message; undefined until the first. */
+  /** The last progress message of the process that runs now; undefined until the first. */
   status: Readonly<Record<string, unknown>> | undefined;
   restarts = 0;
   readonly #args: readonly string[];
@@ -56,6 +56,7 @@ export class DemoChild {
       detached: true,
     });
     this.#process = child;
+    this.status = undefined;
     const started = performance.now();
     const keep = (text: Buffer): void => {
       this.#log.write(text);

@@ -122,7 +122,7 @@ class Demo {
   readonly #problems = new Set<string>();
   /** Ends collecting when a child has failed for good: nothing may go on behind the error. */
   readonly #failed = new AbortController();
-  #mountpoint: string | null = null;
+  #isMountPossible = true;
   #phase: DemoProgress['phase'] = 'collecting';
   #stats: DatasetStats[] = [];
   #agentTotals = { readings: 0, delivered: 0, spoolBytes: 0 };
@@ -152,7 +152,7 @@ class Demo {
     for (const note of this.#configuration.notes) this.#screen.say(`penstock: ${note}`);
     const progress = this.#showProgress();
     try {
-      await this.#startMount();
+      this.#startMount();
       this.#agent.start();
       this.#lander.start();
       this.#control.start();
@@ -173,15 +173,24 @@ class Demo {
     }
   }
 
-  async #startMount(): Promise<void> {
+  #startMount(): void {
     const possible = mountability();
-    if (!possible.ok) {
-      this.#screen.say(`penstock: no mount here (${possible.reason}); the query will read the objects`);
+    if (possible.ok) {
+      this.#mount.start();
       return;
     }
-    this.#mount.start();
+    this.#isMountPossible = false;
+    this.#screen.say(`penstock: no mount here (${possible.reason}); the query will read the objects`);
+  }
+
+  get #mountpoint(): string | null {
+    return this.#mount.status?.['kind'] === 'mounted' ? this.#paths.mountpoint : null;
+  }
+
+  /** Readings are collected and land without it: only the query at the end needs the mount. */
+  async #untilMounted(): Promise<void> {
     const deadline = performance.now() + MOUNT_MS;
-    while (this.#mount.status?.['kind'] !== 'mounted') {
+    while (this.#isMountPossible && this.#mountpoint === null) {
       await Promise.race([delay(50), this.#mount.failure]);
       if (performance.now() > deadline) {
         throw new PenstockError(
@@ -190,7 +199,6 @@ class Demo {
         );
       }
     }
-    this.#mountpoint = this.#paths.mountpoint;
   }
 
   /** Once: the page is for whoever watches, the pipeline does not wait for it. */
@@ -233,6 +241,7 @@ class Demo {
     this.#enter('compacting');
     this.#addProblems(await this.#compactAll(signal));
     this.#enter('querying');
+    await this.#untilMounted();
     const stats = await this.#readStats();
     const query = await queryDatasets(await this.#files());
     this.#addProblems(query.problems);

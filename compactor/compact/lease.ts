@@ -2,14 +2,14 @@
  * Leases on groups, so that two compactors do not do the same work. Only work is saved by them: what is right is decided by the
  * compares of the commit, one of which is the lease's version.
  *
- *   {VOLUME}leases / compact:<dataset>:<hour>      { "session", "host", "pid", "untilMs" } as JSON
+ *   {VOLUME}leases / compact:<dataset>:<hour>      { "session", "host", "pid", "space", "born", "untilMs" } as JSON
  *
  * Failure: the lease of a killed process is free at once for processes of its machine, else when it ends (LEASE_MS).
  */
 import { hostname } from 'node:os';
 import { z } from 'zod';
 import type { Compare, Key, Stored, Version, Write } from '../../lib/meta/engine.ts';
-import { isAlive } from '../../lib/process-lock.ts';
+import { isGone, thisProcess } from '../../lib/process-identity.ts';
 import type { LakeContext } from '../../lib/table/table.ts';
 import { commitSurely } from '../commit-surely.ts';
 import { hourName } from '../parquet-object.ts';
@@ -17,7 +17,15 @@ import { hourName } from '../parquet-object.ts';
 const LEASE_MS = 60_000;
 const RENEW_MS = 15_000;
 
-const leaseSchema = z.object({ session: z.int(), host: z.string(), pid: z.int(), untilMs: z.number() });
+const leaseSchema = z.object({
+  session: z.int(),
+  host: z.string(),
+  pid: z.int(),
+  /** Of an older version's lease nobody knows. */
+  space: z.string().default(''),
+  born: z.string().optional(),
+  untilMs: z.number(),
+});
 
 export class GroupLease {
   readonly #lake: LakeContext;
@@ -95,7 +103,7 @@ export class GroupLease {
 
 function leaseValue(lake: LakeContext): Buffer {
   const untilMs = lake.clock.nowMs() + LEASE_MS;
-  return Buffer.from(JSON.stringify({ session: lake.engine.sessionId, host: hostname(), pid: process.pid, untilMs }));
+  return Buffer.from(JSON.stringify({ session: lake.engine.sessionId, host: hostname(), ...thisProcess, untilMs }));
 }
 
 /** null: it is free. */
@@ -105,7 +113,7 @@ function holderOf(lake: LakeContext, stored: Stored | null): string | null {
   // A record that nobody understands protects nobody.
   if (!parsed.success || parsed.data.untilMs <= lake.clock.nowMs()) return null;
   const { host, pid, untilMs } = parsed.data;
-  if (host === hostname() && !isAlive(pid)) return null;
+  if (isGone(parsed.data)) return null;
   return `process ${pid} on ${host} until ${new Date(untilMs).toISOString()}`;
 }
 

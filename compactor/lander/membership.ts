@@ -10,12 +10,10 @@
  * Limits: one write and one scan a beat and process, however many datasets it has.
  */
 import { createHash } from 'node:crypto';
-import { readlinkSync } from 'node:fs';
 import { hostname } from 'node:os';
 import type { Key, Version } from '../../lib/meta/engine.ts';
-import { systemBoot } from '../../lib/boot-time.ts';
 import { type LanderRecord, landersBucket, parseLander } from '../../lib/lake/landers.ts';
-import { isAlive } from '../../lib/process-lock.ts';
+import { isGone, thisProcess } from '../../lib/process-identity.ts';
 import type { LakeContext } from '../../lib/table/table.ts';
 import { commitSurely } from '../commit-surely.ts';
 
@@ -123,8 +121,7 @@ export class Membership {
   async #tell(): Promise<void> {
     const record: LanderRecord = {
       host: hostname(),
-      pid: process.pid,
-      space: SPACE,
+      ...thisProcess,
       datasets: [...this.#datasets],
       startedMs: this.#startedMs,
     };
@@ -158,17 +155,3 @@ export class Membership {
     for (const one of dead) await engine.commit({ compare: [one], write: [{ key: one.key, value: null }] });
   }
 }
-
-/** Machines may share a name, and namespaces of different machines a number: without the boot, the processes of one would be dead to the other. */
-const SPACE = `${hostname()} ${systemBoot.id.toString('hex')} ${pidNamespace()}`;
-
-function pidNamespace(): string {
-  try {
-    return readlinkSync('/proc/self/ns/pid');
-  } catch {
-    // Not Linux: a machine is one space.
-    return '';
-  }
-}
-
-const isGone = ({ space, pid }: LanderRecord): boolean => space === SPACE && !isAlive(pid);

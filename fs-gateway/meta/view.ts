@@ -116,15 +116,13 @@ export class VolumeView {
   }
 
   /**
-   * To be called before the first change: ends the sessions of earlier workers of the mount, whose commits may still lie in some buffer on
-   * their way, and learns what they applied.
+   * To be called before the first change: ends the sessions of earlier workers of the mount (ours may be among them), whose commits may still
+   * lie in some buffer on their way, and learns what they applied.
    */
-  async takeOver(isEarlier: (session: SessionInfo) => boolean): Promise<void> {
+  async takeOver(sessions: readonly SessionInfo[]): Promise<void> {
     await this.#retry(async () => {
       const engine = await this.engine();
-      for (const session of await engine.sessions()) {
-        if (session.live && session.id !== engine.sessionId && isEarlier(session)) await engine.endSession(session.id);
-      }
+      for (const { id } of sessions) if (id !== engine.sessionId) await engine.endSession(id);
       await this.#repeats.load(engine);
     });
   }

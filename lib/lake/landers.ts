@@ -1,10 +1,9 @@
 /**
  * Which landers there are: one record for each, which it writes again and again for as long as it lives.
  *
- *   {VOLUME}landers / <lander id>     { "host", "pid", "space", "datasets", "startedMs" } as JSON
+ *   {VOLUME}landers / <lander id>     { "host", "pid", "space", "born", "datasets", "startedMs" } as JSON
  *
- * `space` tells whether a process id means the same to two of them (boot of a machine and pid namespace); `datasets` are those in whose partitions
- * it takes a share. Who lands a partition stands in the record of its offset (offsets.ts).
+ * `space`, `pid` and `born` are its process (lib/process-identity.ts); `datasets` are those in whose partitions it takes a share. Who lands a partition stands in the record of its offset (offsets.ts).
  */
 import { z } from 'zod';
 
@@ -12,6 +11,7 @@ const landerSchema = z.object({
   host: z.string(),
   pid: z.int(),
   space: z.string(),
+  born: z.string().optional(),
   datasets: z.array(z.string()),
   startedMs: z.number(),
 });

@@ -176,7 +176,6 @@ it.each(['collecting', 'draining', 'landing', 'compacting', 'querying'])(
     lines.append(1000);
     const demo = new Demo(dir, 3);
     await eventually(`the phase ${phase}\n${demo.stderr}`, () => demo.stderr.includes(`${phase}:`));
-    // A lander that was stopped with a partition in its hands is waited for, for up to a minute (once-goal.ts).
     if (phase === 'collecting') await eventually('a landed row', () => /landed [1-9]/.test(demo.stderr), 90_000);
     kill(demo.pid);
     await demo.exited;

@@ -1,7 +1,10 @@
 /** Two mounts never take each other for one, whatever they have in common. */
 import { cpSync } from 'node:fs';
 import { join } from 'node:path';
-import { expect, test } from 'vitest';
+import { expect, onTestFinished, test } from 'vitest';
+import { mountIdOf } from '../../fs-gateway/mount-identity.ts';
+import { thisProcess } from '../../lib/process-identity.ts';
+import { openMeta } from '../../lib/registry.ts';
 import { lookUp, writeFile } from '../tools/volume-files.ts';
 import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
 
@@ -36,4 +39,25 @@ test('a mount that is mounted again, or over a copy of its cache that nobody use
   await copy.close();
   const original = await openTestVolume(volume, 'a', [], 'lake', { ...SAME, mountLife: 'fourth' });
   await writeFile(original, 'file', Buffer.from('content'));
+});
+
+test('a mount that was killed on this machine is followed at once, though its session is still live', async () => {
+  const volume = await testVolume();
+  const mountId = mountIdOf(join(volume.base, 'cache-a'), SAME.mountpoint);
+  // Of a process that had our id before us.
+  const detail = {
+    volume: 'lake',
+    mountpoint: SAME.mountpoint,
+    mountId,
+    lockOwner: 'killed',
+    ...thisProcess,
+    born: '1',
+  };
+  const killed = await openMeta(volume.metaUrl, { kind: 'mount', detail, leaseMs: 600_000 });
+  onTestFinished(() => killed.close());
+  const next = await openTestVolume(volume, 'a', [], 'lake', { ...SAME, mountLife: 'next' });
+  await writeFile(next, 'file', Buffer.from('content'));
+  // What it may still have on its way comes to nothing.
+  const late = { write: [{ key: { bucket: '{lake}x', field: 'y' }, value: Buffer.from('late') }] };
+  await expect(killed.commit(late)).rejects.toMatchObject({ code: 'fenced' });
 });
