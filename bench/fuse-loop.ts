@@ -22,7 +22,7 @@ async function bench(): Promise<void> {
   if (mdbench === undefined) throw new Error('MDBENCH=path to the mdbench program is needed');
   const files = Number(process.argv[2] ?? 5_000);
   const asynchronousCreate = process.argv.includes('--async');
-  const mountpoint = mkdtempSync(join(tmpdir(), `penstock-test-mount-${process.pid}-`));
+  const mountpoint = mkdtempSync(join(tmpdir(), 'penstock-bench-fuse-'));
   console.log(
     `${cpus().length} CPUs, Linux ${release()}, Node ${process.version}, ${files} files, async=${asynchronousCreate}`,
   );

@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { expect, onTestFinished, test } from 'vitest';
 import { isGone, thisProcess } from '../lib/process-identity.ts';
 import { until } from './support/mount-guard.ts';
+import { makerOf, tempDir } from './support/temp.ts';
 
 /** Above what a kernel gives out. */
 const NO_PID = 2 ** 22 + 1;
@@ -25,4 +26,9 @@ test.skipIf(process.platform !== 'linux')('an id that was given out again, and a
     return pid !== '' && /^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
   });
   expect(isGone({ space: thisProcess.space, pid: Number(children()) })).toBe(true);
+});
+
+test('a directory of a test is of the process that runs it: a second run beside it takes no mount of it away', () => {
+  expect(makerOf(`${tempDir('demo-head')}/mnt`)).toEqual(thisProcess);
+  expect(makerOf('/tmp/penstock-test-of-somebody-else/mnt')).toBeUndefined();
 });

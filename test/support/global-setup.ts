@@ -1,25 +1,26 @@
 /** Runs once around the whole suite. Stale mounts of an earlier, killed run would hang whoever lists their parent. */
-import { existsSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { spawnSync } from 'node:child_process';
 import { tmpdir } from 'node:os';
+import { isGone } from '../../lib/process-identity.ts';
+import { makerOf } from './temp.ts';
 
-export function leftoverMounts(): string[] {
+/** Of test processes that have ended: those of another run that is under way stay. */
+function leftoverMounts(): string[] {
   if (process.platform !== 'linux') return [];
   return readFileSync('/proc/self/mounts', 'utf8')
     .split('\n')
     .map((line) => line.split(' '))
     .filter(([, point, type]) => type === 'fuse.penstock' && point?.startsWith(`${tmpdir()}/penstock-test-`))
-    .map(([, point]) => point ?? '');
-}
-
-/** Mount directories carry the pid of the test process that made them (`mount-guard.ts`): those of another run that is under way stay. */
-function ownerLives(point: string): boolean {
-  const pid = /\/penstock-test-mount-(\d+)-/.exec(point)?.[1];
-  return pid !== undefined && existsSync(`/proc/${pid}`);
+    .map(([, point]) => point ?? '')
+    .filter((point) => {
+      const maker = makerOf(point);
+      return maker !== undefined && isGone(maker);
+    });
 }
 
 function unmountLeftovers(): void {
-  for (const point of leftoverMounts().filter((p) => !ownerLives(p))) {
+  for (const point of leftoverMounts()) {
     spawnSync('umount', ['-l', point], { stdio: 'ignore', timeout: 10_000 });
   }
 }

@@ -72,12 +72,9 @@ export interface ToyMountOptions {
   readonly workerOptions?: object;
 }
 
-/**
- * An empty mount point and a directory behind it, cleaned up with the test. The pid in the name tells another run's setup that the mount is in
- * use (`global-setup.ts`).
- */
+/** An empty mount point and a directory behind it, cleaned up with the test. */
 export function mountDirs(): { readonly base: string; readonly mountpoint: string; readonly root: string } {
-  const base = makeTempDir(`mount-${process.pid}`);
+  const base = makeTempDir('mount');
   const mountpoint = join(base, 'mnt');
   const root = join(base, 'root');
   mkdirSync(mountpoint);
