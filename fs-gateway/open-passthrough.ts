@@ -52,6 +52,7 @@ export interface PassthroughRequest {
   readonly mode: PassthroughMode;
   readonly kernel: KernelBacking | undefined;
   flush(ino: number): Result<void>;
+  commit(ino: number): Result<void>;
 }
 
 export interface OpenPassthrough {
@@ -89,6 +90,7 @@ export function openPassthrough(request: PassthroughRequest): OpenPassthrough {
     bootId: bootId(),
     read,
     flush: (ino) => request.flush(ino),
+    commit: (ino) => request.commit(ino),
   });
   return {
     passthrough,

@@ -224,6 +224,7 @@ async function assemble({
     mode: options.passthrough ?? 'off',
     kernel: options.kernel,
     flush: (ino) => flushes.flush(ino),
+    commit: (ino) => (writeback === undefined ? flushes.flush(ino) : writeback.add(ino)),
   });
   const flusher = new Flusher(context, uploader);
   const writeback = options.writeback === true ? new Writeback(clock, (ino) => flushes.flush(ino)) : undefined;

@@ -1,4 +1,4 @@
-/** Whole files of mount points of this volume that are not mounted any more: nobody else would ever remove them. */
+/** Whole files of mount points of this volume that are not mounted any more: nobody else would ever remove them. Live ones may hold what is not committed, and stay. */
 import { existsSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { isCode } from '../../lib/errors.ts';
@@ -12,10 +12,22 @@ export async function removeAbandoned(base: string, own: string): Promise<void> 
     if (!name.startsWith('mount-') || join(base, name) === own || !existsSync(folder)) continue;
     try {
       const lock = await acquireProcessLock(join(base, name, 'lock'), { label: 'removal of whole files' });
-      rmSync(folder, { recursive: true, force: true });
+      removeAllButLive(folder);
       lock.release();
     } catch (error) {
       if (!isCode(error, 'held')) throw error;
     }
   }
+}
+
+function removeAllButLive(folder: string): void {
+  for (const part of readdirSync(folder)) {
+    const names = readdirSync(join(folder, part));
+    const live = new Set(names.filter((name) => /\.(base|kept)$/.test(name)).map(inodeOf));
+    for (const name of names) if (!live.has(inodeOf(name))) rmSync(join(folder, part, name), { force: true });
+  }
+}
+
+function inodeOf(name: string): string {
+  return name.replace(/\..*/, '');
 }

@@ -13,6 +13,8 @@
  * - This process keeps no descriptor for writing open over `isQuiet`: it would answer for itself.
  * - It is settled only by a comparison that began when nobody had it open here: between the answer to an open and the kernel's own open of
  *   the backing file, the lease test sees no writer.
+ * - With `writeback` close and fsync *promise* the bytes (`promise`). From then on the base that a power cut leaves is saved behind the bytes that
+ *   it speaks of, and synced: what differs from it then is newer than it. The one for the next worker is saved at once, beside it.
  * Failure: the base is saved after each commit. Killed between, the next worker finds blocks changed that are committed already, and commits the
  *   same bytes again, but for appended ones: the journal and the metadata say which those are (appends.ts).
  * Limits: a flush reads the whole file (4 GB/s from the page cache, in a thread); content kept in the metadata is held in memory.
@@ -76,6 +78,14 @@ export class LiveFile extends StagedFile {
   #settled = false;
   /** How often it was unsettled: a comparison that one came into settles nothing. */
   #unsettlings = 0;
+  /** How long the last comparison read the file. */
+  compareMs = 0;
+  #isPromised: boolean;
+  /** Also over a power cut there is a base. */
+  #isKept: boolean;
+  #kept: Promise<void> = Promise.resolve();
+  #keeping: Promise<void> | undefined;
+  #syncs = 0;
   #closed = false;
   #released = false;
 
@@ -84,6 +94,7 @@ export class LiveFile extends StagedFile {
     super(options.ino, options.base.content.size, '');
     this.#options = options;
     this.#base = options.base;
+    this.#isPromised = this.#isKept = options.whole.isKept(options.ino);
     this.#seenMtimeNs = options.base.mtimeNs;
     this.#readFd = openSync(options.whole.path(options.ino), 'r');
     this.#takeUp();
@@ -180,7 +191,9 @@ export class LiveFile extends StagedFile {
     this.#closeWriter();
     const quiet = this.#options.isQuiet(this.#readFd);
     const unsettlings = this.#unsettlings;
+    const startedMs = performance.now();
     const { size, hashes } = await this.#hash();
+    this.compareMs = performance.now() - startedMs;
     this.#next = hashes;
     this.#nextSize = size;
     const overlay = new Overlay();
@@ -257,7 +270,7 @@ export class LiveFile extends StagedFile {
     // What was written here just now is no change of this node.
     if (unchanged) this.#seenMtimeNs = fstatSync(this.#readFd, { bigint: true }).mtimeNs;
     this.#base = { ...this.#base, content: committed, hashes, mtimeNs: this.#seenMtimeNs };
-    this.#options.whole.saveBase(this.ino, this.#base);
+    this.#save();
   }
 
   /** Writes each run of bytes that changed there and not here. */
@@ -309,7 +322,48 @@ export class LiveFile extends StagedFile {
     this.#base = { ...this.#base, content, hashes: this.#next, mtimeNs: this.#seenMtimeNs };
     this.append = this.#appendedBehind();
     this.#snapshot = undefined;
+    this.#save();
+  }
+
+  #save(): void {
     this.#options.whole.saveBase(this.ino, this.#base);
+    // A disk that fails is met by the next fsync; until it is kept, a power cut has the same bytes committed again.
+    if (this.#isPromised) this.#keepSoon().catch(() => undefined);
+  }
+
+  #keepSoon(): Promise<void> {
+    this.#keeping ??= this.#kept
+      .catch(() => undefined)
+      .then(() => {
+        this.#keeping = undefined;
+        return (this.#kept = this.#keep());
+      });
+    return this.#keeping;
+  }
+
+  async #keep(): Promise<void> {
+    const base = this.#base;
+    await this.#syncBytes();
+    if (this.#closed) return;
+    await this.#options.whole.keepBase(this.ino, base, () => !this.#closed);
+    this.#isKept = true;
+  }
+
+  /** What the file has now survives a power cut when this resolves, and the next mount finds it. */
+  async promise(): Promise<void> {
+    this.#isPromised = true;
+    await (this.#isKept ? this.#syncBytes() : this.#keepSoon());
+  }
+
+  async #syncBytes(): Promise<void> {
+    if (this.#released) return;
+    this.#syncs++;
+    try {
+      await sync(this.#readFd);
+    } finally {
+      this.#syncs--;
+      this.flushed();
+    }
   }
 
   /** What was appended while a flush was under way follows; it gets an id of its own. */
@@ -329,7 +383,7 @@ export class LiveFile extends StagedFile {
 
   /** The bytes on disk: what a record may speak of. */
   async sync(): Promise<WholeRecord> {
-    await sync(this.#readFd);
+    await this.#syncBytes();
     return this.#base;
   }
 
@@ -341,11 +395,11 @@ export class LiveFile extends StagedFile {
   /** A flush under way reads on: a descriptor that is closed under it may be another file's the next moment. */
   override close(): void {
     this.#closed = true;
-    if (this.flushing === undefined) this.flushed();
+    this.flushed();
   }
 
   override flushed(): void {
-    if (!this.#closed || this.#released) return;
+    if (!this.#closed || this.#released || this.flushing !== undefined || this.#syncs > 0) return;
     this.#released = true;
     this.#closeWriter();
     closeSync(this.#readFd);

@@ -247,6 +247,10 @@ export class Staging {
     this.#syncs++;
     try {
       const mark = this.#journal.frames;
+      if (file instanceof LiveFile) {
+        await this.#syncLive(file);
+        return;
+      }
       if (file.fd !== undefined) {
         await syncData(file.fd);
         if (!this.#named.has(file)) syncFolder(this.#dir);
@@ -262,6 +266,13 @@ export class Staging {
     } finally {
       this.#syncs--;
     }
+  }
+
+  /** Where appended bytes begin is in the journal; one flush of the disk is for both. */
+  async #syncLive(file: LiveFile): Promise<void> {
+    const appends = file.append !== undefined;
+    if (appends) this.#append({ kind: FrameKind.SYNC, ino: file.ino, timeNs: 0n, offset: 0, length: 0 });
+    await Promise.all([file.promise(), appends ? this.#journal.sync() : undefined]);
   }
 
   /** The flush failed: all is as before it. */

@@ -4,17 +4,19 @@
  *   <dir>/<2 hex>/<ino>        the bytes, exactly as long as the file
  *   <dir>/<2 hex>/<ino>.ok     the record (whole-record.ts) of a *complete* file: nobody changes it
  *   <dir>/<2 hex>/<ino>.base   instead: the record as of the last flush of a *live* file, which programs may be changing
- *   <dir>/<2 hex>/<ino>.tmp    a record that is being written
+ *   <dir>/<2 hex>/<ino>.kept   beside it: one that survives a power cut, of a live file whose bytes were promised (`-o writeback`)
+ *   <dir>/<2 hex>/<ino>.tmp…   a record that is being written
  *
  * Invariants
  * - A record is written after the bytes are synced, and removed before they are changed. After a boot that the record does not know, the
  *   file counts as complete only when its blocks have been hashed again.
  * - A file that is open for passthrough, or live, is never evicted.
  * Failure: a file without a record is removed by the next start, unless somebody has it open: then it is filled again. A live file of
- *   an earlier boot is removed: what it had beyond its record was never promised.
+ *   an earlier boot is removed, unless its bytes were promised: then it is what it was as of the kept record, which was synced behind the bytes, and newer.
  * Limits: at most `bytesMax` (local blocks, so holes are free); the least recently opened goes first.
  */
 import {
+  existsSync,
   mkdirSync,
   readdirSync,
   readFileSync,
@@ -25,6 +27,7 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs';
+import { open, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describeError } from '../../lib/errors.ts';
 import { Descriptors } from './descriptors.ts';
@@ -63,6 +66,7 @@ export class WholeFiles {
   readonly #live = new Set<number>();
   readonly #descriptors = new Descriptors();
   #bytes = 0;
+  #keeps = 0;
   #diskFree = 0;
   #diskSeenMs = -Infinity;
 
@@ -86,18 +90,18 @@ export class WholeFiles {
   }
 
   #adopt(ino: number, names: ReadonlySet<string>): void {
-    const live = names.has(`${ino}.base`);
     const complete = names.has(`${ino}.ok`);
+    const live = !complete && (names.has(`${ino}.base`) || names.has(`${ino}.kept`));
     if (!live && !complete && !this.#options.isInUse(ino)) {
       rmSync(this.path(ino), { force: true });
       return;
     }
     const bytes = statSync(this.path(ino)).blocks * SECTOR_BYTES;
-    this.#entries.set(ino, { bytes, key: complete && !live ? undefined : null, verified: false });
+    this.#entries.set(ino, { bytes, key: complete ? undefined : null, verified: false });
     this.#bytes += bytes;
     if (!live) return;
     this.#live.add(ino);
-    if (this.base(ino)?.bootId !== this.#options.bootId) this.drop(ino);
+    if (this.base(ino) === null) this.drop(ino);
   }
 
   get bytes(): number {
@@ -155,8 +159,10 @@ export class WholeFiles {
     return this.#read(`${this.path(ino)}.ok`);
   }
 
+  /** What a live file is compared with: as of this boot, or else as it was kept. */
   base(ino: number): WholeRecord | null {
-    return this.#read(`${this.path(ino)}.base`);
+    const base = this.#read(`${this.path(ino)}.base`);
+    return base?.bootId === this.#options.bootId ? base : this.#read(`${this.path(ino)}.kept`);
   }
 
   #read(path: string): WholeRecord | null {
@@ -226,12 +232,36 @@ export class WholeFiles {
 
   /** The live file as of a flush that was committed. */
   saveBase(ino: number, record: WholeRecord): void {
-    this.#write(`${this.path(ino)}.base`, ino, record);
+    this.#write(`${this.path(ino)}.base`, ino, { ...record, bootId: this.#options.bootId });
+  }
+
+  isKept(ino: number): boolean {
+    return existsSync(`${this.path(ino)}.kept`);
+  }
+
+  /** The same for bytes that are synced: it survives a power cut when this resolves, unless the file is not live any more (`isWanted`). */
+  async keepBase(ino: number, record: WholeRecord, isWanted: () => boolean): Promise<void> {
+    // The file may become live anew while the record of its last life is being written.
+    const temporary = `${this.path(ino)}.tmp.${this.#keeps++}`;
+    await writeFile(temporary, encodeWhole(record), { mode: 0o600, flush: true });
+    if (!isWanted()) {
+      rmSync(temporary, { force: true });
+      return;
+    }
+    renameSync(temporary, `${this.path(ino)}.kept`);
+    const folder = await open(join(temporary, '..'), 'r');
+    try {
+      await folder.sync();
+    } finally {
+      await folder.close();
+    }
   }
 
   /** Nobody writes a live file any more, its bytes are synced, and its base says what they are: it is complete again. */
   calm(ino: number, record: WholeRecord): void {
     this.saveBase(ino, record);
+    // All of it is committed: a power cut from here on loses nothing with it.
+    rmSync(`${this.path(ino)}.kept`, { force: true });
     renameSync(`${this.path(ino)}.base`, `${this.path(ino)}.ok`);
     this.#live.delete(ino);
     this.#settle(ino, contentKey(record.content));
@@ -244,7 +274,7 @@ export class WholeFiles {
     this.#entries.delete(ino);
     this.#bytes -= entry.bytes;
     this.#descriptors.close(this.path(ino));
-    for (const suffix of ['.ok', '.base', '']) rmSync(`${this.path(ino)}${suffix}`, { force: true });
+    for (const suffix of ['.ok', '.base', '.kept', '']) rmSync(`${this.path(ino)}${suffix}`, { force: true });
   }
 
   /** `bytes` more fit into the cache and leave the disk its reserve. */

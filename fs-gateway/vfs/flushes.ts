@@ -8,6 +8,7 @@
  * - One flush per file at a time. What failed stays staged, is reported, and is tried again.
  */
 import { describeError, PenstockError } from '../../lib/errors.ts';
+import { LiveFile } from '../data/live-file.ts';
 import type { StagedFile } from '../data/staged-file.ts';
 import { BoundedMap } from '../meta/bounded-map.ts';
 import type { Node } from '../meta/cache.ts';
@@ -19,6 +20,9 @@ import type { Orphans } from './orphans.ts';
 import type { Passthrough } from './passthrough.ts';
 import type { Writeback } from './writeback.ts';
 
+/** A file that programs go on writing, and that takes longer to compare (100 MB), is compared less often: in this share of a core. */
+const COMPARE_MS = 25;
+const COMPARE_SHARE = 0.05;
 /** The store's own retries have given up by then. */
 const FLUSH_RETRY_MS = 5000;
 const MARKS_MAX = 65_536;
@@ -34,6 +38,8 @@ export interface FlushesOptions {
 export class Flushes {
   readonly #options: FlushesOptions;
   readonly #running = new Map<number, Promise<void>>();
+  /** Live files that are queued in a moment. */
+  readonly #soon = new Set<number>();
   /** The mark of the content at the last open: the kernel's pages are still those of the file. */
   readonly #lastOpened = new BoundedMap<number, string>(MARKS_MAX);
 
@@ -79,7 +85,7 @@ export class Flushes {
     context.report(`inode ${ino} stays staged: ${describeError(error)}`);
     setTimeout(() => {
       if (context.staging.get(ino)?.dirty !== true) return;
-      if (writeback !== undefined) writeback.add(ino);
+      if (writeback !== undefined) void writeback.add(ino);
       else this.start(ino).catch(() => undefined); // Reported above.
     }, FLUSH_RETRY_MS).unref();
   }
@@ -110,24 +116,39 @@ export class Flushes {
     const { context, writeback } = this.#options;
     const file = context.staging.get(ino);
     if (file === undefined) return;
-    // What the kernel writes by itself is only found by comparing, which a flush does.
-    if (writeback === undefined || file.selfKept) return this.#flushAll(file);
-    return this.#stage(file, writeback);
+    return writeback === undefined ? this.#flushAll(file) : this.#stage(file, writeback);
   }
 
   async #stage(file: StagedFile, writeback: Writeback): Promise<void> {
     const { staging } = this.#options.context;
+    // Nobody could have written it since it was committed.
+    if (file instanceof LiveFile && file.isSettled()) return;
     await staging.sync(file);
-    if (staging.get(file.ino) === file) writeback.add(file.ino);
+    if (staging.get(file.ino) !== file) return;
+    if (file instanceof LiveFile && staging.isOpen(file.ino)) this.#commitSoon(file, writeback);
+    else void writeback.add(file.ino);
+  }
+
+  /** What the kernel writes by itself is found by comparing the whole file: a large one waits, and is committed behind what is closed meanwhile. */
+  #commitSoon(file: LiveFile, writeback: Writeback): void {
+    if (this.#soon.has(file.ino)) return;
+    if (file.compareMs < COMPARE_MS) {
+      void writeback.add(file.ino);
+      return;
+    }
+    this.#soon.add(file.ino);
+    setTimeout(() => {
+      this.#soon.delete(file.ino);
+      void writeback.add(file.ino);
+    }, file.compareMs / COMPARE_SHARE).unref();
   }
 
   async fsync(ino: number): Promise<void> {
     const { context, writeback, passthrough } = this.#options;
-    const startedMs = performance.now();
-    const live = context.staging.get(ino)?.selfKept === true;
+    const file = context.staging.get(ino);
     await this.settle(ino);
-    if (live) passthrough.fsynced(ino, performance.now() - startedMs);
     if (writeback !== undefined) return;
+    if (file instanceof LiveFile) passthrough.fsynced(ino, file.compareMs);
     if (context.format.durability === 'flush') await context.view.flush(ino);
   }
 
@@ -151,8 +172,11 @@ export class Flushes {
       if (node !== null) orphans.closed(node);
       return;
     }
+    const { writeback } = this.#options;
     try {
-      await this.settle(ino);
+      // Its bytes were promised when the handle was closed.
+      if (writeback !== undefined && context.staging.get(ino)?.selfKept === true) void writeback.add(ino);
+      else await this.settle(ino);
     } finally {
       passthrough.calmLater(ino);
     }
@@ -187,8 +211,8 @@ export class Flushes {
     const { context, writeback } = this.#options;
     await Promise.all(
       [...context.staging.files.values()].map(async (file) => {
-        if (writeback !== undefined && !file.selfKept) {
-          writeback.add(file.ino);
+        if (writeback !== undefined) {
+          void writeback.add(file.ino);
           return;
         }
         try {

@@ -65,8 +65,10 @@ export interface PassthroughOptions {
   readonly hasher: FileHasher;
   readonly bootId: string;
   read(content: FileContent, from: number, target: Buffer): void | Promise<void>;
-  /** Commits what a live file has changed. */
+  /** Commits what a live file has changed, at once. */
   flush(ino: number): Result<void>;
+  /** The same in its turn. */
+  commit(ino: number): Result<void>;
 }
 
 export class Passthrough {
@@ -343,7 +345,7 @@ export class Passthrough {
     if (this.#ownObject(node) === null) this.#options.filler.later(ino);
   }
 
-  /** How long an fsync of it took. */
+  /** How long an fsync of it compared. */
   fsynced(ino: number, elapsedMs: number): void {
     const total = (this.#fsyncMs.get(ino) ?? 0) + elapsedMs;
     this.#fsyncMs.set(ino, total);
@@ -369,7 +371,7 @@ export class Passthrough {
       return;
     }
     // Nobody can write it now: what is committed by this flush is final, unless an open comes in between.
-    for (let round = 0; round < 2 && !file.isSettled(); round++) await this.#options.flush(ino);
+    for (let round = 0; round < 2 && !file.isSettled(); round++) await this.#options.commit(ino);
     if (!this.#isFinal(file)) {
       this.#calmLater(ino, pauseMs);
       return;
@@ -412,7 +414,7 @@ export class Passthrough {
     const timer = setTimeout(() => {
       this.#calming.delete(ino);
       const startedMs = performance.now();
-      Promise.resolve(this.#options.flush(ino))
+      Promise.resolve(this.#options.commit(ino))
         .then(() => this.#calm(ino, Math.max(pauseMs, (performance.now() - startedMs) / CALM_SHARE)))
         .catch(() => this.#calmLater(ino, pauseMs)); // The flush has reported it.
     }, pauseMs);

@@ -12,11 +12,16 @@ import type { Result } from './operations.ts';
 
 const RETRY_MS = 5000;
 
+interface Waiting {
+  readonly sinceMs: number;
+  readonly committed: PromiseWithResolvers<void>;
+}
+
 export class Writeback {
   readonly #clock: Clock;
   readonly #flush: (ino: number) => Result<void>;
-  /** When each was closed first; in that order, failed ones at the end. */
-  readonly #queue = new Map<number, number>();
+  /** In the order in which they were closed first; failed ones at the end. */
+  readonly #queue = new Map<number, Waiting>();
   #current: { readonly ino: number; readonly sinceMs: number } | undefined;
   #working: Promise<void> | undefined;
   readonly #stopping = new AbortController();
@@ -27,30 +32,44 @@ export class Writeback {
     this.#flush = flush;
   }
 
-  add(ino: number): void {
-    if (!this.#queue.has(ino)) this.#queue.set(ino, this.#clock.monotonicMs());
-    this.#working ??= this.#work().finally(() => (this.#working = undefined));
+  /** Resolves when it is committed in its turn; never, when the mount ends before. */
+  add(ino: number): Promise<void> {
+    let waiting = this.#queue.get(ino);
+    if (waiting === undefined) {
+      waiting = { sinceMs: this.#clock.monotonicMs(), committed: Promise.withResolvers() };
+      this.#queue.set(ino, waiting);
+    }
+    this.#working ??= this.#work();
+    return waiting.committed.promise;
   }
 
   /** How long the oldest has been waiting; 0 when nothing is. */
   get oldestMs(): number {
-    const times = [...this.#queue.values(), ...(this.#current === undefined ? [] : [this.#current.sinceMs])];
+    const times = [
+      ...this.#queue.values().map(({ sinceMs }) => sinceMs),
+      ...(this.#current === undefined ? [] : [this.#current.sinceMs]),
+    ];
     return times.length === 0 ? 0 : Math.round(this.#clock.monotonicMs() - Math.min(...times));
   }
 
   async #work(): Promise<void> {
-    for (const [ino, sinceMs] of this.#queue) {
+    for (const [ino, waiting] of this.#queue) {
       if (this.#stopping.signal.aborted) return;
       this.#queue.delete(ino);
-      this.#current = { ino, sinceMs };
+      this.#current = { ino, sinceMs: waiting.sinceMs };
       try {
         await this.#flush(ino);
+        waiting.committed.resolve();
       } catch {
-        this.#queue.set(ino, sinceMs);
+        const again = this.#queue.get(ino);
+        if (again === undefined) this.#queue.set(ino, waiting);
+        else waiting.committed.resolve(again.committed.promise);
         await sleep(RETRY_MS, undefined, { signal: this.#stopping.signal, ref: false }).catch(() => undefined);
       }
       this.#current = undefined;
     }
+    // In the turn in which the queue was found empty: what is added in the next one begins anew.
+    this.#working = undefined;
   }
 
   /** Ends after the flush under way; call drain() of the file system before. */

@@ -20,13 +20,13 @@ interface StagedStats {
   readonly oldestStagedMs?: number;
 }
 
-async function stagedStats({ mountpoint }: MountedVolume): Promise<StagedStats> {
+export async function stagedStats({ mountpoint }: MountedVolume): Promise<StagedStats> {
   const stats = await mountStats(mountpoint);
   return (stats['worker'] as { readonly volume: StagedStats }).volume;
 }
 
 /** The store takes no block of the volume any more, until the function that is returned is called. */
-function loseStore({ storeDir }: TestVolume, { format }: OpenVolume): () => void {
+export function loseStore({ storeDir }: TestVolume, { format }: OpenVolume): () => void {
   const blocks = join(storeDir, format.id);
   mkdirSync(blocks, { recursive: true });
   renameSync(blocks, `${blocks}.away`);
