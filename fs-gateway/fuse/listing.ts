@@ -7,17 +7,19 @@
  */
 import type { DirectoryEntry } from '../vfs/operations.ts';
 import { alignRecord, DIRENT_HEADER_BYTES, ENTRY_OUT_BYTES, MAX_PAYLOAD_BYTES } from './protocol.ts';
-import { putEntry } from './reply.ts';
+import { putEntry, viewOf } from './reply.ts';
 
 export class Listing {
   /** Inode numbers whose lookup count this listing raised: given back when the reply reaches nobody. */
   readonly looked: bigint[] = [];
   readonly plus: boolean;
   readonly #buffer: Buffer;
+  readonly #view: DataView;
   #end = 0;
 
   constructor(size: number, plus: boolean) {
     this.#buffer = Buffer.allocUnsafe(Math.min(size, MAX_PAYLOAD_BYTES));
+    this.#view = viewOf(this.#buffer);
     this.plus = plus;
   }
 
@@ -31,15 +33,16 @@ export class Listing {
     const head = this.plus ? ENTRY_OUT_BYTES : 0;
     const recordBytes = alignRecord(head + DIRENT_HEADER_BYTES + nameBytes);
     if (this.#end + recordBytes > this.#buffer.length) return false;
-    const buffer = this.#buffer;
     if (this.plus) this.#putLookup(entry);
+    const view = this.#view;
     const at = this.#end + head;
-    buffer.writeBigUInt64LE(entry.ino, at);
-    buffer.writeBigUInt64LE(entry.cookie, at + 8);
-    buffer.writeUInt32LE(nameBytes, at + 16);
-    buffer.writeUInt32LE(entry.type, at + 20);
-    buffer.write(entry.name, at + DIRENT_HEADER_BYTES, nameBytes, 'latin1');
-    buffer.fill(0, at + DIRENT_HEADER_BYTES + nameBytes, this.#end + recordBytes);
+    // The padding behind the name is within its last eight bytes.
+    view.setBigUint64(this.#end + recordBytes - 8, 0n, true);
+    view.setBigUint64(at, entry.ino, true);
+    view.setBigUint64(at + 8, entry.cookie, true);
+    view.setUint32(at + 16, nameBytes, true);
+    view.setUint32(at + 20, entry.type, true);
+    this.#buffer.write(entry.name, at + DIRENT_HEADER_BYTES, nameBytes, 'latin1');
     this.#end += recordBytes;
     return true;
   };
@@ -50,7 +53,7 @@ export class Listing {
       this.#buffer.fill(0, this.#end, this.#end + ENTRY_OUT_BYTES);
       return;
     }
-    putEntry(this.#buffer, this.#end, entry.entry);
+    putEntry(this.#view, this.#end, entry.entry);
     this.looked.push(entry.entry.attributes.ino);
   }
 }

@@ -15,7 +15,6 @@ import { INODE_LISTING, isDirectory, S_IFREG } from '../../lib/volume/inode.ts';
 import { ROOT_INO } from '../../lib/volume/keys.ts';
 import { BoundedMap } from '../meta/bounded-map.ts';
 import type { CachedEntry, Node, Watch } from '../meta/cache.ts';
-import type { VolumeView } from '../meta/view.ts';
 import type { Context } from './context.ts';
 import { nodeOrThrow } from './context.ts';
 import { entryOfNode } from './attributes.ts';
@@ -38,9 +37,9 @@ interface Listed {
   readonly ino: number;
   readonly type: number;
   /** Order within the page: hash of the name, made unique. */
-  readonly position: number;
-  /** Absent in listings of the lake. */
-  readonly record?: CachedEntry;
+  position: number;
+  /** Undefined in listings of the lake. */
+  readonly record: CachedEntry | undefined;
 }
 
 interface Page {
@@ -128,8 +127,8 @@ export class Directories {
     while (true) {
       const index = Math.floor(at / POSITIONS);
       const page = await this.#page(ino, listing, directory, index);
-      const rest = page.entries.slice(firstBehind(page.entries, at - index * POSITIONS));
-      if (!(await this.#give(ino, page, rest, plus, accept))) return;
+      const from = firstBehind(page.entries, at - index * POSITIONS);
+      if (!(await this.#give(ino, page, from, plus, accept))) return;
       if (page.next === null) return;
       at = (index + 1) * POSITIONS + DOTS;
     }
@@ -138,27 +137,34 @@ export class Directories {
   /** False when the reply is full. */
   async #give(
     directory: number,
-    { index, watch }: Page,
-    entries: readonly Listed[],
+    { index, entries, watch }: Page,
+    from: number,
     plus: boolean,
     accept: (entry: DirectoryEntry) => boolean,
   ): Promise<boolean> {
     const { view, ttlMs } = this.#context;
     let fetched: ReadonlyMap<number, Node> | undefined;
-    for (const [at, { name, ino, type, position, record }] of entries.entries()) {
-      const cookie = index * POSITIONS + position;
+    for (let at = from; at < entries.length; at++) {
+      const listed = entries[at];
+      if (listed === undefined) break;
+      const { name, type, record } = listed;
       const attributes = plus && watch?.changed !== true;
-      let node = attributes ? (view.cachedNode(ino) ?? fetched?.get(ino)) : undefined;
+      let node = attributes ? (view.cachedNode(listed.ino) ?? fetched?.get(listed.ino)) : undefined;
       if (attributes && node === undefined && fetched === undefined) {
         // All that the page still has: the next replies find theirs in the cache.
         fetched = await view.nodes(entries.slice(at).map((entry) => entry.ino));
-        node = watch?.changed === true ? undefined : fetched.get(ino);
+        node = watch?.changed === true ? undefined : fetched.get(listed.ino);
       }
-      const entry = node === undefined ? undefined : (this.#entry(ino) ?? entryOfNode(node, ttlMs));
-      const taken = accept({ name, ino: BigInt(ino), type, cookie: BigInt(cookie), ...(entry && { entry }) });
-      if (!taken) return false;
-      // With attributes the kernel enters the name.
-      if (entry !== undefined && record !== undefined) view.tellEntry(directory, name, record);
+      const ino = BigInt(listed.ino);
+      const cookie = BigInt(index * POSITIONS + listed.position);
+      if (node === undefined) {
+        if (!accept({ name, ino, type, cookie })) return false;
+      } else {
+        const entry = this.#entry(listed.ino) ?? entryOfNode(node, ttlMs);
+        if (!accept({ name, ino, type, cookie, entry })) return false;
+        // With attributes the kernel enters the name.
+        if (record !== undefined) view.tellEntry(directory, name, record);
+      }
     }
     return true;
   }
@@ -191,18 +197,16 @@ export class Directories {
       view.unwatch(watch);
       throw error;
     }
-    const { entries, cursor: next } = page;
     // An entry that the scan gives again in a later page was given before. A page that is read again (a seek back) is given as it is.
     const first = index > directory.givenTo;
     if (first) directory.givenTo = index;
-    const shown = await withoutReserved(view, ino, entries);
-    const fresh = first ? shown.filter(([name]) => directory.given.add(name)) : shown;
-    return {
-      index,
-      entries: inOrder(fresh.map(([name, record]) => ({ name, ino: record.ino, type: record.type, record }))),
-      next,
-      watch,
-    };
+    const listed: Listed[] = [];
+    for (const [name, record] of page.entries) {
+      if (name.startsWith('.') && (await isReservedIn(view, ino, name))) continue;
+      if (first && !directory.given.add(name)) continue;
+      listed.push(listedOf(name, record.ino, record.type, record));
+    }
+    return { index, entries: inOrder(listed), next: page.cursor, watch };
   }
 
   /** Listings have their names in order: the cursor is the last name given. */
@@ -213,32 +217,25 @@ export class Directories {
     const last = portion.at(-1);
     return {
       index,
-      entries: inOrder(portion.map(({ name, ino: file }) => ({ name, ino: file, type: S_IFREG >> 12 }))),
+      entries: inOrder(portion.map(({ name, ino: file }) => listedOf(name, file, S_IFREG >> 12))),
       next: last === undefined || start + portion.length >= entries.length ? null : last.name,
     };
   }
 }
 
-async function withoutReserved<T>(
-  view: VolumeView,
-  directory: number,
-  entries: readonly (readonly [name: string, entry: T])[],
-): Promise<readonly (readonly [name: string, entry: T])[]> {
-  const hidden = new Set<string>();
-  for (const [name] of entries) {
-    if (name.startsWith('.') && (await isReservedIn(view, directory, name))) hidden.add(name);
-  }
-  return hidden.size === 0 ? entries : entries.filter(([name]) => !hidden.has(name));
+function listedOf(name: string, ino: number, type: number, record?: CachedEntry): Listed {
+  return { name, ino, type, position: DOTS + 1 + (hashOf(name) % (POSITIONS / 2)), record };
 }
 
-function inOrder(entries: readonly Omit<Listed, 'position'>[]): Listed[] {
-  const hashed = entries.map((entry) => ({ ...entry, position: DOTS + 1 + (hashOf(entry.name) % (POSITIONS / 2)) }));
-  hashed.sort((a, b) => a.position - b.position || (a.name < b.name ? -1 : 1));
+/** Sorts them, and makes their positions unique. */
+function inOrder(entries: Listed[]): Listed[] {
+  entries.sort((a, b) => a.position - b.position || (a.name < b.name ? -1 : 1));
   let last = 0;
-  return hashed.map((entry) => {
+  for (const entry of entries) {
     last = Math.max(entry.position, last + 1);
-    return { ...entry, position: last };
-  });
+    entry.position = last;
+  }
+  return entries;
 }
 
 /** The index of the first entry behind a position. */
