@@ -7,8 +7,8 @@
  * - A command that was sent and has no answer when the connection ends fails with `timeout`: its effect is unknown, and the caller
  *   decides. One that could not be sent waits for a connection until the deadline and then fails with `unavailable`.
  * - Commands of one turn of the event loop leave in one write.
- * Failure: reconnection goes on until `close`, RETRY_FIRST_MS to RETRY_MAX_MS apart. A peer that is silent for `silenceMs` while an
- * answer is due is given up: a half-open TCP connection would otherwise swallow commands for minutes.
+ * Failure: reconnection goes on until `close`, RETRY_FIRST_MS to RETRY_MAX_MS apart. A peer that is silent for `silenceMs`, or the
+ * deadline where that is shorter, while an answer is due is given up: a half-open TCP connection would otherwise swallow commands for minutes.
  * Limits: WAITING_MAX commands are under way at once.
  */
 import { Redis } from 'ioredis';
@@ -49,8 +49,8 @@ export class RedisConnection {
       lazyConnect: true,
       protocol: 2,
       connectionName: 'penstock',
-      commandTimeout: options.deadlineMs,
-      socketTimeout: silenceMs,
+      // Answers come in the order of the commands, so one silence tells of all of them: a timer for each costs 4 us.
+      socketTimeout: Math.min(silenceMs, options.deadlineMs),
       noDelay: true,
       // What is ended has failed: nothing of it is waited for.
       disconnectTimeout: RETRY_FIRST_MS,
