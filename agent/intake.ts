@@ -168,7 +168,7 @@ export class Intake {
       const failed = run.failed.filter((each) => !this.#kept.has(fingerprintOf(each)));
       if (failed.length > 0) {
         // Where it is known beforehand that the batch will be refused, nothing of it is kept.
-        this.#spool.assertRoom();
+        this.#spool.assertRoom(run.readings);
         await this.#keepFailed(failed);
       }
       await this.#spoolThem(run.readings, [...run.checkpoints, ...checkpoints], receipts);

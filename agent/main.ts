@@ -351,6 +351,8 @@ class RunningAgent {
           },
           clock: this.#clock,
         });
+        const uplink = this.#uplink;
+        this.#spool.room.isRefused = (topic) => uplink.isRefused(topic);
         this.#uplinkProblem = null;
         return;
       } catch (error) {

@@ -9,15 +9,10 @@
  * Failure: a crash between the record and the rewriting leaves readings that are recorded as dropped; they may then be delivered after
  * all, never lost without a record. Rewriting needs room for what is kept; when it fails, it is planned again.
  */
-import { open, rename, rm, type FileHandle } from 'node:fs/promises';
-import { dirname } from 'node:path';
-import { fromSystemError } from '../../lib/errors.ts';
-import { syncDirectory } from '../../lib/durable-files.ts';
 import { without } from '../seq-ranges.ts';
-import { writeAll } from './segment-files.ts';
-import { ALARM_PRIORITY, FRAME_HEADER_BYTES, FRAME_READINGS, type StoredFrame } from './frame.ts';
+import { ALARM_PRIORITY, FRAME_HEADER_BYTES, FRAME_READINGS } from './frame.ts';
 import type { Segment } from './recovery.ts';
-import { scanSegment } from './segment-scan.ts';
+import { forEachReadingsFrame, rewriteSegment } from './segment-rewrite.ts';
 import type { SpoolState } from './spool-state.ts';
 
 export type DropPolicy = 'dropOldest' | 'dropLowestPriority';
@@ -91,47 +86,11 @@ export async function droppedRanges(
   return ranges;
 }
 
-/** Writes the segment anew without what is given up, in place of the old one. Throws `full`, `io`; the old one stays then. */
-export async function thinSegment({ segment, keepFrom }: Thinning): Promise<Segment> {
-  const temporary = `${segment.path}.tmp`;
-  let source: FileHandle | undefined;
-  let target: FileHandle | undefined;
-  try {
-    source = await open(segment.path, 'r');
-    target = await open(temporary, 'w');
-    let bytes = 0;
-    const wants = (frame: StoredFrame): boolean => frame.type !== FRAME_READINGS || frame.priority >= keepFrom;
-    for await (const item of scanSegment(source, 0, segment.bytes, wants)) {
-      if (item.kind === 'damage' || item.payload === null) continue;
-      const header = Buffer.alloc(FRAME_HEADER_BYTES);
-      await source.read(header, 0, FRAME_HEADER_BYTES, item.start);
-      await writeAll(target, [header, item.payload], bytes);
-      bytes += FRAME_HEADER_BYTES + item.payload.length;
-    }
-    await target.sync();
-    await rename(temporary, segment.path);
-    await syncDirectory(dirname(segment.path));
-    return { ...segment, bytes };
-  } catch (error) {
-    await rm(temporary, { force: true });
-    throw fromSystemError(error, `cannot rewrite the spool segment ${segment.path}`);
-  } finally {
-    await source?.close();
-    await target?.close();
-  }
+/** The segment without what is given up. Throws `full`, `io`; the old one stays then. */
+export function thinSegment({ segment, keepFrom }: Thinning): Promise<Segment> {
+  return rewriteSegment(segment, (frame) => frame.type !== FRAME_READINGS || frame.priority >= keepFrom);
 }
 
 function bytesBelow(profile: Profile, level: number, from: number): number {
   return profile.slice(from, level).reduce((sum, bytes) => sum + bytes, 0);
-}
-
-async function forEachReadingsFrame(segment: Segment, act: (frame: StoredFrame) => void): Promise<void> {
-  const handle = await open(segment.path, 'r');
-  try {
-    for await (const item of scanSegment(handle, segment.dataStart, segment.bytes, () => false)) {
-      if (item.frame?.type === FRAME_READINGS) act(item.frame);
-    }
-  } finally {
-    await handle.close();
-  }
 }

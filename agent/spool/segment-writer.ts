@@ -52,6 +52,11 @@ export class SegmentWriter {
     return new SegmentWriter({ number, path, agent, incarnation, dataStart, startSeqs, bytes: dataStart }, handle);
   }
 
+  /** Something stands behind the head. */
+  get hasData(): boolean {
+    return this.segment.bytes > this.segment.dataStart;
+  }
+
   /** Appends a group and syncs it. Throws `full` or `io` (nothing was written), or SyncFailure. */
   async write(buffers: readonly Buffer[], bytes: number): Promise<void> {
     const start = this.segment.bytes;

@@ -49,7 +49,7 @@ export function deliveredSegments(segments: readonly Segment[], state: SpoolStat
 }
 
 /** The undelivered sequences of a topic that can lie in `segment`; empty when last < first. */
-function rangeIn(segment: Segment, next: Segment, topic: TopicState): SeqRange {
+export function rangeIn(segment: Segment, next: Segment, topic: TopicState): SeqRange {
   return {
     first: Math.max(segment.startSeqs.get(topic.id) ?? 1, topic.acknowledged + 1),
     last: (next.startSeqs.get(topic.id) ?? 1) - 1,

@@ -25,6 +25,7 @@ import { loadIdentity, machineFingerprint, renewIdentity, type Identity } from '
 import { PayloadPool, PendingGroup } from './pending-group.ts';
 import { segmentBytesFor } from './segment-files.ts';
 import { recoverSpool, type Segment } from './recovery.ts';
+import { Room } from './room.ts';
 import { SegmentWriter, SyncFailure } from './segment-writer.ts';
 import { gapReading } from './gap-report.ts';
 import { topicStats, type SpoolStats } from './spool-stats.ts';
@@ -77,6 +78,7 @@ export async function openSpool(options: SpoolOptions): Promise<Spool> {
 
 export class Spool implements SpoolReader {
   readonly identity: Identity;
+  readonly room: Room;
   readonly #options: SpoolOptions;
   readonly #segmentBytes: number;
   readonly #lock: ProcessLock;
@@ -100,6 +102,7 @@ export class Spool implements SpoolReader {
   /** Appends that wait for memory, in their order. */
   #waitingForMemory: (() => void)[] = [];
   #stopped: PenstockError | undefined;
+  #mustCompact = false;
   /** undefined under `reject`. */
   readonly #planner: DropPlanner | undefined;
 
@@ -114,6 +117,7 @@ export class Spool implements SpoolReader {
   ) {
     this.identity = identity;
     this.#options = options;
+    this.room = new Room(options);
     this.#segmentBytes = segmentBytesFor(options.maxBytes, options.segmentBytes);
     this.#lock = lock;
     this.#planner = options.whenFull === 'reject' ? undefined : new DropPlanner(options.whenFull);
@@ -146,18 +150,20 @@ export class Spool implements SpoolReader {
       await new Promise<void>((resolve) => this.#waitingForMemory.push(resolve));
       this.#assertOpen();
     }
-    this.assertRoom();
+    this.assertRoom(readings);
     this.#pending.add(readings, checkpoints, receipts);
     const settled = this.#pending.settled();
     this.#start();
     await settled;
   }
 
-  /** Throws `full` when an append would now be refused for want of room. */
-  assertRoom(): void {
-    if (this.#options.whenFull === 'reject' && this.#segments.bytes + this.#pending.bytes > this.#options.maxBytes) {
-      throw this.#fullError();
-    }
+  /** Throws `full` when an append of them would now be refused for want of room. */
+  assertRoom(readings: readonly NewReading[]): void {
+    const why = this.room.refusalOf(readings, this.#segments.bytes + this.#pending.bytes);
+    if (why === null) return;
+    this.#mustCompact = true;
+    if (this.#segments.mayCompact) this.#start();
+    throw why;
   }
 
   /** Why nothing can be stored any more until the spool is opened again, after a failed sync. */
@@ -196,7 +202,7 @@ export class Spool implements SpoolReader {
   async read(topic: string, afterSeq: bigint, maxBytes: number): Promise<readonly SpoolEntry[]> {
     const state = this.#state.topic(topic);
     if (state === undefined) return [];
-    return this.#reading.read(this.#segments.all, state, Number(afterSeq) + 1, maxBytes);
+    return this.#reading.read(this.#segments, state, Number(afterSeq) + 1, maxBytes);
   }
 
   acknowledge(topic: string, uptoSeq: bigint): void {
@@ -250,7 +256,7 @@ export class Spool implements SpoolReader {
   async oldestUndeliveredUs(): Promise<number | null> {
     let oldest: bigint | null = null;
     for (const topic of this.topics()) {
-      const [entry] = await this.#peek(topic);
+      const [entry] = await this.read(topic, this.durablyAcknowledged(topic), 1);
       if (entry?.kind === 'reading' && (oldest === null || entry.arrivalUs < oldest)) oldest = entry.arrivalUs;
     }
     return oldest === null ? null : Number(oldest);
@@ -271,6 +277,7 @@ export class Spool implements SpoolReader {
    * twice are tried again later; should the process end before, the next start delivers nothing twice all the same (send intents).
    */
   async sync(): Promise<void> {
+    this.#mustCompact = false;
     // A run that is under way leaves acknowledgements over, and so does one whose group failed.
     for (let attempt = 0; attempt < 3; attempt += 1) {
       this.#start();
@@ -289,15 +296,6 @@ export class Spool implements SpoolReader {
 
   #assertOpen(): void {
     if (this.#stopped !== undefined) throw this.#stopped;
-  }
-
-  #fullError(): PenstockError {
-    const message = `the spool ${this.#options.dir} is full (${this.#options.maxBytes} bytes); readings are refused until the uplink has delivered some`;
-    return new PenstockError('full', message, { retryable: true });
-  }
-
-  #peek(topic: string): Promise<readonly SpoolEntry[]> {
-    return this.read(topic, this.durablyAcknowledged(topic), 1);
   }
 
   /** Starts the writer unless it runs; it takes the pending group at the end of this turn of the event loop. */
@@ -320,31 +318,34 @@ export class Spool implements SpoolReader {
   async #run(): Promise<void> {
     // A group that somebody waits for comes at once; acknowledgements that came meanwhile ride on the next one, which a reading would
     // otherwise have to wait for.
-    for (
-      let isWanted = !this.#pending.isEmpty;
-      isWanted && this.#stopped === undefined;
-      isWanted = this.#pending.isAwaited
-    ) {
-      const group = this.#pending;
-      this.#pending = new PendingGroup(this.#pool);
-      clearTimeout(this.#acknowledgeTimer);
-      this.#acknowledgeTimer = undefined;
-      wake(this.#waitingForMemory.splice(0));
-      try {
-        await this.#commit(group);
-      } catch (error) {
-        await this.#refuse(group, error);
-      }
+    for (let takesAll = true, isBusy = true; isBusy && this.#stopped === undefined;) {
+      isBusy = takesAll ? !this.#pending.isEmpty : this.#pending.isAwaited;
+      if (isBusy) await this.#writePending();
+      takesAll = await this.#compact();
+      isBusy ||= takesAll;
     }
     // In the same turn as the look at `pending`: an append from here on starts the writer anew.
     this.#running = undefined;
     if (!this.#pending.isEmpty) this.#acknowledgeLater();
   }
 
+  async #writePending(): Promise<void> {
+    const group = this.#pending;
+    this.#pending = new PendingGroup(this.#pool);
+    clearTimeout(this.#acknowledgeTimer);
+    this.#acknowledgeTimer = undefined;
+    wake(this.#waitingForMemory.splice(0));
+    try {
+      await this.#commit(group);
+    } catch (error) {
+      await this.#refuse(group, error);
+    }
+  }
+
   async #commit(group: PendingGroup): Promise<void> {
     const thinnings = await this.#makeRoom(group);
     if (group.readings > 0) await this.#reserve.require();
-    const isFull = this.#writer.segment.bytes + group.bytes > this.#segmentBytes && this.#hasData();
+    const isFull = this.#writer.segment.bytes + group.bytes > this.#segmentBytes && this.#writer.hasData;
     const newTopics = group.topics().filter((topic) => !this.#headTopics.has(topic));
     for (const topic of newTopics) this.#state.addTopic(topic);
     if (isFull || newTopics.length > 0) await this.#roll();
@@ -358,7 +359,7 @@ export class Spool implements SpoolReader {
     if (laidOut.delta !== null) {
       // The present segment of a small spool can be what holds up a source although all of it is delivered.
       const isRoomWanted = this.#forRoom.size > 0 || this.#reserve.isGivenUp;
-      if (isRoomWanted && this.#hasData() && this.topics().length === 0) await this.#roll();
+      if (isRoomWanted && this.#writer.hasData && this.topics().length === 0) await this.#roll();
       else await this.removeDelivered();
     }
     await this.#segments.thin(thinnings);
@@ -400,10 +401,6 @@ export class Spool implements SpoolReader {
     this.#forRoom.wake();
   }
 
-  #hasData(): boolean {
-    return this.#writer.segment.bytes > this.#writer.segment.dataStart;
-  }
-
   async #roll(): Promise<void> {
     const next = await SegmentWriter.create(
       this.#options.dir,
@@ -416,6 +413,15 @@ export class Spool implements SpoolReader {
     this.#segments.roll(next.segment);
     this.#headTopics = new Set(this.#state.topics().map((topic) => topic.name));
     await this.removeDelivered();
+    this.#mustCompact ||= this.room.isScarce(this.#segments.bytes);
+  }
+
+  /** One segment, between two groups; false when there is nothing to do. */
+  async #compact(): Promise<boolean> {
+    if (!this.#mustCompact) return false;
+    if (await this.#segments.compact()) this.#forRoom.wake();
+    else this.#mustCompact = false;
+    return this.#mustCompact;
   }
 
   /** Deletes the sealed segments that nobody needs any more. */
@@ -428,7 +434,7 @@ export class Spool implements SpoolReader {
     const excess = this.#segments.bytes + group.bytes - this.#options.maxBytes;
     if (this.#planner === undefined || group.readings === 0 || excess <= 0) return [];
     const plan = await this.#planner.plan(this.#segments.sealed, excess, group.highestPriority());
-    if (plan === null) throw this.#fullError();
+    if (plan === null) throw this.room.fullError();
     for (const thinning of plan) {
       for (const [topic, first, last] of await droppedRanges(thinning, this.#state)) group.drop(topic, first, last);
     }

@@ -2,7 +2,8 @@
  * Reading a topic out of the segments, in order of sequence, from the disk: memory does not grow with the backlog.
  *
  * Two cursors per topic remember where the last reads ended, so that the next ones go on there; any other start is found by the
- * segments' heads (which name the next sequence of every topic) and a scan of one segment.
+ * segments' heads (which name the next sequence of every topic) and a scan of one segment. Segments may be written anew meanwhile: the
+ * file is smaller then, and the read begins anew.
  *
  * Invariants: every sequence from the start on appears once, as a reading or within a gap. Damage met while reading never yields a
  * reading; a copy of the segment is set aside once.
@@ -13,6 +14,7 @@ import { rangeAtOrBehind } from '../seq-ranges.ts';
 import { keepEvidence } from '../set-aside.ts';
 import { decodeReadings, FRAME_READINGS, type StoredFrame } from './frame.ts';
 import type { Segment } from './recovery.ts';
+import type { StoredSegments } from './stored-segments.ts';
 import { scanSegment } from './segment-scan.ts';
 import type { SpoolEntry } from './spool-reader.ts';
 import type { TopicState } from './spool-state.ts';
@@ -22,6 +24,8 @@ const REASON_LOST = 'lost: a damaged spool segment';
 
 /** One for the present, one for the past. */
 const CURSORS_PER_TOPIC = 2;
+
+type Segments = Pick<StoredSegments, 'all' | 'isReplaced'>;
 
 interface Cursor {
   readonly seq: number;
@@ -42,8 +46,21 @@ export class TopicReading {
     this.#onSetAside = onSetAside;
   }
 
-  /** `segments` as they are now, ascending. See SpoolReader.read. */
-  async read(segments: readonly Segment[], topic: TopicState, from: number, maxBytes: number): Promise<SpoolEntry[]> {
+  /** See SpoolReader.read. */
+  async read(segments: Segments, topic: TopicState, from: number, maxBytes: number): Promise<readonly SpoolEntry[]> {
+    for (;;) {
+      const entries = await this.#tryToRead(segments, topic, from, maxBytes);
+      if (entries !== undefined) return entries;
+    }
+  }
+
+  /** undefined: a segment was written anew. */
+  async #tryToRead(
+    { all: segments, isReplaced }: Segments,
+    topic: TopicState,
+    from: number,
+    maxBytes: number,
+  ): Promise<readonly SpoolEntry[] | undefined> {
     const delivered = rangeAtOrBehind(topic.delivered, from);
     if (delivered !== undefined && delivered.first <= from) {
       return [{ kind: 'delivered', topic: topic.name, fromSeq: BigInt(from), toSeq: BigInt(delivered.last) }];
@@ -58,7 +75,8 @@ export class TopicReading {
     for (; index < segments.length; index += 1, offset = undefined) {
       const segment = segments[index];
       if (segment === undefined || !mayHold(segments, index, topic.id)) continue;
-      const stop = await this.#readSegment(segment, offset ?? segment.dataStart, batch);
+      const stop = await this.#readSegment(segment, offset ?? segment.dataStart, batch, isReplaced);
+      if (stop === undefined) return undefined;
       this.#remember(topic.name, from, { seq: batch.expected, segment, offset: stop.offset });
       if (stop.isFull) return batch.entries;
     }
@@ -77,7 +95,12 @@ export class TopicReading {
   }
 
   /** Where to go on: at the frame that did not fit any more, or at the durable end of the segment. */
-  async #readSegment(segment: Segment, offset: number, batch: Batch): Promise<{ offset: number; isFull: boolean }> {
+  async #readSegment(
+    segment: Segment,
+    offset: number,
+    batch: Batch,
+    isReplaced: Segments['isReplaced'],
+  ): Promise<{ offset: number; isFull: boolean } | undefined> {
     const end = segment.bytes;
     if (offset >= end) return { offset, isFull: false };
     const handle = await open(segment.path, 'r').catch((error: unknown) => {
@@ -87,6 +110,7 @@ export class TopicReading {
     // Deleted from outside: its readings show up as a gap.
     if (handle === undefined) return { offset: end, isFull: false };
     try {
+      if ((await handle.stat()).size < end && (await isReplaced(segment))) return undefined;
       for await (const item of scanSegment(handle, offset, end, (frame) => batch.wants(frame))) {
         if (batch.isDone) return { offset: item.start, isFull: true };
         if (item.kind === 'damage') await this.#setDamagedAside(segment);

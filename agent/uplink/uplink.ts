@@ -202,6 +202,11 @@ export class Uplink {
     };
   }
 
+  /** The log answered, and will not take the topic as things are. */
+  isRefused(name: string): boolean {
+    return (this.#topics.get(name)?.problem ?? this.#openings.get(name)?.problem)?.isRefusal === true;
+  }
+
   /** What the log refuses of one topic says nothing about the link that serves another. */
   #isLinkUp(troubles: readonly UplinkProblem[]): boolean {
     const healthyMs = [...this.#topics.values()]
