@@ -95,13 +95,14 @@ async function landOn(
         return result(more.filter((problem) => !problems.has(problem)));
       } catch (error) {
         const lost = isCode(error, 'fenced');
-        if (options.once || (lost && options.signal.aborted)) throw error;
+        if (options.once) throw error;
+        // Nothing is staged without a session, and what was lands the next time.
+        if (lost && options.signal.aborted) return result();
         if (lost) {
           [hadSession, failures] = [true, 0];
           continue;
         }
         if (!hadSession || !(error instanceof PenstockError) || !error.retryable) throw error;
-        // Nothing is staged without a session.
         if (options.signal.aborted) return result();
         const message = `the lander has no session: ${describeError(error)}`;
         for (const { name } of config.datasets) {

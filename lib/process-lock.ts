@@ -31,10 +31,14 @@ const SQLITE_BUSY = 5;
 const HOLDER_TEXT_WAIT_MS = 500;
 
 /**
- * Takes the lock at `path` (its folder is created). `label` is what a refused process reads, as "agent edge-7".
+ * Takes the lock at `path` (its folder is created). `label` is what a refused process reads, as "agent edge-7"; `of` is the directory that it is
+ * for, where that is not the lock's own.
  * Throws `held` with the holder's pid and start time, `denied`, `full` or `io`.
  */
-export async function acquireProcessLock(path: string, options: { readonly label: string }): Promise<ProcessLock> {
+export async function acquireProcessLock(
+  path: string,
+  options: { readonly label: string; readonly of?: string },
+): Promise<ProcessLock> {
   const holderPath = `${path}.holder`;
   let database: DatabaseSync | undefined;
   try {
@@ -45,7 +49,7 @@ export async function acquireProcessLock(path: string, options: { readonly label
     writeFileSync(holderPath, `${JSON.stringify(holder)}\n`);
   } catch (error) {
     database?.close();
-    if (isBusy(error)) throw await heldError(path, holderPath);
+    if (isBusy(error)) throw await heldError(options.of ?? dirname(path), holderPath);
     throw fromSystemError(error, `cannot lock ${path}`);
   }
   const held = database;
@@ -64,7 +68,7 @@ function isBusy(error: unknown): boolean {
   return error instanceof Error && 'errcode' in error && error.errcode === SQLITE_BUSY;
 }
 
-async function heldError(path: string, holderPath: string): Promise<PenstockError> {
+async function heldError(directory: string, holderPath: string): Promise<PenstockError> {
   const deadline = performance.now() + HOLDER_TEXT_WAIT_MS;
   let holder = readHolder(holderPath);
   while ((holder === undefined || !isAlive(holder.pid)) && performance.now() < deadline) {
@@ -73,7 +77,7 @@ async function heldError(path: string, holderPath: string): Promise<PenstockErro
   }
   const who =
     holder === undefined ? 'another process' : `process ${holder.pid} (${holder.label}), running since ${holder.since}`;
-  return new PenstockError('held', `${dirname(path)} is held by ${who}; stop it first or use another directory`);
+  return new PenstockError('held', `${directory} is held by ${who}; stop it first or use another directory`);
 }
 
 function readHolder(path: string): Holder | undefined {

@@ -119,6 +119,8 @@ export class DatasetLander {
           await this.#pause(PAUSE_MS_MAX);
           continue;
         }
+        // Told to end with the session gone: what was staged lands the next time.
+        if (signal.aborted && isCode(error, 'fenced')) break;
         if (!(error instanceof PenstockError) || !isPassing(error)) throw error;
         if (signal.aborted) break;
         failures++;

@@ -3,6 +3,7 @@
  * hash of the mount point; one JSON line asks, one answers. A virtual file inside the mount was rejected: it would not answer
  * when the worker does not, which is when it is needed.
  *
+ * Invariants: a supervisor makes, or takes away, the socket only while it holds the lock beside it, which the kernel drops at its death.
  * Limits: a request is at most REQUEST_BYTES_MAX; the directory is 0700 and owned by us, so only the same user (or root) asks.
  */
 import { createHash } from 'node:crypto';
@@ -10,6 +11,7 @@ import { chmodSync, rmSync } from 'node:fs';
 import { createConnection, createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { PenstockError, describeError, isCode, systemCode } from '../../lib/errors.ts';
+import { acquireProcessLock, type ProcessLock } from '../../lib/process-lock.ts';
 import { ensureRuntimeDir, runtimeDir } from '../runtime-dir.ts';
 import { resolveMountpoint } from './mount.ts';
 
@@ -33,17 +35,22 @@ export type ControlAnswer =
   | { readonly ok: false; readonly reason: 'busy' | 'flush-failed' | 'failed'; readonly message: string };
 
 /** The socket of the mount on this path. */
-function controlPath(mountpoint: string): string {
+function controlPath(mountpoint: string, kind: 'sock' | 'lock' = 'sock'): string {
   const hash = createHash('sha256').update(resolveMountpoint(mountpoint)).digest('hex').slice(0, 32);
-  return join(runtimeDir(), `mount-${hash}.sock`);
+  return join(runtimeDir(), `mount-${hash}.${kind}`);
 }
 
-/** Listens for requests; the caller has made sure that nobody else serves this mount point. */
+/** The right to serve a mount point. Throws `held` with who has it, also while that one is still starting. */
+export function lockControl(mountpoint: string): Promise<ProcessLock> {
+  ensureRuntimeDir();
+  return acquireProcessLock(controlPath(mountpoint, 'lock'), { label: 'penstock fs mount', of: mountpoint });
+}
+
+/** Listens for requests; the caller has the lock. */
 export async function serveControl(
   mountpoint: string,
   answer: (request: ControlRequest) => Promise<ControlAnswer>,
 ): Promise<Server> {
-  ensureRuntimeDir();
   const path = controlPath(mountpoint);
   rmSync(path, { force: true });
   const server = createServer((socket) => {

@@ -17,6 +17,7 @@ import { randomUUID } from 'node:crypto';
 import type { Server } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describeError } from '../../lib/errors.ts';
+import type { ProcessLock } from '../../lib/process-lock.ts';
 import { claimMountpoint, refuseSecond } from './claim.ts';
 import { serveControl, type ControlAnswer, type ControlRequest } from './control.ts';
 import { answerInit, type HandshakeChoices, type Negotiated } from './handshake.ts';
@@ -85,6 +86,7 @@ export class Supervisor {
   /** Of our mount, as the kernel's table names it. */
   #device: string | undefined;
   #negotiated: Negotiated | undefined;
+  #lock: ProcessLock | undefined;
   #control: Server | undefined;
   #worker: WorkerProcess | undefined;
   #notifications: NotificationWriter | undefined;
@@ -114,7 +116,7 @@ export class Supervisor {
 
   /** Goes on where the supervisor before this one was killed: workers come and go here as well as there. */
   async #resume({ fd, negotiated }: Resumption): Promise<void> {
-    await refuseSecond(this.mountpoint);
+    this.#lock = await refuseSecond(this.mountpoint);
     this.#control = await serveControl(this.mountpoint, (request) => this.#answer(request));
     this.#fd = fd;
     this.#device = findMount(this.mountpoint)?.device;
@@ -133,15 +135,14 @@ export class Supervisor {
   }
 
   async #start(): Promise<void> {
-    await claimMountpoint(this.mountpoint, this.#log);
+    this.#lock = await claimMountpoint(this.mountpoint, this.#log);
     const { source, readOnly } = this.#options;
-    this.#control = await serveControl(this.mountpoint, (request) => this.#answer(request));
     try {
+      this.#control = await serveControl(this.mountpoint, (request) => this.#answer(request));
       this.#fd = mountDevice({ mountpoint: this.mountpoint, source, readOnly });
       this.#device = findMount(this.mountpoint)?.device;
-      const sys = native();
-      sys.setNonBlocking(this.#fd);
-      this.#negotiated = answerInit(sys, this.#fd, this.#options);
+      native().setNonBlocking(this.#fd);
+      this.#negotiated = answerInit(native(), this.#fd, this.#options);
       if (this.#device !== undefined) widenReadAhead(this.#device);
       this.#keep();
       const worker = this.#fork();
@@ -268,7 +269,14 @@ export class Supervisor {
    */
   #detach(): void {
     this.#detached = true;
-    this.#control?.close();
+    this.#leavePlace();
+  }
+
+  /** The socket is gone before the lock is: it could be the next one's. `closed`: nobody waits for an answer any more. */
+  #leavePlace(closed?: () => void): void {
+    if (this.#control?.listening === true) this.#control.close(closed);
+    else closed?.();
+    this.#lock?.release();
   }
 
   /** The mount is gone: the worker sees ENODEV, flushes what the last closes left and ends. */
@@ -424,12 +432,10 @@ export class Supervisor {
     this.#worker?.kill();
     // The answer to an umount may still be on its way to whoever asked.
     const timer = setTimeout(() => this.#end.resolve(orderly), ANSWER_GRACE_MS);
-    const end = (): void => {
+    this.#leavePlace(() => {
       clearTimeout(timer);
       this.#end.resolve(orderly);
-    };
-    if (this.#control?.listening === true) this.#control.close(end);
-    else end();
+    });
   }
 }
 

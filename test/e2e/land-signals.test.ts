@@ -66,6 +66,35 @@ test('`land` without --once that is ended commits what it has read and exits 0',
   await expectAccounts(pipeline.lake, { landed: records });
 });
 
+test.each([
+  ['land', []],
+  ['land --once', ['--once']],
+])(
+  '`%s` that is told to end while its session is lost exits 3 and names it; the next one lands the rest',
+  async (_what, args) => {
+    const pipeline = await openManyCommits();
+    const landing = startLand(pipeline.dir, ...args);
+    await statusOf(landing, 'commit');
+    // Both are there when it goes on.
+    landing.child.kill('SIGSTOP');
+    const { engine } = pipeline.lake;
+    for (const { id, kind } of await engine.sessions()) if (kind === 'lander') await engine.endSession(id);
+    landing.child.kill('SIGTERM');
+    landing.child.kill('SIGCONT');
+    expect(await landing.exit, landing.stderr()).toBe(3);
+    const { records } = JSON.parse(landing.stdout()) as { readonly records: number };
+    expect(records).toBeGreaterThan(0);
+    const left = `vibration/0: offsets ${records} to ${RECORDS - 1} have not landed: ended by SIGTERM`;
+    if (args.length > 0) expect(landing.stderr()).toContain(left);
+    expect(landing.stderr()).toMatch(/the cost of this run was not recorded: .* session \d+ was ended\n$/);
+
+    const rest = startLand(pipeline.dir, '--once');
+    expect(await rest.exit, rest.stderr()).toBe(0);
+    expect(JSON.parse(rest.stdout())).toMatchObject({ records: RECORDS - records });
+    await expectAccounts(pipeline.lake, { landed: RECORDS });
+  },
+);
+
 test('`land --once` whose log does not answer, ended before anything landed, exits 1 and says so', async () => {
   const dir = tempDir();
   // Port 1 is reserved and closed.

@@ -1,12 +1,13 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { lockControl } from '../../fs-gateway/fuse/control.ts';
 import { mountStats, umountVolume, volumeInfo } from '../../fs-gateway/main.ts';
 import { openMeta } from '../../lib/registry.ts';
 import { prepareListing } from '../../lib/volume/lake-listing.ts';
-import { mountTestVolume } from '../support/fs-volume.ts';
+import { mountTestVolume, testVolume } from '../support/fs-volume.ts';
 import type { MountedVolume } from '../support/fs-volume.ts';
-import { run, start } from '../support/mount-guard.ts';
+import { mountDirs, run, start } from '../support/mount-guard.ts';
 import { cannotMount } from '../support/services.ts';
 
 const HOUR = 473_352; // 2024-01-01T00
@@ -140,6 +141,22 @@ describe.skipIf(cannotMount())('when its worker is killed with kill -9', () => {
       'cd $1/work; ls | wc -l; wc -l < log; sort -u log | wc -l; for i in $(seq 400); do [ "$(cat file-$i)" = $i ]; done';
     expect(await shell(mount, check)).toBe('401\n400\n400');
     expect(readFileSync(mount.logPath, 'utf8')).not.toMatch(/EIO|unexpected/);
+  });
+
+  test('of two that start on one mount point at the same time the second is refused by name', async () => {
+    const volume = await testVolume();
+    const at = mountDirs();
+    const first = await lockControl(at.mountpoint);
+    await expect(mountTestVolume(volume, { at })).rejects.toMatchObject({
+      code: 'held',
+      message: expect.stringContaining(
+        `${at.mountpoint} is held by process ${process.pid} (penstock fs mount)`,
+      ) as string,
+    });
+    first.release();
+    expect(await shell(await mountTestVolume(volume, { at }), 'echo on > $1/f; cat $1/f')).toBe('on');
+    // And as long as it serves.
+    await expect(lockControl(at.mountpoint)).rejects.toMatchObject({ code: 'held' });
   });
 
   test('a second mount on its mount point is refused by name, and the first goes on', async () => {

@@ -115,7 +115,7 @@ export interface TestMountOptions extends Pick<
   'passthrough' | 'writeback' | 'cacheBytes' | 'cacheDir' | 'cacheGroup' | 'peerListen'
 > {
   /** Where an earlier mount was. */
-  readonly at?: MountedVolume;
+  readonly at?: Pick<MountedVolume, 'base' | 'mountpoint'>;
 }
 
 /** A mounted volume; unmounted by force when the test ends. */

@@ -5,6 +5,7 @@ import type { EngineOptions } from './options.ts';
 /** Scripts with flags (`#!lua flags=`) came with 7.0: without them nothing could be deleted from a full Redis. */
 const LEAST_VERSION = [7, 0];
 const WAITAOF_VERSION = [7, 2];
+const EPOCH_FIELD = 'master_replid';
 
 export interface ServerIdentity {
   /** `master_replid`: another one after a restart, a restore, or a failover. */
@@ -39,14 +40,14 @@ export function checkServer(info: string, options: EngineOptions): ServerIdentit
       `${options.url} is a read-only replica: name its master, or the Sentinels that know it`,
     );
   }
-  const epoch = epochOf(info);
+  const epoch = fields.get(EPOCH_FIELD) ?? '';
   if (epoch.length !== 40) throw refuse('INFO gives no master_replid: this is no Redis that can tell of a failover');
   return { epoch };
 }
 
 /** From an answer of INFO; empty when it has none. */
 export function epochOf(info: string): string {
-  return /^master_replid:(\w*)/m.exec(info)?.[1] ?? '';
+  return parseInfo(info).get(EPOCH_FIELD) ?? '';
 }
 
 function parseInfo(info: string): ReadonlyMap<string, string> {
