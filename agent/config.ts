@@ -162,6 +162,8 @@ const keysSchema = z.strictObject({
       maxAge: z.record(topic, duration()).default({}),
     })
     .default({ bytesPerSecond: 0, bytesPerDay: 0, order: 'liveFirst', maxAge: {} }),
+  /** Where the environment names a receiver (OTEL_EXPORTER_OTLP_ENDPOINT): one reading of each topic is traced that often. */
+  traces: z.strictObject({ every: duration().default(60_000) }).default({ every: 60_000 }),
   sources: z
     .array(source)
     .min(1, 'an agent without a source has nothing to do')

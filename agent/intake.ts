@@ -20,6 +20,7 @@ import { isSurelyFine, refusal, type NewReading } from './spool/frame.ts';
 import type { Spool } from './spool/spool.ts';
 import type { Checkpoint, CheckpointState, Receipt } from './spool/spool-state.ts';
 import type { Taps } from './tap.ts';
+import type { ReadingTraces } from './traces.ts';
 import type { ChainRun, Failed, TransformChain, TransformCounters } from './transforms/chain.ts';
 
 /** The resolution of what transforms hold back: nobody looks closer at a silent sensor. */
@@ -35,11 +36,20 @@ interface Waiting {
   readonly reject: (error: unknown) => void;
 }
 
+export interface IntakeParts {
+  readonly chain: TransformChain;
+  readonly rules: Rules;
+  readonly taps: Taps;
+  /** Where readings are traced. */
+  readonly traces?: ReadingTraces;
+}
+
 export class Intake {
   readonly #spool: Spool;
   readonly #chain: TransformChain;
   readonly #rules: Rules;
   readonly #taps: Taps;
+  readonly #traces: ReadingTraces | undefined;
   readonly #quarantine: Quarantine;
   readonly #clock: Clock;
   /** In the quarantine, of batches that are not stored: the oldest first. */
@@ -48,16 +58,12 @@ export class Intake {
   #running: Promise<void> | undefined;
   #timer: NodeJS.Timeout | undefined;
 
-  constructor(
-    spool: Spool,
-    { chain, rules, taps }: { readonly chain: TransformChain; readonly rules: Rules; readonly taps: Taps },
-    quarantine: Quarantine,
-    clock: Clock,
-  ) {
+  constructor(spool: Spool, { chain, rules, taps, traces }: IntakeParts, quarantine: Quarantine, clock: Clock) {
     this.#spool = spool;
     this.#chain = chain;
     this.#rules = rules;
     this.#taps = taps;
+    this.#traces = traces;
     this.#quarantine = quarantine;
     this.#clock = clock;
   }
@@ -187,7 +193,7 @@ export class Intake {
     receipts: readonly Receipt[],
   ): Promise<void> {
     const left = this.#rules.apply(readings);
-    await this.#spool.append(left, checkpoints, receipts);
+    await this.#spool.append(this.#traces?.choose(left) ?? left, checkpoints, receipts);
     this.#rules.sampledOut += readings.length - left.length;
     this.#taps.show('out', left);
   }

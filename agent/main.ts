@@ -20,6 +20,7 @@ import {
 import { describeError, isCode } from '../lib/errors.ts';
 import type { Log, TopicOptions } from '../lib/log/log.ts';
 import { absoluteUrl, openLog } from '../lib/registry.ts';
+import { openSpans } from '../lib/tracing/open-spans.ts';
 import { agentSchema, type AgentConfig, type SourceConfig } from './config.ts';
 import { ControlPlane } from './control/control-plane.ts';
 import type { DesiredStatus } from './control/desired-config.ts';
@@ -34,6 +35,7 @@ import { pause } from './sources/source.ts';
 import { openSpool, type Spool } from './spool/spool.ts';
 import { prometheusText, summaryOf, type AgentStatus, type AgentSummary } from './status.ts';
 import { Taps } from './tap.ts';
+import type { ReadingTraces } from './traces.ts';
 import { TransformChain } from './transforms/chain.ts';
 import { Uplink } from './uplink/uplink.ts';
 
@@ -66,6 +68,8 @@ export interface RunAgentOptions {
   readonly drainMs?: number | (() => number | undefined);
   /** For topics that do not exist yet. */
   readonly topics?: TopicOptions;
+  /** Takes a line about what is traced. */
+  readonly log?: (line: string) => void;
   /** Which configuration of the control plane this is, for the heartbeat. */
   readonly desired?: () => DesiredStatus | undefined;
 }
@@ -127,20 +131,33 @@ export async function runAgent(options: RunAgentOptions): Promise<AgentSummary> 
     const quarantine = new Quarantine(resolve(dataDir, 'quarantine'), clock);
     const rules = new Rules(options.config.rules);
     const taps = new Taps();
+    const traces = await openTraces(options, clock);
     const chain = await TransformChain.open(options.config.transforms, options.baseDir);
-    const intake = new Intake(spool, { chain, rules, taps }, quarantine, clock);
+    const intake = new Intake(spool, { chain, rules, taps, ...(traces && { traces }) }, quarantine, clock);
     try {
       await intake.start();
-      const agent = new RunningAgent(options, clock, dataDir, { spool, intake, quarantine, rules, taps });
+      const agent = new RunningAgent(options, clock, dataDir, { spool, intake, quarantine, rules, taps, traces });
       return await agent.run();
     } finally {
       await intake.close();
       await chain.close();
       await quarantine.close();
+      await traces?.close();
     }
   } finally {
     await spool.close();
   }
+}
+
+/** Loaded where the environment names a receiver. */
+async function openTraces(
+  { config, log = () => undefined }: RunAgentOptions,
+  clock: Clock,
+): Promise<ReadingTraces | undefined> {
+  const sink = await openSpans('penstock-agent', log);
+  if (sink === null) return undefined;
+  const { ReadingTraces: Traces } = await import('./traces.ts');
+  return new Traces({ sink, everyMs: config.traces.every, agent: config.agent.id, clock, log });
 }
 
 interface AgentParts {
@@ -149,6 +166,7 @@ interface AgentParts {
   readonly quarantine: Quarantine;
   readonly rules: Rules;
   readonly taps: Taps;
+  readonly traces: ReadingTraces | undefined;
 }
 
 class RunningAgent {
@@ -159,6 +177,7 @@ class RunningAgent {
   readonly #intake: Intake;
   readonly #quarantine: Quarantine;
   readonly #taps: Taps;
+  readonly #traces: ReadingTraces | undefined;
   readonly #rules: Rules;
   readonly #ruler: Ruler;
   readonly #outputs: AgentSourceOutput[] = [];
@@ -178,6 +197,7 @@ class RunningAgent {
     this.#intake = parts.intake;
     this.#quarantine = parts.quarantine;
     this.#taps = parts.taps;
+    this.#traces = parts.traces;
     this.#rules = parts.rules;
     this.#ruler = new Ruler(parts.rules, clock, () => {
       const { bytes, maxBytes } = this.#spool.stats();
@@ -261,6 +281,7 @@ class RunningAgent {
       uplinkProblem: this.#uplinkProblemNow(uplink),
       controlProblem: this.#controlProblem,
       config: this.#options.desired?.() ?? null,
+      spansDropped: this.#traces?.dropped ?? null,
     };
   }
 
@@ -350,6 +371,7 @@ class RunningAgent {
             random: Math.random,
           },
           clock: this.#clock,
+          ...(this.#traces && { traces: this.#traces }),
         });
         const uplink = this.#uplink;
         this.#spool.room.isRefused = (topic) => uplink.isRefused(topic);

@@ -53,6 +53,7 @@ export async function runReloading({ path, signal, onStatus, log }: RunReloading
         // What is in the spool can wait for the new configuration.
         drainMs: () => (signal.aborted ? undefined : 0),
         desired: () => desired.status,
+        log,
         onStatus: (status) => {
           manager.tell(status);
           if (status.sources.length > 0 && !until.aborted && !reload.signal.aborted) desired.started();

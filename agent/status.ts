@@ -32,6 +32,8 @@ export interface AgentStatus {
   readonly controlProblem: string | null;
   /** What the control plane wants it to run with, and what came of it; null without a control plane. */
   readonly config: DesiredStatus | null;
+  /** Of traces, since this start: what the receiver did not take; null without one. */
+  readonly spansDropped: number | null;
 }
 
 export interface AgentSummary {
@@ -91,6 +93,7 @@ export function prometheusText(status: AgentStatus, oldestUndeliveredSeconds: nu
     metric('rule_active', 'gauge', '1 while the rule is active.', rules.map(({ when, active }, index) => [{ rule: `${index}: ${when}` }, Number(active)])),
     metric('rule_sampled_out_total', 'counter', 'Readings that rules left out, since the start.', [[{}, status.sampledOut]]),
     metric('config_refused', 'gauge', '1 while the agent does not run with what the control plane wants.', status.config === null ? [] : [[{}, Number(status.config.refused !== null)]]),
+    metric('spans_dropped_total', 'counter', 'Spans of traces that were given up, since the start.', status.spansDropped === null ? [] : [[{}, status.spansDropped]]),
     metric('uplink_up', 'gauge', '1 while the log takes readings.', [[{}, Number(status.uplinkProblem === null)]]),
   ].join(''); // prettier-ignore
 }

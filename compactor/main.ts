@@ -6,6 +6,7 @@ import { systemClock } from '../lib/clock.ts';
 import { describeError, isCode, PenstockError } from '../lib/errors.ts';
 import { serveHealth } from '../lib/health-server.ts';
 import { openPipelineLog, withLake } from '../lib/lake/ports.ts';
+import { openSpans } from '../lib/tracing/open-spans.ts';
 import { type CompactorOptions, type CompactResult, runCompactor } from './compact/compactor.ts';
 import { type CostOptions, type CostTable, costTable } from './cost/cost-rows.ts';
 import { type EraseOptions, type EraseResult, runErase } from './erase/erase.ts';
@@ -32,7 +33,7 @@ const REOPEN_PAUSE_MS_MAX = 10_000;
 
 export interface LandRequest extends Omit<
   LanderOptions,
-  'config' | 'lake' | 'log' | 'onTurn' | 'onShare' | 'landerId'
+  'config' | 'lake' | 'log' | 'onTurn' | 'onShare' | 'landerId' | 'spans'
 > {
   /** HOST:PORT of /healthz, /readyz and /metrics. */
   readonly listen?: string;
@@ -50,19 +51,21 @@ export async function land(config: PipelineConfig, baseDir: string, options: Lan
     systemClock,
     config.datasets.map(({ name }) => name),
   );
+  const spans = await openSpans('penstock-lander', (line) => options.onTrace?.(line));
   const server = listen === undefined ? undefined : await serveHealth(listen, health);
   if (server !== undefined) options.onListening?.(server.url);
   try {
-    return await landOn(config, baseDir, options, health);
+    return await landOn(config, baseDir, { ...options, spans }, health);
   } finally {
     await server?.close();
+    await spans?.close();
   }
 }
 
 async function landOn(
   config: PipelineConfig,
   baseDir: string,
-  options: LandRequest,
+  options: LandRequest & Pick<LanderOptions, 'spans'>,
   health: LandingHealth,
 ): Promise<LandResult> {
   const log = await openPipelineLog(config, baseDir);
@@ -121,9 +124,14 @@ async function landOn(
 export async function compact(
   config: PipelineConfig,
   baseDir: string,
-  options: Omit<CompactorOptions, 'config' | 'lake'>,
+  options: Omit<CompactorOptions, 'config' | 'lake' | 'spans'>,
 ): Promise<CompactResult> {
-  return withLake(config, baseDir, 'compactor', (lake) => runCompactor({ ...options, config, lake }));
+  const spans = await openSpans('penstock-compactor', (message) => options.onStatus?.({ kind: 'note', message }));
+  try {
+    return await withLake(config, baseDir, 'compactor', (lake) => runCompactor({ ...options, config, lake, spans }));
+  } finally {
+    await spans?.close();
+  }
 }
 
 export async function cost(config: PipelineConfig, baseDir: string, options: CostOptions): Promise<CostTable> {

@@ -6,6 +6,9 @@ import { columnStats } from '../lib/table/column-stats.ts';
 import type { DataFile } from '../lib/table/data-file.ts';
 import type { Schema } from '../lib/table/schema.ts';
 
+/** In the metadata of the lander's files, where their rows are traced: contexts of spans, as `traceparent`, with spaces between. */
+export const TRACES_KEY = 'penstock.traces';
+
 /** Event hours as in `dt=2026-01-31/hour=07`. */
 export function hourFolder(hour: number): string {
   const text = new Date(hour * 3_600_000).toISOString();

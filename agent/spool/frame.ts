@@ -78,6 +78,8 @@ export interface NewReading {
   readonly eventUs: number;
   readonly arrivalUs: number;
   readonly priority: number;
+  /** Told its sequence number in the moment in which it is durable, before anybody can read it: for the few that are traced. */
+  readonly onStored?: (seq: number) => void;
 }
 
 export interface StoredReading {

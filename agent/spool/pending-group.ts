@@ -79,6 +79,12 @@ export class PendingGroup {
   /** Gaps that the readings of this group tell of: without these they are not passed. */
   readonly #toldOf: [topic: string, range: SeqRange][] = [];
   readonly #waiters: Waiter[] = [];
+  readonly #listeners: {
+    readonly frame: OpenFrame;
+    readonly index: number;
+    readonly onStored: (seq: number) => void;
+  }[] = [];
+  readonly #baseSeqs = new Map<OpenFrame, number>();
   /** Bytes of readings, without frame headers. */
   bytes = 0;
   readings = 0;
@@ -116,6 +122,8 @@ export class PendingGroup {
         frame.payload.add(reading);
         this.bytes += frame.payload.bytesUsed;
       }
+      const { onStored } = reading;
+      if (onStored !== undefined) this.#listeners.push({ frame, index: frame.payload.count - 1, onStored });
     }
     this.readings += readings.length;
     for (const checkpoint of checkpoints) this.#checkpoints.set(checkpoint.source, checkpoint.state);
@@ -161,12 +169,14 @@ export class PendingGroup {
   layOut(state: SpoolState, group: number): LaidOutGroup {
     const nextSeqs = new Map<TopicState, number>();
     const parts: { header: Omit<FrameHeader, 'last'>; payload: Buffer }[] = [];
-    for (const { topic: name, priority, payload } of this.#frames) {
+    for (const frame of this.#frames) {
+      const { topic: name, priority, payload } = frame;
       const topic = state.topic(name);
       assert(topic !== undefined, `topic ${name} is not in the head of the segment`);
       const baseSeq = nextSeqs.get(topic) ?? topic.nextSeq;
       const header = { type: FRAME_READINGS, group, topicId: topic.id, priority, baseSeq, count: payload.count };
       parts.push({ header, payload: payload.payload });
+      if (this.#listeners.length > 0) this.#baseSeqs.set(frame, baseSeq);
       nextSeqs.set(topic, baseSeq + payload.count);
     }
     const delta = this.#stateDelta(state);
@@ -183,6 +193,7 @@ export class PendingGroup {
   }
 
   succeed(): void {
+    for (const { frame, index, onStored } of this.#listeners) onStored((this.#baseSeqs.get(frame) ?? 0) + index);
     for (const waiter of this.#waiters) waiter.resolve();
     this.#recycle();
   }

@@ -45,7 +45,7 @@ export interface LaneContext extends StepContext {
   readonly builders: RecordBatchBuilder[];
   /** Resolves when a reading that no log will take is quarantined, and the spool has passed it with a record. */
   readonly giveUp: (reading: Quarantined) => Promise<void>;
-  readonly onDelivered: (readings: number, bytes: number) => void;
+  readonly onDelivered: (intent: SendIntent, bytes: number) => void;
 }
 
 interface Batch {
@@ -347,7 +347,7 @@ export class Lane {
   #delivered(batch: Batch): void {
     this.#problem = null;
     this.#deliveredMs = this.#context.monotonicMs();
-    this.#context.onDelivered(batch.intent.records, batch.bytes.length);
+    this.#context.onDelivered(batch.intent, batch.bytes.length);
     this.#finish(batch);
   }
 

@@ -1,14 +1,15 @@
 /**
  * A reading as a Kafka record: key = sensor id, value = its bytes, ASCII headers `agent`, `incarnation`, `seq`, `event` and
- * `arrival` (epoch us), `replayed` (`1` or `0`). The identity of a reading is (agent, incarnation, topic, seq); an incarnation is a
+ * `arrival` (epoch us), `replayed` (`1` or `0`), and of one that is traced `traceparent` (agent/traces.ts). The identity of a reading is (agent, incarnation, topic, seq); an incarnation is a
  * random id, so it alone tells whose a sequence number is.
  */
 import { HeaderBlock, type HeaderMark, type RecordBatchBuilder } from '../../lib/log/batch-builder.ts';
 import { RecordBatchReader } from '../../lib/log/batch-reader.ts';
+import { TRACEPARENT } from '../../lib/tracing/trace-context.ts';
 import type { SpooledReading } from '../spool/spool-reader.ts';
 
-/** Four numbers of at most 20 digits with their names and lengths, behind the two constant headers. */
-const VARIABLE_HEADER_BYTES = 160;
+/** Four numbers of at most 20 digits with their names and lengths, and a `traceparent`, behind the two constant headers. */
+const VARIABLE_HEADER_BYTES = 240;
 
 const INCARNATION = Buffer.from('incarnation');
 const SEQ = Buffer.from('seq');
@@ -18,6 +19,12 @@ export class ReadingEncoder {
   #constant:
     | { readonly agent: string; readonly incarnation: string; readonly block: HeaderBlock; readonly mark: HeaderMark }
     | undefined;
+  readonly #traceparent: ((topic: string, seq: bigint) => string | undefined) | undefined;
+
+  /** `traceparent`: of a reading, where it is traced. */
+  constructor(traceparent?: (topic: string, seq: bigint) => string | undefined) {
+    this.#traceparent = traceparent;
+  }
 
   /** False when the batch is full. */
   add(builder: RecordBatchBuilder, reading: SpooledReading, timestampMs: number, replayed: boolean): boolean {
@@ -26,6 +33,8 @@ export class ReadingEncoder {
     headers.addAscii('event', String(reading.eventUs));
     headers.addAscii('arrival', String(reading.arrivalUs));
     headers.addAscii('replayed', replayed ? '1' : '0');
+    const traceparent = this.#traceparent?.(reading.topic, reading.seq);
+    if (traceparent !== undefined) headers.addAscii(TRACEPARENT, traceparent);
     return builder.add(timestampMs, reading.key, reading.value, headers);
   }
 

@@ -24,6 +24,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { Clock } from '../../lib/clock.ts';
 import type { Log, TopicOptions } from '../../lib/log/log.ts';
 import type { SpoolReader } from '../spool/spool-reader.ts';
+import type { ReadingTraces } from '../traces.ts';
 import { Backoff, type BackoffOptions } from './backoff.ts';
 import { BATCH_TARGET_BYTES, type Lane, type LaneContext } from './lane.ts';
 import { Quarantine } from './quarantine.ts';
@@ -63,6 +64,8 @@ export interface UplinkOptions {
   readonly budget: Pick<BudgetOptions, 'bytesPerSecond' | 'bytesPerDay'>;
   readonly backoff: BackoffOptions;
   readonly clock: Clock;
+  /** Where readings are traced. */
+  readonly traces?: ReadingTraces;
 }
 
 export interface UplinkStatus {
@@ -126,9 +129,10 @@ export class Uplink {
     this.#bytesInMemoryMax =
       (budget.isLimited ? Math.min(options.bytesInMemoryMax, 4 * targetBytes) : options.bytesInMemoryMax) / 2;
     this.#quarantine = new Quarantine(join(options.directory, 'quarantine.ndjson'), options.clock);
+    const { traces } = options;
     this.#context = {
       log: options.log,
-      encoder: new ReadingEncoder(),
+      encoder: new ReadingEncoder(traces && ((topic, seq) => traces.traceparent(topic, seq))),
       intents,
       backoff: new Backoff(options.backoff),
       budget,
@@ -150,9 +154,10 @@ export class Uplink {
           reason: `quarantined: ${reason}`,
         });
       },
-      onDelivered: (readings, bytes) => {
-        this.#delivered += readings;
+      onDelivered: (intent, bytes) => {
+        this.#delivered += intent.records;
         this.#bytes += bytes;
+        traces?.delivered(intent);
       },
       onProgress: () => this.#onProgress(),
     };
@@ -390,7 +395,7 @@ export class Uplink {
     };
     const topic = await TopicUplink.open(context, info, left);
     for (const intent of left.stored) {
-      this.#context.onDelivered(intent.records, intent.bytes);
+      this.#context.onDelivered(intent, intent.bytes);
       this.#intents.resolve(intent);
     }
     this.#topics.set(name, topic);

@@ -70,6 +70,7 @@ export function addLakeCommands(program: Command): void {
         skipDamaged: options.skipDamaged === true,
         ...(options.listen !== undefined && { listen: options.listen }),
         onListening: (url) => reportToParent({ kind: 'listening', url }),
+        onTrace: (line) => process.stderr.write(`penstock: ${line}\n`),
         signal,
         onStatus: (status) => {
           reportToParent(status);

@@ -15,6 +15,7 @@ import assert from 'node:assert';
 import type { DatasetConfig } from '../../lib/config/pipeline.ts';
 import { isCode, PenstockError } from '../../lib/errors.ts';
 import type { SqlWorker } from '../../lib/sql/sql-worker-client.ts';
+import type { SpanSink } from '../../lib/tracing/span.ts';
 import { commitTable } from '../../lib/table/commit.ts';
 import type { DataFile } from '../../lib/table/data-file.ts';
 import { dataFileKey } from '../../lib/table/keys.ts';
@@ -24,6 +25,7 @@ import { leaveOutDeleted } from '../../lib/lake/row-deletes.ts';
 import type { CostMeter } from '../cost/cost.ts';
 import { watchClock } from '../steady-clock.ts';
 import { describeDataFile, fileFingerprint, fileNameOf, hourFolder, hourName, parquetName } from '../parquet-object.ts';
+import { CompactionTraces } from './compaction-traces.ts';
 import {
   type DamagedFile,
   fetchDeletes,
@@ -43,6 +45,8 @@ export interface GroupContext {
   readonly dataset: DatasetConfig;
   readonly targetBytes: number;
   readonly scratchDir: string;
+  /** Where the parts of traces go. */
+  readonly spans?: SpanSink | null;
   readonly signal: AbortSignal;
 }
 
@@ -73,7 +77,12 @@ export async function compactGroup(context: GroupContext, group: Group, lease: G
   await mkdir(workDir, { recursive: true });
   const inputs = await fetchInputs(meter, worker, group, workDir, signal);
   try {
-    return await mergeReadable(context, group, lease, table, inputs);
+    const paths = inputs.files.map(({ path }) => path);
+    const { spans } = context;
+    const traces = spans == null ? null : await CompactionTraces.of(spans, meter.lake.clock, group, worker, paths);
+    const result = await mergeReadable(context, group, lease, table, inputs);
+    if (result.filesBefore > 0) traces?.committed(result);
+    return result;
   } finally {
     await inputs.remove();
     await rm(workDir, { recursive: true, force: true });

@@ -15,6 +15,7 @@ import { describeError, isCode, PenstockError } from '../../lib/errors.ts';
 import { defaultScratchRoot, makeScratch } from '../../lib/sql/scratch.ts';
 import { SqlWorker } from '../../lib/sql/sql-worker-client.ts';
 import { type LakeContext, loadTable } from '../../lib/table/table.ts';
+import type { SpanSink } from '../../lib/tracing/span.ts';
 import { CostMeter, writeCost } from '../cost/cost.ts';
 import { selectDatasets } from '../dataset-selection.ts';
 import { hourName } from '../parquet-object.ts';
@@ -81,6 +82,8 @@ export interface CompactorOptions {
   readonly dryRun?: boolean;
   /** Compact also hours that are not over. */
   readonly ignoreLag?: boolean;
+  /** Where the parts of traces go. */
+  readonly spans?: SpanSink | null;
   readonly signal: AbortSignal;
   readonly onStatus?: (status: CompactStatus) => void;
   readonly scratchRoot?: string;
@@ -267,6 +270,7 @@ class CompactorRun {
         dataset,
         targetBytes: config.compactor.targetBytes,
         scratchDir,
+        ...(this.#options.spans && { spans: this.#options.spans }),
         signal,
       };
       const result = await compactGroup(context, group, lease);

@@ -52,6 +52,7 @@ export async function commitStaged(
     last: next - 1,
   }));
   const assertSteady = watchClock(scope.lake.clock);
+  scope.traces?.writing();
   const files = await writeHours(scope, staging, ranges);
   const deadLetters = await writeDeadLetters(scope, staging, ranges);
   const totals = {
@@ -67,6 +68,7 @@ export async function commitStaged(
     await assertOffsets(scope, moved);
     assertSteady();
   };
+  scope.traces?.committing();
   // In a foreign catalog every move of the offsets is a snapshot, which is what two landers are compared by.
   if (files.length > 0 || scope.lake.catalog !== undefined)
     await commitRows(scope, { fields: staging.fields, files, ranges, own, assertCurrent });

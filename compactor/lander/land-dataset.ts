@@ -17,6 +17,7 @@ import { commitStaged, type LandTotals } from './commit-staged.ts';
 import type { CommitScope } from './land-files.ts';
 import type { ValueDecoder } from '../values/value-decoder.ts';
 import { DatasetShare, type Share } from './dataset-share.ts';
+import { RoundTraces, type LandingTracesOptions } from './landing-traces.ts';
 import type { Membership } from './membership.ts';
 import { OnceGoal } from './once-goal.ts';
 import { openStaging } from './open-staging.ts';
@@ -51,6 +52,7 @@ export interface DatasetLanderOptions {
   readonly once: boolean;
   /** Steps over what is damaged in the log, as lost. */
   readonly skipDamaged: boolean;
+  readonly traces?: LandingTracesOptions;
   /** Ends reading; what is staged is still committed. */
   readonly signal: AbortSignal;
   /** It goes on, whatever it met; `read`: the log was looked at, whatever it had. */
@@ -181,21 +183,29 @@ export class DatasetLander {
     const source = await TopicSource.open(log, topic, share.mine, targets, this.#options.skipDamaged);
     for (const lost of source.lost) this.#noteLasting(lost);
     const { staging, nextFieldId } = await openStaging(lake, dataset, db, this.#options.decoder);
+    let traces: RoundTraces | undefined;
     try {
       const place = { topic: topic.name, topicId: topic.id };
+      traces = this.#options.traces && new RoundTraces(this.#options.traces, place);
       const end = await this.#fill(source, staging, {
         ...place,
+        traces,
         nextFieldId,
         isOver: () => this.#isOver(topic, share, source),
       });
       if (source.cursors.some(hasMoved)) {
-        const scope: CommitScope = { lake, dataset, db, scratchDir: this.#options.scratchDir, place };
+        const scratch = { scratchDir: this.#options.scratchDir };
+        const scope: CommitScope = { lake, dataset, db, ...scratch, place, ...(traces && { traces }) };
         this.#count(await commitStaged(scope, staging, source.cursors));
+        traces?.end();
         await this.#hint(topic, new Map(source.cursors.map(({ partition, next }) => [partition, BigInt(next)])));
       }
       const left = source.active.map((cursor) => leftOf(topic, cursor));
       const others = await this.#othersEnd(topic, share, left);
       return end === 'done' ? others : end;
+    } catch (error) {
+      traces?.end(error);
+      throw error;
     } finally {
       await staging.drop();
     }
@@ -235,7 +245,11 @@ export class DatasetLander {
   async #fill(
     source: TopicSource,
     staging: Staging,
-    round: StagePlace & { readonly nextFieldId: () => number; readonly isOver: () => Promise<boolean> },
+    round: StagePlace & {
+      readonly traces: RoundTraces | undefined;
+      readonly nextFieldId: () => number;
+      readonly isOver: () => Promise<boolean>;
+    },
   ): Promise<RoundEnd> {
     const { signal, once, commitEveryMs, stagedBytesMax } = this.#options;
     const { clock } = this.#options.lake;
@@ -244,6 +258,7 @@ export class DatasetLander {
     while (!signal.aborted && staging.bytes < stagedBytesMax && clock.monotonicMs() < dueMs) {
       if (await round.isOver()) return 'due';
       const portion = await source.next(signal);
+      round.traces?.fetched();
       this.#noteStopped(source);
       this.#options.onTurn(true);
       for (const lost of source.lost) this.#noteLasting(lost);
@@ -261,7 +276,7 @@ export class DatasetLander {
       }
       if (dueMs === Infinity) dueMs = clock.monotonicMs() + commitEveryMs;
       try {
-        if (!(await stagePortion(staging, portion, round, round.nextFieldId))) return 'due';
+        if (!(await stagePortion(staging, portion, round, round.nextFieldId, round.traces))) return 'due';
       } catch (error) {
         if (!isCode(error, 'corrupt', 'unsupported')) throw error;
         source.stop(portion.cursor, error);

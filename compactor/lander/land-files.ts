@@ -14,8 +14,9 @@ import { readFooters } from '../../lib/sql/parquet-footer.ts';
 import type { DataFile } from '../../lib/table/data-file.ts';
 import { dataFileKey } from '../../lib/table/keys.ts';
 import type { LakeContext } from '../../lib/table/table.ts';
-import { dataFileOf, fileFingerprint, hourFolder, hourName, parquetName } from '../parquet-object.ts';
+import { dataFileOf, fileFingerprint, hourFolder, hourName, parquetName, TRACES_KEY } from '../parquet-object.ts';
 import { fileColumn } from './fields.ts';
+import type { RoundTraces } from './landing-traces.ts';
 import type { StagePlace } from './stage-portion.ts';
 import { Staging } from './staging.ts';
 import { addedIcebergFields, toIceberg } from './table-fields.ts';
@@ -37,6 +38,7 @@ export interface CommitScope {
   readonly db: DuckDb;
   readonly scratchDir: string;
   readonly place: StagePlace;
+  readonly traces?: RoundTraces;
 }
 
 /** Offsets of a partition that a commit holds records of, inclusive. */
@@ -132,13 +134,18 @@ async function copyHour(
   path: string,
 ): Promise<void> {
   const columns = [...addedIcebergFields(), ...staging.fields].map(fileColumn);
+  const traces = scope.traces?.traceparentsOf(hour) ?? [];
   await staging.table.copyTo(
     path,
     {
       columns,
       level: LANDER_ZSTD_LEVEL,
       rowGroupRows: ROW_GROUP_ROWS,
-      metadata: { 'penstock.topic-id': scope.place.topicId, 'penstock.offsets': offsetRanges(ranges) },
+      metadata: {
+        'penstock.topic-id': scope.place.topicId,
+        'penstock.offsets': offsetRanges(ranges),
+        ...(traces.length > 0 && { [TRACES_KEY]: traces.join(' ') }),
+      },
     },
     Staging.whereHour(hour),
   );

@@ -13,6 +13,7 @@ import { describeError, PenstockError } from '../../lib/errors.ts';
 import type { Log } from '../../lib/log/log.ts';
 import { DuckDb } from '../../lib/sql/duckdb.ts';
 import type { LakeContext } from '../../lib/table/table.ts';
+import type { SpanSink } from '../../lib/tracing/span.ts';
 import type { LandTotals } from './commit-staged.ts';
 import { openDecoder } from '../values/open-decoder.ts';
 import { DatasetLander, type DatasetResult, type HeldShare } from './land-dataset.ts';
@@ -55,6 +56,10 @@ export interface LanderOptions {
   readonly once: boolean;
   /** Steps over what is damaged in the log, by name, and counts it as lost. */
   readonly skipDamaged?: boolean;
+  /** Where the parts of traces go. */
+  readonly spans?: SpanSink | null;
+  /** Takes a line about a reading that is traced. */
+  readonly onTrace?: (line: string) => void;
   readonly signal: AbortSignal;
   readonly onStatus?: (status: LandStatus) => void;
   /** A dataset goes on; `read`: its log was looked at. */
@@ -141,6 +146,14 @@ async function landAll(
       topic: { partitions: config.topics.partitions, retentionMs: config.topics.retention },
       once,
       skipDamaged,
+      ...(options.spans != null && {
+        traces: {
+          sink: options.spans,
+          dataset: dataset.name,
+          clock: options.lake.clock,
+          log: (line: string) => options.onTrace?.(line),
+        },
+      }),
       signal,
       onTurn: (read) => options.onTurn?.(dataset.name, read),
       onShare: (held) => options.onShare?.(dataset.name, held),

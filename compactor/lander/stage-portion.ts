@@ -2,6 +2,7 @@
 import { isUtf8 } from 'node:buffer';
 import { RecordBatchReader } from '../../lib/log/batch-reader.ts';
 import { inferFields, SAMPLE_RECORDS_MAX } from './infer.ts';
+import type { RoundTraces } from './landing-traces.ts';
 import type { Staging } from './staging.ts';
 import type { PartitionCursor } from './topic-source.ts';
 
@@ -25,6 +26,7 @@ export async function stagePortion(
   portion: StagePortion,
   place: StagePlace,
   nextFieldId: () => number,
+  traces?: RoundTraces,
 ): Promise<boolean> {
   const { cursor, batches } = portion;
   const where = `${place.topic}/${cursor.partition}`;
@@ -44,6 +46,7 @@ export async function stagePortion(
       }
       if (outcome === 'schema') await prepare(staging, reader.value());
       if (outcome === 'full' || outcome === 'schema') return false;
+      traces?.staged(reader, cursor.partition, offset, staging.lastHour);
       cursor.next = offset + 1;
     }
     // Offsets of a compacted topic or of transaction markers may be missing at the end.

@@ -81,6 +81,7 @@ export class Staging {
   readonly #hours = new Map<number, number>();
   #bytes = 0;
   #records = 0;
+  #lastHour: number | undefined;
 
   private constructor(options: StagingOptions, table: RowTable, dead: DeadLetters) {
     this.#options = options;
@@ -124,6 +125,10 @@ export class Staging {
   /** Rows by event hour (hours since the epoch). */
   get hours(): ReadonlyMap<number, number> {
     return this.#hours;
+  }
+  /** The event hour of the last record; undefined: it did not fit. */
+  get lastHour(): number | undefined {
+    return this.#lastHour;
   }
   get records(): number {
     return this.#records;
@@ -296,6 +301,7 @@ export class Staging {
     else if (this.#identity.isForeign) this.#replayed.setNull(row);
     else this.#replayed.set(row, 0);
     table.endRow(bytes);
+    this.#lastHour = hour;
     this.#records++;
     this.#bytes += bytes + ADDED_BYTES;
     return 'staged';
@@ -323,6 +329,7 @@ export class Staging {
   #quarantine(reader: RecordBatchReader, place: Place, offset: number, reason: string): Outcome {
     this.#table.undoRow();
     this.#dead.add(reader, place, offset, reason);
+    this.#lastHour = undefined;
     this.#records++;
     this.#bytes += (reader.value()?.length ?? 0) + ADDED_BYTES;
     return 'staged';

@@ -38,7 +38,11 @@ export const MATRIX: Readonly<Record<string, object>> = {
       snapshots: { enabled: true, default: true },
       storageClass: { default: true, parameters: { cacheSize: '50GB', blockSize: '4MiB' } },
     },
-    monitoring: { enabled: true, labels: { release: 'prometheus' } },
+    monitoring: {
+      enabled: true,
+      labels: { release: 'prometheus' },
+      traces: { endpoint: 'http://collector.observability:4318' },
+    },
     networkPolicy: { controlFrom: [{ namespaceSelector: { matchLabels: { name: 'ingress' } } }] },
     tenants: [{ name: 'team-a', group: 'team-a', storage: '1Ti', lake: { subPath: 'lake/edge.host' } }, { name: 'b' }],
   },

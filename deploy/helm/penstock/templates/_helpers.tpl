@@ -55,6 +55,13 @@ app.kubernetes.io/component: {{ .component }}
 {{- end }}
 {{- end }}
 
+{{/* Where traces of single readings go, for what carries readings. */}}
+{{- define "penstock.tracing" -}}
+{{- with .Values.monitoring.traces.endpoint }}
+- { name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ . | quote }} }
+{{- end }}
+{{- end }}
+
 {{/* Everything but what mounts: no root, nothing to write to but what is mounted for it. */}}
 {{- define "penstock.podSecurity" -}}
 runAsNonRoot: true
