@@ -18,6 +18,10 @@ import { Rollouts } from './agents/rollouts.ts';
 import { Oidc } from './auth/oidc.ts';
 import { Tenants } from './auth/tenants.ts';
 import type { Tokens } from './auth/tokens.ts';
+import { HostRules } from './connect/hosts.ts';
+import { ConnectionRecords } from './connect/records.ts';
+import type { Sealer } from './connect/seal.ts';
+import { VendorCalls } from './connect/vendor-calls.ts';
 import type { Connections } from './connections.ts';
 import { AuditLog } from './lake/audit.ts';
 import { FileSizeIndex } from './lake/file-sizes.ts';
@@ -46,6 +50,8 @@ export class ControlContext {
   readonly tenants: Tenants;
   readonly tables = new Tables();
   readonly fileSizes = new FileSizeIndex();
+  readonly connectionRecords: ConnectionRecords;
+  readonly vendorCalls: VendorCalls;
   readonly audit: AuditLog;
   readonly sql: LakeSql;
   readonly runs: Runs;
@@ -62,7 +68,11 @@ export class ControlContext {
     clock: Clock,
     connections: Connections,
     tokens: Tokens,
-    options: { readonly agentConfigProblems: AgentConfigProblems; readonly ending: AbortSignal },
+    options: {
+      readonly agentConfigProblems: AgentConfigProblems;
+      readonly ending: AbortSignal;
+      readonly sealer: Sealer;
+    },
   ) {
     this.config = config;
     this.clock = clock;
@@ -70,6 +80,8 @@ export class ControlContext {
     this.tokens = tokens;
     this.oidc = config.serve.oidc === undefined ? null : new Oidc(config.serve.oidc, clock);
     this.tenants = new Tenants(config.serve.tenants);
+    this.connectionRecords = new ConnectionRecords(connections, options.sealer);
+    this.vendorCalls = new VendorCalls(new HostRules(config.serve.connections.hosts));
     this.audit = new AuditLog(clock);
     this.sql = new LakeSql(this.tables);
     this.runs = new Runs(clock);

@@ -7,6 +7,7 @@ import type { PipelineConfig } from '../lib/config/pipeline.ts';
 import { fromSystemError, PenstockError } from '../lib/errors.ts';
 import { isOpen } from './auth/guard.ts';
 import { Tokens } from './auth/tokens.ts';
+import { Sealer } from './connect/seal.ts';
 import { Connections } from './connections.ts';
 import { ControlContext, type AgentConfigProblems, type App } from './context.ts';
 import { buildServer } from './server.ts';
@@ -23,6 +24,8 @@ export interface ServeOptions {
   readonly agentConfigProblems: AgentConfigProblems;
   /** PENSTOCK_TOKEN: the first administrator's token, taken while there is none. */
   readonly firstToken?: string;
+  /** PENSTOCK_SEAL_KEYS: instead of the file `serve.connections.keys`. */
+  readonly sealKeys?: string;
   readonly onServing: (serving: Serving) => void;
   readonly onLog?: (line: string) => void;
   readonly clock?: Clock;
@@ -39,11 +42,13 @@ export async function serve(options: ServeOptions): Promise<void> {
   const { config, signal, clock = systemClock } = options;
   refuseUnknownTenants(config);
   const tls = await readTls(config, options.baseDir);
+  const sealer = await readSealer(options);
   const connections = await Connections.open(config, options.baseDir, clock);
   const tokens = new Tokens(connections, clock);
   const context = new ControlContext(config, clock, connections, tokens, {
     agentConfigProblems: options.agentConfigProblems,
     ending: signal,
+    sealer,
   });
   let app: App | undefined;
   try {
@@ -106,6 +111,14 @@ async function readTls(
     [tls.cert, tls.key].map((path) => readConfigured(resolve(baseDir, path), 'serve.tls')),
   );
   return cert === undefined || key === undefined ? null : { cert, key };
+}
+
+async function readSealer({ config, baseDir, sealKeys }: ServeOptions): Promise<Sealer> {
+  const { keys } = config.serve.connections;
+  if (sealKeys !== undefined) return Sealer.parse(sealKeys, 'PENSTOCK_SEAL_KEYS');
+  if (keys === undefined) return Sealer.parse('', 'no keys');
+  const text = (await readConfigured(resolve(baseDir, keys), 'serve.connections.keys')).toString('utf8');
+  return Sealer.parse(text, 'serve.connections.keys');
 }
 
 /** `serve.tokens`: a file whose first line is the first administrator's token. */

@@ -68,6 +68,7 @@ const TITLES: Readonly<Record<number, string>> = {
   429: 'Too many requests',
   500: 'Internal error',
   501: 'Not supported',
+  502: 'The other service failed',
   503: 'Not available at present',
   504: 'It took too long',
   507: 'Out of space or memory',

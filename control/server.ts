@@ -22,6 +22,7 @@ import { addAudit, auditRoutes } from './routes/audit.ts';
 import { agentConfigRoutes } from './routes/agent-configs.ts';
 import { agentGroupRoutes } from './routes/agent-groups.ts';
 import { agentRoutes } from './routes/agents.ts';
+import { connectionRoutes } from './routes/connections.ts';
 import { datasetRoutes } from './routes/datasets.ts';
 import { forecastRoutes } from './routes/forecasts.ts';
 import { healthRoutes } from './routes/health.ts';
@@ -198,6 +199,7 @@ function addRoutes(app: App, context: ControlContext, metrics: ControlMetrics, o
   rolloutRoutes(app);
   lineageRoutes(app);
   sqlRoutes(app);
+  connectionRoutes(app);
   tenantRoutes(app);
   tokenRoutes(app);
   auditRoutes(app);

@@ -8,26 +8,83 @@ import type { Log, OpenLog } from './log/log.ts';
 import type { MetaEngine, OpenMetaEngine, SessionOptions } from './meta/engine.ts';
 import type { ObjectStore, OpenObjectStore, StoreCredentials } from './store/store.ts';
 import { parsePortUrl, textWithoutCredentials } from './urls.ts';
+import type { Vendor } from './vendor.ts';
 
-const logDrivers: Readonly<Record<string, () => Promise<OpenLog>>> = {
-  'file:': async () => (await import('./log/file/file-log.ts')).openFileLog,
-  'kafka:': async () => (await import('./log/kafka/kafka-log.ts')).openKafkaLog,
+interface Driver<T> {
+  readonly form: string;
+  readonly open: () => Promise<T>;
+  /** What may stand behind the `?`, and what it means. */
+  readonly options?: () => Promise<Readonly<Record<string, string>>>;
+  /** The vendor's own calls; none: it can be no connection of the control plane. */
+  readonly vendor?: () => Promise<Vendor>;
+}
+type Drivers<T> = Readonly<Record<string, Driver<T>>>;
+
+const logDrivers: Drivers<OpenLog> = {
+  'file:': { form: 'file:DIR', open: async () => (await import('./log/file/file-log.ts')).openFileLog },
+  'kafka:': {
+    form: 'kafka://HOST:PORT,HOST:PORT',
+    open: async () => (await import('./log/kafka/kafka-log.ts')).openKafkaLog,
+    options: async () => (await import('./log/kafka/kafka-url.ts')).KAFKA_OPTIONS,
+    vendor: async () => (await import('./log/kafka/kafka-vendor.ts')).kafkaVendor,
+  },
 };
 
-const storeDrivers: Readonly<Record<string, () => Promise<OpenObjectStore>>> = {
-  'dir:': async () => (await import('./store/dir/dir-store.ts')).openDirStore,
-  's3:': async () => (await import('./store/s3/s3-store.ts')).openS3Store,
+const storeDrivers: Drivers<OpenObjectStore> = {
+  'dir:': { form: 'dir:PATH', open: async () => (await import('./store/dir/dir-store.ts')).openDirStore },
+  's3:': {
+    form: 's3://BUCKET/PREFIX',
+    open: async () => (await import('./store/s3/s3-store.ts')).openS3Store,
+    options: async () => (await import('./store/s3/s3-options.ts')).S3_OPTIONS,
+    vendor: async () => (await import('./store/s3/s3-vendor.ts')).s3Vendor,
+  },
 };
 
-const redis = async (): Promise<OpenMetaEngine> => (await import('./meta/redis/redis-engine.ts')).openRedisEngine;
-const metaDrivers: Readonly<Record<string, () => Promise<OpenMetaEngine>>> = {
-  'sqlite:': async () => (await import('./meta/sqlite/sqlite-engine.ts')).openSqliteEngine,
-  'redis:': redis,
-  'rediss:': redis,
-  'redis+sentinel:': redis,
+const redis = {
+  open: async () => (await import('./meta/redis/redis-engine.ts')).openRedisEngine,
+  options: async () => (await import('./meta/redis/options.ts')).REDIS_OPTIONS.server,
+  vendor: async () => (await import('./meta/redis/redis-vendor.ts')).redisVendor,
+};
+const metaDrivers: Drivers<OpenMetaEngine> = {
+  'sqlite:': {
+    form: 'sqlite:PATH',
+    open: async () => (await import('./meta/sqlite/sqlite-engine.ts')).openSqliteEngine,
+  },
+  'redis:': { form: 'redis://HOST:PORT/DB', ...redis },
+  'rediss:': { form: 'rediss://HOST:PORT/DB', ...redis },
+  'redis+sentinel:': {
+    form: 'redis+sentinel://HOST:PORT,HOST:PORT/DB?master=NAME',
+    open: redis.open,
+    options: async () => (await import('./meta/redis/options.ts')).REDIS_OPTIONS.sentinel,
+  },
 };
 
-function driver<T>(kind: string, drivers: Readonly<Record<string, T>>, text: string): { url: URL; load: T } {
+export interface DriverInfo {
+  readonly scheme: string;
+  readonly port: 'log' | 'store' | 'meta';
+  readonly form: string;
+  readonly options: Readonly<Record<string, string>>;
+  /** null: it can be no connection. */
+  readonly vendor: Vendor | null;
+}
+
+/** Every driver that there is. Loads what is needed to describe them. */
+export async function describeDrivers(): Promise<DriverInfo[]> {
+  const all = Object.entries({ log: logDrivers, store: storeDrivers, meta: metaDrivers } as const);
+  return Promise.all(
+    all.flatMap(([port, drivers]) =>
+      Object.entries<Driver<unknown>>(drivers).map(async ([scheme, { form, options, vendor }]) => ({
+        scheme: scheme.slice(0, -1),
+        port: port as DriverInfo['port'], // a key of the object above
+        form,
+        options: (await options?.()) ?? {},
+        vendor: (await vendor?.()) ?? null,
+      })),
+    ),
+  );
+}
+
+function driver<T>(kind: string, drivers: Drivers<T>, text: string): { url: URL; load: () => Promise<T> } {
   const url = parsePortUrl(text);
   if (url === null) {
     throw new PenstockError(
@@ -35,14 +92,14 @@ function driver<T>(kind: string, drivers: Readonly<Record<string, T>>, text: str
       `'${textWithoutCredentials(text)}' is not the URL of a ${kind}: expected one of ${Object.keys(drivers).join(', ')}`,
     );
   }
-  const load = drivers[url.protocol];
-  if (load === undefined) {
+  const found = drivers[url.protocol];
+  if (found === undefined) {
     throw new PenstockError(
       'config',
       `no ${kind} driver for '${url.protocol}': expected one of ${Object.keys(drivers).join(', ')}`,
     );
   }
-  return { url, load };
+  return { url, load: found.open };
 }
 
 /** `file:./data/log`, `dir:x`, `sqlite:x` name paths of this machine (percent-encoded where a URL needs it); relative ones are resolved against `baseDir`. So are the files that a `kafka:` URL names. */

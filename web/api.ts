@@ -341,6 +341,37 @@ export interface Rollout {
     (Readonly<Record<MemberState, number>> & { readonly updated: number; readonly errorRate: number }) | null;
 }
 
+export interface Connection {
+  readonly name: string;
+  readonly address: string;
+  readonly region: string;
+  readonly tags: Readonly<Record<string, string>>;
+  readonly price:
+    | (Readonly<Partial<Record<'storageGBMonth' | 'gets' | 'puts' | 'egressGB', number>>> & {
+        readonly currency: string;
+      })
+    | null;
+  readonly credentials: readonly string[];
+  readonly keyId: string | null;
+  readonly changedMs: number;
+  readonly changedBy: string;
+}
+
+export interface TestResult {
+  readonly ok: boolean;
+  readonly seconds: number;
+  readonly problem: string | null;
+  readonly remedy: string | null;
+}
+
+export interface Driver {
+  readonly port: string;
+  readonly form: string;
+  readonly options: Readonly<Record<string, string>>;
+  readonly credentials: readonly string[] | null;
+  readonly calls: readonly { readonly name: string }[];
+}
+
 export interface SqlAnswer {
   readonly columns: readonly { readonly name: string; readonly type: string }[];
   readonly rows: readonly (readonly unknown[])[];

@@ -4,6 +4,7 @@ import { h, replace } from './dom.ts';
 import { duration, timeOfDay } from './format.ts';
 import { every, NEEDS_TOKEN, type View } from './parts.ts';
 import { agents } from './view-agents.ts';
+import { connections } from './view-connections.ts';
 import { datasets } from './view-datasets.ts';
 import { forecasts } from './view-forecasts.ts';
 import { overview } from './view-overview.ts';
@@ -20,6 +21,7 @@ const VIEWS: readonly (readonly [name: string, title: string, view: (argument: s
   ['forecasts', 'Forecasts', () => forecasts],
   ['quarantine', 'Quarantine', quarantine],
   ['volumes', 'Volumes', () => volumes],
+  ['connections', 'Connections', () => connections],
   ['sql', 'SQL', () => sql],
 ];
 const HEALTH_EVERY_MS = 3000;

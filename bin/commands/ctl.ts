@@ -21,7 +21,7 @@ const parameterSchema = z.object({ name: z.string(), in: z.string(), required: z
 const bodySchema = z.object({
   content: z.object({
     'application/json': z.object({
-      schema: z.object({ properties: z.record(z.string(), z.object({ type: z.unknown() })).default({}) }),
+      schema: z.object({ properties: z.record(z.string(), z.object({ type: z.unknown().optional() })).default({}) }),
     }),
   }),
 });

@@ -29,8 +29,10 @@ export function addServeCommand(program: Command): void {
       const { serve } = await import('../../control/main.ts');
       const { desiredProblems } = await import('../../agent/control/desired-schema.ts');
       const firstToken = process.env['PENSTOCK_TOKEN'];
-      // Queries run in child processes of this one: they need no token.
+      const sealKeys = process.env['PENSTOCK_SEAL_KEYS'];
+      // Queries run in child processes of this one: they need neither.
       delete process.env['PENSTOCK_TOKEN'];
+      delete process.env['PENSTOCK_SEAL_KEYS'];
       await serve({
         config,
         baseDir,
@@ -38,6 +40,7 @@ export function addServeCommand(program: Command): void {
         version: version(),
         agentConfigProblems: desiredProblems,
         ...(options.port === undefined ? {} : { port: options.port }),
+        ...(sealKeys === undefined || sealKeys === '' ? {} : { sealKeys }),
         ...(firstToken === undefined || firstToken === '' ? {} : { firstToken }),
         onServing: ({ url, loopbackOnly }) => {
           reportToParent({ kind: 'serving', url });

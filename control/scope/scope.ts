@@ -13,6 +13,7 @@ import type { ControlContext } from '../context.ts';
 import type { AuditRecord } from '../lake/audit.ts';
 import { readMounts, type ReportingMount } from '../lake/mounts.ts';
 import { describeVolume, type VolumeState } from '../lake/volume.ts';
+import { ConnectionScope } from './connection-scope.ts';
 import { FleetScope } from './fleet-scope.ts';
 import { LakeScope } from './lake-scope.ts';
 
@@ -27,6 +28,7 @@ export class Scope {
   readonly tenant: string | null;
   readonly lake: LakeScope;
   readonly fleet: FleetScope;
+  readonly connections: ConnectionScope;
   readonly #context: ControlContext;
 
   constructor(context: ControlContext, tenant: string | null) {
@@ -34,6 +36,7 @@ export class Scope {
     this.tenant = tenant;
     this.lake = new LakeScope(context, tenant);
     this.fleet = new FleetScope(context, tenant);
+    this.connections = new ConnectionScope(context, tenant);
   }
 
   get nowMs(): number {

@@ -230,7 +230,15 @@ export const pipelineSchema = z.strictObject({
       oidc: oidc.optional(),
       /** What begins with the name of a tenant and a dot (datasets, agents, groups) is that tenant's and hidden from the others. */
       tenants: z.array(tenantName).max(1000).default([]),
+      connections: z
+        .strictObject({
+          /** A file with the keys that seal credentials, 32 bytes in base64 a line, the first for new ones; instead of PENSTOCK_SEAL_KEYS. */
+          keys: z.string().min(1).optional(),
+          /** Where tenants may connect to: names of hosts, or `*.example.com`. Nowhere by default: the platform's network is not theirs. */
+          hosts: z.array(z.string().min(1).max(255)).max(1000).default([]),
+        })
+        .default({ hosts: [] }),
     })
-    .default({ port: 8080, tenants: [] }),
+    .default({ port: 8080, tenants: [], connections: { hosts: [] } }),
 });
 export type PipelineConfig = z.output<typeof pipelineSchema>;

@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { writeFileSync } from 'node:fs';
@@ -16,7 +17,7 @@ test('penstock serve tells its address, ctl asks it by its own document, SIGTERM
   const file = join(pipeline.dir, 'pipeline.yaml');
   writeFileSync(file, pipeline.yaml);
   const server = spawn(BIN, ['serve', '-c', file, '--port', '0', '--json'], {
-    env: { ...process.env, PENSTOCK_TOKEN: TOKEN },
+    env: { ...process.env, PENSTOCK_TOKEN: TOKEN, PENSTOCK_SEAL_KEYS: randomBytes(32).toString('base64') },
     stdio: ['ignore', 'pipe', 'ignore', 'ipc'],
   });
   onTestFinished(() => void server.kill('SIGKILL'));
@@ -52,6 +53,22 @@ test('penstock serve tells its address, ctl asks it by its own document, SIGTERM
   expect(JSON.parse(await ctl('tokens', 'create', '--name', '7', '--role', 'agent', '--json'))).toMatchObject({
     name: '7',
   });
+  const keys = join(pipeline.dir, 'keys.json');
+  writeFileSync(keys, '{ "password": "hunter2" }');
+  const place = ['--region', 'hall 3', '--tags', '{"team":"vision"}'];
+  await ctl(
+    'connections',
+    'create',
+    '--name',
+    'cache',
+    '--address',
+    'redis://127.0.0.1:1/0',
+    '--credentials',
+    `@${keys}`,
+    ...place,
+  );
+  expect(await ctl('connections', 'list')).toMatch(/^cache +redis +redis:\/\/127\.0\.0\.1:1\/0 +hall 3/m);
+  expect(await ctl('connections', 'test', 'cache')).toMatch(/ECONNREFUSED/);
   await expect(ctl('datasets', 'paint')).rejects.toMatchObject({
     code: 2,
     stderr: expect.stringContaining('datasets list') as string,

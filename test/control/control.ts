@@ -2,7 +2,7 @@
 import { expect, onTestFinished } from 'vitest';
 import { desiredProblems } from '../../agent/control/desired-schema.ts';
 import { writeCost } from '../../compactor/cost/cost.ts';
-import { serve, type Serving } from '../../control/main.ts';
+import { serve, type ServeOptions, type Serving } from '../../control/main.ts';
 import type { PipelineConfig } from '../../lib/config/pipeline.ts';
 import type { LakeContext } from '../../lib/table/table.ts';
 import {
@@ -74,7 +74,12 @@ export class Control {
 }
 
 /** Served until the test ends. */
-export async function startControl(config: PipelineConfig, baseDir: string, firstToken?: string): Promise<Control> {
+export async function startControl(
+  config: PipelineConfig,
+  baseDir: string,
+  firstToken?: string,
+  options: Pick<ServeOptions, 'sealKeys' | 'onLog'> = {},
+): Promise<Control> {
   const stop = new AbortController();
   const { promise, resolve, reject } = Promise.withResolvers<Serving>();
   const ended = serve({
@@ -85,6 +90,7 @@ export async function startControl(config: PipelineConfig, baseDir: string, firs
     version: 'test',
     agentConfigProblems: desiredProblems,
     onServing: resolve,
+    ...options,
     ...(firstToken === undefined ? {} : { firstToken }),
   });
   ended.catch(reject);

@@ -25,6 +25,7 @@ const VIEWS = [
   'forecasts',
   'quarantine',
   'volumes',
+  'connections',
   'sql',
 ];
 
@@ -134,6 +135,24 @@ describe.skipIf(missing('chromium'))('the admin page', () => {
     expect(await own.getByLabel('Tenant').inputValue()).toBe('team-b');
   });
 
+  test('a connection is tested at a button, which says what is wrong', async () => {
+    const { pipeline } = await landedPipeline({ compacted: false });
+    const control = await startControl(pipeline.config, pipeline.dir);
+    const made = await control.request('POST', '/v1/connections', {
+      body: { name: 'cache', address: 'redis://127.0.0.1:1/0', tags: { team: 'vision' }, region: 'hall 3' },
+    });
+    expect(made.status, made.text).toBe(201);
+    const page = await openPage(control, { colorScheme: 'dark', viewport: { width: 390, height: 900 } });
+    await page.goto(`${control.url}/#/connections`);
+    await page.getByRole('button', { name: 'Test cache' }).click();
+    await page
+      .getByRole('status')
+      .filter({ hasText: 'ECONNREFUSED' })
+      .filter({ hasText: 'check host and port' })
+      .waitFor();
+    expect(await page.evaluate('document.documentElement.scrollWidth - document.documentElement.clientWidth')).toBe(0);
+  });
+
   test('the quarantine shows the records of a commit', async () => {
     const { pipeline } = await landedPipeline({ compacted: false });
     const control = await startControl(pipeline.config, pipeline.dir);
@@ -149,7 +168,7 @@ describe.skipIf(missing('chromium'))('the admin page', () => {
     const page = await openPage(control);
     await page.goto(control.url);
     // Skip link, brand, then the views in order: the last is SQL.
-    for (let press = 0; press < 10; press++) await page.keyboard.press('Tab');
+    for (let press = 0; press < 11; press++) await page.keyboard.press('Tab');
     await page.keyboard.press('Enter');
     await page.locator('#sql').focus();
     await page.keyboard.press('Control+A');

@@ -41,7 +41,7 @@ export async function openTwoTenants(): Promise<TwoTenants> {
     `name: ${tenant}.unit, topic: ${MARKS[tenant]}-topic, eventTime: ts, sort: [sensor]`;
   const pipeline = await openTestPipeline(
     ` }\n  - { ${dataset('team-a')} }\n  - { ${dataset('team-b')}`,
-    'serve: { tenants: [team-a, team-b] }',
+    'serve: { tenants: [team-a, team-b], connections: { hosts: [127.0.0.1] } }',
   );
   const producer = new TestProducer(pipeline.log);
   for (const tenant of TENANTS) {
@@ -78,6 +78,11 @@ async function settle(control: Control, tenant: Tenant): Promise<Party> {
   await make(token, 'POST', '/v1/lineage', { dataset, job: `${mark} job`, model: `${mark} model` });
   // One name for two models: they have nothing to do with each other.
   await make(token, 'POST', '/v1/lineage', { dataset, job: `${mark} job`, model: 'same name' });
+  await make(token, 'POST', '/v1/connections', {
+    name: `${tenant}.service`,
+    address: 'redis://127.0.0.1:1/0',
+    tags: { note: mark },
+  });
   const quarantine = await control.get('/v1/quarantine', token);
   const objects = quarantine['items'] as readonly { readonly object: string }[];
   const sessions = (await control.get('/v1/sessions', FIRST))['items'] as readonly { readonly id: number }[];
@@ -87,6 +92,10 @@ async function settle(control: Control, tenant: Tenant): Promise<Party> {
     group: `${tenant}.group`,
     id: spare.json['id'],
     'sessions.end.id': sessions[0]?.id,
+    connection: `${tenant}.service`,
+    address: 'redis://127.0.0.1:1/0',
+    tags: { note: mark },
+    call: 'PING',
     model: `${mark} model`,
     object: objects[0]?.object,
     job: `${mark} job`,

@@ -6,7 +6,14 @@ import { hostsOfUrl, type HostPort } from '../../urls.ts';
 const DEFAULT_PORT = 9092;
 const CLIENTS = ['kafkajs', 'platformatic'] as const;
 const MECHANISMS = ['plain', 'scram-sha-256', 'scram-sha-512'] as const;
-const OPTIONS = ['tls', 'ca', 'sasl', 'user', 'passwordFile', 'client'];
+export const KAFKA_OPTIONS: Readonly<Record<string, string>> = {
+  tls: 'true or false (the default)',
+  ca: 'file of the certificate authority, PEM; default: those that Node trusts',
+  sasl: 'plain, scram-sha-256 or scram-sha-512; default none',
+  user: 'with sasl',
+  passwordFile: 'with sasl',
+  client: 'kafkajs (the default) or platformatic',
+};
 
 export interface SaslOptions {
   readonly mechanism: (typeof MECHANISMS)[number];
@@ -24,14 +31,16 @@ export interface KafkaOptions {
   readonly client: (typeof CLIENTS)[number];
 }
 
-/** Reads the files that the URL names. Throws `config`, and for the files `not-found` or `denied`. */
-export function parseKafkaUrl(url: URL): KafkaOptions {
+/** Reads the files that the URL names. `login`: instead of them. Throws `config`, and for the files `not-found` or `denied`. */
+export function parseKafkaUrl(url: URL, login?: { readonly user: string; readonly password: string }): KafkaOptions {
   const refuse = (flaw: string): never => {
     throw new PenstockError('config', `kafka://${decodeURIComponent(url.host)}: ${flaw}`);
   };
   const given = url.searchParams;
   for (const key of given.keys()) {
-    if (!OPTIONS.includes(key)) refuse(`unknown option '${key}', expected one of ${OPTIONS.join(', ')}`);
+    if (!Object.hasOwn(KAFKA_OPTIONS, key)) {
+      refuse(`unknown option '${key}', expected one of ${Object.keys(KAFKA_OPTIONS).join(', ')}`);
+    }
     if (given.getAll(key).length > 1) refuse(`option '${key}' is given twice`);
   }
   if (url.username !== '' || url.password !== '') refuse('user and password belong into user= and passwordFile=');
@@ -48,7 +57,10 @@ export function parseKafkaUrl(url: URL): KafkaOptions {
   const user = given.get('user');
   const passwordFile = given.get('passwordFile');
   let sasl: SaslOptions | null = null;
-  if (mechanism === 'none') {
+  if (login !== undefined) {
+    if (mechanism === 'none') return refuse(`user and password need sasl=${MECHANISMS.join(' or ')}`);
+    sasl = { mechanism, ...login };
+  } else if (mechanism === 'none') {
     if (user !== null || passwordFile !== null) refuse(`user= and passwordFile= need sasl=${MECHANISMS.join(' or ')}`);
   } else {
     if (user === null || passwordFile === null) return refuse(`sasl=${mechanism} needs user= and passwordFile=`);

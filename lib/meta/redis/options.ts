@@ -3,13 +3,6 @@
  *
  *   redis://user:password@host:port/DB          rediss:// the same over TLS
  *   redis+sentinel://host:port,host:port/DB?master=NAME
- *   ?deadline=10s          how long a call may take, reconnection included
- *   ?durability=none|wait|waitaof   what `flush()` waits for: nothing, replicas (WAIT), or their and the master's disks (WAITAOF)
- *   ?replicas=1            how many replicas `wait` and `waitaof` wait for (waitaof: default 0, the master's disk alone)
- *   ?ca=FILE               the certificate authority of a rediss:// or Sentinel server, PEM
- *   ?tls=true              TLS to the master that Sentinels name
- *   ?sentinelAuth=true     the same user and password to the Sentinels as to the master; without it they are asked as nobody
- *   ?sentinelTls=true      TLS to the Sentinels too
  */
 import { readFileSync } from 'node:fs';
 import type { RedisOptions } from 'ioredis';
@@ -40,8 +33,25 @@ const REDIS_PORT = 6379;
 const SENTINEL_PORT = 26379;
 /** A Sentinel, or a master, whose machine is gone answers nothing: the others are asked well within a lease and a deadline. */
 const SENTINEL_PATIENCE_MS = 1000;
-const SENTINEL_OPTION_NAMES = ['master', 'tls', 'sentinelAuth', 'sentinelTls'];
-const OPTION_NAMES = ['deadline', 'durability', 'replicas', 'ca', 'volume', ...SENTINEL_OPTION_NAMES];
+const SENTINEL_OPTIONS = {
+  master: 'the name under which the Sentinels know the master',
+  tls: 'true: TLS to the master that Sentinels name',
+  sentinelAuth:
+    'true: the same user and password to the Sentinels as to the master; without it they are asked as nobody',
+  sentinelTls: 'true: TLS to the Sentinels too',
+};
+const SERVER_OPTIONS = {
+  deadline: 'how long a call may take, reconnection included; default 10s',
+  durability: 'what a flush waits for: none (the default), wait (replicas) or waitaof (their and the master’s disks)',
+  replicas: 'how many replicas wait and waitaof wait for (waitaof: default 0, the master’s disk alone)',
+  ca: 'file of the certificate authority, PEM',
+  volume: 'which volume of the engine',
+};
+export const REDIS_OPTIONS: Readonly<Record<'server' | 'sentinel', Readonly<Record<string, string>>>> = {
+  server: SERVER_OPTIONS,
+  sentinel: { ...SERVER_OPTIONS, ...SENTINEL_OPTIONS },
+};
+const OPTION_NAMES = Object.keys(REDIS_OPTIONS.sentinel);
 
 /** Throws `config` with the option's name and what was expected. */
 export function parseOptions(url: URL): EngineOptions {
@@ -81,7 +91,7 @@ function credentials(url: URL): { readonly username?: string; readonly password?
 
 function addressOptions(url: URL, wrong: (what: string) => PenstockError): AddressOptions {
   if (url.protocol === 'redis+sentinel:') return sentinelOptions(url, wrong);
-  for (const name of SENTINEL_OPTION_NAMES) {
+  for (const name of Object.keys(SENTINEL_OPTIONS)) {
     if (url.searchParams.has(name)) throw wrong(`${name} is for redis+sentinel:// only`);
   }
   const ca = url.searchParams.get('ca');

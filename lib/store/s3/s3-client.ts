@@ -11,6 +11,7 @@ import { S3Client } from '@aws-sdk/client-s3';
 import type { S3ClientConfig } from '@aws-sdk/client-s3';
 import { NodeHttpHandler } from '@smithy/node-http-handler';
 import { systemClock } from '../../clock.ts';
+import { PenstockError } from '../../errors.ts';
 import type { StoreCredentials } from '../store.ts';
 import { DirectGets } from './direct-gets.ts';
 import { Pace } from './pace.ts';
@@ -47,6 +48,8 @@ type HandlerOptions = NonNullable<Parameters<NodeHttpHandler['handle']>[1]>;
 export interface SendOptions extends HandlerOptions {
   /** For a GET: where its body is to go. It may come in memory of its own all the same. */
   readonly into?: Buffer;
+  /** A longer body is refused (`too-large`); default: none is. */
+  readonly bytesMax?: number;
 }
 
 class WholeResponseHandler extends NodeHttpHandler {
@@ -81,7 +84,7 @@ class WholeResponseHandler extends NodeHttpHandler {
     const sent: unknown = request.body;
     await this.#requests?.wait(1, signal);
     if (sent instanceof Uint8Array) await this.#bytes?.wait(sent.byteLength, signal);
-    const { into } = (options ?? {}) as SendOptions; // from #send of the store
+    const { into, bytesMax = Infinity } = (options ?? {}) as SendOptions; // from #send of the store
     const answer = into === undefined ? null : await this.#direct.get(request, into, signal);
     if (answer !== null && into !== undefined) {
       await this.#bytes?.wait(into.length, signal);
@@ -93,7 +96,7 @@ class WholeResponseHandler extends NodeHttpHandler {
     const body: unknown = response.body;
     if (body instanceof Readable) {
       const announced = request.method === 'HEAD' ? undefined : response.headers['content-length'];
-      const bytes = await readWhole(body, announced === undefined ? null : Number(announced), signal);
+      const bytes = await readWhole(body, announced === undefined ? null : Number(announced), bytesMax, signal);
       // How much comes is known only now: what came is waited for, so that the next request is not too early.
       await this.#bytes?.wait(bytes.length, signal);
       response.body = Readable.from(bytes.length === 0 ? [] : [bytes]);
@@ -107,7 +110,12 @@ class WholeResponseHandler extends NodeHttpHandler {
   }
 }
 
-async function readWhole(body: Readable, announced: number | null, signal: AbortSignal | undefined): Promise<Buffer> {
+async function readWhole(
+  body: Readable,
+  announced: number | null,
+  bytesMax: number,
+  signal: AbortSignal | undefined,
+): Promise<Buffer> {
   const abort = (): void => void body.destroy(Object.assign(new Error('Request aborted'), { name: 'AbortError' }));
   signal?.addEventListener('abort', abort, { once: true });
   try {
@@ -116,6 +124,7 @@ async function readWhole(body: Readable, announced: number | null, signal: Abort
     for await (const chunk of body as AsyncIterable<Buffer>) {
       chunks.push(chunk);
       length += chunk.length;
+      if (length > bytesMax) throw new PenstockError('too-large', `an answer of more than ${bytesMax} bytes`);
     }
     // With this code the SDK takes it for what it is, a broken connection.
     if (announced !== null && length !== announced) {

@@ -1,16 +1,4 @@
-/**
- * `s3://bucket/prefix?...`:
- *   endpoint=URL        another server than AWS; then path style, unless pathStyle=false
- *   region=R            default AWS_REGION; with an endpoint us-east-1
- *   pathStyle=true|false
- *   sse=AES256|aws:kms, kmsKeyId=ID, storageClass=STANDARD_IA...   of the objects that are put
- *   connections=64      sockets at most
- *   requests=1000       requests per second at most; default no limit
- *   bandwidth=50MB      bytes per second at most, up and down together; default no limit
- *   deadline=60s        of one call, with all its retries (`putFile` and `getFile`: of every part)
- *   attempts=10         of one request
- *   hedge=50ms          send a GET again when it has no answer by then, and take the first answer
- */
+/** `s3://bucket/prefix?option=value`: what it says, checked. */
 import { PenstockError } from '../../errors.ts';
 import { parseBytes, parseDuration } from '../../units.ts';
 
@@ -32,26 +20,28 @@ export interface S3Options {
   readonly hedgeMs: number | null;
 }
 
-const NAMES = [
-  'endpoint',
-  'region',
-  'pathStyle',
-  'sse',
-  'kmsKeyId',
-  'storageClass',
-  'connections',
-  'requests',
-  'bandwidth',
-  'deadline',
-  'attempts',
-  'hedge',
-] as const;
-type Name = (typeof NAMES)[number];
+export const S3_OPTIONS = {
+  endpoint: 'URL of another server than AWS; then path style, unless pathStyle=false',
+  region: 'default AWS_REGION; with an endpoint us-east-1',
+  pathStyle: 'true or false',
+  sse: 'AES256 or aws:kms, of the objects that are put',
+  kmsKeyId: 'with sse=aws:kms',
+  storageClass: 'STANDARD_IA..., of the objects that are put',
+  connections: 'sockets at most; default 64',
+  requests: 'requests per second at most; default no limit',
+  bandwidth: 'as 50MB: bytes per second at most, up and down together; default no limit',
+  deadline: 'of one call, with all its retries (putFile and getFile: of every part); default 60s',
+  attempts: 'of one request; default 10',
+  hedge: 'as 50ms: send a GET again when it has no answer by then, and take the first answer',
+} as const;
+type Name = keyof typeof S3_OPTIONS;
 
 /** Throws `config` naming the option. */
 export function parseS3Url(url: URL): S3Options {
   for (const name of url.searchParams.keys()) {
-    if (!NAMES.some((known) => known === name)) fail(url, name, `no such option; there are ${NAMES.join(', ')}`);
+    if (!Object.hasOwn(S3_OPTIONS, name)) {
+      fail(url, name, `no such option; there are ${Object.keys(S3_OPTIONS).join(', ')}`);
+    }
   }
   if (url.hostname === '') fail(url, 'bucket', 'expected s3://bucket/prefix');
   if (url.username !== '' || url.password !== '') {

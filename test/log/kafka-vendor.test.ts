@@ -1,0 +1,64 @@
+/** Kafka's own calls on a real broker, with and without a login. */
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { openLog } from '../../lib/registry.ts';
+import { kafkaVendor } from '../../lib/log/kafka/kafka-vendor.ts';
+import { parsePortUrl } from '../../lib/urls.ts';
+import { KAFKA_PASSWORD, KAFKA_USER, KafkaBroker } from '../support/kafka.ts';
+import { missing } from '../support/services.ts';
+
+describe.skipIf(missing('kafka'))('calls of Kafka', () => {
+  let broker: KafkaBroker;
+  beforeAll(async () => {
+    broker = await KafkaBroker.start({ secure: true });
+    const log = await openLog(`kafka://${broker.plain}`);
+    await log.ensureTopic('vibration', { partitions: 2, retentionMs: 3_600_000 });
+    await log.close();
+  }, 120_000);
+  afterAll(() => broker.close());
+
+  const options = (
+    credentials: Readonly<Record<string, string>> = {},
+    checkHost = (_host: string): void => undefined,
+  ) => ({
+    credentials,
+    checkHost,
+    bytesMax: 1_000_000,
+  });
+  const urlOf = (text: string): URL => parsePortUrl(text) ?? new URL('none:');
+  const call = (name: string, parameters: object = {}): Promise<unknown> =>
+    kafkaVendor.call(urlOf(`kafka://${broker.plain}`), name, parameters, options(), AbortSignal.timeout(15_000));
+
+  test('topics, settings and groups are told, and settings changed', async () => {
+    expect(await call('ListTopics')).toContain('vibration');
+    expect(await call('DescribeTopics', { topics: ['vibration'] })).toMatchObject({
+      topics: [{ name: 'vibration', partitions: [{ leader: 1 }, { leader: 1 }] }],
+    });
+    expect(await call('ListOffsets', { topic: 'vibration' })).toContainEqual(
+      expect.objectContaining({ partition: 1, high: '0' }),
+    );
+    await call('AlterTopicConfig', { topic: 'vibration', settings: { 'retention.ms': '7200000' } });
+    expect(JSON.stringify(await call('DescribeConfigs', { name: 'vibration' }))).toContain('"configValue":"7200000"');
+    expect(await call('ListGroups')).toEqual({ groups: [] });
+    await expect(call('ListOffsets', {})).rejects.toMatchObject({ code: 'usage' });
+    await expect(call('DeleteTopics')).rejects.toMatchObject({ code: 'usage' });
+    await expect(call('ListOffsets', { topic: 'none' })).rejects.toThrow(/topic/i);
+  });
+
+  test('a login is taken, a wrong one is denied, and no host is reached that may not be', async () => {
+    const url = urlOf(`kafka://${broker.sasl}?sasl=scram-sha-512`);
+    const probe = (given: ReturnType<typeof options>): Promise<void> =>
+      kafkaVendor.probe(url, given, AbortSignal.timeout(15_000));
+    await probe(options({ user: KAFKA_USER, password: KAFKA_PASSWORD }));
+    await expect(probe(options({ user: KAFKA_USER, password: 'wrong' }))).rejects.toMatchObject({ code: 'denied' });
+    const seen: string[] = [];
+    const refuse = (host: string): void => {
+      seen.push(host);
+      throw new Error(`not ${host}`);
+    };
+    await expect(probe(options({ user: KAFKA_USER, password: KAFKA_PASSWORD }, refuse))).rejects.toThrow(
+      'not 127.0.0.1',
+    );
+    expect(seen).toContain('127.0.0.1');
+    expect(kafkaVendor.hosts(urlOf('kafka://a:1,b:2?sasl=plain'))).toEqual(['a', 'b']);
+  });
+});
