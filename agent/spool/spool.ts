@@ -318,11 +318,11 @@ export class Spool implements SpoolReader {
   async #run(): Promise<void> {
     // A group that somebody waits for comes at once; acknowledgements that came meanwhile ride on the next one, which a reading would
     // otherwise have to wait for.
-    for (let takesAll = true, isBusy = true; isBusy && this.#stopped === undefined;) {
-      isBusy = takesAll ? !this.#pending.isEmpty : this.#pending.isAwaited;
-      if (isBusy) await this.#writePending();
-      takesAll = await this.#compact();
-      isBusy ||= takesAll;
+    let takesAll = true;
+    while (this.#stopped === undefined) {
+      if (takesAll ? !this.#pending.isEmpty : this.#pending.isAwaited) await this.#writePending();
+      else if (!this.#mustCompact) break;
+      takesAll = this.#mustCompact && (await this.#compact());
     }
     // In the same turn as the look at `pending`: an append from here on starts the writer anew.
     this.#running = undefined;
@@ -416,9 +416,8 @@ export class Spool implements SpoolReader {
     this.#mustCompact ||= this.room.isScarce(this.#segments.bytes);
   }
 
-  /** One segment, between two groups; false when there is nothing to do. */
+  /** One segment, between two groups; false when there is nothing left to do. */
   async #compact(): Promise<boolean> {
-    if (!this.#mustCompact) return false;
     if (await this.#segments.compact()) this.#forRoom.wake();
     else this.#mustCompact = false;
     return this.#mustCompact;

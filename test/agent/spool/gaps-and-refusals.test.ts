@@ -92,6 +92,19 @@ test('an acknowledgement whose time came while a group was being refused is writ
   renameSync(`${dir}.away`, dir);
 });
 
+test('no append waits for the timer of acknowledgements, whenever it comes', async () => {
+  const spool = await spoolIn(join(tempDir(), 'spool'), { maxBytes: 1_048_576 });
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+  onTestFinished(() => void vi.useRealTimers());
+  // Each as the answer to the one before, with acknowledgements between them, and half full, where segments are written anew.
+  for (let n = 1; n <= 300; n += 1) {
+    await spool.append([readingOf('.'.repeat(3000)), ...(n % 10 === 0 ? [readingOf('.'.repeat(20_000), 'held')] : [])]);
+    spool.acknowledge('t', spool.lastSeq('t'));
+    for (let turn = 0; turn < n % 7; turn += 1) await Promise.resolve();
+  }
+  expect(spool.lastSeq('t')).toBe(300n);
+});
+
 test('a spool with all the topics it may have can still tell of a gap', async () => {
   const spool = await spoolIn(tempDir());
   await spool.append(Array.from({ length: 10_000 }, (_, index) => readingOf('x', `t${index}`)));
