@@ -119,20 +119,21 @@ export class TestProducer {
 export type LakeRow = Readonly<Record<string, unknown>>;
 
 /** Every row of the table's current snapshot, by a Parquet reader that is not the one that wrote it. */
-export async function readRows(lake: LakeContext, name = DATASET): Promise<LakeRow[]> {
+export async function readRows(lake: LakeContext, name = DATASET, columns?: string[]): Promise<LakeRow[]> {
   const table = await loadTable(lake, name);
   if (table === null) return [];
   const rows: LakeRow[] = [];
   for await (const file of table.liveFiles()) {
-    rows.push(...(await readParquet(lake, lake.store.keyOf(file.location) ?? '')));
+    for (const row of await readParquet(lake, lake.store.keyOf(file.location) ?? '', columns)) rows.push(row);
   }
   return rows;
 }
 
-export async function readParquet(lake: LakeContext, key: string): Promise<LakeRow[]> {
+export async function readParquet(lake: LakeContext, key: string, columns?: string[]): Promise<LakeRow[]> {
   const bytes = await lake.store.get(key);
   const file = bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength);
-  return parquetReadObjects({ file: file as ArrayBuffer, compressors, utf8: false }); // a Buffer of its own is no shared one
+  // A Buffer of its own is no shared one.
+  return parquetReadObjects({ file: file as ArrayBuffer, compressors, utf8: false, ...(columns && { columns }) });
 }
 
 export async function liveFiles(lake: LakeContext, name = DATASET): Promise<string[]> {

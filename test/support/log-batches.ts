@@ -16,8 +16,10 @@ export function encodeBatch(
   compression: 'none' | 'zstd' = 'none',
 ): Buffer {
   const builder = new RecordBatchBuilder(2 ** 20);
+  const block = new HeaderBlock(2 ** 16);
+  const empty = block.mark();
   for (const record of records) {
-    const block = new HeaderBlock(2 ** 16);
+    block.truncate(empty);
     for (const [name, value] of record.headers) block.add(name, value);
     if (!builder.add(record.timestampMs, record.key, record.value, block)) throw new RangeError('batch full');
   }
