@@ -67,8 +67,9 @@ export class FileSystem implements Operations {
       everythingChanged: () => this.#directories.everythingChanged(),
     });
     this.#directories = new Directories(parts.context, (ino) => {
+      if (!parts.files.isWritten(ino)) return undefined;
       const node = parts.context.view.cachedNode(ino);
-      return node === undefined || !parts.files.isWritten(ino) ? undefined : this.#entry(node);
+      return node && this.#entry(node);
     });
   }
 
