@@ -1,16 +1,17 @@
 /**
- * Data rates of a mount beside those of the plain disk under its cache directory, row by row in alternation (disk, mount, disk, mount ...), so that both
- * meet the same machine in the same minutes. Prints the median of each, the ratio, and the CPU seconds of the daemon per GB that programs moved.
- * usage: node bench/passthrough.ts [--mode off|read|full] [--writeback] [--size 512M] [--seconds 3] [--rounds 3] [--dir DIR]
- *        (needs fio, root, /dev/fuse; DIR on a local disk, default the temporary directory)
+ * Data rates of a mount beside those of the plain disk under its cache directory, and with JUICEFS=PATH beside JuiceFS, row by row in alternation, so that all
+ * meet the same machine in the same minutes. Prints the median of each, the ratios, and the CPU seconds of the daemon per GB that programs moved.
+ * usage: [JUICEFS=PATH] node bench/passthrough.ts [--mode off|read|full] [--writeback] [--size 512M] [--seconds 3] [--rounds 3] [--only TEXT] [--dir DIR]
+ *        (needs fio, root, /dev/fuse; DIR on a local disk, default the temporary directory; JuiceFS needs redis-server; --only: rows with this in their name)
  */
 import { execFile } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { cpus, loadavg, release, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs, promisify } from 'node:util';
 import { formatVolume, mountStats, mountVolume, umountVolume } from '../fs-gateway/main.ts';
+import { formatJuicefs, mountJuicefs, startRedis, stopServers, umountJuicefs } from './servers.ts';
 
 const run = promisify(execFile);
 const CLOCK_TICKS = 100;
@@ -19,6 +20,8 @@ const ROW_TIMEOUT_MS = 300_000;
 interface Row {
   readonly name: string;
   readonly args: readonly string[];
+  /** Into a file that is not there: a disk that writes over a file of its page cache needs no new memory. */
+  readonly fresh?: boolean;
   /** The rate that counts: bytes, or operations. */
   readonly unit: 'MiB/s' | 'iops';
 }
@@ -38,13 +41,15 @@ function rows(seconds: number): Row[] {
       args: ['--rw=randread', '--bs=4k', '--numjobs=4', '--group_reporting', ...timed],
       unit: 'iops',
     },
-    { name: 'write 1M + fsync', args: ['--rw=write', '--bs=1M', '--end_fsync=1'], unit: 'MiB/s' },
+    { name: 'write 1M + fsync', args: ['--rw=write', '--bs=1M', '--end_fsync=1'], unit: 'MiB/s', fresh: true },
+    { name: 'write again + fsync', args: ['--rw=write', '--bs=1M', '--end_fsync=1'], unit: 'MiB/s' },
     { name: 'write 4K random, 64M', args: ['--rw=randwrite', '--bs=4k', '--filesize=64M', ...timed], unit: 'iops' },
   ];
 }
 
 /** Terse version 3: field 6 and 47 bytes in KiB, 7 and 48 KiB/s, 8 and 49 operations per second, of reads and writes. */
 async function measure(dir: string, row: Row, size: string): Promise<Measured> {
+  if (row.fresh === true) for (const name of readdirSync(dir)) if (name.startsWith('bench.')) rmSync(join(dir, name));
   const args = [
     '--output-format=terse',
     '--terse-version=3',
@@ -88,6 +93,7 @@ const { values } = parseArgs({
     size: { type: 'string', default: '512M' },
     seconds: { type: 'string', default: '3' },
     rounds: { type: 'string', default: '3' },
+    only: { type: 'string', default: '' },
     dir: { type: 'string', default: tmpdir() },
   },
 });
@@ -111,13 +117,20 @@ const options = {
 };
 const { passthroughProblem } = await mountVolume(options);
 if (passthroughProblem !== undefined) process.stdout.write(`no passthrough: ${passthroughProblem}\n`);
+const juicefs = process.env['JUICEFS'];
+const peer = join(base, 'juicefs');
+if (juicefs !== undefined) {
+  const url = `redis://127.0.0.1:${await startRedis(base)}/1`;
+  await formatJuicefs(juicefs, url, join(base, 'juicefs-objects'), undefined);
+  await mountJuicefs(juicefs, url, { path: peer, cacheDir: join(base, 'juicefs-cache') });
+}
 try {
   process.stdout.write(
     `${cpus().length} x ${cpus()[0]?.model ?? '?'}, Linux ${release()}, load ${loadavg()[0]?.toFixed(1)}; mode ${mode}` +
       `${values.writeback ? ', writeback' : ''}, ${values.size}, ${values.rounds} rounds of ${values.seconds} s\n`,
   );
-  for (const row of rows(Number(values.seconds))) {
-    const rates = { disk: [] as number[], mount: [] as number[] };
+  for (const row of rows(Number(values.seconds)).filter(({ name }) => name.includes(values.only))) {
+    const rates = { disk: [] as number[], mount: [] as number[], peer: [] as number[] };
     let cpu = 0;
     let bytes = 0;
     for (let round = 0; round <= Number(values.rounds); round++) {
@@ -125,19 +138,24 @@ try {
       const pid = await untilIdle(mountpoint);
       const before = cpuSeconds(pid);
       const mounted = await measure(mountpoint, row, values.size);
+      const after = cpuSeconds(pid);
+      const theirs = juicefs === undefined ? NaN : (await measure(peer, row, values.size)).rate;
       if (round === 0) continue; // The files are laid out, the caches filled, the file made whole.
-      cpu += cpuSeconds(pid) - before;
+      cpu += after - before;
       bytes += mounted.bytes;
       rates.disk.push(plain.rate);
       rates.mount.push(mounted.rate);
+      rates.peer.push(theirs);
     }
-    const [plain, mounted] = [median(rates.disk), median(rates.mount)];
+    const [plain, mounted, theirs] = [median(rates.disk), median(rates.mount), median(rates.peer)];
     process.stdout.write(
       `${row.name.padEnd(24)} disk ${plain.toFixed(0).padStart(9)} ${row.unit.padEnd(6)} mount ${mounted.toFixed(0).padStart(9)}` +
-        `   mount/disk ${(mounted / plain).toFixed(2)}   daemon ${(cpu / (bytes / 1e9)).toFixed(3)} s/GB\n`,
+        `   mount/disk ${(mounted / plain).toFixed(2)}${juicefs === undefined ? '' : `   mount/JuiceFS ${(mounted / theirs).toFixed(2)}`}   daemon ${(cpu / (bytes / 1e9)).toFixed(3)} s/GB\n`,
     );
   }
 } finally {
   await umountVolume(mountpoint, { force: true, lazy: true });
+  if (juicefs !== undefined) await umountJuicefs(juicefs, peer);
+  stopServers();
   rmSync(base, { recursive: true, force: true, maxRetries: 3 });
 }

@@ -78,8 +78,9 @@ export class LiveFile extends StagedFile {
   #settled = false;
   /** How often it was unsettled: a comparison that one came into settles nothing. */
   #unsettlings = 0;
-  /** How long the last comparison read the file. */
+  /** How long the last comparison read the file, and which part of that found nothing. */
   compareMs = 0;
+  wastedMs = 0;
   #isPromised: boolean;
   /** Also over a power cut there is a base. */
   #isKept: boolean;
@@ -197,13 +198,16 @@ export class LiveFile extends StagedFile {
     this.#next = hashes;
     this.#nextSize = size;
     const overlay = new Overlay();
+    let same = 0;
     for (let block = 0; block < blockCount(size); block++) {
-      if (!sameHash(hashes, this.#base.hashes, block)) this.#addBlock(block, overlay);
+      if (sameHash(hashes, this.#base.hashes, block)) same++;
+      else this.#addBlock(block, overlay);
     }
+    this.wastedMs = size === 0 ? 0 : (this.compareMs * same) / blockCount(size);
     this.look();
     const shrunk = size < this.#base.content.size;
-    const same = overlay.empty && size === this.#base.content.size;
-    if (same && this.mtimeNs === null) {
+    const unchanged = overlay.empty && size === this.#base.content.size;
+    if (unchanged && this.mtimeNs === null) {
       // Else something wrote since (this process unsettled it), or somebody may still.
       this.#settled = quiet && unsettlings === this.#unsettlings;
       this.append = this.#appendedBehind();
@@ -212,7 +216,7 @@ export class LiveFile extends StagedFile {
     this.#settled = false;
     this.#options.appends.flushing(this, size, this.#options.nowNs());
     // A store to a page that is dirty already changes no time.
-    const mtimeNs = this.mtimeNs ?? (same || this.#keptMtimeNs !== undefined ? null : this.#options.nowNs());
+    const mtimeNs = this.mtimeNs ?? (unchanged || this.#keptMtimeNs !== undefined ? null : this.#options.nowNs());
     return {
       overlay,
       size,

@@ -5,7 +5,7 @@
  * Invariants
  * - An inode is enough to serve a handle: a handle of a previous worker works like one of ours.
  * - A file that is removed while it is open stays readable and writable until its last close.
- * Limits: STAGED_FILE_MAX bytes staged per file before it is flushed in the background, `stagedMax` in all before writers wait.
+ * Limits: `stagedMax` bytes staged in all before writers wait, STAGED_FILE_SHARE of them per file before it is flushed in the background.
  */
 import { FILE_BYTES_MAX, INODE_IMMUTABLE, isDirectory, isRegular } from '../../lib/volume/inode.ts';
 import { ReadAhead } from '../data/read-ahead.ts';
@@ -31,7 +31,8 @@ import type { CopyEnd } from './share-extents.ts';
 const O_ACCMODE = 3;
 const O_EXCL = 0o200;
 const O_TRUNC = 0o1000;
-const STAGED_FILE_MAX = 128 * 2 ** 20;
+/** Of what may be staged in all. With `writeback` that is the cache: the store then takes no CPU and disk from a program that writes. */
+const STAGED_FILE_SHARE = 1 / 8;
 const HANDLES_MAX = 65_536;
 /** So often a read begins again because the file changed under it; a file that changes faster is read as of some moment of the read. */
 const READ_ATTEMPTS_MAX = 16;
@@ -238,7 +239,7 @@ export class Files {
     const node = view.cachedNode(ino);
     const staged = staging.get(ino);
     const clears = write.killSuidGid && (node === undefined || withoutSuidGid(node.inode.mode) !== node.inode.mode);
-    const waits = node === undefined || clears || (staged?.stagedBytes ?? 0) >= STAGED_FILE_MAX;
+    const waits = node === undefined || clears || (staged?.stagedBytes ?? 0) >= this.#stagedMax * STAGED_FILE_SHARE;
     const admitted = waits ? undefined : admit(view, node, endOf(node, staged, write));
     if (waits || admitted !== undefined) {
       return this.#writeLater(ino, admitted, { ...write, data: Buffer.from(write.data) });
@@ -251,7 +252,7 @@ export class Files {
     await admitted;
     if (write.killSuidGid) await this.#clearSuidGid(ino);
     // Above the bounds a writer goes at the speed of the store.
-    if ((staging.get(ino)?.stagedBytes ?? 0) >= STAGED_FILE_MAX) {
+    if ((staging.get(ino)?.stagedBytes ?? 0) >= this.#stagedMax * STAGED_FILE_SHARE) {
       const flushing = this.#flushes.start(ino);
       if (staging.bytes >= this.#stagedMax) await flushing;
     }

@@ -148,7 +148,7 @@ export class Flushes {
     const file = context.staging.get(ino);
     await this.settle(ino);
     if (writeback !== undefined) return;
-    if (file instanceof LiveFile) passthrough.fsynced(ino, file.compareMs);
+    if (file instanceof LiveFile) passthrough.fsynced(ino, file.wastedMs);
     if (context.format.durability === 'flush') await context.view.flush(ino);
   }
 

@@ -37,7 +37,7 @@ const DAEMON_FLAGS = O_APPEND | O_SYNCS;
 const SET_ID = 0o6000;
 /** What a new file may become before anybody looks. */
 const NEW_FILE_BYTES = 64 * 2 ** 20;
-/** An fsync compares the whole file: an inode whose fsyncs took this much time is written through the daemon from its next first open on. */
+/** An fsync compares the whole file: an inode whose fsyncs did so in vain for this long is written through the daemon from its next first open on. */
 const FSYNC_BUDGET_MS = 1000;
 const COUNTED_MAX = 4096;
 /** Who reads so much of a file will read the rest. */
@@ -345,9 +345,9 @@ export class Passthrough {
     if (this.#ownObject(node) === null) this.#options.filler.later(ino);
   }
 
-  /** How long an fsync of it compared. */
-  fsynced(ino: number, elapsedMs: number): void {
-    const total = (this.#fsyncMs.get(ino) ?? 0) + elapsedMs;
+  /** How long an fsync of it compared what was the same. */
+  fsynced(ino: number, wastedMs: number): void {
+    const total = (this.#fsyncMs.get(ino) ?? 0) + wastedMs;
     this.#fsyncMs.set(ino, total);
     if (total > FSYNC_BUDGET_MS) this.#daemonOnly.set(ino, true);
   }
