@@ -7,15 +7,14 @@ import { eventTime, listenAddress, priority, topic } from './config-parts.ts';
 import { httpSourceSchema } from './sources/http/config.ts';
 import { modbusSourceSchema } from './sources/modbus/config.ts';
 import { mqttSourceSchema } from './sources/mqtt/config.ts';
+import { opcuaSourceSchema } from './sources/opcua/config.ts';
 import { syslogSourceSchema } from './sources/syslog/config.ts';
 import { clashesOf, receiptsPerSource } from './sources/exclusive.ts';
 import { rulesSchema } from './rules/rule-config.ts';
 import { segmentBytesFor } from './spool/segment-files.ts';
 import { durableStateBytesMax, transformsSchema } from './transforms/transform-config.ts';
 
-/** What `type:` may name, and what is planned: the message tells a typing error from a version that is too old. */
-const PLANNED_SOURCES = ['opcua'];
-const BUILT_SOURCES = ['host', 'file', 'http', 'mqtt', 'syslog', 'modbus', 'simulator'];
+const SOURCES = ['host', 'file', 'http', 'mqtt', 'syslog', 'modbus', 'opcua', 'simulator'];
 /** The identity travels in every record's headers. */
 const AGENT_ID_LENGTH_MAX = 64;
 const MIB = 2 ** 20;
@@ -105,16 +104,23 @@ const simulatorSource = z.strictObject({
 
 const source = z.discriminatedUnion(
   'type',
-  [hostSource, fileSource, httpSourceSchema, mqttSourceSchema, syslogSourceSchema, modbusSourceSchema, simulatorSource],
+  [
+    hostSource,
+    fileSource,
+    httpSourceSchema,
+    mqttSourceSchema,
+    syslogSourceSchema,
+    modbusSourceSchema,
+    opcuaSourceSchema,
+    simulatorSource,
+  ],
   {
     error: (issue) => {
       const given =
         typeof issue.input === 'object' && issue.input !== null && 'type' in issue.input ? issue.input.type : undefined;
-      const known = `expected one of ${BUILT_SOURCES.join(', ')}`;
+      const known = `expected one of ${SOURCES.join(', ')}`;
       if (typeof given !== 'string') return `a source needs a type: ${known}`;
-      return PLANNED_SOURCES.includes(given)
-        ? `sources of type '${given}' are not built yet (docs/AGENT.md names the way over MQTT): ${known}`
-        : `'${given}' is not a type of source: ${known}`;
+      return `'${given}' is not a type of source: ${known}`;
     },
   },
 );

@@ -88,6 +88,11 @@ export function agentConfigFrom(text: string, path: string): Promise<Loaded<Agen
 async function modulesProblems({ sources, transforms }: AgentConfig, baseDir: string): Promise<PathProblem[]> {
   const problems: PathProblem[] = [];
   for (const [index, source] of sources.entries()) {
+    if (source.type === 'opcua') {
+      const { libraryProblem } = await import('./sources/opcua/opcua-source.ts');
+      const message = libraryProblem(baseDir);
+      if (message !== null) problems.push({ path: ['sources', index, 'type'], message });
+    }
     if (source.type !== 'file' || source.multiline === undefined) continue;
     const { patternProblem } = await import('./sources/file/line-joiner.ts');
     for (const key of ['start', 'continuation'] as const) {

@@ -251,6 +251,21 @@ const table = [
     install: jars('iceberg-rest', join('support', 'iceberg-rest')),
   },
   {
+    // What an agent needs for OPC UA, and a server for its tests: 72 MB that no installation of Penstock has by itself.
+    name: 'node-opcua',
+    install: built(
+      'node-opcua',
+      'npm',
+      'npm',
+      (build) => [
+        ...['install', '--prefix', join(build, 'packages'), '--ignore-scripts', '--no-audit', '--no-fund'],
+        ...['node-opcua-client@2.186.4', 'node-opcua-server@2.186.4'],
+      ],
+      () => ({}),
+      'packages',
+    ),
+  },
+  {
     // A schema registry that speaks Confluent's API: a folder of jars, 115 MB.
     name: 'apicurio',
     install: built(

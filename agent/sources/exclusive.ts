@@ -41,6 +41,8 @@ function exclusiveOf(source: SourceConfig): readonly Exclusive[] {
         'two modbus sources have the same device: expected one, with all its units and groups (many devices take one connection)';
       return [{ key: 'url', value: `${host}:${port}`, why }];
     }
+    case 'opcua':
+      return [{ key: 'url', value: source.url, why: 'two opcua sources have the same server: expected one, with all its nodes' }]; // prettier-ignore
     case 'host':
     case 'simulator':
       return [];

@@ -33,6 +33,10 @@ export async function makeSource(
       const { modbusSource } = await import('./modbus/modbus-source.ts');
       return modbusSource(source);
     }
+    case 'opcua': {
+      const { opcuaSource } = await import('./opcua/opcua-source.ts');
+      return opcuaSource(source, agent, baseDir);
+    }
     case 'simulator':
       return simulatorSource(source, index);
   }

@@ -33,7 +33,7 @@ spool:
   whenFull: dropNewest
 uplink: { bytesPerDay: 5XB }
 sources:
-  - { type: opcua, url: modbus://127.0.0.1:502 }
+  - { type: opc, url: modbus://127.0.0.1:502 }
   - { type: fiel, path: x }
   - { type: file, path: x, to: "a b", priority: 12 }
   - type: host
@@ -57,11 +57,11 @@ transforms:
     [6, "uplink.bytesPerDay: '5XB' is not a size"],
     [
       8,
-      "sources[0].type: sources of type 'opcua' are not built yet (docs/AGENT.md names the way over MQTT): expected one of host, file, http, mqtt, syslog, modbus, simulator",
+      "sources[0].type: 'opc' is not a type of source: expected one of host, file, http, mqtt, syslog, modbus, opcua, simulator",
     ],
     [
       9,
-      "sources[1].type: 'fiel' is not a type of source: expected one of host, file, http, mqtt, syslog, modbus, simulator",
+      "sources[1].type: 'fiel' is not a type of source: expected one of host, file, http, mqtt, syslog, modbus, opcua, simulator",
     ],
     [10, 'sources[2].to: expected a topic name'],
     [10, 'sources[2].priority: '],

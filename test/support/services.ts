@@ -20,6 +20,7 @@ export type Service =
   | 'promtool'
   | 'apicurio'
   | 'iceberg-rest'
+  | 'node-opcua'
   | 'kubernetes'
   | 'csi-sidecars'
   | 'custom-resources'
@@ -37,7 +38,7 @@ function executable(path: string): boolean {
   }
 }
 
-/** The absolute path of a service's binary (`kafka`, `apicurio`, `iceberg-rest`: the folder of its jars; `kubernetes*`, `csi-sidecars`, `spark-*`: a folder), or undefined. */
+/** The absolute path of a service's binary (`kafka`, `apicurio`, `iceberg-rest`: the folder of its jars; `node-opcua`, `kubernetes*`, `csi-sidecars`, `spark-*`: a folder), or undefined. */
 export function findService(name: Service): string | undefined {
   // Debian keeps servers where only root's PATH has them.
   const folders = [cache, ...(process.env['PATH'] ?? '').split(delimiter), '/usr/sbin'];
