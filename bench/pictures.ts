@@ -3,7 +3,7 @@
  *
  *   npm run pictures        writes docs/images/*.png (two minutes; needs Chromium)
  */
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { once } from 'node:events';
 import { tmpdir } from 'node:os';
@@ -14,6 +14,7 @@ import { requireService } from '../test/support/services.ts';
 
 /** The plots of the last minute have something to show by then, and the compactor has run. */
 const SETTLE_MS = 75_000;
+const REPORTED_MS = 11_000;
 const VIEW_MS = 4000;
 const PICTURES = [
   { name: 'pipeline', view: 'pipeline', colorScheme: 'light', width: 1280, height: 960 },
@@ -32,6 +33,9 @@ const demo = spawn(join(root, 'bin', 'penstock'), ['demo', '--dir', dir, '--rate
 try {
   const url = await addressOf(demo.stderr);
   await sleep(SETTLE_MS);
+  // Somebody reads through the mount, and the mount reports it.
+  spawnSync('sh', ['-c', 'find "$1/mnt/lake" -type f | head -n 40 | xargs cat > /dev/null', 'sh', dir]);
+  await sleep(REPORTED_MS);
   const browser = await chromium.launch({ executablePath: requireService('chromium'), args: ['--no-sandbox'] });
   mkdirSync(images, { recursive: true });
   for (const { name, view, colorScheme, width, height } of PICTURES) {

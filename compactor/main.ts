@@ -47,11 +47,9 @@ export interface LandRequest extends Omit<
  */
 export async function land(config: PipelineConfig, baseDir: string, options: LandRequest): Promise<LandResult> {
   const { listen } = options;
-  const health = new LandingHealth(
-    systemClock,
-    config.datasets.map(({ name }) => name),
-  );
   const spans = await openSpans('penstock-lander', (line) => options.onTrace?.(line));
+  const datasets = config.datasets.map(({ name }) => name);
+  const health = new LandingHealth(systemClock, datasets, spans);
   const server = listen === undefined ? undefined : await serveHealth(listen, health);
   if (server !== undefined) options.onListening?.(server.url);
   try {

@@ -40,7 +40,7 @@ export class Reports {
   constructor(options: ReportsOptions) {
     this.#options = options;
     this.#startedMs = options.clock.nowMs();
-    this.#last = { monotonicMs: options.clock.monotonicMs(), workloads: new Map(), atRest: false };
+    this.#last = { monotonicMs: options.clock.monotonicMs(), workloads: new Map(), atRest: true };
     this.#timer = setInterval(() => void this.#tick(), options.everyMs ?? EVERY_MS).unref();
   }
 

@@ -8,6 +8,7 @@
 import { Counter, Gauge, Registry } from 'prom-client';
 import type { Clock } from '../../lib/clock.ts';
 import type { HealthAnswers } from '../../lib/health-server.ts';
+import type { SpanSink } from '../../lib/tracing/span.ts';
 import type { LandTotals } from './commit-staged.ts';
 import type { HeldShare } from './land-dataset.ts';
 
@@ -66,8 +67,18 @@ export class LandingHealth implements HealthAnswers {
     registers: [this.#registry],
   });
 
-  constructor(clock: Clock, datasets: readonly string[]) {
+  constructor(clock: Clock, datasets: readonly string[], spans: SpanSink | null = null) {
     this.#clock = clock;
+    if (spans !== null) {
+      new Gauge({
+        name: 'penstock_lander_spans_dropped',
+        help: 'Spans of traces that the receiver did not take, since the start.',
+        registers: [this.#registry],
+        collect() {
+          this.set(spans.dropped);
+        },
+      });
+    }
     const heardMs = clock.monotonicMs();
     this.#states = new Map(datasets.map((name) => [name, { heardMs, trouble: 'its topic was not read yet' }]));
   }

@@ -63,3 +63,10 @@ test('is not alive when a dataset was silent for too long, whatever the others d
   health.turned('b', false);
   expect(health.notAlive()).toBe(null);
 });
+
+test('counts the spans of traces that were given up, where there are traces', async () => {
+  const clock = { nowMs: () => 0, monotonicMs: () => 0 };
+  const sink = { dropped: 3, add: () => undefined, close: () => Promise.resolve() };
+  expect(await new LandingHealth(clock, ['a'], sink).metrics()).toContain('penstock_lander_spans_dropped 3\n');
+  expect(await new LandingHealth(clock, ['a']).metrics()).not.toContain('spans');
+});
