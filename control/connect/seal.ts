@@ -55,13 +55,14 @@ export class Sealer {
     return this.#keys.keys().next().value ?? null;
   }
 
-  /** Throws `unsupported` without a key. */
+  /** Throws `conflict` without a key. */
   seal(plain: string, context: string): Sealed {
     const [first] = this.#keys;
     if (first === undefined) {
       throw new PenstockError(
-        'unsupported',
+        'conflict',
         'credentials cannot be kept: there is no key to seal them with; set PENSTOCK_SEAL_KEYS or serve.connections.keys (openssl rand -base64 32)',
+        { retryable: false },
       );
     }
     const [keyId, key] = first;
@@ -72,13 +73,14 @@ export class Sealer {
     return { keyId, nonce: text(nonce), tag: text(cipher.getAuthTag()), data: text(data) };
   }
 
-  /** Throws `unsupported` when its key is not known any more, `corrupt` when it was changed or is of something else. */
+  /** Throws `conflict` when its key is not known any more, `corrupt` when it was changed or is of something else. */
   open({ keyId, nonce, tag, data }: Sealed, context: string): string {
     const key = this.#keys.get(keyId);
     if (key === undefined) {
       throw new PenstockError(
-        'unsupported',
+        'conflict',
         `the credentials were sealed with key ${keyId}, which is not there: add it behind the first one, or send the credentials again`,
+        { retryable: false },
       );
     }
     try {

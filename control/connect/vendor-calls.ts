@@ -67,11 +67,12 @@ export class VendorCalls {
     return driver;
   }
 
-  async test(target: Target): Promise<TestResult> {
+  /** `target` may throw what is wrong with the credentials: that is a result, too. */
+  async test(target: () => Target): Promise<TestResult> {
     const startedMs = performance.now();
     const seconds = (): number => Math.round(performance.now() - startedMs) / 1000;
     try {
-      await this.#run(target, (vendor, url, options, signal) => vendor.probe(url, options, signal));
+      await this.#run(target(), (vendor, url, options, signal) => vendor.probe(url, options, signal));
       return { ok: true, seconds: seconds(), problem: null, remedy: null };
     } catch (error) {
       if (!(error instanceof PenstockError)) throw error;
@@ -167,6 +168,7 @@ const REMEDIES: Partial<Readonly<Record<ErrorCode, string>>> = {
   timeout: 'check host and port, and that this server may reach it (firewall, network policy)',
   config: 'check the URL and its options',
   usage: 'check the URL and its options',
-  unsupported: 'use a version that is supported, or add the key that sealed the credentials',
+  unsupported: 'use a version that is supported',
+  conflict: 'add the key that sealed the credentials, or send these again',
   corrupt: 'send the credentials again',
 };

@@ -62,7 +62,8 @@ export class ConnectionScope {
   }
 
   async test(name: string): Promise<TestResult> {
-    return this.#context.vendorCalls.test(await this.#target(name));
+    const record = await this.get(name);
+    return this.#context.vendorCalls.test(() => this.#target(name, record));
   }
 
   async isChange(name: string, call: string): Promise<boolean> {
@@ -70,11 +71,10 @@ export class ConnectionScope {
   }
 
   async call(name: string, call: string, parameters: unknown): Promise<unknown> {
-    return this.#context.vendorCalls.call(await this.#target(name), call, parameters);
+    return this.#context.vendorCalls.call(this.#target(name, await this.get(name)), call, parameters);
   }
 
-  async #target(name: string): Promise<Target> {
-    const record = await this.get(name);
+  #target(name: string, record: ConnectionRecord): Target {
     const credentials = this.#context.connectionRecords.credentialsOf(name, record);
     return { url: record.url, credentials, isTenants: record.byTenant };
   }

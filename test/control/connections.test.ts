@@ -129,7 +129,7 @@ test('what cannot be is refused with what is expected', async () => {
     address: 'redis://127.0.0.1:1/0',
     credentials: { password: 'hunter2' },
   });
-  expect([unsealed.status, unsealed.json['detail']]).toEqual([501, expect.stringContaining('PENSTOCK_SEAL_KEYS')]);
+  expect([unsealed.status, unsealed.json['detail']]).toEqual([409, expect.stringContaining('PENSTOCK_SEAL_KEYS')]);
   expect((await control.get('/v1/connections', FIRST))['items']).toEqual([]);
 });
 
@@ -259,6 +259,10 @@ describe.skipIf(missing('redis-server', 'versitygw'))('with a real Redis and a r
     const rotated = await startControl(here, dir, undefined, { sealKeys: `${young}\n${keys}` });
     const asked = (path: string): Promise<Answer> => rotated.request('POST', path, { token: FIRST });
     expect((await asked('/v1/connections/archive/test')).json).toMatchObject({ ok: true });
+    const strange = await startControl(here, dir, undefined, { sealKeys: newKey() });
+    const locked = await strange.request('POST', '/v1/connections/archive/test', { token: FIRST });
+    expect(locked.json).toMatchObject({ ok: false, remedy: expect.stringContaining('add the key') as string });
+    expect((await strange.request('POST', '/v1/reseal', { token: FIRST })).status).toBe(409);
     expect((await asked('/v1/reseal')).json).toEqual({ resealed: 2 });
     expect((await asked('/v1/reseal')).json).toEqual({ resealed: 0 });
     const last = await startControl(here, dir, undefined, { sealKeys: young });
