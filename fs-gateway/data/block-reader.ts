@@ -7,9 +7,10 @@
  *   length. What is missing, short or damaged is `corrupt` and names the object.
  * - One fetch per piece, however many readers wait for it. What is lent to a peer never waits for another peer, so no circle of nodes
  *   waits for itself.
- * Limits: MEMORY_BYTES of pieces, those on their way from the store included: a fetch waits until there is room, and a piece stays until the disk
- * cache has it, unless it waits longer than PUT_PATIENCE_MS: a disk that is much slower than the store holds nobody up. AHEAD_BYTES_MAX are fetched
- * ahead of all readers.
+ * Limits: MEMORY_BYTES of pieces, those on their way from the store included: fetches wait in their order until there is room, so that large pieces get
+ * theirs too, and a piece stays until the disk cache has it, unless it waits longer than PUT_PATIENCE_MS: a disk that is much slower than the store
+ * holds nobody up. What was uploaded while there is no room is not kept. Beside that, LENT_MAX pieces on their way from peers, and on a disk that hangs PUTS_MAX. AHEAD_BYTES_MAX are
+ * fetched ahead of all readers.
  */
 import { readSync } from 'node:fs';
 import type { FileHandle } from 'node:fs/promises';
@@ -22,6 +23,7 @@ import { PieceMemory } from './piece-memory.ts';
 import { damaged, PieceStore } from './piece-store.ts';
 import { isCompressed, piecesOf } from './pieces.ts';
 import type { Piece, PieceSlice } from './pieces.ts';
+import { Slots } from './slots.ts';
 
 const MEMORY_BYTES = 64 * 2 ** 20;
 const PUTS_MAX = 2;
@@ -29,6 +31,8 @@ const PUTS_MAX = 2;
 const PUT_PATIENCE_MS = 200;
 /** With PUTS_MAX blocks of the default size, and one that is being read, it fills the memory. */
 const AHEAD_BYTES_MAX = 40 * 2 ** 20;
+/** As many as the client of the peers fetches at a time. */
+const LENT_MAX = 16;
 /** What nobody came for by then is evicted like all others. */
 const AHEAD_MS_MAX = 2000;
 /** Names of local pieces that were verified: 100 bytes each. */
@@ -64,6 +68,10 @@ export class BlockReader {
   /** Those that wait for it. */
   readonly #toPut = new Map<string, { readonly piece: Piece; readonly sinceMs: number }>();
   readonly #memory = new PieceMemory(MEMORY_BYTES);
+  /** The last of those that wait for room in it, and how many they are. */
+  #queue: Promise<unknown> = Promise.resolve();
+  #queued = 0;
+  readonly #lending = new Slots(LENT_MAX);
   /** Verified pieces in memory, the oldest first. */
   readonly #recent = new Map<string, Buffer>();
   /** Fetched ahead, or being fetched, and not read yet. */
@@ -246,9 +254,16 @@ export class BlockReader {
 
   async #bring(piece: Piece): Promise<void> {
     if (this.#recent.has(piece.name) || (await this.#isCached(piece))) return;
-    const lent = await this.#peers?.fetch(piece);
-    if (lent === undefined || lent === null) await this.#fromStore(piece);
-    else this.remember(piece, lent);
+    const peers = this.#peers;
+    if (peers === undefined || !(await this.#lending.run(() => this.#borrow(peers, piece))))
+      await this.#fromStore(piece);
+  }
+
+  async #borrow(peers: PeerPieces, piece: Piece): Promise<boolean> {
+    const lent = await peers.fetch(piece);
+    if (lent === null) return false;
+    await this.#whenFits(lent.length, () => this.#adopt(piece, lent));
+    return true;
   }
 
   async #isCached(piece: Piece): Promise<boolean> {
@@ -269,9 +284,7 @@ export class BlockReader {
   }
 
   async #fetch(piece: Piece): Promise<Buffer> {
-    // What waits for a disk that hangs becomes old without anything that wakes us.
-    while (!this.#makeRoom(piece.bytes)) await this.#memory.changed(PUT_PATIENCE_MS);
-    const memory = this.#memory.take(piece.bytes);
+    const memory = await this.#whenFits(piece.bytes, () => this.#memory.take(piece.bytes));
     try {
       const data = await this.#pieces.fetch(piece, memory);
       if (data !== memory) {
@@ -284,6 +297,30 @@ export class BlockReader {
       this.#memory.give(memory);
       throw error;
     }
+  }
+
+  /** One after another: a piece that needs all of the memory would wait for ever while smaller ones came before it. */
+  #whenFits<T>(bytes: number, take: () => T): Promise<T> {
+    this.#queued++;
+    const taken = this.#queue.then(async () => {
+      try {
+        const sinceMs = performance.now();
+        while (!this.#makeRoom(bytes)) {
+          // What waits for a disk that hangs becomes old without anything that wakes us, and what it was given never comes back.
+          if (performance.now() - sinceMs > PUT_PATIENCE_MS && this.#memory.fits(bytes, this.#beingPut())) break;
+          await this.#memory.changed(PUT_PATIENCE_MS);
+        }
+        return take();
+      } finally {
+        this.#queued--;
+      }
+    });
+    this.#queue = taken.catch(() => undefined); // Its owner hears of it.
+    return taken;
+  }
+
+  #beingPut(): Buffer[] {
+    return [...this.#putting.keys()].flatMap((name) => this.#recent.get(name) ?? []);
   }
 
   /** Evicts what is oldest, read before unread, until a piece of so many bytes fits. False: not yet. */
@@ -304,14 +341,21 @@ export class BlockReader {
     return this.#memory.fits(bytes);
   }
 
-  /** What was just fetched or uploaded is at hand for the next reader. The memory is the reader's from now on. */
+  /** What was just uploaded is at hand for the next reader, if there is room. The memory is the reader's from now on. */
   remember(piece: Piece, data: Buffer): void {
+    if (this.#localPath(piece) === null) {
+      this.#makeRoom(data.length);
+      if (this.#queued > 0 || !this.#memory.willFit(data.length)) return;
+    }
+    this.#adopt(piece, data);
+  }
+
+  #adopt(piece: Piece, data: Buffer): void {
     if (this.#localPath(piece) !== null) {
       // It need not be copied: it is read from the object's own file.
       this.#verify(piece);
       return;
     }
-    this.#makeRoom(data.length);
     this.#memory.adopt(data);
     this.#keep(piece, data);
   }

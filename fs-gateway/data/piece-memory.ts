@@ -25,9 +25,10 @@ export class PieceMemory {
     this.#bytesMax = bytesMax;
   }
 
-  /** There is room for a piece of so many bytes. */
-  fits(bytes: number): boolean {
-    return this.#used === 0 || this.#used + capacityFor(bytes) <= this.#bytesMax;
+  /** There is room for a piece of so many bytes, or would be but for what is `apart`. */
+  fits(bytes: number, apart: readonly Buffer[] = []): boolean {
+    const used = apart.reduce((sum, data) => sum - capacityOf(data), this.#used);
+    return used === 0 || used + capacityFor(bytes) <= this.#bytesMax;
   }
 
   /** There will be, in the next turn. */

@@ -8,7 +8,7 @@ import { expect, onTestFinished, test } from 'vitest';
 import { BlockCache } from '../../fs-gateway/data/block-cache.ts';
 import { BlockReader } from '../../fs-gateway/data/block-reader.ts';
 import { PieceMemory } from '../../fs-gateway/data/piece-memory.ts';
-import { objectKey } from '../../fs-gateway/data/pieces.ts';
+import { objectKey, piecesOf } from '../../fs-gateway/data/pieces.ts';
 import { openStore } from '../../lib/registry.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
 import type { Extent } from '../../lib/volume/extents.ts';
@@ -52,6 +52,15 @@ async function fileOf(store: ObjectStore, blocks: number): Promise<{ data: Buffe
     extents.push({ fileOffset: n * BLOCK, length: BLOCK, sliceOffset: 0, source });
   }
   return { data, extents };
+}
+
+/** One piece that needs all of the memory of pieces, rounded up. */
+async function largeFile(store: ObjectStore): Promise<{ large: Buffer; whole: Extent[] }> {
+  const large = randomBytes(40 * MIB);
+  await store.put(objectKey('v', 100), large);
+  const bytes = { pieceOffset: 0, pieceBytes: large.length, storedBytes: large.length, crc: crc32c(large) };
+  const source = { kind: 'own', objectId: 100, ...bytes } as const;
+  return { large, whole: [{ fileOffset: 0, length: large.length, sliceOffset: 0, source }] };
 }
 
 test('memory that is given back is written to again in a later turn only, and what was lent never', async () => {
@@ -129,11 +138,22 @@ test('a disk that hangs holds up no reader', async () => {
     hangs.resolve(undefined);
     await reader.close();
   });
+  // Uploads are as bounded as reads.
+  for (const { piece, fileOffset } of piecesOf('v', extents, 0, data.length)) {
+    reader.remember(piece, Buffer.from(data.subarray(fileOffset, fileOffset + BLOCK)));
+  }
+  const kept = extents.filter(({ fileOffset }) => reader.view(extents, fileOffset, fileOffset + BLOCK) !== null);
+  expect(kept.length).toBeGreaterThan(0);
+  expect(kept.length).toBeLessThanOrEqual(8);
   const target = Buffer.alloc(BLOCK);
   for (let from = 0; from < data.length; from += BLOCK) {
     await reader.read(extents, from, target);
     expect(target.equals(data.subarray(from, from + BLOCK)), `from ${from}`).toBe(true);
   }
+  const { large, whole } = await largeFile(store);
+  const read = Buffer.alloc(large.length);
+  await reader.read(whole, 0, read);
+  expect(read.equals(large)).toBe(true);
 });
 
 test('a cache directory that goes away under it is a smaller cache, and no error', async () => {
@@ -177,4 +197,28 @@ test('a file that cannot be removed from the cache is no error', async () => {
   await reader.close();
   expect(cache.bytes).toBeGreaterThan(0);
   expect(cache.bytes).toBeLessThanOrEqual(1.5 * BLOCK);
+});
+
+test('a piece that needs all of the memory is not passed over by smaller ones', async () => {
+  const base = tempDir('reader');
+  const { store } = await remoteStore(join(base, 'objects'));
+  const { extents } = await fileOf(store, 14);
+  const { large, whole } = await largeFile(store);
+  const cache = new BlockCache({ dir: join(base, 'cache'), bytesMax: 0, freeBytesMin: 0 });
+  const reader = new BlockReader({ store, cache, volumeId: 'v' });
+  onTestFinished(() => reader.close());
+
+  let isOver = false;
+  const readAll = async (first: number): Promise<void> => {
+    for (let block = first; !isOver; block = (block + 1) % 14)
+      await reader.bring(extents, block * BLOCK, block * BLOCK + MIB);
+  };
+  const small = [0, 5, 10].map(readAll);
+  await reader.bring(extents, 0, MIB);
+  const read = Buffer.alloc(large.length);
+  const reading = reader.read(whole, 0, read);
+  await reading;
+  isOver = true;
+  await Promise.all(small);
+  expect(read.equals(large)).toBe(true);
 });
