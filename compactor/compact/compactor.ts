@@ -17,7 +17,7 @@ import { SqlWorker } from '../../lib/sql/sql-worker-client.ts';
 import { type LakeContext, loadTable } from '../../lib/table/table.ts';
 import type { SpanSink } from '../../lib/tracing/span.ts';
 import { CostMeter, writeCost } from '../cost/cost.ts';
-import { selectDatasets } from '../dataset-selection.ts';
+import { selectDatasets } from '../../lib/config/dataset-selection.ts';
 import { hourName } from '../parquet-object.ts';
 import { compactGroup, type GroupContext, type GroupResult } from './compact-group.ts';
 import { expectation, measuredRates, type PlannedGroup, type Rates } from './expectation.ts';
@@ -26,8 +26,8 @@ import { type Group, planGroups, type Shard } from './plan.ts';
 import { dropExpired, firstKeptHour } from './retention.ts';
 import { removeReplaced } from './retire.ts';
 
-/** Measured with a limit of 450 MB: the worker takes some 200 MB beside it, this process 200 (docs/decisions/0006). Less spills more. */
-const MEMORY_SHARE = 0.45;
+/** Measured with a limit of 400 MB: the worker takes some 300 MB beside it, this process 250 (docs/decisions/0006). Less spills more. */
+const MEMORY_SHARE = 0.4;
 /**
  * A worker that has read as many is followed by a new one, which costs a quarter of a CPU second and each of these groups at least six: the C
  * library's heap is left in pieces by thousands of footers, 20 MB more after every 1,100 files.
@@ -89,7 +89,7 @@ export interface CompactorOptions {
   readonly scratchRoot?: string;
 }
 
-/** Throws `config` for a dataset that is not configured, `fenced`, what makes planning impossible, and `aborted` when nothing was done. */
+/** Throws `usage` for a dataset that is not configured, `fenced`, what makes planning impossible, and `aborted` when nothing was done. */
 export async function runCompactor(options: CompactorOptions): Promise<CompactResult> {
   const datasets = selectDatasets(options.config, options.dataset);
   const run = new CompactorRun(options);

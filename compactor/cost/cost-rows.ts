@@ -10,7 +10,7 @@ import {
 } from '../../lib/lake/cost-periods.ts';
 import { readCosts } from '../../lib/lake/cost-records.ts';
 import type { LakeContext } from '../../lib/table/table.ts';
-import { selectDatasets } from '../dataset-selection.ts';
+import { selectDatasets } from '../../lib/config/dataset-selection.ts';
 
 const DAY_MS = 86_400_000;
 const TREND_MS = 14 * DAY_MS;

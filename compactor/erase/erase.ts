@@ -29,7 +29,7 @@ import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { expireHours } from '../../lib/volume/lake-expire.ts';
 import { clonedLakeObjects } from '../../lib/volume/references.ts';
 import { CostMeter, writeCost } from '../cost/cost.ts';
-import { selectDatasets } from '../dataset-selection.ts';
+import { selectDatasets } from '../../lib/config/dataset-selection.ts';
 import { hourName } from '../parquet-object.ts';
 import { type EraseContext, eraseHour } from './erase-hour.ts';
 import { checkStatement } from './erase-sql.ts';

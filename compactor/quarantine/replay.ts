@@ -11,7 +11,7 @@ import type { DuckDb } from '../../lib/sql/duckdb.ts';
 import { defaultScratchRoot, makeScratch } from '../../lib/sql/scratch.ts';
 import type { LakeContext } from '../../lib/table/table.ts';
 import { CostMeter, writeCost } from '../cost/cost.ts';
-import { selectDatasets } from '../dataset-selection.ts';
+import { selectDatasets } from '../../lib/config/dataset-selection.ts';
 import { openStagingDb } from '../lander/lander.ts';
 import { openDecoder } from '../values/open-decoder.ts';
 import { replayObject } from './replay-object.ts';
@@ -52,7 +52,7 @@ interface Totals {
   readonly reasons: Map<string, number>;
 }
 
-/** Throws `fenced`, `config`, `aborted`, and what the ports throw. */
+/** Throws `fenced`, `usage`, `aborted`, and what the ports throw. */
 export async function runReplay(options: ReplayOptions): Promise<ReplayResult> {
   const { config } = options;
   const datasets = selectDatasets(config, options.dataset);

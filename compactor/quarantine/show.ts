@@ -6,7 +6,7 @@ import { type QuarantineRecord, readQuarantine } from '../../lib/lake/quarantine
 import { DuckDb } from '../../lib/sql/duckdb.ts';
 import { defaultScratchRoot, makeScratch } from '../../lib/sql/scratch.ts';
 import type { LakeContext } from '../../lib/table/table.ts';
-import { selectDatasets } from '../dataset-selection.ts';
+import { selectDatasets } from '../../lib/config/dataset-selection.ts';
 import { openLetters } from './dead-letter-reader.ts';
 
 const MEMORY_BYTES = 512_000_000;

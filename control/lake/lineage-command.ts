@@ -2,7 +2,8 @@
 import { randomUUID } from 'node:crypto';
 import type { PipelineConfig } from '../../lib/config/pipeline.ts';
 import { PenstockError } from '../../lib/errors.ts';
-import { assertDataset, withLake } from '../../lib/lake/ports.ts';
+import { selectDatasets } from '../../lib/config/dataset-selection.ts';
+import { withLake } from '../../lib/lake/ports.ts';
 import { liveFilesOf } from '../../lib/table/live-files.ts';
 import { snapshotOfId } from '../../lib/table/metadata.ts';
 import { loadTable } from '../../lib/table/table.ts';
@@ -35,7 +36,7 @@ export interface LineageAnswer {
 /** Throws `usage` for a dataset that the configuration does not have and for an empty name, `not-found` for a snapshot. */
 export async function recordUse(config: PipelineConfig, baseDir: string, use: LineageUse): Promise<LineageRecord> {
   const { dataset, job, model = null } = use;
-  assertDataset(config, dataset);
+  selectDatasets(config, dataset);
   for (const [what, name] of Object.entries({ job, model })) {
     if (name === null || lineageNameSchema.safeParse(name).success) continue;
     throw new PenstockError('usage', `'${name}' is no name of a ${what}: expected 1 to 200 characters`);
@@ -56,7 +57,7 @@ export async function askLineage(
   const { model, snapshotId, file } = question;
   const ofFile = file === undefined ? undefined : datasetOf(config, file);
   const dataset = question.dataset ?? ofFile;
-  if (dataset !== undefined) assertDataset(config, dataset);
+  if (dataset !== undefined) selectDatasets(config, dataset);
   if (file !== undefined && dataset === undefined) {
     throw new PenstockError(
       'usage',

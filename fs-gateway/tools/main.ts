@@ -7,7 +7,8 @@ import type { MetaEngine } from '../../lib/meta/engine.ts';
 import { PenstockError } from '../../lib/errors.ts';
 import { absoluteUrl, openMeta, openStore } from '../../lib/registry.ts';
 import type { PipelineConfig } from '../../lib/config/pipeline.ts';
-import { assertDataset, withLake } from '../../lib/lake/ports.ts';
+import { selectDatasets } from '../../lib/config/dataset-selection.ts';
+import { withLake } from '../../lib/lake/ports.ts';
 import type { LakeContext } from '../../lib/table/table.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
 import { Records } from '../csi/records.ts';
@@ -276,7 +277,7 @@ export async function removeDatasetSnapshot(request: DatasetRequest & { readonly
 
 async function withDataset<T>(request: DatasetRequest, work: (lake: LakeContext) => Promise<T>): Promise<T> {
   const { config, baseDir, dataset } = request;
-  assertDataset(config, dataset);
+  selectDatasets(config, dataset);
   return withLake(config, baseDir, 'tool', work);
 }
 

@@ -2,7 +2,6 @@
 import { resolve } from 'node:path';
 import { type Clock, systemClock } from '../clock.ts';
 import type { PipelineConfig } from '../config/pipeline.ts';
-import { PenstockError } from '../errors.ts';
 import type { Log } from '../log/log.ts';
 import { absoluteUrl, openLog, openMeta, openStore } from '../registry.ts';
 import { ForeignCatalog } from '../table/foreign/foreign-catalog.ts';
@@ -61,13 +60,6 @@ export async function withLake<T>(
   } finally {
     await ports.close();
   }
-}
-
-/** Throws `usage` for a dataset that the configuration does not have. */
-export function assertDataset(config: PipelineConfig, dataset: string): void {
-  if (config.datasets.some(({ name }) => name === dataset)) return;
-  const known = config.datasets.map(({ name }) => name).join(', ');
-  throw new PenstockError('usage', `the configuration has no dataset '${dataset}', it has ${known}`);
 }
 
 /** The tables' catalog, where it is not the engine. Nothing is asked of it yet. */
