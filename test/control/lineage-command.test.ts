@@ -49,7 +49,9 @@ test('the models that saw a file are those whose snapshot had it; of an expired 
   expect(after.unknown).toHaveLength(2);
   await expect(askLineage(config, dir, { file: 'x.parquet', model: 'm' })).rejects.toThrow(/--dataset/);
   await expect(askLineage(config, dir, { file: 'x.parquet' })).rejects.toThrow(/--dataset/);
-  await expect(recordUse(config, dir, { dataset: 'other', job: 'j' })).rejects.toThrow(/expected one of plant.vibration/);
+  await expect(recordUse(config, dir, { dataset: 'other', job: 'j' })).rejects.toThrow(
+    /expected one of plant.vibration/,
+  );
   for (const names of [{ job: '' }, { job: 'j', model: '' }, { job: 'j'.repeat(201) }]) {
     await expect(recordUse(config, dir, { dataset: DATASET, ...names })).rejects.toMatchObject({ code: 'usage' });
   }
