@@ -6,7 +6,8 @@
  * A position moves to another file (a copy, the compressed form) in one group, before that file is read.
  * Rotation
  * - Renamed: the open handle is read to its end, until nothing came for ROTATED_WAIT_MS; a file that was renamed while the agent was
- *   down is looked for by its inode in the folder where it lay, and then by its content in what is compressed there.
+ *   down is looked for by its inode in the folder where it lay, and then by its content in what is compressed there. One that is not
+ *   found may lie in a file system that is not mounted yet: its position is kept.
  * - Copied and truncated: the copy is found by its marks, and read from where the original was; a copy that the glob matches
  *   waits COPY_WAIT_MS for its original to be truncated, and is a file of its own if that does not happen.
  * - Compressed: a gzip file that the glob matches is looked at once it has not changed for SETTLED_MS. Where the file is still open that it was
@@ -152,6 +153,7 @@ class FileFollower {
       for (const [key, position] of this.#positions.entries()) {
         if (!found.has(key)) await this.#findRotated(key, position);
       }
+      await this.#positions.bound();
     }
     this.#positions.keepFinished(found);
   }
@@ -201,6 +203,8 @@ class FileFollower {
       await this.#drainCopyOf(remembered, inode);
       return { ...BEGINNING, path };
     }
+    const renumbered = await this.#positions.ofOtherDevice(inode, path, handle);
+    if (renumbered !== undefined) return renumbered;
     for (const { lines } of this.#files.values()) {
       if (lines.position.tail.bytes === 0 || !(await fits(handle, lines.position))) continue;
       const now = this.#output.clock.monotonicMs();
@@ -336,28 +340,29 @@ class FileFollower {
     await this.#positions.remember(inode, lines.position, isDeleted);
   }
 
-  /** Looks in the folder of a truncated or deleted file for the copy that was made of it, and reads it from where the original was. */
-  async #drainCopyOf(position: FilePosition, original: string): Promise<void> {
+  /** Looks in the folder of a truncated or deleted file for the copy that was made of it, and reads it from where the original was. Returns whether there is one. */
+  async #drainCopyOf(position: FilePosition, original: string): Promise<boolean> {
     const isKnown = (inode: string): boolean =>
       inode === original || this.#files.has(inode) || this.#positions.get(inode) !== undefined;
     const beside = (await filesBeside(position.path)).filter(({ stats }) => !isKnown(stats.inode));
     const copy = await findCopy(beside, position, this.#signal);
-    if (copy === null) return;
+    if (copy === null) return false;
     const { path, handle, isCompressed } = copy;
     const { inode } = copy.stats;
     await this.#positions.store(inode, { ...position, path });
     const file = await this.#follow(handle, inode, { ...position, path }, isCompressed);
     file.rotatedSinceMs = this.#output.clock.monotonicMs();
+    return true;
   }
 
-  /** A file of an earlier run that the glob does not find: renamed, and maybe compressed, while the agent was down; or deleted. */
+  /** A file of an earlier run that the glob does not find: renamed, and maybe compressed, while the agent was down; deleted; or not mounted yet. */
   async #findRotated(key: string, position: FilePosition): Promise<void> {
     await this.#guarded(position.path, async () => {
       const same = (await filesBeside(position.path)).find(({ stats }) => stats.inode === key);
       if (same !== undefined && (await this.#goesOn(same, position))) return;
-      if (position.ended === undefined) await this.#drainCopyOf(position, key);
+      const isCopied = position.ended === undefined && (await this.#drainCopyOf(position, key));
       // A comparison that was broken off has found nothing.
-      if (!this.#isOver()) await this.#positions.forget(key);
+      if (!this.#isOver() && (same !== undefined || isCopied)) await this.#positions.forget(key);
     });
   }
 

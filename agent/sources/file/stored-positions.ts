@@ -9,7 +9,7 @@
 import type { FileHandle } from 'node:fs/promises';
 import type { SourceOutput } from '../source.ts';
 import { endOf } from './gzip-content.ts';
-import { parsePosition, type FilePosition, type FileStats } from './tailed-file.ts';
+import { fits, parsePosition, type FilePosition, type FileStats } from './tailed-file.ts';
 
 const REMEMBERED_MAX = 1000;
 const DELETED = 'deleted:';
@@ -71,8 +71,25 @@ export class StoredPositions {
   async remember(inode: string, position: FilePosition, isDeleted: boolean): Promise<void> {
     if (isDeleted) await this.store(`${DELETED}${inode}`, position, inode);
     else this.#positions.set(inode, position);
+    await this.bound();
+  }
+
+  /** Forgets the oldest of those that are too many. */
+  async bound(): Promise<void> {
     const unmatched = [...this.#positions.keys()].filter((key) => !this.#finished.has(key));
     for (const oldest of unmatched.slice(0, Math.max(0, unmatched.length - REMEMBERED_MAX))) await this.forget(oldest);
+  }
+
+  /** Devices may have other numbers after a start or a mount: a file of the same path, inode number and content is the same. */
+  async ofOtherDevice(inode: string, path: string, handle: FileHandle): Promise<FilePosition | undefined> {
+    const number = inode.slice(inode.indexOf(':'));
+    for (const [key, position] of this.#positions) {
+      if (key.startsWith(DELETED) || !key.endsWith(number) || position.path !== path) continue;
+      if (position.tail.bytes === 0 || !(await fits(handle, position))) continue;
+      await this.store(inode, position, key);
+      return position;
+    }
+    return undefined;
   }
 
   async forget(key: string): Promise<void> {

@@ -171,6 +171,52 @@ test('a deleted and recreated file is read from its beginning', async () => {
   await expectNumbers(spool, 60);
 });
 
+test('a folder that comes later (it was not mounted yet) is read on where it was left', async () => {
+  const { dir, logs, path } = setUp();
+  writeFileSync(path, lines(1, 100));
+  for (const count of [100, 110, 120]) {
+    const spool = await spoolIn(join(dir, 'spool'));
+    const running = runSource(await fileSource(fileConfig(`${logs}/*.ndjson`), '/'), spool, dir);
+    await expectNumbers(spool, count);
+    await running.stop();
+    // Neither the missing folder nor the empty place for it is the end of the file.
+    renameSync(logs, `${logs}-unmounted`);
+    if (count > 100) mkdirSync(logs);
+    const waiting = runSource(await fileSource(fileConfig(`${logs}/*.ndjson`), '/'), spool, dir);
+    if (count === 100) mkdirSync(logs);
+    writeFileSync(join(logs, 'b.ndjson'), lines(count + 1, count + 5));
+    await expectNumbers(spool, count + 5);
+    await waiting.stop();
+    await spool.close();
+    rmSync(logs, { recursive: true });
+    renameSync(`${logs}-unmounted`, logs);
+    appendFileSync(path, lines(count + 6, count + 10));
+  }
+});
+
+test('a device that has another number after a start has the same files', async () => {
+  const { dir, logs, path } = setUp();
+  const spool = await spoolIn(join(dir, 'spool'));
+  writeFileSync(path, lines(1, 100));
+  const first = runSource(await fileSource(fileConfig(`${logs}/*.ndjson`), '/'), spool, dir);
+  await expectNumbers(spool, 100);
+  await first.stop();
+  const [key = ''] = spool.checkpointSources('file:');
+  const state = spool.checkpoint(key) ?? null;
+  const other = key.replace(/\|\d+:/, '|987654:');
+  await spool.append(
+    [],
+    [
+      { source: key, state: null },
+      { source: other, state },
+    ],
+  );
+  appendFileSync(path, lines(101, 110));
+  runSource(await fileSource(fileConfig(`${logs}/*.ndjson`), '/'), spool, dir);
+  await expectNumbers(spool, 110);
+  expect(spool.checkpointSources('file:')).toEqual([key]);
+});
+
 test('start: end skips what was there, also the rest of a line that was begun', async () => {
   const { dir, logs, path } = setUp();
   writeFileSync(path, '{"n":-2}\n{"n":-');
