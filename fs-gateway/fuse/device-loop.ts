@@ -5,7 +5,8 @@
  * A turn reads up to REQUESTS_PER_TURN requests. An operation that returns at once is answered at once; one that returns a promise when
  * it settles. Then `setImmediate` gives libuv its turn. When neither side has work, the loop spins briefly, then sleeps in poll(2);
  * after IDLE_MS without a new request it leaves the waiting to a pool thread and the main thread to libuv alone: no wake-ups while idle.
- * A RELEASE, for whose answer nobody waits, waits itself until the loop has nothing better to do: mostly while a commit is on its way.
+ * A RELEASE, for whose answer nobody waits, waits itself until the loop has nothing better to do: mostly while a commit is on its way. One that
+ * gives back a lock does not wait: whoever closed the file may ask for the lock again at once.
  *
  * Invariants
  * - Every request that is read is owned by `#inFlight` or `#unhurried`, or answered before the next one is read; none is dropped while the loop runs.
@@ -38,7 +39,7 @@ const ANSWER_SPIN_MS = 0.15;
 const ASYNC_SLEEP_MS = 1;
 const SLEEP_MS = 4;
 const IDLE_MS = 100;
-/** A release waits no longer behind requests that keep coming: it may give back a lock. */
+/** A release waits no longer behind requests that keep coming: it may be the last one of a file that is removed. */
 const UNHURRIED_MS = 1;
 /** A pool thread returns at least this often, so that a process that exits never waits longer for it. */
 const IDLE_POLL_MS = 500;
@@ -215,6 +216,8 @@ export class DeviceLoop {
     if (++this.#idlePasses < 2) return 0;
     const now = performance.now();
     if (now - this.#lastRequestMs > IDLE_MS) {
+      // This process may not have run for so long since it read them.
+      if (this.#serveUnhurried()) return 0;
       this.#idle = this.#waitIdle();
       return 'idle';
     }
@@ -271,7 +274,7 @@ export class DeviceLoop {
       this.#fail(request, error);
       return;
     }
-    if (opcode.unhurried === true) this.#unhurried.push([request, args]);
+    if (opcode.unhurried?.(args) === true) this.#unhurried.push([request, args]);
     else this.#call(request, args);
   }
 

@@ -12,8 +12,8 @@ export interface Opcode<A = unknown, R = unknown> {
   readonly name: string;
   /** FORGET and its kind: the kernel expects no answer. */
   readonly silent?: true;
-  /** Nobody waits for the answer, and what `decode` returns does not refer to the request's bytes. */
-  readonly unhurried?: true;
+  /** Nobody waits for the answer or the effect, and what `decode` returns does not refer to the request's bytes. */
+  unhurried?(args: A): boolean;
   decode(request: RequestReader): A;
   call(ops: Operations, caller: Caller, ino: bigint, args: A): Result<R>;
   encode?(reply: ReplyWriter, result: R, args: A): void;

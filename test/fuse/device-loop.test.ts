@@ -6,7 +6,7 @@ import { DeviceLoop } from '../../fs-gateway/fuse/device-loop.ts';
 import { Metrics } from '../../fs-gateway/fuse/metrics.ts';
 import { FIRST_READY, type Native } from '../../fs-gateway/fuse/native.ts';
 import { INTERRUPT, OPCODES } from '../../fs-gateway/fuse/opcodes.ts';
-import { IN_HEADER_BYTES } from '../../fs-gateway/fuse/protocol.ts';
+import { IN_HEADER_BYTES, RELEASE_FLOCK_UNLOCK } from '../../fs-gateway/fuse/protocol.ts';
 import { Errno, type Operations } from '../../fs-gateway/vfs/operations.ts';
 import { memoryFs } from '../support/toy-memory.ts';
 
@@ -15,14 +15,30 @@ interface Reply {
   readonly error: number;
 }
 
-/** Serves the given requests from a device in memory, then ENODEV; the replies in the order they were written. */
+/**
+ * Serves the given requests from a device in memory, then ENODEV; the replies in the order they were written. `onEmpty`: the device stays for as
+ * long as the loop looks, which calls this each time, and ends when the loop leaves the waiting to another thread.
+ */
 async function serve(
   requests: readonly Buffer[],
   operations: Operations,
-): Promise<{ replies: Reply[]; log: string[] }> {
+  onEmpty?: () => void,
+): Promise<{ replies: Reply[]; log: string[]; repliesWhenIdle: number }> {
   const replies: Reply[] = [];
   const log: string[] = [];
   const queue = [...requests];
+  let ending = onEmpty === undefined;
+  let repliesWhenIdle = 0;
+  const poll = (): number => {
+    if (ending || queue.length > 0) return FIRST_READY;
+    onEmpty?.();
+    return 0;
+  };
+  const pollIdle = (): Promise<number> => {
+    ending = true;
+    repliesWhenIdle = replies.length;
+    return Promise.resolve(FIRST_READY);
+  };
   const unused = (): never => {
     throw new Error('not a part of this test');
   };
@@ -45,10 +61,10 @@ async function serve(
     uvBackendFd: () => -1,
     eventfd: () => openSync('/dev/null', 'r'),
     setNonBlocking: () => 0,
-    pollPair: () => ({ wait: () => FIRST_READY, waitAsync: () => Promise.resolve(FIRST_READY) }),
+    pollPair: () => ({ wait: poll, waitAsync: pollIdle }),
     read(_fd, into) {
       const next = queue.shift();
-      if (next === undefined) return loop.inFlight > 0 ? -Errno.EAGAIN : -Errno.ENODEV;
+      if (next === undefined) return loop.inFlight > 0 || !ending ? -Errno.EAGAIN : -Errno.ENODEV;
       return next.copy(into);
     },
     write: (_fd, from, bytes) => take(from, bytes),
@@ -66,7 +82,7 @@ async function serve(
   });
   expect(await loop.run()).toBe('unmounted');
   callers.close();
-  return { replies, log };
+  return { replies, log, repliesWhenIdle };
 }
 
 function request(unique: number, opcode: number, body: Uint8Array, ino = 1n): Buffer {
@@ -119,6 +135,24 @@ describe('the device loop', () => {
       memoryFs(),
     );
     expect(replies.map(({ unique }) => unique)).toEqual([4n, 2n, 6n]);
+  });
+
+  it('serves a RELEASE that gives back a lock in its turn: who closed the file may take the lock again at once', async () => {
+    const [lookup, release] = [1, 18];
+    const unlocks = Buffer.alloc(24);
+    unlocks.writeUInt32LE(RELEASE_FLOCK_UNLOCK, 12);
+    const { replies } = await serve(
+      [request(2, release, unlocks), request(4, lookup, Buffer.from('name\0'))],
+      memoryFs(),
+    );
+    expect(replies.map(({ unique }) => unique)).toEqual([2n, 4n]);
+  });
+
+  it('serves a RELEASE before it waits for long, though the process stood still behind reading it', async () => {
+    const STALL_MS = 150;
+    const stall = (): unknown => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, STALL_MS);
+    const { repliesWhenIdle } = await serve([request(2, 18, Buffer.alloc(24))], memoryFs(), stall);
+    expect(repliesWhenIdle).toBe(1);
   });
 
   it('aborts the signal of a waiting operation at INTERRUPT, also of a resent request', async () => {
