@@ -26,14 +26,24 @@ export function textWithoutCredentials(text: string): string {
 
 /**
  * Parses the URL of a port. `URL` refuses several hosts with ports (`kafka://a:9092,b:9092`), so they become one percent-encoded
- * host, from which `hostsOfUrl` makes them again. Null when it is no URL.
+ * host, from which `hostsOfUrl` makes them again. Null when it is no URL, or not percent-encoded (`%zz`).
  */
 export function parsePortUrl(text: string): URL | null {
   const encoded = text.replace(
     /^([a-z][a-z0-9+.-]*:\/\/(?:[^/?#@]*@)?)([^/?#@,]*,[^/?#@]*)/i,
     (_, start: string, hosts: string) => start + encodeURIComponent(hosts),
   );
-  return URL.parse(encoded);
+  const url = URL.parse(encoded);
+  return url !== null && isDecodable(`${url.username}${url.password}${url.host}${url.pathname}`) ? url : null;
+}
+
+function isDecodable(text: string): boolean {
+  try {
+    decodeURIComponent(text);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /** `host:port` of every host that the URL names. IPv6 addresses stand in brackets. Throws `config`. */

@@ -4,6 +4,7 @@
  * Invariants: a call is one of a table, its parameters are checked by its schema, and it reaches what the URL names and nothing else. Credentials are given
  * beside the URL and never taken from the process's environment.
  */
+import type { LookupFunction } from 'node:net';
 import { z } from 'zod';
 import { PenstockError } from './errors.ts';
 
@@ -19,6 +20,8 @@ export interface VendorOptions {
   readonly credentials: Readonly<Record<string, string>>;
   /** Throws `denied` for a host that may not be connected to: servers name others. */
   readonly checkHost: (host: string) => void;
+  /** For sockets to such hosts: refuses addresses that nobody may connect to. */
+  readonly lookup: LookupFunction;
   /** Of one answer. */
   readonly bytesMax: number;
 }

@@ -152,7 +152,8 @@ export class ConnectionRecords {
       id: by.id,
       changedMs: by.nowMs,
       changedBy: by.name,
-      byTenant: by.byTenant,
+      // Whoever changes something else does not vouch for an address that a tenant's people said.
+      byTenant: by.byTenant || (before !== null && before.byTenant && before.url === url),
     };
     if (credentials !== undefined) {
       const names = Object.keys(credentials).sort();

@@ -102,11 +102,11 @@ export class VendorCalls {
       // A 403 or 404 would be about this server.
       throw new HttpProblem(502, 'vendor', error.message);
     });
-    const text = withoutSecrets(JSON.stringify(answer ?? null), target.credentials);
+    const text = JSON.stringify(answer ?? null);
     if (text.length > ANSWER_BYTES_MAX) {
       throw new PenstockError('too-large', `an answer of more than ${ANSWER_BYTES_MAX} bytes: ask for less`);
     }
-    return JSON.parse(text);
+    return valueWithoutSecrets(JSON.parse(text), target.credentials);
   }
 
   async #run<T>(
@@ -120,7 +120,7 @@ export class VendorCalls {
       const { url, vendor } = await this.#find(text);
       await this.#hosts.checkAll(hostsOf(vendor, url), isTenants);
       const checkHost = (host: string): void => this.#hosts.check(host, isTenants);
-      const options = { credentials, checkHost, bytesMax: ANSWER_BYTES_MAX };
+      const options = { credentials, checkHost, lookup: this.#hosts.lookup, bytesMax: ANSWER_BYTES_MAX };
       return await work(vendor, url, options, AbortSignal.timeout(TIME_MS));
     } catch (error) {
       const code = error instanceof PenstockError ? error.code : 'io';
@@ -148,6 +148,19 @@ function hostsOf(vendor: Vendor, url: URL): readonly string[] {
     if (isCode(error, 'config')) throw new PenstockError('usage', `address: ${error.message}`);
     throw error;
   }
+}
+
+/** In its texts and names: in the JSON of it, a password of digits or `null` would leave none. */
+function valueWithoutSecrets(value: unknown, credentials: Credentials): unknown {
+  if (typeof value === 'string') return withoutSecrets(value, credentials);
+  if (Array.isArray(value)) return value.map((one) => valueWithoutSecrets(one, credentials));
+  if (typeof value !== 'object' || value === null) return value;
+  return Object.fromEntries(
+    Object.entries(value).map(([name, one]) => [
+      withoutSecrets(name, credentials),
+      valueWithoutSecrets(one, credentials),
+    ]),
+  );
 }
 
 function withoutSecrets(text: string, credentials: Credentials): string {

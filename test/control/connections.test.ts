@@ -1,9 +1,16 @@
 /** Connections: drivers, sealed credentials, tests and vendors' calls, against a real Redis and a real S3. */
 import { randomBytes } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
+import { createServer, type AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { describe, expect, onTestFinished, test } from 'vitest';
+import { HostRules } from '../../control/connect/hosts.ts';
+import { ConnectionRecords, type ConnectionForm } from '../../control/connect/records.ts';
 import { Sealer } from '../../control/connect/seal.ts';
+import { VendorCalls } from '../../control/connect/vendor-calls.ts';
+import { Connections } from '../../control/connections.ts';
+import { systemClock } from '../../lib/clock.ts';
+import { s3Vendor } from '../../lib/store/s3/s3-vendor.ts';
 import { openTestPipeline } from '../compactor/pipeline.ts';
 import { startRedis } from '../support/redis.ts';
 import { missing } from '../support/services.ts';
@@ -111,6 +118,12 @@ test('what cannot be is refused with what is expected', async () => {
     ['kafka://h:1?sasl=plain&user=u&passwordFile=/etc/passwd', undefined, 400, 'passwordFile'],
     ['s3://b?region=eu', { accessKeyId: 'AKIA' }, 400, 'secretAccessKey'],
     ['s3://b?region=eu', { accessKeyId: 'AKIA', secretAccessKey: 's', extra: 'e' }, 400, 'another one'],
+    ['s3://b?endpoint=http://user:hunter2@h', { accessKeyId: 'AKIA', secretAccessKey: 's' }, 400, 'no credentials'],
+    ['s3://b?endpoint=http://', { accessKeyId: 'AKIA', secretAccessKey: 's' }, 400, 'expected http://...'],
+    ['s3://b/%zz?region=eu', { accessKeyId: 'AKIA', secretAccessKey: 's' }, 400, 'kafka://HOST:PORT'],
+    ['kafka://%zz:1', undefined, 400, 'kafka://HOST:PORT'],
+    ['redis://100.100.100.200/0', undefined, 403, 'metadata'],
+    ['redis://[64:ff9b::a9fe:a9fe]/0', undefined, 403, 'metadata'],
     ['redis://169.254.169.254/0', undefined, 403, 'link-local'],
     ['s3://b?endpoint=http://[fe80::1]:80', { accessKeyId: 'AKIA', secretAccessKey: 's' }, 403, 'link-local'],
   ];
@@ -157,6 +170,52 @@ test('a tenant connects to the hosts that the platform names, and to what the pl
     false,
     expect.not.stringContaining('serve.connections.hosts') as string,
   ]);
+});
+
+test('an address that a tenant said stays bound to its hosts, whoever changes something else', async () => {
+  const pipeline = await openTestPipeline();
+  const ports = await Connections.open(pipeline.config, pipeline.dir, systemClock);
+  onTestFinished(() => ports.close());
+  const records = new ConnectionRecords(ports, Sealer.parse('', 'test'));
+  const form: ConnectionForm = { url: 'kafka://a.example.com:1', region: '', tags: {} };
+  const changed = async (next: ConnectionForm, byTenant: boolean): Promise<boolean> => {
+    await records.change('team-a.x', next, { name: 'n', byTenant, nowMs: 1 }, () => undefined);
+    return (await records.get('team-a.x')).byTenant;
+  };
+  await records.create('team-a.x', form, { name: 'n', byTenant: true, nowMs: 1, id: '1' });
+  expect(await changed({ ...form, tags: { seen: 'yes' } }, false)).toBe(true);
+  expect(await changed({ ...form, url: 'kafka://internal:1' }, false)).toBe(false);
+  expect(await changed(form, true)).toBe(true);
+});
+
+test('the host of a bucket is judged as the host of its endpoint is', () => {
+  const hosts = (url: string): readonly string[] => s3Vendor.hosts(new URL(url));
+  expect(hosts('s3://b?endpoint=http://h:9000')).toEqual(['h']);
+  expect(hosts('s3://b?endpoint=http://h:9000&pathStyle=false')).toEqual(['h', 'b.h']);
+});
+
+test('a server that announces gigabytes is not waited for', async () => {
+  const server = createServer((socket) => {
+    socket.on('error', () => undefined);
+    // A reply of 500 MB, or for Kafka a frame of 606 MB.
+    socket.write('$500000000\r\n');
+    const more = (): void => {
+      while (!socket.destroyed && socket.write(Buffer.alloc(65_536)));
+    };
+    socket.on('drain', more);
+    socket.once('data', more);
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  onTestFinished(() => void server.close());
+  const { port } = server.address() as AddressInfo; // it listens on one
+  const calls = new VendorCalls(new HostRules([]));
+  for (const scheme of ['redis', 'kafka']) {
+    const target = { url: `${scheme}://127.0.0.1:${port}`, credentials: {}, isTenants: false };
+    expect([scheme, await calls.test(() => target)]).toEqual([
+      scheme,
+      expect.objectContaining({ ok: false, problem: expect.stringContaining('bytes') as string }),
+    ]);
+  }
 });
 
 describe.skipIf(missing('redis-server', 'versitygw'))('with a real Redis and a real S3', () => {
@@ -207,12 +266,23 @@ describe.skipIf(missing('redis-server', 'versitygw'))('with a real Redis and a r
       expect([command, (await call('cache', command)).status]).toEqual([command, 400]);
     }
     expect((await call('cache', 'SCAN', { count: 5000 })).status).toBe(400);
+    // A password of digits stands in numbers, too: the answer stays JSON.
+    await redis.admin.config('SET', 'requirepass', '1000');
+    await make('digits', redis.url(), { password: '1000' });
+    await redis.admin.set('k', 'x'.repeat(10_001));
+    expect((await call('digits', 'STRLEN', { key: 'k' })).json['answer']).toEqual({ reply: 10_001 });
+    await redis.admin.del('k');
     const listed = await call('archive', 'ListObjectsV2', { MaxKeys: 10 });
     expect([listed.status, listed.json['answer']]).toEqual([
       200,
       expect.objectContaining({ KeyCount: 0, Prefix: 'cold/' }),
     ]);
     expect((await call('archive', 'HeadObject', { Key: 'hot/x' })).status).toBe(400);
+    expect((await call('archive', 'HeadObject', { Key: 'cold/../hot/x' })).status).toBe(400);
+    // Rules of the whole bucket would expire what others keep beside this prefix.
+    const rules = { Rules: [{ Status: 'Enabled', Filter: { Prefix: '' }, Expiration: { Days: 1 } }] };
+    const ruled = await call('archive', 'PutBucketLifecycleConfiguration', { LifecycleConfiguration: rules });
+    expect([ruled.status, ruled.json['detail']]).toEqual([400, expect.stringContaining('whole bucket') as string]);
     expect((await call('archive', 'HeadObject', { Key: 'cold/x', Bucket: 'other' })).status).toBe(400);
     expect((await call('archive', 'HeadObject', { Key: 'cold/x' })).status).toBe(502);
     const tokens = await tokensOfRoles(control, FIRST);

@@ -1,4 +1,5 @@
 /** Kafka's own calls on a real broker, with and without a login. */
+import { lookup } from 'node:dns';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { openLog } from '../../lib/registry.ts';
 import { kafkaVendor } from '../../lib/log/kafka/kafka-vendor.ts';
@@ -22,6 +23,7 @@ describe.skipIf(missing('kafka'))('calls of Kafka', () => {
   ) => ({
     credentials,
     checkHost,
+    lookup,
     bytesMax: 1_000_000,
   });
   const urlOf = (text: string): URL => parsePortUrl(text) ?? new URL('none:');

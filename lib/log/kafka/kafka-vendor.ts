@@ -1,7 +1,8 @@
 /**
  * Kafka's administrative calls on the cluster of a URL, for `POST /v1/connections/{name}/call`.
  *
- * Invariants: brokers name each other, so every socket is checked by `checkHost` before it is opened. Records are neither read nor written here.
+ * Invariants: brokers name each other, so every socket is checked by `checkHost` before it is opened, and by `lookup` what
+ * its name resolves to. Limits: WIRE_BYTES_MAX from all brokers together. Records are neither read nor written here.
  */
 import kafkajs, { type Admin, type SASLOptions } from 'kafkajs';
 import net from 'node:net';
@@ -17,6 +18,8 @@ const { ConfigResourceTypes, Kafka, logLevel } = kafkajs;
 
 const CONNECT_MS = 5000;
 const REQUEST_MS = 8000;
+/** The names of 2,000 topics come with their partitions. A broker that says that gigabytes follow would have them kept. */
+const WIRE_BYTES_MAX = 32_000_000;
 
 const topic = z.string().min(1).max(249);
 const group = z.string().min(1).max(249);
@@ -102,13 +105,14 @@ export const kafkaVendor = vendorOf<Admin>({
     return parseKafkaUrl(withoutSasl(url)).bootstrap.map(({ host }) => host);
   },
   probe: (admin) => admin.describeCluster(),
-  open: async (url, { credentials, checkHost }, signal, use) => {
+  open: async (url, { credentials, checkHost, lookup }, signal, use) => {
     refuseFiles(url);
     const { user, password } = credentials;
     const login = user === undefined || password === undefined ? undefined : { user, password };
     const options = parseKafkaUrl(url, login);
     const sockets = new Set<net.Socket>();
     let refused: unknown;
+    let received = 0;
     const kafka = new Kafka({
       clientId: CLIENT_ID,
       brokers: options.bootstrap.map(({ host, port }) => `${host}:${port}`),
@@ -124,8 +128,16 @@ export const kafkaVendor = vendorOf<Admin>({
           checkHost(host);
           // kafkajs hands on the options that it was given: here, whether there are any.
           const connected = (ssl as unknown)
-            ? tls.connect({ host, port, ...nameOf(host) }, onConnect)
-            : net.connect({ host, port }, onConnect);
+            ? tls.connect({ host, port, lookup, ...nameOf(host) }, onConnect)
+            : net.connect({ host, port, lookup }, onConnect);
+          connected.on('error', (error) => {
+            if (error instanceof PenstockError) refused = error;
+          });
+          connected.on('data', (chunk: Buffer) => {
+            received += chunk.length;
+            if (received <= WIRE_BYTES_MAX) return;
+            connected.destroy(new PenstockError('too-large', `more than ${WIRE_BYTES_MAX} bytes of answers`));
+          });
           sockets.add(connected);
           return connected;
         } catch (error) {

@@ -14,6 +14,8 @@ import { parseOptions } from './options.ts';
 const CONNECT_MS = 5000;
 const COMMAND_MS = 8000;
 const REDIS_PORT = 6379;
+/** An element of a reply has more bytes around it than in JSON. */
+const WIRE_FACTOR = 4;
 
 interface Client {
   readonly redis: Redis;
@@ -123,6 +125,16 @@ export const redisVendor = vendorOf<Client>({
       retryStrategy: () => null,
     });
     redis.on('error', (error: unknown) => (lastError = error));
+    // A server that announces gigabytes would have them kept until they are all there.
+    redis.on('connect', () => {
+      let received = 0;
+      redis.stream.on('data', (chunk: Buffer) => {
+        received += chunk.length;
+        if (received <= WIRE_FACTOR * bytesMax) return;
+        lastError = new PenstockError('too-large', `an answer of more than ${WIRE_FACTOR * bytesMax} bytes`);
+        redis.disconnect();
+      });
+    });
     const abort = (): void => redis.disconnect();
     signal.addEventListener('abort', abort, { once: true });
     try {

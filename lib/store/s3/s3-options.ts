@@ -52,7 +52,7 @@ export function parseS3Url(url: URL): S3Options {
   }
   const get = (name: Name): string | null => url.searchParams.get(name);
   const endpoint = get('endpoint');
-  if (endpoint !== null && !/^https?:\/\//.test(endpoint)) fail(url, 'endpoint', 'expected http://... or https://...');
+  if (endpoint !== null) checkEndpoint(url, endpoint);
   const sse = get('sse');
   if (sse !== null && sse !== 'AES256' && sse !== 'aws:kms') fail(url, 'sse', 'expected AES256 or aws:kms');
   const kmsKeyId = get('kmsKeyId');
@@ -79,6 +79,13 @@ export function parseS3Url(url: URL): S3Options {
     attemptsMax: count(url, 'attempts') ?? 10,
     hedgeMs: hedge === null ? null : parseDuration(hedge),
   };
+}
+
+function checkEndpoint(url: URL, endpoint: string): void {
+  const parsed = /^https?:\/\//.test(endpoint) ? URL.parse(endpoint) : null;
+  if (parsed === null) return fail(url, 'endpoint', 'expected http://... or https://...');
+  if (parsed.username === '' && parsed.password === '') return;
+  fail(url, 'endpoint', 'no credentials in the URL, please: they would be shown and logged');
 }
 
 function fail(url: URL, name: string, expected: string): never {

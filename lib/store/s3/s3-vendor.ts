@@ -3,6 +3,7 @@
  *
  * Invariants: the bucket is that of the URL, and keys and prefixes lie under its prefix; redirects to other regions are not followed.
  */
+import { isIP } from 'node:net';
 import {
   AbortMultipartUploadCommand,
   GetBucketEncryptionCommand,
@@ -62,11 +63,30 @@ function call(command: Command, changes: boolean, summary: string, fields: z.Zod
   };
 }
 
-/** Throws `usage` for a key outside of the connection's prefix. */
+/** What is of the whole bucket is not for a connection to a part of it: rules there expire what is others'. */
+function wholeBucketCall(...[command, changes, summary, fields]: Parameters<typeof call>): VendorCall<Client> {
+  const whole = call(command, changes, summary, fields);
+  return {
+    ...whole,
+    run: async (client, parameters, signal) => {
+      if (client.options.prefix !== '') {
+        throw new PenstockError(
+          'usage',
+          `this is of the whole bucket, and the connection of ${client.options.prefix} only: use one whose URL has no prefix`,
+        );
+      }
+      return whole.run(client, parameters, signal);
+    },
+  };
+}
+
+/** Throws `usage` for a key outside of the connection's prefix, also where a server takes keys for paths. */
 function underPrefix(parameters: Input, prefix: string): Input {
   const { Key, Prefix } = parameters;
   for (const [name, value] of Object.entries({ Key, Prefix })) {
-    if (typeof value === 'string' && !value.startsWith(prefix)) {
+    if (typeof value !== 'string') continue;
+    if (/(^|\/)\.\.?(\/|$)/.test(value)) throw new PenstockError('usage', `${name}: expected no . and .. between /`);
+    if (!value.startsWith(prefix)) {
       throw new PenstockError(
         'usage',
         `${name}: expected it to begin with ${prefix}, as the URL of the connection does`,
@@ -87,7 +107,7 @@ export const s3Vendor = vendorOf<Client>({
     GetBucketLocation: call(GetBucketLocationCommand, false, 'The region of the bucket', {}),
     GetBucketVersioning: call(GetBucketVersioningCommand, false, 'Whether versions are kept', {}),
     GetBucketEncryption: call(GetBucketEncryptionCommand, false, 'How objects are encrypted by default', {}),
-    GetBucketLifecycleConfiguration: call(
+    GetBucketLifecycleConfiguration: wholeBucketCall(
       GetBucketLifecycleConfigurationCommand,
       false,
       'What expires, and what moves to which storage class',
@@ -110,9 +130,12 @@ export const s3Vendor = vendorOf<Client>({
       Key: key,
       Tagging: z.strictObject({ TagSet: z.array(z.strictObject({ Key: z.string(), Value: z.string() })).max(10) }),
     }),
-    PutBucketLifecycleConfiguration: call(PutBucketLifecycleConfigurationCommand, true, 'Set the lifecycle rules', {
-      LifecycleConfiguration: z.strictObject({ Rules: z.array(z.record(z.string(), z.unknown())).min(1).max(100) }),
-    }),
+    PutBucketLifecycleConfiguration: wholeBucketCall(
+      PutBucketLifecycleConfigurationCommand,
+      true,
+      'Set the lifecycle rules',
+      { LifecycleConfiguration: z.strictObject({ Rules: z.array(z.record(z.string(), z.unknown())).min(1).max(100) }) },
+    ),
     AbortMultipartUpload: call(AbortMultipartUploadCommand, true, 'End an upload that nobody will', {
       Key: key,
       UploadId: z.string().min(1).max(1024),
@@ -126,8 +149,11 @@ export const s3Vendor = vendorOf<Client>({
     }),
   },
   hosts: (url) => {
-    const { endpoint, region } = parseS3Url(url);
-    return [endpoint === null ? `s3.${region}.amazonaws.com` : new URL(endpoint).hostname.replace(/^\[|\]$/g, '')];
+    const { bucket, endpoint, region, pathStyle } = parseS3Url(url);
+    if (endpoint === null) return [`s3.${region}.amazonaws.com`];
+    const host = new URL(endpoint).hostname.replace(/^\[|\]$/g, '');
+    // The client asks the bucket's own host then, unless the endpoint is an address.
+    return pathStyle || isIP(host) !== 0 ? [host] : [host, `${bucket}.${host}`];
   },
   // A HEAD has no body that would say what is wrong.
   probe: (client, signal) => listOne.run(client, { Prefix: undefined, MaxKeys: 1 }, signal),
