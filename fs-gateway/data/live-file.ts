@@ -100,6 +100,8 @@ export class LiveFile extends StagedFile {
     this.#readFd = openSync(options.whole.path(options.ino), 'r');
     this.#takeUp();
     this.look();
+    // The worker before this one may have died between a commit and that.
+    this.#keepAgain();
   }
 
   /** Brings to its end what the worker before this one was doing with appended bytes. */
@@ -331,8 +333,12 @@ export class LiveFile extends StagedFile {
 
   #save(): void {
     this.#options.whole.saveBase(this.ino, this.#base);
-    // A disk that fails is met by the next fsync; until it is kept, a power cut has the same bytes committed again.
-    if (this.#isPromised) this.#keepSoon().catch(() => undefined);
+    this.#keepAgain();
+  }
+
+  /** A disk that fails is met by the next fsync; until it is kept, a power cut has the same bytes committed again. */
+  #keepAgain(): void {
+    if (this.#isPromised) this.#keepSoon().catch(() => (this.#isKept = false));
   }
 
   #keepSoon(): Promise<void> {
@@ -351,6 +357,11 @@ export class LiveFile extends StagedFile {
     if (this.#closed) return;
     await this.#options.whole.keepBase(this.ino, base, () => !this.#closed);
     this.#isKept = true;
+  }
+
+  /** Nothing is being kept any more: what a later boot finds is as of the last commit. */
+  async kept(): Promise<void> {
+    await (this.#keeping ?? this.#kept).catch(() => undefined);
   }
 
   /** What the file has now survives a power cut when this resolves, and the next mount finds it. */

@@ -243,12 +243,13 @@ export class WholeFiles {
   async keepBase(ino: number, record: WholeRecord, isWanted: () => boolean): Promise<void> {
     // The file may become live anew while the record of its last life is being written.
     const temporary = `${this.path(ino)}.tmp.${this.#keeps++}`;
-    await writeFile(temporary, encodeWhole(record), { mode: 0o600, flush: true });
-    if (!isWanted()) {
+    try {
+      await writeFile(temporary, encodeWhole(record), { mode: 0o600, flush: true });
+      if (!isWanted()) return;
+      renameSync(temporary, `${this.path(ino)}.kept`);
+    } finally {
       rmSync(temporary, { force: true });
-      return;
     }
-    renameSync(temporary, `${this.path(ino)}.kept`);
     const folder = await open(join(temporary, '..'), 'r');
     try {
       await folder.sync();

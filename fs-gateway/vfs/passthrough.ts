@@ -426,6 +426,9 @@ export class Passthrough {
     this.#closed = true;
     for (const timer of this.#calming.values()) clearTimeout(timer);
     await this.#options.filler.close();
-    for (const file of this.#options.context.staging.files.values()) if (file instanceof LiveFile) file.close();
+    const live = [...this.#options.context.staging.files.values()].filter((file) => file instanceof LiveFile);
+    // Else a mount after the next boot would commit again what is committed now.
+    await Promise.all(live.map((file) => file.kept()));
+    for (const file of live) file.close();
   }
 }

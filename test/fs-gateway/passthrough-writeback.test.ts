@@ -5,7 +5,7 @@ import { describe, expect, test } from 'vitest';
 import { mountStats, umountVolume } from '../../fs-gateway/main.ts';
 import { decodeWhole, encodeWhole } from '../../fs-gateway/data/whole-record.ts';
 import { mountTestVolume, openTestVolume, testVolume } from '../support/fs-volume.ts';
-import { isAlive, killIfAlive, until } from '../support/mount-guard.ts';
+import { guardMount, isAlive, killIfAlive, until } from '../support/mount-guard.ts';
 import { cannotPassThrough } from '../support/passthrough.ts';
 import { cannotMount } from '../support/services.ts';
 import {
@@ -16,6 +16,7 @@ import {
   readElsewhere,
   sha,
   sizeElsewhere,
+  writeElsewhere,
 } from './passthrough-volume.ts';
 import { random } from './passthrough-random.ts';
 import { loseStore, stagedStats } from './writeback-cases.ts';
@@ -61,7 +62,7 @@ never = os.open(path + '-never', os.O_RDWR | os.O_CREAT); os.write(never, bytes(
     await until('all are gone', () => !isAlive(Number(workerPid)) && !isAlive(mount.supervisorPid));
     program.running.child.kill('SIGKILL');
     await program.running.finished;
-    afterBoot(mount.base);
+    afterBoot(mount.base, 3);
     restore();
     await appendElsewhere(other, 'log', 'theirs,');
     const next = await mountTestVolume(volume, { ...MODE, at: mount });
@@ -70,6 +71,25 @@ never = os.open(path + '-never', os.O_RDWR | os.O_CREAT); os.write(never, bytes(
     expect((await readElsewhere(other, 'log')).toString()).toBe('first,theirs,appended,');
     expect((await readElsewhere(other, 'f')).equals(WRITTEN)).toBe(true);
     expect(await sizeElsewhere(other, 'log-never')).toBe(0);
+  });
+
+  test('what was committed before an orderly umount is not committed again by a mount after the next boot, over what others have written', async () => {
+    const volume = await testVolume();
+    const other = await openTestVolume(volume, 'other');
+    const mount = await mountTestVolume(volume, MODE);
+    const restore = loseStore(volume, other);
+    expect(await python(mount, 'f', WRITE)).toBe('synced');
+    await expect(umountVolume(mount.mountpoint)).rejects.toThrow(/stays mounted: 1 files/);
+    restore();
+    expect(await umountVolume(mount.mountpoint)).toMatchObject({ flushed: true });
+    const theirs = Buffer.alloc(WRITTEN.length, 't');
+    await writeElsewhere(other, 'f', theirs);
+    afterBoot(mount.base, 1);
+    guardMount(mount.mountpoint);
+    const next = await mountTestVolume(volume, { ...MODE, at: mount });
+    await until('nothing is staged', async () => (await stagedStats(next)).stagedFiles === 0);
+    expect(await umountVolume(next.mountpoint)).toMatchObject({ flushed: true });
+    expect((await readElsewhere(other, 'f')).equals(theirs)).toBe(true);
   });
 
   test('random writes, mappings, cuts and syncs under kills of the worker give what a local disk gives, and are committed', async () => {
@@ -88,11 +108,11 @@ never = os.open(path + '-never', os.O_RDWR | os.O_CREAT); os.write(never, bytes(
 });
 
 /** The machine was started since: nothing but the boot id tells. */
-function afterBoot(base: string): void {
+function afterBoot(base: string, liveFiles: number): void {
   const lives = globSync(join(base, 'cache', '*', 'mount-*', 'life'));
   for (const path of lives) writeFileSync(path, readFileSync(path, 'utf8').replace(/\n.*\n$/, '\nearlier boot\n'));
   const records = globSync(join(base, 'cache', '*', 'mount-*', 'whole', '*', '*.base'));
-  expect([lives.length, records.length]).toEqual([1, 3]);
+  expect([lives.length, records.length]).toEqual([1, liveFiles]);
   for (const path of records) {
     const record = decodeWhole(readFileSync(path), path);
     writeFileSync(path, encodeWhole({ ...record, bootId: 'earlier boot' }));

@@ -1,14 +1,14 @@
 /** A live file whose program changes it while it is compared: the comparison happens when the test has made the change. */
-import { readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
-import { expect, onTestFinished, test } from 'vitest';
+import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { describe, expect, onTestFinished, test } from 'vitest';
 import { hashesOf } from '../../fs-gateway/data/block-hashes.ts';
 import { Appends } from '../../fs-gateway/data/appends.ts';
 import type { RecoveredAppends } from '../../fs-gateway/data/appends.ts';
 import { FileHasher, type FileHashes } from '../../fs-gateway/data/file-hasher.ts';
 import { LiveFile } from '../../fs-gateway/data/live-file.ts';
 import { WholeFiles } from '../../fs-gateway/data/whole-files.ts';
-import type { FileContent } from '../../fs-gateway/data/whole-record.ts';
+import type { FileContent, WholeRecord } from '../../fs-gateway/data/whole-record.ts';
 import { tempDir } from '../support/temp.ts';
 
 const INO = 7;
@@ -33,12 +33,12 @@ function zeros(_content: FileContent, _from: number, target: Buffer): void {
   target.fill(0);
 }
 
-function wholeFiles(): WholeFiles {
+function wholeFiles(dir = join(tempDir('live'), 'whole'), bootId = 'boot'): WholeFiles {
   return new WholeFiles({
-    dir: join(tempDir('live'), 'whole'),
+    dir,
     bytesMax: 1e9,
     freeBytesMin: 0,
-    bootId: 'boot',
+    bootId,
     isInUse: () => true,
     report: (message) => {
       throw new Error(message);
@@ -125,4 +125,69 @@ test.each([
   });
   expect(readFileSync(whole.path(INO)).toString()).toBe(expected);
   file.close();
+});
+
+describe('the base that a later boot finds', () => {
+  function liveFile(whole: WholeFiles): LiveFile {
+    const base = whole.base(INO);
+    if (base === null) throw new Error('the file has a base');
+    return new LiveFile({
+      ino: INO,
+      base,
+      whole,
+      hasher: new FileHasher(),
+      appends: appendsOf({}),
+      inlineBytes: INLINE_BYTES,
+      isQuiet: () => false,
+      read: zeros,
+      nowNs: () => 1n,
+    });
+  }
+
+  function contentOf(text: string): FileContent {
+    const inline = Buffer.from(text);
+    return { size: inline.length, extents: [], inline };
+  }
+
+  async function commit(file: LiveFile, text: string): Promise<void> {
+    await file.compare({ size: 0, extents: [], inline: null });
+    file.committedInline(Buffer.from(text));
+  }
+
+  function recordOf(text: string): (mtimeNs: bigint) => WholeRecord {
+    return (mtimeNs) => ({ content: contentOf(text), hashes: hashesOf(Buffer.from(text)), bootId: 'boot', mtimeNs });
+  }
+
+  test('is as of the last commit also when the worker died between that and keeping it', async () => {
+    const dir = join(tempDir('live'), 'whole');
+    const whole = wholeFiles(dir);
+    whole.createLive(INO, Buffer.from('first'), recordOf('first'));
+    const first = liveFile(whole);
+    await first.promise();
+    first.close();
+    whole.saveBase(INO, recordOf('second')(1n));
+    const second = liveFile(whole);
+    await second.kept();
+    second.close();
+    expect(wholeFiles(dir, 'next boot').base(INO)?.content).toEqual(contentOf('second'));
+  });
+
+  test('that could not be kept fails the next promise, and leaves nothing behind', async () => {
+    const whole = wholeFiles();
+    const path = whole.path(INO);
+    whole.createLive(INO, Buffer.alloc(0), recordOf(''));
+    const file = liveFile(whole);
+    await file.promise();
+    rmSync(`${path}.kept`);
+    mkdirSync(join(`${path}.kept`, 'in the way'), { recursive: true });
+    writeFileSync(path, 'committed');
+    await commit(file, 'committed');
+    await file.kept();
+    await expect(file.promise()).rejects.toThrow(/EISDIR|ENOTEMPTY/);
+    expect(readdirSync(dirname(path)).filter((name) => name.includes('.tmp'))).toEqual([]);
+    rmSync(`${path}.kept`, { recursive: true });
+    await file.promise();
+    expect(whole.isKept(INO)).toBe(true);
+    file.close();
+  });
 });
