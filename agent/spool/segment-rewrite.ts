@@ -8,6 +8,8 @@ import type { Segment } from './recovery.ts';
 import { writeAll } from './segment-files.ts';
 import { scanSegment } from './segment-scan.ts';
 
+const COPY_BYTES = 512 * 1024;
+
 export async function forEachReadingsFrame(segment: Segment, act: (frame: StoredFrame) => void): Promise<void> {
   const handle = await open(segment.path, 'r');
   try {
@@ -20,7 +22,8 @@ export async function forEachReadingsFrame(segment: Segment, act: (frame: Stored
 }
 
 /**
- * Writes the segment anew with its head and the frames that `keeps` holds of, in place of the old one: a kill leaves one or the other.
+ * Writes the segment anew with its head and the frames that `keeps` holds of, in place of the old one: a kill leaves one or the other. Damage is
+ * kept as it is: whoever reads the segment sets it aside then.
  * Throws `full`, `io`; the old one stays then.
  */
 export async function rewriteSegment(segment: Segment, keeps: (frame: StoredFrame) => boolean): Promise<Segment> {
@@ -35,6 +38,7 @@ export async function rewriteSegment(segment: Segment, keeps: (frame: StoredFram
     await writeAll(target, [head], 0);
     let bytes = head.length;
     for await (const item of scanSegment(source, segment.dataStart, segment.bytes, keeps)) {
+      if (item.kind === 'damage') bytes += await copyBytes(source, item, target, bytes);
       if (item.kind === 'damage' || item.payload === null) continue;
       const header = Buffer.alloc(FRAME_HEADER_BYTES);
       await source.read(header, 0, FRAME_HEADER_BYTES, item.start);
@@ -52,4 +56,23 @@ export async function rewriteSegment(segment: Segment, keeps: (frame: StoredFram
     await source?.close();
     await target?.close();
   }
+}
+
+/** Returns how many. */
+async function copyBytes(
+  source: FileHandle,
+  { start, end }: { readonly start: number; readonly end: number },
+  target: FileHandle,
+  position: number,
+): Promise<number> {
+  const window = Buffer.alloc(Math.min(COPY_BYTES, end - start));
+  let copied = 0;
+  while (start + copied < end) {
+    const { bytesRead } = await source.read(window, 0, Math.min(window.length, end - start - copied), start + copied);
+    // The file was cut from outside.
+    if (bytesRead === 0) break;
+    await writeAll(target, [window.subarray(0, bytesRead)], position + copied);
+    copied += bytesRead;
+  }
+  return copied;
 }

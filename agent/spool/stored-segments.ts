@@ -5,7 +5,7 @@
  * acknowledged (in order, or as a range) or recorded as dropped; of one that is written anew, only such readings are left out.
  * Failure: see dropping.ts and compaction.ts; a deletion that fails is tried again with the next one.
  */
-import { unlink } from 'node:fs/promises';
+import { rm } from 'node:fs/promises';
 import { syncDirectory } from '../../lib/durable-files.ts';
 import { Compaction } from './compaction.ts';
 import { thinSegment, type Thinning } from './dropping.ts';
@@ -71,7 +71,8 @@ export class StoredSegments {
     this.#all = this.#all.filter((segment) => !removable.includes(segment));
     for (const segment of removable) {
       this.#sealedBytes -= segment.bytes;
-      await unlink(segment.path);
+      // Also where somebody deleted it from outside: the others are not to stay for that.
+      await rm(segment.path, { force: true });
     }
     await syncDirectory(this.#dir);
     return true;

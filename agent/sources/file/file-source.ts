@@ -25,7 +25,7 @@ import { CompressedFile } from './compressed-file.ts';
 import { filesBeside, findCopy, type FoundFile } from './copies.ts';
 import { Marks } from './file-marks.ts';
 import { FollowedFile, type OpenFile } from './followed-file.ts';
-import { compressionOf, contentEnd, endOf, matchContent } from './gzip-content.ts';
+import { compressionOf, contentEnd, endOf, matchContent, type ContentEnd, type Match } from './gzip-content.ts';
 import type { LineJoiner } from './line-joiner.ts';
 import { StoredPositions } from './stored-positions.ts';
 import { BEGINNING, bytesAt, fits, openFile, statFile, type FilePosition, type FileStats } from './tailed-file.ts';
@@ -40,9 +40,8 @@ const FILES_MAX = 800;
 const FILES_KNOWN_MAX = 2000;
 const LF = 10;
 
-interface Original {
+interface Original extends ContentEnd {
   readonly inode: string;
-  readonly end: Awaited<ReturnType<typeof contentEnd>>;
 }
 
 /** Why a file that the glob matches is left alone. */
@@ -76,7 +75,7 @@ class FileFollower {
   readonly #copies = new Map<string, number>();
   /** Compressed files, since when they are as they are. */
   readonly #settling = new Map<string, FileStats & { readonly sinceMs: number }>();
-  /** Compressed files, with the open file that each was made of and the end of what it holds (null: it has none yet). */
+  /** Compressed files, with the open file that each was made of and the end of what it holds. */
   readonly #originals = new Map<string, Original>();
   readonly #problems = new Map<string, string>();
   /** What is there at the first look is passed over. */
@@ -232,19 +231,16 @@ class FileFollower {
     }
     if (this.#startsAtEnd && this.#isFirstLook) return this.#setAside(handle, stats, { ...BEGINNING, path });
     if (!this.#isSettled(stats)) return 'wait';
-    const { end = null, inode: from = '' } = this.#originals.get(inode) ?? {};
-    const made = this.#files.get(from);
-    if (made !== undefined) {
+    const original = this.#originals.get(inode);
+    const made = original === undefined ? undefined : this.#files.get(original.inode);
+    if (original !== undefined && made !== undefined) {
       const { position } = made.lines;
-      const isRead = end !== null && position.offset >= end.offset;
-      return isRead ? this.#setAside(handle, stats, { ...position, ...end, path }) : 'wait';
+      const isRead = original.isWhole && position.offset >= original.end.offset;
+      return isRead ? this.#setAside(handle, stats, { ...position, ...original.end, path }) : 'wait';
     }
-    const { key, isShort } = await matchContent(handle, this.#possibleOriginals(inode), this.#signal);
-    if (this.#isOver()) return 'wait';
-    if (key !== null && this.#files.has(key)) {
-      this.#originals.set(inode, { inode: key, end: await contentEnd(handle) });
-      return 'wait';
-    }
+    this.#originals.delete(inode);
+    const { key, isShort } = await this.#matchOriginal(handle, inode);
+    if (this.#isOver() || this.#originals.has(inode)) return 'wait';
     if (key === null && isShort) {
       const reason = 'the gzip file is damaged or cut off, within what was read before it was compressed';
       await this.#output.quarantine([{ reason, position: path, input: Buffer.alloc(0) }]);
@@ -254,20 +250,32 @@ class FileFollower {
     const before = this.#positions.get(inode);
     // The inode is used again.
     if (before !== undefined && key !== inode) await this.#drainCopyOf(before, inode);
-    const original = key === null ? BEGINNING : this.#positions.get(key);
-    if (original === undefined) return 'wait';
-    const position = { ...original, path };
+    const from = key === null ? BEGINNING : this.#positions.get(key);
+    if (from === undefined) return 'wait';
+    const position = { ...from, path };
     if (key !== null && key !== inode) await this.#positions.store(inode, position, key);
     return position;
   }
 
-  /** Files that were not compressed when they were read, and what was read of this one. */
-  #possibleOriginals(inode: string): [key: string, position: FilePosition][] {
-    const open = [...this.#files.values()].filter((file) => file instanceof FollowedFile);
-    return [
-      ...open.map((file): [string, FilePosition] => [file.inode, file.lines.position]),
-      ...this.#positions.entries().filter(([key, { ended }]) => key === inode || ended === undefined),
-    ];
+  /** By content, the file that a compressed one was made of: of those that were not compressed when they were read, and what was read of it. */
+  async #matchOriginal(handle: FileHandle, inode: string): Promise<Match<string>> {
+    const closed = this.#positions.entries().filter(([key, { ended }]) => key === inode || ended === undefined);
+    const open = new Map<string, FollowedFile>();
+    for (const file of this.#files.values()) if (file instanceof FollowedFile) open.set(file.inode, file);
+    let content: ContentEnd | undefined;
+    for (;;) {
+      const ofOpen = [...open.values()].map((file): [string, FilePosition] => [file.inode, file.lines.position]);
+      const match = await matchContent(handle, [...ofOpen, ...closed], this.#signal);
+      const file = open.get(match.key ?? '');
+      if (file === undefined || this.#isOver()) return match;
+      content ??= await contentEnd(handle);
+      // What was read of it so far (a header, say) may be the beginning of many files. One that was truncated is about to be looked for.
+      if ((await file.holds(content.end)) || !(await file.holds(file.lines.position))) {
+        this.#originals.set(inode, { ...content, inode: file.inode });
+        return match;
+      }
+      open.delete(file.inode);
+    }
   }
 
   /** Nothing of the file is read; if it changes, it goes on behind `position`. */

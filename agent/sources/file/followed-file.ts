@@ -75,6 +75,11 @@ export class FollowedFile implements OpenFile {
     return 'more';
   }
 
+  /** Whether the file, as it is now, has all of a content that ends like that. */
+  holds(end: Pick<FilePosition, 'offset' | 'head' | 'tail'>): Promise<boolean> {
+    return fits(this.#handle, end);
+  }
+
   async isDeleted(): Promise<boolean> {
     return (await this.#handle.stat()).nlink === 0;
   }

@@ -158,10 +158,17 @@ export async function matchContent<K>(
   return { key, isShort: false };
 }
 
-/** The length of a content and the marks at its end; null where it is damaged or cut off. */
-export async function contentEnd(handle: FileHandle): Promise<Pick<FilePosition, 'offset' | 'head' | 'tail'> | null> {
+export interface ContentEnd {
+  readonly end: Pick<FilePosition, 'offset' | 'head' | 'tail'>;
+  /** False: it is damaged or cut off behind that. */
+  readonly isWhole: boolean;
+}
+
+/** The length of a content and the marks at its end. */
+export async function contentEnd(handle: FileHandle): Promise<ContentEnd> {
   const marks = Marks.ofBeginning();
   let offset = 0;
+  let isWhole = true;
   try {
     for await (const chunk of gzipContent(handle)) {
       marks.push(chunk, Infinity);
@@ -169,9 +176,9 @@ export async function contentEnd(handle: FileHandle): Promise<Pick<FilePosition,
     }
   } catch (error) {
     if (!(error instanceof GzipError)) throw error;
-    return null;
+    isWhole = false;
   }
-  return { offset, head: marks.head(offset), tail: marks.tail(offset) };
+  return { end: { offset, head: marks.head(offset), tail: marks.tail(offset) }, isWhole };
 }
 
 /** Of a compressed file whose content was read to its end: its length, and its last bytes, which hold the checksum of the content. */

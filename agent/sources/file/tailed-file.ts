@@ -82,8 +82,10 @@ export async function openFile(path: string, inode: string): Promise<FileHandle 
 }
 
 /** Whether `position` was taken in this file: it is long enough and both marks fit. */
-export async function fits(handle: FileHandle, position: FilePosition): Promise<boolean> {
-  const { head, tail, offset } = position;
+export async function fits(
+  handle: FileHandle,
+  { offset, head, tail }: Pick<FilePosition, 'offset' | 'head' | 'tail'>,
+): Promise<boolean> {
   return (
     (await handle.stat()).size >= offset &&
     (await crcAt(handle, 0, head.bytes)) === head.crc &&

@@ -1,7 +1,8 @@
 /** One topic that is not delivered does not keep the space of the others. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readdirSync } from 'node:fs';
+import { readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { expect, onTestFinished, test } from 'vitest';
@@ -25,6 +26,10 @@ async function append(spool: Spool, from: number, to: number): Promise<void> {
 
 const numbersIn = async (spool: Spool, topic: string): Promise<number[]> =>
   contentOf(await readAll(spool, topic)).map((value) => Number.parseInt(String(value), 10));
+const segmentsIn = (dir: string): string[] =>
+  readdirSync(dir)
+    .filter((name) => name.endsWith('.seg'))
+    .sort();
 const multiples = (count: number): number[] => Array.from({ length: count }, (_, index) => (index + 1) * 100);
 
 test('what is delivered gives its space back although something beside it waits, over restarts', async () => {
@@ -44,6 +49,41 @@ test('what is delivered gives its space back although something beside it waits,
   spool.acknowledge('t', 1n);
   await spool.sync();
   expect(spool.stats().bytes).toBeLessThan(options.maxBytes / 4);
+});
+
+test('a segment that cannot be read does not keep the others from giving their space back', async () => {
+  const dir = tempDir();
+  const spool = await spoolIn(dir, options);
+  // The fullest one, and so the first that is worth it: of groups of one reading.
+  await spool.append([readingOf('0 waits', 'held'), readingOf(valueOf(2), 'good')]);
+  for (let n = 3; n <= 200; n += 1) await spool.append([readingOf(valueOf(n), 'good')]);
+  spool.acknowledge('good', spool.lastSeq('good'));
+  const path = segmentsIn(dir).find((name) => readFileSync(join(dir, name)).includes('0 waits'));
+  rmSync(join(dir, path ?? ''));
+  await append(spool, 201, 4000);
+  const entries = await readAll(spool, 'held');
+  expect(entries[0]).toMatchObject({ kind: 'gap', fromSeq: 1n, toSeq: 1n });
+  expect(contentOf(entries.slice(1), 2n).map((value) => Number.parseInt(String(value), 10))).toEqual(
+    multiples(40).slice(2),
+  );
+});
+
+test('a damaged frame is set aside also when its segment was written anew before somebody read it', async () => {
+  const dir = tempDir();
+  const spool = await spoolIn(dir, options);
+  await append(spool, 1, 400);
+  const path = join(dir, segmentsIn(dir)[0] ?? '');
+  const bytes = readFileSync(path);
+  const before = bytes.length;
+  const at = bytes.indexOf(valueOf(100));
+  expect(at).toBeGreaterThan(0);
+  bytes.writeUInt8(bytes.readUInt8(at + 500) ^ 1, at + 500);
+  writeFileSync(path, bytes);
+  await append(spool, 401, 3000);
+  expect(statSync(path).size).toBeLessThan(before / 2);
+  const entries = await spool.read('held', 0n, 1e6);
+  expect(entries[0]).toMatchObject({ kind: 'gap', fromSeq: 1n, toSeq: 1n, reason: 'lost: a damaged spool segment' });
+  expect(spool.stats().setAside).toEqual([`${path}.corrupt-1`]);
 });
 
 test('a reader meets each reading once while segments are written anew under it', async () => {

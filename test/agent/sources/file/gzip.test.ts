@@ -125,6 +125,22 @@ sources: [{ type: file, path: './${glob}', to: machine, poll: 10ms }]
   },
 );
 
+test('a compressed file that only begins like one that is open is read by itself', async () => {
+  const { logs, start } = setUp();
+  const rows = (from: number, to: number): string =>
+    Array.from({ length: to - from + 1 }, (_, index) => `${from + index},${'x'.repeat(20)}\n`).join('');
+  // Of this one only the header is there yet, which is that of the others.
+  const path = join(logs, 'app.csv');
+  writeFileSync(path, 'n,text\n');
+  writeFileSync(`${path}-20260101.gz`, gzipSync(`n,text\n${rows(1, 20)}`));
+  // Cut off: what there is of it is another content, too.
+  writeFileSync(`${path}-20260102.gz`, gzipSync(`n,text\n${rows(21, 40)}`).subarray(0, -8));
+  const { spool } = await start('app*');
+  await expectNumbers(spool, 40);
+  appendFileSync(path, rows(41, 200));
+  await expectNumbers(spool, 200);
+});
+
 test('what a running agent has read of a file is not read again from its compressed form, over restarts and renames', async () => {
   const { path, start } = setUp();
   const first = await start('app*');
