@@ -174,6 +174,11 @@ export class LiveFile extends StagedFile {
     if (exact || size > this.size) ftruncateSync(this.#writable(), size);
   }
 
+  /** An append that failed: the disk may have had room for a part of it. */
+  takeBack(start: number, length: number): void {
+    if (this.size > start && this.size <= start + length) ftruncateSync(this.#writable(), start);
+  }
+
   override load(offset: number, target: Buffer, at: number, length: number): void {
     const part = target.subarray(at, at + length);
     if (this.#snapshot === undefined) part.fill(0, readUpTo(this.#readFd, part, offset));

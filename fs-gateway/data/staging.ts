@@ -158,12 +158,18 @@ export class Staging {
 
   /** At the end of the file. Throws as `write` does. */
   append(file: StagedFile, data: Buffer, nowNs: bigint, request: string): void {
+    const { size } = file;
     this.appends.begin(file, data.length, request, nowNs);
-    this.write(file, file.size, data, nowNs, request);
+    try {
+      this.write(file, size, data, nowNs, request);
+    } catch (error) {
+      if (file instanceof LiveFile) file.takeBack(size, data.length);
+      throw error;
+    }
     this.appends.done(file, request);
   }
 
-  /** `request`: of an append. Throws `full` and `io` when the local disk does; then nothing was written. */
+  /** `request`: of an append. Throws `full` and `io` when the local disk does; then nothing was written, but maybe a part in a live file. */
   write(file: StagedFile, offset: number, data: Buffer, nowNs: bigint, request = ''): void {
     const end = offset + data.length;
     if (file.selfKept) {

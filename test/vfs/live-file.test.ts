@@ -7,6 +7,7 @@ import { Appends } from '../../fs-gateway/data/appends.ts';
 import type { RecoveredAppends } from '../../fs-gateway/data/appends.ts';
 import { FileHasher, type FileHashes } from '../../fs-gateway/data/file-hasher.ts';
 import { LiveFile } from '../../fs-gateway/data/live-file.ts';
+import { Staging } from '../../fs-gateway/data/staging.ts';
 import { WholeFiles } from '../../fs-gateway/data/whole-files.ts';
 import type { FileContent, WholeRecord } from '../../fs-gateway/data/whole-record.ts';
 import { tempDir } from '../support/temp.ts';
@@ -190,4 +191,34 @@ describe('the base that a later boot finds', () => {
     expect(whole.isKept(INO)).toBe(true);
     file.close();
   });
+});
+
+test('an append for a part of which the disk had room is not in the file', () => {
+  class FullDisk extends LiveFile {
+    override store(offset: number, data: Uint8Array): void {
+      super.store(offset, data.subarray(0, 3));
+      throw Object.assign(new Error('no space'), { code: 'ENOSPC' });
+    }
+  }
+  const staging = new Staging({ dir: tempDir('staging'), life: 'life', bootId: 'boot', isCommitted: () => false });
+  onTestFinished(() => staging.close());
+  const whole = wholeFiles();
+  const content: FileContent = { size: 5, extents: [], inline: Buffer.from('base,') };
+  const base = { content, hashes: hashesOf(Buffer.from('base,')), bootId: 'boot', mtimeNs: 1n };
+  whole.createLive(INO, Buffer.from('base,'), () => base);
+  const file = new FullDisk({
+    ino: INO,
+    base,
+    whole,
+    hasher: new FileHasher(),
+    appends: staging.appends,
+    inlineBytes: INLINE_BYTES,
+    isQuiet: () => false,
+    read: zeros,
+    nowNs: () => 1n,
+  });
+  staging.adopt(file);
+  expect(() => staging.append(file, Buffer.from('record'), 1n, 'request')).toThrow(/no space/);
+  expect(readFileSync(whole.path(INO)).toString()).toBe('base,');
+  file.close();
 });
