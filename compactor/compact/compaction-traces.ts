@@ -28,7 +28,7 @@ export class CompactionTraces {
     this.#startMs = clock.nowMs();
   }
 
-  /** Of the traces in these files, which are whole and on this disk. */
+  /** Of the traces in these files, which are on this disk. Those of files that cannot be read, or of others with another meaning of the key, are none. */
   static async of(
     sink: SpanSink,
     clock: Clock,
@@ -40,9 +40,11 @@ export class CompactionTraces {
     const rows =
       paths.length === 0
         ? []
-        : await sql.query(
-            `SELECT decode(value) AS traces FROM parquet_kv_metadata([${list}]) WHERE key = ${sqlText(TRACES_KEY)}::BLOB`,
-          );
+        : await sql
+            .query(
+              `SELECT decode(value) AS traces FROM parquet_kv_metadata([${list}]) WHERE key = ${sqlText(TRACES_KEY)}::BLOB`,
+            )
+            .catch(() => []);
     const parents = rows
       .flatMap(({ traces }) => (typeof traces === 'string' ? traces.split(' ') : []))
       .map(parseTraceparent)

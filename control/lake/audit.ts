@@ -19,8 +19,8 @@ export const KEEP_DAYS = 90;
 const RECORDS_PER_DAY_MAX = 100_000;
 const DETAIL_CHARS_MAX = 2000;
 const DAY_MS = 86_400_000;
-/** User and password of a URL. */
-const USER_INFO = /\/\/[^/?#\s]*@/g;
+/** User and password of a URL, also of one in the options of another (`endpoint=`). */
+const USER_INFO = /(\/\/|%2F%2F)[^/?#\s]*(?:@|%40)/gi;
 const SECRET = /secret|password|token|credential|accesskey/i;
 
 export const auditSchema = z.object({
@@ -117,7 +117,7 @@ export class AuditLog {
 function detailOf(body: unknown): string {
   if (body === undefined || body === null) return '';
   const text = JSON.stringify(body, (key, value: unknown) =>
-    SECRET.test(key) ? '(not recorded)' : typeof value === 'string' ? value.replace(USER_INFO, '//') : value,
+    SECRET.test(key) ? '(not recorded)' : typeof value === 'string' ? value.replace(USER_INFO, '$1') : value,
   );
   return text.length > DETAIL_CHARS_MAX ? `${text.slice(0, DETAIL_CHARS_MAX)}…` : text;
 }

@@ -13,6 +13,8 @@ export interface TraceContext {
 }
 
 const SAMPLED = 1;
+/** Of later versions, which may append to the 55 of this one. Longer ones are not looked at: the ids that are kept would keep all of the text. */
+const TEXT_MAX = 256;
 const ZEROS = /^0+$/;
 
 export const newTraceId = (): string => randomBytes(16).toString('hex');
@@ -24,6 +26,7 @@ export function traceparentOf({ traceId, spanId }: TraceContext): string {
 
 /** null: it is none, or not sampled. Later versions of the format begin as this one does. */
 export function parseTraceparent(text: string): TraceContext | null {
+  if (text.length > TEXT_MAX) return null;
   const [, version, traceId = '', spanId = '', flags = '', rest] =
     /^([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?$/.exec(text) ?? [];
   if (version === undefined || version === 'ff' || (version === '00' && rest !== undefined)) return null;

@@ -43,6 +43,7 @@ test('every change is recorded with who, what and the outcome; reads, heartbeats
 test('records are kept for ninety days, and a secret in a body is left out', async () => {
   const { lake } = await openTestPipeline();
   const { engine } = lake;
+  const { engine: otherEngine } = (await openTestPipeline()).lake;
   let nowMs = Date.UTC(2026, 0, 1);
   const clock = { ...systemClock, nowMs: () => nowMs, monotonicMs: () => nowMs };
   const act = { who: 'a', role: 'admin', tenant: null, address: '::1', operation: 'x.y', target: '/x' };
@@ -55,6 +56,14 @@ test('records are kept for ninety days, and a secret in a body is left out', asy
   expect((await first.list(engine, lake.volume, 0)).map(({ status }) => status)).toEqual([null]);
   await first.complete(engine, lake.volume, record, 200);
   expect((await first.list(engine, lake.volume, 0)).map(({ status }) => status)).toEqual([200]);
+
+  const urls = [
+    'redis://u:hunter2@h',
+    's3://b?endpoint=http://u:hunter2@h',
+    's3://b?endpoint=http%3a%2F%2Fu:hunter2%40h',
+  ];
+  const { detail } = await new AuditLog(clock).begin(otherEngine, lake.volume, { ...act, body: { urls } });
+  expect(detail).toBe('{"urls":["redis://h","s3://b?endpoint=http://h","s3://b?endpoint=http%3a%2F%2Fh"]}');
 
   nowMs += 89 * 86_400_000;
   await new AuditLog(clock).begin(engine, lake.volume, { ...act, body: undefined });
