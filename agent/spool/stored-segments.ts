@@ -48,7 +48,7 @@ export class StoredSegments {
     return this.#mayCompact;
   }
 
-  /** Whether the segment's file is another one by now; waits for the writing that is under way. */
+  /** Whether the segment's file is another one by now, or deleted; waits for the writing that is under way. */
   readonly isReplaced = async (segment: Segment): Promise<boolean> => {
     await this.#rewriting.catch(() => {
       // The old one stays then.

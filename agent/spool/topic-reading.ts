@@ -2,8 +2,8 @@
  * Reading a topic out of the segments, in order of sequence, from the disk: memory does not grow with the backlog.
  *
  * Two cursors per topic remember where the last reads ended, so that the next ones go on there; any other start is found by the
- * segments' heads (which name the next sequence of every topic) and a scan of one segment. Segments may be written anew meanwhile: the
- * file is smaller then, and the read begins anew.
+ * segments' heads (which name the next sequence of every topic) and a scan of one segment. Segments may be written anew meanwhile, or
+ * deleted: the file is smaller then, or gone, and the read begins anew.
  *
  * Invariants: every sequence from the start on appears once, as a reading or within a gap. Damage met while reading never yields a
  * reading; a copy of the segment is set aside once.
@@ -54,7 +54,7 @@ export class TopicReading {
     }
   }
 
-  /** undefined: a segment was written anew. */
+  /** undefined: a segment was written anew, or deleted. */
   async #tryToRead(
     { all: segments, isReplaced }: Segments,
     topic: TopicState,
@@ -107,8 +107,8 @@ export class TopicReading {
       if (systemCode(error) === 'ENOENT') return undefined;
       throw fromSystemError(error, `cannot read the spool segment ${segment.path}`);
     });
-    // Deleted from outside: its readings show up as a gap.
-    if (handle === undefined) return { offset: end, isFull: false };
+    // Deleted because it is delivered; or from outside, and its readings show up as a gap.
+    if (handle === undefined) return (await isReplaced(segment)) ? undefined : { offset: end, isFull: false };
     try {
       if ((await handle.stat()).size < end && (await isReplaced(segment))) return undefined;
       for await (const item of scanSegment(handle, offset, end, (frame) => batch.wants(frame))) {

@@ -111,6 +111,26 @@ test('a reader meets each reading once while segments are written anew under it'
   expect(spool.stats().setAside).toEqual([]);
 });
 
+test('what is delivered ahead of a reader, and deleted while it reads, is no gap', async () => {
+  const spool = await spoolIn(tempDir(), options);
+  for (let round = 0; round < 20; round += 1) {
+    const first = spool.lastSeq('good') + 1n;
+    const groups = Array.from({ length: 20 }, (_, group) => group);
+    for (const group of groups) {
+      await spool.append(Array.from({ length: 20 }, (_, n) => readingOf(valueOf(group * 20 + n), 'good')));
+    }
+    spool.acknowledgeRange('good', first + 20n, first + 399n);
+    // At another moment each time.
+    const synced = spool.sync();
+    for (let turn = 0; turn < round; turn += 1) await setImmediate();
+    const entries = await spool.read('good', first - 1n, 1e6);
+    expect(entries.filter(({ kind }) => kind === 'gap')).toEqual([]);
+    await synced;
+    spool.acknowledge('good', first + 399n);
+    await spool.sync();
+  }
+});
+
 test('of a topic that the log refuses no more is taken in a spool that is half full; the others go on', async () => {
   const spool = await spoolIn(tempDir(), options);
   let isRefused = true;
