@@ -291,14 +291,15 @@ export async function runHistory(options: HistoryOptions): Promise<HistoryReport
   }
 }
 
-/** What was acknowledged and is not there as a client sees it; with `writeback` it may follow. */
+/** What was acknowledged and is not there as a client sees it; only with `writeback` may it follow. */
 async function undurable(
   client: Client,
   clients: readonly Client[],
   state: State,
   durable: ReadonlyMap<string, Durable>,
+  mode: HistoryOptions['mode'],
 ): Promise<string[]> {
-  const endMs = performance.now() + AGREE_DEADLINE_MS;
+  const endMs = performance.now() + (mode.writeback === true ? AGREE_DEADLINE_MS : 0);
   while (true) {
     const own = new Map<string, readonly string[]>();
     for (const { name } of clients) own.set(name, (await client.ask(`own ${name}`))[0]?.[1] as string[]);
@@ -342,6 +343,8 @@ async function rounds(world: World, options: HistoryOptions): Promise<HistoryRep
     const [answer] = await client.ask('sum');
     durable.set(client.name, answer?.[1] as Durable); // as client.py builds it
   }
-  for (const client of clients) violations.push(...(await undurable(client, clients, state, durable)));
+  for (const client of clients) {
+    violations.push(...(await undurable(client, clients, state, durable, options.mode)));
+  }
   return { operations, rounds: round, kills: world.kills, faults, passthroughOpens, errors, violations };
 }
