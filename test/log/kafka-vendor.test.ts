@@ -1,6 +1,6 @@
 /** Kafka's own calls on a real broker, with and without a login. */
 import { lookup } from 'node:dns';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
 import { openLog } from '../../lib/registry.ts';
 import { kafkaVendor } from '../../lib/log/kafka/kafka-vendor.ts';
 import { parsePortUrl } from '../../lib/urls.ts';
@@ -31,6 +31,10 @@ describe.skipIf(missing('kafka'))('calls of Kafka', () => {
     kafkaVendor.call(urlOf(`kafka://${broker.plain}`), name, parameters, options(), AbortSignal.timeout(15_000));
 
   test('topics, settings and groups are told, and settings changed', async () => {
+    const warnings: string[] = [];
+    const note = ({ name }: Error): number => warnings.push(name);
+    process.on('warning', note);
+    onTestFinished(() => void process.off('warning', note));
     expect(await call('ListTopics')).toContain('vibration');
     expect(await call('DescribeTopics', { topics: ['vibration'] })).toMatchObject({
       topics: [{ name: 'vibration', partitions: [{ leader: 1 }, { leader: 1 }] }],
@@ -44,6 +48,7 @@ describe.skipIf(missing('kafka'))('calls of Kafka', () => {
     await expect(call('ListOffsets', {})).rejects.toMatchObject({ code: 'usage' });
     await expect(call('DeleteTopics')).rejects.toMatchObject({ code: 'usage' });
     await expect(call('ListOffsets', { topic: 'none' })).rejects.toThrow(/topic/i);
+    expect(warnings).toEqual([]);
   });
 
   test('a login is taken, a wrong one is denied, and no host is reached that may not be', async () => {

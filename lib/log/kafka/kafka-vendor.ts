@@ -5,16 +5,22 @@
  * its name resolves to. Limits: WIRE_BYTES_MAX from all brokers together. Records are neither read nor written here.
  */
 import kafkajs, { type Admin, type SASLOptions } from 'kafkajs';
+import RequestQueue from 'kafkajs/src/network/requestQueue/index.js';
 import net from 'node:net';
 import tls from 'node:tls';
 import { z } from 'zod';
 import { describeError, PenstockError } from '../../errors.ts';
 import { type VendorCall, vendorOf } from '../../vendor.ts';
 import { parseKafkaUrl, type SaslOptions } from './kafka-url.ts';
+import { correctRequestQueue } from './kafkajs-request-queue.ts';
 import { CLIENT_ID } from './transport.ts';
 
 // A CommonJS module, whose names Node does not see.
 const { ConfigResourceTypes, Kafka, logLevel } = kafkajs;
+
+// An admin hands out no connection, so its queues are corrected by their class. A broker that throttles does not read meanwhile, so that a
+// pause needs nothing of a single call.
+correctRequestQueue(RequestQueue.prototype, () => undefined);
 
 const CONNECT_MS = 5000;
 const REQUEST_MS = 8000;
