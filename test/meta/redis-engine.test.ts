@@ -1,6 +1,8 @@
+import { once } from 'node:events';
 import { writeFileSync } from 'node:fs';
+import { createServer, type AddressInfo } from 'node:net';
 import { join } from 'node:path';
-import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest';
 import { COMMIT_RECORDS_MAX, type MetaEngine } from '../../lib/meta/engine.ts';
 import { openMeta } from '../../lib/registry.ts';
 import { makeCertificates } from '../support/certificates.ts';
@@ -379,6 +381,27 @@ describe.skipIf(missing('redis-server'))('with a redis-server', () => {
         code: 'unavailable',
         message: expect.stringContaining('NOAUTH') as string,
       });
+    });
+
+    test('a Sentinel that is down is listened to without a word on the console', async () => {
+      const printed = vi.spyOn(console, 'error');
+      onTestFinished(() => printed.mockRestore());
+      const config = join(tempDir('sentinel'), 'sentinel.conf');
+      writeFileSync(config, `sentinel monitor lake 127.0.0.1 ${server.port} 1\n`);
+      const sentinel = await ownRedis(config, '--sentinel');
+      let asked = 0;
+      const down = createServer((socket) => {
+        asked++;
+        socket.resetAndDestroy();
+      }).listen(0, '127.0.0.1');
+      await once(down, 'listening');
+      onTestFinished(() => void down.close());
+      const { port } = down.address() as AddressInfo; // of a TCP server
+      const engine = await openFor(`redis+sentinel://127.0.0.1:${port},127.0.0.1:${sentinel.port}/0?master=lake`);
+      // For the master, then for failovers. The reset comes before the answer to what is sent after it.
+      await until(10_000, () => asked === 2);
+      await apply(engine, put('a'));
+      expect(printed).not.toHaveBeenCalled();
     });
 
     test.each([

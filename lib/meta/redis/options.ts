@@ -9,6 +9,7 @@ import type { RedisOptions } from 'ioredis';
 import { PenstockError, fromSystemError } from '../../errors.ts';
 import { parseDuration } from '../../units.ts';
 import { hostsOfUrl, withoutCredentials } from '../../urls.ts';
+import { QuietSentinelConnector } from './quiet-sentinel-connector.ts';
 
 export interface EngineOptions {
   /** Without credentials. */
@@ -24,7 +25,7 @@ export interface EngineOptions {
 type AddressOptions = Pick<
   RedisOptions,
   | ('host' | 'port' | 'db' | 'username' | 'password' | 'tls')
-  | ('sentinels' | 'name' | 'failoverDetector' | 'enableTLSForSentinelMode')
+  | ('Connector' | 'sentinels' | 'name' | 'failoverDetector' | 'enableTLSForSentinelMode')
   | ('sentinelUsername' | 'sentinelPassword' | 'sentinelTLS' | 'sentinelCommandTimeout' | 'connectTimeout')
 >;
 
@@ -118,6 +119,7 @@ function sentinelOptions(url: URL, wrong: (what: string) => PenstockError): Addr
   const authenticates = isSet('sentinelAuth');
   if (authenticates && password === undefined) throw wrong('sentinelAuth=true needs a password in the URL');
   return {
+    Connector: QuietSentinelConnector,
     sentinels: hostsOfUrl(url, SENTINEL_PORT),
     name: master,
     // Sentinels tell of a failover at once; without that it would be noticed when the old master closes the connection.
