@@ -4,7 +4,7 @@
  *
  * Invariants: readings are shown to this machine only: `/tap` refuses every other address, whatever the agent listens on.
  */
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import { describeError } from '../lib/errors.ts';
 import { listenOn } from './listening.ts';
 import type { Taps } from './tap.ts';
@@ -18,6 +18,9 @@ export interface EndpointHandlers {
   readonly status: () => unknown;
   readonly taps: Taps;
 }
+
+// An import of node:http reads every export of it, and one of them loads undici: several MB.
+const { createServer } = process.getBuiltinModule('node:http');
 
 /** Whoever scrapes needs a few connections; more is a mistake or an attack on a small machine. */
 const CONNECTIONS_MAX = 64;

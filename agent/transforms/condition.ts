@@ -10,7 +10,8 @@
  * `has(value.rms) && value.rms > 7` is how CEL asks first. JSON numbers are doubles: CEL adds 1.0 to them, not 1.
  * Limits: TEXT_MAX characters, NODES_MAX nodes, DEPTH_MAX levels; CEL has no loops over anything but the reading's own lists.
  */
-import { Environment } from '@marcbachmann/cel-js';
+import type { Environment } from '@marcbachmann/cel-js';
+import { createRequire } from 'node:module';
 import { PenstockError } from '../../lib/errors.ts';
 import type { Draft } from './draft.ts';
 
@@ -21,16 +22,26 @@ const DEPTH_MAX = 64;
 /** Throws an Error with the reason when the reading gives no answer. */
 export type Condition = (draft: Draft) => boolean;
 
-const environment = new Environment({ limits: { maxAstNodes: NODES_MAX, maxDepth: DEPTH_MAX } })
-  .registerVariable('value', 'dyn')
-  .registerVariable('sensor', 'string')
-  .registerVariable('topic', 'string')
-  .registerVariable('priority', 'double');
+let environment: Environment | undefined;
+
+/** Loaded with the first condition: most agents have none. */
+function theEnvironment(): Environment {
+  if (environment === undefined) {
+    // Not an `await import`, as schemas call this. The type is that of the import above.
+    const cel = createRequire(import.meta.url)('@marcbachmann/cel-js') as typeof import('@marcbachmann/cel-js');
+    environment = new cel.Environment({ limits: { maxAstNodes: NODES_MAX, maxDepth: DEPTH_MAX } })
+      .registerVariable('value', 'dyn')
+      .registerVariable('sensor', 'string')
+      .registerVariable('topic', 'string')
+      .registerVariable('priority', 'double');
+  }
+  return environment;
+}
 
 /** Throws `config` with what is wrong, where, and what to write instead. */
 export function parseCondition(text: string): Condition {
   if (text.length > TEXT_MAX) throw new PenstockError('config', `expected at most ${TEXT_MAX} characters`);
-  const checked = environment.check(text);
+  const checked = theEnvironment().check(text);
   if (!checked.valid) throw new PenstockError('config', refusal(checked.error));
   if (checked.type !== 'bool' && checked.type !== 'dyn') {
     throw new PenstockError(
@@ -38,7 +49,7 @@ export function parseCondition(text: string): Condition {
       `expected a condition, as value.rms > 0.5; this gives a ${checked.type ?? 'value'}`,
     );
   }
-  const evaluate = environment.parse(text);
+  const evaluate = theEnvironment().parse(text);
   return (draft) => {
     const { plainFields, key, topic, priority } = draft;
     if (plainFields === null) throw new Error('the value is no JSON object');

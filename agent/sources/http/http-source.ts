@@ -7,7 +7,7 @@
  * Limits: BODIES_IN_MEMORY bodies of `maxBodyBytes`; a request waits WAIT_FOR_MEMORY_MS for its share; `maxConnections`, and `timeout` for a
  * whole request, so that slow clients hold a place for a bounded time.
  */
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
 import type { Duplex } from 'node:stream';
 import { describeError, isCode, systemCode } from '../../../lib/errors.ts';
@@ -21,6 +21,9 @@ import { idempotencyKey, IdempotencyKeys, type Accepted } from './idempotency.ts
 import { bodyFormat, readingsIn } from './readings.ts';
 import { Refusal } from './refusal.ts';
 import { BearerToken, tokenInFile } from './token.ts';
+
+// See agent/endpoint.ts.
+const { createServer } = process.getBuiltinModule('node:http');
 
 const BODIES_IN_MEMORY = 4;
 const WAIT_FOR_MEMORY_MS = 5000;

@@ -6,7 +6,6 @@
  * Limits: CONNECT_TIMEOUT_MS until the broker accepts, ANSWER_TIMEOUT_MS for an answer to a request, both not counted while paused.
  */
 import { connect as connectTcp, type Socket } from 'node:net';
-import { connect as connectTls } from 'node:tls';
 import {
   generate,
   parser,
@@ -21,6 +20,9 @@ import type { Clock } from '../../../lib/clock.ts';
 import { describeError, PenstockError, systemCode } from '../../../lib/errors.ts';
 import { isTooLarge, PacketCutter } from './packet-cutter.ts';
 import { reasonCodeText, returnCodeText } from './reasons.ts';
+
+// See lib/log/kafka/kafkajs-transport.ts.
+const { connect: connectTls } = process.getBuiltinModule('node:tls');
 
 const CONNECT_TIMEOUT_MS = 20_000;
 const ANSWER_TIMEOUT_MS = 20_000;

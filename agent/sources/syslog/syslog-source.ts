@@ -8,7 +8,6 @@
  */
 import { createSocket, type Socket as UdpSocket } from 'node:dgram';
 import { createServer, type Server, type Socket } from 'node:net';
-import { createServer as createTlsServer } from 'node:tls';
 import { PenstockError } from '../../../lib/errors.ts';
 import { hostAndPort, serverTlsFiles } from '../../config-parts.ts';
 import type { Rejected } from '../../quarantine.ts';
@@ -19,6 +18,9 @@ import type { Source, SourceOutput } from '../source.ts';
 import type { SyslogSourceConfig } from './config.ts';
 import { FramingError, SyslogFramer, type Framed } from './framing.ts';
 import { parseSyslog } from './message.ts';
+
+// See lib/log/kafka/kafkajs-transport.ts.
+const { createServer: createTlsServer } = process.getBuiltinModule('node:tls');
 
 /** A burst of some 10,000 messages while a sync is under way; the kernel may grant less. */
 const RECEIVE_BUFFER_BYTES = 4 * 1024 * 1024;

@@ -11,7 +11,6 @@ import Broker from 'kafkajs/src/broker/index.js';
 import type Connection from 'kafkajs/src/network/connection.js';
 import ConnectionPool, { type Logger } from 'kafkajs/src/network/connectionPool.js';
 import net from 'node:net';
-import tls from 'node:tls';
 import { PenstockError } from '../../errors.ts';
 import type { HostPort } from '../../urls.ts';
 import type { KafkaOptions } from './kafka-url.ts';
@@ -19,6 +18,9 @@ import { correctRequestQueue } from './kafkajs-request-queue.ts';
 import type { KafkaLimits } from './limits.ts';
 import { OUR_APIS, type Api } from './request.ts';
 import { CLIENT_ID, connectError, type Transport, type Wire } from './transport.ts';
+
+// An import of node:tls reads every export of it, and one of them decodes all the root certificates: several MB.
+const tls = process.getBuiltinModule('node:tls');
 
 const KEEP_ALIVE_MS = 60_000;
 /** A fetch is asked for with megabytes; one batch may be larger, by the topic's own max.message.bytes. */
