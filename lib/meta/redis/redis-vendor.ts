@@ -127,12 +127,13 @@ export const redisVendor = vendorOf<Client>({
     redis.on('error', (error: unknown) => (lastError = error));
     // A server that announces gigabytes would have them kept until they are all there.
     redis.on('connect', () => {
+      const { stream } = redis;
       let received = 0;
-      redis.stream.on('data', (chunk: Buffer) => {
+      stream.on('data', (chunk: Buffer) => {
         received += chunk.length;
         if (received <= WIRE_FACTOR * bytesMax) return;
-        lastError = new PenstockError('too-large', `an answer of more than ${WIRE_FACTOR * bytesMax} bytes`);
-        redis.disconnect();
+        // Not a polite end, during which more comes.
+        stream.destroy(new PenstockError('too-large', `an answer of more than ${WIRE_FACTOR * bytesMax} bytes`));
       });
     });
     const abort = (): void => redis.disconnect();
