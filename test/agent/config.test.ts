@@ -22,6 +22,7 @@ test('the smallest configuration gets the documented defaults', async () => {
     sources: [{ type: 'host', interval: 10_000, to: 'host', priority: 4 }],
     transforms: [],
     rules: [],
+    traces: { every: 60_000 },
   });
 });
 
