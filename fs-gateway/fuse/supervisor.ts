@@ -14,21 +14,12 @@
  */
 import { closeSync } from 'node:fs';
 import { randomUUID } from 'node:crypto';
-import type { Server } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describeError } from '../../lib/errors.ts';
-import type { ProcessLock } from '../../lib/process-lock.ts';
-import { claimMountpoint, refuseSecond } from './claim.ts';
-import { serveControl, type ControlAnswer, type ControlRequest } from './control.ts';
+import type { ControlAnswer, ControlRequest } from './control.ts';
 import { answerInit, type HandshakeChoices, type Negotiated } from './handshake.ts';
-import {
-  findMount,
-  mountDevice,
-  resolveMountpoint,
-  unmountPoint,
-  widenReadAhead,
-  type UnmountResult,
-} from './mount.ts';
+import { mountDevice, widenReadAhead } from './mount.ts';
+import { MountPlace } from './mount-place.ts';
 import { KeeperLink } from './keeper-link.ts';
 import { native } from './native.ts';
 import { NotificationWriter } from './notification-writer.ts';
@@ -80,14 +71,11 @@ export class Supervisor {
   readonly #options: SupervisorOptions;
   readonly #log: (message: string) => void;
   readonly #session: string;
+  readonly #place: MountPlace;
   readonly #startedAtMs = Date.now();
   readonly #end = Promise.withResolvers<boolean>();
   #fd = -1;
-  /** Of our mount, as the kernel's table names it. */
-  #device: string | undefined;
   #negotiated: Negotiated | undefined;
-  #lock: ProcessLock | undefined;
-  #control: Server | undefined;
   #worker: WorkerProcess | undefined;
   #notifications: NotificationWriter | undefined;
   #link: KeeperLink | undefined;
@@ -104,7 +92,8 @@ export class Supervisor {
     this.#options = options;
     this.#log = log;
     this.#session = options.resume?.session ?? randomUUID();
-    this.mountpoint = resolveMountpoint(options.mountpoint);
+    this.#place = new MountPlace(options.mountpoint);
+    this.mountpoint = this.#place.mountpoint;
     this.ended = this.#end.promise;
   }
 
@@ -116,10 +105,10 @@ export class Supervisor {
 
   /** Goes on where the supervisor before this one was killed: workers come and go here as well as there. */
   async #resume({ fd, negotiated }: Resumption): Promise<void> {
-    this.#lock = await refuseSecond(this.mountpoint);
-    this.#control = await serveControl(this.mountpoint, (request) => this.#answer(request));
+    await this.#place.takeOver();
+    await this.#place.serve((request) => this.#answer(request));
     this.#fd = fd;
-    this.#device = findMount(this.mountpoint)?.device;
+    this.#place.own();
     this.#negotiated = negotiated;
     this.#keep();
     this.#state = 'restarting';
@@ -135,15 +124,15 @@ export class Supervisor {
   }
 
   async #start(): Promise<void> {
-    this.#lock = await claimMountpoint(this.mountpoint, this.#log);
+    await this.#place.claim(this.#log);
     const { source, readOnly } = this.#options;
     try {
-      this.#control = await serveControl(this.mountpoint, (request) => this.#answer(request));
+      await this.#place.serve((request) => this.#answer(request));
       this.#fd = mountDevice({ mountpoint: this.mountpoint, source, readOnly });
-      this.#device = findMount(this.mountpoint)?.device;
+      const device = this.#place.own();
       native().setNonBlocking(this.#fd);
       this.#negotiated = answerInit(native(), this.#fd, this.#options);
-      if (this.#device !== undefined) widenReadAhead(this.#device);
+      if (device !== undefined) widenReadAhead(device);
       this.#keep();
       const worker = this.#fork();
       this.#assign(worker);
@@ -165,8 +154,8 @@ export class Supervisor {
       const flushError = await this.#flush();
       if (flushError !== undefined) this.#log(`${this.mountpoint}: not everything was flushed: ${flushError}`);
       let openFiles = this.#detached;
-      if (!this.#detached && this.#unmountOurs(false) === 'busy') {
-        this.#unmountOurs(true);
+      if (!this.#detached && this.#place.unmount(false) === 'busy') {
+        this.#place.unmount(true);
         openFiles = true;
       }
       await this.#untilWorkerEnds(openFiles ? OPEN_FILES_GRACE_MS : FLUSH_TIMEOUT_MS);
@@ -233,7 +222,7 @@ export class Supervisor {
     if (flushError !== undefined && !force) {
       return { ok: false, reason: 'flush-failed', message: `${this.mountpoint} stays mounted: ${flushError}` };
     }
-    if (this.#unmountOurs(lazy) === 'busy') {
+    if (this.#place.unmount(lazy) === 'busy') {
       return { ok: false, reason: 'busy', message: `${this.mountpoint} is busy: a program has files of it open` };
     }
     const value = { mountpoint: this.mountpoint, flushed: flushError === undefined, ...(flushError && { flushError }) };
@@ -257,26 +246,13 @@ export class Supervisor {
     }
   }
 
-  /** Only our own mount: another supervisor's may stand at the same place when ours was taken for dead. */
-  #unmountOurs(lazy: boolean, abort = false): UnmountResult {
-    if (findMount(this.mountpoint)?.device !== this.#device) return 'not-mounted';
-    return unmountPoint(this.mountpoint, lazy, abort);
-  }
-
   /**
    * Detached lazily, the mount point is free for another mount and another supervisor at once, while this one serves until the last file
    * is closed: from here on it must touch neither the mount point nor its control socket.
    */
   #detach(): void {
     this.#detached = true;
-    this.#leavePlace();
-  }
-
-  /** The socket is gone before the lock is: it could be the next one's. `closed`: nobody waits for an answer any more. */
-  #leavePlace(closed?: () => void): void {
-    if (this.#control?.listening === true) this.#control.close(closed);
-    else closed?.();
-    this.#lock?.release();
+    this.#place.leave();
   }
 
   /** The mount is gone: the worker sees ENODEV, flushes what the last closes left and ends. */
@@ -421,7 +397,7 @@ export class Supervisor {
     this.#state = 'ended';
     if (mounted) {
       try {
-        this.#unmountOurs(true, true);
+        this.#place.unmount(true, true);
       } catch (error) {
         this.#log(describeError(error));
       }
@@ -432,7 +408,7 @@ export class Supervisor {
     this.#worker?.kill();
     // The answer to an umount may still be on its way to whoever asked.
     const timer = setTimeout(() => this.#end.resolve(orderly), ANSWER_GRACE_MS);
-    this.#leavePlace(() => {
+    this.#place.leave(() => {
       clearTimeout(timer);
       this.#end.resolve(orderly);
     });
