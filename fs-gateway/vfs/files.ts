@@ -135,7 +135,7 @@ export class Files {
     try {
       return this.#handle(node, flags, await opening);
     } catch (error) {
-      await this.release(node.ino, 0n);
+      this.release(node.ino, 0n);
       throw error;
     }
   }
@@ -333,9 +333,9 @@ export class Files {
     return copyRange(this.#context, this, this.#flushes, source, target, length);
   }
 
-  release(ino: number, handle: bigint): Result<void> {
+  release(ino: number, handle: bigint): void {
     this.#readAheads.delete(handle);
-    return this.#flushes.release(ino);
+    this.#flushes.release(ino);
   }
 }
 

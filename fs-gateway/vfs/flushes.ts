@@ -152,7 +152,11 @@ export class Flushes {
     if (context.format.durability === 'flush') await context.view.flush(ino);
   }
 
-  release(ino: number): Result<void> {
+  /**
+   * Nobody waits for what follows the last close, and the next worker does it by what it finds: so the kernel has its answer at once. A RELEASE
+   * that waited would come again to the next worker and be counted twice: another handle, opened meanwhile, would be taken for closed.
+   */
+  release(ino: number): void {
     const { context, passthrough } = this.#options;
     const backing = context.staging.backingOf(ino);
     const last = context.staging.closed(ino, context.time.nowNs());
@@ -160,7 +164,8 @@ export class Flushes {
     passthrough.closed(ino, backing);
     const node = context.view.cachedNode(ino);
     const unnamed = node === undefined || node.inode.nlink === 0;
-    if (unnamed || context.staging.get(ino) !== undefined) return this.#released(ino);
+    if (!unnamed && context.staging.get(ino) === undefined) return;
+    this.#released(ino).catch(() => undefined); // A flush that failed was reported, and is tried again.
   }
 
   async #released(ino: number): Promise<void> {
