@@ -250,8 +250,9 @@ export class FileSystem implements Operations {
       const files = this.#parts.files;
       const released =
         flockOwner === undefined ? undefined : this.#parts.locks.release('flock', Number(ino), flockOwner);
-      if (released === undefined) return files.release(Number(ino), handle);
-      return released.finally(() => files.release(Number(ino), handle));
+      if (released !== undefined) return released.finally(() => files.release(Number(ino), handle));
+      files.release(Number(ino), handle);
+      return undefined;
     });
   }
 
