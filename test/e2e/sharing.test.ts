@@ -17,7 +17,7 @@ import { missing } from '../support/services.ts';
 import { tempDir } from '../support/temp.ts';
 import { startVersitygw, type S3Server } from '../support/versitygw.ts';
 
-const GROUP = 'penstock-lander';
+const GROUP = `penstock-lander-${DATASET}`;
 
 let broker: KafkaBroker;
 let redis: RedisServer;
