@@ -36,7 +36,6 @@ import {
 } from './group-inputs.ts';
 import { copyStatement, LEFT_OUT_TABLE, duplicateStatements, type GroupQuery, sortOrderOf } from './group-sql.ts';
 import type { GroupLease } from './lease.ts';
-import { choosePacking } from './packing.ts';
 import type { Group } from './plan.ts';
 
 export interface GroupContext {
@@ -175,15 +174,14 @@ async function writeSorted(
   const { worker, targetBytes, scratchDir } = context;
   const bytes = files.reduce((sum, file) => sum + file.bytes, 0);
   const metadata = { 'penstock.hour': hourName(group.hour) };
-  const packing = await choosePacking(worker, { files, schema: query.schema });
   // Sorted rows compress no worse than unsorted ones, so the input's size bounds the output's.
   if (bytes <= targetBytes) {
     const path = join(scratchDir, 'group', 'out.parquet');
-    await worker.run(copyStatement(query, path, { packing, hasLeftOut, metadata }));
+    await worker.run(copyStatement(query, path, { hasLeftOut, metadata }));
     return [path];
   }
   const folder = join(scratchDir, 'group', 'out');
-  await worker.run(copyStatement(query, folder, { packing, hasLeftOut, metadata, fileBytes: targetBytes }));
+  await worker.run(copyStatement(query, folder, { hasLeftOut, metadata, fileBytes: targetBytes }));
   const names = await readdir(folder);
   return names.sort((a, b) => a.localeCompare(b, 'en', { numeric: true })).map((name) => join(folder, name));
 }
