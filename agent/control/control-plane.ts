@@ -1,6 +1,7 @@
 /** Requests of an agent to its control plane, as agent.yaml's `control` says. */
 import { readFile } from 'node:fs/promises';
 import { resolve } from 'node:path';
+import { boundedText } from '../../lib/bounded-text.ts';
 import type { Loaded } from '../../lib/config/load.ts';
 import type { AgentConfig } from '../config.ts';
 
@@ -52,11 +53,8 @@ export class ControlPlane {
       ...(options.body === undefined ? {} : { method: 'POST', body: JSON.stringify(options.body) }),
       signal: AbortSignal.any([options.signal, AbortSignal.timeout(options.timeoutMs)]),
     });
-    if (Number(response.headers.get('content-length') ?? 0) > ANSWER_BYTES_MAX) {
-      await response.body?.cancel();
-      throw new Error(`an answer of more than ${ANSWER_BYTES_MAX} bytes`);
-    }
-    return { status: response.status, headers: response.headers, text: await response.text() };
+    const text = await boundedText(response, ANSWER_BYTES_MAX);
+    return { status: response.status, headers: response.headers, text };
   }
 }
 

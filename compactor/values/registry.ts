@@ -7,6 +7,7 @@
  * Limits: ANSWER_BYTES_MAX an answer, REFERENCES_MAX referenced schemas, REQUEST_MS a request.
  */
 import { z } from 'zod';
+import { boundedText } from '../../lib/bounded-text.ts';
 import { describeError, PenstockError } from '../../lib/errors.ts';
 
 const REQUEST_MS = 10_000;
@@ -90,7 +91,7 @@ export class SchemaRegistry {
     try {
       const response = await fetch(url, { headers: this.#headers, signal: AbortSignal.timeout(REQUEST_MS) });
       status = response.status;
-      text = await bodyOf(response);
+      text = await boundedText(response, ANSWER_BYTES_MAX);
     } catch (error) {
       throw failed(describeError(error), error);
     }
@@ -104,19 +105,6 @@ export class SchemaRegistry {
     if (!parsed.success) throw failed(`the answer is not that of a schema registry: ${text.slice(0, 200)}`);
     return parsed.data;
   }
-}
-
-async function bodyOf(response: Response): Promise<string> {
-  const parts: Uint8Array[] = [];
-  let bytes = 0;
-  const body: AsyncIterable<Uint8Array> | null = response.body;
-  if (body === null) return '';
-  for await (const part of body) {
-    bytes += part.length;
-    if (bytes > ANSWER_BYTES_MAX) throw new Error(`an answer of more than ${ANSWER_BYTES_MAX} bytes`);
-    parts.push(part);
-  }
-  return Buffer.concat(parts).toString('utf8');
 }
 
 function parseJson(text: string): unknown {

@@ -7,9 +7,20 @@
  * Invariants: a token never chooses its key's place or its algorithm class; an HMAC or unsigned token is refused whatever it says.
  * Failure: while the issuer is away its keys serve on for KEYS_STALE_MS; without any, `unavailable`. A key that is not known is asked for at
  * most every COOLDOWN_MS, so that forged key ids do not become requests to the issuer.
+ * Limits: REQUEST_MS a request, ANSWER_BYTES_MAX an answer.
  */
-import { createLocalJWKSet, createRemoteJWKSet, errors, jwtVerify, type JWTPayload, type JWTVerifyGetKey } from 'jose';
+import {
+  createLocalJWKSet,
+  createRemoteJWKSet,
+  customFetch,
+  errors,
+  jwtVerify,
+  type FetchImplementation,
+  type JWTPayload,
+  type JWTVerifyGetKey,
+} from 'jose';
 import { z } from 'zod';
+import { boundedText } from '../../lib/bounded-text.ts';
 import type { Clock } from '../../lib/clock.ts';
 import type { PipelineConfig } from '../../lib/config/pipeline.ts';
 import { PenstockError } from '../../lib/errors.ts';
@@ -18,6 +29,8 @@ import type { Principal } from './guard.ts';
 const ALGORITHMS = ['RS256', 'RS384', 'RS512', 'PS256', 'PS384', 'PS512', 'ES256', 'ES384', 'ES512', 'EdDSA'];
 const TOLERANCE_SECONDS = 60;
 const REQUEST_MS = 5000;
+/** Of some kilobytes with a dozen keys and their certificates. */
+const ANSWER_BYTES_MAX = 1 << 20;
 const COOLDOWN_MS = 10_000;
 const KEYS_FRESH_MS = 600_000;
 const KEYS_STALE_MS = 3_600_000;
@@ -98,12 +111,13 @@ export class Oidc {
     const url = `${issuer.replace(/\/$/, '')}/.well-known/openid-configuration`;
     const response = await fetch(url, { signal: AbortSignal.timeout(REQUEST_MS), redirect: 'error' });
     if (!response.ok) throw new Error(`${url}: HTTP ${response.status}`);
-    const document = discoverySchema.parse(await response.json());
+    const document = discoverySchema.parse(JSON.parse(await boundedText(response, ANSWER_BYTES_MAX)));
     if (document.issuer !== issuer) throw new Error(`${url} is of the issuer ${document.issuer}`);
     const remote = createRemoteJWKSet(new URL(document.jwks_uri), {
       timeoutDuration: REQUEST_MS,
       cooldownDuration: COOLDOWN_MS,
       cacheMaxAge: KEYS_FRESH_MS,
+      [customFetch]: fetchBounded,
     });
     let freshMs = -Infinity;
     return async (header, token) => {
@@ -120,6 +134,12 @@ export class Oidc {
     };
   }
 }
+
+const fetchBounded: FetchImplementation = async (url, options) => {
+  const response = await fetch(url, options);
+  const { status, headers } = response;
+  return new Response(await boundedText(response, ANSWER_BYTES_MAX), { status, headers });
+};
 
 const isObject = (value: unknown): value is Readonly<Record<string, unknown>> =>
   typeof value === 'object' && value !== null && !Array.isArray(value);

@@ -4,7 +4,8 @@
  * The SDK's own retries end at the response's headers; a connection that is cut in the body would reach the caller. Here the body is
  * read inside of the request, so one retry strategy covers all of a request, and a body that is shorter than announced is never
  * seen by anyone.
- * Limits: a response is held in memory; the store asks for at most a part (getFile) or what its caller asked for.
+ * Limits: a response is held in memory; the store asks for at most a part (getFile) or what its caller asked for. Any other answer, errors
+ * too, has ANSWER_BYTES_MAX at most.
  */
 import { Readable } from 'node:stream';
 import { S3Client } from '@aws-sdk/client-s3';
@@ -21,6 +22,8 @@ const CONNECT_TIMEOUT_MS = 5000;
 /** No byte for this long: the connection is dead. */
 const SILENCE_MAX_MS = 20_000;
 const TIMER_MS_MAX = 2 ** 31 - 1;
+/** A page of a listing has 1000 keys of 1024 bytes at most, and some hundred bytes with each. */
+export const ANSWER_BYTES_MAX = 16 << 20;
 const PAUSE_MS_MIN = 50;
 const PAUSE_MS_MAX = 5000;
 /** Another conditional request was in progress on the key (S3's 409): the answer comes with the next try. */
@@ -48,7 +51,7 @@ type HandlerOptions = NonNullable<Parameters<NodeHttpHandler['handle']>[1]>;
 export interface SendOptions extends HandlerOptions {
   /** For a GET: where its body is to go. It may come in memory of its own all the same. */
   readonly into?: Buffer;
-  /** A longer body is refused (`too-large`); default: none is. */
+  /** A longer body is refused (`too-large`); without it one of more than ANSWER_BYTES_MAX. */
   readonly bytesMax?: number;
 }
 
@@ -84,7 +87,7 @@ class WholeResponseHandler extends NodeHttpHandler {
     const sent: unknown = request.body;
     await this.#requests?.wait(1, signal);
     if (sent instanceof Uint8Array) await this.#bytes?.wait(sent.byteLength, signal);
-    const { into, bytesMax = Infinity } = (options ?? {}) as SendOptions; // from #send of the store
+    const { into, bytesMax = ANSWER_BYTES_MAX } = (options ?? {}) as SendOptions; // from #send of the store
     const answer = into === undefined ? null : await this.#direct.get(request, into, signal);
     if (answer !== null && into !== undefined) {
       await this.#bytes?.wait(into.length, signal);
@@ -96,7 +99,9 @@ class WholeResponseHandler extends NodeHttpHandler {
     const body: unknown = response.body;
     if (body instanceof Readable) {
       const announced = request.method === 'HEAD' ? undefined : response.headers['content-length'];
-      const bytes = await readWhole(body, announced === undefined ? null : Number(announced), bytesMax, signal);
+      // What an object may have, an error may not.
+      const most = response.statusCode < 300 ? bytesMax : Math.min(bytesMax, ANSWER_BYTES_MAX);
+      const bytes = await readWhole(body, announced === undefined ? null : Number(announced), most, signal);
       // How much comes is known only now: what came is waited for, so that the next request is not too early.
       await this.#bytes?.wait(bytes.length, signal);
       response.body = Readable.from(bytes.length === 0 ? [] : [bytes]);

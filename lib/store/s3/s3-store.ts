@@ -26,7 +26,7 @@ import { Upload } from '@aws-sdk/lib-storage';
 import { fromSystemError, PenstockError } from '../../errors.ts';
 import { assertObjectKey, isObjectKey, throwIfAborted } from '../object-key.ts';
 import type { CallOptions, GetOptions, ObjectInfo, ObjectStore, PutOptions, StoreCredentials } from '../store.ts';
-import { makeS3Client } from './s3-client.ts';
+import { ANSWER_BYTES_MAX, makeS3Client } from './s3-client.ts';
 import type { SendOptions } from './s3-client.ts';
 import { failureOf, isAbsent, isPreconditionFailed, toStoreError } from './s3-errors.ts';
 import { firstAnswer } from './hedge.ts';
@@ -108,7 +108,9 @@ class S3Store implements ObjectStore {
         // Two requests of one GET would write into one another's answer.
         const direct = into !== undefined && this.#options.hedgeMs === null ? { into } : {};
         const output = await firstAnswer(this.#options.hedgeMs, deadline, (signal) => {
-          const sent: SendOptions = { abortSignal: signal, ...direct };
+          // A server that does not know ranges sends more; what that is, is said below.
+          const bytesMax = length === undefined ? Infinity : Math.max(length, ANSWER_BYTES_MAX);
+          const sent: SendOptions = { abortSignal: signal, bytesMax, ...direct };
           return this.#client.send(new GetObjectCommand(input), sent);
         });
         const bytes = await collect(output.Body as AsyncIterable<Buffer> | undefined); // Node's client gives a Readable

@@ -5,13 +5,17 @@
  * Owns: the token that was asked for last. Callers of one instant wait for one request.
  * Failure: a credential that is refused is `denied` with the server's reason, a file that cannot be read `config`, no answer `unavailable`. No message
  * holds a secret.
- * Limits: a token is asked for anew after RENEW_AT of its life, or when the catalog no longer takes it; TIME_MS a request.
+ * Limits: a token is asked for anew after RENEW_AT of its life, or when the catalog no longer takes it; TIME_MS a request, ANSWER_BYTES_MAX an
+ * answer.
  */
 import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
-import { describeError, PenstockError } from '../../errors.ts';
+import { boundedText } from '../../bounded-text.ts';
+import { describeError, isCode, PenstockError } from '../../errors.ts';
 
 const TIME_MS = 30_000;
+/** A token of many claims and groups has tens of thousands. */
+const ANSWER_BYTES_MAX = 1 << 20;
 const RENEW_AT = 0.8;
 /** RFC 6749 lets a server leave it out; Iceberg's own clients take an hour, too. */
 const LIFE_S_DEFAULT = 3600;
@@ -77,7 +81,7 @@ export class CatalogToken {
     const { scope = 'catalog' } = this.#options;
     const form = { grant_type: 'client_credentials', client_id: id, client_secret: secret, scope };
     let response: Response;
-    let body: unknown;
+    let text: string;
     try {
       response = await fetch(this.#oauthUri, {
         method: 'POST',
@@ -86,12 +90,14 @@ export class CatalogToken {
         signal: AbortSignal.timeout(TIME_MS),
         redirect: 'error',
       });
-      body = await response.json().catch(() => undefined);
+      text = await boundedText(response, ANSWER_BYTES_MAX);
     } catch (error) {
+      if (isCode(error, 'too-large')) throw error;
       throw new PenstockError('unavailable', `no token from ${this.#oauthUri}: ${describeError(error)}`, {
         cause: error,
       });
     }
+    const body = jsonOf(text);
     if (!response.ok) throw refusal(this.#oauthUri, response.status, body);
     const answer = tokenSchema.safeParse(body);
     if (!answer.success) {
@@ -99,6 +105,15 @@ export class CatalogToken {
     }
     const { access_token: token, expires_in: lifeS = LIFE_S_DEFAULT } = answer.data;
     return { token, renewAtMs: performance.now() + lifeS * 1000 * RENEW_AT };
+  }
+}
+
+/** undefined: it is none. */
+function jsonOf(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
   }
 }
 

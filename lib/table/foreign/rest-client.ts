@@ -6,6 +6,7 @@
  * Limits: TIME_MS a request, ANSWER_BYTES_MAX an answer.
  */
 import { z } from 'zod';
+import { boundedText } from '../../bounded-text.ts';
 import { describeError, PenstockError } from '../../errors.ts';
 import { parseJson, stringifyJson } from '../json.ts';
 import { CatalogToken, type TokenOptions } from './catalog-token.ts';
@@ -111,7 +112,7 @@ export class RestClient {
         signal: AbortSignal.timeout(TIME_MS),
         redirect: 'error',
       });
-      return { response, text: await boundedText(response) };
+      return { response, text: await boundedText(response, ANSWER_BYTES_MAX) };
     } catch (error) {
       if (error instanceof PenstockError) throw error;
       throw new PenstockError('unavailable', `${method} ${this.#base}${path}: ${describeError(error)}`, {
@@ -119,18 +120,6 @@ export class RestClient {
       });
     }
   }
-}
-
-async function boundedText(response: Response): Promise<string> {
-  const parts: Uint8Array[] = [];
-  let bytes = 0;
-  for await (const part of response.body ?? []) {
-    parts.push(part as Uint8Array); // what a body's stream gives
-    bytes += (part as Uint8Array).length;
-    if (bytes > ANSWER_BYTES_MAX)
-      throw new PenstockError('too-large', `${response.url} answers more than ${ANSWER_BYTES_MAX} bytes`);
-  }
-  return Buffer.concat(parts).toString('utf8');
 }
 
 function parse(text: string): unknown {
