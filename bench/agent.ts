@@ -29,8 +29,9 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { decodeRecords } from '../lib/log/batch-reader.ts';
 import { openLog } from '../lib/registry.ts';
-import { freePorts, KafkaBroker } from '../test/support/kafka.ts';
+import { KafkaBroker } from '../test/support/kafka.ts';
 import { makeTempDir } from '../test/support/temp.ts';
+import { freePorts } from '../test/support/ports.ts';
 
 const { values } = parseArgs({
   options: {

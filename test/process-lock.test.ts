@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { expect, onTestFinished, test } from 'vitest';
 import { acquireProcessLock } from '../lib/process-lock.ts';
 import { tempDir } from './support/temp.ts';
+import { HANG_MS } from './support/hang.ts';
 
 const modulePath = fileURLToPath(new URL('../lib/process-lock.ts', import.meta.url));
 
@@ -19,7 +20,7 @@ setInterval(() => {}, 1000);`;
     stdio: ['ignore', 'pipe', 'ignore'],
   });
   onTestFinished(() => void child.kill('SIGKILL'));
-  const [chunk] = (await once(child.stdout, 'data', { signal: AbortSignal.timeout(20_000) })) as [Buffer];
+  const [chunk] = (await once(child.stdout, 'data', { signal: AbortSignal.timeout(HANG_MS) })) as [Buffer];
   expect(chunk.toString()).toBe('locked\n');
   return child;
 }

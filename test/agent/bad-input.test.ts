@@ -9,12 +9,13 @@ import { loadAgentConfig, runAgent } from '../../agent/main.ts';
 import type { AgentStatus } from '../../agent/status.ts';
 import { FakeKafka } from '../support/kafka-fake.ts';
 import { makeCertificates } from '../support/certificates.ts';
-import { freePorts } from '../support/kafka.ts';
 import { tempDir } from '../support/temp.ts';
 import { valuesIn } from './log-values.ts';
 import { quarantinedIn } from './sources/support.ts';
+import { HANG_MS } from '../support/hang.ts';
+import { freePorts } from '../support/ports.ts';
 
-const WAIT = { timeout: 20_000, interval: 20 };
+const WAIT = { timeout: HANG_MS, interval: 20 };
 
 /** Runs until the test ends; resolves to what gives its newest status. */
 async function start(dir: string, yaml: string): Promise<() => AgentStatus | undefined> {

@@ -2,13 +2,14 @@
 import { execFile, spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect, onTestFinished, test } from 'vitest';
 import { eventually } from '../support/processes.ts';
 import { tempDir } from '../support/temp.ts';
 import { valuesIn } from './log-values.ts';
+import { HANG_MS } from '../support/hang.ts';
+import { freePort } from '../support/ports.ts';
 
 const penstock = fileURLToPath(new URL('../../bin/penstock.ts', import.meta.url));
 
@@ -20,7 +21,7 @@ interface Ended {
 
 function run(args: readonly string[], input = ''): Promise<Ended> {
   return new Promise((resolve) => {
-    const child = execFile(process.execPath, [penstock, ...args], { timeout: 30_000 }, (error, out, err) => {
+    const child = execFile(process.execPath, [penstock, ...args], { timeout: HANG_MS }, (error, out, err) => {
       resolve({ code: typeof error?.code === 'number' ? error.code : error === null ? 0 : -1, out, err });
     });
     child.stdin?.end(input);
@@ -32,15 +33,6 @@ const jsonLines = (text: string): Record<string, unknown>[] =>
     .trim()
     .split('\n')
     .map((line) => JSON.parse(line) as Record<string, unknown>);
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const address = server.address();
-  server.close();
-  await once(server, 'close');
-  return typeof address === 'object' && address !== null ? address.port : 0;
-}
 
 function startAgent(path: string, env: NodeJS.ProcessEnv = {}): { child: ChildProcess; errors: () => string } {
   const child = spawn(process.execPath, [penstock, 'agent', 'run', '-c', path, '--json'], {
@@ -113,13 +105,11 @@ test('tap shows readings at both stages, top their rates; both say what is missi
   });
   const { child } = startAgent(path);
   await expect
-    .poll(
-      () =>
-        fetch(`http://127.0.0.1:${port}/readyz`).then(
-          ({ ok }) => ok,
-          () => false,
-        ),
-      { timeout: 20_000 },
+    .poll(() =>
+      fetch(`http://127.0.0.1:${port}/readyz`).then(
+        ({ ok }) => ok,
+        () => false,
+      ),
     )
     .toBe(true);
   const numbersAt = async (stage: string): Promise<number[]> => {
@@ -171,18 +161,18 @@ test('a changed file and SIGHUP take effect without a lost or doubled reading; o
     );
     return new RegExp(`^penstock_agent_${name} (.*)$`, 'm').exec(text)?.[1];
   };
-  await expect.poll(() => metric('topic_readings_total{topic="machine"}'), { timeout: 20_000 }).toBeDefined();
+  await expect.poll(() => metric('topic_readings_total{topic="machine"}')).toBeDefined();
   const rule = 'rules: [{ when: { uplink: down }, do: { sample: 0.5 } }]\n';
   configIn(dir, port, 100, rule);
-  await expect.poll(() => metric('rule_active{rule="0: uplink down"}'), { timeout: 20_000 }).toBe('0');
+  await expect.poll(() => metric('rule_active{rule="0: uplink down"}')).toBe('0');
   writeFileSync(path, 'agent: { id: edge-7 }\nlog: nowhere\n');
   await eventually('the refusal', () => errors().includes('the agent goes on with the one before'));
   expect(errors()).toContain(`${path}:2: log: expected the URL of a log`);
   expect(await metric('rule_active{rule="0: uplink down"}')).toBe('0');
   configIn(dir, port, 300);
   child.kill('SIGHUP');
-  await expect.poll(() => metric('rule_sampled_out_total'), { timeout: 20_000 }).toBe('0');
-  await expect.poll(() => metric('rule_active{rule="0: uplink down"}'), { timeout: 20_000 }).toBeUndefined();
+  await expect.poll(() => metric('rule_sampled_out_total')).toBe('0');
+  await expect.poll(() => metric('rule_active{rule="0: uplink down"}')).toBeUndefined();
   const summary = await endAgent(child);
   expect(summary['delivered']).toBe(summary['readings']);
   // The simulator counts over the life of the data directory.
@@ -205,9 +195,7 @@ test('a file that is being written takes effect when it is whole: what its first
   };
   const value = async (name: string): Promise<number> =>
     Number(new RegExp(`^penstock_agent_${name} (.*)$`, 'm').exec(await metrics())?.[1] ?? NaN);
-  await expect
-    .poll(() => value('transform_readings_total{transform="0: aggregate machine.n"}'), { timeout: 20_000 })
-    .toBeGreaterThan(50);
+  await expect.poll(() => value('transform_readings_total{transform="0: aggregate machine.n"}')).toBeGreaterThan(50);
   // Other bytes at every look for more than two looks, each of them valid, and the transforms come last.
   const whole = readFileSync(path, 'utf8').replace('rate: 100', 'rate: 101');
   const first = whole.slice(0, whole.indexOf('transforms:'));
@@ -215,13 +203,11 @@ test('a file that is being written takes effect when it is whole: what its first
   onTestFinished(() => clearInterval(writing));
   const seen = await value('transform_readings_total{transform="0: aggregate machine.n"}');
   await expect
-    .poll(() => value('transform_readings_total{transform="0: aggregate machine.n"}'), { timeout: 30_000 })
+    .poll(() => value('transform_readings_total{transform="0: aggregate machine.n"}'))
     .toBeGreaterThan(seen + 450);
   clearInterval(writing);
   writeFileSync(path, whole);
-  await expect
-    .poll(() => value('transform_readings_total{transform="0: aggregate machine.n"}'), { timeout: 20_000 })
-    .toBeLessThan(300);
+  await expect.poll(() => value('transform_readings_total{transform="0: aggregate machine.n"}')).toBeLessThan(300);
   expect(await value('transform_made_total{transform="0: aggregate machine.n"}')).toBe(0);
   await endAgent(child);
   expect(await valuesIn(dir, 'hours')).toEqual([]);

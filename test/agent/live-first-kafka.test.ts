@@ -51,9 +51,7 @@ sources: [{ type: file, path: ./a.ndjson, sensor: id, to: machine, poll: 10ms }]
       for (const stream of [child.stdout, child.stderr]) {
         stream?.on('data', (chunk: Buffer) => lines.push(...chunk.toString().split('\n').filter(Boolean)));
       }
-      await expect
-        .poll(() => until(Number(lines.at(-1) ?? 0), lines.length), { timeout: 40_000, interval: 50 })
-        .toBe(true);
+      await expect.poll(() => until(Number(lines.at(-1) ?? 0), lines.length), { interval: 50 }).toBe(true);
       child.kill(signal);
       await exited;
       return { code: child.exitCode, last: lines.at(-1) ?? '' };
@@ -99,5 +97,5 @@ sources: [{ type: file, path: ./a.ndjson, sensor: id, to: machine, poll: 10ms }]
     // What was written during the drain lies before the end of the backlog.
     expect(present.length).toBeGreaterThan(50);
     expect(outOfOrder(found).length).toBeGreaterThan(1000);
-  }, 120_000);
+  });
 });

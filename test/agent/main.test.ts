@@ -9,6 +9,7 @@ import type { AgentStatus, AgentSummary } from '../../agent/status.ts';
 import { decodeRecords } from '../../lib/log/batch-reader.ts';
 import { openLog } from '../../lib/registry.ts';
 import { tempDir } from '../support/temp.ts';
+import { HANG_MS } from '../support/hang.ts';
 
 const childPath = fileURLToPath(new URL('./agent-child.ts', import.meta.url));
 
@@ -21,7 +22,7 @@ function agentYaml(dir: string, sources: string, more = ''): string {
 function startAgent(path: string): { child: ChildProcess; lines: string[]; exited: Promise<unknown> } {
   const child = spawn(process.execPath, [childPath, path], { stdio: ['ignore', 'pipe', 'pipe'] });
   onTestFinished(() => void child.kill('SIGKILL'));
-  const deadline = setTimeout(() => child.kill('SIGKILL'), 40_000);
+  const deadline = setTimeout(() => child.kill('SIGKILL'), HANG_MS);
   const lines: string[] = [];
   for (const stream of [child.stdout, child.stderr]) {
     stream.on('data', (chunk: Buffer) => lines.push(...chunk.toString().split('\n').filter(Boolean)));
@@ -78,7 +79,7 @@ test('an agent killed -9 again and again under writing and rotation delivers eve
     const { child, lines, exited } = startAgent(path);
     const writer = setInterval(() => write(100), 5);
     try {
-      await expect.poll(() => lines.length, { timeout: 20_000, interval: 20 }).toBeGreaterThan(1 + (round % 2));
+      await expect.poll(() => lines.length, { interval: 20 }).toBeGreaterThan(1 + (round % 2));
       if (round % 2 === 1) renameSync(file, join(logs, `app-${round}.ndjson`));
       child.kill('SIGKILL');
       await exited;
@@ -88,7 +89,7 @@ test('an agent killed -9 again and again under writing and rotation delivers eve
   }
   write(300);
   const { child, lines, exited } = startAgent(path);
-  await expect.poll(() => Number(lines.at(-1) ?? 0), { timeout: 30_000, interval: 50 }).toBe(written);
+  await expect.poll(() => Number(lines.at(-1) ?? 0), { interval: 50 }).toBe(written);
   child.kill('SIGTERM');
   await exited;
   expect(child.exitCode).toBe(0);
@@ -125,9 +126,9 @@ test('a second agent on the data directory is told who holds it', async () => {
   const dir = tempDir();
   const path = agentYaml(dir, '  - { type: host, interval: 100ms }\n');
   const { child, lines, exited } = startAgent(path);
-  await expect.poll(() => lines.length, { timeout: 20_000 }).toBeGreaterThan(0);
+  await expect.poll(() => lines.length).toBeGreaterThan(0);
   const { config, baseDir } = await loadAgentConfig(path);
-  const second = runAgent({ config, baseDir, signal: AbortSignal.timeout(10_000) });
+  const second = runAgent({ config, baseDir, signal: AbortSignal.timeout(HANG_MS) });
   await expect(second).rejects.toMatchObject({
     code: 'held',
     message: expect.stringContaining(`held by process ${child.pid} (agent edge-7)`) as string,
@@ -160,7 +161,7 @@ test('health, readiness and metrics are served while it runs, and the status tel
     const response = await fetch(`http://127.0.0.1:${port}${route}`, { signal: AbortSignal.timeout(5000) });
     return { status: response.status, text: await response.text() };
   };
-  await expect.poll(() => statuses.at(-1)?.delivered, { timeout: 20_000 }).toBe(2);
+  await expect.poll(() => statuses.at(-1)?.delivered).toBe(2);
   expect(await get('/healthz')).toEqual({ status: 200, text: 'ok\n' });
   expect(await get('/readyz')).toEqual({ status: 200, text: 'ready\n' });
   expect((await get('/else')).status).toBe(404);

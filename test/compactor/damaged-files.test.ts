@@ -21,6 +21,7 @@ import {
   type TestPipeline,
   TestProducer,
 } from './pipeline.ts';
+import { HANG_MS } from '../support/hang.ts';
 
 const penstock = fileURLToPath(new URL('../../bin/penstock.ts', import.meta.url));
 const FILE_ROWS = 100;
@@ -120,7 +121,7 @@ test('`penstock compact` says what is damaged once, and ends with status 3', asy
     let [stdout, stderr] = ['', ''];
     child.stdout.on('data', (text: Buffer) => (stdout += text.toString()));
     child.stderr.on('data', (text: Buffer) => (stderr += text.toString()));
-    const [code] = (await once(child, 'close', { signal: AbortSignal.timeout(40_000) })) as [number];
+    const [code] = (await once(child, 'close', { signal: AbortSignal.timeout(HANG_MS) })) as [number];
     expect(code, stderr).toBe(3);
     expect(stderr.split(location)).toHaveLength(2);
     expect(stdout).toMatch(json ? /"unreadable":100/ : /unreadable +100/);

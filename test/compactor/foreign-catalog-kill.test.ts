@@ -28,6 +28,5 @@ describe.skipIf(missing('iceberg-rest'))('in Iceberg’s reference catalog', () 
         }
       }
     },
-    120_000,
   );
 });

@@ -12,10 +12,10 @@ import type { Stored } from '../../lib/meta/engine.ts';
 import { stringifyJson } from '../../lib/table/json.ts';
 import { loadTable } from '../../lib/table/table.ts';
 import { startIcebergRest } from '../support/iceberg-rest.ts';
-import { freePorts } from '../support/kafka.ts';
 import { missing } from '../support/services.ts';
 import { expectWhole, listedNames, openForeignPipeline, PER_LANDING, records } from './foreign-catalog-pipeline.ts';
 import { compactAll, DATASET, HOUR_MS, landOnce, liveFiles, readRows, recordOf, TestProducer } from './pipeline.ts';
+import { freePorts } from '../support/ports.ts';
 
 describe.skipIf(missing('iceberg-rest'))('tables in Iceberg’s reference catalog', () => {
   test('rows land, evolve, are compacted and expire there, and the volume follows', async () => {

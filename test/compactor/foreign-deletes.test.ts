@@ -309,7 +309,7 @@ test('killed -9 at every write of the metadata engine and of the store, the next
       expect(call).toBeLessThan(20);
     }
   }
-}, 120_000);
+});
 
 test('the REST catalog takes delete files only where the table says so, and none that cannot be applied', async () => {
   const { pipeline } = await landed();

@@ -19,6 +19,7 @@ import {
   TestProducer,
   type TestPipeline,
 } from './pipeline.ts';
+import { HANG_MS } from '../support/hang.ts';
 
 const KILLS = 10;
 const RUN_MS_MAX = 700;
@@ -48,8 +49,8 @@ test('killed at random, again and again', async () => {
     }
     produced += 200;
     const children = [startChild(pipeline, 'land'), startChild(pipeline, 'compact')];
-    await Promise.all(children.map((child) => once(child, 'message', { signal: AbortSignal.timeout(20_000) })));
-    const exits = children.map((child) => once(child, 'exit', { signal: AbortSignal.timeout(20_000) }));
+    await Promise.all(children.map((child) => once(child, 'message', { signal: AbortSignal.timeout(HANG_MS) })));
+    const exits = children.map((child) => once(child, 'exit', { signal: AbortSignal.timeout(HANG_MS) }));
     // How long they run is the random moment of the kill, not a wait for something.
     await Promise.all([sleep(random() * RUN_MS_MAX), checkSnapshot(pipeline)]);
     for (const child of children) child.kill('SIGKILL');
@@ -72,4 +73,4 @@ test('killed at random, again and again', async () => {
   // The scratch directories of the killed are gone, their own too; empty ones of those killed before they had the lock stay for an hour.
   const left = readdirSync(join(pipeline.dir, 'scratch')).filter((name) => !name.startsWith('new-'));
   expect(left).toEqual([]);
-}, 60_000);
+});

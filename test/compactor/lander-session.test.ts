@@ -3,11 +3,11 @@ import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { datasetStats, land, openLake } from '../../compactor/main.ts';
 import { eventually } from '../support/processes.ts';
-import { freePort } from '../support/redis.ts';
 import { missing } from '../support/services.ts';
 import { TcpProxy } from '../support/tcp-proxy.ts';
 import { DATASET, HOUR_MS, openTestPipeline, recordOf, TestProducer } from './pipeline.ts';
 import { openRedisPipeline } from './redis-pipeline.ts';
+import { freePort } from '../support/ports.ts';
 
 test.skipIf(missing('redis-server'))('goes on with a new session when Redis was killed and restarted', async () => {
   const { redis, dir, config, log } = await openRedisPipeline();

@@ -91,4 +91,4 @@ test('killed -9 around the commit', async () => {
     expect(call).toBeGreaterThan(1);
     await expectAccounts(pipeline.lake, { removed: 2 * OLD, liveRows: 2 * KEPT });
   }
-}, 60_000);
+});

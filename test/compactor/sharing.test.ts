@@ -30,7 +30,7 @@ test('landers that are killed, paused beyond the lease, ended and started land e
   const pipeline = await openTestPipeline('', 'lander: { commitEvery: 200ms }', 6);
   writeFileSync(join(pipeline.dir, 'pipeline.yaml'), pipeline.yaml);
   await expectSharedLanding(pipeline, 5);
-}, 120_000);
+});
 
 test('the commit of a lander that was robbed of one partition fails as a whole', async () => {
   const pipeline = await openTestPipeline('', 'lander: { commitEvery: 1h }');

@@ -15,6 +15,7 @@ import { loadTable } from '../../lib/table/table.ts';
 import { until } from '../support/mount-guard.ts';
 import { checkSnapshot, countRepeats, knownRecord } from './known-records.ts';
 import { compactAll, DATASET, expectAccounts, landOnce, TestProducer, type TestPipeline } from './pipeline.ts';
+import { HANG_MS } from '../support/hang.ts';
 
 export const LEASE_MS = 1000;
 const BURST = 50;
@@ -52,7 +53,7 @@ class Lander {
 
   /** From here on it ends by SIGTERM as it should. */
   async started(): Promise<this> {
-    await once(this.child, 'message', { signal: AbortSignal.timeout(20_000) });
+    await once(this.child, 'message', { signal: AbortSignal.timeout(HANG_MS) });
     return this;
   }
 
@@ -75,15 +76,15 @@ class Lander {
   }
 
   async kill(): Promise<void> {
-    const exit = once(this.child, 'exit', { signal: AbortSignal.timeout(20_000) });
+    const exit = once(this.child, 'exit', { signal: AbortSignal.timeout(HANG_MS) });
     this.child.kill('SIGKILL');
     await exit;
   }
 
   /** SIGTERM: it commits, gives its share up and has no problem to tell. */
   async end(): Promise<void> {
-    const exit = once(this.child, 'exit', { signal: AbortSignal.timeout(30_000) });
-    const words = once(this.child, 'message', { signal: AbortSignal.timeout(30_000) });
+    const exit = once(this.child, 'exit', { signal: AbortSignal.timeout(HANG_MS) });
+    const words = once(this.child, 'message', { signal: AbortSignal.timeout(HANG_MS) });
     this.child.kill('SIGTERM');
     expect(await words).toEqual([[], undefined]);
     expect(await exit).toEqual([0, null]);

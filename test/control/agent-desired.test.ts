@@ -8,12 +8,13 @@ import { expect, onTestFinished, test } from 'vitest';
 import type { AgentStatus } from '../../agent/status.ts';
 import { valuesIn } from '../agent/log-values.ts';
 import { openTestPipeline } from '../compactor/pipeline.ts';
-import { freePort } from '../support/redis.ts';
 import { tempDir } from '../support/temp.ts';
 import { type Control, startControl } from './control.ts';
+import { HANG_MS } from '../support/hang.ts';
+import { freePort } from '../support/ports.ts';
 
 const penstock = fileURLToPath(new URL('../../bin/penstock.ts', import.meta.url));
-const WAIT = { timeout: 20_000, interval: 50 };
+const WAIT = { timeout: HANG_MS, interval: 50 };
 
 class SteeredAgent {
   readonly dir = tempDir();

@@ -7,6 +7,7 @@ import { promisify } from 'node:util';
 import { expect, onTestFinished, test } from 'vitest';
 import { DATASET } from '../compactor/pipeline.ts';
 import { landedPipeline } from './control.ts';
+import { HANG_MS } from '../support/hang.ts';
 
 const BIN = join(import.meta.dirname, '../../bin/penstock');
 const TOKEN = 'first-administrator-token-0123456789';
@@ -24,8 +25,8 @@ test('penstock serve tells its address, ctl asks it by its own document, SIGTERM
   const { stdout } = server;
   if (stdout === null) throw new Error('no pipe');
   const [[message], [line]] = (await Promise.all([
-    once(server, 'message', { signal: AbortSignal.timeout(20_000) }),
-    once(stdout, 'data', { signal: AbortSignal.timeout(20_000) }),
+    once(server, 'message', { signal: AbortSignal.timeout(HANG_MS) }),
+    once(stdout, 'data', { signal: AbortSignal.timeout(HANG_MS) }),
   ])) as [[{ kind: string; url: string }], [Buffer]];
   expect(message.kind).toBe('serving');
   expect(JSON.parse(line.toString())).toEqual({ url: message.url, loopbackOnly: false });
@@ -34,7 +35,7 @@ test('penstock serve tells its address, ctl asks it by its own document, SIGTERM
     (
       await run(BIN, ['ctl', '--url', message.url, ...args], {
         env: { ...process.env, PENSTOCK_TOKEN: TOKEN },
-        timeout: 20_000,
+        timeout: HANG_MS,
       })
     ).stdout;
   expect(await ctl()).toMatch(/^datasets +get +DATASET +One dataset/m);

@@ -15,6 +15,7 @@ import {
   TestProducer,
   type TestPipeline,
 } from '../compactor/pipeline.ts';
+import { HANG_MS } from '../support/hang.ts';
 
 export interface Answer {
   readonly status: number;
@@ -53,7 +54,7 @@ export class Control {
         ...options.headers,
       },
       ...(options.body === undefined ? {} : { body: JSON.stringify(options.body) }),
-      signal: AbortSignal.timeout(20_000),
+      signal: AbortSignal.timeout(HANG_MS),
     });
     const text = await response.text();
     const isJson = response.headers.get('content-type')?.includes('json') ?? false;

@@ -55,7 +55,7 @@ export async function rolling(control: Control, agents: number): Promise<Rolling
             await fleet.beat();
             return rollout();
           },
-          { timeout: 20_000, interval: 100 },
+          { interval: 100 },
         )
         .toMatchObject(what);
     },

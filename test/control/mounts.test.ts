@@ -17,65 +17,60 @@ interface Item {
   readonly mountpoint: string;
 }
 
-test.skipIf(cannotMount())(
-  'who uses a mount is told to the control plane, shown, and forgotten by gc',
-  async () => {
-    const { pipeline } = await landedPipeline();
-    const { meta: metaUrl, store: storeUrl } = pipeline.config;
-    await formatVolume({ metaUrl, storeUrl });
-    const { base, mountpoint } = mountDirs();
-    mkdirSync(join(base, 'cache'));
-    guardMount(mountpoint);
-    const mount = await mountVolume({ metaUrl, mountpoint, cacheDir: join(base, 'cache'), background: true });
-    onTestFinished(() => killIfAlive(-mount.supervisorPid));
-    const control = await startControl(pipeline.config, pipeline.dir);
-    await shell(
-      'head -c 2000000 /dev/zero > "$1/big"; dd if="$1/big" of=/dev/null bs=1M iflag=direct status=none',
-      mountpoint,
-    );
+test.skipIf(cannotMount())('who uses a mount is told to the control plane, shown, and forgotten by gc', async () => {
+  const { pipeline } = await landedPipeline();
+  const { meta: metaUrl, store: storeUrl } = pipeline.config;
+  await formatVolume({ metaUrl, storeUrl });
+  const { base, mountpoint } = mountDirs();
+  mkdirSync(join(base, 'cache'));
+  guardMount(mountpoint);
+  const mount = await mountVolume({ metaUrl, mountpoint, cacheDir: join(base, 'cache'), background: true });
+  onTestFinished(() => killIfAlive(-mount.supervisorPid));
+  const control = await startControl(pipeline.config, pipeline.dir);
+  await shell(
+    'head -c 2000000 /dev/zero > "$1/big"; dd if="$1/big" of=/dev/null bs=1M iflag=direct status=none',
+    mountpoint,
+  );
 
-    const list = async (path: string): Promise<readonly Item[]> =>
-      (await control.get(path))['items'] as readonly Item[]; // the API's pages
-    await until('the mount has reported', async () => (await list('/v1/pods')).length > 0);
-    const mounts = await list('/v1/mounts');
-    expect(mounts).toMatchObject([{ mountpoint, folder: null, use: { files: [{ path: '/big' }] } }]);
-    const id = mounts[0]?.id ?? '';
-    const pods = await list(`/v1/pods?mount=${id}`);
-    const sum = (name: string): number =>
-      pods.reduce((total, pod) => total + Number((pod as unknown as Readonly<Record<string, unknown>>)[name]), 0);
-    expect([sum('readBytes'), sum('writtenBytes')]).toEqual([2_000_000, 2_000_000]);
-    expect(pods[0]).toMatchObject({ mount: id, mountpoint, perSecond: {} });
-    expect(await list('/v1/pods?mount=nobody')).toEqual([]);
-    const [first, ...rest] = pods;
-    const page = await control.get('/v1/pods?limit=1');
-    expect(page['items']).toEqual([first]);
-    expect(await list(`/v1/pods?cursor=${String(page['nextCursor'])}`)).toEqual(rest);
+  const list = async (path: string): Promise<readonly Item[]> => (await control.get(path))['items'] as readonly Item[]; // the API's pages
+  await until('the mount has reported', async () => (await list('/v1/pods')).length > 0);
+  const mounts = await list('/v1/mounts');
+  expect(mounts).toMatchObject([{ mountpoint, folder: null, use: { files: [{ path: '/big' }] } }]);
+  const id = mounts[0]?.id ?? '';
+  const pods = await list(`/v1/pods?mount=${id}`);
+  const sum = (name: string): number =>
+    pods.reduce((total, pod) => total + Number((pod as unknown as Readonly<Record<string, unknown>>)[name]), 0);
+  expect([sum('readBytes'), sum('writtenBytes')]).toEqual([2_000_000, 2_000_000]);
+  expect(pods[0]).toMatchObject({ mount: id, mountpoint, perSecond: {} });
+  expect(await list('/v1/pods?mount=nobody')).toEqual([]);
+  const [first, ...rest] = pods;
+  const page = await control.get('/v1/pods?limit=1');
+  expect(page['items']).toEqual([first]);
+  expect(await list(`/v1/pods?cursor=${String(page['nextCursor'])}`)).toEqual(rest);
 
-    if (!missing('chromium')) {
-      const browser = await chromium.launch({
-        executablePath: requireService('chromium'),
-        args: ['--no-sandbox', '--disable-gpu'],
-      });
-      onTestFinished(() => browser.close());
-      const view = await browser.newPage();
-      await view.goto(`${control.url}/#/volumes`);
-      const who = view.getByRole('region', { name: 'Who uses them' });
-      expect(await who.getByRole('row').count()).toBe(pods.length + 1);
-      expect(await who.textContent()).toContain('2.0 MB');
-      expect(await view.getByRole('region', { name: 'Hot files' }).textContent()).toContain('/big');
-    }
-
-    await shell('umount "$1"', mountpoint);
-    await until('its session is over', async () => (await list('/v1/mounts')).length === 0);
-    const engine = await openMeta(metaUrl, { kind: 'test' });
-    onTestFinished(() => engine.close());
-    const reports = (): ReturnType<typeof readMountReports> => readMountReports(engine, new VolumeKeys('lake'));
-    expect([...(await reports()).keys()]).toEqual([id]);
-    // A mount whose session was lost for a moment keeps its report.
-    await until('gc takes the mount for gone', async () => {
-      await gcVolume({ metaUrl, dryRun: false });
-      return (await reports()).size === 0;
+  if (!missing('chromium')) {
+    const browser = await chromium.launch({
+      executablePath: requireService('chromium'),
+      args: ['--no-sandbox', '--disable-gpu'],
     });
-  },
-  60_000,
-);
+    onTestFinished(() => browser.close());
+    const view = await browser.newPage();
+    await view.goto(`${control.url}/#/volumes`);
+    const who = view.getByRole('region', { name: 'Who uses them' });
+    expect(await who.getByRole('row').count()).toBe(pods.length + 1);
+    expect(await who.textContent()).toContain('2.0 MB');
+    expect(await view.getByRole('region', { name: 'Hot files' }).textContent()).toContain('/big');
+  }
+
+  await shell('umount "$1"', mountpoint);
+  await until('its session is over', async () => (await list('/v1/mounts')).length === 0);
+  const engine = await openMeta(metaUrl, { kind: 'test' });
+  onTestFinished(() => engine.close());
+  const reports = (): ReturnType<typeof readMountReports> => readMountReports(engine, new VolumeKeys('lake'));
+  expect([...(await reports()).keys()]).toEqual([id]);
+  // A mount whose session was lost for a moment keeps its report.
+  await until('gc takes the mount for gone', async () => {
+    await gcVolume({ metaUrl, dryRun: false });
+    return (await reports()).size === 0;
+  });
+});

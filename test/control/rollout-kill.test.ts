@@ -8,6 +8,7 @@ import type { Rollout } from '../../control/agents/records.ts';
 import { openTestPipeline } from '../compactor/pipeline.ts';
 import { Control } from './control.ts';
 import { Fleet, GROUP, rolling } from './fleet.ts';
+import { HANG_MS } from '../support/hang.ts';
 
 test('the server is killed in the middle: the next one goes on with the same agents, and each step happens once', async () => {
   const pipeline = await openTestPipeline();
@@ -17,7 +18,7 @@ test('the server is killed in the middle: the next one goes on with the same age
   const serve = async (): Promise<{ readonly control: Control; readonly kill: () => Promise<void> }> => {
     const child = spawn(bin, ['serve', '-c', file, '--port', '0'], { stdio: ['ignore', 'ignore', 'ignore', 'ipc'] });
     onTestFinished(() => void child.kill('SIGKILL'));
-    const [{ url }] = (await once(child, 'message', { signal: AbortSignal.timeout(20_000) })) as [{ url: string }];
+    const [{ url }] = (await once(child, 'message', { signal: AbortSignal.timeout(HANG_MS) })) as [{ url: string }];
     const kill = async (): Promise<void> => {
       const ended = once(child, 'exit');
       child.kill('SIGKILL');
@@ -48,7 +49,7 @@ test('the server is killed in the middle: the next one goes on with the same age
         await again.beat();
         return second.control.get(`${GROUP}/rollout`);
       },
-      { timeout: 20_000, interval: 100 },
+      { interval: 100 },
     )
     .toMatchObject({ state: 'done' });
   const { events } = await second.control.get(`${GROUP}/rollout`);

@@ -26,100 +26,92 @@ async function walked() {
   return { control, parties, operations };
 }
 
-test(
-  'no operation shows or changes anything of another tenant that is asked for by name',
-  { timeout: 60_000 },
-  async () => {
-    const { control, parties, operations } = await walked();
-    for (const party of parties) {
-      const foreign = parties.find(({ tenant }) => tenant === other(party.tenant)) ?? party;
-      const before = await readAll(control, operations, foreign);
-      for (const operation of operations) {
-        const what = `${party.tenant} ${operation.operationId}`;
-        // By the other's names: as if there were nothing.
-        const asked = await send(control, requestOf(operation, foreign.names, true), party.token);
-        // Who asks for a name learns no more of it than that.
-        expect(asked.text.replaceAll(JSON.stringify(foreign.names['model']), ''), what).not.toMatch(
-          new RegExp(`${foreign.mark}(_|-| admin| viewer| job)`),
-        );
-        if (operation.parameters.some(({ in: place }) => place === 'path')) {
-          expect([what, asked.status]).toEqual([what, 404]);
-        }
-        const absent = {
-          connection: `${foreign.tenant}.no`,
-          dataset: `${foreign.tenant}.no`,
-          agent: `${foreign.tenant}.no`,
-          group: `${foreign.tenant}.no`,
-        };
-        if (isOfName(operation)) {
-          const missing = await send(control, requestOf(operation, { ...foreign.names, ...absent }, true), party.token);
-          const plain = (answer: Answer): string => answer.text.replaceAll(/team-[ab]\.[\w-]+/g, 'NAME');
-          expect([what, plain(missing)]).toEqual([what, plain(asked)]);
-        }
-        // In the other's name.
-        const posing = requestOf(operation, { ...party.names, tenant: foreign.tenant }, true);
-        const refused = await send(control, posing, party.token);
-        expect([what, refused.status]).toEqual([what, 404]);
-        expect([what, refused.text.includes(foreign.mark)]).toEqual([what, false]);
+test('no operation shows or changes anything of another tenant that is asked for by name', async () => {
+  const { control, parties, operations } = await walked();
+  for (const party of parties) {
+    const foreign = parties.find(({ tenant }) => tenant === other(party.tenant)) ?? party;
+    const before = await readAll(control, operations, foreign);
+    for (const operation of operations) {
+      const what = `${party.tenant} ${operation.operationId}`;
+      // By the other's names: as if there were nothing.
+      const asked = await send(control, requestOf(operation, foreign.names, true), party.token);
+      // Who asks for a name learns no more of it than that.
+      expect(asked.text.replaceAll(JSON.stringify(foreign.names['model']), ''), what).not.toMatch(
+        new RegExp(`${foreign.mark}(_|-| admin| viewer| job)`),
+      );
+      if (operation.parameters.some(({ in: place }) => place === 'path')) {
+        expect([what, asked.status]).toEqual([what, 404]);
       }
-      expect(await readAll(control, operations, foreign), `of ${foreign.tenant}`).toEqual(before);
+      const absent = {
+        connection: `${foreign.tenant}.no`,
+        dataset: `${foreign.tenant}.no`,
+        agent: `${foreign.tenant}.no`,
+        group: `${foreign.tenant}.no`,
+      };
+      if (isOfName(operation)) {
+        const missing = await send(control, requestOf(operation, { ...foreign.names, ...absent }, true), party.token);
+        const plain = (answer: Answer): string => answer.text.replaceAll(/team-[ab]\.[\w-]+/g, 'NAME');
+        expect([what, plain(missing)]).toEqual([what, plain(asked)]);
+      }
+      // In the other's name.
+      const posing = requestOf(operation, { ...party.names, tenant: foreign.tenant }, true);
+      const refused = await send(control, posing, party.token);
+      expect([what, refused.status]).toEqual([what, 404]);
+      expect([what, refused.text.includes(foreign.mark)]).toEqual([what, false]);
     }
-  },
-);
+    expect(await readAll(control, operations, foreign), `of ${foreign.tenant}`).toEqual(before);
+  }
+});
 
-test(
-  'no operation shows anything of another tenant by itself, in lists, sums or errors',
-  { timeout: 60_000 },
-  async () => {
-    const { control, parties, operations } = await walked();
-    const shown = new Set<string>();
-    for (const party of parties) {
-      const foreign = other(party.tenant);
-      const inOrder = [...operations].sort((a, b) => Number(a.method === 'DELETE') - Number(b.method === 'DELETE'));
-      for (const operation of inOrder) {
-        for (const optional of [false, true]) {
-          const answer = await send(control, requestOf(operation, party.names, optional), party.token);
-          const what = `${party.tenant} ${operation.operationId}`;
-          // 502: the service that it connects to is not there.
-          expect([what, answer.status, answer.status < 500 || answer.status === 502]).toEqual([
-            what,
-            answer.status,
-            true,
-          ]);
-          for (const mark of [MARKS[foreign], foreign]) {
-            expect([what, mark, answer.text.includes(mark)]).toEqual([what, mark, false]);
-          }
-          if (answer.text.includes(party.mark) || answer.text.includes(party.tenant)) shown.add(operation.operationId);
+test('no operation shows anything of another tenant by itself, in lists, sums or errors', async () => {
+  const { control, parties, operations } = await walked();
+  const shown = new Set<string>();
+  for (const party of parties) {
+    const foreign = other(party.tenant);
+    const inOrder = [...operations].sort((a, b) => Number(a.method === 'DELETE') - Number(b.method === 'DELETE'));
+    for (const operation of inOrder) {
+      for (const optional of [false, true]) {
+        const answer = await send(control, requestOf(operation, party.names, optional), party.token);
+        const what = `${party.tenant} ${operation.operationId}`;
+        // 502: the service that it connects to is not there.
+        expect([what, answer.status, answer.status < 500 || answer.status === 502]).toEqual([
+          what,
+          answer.status,
+          true,
+        ]);
+        for (const mark of [MARKS[foreign], foreign]) {
+          expect([what, mark, answer.text.includes(mark)]).toEqual([what, mark, false]);
         }
+        if (answer.text.includes(party.mark) || answer.text.includes(party.tenant)) shown.add(operation.operationId);
       }
     }
-    // The walk would find nothing in empty answers.
-    expect([...shown].sort()).toEqual(
-      expect.arrayContaining([
-        'agent-groups.agents',
-        'agent-groups.config',
-        'agent-groups.list',
-        'agents.config',
-        'agents.list',
-        'audit.list',
-        'connections.get',
-        'connections.list',
-        'costs.get',
-        'datasets.get',
-        'datasets.list',
-        'forecasts.list',
-        'lineage.list',
-        'metrics.get',
-        'overview.get',
-        'quarantine.list',
-        'quarantine.records',
-        'runs.list',
-        'sql.query',
-        'tables.files',
-        'tables.get',
-        'tenants.list',
-        'tokens.list',
-      ]),
-    );
-  },
-);
+  }
+  // The walk would find nothing in empty answers.
+  expect([...shown].sort()).toEqual(
+    expect.arrayContaining([
+      'agent-groups.agents',
+      'agent-groups.config',
+      'agent-groups.list',
+      'agents.config',
+      'agents.list',
+      'audit.list',
+      'connections.get',
+      'connections.list',
+      'costs.get',
+      'datasets.get',
+      'datasets.list',
+      'forecasts.list',
+      'lineage.list',
+      'metrics.get',
+      'overview.get',
+      'quarantine.list',
+      'quarantine.records',
+      'runs.list',
+      'sql.query',
+      'tables.files',
+      'tables.get',
+      'tenants.list',
+      'tokens.list',
+    ]),
+  );
+});

@@ -3,7 +3,7 @@ import { liveFiles } from '../compactor/pipeline.ts';
 import { startControl } from './control.ts';
 import { FIRST, openTwoTenants, TENANTS } from './two-tenants.ts';
 
-test('the SQL box has no other tables and no files than those of the tenant', { timeout: 60_000 }, async () => {
+test('the SQL box has no other tables and no files than those of the tenant', async () => {
   const { pipeline, control, parties } = await openTwoTenants();
   const [file = ''] = await liveFiles(pipeline.lake, 'team-b.unit');
   const path = pipeline.lake.store.localPath(pipeline.lake.store.keyOf(file) ?? '') ?? '';

@@ -34,11 +34,11 @@ export interface Program {
 
 export async function startProgram(node: TestNode, pod = 'pod'): Promise<Program> {
   const [target, stopFile] = [node.target(pod), join(node.base, 'stop')];
-  const program = start('bash', ['-euc', PROGRAM, 'bash', target, stopFile], 100_000);
+  const program = start('bash', ['-euc', PROGRAM, 'bash', target, stopFile]);
   const lines = async (): Promise<number> => Number(await shell('wc -l < "$1/log" || echo 0', target));
   const goesOn = async (): Promise<void> => {
     const before = await lines();
-    await until('the program goes on', async () => (await lines()) > before + 3, 30_000);
+    await until('the program goes on', async () => (await lines()) > before + 3);
   };
   await goesOn();
   return {

@@ -40,15 +40,11 @@ describe.skipIf(absent)('csi-sanity', () => {
     guardMount(stagingDir);
     const secretsPath = join(base, 'secrets.yaml');
     writeFileSync(secretsPath, JSON.stringify(Object.fromEntries(CALLS.map((call) => [`${call}Secret`, secrets]))));
-    const sanity = await run(
-      requireService('csi-sanity'),
-      [
-        ...['--csi.endpoint', `unix://${driver.socket}`, '--csi.secrets', secretsPath],
-        ...['--csi.mountdir', mountDir, '--csi.stagingdir', stagingDir],
-        ...['--ginkgo.no-color', '--csi.testvolumesize', String(2 ** 30)],
-      ],
-      110_000,
-    );
+    const sanity = await run(requireService('csi-sanity'), [
+      ...['--csi.endpoint', `unix://${driver.socket}`, '--csi.secrets', secretsPath],
+      ...['--csi.mountdir', mountDir, '--csi.stagingdir', stagingDir],
+      ...['--ginkgo.no-color', '--csi.testvolumesize', String(2 ** 30)],
+    ]);
     const summary = /Ran (\d+) of (\d+) Specs.*\n.*?(\d+) Passed \| (\d+) Failed/.exec(sanity.stdout);
     expect(sanity.stdout.slice(-6000), sanity.stdout).toContain('SUCCESS!');
     expect(summary?.[4]).toBe('0');
@@ -61,5 +57,5 @@ describe.skipIf(absent)('csi-sanity', () => {
     expect(log).toContain('CreateVolume');
     expect(log).not.toContain(secrets['secretAccessKey']);
     expect(readFileSync(`/proc/${driver.pid}/cmdline`, 'utf8')).not.toContain(secrets['secretAccessKey']);
-  }, 120_000);
+  });
 });

@@ -64,7 +64,7 @@ describe.skipIf(cannotMount() || missing('redis-server', 'versitygw'))('mounts o
     await program.goesOn();
     await program.end();
     await node.clean('pod');
-  }, 90_000);
+  });
 
   it('goes on with mounts whose whole container was killed, and after whoever has the devices was replaced', async () => {
     const node = await makeNode(services, 'pvc-container', 8, { daemonsApart: true });
@@ -86,7 +86,7 @@ describe.skipIf(cannotMount() || missing('redis-server', 'versitygw'))('mounts o
     await program.goesOn();
     await program.end();
     await node.clean('pod');
-  }, 90_000);
+  });
 
   it('mounts anew what a restart of the node, or the death of all that has the device, left', async () => {
     const node = await makeNode(services, 'pvc-stale', 3);
@@ -129,14 +129,11 @@ describe.skipIf(cannotMount() || missing('redis-server', 'versitygw'))('mounts o
     await one.driver.kill();
     await one.killDaemon();
     // As soon as the lease of the dead node has run out.
-    await until(
-      'the other node has it',
-      () =>
-        other.stage({ volumeCapability }).then(
-          () => true,
-          () => false,
-        ),
-      40_000,
+    await until('the other node has it', () =>
+      other.stage({ volumeCapability }).then(
+        () => true,
+        () => false,
+      ),
     );
     const flag = { mount: { mountFlags: ['noatime'] }, accessMode: WRITER.accessMode };
     expect((await failureOf(other.stage({ volumeCapability: flag }))).details).toContain("'noatime'");

@@ -74,11 +74,12 @@ export async function helm(
   command: string,
   args: readonly string[],
 ): Promise<{ readonly status: number | null; readonly output: string; readonly errors: string }> {
-  const { status, stdout, stderr } = await run(
-    requireService('helm'),
-    [command, ...args, '--kube-version', KUBERNETES],
-    60_000,
-  );
+  const { status, stdout, stderr } = await run(requireService('helm'), [
+    command,
+    ...args,
+    '--kube-version',
+    KUBERNETES,
+  ]);
   return { status, output: stdout, errors: stderr };
 }
 

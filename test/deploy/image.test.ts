@@ -45,7 +45,7 @@ describe('what is shipped', () => {
     const pack = ['--prefix', root, 'pack', root, '--json', '--silent', '--pack-destination', base];
     const [made] = JSON.parse(await must('npm', pack, 240_000)) as { filename: string }[];
     archive = join(base, made?.filename ?? '');
-  }, 250_000);
+  });
   afterAll(() => {
     rmSync(base, { recursive: true, force: true });
   });
@@ -78,12 +78,14 @@ describe('what is shipped', () => {
     const environment = bareEnvironment(join(base, 'bare'));
     const penstock = join(image, 'bin', 'penstock');
     const work = tempDir(`mount-${process.pid}`);
-    const { status, stdout, stderr } = await runBare(
-      environment,
-      penstock,
-      ['demo', '--dir', work, '--for', '4s', '--json'],
-      120_000,
-    );
+    const { status, stdout, stderr } = await runBare(environment, penstock, [
+      'demo',
+      '--dir',
+      work,
+      '--for',
+      '4s',
+      '--json',
+    ]);
     expect(status, stderr).toBe(0);
     const summary = JSON.parse(stdout.trim().split('\n').at(-1) ?? '') as Record<string, number>;
     expect(summary['readings']).toBeGreaterThan(0);

@@ -5,15 +5,16 @@ import { describe, expect, it } from 'vitest';
 import { start, until } from '../support/mount-guard.ts';
 import { missing, requireService } from '../support/services.ts';
 import { tempDir } from '../support/temp.ts';
-import { freePort } from '../support/versitygw.ts';
 import { CHART } from './helm.ts';
 import { startServer } from './programs.ts';
+import { HANG_MS } from '../support/hang.ts';
+import { freePort } from '../support/ports.ts';
 
 const penstock = join(import.meta.dirname, '..', '..', 'bin', 'penstock');
 
 /** promtool's own rules of names, types and help texts. */
 async function lint(text: string): Promise<string> {
-  const { child, finished } = start(requireService('promtool'), ['check', 'metrics'], 20_000, 'pipe');
+  const { child, finished } = start(requireService('promtool'), ['check', 'metrics'], HANG_MS, 'pipe');
   child.stdin?.end(text);
   const { stdout, stderr } = await finished;
   return stdout + stderr;
@@ -21,14 +22,10 @@ async function lint(text: string): Promise<string> {
 
 async function offered(url: string): Promise<string[]> {
   let response: Response | undefined;
-  await until(
-    `${url} answers`,
-    async () => {
-      response = await fetch(`${url}/metrics`, { signal: AbortSignal.timeout(20_000) }).catch(() => undefined);
-      return response?.status === 200;
-    },
-    30_000,
-  );
+  await until(`${url} answers`, async () => {
+    response = await fetch(`${url}/metrics`, { signal: AbortSignal.timeout(HANG_MS) }).catch(() => undefined);
+    return response?.status === 200;
+  });
   if (response === undefined) throw new Error('no answer');
   const text = await response.text();
   if (!missing('promtool')) expect(await lint(text), url).toBe('');

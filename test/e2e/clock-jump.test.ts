@@ -10,6 +10,7 @@ import { openLake, openPipelineLog } from '../../lib/lake/ports.ts';
 import { parseConfig } from '../../lib/config/load.ts';
 import { pipelineSchema } from '../../lib/config/pipeline.ts';
 import { tempDir } from '../support/temp.ts';
+import { HANG_MS } from '../support/hang.ts';
 
 const penstock = fileURLToPath(new URL('../../bin/penstock.ts', import.meta.url));
 const YEAR_MS = 365.25 * 86_400_000;
@@ -39,7 +40,7 @@ function run(dir: string, shiftMs: number, ...args: readonly string[]): { child:
 
 async function exitOf(child: ChildProcess): Promise<unknown> {
   if (child.exitCode !== null) return child.exitCode;
-  const [code] = (await once(child, 'close', { signal: AbortSignal.timeout(30_000) })) as [number | null];
+  const [code] = (await once(child, 'close', { signal: AbortSignal.timeout(HANG_MS) })) as [number | null];
   return code;
 }
 
@@ -74,7 +75,7 @@ sources: [{ type: file, path: ./in.ndjson, sensor: id, to: machine, poll: 10ms }
       appendFileSync(join(dir, 'in.ndjson'), lines.join(''));
       written += lines.length;
       const end = async (): Promise<number> => Number((await log.offsets('machine', 0)).end);
-      await expect.poll(end, { message: output(), timeout: 30_000 }).toBe(written);
+      await expect.poll(end, { message: output() }).toBe(written);
     }
     child.kill('SIGTERM');
     expect(await exitOf(child), output()).toBe(0);
@@ -91,4 +92,4 @@ sources: [{ type: file, path: ./in.ndjson, sensor: id, to: machine, poll: 10ms }
     quarantined: 0,
     lost: 0,
   });
-}, 60_000);
+});

@@ -13,13 +13,15 @@ import { afterAll, beforeAll, describe, expect, it, onTestFinished, vi } from 'v
 import { datasetStats, openLake, type DatasetStats } from '../../compactor/main.ts';
 import { loadConfig } from '../../lib/config/load.ts';
 import { pipelineSchema } from '../../lib/config/pipeline.ts';
-import { freePorts, KafkaBroker } from '../support/kafka.ts';
+import { KafkaBroker } from '../support/kafka.ts';
 import { guardMount, isMounted, mountDirs, shell } from '../support/mount-guard.ts';
 import { descendants, eventually, isAlive, kill, processes } from '../support/processes.ts';
 import { startRedis, type RedisServer } from '../support/redis.ts';
 import { cannotMount, missing } from '../support/services.ts';
 import { startVersitygw, type S3Server } from '../support/versitygw.ts';
 import type { Watched } from './snapshot-reader-child.ts';
+import { HANG_MS } from '../support/hang.ts';
+import { freePorts } from '../support/ports.ts';
 
 const BUCKET = 'plant';
 const PREFIX = 'lake';
@@ -178,15 +180,11 @@ class SnapshotReader {
   async progress(what: string): Promise<void> {
     const { tableRows, mountRows } = this.watched;
     const detail = (): string => `new rows after ${what}; last seen ${JSON.stringify(this.watched)}`;
-    await eventually(
-      detail(),
-      () => {
-        expect(this.watched.problem).toBeUndefined();
-        expect(this.#child.exitCode).toBeNull();
-        return this.watched.tableRows > tableRows && this.watched.mountRows > mountRows;
-      },
-      60_000,
-    );
+    await eventually(detail(), () => {
+      expect(this.watched.problem).toBeUndefined();
+      expect(this.#child.exitCode).toBeNull();
+      return this.watched.tableRows > tableRows && this.watched.mountRows > mountRows;
+    });
   }
 
   end(): void {
@@ -325,7 +323,7 @@ compactor: { keepReplaced: 1h }
         expect(await agentMetric(agentPort, `topic_readings_total${ofNumbers}`)).toBe(lines.count);
         expect(await agentMetric(agentPort, `topic_lag_readings${ofNumbers}`)).toBe(0);
       },
-      { timeout: 30_000, interval: 100 },
+      { timeout: HANG_MS, interval: 100 },
     );
     const { perTopic } = (await agent.stop()) as unknown as AgentResult; // AgentSummary as JSON
     await lander.stop();
@@ -362,5 +360,5 @@ compactor: { keepReplaced: 1h }
     expect([batches, ...[agent, lander, mount].map((service) => service.unexplained)].flat()).toEqual([]);
     expect(isMounted(mountpoint)).toBe(false);
     expect(processes().filter((entry) => entry.command.includes(dir))).toEqual([]);
-  }, 300_000);
+  });
 });

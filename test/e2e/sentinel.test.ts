@@ -16,8 +16,7 @@ import { startSentinelGroup } from '../support/sentinel.ts';
 import type { SentinelGroup } from '../support/sentinel.ts';
 import { cannotMount, missing } from '../support/services.ts';
 import { tempDir } from '../support/temp.ts';
-
-const FAILOVER_DEADLINE_MS = 20_000;
+import { HANG_MS } from '../support/hang.ts';
 
 /**
  * Makes, syncs, renames and appends without a pause until its input ends; says what was synced. Any error ends it, but EIO of an fsync: what went
@@ -70,19 +69,19 @@ async function formatted(metaUrl: string): Promise<TestVolume> {
 }
 
 async function failedOver(sentinels: SentinelGroup, from: RedisServer): Promise<RedisServer> {
-  await until(FAILOVER_DEADLINE_MS, async () => (await sentinels.master()) !== from);
+  await until(async () => (await sentinels.master()) !== from);
   return sentinels.master();
 }
 
 async function isReplicaOf(old: RedisServer, master: RedisServer): Promise<void> {
-  await until(FAILOVER_DEADLINE_MS, async () => {
+  await until(async () => {
     const info = await old.admin.info('replication');
     return info.includes(`master_port:${master.port}\r`) && info.includes('master_link_status:up');
   });
 }
 
 async function python(mount: MountedVolume, script: string, ...args: string[]): Promise<string> {
-  const { status, stdout, stderr } = await run('python3', ['-c', script, mount.mountpoint, ...args], 40_000);
+  const { status, stdout, stderr } = await run('python3', ['-c', script, mount.mountpoint, ...args]);
   expect(`${stderr}${status}`).toBe('0');
   return stdout.trim();
 }
@@ -93,7 +92,7 @@ describe.skipIf(cannotMount() || missing('redis-server'))('Redis under Sentinels
     const volume = await formatted(sentinels.url('&durability=wait&replicas=1'));
     const mounts = [await mountTestVolume(volume), await mountTestVolume(volume)];
     const writers = mounts.map(({ mountpoint }, n) => {
-      const running = start('python3', ['-c', WRITER, mountpoint, `w${n}`], 60_000, 'pipe');
+      const running = start('python3', ['-c', WRITER, mountpoint, `w${n}`], HANG_MS, 'pipe');
       const synced: string[] = [];
       const pausesMs: number[] = [];
       createInterface({ input: running.child.stdout ?? process.stdin }).on('line', (line) => {
@@ -105,7 +104,7 @@ describe.skipIf(cannotMount() || missing('redis-server'))('Redis under Sentinels
     });
     const advance = async (): Promise<void> => {
       const before = writers.map(({ synced }) => synced.length);
-      await until(40_000, () => writers.every(({ synced }, n) => synced.length > (before[n] ?? 0) + 10));
+      await until(() => writers.every(({ synced }, n) => synced.length > (before[n] ?? 0) + 10));
     };
     await advance();
     const old = await sentinels.master();
@@ -123,7 +122,7 @@ describe.skipIf(cannotMount() || missing('redis-server'))('Redis under Sentinels
     for (const mount of mounts) expect(await python(mount, CHECK, list)).toBe('all there');
     const longest = Math.max(...writers.flatMap(({ pausesMs }) => pausesMs));
     console.log(`the longest pause of a program over the failover: ${longest} ms`);
-  }, 60_000);
+  });
 
   test('commits that only the old master had: gone for all, told to who synced them, and no number comes twice', async () => {
     const sentinels = await group(1);
@@ -155,16 +154,16 @@ print(tried(lambda: os.mkdir('lost/inside')), tried(lambda: os.fsync(fd)), tried
     open('file').read(), tried(lambda: os.pwrite(kept, b'NEW', 0) and None), tried(lambda: os.fsync(kept)), tried(lambda: os.fsync(folder)), flush=True)`,
         a.mountpoint,
       ],
-      60_000,
+      HANG_MS,
       'pipe',
     );
     let said = '';
     program.child.stdout?.on('data', (text: string) => (said += text));
-    await until(20_000, () => said.includes('\n'));
+    await until(() => said.includes('\n'));
     const lostInos = said.trim().split(' ').map(Number);
     said = '';
     const list = `import os, sys; print(*sorted(os.listdir(sys.argv[1])))`;
-    await until(10_000, async () => (await python(b, list)) === 'file lost lost-file');
+    await until(async () => (await python(b, list)) === 'file lost lost-file');
     // A session of the old master's time, which believes what is lost.
     const before = await openMeta(volume.metaUrl, { kind: 'test', leaseMs: 60_000 });
     onTestFinished(() => before.close().catch(() => undefined));
@@ -177,7 +176,7 @@ print(tried(lambda: os.mkdir('lost/inside')), tried(lambda: os.fsync(fd)), tried
 
     // Both mounts forget what is gone, and see what is there again.
     program.child.stdin?.write('\n');
-    await until(30_000, () => said.includes('\n'));
+    await until(() => said.includes('\n'));
     expect(said.trim()).toBe('ENOENT EIO EIO EIO old ok ok ok');
     expect(await python(b, list)).toBe('file kept');
     expect(await python(b, `import sys; print(open(sys.argv[1] + '/file').read())`)).toBe('NEW');
@@ -201,5 +200,5 @@ print(tried(lambda: os.mkdir('lost/inside')), tried(lambda: os.fsync(fd)), tried
     expect(await python(b, list)).toBe('file kept lost');
     expect(await old.admin.hexists(keys.entries(1), 'lost-file')).toBe(0);
     expect(await old.admin.hexists(keys.entries(1), 'kept')).toBe(1);
-  }, 60_000);
+  });
 });

@@ -60,14 +60,14 @@ describe.skipIf(missing('kafka', 'redis-server', 'versitygw'))('landers that sha
     vi.stubEnv('AWS_SECRET_ACCESS_KEY', s3.secretAccessKey);
     admin = new Kafka({ brokers: [broker.plain], logLevel: logLevel.NOTHING }).admin();
     await admin.connect();
-  }, 120_000);
+  });
   afterAll(async () => {
     vi.unstubAllEnvs();
     await admin.disconnect();
     await Promise.all([broker.close(), redis.stop(), s3.stop()]);
   });
 
-  test('land each record once, whatever is killed, paused, ended or started', { timeout: 180_000 }, async () => {
+  test('land each record once, whatever is killed, paused, ended or started', async () => {
     await withPipeline('kills', TOPIC, 6, (pipeline) => expectSharedLanding(pipeline, 10));
   });
 

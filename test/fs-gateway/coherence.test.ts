@@ -10,7 +10,7 @@ const PUSHED_SECONDS = 10;
 /** Runs a script with the two mount points as $A and $B; `pushed CMD` repeats it until it succeeds. */
 async function script(a: string, b: string, text: string): Promise<string> {
   const pushed = `A=$1; B=$2; pushed() { local end=$((SECONDS+${PUSHED_SECONDS})); while ! eval "$1"; do [ $SECONDS -lt $end ] || { echo "not pushed: $1" >&2; exit 9; }; sleep 0.01; done; }\n`;
-  const result = await run('bash', ['-ec', pushed + text, 'bash', a, b], 40_000);
+  const result = await run('bash', ['-ec', pushed + text, 'bash', a, b]);
   expect(`${result.stderr}${result.status}`).toBe('0');
   return result.stdout;
 }

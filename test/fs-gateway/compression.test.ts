@@ -170,7 +170,7 @@ describe.skipIf(missing('redis-server', 'versitygw'))('a compressed volume', () 
       await openTestVolume(volume, 'a', [], 'lake', group),
       await openTestVolume(volume, 'b', [], 'lake', group),
     ];
-    await until('they know each other', () => all.every((open) => open.stats()['peers'] === 1), 20_000);
+    await until('they know each other', () => all.every((open) => open.stats()['peers'] === 1));
     for (const data of await Promise.all(all.map((open) => readElsewhere(open, 'file')))) {
       expect(data.equals(content)).toBe(true);
     }

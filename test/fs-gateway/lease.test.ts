@@ -22,6 +22,7 @@ fd = os.open(sys.argv[1] + '/kept', os.O_RDONLY)
 for line in sys.stdin:
     print(os.pread(fd, 100, 0).decode(), os.fstat(fd).st_size, flush=True)
 `;
+import { HANG_MS } from '../support/hang.ts';
 
 test.skipIf(cannotMount() || missing('redis-server'))(
   'at the loss of its lease a mount forgets all it knows, in the kernel too, and shows nothing older when it is back',
@@ -36,9 +37,9 @@ test.skipIf(cannotMount() || missing('redis-server'))(
     const a = await mountTestVolume(volume);
     const b = await mountTestVolume({ ...volume, metaUrl: `redis://127.0.0.1:${link.port}/0` });
     await run('bash', ['-ec', 'printf old > $1/kept; : > $1/file', 'bash', a.mountpoint]);
-    const look = async (): Promise<string> => (await run('python3', ['-c', LOOK, b.mountpoint], 30_000)).stdout.trim();
+    const look = async (): Promise<string> => (await run('python3', ['-c', LOOK, b.mountpoint])).stdout.trim();
     await until('the other mount has the files', async () => (await look()) === 'name True False old');
-    const keeper = start('python3', ['-c', KEEP, b.mountpoint], 40_000, 'pipe');
+    const keeper = start('python3', ['-c', KEEP, b.mountpoint], HANG_MS, 'pipe');
     let said = '';
     keeper.child.stdout?.on('data', (text: string) => (said += text));
     keeper.child.stdin?.write('\n');
@@ -59,5 +60,4 @@ test.skipIf(cannotMount() || missing('redis-server'))(
     keeper.child.stdin?.end();
     await keeper.finished;
   },
-  60_000,
 );

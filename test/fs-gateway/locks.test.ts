@@ -44,13 +44,13 @@ except BlockingIOError:
 `;
 
 async function python(script: string, mount: MountedVolume, kind: string): Promise<string> {
-  const { status, stdout, stderr } = await run('python3', ['-c', script, mount.mountpoint, kind], 40_000);
+  const { status, stdout, stderr } = await run('python3', ['-c', script, mount.mountpoint, kind]);
   expect(`${stderr}${status}`).toBe('0');
   return stdout.trim();
 }
 
 async function hold(mount: MountedVolume, kind: string): Promise<Running> {
-  const holder = start('python3', ['-c', HOLD, mount.mountpoint, kind], 60_000);
+  const holder = start('python3', ['-c', HOLD, mount.mountpoint, kind]);
   let locked = false;
   holder.child.stdout?.on('data', () => (locked = true));
   await until('the lock is taken', () => locked);
@@ -93,5 +93,5 @@ describe.skipIf(cannotMount())('locks over two mounts', () => {
     const waiting = python(COUNT.replace('int(os.pread(file, 20, 0))', '0'), b, 'fcntl');
     killIfAlive(-a.supervisorPid);
     await waiting;
-  }, 60_000);
+  });
 });

@@ -14,7 +14,7 @@ const HOUR = 473_352; // 2024-01-01T00
 const FOLDER = 'lake/plant.vibration/dt=2024-01-01/hour=00';
 
 async function shell(mount: MountedVolume, script: string): Promise<string> {
-  const result = await run('bash', ['-ec', script, 'bash', mount.mountpoint, mount.base], 30_000);
+  const result = await run('bash', ['-ec', script, 'bash', mount.mountpoint, mount.base]);
   expect(`${result.stderr}${result.status}`).toBe('0');
   return result.stdout.trim();
 }
@@ -111,17 +111,13 @@ describe.skipIf(cannotMount())('when its worker is killed with kill -9', () => {
         echo line-$i >> log
         echo $i > new-$i; mv new-$i file-$i; ln file-$i link-$i; mkdir d-$i; rmdir d-$i; rm link-$i
       done`;
-    const writing = start('bash', ['-ec', script, 'bash', mount.mountpoint], 60_000);
-    const copying = start(
+    const writing = start('bash', ['-ec', script, 'bash', mount.mountpoint]);
+    const copying = start('bash', [
+      '-ec',
+      'exec 7<> $1/held; for i in $(seq 200); do head -c 50000 /dev/zero | tr "\\\\0" x >&7; done; exec 7>&-; stat -c %s $1/held',
       'bash',
-      [
-        '-ec',
-        'exec 7<> $1/held; for i in $(seq 200); do head -c 50000 /dev/zero | tr "\\\\0" x >&7; done; exec 7>&-; stat -c %s $1/held',
-        'bash',
-        mount.mountpoint,
-      ],
-      60_000,
-    );
+      mount.mountpoint,
+    ]);
     let done = 0;
     const ended = (): boolean => done > 0;
     const both = Promise.all([writing.finished, copying.finished]).finally(() => done++);

@@ -7,6 +7,7 @@ import { caller, openTestVolume } from '../support/fs-volume.ts';
 import type { MountedVolume, NewVolume, TestVolume } from '../support/fs-volume.ts';
 import { run, start, until } from '../support/mount-guard.ts';
 import type { Running } from '../support/mount-guard.ts';
+import { HANG_MS } from '../support/hang.ts';
 
 const O_RDWR = 2;
 const O_CREAT = 0o100;
@@ -100,7 +101,7 @@ export async function readElsewhere(other: OpenVolume, name: string): Promise<Bu
 /** Reads the file through the mount until it is whole on this node. */
 export async function makeWhole(mount: MountedVolume, name: string): Promise<void> {
   const before = (await volumeStats(mount)).wholeBytes;
-  expect((await run('cat', [`${mount.mountpoint}/${name}`], 20_000)).status).toBe(0);
+  expect((await run('cat', [`${mount.mountpoint}/${name}`])).status).toBe(0);
   await until(`${name} is whole`, async () => {
     const stats = await volumeStats(mount);
     return stats.wholeBytes > before && stats.filling === 0;
@@ -130,11 +131,12 @@ export async function python(
   script: string,
   args: readonly string[] = [],
 ): Promise<string> {
-  const { status, stdout, stderr } = await run(
-    'python3',
-    ['-c', PRELUDE + script, `${mount.mountpoint}/${name}`, ...args],
-    60_000,
-  );
+  const { status, stdout, stderr } = await run('python3', [
+    '-c',
+    PRELUDE + script,
+    `${mount.mountpoint}/${name}`,
+    ...args,
+  ]);
   expect(`${stderr}${status}`).toBe('0');
   return stdout.trim();
 }
@@ -148,7 +150,7 @@ export interface Conversation {
 
 /** The same program, talked with. */
 export function converse(mount: MountedVolume, name: string, script: string): Conversation {
-  const running = start('python3', ['-c', PRELUDE + script, `${mount.mountpoint}/${name}`], 60_000, 'pipe');
+  const running = start('python3', ['-c', PRELUDE + script, `${mount.mountpoint}/${name}`], HANG_MS, 'pipe');
   let text = '';
   let wake = (): void => undefined;
   running.child.stdout?.on('data', (chunk: string) => {

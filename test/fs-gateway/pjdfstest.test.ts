@@ -44,7 +44,7 @@ async function suite(
   symlinkSync(folder, path);
   onTestFinished(() => rmSync(path, { force: true }));
   const config = join(import.meta.dirname, '../support/pjdfstest.toml');
-  const { stdout } = await run(requireService('pjdfstest'), ['-c', config, '-p', path], 50_000);
+  const { stdout } = await run(requireService('pjdfstest'), ['-c', config, '-p', path]);
   const cases = [...stdout.matchAll(/^(\S+::\S+) +(ok|skipped|FAILED|\S+)$/gm)];
   const names = (result: string): string[] =>
     cases

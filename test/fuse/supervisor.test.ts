@@ -16,6 +16,7 @@ import {
   type ToyMount,
 } from '../support/mount-guard.ts';
 import { cannotMount } from '../support/services.ts';
+import { HANG_MS } from '../support/hang.ts';
 
 const LOAD = `
 cd "$1"
@@ -32,7 +33,7 @@ echo "rounds $rounds"`;
 
 /** Runs dd, md5sum, stat and rename in a loop while `disturb` happens; fails when any of them does. */
 async function underLoad(mount: ToyMount, disturb: () => Promise<void>): Promise<void> {
-  const load = start('bash', ['-euc', LOAD, 'bash', mount.mountpoint], 90_000);
+  const load = start('bash', ['-euc', LOAD, 'bash', mount.mountpoint]);
   await until('the load runs', async () => ((await mount.stats()).worker.operations?.['write']?.count ?? 0) > 100);
   await disturb();
   writeFileSync(join(mount.mountpoint, '../enough'), '');
@@ -62,7 +63,7 @@ describe.skipIf(cannotMount())('supervisor and worker', () => {
     const mount = await mountToy();
     const { workerPid } = await mount.stats();
     await underLoad(mount, async () => {
-      const answer = await controlRequest(mount.mountpoint, { type: 'upgrade' }, 30_000);
+      const answer = await controlRequest(mount.mountpoint, { type: 'upgrade' }, HANG_MS);
       expect(answer).toMatchObject({ ok: true, value: { generation: 1 } });
     });
     const after = await mount.stats();

@@ -22,7 +22,7 @@ function cannotMountAsNobody(): boolean {
     return true;
   }
   const look = ['--reuid', NOBODY, '--regid', NOBODY, '--clear-groups', 'test', '-r', import.meta.filename];
-  if (spawnSync('setpriv', look, { stdio: 'ignore', timeout: 10_000 }).status !== 0) {
+  if (spawnSync('setpriv', look, { stdio: 'ignore', timeout: 60_000 }).status !== 0) {
     console.warn('skipped: a user who is not root cannot read this checkout');
     return true;
   }
@@ -48,7 +48,7 @@ describe.skipIf(cannotMount() || cannotMountAsNobody())('a user who is not root'
          mountpoint, source: 'toy,with\\\\comma', readOnly: false, posixAcl: false, passthrough: false, background: true,
          workerModule: '${join(import.meta.dirname, '../support/toy-worker.ts')}', workerOptions: { root: base + '/root' },
        });
-       const shell = (text) => execFileSync('bash', ['-euc', text], { timeout: 10_000, cwd: base, encoding: 'utf8' });
+       const shell = (text) => execFileSync('bash', ['-euc', text], { timeout: 60_000, cwd: base, encoding: 'utf8' });
        const first = shell('echo hello > mnt/f; cat mnt/f; stat -c %u mnt/f');
        const stats = await controlRequest(mountpoint, { type: 'stats' });
        process.kill(stats.value.workerPid, 'SIGKILL');
@@ -69,7 +69,7 @@ describe.skipIf(cannotMount() || cannotMountAsNobody())('a user who is not root'
       script,
       base,
     ];
-    const { stdout, stderr } = await run('unshare', args, 30_000);
+    const { stdout, stderr } = await run('unshare', args);
     expect(stdout, stderr).not.toBe('');
     expect(JSON.parse(stdout)).toEqual({
       how: 'fusermount3',

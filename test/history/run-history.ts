@@ -20,9 +20,8 @@ import { TcpProxy } from '../support/tcp-proxy.ts';
 import { checkContents, checkDurable, checkLocks } from './check-content.ts';
 import { checkNames } from './check-names.ts';
 import { describe, failed, type Durable, type Operation, type State } from './history.ts';
+import { HANG_MS } from '../support/hang.ts';
 
-const ANSWER_DEADLINE_MS = 45_000;
-const AGREE_DEADLINE_MS = 30_000;
 /** Below the lease, so that no session, and no lock, is lost by it. */
 const CUT_MS_MAX = 1500;
 
@@ -103,10 +102,10 @@ class Client {
     const timer = setTimeout(() => {
       reject(
         new Error(
-          `${this.name} did not end '${command}' within ${ANSWER_DEADLINE_MS} ms: it is in ${JSON.stringify(this.#begun)}`,
+          `${this.name} did not end '${command}' within ${HANG_MS} ms: it is in ${JSON.stringify(this.#begun)}`,
         ),
       );
-    }, ANSWER_DEADLINE_MS);
+    }, HANG_MS);
     this.#done = resolve;
     this.#child.stdin?.write(`${command}\n`);
     try {
@@ -232,14 +231,14 @@ async function disturb(world: World, fault: Fault): Promise<void> {
 /** Looks at all mounts until they agree. */
 async function agreed(clients: readonly Client[]): Promise<State> {
   const perMount = clients.filter(({ mount }, index) => clients.findIndex((one) => one.mount === mount) === index);
-  const endMs = performance.now() + AGREE_DEADLINE_MS;
+  const endMs = performance.now() + HANG_MS;
   while (true) {
     const states = await Promise.all(perMount.map((client) => client.look()));
     const texts = new Set(states.map((state) => JSON.stringify(state)));
     const [state] = states;
     if (texts.size === 1 && state !== undefined && typeof state !== 'string') return state;
     if (performance.now() > endMs)
-      throw new Error(`the mounts do not agree after ${AGREE_DEADLINE_MS} ms: ${[...texts].join('\n')}`);
+      throw new Error(`the mounts do not agree after ${HANG_MS} ms: ${[...texts].join('\n')}`);
     await sleep(5);
   }
 }
@@ -299,7 +298,7 @@ async function undurable(
   durable: ReadonlyMap<string, Durable>,
   mode: HistoryOptions['mode'],
 ): Promise<string[]> {
-  const endMs = performance.now() + (mode.writeback === true ? AGREE_DEADLINE_MS : 0);
+  const endMs = performance.now() + (mode.writeback === true ? HANG_MS : 0);
   while (true) {
     const own = new Map<string, readonly string[]>();
     for (const { name } of clients) own.set(name, (await client.ask(`own ${name}`))[0]?.[1] as string[]);

@@ -85,24 +85,18 @@ describe.skipIf(missing('kubernetes', 'custom-resources', 'helm'))('the chart in
     }
     const workloads = manifests(manifest).filter(({ kind }) => kind === 'Deployment' || kind === 'DaemonSet');
     expect(workloads.every((workload) => podOf(workload) !== undefined)).toBe(true);
-    await until(
-      'every workload is as it was asked for',
-      async () => {
-        for (const { kind, metadata } of workloads) {
-          const path = `/apis/apps/v1/namespaces/penstock/${kind.toLowerCase()}s/${metadata.name}`;
-          const { body } = await cluster.api<{ readonly status: Readonly<Record<string, number>> }>('GET', path);
-          const [wanted, ready] =
-            kind === 'Deployment'
-              ? ['updatedReplicas', 'availableReplicas']
-              : ['desiredNumberScheduled', 'numberReady'];
-          if (body.status[wanted] === undefined || body.status[wanted] !== body.status[ready]) return false;
-        }
-        return (await pods(cluster)).every(
-          ({ status, metadata }) => status.phase !== 'Pending' && metadata.deletionTimestamp === undefined,
-        );
-      },
-      90_000,
-    );
+    await until('every workload is as it was asked for', async () => {
+      for (const { kind, metadata } of workloads) {
+        const path = `/apis/apps/v1/namespaces/penstock/${kind.toLowerCase()}s/${metadata.name}`;
+        const { body } = await cluster.api<{ readonly status: Readonly<Record<string, number>> }>('GET', path);
+        const [wanted, ready] =
+          kind === 'Deployment' ? ['updatedReplicas', 'availableReplicas'] : ['desiredNumberScheduled', 'numberReady'];
+        if (body.status[wanted] === undefined || body.status[wanted] !== body.status[ready]) return false;
+      }
+      return (await pods(cluster)).every(
+        ({ status, metadata }) => status.phase !== 'Pending' && metadata.deletionTimestamp === undefined,
+      );
+    });
     const { body } = await cluster.api<{
       readonly items: readonly { readonly reason: string; readonly message: string }[];
     }>('GET', '/api/v1/namespaces/penstock/events');
@@ -216,14 +210,10 @@ describe.skipIf(missing('kubernetes', 'custom-resources', 'helm'))('the chart in
       ...['configmaps/penstock/kube-root-ca.crt', 'namespaces//penstock'],
       ...['secrets/penstock/penstock-token', 'serviceaccounts/penstock/default'],
     ];
-    await until(
-      'nothing else is left',
-      async () => {
-        left = [...(await everything(cluster))].filter((name) => !before.has(name)).sort();
-        return left.length <= expected.length;
-      },
-      60_000,
-    ).catch(() => undefined);
+    await until('nothing else is left', async () => {
+      left = [...(await everything(cluster))].filter((name) => !before.has(name)).sort();
+      return left.length <= expected.length;
+    }).catch(() => undefined);
     expect(left).toEqual(expected);
     await cluster.helm(['install', 'penstock', CHART, '-n', 'penstock', ...THREE_URLS, '--wait', '--timeout', '30s']);
     await expectSound();

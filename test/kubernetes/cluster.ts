@@ -11,9 +11,9 @@ import { Agent, request } from 'node:https';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { generateKeyPairSync } from 'node:crypto';
-import { freePort } from '../support/redis.ts';
 import { requireService } from '../support/services.ts';
 import { makeTempDir } from '../support/temp.ts';
+import { freePort } from '../support/ports.ts';
 
 const START_DEADLINE_MS = 90_000;
 const ADMINISTRATOR = 'administrator-token';

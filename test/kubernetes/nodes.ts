@@ -68,17 +68,13 @@ export async function startNodes(cluster: Cluster, nodes: readonly NodeOptions[]
       },
     });
   }
-  await until(
-    'the nodes are ready',
-    async () => {
-      const { body } = await cluster.api<{ readonly items: readonly { readonly spec: NodeOptions }[] }>(
-        'GET',
-        '/api/v1/nodes',
-      );
-      return body.items.every(({ spec }) => spec.taints?.some(({ key }) => key.endsWith('/not-ready')) !== true);
-    },
-    60_000,
-  );
+  await until('the nodes are ready', async () => {
+    const { body } = await cluster.api<{ readonly items: readonly { readonly spec: NodeOptions }[] }>(
+      'GET',
+      '/api/v1/nodes',
+    );
+    return body.items.every(({ spec }) => spec.taints?.some(({ key }) => key.endsWith('/not-ready')) !== true);
+  });
   const ended = new AbortController();
   const acting = (async () => {
     while (!ended.signal.aborted) {

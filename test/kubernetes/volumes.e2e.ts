@@ -99,14 +99,10 @@ describe.skipIf(missing('kubernetes', 'custom-resources', 'csi-sidecars', 'helm'
 
     async function bound(name: string): Promise<Claim> {
       let found: Claim | undefined;
-      await until(
-        `the claim ${name} is bound`,
-        async () => {
-          found = (await cluster.api<Claim>('GET', `${CLAIMS}/${name}`)).body;
-          return found.status?.phase === 'Bound';
-        },
-        60_000,
-      ).catch(async (error: unknown) => {
+      await until(`the claim ${name} is bound`, async () => {
+        found = (await cluster.api<Claim>('GET', `${CLAIMS}/${name}`)).body;
+        return found.status?.phase === 'Bound';
+      }).catch(async (error: unknown) => {
         const events = await cluster.kubectl([
           'get',
           'events',
@@ -140,7 +136,7 @@ describe.skipIf(missing('kubernetes', 'custom-resources', 'csi-sidecars', 'helm'
         csi: { driver: 'penstock.csi', nodeStageSecretRef: { name: 'penstock', namespace: 'penstock' } },
       });
       await cluster.api('PATCH', `${CLAIMS}/shared`, { spec: { resources: { requests: { storage: '2Gi' } } } });
-      await until('it has grown', async () => (await bound('shared')).status?.capacity?.storage === '2Gi', 60_000);
+      await until('it has grown', async () => (await bound('shared')).status?.capacity?.storage === '2Gi');
     });
 
     it('makes volumes of a snapshot and of a claim', async () => {
@@ -161,18 +157,13 @@ describe.skipIf(missing('kubernetes', 'custom-resources', 'csi-sidecars', 'helm'
     it('removes what is deleted', async () => {
       await cluster.api('DELETE', `${SNAPSHOTS}/monday`);
       for (const name of ['shared', 'again', 'copy']) await cluster.api('DELETE', `${CLAIMS}/${name}`);
-      await until('no volume is left', async () => (await volumes()) === 0, 60_000);
-      await until(
-        'no snapshot is left',
-        async () => {
-          const path = '/apis/snapshot.storage.k8s.io/v1/volumesnapshotcontents';
-          return (
-            ((await cluster.api<{ readonly items: readonly object[] | null }>('GET', path)).body.items ?? []).length ===
-            0
-          );
-        },
-        60_000,
-      );
+      await until('no volume is left', async () => (await volumes()) === 0);
+      await until('no snapshot is left', async () => {
+        const path = '/apis/snapshot.storage.k8s.io/v1/volumesnapshotcontents';
+        return (
+          ((await cluster.api<{ readonly items: readonly object[] | null }>('GET', path)).body.items ?? []).length === 0
+        );
+      });
     });
 
     it('asks for nothing that the chart does not allow', () => {

@@ -10,6 +10,7 @@ import { openFileLogAt } from '../../lib/log/file/file-log.ts';
 import type { Log } from '../../lib/log/log.ts';
 import { readValues, textBatch } from '../support/log-batches.ts';
 import { tempDir } from '../support/temp.ts';
+import { HANG_MS } from '../support/hang.ts';
 
 const childPath = fileURLToPath(new URL('appender-child.ts', import.meta.url));
 const TOPIC = { partitions: 1, retentionMs: 3_600_000 };
@@ -33,14 +34,14 @@ function startAppender(directory: string, label: string, count: number, segmentB
   const args = [childPath, directory, label, String(count), String(segmentBytes)];
   const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'ignore'] });
   onTestFinished(() => void child.kill('SIGKILL'));
-  const exit = once(child, 'close', { signal: AbortSignal.timeout(40_000) });
+  const exit = once(child, 'close', { signal: AbortSignal.timeout(HANG_MS) });
   let output = '';
   child.stdout.on('data', (chunk: Buffer) => (output += chunk.toString()));
   const lines = (): string[] => output.split('\n').slice(0, -1);
   return {
     acknowledged: () => lines().map((line) => line.split(' ') as [string, string]),
     reached: async (wanted) => {
-      while (lines().length < wanted) await once(child.stdout, 'data', { signal: AbortSignal.timeout(20_000) });
+      while (lines().length < wanted) await once(child.stdout, 'data', { signal: AbortSignal.timeout(HANG_MS) });
     },
     kill: async () => {
       child.kill('SIGKILL');
@@ -251,10 +252,10 @@ test('a full disk fails the append by name, loses nothing, and is over when ther
   mkdirSync(directory);
   const mounted = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', directory], {
     stdio: 'ignore',
-    timeout: 10_000,
+    timeout: HANG_MS,
   });
   if (mounted.status !== 0) skip('no right to mount a tmpfs here');
-  onTestFinished(() => void spawnSync('umount', ['-l', directory], { stdio: 'ignore', timeout: 10_000 }));
+  onTestFinished(() => void spawnSync('umount', ['-l', directory], { stdio: 'ignore', timeout: HANG_MS }));
   const log = await openFileLogAt(join(directory, 'log'), { segmentBytes: 1 << 20, clock: systemClock });
   await log.ensureTopic('t', TOPIC);
   const ballast = join(directory, 'ballast');

@@ -23,8 +23,8 @@ import {
   produced,
   producerId,
 } from '../support/kafka-fake.ts';
-import { freePorts } from '../support/kafka.ts';
 import { textBatch } from '../support/log-batches.ts';
+import { freePorts } from '../support/ports.ts';
 
 const WHO = { producerId: 1n, producerEpoch: 0 };
 const LIMITS: KafkaLimits = { connectMs: 5000, requestMs: 5000, callMs: 5000, deliveryMs: 10_000 };

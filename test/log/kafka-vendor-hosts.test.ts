@@ -3,6 +3,7 @@ import { createServer, type AddressInfo, type Socket } from 'node:net';
 import { expect, onTestFinished, test } from 'vitest';
 import { HostRules } from '../../control/connect/hosts.ts';
 import { kafkaVendor } from '../../lib/log/kafka/kafka-vendor.ts';
+import { HANG_MS } from '../support/hang.ts';
 
 const int16 = (value: number): Buffer => Buffer.of(value >> 8, value & 0xff);
 const int32 = (value: number): Buffer => {
@@ -58,7 +59,7 @@ test.each(['169.254.169.254', '2852039166', '0xa9fea9fe'])(
       lookup: rules.lookup,
       bytesMax: 1_000_000,
     };
-    await expect(kafkaVendor.probe(url, options, AbortSignal.timeout(15_000))).rejects.toMatchObject({
+    await expect(kafkaVendor.probe(url, options, AbortSignal.timeout(HANG_MS))).rejects.toMatchObject({
       code: 'denied',
       message: expect.stringContaining('link-local') as string,
     });

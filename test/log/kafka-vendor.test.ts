@@ -6,6 +6,7 @@ import { kafkaVendor } from '../../lib/log/kafka/kafka-vendor.ts';
 import { parsePortUrl } from '../../lib/urls.ts';
 import { KAFKA_PASSWORD, KAFKA_USER, KafkaBroker } from '../support/kafka.ts';
 import { missing } from '../support/services.ts';
+import { HANG_MS } from '../support/hang.ts';
 
 describe.skipIf(missing('kafka'))('calls of Kafka', () => {
   let broker: KafkaBroker;
@@ -14,7 +15,7 @@ describe.skipIf(missing('kafka'))('calls of Kafka', () => {
     const log = await openLog(`kafka://${broker.plain}`);
     await log.ensureTopic('vibration', { partitions: 2, retentionMs: 3_600_000 });
     await log.close();
-  }, 120_000);
+  });
   afterAll(() => broker.close());
 
   const options = (
@@ -28,7 +29,7 @@ describe.skipIf(missing('kafka'))('calls of Kafka', () => {
   });
   const urlOf = (text: string): URL => parsePortUrl(text) ?? new URL('none:');
   const call = (name: string, parameters: object = {}): Promise<unknown> =>
-    kafkaVendor.call(urlOf(`kafka://${broker.plain}`), name, parameters, options(), AbortSignal.timeout(15_000));
+    kafkaVendor.call(urlOf(`kafka://${broker.plain}`), name, parameters, options(), AbortSignal.timeout(HANG_MS));
 
   test('topics, settings and groups are told, and settings changed', async () => {
     const warnings: string[] = [];
@@ -54,7 +55,7 @@ describe.skipIf(missing('kafka'))('calls of Kafka', () => {
   test('a login is taken, a wrong one is denied, and no host is reached that may not be', async () => {
     const url = urlOf(`kafka://${broker.sasl}?sasl=scram-sha-512`);
     const probe = (given: ReturnType<typeof options>): Promise<void> =>
-      kafkaVendor.probe(url, given, AbortSignal.timeout(15_000));
+      kafkaVendor.probe(url, given, AbortSignal.timeout(HANG_MS));
     await probe(options({ user: KAFKA_USER, password: KAFKA_PASSWORD }));
     await expect(probe(options({ user: KAFKA_USER, password: 'wrong' }))).rejects.toMatchObject({ code: 'denied' });
     const seen: string[] = [];

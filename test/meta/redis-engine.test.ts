@@ -7,20 +7,11 @@ import { COMMIT_RECORDS_MAX, type MetaEngine } from '../../lib/meta/engine.ts';
 import { openMeta } from '../../lib/registry.ts';
 import { makeCertificates } from '../support/certificates.ts';
 import { Worker, expectWhole } from '../support/meta-crash.ts';
-import {
-  FEED_DEADLINE_MS,
-  V,
-  apply,
-  key,
-  listener,
-  openFor,
-  put,
-  readNumber,
-  readOne,
-} from '../support/meta-helpers.ts';
-import { RedisServer, freePort, startRedis, until } from '../support/redis.ts';
+import { V, apply, key, listener, openFor, put, readNumber, readOne } from '../support/meta-helpers.ts';
+import { RedisServer, startRedis, until } from '../support/redis.ts';
 import { missing } from '../support/services.ts';
 import { tempDir } from '../support/temp.ts';
+import { freePort } from '../support/ports.ts';
 
 const SHARD = `${V}s`;
 const say = (text: string) => ({ publish: [{ shard: SHARD, message: Buffer.from(text) }] });
@@ -77,7 +68,7 @@ describe.skipIf(missing('redis-server'))('with a redis-server', () => {
       await one.subscribe([SHARD], heard.handlers);
       await apply(two, say('other database'));
       await apply(one, say('own'));
-      await until(FEED_DEADLINE_MS, () => heard.messages.length > 0);
+      await until(() => heard.messages.length > 0);
       expect(heard).toMatchObject({ gaps: [], messages: [`${SHARD} own`] });
       expect(await two.sessions()).toHaveLength(1);
     });
@@ -107,7 +98,7 @@ describe.skipIf(missing('redis-server'))('with a redis-server', () => {
       } finally {
         process.kill(server.pid, 'SIGCONT');
       }
-      await until(10_000, () =>
+      await until(() =>
         engine.commit(put('c')).then(
           ({ ok }) => ok,
           () => false,
@@ -160,11 +151,11 @@ describe.skipIf(missing('redis-server'))('with a redis-server', () => {
       const heard = listener();
       await engine.subscribe([SHARD], heard.handlers);
       await apply(engine, say('one'));
-      await until(FEED_DEADLINE_MS, () => heard.messages.length === 1);
+      await until(() => heard.messages.length === 1);
       await cut('pubsub');
-      await until(FEED_DEADLINE_MS, () => heard.gaps.length === 2);
+      await until(() => heard.gaps.length === 2);
       await apply(engine, say('two'));
-      await until(FEED_DEADLINE_MS, () => heard.messages.length === 2);
+      await until(() => heard.messages.length === 2);
       expect(heard).toMatchObject({ gaps: [SHARD, SHARD], messages: [`${SHARD} one`, `${SHARD} two`] });
     });
 
@@ -175,7 +166,7 @@ describe.skipIf(missing('redis-server'))('with a redis-server', () => {
       await apply(engine, say('one'));
       await server.admin.incr(`penstock:feed:${SHARD}`);
       await apply(engine, say('three'));
-      await until(FEED_DEADLINE_MS, () => heard.messages.length === 2);
+      await until(() => heard.messages.length === 2);
       expect(heard.gaps).toEqual([SHARD]);
     });
 
@@ -184,13 +175,13 @@ describe.skipIf(missing('redis-server'))('with a redis-server', () => {
       const heard = listener();
       await engine.subscribe([SHARD], heard.handlers);
       await cut('normal');
-      await until(10_000, () =>
+      await until(() =>
         engine.commit(say('back')).then(
           ({ ok }) => ok,
           () => false,
         ),
       );
-      await until(FEED_DEADLINE_MS, () => heard.messages.length > 0);
+      await until(() => heard.messages.length > 0);
       expect(heard.gaps).toEqual([]);
       expect(engine.lost.aborted).toBe(false);
     });
@@ -203,7 +194,7 @@ describe.skipIf(missing('redis-server'))('with a redis-server', () => {
       await replica.follow(master);
       const engine = await openFor(master.url(), { leaseMs: 60_000 });
       const { version } = await apply(engine, put('a'));
-      await until(10_000, async () => (await replica.admin.hget(key('a').bucket, 'a')) !== null);
+      await until(async () => (await replica.admin.hget(key('a').bucket, 'a')) !== null);
       await replica.admin.call('REPLICAOF', 'NO', 'ONE');
       const promoted = await openFor(replica.url());
       expect((await readOne(promoted, key('a')))?.version).toBe(version);
@@ -223,7 +214,7 @@ describe.skipIf(missing('redis-server'))('with a redis-server', () => {
       const own = await ownRedis('--enable-debug-command', 'yes');
       const engine = await openFor(own.url(), { leaseMs: 300 });
       await own.admin.call('DEBUG', 'CHANGE-REPL-ID');
-      await until(10_000, () => engine.lost.aborted);
+      await until(() => engine.lost.aborted);
       expect(engine.lost.reason).toMatchObject({ code: 'fenced' });
     });
 
@@ -235,7 +226,7 @@ describe.skipIf(missing('redis-server'))('with a redis-server', () => {
       await own.kill('SIGKILL');
       await own.start();
       await Promise.all(workers.map((worker) => worker.end()));
-      await until(10_000, () => engine.lost.aborted);
+      await until(() => engine.lost.aborted);
       await expect(engine.read([key('a')])).rejects.toMatchObject({ code: 'fenced' });
       const after = await openFor(own.url());
       await expectWhole(after, workers);
@@ -252,7 +243,7 @@ describe.skipIf(missing('redis-server'))('with a redis-server', () => {
       const session = async () => (await engine.sessions()).find(({ id }) => id === worker.sessionId);
       expect(await session()).toMatchObject({ kind: 'worker', live: true });
       await worker.end();
-      await until(10_000, async () => (await session())?.live === false);
+      await until(async () => (await session())?.live === false);
       await engine.endSession(worker.sessionId);
       expect(await session()).toBeUndefined();
       expect(await server.admin.exists(`penstock:session:${worker.sessionId}`)).toBe(0);
@@ -268,7 +259,7 @@ describe.skipIf(missing('redis-server'))('with a redis-server', () => {
       const own = await ownRedis();
       const engine = await openFor(own.url(), { leaseMs: 300 });
       await own.kill();
-      await until(10_000, () => engine.lost.aborted);
+      await until(() => engine.lost.aborted);
       expect(engine.lost.reason).toMatchObject({ code: 'fenced' });
     });
   });
@@ -283,7 +274,7 @@ describe.skipIf(missing('redis-server'))('with a redis-server', () => {
       await engine.flush();
       expect(await replica.admin.hlen(key('').bucket)).toBe(50);
       await replica.admin.call('REPLICAOF', 'NO', 'ONE');
-      await until(10_000, async () => (await master.admin.info('replication')).includes('connected_slaves:0'));
+      await until(async () => (await master.admin.info('replication')).includes('connected_slaves:0'));
       await expect(engine.flush()).rejects.toMatchObject({ code: 'unavailable' });
     });
 
@@ -399,7 +390,7 @@ describe.skipIf(missing('redis-server'))('with a redis-server', () => {
       const { port } = down.address() as AddressInfo; // of a TCP server
       const engine = await openFor(`redis+sentinel://127.0.0.1:${port},127.0.0.1:${sentinel.port}/0?master=lake`);
       // For the master, then for failovers. The reset comes before the answer to what is sent after it.
-      await until(10_000, () => asked === 2);
+      await until(() => asked === 2);
       await apply(engine, put('a'));
       expect(printed).not.toHaveBeenCalled();
     });

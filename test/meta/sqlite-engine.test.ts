@@ -4,18 +4,7 @@ import { DatabaseSync } from 'node:sqlite';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { openMeta } from '../../lib/registry.ts';
 import { Worker, expectWhole } from '../support/meta-crash.ts';
-import {
-  FEED_DEADLINE_MS,
-  NUMBERS,
-  V,
-  apply,
-  key,
-  listener,
-  openFor,
-  put,
-  readNumber,
-  readOne,
-} from '../support/meta-helpers.ts';
+import { NUMBERS, V, apply, key, listener, openFor, put, readNumber, readOne } from '../support/meta-helpers.ts';
 import { until } from '../support/redis.ts';
 import { tempDir } from '../support/temp.ts';
 
@@ -52,7 +41,7 @@ describe('processes on one file', () => {
     const session = async () => (await engine.sessions()).find(({ id }) => id === worker.sessionId);
     expect(await session()).toMatchObject({ kind: 'worker', live: true });
     await worker.end();
-    await until(10_000, async () => (await session())?.live === false);
+    await until(async () => (await session())?.live === false);
     await engine.endSession(worker.sessionId);
     expect(await session()).toBeUndefined();
   });
@@ -97,10 +86,10 @@ describe('the feed', () => {
       BEGIN IMMEDIATE;
       INSERT INTO feed (sequence, shard, message) VALUES (500000, CAST('${SHARD}' AS BLOB), CAST('new' AS BLOB));
       COMMIT`);
-    await until(FEED_DEADLINE_MS, () => heard.messages.length > 0);
+    await until(() => heard.messages.length > 0);
     expect(heard).toMatchObject({ gaps: [SHARD], messages: [`${SHARD} new`] });
     await apply(engine, { publish: [{ shard: SHARD, message: Buffer.from('next') }] });
-    await until(FEED_DEADLINE_MS, () => heard.messages.length > 1);
+    await until(() => heard.messages.length > 1);
     expect(heard).toMatchObject({ gaps: [SHARD], messages: [`${SHARD} new`, `${SHARD} next`] });
   });
 

@@ -97,7 +97,7 @@ describe.skipIf(cannotMount() || missing('redis-server', 'versitygw', 'kafka'))(
     }
 
     // One volume on two nodes.
-    const follower = start('bash', ['-euc', FOLLOW, 'bash', b.target('shared')], 120_000);
+    const follower = start('bash', ['-euc', FOLLOW, 'bash', b.target('shared')]);
     await shell(COUNT, a.target('shared'), 120_000);
     const followed = await follower.finished;
     expect(followed, followed.stderr).toMatchObject({ status: 0, stdout: '100\n' });
@@ -108,7 +108,6 @@ describe.skipIf(cannotMount() || missing('redis-server', 'versitygw', 'kafka'))(
     await until(
       'the first files are in the lake',
       async () => (await shell('find "$1" -name "*.parquet" | wc -l', a.target('lake'))) !== '0\n',
-      60_000,
     );
     const stop = join(base, 'stop');
     const readers = nodes.map((node) => start('bash', ['-euc', TRAIN, 'bash', node.target('lake'), stop], 240_000));
@@ -125,7 +124,7 @@ describe.skipIf(cannotMount() || missing('redis-server', 'versitygw', 'kafka'))(
     expect(await exit(compact)).not.toBeNull();
     await nodes[1].driver.kill();
     process.kill(Number((await mountStats(a.staging('lake')))['workerPid']), 'SIGKILL');
-    await until('every reading has landed', async () => (await landed()) >= READINGS, 120_000);
+    await until('every reading has landed', async () => (await landed()) >= READINGS);
     const again = launch(base, 'compactor', [], ['compact', '-c', pipeline, '--ignore-lag', '--json']);
     expect(await exit(again), readFileSync(join(base, 'compactor.log'), 'utf8')).toBe(0);
     writeFileSync(stop, '');

@@ -15,16 +15,15 @@ import type { MountedVolume, Services, TestVolume } from '../support/fs-volume.t
 import { run, until } from '../support/mount-guard.ts';
 import { cannotPassThrough } from '../support/passthrough.ts';
 import { startFaultProxy } from '../support/s3-fault-proxy.ts';
-import { freePort } from '../support/redis.ts';
 import type { FaultProxy } from '../support/s3-fault-proxy.ts';
 import { cannotMount, missing } from '../support/services.ts';
 import { tempDir } from '../support/temp.ts';
 import { sha, writeElsewhere } from '../fs-gateway/passthrough-volume.ts';
+import { freePort } from '../support/ports.ts';
 
 const PENSTOCK = join(import.meta.dirname, '../../bin/penstock');
 const MIB = 2 ** 20;
 const BLOCK = 128 * 1024;
-const JOIN_DEADLINE_MS = 20_000;
 
 interface Group extends TestVolume {
   /** Requests to the object store so far: GETs of blocks. */
@@ -64,11 +63,7 @@ describe.skipIf(missing('redis-server', 'versitygw'))('a cache group', () => {
   /** `count` members that all know each other. */
   async function members(volume: TestVolume, count: number): Promise<OpenVolume[]> {
     const all = await Promise.all(Array.from({ length: count }, (_, n) => member(volume, `m${n}`)));
-    await until(
-      'all know each other',
-      () => all.every((open) => open.stats()['peers'] === count - 1),
-      JOIN_DEADLINE_MS,
-    );
+    await until('all know each other', () => all.every((open) => open.stats()['peers'] === count - 1));
     return all;
   }
 
@@ -252,14 +247,10 @@ describe.skipIf(missing('redis-server', 'versitygw'))('a cache group', () => {
       for (const more of [{}, {}, { peerListen }]) {
         mounts.push(await mountTestVolume(volume, { cacheGroup: 'train', ...more }));
       }
-      await until(
-        'all know each other',
-        async () => {
-          const all = await Promise.all(mounts.map((mount) => groupStats(mount)));
-          return all.every((stats) => stats?.['peers'] === 2);
-        },
-        JOIN_DEADLINE_MS,
-      );
+      await until('all know each other', async () => {
+        const all = await Promise.all(mounts.map((mount) => groupStats(mount)));
+        return all.every((stats) => stats?.['peers'] === 2);
+      });
       const hashes = await Promise.all(mounts.map((mount) => hashOf(mount)));
       expect(hashes).toEqual([sha(content), sha(content), sha(content)]);
       const blocks = content.length / BLOCK;
@@ -291,8 +282,8 @@ describe.skipIf(missing('redis-server', 'versitygw'))('a cache group', () => {
       await mountTestVolume(volume, { cacheGroup: 'train', peerListen: '127.0.0.1:0' }),
       await mountTestVolume(volume, { cacheGroup: 'train' }),
     ];
-    await until('both know each other', async () => (await groupStats(mounts[0]))?.['peers'] === 1, JOIN_DEADLINE_MS);
-    const warm = await run(PENSTOCK, ['fs', 'warm', mounts[0]?.mountpoint ?? '', '--json'], 30_000);
+    await until('both know each other', async () => (await groupStats(mounts[0]))?.['peers'] === 1);
+    const warm = await run(PENSTOCK, ['fs', 'warm', mounts[0]?.mountpoint ?? '', '--json']);
     expect(warm).toMatchObject({ status: 0 });
     expect(JSON.parse(warm.stdout)).toMatchObject({ files: 1, bytes: content.length });
     expect(volume.gets()).toBe(content.length / BLOCK);
@@ -308,7 +299,7 @@ describe.skipIf(missing('redis-server', 'versitygw'))('a cache group', () => {
       const mount = await mountTestVolume(volume, { cacheGroup: 'train', passthrough: 'read' });
       expect(mount.passthroughProblem).toBeUndefined();
       const peer = await member(volume, 'peer');
-      await until('the mount knows its peer', async () => (await groupStats(mount))?.['peers'] === 1, JOIN_DEADLINE_MS);
+      await until('the mount knows its peer', async () => (await groupStats(mount))?.['peers'] === 1);
       expect(await hashOf(mount)).toBe(sha(content));
       await until('the file is whole', async () => {
         const stats = await groupStats(mount);
@@ -326,7 +317,7 @@ describe.skipIf(missing('redis-server', 'versitygw'))('a cache group', () => {
   }
 
   async function hashOf(mount: MountedVolume | undefined): Promise<string> {
-    const { stdout, status } = await run('sha256sum', [`${mount?.mountpoint ?? ''}/file`], 60_000);
+    const { stdout, status } = await run('sha256sum', [`${mount?.mountpoint ?? ''}/file`]);
     expect(status).toBe(0);
     return stdout.slice(0, 64);
   }

@@ -9,7 +9,7 @@ import { tempDir } from '../support/temp.ts';
 
 async function observations(dir: string): Promise<Record<string, unknown>> {
   const child = fileURLToPath(import.meta.resolve('./acl-child.ts'));
-  const { stdout, stderr } = await run(process.execPath, [child, dir], 40_000);
+  const { stdout, stderr } = await run(process.execPath, [child, dir]);
   expect(stderr).toBe('');
   return JSON.parse(stdout) as Record<string, unknown>; // written by acl-child.ts
 }

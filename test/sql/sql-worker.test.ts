@@ -7,6 +7,7 @@ import { expect, onTestFinished, test } from 'vitest';
 import { makeScratch } from '../../lib/sql/scratch.ts';
 import { SqlWorker } from '../../lib/sql/sql-worker-client.ts';
 import { tempDir } from '../support/temp.ts';
+import { HANG_MS } from '../support/hang.ts';
 
 async function startWorker(memoryBytes = 3e8, scratchBytes = 1e9): Promise<SqlWorker> {
   const worker = await SqlWorker.start({ memoryBytes, threads: 1, scratchDir: tempDir('spill'), scratchBytes });
@@ -58,7 +59,7 @@ test('a worker dies with its parent, and what the parent left on the scratch dis
     execArgv: [],
   });
   onTestFinished(() => void parent.kill('SIGKILL'));
-  const [message] = (await once(parent, 'message', { signal: AbortSignal.timeout(20_000) })) as [{ worker: number }];
+  const [message] = (await once(parent, 'message', { signal: AbortSignal.timeout(HANG_MS) })) as [{ worker: number }];
   onTestFinished(() => {
     if (isRunning(message.worker)) process.kill(message.worker, 'SIGKILL');
   });

@@ -13,8 +13,9 @@ import type { FaultProxy, ProxyFault } from '../support/s3-fault-proxy.ts';
 import { missing } from '../support/services.ts';
 import { storeContract } from '../support/store-contract.ts';
 import { tempDir } from '../support/temp.ts';
-import { freePort, startVersitygw } from '../support/versitygw.ts';
+import { startVersitygw } from '../support/versitygw.ts';
 import type { S3Server } from '../support/versitygw.ts';
+import { freePort } from '../support/ports.ts';
 
 const BUCKET = 'lake';
 

@@ -13,6 +13,7 @@ import { missing } from '../support/services.ts';
 import { makeTempDir } from '../support/temp.ts';
 import { startVersitygw } from '../support/versitygw.ts';
 import type { S3Server } from '../support/versitygw.ts';
+import { HANG_MS } from '../support/hang.ts';
 
 const REGISTRY = join(import.meta.dirname, '../../lib/registry.ts');
 const run = promisify(execFile);
@@ -71,7 +72,7 @@ function read(environment: Readonly<Record<string, string>>): Promise<{ readonly
     STORE_URL: `s3://tls/x?endpoint=https://127.0.0.1:${port}&region=us-east-1&deadline=5s`,
     ...environment,
   };
-  return run(process.execPath, ['--input-type=module-typescript', '--eval', SCRIPT], { env, timeout: 60_000 });
+  return run(process.execPath, ['--input-type=module-typescript', '--eval', SCRIPT], { env, timeout: HANG_MS });
 }
 
 test.skipIf(missing('versitygw'))('parts of objects are read into the memory that is given', async () => {

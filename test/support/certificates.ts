@@ -2,6 +2,7 @@
 import { execFileSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { HANG_MS } from './hang.ts';
 
 export interface Certificate {
   readonly cert: string;
@@ -43,5 +44,5 @@ export function makeCertificates(dir: string): Certificates {
 }
 
 function openssl(...args: readonly string[]): void {
-  execFileSync('openssl', args, { stdio: 'ignore', timeout: 20_000 });
+  execFileSync('openssl', args, { stdio: 'ignore', timeout: HANG_MS });
 }

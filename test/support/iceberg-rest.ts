@@ -1,12 +1,9 @@
 /** Apache Iceberg's reference of a REST catalog, with its tables in SQLite, on a free port of the loopback interface. */
 import { join } from 'node:path';
-import { freePorts } from './kafka.ts';
 import { requireService } from './services.ts';
 import { tempDir } from './temp.ts';
 import { startJavaServer } from './java-server.ts';
-
-/** A cold JVM on a machine that runs other tests. */
-const START_DEADLINE_MS = 55_000;
+import { freePorts } from './ports.ts';
 
 /** Returns its URL. */
 export async function startIcebergRest(): Promise<string> {
@@ -24,7 +21,6 @@ export async function startIcebergRest(): Promise<string> {
       CATALOG_URI: `jdbc:sqlite:${join(dir, 'catalog.db')}`,
     },
     log,
-    deadlineMs: START_DEADLINE_MS,
     answers: () => answers(url),
   });
   return url;

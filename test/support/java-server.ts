@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import { closeSync, openSync, readFileSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { onTestFinished } from 'vitest';
+import { HANG_MS } from './hang.ts';
 
 /** One client, short runs: a small heap, and no time for the second compiler. */
 const JVM = ['-XX:+UseSerialGC', '-XX:TieredStopAtLevel=1', '-Xshare:auto'];
@@ -14,12 +15,11 @@ export interface JavaServer {
   readonly env?: Readonly<Record<string, string>>;
   /** A path. */
   readonly log: string;
-  readonly deadlineMs: number;
   readonly answers: () => Promise<boolean>;
 }
 
 /** Resolves when it answers; throws with the end of its log when it does not. */
-export async function startJavaServer({ name, args, env, log, deadlineMs, answers }: JavaServer): Promise<void> {
+export async function startJavaServer({ name, args, env, log, answers }: JavaServer): Promise<void> {
   const output = openSync(log, 'w');
   const child = spawn('java', [...JVM, ...args], {
     stdio: ['ignore', output, output],
@@ -32,7 +32,7 @@ export async function startJavaServer({ name, args, env, log, deadlineMs, answer
     child.kill('SIGKILL');
     await exited;
   });
-  const deadline = performance.now() + deadlineMs;
+  const deadline = performance.now() + HANG_MS;
   while (!(await answers())) {
     if (child.exitCode !== null || performance.now() > deadline) {
       throw new Error(`${name} did not start:\n${readFileSync(log, 'utf8').slice(-4000)}`);

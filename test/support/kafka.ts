@@ -8,15 +8,14 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { appendFileSync, closeSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { connect, createServer } from 'node:net';
+import { connect } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { requireService } from './services.ts';
 import { makeTempDir } from './temp.ts';
+import { HANG_MS } from './hang.ts';
+import { freePorts } from './ports.ts';
 
-/** A cold JVM on a machine that runs other tests. */
-const START_DEADLINE_MS = 55_000;
-const STOP_DEADLINE_MS = 20_000;
 const KEYSTORE_PASSWORD = 'keystore';
 const JAVA_OPTIONS = [
   ...['-Xmx512m', '-XX:+UseSerialGC', '-XX:TieredStopAtLevel=1', '-Xshare:auto'],
@@ -72,7 +71,7 @@ export class KafkaBroker {
     const child = this.#java('kafka.Kafka', [join(this.dir, 'server.properties')]);
     this.#child = child;
     await once(child, 'spawn');
-    const deadline = performance.now() + START_DEADLINE_MS;
+    const deadline = performance.now() + HANG_MS;
     while (!(await answers(this.#ports.plain))) {
       if (child.exitCode !== null || performance.now() > deadline) {
         throw new Error(`the Kafka broker did not start:\n${readFileSync(join(this.dir, 'broker.log'), 'utf8')}`);
@@ -106,7 +105,7 @@ export class KafkaBroker {
     const child = this.#child;
     this.#child = undefined;
     if (child?.exitCode !== null || child.signalCode !== null) return;
-    const timer = setTimeout(() => child.kill('SIGKILL'), STOP_DEADLINE_MS);
+    const timer = setTimeout(() => child.kill('SIGKILL'), HANG_MS);
     const exited = once(child, 'exit');
     child.kill(signal);
     await exited;
@@ -213,25 +212,11 @@ export class KafkaBroker {
   }
 
   async #run(child: ChildProcess, what: string): Promise<void> {
-    const timer = setTimeout(() => child.kill('SIGKILL'), START_DEADLINE_MS);
+    const timer = setTimeout(() => child.kill('SIGKILL'), HANG_MS);
     const [status] = (await once(child, 'exit')) as [number | null];
     clearTimeout(timer);
     if (status !== 0) throw new Error(`${what}: ${readFileSync(join(this.dir, 'broker.log'), 'utf8')}`);
   }
-}
-
-export async function freePorts(count: number): Promise<number[]> {
-  const servers = Array.from({ length: count }, () => createServer());
-  const ports: number[] = [];
-  for (const server of servers) {
-    server.listen(0, '127.0.0.1');
-    await once(server, 'listening');
-    const address = server.address();
-    if (address === null || typeof address === 'string') throw new Error('a TCP server without a port');
-    ports.push(address.port);
-  }
-  await Promise.all(servers.map((server) => once(server.close(), 'close')));
-  return ports;
 }
 
 /** True when an ApiVersions request (v0, correlation id 0, no client id) is answered. */

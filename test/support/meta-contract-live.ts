@@ -1,7 +1,7 @@
 /** A part of the contract suite (meta-contract.ts): the feed, sessions, and several engines at once. */
 import { expect, test } from 'vitest';
 import type { Minitransaction } from '../../lib/meta/engine.ts';
-import { BUCKET, FEED_DEADLINE_MS, NUMBERS, V, apply, key, listener, openFor, put, readOne } from './meta-helpers.ts';
+import { BUCKET, NUMBERS, V, apply, key, listener, openFor, put, readOne } from './meta-helpers.ts';
 import { until } from './redis.ts';
 
 export function describeFeed(freshUrl: () => Promise<string>): void {
@@ -22,7 +22,7 @@ export function describeFeed(freshUrl: () => Promise<string>): void {
       await apply(i % 2 === 0 ? one : two, say(shard, `m${i}\xff`));
       order.push(`${shard} m${i}\xff`);
     }
-    await until(FEED_DEADLINE_MS, () => heard.messages.length + also.messages.length >= 60);
+    await until(() => heard.messages.length + also.messages.length >= 60);
     expect(heard.messages.filter((text) => text.startsWith(s1))).toEqual(order.filter((text) => text.startsWith(s1)));
     expect(heard.messages.filter((text) => text.startsWith(s3))).toEqual(order.filter((text) => text.startsWith(s3)));
     expect(also.messages).toEqual(order.filter((text) => text.startsWith(s2)));
@@ -41,7 +41,7 @@ export function describeFeed(freshUrl: () => Promise<string>): void {
         for (let i = 0; i < 40; i++) await apply(engine, { ...say(s1, `${e}-${i}`), patch: [{ number: n, add: 1n }] });
       }),
     );
-    await until(FEED_DEADLINE_MS, () => heard.every(({ messages }) => messages.length >= 120));
+    await until(() => heard.every(({ messages }) => messages.length >= 120));
     expect(heard[1]?.messages).toEqual(heard[0]?.messages);
     expect(heard[2]?.messages).toEqual(heard[0]?.messages);
     for (const e of [0, 1, 2]) {
@@ -59,16 +59,16 @@ export function describeFeed(freshUrl: () => Promise<string>): void {
     await subscription.add([s2]);
     await apply(engine, say(s2, 'added'));
     await apply(engine, say(s1, 'first'));
-    await until(FEED_DEADLINE_MS, () => heard.messages.length >= 2);
+    await until(() => heard.messages.length >= 2);
     await subscription.remove([s1]);
     await apply(engine, say(s1, 'removed'));
     await apply(engine, say(s2, 'still'));
-    await until(FEED_DEADLINE_MS, () => heard.messages.includes(`${s2} still`));
+    await until(() => heard.messages.includes(`${s2} still`));
     await subscription.close();
     const other = listener();
     await engine.subscribe([s2], other.handlers);
     await apply(engine, say(s2, 'closed'));
-    await until(FEED_DEADLINE_MS, () => other.messages.length > 0);
+    await until(() => other.messages.length > 0);
     expect([...heard.messages].sort()).toEqual([`${s1} first`, `${s2} added`, `${s2} still`]);
     expect(heard.gaps).toEqual([]);
   });
@@ -125,7 +125,7 @@ export function describeSessions(freshUrl: () => Promise<string>): void {
     const engine = await openFor(url, { leaseMs: 150 });
     const admin = await openFor(url);
     await admin.endSession(engine.sessionId);
-    await until(10_000, () => engine.lost.aborted);
+    await until(() => engine.lost.aborted);
     await expect(engine.commit(put('a'))).rejects.toMatchObject({ code: 'fenced' });
   });
 
@@ -136,7 +136,7 @@ export function describeSessions(freshUrl: () => Promise<string>): void {
     const renewedAt = async (): Promise<number> =>
       (await admin.sessions()).find(({ id }) => id === engine.sessionId)?.renewedMs ?? 0;
     const first = await renewedAt();
-    await until(10_000, async () => (await renewedAt()) >= first + 1200);
+    await until(async () => (await renewedAt()) >= first + 1200);
     expect(engine.lost.aborted).toBe(false);
     await apply(engine, put('a'));
   });

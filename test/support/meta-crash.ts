@@ -8,7 +8,6 @@ import { NUMBERS, key, readNumber, scanAll } from './meta-helpers.ts';
 import { until } from './redis.ts';
 
 const WORKER = new URL('meta-worker.ts', import.meta.url).pathname;
-const WORK_DEADLINE_MS = 30_000;
 
 export class Worker {
   readonly name: string;
@@ -28,7 +27,7 @@ export class Worker {
   }
 
   async hasCommitted(count: number): Promise<void> {
-    await until(WORK_DEADLINE_MS, () => {
+    await until(() => {
       if (this.#child.exitCode !== null) throw new Error(`the worker ${this.name} ended by itself`);
       return this.acknowledged.length >= count;
     });

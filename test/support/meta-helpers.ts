@@ -7,7 +7,6 @@ import { openMeta } from '../../lib/registry.ts';
 export const V = '{v}';
 export const BUCKET = `${V}b`;
 export const NUMBERS = `${V}n`;
-export const FEED_DEADLINE_MS = 10_000;
 
 export function key(field: string, bucket = BUCKET): Key {
   return { bucket, field };

@@ -4,11 +4,10 @@ import { once } from 'node:events';
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
-import { freePort, until } from './redis.ts';
+import { until } from './redis.ts';
 import { requireService } from './services.ts';
 import { makeTempDir } from './temp.ts';
-
-const START_DEADLINE_MS = 20_000;
+import { freePort } from './ports.ts';
 
 export class Mosquitto {
   readonly port: number;
@@ -69,7 +68,7 @@ export class Mosquitto {
     const exited = once(child, 'exit').then(() => {
       throw new Error(`mosquitto ended at its start; its log is ${this.dir}/mosquitto.log`);
     });
-    await Promise.race([until(START_DEADLINE_MS, () => isListening(this.port)), exited]);
+    await Promise.race([until(() => isListening(this.port)), exited]);
     exited.catch(() => undefined);
   }
 

@@ -10,6 +10,7 @@ import { onTestFinished } from 'vitest';
 import { controlRequest } from '../../fs-gateway/fuse/control.ts';
 import { mountAndSupervise } from '../../fs-gateway/fuse/lifecycle.ts';
 import { makeTempDir } from './temp.ts';
+import { HANG_MS } from './hang.ts';
 
 const guarded = new Set<string>();
 process.on('exit', () => {
@@ -23,7 +24,7 @@ function forceUnmount(mountpoint: string): void {
     .find((entry) => entry.split(' ')[4] === mountpoint);
   if (line === undefined) return;
   const minor = line.split(' ')[2]?.split(':')[1] ?? '';
-  spawnSync('umount', ['-f', '-l', mountpoint], { stdio: 'ignore', timeout: 10_000 });
+  spawnSync('umount', ['-f', '-l', mountpoint], { stdio: 'ignore', timeout: HANG_MS });
   try {
     writeFileSync(`/sys/fs/fuse/connections/${minor}/abort`, '1');
   } catch {
@@ -102,7 +103,7 @@ export async function mountToy(options: ToyMountOptions = {}): Promise<ToyMount>
     ...(options.accessLogPath !== undefined && { accessLogPath: options.accessLogPath }),
   });
   const stats = async (): Promise<MountStats> => {
-    const answer = await controlRequest(mountpoint, { type: 'stats' }, 10_000);
+    const answer = await controlRequest(mountpoint, { type: 'stats' }, HANG_MS);
     if (!answer.ok) throw new Error(answer.message);
     return answer.value as unknown as MountStats; // the supervisor's own answer
   };
@@ -134,7 +135,7 @@ export interface Running {
 export function start(
   command: string,
   args: readonly string[],
-  deadlineMs = 20_000,
+  deadlineMs = HANG_MS,
   input: 'ignore' | 'pipe' = 'ignore',
 ): Running {
   const child = spawn(command, args, { stdio: [input, 'pipe', 'pipe'] });
@@ -168,10 +169,10 @@ export async function shell(script: string, argument: string, deadlineMs?: numbe
 }
 
 /** Waits for something that is about to become true, bounded. */
-export async function until(what: string, check: () => boolean | Promise<boolean>, deadlineMs = 15_000): Promise<void> {
-  const endMs = performance.now() + deadlineMs;
+export async function until(what: string, check: () => boolean | Promise<boolean>): Promise<void> {
+  const endMs = performance.now() + HANG_MS;
   while (!(await check())) {
-    if (performance.now() > endMs) throw new Error(`not within ${deadlineMs} ms: ${what}`);
+    if (performance.now() > endMs) throw new Error(`not within ${HANG_MS} ms: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
 }

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { onTestFinished } from 'vitest';
 import { requireService } from './services.ts';
+import { HANG_MS } from './hang.ts';
 
 const childPath = fileURLToPath(new URL('./opcua-server-child.ts', import.meta.url));
 
@@ -65,7 +66,7 @@ export class OpcuaServer {
     let lastWords = '';
     child.stderr?.on('data', (chunk: Buffer) => (lastWords = (lastWords + chunk.toString()).slice(-2000)));
     this.#child = child;
-    const started = once(child, 'message', { signal: AbortSignal.timeout(60_000) });
+    const started = once(child, 'message', { signal: AbortSignal.timeout(HANG_MS) });
     const ended = once(child, 'exit').then(() => {
       throw new Error(`the OPC UA server ended: ${lastWords}`);
     });
@@ -86,7 +87,7 @@ export class OpcuaServer {
   async do(command: OpcuaCommand): Promise<number> {
     const child = this.#child;
     if (child === undefined) throw new Error('the OPC UA server is not running');
-    const answer = once(child, 'message', { signal: AbortSignal.timeout(30_000) });
+    const answer = once(child, 'message', { signal: AbortSignal.timeout(HANG_MS) });
     child.send(command);
     const [message] = (await answer) as [{ readonly counter: number }];
     return message.counter;

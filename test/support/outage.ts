@@ -10,8 +10,10 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { connectAsync } from 'mqtt';
 import { AgentProcess, flawsOf, numberedIn } from './agent-process.ts';
-import { freePorts, type KafkaBroker } from './kafka.ts';
+import { type KafkaBroker } from './kafka.ts';
 import type { Mosquitto } from './mosquitto.ts';
+import { HANG_MS } from './hang.ts';
+import { freePorts } from './ports.ts';
 
 export interface OutageOptions {
   /** Acknowledged readings of each source, at least. */
@@ -99,7 +101,7 @@ async function postReadings(url: string, client: number, senders: Senders): Prom
     const body = lines.map(({ line }) => `${line}\n`).join('');
     const headers = { 'content-type': 'application/x-ndjson', 'idempotency-key': `${client}-${request}` };
     for (;;) {
-      const response = await fetch(url, { method: 'POST', body, headers, signal: AbortSignal.timeout(20_000) }).catch(
+      const response = await fetch(url, { method: 'POST', body, headers, signal: AbortSignal.timeout(HANG_MS) }).catch(
         () => null,
       );
       if (response?.status === 200) break;

@@ -1,6 +1,7 @@
 /** Finding and ending real processes: what the kill tests need of /proc. */
 import { readdirSync, readFileSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
+import { HANG_MS } from './hang.ts';
 
 export interface ProcessEntry {
   readonly pid: number;
@@ -50,11 +51,11 @@ export function kill(pid: number): void {
 }
 
 /** Polls until `find` gives something; throws with `what` after the deadline. */
-export async function eventually<T>(what: string, find: () => T | undefined | false, deadlineMs = 30_000): Promise<T> {
-  for (const end = performance.now() + deadlineMs; ;) {
+export async function eventually<T>(what: string, find: () => T | undefined | false): Promise<T> {
+  for (const end = performance.now() + HANG_MS; ;) {
     const found = find();
     if (found !== undefined && found !== false) return found;
-    if (performance.now() > end) throw new Error(`${what} did not happen within ${deadlineMs / 1000} s`);
+    if (performance.now() > end) throw new Error(`${what} did not happen within ${HANG_MS} ms`);
     await delay(20);
   }
 }

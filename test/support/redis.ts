@@ -2,23 +2,13 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { rmSync } from 'node:fs';
-import { connect, createServer, type AddressInfo } from 'node:net';
+import { connect } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Redis } from 'ioredis';
 import { requireService } from './services.ts';
 import { makeTempDir } from './temp.ts';
-
-const START_DEADLINE_MS = 20_000;
-const LINK_DEADLINE_MS = 20_000;
-
-export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo; // a TCP server's address is never a string
-  server.close();
-  await once(server, 'close');
-  return port;
-}
+import { HANG_MS } from './hang.ts';
+import { freePort } from './ports.ts';
 
 export class RedisServer {
   readonly port: number;
@@ -100,14 +90,14 @@ export class RedisServer {
   /** Waits until this replica has its master's data and follows it. */
   async follow(master: RedisServer): Promise<void> {
     await this.admin.call('REPLICAOF', '127.0.0.1', String(master.port));
-    await until(LINK_DEADLINE_MS, async () => {
+    await until(async () => {
       if (!(await this.admin.info('replication')).includes('master_link_status:up')) return false;
       return (await master.admin.info('replication')).includes('state=online');
     });
   }
 
   async #answers(): Promise<void> {
-    await until(START_DEADLINE_MS, async () => {
+    await until(async () => {
       const socket = connect(this.port, '127.0.0.1');
       try {
         await once(socket, 'connect');
@@ -125,10 +115,10 @@ export class RedisServer {
 }
 
 /** Asks again every few milliseconds until `condition` holds; throws at the deadline. */
-export async function until(deadlineMs: number, condition: () => boolean | Promise<boolean>): Promise<void> {
-  const endMs = performance.now() + deadlineMs;
+export async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
+  const endMs = performance.now() + HANG_MS;
   while (!(await condition())) {
-    if (performance.now() > endMs) throw new Error(`not so within ${deadlineMs} ms: ${condition.toString()}`);
+    if (performance.now() > endMs) throw new Error(`not so within ${HANG_MS} ms: ${condition.toString()}`);
     await sleep(5);
   }
 }

@@ -1,12 +1,9 @@
 /** A real schema registry (Apicurio, with its records in memory) on a free port of the loopback interface. */
 import { join } from 'node:path';
-import { freePorts } from './kafka.ts';
 import { requireService } from './services.ts';
 import { tempDir } from './temp.ts';
 import { startJavaServer } from './java-server.ts';
-
-/** A cold JVM on a machine that runs other tests. */
-const START_DEADLINE_MS = 55_000;
+import { freePorts } from './ports.ts';
 
 export class SchemaRegistryServer {
   /** The base of Confluent's API. */
@@ -25,7 +22,6 @@ export class SchemaRegistryServer {
       name: 'the schema registry',
       args: ['-Xmx400m', '-Dquarkus.http.host=127.0.0.1', `-Dquarkus.http.port=${port}`, '-jar', jar],
       log,
-      deadlineMs: START_DEADLINE_MS,
       answers: () => registry.#answers(),
     });
     return registry;

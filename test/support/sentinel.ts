@@ -1,8 +1,9 @@
 /** Redis with replicas under three real Sentinels, which notice a dead master and make another within about two seconds. */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { freePort, RedisServer, startRedis, until } from './redis.ts';
+import { RedisServer, startRedis, until } from './redis.ts';
 import { tempDir } from './temp.ts';
+import { freePort } from './ports.ts';
 
 const MASTER_NAME = 'lake';
 /**
@@ -43,7 +44,7 @@ export async function startSentinelGroup(replicas: number): Promise<SentinelGrou
     if (first === undefined) throw new Error('unreachable');
     await Promise.all(others.map((replica) => replica.follow(first)));
     for (let n = 0; n < 3; n++) sentinels.push(await startSentinel(first));
-    await until(20_000, async () => {
+    await until(async () => {
       const states = await Promise.all(sentinels.map((sentinel) => masterState(sentinel)));
       // Each has to know both others, or no majority elects a leader.
       return states.every(

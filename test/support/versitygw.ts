@@ -2,10 +2,11 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdirSync, rmSync } from 'node:fs';
-import { createServer } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { requireService } from './services.ts';
 import { makeTempDir } from './temp.ts';
+import { HANG_MS } from './hang.ts';
+import { freePort } from './ports.ts';
 
 export interface S3Server {
   readonly endpoint: string;
@@ -21,8 +22,6 @@ export interface S3Server {
   /** Ends it and removes its folder. */
   stop(): Promise<void>;
 }
-
-const READY_DEADLINE_MS = 20_000;
 
 /** Started for `beforeAll`, stopped by the caller. */
 export async function startVersitygw(): Promise<S3Server> {
@@ -46,7 +45,7 @@ export async function startVersitygw(): Promise<S3Server> {
       env: { ...process.env, ROOT_ACCESS_KEY: accessKeyId, ROOT_SECRET_KEY: secretAccessKey },
     });
     child = started;
-    const deadline = performance.now() + READY_DEADLINE_MS;
+    const deadline = performance.now() + HANG_MS;
     while (!(await answers(endpoint))) {
       if (started.exitCode !== null || performance.now() > deadline) {
         throw new Error(`versitygw did not start (exit status ${started.exitCode ?? 'none'})`);
@@ -74,16 +73,6 @@ export async function startVersitygw(): Promise<S3Server> {
     restore,
     stop,
   };
-}
-
-/** A loopback port that was free a moment ago. */
-export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await new Promise((resolve) => server.once('listening', resolve));
-  const address = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  if (address === null || typeof address === 'string') throw new Error('no port');
-  return address.port;
 }
 
 async function answers(endpoint: string): Promise<boolean> {

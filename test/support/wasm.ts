@@ -4,6 +4,7 @@ import { copyFileSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
+import { HANG_MS } from './hang.ts';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const examples = join(root, 'deploy/examples/wasm');
@@ -13,6 +14,7 @@ export const smoothModule = join(examples, 'smooth.wasm');
 const BEHAVING = `
 import { answer, append, Batch, begin, change, finish, keep, refuse } from './penstock';
 import { field, numberField, textField } from './json';
+import { HANG_MS } from './hang.ts';
 export { penstock_abi, penstock_alloc } from './penstock';
 
 let seen: u32 = 0;
@@ -106,5 +108,5 @@ export async function buildBehaving(dir: string): Promise<string> {
 
 async function compile(cwd: string, source: string, outFile: string, flags: readonly string[]): Promise<void> {
   const asc = join(root, 'node_modules/assemblyscript/bin/asc.js');
-  await promisify(execFile)(process.execPath, [asc, source, '--outFile', outFile, ...flags], { cwd, timeout: 60_000 });
+  await promisify(execFile)(process.execPath, [asc, source, '--outFile', outFile, ...flags], { cwd, timeout: HANG_MS });
 }

@@ -178,7 +178,7 @@ test('a backup whose writer was killed stops gc only until its session is over',
     abandoned += report.abandonedBackups;
     return (freed += report.deletedObjects);
   };
-  await expect.poll(collect, { timeout: 20_000 }).toBe(4);
+  await expect.poll(collect).toBe(4);
   expect(abandoned).toBe(1);
   expect(await keysIn(all, '-s')).toEqual([]);
   expect((await createBackup(options)).consistent).toBe(true);

@@ -46,7 +46,7 @@ function suite(newVolume: NewVolume): void {
       await gcLater(all);
       return countBlocks(all);
     };
-    await expect.poll(objects, { timeout: 10_000 }).toBe(0);
+    await expect.poll(objects).toBe(0);
   });
 }
 
@@ -139,9 +139,7 @@ test('a mount does it in a process of its own, and one that was killed leaves th
     onTestFinished(() => void child.kill('SIGKILL'));
     if (kill) {
       await once(child, 'spawn');
-      await expect
-        .poll(async () => (await engine.read([keys.backupLock]))[0] !== null, { timeout: 20_000, interval: 1 })
-        .toBe(true);
+      await expect.poll(async () => (await engine.read([keys.backupLock]))[0] !== null, { interval: 1 }).toBe(true);
       child.kill('SIGKILL');
     }
     await ended.promise;
@@ -150,13 +148,10 @@ test('a mount does it in a process of its own, and one that was killed leaves th
   // Killed, it may have been done all the same.
   for (const { key } of await listBackups(store, open.format)) await store.delete([key]);
   await expect
-    .poll(
-      async () => {
-        await run(false);
-        return (await listBackups(store, open.format)).length;
-      },
-      { timeout: 30_000 },
-    )
+    .poll(async () => {
+      await run(false);
+      return (await listBackups(store, open.format)).length;
+    })
     .toBe(1);
   expect(reports.join('\n')).toContain('backup of the metadata');
 });

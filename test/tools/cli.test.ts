@@ -11,7 +11,7 @@ const PENSTOCK = join(import.meta.dirname, '../../bin/penstock');
 async function penstock(
   ...args: string[]
 ): Promise<{ readonly status: unknown; readonly json: unknown; readonly stderr: string }> {
-  const { status, stdout, stderr } = await run(PENSTOCK, ['fs', ...args, '--json'], 60_000);
+  const { status, stdout, stderr } = await run(PENSTOCK, ['fs', ...args, '--json']);
   return { status, stderr, json: stdout === '' ? null : JSON.parse(stdout) };
 }
 

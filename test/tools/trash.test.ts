@@ -161,7 +161,7 @@ function suite(newVolume: NewVolume): void {
       for await (const { key } of store.list(`${open.format.id}/blocks/`)) count += key.length > 0 ? 1 : 0;
       return count;
     };
-    await expect.poll(objects, { timeout: 10_000 }).toBe(0);
+    await expect.poll(objects).toBe(0);
     await expectSound(volume);
   });
 

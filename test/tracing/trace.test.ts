@@ -45,7 +45,7 @@ const reading = (n: number): string => JSON.stringify({ id: `s${n % 3}`, ts: 1_7
 
 async function runAgentUntil({ run, dir, receiver }: Pipeline, sends: number): Promise<string> {
   const agent = run('agent', 'run', '-c', join(dir, 'agent.yaml'));
-  await until('it is sent', () => named(receiver, 'send').length >= sends, 20_000);
+  await until('it is sent', () => named(receiver, 'send').length >= sends);
   agent.child.kill('SIGTERM');
   const { status, stderr } = await agent.finished;
   expect(status).toBe(0);
@@ -122,7 +122,7 @@ test('is lost by a kill, and the reading is not; the next one is traced again', 
   writeFileSync(path, yaml.replace('log: file:./log', 'log: kafka://127.0.0.1:1'));
   write(reading(1));
   const agent = run('agent', 'run', '-c', path);
-  await until('it is in the spool', () => named(receiver, 'spool').length > 0, 20_000);
+  await until('it is in the spool', () => named(receiver, 'spool').length > 0);
   agent.child.kill('SIGKILL');
   await agent.finished;
   writeFileSync(path, yaml);

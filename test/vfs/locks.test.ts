@@ -133,7 +133,7 @@ test('a mount whose session was ended confirms its locks under the next, and say
   await engine.endSession(mount?.id ?? 0);
   await locker(b, caller(), 6n, 1n, WHOLE, wait);
   await a.operations.mkdir(caller(), 1n, 'd', 0o755, 0);
-  await expect.poll(() => reports.join('\n'), { timeout: 20_000 }).toContain('lock on inode 6 was lost');
+  await expect.poll(() => reports.join('\n')).toContain('lock on inode 6 was lost');
   await expect(locker(b, caller(), 5n, 1n, WHOLE)).rejects.toMatchObject(blocked);
   await locker(a, caller(), 5n, 1n, UNLOCK);
   await locker(b, caller(), 5n, 1n, WHOLE);
@@ -165,4 +165,4 @@ test('a lock whose holder could not commit is kept until it can: nobody works on
   await expect(locker(b, caller(), ino, 4n, WHOLE, flock)).rejects.toMatchObject(blocked);
   await a.operations.release(caller(), ino, open.handle, 2n);
   await locker(b, caller(), ino, 4n, WHOLE, flock);
-}, 20_000);
+});

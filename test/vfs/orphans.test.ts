@@ -121,7 +121,7 @@ test('a mount that missed the event enters itself when it has a session again', 
   await engine.endSession(session?.id ?? 0);
   await a.operations.unlink(caller(), 1n, 'file');
   await b.operations.mkdir(caller(), 1n, 'd', 0o755, 0); // meets the loss
-  await expect.poll(() => holders(engine, ino), { timeout: 15_000 }).toBe(2);
+  await expect.poll(() => holders(engine, ino)).toBe(2);
   expect((await content(b, ino, handle)).equals(DATA)).toBe(true);
 });
 

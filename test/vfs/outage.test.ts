@@ -59,46 +59,41 @@ test.skipIf(missing('redis-server'))(
     all.catch(() => undefined); // awaited below
     for (let kill = 0; kill < 2; kill++) {
       const before = expected.length;
-      await expect.poll(() => expected.length, { timeout: 20_000, interval: 5 }).toBeGreaterThan(before + 20);
+      await expect.poll(() => expected.length, { interval: 5 }).toBeGreaterThan(before + 20);
       await redis.kill();
       await redis.start();
     }
     const before = expected.length;
-    await expect.poll(() => expected.length, { timeout: 20_000, interval: 5 }).toBeGreaterThan(before + 20);
+    await expect.poll(() => expected.length, { interval: 5 }).toBeGreaterThan(before + 20);
     stop = true;
     await all;
     expect(await names(open)).toEqual(expected.sort());
   },
-  60_000,
 );
 
-test.skipIf(missing('redis-server'))(
-  'a change whose answer is lost is not made twice, and not lost',
-  async () => {
-    const { redis, volume } = await redisVolume();
-    const proxy = await linked(redis);
-    const open = await openTestVolume({ ...volume, metaUrl: `redis://127.0.0.1:${proxy.port}/0` });
-    await open.operations.mkdir(caller(), 1n, 'warm', 0o755, 0);
-    await open.operations.mkdir(caller(), 1n, 'other', 0o755, 0);
-    await open.operations.rmdir(caller(), 1n, 'other'); // Redis knows the scripts
-    await open.operations.lookup(caller(), 1n, 'made'); // nothing is left to be read before the commit
-    const held = proxy.swallowAnswers();
-    const made = (async () => open.operations.mkdir(caller(), 1n, 'made', 0o755, 0))();
-    const removed = (async () => open.operations.rmdir(caller(), 1n, 'warm'))();
-    await held;
-    const engine = await openMeta(volume.metaUrl, { kind: 'test' });
-    onTestFinished(() => engine.close());
-    await expect.poll(async () => (await engine.read([keys.entry(1, 'made')]))[0], { timeout: 10_000 }).not.toBeNull();
-    await expect.poll(async () => (await engine.read([keys.entry(1, 'warm')]))[0], { timeout: 10_000 }).toBeNull();
-    proxy.deliverAnswers();
-    proxy.reset();
-    const { attributes } = await made;
-    await removed;
-    expect(await names(open)).toEqual(['made']);
-    expect(await open.operations.lookup(caller(), 1n, 'made')).toMatchObject({ attributes: { ino: attributes.ino } });
-  },
-  30_000,
-);
+test.skipIf(missing('redis-server'))('a change whose answer is lost is not made twice, and not lost', async () => {
+  const { redis, volume } = await redisVolume();
+  const proxy = await linked(redis);
+  const open = await openTestVolume({ ...volume, metaUrl: `redis://127.0.0.1:${proxy.port}/0` });
+  await open.operations.mkdir(caller(), 1n, 'warm', 0o755, 0);
+  await open.operations.mkdir(caller(), 1n, 'other', 0o755, 0);
+  await open.operations.rmdir(caller(), 1n, 'other'); // Redis knows the scripts
+  await open.operations.lookup(caller(), 1n, 'made'); // nothing is left to be read before the commit
+  const held = proxy.swallowAnswers();
+  const made = (async () => open.operations.mkdir(caller(), 1n, 'made', 0o755, 0))();
+  const removed = (async () => open.operations.rmdir(caller(), 1n, 'warm'))();
+  await held;
+  const engine = await openMeta(volume.metaUrl, { kind: 'test' });
+  onTestFinished(() => engine.close());
+  await expect.poll(async () => (await engine.read([keys.entry(1, 'made')]))[0]).not.toBeNull();
+  await expect.poll(async () => (await engine.read([keys.entry(1, 'warm')]))[0]).toBeNull();
+  proxy.deliverAnswers();
+  proxy.reset();
+  const { attributes } = await made;
+  await removed;
+  expect(await names(open)).toEqual(['made']);
+  expect(await open.operations.lookup(caller(), 1n, 'made')).toMatchObject({ attributes: { ino: attributes.ino } });
+});
 
 test.skipIf(missing('redis-server'))(
   'a link that is cut while changes are under way: they wait, and each is made once',
@@ -119,7 +114,6 @@ test.skipIf(missing('redis-server'))(
     }
     expect(await names(open)).toEqual(made.sort());
   },
-  60_000,
 );
 
 test.skipIf(missing('redis-server'))(
@@ -170,7 +164,6 @@ test.skipIf(missing('redis-server'))(
     expect([lost.ino, made.attributes.ino, before.ino]).not.toContain(second.attributes.ino);
     expect(reports.join('\n')).toMatch(/session lost/);
   },
-  60_000,
 );
 
 test.skipIf(missing('redis-server'))(
@@ -192,7 +185,7 @@ test.skipIf(missing('redis-server'))(
     const [shared, removed] = [await staged('shared'), await staged('removed')];
     // Asleep for longer than its lease.
     proxy.cut();
-    await expect.poll(() => reports.join('\n'), { timeout: 20_000 }).toContain('metadata session lost');
+    await expect.poll(() => reports.join('\n')).toContain('metadata session lost');
     const { handle } = await other.operations.open(caller(), shared.ino, 2);
     await other.operations.write(caller(), shared.ino, handle, 6n, Buffer.from('OTHER'), 2, false);
     await other.operations.flush(caller(), shared.ino, handle, 0n);
@@ -206,5 +199,4 @@ test.skipIf(missing('redis-server'))(
     expect(await names(other)).toEqual(['shared']);
     expect(await names(open)).toEqual(['shared']);
   },
-  60_000,
 );

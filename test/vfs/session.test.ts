@@ -21,7 +21,7 @@ test('a session that is ended is replaced: caches are dropped, operations go on,
   await engine.endSession(mount?.id ?? 0);
   // The commit that meets the loss is made again on the new session.
   await open.operations.mkdir(caller(), 1n, 'd', 0o755, 0);
-  await expect.poll(() => reports.join('\n'), { timeout: 20_000 }).toContain('metadata session renewed');
+  await expect.poll(() => reports.join('\n')).toContain('metadata session renewed');
   await open.operations.flush(caller(), ino, file.handle, 0n);
   await engine.close();
   const other = await openTestVolume(volume, 'b');
@@ -57,7 +57,7 @@ test.skipIf(missing('redis-server'))(
     await redis.kill();
     const looked = (async () => open.operations.lookup(caller(), 1n, 'nothing'))();
     // Longer than the lease: the connection is closed under it.
-    await expect.poll(() => reports.join('\n'), { timeout: 20_000 }).toContain('metadata session lost');
+    await expect.poll(() => reports.join('\n')).toContain('metadata session lost');
     await redis.start();
     // There is no such name, for as long as this may be believed.
     expect(await looked).toHaveProperty('negativeTtlMs');

@@ -12,10 +12,11 @@ import { splitArray } from '../../../agent/sources/http/json-array.ts';
 import { openSpool, type Spool } from '../../../agent/spool/spool.ts';
 import { AgentProcess, flawsOf, numberedIn } from '../../support/agent-process.ts';
 import { makeCertificates } from '../../support/certificates.ts';
-import { freePorts } from '../../support/kafka.ts';
 import { tempDir } from '../../support/temp.ts';
 import { readAll, spoolIn } from '../spool/support.ts';
 import { runSource, sourceConfig, type RunningSource } from './support.ts';
+import { HANG_MS } from '../../support/hang.ts';
+import { freePorts } from '../../support/ports.ts';
 
 interface Ingest extends RunningSource {
   readonly url: string;
@@ -28,7 +29,7 @@ async function ingest(more: Record<string, unknown> = {}, given?: { dir: string;
   const [port = 0] = await freePorts(1);
   const config = sourceConfig({ type: 'http', listen: `127.0.0.1:${port}`, path: '/ingest', to: 't', ...more });
   const running = runSource(httpSource(config, dir, 1000), spool, dir);
-  await vi.waitFor(() => once(connect(port, '127.0.0.1')), { timeout: 10_000, interval: 10 });
+  await vi.waitFor(() => once(connect(port, '127.0.0.1')), { timeout: HANG_MS, interval: 10 });
   return { ...running, url: `http://127.0.0.1:${port}/ingest`, port, spool };
 }
 
@@ -58,7 +59,7 @@ async function post(url: string, body: string | Buffer, headers: Record<string, 
     method: 'POST',
     body,
     headers: { 'content-type': 'application/x-ndjson', ...headers },
-    signal: AbortSignal.timeout(15_000),
+    signal: AbortSignal.timeout(HANG_MS),
   });
   const { status } = response;
   return { status, body: (await response.json()) as Answer['body'], headers: response.headers };
@@ -183,7 +184,7 @@ test('a full spool refuses with 429 and Retry-After, and takes the same request 
   spool.acknowledge('t', spool.lastSeq('t'));
   await vi.waitFor(async () => {
     expect((await post(url, body, { 'idempotency-key': String(requests) })).status).toBe(200);
-  }, 10_000);
+  }, HANG_MS);
   expect(spool.lastSeq('t')).toBe(BigInt(50 * (requests + 1)));
 });
 
@@ -216,7 +217,7 @@ test('slow clients are answered 408 and hold up nobody; connections are bounded'
   );
   const idle = Array.from({ length: 12 }, () => connect(port, '127.0.0.1').on('error', () => undefined));
   onTestFinished(() => idle.forEach((socket) => socket.destroy()));
-  await vi.waitFor(() => expect(output.counters.events['connection_dropped']).toBe(4), 10_000);
+  await vi.waitFor(() => expect(output.counters.events['connection_dropped']).toBe(4), HANG_MS);
 });
 
 test('bodies share a bounded memory: who finds none waits in order, and gives up after its time', async () => {
@@ -265,7 +266,7 @@ describe('Idempotency-Key', () => {
         expect((await post(first.url, gzipSync(body), { ...key('k1'), 'content-encoding': 'gzip' })).body).toEqual({
           accepted: 2,
         }),
-      10_000,
+      HANG_MS,
     );
     expect(await post(first.url, '{"n":4}', key('k2'))).toMatchObject({ status: 422 });
     expect(again.lastSeq('t')).toBe(3n);
@@ -313,12 +314,12 @@ sources: [{ type: http, listen: "127.0.0.1:${port}", path: /ingest, to: machine,
     const clients = Array.from({ length: 8 }, (_, id) => client(id));
     for (let round = 0; round < 6; round += 1) {
       const before = acknowledged.length;
-      await vi.waitFor(() => expect(acknowledged.length).toBeGreaterThan(before + 100 + round * 37), 20_000);
+      await vi.waitFor(() => expect(acknowledged.length).toBeGreaterThan(before + 100 + round * 37), HANG_MS);
       await agent.end('SIGKILL');
       agent.start();
     }
     const before = acknowledged.length;
-    await vi.waitFor(() => expect(acknowledged.length).toBeGreaterThan(before + 100), 20_000);
+    await vi.waitFor(() => expect(acknowledged.length).toBeGreaterThan(before + 100), HANG_MS);
     stopping.abort();
     await Promise.all(clients);
     expect(await agent.end('SIGTERM')).toBe(0);
@@ -335,7 +336,7 @@ test('the token of a file may change while the agent runs; a missing file is a p
   expect((await post(url, '{}', { authorization: 'Bearer one' })).status).toBe(200);
   writeFileSync(join(dir, 'token'), 'two\n');
   await vi.waitFor(async () => expect((await post(url, '{}', { authorization: 'Bearer two' })).status).toBe(200), {
-    timeout: 15_000,
+    timeout: HANG_MS,
     interval: 200,
   });
   expect((await post(url, '{}', { authorization: 'Bearer one' })).status).toBe(401);

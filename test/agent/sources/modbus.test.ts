@@ -15,8 +15,9 @@ import {
 import { tempDir } from '../../support/temp.ts';
 import { readAll, spoolIn } from '../spool/support.ts';
 import { quarantinedIn, runSource, sourceConfig, type RunningSource } from './support.ts';
+import { HANG_MS } from '../../support/hang.ts';
 
-const WAIT = { timeout: 15_000, interval: 10 };
+const WAIT = { timeout: HANG_MS, interval: 10 };
 
 interface Following extends RunningSource {
   readonly spool: Spool;

@@ -11,8 +11,9 @@ import type { Spool } from '../../../agent/spool/spool.ts';
 import { tempDir } from '../../support/temp.ts';
 import { readAll, spoolIn } from '../spool/support.ts';
 import { runSource, sourceConfig, type RunningSource } from './support.ts';
+import { HANG_MS } from '../../support/hang.ts';
 
-const WAIT = { timeout: 20_000, interval: 10 };
+const WAIT = { timeout: HANG_MS, interval: 10 };
 const V5 = { protocolVersion: 5 } as const;
 
 function publish(id: number, qos: 0 | 1 | 2, n: number, dup = false): IPublishPacket {

@@ -13,8 +13,9 @@ import { missing } from '../../support/services.ts';
 import { tempDir } from '../../support/temp.ts';
 import { readAll, spoolIn } from '../spool/support.ts';
 import { quarantinedIn, runSource, sourceConfig, type RunningSource } from './support.ts';
+import { HANG_MS } from '../../support/hang.ts';
 
-const WAIT = { timeout: 20_000, interval: 20 };
+const WAIT = { timeout: HANG_MS, interval: 20 };
 
 async function broker(...lines: string[]): Promise<Mosquitto> {
   const server = await Mosquitto.start(...lines);

@@ -49,7 +49,7 @@ async function valuesOf(spool: Spool): Promise<Record<string, unknown>[]> {
 /** Waits for the counter's last value, then asserts that each one from `from` on is there once, in order. */
 async function expectCounted(spool: Spool, last: number, from = 0): Promise<void> {
   const counted = async (): Promise<unknown[]> => (await valuesOf(spool)).map(({ value }) => value);
-  await expect.poll(async () => (await counted()).at(-1), { timeout: 20_000 }).toBe(last);
+  await expect.poll(async () => (await counted()).at(-1)).toBe(last);
   expect(await counted()).toEqual(Array.from({ length: last - from + 1 }, (_, index) => from + index));
 }
 
@@ -79,7 +79,7 @@ describe.skipIf(missing('node-opcua'))('with a server', () => {
     ];
     const proxy = await TcpProxy.start(() => server.port);
     const { spool, running } = await start(dir, { url: `opc.tcp://127.0.0.1:${proxy.port}`, nodes });
-    await expect.poll(() => spool.lastSeq('t'), { timeout: 20_000 }).toBe(4n);
+    await expect.poll(() => spool.lastSeq('t')).toBe(4n);
     const problem = (): string => running.output.counters.problem ?? '';
     expect(problem()).toContain('absent (ns=1;s=absent): BadNodeIdUnknown');
     expect(problem()).toContain('nobody (nsu=urn:nobody;s=x): the server has no such namespace');
@@ -94,7 +94,7 @@ describe.skipIf(missing('node-opcua'))('with a server', () => {
     await server.do({ type: 'set', name: 'counter', dataType: 'Double', value: 7.5, timeMs: 1_700_000_000_123 });
     await server.do({ type: 'set', name: 'counter', dataType: 'Double', value: 8, status: 'BadSensorFailure' });
     await server.do({ type: 'set', name: 'text', dataType: 'String', value: 'ü\n' });
-    await expect.poll(() => spool.lastSeq('t'), { timeout: 20_000 }).toBe(7n);
+    await expect.poll(() => spool.lastSeq('t')).toBe(7n);
     const later = (await valuesOf(spool)).slice(4);
     expect(later.filter(({ sensor }) => sensor === 'counter')).toEqual([
       { sensor: 'counter', ts: 1_700_000_000_123, unit: 'rpm', value: 7.5, quality: 'good' },
@@ -104,7 +104,7 @@ describe.skipIf(missing('node-opcua'))('with a server', () => {
     // It comes later, and is found when the connection is made again.
     await server.do({ type: 'add', name: 'absent' });
     proxy.reset();
-    await expect.poll(() => spool.lastSeq('t'), { timeout: 20_000 }).toBe(8n);
+    await expect.poll(() => spool.lastSeq('t')).toBe(8n);
     expect((await valuesOf(spool)).at(-1)).toMatchObject({ sensor: 'absent', value: 1 });
   });
 
@@ -117,13 +117,13 @@ describe.skipIf(missing('node-opcua'))('with a server', () => {
     const connections = (): number => running.output.counters.events['connection'] ?? 0;
     let last = 0;
     for (let round = 1; round <= 2; round += 1) {
-      await expect.poll(connections, { timeout: 20_000 }).toBe(round);
+      await expect.poll(connections).toBe(round);
       await server.do({ type: 'count', times: 100 });
       if (round === 2) {
         // The link is dead, and nobody says so.
         await proxy.swallowAnswers();
         await server.do({ type: 'count', times: 100 });
-        await expect.poll(() => running.output.counters.problem, { timeout: 20_000 }).not.toBeNull();
+        await expect.poll(() => running.output.counters.problem).not.toBeNull();
         proxy.deliverAnswers();
       }
       proxy.cut();
@@ -135,8 +135,8 @@ describe.skipIf(missing('node-opcua'))('with a server', () => {
     expect(running.output.counters.events).not.toHaveProperty('subscription_lost');
     // A process that is killed is started again; without a user and security a server gives its subscription to nobody else.
     for (const pid of clientProcesses()) process.kill(pid, 'SIGKILL');
-    await expect.poll(() => running.output.counters.events['process_end'], { timeout: 20_000 }).toBe(1);
-    await expect.poll(() => running.output.counters.events['subscription_lost'], { timeout: 20_000 }).toBe(1);
+    await expect.poll(() => running.output.counters.events['process_end']).toBe(1);
+    await expect.poll(() => running.output.counters.events['subscription_lost']).toBe(1);
   });
 
   test('kill -9 of the agent, again and again: each value once and in order, also those of the time when it was away', async () => {
@@ -163,16 +163,16 @@ sources:
     let last = 0;
     for (let kill = 0; kill < 3; kill += 1) {
       agent.start();
-      await expect.poll(accepted, { timeout: 20_000, interval: 1 }).toBeGreaterThan(last);
+      await expect.poll(accepted, { interval: 1 }).toBeGreaterThan(last);
       // Some of them are on their way at the kill.
       const counting = server.do({ type: 'count', times: 500 });
-      await expect.poll(accepted, { timeout: 20_000, interval: 1 }).toBeGreaterThan(last + (kill === 1 ? 400 : 1));
+      await expect.poll(accepted, { interval: 1 }).toBeGreaterThan(last + (kill === 1 ? 400 : 1));
       last = await counting;
       await agent.end(kill === 2 ? 'SIGTERM' : 'SIGKILL');
       last = await server.do({ type: 'count', times: 100 });
     }
     agent.start();
-    await expect.poll(() => accepted() || agent.output, { timeout: 20_000 }).toBe(last + 1);
+    await expect.poll(() => accepted() || agent.output).toBe(last + 1);
     expect(await agent.end('SIGTERM')).toBe(0);
     const values = (await valuesIn(dir, 'machine')).map(({ value }) => value);
     expect(values).toEqual(Array.from({ length: last + 1 }, (_, n) => n));
@@ -186,11 +186,11 @@ sources:
     await server.do({ type: 'count', times: 10 });
     await expectCounted(spool, 10);
     await server.kill();
-    await expect.poll(() => running.output.counters.problem, { timeout: 20_000 }).not.toBeNull();
+    await expect.poll(() => running.output.counters.problem).not.toBeNull();
     await server.restart();
-    await expect.poll(() => running.output.counters.events['subscription_lost'], { timeout: 20_000 }).toBe(1);
+    await expect.poll(() => running.output.counters.events['subscription_lost']).toBe(1);
     await server.do({ type: 'count', times: 5 });
-    await expect.poll(async () => (await valuesOf(spool)).at(-1)?.['value'], { timeout: 20_000 }).toBe(5);
+    await expect.poll(async () => (await valuesOf(spool)).at(-1)?.['value']).toBe(5);
     expect(running.output.counters.problem).toBeNull();
   });
 
@@ -212,14 +212,12 @@ sources:
       security: { ...security, serverCert: other.certificate },
       ...login,
     });
-    await expect
-      .poll(() => wrongCert.running.output.counters.problem ?? '', { timeout: 20_000 })
-      .toMatch(/certificate/i);
+    await expect.poll(() => wrongCert.running.output.counters.problem ?? '').toMatch(/certificate/i);
     await wrongCert.end();
     writeFileSync(join(dir, 'password'), 'wrong');
     const wrongUser = await start(dir, { url, security, ...login });
     await expect
-      .poll(() => wrongUser.running.output.counters.problem ?? '', { timeout: 20_000 })
+      .poll(() => wrongUser.running.output.counters.problem ?? '')
       .toMatch(/BadUserAccessDenied|BadIdentityTokenRejected/);
     await wrongUser.end();
   });

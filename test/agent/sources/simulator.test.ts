@@ -34,7 +34,7 @@ test('after a restart the numbers go on; the count ends it', async () => {
   await first.close();
   const spool = await spoolIn(join(dir, 'spool'));
   runSource(simulatorSource(config, 0), spool, dir);
-  await expect.poll(() => spool.lastSeq('t'), { timeout: 20_000 }).toBe(5000n);
+  await expect.poll(() => spool.lastSeq('t')).toBe(5000n);
   const numbers = contentOf(await readAll(spool)).map((value) => (JSON.parse(String(value)) as { n: number }).n);
   expect(numbers).toEqual(Array.from({ length: 5000 }, (_, index) => index));
 });

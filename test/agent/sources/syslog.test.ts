@@ -10,12 +10,13 @@ import { parseSyslog } from '../../../agent/sources/syslog/message.ts';
 import { syslogSource } from '../../../agent/sources/syslog/syslog-source.ts';
 import type { Spool } from '../../../agent/spool/spool.ts';
 import { makeCertificates } from '../../support/certificates.ts';
-import { freePorts } from '../../support/kafka.ts';
 import { tempDir } from '../../support/temp.ts';
 import { readAll, spoolIn } from '../spool/support.ts';
 import { quarantinedIn, runSource, sourceConfig, type RunningSource } from './support.ts';
+import { HANG_MS } from '../../support/hang.ts';
+import { freePorts } from '../../support/ports.ts';
 
-const WAIT = { timeout: 20_000, interval: 20 };
+const WAIT = { timeout: HANG_MS, interval: 20 };
 const ARRIVAL_MS = new Date(2026, 0, 2, 12, 0, 0).getTime();
 const parse = (text: string | Buffer): unknown => parseSyslog(Buffer.from(text), '10.0.0.9', ARRIVAL_MS);
 const local = (...parts: [number, number, number, number, number, number]): string => new Date(...parts).toISOString();

@@ -9,6 +9,7 @@ import { expect, onTestFinished, test } from 'vitest';
 import type { Spool } from '../../../agent/spool/spool.ts';
 import { tempDir } from '../../support/temp.ts';
 import { contentOf, readAll, readingOf, spoolIn } from './support.ts';
+import { HANG_MS } from '../../support/hang.ts';
 
 const childPath = fileURLToPath(new URL('./compacting-child.ts', import.meta.url));
 const options = { maxBytes: 1_048_576 };
@@ -165,7 +166,7 @@ test('killed -9 again and again while it compacts, it has every reading that wai
   for (let round = 0; round < 6; round += 1) {
     const child = spawn(process.execPath, [childPath, dir], { stdio: ['ignore', 'pipe', 'ignore'] });
     onTestFinished(() => void child.kill('SIGKILL'));
-    const deadline = setTimeout(() => child.kill('SIGKILL'), 30_000);
+    const deadline = setTimeout(() => child.kill('SIGKILL'), HANG_MS);
     let text = '';
     child.stdout.on('data', (chunk: Buffer) => {
       text += chunk.toString();

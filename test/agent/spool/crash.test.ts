@@ -7,6 +7,7 @@ import { expect, onTestFinished, test } from 'vitest';
 import { openSpool } from '../../../agent/spool/spool.ts';
 import { tempDir } from '../../support/temp.ts';
 import { contentOf, readAll, readingOf, spoolIn } from './support.ts';
+import { HANG_MS } from '../../support/hang.ts';
 
 const childPath = fileURLToPath(new URL('./appending-child.ts', import.meta.url));
 const filesIn = (dir: string, pattern: RegExp): string[] =>
@@ -21,7 +22,7 @@ const setAsideIn = (dir: string): string[] => filesIn(dir, /\.corrupt-\d+$/);
 async function appendAndKill(dir: string, start: number, lines: number): Promise<string[]> {
   const child = spawn(process.execPath, [childPath, dir, String(start)], { stdio: ['ignore', 'pipe', 'ignore'] });
   onTestFinished(() => void child.kill('SIGKILL'));
-  const deadline = setTimeout(() => child.kill('SIGKILL'), 30_000);
+  const deadline = setTimeout(() => child.kill('SIGKILL'), HANG_MS);
   let text = '';
   let seen = 0;
   child.stdout.on('data', (chunk: Buffer) => {

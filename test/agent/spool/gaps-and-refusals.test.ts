@@ -46,7 +46,7 @@ test('a gap whose record was refused is still a gap, until its record is on the 
   expect(both.map(({ status }) => status)).toEqual(['rejected', 'rejected']);
   // Written with what the refused group leaves to the next one.
   spool.acknowledgeRange('t', gap.toSeq + 5n, gap.toSeq + 5n);
-  await expect.poll(() => spool.stats().topics[0]?.acknowledged, { timeout: 10_000 }).toBeGreaterThan(0);
+  await expect.poll(() => spool.stats().topics[0]?.acknowledged).toBeGreaterThan(0);
   expect((await spool.read('t', 0n, 1))[0]).toEqual(gap);
   expect(await readAll(spool, 'penstock.gaps')).toEqual([]);
   await spool.recordGap(gap);

@@ -9,6 +9,7 @@ import type { Receipt } from '../../../agent/spool/spool-state.ts';
 import { isCode } from '../../../lib/errors.ts';
 import { tempDir } from '../../support/temp.ts';
 import { contentOf, readAll, readingOf, spoolIn } from './support.ts';
+import { HANG_MS } from '../../support/hang.ts';
 
 const segmentsIn = (dir: string): string[] => readdirSync(dir).filter((name) => name.endsWith('.seg'));
 
@@ -186,7 +187,7 @@ test('a reading that no batch can carry is refused by name, and the others stay 
 
 test('wait resolves for a new reading and rejects when the signal fires', async () => {
   const spool = await spoolIn(tempDir());
-  const woken = spool.wait(AbortSignal.timeout(10_000));
+  const woken = spool.wait(AbortSignal.timeout(HANG_MS));
   await spool.append([readingOf('x')]);
   await woken;
   await expect(spool.wait(AbortSignal.abort())).rejects.toMatchObject({ code: 'aborted' });
@@ -217,7 +218,7 @@ describe('a full spool', () => {
     await expect(fill()).rejects.toMatchObject({ code: 'full', retryable: true });
     expect(accepted).toBeGreaterThan(90);
     expect(contentOf(await readAll(spool))).toHaveLength(accepted);
-    const room = spool.waitForRoom(AbortSignal.timeout(10_000));
+    const room = spool.waitForRoom(AbortSignal.timeout(HANG_MS));
     spool.acknowledge('t', BigInt(accepted));
     await room;
     await spool.append([readingOf('again')]);
@@ -294,7 +295,7 @@ describe('a full spool', () => {
 async function spoolOnSmallDisk(): Promise<{ readonly dir: string; readonly spool: Spool }> {
   const mount = tempDir('tmpfs');
   const run = (command: string, ...args: string[]): number | null =>
-    spawnSync(command, args, { timeout: 10_000 }).status;
+    spawnSync(command, args, { timeout: HANG_MS }).status;
   expect(run('mount', '-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', mount)).toBe(0);
   onTestFinished(() => void run('umount', '-l', mount));
   const dir = join(mount, 'spool');
@@ -325,7 +326,7 @@ test.skipIf(process.platform !== 'linux' || process.getuid?.() !== 0)(
       Array.from({ length: accepted }, (_, i) => i),
     );
     spool.acknowledge('t', BigInt(accepted - 1));
-    await expect.poll(() => spool.durablyAcknowledged('t'), { timeout: 10_000 }).toBe(BigInt(accepted - 1));
+    await expect.poll(() => spool.durablyAcknowledged('t')).toBe(BigInt(accepted - 1));
     await spool.append([readingOf('after')]);
     await spool.close();
     const again = await openSpool({ dir, agent: 'a', maxBytes: 1e9, whenFull: 'reject' });
@@ -346,7 +347,7 @@ test.skipIf(process.platform !== 'linux' || process.getuid?.() !== 0)(
     }
     const last = spool.lastSeq('t');
     spool.acknowledge('t', last);
-    await expect.poll(() => spool.durablyAcknowledged('t'), { timeout: 10_000 }).toBe(last);
+    await expect.poll(() => spool.durablyAcknowledged('t')).toBe(last);
     await spool.append([readingOf('after')]);
     await spool.close();
   },

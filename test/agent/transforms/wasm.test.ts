@@ -10,12 +10,13 @@ import { AgentProcess } from '../../support/agent-process.ts';
 import { buildBehaving, buildExample, smoothModule } from '../../support/wasm.ts';
 import { makeTempDir, tempDir } from '../../support/temp.ts';
 import { valuesIn } from '../log-values.ts';
+import { HANG_MS } from '../../support/hang.ts';
 
-const WAIT = { timeout: 20_000, interval: 20 };
+const WAIT = { timeout: HANG_MS, interval: 20 };
 
 const dir = makeTempDir('wasm');
 const behaving = join(dir, 'behaving.wasm');
-beforeAll(() => buildBehaving(dir), 60_000);
+beforeAll(() => buildBehaving(dir));
 afterAll(() => rmSync(dir, { recursive: true, force: true }));
 
 function reading(value: unknown, more: Partial<NewReading> = {}): NewReading {

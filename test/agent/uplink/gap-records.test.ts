@@ -36,9 +36,9 @@ test.each(['oldestFirst', 'liveFirst'] as const)(
     const uplink = await startUplink(log, refusing, directory, { order });
     onTestFinished(() => uplink.close());
     const before = Number(gap.fromSeq) - 1;
-    await expect.poll(() => refused, { timeout: 10_000 }).toBeGreaterThan(3);
-    await expect.poll(async () => (await delivered(log, 't')).length, { timeout: 10_000 }).toBe(before);
-    await expect.poll(async () => (await delivered(log, 'u')).length, { timeout: 10_000 }).toBe(1);
+    await expect.poll(() => refused).toBeGreaterThan(3);
+    await expect.poll(async () => (await delivered(log, 't')).length).toBe(before);
+    await expect.poll(async () => (await delivered(log, 'u')).length).toBe(1);
     expect(uplink.status().lastError?.message).toContain('no room for a record');
     expect(spool.durablyAcknowledged('t')).toBeLessThanOrEqual(BigInt(before));
 

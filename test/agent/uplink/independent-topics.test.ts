@@ -76,16 +76,14 @@ test.each(['oldestFirst', 'liveFirst'] as const)(
     onTestFinished(() => uplink.close());
     for (let round = 0; round < 5; round += 1) {
       await append([...TROUBLED, 'good'], 300);
-      await expect.poll(async () => (await delivered(log, 'good')).length, { timeout: 10_000 }).toBe(count.get('good'));
+      await expect.poll(async () => (await delivered(log, 'good')).length).toBe(count.get('good'));
     }
     await expect
-      .poll(
-        () =>
-          uplink
-            .status()
-            .heldUp.map(({ topic }) => topic)
-            .sort(),
-        { timeout: 10_000 },
+      .poll(() =>
+        uplink
+          .status()
+          .heldUp.map(({ topic }) => topic)
+          .sort(),
       )
       .toEqual(['leaderless', 'unmade', 'unwritable']);
     const { heldUp, linkProblem, lag } = uplink.status();
@@ -125,41 +123,37 @@ test('what is left of refused topics alone does not hold up the end of the agent
 });
 
 describe.skipIf(missing('kafka'))('on Kafka', () => {
-  test(
-    'a name that the broker forbids and a topic that refuses the time of records hold up no other',
-    { timeout: 90_000 },
-    async () => {
-      const broker = await KafkaBroker.start();
-      onTestFinished(() => broker.close());
-      const admin = new Kafka({ brokers: [broker.plain], logLevel: logLevel.NOTHING }).admin();
-      await admin.connect();
-      onTestFinished(() => admin.disconnect());
-      const configEntries = [{ name: 'message.timestamp.before.max.ms', value: '0' }];
-      await admin.createTopics({
-        topics: [{ topic: 'strict', numPartitions: 1, configEntries }],
-        waitForLeaders: true,
-      });
-      const log = await openLog(`kafka://${broker.plain}`);
-      onTestFinished(() => log.close());
-      const directory = tempDir();
-      const spool = await spoolIn(join(directory, 'spool'));
-      const uplink = await startUplink(log, spool, directory, { bytesInMemoryMax: 1 << 20 });
-      onTestFinished(() => uplink.close());
-      for (let round = 1; round <= 5; round += 1) {
-        for (const topic of ['..', 'strict', 'good']) {
-          await spool.append(Array.from({ length: 500 }, () => readingOf('.'.repeat(1000), topic)));
-        }
-        await expect.poll(async () => (await delivered(log, 'good')).length, { timeout: 15_000 }).toBe(500 * round);
+  test('a name that the broker forbids and a topic that refuses the time of records hold up no other', async () => {
+    const broker = await KafkaBroker.start();
+    onTestFinished(() => broker.close());
+    const admin = new Kafka({ brokers: [broker.plain], logLevel: logLevel.NOTHING }).admin();
+    await admin.connect();
+    onTestFinished(() => admin.disconnect());
+    const configEntries = [{ name: 'message.timestamp.before.max.ms', value: '0' }];
+    await admin.createTopics({
+      topics: [{ topic: 'strict', numPartitions: 1, configEntries }],
+      waitForLeaders: true,
+    });
+    const log = await openLog(`kafka://${broker.plain}`);
+    onTestFinished(() => log.close());
+    const directory = tempDir();
+    const spool = await spoolIn(join(directory, 'spool'));
+    const uplink = await startUplink(log, spool, directory, { bytesInMemoryMax: 1 << 20 });
+    onTestFinished(() => uplink.close());
+    for (let round = 1; round <= 5; round += 1) {
+      for (const topic of ['..', 'strict', 'good']) {
+        await spool.append(Array.from({ length: 500 }, () => readingOf('.'.repeat(1000), topic)));
       }
-      await expect
-        .poll(() => uplink.status().heldUp.map(({ topic, isRefused }) => [topic, isRefused]), { timeout: 30_000 })
-        .toEqual([
-          ['..', true],
-          ['strict', true],
-        ]);
-      const problems = uplink.status().heldUp.map(({ problem }) => problem);
-      expect(problems[0]).toContain('INVALID_TOPIC');
-      expect(problems[1]).toContain('INVALID_TIMESTAMP');
-    },
-  );
+      await expect.poll(async () => (await delivered(log, 'good')).length).toBe(500 * round);
+    }
+    await expect
+      .poll(() => uplink.status().heldUp.map(({ topic, isRefused }) => [topic, isRefused]))
+      .toEqual([
+        ['..', true],
+        ['strict', true],
+      ]);
+    const problems = uplink.status().heldUp.map(({ problem }) => problem);
+    expect(problems[0]).toContain('INVALID_TOPIC');
+    expect(problems[1]).toContain('INVALID_TIMESTAMP');
+  });
 });

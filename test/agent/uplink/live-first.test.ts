@@ -148,7 +148,7 @@ test('batches of both lanes in doubt are settled by the next start under their o
   const spooled = spoolWith(directory, 600);
   spooled.grow(50);
   const first = await startUplink(faultyLog(log, new FaultPlan(...lost)), spooled, directory, LIVE_FIRST);
-  await expect.poll(async () => (await delivered(log, 't')).length, { timeout: 10_000 }).toBe(650);
+  await expect.poll(async () => (await delivered(log, 't')).length).toBe(650);
   await first.close();
   const before = await delivered(log, 't');
   expect(marked(before, '0')).toHaveLength(50);

@@ -7,6 +7,7 @@ import { systemClock } from '../../../lib/clock.ts';
 import { openFileLogAt } from '../../../lib/log/file/file-log.ts';
 import { tempDir } from '../../support/temp.ts';
 import { delivered, flaws, outOfOrder } from './delivered.ts';
+import { HANG_MS } from '../../support/hang.ts';
 
 const childPath = fileURLToPath(new URL('sender-child.ts', import.meta.url));
 
@@ -21,7 +22,7 @@ async function runSender(
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   onTestFinished(() => void child.kill('SIGKILL'));
-  const exit = once(child, 'exit', { signal: AbortSignal.timeout(50_000) });
+  const exit = once(child, 'exit', { signal: AbortSignal.timeout(HANG_MS) });
   let output = '';
   let errors = '';
   child.stderr.on('data', (chunk: Buffer) => (errors += chunk.toString()));

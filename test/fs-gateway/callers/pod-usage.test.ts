@@ -11,6 +11,7 @@ import { run, shell, start, until } from '../../support/mount-guard.ts';
 import { cannotPassThrough } from '../../support/passthrough.ts';
 import { cannotMount } from '../../support/services.ts';
 import { makeWhole, volumeWithFile } from '../passthrough-volume.ts';
+import { HANG_MS } from '../../support/hang.ts';
 
 const MIB = 2 ** 20;
 const penstock = join(import.meta.dirname, '..', '..', '..', 'bin', 'penstock');
@@ -114,7 +115,7 @@ describe.skipIf(cannotMount())('who uses a mount', () => {
         `import sys\nf = open(sys.argv[1], 'rb', buffering=0)\nf.read(2000000)\nprint('read', flush=True)\nsys.stdin.readline()`,
         join(mount.mountpoint, 'f'),
       ],
-      20_000,
+      HANG_MS,
       'pipe',
     );
     let said = '';

@@ -29,7 +29,7 @@ async function numbersIn(spool: Spool): Promise<number[]> {
 
 /** Waits until the spool holds `count` readings, then asserts that they are 1..count, once and in order. */
 async function expectNumbers(spool: Spool, count: number): Promise<void> {
-  await expect.poll(() => spool.lastSeq('t'), { timeout: 20_000, interval: 10 }).toBe(BigInt(count));
+  await expect.poll(() => spool.lastSeq('t'), { interval: 10 }).toBe(BigInt(count));
   expect((await numbersIn(spool)).toSorted((a, b) => a - b)).toEqual(Array.from({ length: count }, (_, i) => i + 1));
 }
 
@@ -265,7 +265,7 @@ test('what is no reading goes to the quarantine with reason and position, and th
   ];
   writeFileSync(path, Buffer.concat(parts));
   const { output } = runSource(await fileSource(fileConfig(`${logs}/*.ndjson`, { sensor: 'id' }), '/'), spool, dir);
-  await expect.poll(() => spool.lastSeq('t'), { timeout: 20_000 }).toBe(4n);
+  await expect.poll(() => spool.lastSeq('t')).toBe(4n);
   await expect.poll(() => output.counters).toMatchObject({ readings: 4, quarantined: 4 });
   expect(contentOf(await readAll(spool))).toEqual([line(1).trim(), '{"value":42}', '{"n":2}', line(3).trim()]);
   const offsets = parts.map((_, index) => Buffer.concat(parts.slice(0, index)).length);
@@ -345,7 +345,7 @@ test('a full spool holds the source up, and it goes on without loss when there i
   const seen: number[] = [];
   let after = 0n;
   while (seen.length < 40_000) {
-    await expect.poll(() => output.counters.isHeldUp || spool.lastSeq('t') === 40_000n, { timeout: 20_000 }).toBe(true);
+    await expect.poll(() => output.counters.isHeldUp || spool.lastSeq('t') === 40_000n).toBe(true);
     for (
       let entries = await spool.read('t', after, 1e6);
       entries.length > 0;

@@ -35,7 +35,7 @@ async function numbersIn(spool: Spool): Promise<number[]> {
 }
 
 async function expectNumbers(spool: Spool, count: number): Promise<void> {
-  await expect.poll(() => spool.lastSeq('t'), { timeout: 15_000, interval: 10 }).toBe(BigInt(count));
+  await expect.poll(() => spool.lastSeq('t'), { interval: 10 }).toBe(BigInt(count));
   expect((await numbersIn(spool)).toSorted((a, b) => a - b)).toEqual(upTo(count));
 }
 
@@ -53,7 +53,7 @@ async function expectFinished(spool: Spool, path: string): Promise<void> {
     const key = spool.checkpointSources('file:').find((source) => source.endsWith(`|${dev}:${ino}`));
     return key === undefined ? null : (spool.checkpoint(key) as { ended?: { bytes: number } }).ended?.bytes;
   };
-  await expect.poll(ended, { timeout: 15_000, interval: 10 }).toBe(statSync(path).size);
+  await expect.poll(ended, { interval: 10 }).toBe(statSync(path).size);
 }
 
 function setUp(): {
@@ -105,20 +105,18 @@ sources: [{ type: file, path: './${glob}', to: machine, poll: 10ms }]
       write(20_000);
       agent.start();
       // In the middle of what was rotated last, or of what took its place.
-      await expect
-        .poll(accepted, { timeout: 20_000, interval: 1 })
-        .toBeGreaterThan(before + (round === 2 ? 15_000 : 0));
+      await expect.poll(accepted, { interval: 1 }).toBeGreaterThan(before + (round === 2 ? 15_000 : 0));
       await agent.end('SIGKILL');
       write(500);
       // With an inode that is free again, where the file system gives it.
       compress(path, `${path}-2026010${round}.gz`);
     }
     agent.start();
-    await expect.poll(accepted, { timeout: 20_000 }).toBe(written);
+    await expect.poll(accepted).toBe(written);
     expect(await agent.end('SIGTERM')).toBe(0);
     agent.start();
     write(10);
-    await expect.poll(accepted, { timeout: 20_000 }).toBe(written);
+    await expect.poll(accepted).toBe(written);
     expect(await agent.end('SIGTERM')).toBe(0);
     const numbers = (await valuesIn(dir, 'machine')).map(({ n }) => Number(n));
     expect(numbers.toSorted((a, b) => a - b)).toEqual(upTo(written));
@@ -205,7 +203,7 @@ test('files that always were compressed: several members, CSV, a last line witho
   writeFileSync(join(logs, 'short.gz'), gzipSync(line(10_102)));
   writeFileSync(join(logs, 'longer.gz'), gzipSync(line(10_102) + line(10_103)));
   const first = await start('*.gz');
-  await expect.poll(() => first.spool.lastSeq('t'), { timeout: 15_000 }).toBe(10_104n);
+  await expect.poll(() => first.spool.lastSeq('t')).toBe(10_104n);
   expect((await numbersIn(first.spool)).toSorted((a, b) => a - b)).toEqual(
     [...upTo(10_103), 10_102].toSorted((a, b) => a - b),
   );
@@ -213,7 +211,7 @@ test('files that always were compressed: several members, CSV, a last line witho
   await first.end();
   const second = await start('*.gz');
   appendFileSync(archive, gzipSync(lines(10_104, 10_110)));
-  await expect.poll(() => second.spool.lastSeq('t'), { timeout: 15_000 }).toBe(10_111n);
+  await expect.poll(() => second.spool.lastSeq('t')).toBe(10_111n);
   await expectFinished(second.spool, archive);
   expect((await numbersIn(second.spool)).slice(-7)).toEqual([10_104, 10_105, 10_106, 10_107, 10_108, 10_109, 10_110]);
 });
@@ -237,7 +235,7 @@ test('a file that is cut off or damaged gives what can be read, is named with th
   }
   writeFileSync(join(logs, 'live.ndjson'), '{"n":0}\n');
   const first = await start('*', { sensor: 'path', format: 'text' });
-  await expect.poll(() => first.running.output.counters.quarantined, { timeout: 15_000 }).toBe(5);
+  await expect.poll(() => first.running.output.counters.quarantined).toBe(5);
   expect(first.running.output.counters.events).toMatchObject({ gzip_damaged: 5 });
   const byFile = new Map<string, string[]>();
   for (const entry of await readAll(first.spool)) {
@@ -275,7 +273,7 @@ test('a file that is cut off within what was read before is named, and nothing o
   const whole = gzipSync(readFileSync(path));
   rmSync(path);
   writeFileSync(`${path}.gz`, whole.subarray(0, whole.length >> 1));
-  await expect.poll(() => running.output.counters.quarantined, { timeout: 15_000 }).toBe(1);
+  await expect.poll(() => running.output.counters.quarantined).toBe(1);
   expect(quarantinedIn(dir)).toMatchObject([{ position: `${path}.gz` }]);
   writeFileSync(`${path}.gz`, whole);
   appendFileSync(`${path}.gz`, gzipSync(line(5001)));

@@ -42,12 +42,12 @@ test.each([{ start: String.raw`^\[\d+\] ` }, { continuation: String.raw`^\s` }])
         const text = traces(written + 1, (written += 15));
         // Cut within a line, and within a reading.
         appendFileSync(path, text.slice(0, text.length - 20));
-        if (part === 5) await expect.poll(() => spool.lastSeq('t'), { timeout: 10_000 }).toBeGreaterThan(0n);
+        if (part === 5) await expect.poll(() => spool.lastSeq('t')).toBeGreaterThan(0n);
         appendFileSync(path, text.slice(text.length - 20));
       }
       if (run === 1) renameSync(path, `${path}.1`);
       if (run === 2) {
-        await expect.poll(() => spool.lastSeq('t'), { timeout: 10_000 }).toBe(BigInt(written));
+        await expect.poll(() => spool.lastSeq('t')).toBe(BigInt(written));
         truncateSync(path);
       }
       await running.stop();
@@ -55,7 +55,7 @@ test.each([{ start: String.raw`^\[\d+\] ` }, { continuation: String.raw`^\s` }])
     }
     const spool = await spoolIn(join(dir, 'spool'));
     runSource(await fileSource(config, '/'), spool, dir);
-    await expect.poll(() => spool.lastSeq('t'), { timeout: 10_000 }).toBe(BigInt(written));
+    await expect.poll(() => spool.lastSeq('t')).toBe(BigInt(written));
     const expected = Array.from({ length: written }, (_, index) => traceOf(index + 1));
     const found = await textsIn(spool);
     // What differs, without the long lines.
@@ -87,12 +87,12 @@ sources: [{ type: file, path: ./app.ndjson, sensor: id, to: machine, poll: 10ms,
     write(200);
     agent.start();
     const writer = setInterval(() => write(3), 5);
-    await expect.poll(accepted, { timeout: 20_000, interval: 10 }).toBeGreaterThan(before);
+    await expect.poll(accepted, { interval: 10 }).toBeGreaterThan(before);
     clearInterval(writer);
     await agent.end('SIGKILL');
   }
   agent.start();
-  await expect.poll(accepted, { timeout: 20_000 }).toBe(written);
+  await expect.poll(accepted).toBe(written);
   expect(await agent.end('SIGTERM')).toBe(0);
   const numbers = (await valuesIn(dir, 'machine')).map(({ n }) => n);
   expect(numbers).toEqual(Array.from({ length: written }, (_, n) => n));
@@ -118,7 +118,7 @@ test('limits end a reading and are counted, an overlong line stands by itself, a
   const spool = await spoolIn(join(dir, 'spool'));
   const config = fileConfig(path, { format: 'text', maxLineBytes: '300B', multiline });
   const { output } = runSource(await fileSource(config, '/'), spool, dir);
-  await expect.poll(() => spool.lastSeq('t'), { timeout: 10_000 }).toBe(8n);
+  await expect.poll(() => spool.lastSeq('t')).toBe(8n);
   expect(await textsIn(spool)).toEqual(['  of before', 'a\n 1\n 2', ' 3', 'b', text[6], 'c', ' 4', 'd']);
   expect(output.counters.events).toEqual({ multiline_cut: 2 });
   expect(quarantinedIn(dir).map(({ reason }) => reason)).toEqual(['the line is longer than maxLineBytes (300)']);
@@ -130,7 +130,7 @@ test('a pattern that would backtrack for ever does not stall the agent', async (
   const spool = await spoolIn(join(dir, 'spool'));
   const config = fileConfig(path, { format: 'text', multiline: { start: '^(a+)+(a|aa)+$', timeout: '100ms' } });
   runSource(await fileSource(config, '/'), spool, dir);
-  await expect.poll(() => spool.lastSeq('t'), { timeout: 20_000 }).toBeGreaterThan(0n);
+  await expect.poll(() => spool.lastSeq('t')).toBeGreaterThan(0n);
 });
 
 test('what is no rule is refused by name, with the key', async () => {
