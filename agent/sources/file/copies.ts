@@ -1,18 +1,49 @@
-/** Looking for the copy that was made of a file before it was truncated or deleted, by what was read of it. */
+/**
+ * Looking for files that are not where they were, by what was read of them: the copies that were made before they were truncated or deleted,
+ * as they stand or compressed.
+ *
+ * Limits: however many are sought, each file of a folder is opened once, twice if it is compressed, and then inflated no further than the last
+ * position whose beginning is that of its content.
+ */
 import { readdir, type FileHandle } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { systemCode } from '../../../lib/errors.ts';
-import { compressionOf, matchContent } from './gzip-content.ts';
-import { fits, openFile, statFile, type FilePosition, type FileStats } from './tailed-file.ts';
+import { compressionIn, matchContent } from './gzip-content.ts';
+import {
+  bytesAt,
+  fits,
+  markOf,
+  MARK_BYTES,
+  openFile,
+  statFile,
+  type FilePosition,
+  type FileStats,
+} from './tailed-file.ts';
 
 export interface FoundFile {
   readonly path: string;
   readonly stats: FileStats;
 }
 
-/** The regular files in the folder of `path`. */
-export async function filesBeside(path: string): Promise<FoundFile[]> {
-  const folder = dirname(path);
+/** A position whose file does not have this content any more, or is not found. */
+export interface Lost {
+  /** Under which it is stored. */
+  readonly key: string;
+  readonly position: FilePosition;
+  /** There is other content in its place: the file is not merely out of sight (not mounted yet). */
+  readonly isReplaced: boolean;
+}
+
+export interface FoundCopy {
+  readonly file: FoundFile;
+  readonly lost: Lost;
+  /** Whoever takes the copy closes it. */
+  readonly handle: FileHandle;
+  readonly isCompressed: boolean;
+}
+
+/** The regular files in a folder; none if it is not there. */
+export async function filesIn(folder: string): Promise<FoundFile[]> {
   const names = await readdir(folder).catch((error: unknown) => {
     if (systemCode(error) === 'ENOENT') return [];
     throw error;
@@ -25,26 +56,100 @@ export async function filesBeside(path: string): Promise<FoundFile[]> {
   return files;
 }
 
-/** Opens the file in which `position` lies, as it stands there or compressed; null when it is in none of them. */
-export async function findCopy(
+/**
+ * Those of the files in which a position lies, each with the furthest one and each position once. Files that may not be read are given to
+ * `onRefused`. Ends early when the signal fires.
+ */
+export async function* findCopies(
   files: readonly FoundFile[],
-  position: FilePosition,
+  lost: readonly Lost[],
   signal: AbortSignal,
-): Promise<(FoundFile & { readonly handle: FileHandle; readonly isCompressed: boolean }) | null> {
-  if (position.tail.bytes === 0) return null;
+  onRefused: (path: string) => void,
+): AsyncGenerator<FoundCopy, void> {
+  const sought = new Sought(lost);
+  let compressed: FoundFile[] = [];
   // A compressed one last: it may be made of the copy at this moment.
   for (const isCompressed of [false, true]) {
-    for (const { path, stats } of files) {
-      if (!isCompressed && stats.size < position.offset) continue;
-      const handle = await openFile(path, stats.inode);
+    const left = isCompressed ? compressed : files;
+    compressed = [];
+    for (const file of left) {
+      if (sought.isEmpty || signal.aborted) return;
+      const handle = await opened(file, onRefused);
       if (handle === null) continue;
-      const isIt = isCompressed
-        ? (await compressionOf(handle)) === 'gzip' &&
-          (await matchContent(handle, [['', position]], signal)).key !== null
-        : await fits(handle, position);
-      if (isIt) return { path, stats, handle, isCompressed };
-      await handle.close();
+      let found: Lost | undefined;
+      try {
+        const head = await bytesAt(handle, 0, MARK_BYTES);
+        if (isCompressed) found = await sought.inContent(handle, signal);
+        else if (compressionIn(head) === 'gzip') compressed.push(file);
+        else found = await sought.in(handle, head);
+      } finally {
+        if (found === undefined) await handle.close();
+      }
+      if (found === undefined) continue;
+      sought.remove(found);
+      yield { file, lost: found, handle, isCompressed };
     }
   }
-  return null;
+}
+
+async function opened({ path, stats }: FoundFile, onRefused: (path: string) => void): Promise<FileHandle | null> {
+  try {
+    return await openFile(path, stats.inode);
+  } catch (error) {
+    if (systemCode(error) !== 'EACCES' && systemCode(error) !== 'EPERM') throw error;
+    onRefused(path);
+    return null;
+  }
+}
+
+class Sought {
+  /** By the mark of their beginning, the furthest first. */
+  readonly #byHead = new Map<string, Lost[]>();
+  readonly #headLengths = new Set<number>();
+
+  constructor(lost: readonly Lost[]) {
+    for (const one of lost.toSorted((a, b) => b.position.offset - a.position.offset)) {
+      // A position without marks says nothing about a content, and what was compressed and read to its end is not copied.
+      const { head, tail, ended } = one.position;
+      if (tail.bytes === 0 || ended !== undefined) continue;
+      this.#headLengths.add(head.bytes);
+      const same = this.#byHead.get(keyOf(head));
+      if (same === undefined) this.#byHead.set(keyOf(head), [one]);
+      else same.push(one);
+    }
+  }
+
+  get isEmpty(): boolean {
+    return this.#byHead.size === 0;
+  }
+
+  remove(one: Lost): void {
+    const key = keyOf(one.position.head);
+    const others = this.#byHead.get(key)?.filter((other) => other !== one) ?? [];
+    if (others.length === 0) this.#byHead.delete(key);
+    else this.#byHead.set(key, others);
+  }
+
+  /** Of the positions in a file that begins with `head`, the furthest. */
+  async in(handle: FileHandle, head: Buffer): Promise<Lost | undefined> {
+    const candidates: Lost[] = [];
+    for (const length of this.#headLengths) {
+      if (length <= head.length) candidates.push(...(this.#byHead.get(keyOf(markOf(head.subarray(0, length)))) ?? []));
+    }
+    for (const candidate of candidates.sort((a, b) => b.position.offset - a.position.offset)) {
+      if (await fits(handle, candidate.position)) return candidate;
+    }
+    return undefined;
+  }
+
+  /** The same of what a gzip file holds. Nothing is found when the signal fired. */
+  async inContent(handle: FileHandle, signal: AbortSignal): Promise<Lost | undefined> {
+    const positions = [...this.#byHead.values()].flat().map((one): [Lost, FilePosition] => [one, one.position]);
+    const { key } = await matchContent(handle, positions, signal);
+    return signal.aborted ? undefined : (key ?? undefined);
+  }
+}
+
+function keyOf({ bytes, crc }: FilePosition['head']): string {
+  return `${bytes}:${crc}`;
 }

@@ -1,7 +1,6 @@
 /** Following the bytes of a file as they are read, to have its marks (tailed-file.ts) at hand without reading again. */
-import { crc32c } from '@node-rs/crc32';
 import type { FileHandle } from 'node:fs/promises';
-import { bytesAt, MARK_BYTES, type FilePosition } from './tailed-file.ts';
+import { bytesAt, markOf, MARK_BYTES, type FilePosition } from './tailed-file.ts';
 
 export class Marks {
   #head: Buffer = Buffer.alloc(0);
@@ -36,14 +35,12 @@ export class Marks {
 
   /** Of what stands before `offset`: what follows may still be a line that a crash of its writer takes back. */
   head(offset: number): FilePosition['head'] {
-    const head = this.#head.subarray(0, offset);
-    return { bytes: head.length, crc: crc32c(head) };
+    return markOf(this.#head.subarray(0, offset));
   }
 
   /** `offset` must lie at or behind the `keepFrom` of the last push. */
   tail(offset: number): FilePosition['tail'] {
     const end = this.#recent.length - (this.#recentEnd - offset);
-    const bytes = end <= 0 ? Buffer.alloc(0) : this.#recent.subarray(Math.max(0, end - MARK_BYTES), end);
-    return { bytes: bytes.length, crc: crc32c(bytes) };
+    return markOf(end <= 0 ? Buffer.alloc(0) : this.#recent.subarray(Math.max(0, end - MARK_BYTES), end));
   }
 }

@@ -22,11 +22,12 @@ import { describeError, PenstockError, systemCode } from '../../../lib/errors.ts
 import type { FileSourceConfig } from '../../config.ts';
 import { pause, type Source, type SourceOutput } from '../source.ts';
 import { CompressedFile } from './compressed-file.ts';
-import { filesBeside, findCopy, type FoundFile } from './copies.ts';
+import type { FoundFile } from './copies.ts';
 import { Marks } from './file-marks.ts';
 import { FollowedFile, type OpenFile } from './followed-file.ts';
 import { compressionOf, contentEnd, endOf, matchContent, type ContentEnd, type Match } from './gzip-content.ts';
 import type { LineJoiner } from './line-joiner.ts';
+import { LostFiles } from './lost-files.ts';
 import { StoredPositions } from './stored-positions.ts';
 import { BEGINNING, bytesAt, fits, openFile, statFile, type FilePosition, type FileStats } from './tailed-file.ts';
 
@@ -71,6 +72,7 @@ class FileFollower {
   /** By inode. */
   readonly #files = new Map<string, OpenFile>();
   readonly #positions: StoredPositions;
+  readonly #lost: LostFiles;
   /** Copies of a followed file, since when they are seen. */
   readonly #copies = new Map<string, number>();
   /** Compressed files, since when they are as they are. */
@@ -96,6 +98,12 @@ class FileFollower {
     this.#makeJoiner = makeJoiner;
     this.#signal = signal;
     this.#positions = new StoredPositions(name, output);
+    this.#lost = new LostFiles({
+      ...{ positions: this.#positions, output, signal },
+      isOpen: (inode) => this.#files.has(inode),
+      follow: (handle, inode, position, isCompressed) => this.#followRotated(handle, inode, position, isCompressed),
+      guarded: (path, act) => this.#guarded(path, act),
+    });
     this.#startsAtEnd = config.start === 'end' && this.#positions.isEmpty;
   }
 
@@ -108,6 +116,8 @@ class FileFollower {
           lookedMs = clock.monotonicMs();
           await this.#look();
         }
+        // What was left of it comes before what took its place.
+        await this.#lost.find();
         let isBusy = false;
         // What was rotated away comes before what took its place.
         for (const file of rotatedFirst([...this.#files.values()])) {
@@ -133,7 +143,11 @@ class FileFollower {
   /** Which files are there now. */
   async #look(): Promise<void> {
     const found = new Set<string>();
-    for (const { path, stats } of await this.#matches()) {
+    const matches = await this.#matches();
+    // Before any file is taken for a new one: it may be the copy of one of these.
+    for (const file of matches) await this.#guarded(file.path, () => this.#lost.addIfReplaced(file));
+    await this.#lost.find();
+    for (const { path, stats } of matches) {
       found.add(stats.inode);
       const known = this.#files.get(stats.inode);
       if (known !== undefined) {
@@ -149,8 +163,9 @@ class FileFollower {
     }
     if (this.#isFirstLook) {
       this.#isFirstLook = false;
+      // Of earlier runs: renamed, and maybe compressed, while the agent was down; deleted; or not mounted yet.
       for (const [key, position] of this.#positions.entries()) {
-        if (!found.has(key)) await this.#findRotated(key, position);
+        if (!found.has(key)) this.#lost.addMissing(key, position);
       }
       await this.#positions.bound();
     }
@@ -198,8 +213,7 @@ class FileFollower {
     const remembered = this.#positions.get(inode);
     if (remembered !== undefined) {
       if (await fits(handle, remembered)) return { ...remembered, path };
-      // Truncated, or the inode is used again, while nobody looked.
-      await this.#drainCopyOf(remembered, inode);
+      await this.#lost.addReplaced(inode, remembered);
       return { ...BEGINNING, path };
     }
     const renumbered = await this.#positions.ofOtherDevice(inode, path, handle);
@@ -248,8 +262,7 @@ class FileFollower {
       return this.#setAside(handle, stats, { ...BEGINNING, path });
     }
     const before = this.#positions.get(inode);
-    // The inode is used again.
-    if (before !== undefined && key !== inode) await this.#drainCopyOf(before, inode);
+    if (before !== undefined && key !== inode) await this.#lost.addReplaced(inode, before);
     const from = key === null ? BEGINNING : this.#positions.get(key);
     if (from === undefined) return 'wait';
     const position = { ...from, path };
@@ -333,7 +346,7 @@ class FileFollower {
     const { inode, lines, rotatedSinceMs } = file;
     await file.close();
     this.#files.delete(inode);
-    await this.#drainCopyOf(lines.position, inode);
+    await this.#lost.addReplaced(inode, lines.position);
     const handle = await openFile(lines.path, inode);
     if (handle === null) return;
     const again = await this.#follow(handle, inode, { ...BEGINNING, path: lines.path }, false);
@@ -348,48 +361,18 @@ class FileFollower {
     await this.#positions.remember(inode, lines.position, isDeleted);
   }
 
-  /** Looks in the folder of a truncated or deleted file for the copy that was made of it, and reads it from where the original was. Returns whether there is one. */
-  async #drainCopyOf(position: FilePosition, original: string): Promise<boolean> {
-    const isKnown = (inode: string): boolean =>
-      inode === original || this.#files.has(inode) || this.#positions.get(inode) !== undefined;
-    const beside = (await filesBeside(position.path)).filter(({ stats }) => !isKnown(stats.inode));
-    const copy = await findCopy(beside, position, this.#signal);
-    if (copy === null) return false;
-    const { path, handle, isCompressed } = copy;
-    const { inode } = copy.stats;
-    await this.#positions.store(inode, { ...position, path });
-    const file = await this.#follow(handle, inode, { ...position, path }, isCompressed);
-    file.rotatedSinceMs = this.#output.clock.monotonicMs();
-    return true;
-  }
-
-  /** A file of an earlier run that the glob does not find: renamed, and maybe compressed, while the agent was down; deleted; or not mounted yet. */
-  async #findRotated(key: string, position: FilePosition): Promise<void> {
-    await this.#guarded(position.path, async () => {
-      const same = (await filesBeside(position.path)).find(({ stats }) => stats.inode === key);
-      if (same !== undefined && (await this.#goesOn(same, position))) return;
-      const isCopied = position.ended === undefined && (await this.#drainCopyOf(position, key));
-      // A comparison that was broken off has found nothing.
-      if (!this.#isOver() && (same !== undefined || isCopied)) await this.#positions.forget(key);
-    });
-  }
-
-  /** Whether a file of an earlier run still is the one it was; it is read on where there is more in it. */
-  async #goesOn({ path, stats }: FoundFile, position: FilePosition): Promise<boolean> {
-    if (position.ended !== undefined) return true;
-    const handle = await openFile(path, stats.inode);
-    if (handle === null) return false;
-    const isCompressed = (await compressionOf(handle)) === 'gzip';
-    const isIt = isCompressed
-      ? (await matchContent(handle, [[stats.inode, position]], this.#signal)).key !== null
-      : await fits(handle, position);
-    if (!isIt || (!isCompressed && stats.size === position.offset)) {
+  async #followRotated(
+    handle: FileHandle,
+    inode: string,
+    position: FilePosition,
+    isCompressed: boolean,
+  ): Promise<void> {
+    if (this.#files.size >= FILES_MAX) {
       await handle.close();
-      return isIt;
+      throw new NotFollowed(`more than ${FILES_MAX} files are open: ${position.path} is read on at the next start`);
     }
-    const file = await this.#follow(handle, stats.inode, { ...position, path }, isCompressed);
+    const file = await this.#follow(handle, inode, position, isCompressed);
     file.rotatedSinceMs = this.#output.clock.monotonicMs();
-    return true;
   }
 
   /** What the file system refuses is reported and tried again at the next look (undefined); everything else goes up. */

@@ -20,9 +20,12 @@ const OTHERS = [
   { name: 'bzip2', magic: Buffer.from('BZh') },
 ];
 
-/** By the first bytes of a file; null when it is not compressed. */
 export async function compressionOf(handle: FileHandle): Promise<string | null> {
-  const bytes = await bytesAt(handle, 0, 8);
+  return compressionIn(await bytesAt(handle, 0, 8));
+}
+
+/** By the first bytes of a file; null when it is not compressed. */
+export function compressionIn(bytes: Buffer): string | null {
   const begins = (magic: Buffer): boolean => bytes.subarray(0, magic.length).equals(magic);
   return begins(GZIP) ? 'gzip' : (OTHERS.find(({ magic }) => begins(magic))?.name ?? null);
 }

@@ -2,8 +2,8 @@
  * The positions of a source's files that are not open, as the spool has them: of earlier runs, rotated away, deleted, and of compressed files
  * that were read to their end.
  *
- * A position has the file's inode as its key. That of a deleted file gets a key of its own, because the inode will be another file's: it is kept
- * to recognise the file when it comes back compressed.
+ * A position has the file's inode as its key. That of a file that is deleted, or whose content was replaced, gets a key of its own, because the
+ * inode is or will be another content's: it is kept to recognise the file when it comes back compressed, and until its copy is found.
  * Limits: REMEMBERED_MAX of files that the glob does not match; the oldest are forgotten.
  */
 import type { FileHandle } from 'node:fs/promises';
@@ -12,7 +12,7 @@ import { endOf } from './gzip-content.ts';
 import { fits, parsePosition, type FilePosition, type FileStats } from './tailed-file.ts';
 
 const REMEMBERED_MAX = 1000;
-const DELETED = 'deleted:';
+const SET_ASIDE = 'deleted:';
 
 export class StoredPositions {
   readonly #name: string;
@@ -69,22 +69,29 @@ export class StoredPositions {
 
   /** Takes back the position of a file that was open, as it is stored. */
   async remember(inode: string, position: FilePosition, isDeleted: boolean): Promise<void> {
-    if (isDeleted) await this.store(`${DELETED}${inode}`, position, inode);
+    if (isDeleted) await this.setAside(inode, position);
     else this.#positions.set(inode, position);
     await this.bound();
+  }
+
+  /** Another content has this inode. Returns the key under which the position is now. */
+  async setAside(inode: string, position: FilePosition): Promise<string> {
+    const key = `${SET_ASIDE}${inode}`;
+    await this.store(key, position, inode);
+    return key;
   }
 
   /** Forgets the oldest of those that are too many. */
   async bound(): Promise<void> {
     const unmatched = [...this.#positions.keys()].filter((key) => !this.#finished.has(key));
-    for (const oldest of unmatched.slice(0, Math.max(0, unmatched.length - REMEMBERED_MAX))) await this.forget(oldest);
+    await this.forget(unmatched.slice(0, Math.max(0, unmatched.length - REMEMBERED_MAX)));
   }
 
   /** Devices may have other numbers after a start or a mount: a file of the same path, inode number and content is the same. */
   async ofOtherDevice(inode: string, path: string, handle: FileHandle): Promise<FilePosition | undefined> {
     const number = inode.slice(inode.indexOf(':'));
     for (const [key, position] of this.#positions) {
-      if (key.startsWith(DELETED) || !key.endsWith(number) || position.path !== path) continue;
+      if (key.startsWith(SET_ASIDE) || !key.endsWith(number) || position.path !== path) continue;
       if (position.tail.bytes === 0 || !(await fits(handle, position))) continue;
       await this.store(inode, position, key);
       return position;
@@ -92,9 +99,12 @@ export class StoredPositions {
     return undefined;
   }
 
-  async forget(key: string): Promise<void> {
-    this.#positions.delete(key);
-    await this.#output.deliver([], [{ source: this.checkpointOf(key), state: null }]);
+  async forget(keys: readonly string[]): Promise<void> {
+    for (const key of keys) this.#positions.delete(key);
+    await this.#output.deliver(
+      [],
+      keys.map((key) => ({ source: this.checkpointOf(key), state: null })),
+    );
   }
 
   /** As long as the file is as `stats` says, there is nothing in it to read. */

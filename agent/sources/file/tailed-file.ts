@@ -93,6 +93,10 @@ export async function fits(
   );
 }
 
+export function markOf(bytes: Buffer): FilePosition['head'] {
+  return { bytes: bytes.length, crc: crc32c(bytes) };
+}
+
 async function crcAt(handle: FileHandle, start: number, length: number): Promise<number> {
   return length === 0 ? 0 : crc32c(await bytesAt(handle, start, length));
 }

@@ -1,0 +1,117 @@
+/**
+ * Finds what was read before and is not where it was: renamed, copied and truncated, or compressed, while nobody looked or just now.
+ *
+ * Invariants: a position whose file has other content moves to a key of its own on the disk before that content is read, and from there to
+ * the file that is found; so a kill at any moment leaves it under one of them. It is forgotten only when a search that met no error has not found it.
+ * Failure: what was not found because the file system refused something is looked for again at the next start.
+ * Limits: one listing of a folder, and one search (copies.ts), for all that is lost in it.
+ */
+import type { FileHandle } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import type { SourceOutput } from '../source.ts';
+import { filesIn, findCopies, type FoundFile, type Lost } from './copies.ts';
+import { compressionOf, matchContent } from './gzip-content.ts';
+import type { StoredPositions } from './stored-positions.ts';
+import { fits, openFile, type FilePosition } from './tailed-file.ts';
+
+export interface LostFilesHost {
+  readonly positions: StoredPositions;
+  readonly output: SourceOutput;
+  readonly signal: AbortSignal;
+  readonly isOpen: (inode: string) => boolean;
+  /** Takes over the handle. */
+  readonly follow: (handle: FileHandle, inode: string, position: FilePosition, isCompressed: boolean) => Promise<void>;
+  /** Keeps what the file system refuses, as a problem of this path. */
+  readonly guarded: (path: string, act: () => Promise<void>) => Promise<unknown>;
+}
+
+export class LostFiles {
+  readonly #host: LostFilesHost;
+  #lost: Lost[] = [];
+
+  constructor(host: LostFilesHost) {
+    this.#host = host;
+  }
+
+  /** A file of an earlier run that is not found by its name. It may be in a file system that is not mounted yet. */
+  addMissing(key: string, position: FilePosition): void {
+    this.#lost.push({ key, position, isReplaced: false });
+  }
+
+  /** The file was truncated or rewritten, or another one has its inode. */
+  async addReplaced(inode: string, position: FilePosition): Promise<void> {
+    const key = await this.#host.positions.setAside(inode, position);
+    this.#lost.push({ key, position, isReplaced: true });
+  }
+
+  /** The same, if a file that the glob matches is not the one of its stored position. What is compressed is compared when it has settled. */
+  async addIfReplaced({ path, stats }: FoundFile): Promise<void> {
+    const { inode } = stats;
+    const { positions, isOpen } = this.#host;
+    const position = isOpen(inode) || positions.isFinished(stats) ? undefined : positions.get(inode);
+    const handle = position === undefined ? null : await openFile(path, inode);
+    if (position === undefined || handle === null) return;
+    try {
+      const isOther = (await compressionOf(handle)) === null && !(await fits(handle, position));
+      if (isOther) await this.addReplaced(inode, position);
+    } finally {
+      await handle.close();
+    }
+  }
+
+  /** What is found is followed from where it was left. */
+  async find(): Promise<void> {
+    const byFolder = Map.groupBy(this.#lost, ({ position }) => dirname(position.path));
+    this.#lost = [];
+    for (const [folder, lost] of byFolder) await this.#host.guarded(folder, () => this.#findIn(folder, lost));
+  }
+
+  async #findIn(folder: string, lost: readonly Lost[]): Promise<void> {
+    const { positions, output, signal } = this.#host;
+    const files = await filesIn(folder);
+    const byInode = new Map(files.map((file) => [file.stats.inode, file]));
+    const gone = new Map<string, Lost>();
+    for (const one of lost) {
+      const same = byInode.get(one.key);
+      if (same === undefined) gone.set(one.key, one);
+      else if (!(await this.#goesOn(same, one.position))) {
+        if (signal.aborted) return;
+        const key = await positions.setAside(one.key, one.position);
+        gone.set(key, { ...one, key, isReplaced: true });
+      }
+    }
+    const others = files.filter(
+      ({ stats: { inode } }) => !this.#host.isOpen(inode) && positions.get(inode) === undefined,
+    );
+    const onRefused = (): void => output.count('copy_unreadable');
+    for await (const { file, lost: one, handle, isCompressed } of findCopies(
+      others,
+      [...gone.values()],
+      signal,
+      onRefused,
+    )) {
+      const position = { ...one.position, path: file.path };
+      await positions.store(file.stats.inode, position, one.key);
+      gone.delete(one.key);
+      await this.#host.follow(handle, file.stats.inode, position, isCompressed);
+    }
+    // A comparison that was broken off has found nothing.
+    if (signal.aborted) return;
+    await positions.forget([...gone.values()].filter(({ isReplaced }) => isReplaced).map(({ key }) => key));
+  }
+
+  /** Whether a file of an earlier run still is the one it was, under another name; it is read on where there is more in it. */
+  async #goesOn({ path, stats }: FoundFile, position: FilePosition): Promise<boolean> {
+    if (position.ended !== undefined) return true;
+    const handle = await openFile(path, stats.inode);
+    if (handle === null) return false;
+    const isCompressed = (await compressionOf(handle)) === 'gzip';
+    const isIt = isCompressed
+      ? (await matchContent(handle, [[stats.inode, position]], this.#host.signal)).key !== null
+      : await fits(handle, position);
+    if (isIt && (isCompressed || stats.size !== position.offset)) {
+      await this.#host.follow(handle, stats.inode, { ...position, path }, isCompressed);
+    } else await handle.close();
+    return isIt;
+  }
+}
