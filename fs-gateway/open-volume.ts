@@ -25,7 +25,7 @@ import { bootId, openPassthrough, openWholeFiles } from './open-passthrough.ts';
 import { CacheGroup } from './peers/cache-group.ts';
 import type { CacheGroupOptions } from './peers/cache-group.ts';
 import { Acls } from './vfs/acls.ts';
-import { appendOperation } from './vfs/append.ts';
+import { flushOperation } from './vfs/append.ts';
 import { TimeSource } from './vfs/context.ts';
 import type { Context } from './vfs/context.ts';
 import { Files } from './vfs/files.ts';
@@ -186,7 +186,7 @@ async function assemble({
     dir: stagingDir,
     life: lockOwner,
     bootId: bootId(),
-    isCommitted: (ino, appendId) => view.wasApplied(appendOperation(ino, appendId)),
+    isCommitted: (ino, id) => view.wasApplied(flushOperation(ino, id)),
   });
   const whole = await openWholeFiles({
     base,

@@ -71,12 +71,11 @@ export class Appends {
     return wrote;
   }
 
-  /** What is appended up to `size` is committed next, and nothing behind it. */
-  flushing(file: StagedFile, size: number, nowNs: bigint): void {
-    if (file.append === undefined) return;
-    const { ino, selfKept } = file;
-    this.#note({ kind: FrameKind.FLUSH, ino, timeNs: nowNs, offset: size, length: selfKept ? 1 : 0 });
-    file.append = { from: file.append.from, id: nowNs };
+  /** What is staged, and appended up to `size`, is committed next under this id, and nothing behind it. */
+  flushing(file: StagedFile, size: number, id: bigint): void {
+    const { ino, selfKept, append } = file;
+    this.#note({ kind: FrameKind.FLUSH, ino, timeNs: id, offset: size, length: selfKept ? 1 : 0 });
+    if (append !== undefined) file.append = { from: append.from, id };
   }
 
   /** Of a live file: `append` is what it had when the flush began. */

@@ -12,10 +12,11 @@
  *     CLEAN  everything of this inode before the frame number `offset` is committed
  *     DROP   nothing of this inode is staged any more, and its staging file is gone; a later frame begins anew
  *     APPEND what is staged from `offset` on was appended; timeNs is the id under which it is committed (0: it is), if no FLUSH says another
- *     FLUSH  what is staged before the frame is committed next, appended bytes up to `offset` under the id timeNs; `length` 1: of a live file
+ *     FLUSH  what is staged before the frame is committed next under the id timeNs, appended bytes up to `offset`; `length` 1: of a live file
  *     WROTE  the bytes are the id of the request that appended last, `length` bytes; it is done when a live file has `offset` bytes
  *     MOVE   the bytes, which a live file has at `length`, go to `offset`, with zeros before them; an APPEND says that they are there
- *     SYNC   everything of this inode before the frame number `offset` (0: before this one) is on the disk and was promised
+ *     SYNC   everything of this inode before the frame number `offset` (0: before this one) is on the disk and was promised; it is committed
+ *            under the id timeNs (0: not known)
  *     KEEP   somebody has set another mtime: what was staged until now leaves it
  *     OPEN, CLOSE   the inode was opened (`length` times; `offset` is its backing id, 0 through the daemon) or closed
  *   DATA and RANGE of an append end in the id of its request (behind the `length` bytes of DATA).

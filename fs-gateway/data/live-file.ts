@@ -81,7 +81,6 @@ export class LiveFile extends StagedFile {
   /** How long the last comparison read the file, and which part of that found nothing. */
   compareMs = 0;
   wastedMs = 0;
-  #isPromised: boolean;
   /** Also over a power cut there is a base. */
   #isKept: boolean;
   #kept: Promise<void> = Promise.resolve();
@@ -95,7 +94,7 @@ export class LiveFile extends StagedFile {
     super(options.ino, options.base.content.size, '');
     this.#options = options;
     this.#base = options.base;
-    this.#isPromised = this.#isKept = options.whole.isKept(options.ino);
+    this.promised = this.#isKept = options.whole.isKept(options.ino);
     this.#seenMtimeNs = options.base.mtimeNs;
     this.#readFd = openSync(options.whole.path(options.ino), 'r');
     this.#takeUp();
@@ -221,7 +220,7 @@ export class LiveFile extends StagedFile {
       return null;
     }
     this.#settled = false;
-    this.#options.appends.flushing(this, size, this.#options.nowNs());
+    if (this.append !== undefined) this.#options.appends.flushing(this, size, this.#options.nowNs());
     // A store to a page that is dirty already changes no time.
     const mtimeNs = this.mtimeNs ?? (unchanged || this.#keptMtimeNs !== undefined ? null : this.#options.nowNs());
     return {
@@ -343,7 +342,7 @@ export class LiveFile extends StagedFile {
 
   /** A disk that fails is met by the next fsync; until it is kept, a power cut has the same bytes committed again. */
   #keepAgain(): void {
-    if (this.#isPromised) this.#keepSoon().catch(() => (this.#isKept = false));
+    if (this.promised) this.#keepSoon().catch(() => (this.#isKept = false));
   }
 
   #keepSoon(): Promise<void> {
@@ -371,7 +370,7 @@ export class LiveFile extends StagedFile {
 
   /** What the file has now survives a power cut when this resolves, and the next mount finds it. */
   async promise(): Promise<void> {
-    this.#isPromised = true;
+    this.promised = true;
     await (this.#isKept ? this.#syncBytes() : this.#keepSoon());
   }
 

@@ -3,7 +3,8 @@
  *
  * Invariants
  * - In the same boot all that was answered is there. After another boot only what was promised (SYNC): the rest is not only of no use, it
- *   may be committed long since and changed by another node, while the frame that says so did not reach the disk.
+ *   may be committed long since and changed by another node, while the frame that says so did not reach the disk. Of what was promised the
+ *   metadata say whether it is committed, by the id that the promise has.
  * - What is committed is not staged again, but still says where bytes are and how long the file was. Of appended bytes the store of the
  *   metadata says whether they are, when the worker was killed before the journal did: they must not be appended twice, nor what was
  *   appended behind them be lost.
@@ -26,21 +27,29 @@ export function replay(
   frames: readonly Frame[],
   dir: string,
   sameBoot: boolean,
-  isCommitted: (ino: number, appendId: bigint) => boolean,
+  isCommitted: (ino: number, id: bigint) => boolean,
 ): Recovered {
   const replaying = new Replaying(dir);
   const cleanBefore = new Map<number, number>();
   const syncedBefore = new Map<number, number>();
   for (const [index, { kind, ino, offset, timeNs }] of frames.entries()) {
-    if (kind === FrameKind.CLEAN) cleanBefore.set(ino, offset);
-    if (kind === FrameKind.FLUSH && isCommitted(ino, timeNs)) cleanBefore.set(ino, index + 1);
-    if (kind === FrameKind.SYNC) syncedBefore.set(ino, offset === 0 ? index : offset);
+    if (kind === FrameKind.CLEAN) raise(cleanBefore, ino, offset);
+    if (kind === FrameKind.FLUSH && isCommitted(ino, timeNs)) raise(cleanBefore, ino, index + 1);
+    if (kind !== FrameKind.SYNC) continue;
+    // Two who sync at once may note it in another order than that in which they began.
+    const before = offset === 0 ? index : offset;
+    raise(syncedBefore, ino, before);
+    if (isCommitted(ino, timeNs)) raise(cleanBefore, ino, before);
   }
   for (const [index, frame] of frames.entries()) {
     const there = sameBoot || index < (syncedBefore.get(frame.ino) ?? 0);
     replaying.frame(frame, index < (cleanBefore.get(frame.ino) ?? 0), there);
   }
   return replaying.end();
+}
+
+function raise(marks: Map<number, number>, ino: number, mark: number): void {
+  marks.set(ino, Math.max(marks.get(ino) ?? 0, mark));
 }
 
 const WITHOUT_CHANGE = new Set<FrameKind>([FrameKind.SPILL, FrameKind.APPEND, FrameKind.FLUSH, FrameKind.KEEP]);
@@ -85,7 +94,7 @@ class Replaying implements Recovered {
       this.#flushed.delete(ino);
     } else if (kind === FrameKind.SYNC) {
       const file = this.files.get(ino);
-      if (file !== undefined) file.promised = true;
+      if (file !== undefined) file.promised = file.promiseAgain = true;
     } else if (kind !== FrameKind.CLEAN && kind !== FrameKind.MOVE && (there || committed))
       this.#change(frame, committed, there);
   }
@@ -97,7 +106,7 @@ class Replaying implements Recovered {
     if ((kind === FrameKind.SPILL || kind === FrameKind.RANGE) && there) file.openFile();
     if (kind === FrameKind.DATA && bytes !== undefined && file.inMemory) file.store(offset, bytes.subarray(0, length));
     // Behind what is committed: what is staged from here on.
-    if (kind === FrameKind.FLUSH && committed) file.append = { from: offset, id: timeNs };
+    if (kind === FrameKind.FLUSH && committed && file.append !== undefined) file.append = { from: offset, id: timeNs };
     if (kind === FrameKind.FLUSH && length === 0) this.#flushed.add(ino);
     if (kind === FrameKind.APPEND) file.append = timeNs === NO_APPEND.id ? undefined : { from: offset, id: timeNs };
     if (kind === FrameKind.KEEP) file.keepMtime();

@@ -54,6 +54,10 @@ export class StagedFile {
   mtimesKept = 0;
   /** A close or fsync was answered because the local disk has what is staged. */
   promised = false;
+  /** Under which all that was promised since the last flush is committed next; the journal has it with each promise. */
+  promiseId: bigint | undefined;
+  /** A flush of what was promised failed: the next one has another id, of which the journal does not know yet. */
+  promiseAgain = false;
   readonly #path: string;
   #memory: Buffer | undefined;
   #fd: number | undefined;

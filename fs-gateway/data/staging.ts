@@ -28,12 +28,15 @@ import { MEMORY_BYTES_MAX, StagedFile } from './staged-file.ts';
 import type { FileChange } from './staged-file.ts';
 
 const syncData = promisify(fdatasync);
-const SYNC_SOON_MS = 500;
+/** Behind a commit. Within it fewer requests are committed than the metadata remember (meta/repeats.ts). */
+const SYNC_SOON_MS = 50;
 
 /** What one flush commits. */
 export interface Flush extends FileChange {
   /** Frames of the journal up to here are committed with it. */
   readonly mark: number;
+  /** The commit carries it when some of it was promised, so that after a power cut it is known to be made. */
+  readonly promiseId: bigint | undefined;
 }
 
 export interface StagingOptions {
@@ -42,8 +45,8 @@ export interface StagingOptions {
   readonly life: string;
   /** Of what an earlier boot had staged only what was synced counts. */
   readonly bootId: string;
-  /** Whether an earlier worker has committed what was appended under this id. */
-  readonly isCommitted: (ino: number, appendId: bigint) => boolean;
+  /** Whether an earlier worker has committed a flush under this id. */
+  readonly isCommitted: (ino: number, id: bigint) => boolean;
 }
 
 export class Staging {
@@ -237,19 +240,34 @@ export class Staging {
    * this one: when it was committed and this process was killed, only that much of the file is taken for committed.
    */
   beginFlush(file: StagedFile, nowNs: bigint): Flush {
-    if (!file.selfKept) this.appends.flushing(file, file.size, nowNs);
+    const { promiseId } = file;
+    if (!file.selfKept) this.#noteFlush(file, promiseId ?? nowNs);
     const { active, size, sizeSet, mtimeNs, mtimesKept, ctimeNs, append } = file;
     file.flushing = active;
     file.active = new Overlay();
     file.flushingBytes = file.activeBytes;
     file.activeBytes = 0;
     file.sizeSet = false;
+    file.promiseId = undefined;
     const { frames: mark } = this.#journal;
-    return { overlay: active, size, sizeSet, mtimeNs, mtimesKept, ctimeNs, append, mark, whole: false };
+    return { overlay: active, size, sizeSet, mtimeNs, mtimesKept, ctimeNs, append, mark, promiseId, whole: false };
   }
 
-  /** What is staged of the file now survives a power cut when this resolves. */
-  async sync(file: StagedFile): Promise<void> {
+  #noteFlush(file: StagedFile, id: bigint): void {
+    if (file.append === undefined && file.promiseId === undefined) return;
+    try {
+      this.appends.flushing(file, file.size, id);
+    } catch (error) {
+      // A full disk gets room by the commit. The journal has the promise: what was written behind it is committed twice at worst.
+      if (file.append !== undefined) throw error;
+    }
+  }
+
+  /**
+   * What is staged of the file now survives a power cut when this resolves. The promise has the id of the next commit: a flush that begins meanwhile
+   * commits all that had been staged at the call.
+   */
+  async sync(file: StagedFile, nowNs: bigint): Promise<void> {
     this.#syncs++;
     try {
       const mark = this.#journal.frames;
@@ -257,6 +275,7 @@ export class Staging {
         await this.#syncLive(file);
         return;
       }
+      const id = (file.promiseId ??= nowNs);
       if (file.fd !== undefined) {
         await syncData(file.fd);
         if (!this.#named.has(file)) syncFolder(this.#dir);
@@ -264,14 +283,25 @@ export class Staging {
         // Dropped meanwhile, it would only bring back what nobody wants.
         if (this.#files.get(file.ino) !== file) return;
       }
-      this.#append({ kind: FrameKind.SYNC, ino: file.ino, timeNs: 0n, offset: mark, length: 0 });
+      this.#append({ kind: FrameKind.SYNC, ino: file.ino, timeNs: id, offset: mark, length: 0 });
       file.promised = true;
       await this.#journal.sync();
+      file.promiseAgain = false;
     } catch (error) {
       throw fromSystemError(error, 'syncing the cache directory');
     } finally {
       this.#syncs--;
     }
+  }
+
+  /**
+   * Before a commit whose id is in no promise: after a power cut the journal knows of it. A disk that fails is met by the next promise, and no reason
+   * to commit nothing.
+   */
+  async syncFlush(): Promise<void> {
+    this.#syncs++;
+    await this.#journal.sync().catch(() => undefined);
+    this.#syncs--;
   }
 
   /** Where appended bytes begin is in the journal; one flush of the disk is for both. */
@@ -290,6 +320,7 @@ export class Staging {
     file.activeBytes += file.flushingBytes;
     this.#flushed(file);
     file.sizeSet ||= flush.sizeSet;
+    file.promiseAgain ||= flush.promiseId !== undefined;
   }
 
   /** What was flushed is committed. */
@@ -297,6 +328,7 @@ export class Staging {
     this.#flushed(file);
     if (file.selfKept) {
       this.appends.committed(file, flush.append, nowNs);
+      if (flush.append !== undefined) this.#syncSoon(file);
       return;
     }
     if (file.mtimeNs === flush.mtimeNs) file.mtimeNs = null;

@@ -24,8 +24,8 @@ export function placeFlush(flush: Flush, committedSize: number): PlacedFlush {
   return { ...flush, overlay: moved, size: size + shift, shift };
 }
 
-/** Under which a commit of appended bytes is noted (meta/repeats.ts). */
-export function appendOperation(ino: number, id: bigint): string {
+/** Under which a commit of appended or promised bytes is noted (meta/repeats.ts). */
+export function flushOperation(ino: number, id: bigint): string {
   return `append ${ino} ${id}`;
 }
 

@@ -6,7 +6,8 @@
  *   committed to other bytes meanwhile stays, because a failed compare starts again from its extents.
  * - Where unwritten bytes were read to be written again (a file that leaves the metadata, a block with too many fragments), the commit
  *   holds only for the version that they were read from.
- * - What was appended goes behind the end of the file as it is at the commit (append.ts), once: the commit carries the append's id.
+ * - What was appended goes behind the end of the file as it is at the commit (append.ts), once: the commit carries an id, and so does one of what was
+ *   promised. The journal has the id before, over a power cut too where the bytes would be there.
  * Failure: until the commit the old content stands; the staged bytes are kept and flushed again. Uploaded objects that no commit
  * refers to are garbage for gc.
  * Limits: EXTENTS_INLINE extents in the inode, then pages; FRAGMENTS_MAX extents in a block, then it is written whole.
@@ -25,7 +26,7 @@ import type { Flush } from '../data/staging.ts';
 import type { Uploader } from '../data/uploader.ts';
 import type { Node } from '../meta/cache.ts';
 import type { Change } from '../meta/change.ts';
-import { appendOperation, placeFlush, stagedOffset } from './append.ts';
+import { flushOperation, placeFlush, stagedOffset } from './append.ts';
 import type { PlacedFlush } from './append.ts';
 import { contentOf, knownKey } from './content-of.ts';
 import type { Context } from './context.ts';
@@ -57,6 +58,7 @@ export class Flusher {
   /** Commits all that is staged at the call. One flush per file at a time. True when appended bytes went elsewhere than staged. */
   async flush(file: StagedFile): Promise<boolean> {
     const { staging, time } = this.#context;
+    if (file.promiseAgain) await staging.sync(file, time.nowNs()).catch(() => undefined); // As staging.syncFlush.
     const flush = staging.beginFlush(file, time.nowNs());
     try {
       for (let attempt = 0; attempt < RESTARTS_MAX; attempt++) {
@@ -82,6 +84,7 @@ export class Flusher {
     if (!(file instanceof LiveFile)) return this.#commit(file, flush, node);
     const change = await file.compare(await contentOf(this.#context, node));
     if (change === null) return 'committed';
+    if (change.append !== undefined && file.promised) await this.#context.staging.syncFlush();
     return this.#commit(file, { ...flush, ...change }, node);
   }
 
@@ -95,7 +98,7 @@ export class Flusher {
     const { view, content } = this.#context;
     let shift = 0;
     let bytes = EMPTY;
-    const { value, repeated } = await view.change(appendOf(file, staged), async (change): Promise<Outcome> => {
+    const { value, repeated } = await view.change(operationOf(file, staged), async (change): Promise<Outcome> => {
       const node = await view.node(file.ino);
       if (node === null) return 'gone';
       const flush = placeFlush(staged, node.inode.size);
@@ -140,8 +143,8 @@ export class Flusher {
     let outcome: Outcome = flush.shift > 0 ? 'moved' : 'committed';
     let base: Version | undefined = parts.length === 1 ? seen.version : view.cachedNode(file.ino)?.version;
     for (const part of parts) {
-      const appends = part.last ? appendOf(file, staged) : undefined;
-      const { value, repeated } = await view.change(appends, async (change): Promise<Outcome> => {
+      const operation = part.last ? operationOf(file, staged) : undefined;
+      const { value, repeated } = await view.change(operation, async (change): Promise<Outcome> => {
         const node = await view.node(file.ino);
         if (node === null) return 'gone';
         if (placeFlush(staged, node.inode.size).shift !== flush.shift) return 'restart';
@@ -293,9 +296,10 @@ function layOver(file: StagedFile, flush: PlacedFlush, from: number, target: Buf
   }
 }
 
-/** A flush may be made again, but not one that appends. */
-function appendOf({ ino }: StagedFile, { append }: Flush): string | undefined {
-  return append === undefined ? undefined : appendOperation(ino, append.id);
+/** A flush may be made again, but not one that appends, nor one that a node makes after a power cut, when others have seen it long since. */
+function operationOf({ ino }: StagedFile, { append, promiseId }: Flush): string | undefined {
+  const id = append?.id ?? promiseId;
+  return id === undefined ? undefined : flushOperation(ino, id);
 }
 
 /** The commit was made and its answer lost. */

@@ -120,10 +120,10 @@ export class Flushes {
   }
 
   async #stage(file: StagedFile, writeback: Writeback): Promise<void> {
-    const { staging } = this.#options.context;
+    const { staging, time } = this.#options.context;
     // Nobody could have written it since it was committed.
     if (file instanceof LiveFile && file.isSettled()) return;
-    await staging.sync(file);
+    await staging.sync(file, time.nowNs());
     if (staging.get(file.ino) !== file) return;
     if (file instanceof LiveFile && staging.isOpen(file.ino)) this.#commitSoon(file, writeback);
     else void writeback.add(file.ino);

@@ -27,13 +27,13 @@ describe('the staging area', () => {
     const first = open(dir, 'boot 1');
     const large = first.begin(7, 0);
     first.write(large, 0, Buffer.alloc(LARGE, 'a'), 1n);
-    await first.sync(large);
+    await first.sync(large, 1n);
     // Answered and not synced: the frame may be on the disk while the bytes are not.
     first.write(large, LARGE, Buffer.alloc(1000, 'b'), 2n);
     first.write(first.begin(8, 0), 0, Buffer.alloc(LARGE, 'c'), 3n);
     const small = first.begin(9, 0);
     first.write(small, 0, Buffer.from('small'), 4n);
-    await first.sync(small);
+    await first.sync(small, 4n);
     first.write(small, 5, Buffer.from(' and not synced'), 5n);
     first.write(first.begin(10, 0), 0, Buffer.from('not synced'), 6n);
     first.close();

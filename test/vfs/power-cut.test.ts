@@ -1,0 +1,212 @@
+/** `-o writeback` and a power cut right behind a commit: of the journal the disk has what the last sync before the commit covered. */
+import { globSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, onTestFinished, test } from 'vitest';
+import { FrameKind, Journal } from '../../fs-gateway/data/journal.ts';
+import { Staging } from '../../fs-gateway/data/staging.ts';
+import { decodeWhole, encodeWhole } from '../../fs-gateway/data/whole-record.ts';
+import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
+import type { KernelBacking } from '../../fs-gateway/vfs/operations.ts';
+import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
+import type { TestVolume } from '../support/fs-volume.ts';
+import { tempDir } from '../support/temp.ts';
+import { appendElsewhere, readElsewhere, sizeElsewhere, writeElsewhere } from '../fs-gateway/passthrough-volume.ts';
+import { loseStore } from '../fs-gateway/writeback-cases.ts';
+
+const O_RDWR = 2;
+const O_APPEND = 0o2000;
+const SLOW = { timeout: 15_000 };
+
+function mountFile(volume: TestVolume, name: string): string {
+  const [path] = globSync(join(volume.base, 'cache-a', '*', 'mount-*', name));
+  if (path === undefined) throw new Error(`there is no ${name}`);
+  return path;
+}
+
+/** Replaces a method of a class for this test. */
+function replaceMethod<T extends object, K extends keyof T>(prototype: T, name: K, by: (original: T[K]) => T[K]): void {
+  const own = Object.getOwnPropertyDescriptor(prototype, name) ?? {};
+  Object.defineProperty(prototype, name, { ...own, value: by(prototype[name]) });
+  onTestFinished(() => void Object.defineProperty(prototype, name, own));
+}
+
+interface Disk {
+  /** Resolves when the next commit is made: what is synced behind it, the disk does not have any more. */
+  committed(): Promise<void>;
+  /** The power is off; the volume is closed. */
+  cut(): void;
+}
+
+function watchDisk(volume: TestVolume): Disk {
+  /** The files that do not depend on the order of writes, as of the commit; the journal as of the last sync before it. */
+  const image = new Map<string, Buffer>();
+  let committing: PromiseWithResolvers<void> | undefined;
+  let isFrozen = false;
+  replaceMethod(
+    Journal.prototype,
+    'sync',
+    (sync) =>
+      async function (this: Journal) {
+        const path = mountFile(volume, 'journal');
+        const written = readFileSync(path);
+        await sync.call(this);
+        if (!isFrozen) image.set(path, written);
+      },
+  );
+  replaceMethod(
+    Staging.prototype,
+    'committed',
+    (committed) =>
+      function (this: Staging, ...args) {
+        if (committing !== undefined && !isFrozen) {
+          isFrozen = true;
+          const stagingFiles = globSync(join(volume.base, 'cache-a', '*', 'mount-*', '[0-9]*'));
+          const kept = globSync(join(volume.base, 'cache-a', '*', 'mount-*', 'whole', '*', '*.kept'));
+          for (const path of [...stagingFiles, ...kept]) image.set(path, readFileSync(path));
+        }
+        committed.apply(this, args);
+        committing?.resolve();
+      },
+  );
+  return {
+    committed() {
+      committing = Promise.withResolvers();
+      return committing.promise;
+    },
+    cut() {
+      expect(isFrozen).toBe(true);
+      for (const [path, bytes] of image) writeFileSync(path, bytes);
+      const life = mountFile(volume, 'life');
+      writeFileSync(life, readFileSync(life, 'utf8').replace(/\n.*\n$/, '\nearlier boot\n'));
+      for (const path of globSync(join(volume.base, 'cache-a', '*', 'mount-*', 'whole', '*', '*.base')))
+        writeFileSync(path, encodeWhole({ ...decodeWhole(readFileSync(path), path), bootId: 'earlier boot' }));
+    },
+  };
+}
+
+const WRITEBACK = { writeback: true, cacheBytes: 256e6 } as const;
+
+describe.each([
+  ['in the metadata', 100],
+  ['in objects', 200_000],
+])('a power cut right behind a commit, of a file %s', (_where, bytes) => {
+  test.each([
+    ['what was appended is not there a second time', O_RDWR | O_APPEND],
+    ['what was written is not written over what another node wrote since', O_RDWR],
+  ])('%s', async (_what, flags) => {
+    const volume = await testVolume();
+    const a = await openTestVolume(volume, 'a', [], 'lake', WRITEBACK);
+    const other = await openTestVolume(volume, 'other');
+    await writeElsewhere(other, 'f', Buffer.alloc(bytes, 's'));
+    const disk = watchDisk(volume);
+    const { ino, handle } = await opened(a, 'f', flags);
+    const ours = Buffer.alloc(bytes, 'o');
+    const committed = disk.committed();
+    await a.operations.write(caller(), ino, handle, 0n, ours, flags, false);
+    await a.operations.fsync(caller(), ino, handle, false);
+    await committed;
+    await a.close();
+    disk.cut();
+    const theirs = Buffer.alloc(bytes, 't');
+    if (flags === O_RDWR) await writeElsewhere(other, 'f', theirs);
+    else await appendElsewhere(other, 'f', theirs.toString());
+    const next = await openTestVolume(volume, 'a', [], 'lake', WRITEBACK);
+    await next.operations.drain();
+    const expected = flags === O_RDWR ? theirs : Buffer.concat([Buffer.alloc(bytes, 's'), ours, theirs]);
+    const found = await readElsewhere(next, 'f');
+    expect(found.length).toBe(expected.length);
+    expect(found.equals(expected)).toBe(true);
+  });
+});
+
+test('also when an earlier commit of the same bytes had failed, and more was promised meanwhile', async () => {
+  const volume = await testVolume();
+  const reports: string[] = [];
+  const a = await openTestVolume(volume, 'a', reports, 'lake', WRITEBACK);
+  const other = await openTestVolume(volume, 'other');
+  await writeElsewhere(other, 'log', Buffer.alloc(0));
+  const disk = watchDisk(volume);
+  const flags = O_RDWR | O_APPEND;
+  const { ino, handle } = await opened(a, 'log', flags);
+  const restore = loseStore(volume, other);
+  for (const part of ['first', 'second']) {
+    await a.operations.write(caller(), ino, handle, 0n, Buffer.alloc(100_000, part), flags, false);
+    await a.operations.fsync(caller(), ino, handle, false);
+    await expect.poll(() => reports.join(), SLOW).toContain('stays staged');
+  }
+  restore();
+  const committed = disk.committed();
+  await a.operations.drain();
+  await committed;
+  await a.close();
+  disk.cut();
+  const next = await openTestVolume(volume, 'a', [], 'lake', WRITEBACK);
+  await next.operations.drain();
+  expect((await readElsewhere(next, 'log')).length).toBe(200_000);
+});
+
+test('of two syncs of one file at once, the promise of the one that began later holds', async () => {
+  const dir = tempDir('staging');
+  const staging = new Staging({ dir, life: 'one', bootId: 'boot 1', isCommitted: () => false });
+  const file = staging.begin(7, 0);
+  staging.write(file, 0, Buffer.alloc(100_000, 'a'), 1n);
+  const first = staging.sync(file, 2n);
+  staging.write(file, 0, Buffer.alloc(200_000, 'b'), 3n);
+  await Promise.all([staging.sync(file, 4n), first]);
+  staging.close();
+  const journal = new Journal(dir);
+  // The order of the two frames is the disk's.
+  const frames = journal.read();
+  const [one, two] = frames.filter(({ kind }) => kind === FrameKind.SYNC);
+  if (one === undefined || two === undefined) throw new Error('there were two');
+  const later = one.offset > two.offset ? one : two;
+  journal.rewrite([...frames.filter(({ kind }) => kind !== FrameKind.SYNC), later, one === later ? two : one]);
+  journal.close();
+  const next = new Staging({ dir, life: 'one', bootId: 'boot 2', isCommitted: () => false });
+  expect(next.get(7)?.size).toBe(200_000);
+  next.close();
+});
+
+test('of a file that the kernel writes: what was appended is not there a second time', async () => {
+  const volume = await testVolume();
+  // The kernel is played: nobody writes but by the daemon.
+  const kernel: KernelBacking = { register: () => 1, unregister: () => undefined, isQuiet: () => false };
+  const options = { ...WRITEBACK, passthrough: 'full', kernel } as const;
+  const a = await openTestVolume(volume, 'a', [], 'lake', options);
+  const other = await openTestVolume(volume, 'other');
+  const { entry, open } = await a.operations.create(caller(), 1n, 'log', 0o644, O_RDWR, 0);
+  expect(open.backingId).toBe(1);
+  const { ino } = entry.attributes;
+  const flags = O_RDWR | O_APPEND;
+  const { handle } = await a.operations.open(caller(), ino, flags);
+  await a.operations.write(caller(), ino, handle, 0n, Buffer.alloc(100_000, 's'), flags, false);
+  await a.operations.fsync(caller(), ino, handle, false);
+  await expect.poll(async () => sizeElsewhere(other, 'log'), SLOW).toBe(100_000);
+  const disk = watchDisk(volume);
+  const committed = disk.committed();
+  await a.operations.write(caller(), ino, handle, 0n, Buffer.alloc(100_000, 'o'), flags, false);
+  await a.operations.fsync(caller(), ino, handle, false);
+  await a.operations.drain();
+  await committed;
+  await a.close();
+  disk.cut();
+  await expect.poll(async () => sizeElsewhere(other, 'log'), SLOW).toBe(200_000);
+  await appendElsewhere(other, 'log', 'theirs');
+  const next = await openTestVolume(volume, 'a', [], 'lake', options);
+  await next.operations.drain();
+  const found = await readElsewhere(next, 'log');
+  expect(found.length).toBe(200_006);
+  expect(found.subarray(200_000).toString()).toBe('theirs');
+});
+
+async function opened(
+  { operations }: OpenVolume,
+  name: string,
+  flags: number,
+): Promise<{ readonly ino: bigint; readonly handle: bigint }> {
+  const found = await operations.lookup(caller(), 1n, name);
+  if (!('attributes' in found)) throw new Error(`${name} is absent`);
+  const { ino } = found.attributes;
+  const { handle } = await operations.open(caller(), ino, flags);
+  return { ino, handle };
+}
