@@ -42,7 +42,7 @@ import { Reclaimer } from './vfs/reclaim.ts';
 import { Writeback } from './vfs/writeback.ts';
 import { ExtendedAttributes } from './vfs/xattrs.ts';
 
-/** With its entry, version and times about 900 bytes each: 45 MB of cached metadata. */
+/** With its entry, version and times about 1000 bytes each: 50 MB of cached metadata. */
 const CACHED_INODES = 49_152;
 /** An operation waits so long for a metadata engine that is gone before it fails with EIO. */
 const ENGINE_DEADLINE_MS = 30_000;

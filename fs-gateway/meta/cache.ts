@@ -8,7 +8,7 @@
  *   comes along with an entry is not known before, so every inode that is dropped while entries are read counts as changed (`#dropped`).
  * - A *complete* directory is one that we made and have seen all changes of: a name that is not here is absent. It stops being one when
  *   somebody else changes an entry, or when the cache forgets one of its entries for want of room.
- * Limits: `capacity` inodes and as many entries; about 900 bytes a pair; DROPPED_MAX inodes that are noted while entries are read.
+ * Limits: `capacity` inodes and as many entries; about 1000 bytes a pair; DROPPED_MAX inodes that are noted while entries are read.
  */
 import { decodeDentry } from '../../lib/volume/dentry.ts';
 import type { Inode } from '../../lib/volume/inode.ts';
@@ -58,7 +58,8 @@ export class MetaCache {
   /** Keys are `<parent>/<name>`; null: the name is absent. */
   readonly #entries: BoundedMap<string, CachedEntry | null>;
   readonly #readings = new Map<string, Reading>();
-  readonly #complete = new Set<number>();
+  /** The names in each complete directory. */
+  readonly #complete = new Map<number, Set<string>>();
   /** Inodes dropped while entries are being read; null: too many to note. */
   #dropped: Set<number> | null = new Set();
   #entryReadings = 0;
@@ -76,6 +77,26 @@ export class MetaCache {
   entry(parent: number, name: string): CachedEntry | null | undefined {
     const entry = this.#entries.get(entryName(parent, name));
     return entry === undefined && this.#complete.has(parent) ? null : entry;
+  }
+
+  /** Whether all entries of the directory are here, and are no more than `countMax`. */
+  isWhole(directory: number, countMax: number): boolean {
+    const names = this.#complete.get(directory);
+    return names !== undefined && names.size <= countMax;
+  }
+
+  /** All entries of a complete directory; undefined where not all are known. */
+  entriesOf(directory: number): (readonly [string, CachedEntry])[] | undefined {
+    const names = this.#complete.get(directory);
+    if (names === undefined) return undefined;
+    const entries: (readonly [string, CachedEntry])[] = [];
+    for (const name of names) {
+      const entry = this.#entries.get(entryName(directory, name));
+      // Looking at some may make the cache forget others.
+      if (entry === undefined || entry === null) return undefined;
+      entries.push([name, entry]);
+    }
+    return entries;
   }
 
   /** By inode. Goes through all entries: for what is shown to people. Names that are no UTF-8 are shown as well as can be. */
@@ -107,7 +128,7 @@ export class MetaCache {
 
   /** After it: the directory is known to be empty, unless somebody was faster. */
   endDirectory(ino: number, reading: Reading, made: boolean): void {
-    if (this.#end(directoryName(ino), reading) && made) this.#complete.add(ino);
+    if (this.#end(directoryName(ino), reading) && made) this.#complete.set(ino, new Set());
   }
 
   putNode(node: Node): void {
@@ -120,6 +141,9 @@ export class MetaCache {
     const known = this.#entries.get(key);
     if (entry !== null && known?.told === true && known.version === entry.version) entry.told = true;
     this.#entries.set(key, entry);
+    const names = this.#complete.get(parent);
+    if (entry === null) names?.delete(name);
+    else names?.add(name);
     this.#overtake(key);
   }
 

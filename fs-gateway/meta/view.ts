@@ -43,6 +43,12 @@ export interface LockEvents {
   locksUnknown(): void;
 }
 
+export interface EntryPage {
+  readonly entries: readonly (readonly [string, CachedEntry])[];
+  /** Null: the last page. */
+  readonly cursor: string | null;
+}
+
 export type Changed<T> =
   { readonly value: T; readonly repeated: undefined } | { readonly value: undefined; readonly repeated: number };
 
@@ -204,12 +210,26 @@ export class VolumeView {
     }
   }
 
+  /** Whether the cache has all of a directory's entries, and they are no more than `countMax`. */
+  isWhole(directory: number, countMax: number): boolean {
+    return this.#cache.isWhole(directory, countMax);
+  }
+
+  /** All of a directory's entries, each once: from the cache where it has them. */
+  async allEntries(directory: number, limit: number): Promise<readonly (readonly [string, CachedEntry])[]> {
+    const cached = this.#cache.entriesOf(directory);
+    if (cached !== undefined) return cached;
+    const entries = new Map<string, CachedEntry>();
+    for (let cursor: string | null = ''; cursor !== null;) {
+      const page: EntryPage = await this.scan(directory, cursor, limit);
+      for (const [name, entry] of page.entries) entries.set(name, entry);
+      cursor = page.cursor;
+    }
+    return [...entries];
+  }
+
   /** A page of a directory's entries, in no order; cursor '' starts, null ends. */
-  async scan(
-    directory: number,
-    cursor: string,
-    limit: number,
-  ): Promise<{ readonly entries: readonly (readonly [string, CachedEntry])[]; readonly cursor: string | null }> {
+  async scan(directory: number, cursor: string, limit: number): Promise<EntryPage> {
     const page = await this.scanRecords(this.keys.entries(directory), cursor, limit);
     return {
       entries: page.entries.map(([name, stored]) => [name, entryOf(directory, name, stored)] as const),

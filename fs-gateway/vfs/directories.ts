@@ -1,5 +1,6 @@
 /**
- * Reading directories: entries in pages of the engine's scan, with cookies that stay good when the directory changes.
+ * Reading directories: entries in pages of the engine's scan, with cookies that stay good when the directory changes. One that the cache
+ * knows whole, and that is not large, is one page without a round trip.
  *
  * A cookie is (page, position in the page): the page's scan cursor is kept per open directory, and within a page the entries are in
  * the order of a hash of their names, so an entry that goes away moves no other. Hashes of the names given are remembered while the
@@ -8,13 +9,14 @@
  * make the kernel enter a name that may be gone by now, and keep it.
  * The kernel keeps listings that it has read whole. It is told to go on using one as long as nobody else has changed the directory since
  * (its own changes it knows itself).
- * Limits: PAGE_ENTRIES in memory per open directory beside the hashes. After the worker's death pages are found again by scanning from
- * the start; where entries of earlier pages went away meanwhile, the borders of pages may have moved by as many.
+ * Limits: PAGE_ENTRIES, or WHOLE_MAX, in memory per open directory beside the hashes. After the worker's death pages are found again by
+ * scanning from the start; where entries of earlier pages went away meanwhile, the borders of pages may have moved by as many.
  */
 import { INODE_LISTING, isDirectory, S_IFREG } from '../../lib/volume/inode.ts';
 import { ROOT_INO } from '../../lib/volume/keys.ts';
 import { BoundedMap } from '../meta/bounded-map.ts';
 import type { CachedEntry, Node, Watch } from '../meta/cache.ts';
+import type { EntryPage } from '../meta/view.ts';
 import type { Context } from './context.ts';
 import { nodeOrThrow } from './context.ts';
 import { entryOfNode } from './attributes.ts';
@@ -24,12 +26,18 @@ import { NameSet } from './name-set.ts';
 import { Errno, PosixError } from './operations.ts';
 
 const PAGE_ENTRIES = 1000;
+/** More entries than that are not one page: putting them in order would keep others waiting for some milliseconds. */
+const WHOLE_MAX = 8192;
+/** The number of a page with all entries: behind those that a scan can have. */
+const WHOLE = 2 ** 20;
 /** Directories whose listings the kernel may still have. */
 const KEPT_MAX = 16_384;
 /** `.` and `..` have the cookies 1 and 2; a page's entries begin behind them. */
 const DOTS = 2;
 const POSITION_BITS = 32;
 const POSITIONS = 2 ** POSITION_BITS;
+/** Positions (below 2^32) times this are safe integers. */
+const INDICES = 2 ** 21;
 const DIRECTORY_TYPE = 4;
 
 interface Listed {
@@ -124,6 +132,7 @@ export class Directories {
     if (at < DOTS && !accept({ name: '..', ino: parent, type: DIRECTORY_TYPE, cookie: 2n })) return;
     if (at < DOTS) at = DOTS;
     const listing = (node.inode.flags & INODE_LISTING) !== 0;
+    if (at === DOTS && !listing && this.#context.view.isWhole(ino, WHOLE_MAX)) at += WHOLE * POSITIONS;
     while (true) {
       const index = Math.floor(at / POSITIONS);
       const page = await this.#page(ino, listing, directory, index);
@@ -163,7 +172,7 @@ export class Directories {
         const entry = this.#entry(listed.ino) ?? entryOfNode(node, ttlMs);
         if (!accept({ name, ino, type, cookie, entry })) return false;
         // With attributes the kernel enters the name.
-        if (record !== undefined) view.tellEntry(directory, name, record);
+        if (record !== undefined && record.told !== true) view.tellEntry(directory, name, record);
       }
     }
     return true;
@@ -171,7 +180,7 @@ export class Directories {
 
   async #page(ino: number, listing: boolean, directory: OpenDirectory, index: number): Promise<Page> {
     if (directory.page?.index === index) return directory.page;
-    const cursor = directory.cursors[index];
+    const cursor = index === WHOLE ? '' : directory.cursors[index];
     if (cursor === undefined) {
       // A handle of a previous worker: its pages are found again from the start.
       for (let known = directory.cursors.length - 1; known < index; known++) {
@@ -190,15 +199,18 @@ export class Directories {
   async #scanPage(ino: number, cursor: string, index: number, directory: OpenDirectory): Promise<Page> {
     const { view } = this.#context;
     const watch = view.watch(ino);
-    let page: Awaited<ReturnType<typeof view.scan>>;
+    let page: EntryPage;
     try {
-      page = await view.scan(ino, cursor, PAGE_ENTRIES);
+      page =
+        index === WHOLE
+          ? { entries: await view.allEntries(ino, PAGE_ENTRIES), cursor: null }
+          : await view.scan(ino, cursor, PAGE_ENTRIES);
     } catch (error) {
       view.unwatch(watch);
       throw error;
     }
     // An entry that the scan gives again in a later page was given before. A page that is read again (a seek back) is given as it is.
-    const first = index > directory.givenTo;
+    const first = index !== WHOLE && index > directory.givenTo;
     if (first) directory.givenTo = index;
     const listed: Listed[] = [];
     for (const [name, record] of page.entries) {
@@ -228,14 +240,31 @@ function listedOf(name: string, ino: number, type: number, record?: CachedEntry)
 }
 
 /** Sorts them, and makes their positions unique. */
-function inOrder(entries: Listed[]): Listed[] {
-  entries.sort((a, b) => a.position - b.position || (a.name < b.name ? -1 : 1));
+function inOrder(entries: readonly Listed[]): readonly Listed[] {
+  const sorted = byPosition(entries);
   let last = 0;
-  for (const entry of entries) {
+  for (const entry of sorted) {
     last = Math.max(entry.position, last + 1);
     entry.position = last;
   }
-  return entries;
+  return sorted;
+}
+
+/** As numbers, with the index behind the position, they are sorted without a call of JavaScript for each comparison. */
+function byPosition(entries: readonly Listed[]): Listed[] {
+  const sorted: Listed[] = [];
+  let unique = entries.length <= INDICES;
+  if (unique) {
+    for (const key of Float64Array.from(entries, ({ position }, index) => position * INDICES + index).sort()) {
+      const entry = entries[key % INDICES];
+      if (entry === undefined) continue;
+      unique &&= entry.position !== sorted.at(-1)?.position;
+      sorted.push(entry);
+    }
+  }
+  if (unique) return sorted;
+  // The order of those with one hash must not depend on that of the scan.
+  return entries.toSorted((a, b) => a.position - b.position || (a.name < b.name ? -1 : 1));
 }
 
 /** The index of the first entry behind a position. */

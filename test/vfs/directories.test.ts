@@ -14,9 +14,15 @@ test('a set of names knows each of 200,000 once', () => {
 });
 
 /** Reads up to `count` entries behind `cookie`, as one READDIR does. */
-async function page(open: OpenVolume, handle: bigint, cookie: bigint, count: number): Promise<DirectoryEntry[]> {
+async function page(
+  open: OpenVolume,
+  handle: bigint,
+  cookie: bigint,
+  count: number,
+  directory = 1n,
+): Promise<DirectoryEntry[]> {
   const entries: DirectoryEntry[] = [];
-  await open.operations.readdir(caller(), 1n, handle, cookie, true, (entry) => {
+  await open.operations.readdir(caller(), directory, handle, cookie, true, (entry) => {
     if (entries.length >= count) return false;
     entries.push(entry);
     return true;
@@ -51,4 +57,40 @@ test('cookies stay good: pages of any size, a seek back, entries that go away, a
   const next = await openTestVolume(volume);
   const rest = (await page(next, handle, seen[1500]?.cookie ?? 0n, 5000)).map((entry) => entry.name);
   expect(rest.sort()).toEqual(names.slice(1501).sort());
+});
+
+test('a directory that was made here is listed from what is known of it, and its cookies stay good, also when others change it', async () => {
+  const volume = await testVolume();
+  const [open, other] = [await openTestVolume(volume), await openTestVolume(volume, 'other')];
+  const ino = (await open.operations.mkdir(caller(), 1n, 'made', 0o755, 0)).attributes.ino;
+  for (let i = 0; i < 1050; i++) await open.operations.mknod(caller(), ino, `n${i}`, 0o100644, 0, 0);
+  await open.operations.unlink(caller(), ino, 'n7');
+  await open.operations.rename(caller(), ino, 'n8', ino, 'm8', 0);
+  const expected = Array.from({ length: 1050 }, (_, i) => (i === 8 ? 'm8' : `n${i}`)).filter((name) => name !== 'n7');
+
+  const { handle } = await open.operations.opendir(caller(), ino, 0);
+  const seen: DirectoryEntry[] = [];
+  for (let cookie = 0n; ;) {
+    const entries = await page(open, handle, cookie, 137, ino);
+    const last = entries.at(-1);
+    if (last === undefined) break;
+    seen.push(...entries);
+    cookie = last.cookie;
+  }
+  const names = seen.map(({ name }) => name);
+  expect(names.toSorted()).toEqual(['.', '..', ...expected].toSorted());
+
+  // Another mount makes and removes entries: a listing that begins afterwards shows it, one under way goes on where it was.
+  await other.operations.unlink(caller(), ino, 'm8');
+  await other.operations.mknod(caller(), ino, 'theirs', 0o100644, 0, 0);
+  const changed = expected.filter((name) => name !== 'm8').concat('theirs');
+  await expect
+    .poll(async () => (await page(open, handle, 0n, 5000, ino)).map(({ name }) => name).toSorted())
+    .toEqual(['.', '..', ...changed].toSorted());
+  await open.close();
+  // The next worker knows nothing of it, and goes on with a listing of the one before.
+  const next = await openTestVolume(volume);
+  const rest = (await page(next, handle, seen[700]?.cookie ?? 0n, 5000, ino)).map(({ name }) => name);
+  const behind = names.slice(701).filter((name) => name !== 'm8');
+  expect(rest.filter((name) => name !== 'theirs').toSorted()).toEqual(behind.toSorted());
 });
