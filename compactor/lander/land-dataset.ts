@@ -3,7 +3,7 @@
  *
  * A round begins from the engine's records (offsets with who lands them, table), never from memory, so that every way a round can fail ends
  * in the same place: what it staged is forgotten and the next one starts from the truth. A round also ends, with a commit, when the shares
- * are to change.
+ * are to change, or the topic is gone. One that was deleted under a lander is waited for: who makes it anew decides how.
  * Limits: ROUND_FAILURES_MAX rounds in a row may fail for passing reasons before `once` gives up; without `once` it goes on
  * trying, more slowly. A lander that cannot land leaves its share to the others for REST_MS; the last one keeps it.
  */
@@ -91,6 +91,9 @@ export class DatasetLander {
   /** Only with `once`. */
   readonly #goal: OnceGoal | undefined;
   #beats = 0;
+  /** Of the topic that was landed last; undefined: it was not seen yet. */
+  #topicId: string | undefined;
+  #isTopicGone = false;
   #hintedMs = -Infinity;
 
   constructor(options: DatasetLanderOptions) {
@@ -170,7 +173,8 @@ export class DatasetLander {
   async #round(): Promise<RoundEnd> {
     const { lake, log, db, dataset } = this.#options;
     lake.engine.lost.throwIfAborted();
-    const topic = await log.ensureTopic(dataset.topic, this.#options.topic);
+    const topic = await this.#topic();
+    if (topic === null) return this.#goal === undefined ? 'idle' : 'done';
     const targets = (await this.#goal?.targets(topic)) ?? NO_TARGETS;
     // The offsets of its last commit may not be in the engine yet.
     if (lake.catalog !== undefined) await loadTable(lake, dataset.name);
@@ -211,6 +215,28 @@ export class DatasetLander {
     }
   }
 
+  /** Made at the start if it is missing; null: it was deleted since. */
+  async #topic(): Promise<TopicInfo | null> {
+    const { log, dataset } = this.#options;
+    const before = this.#topicId;
+    const topic =
+      before === undefined ? await log.ensureTopic(dataset.topic, this.#options.topic) : await log.topic(dataset.topic);
+    if (topic === null) {
+      const deleted = `topic ${dataset.topic} was deleted: it lands again when somebody has made it anew`;
+      if (this.#goal !== undefined) this.#noteLasting(deleted);
+      else if (!this.#isTopicGone) this.#options.onProblem(deleted, false);
+      this.#isTopicGone = true;
+      this.#options.onShare({ partitions: 0, unlanded: 0 });
+      return null;
+    }
+    if (before !== undefined && before !== topic.id) {
+      const anew = `topic ${topic.name} was made anew (id ${topic.id}, before ${before}): it lands from its beginning`;
+      this.#options.onProblem(anew, false);
+    }
+    [this.#topicId, this.#isTopicGone] = [topic.id, false];
+    return topic;
+  }
+
   /** What `once` waits for when its own partitions are done; `left`: what is left of these. */
   async #othersEnd(topic: TopicInfo, share: Share, left: readonly string[]): Promise<RoundEnd> {
     if (this.#goal === undefined) return 'idle';
@@ -224,7 +250,7 @@ export class DatasetLander {
 
   /** Once a beat: whether the round must end because the shares, or the topic, are not what they were. */
   async #isOver(topic: TopicInfo, share: Share, source: TopicSource): Promise<boolean> {
-    const { membership, log, lake } = this.#options;
+    const { membership, lake } = this.#options;
     // Without a session there are no beats: an idle lander would keep what others have taken, and find out at its next commit.
     lake.engine.lost.throwIfAborted();
     if (membership.beats === this.#beats) return false;
@@ -236,9 +262,8 @@ export class DatasetLander {
     if (lake.clock.monotonicMs() - this.#hintedMs > HINT_EVERY_MS) {
       await this.#hint(topic, new Map(source.cursors.map(({ partition, start }) => [partition, BigInt(start)])));
     }
-    const now = await log.topic(topic.name);
-    const isOther = now !== null && (now.id !== topic.id || now.partitions !== topic.partitions);
-    return isOther || (await this.#share.isDue(topic, share));
+    const now = await source.lookForTopic();
+    return source.isGone || now?.partitions !== topic.partitions || (await this.#share.isDue(topic, share));
   }
 
   /** Stages until a commit is due. */
@@ -256,12 +281,13 @@ export class DatasetLander {
     // A loss is committed in its time, too, though nothing may come after it.
     let dueMs = source.cursors.some(hasMoved) ? clock.monotonicMs() + commitEveryMs : Infinity;
     while (!signal.aborted && staging.bytes < stagedBytesMax && clock.monotonicMs() < dueMs) {
-      if (await round.isOver()) return 'due';
-      const portion = await source.next(signal);
+      const isOver = await round.isOver();
+      const portion = isOver ? null : await source.next(signal);
       round.traces?.fetched();
       this.#noteStopped(source);
-      this.#options.onTurn(true);
       for (const lost of source.lost) this.#noteLasting(lost);
+      if (isOver || source.isGone) return 'due';
+      this.#options.onTurn(true);
       if (dueMs === Infinity && source.cursors.some(hasMoved)) dueMs = clock.monotonicMs() + commitEveryMs;
       if (portion === null) {
         if (once) return 'done';

@@ -4,15 +4,19 @@
  * A partition that cannot be read (damaged batch, unsupported compression, offsets that its log does not have) stops by name; the
  * others go on. Where it was asked for (`skipDamaged`), a batch that is damaged in the log is stepped over, its offsets named and counted as
  * lost in the commit that moves past them. Records that retention removed before they landed, the first landing included, are reported, counted and skipped: they
- * are gone.
+ * are gone. So are those of a topic that is deleted: all records come from the topic of one id, never from another one that was made under its name.
  * Limits: PREFETCH_BYTES over all partitions.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { describeError, isCode, PenstockError } from '../../lib/errors.ts';
 import type { FetchResult, Log, TopicInfo } from '../../lib/log/log.ts';
 import type { StoredOffset } from '../../lib/lake/offsets.ts';
 
 const PREFETCH_BYTES = 32 << 20;
 const FETCH_BYTES_MIN = 64 << 10;
+/** Before a topic is taken for deleted. */
+const LOOKS = 3;
+const LOOK_AGAIN_MS = 500;
 /** A larger portion does not make decoding cheaper. */
 const FETCH_BYTES_MAX = 2 << 20;
 
@@ -49,6 +53,7 @@ export class TopicSource {
   readonly #fetchBytes: number;
   readonly #ahead = new Map<PartitionCursor, Promise<FetchResult | PenstockError>>();
   #turn = 0;
+  #isGone = false;
   readonly cursors: readonly PartitionCursor[];
   /** Ranges that were gone before they landed; grows as damaged batches are stepped over. */
   readonly lost: string[] = [];
@@ -94,12 +99,22 @@ export class TopicSource {
         stopped: undefined,
       });
     }
+    // The limits were asked for by name.
+    if (lost.length > 0 && (await log.topic(topic.name))?.id !== topic.id) {
+      throw new PenstockError('conflict', `topic ${topic.name} was deleted while its offsets were read`);
+    }
     const source = new TopicSource(log, topic, cursors, skipDamaged);
     source.lost.push(...lost);
     return source;
   }
 
+  /** Its topic was deleted, and may have been made anew: nothing more will be read. */
+  get isGone(): boolean {
+    return this.#isGone;
+  }
+
   get active(): readonly PartitionCursor[] {
+    if (this.#isGone) return [];
     return this.cursors.filter((cursor) => cursor.stopped === undefined && cursor.next < cursor.target);
   }
 
@@ -112,6 +127,8 @@ export class TopicSource {
       const result = await (this.#ahead.get(cursor) ?? this.#fetch(cursor, cursor.next, signal));
       this.#ahead.delete(cursor);
       if (result instanceof PenstockError) {
+        if (isCode(result, 'not-found')) await this.lookForTopic();
+        if (this.#isGone) return null;
         if (await this.#pass(cursor, result)) return this.next(signal);
         continue;
       }
@@ -125,6 +142,28 @@ export class TopicSource {
       return { cursor, batches: result.batches, nextOffset };
     }
     return null;
+  }
+
+  /** Whether the topic is still there. Once it is not, what was not read of it is lost. Answers what has its name. */
+  async lookForTopic(): Promise<TopicInfo | null> {
+    const { name, id } = this.#topic;
+    let now = await this.#log.topic(name);
+    // A broker that has just started may not know its topics yet.
+    for (let look = 1; now === null && look < LOOKS && !this.#isGone; look++) {
+      await sleep(LOOK_AGAIN_MS);
+      now = await this.#log.topic(name);
+    }
+    if (this.#isGone || now?.id === id) return now;
+    this.#isGone = true;
+    for (const cursor of this.cursors) {
+      const { partition, next, end } = cursor;
+      if (end <= next) continue;
+      cursor.lost += end - next;
+      this.lost.push(
+        `${name}/${partition}: offsets ${next} to ${end - 1} were deleted with their topic before they landed`,
+      );
+    }
+    return now;
   }
 
   /** Steps over what is damaged; false: it may not or cannot, and the partition is stopped. */
@@ -161,6 +200,7 @@ export class TopicSource {
     try {
       return await this.#log.fetch({
         topic: this.#topic.name,
+        topicId: this.#topic.id,
         partition: cursor.partition,
         offset: BigInt(offset),
         maxBytes: this.#fetchBytes,

@@ -33,6 +33,8 @@ export interface AppendResult {
 
 export interface FetchRequest {
   readonly topic: string;
+  /** When another topic has that name by now, nothing of it is answered: `not-found`. */
+  readonly topicId?: string;
   readonly partition: number;
   /** The first record wanted. Below the log's start or above its end is `not-found`, the message names both. */
   readonly offset: bigint;

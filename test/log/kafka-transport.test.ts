@@ -18,6 +18,7 @@ import {
   FakeKafka,
   apiVersions,
   fetched,
+  TOPIC_ID,
   metadata,
   onePartition,
   produced,
@@ -249,7 +250,7 @@ test('a fetch above the quota of its client has a pause for an answer, and is as
   const log = await openFake(fake, LIMITS);
   const times: number[] = [];
   // KIP-219: no error, no topic, and the pause in front.
-  const throttled = new WireWriter().int32(200).int16(0).int32(0).int32(0).finish();
+  const throttled = new WireWriter().int32(200).int16(0).int32(0).uvarint(1).noTaggedFields().finish();
   fake.on(api.FETCH.key, () => (times.push(performance.now()) === 1 ? throttled : fetched(0, 9n)));
   const { endOffset, batches } = await log.fetch({
     topic: 't',
@@ -319,7 +320,13 @@ test('no answer, however damaged, is anything but read or corrupt', () => {
     { request: createTopicRequest('t', { partitions: 1, retentionMs: 1 }, 1), good: new WireWriter().int32(0).int32(1).string('t').int16(0).string(null).finish() }, // prettier-ignore
     { request: findCoordinatorRequest('g'), good: new WireWriter().int32(0).int16(0).string(null).int32(1).string('h').int32(9092).finish() }, // prettier-ignore
     { request: offsetCommitRequest('g', 't', new Map([[0, 1n]])), good: onePartition(true, (w) => w.int16(0)) },
-    { request: fetchRequest({ topic: 't', partition: 0, leaderEpoch: 0, offset: 0n, maxBytes: 1, maxWaitMs: 1 }), good: new WireWriter().int32(0).int16(0).int32(0).int32(1).string('t').int32(1).int32(0).int16(0).int64(1n).int64(1n).int64(0n).int32(-1).int32(-1).int32(3).bytes(Buffer.from('abc')).finish() }, // prettier-ignore
+    {
+      request: fetchRequest({
+        topicId: TOPIC_ID.toString('base64url'),
+        ...{ partition: 0, leaderEpoch: 0, offset: 0n, maxBytes: 1, maxWaitMs: 1 },
+      }),
+      good: fetched(0, 1n, Buffer.from('abc')),
+    },
   ];
   const read = (index: number, bytes: Buffer): unknown =>
     answers[index]?.request.decode(new WireReader(bytes, 'the answer'), () => undefined);

@@ -76,7 +76,7 @@ export class FakeKafka {
 
   #answer(socket: Socket, connection: number, request: Buffer): void {
     const key = request.readInt16BE(0);
-    const isFlexible = key === api.METADATA.key;
+    const isFlexible = [api.METADATA.key, api.FETCH.key].includes(key);
     const body = request.subarray(10 + request.readInt16BE(8) + (isFlexible ? 1 : 0));
     this.requests.push({ key, atMs: performance.now(), body, connection });
     const answer = this.#script.get(key)?.(body) ?? 'close';
@@ -89,6 +89,9 @@ export class FakeKafka {
     socket.write(Buffer.concat([head, answer]));
   }
 }
+
+/** Of topic `t`. */
+export const TOPIC_ID = Buffer.alloc(16, 7);
 
 /** ApiVersions v2 as kafkajs asks for it: every API of ours in this range. */
 export function apiVersions([min, max]: readonly [number, number]): Buffer {
@@ -105,7 +108,7 @@ export function metadata(port: number, node = 1): Buffer {
   const writer = new WireWriter().int32(0);
   writer.uvarint(2).int32(node).compactString('127.0.0.1').int32(port).uvarint(0).noTaggedFields();
   writer.uvarint(0).int32(node);
-  writer.uvarint(2).int16(0).compactString('t').bytes(Buffer.alloc(16, 7)).boolean(false);
+  writer.uvarint(2).int16(0).compactString('t').bytes(TOPIC_ID).boolean(false);
   writer.uvarint(2).int16(0).int32(0).int32(node).int32(0).uvarint(1).uvarint(1).uvarint(1).noTaggedFields();
   return writer.int32(0).noTaggedFields().noTaggedFields().finish();
 }
@@ -125,10 +128,17 @@ export function produced(error: number, baseOffset: bigint, throttleMs = 0): Buf
   );
 }
 
-/** An answer to a fetch of t/0 without records. */
-export function fetched(error: number, highWatermark: bigint): Buffer {
-  const writer = new WireWriter().int32(0).int16(0).int32(0).int32(1).string('t').int32(1).int32(0);
-  return writer.int16(error).int64(highWatermark).int64(0n).int64(0n).int32(-1).int32(-1).int32(0).finish();
+/** An answer to a fetch of t/0. */
+export function fetched(error: number, highWatermark: bigint, records = Buffer.alloc(0)): Buffer {
+  const writer = new WireWriter().int32(0).int16(0).int32(0).uvarint(2).bytes(TOPIC_ID).uvarint(2).int32(0);
+  writer.int16(error).int64(highWatermark).int64(0n).int64(0n).uvarint(0).int32(-1);
+  return writer
+    .uvarint(records.length + 1)
+    .bytes(records)
+    .noTaggedFields()
+    .noTaggedFields()
+    .noTaggedFields()
+    .finish();
 }
 
 export function producerId(id: bigint): Buffer {

@@ -38,6 +38,20 @@ export function describeLogContract(adapter: string, open: () => Promise<Log>): 
       expect(await log.offsets(name, 0)).toEqual({ earliest: 0n, end: 0n });
     });
 
+    test('who asks for a topic by its id gets nothing of another one that has its name', async () => {
+      const { topic, producer } = await topicAndProducer();
+      await producer.append(topic.name, 0, textBatch(['old'], producer, 0));
+      const fetch = (topicId: string) =>
+        log.fetch({ topic: topic.name, topicId, partition: 0, offset: 0n, maxBytes: 1 << 20, maxWaitMs: 0 });
+      expect((await fetch(topic.id)).nextOffset).toBe(1n);
+      await log.deleteTopic(topic.name);
+      await expect(fetch(topic.id)).rejects.toMatchObject({ code: 'not-found' });
+      const anew = await log.ensureTopic(topic.name, OPTIONS);
+      await (await log.producer()).append(topic.name, 0, textBatch(['new', 'newer'], producer, 0));
+      await expect(fetch(topic.id)).rejects.toMatchObject({ code: 'not-found' });
+      expect((await fetch(anew.id)).nextOffset).toBe(2n);
+    });
+
     test('what is appended is read back with offsets in order, per partition', async () => {
       const { topic, producer } = await topicAndProducer();
       const results = await Promise.all([

@@ -172,13 +172,19 @@ class FileLog implements Log {
   }
 
   async fetch(request: FetchRequest): Promise<FetchResult> {
+    const { topic, partition, topicId, signal } = request;
     try {
-      return await this.#partition(request.topic, request.partition).fetch(request);
+      const result = await this.#partition(topic, partition, topicId).fetch(request);
+      // A folder that was replaced meanwhile may have been read in part.
+      this.#partition(topic, partition, topicId);
+      return result;
     } catch (error) {
-      if (request.signal?.aborted !== true) throw error;
-      throw new PenstockError('aborted', `the fetch of ${request.topic}/${request.partition} was aborted`, {
-        cause: error,
-      });
+      if (signal?.aborted === true) {
+        throw new PenstockError('aborted', `the fetch of ${topic}/${partition} was aborted`, { cause: error });
+      }
+      // Whatever it met in a topic that is gone, that is the reason.
+      if (topicId !== undefined && !this.#closed) this.#partition(topic, partition, topicId);
+      throw error;
     }
   }
 
@@ -217,11 +223,15 @@ class FileLog implements Log {
     }
   }
 
-  #partition(name: string, index: number): Partition {
+  /** Throws `not-found`, also where the topic has another id than the one given. */
+  #partition(name: string, index: number, topicId?: string): Partition {
     checkTopicName(name);
     this.#assertOpen();
     const topic = this.#open(name);
     if (topic === undefined) throw unknownTopic(name);
+    if (topicId !== undefined && topic.info.id !== topicId) {
+      throw new PenstockError('not-found', `topic ${name} of id ${topicId} was deleted, and made anew`);
+    }
     const partition = topic.partitions[index];
     if (partition === undefined) {
       throw new PenstockError(

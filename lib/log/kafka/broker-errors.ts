@@ -71,7 +71,9 @@ const ERRORS: Readonly<Record<number, readonly [name: string, code: ErrorCode]>>
   88: ['UNSTABLE_OFFSET_COMMIT', 'unavailable'],
   [THROTTLING_QUOTA_EXCEEDED]: ['THROTTLING_QUOTA_EXCEEDED', 'unavailable'],
   90: ['PRODUCER_FENCED', 'fenced'],
+  // After fresh metadata it is known whether the topic is another one by now.
   100: ['UNKNOWN_TOPIC_ID', 'unavailable'],
+  103: ['INCONSISTENT_TOPIC_ID', 'unavailable'],
   119: ['REBOOTSTRAP_REQUIRED', 'unavailable'],
 };
 

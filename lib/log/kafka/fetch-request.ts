@@ -1,22 +1,28 @@
 /**
- * Fetch v11 of one partition without a fetch session, and ListOffsets v5.
+ * Fetch v13 of one partition without a fetch session, and ListOffsets v5.
  *
  *    Fetch request   replicaId INT32 -1 | maxWaitMs INT32 | minBytes INT32 | maxBytes INT32 | isolation INT8 0 | sessionId INT32 0
- *                    | sessionEpoch INT32 -1 | 1 topic { name, 1 partition { partition INT32, leaderEpoch INT32, offset INT64,
- *                      logStartOffset INT64 -1, maxBytes INT32 } } | 0 forgotten topics | rackId STRING
+ *                    | sessionEpoch INT32 -1 | 1 topic { topicId UUID, 1 partition { partition INT32, leaderEpoch INT32, offset INT64,
+ *                      lastFetchedEpoch INT32 -1, logStartOffset INT64 -1, maxBytes INT32, tags }, tags } | 0 forgotten topics
+ *                    | rackId COMPACT_STRING | tags
  *    answer          throttleMs INT32 | error INT16 | sessionId INT32
- *                    | topics { name, partitions { partition INT32, error INT16, highWatermark INT64, lastStableOffset INT64,
- *                        logStartOffset INT64, abortedTransactions { INT64, INT64 }, preferredReplica INT32, records BYTES } }
+ *                    | topics { topicId UUID, partitions { partition INT32, error INT16, highWatermark INT64, lastStableOffset INT64,
+ *                        logStartOffset INT64, abortedTransactions { INT64, INT64, tags }, preferredReplica INT32,
+ *                        records COMPACT_BYTES, tags }, tags } | tags
  *
- * `records` are whole batches, but for the last, which the broker cuts at maxBytes.
+ * `records` are whole batches, but for the last, which the broker cuts at maxBytes. A topic that was made anew under its name has
+ * another id: nothing of it is ever answered to who asks for the one before.
  */
 import { THROTTLING_QUOTA_EXCEEDED } from './broker-errors.ts';
-import { FETCH, LIST_OFFSETS, readOnlyPartition, readPartitionIfAny, type ApiRequest } from './request.ts';
-import { WireWriter } from './wire.ts';
+import { FETCH, LIST_OFFSETS, readOnlyPartition, type ApiRequest } from './request.ts';
+import { WireWriter, type WireReader } from './wire.ts';
 
 const CONSUMER = -1;
 const READ_UNCOMMITTED = 0;
 const NO_SESSION = { id: 0, epoch: -1 };
+/** Lengths of compact arrays. */
+const NONE = 1;
+const ONE = 2;
 
 export interface FetchedPartition {
   readonly error: number;
@@ -25,7 +31,8 @@ export interface FetchedPartition {
 }
 
 export interface PartitionFetch {
-  readonly topic: string;
+  /** As in TopicMetadata. */
+  readonly topicId: string;
   readonly partition: number;
   readonly leaderEpoch: number;
   readonly offset: bigint;
@@ -34,15 +41,23 @@ export interface PartitionFetch {
 }
 
 export function fetchRequest(of: PartitionFetch): ApiRequest<FetchedPartition> {
+  const topicId = Buffer.from(of.topicId, 'base64url');
   const writer = new WireWriter()
     .int32(CONSUMER)
     .int32(of.maxWaitMs)
     .int32(1)
     .int32(of.maxBytes)
     .int8(READ_UNCOMMITTED);
-  writer.int32(NO_SESSION.id).int32(NO_SESSION.epoch);
-  writer.int32(1).string(of.topic).int32(1).int32(of.partition).int32(of.leaderEpoch).int64(of.offset);
-  writer.int64(-1n).int32(of.maxBytes).int32(0).string('');
+  writer.int32(NO_SESSION.id).int32(NO_SESSION.epoch).uvarint(ONE).bytes(topicId);
+  writer
+    .uvarint(ONE)
+    .int32(of.partition)
+    .int32(of.leaderEpoch)
+    .int64(of.offset)
+    .int32(-1)
+    .int64(-1n)
+    .int32(of.maxBytes);
+  writer.noTaggedFields().noTaggedFields().uvarint(NONE).compactString('').noTaggedFields();
   return {
     api: FETCH,
     body: [writer.finish()],
@@ -52,20 +67,37 @@ export function fetchRequest(of: PartitionFetch): ApiRequest<FetchedPartition> {
       reader.int32();
       // An answer about the whole request has no partitions.
       if (error !== 0) return { error, highWatermark: -1n, records: Buffer.alloc(0) };
-      const answer = readPartitionIfAny(reader, of.topic, of.partition, () => {
-        const partitionError = reader.int16();
-        const highWatermark = reader.int64();
-        reader.int64();
-        reader.int64();
-        reader.array(() => [reader.int64(), reader.int64()]);
-        reader.int32();
-        return { error: partitionError, highWatermark, records: reader.nullableBytes() };
+      const topics = reader.compactArray(() => {
+        const isOurs = reader.uuid().equals(topicId);
+        const partitions = reader.compactArray(() => readPartition(reader, of.partition));
+        reader.taggedFields();
+        return isOurs ? partitions : reader.flaw('it is about another topic');
       });
+      reader.taggedFields();
       reader.end();
+      const [answer, ...others] = topics.flat();
+      if (others.length > 0) reader.flaw('it is about several partitions');
       // Above the client's quota: the broker answers with the pause that it asks for, and with nothing else (KIP-219).
       return answer ?? { error: THROTTLING_QUOTA_EXCEEDED, highWatermark: -1n, records: Buffer.alloc(0) };
     },
   };
+}
+
+function readPartition(reader: WireReader, partition: number): FetchedPartition {
+  if (reader.int32() !== partition) reader.flaw('it is about another partition');
+  const error = reader.int16();
+  const highWatermark = reader.int64();
+  reader.int64();
+  reader.int64();
+  reader.compactArray(() => {
+    reader.int64();
+    reader.int64();
+    reader.taggedFields();
+  });
+  reader.int32();
+  const records = reader.compactNullableBytes();
+  reader.taggedFields();
+  return { error, highWatermark, records };
 }
 
 export const EARLIEST = -2n;

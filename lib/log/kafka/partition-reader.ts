@@ -10,7 +10,7 @@ import { PenstockError } from '../../errors.ts';
 import type { FetchRequest, FetchResult } from '../log.ts';
 import { BATCH_HEADER_BYTES, batchBytes, readBatchHeader } from '../record-batch.ts';
 import { NO_ERROR, OFFSET_OUT_OF_RANGE, brokerError } from './broker-errors.ts';
-import type { Cluster } from './cluster.ts';
+import type { Cluster, Route } from './cluster.ts';
 import { EARLIEST, LATEST, fetchRequest, listOffsetsRequest, type FetchedPartition } from './fetch-request.ts';
 
 const INT32_MAX = 2 ** 31 - 1;
@@ -54,8 +54,16 @@ export function fetchBatches(cluster: Cluster, request: FetchRequest): Promise<F
   const { topic, partition, offset } = request;
   const where = `${topic}/${partition}`;
   const work = async (): Promise<FetchResult> => {
-    const { node, leaderEpoch } = await cluster.route(topic, partition);
-    const answer = await fetchOnce(cluster, node, leaderEpoch, request);
+    const route = await cluster.route(topic, partition);
+    if (request.topicId !== undefined && route.topicId !== request.topicId) {
+      // What is known may be older than what the caller knows.
+      const now = await cluster.describe(topic);
+      if (now?.id === request.topicId)
+        throw new PenstockError('unavailable', `${where}: its leader is asked for again`);
+      throw new PenstockError('not-found', `topic ${topic} of id ${request.topicId} was deleted, and made anew`);
+    }
+    const { leaderEpoch } = route;
+    const answer = await fetchOnce(cluster, route, request);
     if (answer.error === OFFSET_OUT_OF_RANGE) {
       const { earliest, end } = await readOffsets(cluster, topic, partition);
       throw new PenstockError('not-found', `${where} has offsets ${earliest} to ${end}, there is no ${offset}`);
@@ -88,9 +96,8 @@ function untilAborted<T>(signal: AbortSignal | undefined, where: string, work: (
 /** An abort gives the connection up: its answer may be far away. */
 function fetchOnce(
   cluster: Cluster,
-  node: number,
-  leaderEpoch: number,
-  { topic, partition, offset, maxBytes, maxWaitMs, signal }: FetchRequest,
+  { topicId, node, leaderEpoch }: Route,
+  { partition, offset, maxBytes, maxWaitMs, signal }: FetchRequest,
 ): Promise<FetchedPartition> {
   const bounds = { maxBytes: Math.min(maxBytes, INT32_MAX), maxWaitMs: Math.min(maxWaitMs, INT32_MAX) };
   return cluster.withFetchLink(node, async (link) => {
@@ -98,7 +105,7 @@ function fetchOnce(
     const stop = (): void => link.close();
     signal?.addEventListener('abort', stop, { once: true });
     try {
-      const request = fetchRequest({ topic, partition, leaderEpoch, offset, ...bounds });
+      const request = fetchRequest({ topicId, partition, leaderEpoch, offset, ...bounds });
       return await link.call(request, cluster.limits.requestMs + bounds.maxWaitMs);
     } finally {
       signal?.removeEventListener('abort', stop);

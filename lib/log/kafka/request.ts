@@ -23,7 +23,8 @@ export interface ApiRequest<T> {
 const classic = (name: string, key: number, version: number): Api => ({ name, key, version, isFlexible: false });
 
 export const PRODUCE = classic('Produce', 0, 8);
-export const FETCH = classic('Fetch', 1, 11);
+/** The first by topic id instead of name. */
+export const FETCH: Api = { name: 'Fetch', key: 1, version: 13, isFlexible: true };
 export const LIST_OFFSETS = classic('ListOffsets', 2, 5);
 export const METADATA: Api = { name: 'Metadata', key: 3, version: 12, isFlexible: true };
 export const OFFSET_COMMIT = classic('OffsetCommit', 8, 7);
@@ -63,15 +64,9 @@ export function readPartitions<T>(reader: WireReader, read: () => T): PartitionA
 
 /** The same of an answer that must be about one topic and one partition. */
 export function readOnlyPartition<T>(reader: WireReader, topic: string, partition: number, read: () => T): T {
-  return readPartitionIfAny(reader, topic, partition, read) ?? reader.flaw(`it is not about ${topic}/${partition}`);
-}
-
-/** The same of an answer that may be about none; null: it is. */
-export function readPartitionIfAny<T>(reader: WireReader, topic: string, partition: number, read: () => T): T | null {
   const [answer, ...others] = readPartitions(reader, read);
-  if (answer === undefined) return null;
-  if (answer.topic !== topic || answer.partition !== partition || others.length > 0) {
-    reader.flaw(`it is not about ${topic}/${partition} alone`);
+  if (answer?.topic !== topic || answer.partition !== partition || others.length > 0) {
+    return reader.flaw(`it is not about ${topic}/${partition} alone`);
   }
   return answer.value;
 }

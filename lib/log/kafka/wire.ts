@@ -149,8 +149,8 @@ export class WireReader {
   }
 
   /** Bytes of the answer itself, not a copy; null reads as empty. */
-  nullableBytes(): Buffer {
-    const length = this.int32();
+  compactNullableBytes(): Buffer {
+    const length = this.uvarint() - 1;
     if (length < 0) return this.#bytes.subarray(0, 0);
     const at = this.#take(length, 'bytes');
     return this.#bytes.subarray(at, at + length);
