@@ -2,7 +2,7 @@
  * agent.yaml: what `penstock agent` reads. The keys are stable; unknown ones are refused by name. Every default carries its reason.
  */
 import { z } from 'zod';
-import { bytes, duration } from '../lib/config/load.ts';
+import { bytes, duration, httpUrl } from '../lib/config/load.ts';
 import { eventTime, listenAddress, priority, topic } from './config-parts.ts';
 import { httpSourceSchema } from './sources/http/config.ts';
 import { modbusSourceSchema } from './sources/modbus/config.ts';
@@ -142,7 +142,7 @@ const keysSchema = z.strictObject({
     listen: listenAddress.optional(),
   }),
   /** The control plane, where it can be reached. */
-  control: z.strictObject({ url: z.url(), tokenFile: z.string().optional() }).optional(),
+  control: z.strictObject({ url: httpUrl, tokenFile: z.string().optional() }).optional(),
   log: z.string().regex(/^(file|kafka):/, 'expected the URL of a log, as file:./data/log or kafka://127.0.0.1:9092'),
   spool: z
     .strictObject({

@@ -15,6 +15,7 @@ import type { MetaEngine } from '../lib/meta/engine.ts';
 import { absoluteUrl, openLog, openMeta, openStore } from '../lib/registry.ts';
 import type { ObjectStore } from '../lib/store/store.ts';
 import type { LakeContext } from '../lib/table/table.ts';
+import { withoutCredentials } from '../lib/urls.ts';
 import { VolumeKeys } from '../lib/volume/keys.ts';
 
 const PROBE_EVERY_MS = 3000;
@@ -204,8 +205,4 @@ export class Connections {
     clearInterval(this.#timer);
     await Promise.all([this.#engine.close(), this.#store.close(), this.#log.close()]);
   }
-}
-
-function withoutCredentials(url: string): string {
-  return url.replace(/\/\/[^/@]*@/, '//');
 }

@@ -15,6 +15,8 @@ import { serializerCompiler, validatorCompiler, type ZodTypeProvider } from 'fas
 import { decide } from './auth/guard.ts';
 import { tenantOfRequest } from './auth/tenants.ts';
 import type { App, ControlContext } from './context.ts';
+import { describeError } from '../lib/errors.ts';
+import { withoutCredentials } from '../lib/urls.ts';
 import { ControlMetrics } from './metrics.ts';
 import { openApiOptions } from './openapi.ts';
 import { handleError, sendProblem } from './problem.ts';
@@ -143,10 +145,22 @@ function createApp({ tls, onLog }: ServerOptions): App {
     routerOptions: { maxParamLength: 4096 },
     frameworkErrors: (error, request, reply) => void handleError(error, request, reply),
     logger:
-      onLog === undefined ? false : { level: 'warn', redact: ['req.headers.authorization'], stream: { write: onLog } },
+      onLog === undefined ? false : { level: 'warn', serializers: { err: loggedError }, stream: { write: onLog } },
   };
   // Fastify's types tell a server with TLS from one without; the routes do not.
   return fastify({ ...common, https: tls } as FastifyServerOptions).withTypeProvider<ZodTypeProvider>();
+}
+
+/** Of an error what is known to hold no secret: a client library may hang the command that failed on it, with its password. */
+function loggedError(error: Error): { readonly type: string; readonly message: string; readonly stack: string } {
+  return {
+    type: error.name,
+    message: withoutCredentials(describeError(error)),
+    stack: (error.stack ?? '')
+      .split('\n')
+      .filter((line) => /^\s+at /.test(line))
+      .join('\n'),
+  };
 }
 
 function addGuard(app: App, context: ControlContext): void {

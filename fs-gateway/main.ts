@@ -8,7 +8,7 @@ import { PenstockError } from '../lib/errors.ts';
 import { absoluteUrl, openMeta, openStore } from '../lib/registry.ts';
 import type { StoreCredentials } from '../lib/store/store.ts';
 import { parseBytes, parseDuration } from '../lib/units.ts';
-import { parsePortUrl, pathOfUrl, textWithoutCredentials } from '../lib/urls.ts';
+import { parsePortUrl, pathOfUrl, shownInError } from '../lib/urls.ts';
 import type { MetaEngine } from '../lib/meta/engine.ts';
 import { FORMAT_DEFAULTS, formattedVolumes, readFormat, writeFormat } from '../lib/volume/format.ts';
 import type { VolumeFormat } from '../lib/volume/format.ts';
@@ -283,7 +283,7 @@ function parseMetaUrl(metaUrl: string, name?: string): { readonly url: string; r
   const absolute = absoluteUrl(expandEnvironment(metaUrl), process.cwd());
   const parsed = parsePortUrl(absolute);
   if (parsed === null)
-    throw new PenstockError('config', `'${textWithoutCredentials(metaUrl)}' is not the URL of a metadata engine`);
+    throw new PenstockError('config', `${shownInError(metaUrl)} is not the URL of a metadata engine`);
   const inUrl = parsed.searchParams.get('volume');
   parsed.searchParams.delete('volume');
   if (inUrl !== null && name !== undefined && inUrl !== name) {

@@ -7,7 +7,7 @@ import { PenstockError } from './errors.ts';
 import type { Log, OpenLog } from './log/log.ts';
 import type { MetaEngine, OpenMetaEngine, SessionOptions } from './meta/engine.ts';
 import type { ObjectStore, OpenObjectStore, StoreCredentials } from './store/store.ts';
-import { parsePortUrl, textWithoutCredentials } from './urls.ts';
+import { parsePortUrl, shownInError } from './urls.ts';
 import type { Vendor } from './vendor.ts';
 
 interface Driver<T> {
@@ -89,7 +89,7 @@ function driver<T>(kind: string, drivers: Drivers<T>, text: string): { url: URL;
   if (url === null) {
     throw new PenstockError(
       'config',
-      `'${textWithoutCredentials(text)}' is not the URL of a ${kind}: expected one of ${Object.keys(drivers).join(', ')}`,
+      `${shownInError(text)} is not the URL of a ${kind}: expected one of ${Object.keys(drivers).join(', ')}`,
     );
   }
   const found = drivers[url.protocol];

@@ -11,30 +11,47 @@ export function pathOfUrl(url: URL): string {
   return decodeURIComponent(url.pathname);
 }
 
-/** The URL as it may be shown: without user and password. */
-export function withoutCredentials(url: URL): string {
-  const shown = new URL(url);
-  shown.username = '';
-  shown.password = '';
-  return shown.href;
+/** From the first place where a URL may have a user and a password to the last `@`. A path of this machine has none. */
+const USER_INFO = /(^\s*(?!(?:file|dir|sqlite):)[a-z][a-z0-9+.-]*:[/\\]*|[/\\]{2}|%2F%2F)(.*)(?:@|%40)/is;
+
+/**
+ * A URL, or a text with one, as it may be shown and logged: without user and password. It parses nothing: somebody who writes `/`, `#`, `?` or `@` into a password
+ * as they are writes something that is no URL, or another one. So all up to the last `@` goes, and a host or path that went
+ * along is told by `(hidden)`.
+ */
+export function withoutCredentials(url: URL | string): string {
+  return String(url).replace(USER_INFO, (_, start: string, hidden: string) =>
+    /[/?#\s]|%2F/i.test(hidden) ? `${start}(hidden)@` : start,
+  );
 }
 
-/** The same for what is not a URL, or may not be one: whatever stands where a user and a password would is left out. */
-export function textWithoutCredentials(text: string): string {
-  return text.replace(/^([a-z][a-z0-9+.-]*:\/\/)[^/]*@/i, '$1');
+/** What an error says of a URL that is none, or none of a driver. */
+export function shownInError(text: string): string {
+  const hint = ' (in a user, a password and behind a host, write @ as %40, / as %2F, ? as %3F and # as %23)';
+  return `'${withoutCredentials(text)}'${text.includes('@') ? hint : ''}`;
 }
 
 /**
  * Parses the URL of a port. `URL` refuses several hosts with ports (`kafka://a:9092,b:9092`), so they become one percent-encoded
- * host, from which `hostsOfUrl` makes them again. Null when it is no URL, or not percent-encoded (`%zz`).
+ * host, from which `hostsOfUrl` makes them again. Null when it is no URL, not percent-encoded (`%zz`), or has an `@` behind a host: then
+ * that may be the half of a password, which the errors about a port or a path would show.
  */
 export function parsePortUrl(text: string): URL | null {
+  if (isSplitByPassword(text) || !/^(file|dir|sqlite):|^[a-z][a-z0-9+.-]*:\/\//i.test(text)) return null;
   const encoded = text.replace(
     /^([a-z][a-z0-9+.-]*:\/\/(?:[^/?#@]*@)?)([^/?#@,]*,[^/?#@]*)/i,
     (_, start: string, hosts: string) => start + encodeURIComponent(hosts),
   );
   const url = URL.parse(encoded);
   return url !== null && isDecodable(`${url.username}${url.password}${url.host}${url.pathname}`) ? url : null;
+}
+
+/** Whether an `@` stands behind what a program takes for the host. A store's path may hold one, where no colon is in front of it. */
+export function isSplitByPassword(text: string): boolean {
+  if (/^(file|dir|sqlite):/i.test(text)) return false;
+  const behind = text.replace(/^[^/?#]*\/*(?:[^/?#]*@)?/, '');
+  const last = behind.lastIndexOf('@');
+  return last >= 0 && (!/^s3:/i.test(text) || behind.slice(0, last).includes(':'));
 }
 
 function isDecodable(text: string): boolean {

@@ -20,7 +20,7 @@ export interface VendorOptions {
   readonly credentials: Readonly<Record<string, string>>;
   /** Throws `denied` for a host that may not be connected to: servers name others. */
   readonly checkHost: (host: string) => void;
-  /** For sockets to such hosts: refuses addresses that nobody may connect to. */
+  /** For every socket: refuses names and addresses that may not be connected to, at the moment when it connects. An address is no name: `checkHost`. */
   readonly lookup: LookupFunction;
   /** Of one answer. */
   readonly bytesMax: number;

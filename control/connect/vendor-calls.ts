@@ -6,7 +6,7 @@
  */
 import { describeError, isCode, PenstockError, type ErrorCode } from '../../lib/errors.ts';
 import { describeDrivers, type DriverInfo } from '../../lib/registry.ts';
-import { parsePortUrl, textWithoutCredentials } from '../../lib/urls.ts';
+import { parsePortUrl, shownInError } from '../../lib/urls.ts';
 import type { Vendor, VendorOptions } from '../../lib/vendor.ts';
 import { HttpProblem } from '../problem.ts';
 import type { HostRules } from './hosts.ts';
@@ -118,9 +118,10 @@ export class VendorCalls {
     this.#running++;
     try {
       const { url, vendor } = await this.#find(text);
-      await this.#hosts.checkAll(hostsOf(vendor, url), isTenants);
       const checkHost = (host: string): void => this.#hosts.check(host, isTenants);
-      const options = { credentials, checkHost, lookup: this.#hosts.lookup, bytesMax: ANSWER_BYTES_MAX };
+      for (const host of hostsOf(vendor, url)) checkHost(host);
+      const lookup = this.#hosts.lookupOf(isTenants);
+      const options = { credentials, checkHost, lookup, bytesMax: ANSWER_BYTES_MAX };
       return await work(vendor, url, options, AbortSignal.timeout(TIME_MS));
     } catch (error) {
       const code = error instanceof PenstockError ? error.code : 'io';
@@ -136,7 +137,7 @@ export class VendorCalls {
     const driver = (await this.drivers()).find(({ scheme }) => `${scheme}:` === url?.protocol);
     if (url !== null && driver?.vendor != null) return { url, driver, vendor: driver.vendor };
     const known = (await this.drivers()).flatMap(({ vendor, form }) => (vendor === null ? [] : [form]));
-    throw new PenstockError('usage', `address: ${textWithoutCredentials(text)}: expected one of ${known.join(', ')}`);
+    throw new PenstockError('usage', `address: ${shownInError(text)}: expected one of ${known.join(', ')}`);
   }
 }
 
@@ -163,13 +164,17 @@ function valueWithoutSecrets(value: unknown, credentials: Credentials): unknown 
   );
 }
 
+/** As it is, in JSON, in URLs, and as Basic and SASL send it. */
+function formsOf(value: string): ReadonlySet<string> {
+  const base64 = Buffer.from(value).toString('base64').replace(/=+$/, '');
+  return new Set([value, JSON.stringify(value).slice(1, -1), encodeURIComponent(value), encodeURI(value), base64]);
+}
+
 function withoutSecrets(text: string, credentials: Credentials): string {
   let shown = text;
   for (const value of Object.values(credentials)) {
     if (value.length < SECRET_CHARS_MIN) continue;
-    for (const form of new Set([value, JSON.stringify(value).slice(1, -1), encodeURIComponent(value)])) {
-      shown = shown.replaceAll(form, '(sealed)');
-    }
+    for (const form of formsOf(value)) shown = shown.replaceAll(form, '(sealed)');
   }
   return shown;
 }

@@ -14,13 +14,12 @@ import type { Clock } from '../../lib/clock.ts';
 import { PenstockError } from '../../lib/errors.ts';
 import { scanJson } from '../../lib/lake/scan.ts';
 import { COMMIT_RECORDS_MAX, type MetaEngine } from '../../lib/meta/engine.ts';
+import { withoutCredentials } from '../../lib/urls.ts';
 
 export const KEEP_DAYS = 90;
 const RECORDS_PER_DAY_MAX = 100_000;
 const DETAIL_CHARS_MAX = 2000;
 const DAY_MS = 86_400_000;
-/** User and password of a URL, also of one in the options of another (`endpoint=`). */
-const USER_INFO = /(\/\/|%2F%2F)[^/?#\s]*(?:@|%40)/gi;
 const SECRET = /secret|password|token|credential|accesskey/i;
 
 export const auditSchema = z.object({
@@ -117,7 +116,7 @@ export class AuditLog {
 function detailOf(body: unknown): string {
   if (body === undefined || body === null) return '';
   const text = JSON.stringify(body, (key, value: unknown) =>
-    SECRET.test(key) ? '(not recorded)' : typeof value === 'string' ? value.replace(USER_INFO, '$1') : value,
+    SECRET.test(key) ? '(not recorded)' : typeof value === 'string' ? withoutCredentials(value) : value,
   );
   return text.length > DETAIL_CHARS_MAX ? `${text.slice(0, DETAIL_CHARS_MAX)}…` : text;
 }

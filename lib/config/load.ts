@@ -203,3 +203,8 @@ export const bytes = (): z.ZodType<number> => unit('size', parseBytes);
 
 /** A duration: `60s`, `10m`, `24h`, `7d`, `250ms`. */
 export const duration = (): z.ZodType<number> => unit('duration', parseDuration);
+
+/** A URL that is shown and logged as it is: credentials stand elsewhere. */
+export const httpUrl = z
+  .url({ protocol: /^https?$/, error: 'expected an http or https URL' })
+  .refine((url) => !url.includes('@'), 'a user and password do not belong into this URL');

@@ -4,7 +4,8 @@
  */
 import { z } from 'zod';
 import { type ColumnType, decimalOf, haveDistinctNames } from '../table/schema.ts';
-import { bytes, duration } from './load.ts';
+import { isSplitByPassword } from '../urls.ts';
+import { bytes, duration, httpUrl } from './load.ts';
 
 /** A dataset's name is a table's name, a folder's and part of object keys: lower and upper case letters, digits, `_`, `-`, in dotted parts. */
 const datasetName = z
@@ -73,7 +74,10 @@ const value = z
   .strictObject({
     format: z.enum(['json', 'avro', 'protobuf']).default('json'),
     /** URL of a schema registry (Confluent's REST API); `https://user:password@host` for basic authentication. */
-    registry: z.url({ protocol: /^https?$/ }).optional(),
+    registry: z
+      .url({ protocol: /^https?$/ })
+      .refine((url) => !isSplitByPassword(url), 'in user and password, write / as %2F, ? as %3F, # as %23 and @ as %40')
+      .optional(),
   })
   .refine(({ format, registry }) => format === 'json' || registry !== undefined, {
     path: ['registry'],
@@ -115,8 +119,6 @@ const dataset = z.strictObject({
 });
 export type DatasetConfig = z.output<typeof dataset>;
 
-const httpUrl = z.url({ protocol: /^https?$/, error: 'expected an http or https URL' });
-
 const unique = (datasets: readonly DatasetConfig[], key: 'name' | 'topic'): boolean =>
   new Set(datasets.map((entry) => entry[key])).size === datasets.length;
 
@@ -134,7 +136,8 @@ const oidc = z.strictObject({
     .refine(
       (url) => /^https:|^http:\/\/(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:|\/|$)/.test(url),
       'expected an https URL',
-    ),
+    )
+    .refine((url) => !url.includes('@'), 'a user and password do not belong into this URL'),
   audience: z.string().min(1),
   /** The claim of the token that says who somebody is to us: a list, or words with spaces between. */
   claim: z.string().min(1).default('roles'),

@@ -1,4 +1,5 @@
 /** Agents as the control plane sees them: each asks what it is to run with and says that it does, or what a test wants it to say. */
+import { isDeepStrictEqual } from 'node:util';
 import { expect } from 'vitest';
 import type { Rollout } from '../../control/agents/records.ts';
 import type { Answer, Control } from './control.ts';
@@ -52,8 +53,10 @@ export async function rolling(control: Control, agents: number): Promise<Rolling
       await expect
         .poll(
           async () => {
-            await fleet.beat();
-            return rollout();
+            const found = await rollout();
+            // Not behind what is waited for: that beat could be the end of it.
+            if (!isMatch(found, what)) await fleet.beat();
+            return found;
           },
           { interval: 100 },
         )
@@ -61,6 +64,8 @@ export async function rolling(control: Control, agents: number): Promise<Rolling
     },
   };
 }
+
+const isMatch = (found: object, what: object): boolean => isDeepStrictEqual({ ...found, ...what }, found);
 
 export interface Says {
   /** Refuses every version but the first it had. */
@@ -79,6 +84,8 @@ export class Fleet {
   /** What agents that run with a version say besides. */
   readonly says = new Map<string, Says>();
   readonly silent = new Set<string>();
+  /** What each was told that it is to run with. */
+  readonly #told = new Map<string, string>();
 
   constructor(request: Control['request'], count: number) {
     this.#request = request;
@@ -90,9 +97,19 @@ export class Fleet {
     for (const agent of this.agents) await this.#must('PUT', `/v1/agent-groups/${group}/agents/${agent}`);
   }
 
-  /** Each asks, takes over, and reports. */
+  /**
+   * All ask, then all report what they have run with since the last beat, then all take over what they were told. So a server that looks in
+   * the middle of a beat, however long that takes, finds no step complete that begins in it.
+   */
   async beat(): Promise<void> {
-    await Promise.all(this.agents.filter((agent) => !this.silent.has(agent)).map((agent) => this.#beatOf(agent)));
+    const agents = this.agents.filter((agent) => !this.silent.has(agent));
+    const told = await Promise.all(agents.map((agent) => this.#wanted(agent)));
+    await Promise.all(agents.map((agent) => this.#report(agent)));
+    for (const [index, agent] of agents.entries()) {
+      const wanted = told[index] ?? 'none';
+      this.#told.set(agent, wanted);
+      if (this.says.get(wanted)?.refuses !== true) this.running.set(agent, wanted === 'none' ? null : wanted);
+    }
   }
 
   /** Who runs with it. */
@@ -100,15 +117,17 @@ export class Fleet {
     return this.agents.filter((agent) => this.running.get(agent) === version);
   }
 
-  async #beatOf(agent: string): Promise<void> {
-    const answer = await this.#request('GET', `/v1/agents/${agent}/config`);
-    const wanted = String(answer.json['version']);
-    const says = this.says.get(wanted) ?? {};
-    if (says.refuses !== true) this.running.set(agent, wanted === 'none' ? null : wanted);
+  async #wanted(agent: string): Promise<string> {
+    return String((await this.#request('GET', `/v1/agents/${agent}/config`)).json['version']);
+  }
+
+  async #report(agent: string): Promise<void> {
+    const [running, told] = [this.running.get(agent) ?? null, this.#told.get(agent) ?? 'none'];
+    const says = this.says.get(running ?? 'none') ?? {};
     const config = {
-      version: this.running.get(agent) ?? null,
+      version: running,
       runningSeconds: says.runningSeconds ?? 1000,
-      refused: says.refuses === true ? { version: wanted, reason: 'a test says so' } : null,
+      refused: this.says.get(told)?.refuses === true ? { version: told, reason: 'a test says so' } : null,
     };
     const { spooled = 1000, quarantined = 0, problem = null } = says;
     const status = {

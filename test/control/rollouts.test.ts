@@ -81,6 +81,8 @@ test('a problem that agents did not have before stops it, and so do readings tha
   expect((await rollout()).reason).toContain('1 report a problem');
   expect(await act('abort')).toBe(204);
   await fleet.beat();
+  // Now all report that they have the one before again.
+  await fleet.beat();
   const wasteful = await start({}, 3);
   fleet.says.set(wasteful, { quarantined: 100, spooled: 900 });
   await until({ state: 'stopped' });

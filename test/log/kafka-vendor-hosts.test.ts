@@ -56,7 +56,7 @@ test.each(['169.254.169.254', '2852039166', '0xa9fea9fe'])(
     const options = {
       credentials: {},
       checkHost: (host: string): void => rules.check(host, false),
-      lookup: rules.lookup,
+      lookup: rules.lookupOf(false),
       bytesMax: 1_000_000,
     };
     await expect(kafkaVendor.probe(url, options, AbortSignal.timeout(HANG_MS))).rejects.toMatchObject({

@@ -3,7 +3,9 @@
  *
  * Invariants: a command is one of COMMANDS, with arguments of its form; none of them returns settings (which hold passwords), other clients' names, or values.
  */
-import { Redis } from 'ioredis';
+import net from 'node:net';
+import tls from 'node:tls';
+import { AbstractConnector, Redis, type RedisOptions } from 'ioredis';
 import { z } from 'zod';
 import { PenstockError } from '../../errors.ts';
 import { hostsOfUrl } from '../../urls.ts';
@@ -109,12 +111,13 @@ export const redisVendor = vendorOf<Client>({
     return hostsOfUrl(url, REDIS_PORT).map(({ host }) => host);
   },
   probe: ({ redis }) => redis.ping(),
-  open: async (url, { credentials, bytesMax }, signal, use) => {
+  open: async (url, { credentials, lookup, bytesMax }, signal, use) => {
     const { username, password } = credentials;
     const options = parseOptions(url);
     let lastError: unknown;
     const redis = new Redis({
       ...options.client,
+      Connector: connectorWith(lookup),
       ...(username === undefined ? {} : { username }),
       ...(password === undefined ? {} : { password }),
       lazyConnect: true,
@@ -150,3 +153,26 @@ export const redisVendor = vendorOf<Client>({
     }
   },
 });
+
+const nameOf = (host: string): { readonly servername?: string } => (net.isIP(host) === 0 ? { servername: host } : {});
+
+/** ioredis' own connector hands no `lookup` on. */
+function connectorWith(lookup: net.LookupFunction): NonNullable<RedisOptions['Connector']> {
+  return class extends AbstractConnector {
+    readonly #options: Pick<RedisOptions, 'host' | 'port' | 'tls'>;
+
+    constructor(options: unknown) {
+      super(CONNECT_MS);
+      this.#options = options as RedisOptions; // ioredis hands on its own, and types that as unknown
+    }
+
+    override async connect(): Promise<net.Socket> {
+      const { host = '', port = REDIS_PORT, tls: secure } = this.#options;
+      this.connecting = true;
+      const to = { host, port, lookup };
+      this.stream = secure === undefined ? net.connect(to) : tls.connect({ ...secure, ...to, ...nameOf(host) });
+      this.stream.once('error', (error: Error) => (this.firstError = error));
+      return this.stream;
+    }
+  };
+}

@@ -7,6 +7,7 @@
  * Limits: a response is held in memory; the store asks for at most a part (getFile) or what its caller asked for. Any other answer, errors
  * too, has ANSWER_BYTES_MAX at most.
  */
+import type { LookupFunction } from 'node:net';
 import { Readable } from 'node:stream';
 import { S3Client } from '@aws-sdk/client-s3';
 import type { S3ClientConfig } from '@aws-sdk/client-s3';
@@ -29,14 +30,18 @@ const PAUSE_MS_MAX = 5000;
 /** Another conditional request was in progress on the key (S3's 409): the answer comes with the next try. */
 const RETRYABLE_CLIENT_ERRORS = new Set(['ConditionalRequestConflict', 'OperationAborted']);
 
-/** Without credentials, those of the AWS chain. */
-export function makeS3Client(options: S3Options, credentials: StoreCredentials | undefined): S3Client {
+/** Without credentials, those of the AWS chain. `lookup`: how hosts are resolved, of requests without `into`. */
+export function makeS3Client(
+  options: S3Options,
+  credentials: StoreCredentials | undefined,
+  lookup?: LookupFunction,
+): S3Client {
   return new S3Client({
     ...(credentials === undefined ? {} : { credentials: { ...credentials } }),
     region: options.region,
     forcePathStyle: options.pathStyle,
     ...(options.endpoint === null ? {} : { endpoint: options.endpoint }),
-    requestHandler: new WholeResponseHandler(options),
+    requestHandler: new WholeResponseHandler(options, lookup),
     retryStrategy: new BoundedRetry(options.attemptsMax),
     // Checksums that the server did not ask for break some S3 servers' streaming; content is checked end to end above this layer.
     requestChecksumCalculation: 'WHEN_REQUIRED',
@@ -60,9 +65,10 @@ class WholeResponseHandler extends NodeHttpHandler {
   readonly #requests: Pace | null;
   readonly #bytes: Pace | null;
 
-  constructor(options: S3Options) {
+  constructor(options: S3Options, lookup: LookupFunction | undefined) {
     const direct = Math.floor(options.connectionsMax / 2);
-    const agent = { keepAlive: true, maxSockets: options.connectionsMax - direct };
+    const maxSockets = options.connectionsMax - direct;
+    const agent = { keepAlive: true, maxSockets, ...(lookup === undefined ? {} : { lookup }) };
     super({
       httpAgent: agent,
       httpsAgent: agent,

@@ -84,8 +84,9 @@ export function parseS3Url(url: URL): S3Options {
 function checkEndpoint(url: URL, endpoint: string): void {
   const parsed = /^https?:\/\//.test(endpoint) ? URL.parse(endpoint) : null;
   if (parsed === null) return fail(url, 'endpoint', 'expected http://... or https://...');
-  if (parsed.username === '' && parsed.password === '') return;
-  fail(url, 'endpoint', 'no credentials in the URL, please: they would be shown and logged');
+  // Not only what was parsed as such: half of a secret with a slash in it would be taken for a path.
+  if (endpoint.includes('@'))
+    fail(url, 'endpoint', 'no credentials in the URL, please: they would be shown and logged');
 }
 
 function fail(url: URL, name: string, expected: string): never {

@@ -157,10 +157,10 @@ export const s3Vendor = vendorOf<Client>({
   },
   // A HEAD has no body that would say what is wrong.
   probe: (client, signal) => listOne.run(client, { Prefix: undefined, MaxKeys: 1 }, signal),
-  open: async (url, { credentials, bytesMax }, _signal, use) => {
+  open: async (url, { credentials, lookup, bytesMax }, _signal, use) => {
     const options = { ...parseS3Url(url), attemptsMax: ATTEMPTS_MAX, connectionsMax: CONNECTIONS_MAX };
     const { accessKeyId = '', secretAccessKey = '' } = credentials;
-    const s3 = makeS3Client(options, { accessKeyId, secretAccessKey });
+    const s3 = makeS3Client(options, { accessKeyId, secretAccessKey }, lookup);
     try {
       return await use({ options, s3, keyId: `${accessKeyId.slice(0, 4)}…`, bytesMax });
     } finally {
