@@ -106,6 +106,7 @@ log: kafka://127.0.0.1:${address.port}?tls=true&ca=${ca}
 sources: [{ type: simulator, count: 10, rate: 1000, to: t }]
 `,
   );
+  await expect.poll(() => status()?.readings, WAIT).toBe(10);
   await expect.poll(() => status()?.uplinkProblem ?? '', WAIT).toMatch(/certificate has expired/);
   expect(status()?.uplinkProblem).toContain(`127.0.0.1:${address.port}`);
   expect(status()).toMatchObject({ readings: 10, delivered: 0 });

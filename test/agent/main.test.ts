@@ -10,6 +10,7 @@ import { decodeRecords } from '../../lib/log/batch-reader.ts';
 import { openLog } from '../../lib/registry.ts';
 import { tempDir } from '../support/temp.ts';
 import { HANG_MS } from '../support/hang.ts';
+import { freePort } from '../support/ports.ts';
 
 const childPath = fileURLToPath(new URL('./agent-child.ts', import.meta.url));
 
@@ -77,7 +78,11 @@ test('an agent killed -9 again and again under writing and rotation delivers eve
   };
   for (let round = 0; round < 5; round += 1) {
     const { child, lines, exited } = startAgent(path);
-    const writer = setInterval(() => write(100), 5);
+    const start = written;
+    // A slow start must not make the work longer: each status, of which there are some a second, opens a portion more.
+    const writer = setInterval(() => {
+      if (written - start < 10_000 * (lines.length + 1)) write(100);
+    }, 5);
     try {
       await expect.poll(() => lines.length, { interval: 20 }).toBeGreaterThan(1 + (round % 2));
       if (round % 2 === 1) renameSync(file, join(logs, `app-${round}.ndjson`));
@@ -142,8 +147,7 @@ test('health, readiness and metrics are served while it runs, and the status tel
   const dir = tempDir();
   mkdirSync(join(dir, 'logs'));
   writeFileSync(join(dir, 'logs', 'a.ndjson'), '{"n":1}\nnot json\n{"n":2}\n');
-  // Port 0 would not tell its number: a port from the middle of the ephemeral range, free on a test machine.
-  const port = 30_000 + (process.pid % 10_000);
+  const port = await freePort();
   const path = agentYaml(
     dir,
     '  - { type: file, path: ./logs/*.ndjson, to: machine, poll: 10ms }\n',
@@ -158,7 +162,7 @@ test('health, readiness and metrics are served while it runs, and the status tel
     await running;
   });
   const get = async (route: string): Promise<{ status: number; text: string }> => {
-    const response = await fetch(`http://127.0.0.1:${port}${route}`, { signal: AbortSignal.timeout(5000) });
+    const response = await fetch(`http://127.0.0.1:${port}${route}`, { signal: AbortSignal.timeout(HANG_MS) });
     return { status: response.status, text: await response.text() };
   };
   await expect.poll(() => statuses.at(-1)?.delivered).toBe(2);

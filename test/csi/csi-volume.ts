@@ -6,7 +6,7 @@ import type { Services } from '../support/fs-volume.ts';
 /** Of database `n`; a bucket of the test's own is not needed, prefixes do. */
 export function csiSecrets({ redis, s3 }: Services, n: number): Readonly<Record<string, string>> {
   return {
-    meta: `redis://127.0.0.1:${redis.port}/${n}?deadline=2s`,
+    meta: `redis://127.0.0.1:${redis.port}/${n}?deadline=8s`,
     store: `s3://volumes/csi-${n}?endpoint=${s3.endpoint}&region=us-east-1`,
     accessKeyId: s3.accessKeyId,
     secretAccessKey: s3.secretAccessKey,

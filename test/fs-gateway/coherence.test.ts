@@ -4,8 +4,8 @@ import { mountTestVolume } from '../support/fs-volume.ts';
 import { run } from '../support/mount-guard.ts';
 import { cannotMount } from '../support/services.ts';
 
-/** Far below the kernel's time to live of a minute: what arrives by then was pushed. */
-const PUSHED_SECONDS = 10;
+/** Below the kernel's time to live of a minute: what arrives by then was pushed. */
+const PUSHED_SECONDS = 45;
 
 /** Runs a script with the two mount points as $A and $B; `pushed CMD` repeats it until it succeeds. */
 async function script(a: string, b: string, text: string): Promise<string> {

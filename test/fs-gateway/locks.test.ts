@@ -31,7 +31,7 @@ file = os.open(sys.argv[1] + '/counter', os.O_RDWR)
 lock(file)
 os.pwrite(file, b'held', 0)
 print('locked', flush=True)
-sys.stdin.read() or __import__('time').sleep(60)
+sys.stdin.read() or __import__('time').sleep(600)
 `;
 const TRY = `
 import fcntl, os, sys

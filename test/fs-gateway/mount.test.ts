@@ -49,7 +49,7 @@ describe.skipIf(cannotMount())('a mounted volume', () => {
     );
     await flip(mount, ['c.parquet'], ['a.parquet', 'b.parquet']);
     // The feed tells the mount within a poll of the engine; until then the old listing is a correct one.
-    const wait = `for i in $(seq 100); do [ "$(ls $1/${FOLDER})" = c.parquet ] && break; sleep 0.05; done`;
+    const wait = `for i in $(seq 1000); do [ "$(ls $1/${FOLDER})" = c.parquet ] && break; sleep 0.05; done`;
     expect(await shell(mount, `${wait}; ls $1/${FOLDER}; cat $1/${FOLDER}/a.parquet`)).toBe(
       'c.parquet\ncontent of a.parquet',
     );

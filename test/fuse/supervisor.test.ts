@@ -22,7 +22,7 @@ const LOAD = `
 cd "$1"
 head -c 8388608 /dev/urandom > ../source
 sum=$(md5sum < ../source)
-end=$((SECONDS + 60)); rounds=0
+end=$((SECONDS + 110)); rounds=0
 while [ ! -e ../enough ] && [ $SECONDS -lt $end ]; do
   dd if=../source of=copy bs=64k status=none
   [ "$(md5sum < copy)" = "$sum" ] || { echo "checksums differ"; exit 1; }

@@ -10,7 +10,9 @@ import { expect, onTestFinished, test } from 'vitest';
 import { externalPiece, ownPiece } from '../../fs-gateway/data/pieces.ts';
 import type { Piece } from '../../fs-gateway/data/pieces.ts';
 import { PeerClient } from '../../fs-gateway/peers/peer-client.ts';
+import type { PeerLimits } from '../../fs-gateway/peers/peer-client.ts';
 import { PeerDirectory } from '../../fs-gateway/peers/peer-directory.ts';
+import { HANG_MS } from '../support/hang.ts';
 
 const VOLUME_ID = '0f0f0f0f-1111-4222-8333-444444444444';
 const TOKEN = 'ab'.repeat(32);
@@ -45,8 +47,12 @@ interface Harness {
   readonly pass: (ms: number) => void;
 }
 
+/** For those that are slow; others must not be taken for slow because this process stands still. */
+const SHORT: PeerLimits = { silenceMs: 300, deadlineMs: 900 };
+const LONG: PeerLimits = { silenceMs: HANG_MS, deadlineMs: HANG_MS };
+
 /** A client of a group in which everything is kept by the member at `address`. */
-async function clientOf(address: string): Promise<Harness> {
+async function clientOf(address: string, limits = LONG): Promise<Harness> {
   const directory = new PeerDirectory({
     volume: 'lake',
     group: 'train',
@@ -69,7 +75,7 @@ async function clientOf(address: string): Promise<Harness> {
     volumeId: VOLUME_ID,
     token: TOKEN,
     clock: { nowMs: () => nowMs, monotonicMs: () => nowMs },
-    limits: { silenceMs: 300, deadlineMs: 900 },
+    limits,
     report: (message) => reports.push(message),
   });
   onTestFinished(() => {
@@ -153,7 +159,7 @@ test.each<[what: string, listener: RequestListener, problem: string, asideMs: nu
     requests++;
     listener(request, response);
   });
-  const { client, reports, pass } = await clientOf(address);
+  const { client, reports, pass } = await clientOf(address, problem === 'slow' ? SHORT : LONG);
   expect(await client.fetch(piece)).toBeNull();
   expect(client.problems).toMatchObject({ [problem]: 1 });
   expect(Object.values(client.problems).reduce((a, b) => a + b)).toBe(1);
@@ -213,7 +219,7 @@ test('one that keeps a piece itself asks nobody', async () => {
   });
   await directory.refresh();
   const client = new PeerClient({
-    ...{ directory, volumeId: VOLUME_ID, token: TOKEN, limits: { silenceMs: 300, deadlineMs: 900 } },
+    ...{ directory, volumeId: VOLUME_ID, token: TOKEN, limits: LONG },
     clock: { nowMs: () => 0, monotonicMs: () => 0 },
     report: () => undefined,
   });

@@ -14,7 +14,6 @@ export const smoothModule = join(examples, 'smooth.wasm');
 const BEHAVING = `
 import { answer, append, Batch, begin, change, finish, keep, refuse } from './penstock';
 import { field, numberField, textField } from './json';
-import { HANG_MS } from './hang.ts';
 export { penstock_abi, penstock_alloc } from './penstock';
 
 let seen: u32 = 0;

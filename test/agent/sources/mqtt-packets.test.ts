@@ -253,7 +253,7 @@ test('a broker that falls silent is left; an end of the agent is a DISCONNECT th
   const running = await follow(broker.port, { keepAlive: '1s' });
   const problems: (string | null)[] = [];
   running.output.report = (problem) => void problems.push(problem);
-  await vi.waitFor(() => expect(problems.join(' ')).toMatch(/the broker was silent for \d s/), WAIT);
+  await vi.waitFor(() => expect(problems.join(' ')).toMatch(/the broker was silent for \d+ s/), WAIT);
   isSilent = false;
   const count = broker.connections.length;
   await vi.waitFor(() => expect(broker.connections.length).toBeGreaterThan(count - 1), WAIT);

@@ -10,6 +10,7 @@ import { tempDir } from '../../support/temp.ts';
 import { readAll, readingOf, spoolIn } from '../spool/support.ts';
 import { delivered } from './delivered.ts';
 import { startUplink } from './start-uplink.ts';
+import { HANG_MS } from '../../support/hang.ts';
 
 test.each(['oldestFirst', 'liveFirst'] as const)(
   'a gap that the spool cannot record holds up its topic only, shows in the status, and is passed once its record is on the disk (%s)',
@@ -43,7 +44,7 @@ test.each(['oldestFirst', 'liveFirst'] as const)(
     expect(spool.durablyAcknowledged('t')).toBeLessThanOrEqual(BigInt(before));
 
     isFull = false;
-    expect(await uplink.drain(20_000)).toBe(true);
+    expect(await uplink.drain(HANG_MS)).toBe(true);
     expect(uplink.status().lastError).toBeNull();
     const seqs = (await delivered(log, 't')).map(({ seq }) => seq).sort((a, b) => a - b);
     const after = Array.from({ length: 100 - Number(gap.toSeq) }, (_, index) => Number(gap.toSeq) + 1 + index);

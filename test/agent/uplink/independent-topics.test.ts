@@ -15,6 +15,7 @@ import { tempDir } from '../../support/temp.ts';
 import { readingOf, spoolIn } from '../spool/support.ts';
 import { delivered, outOfOrder } from './delivered.ts';
 import { startUplink } from './start-uplink.ts';
+import { HANG_MS } from '../../support/hang.ts';
 
 const refuse = (what: string): Promise<never> => Promise.reject(new PenstockError('denied', `${what} is refused`));
 
@@ -91,7 +92,7 @@ test.each(['oldestFirst', 'liveFirst'] as const)(
     expect(heldUp).toContainEqual(expect.objectContaining({ topic: 'leaderless', isRefused: false, readings: 2500 }));
     expect({ linkProblem, lag }).toEqual({ linkProblem: null, lag: 10_000n });
     relent();
-    expect(await uplink.drain(20_000)).toBe(true);
+    expect(await uplink.drain(HANG_MS)).toBe(true);
     expect(uplink.status()).toMatchObject({ heldUp: [], lastError: null });
     for (const topic of [...TROUBLED, 'good']) {
       const found = await delivered(log, topic);

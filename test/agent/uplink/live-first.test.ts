@@ -11,6 +11,7 @@ import { tempDir } from '../../support/temp.ts';
 import { delivered, outOfOrder, type Delivered } from './delivered.ts';
 import { GeneratedSpool } from './generated-spool.ts';
 import { startUplink } from './start-uplink.ts';
+import { HANG_MS } from '../../support/hang.ts';
 
 const LIVE_FIRST = { order: 'liveFirst' } satisfies Partial<UplinkOptions>;
 
@@ -68,9 +69,9 @@ test('what arrives now overtakes a backlog, which is marked; without a backlog n
     spool.grow(10);
     await new Promise((resolve) => setImmediate(resolve));
   }
-  expect(await uplink.drain(20_000)).toBe(true);
+  expect(await uplink.drain(HANG_MS)).toBe(true);
   spool.grow(100);
-  expect(await uplink.drain(20_000)).toBe(true);
+  expect(await uplink.drain(HANG_MS)).toBe(true);
   const found = await delivered(log, 't');
   expectEachOnce(found, 20_300);
   expect(
@@ -97,7 +98,7 @@ test('after an outage under a running agent the newest goes first, and what was 
   const uplink = await startUplink(log, spool, directory, { ...LIVE_FIRST, clock });
   onTestFinished(() => uplink.close());
   spool.grow(100);
-  expect(await uplink.drain(20_000)).toBe(true);
+  expect(await uplink.drain(HANG_MS)).toBe(true);
   close();
   spool.grow(50);
   await expect.poll(() => uplink.status().lastError?.message).toBe('down');
@@ -106,9 +107,9 @@ test('after an outage under a running agent the newest goes first, and what was 
   // It tries what it has, and takes nothing new into memory meanwhile.
   await expect.poll(() => uplink.status().lag).toBe(5050n);
   open();
-  expect(await uplink.drain(20_000)).toBe(true);
+  expect(await uplink.drain(HANG_MS)).toBe(true);
   spool.grow(10);
-  expect(await uplink.drain(20_000)).toBe(true);
+  expect(await uplink.drain(HANG_MS)).toBe(true);
   const found = await delivered(inner, 't');
   expectEachOnce(found, 5160);
   expect(marked(found, '1').length).toBeGreaterThanOrEqual(5000);
@@ -130,10 +131,10 @@ test.each(['before', 'after'] as const)(
       const uplink = await startUplink(faultyLog(log, plan), spool, directory, LIVE_FIRST);
       for (let round = 0; round < 10; round += 1) {
         spool.grow(20);
-        if (round > 4) expect(await uplink.drain(20_000)).toBe(true);
+        if (round > 4) expect(await uplink.drain(HANG_MS)).toBe(true);
         else await new Promise((resolve) => setImmediate(resolve));
       }
-      expect(await uplink.drain(20_000)).toBe(true);
+      expect(await uplink.drain(HANG_MS)).toBe(true);
       expectEachOnce(await delivered(log, 't'), 1700);
       expect(plan.fired, `call ${call}`).toBe(3);
       await uplink.close();
@@ -156,7 +157,7 @@ test('batches of both lanes in doubt are settled by the next start under their o
     const spool = spoolWith(directory, 0);
     const next = await startUplink(log, spool, directory, { order });
     spool.grow(50);
-    expect(await next.drain(20_000)).toBe(true);
+    expect(await next.drain(HANG_MS)).toBe(true);
     await next.close();
   }
   const found = await delivered(log, 't');
@@ -201,7 +202,7 @@ test('of several topics the one with the higher priority drains first', async ()
   const uplink = await startUplink(gated, low, directory, LIVE_FIRST);
   onTestFinished(() => uplink.close());
   open();
-  expect(await uplink.drain(20_000)).toBe(true);
+  expect(await uplink.drain(HANG_MS)).toBe(true);
   const steps = order.filter((topic, index) => index > 0 && topic !== '');
   // The first step of a topic tells its priority; from then on `high` goes to its end before `low` goes on.
   expect(steps.lastIndexOf('high')).toBeLessThan(steps.lastIndexOf('low'));
@@ -220,7 +221,7 @@ test('what waited longer than the maxAge of its topic is recorded as a gap; alar
   spool.arrivesNow = true;
   const uplink = await startUplink(log, spool, directory, { ...LIVE_FIRST, maxAgeMs: { t: 60_000 } });
   onTestFinished(() => uplink.close());
-  expect(await uplink.drain(20_000)).toBe(true);
+  expect(await uplink.drain(HANG_MS)).toBe(true);
   expect(spool.gaps.map(({ fromSeq, toSeq, reason }) => [fromSeq, toSeq, reason])).toEqual([
     [1n, 3n, 'expired: older than the maxAge of its topic'],
     [6n, 6n, 'expired: older than the maxAge of its topic'],

@@ -7,6 +7,7 @@ import { openFileLogAt } from '../../../lib/log/file/file-log.ts';
 import { systemClock } from '../../../lib/clock.ts';
 import { GeneratedSpool } from './generated-spool.ts';
 import { startUplink } from './start-uplink.ts';
+import { HANG_MS } from '../../support/hang.ts';
 
 const [directory = '', count = '', order = ''] = process.argv.slice(2);
 const log = await openFileLogAt(join(directory, 'log'), { segmentBytes: 32 * 1024, clock: systemClock });
@@ -23,7 +24,7 @@ for (let last = Number(spool.lastSeq('t')); last < target; last += 50) {
   await new Promise((resolve) => setTimeout(resolve, 1));
   process.stdout.write(`${uplink.status().delivered}\n`);
 }
-const drained = await uplink.drain(30_000);
+const drained = await uplink.drain(HANG_MS);
 await uplink.close();
 await log.close();
 process.stdout.write(drained ? 'done\n' : 'late\n');

@@ -12,6 +12,7 @@ import { tempDir } from '../../support/temp.ts';
 import { delivered, flaws } from './delivered.ts';
 import { GeneratedSpool, IDENTITY, SENSORS } from './generated-spool.ts';
 import { startUplink } from './start-uplink.ts';
+import { HANG_MS } from '../../support/hang.ts';
 
 async function openLog(directory: string): Promise<Log> {
   const log = await openFileLogAt(join(directory, 'log'), { segmentBytes: 1 << 20, clock: systemClock });
@@ -29,9 +30,9 @@ test('every reading arrives once, in order per sensor, with its identity, and th
   const log = await openLog(directory);
   const spool = new GeneratedSpool('t', join(directory, 'acknowledged'), 5000);
   const uplink = closing(await startUplink(log, spool, directory));
-  expect(await uplink.drain(20_000)).toBe(true);
+  expect(await uplink.drain(HANG_MS)).toBe(true);
   spool.grow(300);
-  expect(await uplink.drain(20_000)).toBe(true);
+  expect(await uplink.drain(HANG_MS)).toBe(true);
   const found = await delivered(log, 't');
   expect(flaws(found, 5300)).toBe('');
   expect(found.find(({ seq }) => seq === 4711)).toMatchObject({
@@ -57,7 +58,7 @@ test.each(['before', 'after'] as const)(
       const uplink = closing(await startUplink(faultyLog(log, plan), spool, directory));
       for (let round = 0; round < 10; round++) {
         spool.grow(40);
-        expect(await uplink.drain(20_000)).toBe(true);
+        expect(await uplink.drain(HANG_MS)).toBe(true);
       }
       expect(flaws(await delivered(log, 't'), 800), `call ${call}`).toBe('');
       expect(plan.fired).toBe(2);
@@ -77,7 +78,7 @@ test('calls that fail at the start are repeated until the log answers', async ()
   );
   const spool = new GeneratedSpool('t', join(directory, 'acknowledged'), 100);
   const uplink = closing(await startUplink(faultyLog(log, plan), spool, directory));
-  expect(await uplink.drain(20_000)).toBe(true);
+  expect(await uplink.drain(HANG_MS)).toBe(true);
   expect(flaws(await delivered(log, 't'), 100)).toBe('');
   expect(plan.fired).toBe(4);
 });
@@ -94,10 +95,10 @@ test('a log that has forgotten the producer gets what is missing under a new one
   const spool = new GeneratedSpool('t', join(directory, 'acknowledged'), 100);
   const uplink = closing(await startUplink(faultyLog(log, plan), spool, directory));
   for (let round = 0; round < 6; round++) {
-    expect(await uplink.drain(20_000)).toBe(true);
+    expect(await uplink.drain(HANG_MS)).toBe(true);
     spool.grow(100);
   }
-  expect(await uplink.drain(20_000)).toBe(true);
+  expect(await uplink.drain(HANG_MS)).toBe(true);
   expect(flaws(await delivered(log, 't'), 700)).toBe('');
   expect(plan.fired).toBe(2);
 });
@@ -111,7 +112,7 @@ test.each(['before', 'after'] as const)(
     const plan = new FaultPlan(...faults);
     const spool = new GeneratedSpool('t', join(directory, 'acknowledged'), 100);
     const first = await startUplink(faultyLog(log, plan), spool, directory);
-    expect(await first.drain(20_000)).toBe(true);
+    expect(await first.drain(HANG_MS)).toBe(true);
     spool.grow(100);
     expect(await first.drain(50)).toBe(false);
     await first.close();
@@ -121,7 +122,7 @@ test.each(['before', 'after'] as const)(
 
     const again = new GeneratedSpool('t', join(directory, 'acknowledged'), 250);
     const second = closing(await startUplink(log, again, directory));
-    expect(await second.drain(20_000)).toBe(true);
+    expect(await second.drain(HANG_MS)).toBe(true);
     const found = await delivered(log, 't');
     expect(flaws(found, 250)).toBe('');
     expect(found.filter(({ seq }) => seq <= 200).every(({ producerId }) => producers.has(producerId))).toBe(true);
@@ -151,7 +152,7 @@ test('a reading that no batch can hold, and one that the log refuses, are set as
     },
   };
   const uplink = closing(await startUplink(picky, spool, directory));
-  expect(await uplink.drain(20_000)).toBe(true);
+  expect(await uplink.drain(HANG_MS)).toBe(true);
   expect(flaws(await delivered(log, 't'), 60, [7, 12])).toBe('');
   expect(uplink.status()).toMatchObject({ quarantined: 2, lag: 0n });
   const lines = readFileSync(join(directory, 'quarantine.ndjson'), 'utf8').trim().split('\n');
@@ -178,7 +179,7 @@ test('with a flipped bit anywhere in the intents every reading arrives, none und
   }));
   const spool = new GeneratedSpool('t', join(directory, 'acknowledged'), 100);
   const first = await startUplink(faultyLog(log, new FaultPlan(...hangs)), spool, directory);
-  expect(await first.drain(20_000)).toBe(true);
+  expect(await first.drain(HANG_MS)).toBe(true);
   spool.grow(50);
   expect(await first.drain(50)).toBe(false);
   await first.close();
@@ -195,7 +196,7 @@ test('with a flipped bit anywhere in the intents every reading arrives, none und
     writeFileSync(join(directory, 'acknowledged'), acknowledged);
     const again = new GeneratedSpool('t', join(directory, 'acknowledged'), 150);
     const uplink = await startUplink(log, again, directory);
-    expect(await uplink.drain(20_000), `bit ${bit}`).toBe(true);
+    expect(await uplink.drain(HANG_MS), `bit ${bit}`).toBe(true);
     for (const path of uplink.status().setAside) {
       setAside += 1;
       expect(readFileSync(path)).toEqual(damaged);
@@ -213,7 +214,7 @@ test('a gap of the spool is passed over and acknowledged', async () => {
   const gap = { kind: 'gap', topic: 't', fromSeq: 10n, toSeq: 19n, reason: 'dropped' } as const;
   const spool = new GeneratedSpool('t', join(directory, 'acknowledged'), 30, new Map([[10n, gap]]));
   const uplink = closing(await startUplink(log, spool, directory));
-  expect(await uplink.drain(20_000)).toBe(true);
+  expect(await uplink.drain(HANG_MS)).toBe(true);
   expect(flaws(await delivered(log, 't'), 30, [10, 11, 12, 13, 14, 15, 16, 17, 18, 19])).toBe('');
 });
 
@@ -222,10 +223,10 @@ test('a topic that is deleted meanwhile is made again and served', async () => {
   const log = await openLog(directory);
   const spool = new GeneratedSpool('t', join(directory, 'acknowledged'), 50);
   const uplink = closing(await startUplink(log, spool, directory));
-  expect(await uplink.drain(20_000)).toBe(true);
+  expect(await uplink.drain(HANG_MS)).toBe(true);
   await log.deleteTopic('t');
   spool.grow(50);
-  expect(await uplink.drain(20_000)).toBe(true);
+  expect(await uplink.drain(HANG_MS)).toBe(true);
   const found = await delivered(log, 't');
   expect(found.map(({ seq }) => seq).sort((a, b) => a - b)).toEqual(Array.from({ length: 50 }, (_, i) => i + 51));
 });
@@ -267,7 +268,7 @@ test('a topic that comes back with other partitions gets the readings of those t
   await log.deleteTopic('t');
   await killed(1, 'after', (line) => line.includes('"records"') && !line.includes('"partitions":3'));
   const last = closing(await startUplink(log, spool(), directory, { topics: topics(1) }));
-  expect(await last.drain(20_000)).toBe(true);
+  expect(await last.drain(HANG_MS)).toBe(true);
   expect(flaws(await delivered(log, 't'), 400)).toBe('');
 });
 
@@ -300,7 +301,7 @@ test('memory is bounded while the log does not answer, and everything arrives af
   expect(uplink.status().lastError?.message).toBe('down');
   expect(Number(reads.at(-1))).toBeLessThan(3000);
   isDown = false;
-  expect(await uplink.drain(30_000)).toBe(true);
+  expect(await uplink.drain(HANG_MS)).toBe(true);
   expect(flaws(await delivered(log, 't'), 100_000)).toBe('');
 });
 
@@ -313,13 +314,13 @@ test('readings of a renewed incarnation are sent although their sequence numbers
     new GeneratedSpool('t', join(directory, 'one'), 50, new Map(), 1000n),
     directory,
   );
-  expect(await first.drain(20_000)).toBe(true);
+  expect(await first.drain(HANG_MS)).toBe(true);
   await first.close();
   const renewed = new Map(Array.from({ length: 40 }, (_, i) => [BigInt(21 + i), { incarnation: 'inc-2' }]));
   const second = closing(
     await startUplink(log, new GeneratedSpool('t', join(directory, 'two'), 60, renewed), directory),
   );
-  expect(await second.drain(20_000)).toBe(true);
+  expect(await second.drain(HANG_MS)).toBe(true);
   const found = await delivered(log, 't');
   const of = (name: string): typeof found => found.filter(({ headers }) => headers['incarnation'] === name);
   expect(flaws(of('inc-1'), 50)).toBe('');
@@ -337,7 +338,7 @@ test('a torn last intent is cut, a damaged one in the middle is set aside with t
   const log = await openLog(directory);
   const spool = new GeneratedSpool('t', join(directory, 'acknowledged'), 50);
   const first = await startUplink(log, spool, directory);
-  expect(await first.drain(20_000)).toBe(true);
+  expect(await first.drain(HANG_MS)).toBe(true);
   await first.close();
   const path = join(directory, 'intents');
   const whole = readFileSync(path, 'utf8');
@@ -348,5 +349,5 @@ test('a torn last intent is cut, a damaged one in the middle is set aside with t
   writeFileSync(path, `00000000 {"done":1}\n${whole}`);
   const third = closing(await startUplink(log, spool, directory));
   expect(third.status().setAside).toEqual([`${path}.corrupt-1`]);
-  expect(await third.drain(20_000)).toBe(true);
+  expect(await third.drain(HANG_MS)).toBe(true);
 });

@@ -56,13 +56,30 @@ describe.skipIf(cannotMount())('who uses a mount', () => {
       return;
     }
     const mount = await mountTestVolume();
-    const within = (group: string, script: string): Promise<string> =>
-      shell(`echo $$ > ${group}/cgroup.procs; ${script}`, mount.mountpoint);
-    await within(writer, 'mkdir "$1/data"; head -c 3000000 /dev/zero > "$1/data/big"');
-    // Past the pages that the kernel has of it.
-    await within(reader, 'dd if="$1/data/big" of=/dev/null bs=1M iflag=direct status=none; stat "$1/data" > /dev/null');
-    // Refused by the daemon; by the shell itself, which lives until it was looked at.
-    await within(reader, 'printf -v long "%300s" x; read line < "$1/$long" 2> /dev/null || sleep 0.5');
+    // All of it by one process, which lives until it was looked at: of one that ends before, nobody can say whose it was.
+    const within = async (group: string, script: string): Promise<void> => {
+      const python = `import mmap, os, sys
+root = sys.argv[1]
+${script}
+print('done', flush=True); sys.stdin.readline()`;
+      const joined = `echo $$ > ${group}/cgroup.procs; exec python3 -c "$1" "$2"`;
+      const { child, finished } = start('bash', ['-euc', joined, 'bash', python, mount.mountpoint], HANG_MS, 'pipe');
+      let said = '';
+      child.stdout?.on('data', (text: string) => (said += text));
+      await until('it is done', () => said === 'done\n' || child.exitCode !== null);
+      await until('it was looked at', async () => of(await mountUsage(mount.mountpoint), 'new') === undefined);
+      child.stdin?.end('\n');
+      expect(await finished).toMatchObject({ status: 0, stderr: '' });
+    };
+    await within(writer, "os.mkdir(root + '/data'); open(root + '/data/big', 'wb', buffering=0).write(bytes(3000000))");
+    // Past the pages that the kernel has of it, and a name that the daemon refuses.
+    await within(
+      reader,
+      `file = os.open(root + '/data/big', os.O_RDONLY | os.O_DIRECT)
+assert os.preadv(file, [mmap.mmap(-1, 4 << 20)], 0) == 3000000
+try: os.stat(root + '/' + 'x' * 300)
+except OSError: pass`,
+    );
     const pod = (name: string, uid: string): Record<string, string> => ({
       'csi.storage.k8s.io/pod.name': name,
       'csi.storage.k8s.io/pod.namespace': 'ml',
