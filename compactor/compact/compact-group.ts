@@ -3,15 +3,16 @@
  *
  * Invariants
  * - in = out + duplicates + deleted, with `in` and `out` from the files' own footers, before anything is committed.
+ * - What was written is read back: the rows have the values of those that were read (a sum of hashes), before anything is committed.
  * - Rows that other writers deleted (row-level deletes) go into no new file; deletes that come while the group is being compacted make
  *   the commit fail, or apply to the new files (lib/table/settle-deletes.ts).
  * - The commit removes exactly the files that were read: a file that came meanwhile stays and waits for the next run, a file that
  *   went meanwhile makes the commit fail.
  * Failure: killed anywhere before the commit, the table is untouched; objects that were uploaded are orphans. After it, done.
  */
-import { mkdir, readdir, rm } from 'node:fs/promises';
-import { join } from 'node:path';
 import assert from 'node:assert';
+import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
 import type { DatasetConfig } from '../../lib/config/pipeline.ts';
 import { isCode, PenstockError } from '../../lib/errors.ts';
 import type { SqlWorker } from '../../lib/sql/sql-worker-client.ts';
@@ -26,6 +27,7 @@ import type { CostMeter } from '../cost/cost.ts';
 import { watchClock } from '../steady-clock.ts';
 import { describeDataFile, fileFingerprint, fileNameOf, hourFolder, hourName, parquetName } from '../parquet-object.ts';
 import { CompactionTraces } from './compaction-traces.ts';
+import { expectContent, LEFT_OUT_TABLE } from './content.ts';
 import {
   type DamagedFile,
   fetchDeletes,
@@ -34,8 +36,9 @@ import {
   type GroupInputs,
   type LocalFile,
 } from './group-inputs.ts';
-import { copyStatement, LEFT_OUT_TABLE, duplicateStatements, type GroupQuery, sortOrderOf } from './group-sql.ts';
+import { copyStatement, duplicateStatements, type GroupQuery, sortOrderOf } from './group-sql.ts';
 import type { GroupLease } from './lease.ts';
+import { survey } from './packing.ts';
 import type { Group } from './plan.ts';
 
 export interface GroupContext {
@@ -43,6 +46,7 @@ export interface GroupContext {
   readonly worker: SqlWorker;
   readonly dataset: DatasetConfig;
   readonly targetBytes: number;
+  /** Each group has a folder of its own in it. */
   readonly scratchDir: string;
   /** Where the parts of traces go. */
   readonly spans?: SpanSink | null;
@@ -72,14 +76,14 @@ export async function compactGroup(context: GroupContext, group: Group, lease: G
   const { meter, worker, scratchDir, signal } = context;
   const table = await loadTable(meter.lake, group.dataset);
   if (table === null) throw new PenstockError('not-found', `there is no table ${group.dataset}`);
-  const workDir = join(scratchDir, 'group');
-  await mkdir(workDir, { recursive: true });
+  // No two files of a worker ever have the same path: what it may have kept of the first is never taken for the second.
+  const workDir = await mkdtemp(join(scratchDir, 'group-'));
   const inputs = await fetchInputs(meter, worker, group, workDir, signal);
   try {
     const paths = inputs.files.map(({ path }) => path);
     const { spans } = context;
     const traces = spans == null ? null : await CompactionTraces.of(spans, meter.lake.clock, group, worker, paths);
-    const result = await mergeReadable(context, group, lease, table, inputs);
+    const result = await mergeReadable({ ...context, scratchDir: workDir }, group, lease, table, inputs);
     if (result.filesBefore > 0) traces?.committed(result);
     return result;
   } finally {
@@ -126,7 +130,7 @@ async function merge(
     order: sortOrderOf(table.metadata, table.schema, context.dataset.sort),
   };
   const rowsIn = files.reduce((sum, file) => sum + file.rows, 0);
-  const local = await fetchDeletes(meter, deletes, join(scratchDir, 'group'), signal);
+  const local = await fetchDeletes(meter, deletes, scratchDir, signal);
   const deleted = await leaveOutDeleted(worker, {
     table: LEFT_OUT_TABLE,
     files,
@@ -174,16 +178,20 @@ async function writeSorted(
   const { worker, targetBytes, scratchDir } = context;
   const bytes = files.reduce((sum, file) => sum + file.bytes, 0);
   const metadata = { 'penstock.hour': hourName(group.hour) };
+  const { content, packing } = await survey(worker, { files, schema: query.schema, hasLeftOut });
   // Sorted rows compress no worse than unsorted ones, so the input's size bounds the output's.
   if (bytes <= targetBytes) {
-    const path = join(scratchDir, 'group', 'out.parquet');
-    await worker.run(copyStatement(query, path, { hasLeftOut, metadata }));
+    const path = join(scratchDir, 'out.parquet');
+    await worker.run(copyStatement(query, path, { packing, hasLeftOut, metadata }));
+    await expectContent(worker, [path], query.schema, content);
     return [path];
   }
-  const folder = join(scratchDir, 'group', 'out');
-  await worker.run(copyStatement(query, folder, { hasLeftOut, metadata, fileBytes: targetBytes }));
+  const folder = join(scratchDir, 'out');
+  await worker.run(copyStatement(query, folder, { packing, hasLeftOut, metadata, fileBytes: targetBytes }));
   const names = await readdir(folder);
-  return names.sort((a, b) => a.localeCompare(b, 'en', { numeric: true })).map((name) => join(folder, name));
+  const paths = names.sort((a, b) => a.localeCompare(b, 'en', { numeric: true })).map((name) => join(folder, name));
+  await expectContent(worker, paths, query.schema, content);
+  return paths;
 }
 
 async function upload(

@@ -26,8 +26,8 @@ import { type Group, planGroups, type Shard } from './plan.ts';
 import { dropExpired, firstKeptHour } from './retention.ts';
 import { removeReplaced } from './retire.ts';
 
-/** Measured with a limit of 450 MB: the worker takes some 200 MB beside it, this process 200 (docs/decisions/0006). Less spills more. */
-const MEMORY_SHARE = 0.45;
+/** Measured with a limit of 400 MB: the worker takes some 300 MB beside it, this process 250 (docs/decisions/0006). Less spills more. */
+const MEMORY_SHARE = 0.4;
 /**
  * A worker that has read as many is followed by a new one, which costs a quarter of a CPU second and each of these groups at least six: the C
  * library's heap is left in pieces by thousands of footers, 20 MB more after every 1,100 files.

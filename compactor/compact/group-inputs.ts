@@ -15,7 +15,7 @@ import type { CostMeter } from '../cost/cost.ts';
 import { fileFingerprint, fingerprintInName } from '../parquet-object.ts';
 import type { DeleteFile } from '../../lib/table/delete-manifest.ts';
 import type { Schema } from '../../lib/table/schema.ts';
-import { readWholeStatement } from './group-sql.ts';
+import { contentStatement } from './content.ts';
 import type { Group, GroupFile } from './plan.ts';
 
 /** Enough to fill a network link with requests of some megabytes; more only takes memory. */
@@ -183,7 +183,7 @@ export async function findUndecodable(
   const found = new Map<LocalFile, DamagedFile>();
   for (const file of files) {
     try {
-      await sql.query(readWholeStatement(file.path, schema));
+      await sql.query(contentStatement([file.path], schema));
     } catch (error) {
       if (!isCode(error, 'corrupt')) throw error;
       const message = `${file.location} is damaged: ${describeError(error)}`;

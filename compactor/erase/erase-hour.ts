@@ -2,12 +2,12 @@
  * Rewrites the files of one hour that hold rows of an erasure without them, in one commit.
  *
  * Invariants: a rewritten file has the rows before without those that match and those that row-level deletes of another writer took
- * out, counted before it is committed; the order of the others stays, and so does what the file is said to be sorted by. Rows that
+ * out, counted and read back before it is committed; the order of the others stays, and so does what the file is said to be sorted by. Rows that
  * another writer deleted are looked at like the rest: they are in the objects. The commit also records that the hour's replaced
  * files must go.
  */
 import assert from 'node:assert';
-import { mkdir, rm } from 'node:fs/promises';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { addToCounters } from '../../lib/lake/counters.ts';
 import { leaveOutDeleted } from '../../lib/lake/row-deletes.ts';
@@ -17,6 +17,7 @@ import type { DataFile, LiveFile } from '../../lib/table/data-file.ts';
 import type { DeleteFile } from '../../lib/table/delete-manifest.ts';
 import { dataFileKey } from '../../lib/table/keys.ts';
 import type { TableState } from '../../lib/table/table.ts';
+import { contentOf, expectContent } from '../compact/content.ts';
 import { fetchDeletes, fetchInputs, type LocalFile } from '../compact/group-inputs.ts';
 import type { CostMeter } from '../cost/cost.ts';
 import { describeDataFile, fileFingerprint, fileNameOf, hourFolder, hourName, parquetName } from '../parquet-object.ts';
@@ -62,8 +63,8 @@ export async function eraseHour(
   files: readonly LiveFile[],
 ): Promise<ErasedHour> {
   const { meter, worker, where, dryRun, signal } = context;
-  const folder = join(context.scratchDir, 'hour');
-  await mkdir(folder, { recursive: true });
+  // No two files of a worker ever have the same path: what it may have kept of the first is never taken for the second.
+  const folder = await mkdtemp(join(context.scratchDir, 'hour-'));
   const group = {
     dataset: table.name,
     hour,
@@ -90,7 +91,8 @@ export async function eraseHour(
       if (rows > 0) matches.push({ file, rows });
       else clean.push(file.location);
     }
-    if (matches.length > 0 && !dryRun) await commitWithout(context, table, hour, files, matches);
+    if (matches.length > 0 && !dryRun)
+      await commitWithout({ ...context, scratchDir: folder }, table, hour, files, matches);
     const readable = new Set(inputs.files.map((file) => file.location));
     const unreadable = group.files.filter((file) => !readable.has(file.location));
     return {
@@ -171,7 +173,7 @@ async function applyDeletes(
 ): Promise<ReadonlySet<string>> {
   const files = matches.map(({ file }) => file);
   const deletes = (await table.rowDeletes({ hour })).ofAll(files);
-  const local = await fetchDeletes(meter, deletes, join(scratchDir, 'hour'), signal);
+  const local = await fetchDeletes(meter, deletes, scratchDir, signal);
   const pathOf = (file: DeleteFile): string => local.get(file) ?? '';
   await leaveOutDeleted(worker, { table: DELETED_TABLE, files, deletes, metadata: table.metadata, pathOf });
   return new Set(deletes.map(({ location }) => location));
@@ -187,11 +189,12 @@ async function rewrite(
 ): Promise<NewFile | null> {
   const { meter, worker, scratchDir, where, signal } = context;
   const [counted] = await worker.query(keptStatement(file.path, table.schema, where, index));
-  const rows = Number(counted?.['n']);
-  if (rows === 0) return null;
-  const path = join(scratchDir, 'hour', 'out.parquet');
+  const kept = contentOf(counted);
+  if (kept.rows === 0) return null;
+  const path = join(scratchDir, `out-${index}.parquet`);
   try {
     await worker.run(rewriteStatement(file.path, path, table.schema, where, index));
+    await expectContent(worker, [path], table.schema, kept);
     const { hash, bytes } = await fileFingerprint(path);
     const name = parquetName(`${hourName(file.hour)}-rewritten`, hash);
     const key = dataFileKey(table.name, `${hourFolder(file.hour)}/${name}`);
@@ -204,8 +207,8 @@ async function rewrite(
       hasNoNan: false,
     });
     assert(
-      Number(dataFile.recordCount) === rows,
-      `${file.location}: ${dataFile.recordCount} rows are left of ${file.rows}, counted were ${rows}`,
+      Number(dataFile.recordCount) === kept.rows,
+      `${file.location}: ${dataFile.recordCount} rows are left of ${file.rows}, counted were ${kept.rows}`,
     );
     await meter.lake.store.putFile(key, path, { signal });
     return { key, dataFile };

@@ -3,6 +3,7 @@ import { FILE, parquetColumn, parquetSource, ROW, sqlType } from '../../lib/lake
 import { sqlName, sqlText } from '../../lib/sql/duckdb.ts';
 import { namesInFile, parquetOptions } from '../../lib/sql/parquet.ts';
 import type { Schema } from '../../lib/table/schema.ts';
+import { contentColumns } from '../compact/content.ts';
 import { ROW_GROUP_ROWS, ZSTD_LEVEL } from '../compact/group-sql.ts';
 
 /** In parentheses on lines of its own, so that a comment at its end comments out nothing of ours. */
@@ -22,9 +23,9 @@ export function countStatement(path: string, schema: Schema, where: string): str
   return `SELECT count(*) AS n FROM ${rows(path, schema)} WHERE ${condition(where)} IS TRUE`;
 }
 
-/** `n`: the rows that stay. */
+/** The content (../compact/content.ts) of the rows that stay. */
 export function keptStatement(path: string, schema: Schema, where: string, index: number): string {
-  return `SELECT count(*) AS n FROM ${kept(path, schema, where, index)}`;
+  return `SELECT ${contentColumns(columnNames(schema))} FROM ${kept(path, schema, where, index)}`;
 }
 
 /** Writes the rows that stay, in their order. `index`: of the file in DELETED_TABLE. */
@@ -44,7 +45,9 @@ function kept(path: string, schema: Schema, where: string, index: number): strin
 }
 
 function rows(path: string, schema: Schema, which = 'true'): string {
-  const names = namesInFile(schema.fields.map(parquetColumn));
-  const columns = schema.fields.map(({ id }, index) => `c${id} AS ${sqlName(names[index] ?? '')}`);
+  const names = columnNames(schema);
+  const columns = schema.fields.map(({ id }, index) => `c${id} AS ${names[index] ?? ''}`);
   return `(SELECT ${columns.join(', ')} FROM ${parquetSource([path], schema.fields)} WHERE ${which})`;
 }
+
+const columnNames = (schema: Schema): readonly string[] => namesInFile(schema.fields.map(parquetColumn)).map(sqlName);

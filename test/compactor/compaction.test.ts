@@ -1,8 +1,9 @@
 import { readFileSync } from 'node:fs';
 import { createHash } from 'node:crypto';
-import { describe, expect, test } from 'vitest';
+import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import { ROW_GROUP_ROWS } from '../../compactor/compact/group-sql.ts';
 import { datasetStats } from '../../compactor/main.ts';
+import { SqlWorker } from '../../lib/sql/sql-worker-client.ts';
 import type { TestRecord } from '../support/log-batches.ts';
 import {
   compactAll,
@@ -87,6 +88,28 @@ describe('compaction', () => {
       );
     }
     expect(digests[0]).toBe(digests[1]);
+  });
+
+  test('what does not read back as it was written is not committed', async () => {
+    const pipeline = await openTestPipeline();
+    const producer = new TestProducer(pipeline.log);
+    for (const from of [0, 100]) {
+      await producer.append(0, readings(from, 100));
+      await landOnce(pipeline);
+    }
+    const before = await liveFiles(pipeline.lake);
+    // Whoever is to blame: one column is written with other values.
+    const { run } = Object.getOwnPropertyDescriptors(SqlWorker.prototype);
+    const altered = vi.spyOn(SqlWorker.prototype, 'run').mockImplementation(async function (this: SqlWorker, sql) {
+      return (await run.value?.call(this, sql.replace(/(p\d+) AS "rms"/, '$1 + 1 AS "rms"'))) ?? 0;
+    });
+    onTestFinished(() => altered.mockRestore());
+    const { problems, summary } = await compactAll(pipeline);
+    expect(summary.groups).toBe(0);
+    expect(problems).toEqual([expect.stringContaining('(200 rows, expected 200): nothing was committed')]);
+    expect(await liveFiles(pipeline.lake)).toEqual(before);
+    altered.mockRestore();
+    expect((await compactAll(pipeline)).summary).toMatchObject({ groups: 1, in: 200, out: 200 });
   });
 
   test('large hours become several files in the order of the sort', async () => {
