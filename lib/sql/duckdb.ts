@@ -63,7 +63,7 @@ export class DuckDb {
       temp_directory: options.scratchDir,
       max_temp_directory_size: `${Math.floor(options.scratchBytes / 1000)}KB`,
       allocator_bulk_deallocation_flush_threshold: FLUSH_THRESHOLD,
-      // Scratch files have the names of earlier ones. What was kept of these is never to be taken for them; the kernel keeps pages, too.
+      // It gave pages of a file that had the same path before (docs/decisions/0006). The kernel keeps pages, too.
       enable_external_file_cache: 'false',
       autoinstall_known_extensions: 'false',
       autoload_known_extensions: 'false',
