@@ -6,6 +6,7 @@ import { FIRST, openTwoTenants } from './two-tenants.ts';
 import { missing, requireService } from '../support/services.ts';
 import { rolling } from './fleet.ts';
 import { type Control, landedPipeline, startControl, writeCostsOfDays } from './control.ts';
+import { HANG_MS } from '../support/hang.ts';
 
 const ARGS = [
   '--no-sandbox',
@@ -32,7 +33,7 @@ const VIEWS = [
 describe.skipIf(missing('chromium'))('the admin page', () => {
   let browser: Browser;
   beforeAll(async () => {
-    browser = await chromium.launch({ executablePath: requireService('chromium'), args: ARGS });
+    browser = await chromium.launch({ executablePath: requireService('chromium'), args: ARGS, timeout: HANG_MS });
   });
   afterAll(() => browser.close());
 
@@ -49,7 +50,7 @@ describe.skipIf(missing('chromium'))('the admin page', () => {
       if (!request.url().startsWith(control.url) && !request.url().startsWith('data:'))
         problems.push(`asked ${request.url()}`);
     });
-    page.setDefaultTimeout(10_000);
+    page.setDefaultTimeout(HANG_MS);
     onTestFinished(async () => {
       await context.close();
       expect(problems).toEqual([]);

@@ -17,7 +17,7 @@ import {
 import { descendants, eventually, isAlive } from '../support/processes.ts';
 import { type RunningCommand, startCommand, statusOf } from './command.ts';
 
-const HOURS = 12;
+const HOURS = 24;
 const RECORDS = 20 * HOURS;
 
 async function openHours(): Promise<TestPipeline> {

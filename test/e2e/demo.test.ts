@@ -17,7 +17,7 @@ import { descendants, eventually, isAlive, kill, processes } from '../support/pr
 import { tempDir } from '../support/temp.ts';
 
 /** Each further demo reads on where the one before was. */
-const RUNS_MAX = 4;
+const RUNS_MAX = 10;
 
 interface Summary {
   readonly readings: number;
@@ -128,7 +128,7 @@ const isMounted = (dir: string): boolean => readFileSync('/proc/self/mounts', 'u
 
 it('accounts for every reading, goes on where it was, and tells a second demo who holds the directory', async () => {
   const dir = tempDir('demo');
-  const first = new Demo(dir, 5);
+  const first = new Demo(dir, 10);
   await first.find('agent run');
   const rival = new Demo(dir, 1);
   expect(await rival.exited).toBe(1);

@@ -33,6 +33,8 @@ const LIMITS: KafkaLimits = { connectMs: 5000, requestMs: 5000, callMs: 5000, de
 const SEQUENCE_AT = 80;
 /** For answers that never come. */
 const SHORT: KafkaLimits = { connectMs: 3000, requestMs: 500, callMs: 100, deliveryMs: 500 };
+/** For answers that come, and for what has to be told apart from them. */
+const MODERATE: KafkaLimits = { connectMs: 3000, requestMs: 1000, callMs: 1000, deliveryMs: 1000 };
 
 async function openFake(fake: FakeKafka, limits: KafkaLimits, client = 'kafkajs'): Promise<Log> {
   const log = await openKafkaLogWith(parseKafkaUrl(new URL(`kafka://127.0.0.1:${fake.port}?client=${client}`)), limits);
@@ -80,7 +82,7 @@ describe('kafkajs', () => {
 describe.each(['kafkajs', 'platformatic'])('over %s', (client) => {
   test('a broker that is not there is unavailable', async () => {
     const [port] = await freePorts(1);
-    const log = await openKafkaLogWith(parseKafkaUrl(new URL(`kafka://127.0.0.1:${port}?client=${client}`)), SHORT);
+    const log = await openKafkaLogWith(parseKafkaUrl(new URL(`kafka://127.0.0.1:${port}?client=${client}`)), MODERATE);
     await expect(log.topics()).rejects.toMatchObject({ code: 'unavailable', retryable: true });
     await log.close();
   });
@@ -101,7 +103,7 @@ describe.each(['kafkajs', 'platformatic'])('over %s', (client) => {
 
   test('a damaged answer is corrupt, and a closed connection unavailable', async () => {
     const fake = await FakeKafka.start();
-    const log = await openFake(fake, SHORT, client);
+    const log = await openFake(fake, MODERATE, client);
     fake.on(api.METADATA.key, () => Buffer.from('00000000ffffff', 'hex'));
     await expect(log.topics()).rejects.toMatchObject({ code: 'corrupt', message: expect.stringContaining('Metadata') as string }); // prettier-ignore
     fake.on(api.METADATA.key, () => 'close');
@@ -110,7 +112,7 @@ describe.each(['kafkajs', 'platformatic'])('over %s', (client) => {
 
   test('a silent broker is a timeout, for a batch with all that are behind it', async () => {
     const fake = await FakeKafka.start();
-    const { log, producer } = await fakeProducer(fake, SHORT, client);
+    const { log, producer } = await fakeProducer(fake, MODERATE, client);
     fake.on(api.PRODUCE.key, () => 'silence');
     const appends = [0, 1, 2].map((seq) => producer.append('t', 0, textBatch(['a'], WHO, seq)));
     for (const append of await Promise.allSettled(appends)) {
@@ -136,7 +138,7 @@ describe.each(['kafkajs', 'platformatic'])('over %s', (client) => {
 test('a broker whose versions are too old is refused by name', async () => {
   const fake = await FakeKafka.start();
   fake.on(18, () => apiVersions([0, 5]));
-  const log = await openFake(fake, SHORT);
+  const log = await openFake(fake, LIMITS);
   await expect(log.topics()).rejects.toMatchObject({ code: 'unsupported', message: expect.stringContaining('3.7') as string }); // prettier-ignore
 });
 
