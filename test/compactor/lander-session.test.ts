@@ -61,7 +61,7 @@ async function openLostLander() {
   const stop = new AbortController();
   onTestFinished(() => stop.abort());
   const seen = { records: 0, away: 0 };
-  const landing = land({ ...config, meta: `redis://127.0.0.1:${proxy.port}/0?deadline=500ms` }, dir, {
+  const landing = land({ ...config, meta: `redis://127.0.0.1:${proxy.port}/0?deadline=2s` }, dir, {
     once: false,
     signal: stop.signal,
     scratchRoot: join(dir, 'scratch'),

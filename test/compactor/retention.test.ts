@@ -17,15 +17,20 @@ import {
   type TestPipeline,
 } from './pipeline.ts';
 
-const MS_PER_HOUR = 3_600_000;
+const MS_PER_MINUTE = 60_000;
+const MS_PER_HOUR = 60 * MS_PER_MINUTE;
 const OLD = 4;
 const KEPT = 3;
 
-/** Readings of the last hours, two for each, so that the first OLD of them are past a retention of KEPT hours. */
-async function landed(retention = `${KEPT}h`): Promise<TestPipeline> {
-  const pipeline = await openTestPipeline(`, retention: ${retention}`);
+/**
+ * Readings of hours in a row, two for each, so that the first OLD of them are past the retention. It ends in the middle
+ * of an hour, so that no hour is past it while a test runs that was not before.
+ */
+async function landed(): Promise<TestPipeline & { readonly firstKept: number }> {
+  const minutes = 60 * KEPT + ((new Date().getUTCMinutes() + 30) % 60);
+  const firstKept = Math.floor((Date.now() - minutes * MS_PER_MINUTE) / MS_PER_HOUR);
+  const pipeline = await openTestPipeline(`, retention: ${minutes}m`);
   writeFileSync(join(pipeline.dir, 'pipeline.yaml'), pipeline.yaml);
-  const firstKept = Math.floor((Date.now() - KEPT * MS_PER_HOUR) / MS_PER_HOUR);
   const producer = new TestProducer(pipeline.log);
   for (const half of [0, 1]) {
     await producer.append(
@@ -37,7 +42,7 @@ async function landed(retention = `${KEPT}h`): Promise<TestPipeline> {
     );
     await landOnce(pipeline);
   }
-  return pipeline;
+  return { ...pipeline, firstKept };
 }
 
 test('whole hours are dropped, with the counters, and the rest is compacted', async () => {
@@ -59,7 +64,7 @@ test('whole hours are dropped, with the counters, and the rest is compacted', as
   expect((await compactAll(pipeline)).summary.expired).toBe(0);
 
   // A late reading of a dropped hour lands, and goes with the next run.
-  const ts = Math.floor(Date.now() / MS_PER_HOUR - KEPT - 2) * MS_PER_HOUR;
+  const ts = (pipeline.firstKept - 2) * MS_PER_HOUR;
   await new TestProducer(pipeline.log).append(1, [
     recordOf({ agent: 'late', seq: 1, value: { sensor: 's', ts, rms: 0 } }),
   ]);

@@ -27,6 +27,6 @@ export function testHistory(
       expect([...errors, ...violations].join('\n'), `seed ${seed}`).toBe('');
       if (passesThrough) expect(counts.passthroughOpens).toBeGreaterThan(0);
     },
-    150_000 + seconds * 2000,
+    600_000 + seconds * 2000,
   );
 }

@@ -89,7 +89,7 @@ describe.skipIf(missing('redis-server'))('with a redis-server', () => {
     });
 
     test('a server that is silent for the deadline is a timeout; when it answers again, the engine goes on', async () => {
-      const engine = await openFor(server.url(0, '?deadline=300ms'), { leaseMs: 60_000 });
+      const engine = await openFor(server.url(0, '?deadline=2s'), { leaseMs: 60_000 });
       await apply(engine, put('a'));
       process.kill(server.pid, 'SIGSTOP');
       try {
@@ -325,7 +325,7 @@ describe.skipIf(missing('redis-server'))('with a redis-server', () => {
     test('a read-only replica', async () => {
       const replica = await ownRedis();
       await replica.follow(server);
-      expect(await refusal(replica.url(0, '?deadline=300ms'))).toMatchObject({
+      expect(await refusal(replica.url(0, '?deadline=2s'))).toMatchObject({
         code: 'unavailable',
         message: expect.stringContaining('read-only replica') as string,
       });

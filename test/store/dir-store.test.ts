@@ -8,6 +8,7 @@ import { openDirStore } from '../../lib/store/dir/dir-store.ts';
 import { UploadArea } from '../../lib/store/dir/upload-area.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
 import { collect } from '../support/collect.ts';
+import { HANG_MS } from '../support/hang.ts';
 import { storeContract } from '../support/store-contract.ts';
 import { tempDir } from '../support/temp.ts';
 
@@ -94,7 +95,7 @@ describe('dir: store', () => {
     onTestFinished(() => void child.kill('SIGKILL'));
     const acknowledged: string[] = [];
     child.stdout.on('data', (text: Buffer) => acknowledged.push(...text.toString().split('\n').filter(Boolean)));
-    const deadline = performance.now() + 20_000;
+    const deadline = performance.now() + HANG_MS;
     while (acknowledged.length < 30 && performance.now() < deadline) await sleep(5);
     child.kill('SIGKILL');
     await new Promise((resolve) => child.once('close', resolve));

@@ -5,6 +5,7 @@ import type { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, it, onTestFinished } from 'vitest';
 import { createTable } from '../../lib/table/table.ts';
+import { HANG_MS } from '../support/hang.ts';
 import { liveNames, openLake, SCHEMA, TABLE } from './lake.ts';
 
 interface Committer {
@@ -33,7 +34,7 @@ it('committers killed -9 again and again lose nothing that was acknowledged and 
   const acknowledged: string[] = [];
   for (let round = 0; round < 3; round++) {
     const committers = ['x', 'y'].map((id) => startCommitter(lake.folder, `${id}${round}`));
-    const deadline = performance.now() + 20_000;
+    const deadline = performance.now() + HANG_MS;
     const count = (): number => committers.reduce((sum, committer) => sum + committer.acknowledged().length, 0);
     while (count() < 10 && performance.now() < deadline) await sleep(2);
     for (const { process } of committers) process.kill('SIGKILL');

@@ -33,7 +33,7 @@ test.each([{ start: String.raw`^\[\d+\] ` }, { continuation: String.raw`^\s` }])
   'lines are joined by %o, over restarts at any moment, rotation and truncation, and the last one after its timeout',
   async (rule) => {
     const { dir, path } = setUp();
-    const config = fileConfig(path, { format: 'text', multiline: { ...rule, timeout: '500ms' } });
+    const config = fileConfig(path, { format: 'text', multiline: { ...rule, timeout: '2s' } });
     let written = 0;
     for (let run = 0; run < 4; run += 1) {
       const spool = await spoolIn(join(dir, 'spool'));
