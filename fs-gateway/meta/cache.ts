@@ -58,8 +58,8 @@ export class MetaCache {
   /** Keys are `<parent>/<name>`; null: the name is absent. */
   readonly #entries: BoundedMap<string, CachedEntry | null>;
   readonly #readings = new Map<string, Reading>();
-  /** The names in each complete directory. */
-  readonly #complete = new Map<number, Set<string>>();
+  /** What is in each complete directory. */
+  readonly #complete = new Map<number, Map<string, CachedEntry>>();
   /** Inodes dropped while entries are being read; null: too many to note. */
   #dropped: Set<number> | null = new Set();
   #entryReadings = 0;
@@ -79,24 +79,9 @@ export class MetaCache {
     return entry === undefined && this.#complete.has(parent) ? null : entry;
   }
 
-  /** Whether all entries of the directory are here, and are no more than `countMax`. */
-  isWhole(directory: number, countMax: number): boolean {
-    const names = this.#complete.get(directory);
-    return names !== undefined && names.size <= countMax;
-  }
-
   /** All entries of a complete directory; undefined where not all are known. */
-  entriesOf(directory: number): (readonly [string, CachedEntry])[] | undefined {
-    const names = this.#complete.get(directory);
-    if (names === undefined) return undefined;
-    const entries: (readonly [string, CachedEntry])[] = [];
-    for (const name of names) {
-      const entry = this.#entries.get(entryName(directory, name));
-      // Looking at some may make the cache forget others.
-      if (entry === undefined || entry === null) return undefined;
-      entries.push([name, entry]);
-    }
-    return entries;
+  entriesOf(directory: number): ReadonlyMap<string, CachedEntry> | undefined {
+    return this.#complete.get(directory);
   }
 
   /** By inode. Goes through all entries: for what is shown to people. Names that are no UTF-8 are shown as well as can be. */
@@ -128,7 +113,7 @@ export class MetaCache {
 
   /** After it: the directory is known to be empty, unless somebody was faster. */
   endDirectory(ino: number, reading: Reading, made: boolean): void {
-    if (this.#end(directoryName(ino), reading) && made) this.#complete.set(ino, new Set());
+    if (this.#end(directoryName(ino), reading) && made) this.#complete.set(ino, new Map());
   }
 
   putNode(node: Node): void {
@@ -141,9 +126,8 @@ export class MetaCache {
     const known = this.#entries.get(key);
     if (entry !== null && known?.told === true && known.version === entry.version) entry.told = true;
     this.#entries.set(key, entry);
-    const names = this.#complete.get(parent);
-    if (entry === null) names?.delete(name);
-    else names?.add(name);
+    if (entry === null) this.#complete.get(parent)?.delete(name);
+    else this.#complete.get(parent)?.set(name, entry);
     this.#overtake(key);
   }
 

@@ -212,13 +212,14 @@ export class VolumeView {
 
   /** Whether the cache has all of a directory's entries, and they are no more than `countMax`. */
   isWhole(directory: number, countMax: number): boolean {
-    return this.#cache.isWhole(directory, countMax);
+    const entries = this.#cache.entriesOf(directory);
+    return entries !== undefined && entries.size <= countMax;
   }
 
   /** All of a directory's entries, each once: from the cache where it has them. */
   async allEntries(directory: number, limit: number): Promise<readonly (readonly [string, CachedEntry])[]> {
     const cached = this.#cache.entriesOf(directory);
-    if (cached !== undefined) return cached;
+    if (cached !== undefined) return [...cached];
     const entries = new Map<string, CachedEntry>();
     for (let cursor: string | null = ''; cursor !== null;) {
       const page: EntryPage = await this.scan(directory, cursor, limit);
