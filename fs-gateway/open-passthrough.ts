@@ -53,6 +53,7 @@ export interface PassthroughRequest {
   readonly kernel: KernelBacking | undefined;
   flush(ino: number): Result<void>;
   commit(ino: number): Result<void>;
+  letGo(ino: number): void;
 }
 
 export interface OpenPassthrough {
@@ -91,6 +92,7 @@ export function openPassthrough(request: PassthroughRequest): OpenPassthrough {
     read,
     flush: (ino) => request.flush(ino),
     commit: (ino) => request.commit(ino),
+    letGo: (ino) => request.letGo(ino),
   });
   return {
     passthrough,

@@ -225,6 +225,7 @@ async function assemble({
     kernel: options.kernel,
     flush: (ino) => flushes.flush(ino),
     commit: (ino) => (writeback === undefined ? flushes.flush(ino) : writeback.add(ino)),
+    letGo: (ino) => flushes.letGo(ino),
   });
   const flusher = new Flusher(context, uploader);
   const writeback = options.writeback === true ? new Writeback(clock, (ino) => flushes.flush(ino)) : undefined;

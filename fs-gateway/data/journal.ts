@@ -18,7 +18,9 @@
  *     SYNC   everything of this inode before the frame number `offset` (0: before this one) is on the disk and was promised; it is committed
  *            under the id timeNs (0: not known)
  *     KEEP   somebody has set another mtime: what was staged until now leaves it
- *     OPEN, CLOSE   the inode was opened (`length` times; `offset` is its backing id, 0 through the daemon) or closed
+ *     OPEN, CLOSE   the inode was opened (`length` times; `offset` is its backing id, 0 through the daemon) or closed; the bytes are the id of
+ *            the request. A CLOSE of `length` 0 takes back the open that this request had made
+ *     COUNTED  the bytes are the id of a request that opened or closed an inode
  *   DATA and RANGE of an append end in the id of its request (behind the `length` bytes of DATA).
  *
  * Invariants: a write is answered after its frame was written (to the page cache: it survives the process, not the machine; fsync and
@@ -62,6 +64,7 @@ export const FrameKind = {
   FLUSH: 14,
   WROTE: 15,
   MOVE: 16,
+  COUNTED: 17,
 } as const;
 export type FrameKind = (typeof FrameKind)[keyof typeof FrameKind];
 

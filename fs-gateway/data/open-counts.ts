@@ -1,14 +1,24 @@
-/** How often each inode is open, over all workers of a mount, and the backing id of those that the kernel has open for passthrough. */
+/**
+ * How often each inode is open, over all workers of a mount, the backing id of those that the kernel has open for passthrough, and which requests
+ * were counted last: the kernel sends one again whose answer died with the worker.
+ */
+
+/** More requests than the kernel has under way at a time: only those can come again. */
+const RECENT_MAX = 1024;
+
 export class OpenCounts {
   readonly #counts = new Map<number, number>();
   readonly #backing = new Map<number, number>();
+  /** Opens that wait, and are counted at their end. */
+  readonly #held = new Map<number, number>();
+  readonly #recent = new Set<string>();
 
   get size(): number {
     return this.#counts.size;
   }
 
   has(ino: number): boolean {
-    return this.#counts.has(ino);
+    return this.#counts.has(ino) || this.#held.has(ino);
   }
 
   inos(): Iterable<number> {
@@ -28,6 +38,29 @@ export class OpenCounts {
     return this.#backing.keys();
   }
 
+  /** Requests that were counted, as `counted` takes them. */
+  get recent(): Iterable<string> {
+    return this.#recent;
+  }
+
+  counted(request: string): boolean {
+    return this.#recent.has(request);
+  }
+
+  note(request: string): void {
+    if (request === '') return;
+    this.#recent.add(request);
+    if (this.#recent.size <= RECENT_MAX) return;
+    for (const oldest of this.#recent) {
+      this.#recent.delete(oldest);
+      break;
+    }
+  }
+
+  forget(request: string): void {
+    this.#recent.delete(request);
+  }
+
   /** `backingId`: 0 through the daemon. */
   opened(ino: number, times: number, backingId: number): void {
     this.#counts.set(ino, (this.#counts.get(ino) ?? 0) + times);
@@ -42,12 +75,30 @@ export class OpenCounts {
       return false;
     }
     this.#counts.delete(ino);
+    return this.#isLast(ino) && count === 1;
+  }
+
+  hold(ino: number): void {
+    this.#held.set(ino, (this.#held.get(ino) ?? 0) + 1);
+  }
+
+  /** True when that was the last that kept the inode open. */
+  letGo(ino: number): boolean {
+    const held = this.#held.get(ino) ?? 0;
+    if (held > 1) this.#held.set(ino, held - 1);
+    else this.#held.delete(ino);
+    return this.#isLast(ino);
+  }
+
+  #isLast(ino: number): boolean {
+    if (this.has(ino)) return false;
     this.#backing.delete(ino);
-    return count === 1;
+    return true;
   }
 
   clear(): void {
     this.#counts.clear();
     this.#backing.clear();
+    this.#recent.clear();
   }
 }

@@ -52,6 +52,11 @@ function raise(marks: Map<number, number>, ino: number, mark: number): void {
   marks.set(ino, Math.max(marks.get(ino) ?? 0, mark));
 }
 
+/** Of a close: an open that the kernel took no answer for is closed by the request that opened. */
+export function closeId(request: string): string {
+  return request === '' ? '' : `close ${request}`;
+}
+
 const WITHOUT_CHANGE = new Set<FrameKind>([FrameKind.SPILL, FrameKind.APPEND, FrameKind.FLUSH, FrameKind.KEEP]);
 
 /** The id of the request that a frame is of, when that was an append. */
@@ -85,10 +90,8 @@ class Replaying implements Recovered {
     if (kind === FrameKind.WROTE) return;
     if (kind === FrameKind.MOVE) this.moves.set(ino, { from: length, to: offset, bytes: Buffer.from(bytes ?? []) });
     if (kind === FrameKind.APPEND || kind === FrameKind.DROP) this.moves.delete(ino);
-    if (kind === FrameKind.OPEN) this.open.opened(ino, length, offset);
-    else if (kind === FrameKind.CLOSE) {
-      if (this.open.closed(ino)) this.wrote.delete(ino);
-    } else if (kind === FrameKind.DROP) {
+    if (kind === FrameKind.OPEN || kind === FrameKind.CLOSE || kind === FrameKind.COUNTED) this.#count(frame);
+    else if (kind === FrameKind.DROP) {
       this.files.get(ino)?.close();
       this.files.delete(ino);
       this.#flushed.delete(ino);
@@ -97,6 +100,14 @@ class Replaying implements Recovered {
       if (file !== undefined) file.promised = file.promiseAgain = true;
     } else if (kind !== FrameKind.CLEAN && kind !== FrameKind.MOVE && (there || committed))
       this.#change(frame, committed, there);
+  }
+
+  #count({ kind, ino, offset, length, bytes }: Frame): void {
+    const id = Buffer.from(bytes ?? []).toString('latin1');
+    if (kind === FrameKind.OPEN) this.open.opened(ino, length, offset);
+    if (kind === FrameKind.CLOSE && this.open.closed(ino)) this.wrote.delete(ino);
+    if (kind === FrameKind.CLOSE && length === 0) this.open.forget(id);
+    else this.open.note(kind === FrameKind.CLOSE ? closeId(id) : id);
   }
 
   #change({ kind, ino, offset, length, timeNs, bytes }: Frame, committed: boolean, there: boolean): void {

@@ -4,26 +4,18 @@
  * Failure: the worker killed at any point, the next one finds what was answered (recovery.ts): ranges, bytes, sizes, which inodes were open.
  * Limits: the bytes staged are bounded by who writes (vfs/ flushes early and waits above its bound), the journal by its rewriting.
  */
-import {
-  existsSync,
-  fdatasync,
-  fdatasyncSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
+import { existsSync, fdatasync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { fromSystemError, isCode } from '../../lib/errors.ts';
-import { appendFrame, Appends } from './appends.ts';
+import { Appends } from './appends.ts';
 import { FrameKind, Journal, syncFolder } from './journal.ts';
 import type { Frame } from './journal.ts';
+import { countedFrame, liveFrames } from './live-frames.ts';
 import { LiveFile } from './live-file.ts';
 import { OpenCounts } from './open-counts.ts';
 import { Overlay } from './overlay.ts';
-import { replay } from './recovery.ts';
+import { closeId, replay } from './recovery.ts';
 import { MEMORY_BYTES_MAX, StagedFile } from './staged-file.ts';
 import type { FileChange } from './staged-file.ts';
 
@@ -143,19 +135,49 @@ export class Staging {
     file.close();
   }
 
-  /** `backingId`: 0 through the daemon. It is in the journal before the kernel hears of it. */
-  opened(ino: number, nowNs: bigint, backingId = 0): void {
-    this.#append({ kind: FrameKind.OPEN, ino, timeNs: nowNs, offset: backingId, length: 1 });
+  /** `backingId`: 0 through the daemon. It is in the journal before the kernel hears of it. Nothing when the request was counted before. */
+  opened(ino: number, nowNs: bigint, request: string, backingId = 0): void {
+    if (this.#open.counted(request)) return;
+    this.#append({ kind: FrameKind.OPEN, ino, timeNs: nowNs, offset: backingId, length: 1, bytes: idBytes(request) });
     this.#open.opened(ino, 1, backingId);
+    this.#open.note(request);
   }
 
-  /** True at the last close. */
-  closed(ino: number, nowNs: bigint): boolean {
-    if (!this.#open.has(ino)) return false;
-    this.#append({ kind: FrameKind.CLOSE, ino, timeNs: nowNs, offset: 0, length: 1 });
+  /** True at the last close; nothing when the request was counted before. */
+  closed(ino: number, nowNs: bigint, request: string): boolean {
+    const id = closeId(request);
+    if (!this.#open.has(ino) || this.#open.counted(id)) return false;
+    this.#append({ kind: FrameKind.CLOSE, ino, timeNs: nowNs, offset: 0, length: 1, bytes: idBytes(request) });
+    this.#open.note(id);
+    return this.#closed(ino, id);
+  }
+
+  /** The open that the request had made failed behind that. True when nobody else has the inode open. */
+  takeBack(ino: number, nowNs: bigint, request: string): boolean {
+    if (!this.#open.counted(request)) return false;
+    this.#append({ kind: FrameKind.CLOSE, ino, timeNs: nowNs, offset: 0, length: 0, bytes: idBytes(request) });
+    this.#open.forget(request);
+    return this.#closed(ino, '');
+  }
+
+  #closed(ino: number, id: string): boolean {
     const last = this.#open.closed(ino);
     if (last) this.appends.closed(ino);
     this.#tidy();
+    // It is not answered yet.
+    if (id !== '' && this.#journal.frames === 0) this.#append(countedFrame(id));
+    return last;
+  }
+
+  /** An open waits: until `letGo` the inode counts as open for this worker, and not for the next one, which gets the request again. */
+  hold(ino: number): void {
+    this.#open.hold(ino);
+  }
+
+  /** True when nobody else has the inode open. */
+  letGo(ino: number): boolean {
+    const last = this.#open.letGo(ino);
+    if (last) this.appends.closed(ino);
     return last;
   }
 
@@ -397,42 +419,16 @@ export class Staging {
     }
   }
 
-  *#live(): Iterable<Frame> {
-    for (const [ino, count] of this.#open.all()) {
-      yield { kind: FrameKind.OPEN, ino, timeNs: 0n, offset: this.#open.backingOf(ino) ?? 0, length: count };
-    }
-    yield* this.appends.frames();
-    for (const file of this.#files.values()) {
-      if (file.selfKept) {
-        if (file.append !== undefined) yield appendFrame(file.ino, file.append);
-        continue;
-      }
-      const { ino, ctimeNs: timeNs } = file;
-      const all = new Overlay();
-      if (file.flushing !== undefined) all.add(file.flushing);
-      all.add(file.active);
-      if (!file.inMemory) yield { kind: FrameKind.SPILL, ino, timeNs, offset: 0, length: 0 };
-      for (const { start, end, kind } of all.ranges) {
-        const frame = { ino, timeNs, offset: start, length: end - start };
-        if (kind === 'hole') yield { ...frame, kind: FrameKind.HOLE };
-        else if (!file.inMemory) yield { ...frame, kind: FrameKind.RANGE };
-        else {
-          const bytes = Buffer.alloc(end - start);
-          file.load(start, bytes, 0, bytes.length);
-          yield { ...frame, kind: FrameKind.DATA, bytes };
-        }
-      }
-      if (file.append !== undefined) yield appendFrame(ino, file.append);
-      yield { kind: FrameKind.SIZE, ino, timeNs, offset: file.sizeSet ? 1 : 0, length: file.size };
-      if (file.mtimeNs === null) yield { kind: FrameKind.KEEP, ino, timeNs, offset: 0, length: 0 };
-      if (!file.promised) continue;
-      if (file.fd !== undefined) fdatasyncSync(file.fd);
-      yield { kind: FrameKind.SYNC, ino, timeNs: 0n, offset: 0, length: 0 };
-    }
+  #live(): Iterable<Frame> {
+    return liveFrames(this.#open, this.appends, this.#files.values());
   }
 
   close(): void {
     clearTimeout(this.#syncTimer);
     this.#journal.close();
   }
+}
+
+function idBytes(request: string): Buffer {
+  return Buffer.from(request, 'latin1');
 }

@@ -1,37 +1,37 @@
-/** From our errors to errno: the one exhaustive switch. */
-import { PenstockError, describeError } from '../../lib/errors.ts';
+/**
+ * From errors to errno: the one place. What POSIX says of names, modes and sizes is thrown as `PosixError` where it is decided. All else is a failure of the
+ * store, the metadata engine or the cache directory: a program that reads, writes or closes expects EIO, ENOSPC or EDQUOT of those, and could only
+ * misunderstand what a missing object or a refused credential would be called.
+ */
+import { PenstockError, describeError, fromSystemError, systemCode } from '../../lib/errors.ts';
 import type { ErrorCode } from '../../lib/errors.ts';
 import { NotEmptyError } from '../meta/change.ts';
 import { Errno, PosixError } from './operations.ts';
 import type { Result } from './operations.ts';
 
+/** Not Node's own, such as ERR_OUT_OF_RANGE: those are bugs. */
+const SYSTEM_CODE = /^E[A-Z0-9]+$/;
+
 function errnoOf(code: ErrorCode): number {
   switch (code) {
-    case 'not-found':
-      return Errno.ENOENT;
-    case 'exists':
-      return Errno.EEXIST;
     case 'full':
       return Errno.ENOSPC;
     case 'quota':
       return Errno.EDQUOT;
-    case 'denied':
-      return Errno.EACCES;
-    case 'too-large':
-      return Errno.EFBIG;
-    case 'unsupported':
-      return Errno.EOPNOTSUPP;
-    case 'aborted':
-      return Errno.EINTR;
-    case 'held':
-      return Errno.EBUSY;
     case 'usage':
     case 'config':
+    case 'not-found':
+    case 'exists':
     case 'conflict':
     case 'fenced':
     case 'corrupt':
     case 'unavailable':
     case 'timeout':
+    case 'aborted':
+    case 'denied':
+    case 'too-large':
+    case 'unsupported':
+    case 'held':
     case 'closed':
     case 'out-of-order':
     case 'unknown-producer':
@@ -44,10 +44,12 @@ function errnoOf(code: ErrorCode): number {
 function toPosix(error: unknown, report: (message: string) => void): unknown {
   if (error instanceof PosixError) return error;
   if (error instanceof NotEmptyError) return new PosixError(Errno.ENOTEMPTY, error.message);
-  if (!(error instanceof PenstockError)) return error;
-  const errno = errnoOf(error.code);
-  if (errno === Errno.EIO) report(describeError(error));
-  return new PosixError(errno, error.message, { cause: error });
+  // What the disk of the cache directory said.
+  const known = SYSTEM_CODE.test(systemCode(error) ?? '') ? fromSystemError(error, 'cache directory') : error;
+  if (!(known instanceof PenstockError)) return known;
+  const errno = errnoOf(known.code);
+  if (errno === Errno.EIO) report(describeError(known));
+  return new PosixError(errno, known.message, { cause: known });
 }
 
 /** Runs an operation, at once or not, with its errors translated. */

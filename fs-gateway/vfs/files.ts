@@ -114,28 +114,39 @@ export class Files {
     return this.#open(caller, node, flags);
   }
 
-  #open(_caller: Caller, node: Node, flags: number): Result<OpenResult> {
+  #open(caller: Caller, node: Node, flags: number): Result<OpenResult> {
     const writes = (flags & O_ACCMODE) !== 0 || (flags & O_TRUNC) !== 0;
     if (isDirectory(node.inode) && writes) throw new PosixError(Errno.EISDIR, `inode ${node.ino} is a directory`);
     if (writes) refuseFrozen(node);
     if (writes && (node.inode.flags & INODE_IMMUTABLE) !== 0) {
       throw new PosixError(Errno.EPERM, `inode ${node.ino} belongs to a table of the lake`);
     }
-    return this.opened(node, flags);
+    return this.opened(caller, node, flags);
   }
 
   /** Makes a handle; cuts the file first where open(2) asks for it. */
-  opened(node: Node, flags: number): Result<OpenResult> {
+  opened({ operation }: Caller, node: Node, flags: number): Result<OpenResult> {
     const writes = (flags & O_ACCMODE) !== 0 || (flags & O_TRUNC) !== 0;
-    const opened = this.#passthrough.open(node, flags, writes);
-    return opened instanceof Promise ? this.#openedLater(node, flags, opened) : this.#handle(node, flags, opened);
+    const opened = this.#passthrough.open(node, flags, writes, operation);
+    if (opened instanceof Promise) return this.#openedLater(node, flags, operation, opened);
+    try {
+      return this.#handle(node, flags, opened);
+    } catch (error) {
+      this.#flushes.takeBack(node.ino, operation);
+      throw error;
+    }
   }
 
-  async #openedLater(node: Node, flags: number, opening: Promise<Opened | null>): Promise<OpenResult> {
+  async #openedLater(
+    node: Node,
+    flags: number,
+    operation: string,
+    opening: Promise<Opened | null>,
+  ): Promise<OpenResult> {
     try {
       return this.#handle(node, flags, await opening);
     } catch (error) {
-      this.release(node.ino, 0n);
+      this.#flushes.takeBack(node.ino, operation);
       throw error;
     }
   }
@@ -333,9 +344,9 @@ export class Files {
     return copyRange(this.#context, this, this.#flushes, source, target, length);
   }
 
-  release(ino: number, handle: bigint): void {
+  release({ operation }: Caller, ino: number, handle: bigint): void {
     this.#readAheads.delete(handle);
-    this.#flushes.release(ino);
+    this.#flushes.release(ino, operation);
   }
 }
 

@@ -201,7 +201,7 @@ export class FileSystem implements Operations {
     return this.#guard(async () => {
       const full = S_IFREG | (mode & MODE_BITS);
       const node = await this.#parts.files.create(caller, Number(parent), name, full, flags, umask);
-      return { entry: this.#entry(node), open: await this.#parts.files.opened(node, flags) };
+      return { entry: this.#entry(node), open: await this.#parts.files.opened(caller, node, flags) };
     });
   }
 
@@ -215,7 +215,7 @@ export class FileSystem implements Operations {
     return this.#guard(async () => {
       const full = S_IFREG | (mode & MODE_BITS);
       const node = await this.#parts.namespace.makeUnnamed(caller, Number(parent), full, umask);
-      return { entry: this.#entry(node), open: await this.#parts.files.opened(node, flags) };
+      return { entry: this.#entry(node), open: await this.#parts.files.opened(caller, node, flags) };
     });
   }
 
@@ -245,13 +245,13 @@ export class FileSystem implements Operations {
     });
   }
 
-  release(_caller: Caller, ino: bigint, handle: bigint, flockOwner: bigint | undefined): Result<void> {
+  release(caller: Caller, ino: bigint, handle: bigint, flockOwner: bigint | undefined): Result<void> {
     return this.#guard(() => {
       const files = this.#parts.files;
       const released =
         flockOwner === undefined ? undefined : this.#parts.locks.release('flock', Number(ino), flockOwner);
-      if (released !== undefined) return released.finally(() => files.release(Number(ino), handle));
-      files.release(Number(ino), handle);
+      if (released !== undefined) return released.finally(() => files.release(caller, Number(ino), handle));
+      files.release(caller, Number(ino), handle);
       return undefined;
     });
   }

@@ -153,14 +153,31 @@ export class Flushes {
   }
 
   /**
-   * Nobody waits for what follows the last close, and the next worker does it by what it finds: so the kernel has its answer at once. A RELEASE
-   * that waited would come again to the next worker and be counted twice: another handle, opened meanwhile, would be taken for closed.
+   * Nobody waits for what follows the last close, and the next worker does it by what it finds: so the kernel has its answer at once. One that comes
+   * again to the next worker is not counted twice: another handle, opened meanwhile, would be taken for closed.
    */
-  release(ino: number): void {
+  release(ino: number, request: string): void {
+    const { staging, time } = this.#options.context;
+    const backing = staging.backingOf(ino);
+    if (staging.closed(ino, time.nowNs(), request)) this.#lastClosed(ino, backing);
+  }
+
+  /** The request's open failed, whether it was counted or not. */
+  takeBack(ino: number, request: string): void {
+    const { staging, time } = this.#options.context;
+    const backing = staging.backingOf(ino);
+    if (staging.takeBack(ino, time.nowNs(), request)) this.#lastClosed(ino, backing);
+  }
+
+  /** An open does not wait any more. */
+  letGo(ino: number): void {
+    const { staging } = this.#options.context;
+    const backing = staging.backingOf(ino);
+    if (staging.letGo(ino)) this.#lastClosed(ino, backing);
+  }
+
+  #lastClosed(ino: number, backing: number | undefined): void {
     const { context, passthrough } = this.#options;
-    const backing = context.staging.backingOf(ino);
-    const last = context.staging.closed(ino, context.time.nowNs());
-    if (!last) return;
     passthrough.closed(ino, backing);
     const node = context.view.cachedNode(ino);
     const unnamed = node === undefined || node.inode.nlink === 0;

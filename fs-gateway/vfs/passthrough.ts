@@ -69,6 +69,8 @@ export interface PassthroughOptions {
   flush(ino: number): Result<void>;
   /** The same in its turn. */
   commit(ino: number): Result<void>;
+  /** An open that kept the file from being closed does not wait any more. */
+  letGo(ino: number): void;
 }
 
 export class Passthrough {
@@ -98,15 +100,12 @@ export class Passthrough {
     };
   }
 
-  /**
-   * How the kernel is to serve this open; null: through the daemon. The open is counted, and in the journal, when this returns or its promise is
-   * made; when it fails the caller takes it back by a release.
-   */
-  open(node: Node, flags: number, writes: boolean): Result<Opened | null> {
-    if (!this.#isCandidate(node, flags, writes)) return this.#answer(node, null, flags, writes);
+  /** How the kernel is to serve this open; null: through the daemon. When this returns or resolves, the open is counted, and in the journal. */
+  open(node: Node, flags: number, writes: boolean, request: string): Result<Opened | null> {
+    if (!this.#isCandidate(node, flags, writes)) return this.#answer(node, null, flags, writes, request);
     const key = keyOf(this.#options.context, node);
-    if (key instanceof Promise) return key.then((known) => this.#answer(node, known, flags, writes));
-    return this.#answer(node, key, flags, writes);
+    if (key instanceof Promise) return key.then((known) => this.#answer(node, known, flags, writes, request));
+    return this.#answer(node, key, flags, writes, request);
   }
 
   /** A whole file of the committed content may serve it. */
@@ -120,17 +119,31 @@ export class Passthrough {
   }
 
   /** Decides and counts in one go: nothing else runs in between. */
-  #answer(node: Node, key: string | null, flags: number, writes: boolean): Result<Opened | null> {
+  #answer(node: Node, key: string | null, flags: number, writes: boolean, request: string): Result<Opened | null> {
     const id = this.#options.context.staging.backingOf(node.ino);
-    const opened = id === undefined ? this.#begin(node, key, flags, writes) : null;
-    this.#count(node.ino, id ?? opened?.backingId ?? 0);
-    return id === undefined ? opened : this.#join(node, id, flags, writes);
+    if (id !== undefined) return this.#joinCounted(node, id, flags, writes, request);
+    const opened = this.#begin(node, key, flags, writes);
+    this.#count(node.ino, opened?.backingId ?? 0, request);
+    return opened;
   }
 
-  #count(ino: number, backingId: number): void {
+  #count(ino: number, backingId: number, request: string): void {
     const { staging, time } = this.#options.context;
-    staging.opened(ino, time.nowNs(), backingId);
+    staging.opened(ino, time.nowNs(), request, backingId);
     if (backingId > 0) this.#opens++;
+  }
+
+  /** It may wait long, and comes again to the next worker if this one is killed meanwhile: so it is counted at its end. */
+  async #joinCounted(node: Node, id: number, flags: number, writes: boolean, request: string): Promise<Opened> {
+    const { staging } = this.#options.context;
+    staging.hold(node.ino);
+    try {
+      const opened = await this.#join(node, id, flags, writes);
+      this.#count(node.ino, id, request);
+      return opened;
+    } finally {
+      this.#options.letGo(node.ino);
+    }
   }
 
   /** The first open of an inode. */

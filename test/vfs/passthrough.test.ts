@@ -1,13 +1,16 @@
 /** Passthrough at moments that the kernel's own timing rarely gives. The kernel is played: it opens the backing file when the test says so. */
 import { appendFileSync, readlinkSync, writeFileSync } from 'node:fs';
-import { expect, test } from 'vitest';
-import type { KernelBacking } from '../../fs-gateway/vfs/operations.ts';
-import { readElsewhere } from '../fs-gateway/passthrough-volume.ts';
+import { expect, onTestFinished, test } from 'vitest';
+import { Filler } from '../../fs-gateway/vfs/filler.ts';
+import type { KernelBacking, OpenResult } from '../../fs-gateway/vfs/operations.ts';
+import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
+import { readElsewhere, writeElsewhere } from '../fs-gateway/passthrough-volume.ts';
 import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
 
 const O_RDWR = 2;
 const O_CREAT = 0o100;
 const O_APPEND = 0o2000;
+const SLOW = { timeout: 15_000 };
 
 test('a flush between the answer to an open and the kernel’s own open does not take the file for settled', async () => {
   const volume = await testVolume();
@@ -63,3 +66,54 @@ test('a file that was cut under a program that appends has what it appended sinc
   await operations.flush(caller(), ino, handle, 0n);
   await expect.poll(async () => (await readElsewhere(other, 'log')).length).toBe(100_004);
 });
+
+test('an open that waited when the worker was killed counts once: the file is closed behind its last close', async () => {
+  const volume = await testVolume();
+  const kernel: KernelBacking = { register: () => 1, unregister: () => undefined, isQuiet: () => true };
+  const options = { passthrough: 'read', kernel, cacheBytes: 256e6 } as const;
+  const other = await openTestVolume(volume, 'other');
+  await writeElsewhere(other, 'f', Buffer.alloc(100_000, 'a'));
+  const first = await openTestVolume(volume, 'a', [], 'lake', options);
+  const { ino, opened } = await wholeFile(first, 'f');
+  expect(opened.backingId).toBe(1);
+  // What the second open waits for never comes.
+  const own = Object.getOwnPropertyDescriptor(Filler.prototype, 'now') ?? {};
+  let waits = 0;
+  const never = (): Promise<void> => {
+    waits++;
+    return new Promise(() => undefined);
+  };
+  Object.defineProperty(Filler.prototype, 'now', { ...own, value: never });
+  onTestFinished(() => void Object.defineProperty(Filler.prototype, 'now', own));
+  await writeElsewhere(other, 'f', Buffer.alloc(100_000, 'b'));
+  await expect.poll(() => waits, SLOW).toBeGreaterThan(0);
+  const second = caller();
+  const waiting = Promise.resolve(first.operations.open(second, ino, 0));
+  waiting.catch(() => undefined);
+  await new Promise((resolve) => setImmediate(resolve));
+  await first.close();
+  Object.defineProperty(Filler.prototype, 'now', own);
+  const next = await openTestVolume(volume, 'a', [], 'lake', options);
+  // The kernel sends it again.
+  const { handle } = await next.operations.open(second, ino, 0);
+  await next.operations.release(caller(), ino, handle, undefined);
+  expect(next.passesThrough(Number(ino))).toBe(true);
+  await next.operations.release(caller(), ino, opened.handle, undefined);
+  expect(next.passesThrough(Number(ino))).toBe(false);
+});
+
+/** Reads the file, and opens it when it is whole. */
+async function wholeFile(
+  volume: OpenVolume,
+  name: string,
+): Promise<{ readonly ino: bigint; readonly opened: OpenResult }> {
+  const { operations } = volume;
+  const found = await operations.lookup(caller(), 1n, name);
+  if (!('attributes' in found)) throw new Error(`${name} is absent`);
+  const { ino } = found.attributes;
+  const { handle } = await operations.open(caller(), ino, 0);
+  await operations.read(caller(), ino, handle, 0n, 100_000, 0);
+  await operations.release(caller(), ino, handle, undefined);
+  await expect.poll(() => volume.stats(), SLOW).toMatchObject({ wholeBytes: 102_400, filling: 0 });
+  return { ino, opened: await operations.open(caller(), ino, 0) };
+}
