@@ -4,6 +4,7 @@
  *   npm run pictures        writes docs/images/*.png (two minutes; needs Chromium)
  */
 import { spawn, spawnSync } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { once } from 'node:events';
 import { tmpdir } from 'node:os';
@@ -17,18 +18,40 @@ const SETTLE_MS = 75_000;
 const REPORTED_MS = 11_000;
 const VIEW_MS = 4000;
 const PICTURES = [
-  { name: 'pipeline', view: 'pipeline', colorScheme: 'light', width: 1280, height: 960 },
+  { name: 'pipeline', view: 'pipeline', colorScheme: 'light', width: 1280, height: 860 },
   { name: 'pipeline-phone', view: 'pipeline', colorScheme: 'dark', width: 390, height: 844 },
   { name: 'dataset', view: 'datasets/plant.vibration', colorScheme: 'light', width: 1280, height: 960 },
   { name: 'runs', view: 'runs', colorScheme: 'dark', width: 1280, height: 720 },
-  { name: 'volumes', view: 'volumes', colorScheme: 'dark', width: 1280, height: 720 },
+  { name: 'volumes', view: 'volumes', colorScheme: 'dark', width: 1280, height: 900 },
+  { name: 'connections', view: 'connections', colorScheme: 'light', width: 1280, height: 720 },
+  { name: 'connections-phone', view: 'connections', colorScheme: 'dark', width: 390, height: 844 },
 ] as const;
+
+/** Nobody answers at the first. */
+const CONNECTIONS = [
+  {
+    name: 'archive',
+    address: 's3://archive/cold?endpoint=http://127.0.0.1:1&region=eu-central-1',
+    region: 'eu-central-1',
+    tags: { team: 'vision', tier: 'cold' },
+    price: { currency: 'EUR', storageGBMonth: 0.021, gets: 0.0004, egressGB: 0.09 },
+    credentials: { accessKeyId: 'AKIA-example', secretAccessKey: 'example-of-a-secret' },
+  },
+  { name: 'cache', address: 'redis://127.0.0.1:1/0' },
+  {
+    name: 'events',
+    address: 'kafka://broker-1.plant.example:9092,broker-2.plant.example:9092?tls=true',
+    region: 'plant-a',
+    tags: { team: 'edge' },
+  },
+];
 
 const root = join(import.meta.dirname, '..');
 const images = join(root, 'docs', 'images');
 const dir = mkdtempSync(join(tmpdir(), 'penstock-pictures-'));
 const demo = spawn(join(root, 'bin', 'penstock'), ['demo', '--dir', dir, '--rate', '5000'], {
   stdio: ['ignore', 'ignore', 'pipe'],
+  env: { ...process.env, PENSTOCK_SEAL_KEYS: randomBytes(32).toString('base64') },
 });
 try {
   const url = await addressOf(demo.stderr);
@@ -36,6 +59,13 @@ try {
   // Somebody reads through the mount, and the mount reports it.
   spawnSync('sh', ['-c', 'find "$1/mnt/lake" -type f | head -n 40 | xargs cat > /dev/null', 'sh', dir]);
   await sleep(REPORTED_MS);
+  for (const connection of CONNECTIONS) {
+    await fetch(`${url}/v1/connections`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify(connection),
+    });
+  }
   const browser = await chromium.launch({ executablePath: requireService('chromium'), args: ['--no-sandbox'] });
   mkdirSync(images, { recursive: true });
   for (const { name, view, colorScheme, width, height } of PICTURES) {
@@ -44,6 +74,7 @@ try {
     await page.locator('main h2').first().waitFor();
     await page.locator('main .loading').first().waitFor({ state: 'detached' });
     // The plots ask for their samples when the view stands.
+    for (const button of await page.getByRole('button', { name: /^Test / }).all()) await button.click();
     await sleep(VIEW_MS);
     await page.screenshot({ path: join(images, `${name}.png`) });
     await page.close();

@@ -29,6 +29,12 @@ import { Monitor } from './lake/monitor.ts';
 import { Runs } from './lake/runs.ts';
 import { LakeSql } from './lake/sql.ts';
 import { Tables } from './lake/tables.ts';
+import { Shares } from './share.ts';
+
+/** A waiting agent holds a socket and a timer; there are no more agents than that (agents/reports.ts). */
+const HELD_MAX = 20_000;
+/** A thousand heartbeats at once, ten times over; 128 of the largest requests. */
+const BODY_BYTES_MAX = 32 << 20;
 
 export type App = FastifyInstance<
   RawServerDefault,
@@ -53,6 +59,10 @@ export class ControlContext {
   readonly connectionRecords: ConnectionRecords;
   readonly vendorCalls: VendorCalls;
   readonly audit: AuditLog;
+  /** Requests that wait for a change. */
+  readonly held: Shares;
+  /** Of the requests that are being read. */
+  readonly bodyBytes: Shares;
   readonly sql: LakeSql;
   readonly runs: Runs;
   readonly monitor: Monitor;
@@ -80,10 +90,13 @@ export class ControlContext {
     this.tokens = tokens;
     this.oidc = config.serve.oidc === undefined ? null : new Oidc(config.serve.oidc, clock);
     this.tenants = new Tenants(config.serve.tenants);
+    const parties = this.tenants.names.length + 1;
+    this.held = new Shares({ total: HELD_MAX, parties });
+    this.bodyBytes = new Shares({ total: BODY_BYTES_MAX, parties });
     this.connectionRecords = new ConnectionRecords(connections, options.sealer);
-    this.vendorCalls = new VendorCalls(new HostRules(config.serve.connections.hosts));
+    this.vendorCalls = new VendorCalls(new HostRules(config.serve.connections.hosts), parties);
     this.audit = new AuditLog(clock);
-    this.sql = new LakeSql(this.tables);
+    this.sql = new LakeSql(this.tables, parties);
     this.runs = new Runs(clock);
     this.monitor = new Monitor(connections, config.datasets, this.tables, clock);
     this.configRecords = new ConfigRecords(connections, options.agentConfigProblems);

@@ -45,6 +45,8 @@ function route(): void {
   links.forEach((link, at) =>
     at === index ? link.setAttribute('aria-current', 'page') : link.removeAttribute('aria-current'),
   );
+  // On a phone the links are wider than the screen.
+  links[index]?.scrollIntoView({ block: 'nearest', inline: 'center' });
   document.title = `${title} · Penstock`;
   replace(main);
   view(argument === undefined ? undefined : decodeURIComponent(argument)).show(main, current.signal);

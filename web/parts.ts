@@ -17,6 +17,8 @@ interface Column<T> {
 }
 
 export function table<T>(label: string, columns: readonly Column<T>[], items: readonly T[]): HTMLElement {
+  // On a phone the rows become blocks, where text that breaks would else make them a screen high.
+  const stacks = columns.some(({ wide }) => wide === true);
   const kind = (column: Column<T>): string =>
     column.number === true ? 'number' : column.wide === true ? 'wide' : 'text';
   return h(
@@ -24,7 +26,7 @@ export function table<T>(label: string, columns: readonly Column<T>[], items: re
     { class: 'scroll', tabindex: 0, role: 'region', 'aria-label': label },
     h(
       'table',
-      {},
+      stacks ? { class: 'stack' } : {},
       h(
         'thead',
         {},
@@ -41,7 +43,7 @@ export function table<T>(label: string, columns: readonly Column<T>[], items: re
           h(
             'tr',
             {},
-            columns.map((column) => h('td', { class: kind(column) }, column.cell(item))),
+            columns.map((column) => h('td', { class: kind(column), 'data-title': column.title }, column.cell(item))),
           ),
         ),
       ),

@@ -56,6 +56,11 @@ export function plot(options: {
   };
 }
 
+/** Where nobody points, the legend tells the newest values. */
+function showNewest(chart: uPlot): void {
+  if (chart.cursor.idx == null && chart.data[0].length > 0) chart.setLegend({ idx: chart.data[0].length - 1 }, false);
+}
+
 function chartOptions(
   width: number,
   {
@@ -86,6 +91,7 @@ function chartOptions(
       ? {}
       : { bands: [{ series: [upper, lower] as [number, number], fill: color('--band') }] }),
     cursor: { y: false, points: { size: 6 } },
+    hooks: { setCursor: [showNewest], setData: [showNewest] },
     scales: { y: { range: (_plot, _min, max) => [0, Math.max(1, max * 1.1)] } },
     axes: [
       { ...axis, space: 90, size: 32, values: (_plot, ticks) => ticks.map((at) => formatTime(at * 1000)) },

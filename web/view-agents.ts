@@ -184,7 +184,7 @@ function agentTable(items: readonly Agent[]): HTMLElement {
         title: 'State',
         cell: ({ late }) => h('span', { class: late ? 'tag warn' : 'tag' }, late ? 'late' : 'reports'),
       },
-      { title: 'Group', cell: ({ group }) => group ?? '' },
+      { title: 'Group', cell: ({ group }) => group ?? '–' },
       { title: 'Runs with', cell: (agent) => configState(agent) },
       { title: 'Readings', cell: ({ status }) => count(status.readings ?? 0), number: true },
       { title: 'Problem', cell: (agent) => problemOf(agent), wide: true },

@@ -11,7 +11,7 @@ const RESTING_MS = 30_000;
 export function renderMounts(mounts: readonly Mount[]): Node {
   if (mounts.length === 0) return empty('Not mounted', 'penstock fs mount META_URL MOUNTPOINT');
   const used = (pick: (use: NonNullable<Mount['use']>) => number) => (mount: Mount) =>
-    mount.use === null ? '' : bytes(pick(mount.use));
+    mount.use === null ? '–' : bytes(pick(mount.use));
   return table(
     'Mounts',
     [

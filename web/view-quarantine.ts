@@ -46,7 +46,7 @@ function renderObjects(objects: readonly QuarantineObject[], open: (object: Quar
         wide: true,
       },
       {
-        title: 'Records',
+        title: 'What came',
         cell: (object) =>
           h(
             'button',

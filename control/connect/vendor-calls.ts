@@ -2,13 +2,14 @@
  * Tests of connections and vendors' calls through them.
  *
  * Invariants: what comes back, answers and errors alike, never holds a value of the credentials. Limits: TIME_MS a call, ANSWER_BYTES_MAX an answer,
- * RUNNING_MAX calls at a time.
+ * RUNNING_MAX calls at a time, half of them of one tenant.
  */
 import { describeError, isCode, PenstockError, type ErrorCode } from '../../lib/errors.ts';
 import { describeDrivers, type DriverInfo } from '../../lib/registry.ts';
 import { parsePortUrl, shownInError } from '../../lib/urls.ts';
 import type { Vendor, VendorOptions } from '../../lib/vendor.ts';
 import { HttpProblem } from '../problem.ts';
+import { type Party, Shares } from '../share.ts';
 import type { HostRules } from './hosts.ts';
 import type { Credentials } from './records.ts';
 
@@ -23,6 +24,8 @@ export interface Target {
   readonly credentials: Credentials;
   /** Whether a tenant's people ask. */
   readonly isTenants: boolean;
+  /** Who asks now. */
+  readonly party: Party;
 }
 
 export interface TestResult {
@@ -35,10 +38,12 @@ export interface TestResult {
 export class VendorCalls {
   readonly #hosts: HostRules;
   #drivers: Promise<DriverInfo[]> | undefined;
-  #running = 0;
+  readonly #running: Shares;
 
-  constructor(hosts: HostRules) {
+  /** `parties`: how many tenants may ask, with the platform. */
+  constructor(hosts: HostRules, parties = 1) {
     this.#hosts = hosts;
+    this.#running = new Shares({ total: RUNNING_MAX, parties });
   }
 
   drivers(): Promise<readonly DriverInfo[]> {
@@ -110,12 +115,10 @@ export class VendorCalls {
   }
 
   async #run<T>(
-    { url: text, credentials, isTenants }: Target,
+    { url: text, credentials, isTenants, party }: Target,
     work: (vendor: Vendor, url: URL, options: VendorOptions, signal: AbortSignal) => Promise<T>,
   ): Promise<T> {
-    if (this.#running >= RUNNING_MAX)
-      throw new PenstockError('unavailable', `${RUNNING_MAX} calls are under way already`);
-    this.#running++;
+    if (!this.#running.take(party)) throw new PenstockError('unavailable', 'too many calls are under way already');
     try {
       const { url, vendor } = await this.#find(text);
       const checkHost = (host: string): void => this.#hosts.check(host, isTenants);
@@ -128,7 +131,7 @@ export class VendorCalls {
       // Anew, without the cause: a client library's error may hold what it was given.
       throw new PenstockError(code, withoutSecrets(describeError(error), credentials));
     } finally {
-      this.#running--;
+      this.#running.give(party);
     }
   }
 

@@ -1,12 +1,12 @@
 /**
  * The audit log: who asked for what change, and what came of it.
  *
- *   {VOLUME}audit:<YYYY-MM-DD, UTC> / <id>     AuditRecord as JSON
+ *   {VOLUME}audit:<YYYY-MM-DD, UTC>[@<tenant of who asked>] / <id>     AuditRecord as JSON
  *
  * Invariants: the record is in the engine before the change is tried, and is completed afterwards: a change that nobody recorded does
  * not happen, and one whose outcome stands as null was cut off (its effect is for the thing itself to tell). Values of keys that name a
  * secret are never in a record.
- * Limits: kept for KEEP_DAYS; RECORDS_PER_DAY_MAX, beyond which changes are refused until midnight; a body of DETAIL_CHARS_MAX is kept.
+ * Limits: kept for KEEP_DAYS; RECORDS_PER_DAY_MAX of each tenant and of the platform, beyond which its changes are refused until midnight; a body of DETAIL_CHARS_MAX is kept.
  */
 import { randomUUID } from 'node:crypto';
 import { z } from 'zod';
@@ -44,6 +44,9 @@ export type AuditRecord = z.output<typeof auditSchema>;
 const dayOf = (ms: number): string => new Date(ms).toISOString().slice(0, 10);
 const prefixOf = (volume: string): string => `{${volume}}audit:`;
 
+const bucketOf = (volume: string, { atMs, tenant }: Pick<AuditRecord, 'atMs' | 'tenant'>): string =>
+  `${prefixOf(volume)}${dayOf(atMs)}${tenant === null ? '' : `@${tenant}`}`;
+
 export class AuditLog {
   readonly #clock: Clock;
   #expiredOn: string | undefined;
@@ -59,7 +62,7 @@ export class AuditLog {
     act: Omit<AuditRecord, 'id' | 'atMs' | 'detail' | 'status'> & { readonly body: unknown },
   ): Promise<AuditRecord> {
     const atMs = this.#clock.nowMs();
-    const bucket = prefixOf(volume) + dayOf(atMs);
+    const bucket = bucketOf(volume, { atMs, tenant: act.tenant });
     if ((await engine.count(bucket)) >= RECORDS_PER_DAY_MAX) {
       throw new PenstockError('full', `the audit log has ${RECORDS_PER_DAY_MAX} records of this day: no more changes`);
     }
@@ -72,7 +75,7 @@ export class AuditLog {
   }
 
   async complete(engine: MetaEngine, volume: string, record: AuditRecord, status: number): Promise<void> {
-    await this.#write(engine, prefixOf(volume) + dayOf(record.atMs), { ...record, status });
+    await this.#write(engine, bucketOf(volume, record), { ...record, status });
   }
 
   /** The records of the days from `sinceMs` on, newest first. */

@@ -4,8 +4,8 @@
  *
  * Invariants: a process serves one statement; nothing that one leaves behind is seen by another. A query sees one snapshot of each
  * dataset, without the rows that other writers deleted from it (sql-view.ts). Failure: a query that dies takes its process along and nothing else.
- * Limits: ROWS_MAX rows, ANSWER_BYTES_MAX, TIME_MS, MEMORY_BYTES and SCRATCH_BYTES a query; RUNNING_MAX at a time and WAITING_MAX
- * behind them; where the store is no directory of this machine, FETCH_BYTES_MAX are downloaded for it.
+ * Limits: ROWS_MAX rows, ANSWER_BYTES_MAX, TIME_MS, MEMORY_BYTES and SCRATCH_BYTES a query; RUNNING_MAX at a time, half of them of one tenant, and
+ * WAITING_MAX of each behind them; where the store is no directory of this machine, FETCH_BYTES_MAX are downloaded for it.
  */
 import { join } from 'node:path';
 import { mkdirSync } from 'node:fs';
@@ -14,6 +14,7 @@ import type { Selected } from '../../lib/sql/duckdb.ts';
 import { defaultScratchRoot, makeScratch } from '../../lib/sql/scratch.ts';
 import { SqlWorker } from '../../lib/sql/sql-worker-client.ts';
 import type { LakeContext } from '../../lib/table/table.ts';
+import { type Party, Turns } from '../share.ts';
 import { createView, type Source, sourcesOf, type View, viewOfTable } from './sql-view.ts';
 import type { Tables } from './tables.ts';
 
@@ -35,19 +36,26 @@ export class LakeSql {
   readonly #tables: Tables;
   readonly #timeMs: number;
   readonly #running = new Set<SqlWorker>();
-  readonly #waiting: (() => void)[] = [];
-  #busy = 0;
+  readonly #turns: Turns;
 
-  constructor(tables: Tables, timeMs: number = TIME_MS) {
+  /** `parties`: how many tenants may ask, with the platform. */
+  constructor(tables: Tables, parties = 1, timeMs: number = TIME_MS) {
     this.#tables = tables;
+    this.#turns = new Turns({ total: RUNNING_MAX, parties }, WAITING_MAX);
     this.#timeMs = timeMs;
   }
 
   /** Throws `usage` for what is wrong in the statement, `timeout`, `full`, `too-large`, `unavailable`. */
-  async query(lake: LakeContext, datasets: readonly string[], sql: string, rowsMax: number): Promise<SqlAnswer> {
+  async query(
+    lake: LakeContext,
+    datasets: readonly string[],
+    sql: string,
+    rowsMax: number,
+    party: Party = null,
+  ): Promise<SqlAnswer> {
     const named = datasets.filter((dataset) => isNamedIn(sql, dataset));
     const startedMs = performance.now();
-    return this.#inTurn(async () => {
+    return this.#turns.run(party, async () => {
       const views: View[] = [];
       for (const dataset of named) {
         const table = await this.#tables.get(lake, dataset);
@@ -64,8 +72,10 @@ export class LakeSql {
   }
 
   /** Rows of one Parquet object that is no table's, as `object`. */
-  async readObject(lake: LakeContext, source: Source, sql: string, rowsMax: number): Promise<Selected> {
-    return this.#inTurn(() => this.#run(lake, [{ name: 'object', sources: [source], deleted: null }], sql, rowsMax));
+  async readObject(lake: LakeContext, source: Source, sql: string, rowsMax: number, party: Party): Promise<Selected> {
+    return this.#turns.run(party, () =>
+      this.#run(lake, [{ name: 'object', sources: [source], deleted: null }], sql, rowsMax),
+    );
   }
 
   async #run(lake: LakeContext, views: readonly View[], sql: string, rowsMax: number): Promise<Selected> {
@@ -109,20 +119,6 @@ export class LakeSql {
       if (worker !== undefined) this.#running.delete(worker);
       await worker?.close();
       scratch.remove();
-    }
-  }
-
-  async #inTurn<T>(work: () => Promise<T>): Promise<T> {
-    if (this.#busy >= RUNNING_MAX) {
-      if (this.#waiting.length >= WAITING_MAX) throw new PenstockError('unavailable', 'too many queries are waiting');
-      await new Promise<void>((resolve) => this.#waiting.push(resolve));
-    }
-    this.#busy++;
-    try {
-      return await work();
-    } finally {
-      this.#busy--;
-      this.#waiting.shift()?.();
     }
   }
 

@@ -42,7 +42,7 @@ export function agentConfigRoutes(app: App): void {
       let wanted = await fleet.configs.wanted(agent);
       if (isKnown(wanted.version)) {
         const timeoutMs = request.query.wait * 1000;
-        wanted = await fleet.configs.wait(agent, wanted.version, timeoutMs, untilGone(request, reply, ending));
+        wanted = await fleet.waitForConfig(agent, wanted.version, timeoutMs, untilGone(request, reply, ending));
       }
       void reply.header('etag', etagOf(wanted.version)).header('cache-control', 'no-store');
       if (isKnown(wanted.version)) return reply.code(304).send(null);

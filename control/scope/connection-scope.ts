@@ -76,11 +76,11 @@ export class ConnectionScope {
 
   #target(name: string, record: ConnectionRecord): Target {
     const credentials = this.#context.connectionRecords.credentialsOf(name, record);
-    return { url: record.url, credentials, isTenants: record.byTenant };
+    return { url: record.url, credentials, isTenants: record.byTenant, party: this.#tenant };
   }
 
   async #check({ url, credentials }: ConnectionForm, by: Changer): Promise<void> {
-    const target = { url, credentials: credentials ?? {}, isTenants: by.tenant !== null };
+    const target = { url, credentials: credentials ?? {}, isTenants: by.tenant !== null, party: this.#tenant };
     await this.#context.vendorCalls.check(target, credentials !== undefined);
   }
 

@@ -4,25 +4,40 @@ import type { ConfigRecords } from '../agents/config-records.ts';
 import type { AgentGroups } from '../agents/groups.ts';
 import type { Assignment, Group } from '../agents/records.ts';
 import { readReports, saveHeartbeat, type Report } from '../agents/reports.ts';
+import type { WantedConfig } from '../agents/rollout.ts';
 import type { RolloutLook, Rollouts } from '../agents/rollouts.ts';
 import type { ControlContext } from '../context.ts';
+import { PenstockError } from '../../lib/errors.ts';
 
 export class FleetScope {
   /** These three take a name of the path, which is the tenant's own (auth/tenants.ts). */
-  readonly configs: AgentConfigs;
+  readonly configs: Omit<AgentConfigs, 'wait'>;
   readonly groups: Omit<AgentGroups, 'sizes'>;
   readonly rollouts: Pick<Rollouts, 'begin' | 'act'>;
   readonly configOf: ConfigRecords['config'];
   readonly #context: ControlContext;
+  readonly #tenant: string | null;
   readonly #owns: (name: string) => boolean;
 
   constructor(context: ControlContext, tenant: string | null) {
     this.#context = context;
+    this.#tenant = tenant;
     this.#owns = (name) => tenant === null || context.tenants.ownerOf(name) === tenant;
     this.configs = context.agentConfigs;
     this.groups = context.agentGroups;
     this.rollouts = context.rollouts;
     this.configOf = (owner, version) => context.configRecords.config(owner, version);
+  }
+
+  /** As `AgentConfigs.wait`. Throws `unavailable` when too many are waiting. */
+  async waitForConfig(...asked: Parameters<AgentConfigs['wait']>): Promise<WantedConfig> {
+    const { held, agentConfigs } = this.#context;
+    if (!held.take(this.#tenant)) throw new PenstockError('unavailable', 'too many requests wait for a change');
+    try {
+      return await agentConfigs.wait(...asked);
+    } finally {
+      held.give(this.#tenant);
+    }
   }
 
   async reports(): Promise<ReadonlyMap<string, Report>> {

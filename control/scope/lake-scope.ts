@@ -22,13 +22,13 @@ export interface QuarantinedObject extends QuarantineRecord {
 export class LakeScope {
   readonly datasetNames: readonly string[];
   readonly #context: ControlContext;
-  readonly #isPlatform: boolean;
+  readonly #tenant: string | null;
   readonly #owns: (name: string) => boolean;
   readonly #datasets: ReadonlyMap<string, DatasetConfig>;
 
   constructor(context: ControlContext, tenant: string | null) {
     this.#context = context;
-    this.#isPlatform = tenant === null;
+    this.#tenant = tenant;
     this.#owns = (name) => tenant === null || context.tenants.ownerOf(name) === tenant;
     const owned = context.config.datasets.filter(({ name }) => this.#owns(name));
     this.#datasets = new Map(owned.map((dataset) => [dataset.name, dataset]));
@@ -108,12 +108,12 @@ export class LakeScope {
     if (stored == null) throw new PenstockError('not-found', `${name} has no quarantine object ${object}`);
     const info = await lake.store.head(object);
     if (info === null) throw new PenstockError('corrupt', `${object} does not exist, but the quarantine refers to it`);
-    return this.#context.sql.readObject(lake, { key: object, bytes: info.bytes }, sql, rowsMax);
+    return this.#context.sql.readObject(lake, { key: object, bytes: info.bytes }, sql, rowsMax, this.#tenant);
   }
 
   /** One SELECT, for which there are no other tables than the own ones. */
   async sql(statement: string, rowsMax: number): Promise<SqlAnswer> {
-    return this.#context.sql.query(this.#context.connections.lake, this.datasetNames, statement, rowsMax);
+    return this.#context.sql.query(this.#context.connections.lake, this.datasetNames, statement, rowsMax, this.#tenant);
   }
 
   /** Throws `not-found` for a dataset or snapshot, and what `recordLineage` throws. */
@@ -136,7 +136,7 @@ export class LakeScope {
   async disk(): Promise<{ readonly store: string; readonly freeBytes: number } | null> {
     const { store } = this.#context.connections.lake;
     const path = store.localPath('any');
-    if (path === null || !this.#isPlatform) return null;
+    if (path === null || this.#tenant !== null) return null;
     const { bavail, bsize } = await statfs(dirname(path));
     return { store: store.url, freeBytes: bavail * bsize };
   }

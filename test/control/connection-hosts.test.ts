@@ -9,12 +9,12 @@ const KEYS = { accessKeyId: 'AKIA-some-key', secretAccessKey: 'some-secret' };
 
 /** By driver; none of them resolves. */
 const targets = (port: number, isTenants: boolean): readonly Target[] => [
-  { url: `redis://${NAME}:${port}/0`, credentials: {}, isTenants },
-  { url: `rediss://${NAME}:${port}/0`, credentials: {}, isTenants },
-  { url: `kafka://${NAME}:${port}`, credentials: {}, isTenants },
-  { url: `kafka://${NAME}:${port}?tls=true`, credentials: {}, isTenants },
-  { url: `s3://b?endpoint=http://${NAME}:${port}`, credentials: KEYS, isTenants },
-  { url: `s3://b?endpoint=https://${NAME}:${port}&pathStyle=false`, credentials: KEYS, isTenants },
+  { url: `redis://${NAME}:${port}/0`, credentials: {}, isTenants, party: null },
+  { url: `rediss://${NAME}:${port}/0`, credentials: {}, isTenants, party: null },
+  { url: `kafka://${NAME}:${port}`, credentials: {}, isTenants, party: null },
+  { url: `kafka://${NAME}:${port}?tls=true`, credentials: {}, isTenants, party: null },
+  { url: `s3://b?endpoint=http://${NAME}:${port}`, credentials: KEYS, isTenants, party: null },
+  { url: `s3://b?endpoint=https://${NAME}:${port}&pathStyle=false`, credentials: KEYS, isTenants, party: null },
 ];
 
 /** Counts who connects, and hangs up. */

@@ -217,7 +217,7 @@ test('a server that announces gigabytes is not waited for', async () => {
   const { port } = server.address() as AddressInfo; // it listens on one
   const calls = new VendorCalls(new HostRules([]));
   for (const scheme of ['redis', 'kafka']) {
-    const target = { url: `${scheme}://127.0.0.1:${port}`, credentials: {}, isTenants: false };
+    const target = { url: `${scheme}://127.0.0.1:${port}`, credentials: {}, isTenants: false, party: null };
     expect([scheme, await calls.test(() => target)]).toEqual([
       scheme,
       expect.objectContaining({ ok: false, problem: expect.stringContaining('bytes') as string }),

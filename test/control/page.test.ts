@@ -92,12 +92,14 @@ describe.skipIf(missing('chromium'))('the admin page', () => {
     const after = await start();
     fleet.says.set(after, { refuses: true });
     await fleet.beat();
+    // What an agent makes of what it was told is in its next report.
+    await fleet.beat();
     const page = await openPage(control, { colorScheme: 'dark', viewport: { width: 390, height: 900 } });
     page.on('dialog', (dialog) => void dialog.accept());
     await page.goto(`${control.url}/#/agents`);
     const group = page.getByRole('article', { name: 'Group plant-a' });
     await group.getByRole('alert').filter({ hasText: '1 refused it' }).waitFor();
-    await page.getByRole('cell', { name: /^refused: a test says so/ }).waitFor();
+    await page.getByRole('cell', { name: /refused: a test says so/ }).waitFor();
     expect(await page.evaluate('document.documentElement.scrollWidth - document.documentElement.clientWidth')).toBe(0);
     await group.getByRole('button', { name: 'Resume' }).click();
     await group.getByRole('button', { name: 'Stop' }).click();
@@ -106,6 +108,7 @@ describe.skipIf(missing('chromium'))('the admin page', () => {
     const abort = group.getByRole('button', { name: 'Abort' });
     await abort.focus();
     fleet.says.delete(after);
+    await fleet.beat();
     await fleet.beat();
     await group.getByText(/^Of \d updated agents: \d well\.$/).waitFor();
     await page.keyboard.press('Enter');

@@ -74,7 +74,7 @@ test('nothing outside the named datasets can be read, nothing written, no settin
 
 test('a query that takes too long is ended, and the next one works', async () => {
   const { pipeline } = await landedPipeline({ compacted: false });
-  const sql = new LakeSql(new Tables(), 1000);
+  const sql = new LakeSql(new Tables(), 1, 1000);
   const endless = sql.query(
     pipeline.lake,
     [DATASET],

@@ -1,0 +1,90 @@
+/**
+ * Bounds of what all tenants use together, so that none of them takes all of it.
+ *
+ * Invariants: never more than `total` is taken, and by one party never more than its share: half, where there are several parties. Who waits in a `Turns` waits
+ * behind its own party only: a place that gets free goes round the parties.
+ * Limits: `total`, and `waiting` of a party; there are as many parties as `serve.tenants` names, and the platform.
+ */
+import { PenstockError } from '../lib/errors.ts';
+
+/** null: the platform. */
+export type Party = string | null;
+
+export interface Bound {
+  readonly total: number;
+  /** How many parties may ask. */
+  readonly parties: number;
+}
+
+export class Shares {
+  readonly #total: number;
+  readonly #each: number;
+  readonly #taken = new Map<Party, number>();
+  #sum = 0;
+
+  constructor({ total, parties }: Bound) {
+    this.#total = total;
+    this.#each = parties > 1 ? Math.ceil(total / 2) : total;
+  }
+
+  /** false: there is not so much left. */
+  take(party: Party, amount = 1): boolean {
+    const own = (this.#taken.get(party) ?? 0) + amount;
+    if (own > this.#each || this.#sum + amount > this.#total) return false;
+    this.#taken.set(party, own);
+    this.#sum += amount;
+    return true;
+  }
+
+  give(party: Party, amount = 1): void {
+    const own = (this.#taken.get(party) ?? 0) - amount;
+    if (own > 0) this.#taken.set(party, own);
+    else this.#taken.delete(party);
+    this.#sum -= amount;
+  }
+}
+
+/** Work of which only so much goes on at a time; the rest waits. */
+export class Turns {
+  readonly #running: Shares;
+  readonly #waitingMax: number;
+  /** In the order in which their turn comes. */
+  readonly #waiting = new Map<Party, (() => void)[]>();
+
+  constructor(running: Bound, waiting: number) {
+    this.#running = new Shares(running);
+    this.#waitingMax = waiting;
+  }
+
+  /** Throws `unavailable` when too much of this party waits already. */
+  async run<T>(party: Party, work: () => Promise<T>): Promise<T> {
+    if ((this.#waiting.get(party)?.length ?? 0) > 0 || !this.#running.take(party)) await this.#wait(party);
+    try {
+      return await work();
+    } finally {
+      this.#running.give(party);
+      this.#next();
+    }
+  }
+
+  #wait(party: Party): Promise<void> {
+    const queue = this.#waiting.get(party) ?? [];
+    if (queue.length >= this.#waitingMax) {
+      throw new PenstockError('unavailable', `${this.#waitingMax} requests are waiting already`);
+    }
+    this.#waiting.set(party, queue);
+    return new Promise((begin) => queue.push(begin));
+  }
+
+  /** To the first party in the round that may take it; that goes to the end of the round. */
+  #next(): void {
+    for (const [party, queue] of [...this.#waiting]) {
+      if (!this.#running.take(party)) continue;
+      const begin = queue.shift();
+      this.#waiting.delete(party);
+      if (queue.length > 0) this.#waiting.set(party, queue);
+      begin?.();
+      return;
+    }
+  }
+}
