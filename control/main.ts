@@ -5,11 +5,14 @@ import { resolve } from 'node:path';
 import { systemClock, type Clock } from '../lib/clock.ts';
 import type { PipelineConfig } from '../lib/config/pipeline.ts';
 import { fromSystemError, PenstockError } from '../lib/errors.ts';
+import { serveHealth, type HealthServer } from '../lib/health-server.ts';
 import { isOpen } from './auth/guard.ts';
 import { Tokens } from './auth/tokens.ts';
 import { Sealer } from './connect/seal.ts';
 import { Connections } from './connections.ts';
 import { ControlContext, type AgentConfigProblems, type App } from './context.ts';
+import { ControlMetrics } from './metrics.ts';
+import { Scope } from './scope/scope.ts';
 import { buildServer } from './server.ts';
 import { loadWebFiles } from './web-files.ts';
 
@@ -19,6 +22,8 @@ export interface ServeOptions {
   readonly baseDir: string;
   /** Instead of `serve.port`; 0: any free one. */
   readonly port?: number;
+  /** HOST:PORT of `/healthz`, `/readyz` and `/metrics` without a token: for a scraper, beside the API. */
+  readonly metrics?: string;
   readonly signal: AbortSignal;
   readonly version: string;
   readonly agentConfigProblems: AgentConfigProblems;
@@ -33,6 +38,7 @@ export interface ServeOptions {
 
 export interface Serving {
   readonly url: string;
+  readonly metricsUrl?: string;
   /** Without tokens only this machine is served. */
   readonly loopbackOnly: boolean;
 }
@@ -51,11 +57,13 @@ export async function serve(options: ServeOptions): Promise<void> {
     sealer,
   });
   let app: App | undefined;
+  let scraped: HealthServer | undefined;
   try {
     const firstToken = options.firstToken ?? (await readFirstToken(config, options.baseDir));
     if (firstToken !== undefined && !(await tokens.any())) await tokens.bootstrap(firstToken);
     const loopbackOnly = await isOpen(context);
-    app = await buildServer(context, {
+    const metrics = new ControlMetrics(context);
+    app = await buildServer(context, metrics, {
       version: options.version,
       web: loadWebFiles(),
       tls,
@@ -64,13 +72,33 @@ export async function serve(options: ServeOptions): Promise<void> {
     await context.monitor.start();
     context.rollouts.start();
     const port = await listen(app, loopbackOnly ? '127.0.0.1' : '::', options.port ?? config.serve.port);
-    options.onServing({ url: `http${tls === null ? '' : 's'}://127.0.0.1:${port}`, loopbackOnly });
+    if (options.metrics !== undefined) scraped = await serveMetrics(options.metrics, context, metrics);
+    options.onServing({
+      url: `http${tls === null ? '' : 's'}://127.0.0.1:${port}`,
+      ...(scraped !== undefined && { metricsUrl: scraped.url }),
+      loopbackOnly,
+    });
     await aborted(signal);
   } finally {
     // Requests under way are answered first; what they use is closed after them.
     await app?.close();
+    await scraped?.close();
     await context.close();
   }
+}
+
+/** What the platform sees, on an address of its own: who may reach that is for the network to say. */
+function serveMetrics(address: string, context: ControlContext, metrics: ControlMetrics): Promise<HealthServer> {
+  const platform = new Scope(context, null);
+  return serveHealth(address, {
+    notAlive: () => null,
+    notReady: () => {
+      const down = context.connections.health.find(({ ok }) => !ok);
+      return down === undefined ? null : `${down.name}: ${down.problem ?? 'down'}`;
+    },
+    contentType: metrics.contentType,
+    metrics: () => metrics.text(platform),
+  });
 }
 
 /** Throws `config`: people of the issuer would be of no tenant, and see all of them. */

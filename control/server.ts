@@ -18,7 +18,7 @@ import { tenantOfRequest } from './auth/tenants.ts';
 import type { App, ControlContext } from './context.ts';
 import { describeError, PenstockError } from '../lib/errors.ts';
 import { withoutCredentials } from '../lib/urls.ts';
-import { ControlMetrics } from './metrics.ts';
+import type { ControlMetrics } from './metrics.ts';
 import { openApiOptions } from './openapi.ts';
 import { handleError, sendProblem } from './problem.ts';
 import { addAudit, auditRoutes } from './routes/audit.ts';
@@ -60,7 +60,11 @@ export interface ServerOptions {
   readonly onLog?: (line: string) => void;
 }
 
-export async function buildServer(context: ControlContext, options: ServerOptions): Promise<App> {
+export async function buildServer(
+  context: ControlContext,
+  metrics: ControlMetrics,
+  options: ServerOptions,
+): Promise<App> {
   const app = createApp(options);
   app.setValidatorCompiler(validatorCompiler);
   app.setSerializerCompiler(serializerCompiler);
@@ -76,7 +80,6 @@ export async function buildServer(context: ControlContext, options: ServerOption
       throw new Error(`${route.url}: no access rule`);
   });
 
-  const metrics = new ControlMetrics(context);
   app.addHook('onResponse', async (request, reply) => {
     const route = request.routeOptions.url ?? 'none';
     metrics.observe(route, request.method, reply.statusCode, reply.elapsedTime / 1000);

@@ -5,6 +5,7 @@ import { reportToParent, toJson, untilSignal, version } from '../output.ts';
 interface ServeCommandOptions {
   readonly config: string;
   readonly port?: number;
+  readonly metrics?: string;
   readonly json?: true;
 }
 
@@ -20,6 +21,7 @@ export function addServeCommand(program: Command): void {
     .description('the REST API, /metrics and the admin page, until SIGTERM or Ctrl-C')
     .requiredOption('-c, --config <file>', 'pipeline.yaml')
     .option('--port <n>', 'instead of serve.port; 0 takes any free one', parsePort)
+    .option('--metrics <host:port>', 'serve /metrics, /healthz and /readyz there too, without a token')
     .option('--json', 'print the address as one JSON object')
     .action(async (options: ServeCommandOptions) => {
       const signal = untilSignal();
@@ -40,15 +42,17 @@ export function addServeCommand(program: Command): void {
         version: version(),
         agentConfigProblems: desiredProblems,
         ...(options.port === undefined ? {} : { port: options.port }),
+        ...(options.metrics === undefined ? {} : { metrics: options.metrics }),
         ...(sealKeys === undefined || sealKeys === '' ? {} : { sealKeys }),
         ...(firstToken === undefined || firstToken === '' ? {} : { firstToken }),
-        onServing: ({ url, loopbackOnly }) => {
+        onServing: (serving) => {
+          const { url, metricsUrl, loopbackOnly } = serving;
           reportToParent({ kind: 'serving', url });
-          if (options.json === true) process.stdout.write(`${toJson({ url, loopbackOnly })}\n`);
-          else
-            process.stdout.write(
-              `penstock: serving ${url}${loopbackOnly ? ' to this machine only (no token exists)' : ''}\n`,
-            );
+          const toWhom = loopbackOnly ? ' to this machine only (no token exists)' : '';
+          const scraped = metricsUrl === undefined ? '' : `, and ${metricsUrl}/metrics to everybody`;
+          process.stdout.write(
+            options.json === true ? `${toJson(serving)}\n` : `penstock: serving ${url}${toWhom}${scraped}\n`,
+          );
         },
         onLog: (line) => process.stderr.write(line),
       });

@@ -7,6 +7,7 @@ import { Identity } from './identity.ts';
 import { CsiMetrics } from './metrics.ts';
 import { Keeper } from '../fuse/keeper.ts';
 import { makeMountDaemons, remoteMountDaemons, resumeMounts } from './mount-daemons.ts';
+import type { DaemonSetting, MountDaemons } from './mount-daemons.ts';
 import { Node } from './node.ts';
 import { readSecretsFolder } from './secrets.ts';
 import { serveCsi, socketPath } from './server.ts';
@@ -48,8 +49,6 @@ export async function runCsiDriver(options: CsiOptions): Promise<void> {
   const ownKeeper = `${socketPath(options.endpoint)}.keep`;
   const keeper = options.keeper === undefined ? ownKeeper : socketPath(options.keeper);
   const setting = { cacheDir: options.cacheDir, logDir: options.logDir, keeper };
-  const daemons =
-    options.mounts === undefined ? makeMountDaemons(setting) : remoteMountDaemons(socketPath(options.mounts));
   const keeping = node && keeper === ownKeeper ? new Keeper(log) : undefined;
   try {
     const server = await serveCsi({
@@ -57,7 +56,10 @@ export async function runCsiDriver(options: CsiOptions): Promise<void> {
       services: {
         Identity: new Identity({ version, controller }),
         ...(controller && { Controller: new Controller({ clock: systemClock, ...withSecrets }) }),
-        ...(node && { Node: new Node({ nodeId, daemons, clock: systemClock, ...withSecrets }) }),
+        // A controller alone writes nothing to the disk.
+        ...(node && {
+          Node: new Node({ nodeId, daemons: daemonsOf(options.mounts, setting), clock: systemClock, ...withSecrets }),
+        }),
       },
       onCall: (report) => metrics.record(report),
       log,
@@ -75,4 +77,8 @@ export async function runCsiDriver(options: CsiOptions): Promise<void> {
     keeping?.close();
     await http?.close();
   }
+}
+
+function daemonsOf(mounts: string | undefined, setting: DaemonSetting): MountDaemons {
+  return mounts === undefined ? makeMountDaemons(setting) : remoteMountDaemons(socketPath(mounts));
 }

@@ -9,7 +9,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import { mkdirSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs';
-import { tmpdir, userInfo } from 'node:os';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fromSystemError, isCode } from '../errors.ts';
 import { acquireProcessLock } from '../process-lock.ts';
@@ -26,9 +26,9 @@ export interface Scratch {
   remove(): void;
 }
 
-/** TMPDIR steers it. One a user: a shared one could not be cleaned. */
+/** TMPDIR steers it. One a user (by number: that of a container has no name): a shared one could not be cleaned. */
 export function defaultScratchRoot(): string {
-  return join(tmpdir(), `penstock-scratch-${userInfo().uid}`);
+  return join(tmpdir(), `penstock-scratch-${process.getuid?.() ?? 0}`);
 }
 
 export async function makeScratch(root: string, label: string): Promise<Scratch> {

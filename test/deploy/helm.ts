@@ -19,6 +19,7 @@ export const MATRIX: Readonly<Record<string, object>> = {
     serviceAccount: { annotations: { 'eks.amazonaws.com/role-arn': 'arn:aws:iam::1:role/penstock' } },
     image: { digest: `sha256:${'0'.repeat(64)}`, pullSecrets: [{ name: 'pull' }] },
     runtimeClassName: 'kata',
+    ca: { secret: 'authorities' },
     zone: 'eu-central-1a',
     pipeline: { compactor: { memoryBytes: '2GB' }, topics: { partitions: 12 } },
     volume: { options: ['blockSize=4MiB'], claim: { subPath: 'lake' } },
@@ -47,6 +48,9 @@ export const MATRIX: Readonly<Record<string, object>> = {
     tenants: [{ name: 'team-a', group: 'team-a', storage: '1Ti', lake: { subPath: 'lake/edge.host' } }, { name: 'b' }],
   },
   'pipeline only': {
+    ca: { configMap: 'authorities' },
+    compactor: { spot: false, karpenter: { enabled: true }, scratch: { storageClassName: 'local' } },
+    agent: { machineId: '' },
     csi: { enabled: false },
     control: { enabled: false },
     gc: { enabled: false },
@@ -64,7 +68,11 @@ export const MATRIX: Readonly<Record<string, object>> = {
 
 export interface Manifest {
   readonly kind: string;
-  readonly metadata: { readonly name: string; readonly namespace?: string };
+  readonly metadata: {
+    readonly name: string;
+    readonly namespace?: string;
+    readonly annotations?: Readonly<Record<string, string>>;
+  };
   readonly spec?: Readonly<Record<string, unknown>>;
   readonly data?: Readonly<Record<string, string>>;
   readonly stringData?: Readonly<Record<string, string>>;
@@ -109,17 +117,58 @@ export interface Container {
   readonly volumeMounts?: readonly {
     readonly name: string;
     readonly mountPath: string;
+    readonly readOnly?: boolean;
     readonly mountPropagation?: string;
   }[];
-  readonly env?: readonly { readonly name: string; readonly value?: string }[];
+  readonly env?: readonly {
+    readonly name: string;
+    readonly value?: string;
+    readonly valueFrom?: {
+      readonly secretKeyRef?: { readonly key: string };
+      readonly fieldRef?: { readonly fieldPath: string };
+    };
+  }[];
+  readonly ports?: readonly { readonly name: string; readonly containerPort: number }[];
+  readonly startupProbe?: Probe;
+  readonly livenessProbe?: Probe;
+  readonly readinessProbe?: Probe;
+}
+
+export interface Probe {
+  readonly httpGet: { readonly path: string; readonly port: string };
 }
 
 export interface PodSpec {
   readonly containers: readonly Container[];
   readonly initContainers?: readonly Container[];
   readonly securityContext?: Readonly<Record<string, unknown>>;
-  readonly volumes?: readonly { readonly name: string }[];
+  readonly volumes?: readonly {
+    readonly name: string;
+    readonly hostPath?: { readonly path: string; readonly type?: string };
+    readonly configMap?: object;
+    readonly secret?: object;
+  }[];
   readonly terminationGracePeriodSeconds?: number;
+  readonly hostNetwork?: boolean;
+}
+
+export interface Placed {
+  /** MANIFEST/CONTAINER. */
+  readonly where: string;
+  readonly manifest: Manifest;
+  readonly pod: PodSpec;
+  readonly container: Container;
+}
+
+export function containersOf(rendered: string): Placed[] {
+  return manifests(rendered).flatMap((manifest) => {
+    const pod = podOf(manifest);
+    if (pod === undefined) return [];
+    return [...pod.containers, ...(pod.initContainers ?? [])].map((container) => ({
+      where: `${manifest.metadata.name}/${container.name}`,
+      ...{ manifest, pod, container },
+    }));
+  });
 }
 
 /** The pod of a workload, or undefined for another kind. */

@@ -206,9 +206,13 @@ describe.skipIf(missing('kubernetes', 'custom-resources', 'helm'))('the chart in
     const kept = await token();
     await cluster.helm(['uninstall', 'penstock', '-n', 'penstock', '--wait']);
     let left: string[] = [];
+    // Its own namespace, and those of tenants, with all that they have.
+    const namespaces = ['b', 'penstock', 'team-a'];
     const expected = [
-      ...['configmaps/penstock/kube-root-ca.crt', 'namespaces//penstock'],
-      ...['secrets/penstock/penstock-token', 'serviceaccounts/penstock/default'],
+      ...namespaces.map((name) => `configmaps/${name}/kube-root-ca.crt`),
+      ...namespaces.map((name) => `namespaces//${name}`),
+      'secrets/penstock/penstock-token',
+      ...namespaces.map((name) => `serviceaccounts/${name}/default`),
     ];
     await until('nothing else is left', async () => {
       left = [...(await everything(cluster))].filter((name) => !before.has(name)).sort();

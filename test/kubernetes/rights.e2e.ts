@@ -24,10 +24,7 @@ const SIDECARS_NEED: readonly Access[] = [
   { verbs: [...READ, 'update'], resource: 'persistentvolumeclaims' },
   { verbs: ['patch'], resource: 'persistentvolumeclaims/status' },
   { verbs: ['list', 'watch', 'create', 'update', 'patch'], resource: 'events' },
-  { verbs: READ, resource: 'nodes' },
-  { verbs: READ, resource: 'pods' },
   { verbs: READ, group: 'storage.k8s.io', resource: 'storageclasses' },
-  { verbs: READ, group: 'storage.k8s.io', resource: 'csinodes' },
   { verbs: READ, group: 'storage.k8s.io', resource: 'volumeattributesclasses' },
   { verbs: [...READ, 'update'], group: SNAPSHOTS, resource: 'volumesnapshots' },
   { verbs: [...READ, 'update', 'patch'], group: SNAPSHOTS, resource: 'volumesnapshotcontents' },
@@ -42,6 +39,11 @@ const SIDECARS_NEED: readonly Access[] = [
   { verbs: ['get'], resource: 'secrets', namespace: 'penstock', name: 'penstock' },
 ];
 const NOBODY_MAY: readonly Access[] = [
+  // Of drivers with topology, with attaching, and that must know who uses a volume.
+  { verbs: READ, resource: 'nodes' },
+  { verbs: READ, resource: 'pods' },
+  { verbs: READ, group: 'storage.k8s.io', resource: 'csinodes' },
+  { verbs: READ, group: 'storage.k8s.io', resource: 'volumeattachments' },
   { verbs: ['list', 'watch'], resource: 'secrets' },
   { verbs: ['list', 'create', 'update'], resource: 'secrets', namespace: 'penstock' },
   { verbs: ['get'], resource: 'secrets', namespace: 'penstock', name: 'penstock-token' },
@@ -113,7 +115,7 @@ describe.skipIf(missing('kubernetes', 'custom-resources', 'helm'))('the chart, i
 
   it('lets nobody do more, and programs that do not speak to Kubernetes nothing', async () => {
     const allowed: string[] = [];
-    for (const account of ['csi-controller', 'csi-node', 'pipeline']) {
+    for (const account of ['csi-controller', 'csi-node', 'pipeline', 'agent']) {
       for (const access of [...NOBODY_MAY, ...(account === 'csi-controller' ? [] : SIDECARS_NEED)]) {
         for (const verb of access.verbs) {
           if (await may(account, verb, access)) allowed.push(`${account} ${verb} ${access.resource}`);

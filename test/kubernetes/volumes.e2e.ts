@@ -170,9 +170,7 @@ describe.skipIf(missing('kubernetes', 'custom-resources', 'csi-sidecars', 'helm'
       for (const name of ['provisioner', 'resizer', 'snapshotter']) {
         const log = readFileSync(join(cluster.folder, `${name}.log`), 'utf8');
         expect(log).toContain('Successfully acquired lease');
-        // Newer snapshotters ask once whether there are groups of snapshots, which the driver does not offer.
-        const refused = log.split('\n').filter((line) => line.includes('forbidden'));
-        expect(refused.filter((line) => !line.includes('volumegroupsnapshotcontents'))).toEqual([]);
+        expect(log.split('\n').filter((line) => line.includes('forbidden'))).toEqual([]);
       }
     });
   },

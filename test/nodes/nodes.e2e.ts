@@ -118,8 +118,9 @@ describe.skipIf(cannotMount() || missing('redis-server', 'versitygw', 'kafka'))(
     expect(atCut).toBeLessThan(READINGS);
     edge.restore();
     const compact = launch(base, 'compactor', [], ['compact', '-c', pipeline, '--ignore-lag']);
-    // In the middle: its DuckDB has been started.
-    await until('the compactor works', () => compact.exitCode !== null || descendants(compact.pid ?? 0).length > 0);
+    // In the middle: its DuckDB has been started. (The shell that starts it has children of its own.)
+    const works = (): boolean => descendants(compact.pid ?? 0).some(({ command }) => command.includes('sql-worker'));
+    await until('the compactor works', () => compact.exitCode !== null || works());
     compact.kill('SIGTERM');
     expect(await exit(compact)).not.toBeNull();
     await nodes[1].driver.kill();

@@ -82,22 +82,36 @@ image: {{ include "penstock.image" . }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
 {{- end }}
 
-{{/* (dict "root" $ "values" .Values.lander): where a pod may run. */}}
+{{/*
+(dict "root" $ "values" .Values.lander): where a pod may run. With "everyNode" it is one of each node, with "spread" (its selector) several of it are on several nodes, which a zone
+that is asked for goes before.
+*/}}
 {{- define "penstock.placement" -}}
-{{- with .values.nodeSelector }}
-nodeSelector: {{ toYaml . | nindent 2 }}
-{{- end }}
+enableServiceLinks: false
+nodeSelector: {{ merge (dict "kubernetes.io/os" "linux") (.values.nodeSelector | default dict) | toYaml | nindent 2 }}
 {{- $spot := .values.spot | default false }}
-{{- if or .values.tolerations $spot }}
+{{- $pool := (.values.karpenter | default dict).enabled }}
+{{- if or .values.tolerations $spot $pool }}
 tolerations:
   {{- with .values.tolerations }}{{ toYaml . | nindent 2 }}{{ end }}
   {{- if $spot }}
   - { key: karpenter.sh/capacity-type, operator: Equal, value: spot, effect: NoSchedule }
+  {{- end }}
+  {{- if or $spot $pool }}
   - { key: penstock.io/compactor, operator: Exists, effect: NoSchedule }
   {{- end }}
 {{- end }}
 {{- if .values.affinity }}
 affinity: {{ toYaml .values.affinity | nindent 2 }}
+{{- else if .everyNode }}
+# But what only stands for a node: it runs no pod of a DaemonSet.
+affinity:
+  nodeAffinity:
+    requiredDuringSchedulingIgnoredDuringExecution:
+      nodeSelectorTerms:
+        - matchExpressions:
+            - { key: eks.amazonaws.com/compute-type, operator: NotIn, values: [fargate] }
+            - { key: type, operator: NotIn, values: [virtual-kubelet] }
 {{- else if or .root.Values.zone $spot }}
 affinity:
   nodeAffinity:
@@ -112,6 +126,16 @@ affinity:
       - weight: 50
         preference: { matchExpressions: [{ key: eks.amazonaws.com/capacityType, operator: In, values: [SPOT] }] }
       {{- end }}
+{{- end }}
+{{- with .spread }}
+topologySpreadConstraints:
+  - maxSkew: 1
+    topologyKey: kubernetes.io/hostname
+    whenUnsatisfiable: ScheduleAnyway
+    # Those that it replaces do not count.
+    matchLabelKeys: [pod-template-hash]
+    labelSelector:
+      matchLabels: {{ . | nindent 8 }}
 {{- end }}
 {{- with .values.priorityClassName }}
 priorityClassName: {{ . }}
@@ -130,9 +154,41 @@ runtimeClassName: {{ . }}
 {{- end }}
 {{- end }}
 
-{{/* Restarts the pods that read it when it changes. */}}
-{{- define "penstock.configSum" -}}
-checksum/config: {{ include (print $.Template.BasePath "/config.yaml") . | sha256sum }}
+{{/*
+(dict "root" $ "file" "pipeline.yaml" "keys" (list "log" "meta")): restarts the pods that read this file, and have these URLs from the chart's Secret, when they change.
+What changes in a Secret that is not the chart's is for its owner to tell them (docs/RUNBOOK.md).
+*/}}
+{{- define "penstock.sums" -}}
+{{- with .file }}
+checksum/config: {{ get (include (print $.root.Template.BasePath "/config.yaml") $.root | fromYaml).data . | sha256sum }}
+{{- end }}
+{{- if not .root.Values.existingSecret }}
+{{- $all := merge (pick .root.Values "log" "store" "meta") .root.Values.s3 }}
+{{- $has := dict }}
+{{- range .keys }}{{ $_ := set $has . (get $all .) }}{{ end }}
+checksum/secret: {{ toJson $has | sha256sum }}
+{{- end }}
+{{- end }}
+
+{{/* What trusts a certificate authority of yours. */}}
+{{- define "penstock.caEnv" -}}
+{{- if or .Values.ca.configMap .Values.ca.secret }}
+- { name: NODE_EXTRA_CA_CERTS, value: /etc/penstock-ca/ca.crt }
+{{- end }}
+{{- end }}
+
+{{- define "penstock.caMount" -}}
+{{- if or .Values.ca.configMap .Values.ca.secret }}
+- { name: ca, mountPath: /etc/penstock-ca, readOnly: true }
+{{- end }}
+{{- end }}
+
+{{- define "penstock.caVolume" -}}
+{{- if .Values.ca.configMap }}
+- { name: ca, configMap: { name: {{ .Values.ca.configMap }}, items: [{ key: ca.crt, path: ca.crt }] } }
+{{- else if .Values.ca.secret }}
+- { name: ca, secret: { secretName: {{ .Values.ca.secret }}, items: [{ key: ca.crt, path: ca.crt }] } }
+{{- end }}
 {{- end }}
 
 {{/* Of the storage class. */}}
@@ -150,13 +206,18 @@ csi.storage.k8s.io/{{ $step }}-secret-namespace: {{ $.Release.Namespace }}
 [{{ ternary "Persistent, Ephemeral" "Persistent" .Values.csi.inline.enabled }}]
 {{- end }}
 
+{{/* As fs-gateway/csi/identity.ts has it. */}}
+{{- define "penstock.driver" -}}
+penstock.csi
+{{- end }}
+
 {{/* The three of these take what `penstock.lakeClaim` takes. */}}
 {{- define "penstock.lakeVolume" -}}
 {{ printf "%s-%s-%s" (include "penstock.name" .root) .label .claim | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
 {{- define "penstock.lakeSource" -}}
-driver: {{ .root.Values.csi.driverName }}
+driver: {{ include "penstock.driver" .root }}
 volumeHandle: 'penstock:{{ .root.Values.volume.name }}#{{ .label | trunc 32 }}'
 readOnly: true
 {{- with .subPath }}

@@ -1,0 +1,112 @@
+/** Each container of the chart that is ours, started as its pod says: it answers its probes, does its work, and ends in order at SIGTERM. */
+import { chmodSync, mkdirSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { until } from '../support/mount-guard.ts';
+import { cannotMount, missing } from '../support/services.ts';
+import { tempDir } from '../support/temp.ts';
+import { startContainer, type BoxedContainer, type Setting } from './container.ts';
+import { containersOf, manifests, template, THREE_URLS, type Placed, type Probe } from './helm.ts';
+
+/** What serves, with the line that says so where there is no port. */
+const SERVING = [
+  ...['penstock-agent/agent', 'penstock-lander/lander', 'penstock-control/control'],
+  ...['penstock-csi-controller/csi', 'penstock-csi-node/csi', 'penstock-csi-mounts/mounts'],
+];
+const TOKEN = 'a-token-of-forty-characters-for-the-test';
+
+async function ready(one: Placed, running: BoxedContainer): Promise<void> {
+  const { startupProbe, livenessProbe, readinessProbe } = one.container;
+  const probes = [startupProbe, livenessProbe, readinessProbe].flatMap((probe) => probe ?? []);
+  // Of the driver's own, not of the sidecar that asks it over its socket.
+  for (const { httpGet } of probes.filter((probe) => probe.httpGet.port !== 'healthz')) {
+    await passes(one, running, httpGet);
+  }
+  if (probes.length > 0) return;
+  let told = '';
+  running.child.stdout?.on('data', (text: string) => (told += text));
+  await until(`${one.where} serves`, () => told.includes('endpoint'));
+}
+
+async function passes({ where }: Placed, running: BoxedContainer, { path, port }: Probe['httpGet']): Promise<void> {
+  let answer: Awaited<ReturnType<BoxedContainer['get']>>;
+  await until(`${where} answers ${path}`, async () => {
+    const { exitCode } = running.child;
+    if (exitCode !== null) throw new Error(`${where} ended with ${exitCode}: ${(await running.finished).stderr}`);
+    answer = await running.get(path, port);
+    return answer?.status === 200;
+  }).catch(async (error: unknown) => {
+    running.child.kill('SIGKILL');
+    throw new Error(`${String(error)}: ${JSON.stringify(answer)} ${JSON.stringify(await running.finished)}`);
+  });
+}
+
+describe.skipIf(cannotMount() || missing('helm'))('the containers of the chart', () => {
+  it('run as their pods say, answer their probes, and end at SIGTERM', async () => {
+    const base = tempDir('containers');
+    chmodSync(base, 0o755);
+    const rendered = await template(THREE_URLS);
+    const data = manifests(rendered).find(({ kind, metadata }) => kind === 'ConfigMap' && metadata.name === 'penstock');
+    const tmp = join(base, 'tmp');
+    mkdirSync(tmp);
+    chmodSync(tmp, 0o777);
+    const ports = { log: 'file:/tmp/log', meta: 'sqlite:/tmp/meta.db', store: 'dir:/tmp/objects' };
+    const setting: Setting = {
+      ...{ base, config: data?.data ?? {}, secrets: { ...ports, token: TOKEN } },
+      // What Kafka, Redis and S3 are to the pods, files in one folder are here.
+      shared: { tmp, scratch: tmp },
+    };
+    const own = containersOf(rendered).filter(({ container }) => container.image.startsWith('penstock/penstock'));
+    const byName = new Map(own.map((one) => [one.where, one]));
+    const named = (where: string): Placed => {
+      const found = byName.get(where);
+      if (found === undefined) throw new Error(`there is no ${where}`);
+      return found;
+    };
+    // Nothing that the chart starts is left out.
+    const jobs = ['penstock-format/format', 'penstock-compactor/compactor', 'penstock-gc/gc'];
+    expect([...byName.keys()].sort()).toEqual([...SERVING, ...jobs].sort());
+
+    const finish = async (where: string): Promise<void> => {
+      const { status, stderr } = await (await startContainer(named(where), setting)).finished;
+      expect(stderr.replace(/^.*ExperimentalWarning.*\n.*\n/, ''), where).toBe('');
+      expect(status, where).toBe(0);
+    };
+    await finish('penstock-format/format');
+    const serving = await Promise.all(
+      SERVING.map(async (where) => {
+        const one = named(where);
+        // Another user's, it makes files that the others may not write.
+        const running = await startContainer(one, where.endsWith('/agent') ? { ...setting, shared: {} } : setting);
+        await ready(one, running);
+        return { where, running };
+      }),
+    );
+    const control = serving.find(({ where }) => where.endsWith('/control'))?.running;
+    const scraped = await control?.get('/metrics', 'control-metrics');
+    expect(scraped).toMatchObject({
+      status: 200,
+      body: expect.stringContaining('penstock_port_up{port="log"} 1') as string,
+    });
+    expect((await control?.get('/metrics', 'http'))?.status).toBe(401);
+    for (const job of jobs.slice(1)) await finish(job);
+    for (const { where, running } of serving) {
+      running.child.kill('SIGTERM');
+      const { status, stderr } = await running.finished;
+      expect(status, `${where}: ${stderr}`).toBe(0);
+    }
+    expect(readdirSync(tmp)).toEqual(expect.arrayContaining(['log', 'meta.db', 'objects']));
+  }, 240_000);
+
+  it('let the compactor use a folder of the host that is root’s', async () => {
+    const base = tempDir('containers');
+    chmodSync(base, 0o755);
+    const rendered = await template([...THREE_URLS, '--set', 'compactor.scratch.hostPath=/mnt/nvme']);
+    const data = manifests(rendered).find(({ kind, metadata }) => kind === 'ConfigMap' && metadata.name === 'penstock');
+    const one = containersOf(rendered).find(({ where }) => where === 'penstock-compactor/compactor');
+    if (one === undefined) throw new Error('there is no compactor');
+    const secrets = { log: 'file:/tmp/log', meta: 'sqlite:/tmp/meta.db', store: 'dir:/tmp/objects' };
+    const { status, stderr } = await (await startContainer(one, { base, config: data?.data ?? {}, secrets })).finished;
+    expect(status, stderr).toBe(0);
+  }, 60_000);
+});
