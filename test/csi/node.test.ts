@@ -2,12 +2,13 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { status as Status } from '@grpc/grpc-js';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import type { CsiAnswer } from '../../fs-gateway/csi/client.ts';
+import type { CsiError } from '../../fs-gateway/csi/status.ts';
 import { failureOf } from '../support/csi.ts';
 import { startServices } from '../support/fs-volume.ts';
 import type { Services } from '../support/fs-volume.ts';
-import { guardMount, isMounted, run, shell, until } from '../support/mount-guard.ts';
+import { guardMount, isAlive, isMounted, run, shell, until } from '../support/mount-guard.ts';
 import { cannotMount, missing } from '../support/services.ts';
 import { makeNode } from './csi-node.ts';
 import { WRITER } from './csi-volume.ts';
@@ -136,6 +137,51 @@ describe.skipIf(cannotMount() || missing('redis-server', 'versitygw'))('the CSI 
     await node.unstage();
     expect(isMounted(node.staging)).toBe(false);
     expect(readFileSync(node.driver.logPath, 'utf8')).not.toContain('hunter2');
+  });
+
+  it('answers each call while Redis hangs, leaves nothing behind, and does it when Redis is back', async () => {
+    const node = await makeNode(services, 'pvc-hung', 8);
+    const other = await makeNode(services, 'pvc-hung-too', 8);
+    await node.stage();
+    await node.publish('pod');
+    const target = node.target('pod');
+    await shell('echo kept > "$1/file"; sync "$1/file"', target);
+    const { pid } = services.redis;
+    onTestFinished(() => {
+      if (isAlive(pid)) process.kill(pid, 'SIGCONT');
+    });
+    process.kill(pid, 'SIGSTOP');
+    const calls: Readonly<Record<string, () => Promise<unknown>>> = {
+      stage: () => other.stage(),
+      publish: () => node.publish('second'),
+      stats: () => node.call('NodeGetVolumeStats', { volumePath: target }),
+      expand: () => node.call('NodeExpandVolume', { volumePath: target, capacityRange: { requiredBytes: 20e6 } }),
+    };
+    const outcomes = await Promise.all(
+      Object.values(calls).map((call) =>
+        call().then(
+          () => Status.OK,
+          (error: unknown) => (error as CsiError).code,
+        ),
+      ),
+    );
+    // What needs Redis says so; the rest is the kernel's to answer.
+    expect(outcomes[0]).toBe(Status.UNAVAILABLE);
+    for (const outcome of outcomes) expect([Status.OK, Status.UNAVAILABLE]).toContain(outcome);
+    expect(isMounted(other.staging)).toBe(false);
+    if (outcomes[1] !== Status.OK) expect(existsSync(node.target('second'))).toBe(false);
+    process.kill(pid, 'SIGCONT');
+    for (const [name, call] of Object.entries(calls)) {
+      await until(`${name} works`, () =>
+        call().then(
+          () => true,
+          () => false,
+        ),
+      );
+    }
+    expect(await shell('cat "$1/file"', node.target('second'))).toBe('kept\n');
+    await node.clean('pod', 'second');
+    await other.clean();
   });
 
   it('touches no mount that is not its own', async () => {

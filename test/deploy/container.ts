@@ -55,7 +55,7 @@ export interface BoxedContainer extends Running {
 
 /** Its process is the program itself: a signal reaches it as it would in a pod. */
 export async function startContainer(placed: Placed, setting: Setting): Promise<BoxedContainer> {
-  const { manifest, pod, container } = placed;
+  const { manifest, container } = placed;
   const folder = join(setting.base, `${manifest.metadata.name}-${container.name}`);
   const root = join(folder, 'root');
   mkdirSync(root, { recursive: true });
