@@ -9,11 +9,12 @@
 import type { Clock } from '../lib/clock.ts';
 import type { PipelineConfig } from '../lib/config/pipeline.ts';
 import { describeError, PenstockError } from '../lib/errors.ts';
-import { catalogOf, volumeOf } from '../lib/lake/ports.ts';
+import { catalogOf, openLakeStore, volumeOf } from '../lib/lake/ports.ts';
 import type { Log } from '../lib/log/log.ts';
 import type { MetaEngine } from '../lib/meta/engine.ts';
-import { absoluteUrl, openLog, openMeta, openStore } from '../lib/registry.ts';
+import { absoluteUrl, openLog, openMeta } from '../lib/registry.ts';
 import type { ObjectStore } from '../lib/store/store.ts';
+import type { ForeignCatalog } from '../lib/table/foreign/foreign-catalog.ts';
 import type { LakeContext } from '../lib/table/table.ts';
 import { withoutCredentials } from '../lib/urls.ts';
 import { VolumeKeys } from '../lib/volume/keys.ts';
@@ -124,7 +125,7 @@ async function withDeadline<T>(work: Promise<T>): Promise<T> {
 export class Connections {
   readonly volume: string;
   readonly #clock: Clock;
-  readonly #catalog: Pick<LakeContext, 'catalog'>;
+  readonly #catalog: ForeignCatalog | undefined;
   readonly #engine: Connection<MetaEngine>;
   readonly #store: Connection<ObjectStore>;
   readonly #log: Connection<Log>;
@@ -148,7 +149,7 @@ export class Connections {
     this.#store = new Connection({
       name: 'store',
       configured: withoutCredentials(config.store),
-      open: () => openStore(absoluteUrl(config.store, baseDir)),
+      open: () => openLakeStore(config, baseDir, this.#catalog, clock),
       probe: (store) => store.head('penstock/probe'),
       clock,
     });
@@ -193,7 +194,7 @@ export class Connections {
       store: this.#store.get(),
       volume: this.volume,
       clock: this.#clock,
-      ...this.#catalog,
+      ...(this.#catalog && { catalog: this.#catalog }),
     };
   }
 

@@ -6,7 +6,7 @@ import { isAbsolute, resolve } from 'node:path';
 import { PenstockError } from './errors.ts';
 import type { Log, OpenLog } from './log/log.ts';
 import type { MetaEngine, OpenMetaEngine, SessionOptions } from './meta/engine.ts';
-import type { ObjectStore, OpenObjectStore, StoreCredentials } from './store/store.ts';
+import type { CredentialSource, ObjectStore, OpenObjectStore, StoreCredentials } from './store/store.ts';
 import { parsePortUrl, shownInError } from './urls.ts';
 import type { Vendor } from './vendor.ts';
 
@@ -121,7 +121,7 @@ export async function openLog(text: string): Promise<Log> {
   return (await load())(url);
 }
 
-export async function openStore(text: string, credentials?: StoreCredentials): Promise<ObjectStore> {
+export async function openStore(text: string, credentials?: StoreCredentials | CredentialSource): Promise<ObjectStore> {
   const { url, load } = driver('object store', storeDrivers, text);
   return (await load())(url, credentials);
 }

@@ -23,15 +23,19 @@ export interface LandedRows {
   assertCurrent(): Promise<void>;
 }
 
-/** Throws `conflict` from `assertCurrent`, and when others changed the schema in another way. */
-export async function commitRows({ lake, dataset, place }: CommitScope, rows: LandedRows): Promise<void> {
-  const { fields, files, ranges, own } = rows;
+/** Makes the table unless it is there: before its first file, as a catalog may hand out credentials for what is in tables only. */
+export async function ensureTable({ lake, dataset }: CommitScope, fields: readonly Field[]): Promise<void> {
   const sortFields = dataset.sort.filter((name) => fields.some((field) => field.name === name));
   const schema: Schema = { type: 'struct', fields: [...addedIcebergFields(), ...fields.map(toIceberg)] };
   await createTable(lake, dataset.name, {
     schema,
     sortFields: [...sortFields, ...SORT_TAIL].map((name) => ({ name })),
   });
+}
+
+/** Into a table that is there. Throws `conflict` from `assertCurrent`, and when others changed the schema in another way. */
+export async function commitRows({ lake, dataset, place }: CommitScope, rows: LandedRows): Promise<void> {
+  const { fields, files, ranges, own } = rows;
   const add = files.map((file) => file.dataFile);
   await commitTable(lake, dataset.name, async (state) => {
     await rows.assertCurrent();

@@ -14,7 +14,7 @@ import { moveOffsets, readOffsets } from '../../lib/lake/offsets.ts';
 import { quarantineWrite } from '../../lib/lake/quarantine.ts';
 import { PenstockError } from '../../lib/errors.ts';
 import { watchClock } from '../steady-clock.ts';
-import { commitRows, type OwnRecords } from './commit-rows.ts';
+import { commitRows, ensureTable, type OwnRecords } from './commit-rows.ts';
 import {
   type CommitScope,
   type DeadLetterObject,
@@ -53,6 +53,9 @@ export async function commitStaged(
   }));
   const assertSteady = watchClock(scope.lake.clock);
   scope.traces?.writing();
+  // In a foreign catalog every move of the offsets is a snapshot, which is what two landers are compared by.
+  const isSnapshot = staging.table.rows > 0 || scope.lake.catalog !== undefined;
+  if (isSnapshot) await ensureTable(scope, staging.fields);
   const files = await writeHours(scope, staging, ranges);
   const deadLetters = await writeDeadLetters(scope, staging, ranges);
   const totals = {
@@ -69,9 +72,7 @@ export async function commitStaged(
     assertSteady();
   };
   scope.traces?.committing();
-  // In a foreign catalog every move of the offsets is a snapshot, which is what two landers are compared by.
-  if (files.length > 0 || scope.lake.catalog !== undefined)
-    await commitRows(scope, { fields: staging.fields, files, ranges, own, assertCurrent });
+  if (isSnapshot) await commitRows(scope, { fields: staging.fields, files, ranges, own, assertCurrent });
   else {
     assertSteady();
     await commitWithoutRows(scope, own, assertCurrent);
@@ -115,7 +116,9 @@ async function commitWithoutRows(
   assertCurrent: () => Promise<void>,
 ): Promise<void> {
   const result = await scope.lake.engine.commit({ ...own, operation: randomUUID() });
-  if (!result.ok) await assertCurrent();
+  if (result.ok) return;
+  await assertCurrent();
+  throw new PenstockError('conflict', `${scope.dataset.name}: the offsets were moved by another lander`);
 }
 
 async function assertOffsets(scope: CommitScope, moved: readonly PartitionCursor[]): Promise<void> {

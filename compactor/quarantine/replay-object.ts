@@ -17,7 +17,7 @@ import { isCode, PenstockError } from '../../lib/errors.ts';
 import type { DatasetConfig } from '../../lib/config/pipeline.ts';
 import type { DuckDb } from '../../lib/sql/duckdb.ts';
 import type { LakeContext } from '../../lib/table/table.ts';
-import { commitRows } from '../lander/commit-rows.ts';
+import { commitRows, ensureTable } from '../lander/commit-rows.ts';
 import { type OffsetRange, writeDeadLetters, writeHours } from '../lander/land-files.ts';
 import { type OpenStaging, openStaging } from '../lander/open-staging.ts';
 import { type StagePlace, stagePortion } from '../lander/stage-portion.ts';
@@ -109,6 +109,7 @@ async function replayLetters(scope: ReplayScope, letters: LetterObject, committe
     const { place, ranges } = staged;
     const target = { lake, dataset, db, scratchDir, place };
     const assertSteady = watchClock(lake.clock);
+    await ensureTable(target, staging.fields);
     const files = await writeHours(target, staging, ranges);
     const rest = await writeDeadLetters(target, staging, ranges);
     const oldRecord = quarantineKey(lake.volume, dataset.name, letters.key);

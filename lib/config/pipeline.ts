@@ -205,11 +205,13 @@ export const pipelineSchema = z.strictObject({
           credentialFile: z.string().min(1).optional(),
           oauthUri: httpUrl.optional(),
           scope: z.string().min(1).optional(),
+          /** The objects of its tables are reached with credentials that it hands out. */
+          accessDelegation: z.literal('vended-credentials').optional(),
         }),
       ],
       {
         error:
-          'expected embedded, the URL of an Iceberg REST catalog, or { uri, warehouse, tokenFile | credentialFile, oauthUri, scope }',
+          'expected embedded, the URL of an Iceberg REST catalog, or { uri, warehouse, tokenFile | credentialFile, oauthUri, scope, accessDelegation }',
       },
     )
     .transform((catalog) => (catalog === 'embedded' ? null : typeof catalog === 'string' ? { uri: catalog } : catalog))

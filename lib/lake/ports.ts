@@ -2,9 +2,13 @@
 import { resolve } from 'node:path';
 import { type Clock, systemClock } from '../clock.ts';
 import type { PipelineConfig } from '../config/pipeline.ts';
+import { PenstockError } from '../errors.ts';
 import type { Log } from '../log/log.ts';
 import { absoluteUrl, openLog, openMeta, openStore } from '../registry.ts';
+import type { ObjectStore } from '../store/store.ts';
 import { ForeignCatalog } from '../table/foreign/foreign-catalog.ts';
+import { VendedStore } from '../table/foreign/vended-store.ts';
+import { tableFolder } from '../table/keys.ts';
 import type { LakeContext } from '../table/table.ts';
 
 const DEFAULT_VOLUME = 'lake';
@@ -31,11 +35,12 @@ export async function openLake(
   kind: string,
   clock: Clock = systemClock,
 ): Promise<LakePorts> {
-  const store = await openStore(absoluteUrl(config.store, baseDir));
+  const catalog = catalogOf(config, baseDir);
+  const store = await openLakeStore(config, baseDir, catalog, clock);
   try {
     const engine = await openMeta(absoluteUrl(config.meta, baseDir), { kind, leaseMs: LEASE_MS });
     return {
-      lake: { engine, store, volume: volumeOf(config), clock, ...catalogOf(config, baseDir) },
+      lake: { engine, store, volume: volumeOf(config), clock, ...(catalog && { catalog }) },
       close: async () => {
         await engine.close();
         await store.close();
@@ -62,13 +67,37 @@ export async function withLake<T>(
   }
 }
 
+/** The store of the tables, with the credentials that their catalog hands out where it is to. Nothing is asked of either yet. */
+export async function openLakeStore(
+  config: PipelineConfig,
+  baseDir: string,
+  catalog: ForeignCatalog | undefined,
+  clock: Clock,
+): Promise<ObjectStore> {
+  const url = absoluteUrl(config.store, baseDir);
+  if (catalog === undefined || config.catalog?.accessDelegation === undefined) return openStore(url);
+  if (!url.startsWith('s3:')) {
+    throw new PenstockError(
+      'config',
+      `catalog.accessDelegation: a catalog hands out credentials of s3:// stores, store is ${url}`,
+    );
+  }
+  const base = await openStore(url);
+  return new VendedStore({
+    base,
+    open: (credentials) => openStore(url, credentials),
+    vend: (table) => catalog.credentials(table, base.location(tableFolder(table).slice(0, -1))),
+    clock,
+  });
+}
+
 /** The tables' catalog, where it is not the engine. Nothing is asked of it yet. */
-export function catalogOf({ catalog }: PipelineConfig, baseDir: string): Pick<LakeContext, 'catalog'> {
-  if (catalog === null) return {};
+export function catalogOf({ catalog }: PipelineConfig, baseDir: string): ForeignCatalog | undefined {
+  if (catalog === null) return undefined;
   const resolved = (path?: string): string | undefined => (path === undefined ? undefined : resolve(baseDir, path));
   const { tokenFile, credentialFile } = catalog;
   const files = { tokenFile: resolved(tokenFile), credentialFile: resolved(credentialFile) };
-  return { catalog: new ForeignCatalog({ ...catalog, ...files }) };
+  return new ForeignCatalog({ ...catalog, ...files });
 }
 
 export function openPipelineLog(config: PipelineConfig, baseDir: string): Promise<Log> {

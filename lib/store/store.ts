@@ -69,6 +69,10 @@ export interface ObjectStore {
 export interface StoreCredentials {
   readonly accessKeyId: string;
   readonly secretAccessKey: string;
+  readonly sessionToken?: string;
 }
 
-export type OpenObjectStore = (url: URL, credentials?: StoreCredentials) => Promise<ObjectStore>;
+/** Asked before each request, for credentials that change: it answers with what it holds while that is good. */
+export type CredentialSource = () => Promise<StoreCredentials>;
+
+export type OpenObjectStore = (url: URL, credentials?: StoreCredentials | CredentialSource) => Promise<ObjectStore>;

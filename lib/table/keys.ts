@@ -28,6 +28,13 @@ export function tableFolder(name: string): string {
   return dot < 0 ? `tables/${DEFAULT_NAMESPACE}/${name}/` : `tables/${name.slice(0, dot)}/${name.slice(dot + 1)}/`;
 }
 
+/** The table in whose folder a key lies; null: in none. */
+export function tableOfKey(key: string): string | null {
+  const [, namespace, table] = /^tables\/([^/]+)\/([^/]+)\//.exec(key) ?? [];
+  if (namespace === undefined || table === undefined) return null;
+  return namespace === DEFAULT_NAMESPACE ? table : `${namespace}.${table}`;
+}
+
 /** The object key of a data file; `file` is unique and may hold folders, as `hour=2026-01-31T07/abc.parquet`. */
 export function dataFileKey(name: string, file: string): string {
   return `${tableFolder(name)}data/${file}`;

@@ -23,8 +23,8 @@ export interface S3Server {
   stop(): Promise<void>;
 }
 
-/** Started for `beforeAll`, stopped by the caller. */
-export async function startVersitygw(): Promise<S3Server> {
+/** Started for `beforeAll`, stopped by the caller. `flags`: of the program, before those of its folder. */
+export async function startVersitygw(...flags: readonly string[]): Promise<S3Server> {
   const binary = requireService('versitygw');
   const folder = makeTempDir('s3');
   const [accessKeyId, secretAccessKey] = ['test-access', 'test-secret'];
@@ -40,7 +40,7 @@ export async function startVersitygw(): Promise<S3Server> {
     await exited;
   };
   const restore = async (): Promise<void> => {
-    const started = spawn(binary, ['--port', `127.0.0.1:${port}`, '--quiet', 'posix', folder], {
+    const started = spawn(binary, ['--port', `127.0.0.1:${port}`, '--quiet', ...flags, 'posix', folder], {
       stdio: 'ignore',
       env: { ...process.env, ROOT_ACCESS_KEY: accessKeyId, ROOT_SECRET_KEY: secretAccessKey },
     });

@@ -14,7 +14,7 @@ import type { S3ClientConfig } from '@aws-sdk/client-s3';
 import { NodeHttpHandler } from '@smithy/node-http-handler';
 import { systemClock } from '../../clock.ts';
 import { PenstockError } from '../../errors.ts';
-import type { StoreCredentials } from '../store.ts';
+import type { CredentialSource, StoreCredentials } from '../store.ts';
 import { DirectGets } from './direct-gets.ts';
 import { Pace } from './pace.ts';
 import type { S3Options } from './s3-options.ts';
@@ -33,11 +33,11 @@ const RETRYABLE_CLIENT_ERRORS = new Set(['ConditionalRequestConflict', 'Operatio
 /** Without credentials, those of the AWS chain. `lookup`: how hosts are resolved, of requests without `into`. */
 export function makeS3Client(
   options: S3Options,
-  credentials: StoreCredentials | undefined,
+  credentials: StoreCredentials | CredentialSource | undefined,
   lookup?: LookupFunction,
 ): S3Client {
   return new S3Client({
-    ...(credentials === undefined ? {} : { credentials: { ...credentials } }),
+    ...(credentials === undefined ? {} : { credentials: given(credentials) }),
     region: options.region,
     forcePathStyle: options.pathStyle,
     ...(options.endpoint === null ? {} : { endpoint: options.endpoint }),
@@ -47,6 +47,12 @@ export function makeS3Client(
     requestChecksumCalculation: 'WHEN_REQUIRED',
     responseChecksumValidation: 'WHEN_REQUIRED',
   });
+}
+
+function given(credentials: StoreCredentials | CredentialSource): NonNullable<S3ClientConfig['credentials']> {
+  if (typeof credentials !== 'function') return { ...credentials };
+  // The SDK keeps credentials until five minutes before they end; how long ours serve is their source's to say.
+  return async () => ({ ...(await credentials()), expiration: new Date(0) });
 }
 
 type Response = Awaited<ReturnType<NodeHttpHandler['handle']>>['response'];

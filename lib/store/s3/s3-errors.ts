@@ -52,6 +52,7 @@ function codeOf({ name, status }: S3Failure, system: string | undefined): ErrorC
     case 'ExpiredToken':
     case 'ExpiredTokenException':
     case 'InvalidAccessKeyId':
+    case 'InvalidToken':
     case 'RequestExpired':
     case 'RequestTimeTooSkewed':
     case 'SignatureDoesNotMatch':

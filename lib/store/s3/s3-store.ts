@@ -25,7 +25,15 @@ import type { PutObjectCommandInput, S3Client } from '@aws-sdk/client-s3';
 import { Upload } from '@aws-sdk/lib-storage';
 import { fromSystemError, PenstockError } from '../../errors.ts';
 import { assertObjectKey, isObjectKey, throwIfAborted } from '../object-key.ts';
-import type { CallOptions, GetOptions, ObjectInfo, ObjectStore, PutOptions, StoreCredentials } from '../store.ts';
+import type {
+  CallOptions,
+  CredentialSource,
+  GetOptions,
+  ObjectInfo,
+  ObjectStore,
+  PutOptions,
+  StoreCredentials,
+} from '../store.ts';
 import { ANSWER_BYTES_MAX, makeS3Client } from './s3-client.ts';
 import type { SendOptions } from './s3-client.ts';
 import { failureOf, isAbsent, isPreconditionFailed, toStoreError } from './s3-errors.ts';
@@ -43,7 +51,7 @@ const DELETE_ROUNDS_MAX = 4;
 /** Metadata of an object whose put may have to be recognised. */
 const MARK = 'penstock-put';
 
-export async function openS3Store(url: URL, credentials?: StoreCredentials): Promise<ObjectStore> {
+export async function openS3Store(url: URL, credentials?: StoreCredentials | CredentialSource): Promise<ObjectStore> {
   return new S3Store(parseS3Url(url), credentials);
 }
 
@@ -55,7 +63,7 @@ class S3Store implements ObjectStore {
   #bucketSeen = false;
   #closed = false;
 
-  constructor(options: S3Options, credentials: StoreCredentials | undefined) {
+  constructor(options: S3Options, credentials: StoreCredentials | CredentialSource | undefined) {
     this.#options = options;
     this.#client = makeS3Client(options, credentials);
     this.#base = `s3://${options.bucket}/${options.prefix}`;

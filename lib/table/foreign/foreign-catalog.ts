@@ -21,6 +21,7 @@ import { type CommitParts, type LakeContext, stateOf, type TableCatalog, type Ta
 import { follow, holds, withRedo } from './follow.ts';
 import { RestClient, type RestCatalogOptions } from './rest-client.ts';
 import { updatesBetween, updatesOfNew } from './updates.ts';
+import { vendedIn, type VendedCredentials } from './vended-credentials.ts';
 
 const SENDS_MAX = 5;
 const PAUSE_MS = 200;
@@ -35,6 +36,8 @@ interface Loaded {
 
 export class ForeignCatalog implements TableCatalog {
   readonly #client: RestClient;
+  /** Catalogs may leave the endpoint of credentials out. */
+  #hasCredentials = true;
 
   constructor(options: RestCatalogOptions) {
     this.#client = new RestClient(options);
@@ -76,6 +79,30 @@ export class ForeignCatalog implements TableCatalog {
     if (committed === null) return null;
     await this.#state(lake, name, committed);
     return committed.location;
+  }
+
+  /** Those that the catalog hands out for a table of ours, which lies at `location`. Throws `not-found` without a table, `config` without any. */
+  async credentials(name: string, location: string): Promise<VendedCredentials> {
+    const given = this.#hasCredentials ? await this.#ownCredentials(name, location) : null;
+    if (given !== null) return given;
+    const { status, body } = await this.#client.request('GET', `${pathOf(name)}?snapshots=refs`);
+    if (status === 404) throw new PenstockError('not-found', `there is no table ${name} in ${this.#client.uri}`);
+    this.#hasCredentials = false;
+    const vended = vendedIn(body, location);
+    if (vended !== null) return vended;
+    throw new PenstockError(
+      'config',
+      `${this.#client.uri} hands out no S3 credentials for table ${name}: let it, or leave catalog.accessDelegation out`,
+    );
+  }
+
+  async #ownCredentials(name: string, location: string): Promise<VendedCredentials | null> {
+    try {
+      return vendedIn((await this.#client.request('GET', `${pathOf(name)}/credentials`)).body, location);
+    } catch (error) {
+      if (isCode(error, 'unsupported')) return null;
+      throw error;
+    }
   }
 
   /** null: it was not applied and never will be. */

@@ -21,6 +21,8 @@ export interface RestCatalogOptions extends TokenOptions {
   readonly uri: string;
   /** What the catalog calls it; asked for with the configuration. */
   readonly warehouse?: string | undefined;
+  /** How the catalog is to give access to the objects of its tables (`X-Iceberg-Access-Delegation`). */
+  readonly accessDelegation?: 'vended-credentials' | undefined;
 }
 
 export interface RestAnswer {
@@ -100,6 +102,7 @@ export class RestClient {
     token: string | null,
     body: unknown,
   ): Promise<{ readonly response: Response; readonly text: string }> {
+    const { accessDelegation } = this.#options;
     try {
       const response = await fetch(`${this.#base}${path}`, {
         method,
@@ -107,6 +110,7 @@ export class RestClient {
           accept: 'application/json',
           ...(body === undefined ? {} : { 'content-type': 'application/json' }),
           ...(token === null ? {} : { authorization: `Bearer ${token}` }),
+          ...(accessDelegation === undefined ? {} : { 'x-iceberg-access-delegation': accessDelegation }),
         },
         ...(body === undefined ? {} : { body: stringifyJson(body) }),
         signal: AbortSignal.timeout(TIME_MS),
