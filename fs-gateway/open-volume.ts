@@ -28,6 +28,7 @@ import { Acls } from './vfs/acls.ts';
 import { flushOperation } from './vfs/append.ts';
 import { TimeSource } from './vfs/context.ts';
 import type { Context } from './vfs/context.ts';
+import { EarlyUploads } from './vfs/early-uploads.ts';
 import { Files } from './vfs/files.ts';
 import { FileSystem } from './vfs/filesystem.ts';
 import { Flusher } from './vfs/flusher.ts';
@@ -36,7 +37,7 @@ import { LockTable } from './vfs/lock-table.ts';
 import { Locks } from './vfs/locks.ts';
 import { Namespace } from './vfs/namespace.ts';
 import { Orphans } from './vfs/orphans.ts';
-import type { KernelBacking, KernelNotifier, Operations } from './vfs/operations.ts';
+import type { KernelBacking, KernelNotifier, Operations, Result } from './vfs/operations.ts';
 import type { PassthroughMode } from './vfs/passthrough.ts';
 import { Reclaimer } from './vfs/reclaim.ts';
 import { Writeback } from './vfs/writeback.ts';
@@ -218,20 +219,22 @@ async function assemble({
   });
   const orphans = new Orphans({ view, mountId, reclaimer: new Reclaimer(view), clock, open: staging, report });
   const namespace = new Namespace(context, orphans, notifier);
+  const commit = (ino: number): Result<void> => (writeback === undefined ? flushes.flush(ino) : writeback.add(ino));
   const { passthrough, ...passing } = openPassthrough({
     context,
     cache,
     mode: options.passthrough ?? 'off',
     kernel: options.kernel,
     flush: (ino) => flushes.flush(ino),
-    commit: (ino) => (writeback === undefined ? flushes.flush(ino) : writeback.add(ino)),
+    commit,
     letGo: (ino) => flushes.letGo(ino),
   });
   const flusher = new Flusher(context, uploader);
   const writeback = options.writeback === true ? new Writeback(clock, (ino) => flushes.flush(ino)) : undefined;
   const flushes: Flushes = new Flushes({ context, flusher, orphans, passthrough, writeback });
   const stagedMax = writeback === undefined ? STAGED_MAX : Math.max(STAGED_MAX, options.cacheBytes);
-  const files = new Files({ context, namespace, flusher, orphans, passthrough, flushes, stagedMax });
+  const earlyUploads = new EarlyUploads({ context, uploader, clock, commit });
+  const files = new Files({ context, namespace, flusher, orphans, passthrough, flushes, earlyUploads, stagedMax });
   if (notifier !== undefined) {
     // Names are looked up anew, and attributes with them; files that are open are not.
     const forgetOpen = (): void => {
@@ -269,6 +272,7 @@ async function assemble({
   passthrough.resume();
   await flushes.recover();
   passthrough.lookAfter();
+  for (const ino of whole.live) earlyUploads.watch(ino);
   await orphans.resume();
   group?.serve(reader);
   return {
@@ -301,6 +305,7 @@ async function assemble({
     async close() {
       await group?.close();
       locks.close();
+      earlyUploads.close();
       await orphans.close();
       await writeback?.close();
       await passing.close();

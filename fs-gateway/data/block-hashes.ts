@@ -32,6 +32,12 @@ export function sameHash(a: Buffer, b: Buffer, block: number): boolean {
   return a.readUInt32LE(at) === b.readUInt32LE(at) && a.readUInt32LE(at + 4) === b.readUInt32LE(at + 4);
 }
 
+/** `part` has the hashes of the blocks from `first` on. */
+export function sameHashes(hashes: Buffer, first: number, part: Buffer): boolean {
+  const at = first * HASH_BYTES;
+  return at + part.length <= hashes.length && part.equals(hashes.subarray(at, at + part.length));
+}
+
 const zeros = Buffer.alloc(HASH_BYTES);
 putHash(zeros, 0, Buffer.alloc(HASH_BLOCK_BYTES));
 

@@ -2,7 +2,7 @@
  * Open file descriptors of local files that are read again and again, least recently used closed first. Reads are synchronous, so a
  * descriptor is never closed under one. Limit: DESCRIPTORS_MAX of the process's file table.
  */
-import { closeSync, fstatSync, openSync } from 'node:fs';
+import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 
 const DESCRIPTORS_MAX = 256;
 
@@ -38,4 +38,15 @@ export class Descriptors {
   closeAll(): void {
     for (const path of [...this.#open.keys()]) this.close(path);
   }
+}
+
+/** The bytes read: fewer than asked only at the end of the file. */
+export function readUpTo(fd: number, target: Buffer, offset: number): number {
+  let done = 0;
+  while (done < target.length) {
+    const read = readSync(fd, target, done, target.length - done, offset + done);
+    if (read === 0) break;
+    done += read;
+  }
+  return done;
 }

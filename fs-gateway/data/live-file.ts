@@ -19,8 +19,7 @@
  *   same bytes again, but for appended ones: the journal and the metadata say which those are (appends.ts).
  * Limits: a flush reads the whole file (4 GB/s from the page cache, in a thread); content kept in the metadata is held in memory.
  */
-import { closeSync, constants, fstatSync, ftruncateSync, openSync, readSync, writeSync } from 'node:fs';
-import { fdatasync } from 'node:fs';
+import { closeSync, constants, fdatasync, fstatSync, ftruncateSync, openSync, writeSync } from 'node:fs';
 import { promisify } from 'node:util';
 import type { Extent } from '../../lib/volume/extents.ts';
 import {
@@ -34,6 +33,8 @@ import {
   sameHash,
 } from './block-hashes.ts';
 import type { Appends, Move } from './appends.ts';
+import { readUpTo } from './descriptors.ts';
+import { EarlyBlocks } from './early-blocks.ts';
 import type { FileHasher } from './file-hasher.ts';
 import { mergeExtents } from './merge-extents.ts';
 import { Overlay } from './overlay.ts';
@@ -62,6 +63,7 @@ export interface LiveFileOptions {
 
 export class LiveFile extends StagedFile {
   override readonly selfKept = true;
+  readonly early = new EarlyBlocks();
   readonly #options: LiveFileOptions;
   readonly #readFd: number;
   #writeFd: number | undefined;
@@ -122,6 +124,10 @@ export class LiveFile extends StagedFile {
   /** Of the content that it was last compared with. */
   get baseKey(): string {
     return contentKey(this.#base.content);
+  }
+
+  get baseSize(): number {
+    return this.#base.content.size;
   }
 
   /** Somebody may write it from now on, or has committed another content elsewhere. */
@@ -194,6 +200,7 @@ export class LiveFile extends StagedFile {
 
   /** Merges what is committed now, and says what differs from it, in whole blocks; null: nothing. What was appended stands behind what is committed. */
   async compare(committed: FileContent): Promise<FileChange | null> {
+    await this.early.settled();
     if (contentKey(committed) !== contentKey(this.#base.content)) await this.#merge(committed);
     this.#closeWriter();
     const quiet = this.#options.isQuiet(this.#readFd);
@@ -217,6 +224,7 @@ export class LiveFile extends StagedFile {
       // Else something wrote since (this process unsettled it), or somebody may still.
       this.#settled = quiet && unsettlings === this.#unsettlings;
       this.append = this.#appendedBehind();
+      this.early.clear();
       return null;
     }
     this.#settled = false;
@@ -320,6 +328,11 @@ export class LiveFile extends StagedFile {
     this.#rebase({ size: bytes.length, extents: [], inline: bytes.length === 0 ? null : bytes });
   }
 
+  /** What the flush under way has in the store already. */
+  earlyExtents(overlay: Overlay): readonly Extent[] {
+    return this.early.matching(overlay, this.#next);
+  }
+
   /** These ranges were committed as these extents. */
   committedExtents(ranges: readonly Range[], uploaded: readonly Extent[]): void {
     const { content } = this.#base;
@@ -332,6 +345,7 @@ export class LiveFile extends StagedFile {
     this.#base = { ...this.#base, content, hashes: this.#next, mtimeNs: this.#seenMtimeNs };
     this.append = this.#appendedBehind();
     this.#snapshot = undefined;
+    this.early.clear();
     this.#save();
   }
 
@@ -428,15 +442,4 @@ export class LiveFile extends StagedFile {
     this.close();
     this.#options.whole.drop(this.ino);
   }
-}
-
-/** The bytes read: fewer than asked only at the end of the file. */
-function readUpTo(fd: number, target: Buffer, offset: number): number {
-  let done = 0;
-  while (done < target.length) {
-    const read = readSync(fd, target, done, target.length - done, offset + done);
-    if (read === 0) break;
-    done += read;
-  }
-  return done;
 }

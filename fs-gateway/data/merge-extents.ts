@@ -39,7 +39,7 @@ export function mergeExtents(
 
 /** The parts of [from, to) that no range covers. */
 export function gaps(
-  ranges: readonly Range[],
+  ranges: readonly { readonly start: number; readonly end: number }[],
   from: number,
   to: number,
 ): { readonly start: number; readonly end: number }[] {

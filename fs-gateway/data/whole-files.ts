@@ -20,7 +20,6 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
-  readSync,
   renameSync,
   rmSync,
   statfsSync,
@@ -30,7 +29,7 @@ import {
 import { open, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describeError } from '../../lib/errors.ts';
-import { Descriptors } from './descriptors.ts';
+import { Descriptors, readUpTo } from './descriptors.ts';
 import { contentKey, decodeWhole, encodeWhole } from './whole-record.ts';
 import type { WholeRecord } from './whole-record.ts';
 
@@ -137,12 +136,7 @@ export class WholeFiles {
     if (!this.#entries.has(ino) || !this.isComplete(ino, key)) return false;
     try {
       const { fd } = this.#descriptors.get(this.path(ino));
-      for (let done = 0; done < target.length;) {
-        const read = readSync(fd, target, done, target.length - done, from + done);
-        if (read === 0) return false;
-        done += read;
-      }
-      return true;
+      return readUpTo(fd, target, from) === target.length;
     } catch {
       return false; // The directory was damaged under us: the blocks are fetched.
     }

@@ -16,6 +16,7 @@ import { nodeOrThrow, refuseFrozen } from './context.ts';
 import type { Context } from './context.ts';
 import { admit } from './space.ts';
 import type { Uncommitted } from './attributes.ts';
+import type { EarlyUploads } from './early-uploads.ts';
 import type { Flusher } from './flusher.ts';
 import type { Flushes } from './flushes.ts';
 import type { Namespace } from './namespace.ts';
@@ -56,6 +57,7 @@ export interface FilesParts {
   readonly orphans: Orphans;
   readonly passthrough: Passthrough;
   readonly flushes: Flushes;
+  readonly earlyUploads: EarlyUploads;
   /** Bytes staged in all before writers wait for the store. */
   readonly stagedMax: number;
 }
@@ -67,18 +69,20 @@ export class Files {
   readonly #orphans: Orphans;
   readonly #passthrough: Passthrough;
   readonly #flushes: Flushes;
+  readonly #earlyUploads: EarlyUploads;
   readonly #stagedMax: number;
   readonly #readAheads = new BoundedMap<bigint, ReadAhead>(HANDLES_MAX);
   /** Handles of a previous worker are below: they begin at another millisecond. */
   #nextHandle = BigInt(Date.now()) << 20n;
 
-  constructor({ context, namespace, flusher, orphans, passthrough, flushes, stagedMax }: FilesParts) {
+  constructor({ context, namespace, flusher, orphans, passthrough, flushes, earlyUploads, stagedMax }: FilesParts) {
     this.#context = context;
     this.#namespace = namespace;
     this.#flusher = flusher;
     this.#orphans = orphans;
     this.#passthrough = passthrough;
     this.#flushes = flushes;
+    this.#earlyUploads = earlyUploads;
     this.#stagedMax = stagedMax;
   }
 
@@ -154,6 +158,7 @@ export class Files {
   #handle(node: Node, flags: number, opened: Opened | null): OpenResult {
     if (node.inode.nlink === 0) this.#orphans.inodeChanged(node.ino); // by its descriptor in /proc, or unlinked at this moment
     if ((flags & O_TRUNC) !== 0) this.#truncateStaged(node, 0);
+    if ((flags & O_ACCMODE) !== 0) this.#earlyUploads.watch(node.ino);
     const handle = this.newHandle();
     if (opened !== null) return { handle, ...opened };
     return { handle, keepCache: this.#flushes.keepsPages(node) };

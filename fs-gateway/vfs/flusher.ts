@@ -23,7 +23,7 @@ import { Overlay } from '../data/overlay.ts';
 import type { Range } from '../data/overlay.ts';
 import type { StagedFile } from '../data/staged-file.ts';
 import type { Flush } from '../data/staging.ts';
-import type { Uploader } from '../data/uploader.ts';
+import type { ByteRange, Uploader } from '../data/uploader.ts';
 import type { Node } from '../meta/cache.ts';
 import type { Change } from '../meta/change.ts';
 import { flushOperation, placeFlush, stagedOffset } from './append.ts';
@@ -130,14 +130,13 @@ export class Flusher {
   async #commitExtents(file: StagedFile, flush: PlacedFlush, staged: Flush, seen: Node): Promise<Outcome> {
     const { view } = this.#context;
     const plan = await this.#planUpload(flush, seen);
-    const uploaded = await this.#uploader.upload(
-      plan.overlay.ranges.filter((range) => range.kind === 'data'),
-      async (offset, target) => {
-        // Only what has to be written again with the rest; the base is then the one that the commit insists on.
-        if (!flush.overlay.covers(offset, offset + target.length)) await this.readCommitted(seen, offset, target);
-        layOver(file, flush, offset, target);
-      },
-    );
+    const early = file instanceof LiveFile ? file.earlyExtents(plan.overlay) : [];
+    const late = await this.#uploader.upload(withoutExtents(plan.overlay.ranges, early), async (offset, target) => {
+      // Only what has to be written again with the rest; the base is then the one that the commit insists on.
+      if (!flush.overlay.covers(offset, offset + target.length)) await this.readCommitted(seen, offset, target);
+      layOver(file, flush, offset, target);
+    });
+    const uploaded = [...early, ...late].sort((a, b) => a.fileOffset - b.fileOffset);
     await this.#pages.cutFar(file.ino, flush);
     const parts = await this.#pages.parts(seen, flush, plan.overlay.ranges, uploaded);
     let outcome: Outcome = flush.shift > 0 ? 'moved' : 'committed';
@@ -282,6 +281,12 @@ export class Flusher {
       ? extents.then((list) => reader.read(list, from, target))
       : reader.read(extents, from, target);
   }
+}
+
+/** What of the data in these ranges is not in the extents, which are in order. */
+function withoutExtents(ranges: readonly Range[], extents: readonly Extent[]): readonly ByteRange[] {
+  const there = extents.map(({ fileOffset, length }) => ({ start: fileOffset, end: fileOffset + length }));
+  return ranges.flatMap(({ start, end, kind }) => (kind === 'data' ? gaps(there, start, end) : []));
 }
 
 function fillFrom(bytes: Buffer, from: number, target: Buffer): void {

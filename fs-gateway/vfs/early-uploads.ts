@@ -1,0 +1,133 @@
+/**
+ * Uploads the full blocks of live files while they grow: a checkpoint of 100 GB is in the store soon after its last byte is written, and its close
+ * waits for the last few blocks (data/early-blocks.ts).
+ *
+ * The kernel writes such a file without a word to us, so its size is looked at: what was full at the look before, the writer has most likely left.
+ * Blocks with zeros are left to the flush, which commits holes for them, and so is a block that could not be uploaded.
+ * Failure: nothing refers to an early block; a worker that is killed leaves garbage for gc, and the next one begins anew.
+ * Limits: AT_ONCE blocks (half of the uploader's slots), files of BLOCKS_MIN blocks and more. What no flush has taken for COMMIT_AFTER_MS is
+ * committed, before it is too old to be used.
+ */
+import type { Clock } from '../../lib/clock.ts';
+import { blockCount, hashesOf, isZeroBlock } from '../data/block-hashes.ts';
+import { LiveFile } from '../data/live-file.ts';
+import type { Uploader } from '../data/uploader.ts';
+import type { Context } from './context.ts';
+import type { Result } from './operations.ts';
+
+const LOOK_MS = 500;
+const AT_ONCE = 4;
+/** A file that is written at once is uploaded at once by its close. */
+const BLOCKS_MIN = 4;
+const COMMIT_AFTER_MS = 10 * 60_000;
+/** After an upload that failed, the store's own retries have given up; and between two commits of blocks that grow old. */
+const PAUSE_MS = 5000;
+
+export interface EarlyUploadsOptions {
+  readonly context: Context;
+  readonly uploader: Uploader;
+  readonly clock: Clock;
+  /** Commits the file in its turn. */
+  commit(ino: number): Result<void>;
+}
+
+interface Watched {
+  readonly file: LiveFile;
+  /** Its size at the last look. */
+  size: number;
+  /** Up to here its full blocks were full at the look before. */
+  full: number;
+  /** The next block to upload. */
+  next: number;
+  pausedUntilMs: number;
+}
+
+export class EarlyUploads {
+  readonly #options: EarlyUploadsOptions;
+  readonly #watched = new Map<number, Watched>();
+  #timer: NodeJS.Timeout | undefined;
+  #uploading = 0;
+  #closed = false;
+
+  constructor(options: EarlyUploadsOptions) {
+    this.#options = options;
+  }
+
+  /** It was opened for writing. */
+  watch(ino: number): void {
+    const { staging } = this.#options.context;
+    const file = staging.get(ino);
+    if (this.#closed || !(file instanceof LiveFile) || this.#watched.get(ino)?.file === file) return;
+    this.#watched.set(ino, { file, size: file.size, full: 0, next: 0, pausedUntilMs: 0 });
+    this.#timer ??= setInterval(() => this.#look(), LOOK_MS).unref();
+  }
+
+  #look(): void {
+    const { staging, view, format } = this.#options.context;
+    for (const [ino, watched] of this.#watched) {
+      if (staging.get(ino) !== watched.file || !staging.isOpen(ino)) {
+        this.#watched.delete(ino);
+        continue;
+      }
+      const { size } = watched.file;
+      watched.full = Math.min(watched.size, size);
+      watched.size = size;
+      // A file that was cut grows anew, and what is committed is not uploaded again.
+      const { blockSize } = format;
+      const committed = Math.ceil(watched.file.baseSize / blockSize) * blockSize;
+      watched.next = Math.max(Math.min(watched.next, Math.floor(size / blockSize) * blockSize), committed);
+      // One without names is nobody's but the program's.
+      if (size < BLOCKS_MIN * blockSize || view.cachedNode(ino)?.inode.nlink === 0) watched.full = 0;
+      this.#upload(watched);
+      if (watched.file.early.oldestMs > COMMIT_AFTER_MS) this.#commit(ino, watched);
+    }
+    if (this.#watched.size > 0) return;
+    clearInterval(this.#timer);
+    this.#timer = undefined;
+  }
+
+  #upload(watched: Watched): void {
+    const { file } = watched;
+    const { clock, context } = this.#options;
+    const { blockSize } = context.format;
+    while (!this.#closed && this.#uploading < AT_ONCE && watched.next + blockSize <= watched.full) {
+      // A flush takes what is there; it is asked to wait for no more. A file that is let go has no descriptor.
+      if (file.flushing !== undefined || context.staging.get(file.ino) !== file) return;
+      if (clock.monotonicMs() < watched.pausedUntilMs) return;
+      const start = watched.next;
+      watched.next += blockSize;
+      this.#uploading++;
+      this.#uploadBlock(file, start, blockSize)
+        .catch(() => (watched.pausedUntilMs = clock.monotonicMs() + PAUSE_MS))
+        .finally(() => {
+          this.#uploading--;
+          for (const next of this.#watched.values()) this.#upload(next);
+        });
+    }
+  }
+
+  async #uploadBlock(file: LiveFile, start: number, length: number): Promise<void> {
+    const bytes = Buffer.allocUnsafe(length);
+    file.overlay(start, bytes);
+    const hashes = hashesOf(bytes);
+    for (let block = 0; block < blockCount(length); block++) if (isZeroBlock(hashes, block)) return;
+    const ranges = [{ start, end: start + length }];
+    await file.early.add(
+      hashes,
+      this.#options.uploader.upload(ranges, (offset, target) => void bytes.copy(target, 0, offset - start)),
+    );
+  }
+
+  #commit(ino: number, watched: Watched): void {
+    const nowMs = this.#options.clock.monotonicMs();
+    if (nowMs < watched.pausedUntilMs) return;
+    watched.pausedUntilMs = nowMs + PAUSE_MS;
+    const failed = (): void => undefined; // Reported by the flush, which comes again.
+    Promise.resolve(this.#options.commit(ino)).catch(failed);
+  }
+
+  close(): void {
+    this.#closed = true;
+    clearInterval(this.#timer);
+  }
+}

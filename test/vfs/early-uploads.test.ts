@@ -1,0 +1,112 @@
+/** A live file that grows is uploaded while it is written: what close then commits, and uploads. The kernel is played. */
+import { appendFileSync, ftruncateSync, openSync, readlinkSync, writeSync } from 'node:fs';
+import { randomBytes } from 'node:crypto';
+import { describe, expect, test } from 'vitest';
+import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
+import { EarlyBlocks } from '../../fs-gateway/data/early-blocks.ts';
+import { hashesOf } from '../../fs-gateway/data/block-hashes.ts';
+import { Overlay } from '../../fs-gateway/data/overlay.ts';
+import type { Extent } from '../../lib/volume/extents.ts';
+import type { KernelBacking } from '../../fs-gateway/vfs/operations.ts';
+import { readElsewhere } from '../fs-gateway/passthrough-volume.ts';
+import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
+
+const BLOCK = 262_144;
+const BLOCKS = 12;
+const SLOW = { timeout: 15_000 };
+
+interface Growing {
+  readonly volume: OpenVolume;
+  readonly other: OpenVolume;
+  /** What the kernel writes to. */
+  readonly path: string;
+  readonly close: () => unknown;
+  readonly uploaded: () => number;
+}
+
+async function growing(writeback: boolean): Promise<Growing> {
+  const made = await testVolume({ blockSize: '256KiB' });
+  let path = '';
+  const kernel: KernelBacking = {
+    register(fd) {
+      path = readlinkSync(`/proc/self/fd/${fd}`);
+      return 1;
+    },
+    unregister: () => undefined,
+    isQuiet: () => false,
+  };
+  const options = { passthrough: 'full', kernel, cacheBytes: 256e6, writeback } as const;
+  const volume = await openTestVolume(made, 'a', [], 'lake', options);
+  const { entry, open } = await volume.operations.create(caller(), 1n, 'f', 0o644, 2, 0);
+  const { ino } = entry.attributes;
+  expect(open.backingId).toBe(1);
+  return {
+    volume,
+    other: await openTestVolume(made, 'other'),
+    path,
+    close: async () => {
+      await volume.operations.flush(caller(), ino, open.handle, 0n);
+      await volume.operations.drain();
+    },
+    uploaded: () => Number(volume.stats()['uploadedBytes']),
+  };
+}
+
+describe.each([false, true])('with writeback %s', (writeback) => {
+  test('its full blocks are in the store before it is closed, and close uploads the rest only', async () => {
+    const { other, path, close, uploaded } = await growing(writeback);
+    const content = randomBytes(BLOCKS * BLOCK + 1000);
+    appendFileSync(path, content);
+    await expect.poll(uploaded, SLOW).toBe(BLOCKS * BLOCK);
+    // Nobody sees any of it.
+    expect((await readElsewhere(other, 'f')).length).toBe(0);
+    await close();
+    expect(uploaded()).toBe(content.length);
+    await expect.poll(async () => (await readElsewhere(other, 'f')).equals(content), SLOW).toBe(true);
+  });
+
+  test('what was written over, cut off or punched since is committed as it is', async () => {
+    const { other, path, close, uploaded } = await growing(writeback);
+    const content = randomBytes(BLOCKS * BLOCK);
+    appendFileSync(path, content);
+    await expect.poll(uploaded, SLOW).toBe(BLOCKS * BLOCK);
+    const fd = openSync(path, 'r+');
+    const expected = Buffer.from(content.subarray(0, 10 * BLOCK + 5));
+    expected.fill(0, 3 * BLOCK, 3 * BLOCK + 65_536);
+    expected.write('written over', BLOCK - 6);
+    writeSync(fd, 'written over', BLOCK - 6);
+    writeSync(fd, Buffer.alloc(65_536), 0, 65_536, 3 * BLOCK);
+    ftruncateSync(fd, expected.length);
+    await close();
+    // Blocks 0, 1 and 3 anew, and what is left of the last one; 64 KiB of block 3 are a hole.
+    expect(uploaded()).toBe(BLOCKS * BLOCK + 3 * BLOCK - 65_536 + 5);
+    await expect.poll(async () => (await readElsewhere(other, 'f')).equals(expected), SLOW).toBe(true);
+  });
+});
+
+test('a block is taken once, while it is young, and only for the bytes that were uploaded', async () => {
+  const content = randomBytes(BLOCK);
+  const hashes = hashesOf(content);
+  const source = { kind: 'own', objectId: 1, pieceOffset: 0, pieceBytes: BLOCK, storedBytes: BLOCK, crc: 0 } as const;
+  const extent: Extent = { fileOffset: 0, length: BLOCK, sliceOffset: 0, source };
+  const all = new Overlay();
+  all.set(0, BLOCK, 'data');
+  const time = { nowMs: 0, monotonicMs: 0 };
+  const early = new EarlyBlocks({ nowMs: () => time.nowMs, monotonicMs: () => time.monotonicMs });
+  const upload = async (): Promise<void> => early.add(hashes, Promise.resolve([extent]));
+  await upload();
+  expect(early.matching(all, hashes)).toEqual([extent]);
+  expect(early.matching(all, hashesOf(randomBytes(BLOCK)))).toEqual([]);
+  // The same bytes again: whether it was committed meanwhile is not known any more.
+  expect(early.matching(all, hashes)).toEqual([]);
+  await upload();
+  expect(early.matching(new Overlay(), hashes)).toEqual([]);
+  for (const clock of ['nowMs', 'monotonicMs'] as const) {
+    await upload();
+    time[clock] += 20 * 60_000;
+    expect(early.matching(all, hashes)).toEqual([]);
+  }
+  await upload();
+  early.clear();
+  expect(early.matching(all, hashes)).toEqual([]);
+});
