@@ -68,7 +68,7 @@ export interface RunAgentOptions {
   readonly drainMs?: number | (() => number | undefined);
   /** For topics that do not exist yet. */
   readonly topics?: TopicOptions;
-  /** Takes a line about what is traced. */
+  /** Takes a line when something about a source or a trace is worth one. */
   readonly log?: (line: string) => void;
   /** Which configuration of the control plane this is, for the heartbeat. */
   readonly desired?: () => DesiredStatus | undefined;
@@ -315,7 +315,8 @@ class RunningAgent {
   async #keepRunning(config: SourceConfig, index: number): Promise<void> {
     const { signal } = this.#stop;
     const source = await makeSource(config, index, this.#options.config, this.#options.baseDir);
-    const output = new AgentSourceOutput(source.name, this.#intake, this.#quarantine, this.#clock, signal);
+    const { log = () => undefined } = this.#options;
+    const output = new AgentSourceOutput(source.name, this.#intake, this.#quarantine, this.#clock, signal, log);
     this.#outputs.push(output);
     for (let waitMs = RESTART_MS_MIN; !signal.aborted; waitMs = Math.min(RESTART_MS_MAX, waitMs * 2)) {
       const turn = await this.#ruler.turnOf(config, signal);

@@ -2,6 +2,7 @@
 import type { Clock } from '../lib/clock.ts';
 import { isCode, PenstockError } from '../lib/errors.ts';
 import type { Quarantine, Rejected } from './quarantine.ts';
+import { SaidLines } from './said-lines.ts';
 import type { SourceOutput } from './sources/source.ts';
 import { isSurelyFine, refusal, type NewReading } from './spool/frame.ts';
 import type { Intake } from './intake.ts';
@@ -17,6 +18,7 @@ export interface SourceCounters {
   /** Waiting for room in the spool at this moment. */
   isHeldUp: boolean;
   problem: string | null;
+  remark: string | null;
 }
 
 export class AgentSourceOutput implements SourceOutput {
@@ -25,10 +27,20 @@ export class AgentSourceOutput implements SourceOutput {
   readonly #intake: Intake;
   readonly #quarantine: Quarantine;
   readonly #signal: AbortSignal;
+  readonly #said: SaidLines;
 
-  constructor(name: string, intake: Intake, quarantine: Quarantine, clock: Clock, signal: AbortSignal) {
+  /** `log` takes a line when a problem or a remark begins, and when a problem is over. */
+  constructor(
+    name: string,
+    intake: Intake,
+    quarantine: Quarantine,
+    clock: Clock,
+    signal: AbortSignal,
+    log: (line: string) => void,
+  ) {
     this.clock = clock;
-    this.counters = { name, readings: 0, quarantined: 0, events: {}, isHeldUp: false, problem: null };
+    this.counters = { name, readings: 0, quarantined: 0, events: {}, isHeldUp: false, problem: null, remark: null };
+    this.#said = new SaidLines(log, clock);
     this.#intake = intake;
     this.#quarantine = quarantine;
     this.#signal = signal;
@@ -81,7 +93,14 @@ export class AgentSourceOutput implements SourceOutput {
   }
 
   report(problem: string | null): void {
+    if (problem === this.counters.problem) return;
+    this.#said.say(`${this.counters.name}: ${problem ?? 'works again'}`);
     this.counters.problem = problem;
+  }
+
+  remark(remark: string | null): void {
+    if (remark !== null && this.counters.remark === null) this.#said.say(`${this.counters.name}: ${remark}`);
+    this.counters.remark = remark;
   }
 
   #stopped(): PenstockError {

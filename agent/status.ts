@@ -72,6 +72,7 @@ export function prometheusText(status: AgentStatus, oldestUndeliveredSeconds: nu
     metric('source_events_total', 'counter', 'What else happened at a source, by event (docs/AGENT.md), since the start.', sources.flatMap((source) => Object.entries(source.events).map(([event, times]): Sample => [{ source: source.name, event }, times]))),
     metric('source_held_up', 'gauge', '1 while the source waits for room in the spool.', bySource((source) => Number(source.isHeldUp))),
     metric('source_problem', 'gauge', '1 while the source reports a problem.', bySource((source) => Number(source.problem !== null))),
+    metric('source_remark', 'gauge', '1 while something at the source is worth a look and no problem, as topic filters that nothing matches (in /status).', bySource((source) => Number(source.remark !== null))),
     metric('transform_readings_total', 'counter', 'Readings that came to a transform, since the start.', byTransform(({ seen }) => seen)),
     metric('transform_dropped_total', 'counter', 'Readings that a transform left out, held back or folded into a window.', byTransform(({ dropped }) => dropped)),
     metric('transform_missed_total', 'counter', 'Readings that a transform passed on as they were, because a field was missing.', byTransform(({ missed }) => missed)),

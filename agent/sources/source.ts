@@ -31,6 +31,8 @@ export interface SourceOutput {
   count(event: string, times?: number): void;
   /** What is wrong at present (a folder that cannot be read), for status and log; null when it is over. */
   report(problem: string | null): void;
+  /** What is as it is configured and worth a look all the same (topic filters that nothing matches), for status and log; null when it is over. */
+  remark(remark: string | null): void;
 }
 
 export interface Source {

@@ -14,11 +14,12 @@ export function ratesOf(before: TimedStatus, now: TimedStatus): Readonly<Record<
   const { agent, spool, uplink, rules, sampledOut, quarantined, uplinkProblem, controlProblem } = now.status;
   return {
     agent,
-    sources: now.status.sources.map(({ name, readings, isHeldUp, problem }) => ({
+    sources: now.status.sources.map(({ name, readings, isHeldUp, problem, remark }) => ({
       name,
       readingsPerSecond: rate(readings, before.status.sources.find((source) => source.name === name)?.readings),
       heldUp: isHeldUp,
       problem,
+      remark,
     })),
     topics: spool.topics.map(({ topic, accepted, acknowledged }) => ({
       topic,
@@ -44,7 +45,7 @@ export function ratesOf(before: TimedStatus, now: TimedStatus): Readonly<Record<
 
 /** A table for a person. */
 export function drawTop(before: TimedStatus, now: TimedStatus): string {
-  const rates = ratesOf(before, now) as { sources: Row[]; topics: Row[]; spool: Row; uplink: Row; rules: Row[] }; // the object above
+  const rates = ratesOf(before, now) as { sources: SourceRow[]; topics: Row[]; spool: Row; uplink: Row; rules: Row[] }; // the object above
   const { status } = now;
   const lines = [
     `agent ${status.agent}   spool ${String(rates.spool['usedPercent'])} % of ${status.spool.maxBytes} bytes   quarantined ${status.quarantined}`,
@@ -59,8 +60,8 @@ export function drawTop(before: TimedStatus, now: TimedStatus): string {
     );
   }
   lines.push('', 'SOURCE                                    READINGS/S');
-  for (const { name, readingsPerSecond, problem, heldUp } of rates.sources) {
-    const note = typeof problem === 'string' ? problem : heldUp === true ? 'waits for room' : '';
+  for (const { name, readingsPerSecond, problem, heldUp, remark } of rates.sources) {
+    const note = problem ?? (heldUp === true ? 'waits for room' : (remark ?? ''));
     lines.push(`${String(name).padEnd(40)}  ${String(readingsPerSecond).padStart(10)}  ${note}`.trimEnd());
   }
   lines.push('', 'TOPIC                                    DELIVERED/S         LAG');
@@ -74,3 +75,4 @@ export function drawTop(before: TimedStatus, now: TimedStatus): string {
 }
 
 type Row = Readonly<Record<string, unknown>>;
+type SourceRow = Row & { readonly problem: string | null; readonly remark: string | null };

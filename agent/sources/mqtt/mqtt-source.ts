@@ -15,18 +15,26 @@ import { brokerAddress, type MqttSourceConfig } from './config.ts';
 import { Connection, type ConnectionOptions } from './connection.ts';
 import { Inflow } from './inflow.ts';
 import { reasonCodeText } from './reasons.ts';
+import { SilentFilters } from './silent-filters.ts';
 
 const RECONNECT_MS_MIN = 200;
 const RECONNECT_MS_MAX = 30_000;
 const REFUSED = 0x80;
+/** Long enough for most sensors to have sent something. */
+const SILENT_AFTER_MS = 600_000;
+const SILENT_LOOK_EVERY_MS = 1000;
+/** Of filters, in one text. */
+const NAMED_MAX = 10;
 
 const subscriptionsSchema = z.strictObject({
   /** `FILTER@QOS`, as the broker granted or might have. */
   asked: z.array(z.string()),
   granted: z.array(z.string()),
+  /** Of these, what the broker granted with a lower QoS than was asked for, as `FILTER@QOS` with that one. */
+  lowered: z.array(z.string()).default([]),
 });
 type Subscriptions = z.infer<typeof subscriptionsSchema>;
-const NONE: Subscriptions = { asked: [], granted: [] };
+const NONE: Subscriptions = { asked: [], granted: [], lowered: [] };
 
 /** `receiptsMax`: the receipts that the spool has room for. */
 export function mqttSource(config: MqttSourceConfig, agent: string, baseDir: string, receiptsMax: number): Source {
@@ -47,6 +55,9 @@ class MqttSession {
   readonly #output: SourceOutput;
   readonly #receiveMaximum: number;
   readonly #inflow: Inflow;
+  readonly #silent: SilentFilters;
+  /** By filter, why the broker did not grant it on the present connection. */
+  readonly #refused = new Map<string, string>();
   /** Fires when the agent stops or a delivery failed. */
   readonly #stop = new AbortController();
   #failure: Error | undefined;
@@ -65,6 +76,7 @@ class MqttSession {
     this.#baseDir = baseDir;
     this.#output = output;
     // Of both qualities of service: half of the receipts each.
+    this.#silent = new SilentFilters(config.topics);
     this.#receiveMaximum = Math.max(1, Math.min(config.receiveMaximum, Math.floor(receiptsMax / 2)));
     // Many more than what may be under way: Mosquitto 2.0 does not keep to it when it is overloaded. They are half as large as others.
     const doubtsMax = Math.max(1, 2 * receiptsMax - this.#receiveMaximum);
@@ -79,6 +91,10 @@ class MqttSession {
     agentSignal.addEventListener('abort', stop, { once: true });
     if (agentSignal.aborted) stop();
     const { signal } = this.#stop;
+    const startedMs = this.#output.clock.monotonicMs();
+    const silence = setInterval(() => {
+      if (this.#output.clock.monotonicMs() - startedMs >= SILENT_AFTER_MS) this.#remarkSilence();
+    }, SILENT_LOOK_EVERY_MS);
     const backoff = new Backoff({ minMs: RECONNECT_MS_MIN, maxMs: RECONNECT_MS_MAX, random: Math.random });
     try {
       for (let attempt = 0; !signal.aborted; attempt += 1) {
@@ -90,6 +106,7 @@ class MqttSession {
         await backoff.wait(attempt, signal);
       }
     } finally {
+      clearInterval(silence);
       agentSignal.removeEventListener('abort', stop);
       await this.#inflow.close();
     }
@@ -153,7 +170,10 @@ class MqttSession {
           },
         }),
       },
-      onPublish: (packet, payloadBytes, connection) => this.#inflow.message(packet, payloadBytes, connection),
+      onPublish: (packet, payloadBytes, connection) => {
+        this.#silent.heard(packet.topic);
+        this.#inflow.message(packet, payloadBytes, connection);
+      },
       onRelease: (packetId, connection) => this.#inflow.release(packetId, connection),
     };
   }
@@ -172,32 +192,57 @@ class MqttSession {
     const gone = [...new Set([...stored.asked, ...stored.granted].map(filterOf))].filter((filter) => !isKnown(filter));
     if (gone.length > 0)
       await connection.request((messageId) => ({ cmd: 'unsubscribe', messageId, unsubscriptions: gone }));
-    const missing = topics.filter((filter) => !stored.granted.includes(`${filter}@${qos}`));
-    const kept = stored.granted.filter((entry) => isKnown(filterOf(entry)));
-    if (missing.length === 0) {
-      if (gone.length > 0) await this.#store({ asked: [], granted: kept });
-      return null;
-    }
-    await this.#store({ asked: wanted, granted: kept });
+    const isLowered = (filter: string): boolean => stored.lowered.some((entry) => filterOf(entry) === filter);
     // MQTT 5 can say that only a new subscription gets what is retained; 3.1.1 sends it at every SUBSCRIBE, so there is none without need.
-    const options = version === '5' ? { rh: retained === 'skip' ? 2 : 1 } : {};
-    const subscriptions = missing.map((filter) => ({ topic: filter, qos, ...options }));
-    const answer = await connection.request((messageId) => ({ cmd: 'subscribe', messageId, subscriptions }));
-    const problems: string[] = [];
-    const granted = [...kept.filter((entry) => !missing.includes(filterOf(entry)))];
-    missing.forEach((filter, index) => {
-      const code = Number(answer.granted[index] ?? REFUSED);
-      if (code < REFUSED) granted.push(`${filter}@${qos}`);
-      if (code >= REFUSED) problems.push(`the broker refused ${filter}: ${reasonCodeText(code)}`);
-      else if (code < qos) problems.push(`the broker grants QoS ${code} instead of ${qos} for ${filter}`);
-    });
-    await this.#store({ asked: wanted, granted });
-    return problems.length === 0 ? null : problems.join('; ');
+    const missing = topics.filter(
+      (filter) => !stored.granted.includes(`${filter}@${qos}`) || (version === '5' && isLowered(filter)),
+    );
+    const isKept = (entry: string): boolean => isKnown(filterOf(entry)) && !missing.includes(filterOf(entry));
+    const granted = stored.granted.filter(isKept);
+    const lowered = stored.lowered.filter(isKept);
+    this.#refused.clear();
+    if (missing.length > 0) {
+      await this.#store({
+        asked: wanted,
+        granted: stored.granted.filter((entry) => isKnown(filterOf(entry))),
+        lowered,
+      });
+      const options = version === '5' ? { rh: retained === 'skip' ? 2 : 1 } : {};
+      const subscriptions = missing.map((filter) => ({ topic: filter, qos, ...options }));
+      const answer = await connection.request((messageId) => ({ cmd: 'subscribe', messageId, subscriptions }));
+      missing.forEach((filter, index) => {
+        const code = Number(answer.granted[index] ?? REFUSED);
+        if (code >= REFUSED) this.#refused.set(filter, reasonCodeText(code));
+        else granted.push(`${filter}@${qos}`);
+        if (code < qos) lowered.push(`${filter}@${code}`);
+      });
+      await this.#store({ asked: wanted, granted, lowered });
+    } else if (gone.length > 0) await this.#store({ asked: [], granted, lowered });
+    const problems = [
+      ...[...this.#refused].map(([filter, why]) => `the broker refused ${filter}: ${why}`),
+      ...lowered.map((entry) => `the broker grants QoS ${entry.at(-1)} instead of ${qos} for ${filterOf(entry)}`),
+    ];
+    return problems.length === 0 ? null : named(problems, '; ');
+  }
+
+  /** Those that were refused are a problem already. */
+  #remarkSilence(): void {
+    const silent = this.#silent.filters.filter((filter) => !this.#refused.has(filter));
+    this.#output.remark(
+      silent.length === 0
+        ? null
+        : `no message has matched ${named(silent, ', ')} since the start: is the filter right, and may this client read it?`,
+    );
   }
 
   async #store(subscriptions: Subscriptions): Promise<void> {
     await this.#output.deliver([], [{ source: this.#name, state: subscriptions }]);
   }
+}
+
+function named(texts: readonly string[], separator: string): string {
+  const others = texts.length > NAMED_MAX ? ` and ${texts.length - NAMED_MAX} more` : '';
+  return `${texts.slice(0, NAMED_MAX).join(separator)}${others}`;
 }
 
 function filterOf(entry: string): string {

@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { writeFileSync } from 'node:fs';
+import { existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { connect as connectMqtt, type IClientOptions, type MqttClient } from 'mqtt';
@@ -14,6 +14,14 @@ import { tempDir } from '../../support/temp.ts';
 import { readAll, spoolIn } from '../spool/support.ts';
 import { quarantinedIn, runSource, sourceConfig, type RunningSource } from './support.ts';
 import { HANG_MS } from '../../support/hang.ts';
+
+/** Where Debian and Homebrew put the plugin that can refuse subscriptions. */
+const dynamicSecurity = [
+  ...['x86_64', 'aarch64'].map((machine) => `/usr/lib/${machine}-linux-gnu`),
+  ...['/opt/homebrew/lib', '/usr/local/lib'],
+]
+  .map((folder) => `${folder}/mosquitto_dynamic_security.so`)
+  .find((path) => existsSync(path));
 
 const WAIT = { timeout: HANG_MS, interval: 20 };
 
@@ -174,6 +182,75 @@ describe.skipIf(missing('mosquitto'))('on Mosquitto', () => {
       ]);
     },
   );
+
+  test.skipIf(dynamicSecurity === undefined).each(['5', '3.1.1'])(
+    'MQTT %s: a filter that is refused and a QoS that is lowered are told of, over connections and restarts, and the others go on',
+    async (version) => {
+      const dir = tempDir();
+      const acls = [{ acltype: 'subscribePattern', topic: 'secret/#', priority: 10, allow: false }];
+      const rights = {
+        defaultACLAccess: { publishClientSend: true, publishClientReceive: true, subscribe: true, unsubscribe: true },
+        ...{ roles: [{ rolename: 'all', acls }], groups: [{ groupname: 'all', roles: [{ rolename: 'all' }] }] },
+        anonymousGroup: 'all',
+      };
+      writeFileSync(join(dir, 'rights.json'), JSON.stringify(rights));
+      const plugin = [`plugin ${dynamicSecurity}`, `plugin_opt_config_file ${join(dir, 'rights.json')}`];
+      const server = await broker('max_qos 1', ...plugin);
+      const spool = await spoolIn(join(dir, 'spool'));
+      const topics = ['secret/#', 'plant/#', 'other/+'];
+      const seen = async ({ output }: RunningSource): Promise<void> => {
+        await vi.waitFor(() => {
+          expect(output.counters.problem).toMatch(
+            /^the broker refused secret\/#: .*(?:0x80|not authorised|unspecified)/,
+          );
+          expect(output.counters.problem).toContain('; the broker grants QoS 1 instead of 2 for plant/#; ');
+          expect(output.counters.problem).toMatch(/ for other\/\+$/);
+        }, WAIT);
+      };
+      const first = follow(server, spool, dir, { version, topics });
+      await seen(first);
+      const client = await publisher(server);
+      await client.publishAsync('plant/a', '1', { qos: 1 });
+      await client.publishAsync('secret/a', '2', { qos: 1 });
+      await client.publishAsync('other/a', '3', { qos: 1 });
+      expect((await stored(spool, 2)).map(([, value]) => value)).toEqual(['{"value":1}', '{"value":3}']);
+      const { problem } = first.output.counters;
+      await server.kill('SIGTERM');
+      await vi.waitFor(() => expect(first.output.counters.problem).not.toBe(problem), WAIT);
+      await server.start();
+      await vi.waitFor(() => expect(first.output.counters.problem).toBe(problem), WAIT);
+      expect(first.said.filter((line) => line.includes('the broker refused secret/#'))).toHaveLength(1);
+      await first.stop();
+      await seen(follow(server, spool, dir, { version, topics }));
+    },
+  );
+
+  test('filters that no message matches are named, until one comes', async () => {
+    const server = await broker();
+    const dir = tempDir();
+    const spool = await spoolIn(join(dir, 'spool'));
+    let aheadMs = 0;
+    const clock = { nowMs: () => Date.now(), monotonicMs: () => performance.now() + aheadMs };
+    const topics = ['plannt/#', 'plant/#', '+/state', 'plant/+/x', '$share/agents/none/#'];
+    const config = sourceConfig({ type: 'mqtt', url: server.url(), topics, to: 't', keepAlive: '18h' });
+    const running = runSource(mqttSource(config, 'a', dir, 10_000), spool, dir, clock);
+    await isUp(running, topics);
+    const client = await publisher(server);
+    await client.publishAsync('plant/a', '1', { qos: 2 });
+    await stored(spool, 1);
+    expect(running.output.counters.remark).toBeNull();
+    aheadMs = 600_000;
+    const remark = (names: string): string =>
+      `no message has matched ${names} since the start: is the filter right, and may this client read it?`;
+    await vi.waitFor(() => expect(running.output.counters.remark).toBe(remark('plannt/#, +/state, plant/+/x')), WAIT);
+    await client.publishAsync('line/state', '1', { qos: 2 });
+    await vi.waitFor(() => expect(running.output.counters.remark).toBe(remark('plannt/#, plant/+/x')), WAIT);
+    expect(running.said.filter((line) => line.includes('no message has matched'))).toHaveLength(1);
+    expect(running.output.counters.problem).toBeNull();
+    await client.publishAsync('plannt', '1', { qos: 2 });
+    await client.publishAsync('plant/a/x', '1', { qos: 2 });
+    await vi.waitFor(() => expect(running.output.counters.remark).toBeNull(), WAIT);
+  });
 
   test('a full spool holds the broker back, and nothing is lost', async () => {
     const server = await broker();

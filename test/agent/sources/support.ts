@@ -28,12 +28,15 @@ export function fileConfig(path: string, more: Record<string, unknown> = {}): Fi
 
 export interface RunningSource {
   readonly output: AgentSourceOutput;
+  /** Lines of the log. */
+  readonly said: readonly string[];
   stop(): Promise<void>;
 }
 
 /** Runs a source into a spool; it is stopped when the test ends. */
 export function runSource(source: Source, spool: Spool, dataDir: string, clock: Clock = systemClock): RunningSource {
   const controller = new AbortController();
+  const said: string[] = [];
   const quarantine = new Quarantine(join(dataDir, 'quarantine'), clock);
   const output = new AgentSourceOutput(
     source.name,
@@ -41,6 +44,7 @@ export function runSource(source: Source, spool: Spool, dataDir: string, clock: 
     quarantine,
     clock,
     controller.signal,
+    (line) => said.push(line),
   );
   const running = source.run(output, controller.signal).catch((error: unknown) => {
     if (!isCode(error, 'aborted')) throw error;
@@ -50,7 +54,7 @@ export function runSource(source: Source, spool: Spool, dataDir: string, clock: 
     await running.finally(() => quarantine.close());
   };
   onTestFinished(() => stop());
-  return { output, stop };
+  return { output, said, stop };
 }
 
 export interface QuarantinedItem {
