@@ -16,7 +16,7 @@ export async function makeSource(
     case 'host':
       return hostSource(source, index);
     case 'file':
-      return fileSource(source, baseDir);
+      return fileSource(source, baseDir, agent.spool.maxBytes);
     case 'http': {
       const { httpSource } = await import('./http/http-source.ts');
       return httpSource(source, baseDir, receiptsPerSource(agent));

@@ -24,7 +24,7 @@ import { pause, type Source, type SourceOutput } from '../source.ts';
 import { CompressedFile } from './compressed-file.ts';
 import type { FoundFile } from './copies.ts';
 import { Marks } from './file-marks.ts';
-import { FollowedFile, type OpenFile } from './followed-file.ts';
+import { CHUNK_BYTES_MAX, FollowedFile, type OpenFile } from './followed-file.ts';
 import { compressionOf, contentEnd, endOf, matchContent, type ContentEnd, type Match } from './gzip-content.ts';
 import type { LineJoiner } from './line-joiner.ts';
 import { LostFiles } from './lost-files.ts';
@@ -37,6 +37,8 @@ const COPY_WAIT_MS = 5000;
 const SETTLED_MS = 10_000;
 /** Well below the usual limit of 1024 descriptors. */
 const FILES_MAX = 800;
+/** A spool takes a whole delivery while it is below its bound: in a small one, deliveries are small. */
+const CHUNKS_PER_SPOOL = 16;
 /** Some 300 bytes each in the head of every segment of the spool. */
 const FILES_KNOWN_MAX = 2000;
 const LF = 10;
@@ -48,9 +50,10 @@ interface Original extends ContentEnd {
 /** Why a file that the glob matches is left alone. */
 class NotFollowed extends Error {}
 
-export async function fileSource(config: FileSourceConfig, baseDir: string): Promise<Source> {
+export async function fileSource(config: FileSourceConfig, baseDir: string, spoolBytesMax = Infinity): Promise<Source> {
   const pattern = resolve(baseDir, config.path);
   const name = `file:${pattern}`;
+  const chunkBytes = Math.min(CHUNK_BYTES_MAX, Math.floor(spoolBytesMax / CHUNKS_PER_SPOOL));
   const { multiline } = config;
   const joining = multiline === undefined ? undefined : await import('./line-joiner.ts');
   return {
@@ -58,7 +61,7 @@ export async function fileSource(config: FileSourceConfig, baseDir: string): Pro
     run: (output, signal) => {
       const makeJoiner = (): LineJoiner | undefined =>
         joining && multiline && new joining.LineJoiner(multiline, () => output.count('multiline_cut'));
-      return new FileFollower(name, pattern, config, output, makeJoiner, signal).run();
+      return new FileFollower(name, pattern, config, chunkBytes, output, makeJoiner, signal).run();
     },
   };
 }
@@ -66,6 +69,7 @@ export async function fileSource(config: FileSourceConfig, baseDir: string): Pro
 class FileFollower {
   readonly #pattern: string;
   readonly #config: FileSourceConfig;
+  readonly #chunkBytes: number;
   readonly #output: SourceOutput;
   readonly #makeJoiner: () => LineJoiner | undefined;
   readonly #signal: AbortSignal;
@@ -88,12 +92,14 @@ class FileFollower {
     name: string,
     pattern: string,
     config: FileSourceConfig,
+    chunkBytes: number,
     output: SourceOutput,
     makeJoiner: () => LineJoiner | undefined,
     signal: AbortSignal,
   ) {
     this.#pattern = pattern;
     this.#config = config;
+    this.#chunkBytes = chunkBytes;
     this.#output = output;
     this.#makeJoiner = makeJoiner;
     this.#signal = signal;
@@ -314,7 +320,7 @@ class FileFollower {
     const context = { key, config: this.#config, output: this.#output, joiner: this.#makeJoiner() };
     const file = isCompressed
       ? new CompressedFile(inode, context, handle, position)
-      : await FollowedFile.at(inode, context, handle, position);
+      : await FollowedFile.at(inode, context, handle, position, this.#chunkBytes);
     this.#files.set(inode, file);
     this.#positions.take(inode);
     this.#copies.delete(inode);

@@ -4,7 +4,13 @@ import { FileLines, type LineContext } from './file-lines.ts';
 import { Marks } from './file-marks.ts';
 import { fits, type FilePosition } from './tailed-file.ts';
 
-const CHUNK_BYTES = 256 * 1024;
+/**
+ * What is read at once is delivered at once: each delivery costs a write, a sync and a read by the uplink. With 256 KiB a line of 200 bytes costs
+ * 8 % more CPU; with 1 MiB 2 % less, and 15 MB more memory at the peak.
+ */
+export const CHUNK_BYTES_MAX = 512 * 1024;
+/** At least, where less is known to be there: it may have grown meanwhile. */
+const CHUNK_BYTES_MIN = 16 * 1024;
 /** A file that is far behind lets the others have their turn. */
 export const CHUNKS_PER_TURN = 16;
 
@@ -29,23 +35,26 @@ export class FollowedFile implements OpenFile {
   readonly lines: FileLines;
   rotatedSinceMs: number | undefined;
   readonly #handle: FileHandle;
+  readonly #chunkBytes: number;
   #seen = { size: -1, modifiedMs: -1 };
 
-  private constructor(inode: string, lines: FileLines, handle: FileHandle) {
+  private constructor(inode: string, lines: FileLines, handle: FileHandle, chunkBytes: number) {
     this.inode = inode;
     this.lines = lines;
     this.#handle = handle;
+    this.#chunkBytes = chunkBytes;
   }
 
-  /** Takes over the handle. */
+  /** Takes over the handle; `chunkBytes` are read at once. */
   static async at(
     inode: string,
     context: LineContext,
     handle: FileHandle,
     position: FilePosition,
+    chunkBytes: number,
   ): Promise<FollowedFile> {
     const marks = await Marks.at(handle, position.offset);
-    return new FollowedFile(inode, new FileLines(context, position, marks), handle);
+    return new FollowedFile(inode, new FileLines(context, position, marks), handle, chunkBytes);
   }
 
   async readOn(signal: AbortSignal): Promise<'more' | 'end' | 'changed'> {
@@ -63,8 +72,9 @@ export class FollowedFile implements OpenFile {
       return 'changed';
     }
     for (let count = 0; count < CHUNKS_PER_TURN && !signal.aborted; count += 1) {
-      const chunk = Buffer.allocUnsafe(CHUNK_BYTES);
-      const { bytesRead } = await this.#handle.read(chunk, 0, CHUNK_BYTES, lines.readPosition);
+      const left = Math.max(CHUNK_BYTES_MIN, seen.size - lines.readPosition);
+      const chunk = Buffer.allocUnsafe(Math.min(this.#chunkBytes, left));
+      const { bytesRead } = await this.#handle.read(chunk, 0, chunk.length, lines.readPosition);
       if (bytesRead === 0) {
         await lines.settled();
         this.#seen = seen;
