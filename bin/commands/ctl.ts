@@ -1,14 +1,15 @@
 /**
  * `penstock ctl RESOURCE VERB`: a client built from the /openapi.json of the server it talks to. An operation `resource.verb` takes
  * its path parameters in order, its query parameters and headers as `--name value`, and its body as `--field value` or `--data JSON`. Where the
- * document says that a field is a list or an object, the value is JSON, or `@FILE` with JSON or YAML.
+ * document says that a field is a list or an object, the value is JSON, or `@FILE` with JSON or YAML. `ctl completion` is what a shell asks.
  */
 import { readFile } from 'node:fs/promises';
 import type { Command } from 'commander';
 import { parse } from 'yaml';
 import { z } from 'zod';
-import { describeError, PenstockError } from '../../lib/errors.ts';
+import { describeError, PenstockError, type ErrorCode } from '../../lib/errors.ts';
 import { print, printTable, toJson } from '../output.ts';
+import { COMPLETION_SCRIPT, completionsOf } from './ctl-completion.ts';
 
 interface CtlOptions {
   readonly url: string;
@@ -16,6 +17,8 @@ interface CtlOptions {
 }
 
 const TIMEOUT_MS = 60_000;
+const MOMENT_MS_MIN = 1e11;
+const MOMENT_MS_MAX = 8.64e15;
 
 const parameterSchema = z.object({ name: z.string(), in: z.string(), required: z.boolean().optional() });
 const bodySchema = z.object({
@@ -46,7 +49,18 @@ export function addCtlCommand(program: Command): void {
     .option('--json', 'print the answer as JSON')
     .allowUnknownOption()
     .action(async (resource: string | undefined, verb: string | undefined, args: string[], options: CtlOptions) => {
-      const operations = await readOperations(options.url);
+      if (resource === 'completion' && verb === undefined) {
+        process.stdout.write(COMPLETION_SCRIPT);
+        return;
+      }
+      const base = baseOf(options.url);
+      const operations = await readOperations(base);
+      if (resource === 'completion') {
+        // The last word only says that there is one to complete.
+        const words = completionsOf(operations.map(completable), [verb ?? '', ...args].slice(0, -1));
+        process.stdout.write(`${words.join('\n')}\n`);
+        return;
+      }
       const operation = operations.find(({ operationId }) => operationId === `${resource ?? ''}.${verb ?? ''}`);
       if (operation === undefined) {
         const shown = operations.filter(
@@ -59,8 +73,17 @@ export function addCtlCommand(program: Command): void {
         printTable(shown.map(describe), options.json);
         return;
       }
-      show(await call(options.url, operation, args), options.json);
+      show(await call(base, operation, args), options.json);
     });
+}
+
+function baseOf(text: string): string {
+  const url = URL.parse(text);
+  if (url !== null && /^https?:$/.test(url.protocol) && !text.includes('@')) return text;
+  throw new PenstockError(
+    'usage',
+    '--url (or PENSTOCK_URL): expected http://HOST:PORT or https://HOST:PORT; a token stands in PENSTOCK_TOKEN',
+  );
 }
 
 async function readOperations(base: string): Promise<Operation[]> {
@@ -77,6 +100,12 @@ const pathParameters = ({ path }: Operation): string[] =>
 function describe(operation: Operation): Record<string, string> {
   const [resource = '', verb = ''] = operation.operationId.split('.');
   return { resource, verb, arguments: pathParameters(operation).join(' ').toUpperCase(), summary: operation.summary };
+}
+
+function completable({ operationId, parameters, requestBody }: Operation): Parameters<typeof completionsOf>[0][number] {
+  const named = parameters.filter((parameter) => parameter.in !== 'path').map(({ name }) => name);
+  const fields = Object.keys(requestBody?.content['application/json'].schema.properties ?? {});
+  return { operationId, options: [...named, ...fields] };
 }
 
 async function call(base: string, operation: Operation, args: readonly string[]): Promise<unknown> {
@@ -174,8 +203,27 @@ async function request(
   if (response.ok) return value;
   const problem = problemSchema.safeParse(value);
   const why = problem.success ? `${problem.data.title}: ${problem.data.detail}` : `HTTP status ${response.status}`;
-  throw new PenstockError(response.status === 400 ? 'usage' : 'io', why);
+  throw new PenstockError(CODES[response.status] ?? 'io', `${why}${HINTS[response.status] ?? ''}`);
 }
+
+const CODES: Readonly<Record<number, ErrorCode>> = {
+  400: 'usage',
+  401: 'denied',
+  403: 'denied',
+  404: 'not-found',
+  409: 'conflict',
+  412: 'conflict',
+  428: 'usage',
+  429: 'unavailable',
+  503: 'unavailable',
+};
+
+/** How what the server asks for is said here. */
+const HINTS: Readonly<Record<number, string>> = {
+  401: ' (set PENSTOCK_TOKEN)',
+  412: ' (look again, and pass the version with --if-match)',
+  428: ' (pass it with --if-match)',
+};
 
 const listSchema = z.object({ items: z.array(z.record(z.string(), z.unknown())), nextCursor: z.string().nullish() });
 const rowsSchema = z.object({ columns: z.array(z.object({ name: z.string() })), rows: z.array(z.array(z.unknown())) });
@@ -188,7 +236,7 @@ function show(value: unknown, json: boolean | undefined): void {
   const list = listSchema.safeParse(value);
   const rows = rowsSchema.safeParse(value);
   if (list.success) {
-    printTable(list.data.items, false);
+    printTable(list.data.items.map(readable), false);
     if (list.data.nextCursor != null) process.stderr.write(`penstock: more with --cursor ${list.data.nextCursor}\n`);
   } else if (rows.success) {
     const names = rows.data.columns.map(({ name }) => name);
@@ -196,6 +244,29 @@ function show(value: unknown, json: boolean | undefined): void {
       rows.data.rows.map((row) => Object.fromEntries(names.map((name, index) => [name, row[index]]))),
       false,
     );
-  } else if (typeof value === 'object' && value !== null) print({ ...value }, false);
+  } else if (typeof value === 'object' && value !== null) print(readable({ ...value }), false);
   else if (value !== '') process.stdout.write(String(value));
+}
+
+/** For people: moments as such, fractions to four digits, short lists and tags without their brackets. */
+function readable(item: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  return Object.fromEntries(
+    Object.entries(item).map(([name, value]) => {
+      if (value === null) return [name, ''];
+      if (typeof value === 'number') return [name, numberText(name, value)];
+      const parts: unknown[] = Array.isArray(value) ? value : [];
+      if (Array.isArray(value) && parts.every(isScalar)) return [name, parts.join(', ')];
+      const entries = typeof value === 'object' && !Array.isArray(value) ? Object.entries(value) : null;
+      if (entries?.every(([, part]) => isScalar(part)) !== true) return [name, value];
+      return [name, entries.map(([key, part]) => `${key}=${String(part)}`).join(', ')];
+    }),
+  );
+}
+
+const isScalar = (value: unknown): boolean => ['string', 'number', 'boolean'].includes(typeof value);
+
+/** What ends in Ms and is no duration of years are moments, milliseconds since 1970. */
+function numberText(name: string, value: number): string {
+  if (/Ms$/.test(name) && value > MOMENT_MS_MIN && value < MOMENT_MS_MAX) return new Date(value).toISOString();
+  return String(Number.isInteger(value) ? value : Number(value.toPrecision(4)));
 }

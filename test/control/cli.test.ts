@@ -76,7 +76,34 @@ test('penstock serve tells its address, ctl asks it by its own document, SIGTERM
   });
   await expect(
     run(BIN, ['ctl', '--url', message.url, 'datasets', 'list'], { env: { ...process.env, PENSTOCK_TOKEN: '' } }),
-  ).rejects.toMatchObject({ code: 1 });
+  ).rejects.toMatchObject({ code: 1, stderr: expect.stringContaining('PENSTOCK_TOKEN') as string });
+  // For people: moments, lists and tags are text; what is wrong is said with what to type.
+  expect(await ctl('connections', 'list')).toMatch(/ team=vision +password +[0-9a-f]{8} +\d{4}-\d\d-\d\dT[\d:.]+Z /);
+  const moved = ['connections', 'update', 'cache', '--address', 'redis://127.0.0.1:2/0'];
+  await expect(ctl(...moved)).rejects.toMatchObject({
+    code: 2,
+    stderr: expect.stringContaining('--if-match') as string,
+  });
+  await expect(ctl(...moved, '--if-match', 'old')).rejects.toMatchObject({
+    code: 1,
+    stderr: expect.stringContaining('look again') as string,
+  });
+  for (const url of ['nonsense', message.url.replace('://', '://user:hunter2@')]) {
+    const failed = run(BIN, ['ctl', '--url', url, 'datasets', 'list'], { timeout: HANG_MS });
+    await expect(failed).rejects.toMatchObject({
+      code: 2,
+      stderr: expect.stringMatching(/^penstock: --url(?!.*hunter2)/) as string,
+    });
+  }
+  // A shell asks for what may follow.
+  expect((await ctl('completion', '.')).split('\n')).toContain('datasets');
+  expect((await ctl('completion', 'datasets', '.')).split('\n')).toContain('get');
+  expect((await ctl('completion', 'runs', 'list', '--limit', '5', '')).split('\n')).toEqual(
+    expect.arrayContaining(['--json', '--dataset', '--cursor']),
+  );
+  const script = `penstock() { '${BIN}' "$@"; }; ${await ctl('completion')} COMP_WORDS=(penstock ctl datasets g); COMP_CWORD=3; _penstock; echo "$COMPREPLY"`;
+  const completed = await run('bash', ['-c', script], { env: { ...process.env, PENSTOCK_URL: message.url } });
+  expect(completed.stdout).toBe('get\n');
 
   const ended = once(server, 'exit');
   server.kill('SIGTERM');
