@@ -1,6 +1,6 @@
 /**
- * The cost records as lists and sums. A dataset's records are held sorted in memory and read again when their number has changed, so
- * that a page of a long list costs no scan.
+ * The cost records as lists and sums. A dataset's records are held sorted in memory and read again when their number has changed, and the list of
+ * several datasets is made again when one of theirs is, so that a page of a long list costs neither a scan nor a sort.
  *
  * Limits: what lib/lake/cost-records.ts keeps, at most 20,500 a dataset, about 300 bytes each. A number that is the same after a
  * record came and another went is noticed within REREAD_MS.
@@ -27,6 +27,8 @@ interface Loaded {
 export class Runs {
   readonly #clock: Clock;
   readonly #loaded = new Map<string, Loaded>();
+  /** By datasets: those of a tenant, or all. */
+  readonly #merged = new Map<string, { readonly lists: readonly (readonly Run[])[]; readonly runs: readonly Run[] }>();
 
   constructor(clock: Clock) {
     this.#clock = clock;
@@ -36,7 +38,12 @@ export class Runs {
   async list(engine: MetaEngine, volume: string, datasets: readonly string[]): Promise<readonly Run[]> {
     const lists = await Promise.all(datasets.map((dataset) => this.#of(engine, volume, dataset)));
     if (lists.length === 1) return lists[0] ?? [];
-    return lists.flat().sort(newestFirst);
+    const key = datasets.join();
+    const known = this.#merged.get(key);
+    if (known?.lists.every((list, index) => list === lists[index]) === true) return known.runs;
+    const runs = lists.flat().sort(newestFirst);
+    this.#merged.set(key, { lists, runs });
+    return runs;
   }
 
   async #of(engine: MetaEngine, volume: string, dataset: string): Promise<readonly Run[]> {
