@@ -279,6 +279,29 @@ describe.skipIf(absent)('the Helm chart', () => {
     }
   });
 
+  it('asks for a private, encrypted bucket in the words of ACK, which drops others without a word', async () => {
+    const bucket = manifests(await render(MATRIX['everything'] ?? {})).find(({ kind }) => kind === 'Bucket');
+    expect(bucket?.spec).toEqual({
+      name: 'plant-lake',
+      encryption: { rules: [{ applyServerSideEncryptionByDefault: { sseAlgorithm: 'AES256' } }] },
+      publicAccessBlock: {
+        ...{ blockPublicACLs: true, blockPublicPolicy: true },
+        ...{ ignorePublicACLs: true, restrictPublicBuckets: true },
+      },
+      lifecycle: {
+        rules: [
+          {
+            ...{ id: 'penstock-uploads', status: 'Enabled', filter: { prefix: '' } },
+            abortIncompleteMultipartUpload: { daysAfterInitiation: 1 },
+          },
+        ],
+      },
+    });
+    expect(bucket?.metadata.annotations).toEqual({
+      ...{ 'helm.sh/resource-policy': 'keep', 'services.k8s.aws/deletion-policy': 'retain' },
+    });
+  });
+
   it('keeps what tenants have when the release goes, and gives the role of the bucket to those who use it', async () => {
     const rendered = manifests(await render(MATRIX['everything'] ?? {}));
     for (const { kind, metadata } of rendered) {
