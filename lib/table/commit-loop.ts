@@ -11,12 +11,13 @@
  * our document or snapshot is in it; or the pointer has another version than the one we compare, so that ours can never be applied.
  * What stays unknown is thrown as `timeout`; the caller's next commit sees the truth in its own compares. A crash leaves objects
  * that nothing refers to, which `removeOrphans` finds.
- * Limits: ATTEMPTS_MAX attempts, then `conflict`; SENDS_MAX sends of one attempt.
+ * Limits: ATTEMPTS_MAX attempts, then `conflict`; SENDS_MAX sends of one attempt. Who has lost a race takes a turn (commit-turn.ts).
  */
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describeError, isCode, PenstockError } from '../errors.ts';
 import type { CommitResult, Minitransaction } from '../meta/engine.ts';
+import { CommitTurn } from './commit-turn.ts';
 import { tableFolder, tablePointerKey } from './keys.ts';
 import { currentSnapshot, formatMetadata, succeed } from './metadata.ts';
 import type { TableMetadata } from './metadata.ts';
@@ -56,8 +57,10 @@ export async function commitDraft(
   draft: (state: TableState) => Promise<Draft>,
 ): Promise<Committed> {
   const written = new Set<string>();
+  const turn = new CommitTurn(ctx, name);
   try {
     for (let attempt = 1; attempt <= ATTEMPTS_MAX; attempt++) {
+      await turn.wait(attempt > 1);
       const state = await loadTable(ctx, name);
       if (state === null) throw new PenstockError('not-found', `there is no table ${name}`);
       const { metadata, objects, extra } = await draft(state);
@@ -82,6 +85,7 @@ export async function commitDraft(
     }
     throw new PenstockError('conflict', `table ${name} changed ${ATTEMPTS_MAX} times while this commit was prepared`);
   } finally {
+    await turn.end();
     await discard(ctx, [...written], written);
   }
 }

@@ -82,8 +82,8 @@ describe('a commit', () => {
     const before = await metadataObjects(lake);
     await commit(withFaults(lake, plan), { operation: 'replace', add: [b], remove: [a.location] });
     expect((await metadataObjects(lake)).length - before.length).toBe(3);
-    // read pointer, get document, list and manifest; put three; commit.
-    expect(plan.calls).toBe(8);
+    // look for a turn, read pointer, get document, list and manifest; put three; commit.
+    expect(plan.calls).toBe(9);
   });
 
   it('finds the files of an hour through the manifests that may hold it only', async () => {
@@ -282,7 +282,7 @@ describe('a commit with a fault', () => {
   it('whose outcome stays unknown deletes nothing', async () => {
     const lake = await lakeWithTable();
     const faults = Array.from({ length: 5 }, (_, call) => ({ call, moment: 'before', operation: 'commit' }) as const);
-    const plan = new FaultPlan(...faults, { call: 1, moment: 'before', operation: 'read' });
+    const plan = new FaultPlan(...faults, { call: 2, moment: 'before', operation: 'read' });
     const before = await metadataObjects(lake);
     await expect(commit(withFaults(lake, plan), { add: [dataFile(lake.store, 'a')] })).rejects.toMatchObject({
       code: 'timeout',
