@@ -60,8 +60,8 @@ export class DatasetShare {
   async isDue(topic: TopicInfo, { mine }: Share): Promise<boolean> {
     const stored = await this.#read(topic);
     if (mine.some(({ partition, version }) => stored[partition]?.version !== version)) return true;
-    const { take, give } = await this.#plan(stored);
-    return take.length + give.length > 0;
+    // The last beat has looked at who lives; only who would act on it looks again.
+    return isChange(this.#planNow(stored)) && isChange(await this.#plan(stored));
   }
 
   #read(topic: TopicInfo): Promise<StoredOffset[]> {
@@ -72,6 +72,10 @@ export class DatasetShare {
   /** Who lives is looked at after the offsets were read: whoever is named there has told of itself before. */
   async #plan(stored: readonly StoredOffset[]): Promise<ShareChange> {
     await this.#membership.look();
+    return this.#planNow(stored);
+  }
+
+  #planNow(stored: readonly StoredOffset[]): ShareChange {
     const holders = stored.map(({ landed }) => landed?.lander);
     return planShare(this.#membership.id, this.#membership.members(this.#dataset), holders);
   }
@@ -81,6 +85,8 @@ export class DatasetShare {
     return { mine: stored.filter(isMine), others: stored.filter((one) => !isMine(one)) };
   }
 }
+
+const isChange = ({ take, give }: ShareChange): boolean => take.length + give.length > 0;
 
 /** What has landed stays; of a topic that was made anew, too, until its first commit. */
 function heldBy({ landed }: StoredOffset, topic: TopicInfo, lander: string | undefined): LandedOffset {
