@@ -14,7 +14,9 @@ export const topic = z
 /** The default lies in the middle, so that a source can be put above or below the others. */
 export const priority = z.int().min(0).max(ALARM_PRIORITY).default(4);
 
-export const listenAddress = z.string().regex(/^.+:\d{1,5}$/, 'expected HOST:PORT, as 127.0.0.1:9100');
+export const listenAddress = z
+  .string()
+  .refine((text) => Number(/^.+:(\d{1,5})$/.exec(text)?.[1] ?? NaN) <= 65_535, 'expected HOST:PORT, as 127.0.0.1:9100');
 
 /** A field of the value with epoch ms, epoch us or RFC 3339; where a reading lacks it, the time of arrival stands in. */
 export const eventTime = z.string().min(1).default('ts');

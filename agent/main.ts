@@ -19,7 +19,7 @@ import {
 } from '../lib/config/load.ts';
 import { describeError, isCode } from '../lib/errors.ts';
 import type { Log, TopicOptions } from '../lib/log/log.ts';
-import { absoluteUrl, openLog } from '../lib/registry.ts';
+import { absoluteUrl, openLog, urlProblem } from '../lib/registry.ts';
 import { openSpans } from '../lib/tracing/open-spans.ts';
 import { agentSchema, type AgentConfig, type SourceConfig } from './config.ts';
 import { ControlPlane } from './control/control-plane.ts';
@@ -84,9 +84,11 @@ export function agentConfigFrom(text: string, path: string): Promise<Loaded<Agen
   return loadedFrom(text, path, agentSchema, modulesProblems);
 }
 
-/** What only files beside agent.yaml, or libraries that few configurations need, can show. */
-async function modulesProblems({ sources, transforms }: AgentConfig, baseDir: string): Promise<PathProblem[]> {
+/** What only files beside agent.yaml, drivers, or libraries that few configurations need, can show. */
+async function modulesProblems({ log, sources, transforms }: AgentConfig, baseDir: string): Promise<PathProblem[]> {
   const problems: PathProblem[] = [];
+  const logProblem = await urlProblem('log', absoluteUrl(log, baseDir));
+  if (logProblem !== null) problems.push({ path: ['log'], message: logProblem });
   for (const [index, source] of sources.entries()) {
     if (source.type === 'opcua') {
       const { libraryProblem } = await import('./sources/opcua/opcua-source.ts');

@@ -53,10 +53,14 @@ export function print(value: Readonly<Record<string, unknown>>, json: boolean | 
   }
 }
 
-/** Rows as an aligned table, or as one JSON array. */
+/** Rows as an aligned table, or as one JSON array. Of none, stdout has nothing without `json`: a count of lines is one of rows and a heading. */
 export function printTable(rows: readonly Readonly<Record<string, unknown>>[], json: boolean | undefined): void {
   if (json === true) {
     process.stdout.write(`${toJson(rows)}\n`);
+    return;
+  }
+  if (rows.length === 0) {
+    process.stderr.write('penstock: nothing to show\n');
     return;
   }
   const columns = [...new Set(rows.flatMap((row) => Object.keys(row)))];

@@ -4,7 +4,7 @@
  * Programs are imported when their command runs, so that `penstock --help` loads none of them.
  */
 import { Command, CommanderError } from 'commander';
-import { describeError, PenstockError } from '../lib/errors.ts';
+import { describeError, isSystemError, PenstockError } from '../lib/errors.ts';
 import { addAgentCommands } from './commands/agent.ts';
 import { addLakeCommands } from './commands/lake.ts';
 import { addCatalogCommand } from './commands/catalog.ts';
@@ -48,8 +48,9 @@ try {
   if (error instanceof CommanderError) {
     process.exitCode = error.exitCode === 0 ? 0 : 2;
   } else {
-    const text =
-      error instanceof PenstockError ? describeError(error) : error instanceof Error ? error.stack : String(error);
+    // A disk that is full or a path that may not be read is no defect of ours: where in the code it was met helps nobody.
+    const isExpected = error instanceof PenstockError || isSystemError(error);
+    const text = isExpected ? describeError(error) : error instanceof Error ? error.stack : String(error);
     process.stderr.write(`penstock: ${text ?? 'unknown error'}\n`);
     process.exitCode = exitStatus(error);
   }

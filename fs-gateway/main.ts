@@ -4,7 +4,7 @@ import { existsSync, mkdirSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { extname, join, resolve } from 'node:path';
 import { expandEnvironment } from '../lib/config/environment.ts';
-import { PenstockError } from '../lib/errors.ts';
+import { fromSystemError, PenstockError } from '../lib/errors.ts';
 import { absoluteUrl, openMeta, openStore } from '../lib/registry.ts';
 import type { StoreCredentials } from '../lib/store/store.ts';
 import { parseBytes, parseDuration } from '../lib/units.ts';
@@ -152,7 +152,11 @@ export async function mountVolume(request: VolumeMountRequest): Promise<VolumeMo
   const { store } = format;
   if (request.peerListen !== undefined) await assertListen(request.peerListen);
   const cacheDir = resolve(request.cacheDir ?? defaultCacheDir());
-  mkdirSync(cacheDir, { recursive: true, mode: 0o700 });
+  try {
+    mkdirSync(cacheDir, { recursive: true, mode: 0o700 });
+  } catch (error) {
+    throw fromSystemError(error, `the cache directory ${cacheDir} cannot be used (--cache-dir)`);
+  }
   const wanted = request.passthrough ?? DEFAULT_PASSTHROUGH;
   const problem = wanted === 'off' ? undefined : passthroughProblem(cacheDir);
   const passthrough = problem === undefined ? wanted : 'off';

@@ -60,6 +60,11 @@ export function systemCode(error: unknown): string | undefined {
   return error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : undefined;
 }
 
+/** Whether it is what the operating system answered to a call. */
+export function isSystemError(error: unknown): boolean {
+  return systemCode(error) !== undefined && error instanceof Error && 'syscall' in error;
+}
+
 /** Turns a Node file-system error into ours: ENOSPC/EDQUOT are `full`, EACCES/EPERM/EROFS `denied`, ENOENT `not-found`. */
 export function fromSystemError(error: unknown, what: string): PenstockError {
   if (error instanceof PenstockError) return error;

@@ -6,6 +6,7 @@ import { describeError, PenstockError } from './errors.ts';
 /** Probes and a scraper; more is a mistake. */
 const CONNECTIONS_MAX = 64;
 const REQUEST_TIMEOUT_MS = 10_000;
+const PORT_MAX = 65_535;
 
 export interface HealthAnswers {
   /** Why only another process could go on, or null. */
@@ -24,7 +25,9 @@ export interface HealthServer {
 /** Listens on HOST:PORT. Throws `usage`, and `unavailable` when the address cannot be used. */
 export async function serveHealth(address: string, answers: HealthAnswers): Promise<HealthServer> {
   const match = /^(.*):(\d{1,5})$/.exec(address);
-  if (match === null) throw new PenstockError('usage', `--listen ${address}: expected HOST:PORT`);
+  if (match === null || Number(match[2]) > PORT_MAX) {
+    throw new PenstockError('usage', `--listen ${address}: expected HOST:PORT, as 127.0.0.1:9101`);
+  }
   const server = createServer({ requestTimeout: REQUEST_TIMEOUT_MS }, (request, response) => {
     const say = (why: string | null): void => {
       response.writeHead(why === null ? 200 : 503, { 'content-type': 'text/plain' }).end(`${why ?? 'ok'}\n`);

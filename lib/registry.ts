@@ -3,16 +3,18 @@
  * (and needs) only the client libraries that its configuration names.
  */
 import { isAbsolute, resolve } from 'node:path';
-import { PenstockError } from './errors.ts';
+import { isCode, PenstockError } from './errors.ts';
 import type { Log, OpenLog } from './log/log.ts';
 import type { MetaEngine, OpenMetaEngine, SessionOptions } from './meta/engine.ts';
 import type { CredentialSource, ObjectStore, OpenObjectStore, StoreCredentials } from './store/store.ts';
-import { parsePortUrl, shownInError } from './urls.ts';
+import { encodePath, parsePortUrl, shownInError } from './urls.ts';
 import type { Vendor } from './vendor.ts';
 
 interface Driver<T> {
   readonly form: string;
   readonly open: () => Promise<T>;
+  /** Parses a URL as `open` does. Throws `config`, and something else for a file that it names and that cannot be read. */
+  readonly parse: () => Promise<(url: URL) => unknown>;
   /** What may stand behind the `?`, and what it means. */
   readonly options?: () => Promise<Readonly<Record<string, string>>>;
   /** The vendor's own calls; none: it can be no connection of the control plane. */
@@ -21,20 +23,30 @@ interface Driver<T> {
 type Drivers<T> = Readonly<Record<string, Driver<T>>>;
 
 const logDrivers: Drivers<OpenLog> = {
-  'file:': { form: 'file:DIR', open: async () => (await import('./log/file/file-log.ts')).openFileLog },
+  'file:': {
+    form: 'file:DIR',
+    open: async () => (await import('./log/file/file-log.ts')).openFileLog,
+    parse: async () => (await import('./log/file/file-log.ts')).parseFileUrl,
+  },
   'kafka:': {
     form: 'kafka://HOST:PORT,HOST:PORT',
     open: async () => (await import('./log/kafka/kafka-log.ts')).openKafkaLog,
+    parse: async () => (await import('./log/kafka/kafka-url.ts')).parseKafkaUrl,
     options: async () => (await import('./log/kafka/kafka-url.ts')).KAFKA_OPTIONS,
     vendor: async () => (await import('./log/kafka/kafka-vendor.ts')).kafkaVendor,
   },
 };
 
 const storeDrivers: Drivers<OpenObjectStore> = {
-  'dir:': { form: 'dir:PATH', open: async () => (await import('./store/dir/dir-store.ts')).openDirStore },
+  'dir:': {
+    form: 'dir:PATH',
+    open: async () => (await import('./store/dir/dir-store.ts')).openDirStore,
+    parse: async () => (await import('./store/dir/dir-store.ts')).parseDirUrl,
+  },
   's3:': {
     form: 's3://BUCKET/PREFIX',
     open: async () => (await import('./store/s3/s3-store.ts')).openS3Store,
+    parse: async () => (await import('./store/s3/s3-options.ts')).parseS3Url,
     options: async () => (await import('./store/s3/s3-options.ts')).S3_OPTIONS,
     vendor: async () => (await import('./store/s3/s3-vendor.ts')).s3Vendor,
   },
@@ -42,6 +54,7 @@ const storeDrivers: Drivers<OpenObjectStore> = {
 
 const redis = {
   open: async () => (await import('./meta/redis/redis-engine.ts')).openRedisEngine,
+  parse: async () => (await import('./meta/redis/options.ts')).parseOptions,
   options: async () => (await import('./meta/redis/options.ts')).REDIS_OPTIONS.server,
   vendor: async () => (await import('./meta/redis/redis-vendor.ts')).redisVendor,
 };
@@ -49,12 +62,14 @@ const metaDrivers: Drivers<OpenMetaEngine> = {
   'sqlite:': {
     form: 'sqlite:PATH',
     open: async () => (await import('./meta/sqlite/sqlite-engine.ts')).openSqliteEngine,
+    parse: async () => (await import('./meta/sqlite/sqlite-engine.ts')).parseSqliteUrl,
   },
   'redis:': { form: 'redis://HOST:PORT/DB', ...redis },
   'rediss:': { form: 'rediss://HOST:PORT/DB', ...redis },
   'redis+sentinel:': {
     form: 'redis+sentinel://HOST:PORT,HOST:PORT/DB?master=NAME',
     open: redis.open,
+    parse: redis.parse,
     options: async () => (await import('./meta/redis/options.ts')).REDIS_OPTIONS.sentinel,
   },
 };
@@ -84,7 +99,30 @@ export async function describeDrivers(): Promise<DriverInfo[]> {
   );
 }
 
-function driver<T>(kind: string, drivers: Drivers<T>, text: string): { url: URL; load: () => Promise<T> } {
+const KINDS = { log: 'log', store: 'object store', meta: 'metadata engine' } as const;
+
+/**
+ * What is wrong with the URL of a port, in words; null when nothing is. Asks nobody, and says nothing of files that the URL names: they may be on the
+ * machine that it is for.
+ */
+export async function urlProblem(port: keyof typeof KINDS, text: string): Promise<string | null> {
+  const drivers: Drivers<unknown> = { log: logDrivers, store: storeDrivers, meta: metaDrivers }[port];
+  try {
+    const { url, parse } = driver(KINDS[port], drivers, text);
+    (await parse())(url);
+    return null;
+  } catch (error) {
+    if (isCode(error, 'config')) return error.message;
+    if (error instanceof PenstockError) return null;
+    throw error;
+  }
+}
+
+function driver<T>(
+  kind: string,
+  drivers: Drivers<T>,
+  text: string,
+): { url: URL; load: Driver<T>['open']; parse: Driver<T>['parse'] } {
   const url = parsePortUrl(text);
   if (url === null) {
     throw new PenstockError(
@@ -99,7 +137,11 @@ function driver<T>(kind: string, drivers: Drivers<T>, text: string): { url: URL;
       `no ${kind} driver for '${url.protocol}': expected one of ${Object.keys(drivers).join(', ')}`,
     );
   }
-  return { url, load: found.open };
+  // (`file:` without a path is parsed as the root.)
+  if (/^(?:file:\/{0,3}|dir:|sqlite:)$/.test(url.href.replace(/[?#].*$/, ''))) {
+    throw new PenstockError('config', `'${text}' names no path: expected ${found.form}`);
+  }
+  return { url, load: found.open, parse: found.parse };
 }
 
 /** `file:./data/log`, `dir:x`, `sqlite:x` name paths of this machine (percent-encoded where a URL needs it); relative ones are resolved against `baseDir`. So are the files that a `kafka:` URL names. */
@@ -112,21 +154,22 @@ export function absoluteUrl(text: string, baseDir: string): string {
   const match = /^(file|dir|sqlite):(?:\/\/)?([^?]*)(\?.*)?$/.exec(text);
   if (match === null) return text;
   const path = match[2] ?? '';
-  const base = encodeURI(baseDir).replace(/[?#]/g, encodeURIComponent);
-  return `${match[1] ?? ''}:${isAbsolute(path) ? path : resolve(base, path)}${match[3] ?? ''}`;
+  // Not the folder itself: the path was forgotten, and whoever opens it says so.
+  if (path === '') return text;
+  return `${match[1] ?? ''}:${isAbsolute(path) ? path : resolve(encodePath(baseDir), path)}${match[3] ?? ''}`;
 }
 
 export async function openLog(text: string): Promise<Log> {
-  const { url, load } = driver('log', logDrivers, text);
+  const { url, load } = driver(KINDS.log, logDrivers, text);
   return (await load())(url);
 }
 
 export async function openStore(text: string, credentials?: StoreCredentials | CredentialSource): Promise<ObjectStore> {
-  const { url, load } = driver('object store', storeDrivers, text);
+  const { url, load } = driver(KINDS.store, storeDrivers, text);
   return (await load())(url, credentials);
 }
 
 export async function openMeta(text: string, session: SessionOptions): Promise<MetaEngine> {
-  const { url, load } = driver('metadata engine', metaDrivers, text);
+  const { url, load } = driver(KINDS.meta, metaDrivers, text);
   return (await load())(url, session);
 }

@@ -11,6 +11,15 @@ export function pathOfUrl(url: URL): string {
   return decodeURIComponent(url.pathname);
 }
 
+/** The URL of a path of this machine: percent-encoded, so that `pathOfUrl` gives it back whatever is in it. */
+export function urlOfPath(scheme: 'file' | 'dir' | 'sqlite', path: string): string {
+  return `${scheme}:${encodePath(path)}`;
+}
+
+export function encodePath(path: string): string {
+  return encodeURI(path).replace(/[?#]/g, encodeURIComponent);
+}
+
 /** From the first place where a URL may have a user and a password to the last `@`. A path of this machine has none. */
 const USER_INFO = /(^\s*(?!(?:file|dir|sqlite):)[a-z][a-z0-9+.-]*:[/\\]*|[/\\]{2}|%2F%2F)(.*)(?:@|%40)/is;
 

@@ -1,8 +1,8 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { describeError } from '../lib/errors.ts';
-import { describeDrivers, openLog, openMeta, openStore } from '../lib/registry.ts';
-import { hostsOfUrl, parsePortUrl, withoutCredentials } from '../lib/urls.ts';
+import { absoluteUrl, describeDrivers, openLog, openMeta, openStore } from '../lib/registry.ts';
+import { pathOfUrl, urlOfPath, hostsOfUrl, parsePortUrl, withoutCredentials } from '../lib/urls.ts';
 
 /** Two halves that nothing else holds, and between them what splits a URL. */
 const [FIRST, SECOND] = ['qZk7', 'xW9j'];
@@ -123,4 +123,15 @@ test('a password that splits the URL is refused with how it is written', async (
     code: 'config',
     message: expect.stringMatching(/^'redis:\/\/\(hidden\)@127\.0\.0\.1\/1' .*%2F/) as string,
   });
+});
+
+test('a path comes back out of its URL, whatever is in it', () => {
+  for (const path of ['/a/b', '/a b/#x?y%41/ü', '/new\nline/--x', '/100%']) {
+    for (const scheme of ['file', 'dir', 'sqlite'] as const) {
+      const url = parsePortUrl(urlOfPath(scheme, path));
+      expect(url === null ? null : [pathOfUrl(url), url.search, url.hash]).toEqual([path, '', '']);
+      const relative = parsePortUrl(absoluteUrl(`${scheme}:./x`, path));
+      expect(relative === null ? null : pathOfUrl(relative)).toBe(`${path}/x`);
+    }
+  }
 });

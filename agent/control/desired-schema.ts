@@ -6,7 +6,7 @@
  * configurations to whoever may read.
  */
 import { z } from 'zod';
-import { describeIssue, type KeyProblem } from '../../lib/config/load.ts';
+import { describeIssue, ISSUES, type KeyProblem } from '../../lib/config/load.ts';
 import { agentSchema, type AgentConfig } from '../config.ts';
 
 const OWN_KEYS = ['agent', 'control'] as const;
@@ -33,7 +33,7 @@ export function desiredSchema(own: OwnKeys): z.ZodType<AgentConfig> {
 
 /** What is wrong with it on every node; empty: nothing that can be known here. What the environment decides, the agent judges. */
 export function desiredProblems(desired: unknown): KeyProblem[] {
-  const parsed = desiredSchema(ANY_NODE).safeParse(desired, { reportInput: true });
+  const parsed = desiredSchema(ANY_NODE).safeParse(desired, ISSUES);
   const issues = parsed.success
     ? []
     : parsed.error.issues.filter(({ path }) => {

@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { InvalidArgumentError, type Command } from 'commander';
 import { PenstockError } from '../../lib/errors.ts';
 import { untilSignal } from '../output.ts';
+import { loadPipeline } from './pipeline-options.ts';
 
 interface CatalogOptions {
   readonly config: string;
@@ -42,11 +43,9 @@ export function addCatalogCommand(program: Command): void {
     .action(async (options: CatalogOptions) => {
       const signal = untilSignal();
       const token = options.tokenFile === undefined ? null : await readToken(options.tokenFile);
-      const { loadConfig } = await import('../../lib/config/load.ts');
-      const { pipelineSchema } = await import('../../lib/config/pipeline.ts');
       const { openLake } = await import('../../lib/lake/ports.ts');
       const { openRestServer } = await import('../../lib/table/rest/rest-server.ts');
-      const { config, baseDir } = await loadConfig(options.config, pipelineSchema);
+      const { config, baseDir } = await loadPipeline(options);
       if (config.catalog !== null) {
         throw new PenstockError('config', `${options.config}: catalog: the tables are served by ${config.catalog.uri}`);
       }

@@ -127,7 +127,10 @@ export function addFsToolCommands(fs: Command): void {
     .option('--parallel <n>', 'files at a time', parseCount, 8)
     .option('--json', 'print as one JSON object')
     .action(async (path: string, options: ToolOptions & { readonly parallel: number }) => {
+      const { volumeInfo } = await import('../../fs-gateway/main.ts');
       const { warmTree } = await import('../../fs-gateway/tools/warm.ts');
+      // Elsewhere it would read a whole disk, and warm nothing.
+      volumeInfo(path);
       const signal = untilSignal();
       const report = await warmTree({ path, parallel: options.parallel, progress: progressOnStderr(), signal });
       print({ ...report }, options.json);

@@ -120,6 +120,12 @@ export function addLakeCommands(program: Command): void {
         process.stderr.write(`penstock: ${planLine(plan)}\n`);
       } else print({ ...summary }, options.json);
       for (const note of notes) if (!told.has(note)) process.stderr.write(`penstock: ${note}\n`);
+      if (plan.length === 0 && problems.length === 0 && options.ignoreLag !== true) {
+        const lag = `${config.compactor.lag / 60_000} min`;
+        process.stderr.write(
+          `penstock: no hour that ended more than ${lag} ago (compactor.lag) has files to merge; --ignore-lag takes later ones too\n`,
+        );
+      }
       report(problems, told);
     });
 

@@ -17,7 +17,6 @@ export const configOption = (): Option => new Option('-c, --config <file>', 'pip
 export const jsonOption = (): Option => new Option('--json', 'print as JSON');
 
 export async function loadPipeline(options: PipelineOptions) {
-  const { loadConfig } = await import('../../lib/config/load.ts');
-  const { pipelineSchema } = await import('../../lib/config/pipeline.ts');
-  return loadConfig(options.config, pipelineSchema);
+  const { loadPipelineConfig } = await import('../../lib/config/pipeline.ts');
+  return loadPipelineConfig(options.config);
 }

@@ -1,6 +1,7 @@
 /** `penstock serve`: the REST API and the admin page. */
 import { InvalidArgumentError, type Command } from 'commander';
 import { reportToParent, toJson, untilSignal, version } from '../output.ts';
+import { loadPipeline } from './pipeline-options.ts';
 
 interface ServeCommandOptions {
   readonly config: string;
@@ -25,9 +26,7 @@ export function addServeCommand(program: Command): void {
     .option('--json', 'print the address as one JSON object')
     .action(async (options: ServeCommandOptions) => {
       const signal = untilSignal();
-      const { loadConfig } = await import('../../lib/config/load.ts');
-      const { pipelineSchema } = await import('../../lib/config/pipeline.ts');
-      const { config, baseDir } = await loadConfig(options.config, pipelineSchema);
+      const { config, baseDir } = await loadPipeline(options);
       const { serve } = await import('../../control/main.ts');
       const { desiredProblems } = await import('../../agent/control/desired-schema.ts');
       const firstToken = process.env['PENSTOCK_TOKEN'];

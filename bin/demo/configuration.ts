@@ -9,9 +9,9 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { AgentConfig } from '../../agent/config.ts';
 import { loadAgentConfig } from '../../agent/main.ts';
-import { loadConfig } from '../../lib/config/load.ts';
-import { pipelineSchema, type PipelineConfig } from '../../lib/config/pipeline.ts';
+import { loadPipelineConfig, type PipelineConfig } from '../../lib/config/pipeline.ts';
 import { PenstockError, systemCode } from '../../lib/errors.ts';
+import { urlOfPath } from '../../lib/urls.ts';
 
 export interface DemoPaths {
   readonly dir: string;
@@ -44,8 +44,8 @@ export function demoPaths(dir: string): DemoPaths {
     inbox: join(dir, 'inbox'),
     mountpoint: join(dir, 'mnt'),
     logs: join(dir, 'logs'),
-    metaUrl: `sqlite:${encodeURI(join(dir, 'meta.db'))}`,
-    storeUrl: `dir:${encodeURI(join(dir, 'objects'))}`,
+    metaUrl: urlOfPath('sqlite', join(dir, 'meta.db')),
+    storeUrl: urlOfPath('dir', join(dir, 'objects')),
   };
 }
 
@@ -93,7 +93,7 @@ export async function makeConfiguration(paths: DemoPaths, rate: number, freePort
   if (!writeUnlessChanged(paths.agent, agentYaml(rate, freePort))) {
     notes.push(`${paths.agent} was changed: used as it is, and --rate does not apply`);
   }
-  const { config: pipeline } = await loadConfig(paths.pipeline, pipelineSchema);
+  const { config: pipeline } = await loadPipelineConfig(paths.pipeline);
   const { config: agent } = await loadAgentConfig(paths.agent);
   expectEmbedded(paths.pipeline, 'log', pipeline.log, 'file:./log');
   expectEmbedded(paths.pipeline, 'store', pipeline.store, 'dir:./objects');

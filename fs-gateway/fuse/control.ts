@@ -13,7 +13,7 @@ import { join } from 'node:path';
 import { PenstockError, describeError, isCode, systemCode } from '../../lib/errors.ts';
 import { acquireProcessLock, type ProcessLock } from '../../lib/process-lock.ts';
 import { ensureRuntimeDir, runtimeDir } from '../runtime-dir.ts';
-import { resolveMountpoint } from './mount.ts';
+import { FILE_SYSTEM_TYPE, findMount, resolveMountpoint } from './mount.ts';
 
 const REQUEST_BYTES_MAX = 65_536;
 const ANSWER_BYTES_MAX = 16 * 2 ** 20;
@@ -98,6 +98,9 @@ export async function controlRequest(
     return JSON.parse(line) as ControlAnswer; // written by serveControl above
   } catch (error) {
     // Nobody listens, or who listened was killed before it answered.
+    if (systemCode(error) === 'ENOENT' && findMount(mountpoint)?.type !== FILE_SYSTEM_TYPE) {
+      throw new PenstockError('not-found', `${mountpoint} is not a mount of Penstock`);
+    }
     const isGone = ['ENOENT', 'ECONNREFUSED', 'ECONNRESET', 'EPIPE'].includes(systemCode(error) ?? '');
     if (isGone || isCode(error, 'unavailable')) {
       throw new PenstockError('not-found', `no supervisor serves ${mountpoint}`, { cause: error });

@@ -231,6 +231,8 @@ export function resolveMountpoint(path: string): string {
       current = resolve(parent, readlinkSync(current));
     } catch (error) {
       if (systemCode(error) === 'EINVAL') return current; // not a symlink
+      if (systemCode(error) === 'ENOENT')
+        throw new PenstockError('not-found', `the mount point ${path} does not exist`);
       throw new PenstockError('not-found', `mount point ${path}: ${describeError(error)}`, { cause: error });
     }
   }

@@ -131,7 +131,7 @@ function parseLocated<T>(
       { line: 1, key: '', message: error instanceof Error ? error.message : String(error) },
     ]);
   }
-  const parsed = schema.safeParse(value ?? {}, { reportInput: true });
+  const parsed = schema.safeParse(value ?? {}, ISSUES);
   const locate = (keyPath: readonly PropertyKey[]): number => lineOf(offsetOf(document, keyPath));
   if (parsed.success) return { config: parsed.data, locate };
   const problems = parsed.error.issues.flatMap((issue) =>
@@ -140,7 +140,26 @@ function parseLocated<T>(
   throw new ConfigError(path, problems);
 }
 
-/** An issue of a schema (parsed with `reportInput`) in our words, without a line. */
+/** How a schema is to be parsed for `describeIssue`. A schema's own message comes before these. */
+export const ISSUES = { reportInput: true, error: expectation } as const;
+
+function expectation(issue: z.core.$ZodRawIssue): string | undefined {
+  const things = issue.origin === 'string' ? ' characters' : issue.origin === 'array' ? ' entries' : '';
+  switch (issue.code) {
+    case 'too_small':
+      if (things !== '' && issue.minimum === 1)
+        return issue.origin === 'string' ? 'is empty' : 'expected at least one entry';
+      return `expected at least ${issue.minimum}${things}`;
+    case 'too_big':
+      return `expected at most ${issue.maximum}${things}`;
+    case 'invalid_format':
+      return issue.format === 'url' ? 'expected a URL' : undefined;
+    default:
+      return undefined;
+  }
+}
+
+/** An issue of a schema (parsed with `ISSUES`) in our words, without a line. */
 export function describeIssue(issue: z.core.$ZodIssue): KeyProblem[] {
   return pathsOf(issue).map((path) => problemAt(path, issue));
 }
@@ -187,7 +206,7 @@ function offsetOf(document: Document, path: readonly PropertyKey[]): number {
 }
 
 function unit(name: string, parse: (text: string) => number): z.ZodType<number> {
-  return z.union([z.string(), z.number()]).transform((value, context) => {
+  return z.union([z.string(), z.number()], { error: `expected a ${name}` }).transform((value, context) => {
     try {
       return parse(String(value));
     } catch (error) {

@@ -4,8 +4,9 @@
  */
 import { z } from 'zod';
 import { type ColumnType, decimalOf, haveDistinctNames } from '../table/schema.ts';
+import { absoluteUrl, urlProblem } from '../registry.ts';
 import { isSplitByPassword } from '../urls.ts';
-import { bytes, duration, httpUrl } from './load.ts';
+import { bytes, duration, httpUrl, loadedFrom, readConfig, type Loaded } from './load.ts';
 
 /** A dataset's name is a table's name, a folder's and part of object keys: lower and upper case letters, digits, `_`, `-`, in dotted parts. */
 const datasetName = z
@@ -88,35 +89,51 @@ const value = z
     error: 'JSON values have no registry: remove it, or set format to avro or protobuf',
   });
 
-const dataset = z.strictObject({
-  name: datasetName,
-  topic: z.string().min(1).max(249),
-  /** Default: the header `event`, else the record's timestamp. */
-  eventTime: fieldName.optional(),
-  sort: z.array(fieldName).max(16).default([]),
-  dedup: z
-    .union([z.enum(['identity', 'none']), z.strictObject({ key: z.array(z.string().min(1)).min(1).max(16) })])
-    .default('identity'),
-  schema: z
-    .union([z.literal('infer'), z.array(declaredField).min(1).max(500)])
-    .superRefine((schema, context) => {
-      if (schema === 'infer') return;
-      const names = new Map<string, string>();
-      for (const [index, { name }] of schema.entries()) {
-        const other = names.get(name.toLowerCase());
-        names.set(name.toLowerCase(), name);
-        if (other === undefined) continue;
-        const message = other === name ? `${name} is declared twice` : `${other} and ${name} differ only in case`;
-        context.addIssue({ code: 'custom', message, path: [index, 'name'] });
-      }
-    })
-    .default('infer'),
-  value: value.default({ format: 'json' }),
-  /** Hours that ended longer ago are dropped from the table and its listings; default: nothing is. */
-  retention: duration()
-    .refine((ms) => ms >= HOUR_MS, 'expected at least 1h: whole hours are dropped')
-    .optional(),
-});
+const dataset = z
+  .strictObject({
+    name: datasetName,
+    topic: z.string().min(1).max(249),
+    /** Default: the header `event`, else the record's timestamp. */
+    eventTime: fieldName.optional(),
+    sort: z.array(fieldName).max(16).default([]),
+    dedup: z
+      .union([z.enum(['identity', 'none']), z.strictObject({ key: z.array(z.string().min(1)).min(1).max(16) })], {
+        error: 'expected identity, none or { key: [COLUMN, ...] }',
+      })
+      .default('identity'),
+    schema: z
+      .union([z.literal('infer'), z.array(declaredField).min(1).max(500)], {
+        error: 'expected infer, or a list of { name, type, required }',
+      })
+      .superRefine((schema, context) => {
+        if (schema === 'infer') return;
+        const names = new Map<string, string>();
+        for (const [index, { name }] of schema.entries()) {
+          const other = names.get(name.toLowerCase());
+          names.set(name.toLowerCase(), name);
+          if (other === undefined) continue;
+          const message = other === name ? `${name} is declared twice` : `${other} and ${name} differ only in case`;
+          context.addIssue({ code: 'custom', message, path: [index, 'name'] });
+        }
+      })
+      .default('infer'),
+    value: value.default({ format: 'json' }),
+    /** Hours that ended longer ago are dropped from the table and its listings; default: nothing is. */
+    retention: duration()
+      .refine((ms) => ms >= HOUR_MS, 'expected at least 1h: whole hours are dropped')
+      .optional(),
+  })
+  .superRefine(({ eventTime, sort, dedup, schema }, context) => {
+    if (schema === 'infer') return;
+    const declared = new Set(schema.map(({ name }) => name));
+    const check = (name: string, ...path: (string | number)[]): void => {
+      if (declared.has(name) || name.startsWith('_')) return;
+      context.addIssue({ code: 'custom', message: `schema declares no column ${name}`, path });
+    };
+    if (eventTime !== undefined) check(eventTime, 'eventTime');
+    for (const [index, name] of sort.entries()) check(name, 'sort', index);
+    if (typeof dedup !== 'string') for (const [index, name] of dedup.key.entries()) check(name, 'dedup', 'key', index);
+  });
 export type DatasetConfig = z.output<typeof dataset>;
 
 const unique = (datasets: readonly DatasetConfig[], key: 'name' | 'topic'): boolean =>
@@ -247,3 +264,14 @@ export const pipelineSchema = z.strictObject({
     .default({ port: 8080, tenants: [], connections: { hosts: [] } }),
 });
 export type PipelineConfig = z.output<typeof pipelineSchema>;
+
+/** Reads pipeline.yaml. Throws `config` with every problem, each with line, key and what was expected; the URLs of its ports are checked, not opened. */
+export async function loadPipelineConfig(path: string): Promise<Loaded<PipelineConfig>> {
+  return loadedFrom(await readConfig(path), path, pipelineSchema, async (config, baseDir) => {
+    const ports = (['log', 'store', 'meta'] as const).map(async (port) => {
+      const message = await urlProblem(port, absoluteUrl(config[port], baseDir));
+      return message === null ? [] : [{ path: [port], message }];
+    });
+    return (await Promise.all(ports)).flat();
+  });
+}

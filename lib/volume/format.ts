@@ -9,6 +9,7 @@
  * Failure: the record and the root directory are one commit.
  */
 import { z } from 'zod';
+import { describeIssue, ISSUES } from '../config/load.ts';
 import { PenstockError, describeError } from '../errors.ts';
 import type { MetaEngine } from '../meta/engine.ts';
 import { encodeInode, newInode, S_IFDIR } from './inode.ts';
@@ -102,9 +103,10 @@ export function parseFormat(value: Buffer, volume: string): VolumeFormat {
 }
 
 function checkFormat(format: VolumeFormat): VolumeFormat {
-  const checked = formatSchema.safeParse(format);
+  const checked = formatSchema.safeParse(format, ISSUES);
   if (checked.success) return checked.data;
-  throw new PenstockError('config', `options of volume '${format.volume}': ${z.prettifyError(checked.error)}`);
+  const flaws = checked.error.issues.flatMap(describeIssue).map(({ key, message }) => `${key}: ${message}`);
+  throw new PenstockError('config', `options of volume '${format.volume}': ${flaws.join('; ')}`);
 }
 
 /**

@@ -208,3 +208,16 @@ test('an mqtt source: what its keys may be', async () => {
   const clients = configFile(head + mqtt('url: "mqtt://x", topics: [a]') + mqtt('url: "mqtt://x:1883", topics: [b]'));
   await expect(loadAgentConfig(clients)).rejects.toThrow('sources[1].clientId: two mqtt sources are one client');
 });
+
+test('a URL of the log that no driver takes is a problem of the configuration, not of the link', async () => {
+  const problemsOf = async (log: string): Promise<unknown> =>
+    (await validateAgent(configFile(`agent: { id: e }\nsources: [{ type: host }]\nlog: ${log}\n`))).map(
+      ({ line, key, message }) => `${line} ${key}: ${message}`,
+    );
+  expect(await problemsOf('kafka://h:9092?tls=maybe')).toEqual([
+    '3 log: kafka://h:9092: tls=maybe, expected true or false',
+  ]);
+  expect(await problemsOf('kafka://h?foo=1')).toEqual([expect.stringMatching(/unknown option 'foo'/)]);
+  expect(await problemsOf("'file:'")).toEqual([expect.stringMatching(/names no path: expected file:DIR/)]);
+  expect(await problemsOf('kafka://h?sasl=plain&user=u&passwordFile=./password')).toEqual([]);
+});

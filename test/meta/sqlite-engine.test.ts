@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process';
 import { copyFileSync, mkdirSync, readFileSync, renameSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
@@ -219,5 +220,30 @@ describe('the file', () => {
     for (const suffix of ['', '-wal']) copyFileSync(path + suffix, copy + suffix);
     expect((await readOne(await openFor(`sqlite:${copy}`), key('a')))?.value.toString()).toBe('a');
     await apply(engine, put('b'));
+  });
+});
+
+test.skipIf(process.getuid?.() !== 0)('a full disk is called that when the file is opened', async ({ skip }) => {
+  const folder = tempDir('full');
+  const mounted = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', folder], { stdio: 'ignore' });
+  if (mounted.status !== 0) skip('no right to mount a tmpfs');
+  onTestFinished(() => void spawnSync('umount', ['-l', folder], { stdio: 'ignore' }));
+  const path = join(folder, 'meta.db');
+  await (await openMeta(`sqlite:${path}`, { kind: 'test' })).close();
+  expect(() => writeFileSync(join(folder, 'rest'), Buffer.alloc(2_000_000))).toThrow('ENOSPC');
+  await expect(openMeta(`sqlite:${path}`, { kind: 'test' })).rejects.toMatchObject({
+    code: 'full',
+    message: `${path} cannot be used: no space left on its disk`,
+  });
+});
+
+test.skipIf(process.getuid?.() !== 0)('a read-only folder is called that', async ({ skip }) => {
+  const folder = tempDir('ro');
+  const mounted = spawnSync('mount', ['-t', 'tmpfs', '-o', 'ro', 'tmpfs', folder], { stdio: 'ignore' });
+  if (mounted.status !== 0) skip('no right to mount a tmpfs');
+  onTestFinished(() => void spawnSync('umount', ['-l', folder], { stdio: 'ignore' }));
+  await expect(openMeta(`sqlite:${join(folder, 'meta.db')}`, { kind: 'test' })).rejects.toMatchObject({
+    code: 'denied',
+    message: expect.stringMatching(/may not be written by this process, or is read-only$/) as string,
   });
 });

@@ -67,3 +67,32 @@ test('quotas are set and shown, also of the volume', async () => {
   expect(await penstock('quota', 'set', volume.metaUrl, '/', '--inodes', 'few')).toMatchObject({ status: 2 });
   expect(await penstock('quota', 'get', volume.metaUrl, '/none')).toMatchObject({ status: 1 });
 });
+
+test('what the operating system refuses is one line without a stack, and a mistyped path leaves nothing behind', async () => {
+  const { base, metaUrl } = await testVolume();
+  const lines = async (...args: string[]): Promise<unknown> => {
+    const { status, stderr } = await penstock(...args);
+    return [status, stderr.trimEnd().split('\n')];
+  };
+  const line = (text: string | RegExp): unknown => [1, [expect.stringMatching(text)]];
+  const file = join(base, 'file');
+  writeFileSync(file, '');
+  expect(await lines('mount', metaUrl, base, '--cache-dir', file)).toEqual(line(/cache directory .*EEXIST/));
+  expect(await lines('mount', metaUrl, join(base, 'none'))).toEqual(line(/mount point .*none does not exist$/));
+  expect(await lines('stats', base)).toEqual(line(/is not a mount of Penstock$/));
+  expect(await lines('warm', base)).toEqual(line(/is not in a mount of Penstock$/));
+  expect(await lines('backup', 'list', `dir:${join(base, 'none')}`)).toEqual(line(/none does not exist$/));
+  expect(await lines('dump', metaUrl, join(base, 'none', 'dump'))).toEqual(line(/ENOENT/));
+  expect(readdirSync(base)).not.toContain('none');
+  expect(await lines('config', metaUrl, 'inlineBytes=1GiB')).toEqual([
+    2,
+    [expect.stringMatching(/inlineBytes: expected at most 262144$/)],
+  ]);
+});
+
+test('a list of nothing prints nothing on stdout, and says so on stderr', async () => {
+  const { metaUrl } = await testVolume();
+  const { status, stdout, stderr } = await run(PENSTOCK, ['fs', 'snapshot', 'list', metaUrl], 60_000);
+  expect({ status, stdout, stderr }).toEqual({ status: 0, stdout: '', stderr: 'penstock: nothing to show\n' });
+  expect(await penstock('snapshot', 'list', metaUrl)).toMatchObject({ status: 0, json: [] });
+});

@@ -18,6 +18,7 @@ import { dirname, join } from 'node:path';
 import { systemClock, type Clock } from '../../clock.ts';
 import { PenstockError, fromSystemError, systemCode } from '../../errors.ts';
 import { parseBytes } from '../../units.ts';
+import { urlOfPath } from '../../urls.ts';
 import type {
   AppendResult,
   DamagedRange,
@@ -63,20 +64,26 @@ export interface FileLogOptions {
   readonly boot?: BootTime;
 }
 
-export async function openFileLog(url: URL): Promise<Log> {
+/** Throws `config`. */
+export function parseFileUrl(url: URL): { readonly root: string; readonly segmentBytes: number } {
   const segmentBytes = parseBytes(url.searchParams.get('segmentBytes') ?? SEGMENT_BYTES);
   const unknown = [...url.searchParams.keys()].find((key) => key !== 'segmentBytes');
   if (unknown !== undefined) {
     throw new PenstockError('config', `${url.href}: unknown option '${unknown}', expected segmentBytes`);
   }
-  return openFileLogAt(decodeURIComponent(url.pathname), { segmentBytes, clock: systemClock });
+  const [min, max] = SEGMENT_BYTES_RANGE;
+  if (segmentBytes < min || segmentBytes > max) {
+    throw new PenstockError('config', `segmentBytes is ${segmentBytes}, expected ${min} to ${max}`);
+  }
+  return { root: decodeURIComponent(url.pathname), segmentBytes };
+}
+
+export async function openFileLog(url: URL): Promise<Log> {
+  const { root, segmentBytes } = parseFileUrl(url);
+  return openFileLogAt(root, { segmentBytes, clock: systemClock });
 }
 
 export async function openFileLogAt(root: string, options: FileLogOptions): Promise<Log> {
-  const [min, max] = SEGMENT_BYTES_RANGE;
-  if (options.segmentBytes < min || options.segmentBytes > max) {
-    throw new PenstockError('config', `segmentBytes is ${options.segmentBytes}, expected ${min} to ${max}`);
-  }
   try {
     await prepareDirectory(root);
   } catch (error) {
@@ -95,7 +102,7 @@ class FileLog implements Log {
   #closed = false;
 
   constructor(root: string, options: FileLogOptions) {
-    this.url = `file:${encodeURI(root)}`;
+    this.url = urlOfPath('file', root);
     this.#root = root;
     this.#options = options;
   }

@@ -22,7 +22,7 @@
  * Limits: a file system with shared memory between its users, so one machine (SQLite's rule for WAL).
  */
 import { randomUUID } from 'node:crypto';
-import { mkdirSync, statSync } from 'node:fs';
+import { accessSync, constants, mkdirSync, statfsSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { PenstockError, describeError, fromSystemError, type ErrorCode } from '../../errors.ts';
@@ -62,6 +62,10 @@ export interface OpenedFile {
 
 const SQLITE_BUSY = 5;
 const SQLITE_LOCKED = 6;
+const SQLITE_IOERR = 10;
+const SQLITE_CANTOPEN = 14;
+/** Of the index of the write-ahead log, made at every first open. */
+const SHARED_MEMORY_BYTES = 32_768;
 /** SQLite's primary result codes (sqlite.org/rescode.html); what is not named here is `io`. */
 const ERROR_CODES: Readonly<Record<number, ErrorCode>> = {
   [SQLITE_BUSY]: 'unavailable',
@@ -70,7 +74,7 @@ const ERROR_CODES: Readonly<Record<number, ErrorCode>> = {
   8: 'denied', // READONLY
   11: 'corrupt', // CORRUPT
   13: 'full', // FULL
-  14: 'not-found', // CANTOPEN
+  [SQLITE_CANTOPEN]: 'not-found',
   26: 'corrupt', // NOTADB
 };
 
@@ -91,9 +95,35 @@ export function fromSqliteError(error: unknown, path: string): PenstockError {
   if (error instanceof PenstockError) return error;
   const result = resultCode(error);
   if (result === undefined) return fromSystemError(error, path);
-  const code = ERROR_CODES[result] ?? 'io';
+  // SQLite calls it an I/O error where it cannot make its shared memory.
+  const isFull = result === SQLITE_IOERR && isDiskFull(path);
+  const isDenied = result === SQLITE_CANTOPEN && !mayWrite(dirname(path));
+  const code = isFull ? 'full' : isDenied ? 'denied' : (ERROR_CODES[result] ?? 'io');
   const what = code === 'corrupt' ? 'is damaged or no metadata database' : 'cannot be used';
-  return new PenstockError(code, `${path} ${what}: ${describeError(error)}`, { cause: error });
+  const why = isFull
+    ? 'no space left on its disk'
+    : isDenied
+      ? `${dirname(path)} may not be written by this process, or is read-only`
+      : describeError(error);
+  return new PenstockError(code, `${path} ${what}: ${why}`, { cause: error });
+}
+
+function mayWrite(folder: string): boolean {
+  try {
+    accessSync(folder, constants.W_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function isDiskFull(path: string): boolean {
+  try {
+    const { bavail, bsize } = statfsSync(dirname(path));
+    return bavail * bsize < SHARED_MEMORY_BYTES;
+  } catch {
+    return false;
+  }
 }
 
 /** The inode at `path` now, or null: a file that was replaced or removed under us has another. */

@@ -76,7 +76,7 @@ interface Options {
 
 /** Opens `sqlite:PATH`; the file is created where there is none. Throws `config`, `corrupt`, `unsupported`, `denied`, `full`. */
 export async function openSqliteEngine(url: URL, session: SessionOptions): Promise<MetaEngine> {
-  const options = parseOptions(url);
+  const options = parseSqliteUrl(url);
   try {
     const file = await retryBusy(options, () => openFile(options.path, options.durability));
     try {
@@ -94,7 +94,8 @@ export async function openSqliteEngine(url: URL, session: SessionOptions): Promi
   }
 }
 
-function parseOptions(url: URL): Options {
+/** Throws `config`. */
+export function parseSqliteUrl(url: URL): Options {
   let durability: Durability = 'commit';
   let deadlineMs = DEFAULT_DEADLINE_MS;
   for (const [name, value] of url.searchParams) {
@@ -110,7 +111,6 @@ function parseOptions(url: URL): Options {
       );
     }
   }
-  if (url.pathname === '') throw new PenstockError('config', `${url.href}: expected sqlite:PATH`);
   return { path: resolve(pathOfUrl(url)), durability, deadlineMs };
 }
 

@@ -30,9 +30,15 @@ const FOLDER_RETRIES_MAX = 100;
 /** Files removed at once. */
 const DELETE_BATCH = 32;
 
-export async function openDirStore(url: URL): Promise<ObjectStore> {
+/** The path. Throws `config`. */
+export function parseDirUrl(url: URL): string {
   const path = resolve(decodeURIComponent(url.pathname));
   if (url.search !== '') throw new PenstockError('config', `'dir:${path}' takes no options, not '${url.search}'`);
+  return path;
+}
+
+export async function openDirStore(url: URL): Promise<ObjectStore> {
+  const path = parseDirUrl(url);
   try {
     await mkdir(path, { recursive: true });
     const root = await realpath(path);
