@@ -9,10 +9,13 @@ import { ROW_GROUP_ROWS, ZSTD_LEVEL } from '../compact/group-sql.ts';
 /** In parentheses on lines of its own, so that a comment at its end comments out nothing of ours. */
 const condition = (where: string): string => `(\n${where}\n)`;
 
-/** Fails where the condition is none on this schema. */
+/**
+ * Fails where the condition is none on this schema; `type` is its type. Text that is an expression within parentheses and as the
+ * condition of a CASE has no parenthesis that closes ours.
+ */
 export function checkStatement(schema: Schema, where: string): string {
   const columns = schema.fields.map(({ name, type }) => `CAST(NULL AS ${sqlType(type)}) AS ${sqlName(name)}`);
-  return `SELECT count(*) FROM (SELECT ${columns.join(', ')}) WHERE ${condition(where)} IS TRUE`;
+  return `SELECT typeof${condition(where)} AS type, CASE WHEN \n${where}\n THEN 1 END FROM (SELECT ${columns.join(', ')})`;
 }
 
 /** (file_index, file_row_number): rows of the hour that delete files of other writers take out. */

@@ -118,7 +118,9 @@ export async function runErase(options: EraseOptions): Promise<EraseResult> {
 
 async function checkWhere(worker: SqlWorker, table: TableState, where: string): Promise<void> {
   try {
-    await worker.select(checkStatement(table.schema, where), { rowsMax: 1, bytesMax: 1000 });
+    const { rows } = await worker.select(checkStatement(table.schema, where), { rowsMax: 1, bytesMax: 1000 });
+    const type = rows[0]?.[0];
+    if (type !== 'BOOLEAN') throw new PenstockError('usage', `its type is ${JSON.stringify(type)}, not BOOLEAN`);
   } catch (error) {
     if (!isCode(error, 'usage', 'io', 'corrupt')) throw error;
     throw new PenstockError('usage', `--where: expected an SQL condition on ${table.name}: ${describeError(error)}`);
