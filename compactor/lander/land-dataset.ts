@@ -21,6 +21,7 @@ import { RoundTraces, type LandingTracesOptions } from './landing-traces.ts';
 import type { Membership } from './membership.ts';
 import { OnceGoal } from './once-goal.ts';
 import { openStaging } from './open-staging.ts';
+import { OpenTransactions } from './open-transactions.ts';
 import { hasMoved, type StagePlace, stagePortion } from './stage-portion.ts';
 import type { Staging } from './staging.ts';
 import { isPassing, type PartitionCursor, TopicSource } from './topic-source.ts';
@@ -90,6 +91,7 @@ export class DatasetLander {
   readonly #share: DatasetShare;
   /** Only with `once`. */
   readonly #goal: OnceGoal | undefined;
+  readonly #openTransactions: OpenTransactions;
   #beats = 0;
   /** Of the topic that was landed last; undefined: it was not seen yet. */
   #topicId: string | undefined;
@@ -100,7 +102,10 @@ export class DatasetLander {
     const { lake, log, dataset, membership, once, commitEveryMs } = options;
     this.#options = options;
     this.#share = new DatasetShare(lake, dataset.name, membership);
-    this.#goal = once ? new OnceGoal(log, lake.clock, commitEveryMs) : undefined;
+    this.#goal = once
+      ? new OnceGoal(log, lake.clock, commitEveryMs, (told) => options.onProblem(told, false))
+      : undefined;
+    this.#openTransactions = new OpenTransactions(lake.clock);
   }
 
   /** Throws what a later round would not cure: `fenced`, `config`. */
@@ -259,6 +264,7 @@ export class DatasetLander {
       partitions: source.cursors.length,
       unlanded: source.cursors.reduce((sum, { start, end }) => sum + Math.max(0, end - start), 0),
     });
+    for (const held of this.#openTransactions.look(topic.name, source.cursors)) this.#options.onProblem(held, false);
     if (lake.clock.monotonicMs() - this.#hintedMs > HINT_EVERY_MS) {
       await this.#hint(topic, new Map(source.cursors.map(({ partition, start }) => [partition, BigInt(start)])));
     }

@@ -1,5 +1,6 @@
 /**
- * Where `--once` ends: at the log's end as seen at the start, in the partitions that other landers have, too.
+ * Where `--once` ends: at the log's end as seen at the start, in the partitions that other landers have, too. What a transaction holds back
+ * that is open then is not part of it, and named: its records are as good as not sent yet.
  *
  * Limits: a partition that another lander has, and in which nothing lands for WAIT_MS (or three of its commits), is not waited for any
  * longer, by name.
@@ -7,6 +8,7 @@
 import type { Clock } from '../../lib/clock.ts';
 import type { StoredOffset } from '../../lib/lake/offsets.ts';
 import type { Log, TopicInfo } from '../../lib/log/log.ts';
+import { heldBack } from './open-transactions.ts';
 
 const WAIT_MS = 60_000;
 
@@ -21,13 +23,15 @@ export class OnceGoal {
   readonly #log: Log;
   readonly #clock: Clock;
   readonly #waitMs: number;
+  readonly #tell: (message: string) => void;
   #targets: { readonly topicId: string; readonly byPartition: ReadonlyMap<number, number> } | undefined;
   readonly #progress = new Map<number, { readonly next: number; readonly sinceMs: number }>();
 
-  constructor(log: Log, clock: Clock, commitEveryMs: number) {
+  constructor(log: Log, clock: Clock, commitEveryMs: number, tell: (message: string) => void) {
     this.#log = log;
     this.#clock = clock;
     this.#waitMs = Math.max(WAIT_MS, 3 * commitEveryMs);
+    this.#tell = tell;
   }
 
   /** Where to end, by partition; asked of the log once for the topic of this id. */
@@ -36,13 +40,21 @@ export class OnceGoal {
     if (this.#targets?.topicId !== topic.id) {
       const byPartition = new Map<number, number>();
       for (const partition of partitions) {
-        byPartition.set(partition, Number((await this.#log.offsets(topic.name, partition)).end));
+        byPartition.set(partition, await this.#target(topic.name, partition));
       }
       this.#targets = { topicId: topic.id, byPartition };
     }
     // A partition that was added later is not part of what was seen at the start.
     const { byPartition } = this.#targets;
     return new Map(partitions.map((partition) => [partition, byPartition.get(partition) ?? 0]));
+  }
+
+  async #target(topic: string, partition: number): Promise<number> {
+    const end = Number((await this.#log.offsets(topic, partition)).end);
+    // Asked later, so that below `end` means an open transaction.
+    const lastStable = Number((await this.#log.offsets(topic, partition, 'committed')).end);
+    if (lastStable < end) this.#tell(heldBack(topic, partition, lastStable, end));
+    return Math.min(lastStable, end);
   }
 
   /** `holder` names who has a partition. */

@@ -33,8 +33,9 @@ export interface PartitionCursor {
   leaderEpoch: number;
   /** Reading ends here (`--once`). */
   readonly target: number;
-  /** The log's end as last seen. */
+  /** The log's end as last seen, and where reading ends: below it while a transaction is open. */
   end: number;
+  lastStable: number;
   /** Why it is not read any more. */
   stopped: PenstockError | undefined;
 }
@@ -96,6 +97,7 @@ export class TopicSource {
         leaderEpoch: landed?.leaderEpoch ?? 0,
         target: targets.get(partition) ?? Infinity,
         end: Number(limits.end),
+        lastStable: Number(limits.end),
         stopped: undefined,
       });
     }
@@ -133,10 +135,11 @@ export class TopicSource {
         continue;
       }
       cursor.end = Number(result.endOffset);
+      cursor.lastStable = Number(result.lastStableOffset);
       if (result.batches.length === 0) continue;
       cursor.leaderEpoch = result.leaderEpoch;
       const nextOffset = Number(result.nextOffset);
-      if (nextOffset < Math.min(cursor.target, cursor.end)) {
+      if (nextOffset < Math.min(cursor.target, cursor.lastStable)) {
         this.#ahead.set(cursor, this.#fetch(cursor, nextOffset, signal));
       }
       return { cursor, batches: result.batches, nextOffset };
@@ -205,6 +208,7 @@ export class TopicSource {
         offset: BigInt(offset),
         maxBytes: this.#fetchBytes,
         maxWaitMs: 0,
+        isolation: 'committed',
         signal,
       });
     } catch (error) {

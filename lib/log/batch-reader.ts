@@ -7,7 +7,7 @@
  * beyond its bytes. Every flaw is `corrupt` and names the partition and the offset.
  * Failure: after an error the reader may be opened on another batch.
  * Limits: RECORDS_BYTES_MAX uncompressed. Snappy and lz4 are `unsupported` (Node has no codec for them). Control batches
- * (transaction markers) read as empty.
+ * (transaction markers) read as empty unless they are asked for.
  */
 import { gunzipSync, zstdDecompressSync } from 'node:zlib';
 import { PenstockError, describeError } from '../errors.ts';
@@ -45,8 +45,8 @@ export class RecordBatchReader {
   #foundStart = 0;
   #foundBytes = -1;
 
-  /** Opens a whole batch; `where` names its partition in errors ("machine/0"). Returns the header. */
-  open(batch: Uint8Array, where: string): BatchHeader {
+  /** Opens a whole batch; `where` names its partition in errors ("machine/0"). Returns the header. `control`: markers are records, too. */
+  open(batch: Uint8Array, where: string, control = false): BatchHeader {
     const view = viewOf(batch);
     if (view.length < BATCH_HEADER_BYTES) {
       throw new PenstockError('corrupt', `${where}: ${view.length} bytes are less than a batch's header`);
@@ -58,11 +58,12 @@ export class RecordBatchReader {
     checkBatchCrc(view, header, where);
     this.#where = where;
     this.#header = header;
-    this.#left = header.isControl ? 0 : header.records;
+    const isSkipped = header.isControl && !control;
+    this.#left = isSkipped ? 0 : header.records;
     const compressed = header.compression !== COMPRESSION.none && this.#left > 0;
     this.#bytes = compressed ? decompress(view.subarray(BATCH_HEADER_BYTES), header, where) : view;
     this.#at = compressed ? 0 : BATCH_HEADER_BYTES;
-    if (header.isControl) this.#at = this.#bytes.length;
+    if (isSkipped) this.#at = this.#bytes.length;
     return header;
   }
 

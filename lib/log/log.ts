@@ -31,6 +31,12 @@ export interface AppendResult {
   readonly duplicate: boolean;
 }
 
+/**
+ * What is read of Kafka's transactions. `committed`: nothing of an aborted one, and reading ends in front of the first that is open.
+ * Where an adapter has no transactions, both are the same.
+ */
+export type Isolation = 'committed' | 'uncommitted';
+
 export interface FetchRequest {
   readonly topic: string;
   /** When another topic has that name by now, nothing of it is answered: `not-found`. */
@@ -42,16 +48,23 @@ export interface FetchRequest {
   readonly maxBytes: number;
   /** How long to wait when there is nothing yet. */
   readonly maxWaitMs: number;
+  /** `uncommitted` unless said otherwise: whatever is stored. */
+  readonly isolation?: Isolation;
   readonly signal?: AbortSignal;
 }
 
 export interface FetchResult {
-  /** Whole RecordBatch v2 byte strings with their base offsets set; the first may begin before the wanted offset. */
+  /**
+   * Whole RecordBatch v2 byte strings with their base offsets set; the first may begin before the wanted offset. Under `committed`, a batch of
+   * an aborted transaction is one without records over the same offsets.
+   */
   readonly batches: readonly Buffer[];
   /** Where to go on: behind the last record of `batches` (or the requested offset when there are none). */
   readonly nextOffset: bigint;
   /** The end of the log (the high watermark): the offset of the next record to come. */
   readonly endOffset: bigint;
+  /** Where reading ends: under `committed`, the first offset of the first open transaction if there is one; else `endOffset`. */
+  readonly lastStableOffset: bigint;
   /** The leader epoch of the partition (0 where the adapter has none). */
   readonly leaderEpoch: number;
 }
@@ -89,8 +102,12 @@ export interface Log {
   topics(): Promise<readonly TopicInfo[]>;
   deleteTopic(name: string): Promise<void>;
   producer(options?: ProducerOptions): Promise<LogProducer>;
-  /** earliest: the first offset still kept; end: the next one to come. */
-  offsets(topic: string, partition: number): Promise<{ readonly earliest: bigint; readonly end: bigint }>;
+  /** earliest: the first offset still kept; end: the next one to come, or under `committed` where reading ends now. */
+  offsets(
+    topic: string,
+    partition: number,
+    isolation?: Isolation,
+  ): Promise<{ readonly earliest: bigint; readonly end: bigint }>;
   fetch(request: FetchRequest): Promise<FetchResult>;
   /**
    * What is damaged at `offset`, at which `fetch` reports `corrupt`; its bytes are copied aside first, as evidence, and the log stays as it

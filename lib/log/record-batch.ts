@@ -32,6 +32,7 @@ export const CRC_START = 21;
 export const COMPRESSION = { none: 0, gzip: 1, snappy: 2, lz4: 3, zstd: 4 } as const;
 const COMPRESSION_MASK = 7;
 const LOG_APPEND_TIME_BIT = 8;
+const TRANSACTIONAL_BIT = 16;
 const CONTROL_BIT = 32;
 const MAGIC = 2;
 const SEQUENCE_SPAN = 2 ** 31;
@@ -43,6 +44,7 @@ export interface BatchHeader {
   readonly crc: number;
   readonly compression: number;
   readonly isLogAppendTime: boolean;
+  readonly isTransactional: boolean;
   readonly isControl: boolean;
   readonly lastOffsetDelta: number;
   readonly baseTimestampMs: number;
@@ -89,6 +91,7 @@ export function readBatchHeader(buffer: Buffer, at: number, where: string): Batc
     crc: buffer.readUInt32BE(at + 17),
     compression: attributes & COMPRESSION_MASK,
     isLogAppendTime: (attributes & LOG_APPEND_TIME_BIT) !== 0,
+    isTransactional: (attributes & TRANSACTIONAL_BIT) !== 0,
     isControl: (attributes & CONTROL_BIT) !== 0,
     lastOffsetDelta: buffer.readInt32BE(at + 23),
     baseTimestampMs: Number(buffer.readBigInt64BE(at + 27)),
@@ -114,11 +117,14 @@ function headerFlaw(header: BatchHeader, magic: number): string | undefined {
   return undefined;
 }
 
-/** Throws `corrupt` unless the checksum of the whole batch (exactly its bytes) holds. */
+/** Whether the checksum of the whole batch (exactly its bytes) holds. */
+export function isBatchIntact(batch: Buffer, header: BatchHeader): boolean {
+  return crc32c(batch.subarray(CRC_START)) === header.crc;
+}
+
+/** Throws `corrupt` unless the batch is intact. */
 export function checkBatchCrc(batch: Buffer, header: BatchHeader, where: string): void {
-  if (crc32c(batch.subarray(CRC_START)) !== header.crc) {
-    throw corruptBatch(where, header.baseOffset, 'checksum mismatch');
-  }
+  if (!isBatchIntact(batch, header)) throw corruptBatch(where, header.baseOffset, 'checksum mismatch');
 }
 
 export function corruptBatch(where: string, offset: bigint, flaw: string): PenstockError {
@@ -137,6 +143,15 @@ export function stampedHeader(batch: Buffer, baseOffset: bigint, leaderEpoch: nu
   header.writeBigInt64BE(BigInt(appendTimeMs), 35);
   const crc = crc32c(batch.subarray(BATCH_HEADER_BYTES), crc32c(header.subarray(CRC_START)));
   header.writeUInt32BE(crc, 17);
+  return header;
+}
+
+/** A batch over the offsets of `batch` without its records, as Kafka's compaction leaves them (DefaultRecordBatch.writeEmptyHeader). */
+export function emptiedBatch(batch: Buffer): Buffer {
+  const header = Buffer.from(batch.subarray(0, BATCH_HEADER_BYTES));
+  header.writeInt32BE(BATCH_HEADER_BYTES - BATCH_PREFIX_BYTES, 8);
+  header.writeInt32BE(0, 57);
+  header.writeUInt32BE(crc32c(header.subarray(CRC_START)), 17);
   return header;
 }
 

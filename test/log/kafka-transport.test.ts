@@ -316,7 +316,7 @@ test('no answer, however damaged, is anything but read or corrupt', () => {
     { request: produceRequest('t', 0, new Uint8Array(1), 1), good: produced(87, 3n) },
     { request: initProducerIdRequest(), good: producerId(5n) },
     {
-      request: listOffsetsRequest('t', 0, -1n),
+      request: listOffsetsRequest('t', 0, -1n, 'committed'),
       good: onePartition(true, (w) => w.int16(0).int64(0n).int64(9n).int32(0)),
     },
     { request: createTopicRequest('t', { partitions: 1, retentionMs: 1 }, 1), good: new WireWriter().int32(0).int32(1).string('t').int16(0).string(null).finish() }, // prettier-ignore
@@ -325,9 +325,9 @@ test('no answer, however damaged, is anything but read or corrupt', () => {
     {
       request: fetchRequest({
         topicId: TOPIC_ID.toString('base64url'),
-        ...{ partition: 0, leaderEpoch: 0, offset: 0n, maxBytes: 1, maxWaitMs: 1 },
+        ...{ partition: 0, leaderEpoch: 0, offset: 0n, maxBytes: 1, maxWaitMs: 1, isolation: 'committed' },
       }),
-      good: fetched(0, 1n, Buffer.from('abc')),
+      good: fetched(0, 1n, Buffer.from('abc'), [{ producerId: 1n, firstOffset: 0n }]),
     },
   ];
   const read = (index: number, bytes: Buffer): unknown =>

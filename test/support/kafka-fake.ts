@@ -5,6 +5,7 @@
 import { once } from 'node:events';
 import { createServer, type Server, type Socket } from 'node:net';
 import { onTestFinished } from 'vitest';
+import type { AbortedTransaction } from '../../lib/log/kafka/committed-batches.ts';
 import * as api from '../../lib/log/kafka/request.ts';
 import { WireWriter } from '../../lib/log/kafka/wire.ts';
 
@@ -129,10 +130,22 @@ export function produced(error: number, baseOffset: bigint, throttleMs = 0): Buf
 }
 
 /** An answer to a fetch of t/0. */
-export function fetched(error: number, highWatermark: bigint, records = Buffer.alloc(0)): Buffer {
+export function fetched(
+  error: number,
+  highWatermark: bigint,
+  records = Buffer.alloc(0),
+  aborted: readonly AbortedTransaction[] = [],
+): Buffer {
   const writer = new WireWriter().int32(0).int16(0).int32(0).uvarint(2).bytes(TOPIC_ID).uvarint(2).int32(0);
-  writer.int16(error).int64(highWatermark).int64(0n).int64(0n).uvarint(0).int32(-1);
+  writer
+    .int16(error)
+    .int64(highWatermark)
+    .int64(0n)
+    .int64(0n)
+    .uvarint(aborted.length + 1);
+  for (const { producerId, firstOffset } of aborted) writer.int64(producerId).int64(firstOffset).noTaggedFields();
   return writer
+    .int32(-1)
     .uvarint(records.length + 1)
     .bytes(records)
     .noTaggedFields()

@@ -18,7 +18,7 @@ export function faultyLog(log: Log, plan: FaultPlan): Log {
           append: (topic, partition, batch) => plan.run('append', () => producer.append(topic, partition, batch)),
         };
       }),
-    offsets: (topic, partition) => plan.run('offsets', () => log.offsets(topic, partition)),
+    offsets: (topic, partition, isolation) => plan.run('offsets', () => log.offsets(topic, partition, isolation)),
     fetch: (request) => plan.run('fetch', () => log.fetch(request)),
     commitHint: (group, topic, nextOffsets) => log.commitHint(group, topic, nextOffsets),
     close: () => log.close(),

@@ -100,7 +100,7 @@ export class Partition {
 
   #read(request: PartitionFetch, mark: EndMark): FetchResult {
     const { offset, maxBytes } = request;
-    const answer = { endOffset: mark.endOffset, leaderEpoch: LEADER_EPOCH };
+    const answer = { endOffset: mark.endOffset, lastStableOffset: mark.endOffset, leaderEpoch: LEADER_EPOCH };
     if (offset === mark.endOffset) return { ...answer, batches: [], nextOffset: offset };
     const bases = listSegments(this.#directory);
     const base = bases.findLast((candidate) => candidate <= offset);

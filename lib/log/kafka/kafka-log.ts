@@ -16,6 +16,7 @@ import {
   type AppendResult,
   type FetchRequest,
   type FetchResult,
+  type Isolation,
   type Log,
   type LogProducer,
   type ProducerOptions,
@@ -135,8 +136,12 @@ class KafkaLog implements Log {
     };
   }
 
-  offsets(topic: string, partition: number): Promise<{ readonly earliest: bigint; readonly end: bigint }> {
-    return readOffsets(this.#cluster, topic, partition);
+  offsets(
+    topic: string,
+    partition: number,
+    isolation?: Isolation,
+  ): Promise<{ readonly earliest: bigint; readonly end: bigint }> {
+    return readOffsets(this.#cluster, topic, partition, isolation);
   }
 
   fetch(request: FetchRequest): Promise<FetchResult> {

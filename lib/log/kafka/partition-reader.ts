@@ -7,10 +7,11 @@
  * Limits: Int32 for the bounds of a fetch, as in the protocol.
  */
 import { PenstockError } from '../../errors.ts';
-import type { FetchRequest, FetchResult } from '../log.ts';
+import type { FetchRequest, FetchResult, Isolation } from '../log.ts';
 import { BATCH_HEADER_BYTES, batchBytes, readBatchHeader } from '../record-batch.ts';
 import { NO_ERROR, OFFSET_OUT_OF_RANGE, brokerError } from './broker-errors.ts';
 import type { Cluster, Route } from './cluster.ts';
+import { withoutAborted } from './committed-batches.ts';
 import { EARLIEST, LATEST, fetchRequest, listOffsetsRequest, type FetchedPartition } from './fetch-request.ts';
 
 const INT32_MAX = 2 ** 31 - 1;
@@ -37,11 +38,12 @@ export async function readOffsets(
   cluster: Cluster,
   topic: string,
   partition: number,
+  isolation: Isolation = 'uncommitted',
 ): Promise<{ earliest: bigint; end: bigint }> {
   return persistRouted(cluster, topic, async () => {
     const { node } = await cluster.route(topic, partition);
     const list = async (timestamp: bigint): Promise<bigint> => {
-      const answer = await cluster.callNode(node, listOffsetsRequest(topic, partition, timestamp));
+      const answer = await cluster.callNode(node, listOffsetsRequest(topic, partition, timestamp, isolation));
       if (answer.error !== NO_ERROR) throw brokerError(answer.error, `offsets of ${topic}/${partition}`);
       return answer.offset;
     };
@@ -70,7 +72,17 @@ export function fetchBatches(cluster: Cluster, request: FetchRequest): Promise<F
     }
     if (answer.error !== NO_ERROR) throw brokerError(answer.error, `fetch of ${where}`);
     const { batches, nextOffset } = splitBatches(answer.records, offset, where);
-    return { batches, nextOffset, endOffset: answer.highWatermark, leaderEpoch };
+    const { highWatermark: endOffset, lastStableOffset } = answer;
+    if (request.isolation !== 'committed') {
+      return { batches, nextOffset, endOffset, lastStableOffset: endOffset, leaderEpoch };
+    }
+    return {
+      batches: withoutAborted(batches, answer.aborted, where),
+      nextOffset,
+      endOffset,
+      lastStableOffset,
+      leaderEpoch,
+    };
   };
   return untilAborted(request.signal, where, () => persistRouted(cluster, topic, work, request.signal));
 }
@@ -97,7 +109,7 @@ function untilAborted<T>(signal: AbortSignal | undefined, where: string, work: (
 function fetchOnce(
   cluster: Cluster,
   { topicId, node, leaderEpoch }: Route,
-  { partition, offset, maxBytes, maxWaitMs, signal }: FetchRequest,
+  { partition, offset, maxBytes, maxWaitMs, isolation = 'uncommitted', signal }: FetchRequest,
 ): Promise<FetchedPartition> {
   const bounds = { maxBytes: Math.min(maxBytes, INT32_MAX), maxWaitMs: Math.min(maxWaitMs, INT32_MAX) };
   return cluster.withFetchLink(node, async (link) => {
@@ -105,7 +117,7 @@ function fetchOnce(
     const stop = (): void => link.close();
     signal?.addEventListener('abort', stop, { once: true });
     try {
-      const request = fetchRequest({ topicId, partition, leaderEpoch, offset, ...bounds });
+      const request = fetchRequest({ topicId, partition, leaderEpoch, offset, isolation, ...bounds });
       return await link.call(request, cluster.limits.requestMs + bounds.maxWaitMs);
     } finally {
       signal?.removeEventListener('abort', stop);
