@@ -3,7 +3,7 @@
  * that it moves, compares and spills; DuckDB packs columns by itself only where it knows their ranges, and of many files it does not.
  *
  * - A column with one value in all rows (or none) is not sorted at all: the value is written beside the rows.
- * - Text with few different values (sensors, units, versions) is sorted as its number in the ordered list of them, a DuckDB ENUM.
+ * - Text with few different values (sensors, units, versions), none with a NUL, is sorted as its number in the ordered list of them, a DuckDB ENUM.
  * - Whole numbers and times are sorted as the difference to the smallest, in as few bytes as the largest takes.
  *
  * Invariants: the packed order is the order of the values, and unpacked each value is what was read: the files are the same bytes
@@ -139,7 +139,8 @@ async function packTexts(sql: SqlRunner, input: SurveyInput): Promise<Map<number
         `FROM ${sourceOf(input.files, input.schema)} GROUP BY GROUPING SETS (${columns.map((column) => `(${column})`).join(', ')})`,
     );
     const facts = await sql.query(
-      'SELECT others, count(*) AS groups, count(word) AS words, sum(strlen(word)) AS bytes, min(word) AS least ' +
+      'SELECT others, count(*) AS groups, count(word) AS words, sum(strlen(word)) AS bytes, min(word) AS least, ' +
+        'bool_or(contains(word, chr(0))) AS has_nul ' +
         `FROM ${WORDS_TABLE} GROUP BY others`,
     );
     for (const [index, field] of portion.entries()) {
@@ -161,9 +162,10 @@ async function packText(
 ): Promise<PackedColumn | null> {
   const words = Number(facts?.['words'] ?? 0);
   if (words === 0) return constantNull(field);
+  // A statement's text ends at a NUL, and to sort by an ENUM DuckDB makes a text of its words that it parses.
+  if (facts?.['has_nul'] === true) return null;
   const least = facts?.['least'];
-  // A statement's text ends at a NUL.
-  if (facts?.['groups'] === 1n && typeof least === 'string' && !least.includes('\0')) {
+  if (facts?.['groups'] === 1n && typeof least === 'string') {
     return { pack: null, unpack: () => sqlText(least) };
   }
   if (words > WORDS_MAX || Number(facts?.['bytes']) > WORD_BYTES_MAX) return null;

@@ -32,7 +32,8 @@ const SAMPLES: Readonly<Record<string, Sample>> = {
   different: { type: 'string', value: "'r' || n", packed: 'as it is' },
   one: { type: 'string', value: "'it''s'", packed: 'constant' },
   one_or_none: { type: 'string', value: "CASE WHEN n % 2 = 0 THEN 'a' END", packed: '::words_' },
-  one_with_nul: { type: 'string', value: "'a' || chr(0) || 'b'", packed: '::words_' },
+  one_with_nul: { type: 'string', value: "'a' || chr(0) || 'b'", packed: 'as it is' },
+  few_with_nul: { type: 'string', value: "CASE n % 3 WHEN 0 THEN chr(0) ELSE 'a' || n % 5 END", packed: 'as it is' },
   no_text: { type: 'string', value: 'NULL', packed: 'constant' },
   near: { type: 'long', value: '-9223372036854775807 - 1 + n % 200', packed: '::UTINYINT' },
   far: { type: 'long', value: 'n * 9000000000', packed: 'as it is' },
@@ -138,6 +139,7 @@ test.each([
   ['numbers with nulls', [descending('gaps'), ascending('shuffled')]],
   ['times before and after 1970', [ascending('before'), descending('at')]],
   ['a constant and what follows it', [ascending('one'), ascending('no_long'), ascending('shuffled')]],
+  ['text that holds a NUL', [ascending('few_with_nul'), descending('one_with_nul'), ascending('shuffled')]],
   ['what is not packed', [ascending('number')]],
 ])('the same bytes as without packing, sorted by %s', async (_, order) => {
   const { db, dir } = await openDb();

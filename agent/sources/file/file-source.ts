@@ -28,7 +28,7 @@ import { CHUNK_BYTES_MAX, FollowedFile, type OpenFile } from './followed-file.ts
 import { compressionOf, contentEnd, endOf, matchContent, type ContentEnd, type Match } from './gzip-content.ts';
 import type { LineJoiner } from './line-joiner.ts';
 import { LostFiles } from './lost-files.ts';
-import { StoredPositions } from './stored-positions.ts';
+import { isReplaced, StoredPositions } from './stored-positions.ts';
 import { BEGINNING, bytesAt, fits, openFile, statFile, type FilePosition, type FileStats } from './tailed-file.ts';
 
 const ROTATED_WAIT_MS = 5000;
@@ -151,6 +151,7 @@ class FileFollower {
     const found = new Set<string>();
     const matches = await this.#matches();
     // Before any file is taken for a new one: it may be the copy of one of these.
+    if (this.#isFirstLook) this.#lost.addLeft();
     for (const file of matches) await this.#guarded(file.path, () => this.#lost.addIfReplaced(file));
     await this.#lost.find();
     for (const { path, stats } of matches) {
@@ -171,7 +172,7 @@ class FileFollower {
       this.#isFirstLook = false;
       // Of earlier runs: renamed, and maybe compressed, while the agent was down; deleted; or not mounted yet.
       for (const [key, position] of this.#positions.entries()) {
-        if (!found.has(key)) this.#lost.addMissing(key, position);
+        if (!found.has(key) && !isReplaced(key)) this.#lost.addMissing(key, position);
       }
       await this.#positions.bound();
     }

@@ -11,7 +11,7 @@ import { dirname } from 'node:path';
 import type { SourceOutput } from '../source.ts';
 import { filesIn, findCopies, type FoundFile, type Lost } from './copies.ts';
 import { compressionOf, matchContent } from './gzip-content.ts';
-import type { StoredPositions } from './stored-positions.ts';
+import { isReplaced, type StoredPositions } from './stored-positions.ts';
 import { fits, openFile, type FilePosition } from './tailed-file.ts';
 
 export interface LostFilesHost {
@@ -36,6 +36,13 @@ export class LostFiles {
   /** A file of an earlier run that is not found by its name. It may be in a file system that is not mounted yet. */
   addMissing(key: string, position: FilePosition): void {
     this.#lost.push({ key, position, isReplaced: false });
+  }
+
+  /** Whose search was broken off, as by a kill. */
+  addLeft(): void {
+    for (const [key, position] of this.#host.positions.entries()) {
+      if (isReplaced(key)) this.#lost.push({ key, position, isReplaced: true });
+    }
   }
 
   /** The file was truncated or rewritten, or another one has its inode. */
@@ -95,8 +102,8 @@ export class LostFiles {
       gone.delete(one.key);
       await this.#host.follow(handle, file.stats.inode, position, isCompressed);
     }
-    // A comparison that was broken off has found nothing.
-    if (signal.aborted) return;
+    // A comparison that was broken off has found nothing, nor has one in a file system that is not mounted yet.
+    if (signal.aborted || files.length === 0) return;
     await positions.forget([...gone.values()].filter(({ isReplaced }) => isReplaced).map(({ key }) => key));
   }
 

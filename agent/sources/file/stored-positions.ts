@@ -3,7 +3,8 @@
  * that were read to their end.
  *
  * A position has the file's inode as its key. That of a file that is deleted, or whose content was replaced, gets a key of its own, because the
- * inode is or will be another content's: it is kept to recognise the file when it comes back compressed, and until its copy is found.
+ * inode is or will be another content's. A deleted one is kept to recognise the file when it comes back compressed, a replaced one until its
+ * copy was looked for: what a kill left of these is looked for at the next start, before any file is taken for a new one.
  * Limits: REMEMBERED_MAX of files that the glob does not match; the oldest are forgotten.
  */
 import type { FileHandle } from 'node:fs/promises';
@@ -12,7 +13,8 @@ import { endOf } from './gzip-content.ts';
 import { fits, parsePosition, type FilePosition, type FileStats } from './tailed-file.ts';
 
 const REMEMBERED_MAX = 1000;
-const SET_ASIDE = 'deleted:';
+const DELETED = 'deleted:';
+const REPLACED = 'replaced:';
 
 export class StoredPositions {
   readonly #name: string;
@@ -69,14 +71,14 @@ export class StoredPositions {
 
   /** Takes back the position of a file that was open, as it is stored. */
   async remember(inode: string, position: FilePosition, isDeleted: boolean): Promise<void> {
-    if (isDeleted) await this.setAside(inode, position);
+    if (isDeleted) await this.store(`${DELETED}${inode}`, position, inode);
     else this.#positions.set(inode, position);
     await this.bound();
   }
 
   /** Another content has this inode. Returns the key under which the position is now. */
   async setAside(inode: string, position: FilePosition): Promise<string> {
-    const key = `${SET_ASIDE}${inode}`;
+    const key = `${REPLACED}${inode}`;
     await this.store(key, position, inode);
     return key;
   }
@@ -91,7 +93,7 @@ export class StoredPositions {
   async ofOtherDevice(inode: string, path: string, handle: FileHandle): Promise<FilePosition | undefined> {
     const number = inode.slice(inode.indexOf(':'));
     for (const [key, position] of this.#positions) {
-      if (key.startsWith(SET_ASIDE) || !key.endsWith(number) || position.path !== path) continue;
+      if (key.startsWith(DELETED) || isReplaced(key) || !key.endsWith(number) || position.path !== path) continue;
       if (position.tail.bytes === 0 || !(await fits(handle, position))) continue;
       await this.store(inode, position, key);
       return position;
@@ -129,4 +131,8 @@ export class StoredPositions {
     const { bytes, crc } = await endOf(handle);
     return bytes === ended.bytes && crc === ended.crc;
   }
+}
+
+export function isReplaced(key: string): boolean {
+  return key.startsWith(REPLACED);
 }

@@ -9,7 +9,7 @@ import { markOf, type FilePosition } from '../../../../agent/sources/file/tailed
 import type { Spool } from '../../../../agent/spool/spool.ts';
 import { tempDir } from '../../../support/temp.ts';
 import { contentOf, readAll, spoolIn } from '../../spool/support.ts';
-import { fileConfig, runSource } from '../support.ts';
+import { fileConfig, type RunningSource, runSource } from '../support.ts';
 
 const lines = (name: string, from: number, to: number): string =>
   Array.from({ length: to - from + 1 }, (_, index) => `{"of":"${name}","n":${from + index}}\n`).join('');
@@ -107,7 +107,7 @@ test('copytruncate while the agent is down, where the glob matches the copies, t
     expect(await numbersOf(spool, basename(path))).toEqual(Array.from({ length: 130 }, (_, index) => index + 1));
   }
   // The positions of what was truncated are those of the copies now.
-  await expect.poll(() => spool.checkpointSources('file:').filter((key) => key.includes('deleted'))).toEqual([]);
+  await expect.poll(() => spool.checkpointSources('file:').filter((key) => key.includes('|replaced:'))).toEqual([]);
 });
 
 test('a file beside that may not be read does not keep the copy from being found', async () => {
@@ -129,3 +129,47 @@ test('a file beside that may not be read does not keep the copy from being found
   await expect.poll(() => spool.lastSeq('t')).toBe(55n);
   expect(output.counters).toMatchObject({ problem: null, events: { copy_unreadable: 1 } });
 });
+
+test('a search that was broken off goes on at the next start, before the copy that the glob matches is taken for a new file', async () => {
+  const dir = tempDir();
+  const logs = join(dir, 'logs');
+  mkdirSync(logs);
+  const path = join(logs, 'app.log');
+  const config = fileConfig(`${logs}/*.log*`, { format: 'ndjson' });
+  const first = await spoolIn(join(dir, 'spool'));
+  const running = runSource(await fileSource(config, '/'), first, dir);
+  writeFileSync(path, lines('app', 1, 50));
+  await expect.poll(() => first.lastSeq('t')).toBe(50n);
+  await running.stop();
+  await first.close();
+  appendFileSync(path, lines('app', 51, 60));
+  copyFileSync(path, `${path}.1`);
+  truncateSync(path);
+  appendFileSync(path, lines('app', 61, 130));
+  const second = await spoolIn(join(dir, 'spool'));
+  const brokenOff = runSource(await fileSource(config, '/'), second, dir);
+  await stopAtSearch(logs, brokenOff);
+  expect(second.checkpointSources('file:').filter((key) => /\|(deleted|replaced):/.test(key))).toHaveLength(1);
+  await second.close();
+  const spool = await spoolIn(join(dir, 'spool'));
+  runSource(await fileSource(config, '/'), spool, dir);
+  await expect.poll(() => spool.lastSeq('t')).toBeGreaterThanOrEqual(130n);
+  expect(await numbersOf(spool, 'app')).toEqual(Array.from({ length: 130 }, (_, index) => index + 1));
+  expect(spool.checkpointSources('file:').filter((key) => key.includes('|replaced:'))).toEqual([]);
+});
+
+/** Stops a source as soon as it lists `folder` to look for a copy: what is stored then is what a kill would leave. */
+async function stopAtSearch(folder: string, running: RunningSource): Promise<void> {
+  const { readdir } = fsPromises;
+  const listing = vi.spyOn(fsPromises, 'readdir');
+  await new Promise<void>((resolve, reject) => {
+    listing.mockImplementation(((path: string, options?: unknown) => {
+      // A glob lists with options.
+      if (path === folder && options === undefined) running.stop().then(resolve, reject);
+      return readdir(path, options as never);
+    }) as typeof readdir);
+    syncBuiltinESMExports();
+  });
+  listing.mockRestore();
+  syncBuiltinESMExports();
+}
