@@ -1,6 +1,7 @@
 /** The Helm chart: rendered by helm over a matrix of values, checked by Kubernetes' own schemas and against the rules it promises to keep. */
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import { stringify } from 'yaml';
 import { agentSchema } from '../../agent/config.ts';
@@ -18,6 +19,11 @@ const MOUNTING = new Set(['penstock-csi-node/csi', 'penstock-csi-mounts/mounts']
 
 /** Their schemas are not Kubernetes' own. */
 const CUSTOM = 'VolumeSnapshotClass,ServiceMonitor,PodMonitor,PrometheusRule,NodePool,Bucket,Application,ScaledObject';
+
+/** Who may scrape where there are tenants. */
+const NO_TENANTS = [
+  { namespaceSelector: { matchExpressions: [{ key: 'penstock.io/tenant', operator: 'DoesNotExist' }] } },
+];
 
 interface KubeconformReport {
   readonly summary: Readonly<Record<string, number>>;
@@ -269,13 +275,29 @@ describe.skipIf(absent)('the Helm chart', () => {
     const open = rendered
       .filter(({ kind }) => kind === 'NetworkPolicy')
       .flatMap(({ spec }) => (spec?.['ingress'] ?? []) as { from?: unknown; ports?: { port: string }[] }[])
-      .flatMap(({ from, ports = [] }) => (from === undefined ? ports.map(({ port }) => port) : []));
+      .flatMap(({ from, ports = [] }) =>
+        from === undefined || isDeepStrictEqual(from, NO_TENANTS) ? ports.map(({ port }) => port) : [],
+      );
     for (const [name, port] of asked) {
       const pod = containersOf(text).filter(({ manifest }) => manifest.metadata.name === name);
       const found = pod.find(({ container }) => container.ports?.some((one) => one.name === port));
       expect(found, `${name} ${port ?? ''}`).toBeDefined();
       // No policy of pods holds for what is on its node's network.
       if (found?.pod.hostNetwork !== true) expect(open, name).toContain(port);
+    }
+  });
+
+  it('keeps the pods of tenants from metrics that name the datasets of all', async () => {
+    for (const [values, from] of [
+      [MATRIX['everything'], NO_TENANTS],
+      [MATRIX['defaults'], undefined],
+    ] as const) {
+      const rules = manifests(await render(values ?? {}))
+        .filter(({ kind }) => kind === 'NetworkPolicy')
+        .flatMap(({ spec }) => (spec?.['ingress'] ?? []) as { from?: unknown; ports: { port: string }[] }[]);
+      for (const port of ['control-metrics', 'lander-metrics']) {
+        expect(rules.find(({ ports }) => ports.some((one) => one.port === port))?.from, port).toEqual(from);
+      }
     }
   });
 
