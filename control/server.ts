@@ -232,8 +232,8 @@ function boundBodies(app: App, { bodyBytes }: ControlContext): void {
     const announced = Number(
       headers['content-length'] ?? (headers['transfer-encoding'] === undefined ? 0 : BODY_BYTES_MAX),
     );
-    // A longer one is refused before it is read.
-    if (principal === null || announced === 0 || announced > BODY_BYTES_MAX) return;
+    // A longer one is refused before it is read. Who went away while the guard looked up who it is closes nothing any more.
+    if (principal === null || announced === 0 || announced > BODY_BYTES_MAX || reply.raw.destroyed) return;
     if (!bodyBytes.take(principal.tenant, announced)) {
       throw new PenstockError('unavailable', 'too many requests are being read at present');
     }

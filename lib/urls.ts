@@ -20,18 +20,24 @@ export function encodePath(path: string): string {
   return encodeURI(path).replace(/[?#]/g, encodeURIComponent);
 }
 
-/** From the first place where a URL may have a user and a password to the last `@`. A path of this machine has none. */
-const USER_INFO = /(^\s*(?!(?:file|dir|sqlite):)[a-z][a-z0-9+.-]*:[/\\]*|[/\\]{2}|%2F%2F)(.*)(?:@|%40)/is;
+/** The first place behind which a URL may have a user and a password. A path of this machine has none. */
+const BEFORE_USER = /^\s*(?!(?:file|dir|sqlite):)[a-z][a-z0-9+.-]*:[/\\]*|[/\\]{2}|%2F%2F/i;
 
 /**
  * A URL, or a text with one, as it may be shown and logged: without user and password. It parses nothing: somebody who writes `/`, `#`, `?` or `@` into a password
  * as they are writes something that is no URL, or another one. So all up to the last `@` goes, and a host or path that went
- * along is told by `(hidden)`.
+ * along is told by `(hidden)`. In time that grows with the text's length and no faster: it may be a request's.
  */
 export function withoutCredentials(url: URL | string): string {
-  return String(url).replace(USER_INFO, (_, start: string, hidden: string) =>
-    /[/?#\s]|%2F/i.test(hidden) ? `${start}(hidden)@` : start,
-  );
+  const text = String(url);
+  const before = BEFORE_USER.exec(text);
+  if (before === null) return text;
+  const start = before.index + before[0].length;
+  const rest = text.slice(start);
+  const at = Math.max(rest.lastIndexOf('@'), rest.lastIndexOf('%40'));
+  if (at < 0) return text;
+  const shown = rest.slice(at + (rest[at] === '@' ? 1 : 3));
+  return `${text.slice(0, start)}${/[/?#\s]|%2F/i.test(rest.slice(0, at)) ? '(hidden)@' : ''}${shown}`;
 }
 
 /** What an error says of a URL that is none, or none of a driver. */

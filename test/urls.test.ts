@@ -118,6 +118,15 @@ test('what is no credential stays, and what went along with one is told', () => 
   expect(url === null ? '' : withoutCredentials(url)).toMatch(/^redis\+sentinel:\/\/a.*b.*\/0\?master=m$/);
 });
 
+test('what hides them takes a step for each character, whatever somebody sends', () => {
+  // By the square of the length, these would take minutes.
+  for (const part of ['/', '//a', 'a://', '%2F%2F', '\\', 'a:/', '@/', '%4']) {
+    const text = part.repeat(1_000_000);
+    expect(withoutCredentials(text).length).toBeLessThanOrEqual(text.length);
+    expect(withoutCredentials(`x://${text}`).length).toBeLessThanOrEqual(text.length + 4);
+  }
+}, 20_000);
+
 test('a password that splits the URL is refused with how it is written', async () => {
   await expect(openMeta('redis://user:12/34@127.0.0.1/1', { kind: 'test' })).rejects.toMatchObject({
     code: 'config',

@@ -19,8 +19,15 @@ export interface Completable {
   readonly options: readonly string[];
 }
 
+/** What `compgen -W` would expand, as `$(...)`, is no word of ours: a server must not run commands in the shell of who asks it. */
+const WORD = /^[\w.-]+$/;
+
 /** The words that may follow `before`: a resource, its verb, then options that are not there yet. */
 export function completionsOf(operations: readonly Completable[], before: readonly string[]): string[] {
+  return wordsAfter(operations, before).filter((word) => WORD.test(word));
+}
+
+function wordsAfter(operations: readonly Completable[], before: readonly string[]): string[] {
   const [resource, verb] = before;
   const parts = operations.map(({ operationId }) => operationId.split('.'));
   if (resource === undefined) return [...new Set(parts.map(([first = '']) => first))].sort();

@@ -5,6 +5,7 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { expect, onTestFinished, test } from 'vitest';
+import { completionsOf } from '../../bin/commands/ctl-completion.ts';
 import { DATASET } from '../compactor/pipeline.ts';
 import { landedPipeline } from './control.ts';
 import { HANG_MS } from '../support/hang.ts';
@@ -108,4 +109,15 @@ test('penstock serve tells its address, ctl asks it by its own document, SIGTERM
   const ended = once(server, 'exit');
   server.kill('SIGTERM');
   expect(await ended).toEqual([0, null]);
+});
+
+test('completion offers no word that a shell would run', () => {
+  const operations = [
+    { operationId: '$(touch${IFS}taken).get', options: [] },
+    { operationId: 'datasets.`id`', options: [] },
+    { operationId: 'datasets.get', options: ['a$(id)', 'limit'] },
+  ];
+  expect(completionsOf(operations, [])).toEqual(['datasets']);
+  expect(completionsOf(operations, ['datasets'])).toEqual(['get']);
+  expect(completionsOf(operations, ['datasets', 'get'])).toEqual(['--json', '--limit']);
 });

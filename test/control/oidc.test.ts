@@ -2,7 +2,7 @@
 import { createHmac } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer, type Server } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import { connect, type AddressInfo } from 'node:net';
 import { exportJWK, exportSPKI, generateKeyPair, SignJWT, type GenerateKeyPairResult, type JWTPayload } from 'jose';
 import { expect, onTestFinished, test } from 'vitest';
 import { openTestPipeline } from '../compactor/pipeline.ts';
@@ -24,11 +24,14 @@ class Provider {
   readonly keys = new Map<string, GenerateKeyPairResult>();
   issuer = '';
   isDown = false;
+  /** What every answer waits for. */
+  held: Promise<unknown> = Promise.resolve();
   keyRequests = 0;
 
   constructor() {
     this.server = createServer((request, response) => {
       void (async () => {
+        await this.held;
         if (this.isDown) {
           response.writeHead(503).end();
         } else if (request.url === '/realm/.well-known/openid-configuration') {
@@ -196,4 +199,26 @@ test('a claim says of which tenant somebody is; who has none, several or an unkn
     expect([namespace, await seen(namespace)]).toEqual([namespace, 403]);
   }
   await expect(served({ tenants })).rejects.toThrow('serve.oidc.tenant: missing');
+});
+
+test('whoever goes away while the issuer is asked who it is leaves room for the bodies of others', async () => {
+  const { provider, control } = await served({ claim: 'roles', admin: ['admins'] });
+  const answering = Promise.withResolvers<unknown>();
+  provider.held = answering.promise;
+  const token = await provider.sign({ roles: ['admins'] });
+  const { hostname, port } = new URL(control.url);
+  const head = `POST /v1/sql HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ${token}\r\ncontent-type: application/json\r\ncontent-length: 262144\r\n\r\n`;
+  await Promise.all(
+    Array.from({ length: 200 }, async () => {
+      const socket = connect(Number(port), hostname);
+      await once(socket, 'connect');
+      await new Promise((written) => socket.write(head, written));
+      socket.destroy();
+    }),
+  );
+  // Once this one is answered, the server has seen the others come and go.
+  expect((await control.request('GET', '/healthz')).status).toBe(200);
+  answering.resolve(null);
+  const made = await control.request('POST', '/v1/tokens', { token, body: { name: 'v', role: 'viewer' } });
+  expect(made.status, made.text).toBe(201);
 });
