@@ -26,6 +26,8 @@
  * Invariants: a write is answered after its frame was written (to the page cache: it survives the process, not the machine; fsync and
  * close wait for the store, or with `writeback` for `sync`). A torn frame ends the journal: it was not answered. One that a full disk tore
  * is cut off before another is written, so nothing that is answered later stands behind it.
+ * What has happened (a close, a commit) and finds the disk full is owed to the journal, in memory, until there is room.
+ * Failure: killed while it owes, the next worker takes a file for open or staged that is not: what is committed is committed once more.
  * Limits: rewritten with what is live when it passes REWRITE_BYTES.
  */
 import { crc32c } from '@node-rs/crc32';
@@ -96,6 +98,8 @@ export class Journal {
   #frames = 0;
   /** There may be a part of a frame behind `#bytes`. */
   #torn = false;
+  /** Frames that the disk had no room for, in order. */
+  #owed: Frame[] = [];
   readonly #head = Buffer.alloc(HEAD_BYTES + FIXED_BYTES);
   /** The fdatasync under way, and the one that begins behind it for all who came meanwhile. */
   #syncing: Promise<void> | undefined;
@@ -164,6 +168,37 @@ export class Journal {
 
   /** Throws Node's error when the disk does; then the frame is not there. */
   append(frame: Frame): void {
+    this.#payOrThrow();
+    this.#append(frame);
+  }
+
+  /** Of what has happened already: a disk that is full does not undo it. It comes before the next frame. */
+  owe(frame: Frame): void {
+    this.#owed.push(frame);
+    this.pay();
+  }
+
+  get owes(): boolean {
+    return this.#owed.length > 0;
+  }
+
+  /** There may be room now. */
+  pay(): void {
+    try {
+      this.#payOrThrow();
+    } catch {
+      // Whoever writes the next frame hears of the disk.
+    }
+  }
+
+  #payOrThrow(): void {
+    for (let frame = this.#owed[0]; frame !== undefined; frame = this.#owed[0]) {
+      this.#append(frame);
+      this.#owed.shift();
+    }
+  }
+
+  #append(frame: Frame): void {
     if (this.#torn) ftruncateSync(this.#fd, this.#bytes);
     this.#torn = true;
     this.#bytes += this.#write(this.#fd, frame);
@@ -216,6 +251,7 @@ export class Journal {
     this.#bytes = bytes;
     this.#frames = count;
     this.#torn = false;
+    this.#owed = [];
   }
 
   /** Nothing is staged any more. */
@@ -224,6 +260,7 @@ export class Journal {
     this.#bytes = 0;
     this.#frames = 0;
     this.#torn = false;
+    this.#owed = [];
   }
 
   close(): void {

@@ -8,7 +8,7 @@ import { existsSync, fdatasync, mkdirSync, readdirSync, readFileSync, rmSync, wr
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { fromSystemError, isCode } from '../../lib/errors.ts';
-import { Appends } from './appends.ts';
+import { appendFrame, Appends } from './appends.ts';
 import { FrameKind, Journal, syncFolder } from './journal.ts';
 import type { Frame } from './journal.ts';
 import { countedFrame, liveFrames } from './live-frames.ts';
@@ -147,7 +147,7 @@ export class Staging {
   closed(ino: number, nowNs: bigint, request: string): boolean {
     const id = closeId(request);
     if (!this.#open.has(ino) || this.#open.counted(id)) return false;
-    this.#append({ kind: FrameKind.CLOSE, ino, timeNs: nowNs, offset: 0, length: 1, bytes: idBytes(request) });
+    this.#journal.owe({ kind: FrameKind.CLOSE, ino, timeNs: nowNs, offset: 0, length: 1, bytes: idBytes(request) });
     this.#open.note(id);
     return this.#closed(ino, id);
   }
@@ -155,7 +155,7 @@ export class Staging {
   /** The open that the request had made failed behind that. True when nobody else has the inode open. */
   takeBack(ino: number, nowNs: bigint, request: string): boolean {
     if (!this.#open.counted(request)) return false;
-    this.#append({ kind: FrameKind.CLOSE, ino, timeNs: nowNs, offset: 0, length: 0, bytes: idBytes(request) });
+    this.#journal.owe({ kind: FrameKind.CLOSE, ino, timeNs: nowNs, offset: 0, length: 0, bytes: idBytes(request) });
     this.#open.forget(request);
     return this.#closed(ino, '');
   }
@@ -165,7 +165,7 @@ export class Staging {
     if (last) this.appends.closed(ino);
     this.#tidy();
     // It is not answered yet.
-    if (id !== '' && this.#journal.frames === 0) this.#append(countedFrame(id));
+    if (id !== '' && this.#journal.frames === 0) this.#journal.owe(countedFrame(id));
     return last;
   }
 
@@ -292,6 +292,7 @@ export class Staging {
   async sync(file: StagedFile, nowNs: bigint): Promise<void> {
     this.#syncs++;
     try {
+      this.#journal.pay();
       const mark = this.#journal.frames;
       if (file instanceof LiveFile) {
         await this.#syncLive(file);
@@ -308,7 +309,8 @@ export class Staging {
       this.#append({ kind: FrameKind.SYNC, ino: file.ino, timeNs: id, offset: mark, length: 0 });
       file.promised = true;
       await this.#journal.sync();
-      file.promiseAgain = false;
+      // Else a flush took the id meanwhile, and that may have failed.
+      if (file.promiseId === id) file.promiseAgain = false;
     } catch (error) {
       throw fromSystemError(error, 'syncing the cache directory');
     } finally {
@@ -355,9 +357,12 @@ export class Staging {
     }
     if (file.mtimeNs === flush.mtimeNs) file.mtimeNs = null;
     if (file.dirty) {
-      // What was appended meanwhile follows what is committed now.
-      if (flush.append !== undefined) this.appends.note(file, { from: flush.size, id: nowNs });
-      this.#append({ kind: FrameKind.CLEAN, ino: file.ino, timeNs: nowNs, offset: flush.mark, length: 0 });
+      if (flush.append !== undefined) {
+        // What was appended meanwhile follows what is committed now.
+        file.append = { from: flush.size, id: nowNs };
+        this.#journal.owe(appendFrame(file.ino, file.append));
+      }
+      this.#journal.owe({ kind: FrameKind.CLEAN, ino: file.ino, timeNs: nowNs, offset: flush.mark, length: 0 });
       this.#syncSoon(file);
       return;
     }
@@ -373,8 +378,10 @@ export class Staging {
   /** Nothing of the file is wanted any more. */
   drop(file: StagedFile, nowNs: bigint): void {
     this.#files.delete(file.ino);
-    this.#append({ kind: FrameKind.DROP, ino: file.ino, timeNs: nowNs, offset: 0, length: 0 });
+    this.#journal.owe({ kind: FrameKind.DROP, ino: file.ino, timeNs: nowNs, offset: 0, length: 0 });
     file.discard();
+    // That has made room.
+    this.#journal.pay();
     this.#tidy();
     this.#syncSoon(file);
   }
@@ -402,7 +409,7 @@ export class Staging {
   #tidy(): void {
     if (this.#files.size === 0 && this.#open.size === 0) {
       // Only now and then: truncating costs as much as some frames.
-      if (this.#journal.frames > 1000) this.#journal.clear();
+      if (this.#journal.frames > 1000 || this.#journal.owes) this.#journal.clear();
       return;
     }
     // The marks of flushes under way count frames of the journal as it is.

@@ -8,7 +8,7 @@
  *   comes along with an entry is not known before, so every inode that is dropped while entries are read counts as changed (`#dropped`).
  * - A *complete* directory is one that we made and have seen all changes of: a name that is not here is absent. It stops being one when
  *   somebody else changes an entry, or when the cache forgets one of its entries for want of room.
- * Limits: `capacity` inodes and as many entries; about 1000 bytes a pair; DROPPED_MAX inodes that are noted while entries are read.
+ * Limits: `capacity` inodes, and as many entries and complete directories; about 1000 bytes a pair; DROPPED_MAX inodes that are noted while entries are read.
  */
 import { decodeDentry } from '../../lib/volume/dentry.ts';
 import type { Inode } from '../../lib/volume/inode.ts';
@@ -59,7 +59,7 @@ export class MetaCache {
   readonly #entries: BoundedMap<string, CachedEntry | null>;
   readonly #readings = new Map<string, Reading>();
   /** What is in each complete directory. */
-  readonly #complete = new Map<number, Map<string, CachedEntry>>();
+  readonly #complete: BoundedMap<number, Map<string, CachedEntry>>;
   /** Inodes dropped while entries are being read; null: too many to note. */
   #dropped: Set<number> | null = new Set();
   #entryReadings = 0;
@@ -67,6 +67,7 @@ export class MetaCache {
 
   constructor(capacity: number) {
     this.#nodes = new BoundedMap(capacity);
+    this.#complete = new BoundedMap(capacity);
     this.#entries = new BoundedMap(capacity, (key) => this.#complete.delete(parentOf(key)));
   }
 
@@ -76,7 +77,7 @@ export class MetaCache {
 
   entry(parent: number, name: string): CachedEntry | null | undefined {
     const entry = this.#entries.get(entryName(parent, name));
-    return entry === undefined && this.#complete.has(parent) ? null : entry;
+    return entry === undefined && this.#complete.get(parent) !== undefined ? null : entry;
   }
 
   /** All entries of a complete directory; undefined where not all are known. */

@@ -113,9 +113,18 @@ export class Files {
   }
 
   open(caller: Caller, ino: number, flags: number): Result<OpenResult> {
-    const node = nodeOrThrow(this.#context.view, ino);
-    if (node instanceof Promise) return node.then((read) => this.#open(caller, read, flags));
-    return this.#open(caller, node, flags);
+    const refuse = (error: unknown): never => {
+      // The worker before this one may have counted it.
+      this.#flushes.takeBack(ino, caller.operation);
+      throw error;
+    };
+    try {
+      const node = nodeOrThrow(this.#context.view, ino);
+      if (node instanceof Promise) return node.then((read) => this.#open(caller, read, flags)).catch(refuse);
+      return this.#open(caller, node, flags);
+    } catch (error) {
+      return refuse(error);
+    }
   }
 
   #open(caller: Caller, node: Node, flags: number): Result<OpenResult> {

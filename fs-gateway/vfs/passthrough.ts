@@ -123,7 +123,14 @@ export class Passthrough {
     const id = this.#options.context.staging.backingOf(node.ino);
     if (id !== undefined) return this.#joinCounted(node, id, flags, writes, request);
     const opened = this.#begin(node, key, flags, writes);
-    this.#count(node.ino, opened?.backingId ?? 0, request);
+    try {
+      this.#count(node.ino, opened?.backingId ?? 0, request);
+    } catch (error) {
+      // Nobody will close what the kernel does not hear of.
+      if (opened !== null) this.closed(node.ino, opened.backingId);
+      this.calmLater(node.ino);
+      throw error;
+    }
     return opened;
   }
 

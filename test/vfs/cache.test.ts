@@ -58,6 +58,15 @@ test('what was not used for long is forgotten, and only the directories that los
   expect(cache.entry(6, 'absent')).toBeNull();
 });
 
+test('of directories that are made and stay empty, or are removed, as many are known as of inodes', () => {
+  const cache = new MetaCache(100);
+  for (let ino = 1; ino <= 300; ino++) cache.endDirectory(ino, cache.beginDirectory(ino), true);
+  const known = Array.from({ length: 300 }, (_, i) => i + 1).filter((ino) => cache.entriesOf(ino) !== undefined);
+  expect(known.length).toBeLessThanOrEqual(100);
+  expect(known.at(-1)).toBe(300);
+  expect(cache.entry(1, 'absent')).toBeUndefined();
+});
+
 test('the answer of a commit that news of a later change overtook is not kept either', () => {
   const keys = new VolumeKeys('lake');
   const cache = new MetaCache(100);

@@ -1,6 +1,7 @@
 /** Passthrough at moments that the kernel's own timing rarely gives. The kernel is played: it opens the backing file when the test says so. */
 import { appendFileSync, readlinkSync, writeFileSync } from 'node:fs';
 import { expect, onTestFinished, test } from 'vitest';
+import { Journal } from '../../fs-gateway/data/journal.ts';
 import { Filler } from '../../fs-gateway/vfs/filler.ts';
 import type { KernelBacking, OpenResult } from '../../fs-gateway/vfs/operations.ts';
 import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
@@ -100,6 +101,61 @@ test('an open that waited when the worker was killed counts once: the file is cl
   expect(next.passesThrough(Number(ino))).toBe(true);
   await next.operations.release(caller(), ino, opened.handle, undefined);
   expect(next.passesThrough(Number(ino))).toBe(false);
+});
+
+test('an open whose answer died with the worker, and that the next one refuses, is not counted', async () => {
+  const volume = await testVolume();
+  const kernel: KernelBacking = { register: () => 1, unregister: () => undefined, isQuiet: () => true };
+  const options = { passthrough: 'read', kernel, cacheBytes: 256e6 } as const;
+  const other = await openTestVolume(volume, 'other');
+  await writeElsewhere(other, 'f', Buffer.alloc(100_000, 'a'));
+  const first = await openTestVolume(volume, 'a', [], 'lake', options);
+  const { ino, opened } = await wholeFile(first, 'f');
+  const second = caller();
+  await first.operations.open(second, ino, 0);
+  await first.operations.release(caller(), ino, opened.handle, undefined);
+  await first.close();
+  // Nobody knows any more who has it open.
+  await other.operations.unlink(caller(), 1n, 'f');
+  await other.operations.drain();
+  const next = await openTestVolume(volume, 'a', [], 'lake', options);
+  expect(next.passesThrough(Number(ino))).toBe(true);
+  // The kernel sends it again.
+  await expect(async () => next.operations.open(second, ino, 0)).rejects.toThrow('is gone');
+  expect(next.passesThrough(Number(ino))).toBe(false);
+});
+
+test('an open for which the journal has no room leaves no backing file in the kernel', async () => {
+  const volume = await testVolume();
+  const registered = new Set<number>();
+  let ids = 0;
+  const kernel: KernelBacking = {
+    register() {
+      registered.add(++ids);
+      return ids;
+    },
+    unregister: (id) => void registered.delete(id),
+    isQuiet: () => true,
+  };
+  const options = { passthrough: 'full', kernel, cacheBytes: 256e6 } as const;
+  const { operations } = await openTestVolume(volume, 'a', [], 'lake', options);
+  const own = Object.getOwnPropertyDescriptor(Journal.prototype, 'append') ?? {};
+  const full = (): never => {
+    throw Object.assign(new Error('no space'), { code: 'ENOSPC' });
+  };
+  onTestFinished(() => void Object.defineProperty(Journal.prototype, 'append', own));
+  Object.defineProperty(Journal.prototype, 'append', { ...own, value: full });
+  const flags = O_RDWR | O_CREAT;
+  await expect(async () => operations.create(caller(), 1n, 'f', 0o644, flags, 0)).rejects.toThrow('no space');
+  expect([ids, registered.size]).toEqual([1, 0]);
+  Object.defineProperty(Journal.prototype, 'append', own);
+  const found = await operations.lookup(caller(), 1n, 'f');
+  if (!('attributes' in found)) throw new Error('f is absent');
+  const { ino } = found.attributes;
+  const { handle, backingId } = await operations.open(caller(), ino, O_RDWR);
+  expect(registered.has(backingId ?? 0)).toBe(true);
+  await operations.release(caller(), ino, handle, undefined);
+  await expect.poll(() => registered.size, SLOW).toBe(0);
 });
 
 /** Reads the file, and opens it when it is whole. */

@@ -167,6 +167,25 @@ test('of two syncs of one file at once, the promise of the one that began later 
   next.close();
 });
 
+test('a flush that failed while a promise was made under its id: the next one is promised anew', async () => {
+  const dir = tempDir('staging');
+  const staging = new Staging({ dir, life: 'one', bootId: 'boot 1', isCommitted: () => false });
+  const file = staging.begin(7, 0);
+  staging.write(file, 0, Buffer.alloc(100_000, 'a'), 1n);
+  const promise = staging.sync(file, 2n);
+  staging.failedFlush(file, staging.beginFlush(file, 3n));
+  await promise;
+  // As the flusher does.
+  if (file.promiseAgain) await staging.sync(file, 4n);
+  const { promiseId } = staging.beginFlush(file, 5n);
+  staging.close();
+  expect(promiseId).toBeDefined();
+  const isCommitted = (_ino: number, id: bigint): boolean => id === promiseId;
+  const next = new Staging({ dir, life: 'one', bootId: 'boot 2', isCommitted });
+  expect(next.get(7)).toBeUndefined();
+  next.close();
+});
+
 test('of a file that the kernel writes: what was appended is not there a second time', async () => {
   const volume = await testVolume();
   // The kernel is played: nobody writes but by the daemon.

@@ -120,6 +120,50 @@ describe('the staging area', () => {
     next.close();
   });
 
+  test('closes files and lets go of what is committed on a full disk, and the next worker hears of it once there was room', async () => {
+    const dir = tempDir('staging');
+    const script = `
+      import { Staging } from '${join(import.meta.dirname, '../../fs-gateway/data/staging.ts')}';
+      import { createInterface } from 'node:readline';
+      const staging = new Staging({ dir: process.argv[1], life: 'one', bootId: 'boot 1', isCommitted: () => false });
+      const lines = createInterface(process.stdin)[Symbol.asyncIterator]();
+      staging.opened(7, 1n, 'open');
+      for (const ino of [1, 2, 3]) staging.write(staging.begin(ino, 0), 0, Buffer.from('staged'), 1n);
+      for (let full = false; !full;) {
+        try {
+          staging.opened(8, 1n, '');
+        } catch {
+          full = true;
+        }
+      }
+      const [one, two] = [staging.begin(1, 0), staging.begin(2, 0)];
+      staging.committed(one, staging.beginFlush(one, 2n), 2n);
+      staging.committed(two, staging.beginFlush(two, 2n), 2n);
+      console.log(staging.closed(7, 2n, 'close'));
+      await lines.next();
+      staging.write(staging.begin(2, 0), 0, Buffer.from('anew'), 3n);
+      console.log('answered');
+      await lines.next();`;
+    const limited = ['-c', `trap '' XFSZ; ulimit -S -f 64; exec "$0" "$@"`, process.execPath];
+    const child = spawn('bash', [...limited, '--input-type=module-typescript', '-e', script, dir], {
+      stdio: ['pipe', 'pipe', 'ignore'],
+    });
+    onTestFinished(() => void child.kill('SIGKILL'));
+    const lines = createInterface(child.stdout)[Symbol.asyncIterator]();
+    expect((await lines.next()).value).toBe('true');
+    expect(spawnSync('prlimit', ['--pid', String(child.pid), '--fsize=unlimited:unlimited']).status).toBe(0);
+    child.stdin.write('go on\n');
+    expect((await lines.next()).value).toBe('answered');
+    child.kill('SIGKILL');
+    await once(child, 'exit');
+    const next = open(dir, 'boot 1');
+    expect([next.isOpen(7), next.isOpen(8)]).toEqual([false, true]);
+    expect(next.get(1)).toBeUndefined();
+    expect(staged(next, 2, 4).toString()).toBe('anew');
+    expect(staged(next, 3, 6).toString()).toBe('staged');
+    next.close();
+  });
+
   test('has what is in a staging file also when the disk had no room for the word that it is there', () => {
     const dir = tempDir('staging');
     const first = open(dir, 'boot 1');
