@@ -4,7 +4,8 @@
  * Invariants: a position whose file has other content moves to a key of its own on the disk before that content is read, and from there to
  * the file that is found; so a kill at any moment leaves it under one of them. It is forgotten only when a search that met no error has not found it.
  * Failure: what was not found because the file system refused something is looked for again at the next start.
- * Limits: one listing of a folder, and one search (copies.ts), for all that is lost in it.
+ * Limits: one listing of a folder, and one search (copies.ts), for all that is lost in it; LOOKS_MAX where something replaced is not found and
+ * other files have come meanwhile.
  */
 import type { FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
@@ -13,6 +14,9 @@ import { filesIn, findCopies, type FoundFile, type Lost } from './copies.ts';
 import { compressionOf, matchContent } from './gzip-content.ts';
 import { isReplaced, type StoredPositions } from './stored-positions.ts';
 import { fits, openFile, type FilePosition } from './tailed-file.ts';
+
+/** At a folder in which more and more files appear. */
+const LOOKS_MAX = 4;
 
 export interface LostFilesHost {
   readonly positions: StoredPositions;
@@ -74,7 +78,7 @@ export class LostFiles {
   }
 
   async #findIn(folder: string, lost: readonly Lost[]): Promise<void> {
-    const { positions, output, signal } = this.#host;
+    const { positions, signal } = this.#host;
     const files = await filesIn(folder);
     const byInode = new Map(files.map((file) => [file.stats.inode, file]));
     const gone = new Map<string, Lost>();
@@ -87,24 +91,42 @@ export class LostFiles {
         gone.set(key, { ...one, key, isReplaced: true });
       }
     }
-    const others = files.filter(
-      ({ stats: { inode } }) => !this.#host.isOpen(inode) && positions.get(inode) === undefined,
-    );
+    await this.#findAmong(files, gone);
+    // What is not replaced is kept, whether it is found or not.
+    const isLeft = (): boolean => !signal.aborted && gone.values().some(({ isReplaced }) => isReplaced);
+    for (let seen = files, looks = 1; isLeft() && looks < LOOKS_MAX; looks += 1) {
+      const others = await this.#comeSince(seen, folder);
+      if (others.length === 0) break;
+      await this.#findAmong(others, gone);
+      seen = [...seen, ...others];
+    }
+    // A comparison that was broken off has found nothing, nor has one in a file system that is not mounted yet.
+    if (signal.aborted || files.length === 0) return;
+    await positions.forget([...gone.values()].filter(({ isReplaced }) => isReplaced).map(({ key }) => key));
+  }
+
+  /** What is found is not in `gone` any more. */
+  async #findAmong(files: readonly FoundFile[], gone: Map<string, Lost>): Promise<void> {
+    const { positions, output, signal, isOpen } = this.#host;
+    const others = files.filter(({ stats: { inode } }) => !isOpen(inode) && positions.get(inode) === undefined);
     const onRefused = (): void => output.count('copy_unreadable');
-    for await (const { file, lost: one, handle, isCompressed } of findCopies(
+    for await (const { file, lost, handle, isCompressed } of findCopies(
       others,
       [...gone.values()],
       signal,
       onRefused,
     )) {
-      const position = { ...one.position, path: file.path };
-      await positions.store(file.stats.inode, position, one.key);
-      gone.delete(one.key);
+      const position = { ...lost.position, path: file.path };
+      await positions.store(file.stats.inode, position, lost.key);
+      gone.delete(lost.key);
       await this.#host.follow(handle, file.stats.inode, position, isCompressed);
     }
-    // A comparison that was broken off has found nothing, nor has one in a file system that is not mounted yet.
-    if (signal.aborted || files.length === 0) return;
-    await positions.forget([...gone.values()].filter(({ isReplaced }) => isReplaced).map(({ key }) => key));
+  }
+
+  /** A copy may have been compressed, or renamed, while it was looked for. */
+  async #comeSince(seen: readonly FoundFile[], folder: string): Promise<FoundFile[]> {
+    const known = new Set(seen.map(({ path, stats }) => `${stats.inode} ${path}`));
+    return (await filesIn(folder)).filter(({ path, stats }) => !known.has(`${stats.inode} ${path}`));
   }
 
   /** Whether a file of an earlier run still is the one it was, under another name; it is read on where there is more in it. */

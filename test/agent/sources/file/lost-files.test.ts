@@ -1,5 +1,15 @@
 import fsPromises from 'node:fs/promises';
-import { appendFileSync, copyFileSync, mkdirSync, truncateSync, utimesSync, writeFileSync } from 'node:fs';
+import {
+  appendFileSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { syncBuiltinESMExports } from 'node:module';
 import { basename, join } from 'node:path';
 import { gzipSync } from 'node:zlib';
@@ -156,6 +166,36 @@ test('a search that was broken off goes on at the next start, before the copy th
   await expect.poll(() => spool.lastSeq('t')).toBeGreaterThanOrEqual(130n);
   expect(await numbersOf(spool, 'app')).toEqual(Array.from({ length: 130 }, (_, index) => index + 1));
   expect(spool.checkpointSources('file:').filter((key) => key.includes('|replaced:'))).toEqual([]);
+});
+
+test('a copy that is compressed while it is looked for is read from its compressed form', async () => {
+  const dir = tempDir();
+  const path = join(dir, 'app.ndjson');
+  const spool = await spoolIn(join(dir, 'spool'));
+  const running = runSource(await fileSource(fileConfig(path), '/'), spool, dir);
+  writeFileSync(path, lines('app', 1, 50));
+  await expect.poll(() => spool.lastSeq('t')).toBe(50n);
+  await running.stop();
+  appendFileSync(path, lines('app', 51, 60));
+  copyFileSync(path, `${path}.1`);
+  truncateSync(path);
+  const { open } = fsPromises;
+  const opening = vi.spyOn(fsPromises, 'open').mockImplementation((...call) => {
+    if (call[0] === `${path}.1` && existsSync(`${path}.1`)) {
+      writeFileSync(`${path}.1.gz`, gzipSync(readFileSync(`${path}.1`)));
+      rmSync(`${path}.1`);
+    }
+    return open(...call);
+  });
+  syncBuiltinESMExports();
+  onTestFinished(() => {
+    opening.mockRestore();
+    syncBuiltinESMExports();
+  });
+  runSource(await fileSource(fileConfig(path), '/'), spool, dir);
+  writeFileSync(path, lines('app', 61, 70));
+  await expect.poll(() => spool.lastSeq('t')).toBe(70n);
+  expect(await numbersOf(spool, 'app')).toEqual(Array.from({ length: 70 }, (_, index) => index + 1));
 });
 
 /** Stops a source as soon as it lists `folder` to look for a copy: what is stored then is what a kill would leave. */
