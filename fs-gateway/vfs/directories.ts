@@ -153,15 +153,18 @@ export class Directories {
   ): Promise<boolean> {
     const { view, ttlMs } = this.#context;
     let fetched: ReadonlyMap<number, Node> | undefined;
+    let fetchedTo = 0;
     for (let at = from; at < entries.length; at++) {
       const listed = entries[at];
       if (listed === undefined) break;
       const { name, type, record } = listed;
       const attributes = plus && watch?.changed !== true;
       let node = attributes ? (view.cachedNode(listed.ino) ?? fetched?.get(listed.ino)) : undefined;
-      if (attributes && node === undefined && fetched === undefined) {
-        // All that the page still has: the next replies find theirs in the cache.
-        fetched = await view.nodes(entries.slice(at).map((entry) => entry.ino));
+      if (attributes && node === undefined && at >= fetchedTo) {
+        // Also what this reply has no room for: the next ones find theirs in the cache.
+        const next = entries.slice(at, at + PAGE_ENTRIES);
+        fetched = await view.nodes(next.map((entry) => entry.ino));
+        fetchedTo = at + next.length;
         node = watch?.changed === true ? undefined : fetched.get(listed.ino);
       }
       const ino = BigInt(listed.ino);

@@ -1,4 +1,5 @@
-import { expect, test } from 'vitest';
+import { expect, onTestFinished, test } from 'vitest';
+import { VolumeView } from '../../fs-gateway/meta/view.ts';
 import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
 import { NameSet } from '../../fs-gateway/vfs/name-set.ts';
 import type { DirectoryEntry } from '../../fs-gateway/vfs/operations.ts';
@@ -90,7 +91,26 @@ test('a directory that was made here is listed from what is known of it, and its
   await open.close();
   // The next worker knows nothing of it, and goes on with a listing of the one before.
   const next = await openTestVolume(volume);
+  const counts = countsRead();
+  // An engine that reads thousands of inodes for one listing keeps all others waiting.
+  await page(next, handle, seen[2]?.cookie ?? 0n, 5000, ino);
+  expect(Math.max(...counts)).toBe(1000);
   const rest = (await page(next, handle, seen[700]?.cookie ?? 0n, 5000, ino)).map(({ name }) => name);
   const behind = names.slice(701).filter((name) => name !== 'm8');
   expect(rest.filter((name) => name !== 'theirs').toSorted()).toEqual(behind.toSorted());
 });
+
+/** How many inodes listings ask the engine for at a time, from now on. */
+function countsRead(): readonly number[] {
+  const prototype: Pick<VolumeView, 'nodes'> = VolumeView.prototype;
+  const own = Object.getOwnPropertyDescriptor(prototype, 'nodes') ?? {};
+  const counts: number[] = [];
+  const countingOf = (nodes: VolumeView['nodes']): VolumeView['nodes'] =>
+    async function (this: VolumeView, inos) {
+      counts.push(inos.length);
+      return nodes.call(this, inos);
+    };
+  Object.defineProperty(prototype, 'nodes', { ...own, value: countingOf(prototype['nodes']) });
+  onTestFinished(() => void Object.defineProperty(prototype, 'nodes', own));
+  return counts;
+}
