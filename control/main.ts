@@ -90,7 +90,7 @@ export async function serve(options: ServeOptions): Promise<void> {
 /** What the platform sees, on an address of its own: who may reach that is for the network to say. */
 function serveMetrics(address: string, context: ControlContext, metrics: ControlMetrics): Promise<HealthServer> {
   const platform = new Scope(context, null);
-  return serveHealth(address, {
+  const answers = {
     notAlive: () => null,
     notReady: () => {
       const down = context.connections.health.find(({ ok }) => !ok);
@@ -98,7 +98,8 @@ function serveMetrics(address: string, context: ControlContext, metrics: Control
     },
     contentType: metrics.contentType,
     metrics: () => metrics.text(platform),
-  });
+  };
+  return serveHealth(address, answers, '--metrics');
 }
 
 /** Throws `config`: people of the issuer would be of no tenant, and see all of them. */

@@ -22,11 +22,15 @@ export interface HealthServer {
   close(): Promise<void>;
 }
 
-/** Listens on HOST:PORT. Throws `usage`, and `unavailable` when the address cannot be used. */
-export async function serveHealth(address: string, answers: HealthAnswers): Promise<HealthServer> {
+/** Listens on HOST:PORT, which `option` gave. Throws `usage`, and `unavailable` when the address cannot be used. */
+export async function serveHealth(
+  address: string,
+  answers: HealthAnswers,
+  option: '--listen' | '--metrics' = '--listen',
+): Promise<HealthServer> {
   const match = /^(.*):(\d{1,5})$/.exec(address);
   if (match === null || Number(match[2]) > PORT_MAX) {
-    throw new PenstockError('usage', `--listen ${address}: expected HOST:PORT, as 127.0.0.1:9101`);
+    throw new PenstockError('usage', `${option} ${address}: expected HOST:PORT, as 127.0.0.1:9101`);
   }
   const server = createServer({ requestTimeout: REQUEST_TIMEOUT_MS }, (request, response) => {
     const say = (why: string | null): void => {
