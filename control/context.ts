@@ -14,6 +14,7 @@ import { AgentConfigs } from './agents/agent-configs.ts';
 import { ConfigRecords } from './agents/config-records.ts';
 import { AgentGroups } from './agents/groups.ts';
 import type { AgentSettings } from './agents/records.ts';
+import { Reports } from './agents/reports.ts';
 import { Rollouts } from './agents/rollouts.ts';
 import { Oidc } from './auth/oidc.ts';
 import { Tenants } from './auth/tenants.ts';
@@ -59,6 +60,7 @@ export class ControlContext {
   readonly connectionRecords: ConnectionRecords;
   readonly vendorCalls: VendorCalls;
   readonly audit: AuditLog;
+  readonly agentReports: Reports;
   /** Requests that wait for a change. */
   readonly held: Shares;
   /** Of the requests that are being read. */
@@ -96,6 +98,7 @@ export class ControlContext {
     this.connectionRecords = new ConnectionRecords(connections, options.sealer);
     this.vendorCalls = new VendorCalls(new HostRules(config.serve.connections.hosts), parties);
     this.audit = new AuditLog(clock);
+    this.agentReports = new Reports(connections, clock);
     this.sql = new LakeSql(this.tables, parties);
     this.runs = new Runs(clock);
     this.monitor = new Monitor(connections, config.datasets, this.tables, clock);

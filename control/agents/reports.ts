@@ -3,16 +3,20 @@
  *
  *   {VOLUME}agents / <agent id>     Report as JSON
  *
- * Limits: AGENTS_MAX agents; a status of STATUS_BYTES_MAX. An agent that has not reported for LATE_MS is late.
+ * Limits: AGENTS_MAX agents; a status of STATUS_BYTES_MAX. An agent that has not reported for LATE_MS is late. What another control plane was told is seen
+ * within FRESH_MS.
  */
 import { z } from 'zod';
 import type { Clock } from '../../lib/clock.ts';
 import { PenstockError } from '../../lib/errors.ts';
 import { scanJson } from '../../lib/lake/scan.ts';
 import type { MetaEngine } from '../../lib/meta/engine.ts';
+import type { Connections } from '../connections.ts';
 
 const AGENTS_MAX = 20_000;
 const STATUS_BYTES_MAX = 32_768;
+/** Every open page asks, and a thousand reports are a megabyte. */
+const FRESH_MS = 2000;
 /** Six heartbeats of ten seconds. */
 export const LATE_MS = 60_000;
 
@@ -26,12 +30,55 @@ export type Report = z.output<typeof reportSchema>;
 
 const agentsBucket = (volume: string): string => `{${volume}}agents`;
 
-export async function saveHeartbeat(
+/** What agents said last, kept for those who ask in the same moment. What is saved here is seen at once. */
+export class Reports {
+  readonly #connections: Pick<Connections, 'engine' | 'volume'>;
+  readonly #clock: Clock;
+  #read: { readonly reports: Promise<Map<string, Report>>; readonly atMs: number } | undefined;
+
+  constructor(connections: Pick<Connections, 'engine' | 'volume'>, clock: Clock) {
+    this.#connections = connections;
+    this.#clock = clock;
+  }
+
+  /** Of every agent that ever reported, by id. */
+  async all(): Promise<ReadonlyMap<string, Report>> {
+    // Throws while the engine is down, whatever is known.
+    const { engine, volume } = this.#connections;
+    const nowMs = this.#clock.monotonicMs();
+    if (this.#read === undefined || nowMs - this.#read.atMs >= FRESH_MS) {
+      this.#read = { reports: readReports(engine, volume), atMs: nowMs };
+    }
+    const read = this.#read;
+    try {
+      return await read.reports;
+    } catch (error) {
+      if (this.#read === read) this.#read = undefined;
+      throw error;
+    }
+  }
+
+  /** Throws `too-large` for a status, `full`. */
+  async save(said: {
+    readonly id: string;
+    readonly address: string;
+    readonly status: Report['status'];
+  }): Promise<void> {
+    const { engine, volume } = this.#connections;
+    const report = await saveHeartbeat(engine, volume, this.#clock, said);
+    // A reading that began before may not have met it.
+    const reports = await this.#read?.reports.catch(() => undefined);
+    if (reports?.has(said.id) === true) reports.set(said.id, report);
+    else this.#read = undefined;
+  }
+}
+
+async function saveHeartbeat(
   engine: MetaEngine,
   volume: string,
   clock: Clock,
   report: { readonly id: string; readonly address: string; readonly status: Report['status'] },
-): Promise<void> {
+): Promise<Report> {
   const bytes = Buffer.byteLength(JSON.stringify(report.status));
   if (bytes > STATUS_BYTES_MAX)
     throw new PenstockError('too-large', `a status of ${bytes} bytes: at most ${STATUS_BYTES_MAX}`);
@@ -44,10 +91,11 @@ export async function saveHeartbeat(
   const seenMs = clock.nowMs();
   const record = { seenMs, firstSeenMs: known?.firstSeenMs ?? seenMs, address: report.address, status: report.status };
   await engine.commit({ write: [{ key, value: Buffer.from(JSON.stringify(record)) }] });
+  return record;
 }
 
 /** What every agent that ever reported said last, by id. */
-export async function readReports(engine: MetaEngine, volume: string): Promise<ReadonlyMap<string, Report>> {
+export async function readReports(engine: MetaEngine, volume: string): Promise<Map<string, Report>> {
   const reports: (readonly [string, Report])[] = [];
   for await (const entry of scanJson(engine, agentsBucket(volume), reportSchema)) reports.push(entry);
   return new Map(reports.sort(([a], [b]) => (a < b ? -1 : 1)));

@@ -3,7 +3,7 @@ import type { AgentConfigs } from '../agents/agent-configs.ts';
 import type { ConfigRecords } from '../agents/config-records.ts';
 import type { AgentGroups } from '../agents/groups.ts';
 import type { Assignment, Group } from '../agents/records.ts';
-import { readReports, saveHeartbeat, type Report } from '../agents/reports.ts';
+import type { Report, Reports } from '../agents/reports.ts';
 import type { WantedConfig } from '../agents/rollout.ts';
 import type { RolloutLook, Rollouts } from '../agents/rollouts.ts';
 import type { ControlContext } from '../context.ts';
@@ -41,13 +41,11 @@ export class FleetScope {
   }
 
   async reports(): Promise<ReadonlyMap<string, Report>> {
-    const { engine, volume } = this.#context.connections;
-    return this.#own(await readReports(engine, volume));
+    return this.#own(await this.#context.agentReports.all());
   }
 
-  async saveHeartbeat(report: Parameters<typeof saveHeartbeat>[3]): Promise<void> {
-    const { engine, volume } = this.#context.connections;
-    await saveHeartbeat(engine, volume, this.#context.clock, report);
+  async saveHeartbeat(...said: Parameters<Reports['save']>): Promise<void> {
+    await this.#context.agentReports.save(...said);
   }
 
   async assignments(): Promise<ReadonlyMap<string, Assignment>> {
