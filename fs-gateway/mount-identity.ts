@@ -16,6 +16,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { PenstockError, systemCode } from '../lib/errors.ts';
 import type { SessionInfo } from '../lib/meta/engine.ts';
 import { isGone } from '../lib/process-identity.ts';
+import { syncFolder } from './data/journal.ts';
 
 const FILE = 'id';
 const LOOK_MS = 200;
@@ -42,10 +43,12 @@ function directoryId(cacheDir: string): string {
   if (known !== undefined) return known;
   const fresh = `${path}.${randomUUID()}`;
   try {
-    writeFileSync(fresh, `${randomUUID()}\n`, { mode: 0o600 });
+    // Behind a power cut it tells which promises in the journal are kept (meta/repeats.ts).
+    writeFileSync(fresh, `${randomUUID()}\n`, { mode: 0o600, flush: true });
     // What a power cut has emptied is not one.
     rmSync(path, { force: true });
     linkSync(fresh, path);
+    syncFolder(cacheDir);
   } catch (error) {
     if (systemCode(error) !== 'EEXIST') throw error;
   } finally {
