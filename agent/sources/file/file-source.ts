@@ -9,7 +9,7 @@
  *   down is looked for by its inode in the folder where it lay, and then by its content in what is compressed there. One that is not
  *   found may lie in a file system that is not mounted yet: its position is kept.
  * - Copied and truncated: the copy is found by its marks, and read from where the original was; a copy that the glob matches
- *   waits COPY_WAIT_MS for its original to be truncated, and is a file of its own if that does not happen.
+ *   waits for its original to be truncated (awaited-copies.ts), and is a file of its own if that does not happen.
  * - Compressed: a gzip file that the glob matches is looked at once it has not changed for SETTLED_MS. Where the file is still open that it was
  *   made of, that one is read, and then there is nothing left in this one; where it is gone, this one goes on in its place; else it is a file
  *   of its own.
@@ -21,6 +21,7 @@ import { resolve } from 'node:path';
 import { describeError, PenstockError, systemCode } from '../../../lib/errors.ts';
 import type { FileSourceConfig } from '../../config.ts';
 import { pause, type Source, type SourceOutput } from '../source.ts';
+import { AwaitedCopies } from './awaited-copies.ts';
 import { CompressedFile } from './compressed-file.ts';
 import type { FoundFile } from './copies.ts';
 import { Marks } from './file-marks.ts';
@@ -32,7 +33,6 @@ import { isReplaced, StoredPositions } from './stored-positions.ts';
 import { BEGINNING, bytesAt, fits, openFile, statFile, type FilePosition, type FileStats } from './tailed-file.ts';
 
 const ROTATED_WAIT_MS = 5000;
-const COPY_WAIT_MS = 5000;
 /** A compressor writes all the time; one that pauses longer only makes the file come in two parts. */
 const SETTLED_MS = 10_000;
 /** Well below the usual limit of 1024 descriptors. */
@@ -77,8 +77,7 @@ class FileFollower {
   readonly #files = new Map<string, OpenFile>();
   readonly #positions: StoredPositions;
   readonly #lost: LostFiles;
-  /** Copies of a followed file, since when they are seen. */
-  readonly #copies = new Map<string, number>();
+  readonly #copies = new AwaitedCopies();
   /** Compressed files, since when they are as they are. */
   readonly #settling = new Map<string, FileStats & { readonly sinceMs: number }>();
   /** Compressed files, with the open file that each was made of and the end of what it holds. */
@@ -216,7 +215,8 @@ class FileFollower {
     if (position !== 'wait') await this.#follow(handle, stats.inode, position, isCompressed);
   }
 
-  async #startPosition(handle: FileHandle, path: string, { inode, size }: FileStats): Promise<FilePosition | 'wait'> {
+  async #startPosition(handle: FileHandle, path: string, stats: FileStats): Promise<FilePosition | 'wait'> {
+    const { inode, size } = stats;
     const remembered = this.#positions.get(inode);
     if (remembered !== undefined) {
       if (await fits(handle, remembered)) return { ...remembered, path };
@@ -225,13 +225,8 @@ class FileFollower {
     }
     const renumbered = await this.#positions.ofOtherDevice(inode, path, handle);
     if (renumbered !== undefined) return renumbered;
-    for (const { lines } of this.#files.values()) {
-      if (lines.position.tail.bytes === 0 || !(await fits(handle, lines.position))) continue;
-      const now = this.#output.clock.monotonicMs();
-      const since = this.#copies.get(inode) ?? now;
-      this.#copies.set(inode, since);
-      if (now - since < COPY_WAIT_MS) return 'wait';
-    }
+    const nowMs = this.#output.clock.monotonicMs();
+    if (await this.#copies.waits(handle, stats, this.#files.values(), nowMs)) return 'wait';
     this.#copies.delete(inode);
     if (!this.#startsAtEnd || !this.#isFirstLook || size === 0) return { ...BEGINNING, path };
     // In the middle of a line, its end is skipped too.

@@ -15,6 +15,7 @@ import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { fileSource } from '../../../../agent/sources/file/file-source.ts';
 import type { Spool } from '../../../../agent/spool/spool.ts';
+import { systemClock } from '../../../../lib/clock.ts';
 import { tempDir } from '../../../support/temp.ts';
 import { contentOf, readAll, spoolIn } from '../../spool/support.ts';
 import { fileConfig, quarantinedIn, runSource } from '../support.ts';
@@ -141,6 +142,37 @@ test('a copy that the glob matches is not read again when its original is trunca
   truncateSync(path);
   appendFileSync(path, lines(51, 60));
   await expectNumbers(spool, 60);
+});
+
+test('a copy that the glob matches is not read while it is made; one that stays a part is a file of its own', async () => {
+  const { dir, logs, path } = setUp();
+  const spool = await spoolIn(join(dir, 'spool'));
+  let aheadMs = 0;
+  const clock = { ...systemClock, monotonicMs: () => systemClock.monotonicMs() + aheadMs };
+  runSource(await fileSource(fileConfig(`${logs}/*`), '/'), spool, dir, clock);
+  writeFileSync(path, lines(1, 100));
+  await expectNumbers(spool, 100);
+  /** When it is read, everything older that was there before it was looked at. */
+  const marker = async (name: string, number: number): Promise<void> => {
+    writeFileSync(join(logs, name), line(number));
+    await expect.poll(() => spool.lastSeq('t')).toBeGreaterThanOrEqual(BigInt(number));
+  };
+  const content = lines(1, 100);
+  for (const [index, part] of [content.slice(0, 600), content.slice(600, 1500), content.slice(1500)].entries()) {
+    aheadMs += 3000;
+    appendFileSync(`${path}.1`, part);
+    utimesSync(`${path}.1`, 1_700_000_000, 1_700_000_000);
+    await marker(`marker.${index}`, 101 + index);
+  }
+  truncateSync(path);
+  appendFileSync(path, lines(104, 150));
+  await expectNumbers(spool, 150);
+  writeFileSync(`${path}.2`, lines(104, 130));
+  utimesSync(`${path}.2`, 1_700_000_000, 1_700_000_000);
+  await marker('marker.3', 151);
+  await expectNumbers(spool, 151);
+  aheadMs += 6000;
+  await expect.poll(() => spool.lastSeq('t')).toBe(178n);
 });
 
 test('rotated files are read in the order in which they were written, and a name with brackets is a name', async () => {
