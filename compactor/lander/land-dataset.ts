@@ -292,7 +292,7 @@ export class DatasetLander {
       round.traces?.fetched();
       this.#noteStopped(source);
       for (const lost of source.lost) this.#noteLasting(lost);
-      if (isOver || source.isGone) return 'due';
+      if (isOver || source.isGone || source.isCut) return 'due';
       this.#options.onTurn(true);
       if (dueMs === Infinity && source.cursors.some(hasMoved)) dueMs = clock.monotonicMs() + commitEveryMs;
       if (portion === null) {

@@ -111,5 +111,5 @@ function parseRecord(value: Buffer | null): Record<string, unknown> | null {
 /** Whether anything was read since the last commit, also when it was no record. */
 export const hasRead = (cursor: PartitionCursor): boolean => cursor.next !== cursor.start;
 
-/** Whether there is something to commit: what was read, or the loss of what is gone. */
-export const hasMoved = (cursor: PartitionCursor): boolean => hasRead(cursor) || cursor.lost > 0;
+/** Whether there is something to commit: what was read, the loss of what is gone, or an offset that was taken back. */
+export const hasMoved = (cursor: PartitionCursor): boolean => hasRead(cursor) || cursor.lost > 0 || cursor.wasCut;

@@ -5,6 +5,9 @@
  * others go on. Where it was asked for (`skipDamaged`), a batch that is damaged in the log is stepped over, its offsets named and counted as
  * lost in the commit that moves past them. Records that retention removed before they landed, the first landing included, are reported, counted and skipped: they
  * are gone. So are those of a topic that is deleted: all records come from the topic of one id, never from another one that was made under its name.
+ *
+ * A log that was cut below what was read of it, and may have been written anew since, is named and read again from where it was cut. The first answer
+ * under another leader epoch shows it; a cut within one epoch, which no election does, shows only while the log's end is below.
  * Limits: PREFETCH_BYTES over all partitions.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -24,10 +27,12 @@ export interface PartitionCursor {
   readonly partition: number;
   /** What the last commit said. */
   readonly from: StoredOffset;
-  /** Where this run began. */
-  readonly start: number;
+  /** Where this run began; set back when a cut is found before anything is read. */
+  start: number;
   /** Offsets that were gone before they landed: in front of `start`, and of damaged batches behind it. */
   lost: number;
+  /** The log was cut below what had landed of it: this run began there, and its commit takes the offset back. */
+  wasCut: boolean;
   /** The first record that is not staged. */
   next: number;
   leaderEpoch: number;
@@ -55,8 +60,9 @@ export class TopicSource {
   readonly #ahead = new Map<PartitionCursor, Promise<FetchResult | PenstockError>>();
   #turn = 0;
   #isGone = false;
+  #isCut = false;
   readonly cursors: readonly PartitionCursor[];
-  /** Ranges that were gone before they landed; grows as damaged batches are stepped over. */
+  /** Ranges that were gone before they landed, and logs that were cut; grows as damaged batches are stepped over. */
   readonly lost: string[] = [];
 
   private constructor(log: Log, topic: TopicInfo, cursors: readonly PartitionCursor[], skipDamaged: boolean) {
@@ -83,7 +89,12 @@ export class TopicSource {
       const limits = await log.offsets(topic.name, partition);
       const earliest = Number(limits.earliest);
       const landed = from.landed?.topicId === topic.id ? from.landed : null;
-      const due = landed?.next ?? 0;
+      const target = targets.get(partition) ?? Infinity;
+      const seen = { partition, next: landed?.next ?? 0, leaderEpoch: landed?.leaderEpoch ?? 0 };
+      // Whatever else was cut is seen with the first answer.
+      const cut = seen.next > Number(limits.end) || seen.next >= target ? await cutOf(log, topic, seen) : null;
+      if (cut !== null) lost.push(cut.description);
+      const due = cut?.offset ?? seen.next;
       const next = Math.max(due, earliest);
       if (due < earliest) {
         lost.push(`${topic.name}/${partition}: offsets ${due} to ${earliest - 1} were deleted before they landed`);
@@ -93,9 +104,10 @@ export class TopicSource {
         from,
         start: next,
         lost: next - due,
+        wasCut: cut !== null,
         next,
-        leaderEpoch: landed?.leaderEpoch ?? 0,
-        target: targets.get(partition) ?? Infinity,
+        leaderEpoch: seen.leaderEpoch,
+        target,
         end: Number(limits.end),
         lastStable: Number(limits.end),
         stopped: undefined,
@@ -115,8 +127,13 @@ export class TopicSource {
     return this.#isGone;
   }
 
+  /** The log of a partition was cut below what this run has read: nothing more will be read, and the next run goes on from there. */
+  get isCut(): boolean {
+    return this.#isCut;
+  }
+
   get active(): readonly PartitionCursor[] {
-    if (this.#isGone) return [];
+    if (this.#isGone || this.#isCut) return [];
     return this.cursors.filter((cursor) => cursor.stopped === undefined && cursor.next < cursor.target);
   }
 
@@ -128,6 +145,9 @@ export class TopicSource {
       if (cursor === undefined) break;
       const result = await (this.#ahead.get(cursor) ?? this.#fetch(cursor, cursor.next, signal));
       this.#ahead.delete(cursor);
+      const isOtherLog =
+        result instanceof PenstockError ? isCode(result, 'not-found') : result.leaderEpoch !== cursor.leaderEpoch;
+      if (isOtherLog && (await this.#goBack(cursor))) return this.next(signal);
       if (result instanceof PenstockError) {
         if (isCode(result, 'not-found')) await this.lookForTopic();
         if (this.#isGone) return null;
@@ -136,8 +156,8 @@ export class TopicSource {
       }
       cursor.end = Number(result.endOffset);
       cursor.lastStable = Number(result.lastStableOffset);
-      if (result.batches.length === 0) continue;
       cursor.leaderEpoch = result.leaderEpoch;
+      if (result.batches.length === 0) continue;
       const nextOffset = Number(result.nextOffset);
       if (nextOffset < Math.min(cursor.target, cursor.lastStable)) {
         this.#ahead.set(cursor, this.#fetch(cursor, nextOffset, signal));
@@ -167,6 +187,23 @@ export class TopicSource {
       );
     }
     return now;
+  }
+
+  /** Where the log was cut, if it was below what was read; false: it was not. */
+  async #goBack(cursor: PartitionCursor): Promise<boolean> {
+    const cut = await cutOf(this.#log, this.#topic, cursor);
+    if (cut === null) return false;
+    // It was asked for by name.
+    await this.lookForTopic();
+    if (this.#isGone) return true;
+    // What was read before is as true as what had landed.
+    if (cursor.next !== cursor.start) this.#isCut = true;
+    else {
+      this.lost.push(cut.description);
+      cursor.start = cursor.next = cut.offset;
+      cursor.wasCut = true;
+    }
+    return true;
   }
 
   /** Steps over what is damaged; false: it may not or cannot, and the partition is stopped. */
@@ -217,6 +254,33 @@ export class TopicSource {
         : new PenstockError('io', `${this.#topic.name}/${cursor.partition}: ${describeError(error)}`, { cause: error });
     }
   }
+}
+
+interface Cut {
+  readonly offset: number;
+  readonly description: string;
+}
+
+/** Whether a log that was read up to `next` under a leader epoch ends below it now, as far as that epoch goes. */
+async function cutOf(
+  log: Log,
+  topic: TopicInfo,
+  { partition, next, leaderEpoch }: Pick<PartitionCursor, 'partition' | 'next' | 'leaderEpoch'>,
+): Promise<Cut | null> {
+  if (next === 0 || log.epochEnd === undefined) return null;
+  let end: bigint | null;
+  try {
+    end = await log.epochEnd(topic.name, partition, leaderEpoch);
+  } catch (error) {
+    // A topic that was deleted is another matter (`lookForTopic`).
+    if (isCode(error, 'not-found')) return null;
+    throw error;
+  }
+  if (end === null || Number(end) >= next) return null;
+  const description =
+    `${topic.name}/${partition}: the log was cut at offset ${end}, below offset ${next - 1} that was read in leader epoch ${leaderEpoch}: ` +
+    'what is there now lands, too; what stood behind it and had not landed is lost';
+  return { offset: Number(end), description };
 }
 
 /** Errors that a later try may not have: the whole run tries again instead of giving the partition up. */

@@ -3,7 +3,8 @@
  * every adapter: what the agent encodes once is what lies in a `file:` segment and what goes to a broker.
  *
  * Invariants
- * - An acknowledged append is durable and has an offset; offsets of a partition have no gaps and never change.
+ * - An acknowledged append is durable and has an offset; offsets of a partition have no gaps and never change, but where Kafka's operator let a
+ *   broker forget (`epochEnd`).
  * - Idempotence as Kafka's brokers do it: (producer id, epoch, base sequence) of one of the last five batches of a partition is
  *   answered with the offset of the first time (`duplicate: true`); any other sequence than the next one is `out-of-order`.
  * - A topic has an id that differs when it was deleted and made anew; offsets are only meaningful together with it.
@@ -109,6 +110,11 @@ export interface Log {
     isolation?: Isolation,
   ): Promise<{ readonly earliest: bigint; readonly end: bigint }>;
   fetch(request: FetchRequest): Promise<FetchResult>;
+  /**
+   * Where the records of a leader epoch, and those before it, end in the log as it is now. Below the offset of a reader who has got further in
+   * that epoch: the log was cut there and written anew (an unclean election, a lost disk). null: it cannot be told. Only where leaders change.
+   */
+  epochEnd?(topic: string, partition: number, leaderEpoch: number): Promise<bigint | null>;
   /**
    * What is damaged at `offset`, at which `fetch` reports `corrupt`; its bytes are copied aside first, as evidence, and the log stays as it
    * is. null: nothing is. Only where the bytes of the log are ours; a broker has tools of its own.

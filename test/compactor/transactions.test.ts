@@ -174,6 +174,7 @@ test('a transaction that holds a partition back for a minute is named, once', ()
       from: landed,
       start: 0,
       lost: 0,
+      wasCut: false,
       leaderEpoch: 0,
       target: Infinity,
       stopped: undefined,

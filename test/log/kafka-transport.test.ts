@@ -4,6 +4,7 @@ import RequestQueue from 'kafkajs/src/network/requestQueue/index.js';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { createTopicRequest, findCoordinatorRequest, offsetCommitRequest } from '../../lib/log/kafka/admin-requests.ts';
 import { fetchRequest, listOffsetsRequest } from '../../lib/log/kafka/fetch-request.ts';
+import { epochEndRequest } from '../../lib/log/kafka/leader-epoch-request.ts';
 import { openKafkaLogWith } from '../../lib/log/kafka/kafka-log.ts';
 import { parseKafkaUrl } from '../../lib/log/kafka/kafka-url.ts';
 import { correctRequestQueue } from '../../lib/log/kafka/kafkajs-request-queue.ts';
@@ -17,6 +18,7 @@ import { absoluteUrl, openLog } from '../../lib/registry.ts';
 import {
   FakeKafka,
   apiVersions,
+  epochEnded,
   fetched,
   TOPIC_ID,
   metadata,
@@ -266,6 +268,21 @@ test('a fetch above the quota of its client has a pause for an answer, and is as
   expect(second - first).toBeGreaterThan(190);
 });
 
+test('where an epoch ends is asked of the leader, as of its epoch; what it does not know is no end', async () => {
+  const fake = await FakeKafka.start();
+  const log = await openFake(fake, LIMITS);
+  const ends = [epochEnded(-1n, 74), epochEnded(80n), epochEnded(-1n)];
+  fake.on(api.OFFSET_FOR_LEADER_EPOCH.key, () => ends.shift() ?? 'close');
+  // The first leader is one no more (FENCED_LEADER_EPOCH): another look at the metadata, and again.
+  expect(await log.epochEnd?.('t', 0, 3)).toBe(80n);
+  expect(await log.epochEnd?.('t', 0, 9)).toBeNull();
+  const asked = fake.requests
+    .filter(({ key }) => key === api.OFFSET_FOR_LEADER_EPOCH.key)
+    .map(({ body }) => body.subarray(-12));
+  const of = (epoch: number): Buffer => new WireWriter().int32(0).int32(0).int32(epoch).finish();
+  expect(asked).toEqual([of(3), of(3), of(9)]);
+});
+
 test('a cluster whose known brokers are gone is found again through the URL', async () => {
   const [bootstrap, member] = [await FakeKafka.start(), await FakeKafka.start()];
   bootstrap.on(api.METADATA.key, () => metadata(member.port, 2));
@@ -319,6 +336,7 @@ test('no answer, however damaged, is anything but read or corrupt', () => {
       request: listOffsetsRequest('t', 0, -1n, 'committed'),
       good: onePartition(true, (w) => w.int16(0).int64(0n).int64(9n).int32(0)),
     },
+    { request: epochEndRequest('t', 0, 4, 3), good: epochEnded(9n) },
     { request: createTopicRequest('t', { partitions: 1, retentionMs: 1 }, 1), good: new WireWriter().int32(0).int32(1).string('t').int16(0).string(null).finish() }, // prettier-ignore
     { request: findCoordinatorRequest('g'), good: new WireWriter().int32(0).int16(0).string(null).int32(1).string('h').int32(9092).finish() }, // prettier-ignore
     { request: offsetCommitRequest('g', 't', new Map([[0, 1n]])), good: onePartition(true, (w) => w.int16(0)) },

@@ -154,6 +154,12 @@ export function fetched(
     .finish();
 }
 
+/** Where an epoch of t/0 ends. */
+export function epochEnded(endOffset: bigint, error = 0): Buffer {
+  const writer = new WireWriter().int32(0).int32(1).string('t').int32(1);
+  return writer.int16(error).int32(0).int32(0).int64(endOffset).finish();
+}
+
 export function producerId(id: bigint): Buffer {
   return new WireWriter().int32(0).int16(0).int64(id).int16(0).finish();
 }

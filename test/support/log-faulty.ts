@@ -3,6 +3,7 @@ import type { FaultPlan } from './fault.ts';
 
 /** A Log whose calls fail as the plan says: `ensureTopic`, `producer`, `append`, `offsets`, `fetch`; the rest passes through. */
 export function faultyLog(log: Log, plan: FaultPlan): Log {
+  const epochEnd = log.epochEnd?.bind(log);
   return {
     url: log.url,
     ensureTopic: (name, options) => plan.run('ensureTopic', () => log.ensureTopic(name, options)),
@@ -20,6 +21,7 @@ export function faultyLog(log: Log, plan: FaultPlan): Log {
       }),
     offsets: (topic, partition, isolation) => plan.run('offsets', () => log.offsets(topic, partition, isolation)),
     fetch: (request) => plan.run('fetch', () => log.fetch(request)),
+    ...(epochEnd && { epochEnd }),
     commitHint: (group, topic, nextOffsets) => log.commitHint(group, topic, nextOffsets),
     close: () => log.close(),
   };

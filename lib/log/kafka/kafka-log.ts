@@ -36,7 +36,7 @@ import { parseKafkaUrl, type KafkaOptions } from './kafka-url.ts';
 import { DEFAULT_LIMITS, brokerTimeoutMs, type KafkaLimits } from './limits.ts';
 import type { TopicMetadata } from './metadata-request.ts';
 import { PartitionAppender } from './partition-appender.ts';
-import { fetchBatches, readOffsets } from './partition-reader.ts';
+import { fetchBatches, readEpochEnd, readOffsets } from './partition-reader.ts';
 import { initProducerIdRequest } from './produce-request.ts';
 import type { OpenTransport } from './transport.ts';
 
@@ -146,6 +146,10 @@ class KafkaLog implements Log {
 
   fetch(request: FetchRequest): Promise<FetchResult> {
     return fetchBatches(this.#cluster, request);
+  }
+
+  epochEnd(topic: string, partition: number, leaderEpoch: number): Promise<bigint | null> {
+    return readEpochEnd(this.#cluster, topic, partition, leaderEpoch);
   }
 
   async commitHint(group: string, topic: string, nextOffsets: ReadonlyMap<number, bigint>): Promise<void> {

@@ -1,5 +1,5 @@
 /**
- * Reads one partition: offsets, and whole batches as the broker stores them.
+ * Reads one partition: offsets, where an epoch ends, and whole batches as the broker stores them.
  *
  * Invariants: `fetch` returns whole batches whose headers are well-formed and whose offsets ascend; their checksums are checked by who
  * decodes them (batch-reader.ts). A batch that the broker cut at the bound is left out and comes first in the next answer.
@@ -13,6 +13,7 @@ import { NO_ERROR, OFFSET_OUT_OF_RANGE, brokerError } from './broker-errors.ts';
 import type { Cluster, Route } from './cluster.ts';
 import { withoutAborted } from './committed-batches.ts';
 import { EARLIEST, LATEST, fetchRequest, listOffsetsRequest, type FetchedPartition } from './fetch-request.ts';
+import { epochEndRequest } from './leader-epoch-request.ts';
 
 const INT32_MAX = 2 ** 31 - 1;
 
@@ -49,6 +50,21 @@ export async function readOffsets(
     };
     const [earliest, end] = await Promise.all([list(EARLIEST), list(LATEST)]);
     return { earliest, end };
+  });
+}
+
+/** See `Log.epochEnd`. */
+export function readEpochEnd(
+  cluster: Cluster,
+  topic: string,
+  partition: number,
+  epoch: number,
+): Promise<bigint | null> {
+  return persistRouted(cluster, topic, async () => {
+    const { node, leaderEpoch } = await cluster.route(topic, partition);
+    const answer = await cluster.callNode(node, epochEndRequest(topic, partition, leaderEpoch, epoch));
+    if (answer.error !== NO_ERROR) throw brokerError(answer.error, `end of epoch ${epoch} in ${topic}/${partition}`);
+    return answer.endOffset < 0n ? null : answer.endOffset;
   });
 }
 

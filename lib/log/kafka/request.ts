@@ -32,6 +32,7 @@ export const FIND_COORDINATOR = classic('FindCoordinator', 10, 2);
 export const CREATE_TOPICS = classic('CreateTopics', 19, 4);
 export const DELETE_TOPICS = classic('DeleteTopics', 20, 3);
 export const INIT_PRODUCER_ID = classic('InitProducerId', 22, 1);
+export const OFFSET_FOR_LEADER_EPOCH = classic('OffsetForLeaderEpoch', 23, 3);
 
 /** Every one of them must be in the range that a broker offers. */
 export const OUR_APIS: readonly Api[] = [
@@ -44,6 +45,7 @@ export const OUR_APIS: readonly Api[] = [
   CREATE_TOPICS,
   DELETE_TOPICS,
   INIT_PRODUCER_ID,
+  OFFSET_FOR_LEADER_EPOCH,
 ];
 
 interface PartitionAnswer<T> {
