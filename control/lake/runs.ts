@@ -20,8 +20,8 @@ export interface Run extends DatasetRun {
 interface Loaded {
   readonly count: number;
   readonly atMs: number;
-  /** Newest first. */
-  readonly runs: readonly Run[];
+  /** Newest first; under way for whoever asks meanwhile. */
+  readonly runs: Promise<readonly Run[]>;
 }
 
 export class Runs {
@@ -51,12 +51,21 @@ export class Runs {
     const known = this.#loaded.get(dataset);
     const nowMs = this.#clock.monotonicMs();
     if (known?.count === count && nowMs - known.atMs < REREAD_MS) return known.runs;
-    const runs: Run[] = [];
-    for await (const [id, record] of readCosts(engine, volume, dataset)) runs.push({ id, dataset, ...record });
-    runs.sort(newestFirst);
-    this.#loaded.set(dataset, { count, atMs: nowMs, runs });
-    return runs;
+    const loaded = { count, atMs: nowMs, runs: readRuns(engine, volume, dataset) };
+    this.#loaded.set(dataset, loaded);
+    try {
+      return await loaded.runs;
+    } catch (error) {
+      if (this.#loaded.get(dataset) === loaded) this.#loaded.delete(dataset);
+      throw error;
+    }
   }
+}
+
+async function readRuns(engine: MetaEngine, volume: string, dataset: string): Promise<readonly Run[]> {
+  const runs: Run[] = [];
+  for await (const [id, record] of readCosts(engine, volume, dataset)) runs.push({ id, dataset, ...record });
+  return runs.sort(newestFirst);
 }
 
 export function newestFirst(a: Pick<Run, 'id' | 'dataset'>, b: Pick<Run, 'id' | 'dataset'>): number {
