@@ -93,9 +93,14 @@ function volumesOf(
   return (container.volumeMounts ?? []).flatMap(({ name, mountPath, readOnly = false }) => {
     const volume = pod.volumes?.find((one) => one.name === name);
     const { path, type = '' } = volume?.hostPath ?? {};
-    // What is no folder is the machine's own.
-    if (path !== undefined && ['File', 'CharDevice'].includes(type)) return [mountPath, path, 'rw'];
+    if (path !== undefined && type === 'CharDevice') return [mountPath, path, 'rw'];
     const made = shared?.[name] ?? join(folder, 'volumes', name);
+    if (path !== undefined && type === 'File') {
+      // The machine's id, which not every machine has.
+      mkdirSync(join(folder, 'volumes'), { recursive: true });
+      writeFileSync(made, `${'0123456789abcdef'.repeat(2)}\n`);
+      return [mountPath, made, 'rw'];
+    }
     if (!existsSync(made)) {
       mkdirSync(made, { recursive: true });
       // An empty one is everybody's of the pod; a folder of the node is root's.

@@ -214,6 +214,9 @@ for command in sys.stdin:
             say(['state', state()])
         except OSError as error:
             say(['state', 'error:%s' % errno.errorcode.get(error.errno, error.errno)])
+        except ValueError as error:
+            # With writeback another mount shows a new file before its first content: whoever looks asks again.
+            say(['state', 'error:%s' % error])
     elif words[0] == 'sum':
         say(['sum', durable])
     elif words[0] == 'own':

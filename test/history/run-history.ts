@@ -107,11 +107,14 @@ class Client {
       );
     }, HANG_MS);
     this.#done = resolve;
+    const ended = (): void => reject(new Error(`${this.name} ended before '${command}' did`));
+    this.#child.once('exit', ended);
     this.#child.stdin?.write(`${command}\n`);
     try {
       return await promise;
     } finally {
       clearTimeout(timer);
+      this.#child.off('exit', ended);
     }
   }
 
