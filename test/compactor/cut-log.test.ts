@@ -4,11 +4,8 @@
  */
 import { readdirSync, readFileSync, rmSync, truncateSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { datasetStats } from '../../compactor/main.ts';
-import { parseConfig } from '../../lib/config/load.ts';
-import { pipelineSchema } from '../../lib/config/pipeline.ts';
-import { openLake, openPipelineLog } from '../../lib/lake/ports.ts';
 import { readOffsets } from '../../lib/lake/offsets.ts';
 import type { Log } from '../../lib/log/log.ts';
 import { batchBytes } from '../../lib/log/record-batch.ts';
@@ -16,13 +13,13 @@ import { FaultPlan } from '../support/fault.ts';
 import { KafkaBroker } from '../support/kafka.ts';
 import { faultyLog } from '../support/log-faulty.ts';
 import { missing } from '../support/services.ts';
-import { tempDir } from '../support/temp.ts';
 import {
   DATASET,
   foreignRecord,
   HOUR_MS,
   landOnce,
   openTestPipeline,
+  openPipelineOf,
   pipelineYaml,
   readRows,
   TestProducer,
@@ -59,21 +56,9 @@ describe.skipIf(missing('kafka'))('on a broker', () => {
   });
   afterAll(() => broker.close());
 
-  async function openPipeline(): Promise<TestPipeline> {
-    const dir = tempDir('cut');
-    const yaml = pipelineYaml(dir, ', dedup: none', '', 1).replace(/^log: .*$/m, `log: kafka://${broker.plain}`);
-    const config = parseConfig(yaml, 'pipeline.yaml', pipelineSchema);
-    const opened = await openPipelineLog(config, dir);
-    const ports = await openLake(config, dir, 'test');
-    onTestFinished(async () => {
-      await ports.close();
-      await opened.close();
-    });
-    // A broker has that of the test before.
-    if ((await opened.topic(TOPIC)) !== null) await opened.deleteTopic(TOPIC);
-    await opened.ensureTopic(TOPIC, OPTIONS);
-    return { dir, yaml, config, log: opened, lake: ports.lake };
-  }
+  const openPipeline = (): Promise<TestPipeline> => openPipelineOf(yamlOf, OPTIONS);
+  const yamlOf = (dir: string): string =>
+    pipelineYaml(dir, ', dedup: none', '', 1).replace(/^log: .*$/m, `log: kafka://${broker.plain}`);
 
   /** The broker finds a disk that has the first `kept` batches only; the topic and its id are the cluster's, and stay. */
   async function cutLog(kept: number): Promise<void> {

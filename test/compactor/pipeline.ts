@@ -9,7 +9,7 @@ import { type DatasetStats, datasetStats } from '../../compactor/main.ts';
 import { openLake, openPipelineLog } from '../../lib/lake/ports.ts';
 import { parseConfig } from '../../lib/config/load.ts';
 import { pipelineSchema, type PipelineConfig } from '../../lib/config/pipeline.ts';
-import type { Log } from '../../lib/log/log.ts';
+import type { Log, TopicOptions } from '../../lib/log/log.ts';
 import { type LakeContext, loadTable } from '../../lib/table/table.ts';
 import { encodeBatch, type TestRecord } from '../support/log-batches.ts';
 import { tempDir } from '../support/temp.ts';
@@ -39,9 +39,17 @@ export function pipelineYaml(dir: string, dataset = '', rest = '', partitions = 
   ].join('\n');
 }
 
-export async function openTestPipeline(dataset = '', rest = '', partitions = 2): Promise<TestPipeline> {
+export function openTestPipeline(dataset = '', rest = '', partitions = 2): Promise<TestPipeline> {
+  return openPipelineOf((dir) => pipelineYaml(dir, dataset, rest, partitions), {
+    partitions,
+    retentionMs: 7 * 86_400_000,
+  });
+}
+
+/** One of another configuration, with a new topic. */
+export async function openPipelineOf(yamlOf: (dir: string) => string, topic: TopicOptions): Promise<TestPipeline> {
   const dir = tempDir('pipeline');
-  const yaml = pipelineYaml(dir, dataset, rest, partitions);
+  const yaml = yamlOf(dir);
   const config = parseConfig(yaml, 'pipeline.yaml', pipelineSchema);
   const log = await openPipelineLog(config, dir);
   const ports = await openLake(config, dir, 'test');
@@ -49,7 +57,9 @@ export async function openTestPipeline(dataset = '', rest = '', partitions = 2):
     await ports.close();
     await log.close();
   });
-  await log.ensureTopic(TOPIC, { partitions, retentionMs: 7 * 86_400_000 });
+  // A broker has that of the test before.
+  if ((await log.topic(TOPIC)) !== null) await log.deleteTopic(TOPIC);
+  await log.ensureTopic(TOPIC, topic);
   return { dir, yaml, config, log, lake: ports.lake };
 }
 

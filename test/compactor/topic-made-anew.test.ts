@@ -3,21 +3,19 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
 import type { LandStatus } from '../../compactor/lander/lander.ts';
 import { datasetStats } from '../../compactor/main.ts';
-import { parseConfig } from '../../lib/config/load.ts';
-import { pipelineSchema } from '../../lib/config/pipeline.ts';
-import { openLake, openPipelineLog } from '../../lib/lake/ports.ts';
+import { openPipelineLog } from '../../lib/lake/ports.ts';
 import type { FetchRequest, Log } from '../../lib/log/log.ts';
 import { FaultPlan } from '../support/fault.ts';
 import { KafkaBroker } from '../support/kafka.ts';
 import { faultyLog } from '../support/log-faulty.ts';
 import { until } from '../support/mount-guard.ts';
 import { missing } from '../support/services.ts';
-import { tempDir } from '../support/temp.ts';
 import {
   DATASET,
   foreignRecord,
   HOUR_MS,
   landOnce,
+  openPipelineOf,
   pipelineYaml,
   readRows,
   TestProducer,
@@ -27,23 +25,10 @@ import {
 
 const OPTIONS = { partitions: 1, retentionMs: 86_400_000 };
 
-async function openPipeline(log: (dir: string) => string): Promise<TestPipeline> {
-  const dir = tempDir('anew');
-  const yaml = pipelineYaml(dir, ', dedup: none', 'lander: { commitEvery: 1h }', 1).replace(
-    /^log: .*$/m,
-    `log: ${log(dir)}`,
-  );
-  const config = parseConfig(yaml, 'pipeline.yaml', pipelineSchema);
-  const opened = await openPipelineLog(config, dir);
-  const ports = await openLake(config, dir, 'test');
-  onTestFinished(async () => {
-    await ports.close();
-    await opened.close();
-  });
-  // A broker has that of the test before.
-  if ((await opened.topic(TOPIC)) !== null) await opened.deleteTopic(TOPIC);
-  await opened.ensureTopic(TOPIC, OPTIONS);
-  return { dir, yaml, config, log: opened, lake: ports.lake };
+function openPipeline(log: (dir: string) => string): Promise<TestPipeline> {
+  const yamlOf = (dir: string): string =>
+    pipelineYaml(dir, ', dedup: none', 'lander: { commitEvery: 1h }', 1).replace(/^log: .*$/m, `log: ${log(dir)}`);
+  return openPipelineOf(yamlOf, OPTIONS);
 }
 
 /** `bytes`: of each value, about. */

@@ -4,17 +4,22 @@ import { Kafka, logLevel, type Producer, type Transaction } from 'kafkajs';
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
 import { OpenTransactions } from '../../compactor/lander/open-transactions.ts';
 import { datasetStats } from '../../compactor/main.ts';
-import { parseConfig } from '../../lib/config/load.ts';
-import { pipelineSchema } from '../../lib/config/pipeline.ts';
-import { openLake, openPipelineLog } from '../../lib/lake/ports.ts';
 import type { Log } from '../../lib/log/log.ts';
 import { FaultPlan } from '../support/fault.ts';
 import { KafkaBroker } from '../support/kafka.ts';
 import { faultyLog } from '../support/log-faulty.ts';
 import { until } from '../support/mount-guard.ts';
 import { missing } from '../support/services.ts';
-import { tempDir } from '../support/temp.ts';
-import { DATASET, HOUR_MS, landOnce, pipelineYaml, readRows, type TestPipeline, TOPIC } from './pipeline.ts';
+import {
+  DATASET,
+  HOUR_MS,
+  landOnce,
+  openPipelineOf,
+  pipelineYaml,
+  readRows,
+  type TestPipeline,
+  TOPIC,
+} from './pipeline.ts';
 
 const OPTIONS = { partitions: 1, retentionMs: 86_400_000 };
 
@@ -25,21 +30,9 @@ describe.skipIf(missing('kafka'))('on a broker', () => {
   });
   afterAll(() => broker.close());
 
-  async function openPipeline(client: string): Promise<TestPipeline> {
-    const dir = tempDir('transactions');
+  function openPipeline(client: string): Promise<TestPipeline> {
     const log = `log: kafka://${broker.plain}?client=${client}`;
-    const yaml = pipelineYaml(dir, ', dedup: none', '', 1).replace(/^log: .*$/m, log);
-    const config = parseConfig(yaml, 'pipeline.yaml', pipelineSchema);
-    const opened = await openPipelineLog(config, dir);
-    const ports = await openLake(config, dir, 'test');
-    onTestFinished(async () => {
-      await ports.close();
-      await opened.close();
-    });
-    // A broker has that of the test before.
-    if ((await opened.topic(TOPIC)) !== null) await opened.deleteTopic(TOPIC);
-    await opened.ensureTopic(TOPIC, OPTIONS);
-    return { dir, yaml, config, log: opened, lake: ports.lake };
+    return openPipelineOf((dir) => pipelineYaml(dir, ', dedup: none', '', 1).replace(/^log: .*$/m, log), OPTIONS);
   }
 
   async function producer(isTransactional = true): Promise<Producer> {

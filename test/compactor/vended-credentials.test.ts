@@ -10,18 +10,25 @@ import type { AddressInfo } from 'node:net';
 import { PutBucketPolicyCommand, S3Client } from '@aws-sdk/client-s3';
 import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest';
 import { datasetStats } from '../../compactor/main.ts';
-import { parseConfig } from '../../lib/config/load.ts';
-import { pipelineSchema } from '../../lib/config/pipeline.ts';
-import { openLake, openPipelineLog } from '../../lib/lake/ports.ts';
+import { openLake } from '../../lib/lake/ports.ts';
 import { openS3Store } from '../../lib/store/s3/s3-store.ts';
 import { vendedIn } from '../../lib/table/foreign/vended-credentials.ts';
 import { startIcebergRest } from '../support/iceberg-rest.ts';
 import { until } from '../support/mount-guard.ts';
 import { missing, requireService } from '../support/services.ts';
-import { makeTempDir, tempDir } from '../support/temp.ts';
+import { makeTempDir } from '../support/temp.ts';
 import { startVersitygw, type S3Server } from '../support/versitygw.ts';
 import { expectWhole, PER_LANDING, records } from './foreign-catalog-pipeline.ts';
-import { compactAll, DATASET, landOnce, liveFiles, pipelineYaml, TestProducer, type TestPipeline } from './pipeline.ts';
+import {
+  compactAll,
+  DATASET,
+  landOnce,
+  liveFiles,
+  openPipelineOf,
+  pipelineYaml,
+  TestProducer,
+  type TestPipeline,
+} from './pipeline.ts';
 
 const BUCKET = 'lake';
 /** Of the environment: may touch dead letters only. */
@@ -122,23 +129,12 @@ describe.skipIf(missing('iceberg-rest', 'versitygw'))('credentials that a catalo
   const addAccount = (account: string): void =>
     admin('create-user', '-a', account, '-s', secretOf(account), '-r', 'user');
 
-  async function openPipeline(front: Front, prefix: string): Promise<TestPipeline> {
-    const dir = tempDir('vended');
+  function openPipeline(front: Front, prefix: string): Promise<TestPipeline> {
     const catalog = `catalog: { uri: '${front.url}', accessDelegation: vended-credentials }`;
-    const store = `s3://${BUCKET}/${prefix}?endpoint=${encodeURIComponent(s3.endpoint)}`;
-    const yaml = pipelineYaml(dir, '', `${catalog}\nlander: { commitEvery: 50ms }`).replace(
-      /^store: .*$/m,
-      `store: ${store}`,
-    );
-    const config = parseConfig(yaml, 'pipeline.yaml', pipelineSchema);
-    const log = await openPipelineLog(config, dir);
-    const ports = await openLake(config, dir, 'test');
-    onTestFinished(async () => {
-      await ports.close();
-      await log.close();
-    });
-    await log.ensureTopic('vibration', { partitions: 2, retentionMs: 86_400_000 });
-    return { dir, yaml, config, log, lake: ports.lake };
+    const store = `store: s3://${BUCKET}/${prefix}?endpoint=${encodeURIComponent(s3.endpoint)}`;
+    const yamlOf = (dir: string): string =>
+      pipelineYaml(dir, '', `${catalog}\nlander: { commitEvery: 50ms }`).replace(/^store: .*$/m, store);
+    return openPipelineOf(yamlOf, { partitions: 2, retentionMs: 86_400_000 });
   }
 
   test('land and compact, dead letters lie under those of the environment', async () => {
