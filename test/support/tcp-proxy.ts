@@ -46,14 +46,14 @@ export class TcpProxy {
     for (const pair of this.#pairs) for (const socket of pair) socket.resetAndDestroy();
   }
 
-  /** Lets requests through and holds the answers back, until `reset` or `cut`; resolves when the first is held. */
+  /** Lets requests through and holds the answers back; a connection that lacks one has none from then on. Resolves when the first is held. */
   swallowAnswers(): Promise<number> {
     const { promise, resolve } = Promise.withResolvers<number>();
     this.#swallow = resolve;
     return promise;
   }
 
-  /** The answers of connections made from now on come through. */
+  /** Answers come through again, of connections that lack none. */
   deliverAnswers(): void {
     this.#swallow = undefined;
   }
@@ -88,11 +88,14 @@ export class TcpProxy {
     // In their order, also when the delay becomes shorter: nothing may overtake what still waits.
     let last = Promise.resolve();
     let waiting = 0;
+    // A stream that lacks an answer has no further ones: they would be taken for it.
+    let mute = false;
     from.on('data', (bytes) => {
       if (answers && this.#swallow !== undefined) {
+        mute = true;
         this.#swallow(bytes.length);
-        return;
       }
+      if (mute) return;
       if (this.delayMs === 0 && waiting === 0) {
         to.write(bytes);
         return;
