@@ -155,7 +155,8 @@ runtimeClassName: {{ . }}
 {{- end }}
 
 {{/*
-(dict "root" $ "file" "pipeline.yaml" "keys" (list "log" "meta")): restarts the pods that read this file, and have these URLs from the chart's Secret, when they change.
+(dict "root" $ "file" "pipeline.yaml" "keys" (list "log" "meta")): restarts the pods that read this file, and have these URLs from the chart's Secret (without "keys" all
+that is in it), when they change.
 What changes in a Secret that is not the chart's is for its owner to tell them (docs/RUNBOOK.md).
 */}}
 {{- define "penstock.sums" -}}
@@ -165,7 +166,7 @@ checksum/config: {{ get (include (print $.root.Template.BasePath "/config.yaml")
 {{- if not .root.Values.existingSecret }}
 {{- $all := merge (pick .root.Values "log" "store" "meta") .root.Values.s3 }}
 {{- $has := dict }}
-{{- range .keys }}{{ $_ := set $has . (get $all .) }}{{ end }}
+{{- range .keys | default (keys $all) }}{{ $_ := set $has . (get $all .) }}{{ end }}
 checksum/secret: {{ toJson $has | sha256sum }}
 {{- end }}
 {{- end }}
