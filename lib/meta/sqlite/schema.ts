@@ -95,17 +95,21 @@ export function fromSqliteError(error: unknown, path: string): PenstockError {
   if (error instanceof PenstockError) return error;
   const result = resultCode(error);
   if (result === undefined) return fromSystemError(error, path);
-  // SQLite calls it an I/O error where it cannot make its shared memory.
-  const isFull = result === SQLITE_IOERR && isDiskFull(path);
-  const isDenied = result === SQLITE_CANTOPEN && !mayWrite(dirname(path));
-  const code = isFull ? 'full' : isDenied ? 'denied' : (ERROR_CODES[result] ?? 'io');
+  const { code, why } = folderProblem(result, dirname(path)) ?? {
+    code: ERROR_CODES[result] ?? 'io',
+    why: describeError(error),
+  };
   const what = code === 'corrupt' ? 'is damaged or no metadata database' : 'cannot be used';
-  const why = isFull
-    ? 'no space left on its disk'
-    : isDenied
-      ? `${dirname(path)} may not be written by this process, or is read-only`
-      : describeError(error);
   return new PenstockError(code, `${path} ${what}: ${why}`, { cause: error });
+}
+
+/** What SQLite's code does not tell. */
+function folderProblem(result: number, folder: string): { readonly code: ErrorCode; readonly why: string } | null {
+  // SQLite calls it an I/O error where it cannot make its shared memory.
+  if (result === SQLITE_IOERR && isDiskFull(folder)) return { code: 'full', why: 'no space left on its disk' };
+  if (result === SQLITE_CANTOPEN && !mayWrite(folder))
+    return { code: 'denied', why: `${folder} may not be written by this process, or is read-only` };
+  return null;
 }
 
 function mayWrite(folder: string): boolean {
@@ -117,9 +121,9 @@ function mayWrite(folder: string): boolean {
   }
 }
 
-function isDiskFull(path: string): boolean {
+function isDiskFull(folder: string): boolean {
   try {
-    const { bavail, bsize } = statfsSync(dirname(path));
+    const { bavail, bsize } = statfsSync(folder);
     return bavail * bsize < SHARED_MEMORY_BYTES;
   } catch {
     return false;
