@@ -18,7 +18,7 @@ import { dirname, join } from 'node:path';
 import { systemClock, type Clock } from '../../clock.ts';
 import { PenstockError, fromSystemError, systemCode } from '../../errors.ts';
 import { parseBytes } from '../../units.ts';
-import { urlOfPath } from '../../urls.ts';
+import { pathOfUrl, urlOfPath } from '../../urls.ts';
 import type {
   AppendResult,
   DamagedRange,
@@ -75,7 +75,7 @@ export function parseFileUrl(url: URL): { readonly root: string; readonly segmen
   if (segmentBytes < min || segmentBytes > max) {
     throw new PenstockError('config', `segmentBytes is ${segmentBytes}, expected ${min} to ${max}`);
   }
-  return { root: decodeURIComponent(url.pathname), segmentBytes };
+  return { root: pathOfUrl(url), segmentBytes };
 }
 
 export async function openFileLog(url: URL): Promise<Log> {

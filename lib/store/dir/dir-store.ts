@@ -18,6 +18,7 @@ import type { BigIntStats } from 'node:fs';
 import type { FileHandle } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { fromSystemError, PenstockError, systemCode } from '../../errors.ts';
+import { pathOfUrl } from '../../urls.ts';
 import { assertObjectKey, throwIfAborted } from '../object-key.ts';
 import type { CallOptions, GetOptions, ObjectInfo, ObjectStore, PutOptions } from '../store.ts';
 import { DurableDirectories } from './durable-directories.ts';
@@ -32,7 +33,7 @@ const DELETE_BATCH = 32;
 
 /** The path. Throws `config`. */
 export function parseDirUrl(url: URL): string {
-  const path = resolve(decodeURIComponent(url.pathname));
+  const path = resolve(pathOfUrl(url));
   if (url.search !== '') throw new PenstockError('config', `'dir:${path}' takes no options, not '${url.search}'`);
   return path;
 }
