@@ -1,4 +1,5 @@
 /** What the drivers need of a URL that `URL` itself does not give. */
+import { isIP } from 'node:net';
 import { PenstockError } from './errors.ts';
 
 export interface HostPort {
@@ -93,4 +94,9 @@ export function hostsOfUrl(url: URL, defaultPort: number): HostPort[] {
       }
       return { host: match[1].replace(/^\[|\]$/g, ''), port };
     });
+}
+
+/** What a TLS client asks for: a host by its name, an address without one (RFC 6066). */
+export function serverNameOf(host: string): { readonly servername?: string } {
+  return isIP(host) === 0 ? { servername: host } : {};
 }

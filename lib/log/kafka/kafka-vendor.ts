@@ -10,6 +10,7 @@ import net from 'node:net';
 import tls from 'node:tls';
 import { z } from 'zod';
 import { describeError, PenstockError } from '../../errors.ts';
+import { serverNameOf } from '../../urls.ts';
 import { type VendorCall, vendorOf } from '../../vendor.ts';
 import { parseKafkaUrl, type SaslOptions } from './kafka-url.ts';
 import { correctRequestQueue } from './kafkajs-request-queue.ts';
@@ -134,7 +135,7 @@ export const kafkaVendor = vendorOf<Admin>({
           checkHost(host);
           // kafkajs hands on the options that it was given: here, whether there are any.
           const connected = (ssl as unknown)
-            ? tls.connect({ host, port, lookup, ...nameOf(host) }, onConnect)
+            ? tls.connect({ host, port, lookup, ...serverNameOf(host) }, onConnect)
             : net.connect({ host, port, lookup }, onConnect);
           connected.on('error', (error) => {
             if (error instanceof PenstockError) refused = error;
@@ -169,8 +170,6 @@ export const kafkaVendor = vendorOf<Admin>({
     }
   },
 });
-
-const nameOf = (host: string): { readonly servername?: string } => (net.isIP(host) === 0 ? { servername: host } : {});
 
 function refuseFiles(url: URL): void {
   for (const name of ['ca', 'passwordFile', 'user']) {

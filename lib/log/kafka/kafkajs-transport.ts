@@ -12,7 +12,7 @@ import type Connection from 'kafkajs/src/network/connection.js';
 import ConnectionPool, { type Logger } from 'kafkajs/src/network/connectionPool.js';
 import net from 'node:net';
 import { PenstockError } from '../../errors.ts';
-import type { HostPort } from '../../urls.ts';
+import { serverNameOf, type HostPort } from '../../urls.ts';
 import type { KafkaOptions } from './kafka-url.ts';
 import { correctRequestQueue } from './kafkajs-request-queue.ts';
 import type { KafkaLimits } from './limits.ts';
@@ -98,10 +98,9 @@ async function connect(
 }
 
 function openSocket(options: KafkaOptions, { host, port }: HostPort, onConnect: () => void): net.Socket {
-  const name = net.isIP(host) === 0 ? { servername: host } : {};
   const trust = options.tls?.ca == null ? {} : { ca: options.tls.ca };
   const socket = options.tls
-    ? tls.connect({ host, port, ...name, ...trust }, onConnect)
+    ? tls.connect({ host, port, ...serverNameOf(host), ...trust }, onConnect)
     : net.connect({ host, port }, onConnect);
   socket.setNoDelay(true);
   socket.setKeepAlive(true, KEEP_ALIVE_MS);

@@ -8,7 +8,7 @@ import tls from 'node:tls';
 import { AbstractConnector, Redis, type RedisOptions } from 'ioredis';
 import { z } from 'zod';
 import { PenstockError } from '../../errors.ts';
-import { hostsOfUrl } from '../../urls.ts';
+import { hostsOfUrl, serverNameOf } from '../../urls.ts';
 import { type VendorCall, vendorOf } from '../../vendor.ts';
 import { fromRedisError } from './connection.ts';
 import { parseOptions } from './options.ts';
@@ -154,8 +154,6 @@ export const redisVendor = vendorOf<Client>({
   },
 });
 
-const nameOf = (host: string): { readonly servername?: string } => (net.isIP(host) === 0 ? { servername: host } : {});
-
 /** ioredis' own connector hands no `lookup` on. */
 function connectorWith(lookup: net.LookupFunction): NonNullable<RedisOptions['Connector']> {
   return class extends AbstractConnector {
@@ -170,7 +168,7 @@ function connectorWith(lookup: net.LookupFunction): NonNullable<RedisOptions['Co
       const { host = '', port = REDIS_PORT, tls: secure } = this.#options;
       this.connecting = true;
       const to = { host, port, lookup };
-      this.stream = secure === undefined ? net.connect(to) : tls.connect({ ...secure, ...to, ...nameOf(host) });
+      this.stream = secure === undefined ? net.connect(to) : tls.connect({ ...secure, ...to, ...serverNameOf(host) });
       this.stream.once('error', (error: Error) => (this.firstError = error));
       return this.stream;
     }

@@ -9,9 +9,10 @@
  * is null.
  * Limits: CONNECTIONS_MAX of the constructor, then null; an answer's head is at most HEAD_BYTES_MAX; idle connections live for IDLE_MS.
  */
-import { connect as connectTcp, isIP } from 'node:net';
+import { connect as connectTcp } from 'node:net';
 import type { Socket } from 'node:net';
 import { connect as connectTls } from 'node:tls';
+import { serverNameOf } from '../../urls.ts';
 
 const HEAD_BYTES_MAX = 16_384;
 /** A read of a socket takes at most so much at once, so that others of the event loop have their turn. */
@@ -117,7 +118,7 @@ class Connection {
         return true;
       },
     };
-    const options = { host, port, onread, ...(isIP(host) === 0 && { servername: host }) };
+    const options = { host, port, onread, ...serverNameOf(host) };
     this.#socket = secure ? connectTls(options) : connectTcp(options);
     this.#socket.setNoDelay(true);
     this.#socket.setTimeout(limits.connectTimeoutMs);
