@@ -118,11 +118,7 @@ export async function urlProblem(port: keyof typeof KINDS, text: string): Promis
   }
 }
 
-function driver<T>(
-  kind: string,
-  drivers: Drivers<T>,
-  text: string,
-): { url: URL; load: Driver<T>['open']; parse: Driver<T>['parse'] } {
+function driver<T>(kind: string, drivers: Drivers<T>, text: string): Driver<T> & { readonly url: URL } {
   const url = parsePortUrl(text);
   if (url === null) {
     throw new PenstockError(
@@ -141,7 +137,7 @@ function driver<T>(
   if (/^(?:file:\/{0,3}|dir:|sqlite:)$/.test(url.href.replace(/[?#].*$/, ''))) {
     throw new PenstockError('config', `'${text}' names no path: expected ${found.form}`);
   }
-  return { url, load: found.open, parse: found.parse };
+  return { url, ...found };
 }
 
 /** `file:./data/log`, `dir:x`, `sqlite:x` name paths of this machine (percent-encoded where a URL needs it); relative ones are resolved against `baseDir`. So are the files that a `kafka:` URL names. */
@@ -160,16 +156,16 @@ export function absoluteUrl(text: string, baseDir: string): string {
 }
 
 export async function openLog(text: string): Promise<Log> {
-  const { url, load } = driver(KINDS.log, logDrivers, text);
-  return (await load())(url);
+  const { url, open } = driver(KINDS.log, logDrivers, text);
+  return (await open())(url);
 }
 
 export async function openStore(text: string, credentials?: StoreCredentials | CredentialSource): Promise<ObjectStore> {
-  const { url, load } = driver(KINDS.store, storeDrivers, text);
-  return (await load())(url, credentials);
+  const { url, open } = driver(KINDS.store, storeDrivers, text);
+  return (await open())(url, credentials);
 }
 
 export async function openMeta(text: string, session: SessionOptions): Promise<MetaEngine> {
-  const { url, load } = driver(KINDS.meta, metaDrivers, text);
-  return (await load())(url, session);
+  const { url, open } = driver(KINDS.meta, metaDrivers, text);
+  return (await open())(url, session);
 }
