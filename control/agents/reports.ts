@@ -12,6 +12,7 @@ import { PenstockError } from '../../lib/errors.ts';
 import { scanJson } from '../../lib/lake/scan.ts';
 import type { MetaEngine } from '../../lib/meta/engine.ts';
 import type { Connections } from '../connections.ts';
+import { SharedReading } from '../shared-reading.ts';
 
 const AGENTS_MAX = 20_000;
 const STATUS_BYTES_MAX = 32_768;
@@ -34,28 +35,19 @@ const agentsBucket = (volume: string): string => `{${volume}}agents`;
 export class Reports {
   readonly #connections: Pick<Connections, 'engine' | 'volume'>;
   readonly #clock: Clock;
-  #read: { readonly reports: Promise<Map<string, Report>>; readonly atMs: number } | undefined;
+  readonly #reading: SharedReading<Map<string, Report>>;
 
   constructor(connections: Pick<Connections, 'engine' | 'volume'>, clock: Clock) {
     this.#connections = connections;
     this.#clock = clock;
+    this.#reading = new SharedReading(clock, FRESH_MS);
   }
 
   /** Of every agent that ever reported, by id. */
   async all(): Promise<ReadonlyMap<string, Report>> {
     // Throws while the engine is down, whatever is known.
     const { engine, volume } = this.#connections;
-    const nowMs = this.#clock.monotonicMs();
-    if (this.#read === undefined || nowMs - this.#read.atMs >= FRESH_MS) {
-      this.#read = { reports: readReports(engine, volume), atMs: nowMs };
-    }
-    const read = this.#read;
-    try {
-      return await read.reports;
-    } catch (error) {
-      if (this.#read === read) this.#read = undefined;
-      throw error;
-    }
+    return this.#reading.get(() => readReports(engine, volume));
   }
 
   /** Throws `too-large` for a status, `full`. */
@@ -67,9 +59,9 @@ export class Reports {
     const { engine, volume } = this.#connections;
     const report = await saveHeartbeat(engine, volume, this.#clock, said);
     // A reading that began before may not have met it.
-    const reports = await this.#read?.reports.catch(() => undefined);
+    const reports = await this.#reading.kept?.catch(() => undefined);
     if (reports?.has(said.id) === true) reports.set(said.id, report);
-    else this.#read = undefined;
+    else this.#reading.forget();
   }
 }
 

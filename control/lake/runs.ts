@@ -9,6 +9,7 @@ import type { Clock } from '../../lib/clock.ts';
 import type { DatasetRun } from '../../lib/lake/cost-periods.ts';
 import { costBucket, readCosts } from '../../lib/lake/cost-records.ts';
 import type { MetaEngine } from '../../lib/meta/engine.ts';
+import { SharedReading } from '../shared-reading.ts';
 
 const REREAD_MS = 60_000;
 
@@ -17,16 +18,10 @@ export interface Run extends DatasetRun {
   readonly id: string;
 }
 
-interface Loaded {
-  readonly count: number;
-  readonly atMs: number;
-  /** Newest first; under way for whoever asks meanwhile. */
-  readonly runs: Promise<readonly Run[]>;
-}
-
 export class Runs {
   readonly #clock: Clock;
-  readonly #loaded = new Map<string, Loaded>();
+  /** By dataset. */
+  readonly #readings = new Map<string, SharedReading<readonly Run[]>>();
   /** By datasets: those of a tenant, or all. */
   readonly #merged = new Map<string, { readonly lists: readonly (readonly Run[])[]; readonly runs: readonly Run[] }>();
 
@@ -48,17 +43,9 @@ export class Runs {
 
   async #of(engine: MetaEngine, volume: string, dataset: string): Promise<readonly Run[]> {
     const count = await engine.count(costBucket(volume, dataset));
-    const known = this.#loaded.get(dataset);
-    const nowMs = this.#clock.monotonicMs();
-    if (known?.count === count && nowMs - known.atMs < REREAD_MS) return known.runs;
-    const loaded = { count, atMs: nowMs, runs: readRuns(engine, volume, dataset) };
-    this.#loaded.set(dataset, loaded);
-    try {
-      return await loaded.runs;
-    } catch (error) {
-      if (this.#loaded.get(dataset) === loaded) this.#loaded.delete(dataset);
-      throw error;
-    }
+    const reading = this.#readings.get(dataset) ?? new SharedReading(this.#clock, REREAD_MS);
+    this.#readings.set(dataset, reading);
+    return reading.get(() => readRuns(engine, volume, dataset), count);
   }
 }
 
