@@ -32,6 +32,7 @@ import { openLog } from '../lib/registry.ts';
 import { KafkaBroker } from '../test/support/kafka.ts';
 import { makeTempDir } from '../test/support/temp.ts';
 import { freePorts } from '../test/support/ports.ts';
+import { cpuSecondsOf } from './memory-sampler.ts';
 
 const { values } = parseArgs({
   options: {
@@ -43,8 +44,6 @@ const { values } = parseArgs({
   },
 });
 const penstock = fileURLToPath(new URL('../bin/penstock', import.meta.url));
-/** Linux, as everywhere that an agent runs: clock ticks per second of /proc. */
-const TICKS = 100;
 const LINE_BYTES = 200;
 const DEADLINE_MS = 300_000;
 const LIVE_GOAL_MS = 100;
@@ -72,12 +71,9 @@ class Agent {
   }
 
   usage(): Usage {
-    const ofProcess = (name: string): string => readFileSync(`/proc/${this.#child.pid}/${name}`, 'utf8');
-    const fields = ofProcess('stat')
-      .replace(/^.*\) /, '')
-      .split(' ');
-    const kib = Number(/VmRSS:\s+(\d+)/.exec(ofProcess('status'))?.[1]);
-    return { cpuSeconds: (Number(fields[11]) + Number(fields[12])) / TICKS, rssBytes: kib * 1024 };
+    const pid = this.#child.pid ?? 0; // it has been started
+    const kib = Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]);
+    return { cpuSeconds: cpuSecondsOf(pid), rssBytes: kib * 1024 };
   }
 
   async metric(name: string, topic: string): Promise<number> {

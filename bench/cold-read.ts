@@ -12,6 +12,7 @@ import { join } from 'node:path';
 import { parseArgs, promisify } from 'node:util';
 import { mountStats } from '../fs-gateway/main.ts';
 import { parseBytes } from '../lib/units.ts';
+import { cpuSecondsOf } from './memory-sampler.ts';
 import {
   behindProxy,
   formatJuicefs,
@@ -72,13 +73,6 @@ function peakOf(pid: number): number {
   return Number(found?.[1]) * 1024;
 }
 
-/** CPU seconds that the process has used: fields 14 and 15 of proc_pid_stat(5), in hundredths. */
-function cpuOf(pid: number): number {
-  const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-  return (Number(fields[11]) + Number(fields[12])) / 100;
-}
-
 function pidsNaming(path: string): number[] {
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name))
@@ -128,11 +122,11 @@ async function measure({ label, place, mount, unmount, pids }: Contender, store:
   rmSync(place.cacheDir, { recursive: true, force: true });
   await mount();
   const processes = await pids();
-  const cpuBefore = sum(processes.map(cpuOf));
+  const cpuBefore = sum(processes.map(cpuSecondsOf));
   const before = await store.traffic();
   const seconds = await read(join(place.path, 'file'));
   const after = await store.traffic();
-  const cpu = sum(processes.map(cpuOf)) - cpuBefore;
+  const cpu = sum(processes.map(cpuSecondsOf)) - cpuBefore;
   const peak = Math.max(...processes.map(peakOf));
   const fetched = before && after ? (after.bytesDown - before.bytesDown) / bytes : undefined;
   await unmount();

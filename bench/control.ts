@@ -8,7 +8,7 @@
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { Agent, request } from 'node:http';
 import { cpus, loadavg, tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -20,7 +20,7 @@ import { costBucket, type CostRecord } from '../lib/lake/cost-records.ts';
 import { openLake } from '../lib/lake/ports.ts';
 import { COMMIT_RECORDS_MAX } from '../lib/meta/engine.ts';
 import { startRedis } from '../test/support/redis.ts';
-import { sampleMemory } from './memory-sampler.ts';
+import { cpuSecondsOf, sampleMemory } from './memory-sampler.ts';
 
 const { values } = parseArgs({
   options: {
@@ -47,7 +47,6 @@ const DATASETS = ['line.a', 'line.b', 'line.c', 'line.d', 'line.e'];
 const READS = ['/v1/overview', '/v1/datasets', '/v1/runs?limit=20', '/v1/agents?limit=20'];
 /** One is limited to 2,000 requests a second. */
 const VIEWERS = 8;
-const TICKS_A_SECOND = 100;
 const STATUS = {
   version: '0.1.0',
   readings: 123_456,
@@ -98,12 +97,6 @@ async function writeRuns(count: number): Promise<void> {
     await engine.commit({ write });
   }
   await ports.close();
-}
-
-/** CPU seconds of a process so far. */
-function cpuOf(pid: number): number {
-  const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]?.split(' ') ?? [];
-  return (Number(fields[11]) + Number(fields[12])) / TICKS_A_SECOND;
 }
 
 function told(times: number[]): string {
@@ -190,12 +183,12 @@ try {
   const viewers = await Promise.all(
     Array.from({ length: VIEWERS }, (_, n) => makeToken(base, `viewer ${n}`, 'viewer')),
   );
-  const [serverCpu, ownCpu, startMs] = [cpuOf(pid), process.cpuUsage(), performance.now()];
+  const [serverCpu, ownCpu, startMs] = [cpuSecondsOf(pid), process.cpuUsage(), performance.now()];
   const untilMs = startMs + seconds * 1000;
   const [beats, answered] = await Promise.all([heartbeats(base, agentToken, untilMs), reads(base, viewers, untilMs)]);
   const tookSeconds = (performance.now() - startMs) / 1000;
   const own = process.cpuUsage(ownCpu);
-  const ofServer = cpuOf(pid) - serverCpu;
+  const ofServer = cpuSecondsOf(pid) - serverCpu;
   console.log(`${beats.length} heartbeats of ${agents} agents: ${told(beats)}`);
   const count = answered.flat().length;
   console.log(`${Math.round(count / tookSeconds)} reads/s with ${readers} readers`);

@@ -1,4 +1,4 @@
-/** The resident memory of a process and all its descendants while they run (Linux). */
+/** The resident memory of a process and all its descendants while they run, and the CPU that processes used (Linux). */
 import { readFileSync } from 'node:fs';
 
 const SAMPLE_MS = 20;
@@ -32,11 +32,25 @@ export function sampleMemory(rootPid: number): { stop(): MemoryPeaks } {
   };
 }
 
+/** CPU seconds that a process has used. */
+export function cpuSecondsOf(pid: number): number {
+  return secondsOf(pid, 14);
+}
+
 /** CPU seconds of the children of this process that have ended, and of theirs. */
 export function endedChildrenCpuSeconds(): number {
-  const fields = readFileSync('/proc/self/stat', 'utf8').split(') ')[1]?.split(' ') ?? [];
-  const ticksPerSecond = 100;
-  return (Number(fields[13]) + Number(fields[14])) / ticksPerSecond;
+  return secondsOf('self', 16);
+}
+
+/** User and system time in the fields `first` and the next of proc_pid_stat(5), which stand in hundredths. */
+function secondsOf(pid: number | 'self', first: number): number {
+  const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
+  // The second field is a name, which may have anything in it.
+  const [user, system] = stat
+    .slice(stat.lastIndexOf(')') + 2)
+    .split(' ')
+    .slice(first - 3);
+  return (Number(user) + Number(system)) / 100;
 }
 
 function familyOf(pid: number): number[] {

@@ -5,16 +5,16 @@
  *        (needs fio, root, /dev/fuse; DIR on a local disk, default the temporary directory; JuiceFS needs redis-server; --only: rows with this in their name)
  */
 import { execFile } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { cpus, loadavg, release, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs, promisify } from 'node:util';
 import { formatVolume, mountStats, mountVolume, umountVolume } from '../fs-gateway/main.ts';
+import { cpuSecondsOf } from './memory-sampler.ts';
 import { formatJuicefs, mountJuicefs, startRedis, stopServers, umountJuicefs } from './servers.ts';
 
 const run = promisify(execFile);
-const CLOCK_TICKS = 100;
 const ROW_TIMEOUT_MS = 300_000;
 
 interface Row {
@@ -63,13 +63,6 @@ async function measure(dir: string, row: Row, size: string): Promise<Measured> {
   const fields = stdout.trim().split('\n').at(-1)?.split(';').map(Number) ?? [];
   const sum = (a: number, b: number): number => (fields[a] ?? 0) + (fields[b] ?? 0);
   return { rate: row.unit === 'iops' ? sum(7, 48) : sum(6, 47) / 1024, bytes: sum(5, 46) * 1024 };
-}
-
-function cpuSeconds(pid: number): number {
-  const fields = readFileSync(`/proc/${pid}/stat`, 'utf8')
-    .replace(/^.*\) /, '')
-    .split(' ');
-  return (Number(fields[11]) + Number(fields[12])) / CLOCK_TICKS;
 }
 
 function median(values: readonly number[]): number {
@@ -136,9 +129,9 @@ try {
     for (let round = 0; round <= Number(values.rounds); round++) {
       const plain = await measure(disk, row, values.size);
       const pid = await untilIdle(mountpoint);
-      const before = cpuSeconds(pid);
+      const before = cpuSecondsOf(pid);
       const mounted = await measure(mountpoint, row, values.size);
-      const after = cpuSeconds(pid);
+      const after = cpuSecondsOf(pid);
       const theirs = juicefs === undefined ? NaN : (await measure(peer, row, values.size)).rate;
       if (round === 0) continue; // The files are laid out, the caches filled, the file made whole.
       cpu += after - before;
