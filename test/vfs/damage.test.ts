@@ -1,12 +1,13 @@
 import { readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { expect, onTestFinished, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { BlockReader } from '../../fs-gateway/data/block-reader.ts';
 import { Errno } from '../../fs-gateway/vfs/operations.ts';
 import { openMeta } from '../../lib/registry.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
 import type { TestVolume } from '../support/fs-volume.ts';
+import { replaceMethod } from '../support/replace-method.ts';
 
 const keys = new VolumeKeys('lake');
 
@@ -114,14 +115,14 @@ test('a block that memory had no room for at each look, and is then missing, is 
   const { operations } = await openTestVolume(volume, 'reader');
   // What other readers do to it, and no test can time: it is here, and gone again before it is looked at.
   let looks = 0;
-  // Not by vi.spyOn, which waits for the promises that it sees.
-  const own = Object.getOwnPropertyDescriptor(BlockReader.prototype, 'bring') ?? {};
-  const bring = own.value as BlockReader['bring']; // the descriptor of that method
-  const looked: BlockReader['bring'] = function (this: BlockReader, ...range) {
-    return looks++ < 2 ? Promise.resolve() : bring.apply(this, range);
-  };
-  Object.defineProperty(BlockReader.prototype, 'bring', { ...own, value: looked });
-  onTestFinished(() => void Object.defineProperty(BlockReader.prototype, 'bring', own));
+  replaceMethod(
+    BlockReader.prototype,
+    'bring',
+    (bring) =>
+      function (this: BlockReader, ...range) {
+        return looks++ < 2 ? Promise.resolve() : bring.apply(this, range);
+      },
+  );
   await expect(async () => operations.read(caller(), ino, 0n, 0n, 4096, 0)).rejects.toMatchObject({ errno: Errno.EIO });
   expect(looks).toBe(3);
   // A rejection that nobody waits for, which would end the daemon, fails this test in the next turn.

@@ -1,9 +1,10 @@
-import { expect, onTestFinished, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { VolumeView } from '../../fs-gateway/meta/view.ts';
 import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
 import { NameSet } from '../../fs-gateway/vfs/name-set.ts';
 import type { DirectoryEntry } from '../../fs-gateway/vfs/operations.ts';
 import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
+import { replaceMethod } from '../support/replace-method.ts';
 
 test('a set of names knows each of 200,000 once', () => {
   const set = new NameSet();
@@ -102,15 +103,15 @@ test('a directory that was made here is listed from what is known of it, and its
 
 /** How many inodes listings ask the engine for at a time, from now on. */
 function countsRead(): readonly number[] {
-  const prototype: Pick<VolumeView, 'nodes'> = VolumeView.prototype;
-  const own = Object.getOwnPropertyDescriptor(prototype, 'nodes') ?? {};
   const counts: number[] = [];
-  const countingOf = (nodes: VolumeView['nodes']): VolumeView['nodes'] =>
-    async function (this: VolumeView, inos) {
-      counts.push(inos.length);
-      return nodes.call(this, inos);
-    };
-  Object.defineProperty(prototype, 'nodes', { ...own, value: countingOf(prototype['nodes']) });
-  onTestFinished(() => void Object.defineProperty(prototype, 'nodes', own));
+  replaceMethod(
+    VolumeView.prototype,
+    'nodes',
+    (nodes) =>
+      async function (this: VolumeView, inos) {
+        counts.push(inos.length);
+        return nodes.call(this, inos);
+      },
+  );
   return counts;
 }

@@ -1,12 +1,13 @@
 /** Passthrough at moments that the kernel's own timing rarely gives. The kernel is played: it opens the backing file when the test says so. */
 import { appendFileSync, readlinkSync, writeFileSync } from 'node:fs';
-import { expect, onTestFinished, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { Journal } from '../../fs-gateway/data/journal.ts';
 import { Filler } from '../../fs-gateway/vfs/filler.ts';
 import type { KernelBacking, OpenResult } from '../../fs-gateway/vfs/operations.ts';
 import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
 import { readElsewhere, writeElsewhere } from '../fs-gateway/passthrough-volume.ts';
 import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
+import { replaceMethod } from '../support/replace-method.ts';
 
 const O_RDWR = 2;
 const O_CREAT = 0o100;
@@ -78,14 +79,11 @@ test('an open that waited when the worker was killed counts once: the file is cl
   const { ino, opened } = await wholeFile(first, 'f');
   expect(opened.backingId).toBe(1);
   // What the second open waits for never comes.
-  const own = Object.getOwnPropertyDescriptor(Filler.prototype, 'now') ?? {};
   let waits = 0;
-  const never = (): Promise<void> => {
+  const restore = replaceMethod(Filler.prototype, 'now', () => () => {
     waits++;
     return new Promise(() => undefined);
-  };
-  Object.defineProperty(Filler.prototype, 'now', { ...own, value: never });
-  onTestFinished(() => void Object.defineProperty(Filler.prototype, 'now', own));
+  });
   await writeElsewhere(other, 'f', Buffer.alloc(100_000, 'b'));
   await expect.poll(() => waits, SLOW).toBeGreaterThan(0);
   const second = caller();
@@ -93,7 +91,7 @@ test('an open that waited when the worker was killed counts once: the file is cl
   waiting.catch(() => undefined);
   await new Promise((resolve) => setImmediate(resolve));
   await first.close();
-  Object.defineProperty(Filler.prototype, 'now', own);
+  restore();
   const next = await openTestVolume(volume, 'a', [], 'lake', options);
   // The kernel sends it again.
   const { handle } = await next.operations.open(second, ino, 0);
@@ -139,16 +137,13 @@ test('an open for which the journal has no room leaves no backing file in the ke
   };
   const options = { passthrough: 'full', kernel, cacheBytes: 256e6 } as const;
   const { operations } = await openTestVolume(volume, 'a', [], 'lake', options);
-  const own = Object.getOwnPropertyDescriptor(Journal.prototype, 'append') ?? {};
-  const full = (): never => {
+  const restore = replaceMethod(Journal.prototype, 'append', () => () => {
     throw Object.assign(new Error('no space'), { code: 'ENOSPC' });
-  };
-  onTestFinished(() => void Object.defineProperty(Journal.prototype, 'append', own));
-  Object.defineProperty(Journal.prototype, 'append', { ...own, value: full });
+  });
   const flags = O_RDWR | O_CREAT;
   await expect(async () => operations.create(caller(), 1n, 'f', 0o644, flags, 0)).rejects.toThrow('no space');
   expect([ids, registered.size]).toEqual([1, 0]);
-  Object.defineProperty(Journal.prototype, 'append', own);
+  restore();
   const found = await operations.lookup(caller(), 1n, 'f');
   if (!('attributes' in found)) throw new Error('f is absent');
   const { ino } = found.attributes;

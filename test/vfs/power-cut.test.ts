@@ -1,7 +1,7 @@
 /** `-o writeback` and a power cut right behind a commit: of the journal the disk has what the last sync before the commit covered. */
 import { globSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { describe, expect, onTestFinished, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { FrameKind, Journal } from '../../fs-gateway/data/journal.ts';
 import { Staging } from '../../fs-gateway/data/staging.ts';
 import { decodeWhole, encodeWhole } from '../../fs-gateway/data/whole-record.ts';
@@ -9,6 +9,7 @@ import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
 import type { KernelBacking } from '../../fs-gateway/vfs/operations.ts';
 import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
 import type { TestVolume } from '../support/fs-volume.ts';
+import { replaceMethod } from '../support/replace-method.ts';
 import { tempDir } from '../support/temp.ts';
 import { appendElsewhere, readElsewhere, sizeElsewhere, writeElsewhere } from '../fs-gateway/passthrough-volume.ts';
 import { loseStore } from '../fs-gateway/writeback-cases.ts';
@@ -21,13 +22,6 @@ function mountFile(volume: TestVolume, name: string): string {
   const [path] = globSync(join(volume.base, 'cache-a', '*', 'mount-*', name));
   if (path === undefined) throw new Error(`there is no ${name}`);
   return path;
-}
-
-/** Replaces a method of a class for this test. */
-function replaceMethod<T extends object, K extends keyof T>(prototype: T, name: K, by: (original: T[K]) => T[K]): void {
-  const own = Object.getOwnPropertyDescriptor(prototype, name) ?? {};
-  Object.defineProperty(prototype, name, { ...own, value: by(prototype[name]) });
-  onTestFinished(() => void Object.defineProperty(prototype, name, own));
 }
 
 interface Disk {
