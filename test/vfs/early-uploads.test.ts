@@ -1,5 +1,5 @@
 /** A live file that grows is uploaded while it is written: what close then commits, and uploads. The kernel is played. */
-import { appendFileSync, ftruncateSync, openSync, readlinkSync, writeSync } from 'node:fs';
+import { appendFileSync, ftruncateSync, openSync, writeSync } from 'node:fs';
 import { randomBytes } from 'node:crypto';
 import { describe, expect, test } from 'vitest';
 import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
@@ -7,9 +7,9 @@ import { EarlyBlocks } from '../../fs-gateway/data/early-blocks.ts';
 import { hashesOf } from '../../fs-gateway/data/block-hashes.ts';
 import { Overlay } from '../../fs-gateway/data/overlay.ts';
 import type { Extent } from '../../lib/volume/extents.ts';
-import type { KernelBacking } from '../../fs-gateway/vfs/operations.ts';
 import { readElsewhere } from '../fs-gateway/passthrough-volume.ts';
 import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
+import { playKernel } from '../support/played-kernel.ts';
 
 const BLOCK = 262_144;
 const BLOCKS = 12;
@@ -26,15 +26,7 @@ interface Growing {
 
 async function growing(writeback: boolean): Promise<Growing> {
   const made = await testVolume({ blockSize: '256KiB' });
-  let path = '';
-  const kernel: KernelBacking = {
-    register(fd) {
-      path = readlinkSync(`/proc/self/fd/${fd}`);
-      return 1;
-    },
-    unregister: () => undefined,
-    isQuiet: () => false,
-  };
+  const kernel = playKernel(false);
   const options = { passthrough: 'full', kernel, cacheBytes: 256e6, writeback } as const;
   const volume = await openTestVolume(made, 'a', [], 'lake', options);
   const { entry, open } = await volume.operations.create(caller(), 1n, 'f', 0o644, 2, 0);
@@ -43,7 +35,7 @@ async function growing(writeback: boolean): Promise<Growing> {
   return {
     volume,
     other: await openTestVolume(made, 'other'),
-    path,
+    path: kernel.backing.get(1) ?? '',
     close: async () => {
       await volume.operations.flush(caller(), ino, open.handle, 0n);
       await volume.operations.drain();

@@ -1,13 +1,15 @@
 /** Passthrough at moments that the kernel's own timing rarely gives. The kernel is played: it opens the backing file when the test says so. */
-import { appendFileSync, readlinkSync, writeFileSync } from 'node:fs';
+import { appendFileSync, writeFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { Journal } from '../../fs-gateway/data/journal.ts';
 import { Filler } from '../../fs-gateway/vfs/filler.ts';
-import type { KernelBacking, OpenResult } from '../../fs-gateway/vfs/operations.ts';
+import type { OpenResult } from '../../fs-gateway/vfs/operations.ts';
 import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
 import { readElsewhere, writeElsewhere } from '../fs-gateway/passthrough-volume.ts';
 import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
+import { playKernel } from '../support/played-kernel.ts';
 import { replaceMethod } from '../support/replace-method.ts';
+import { lookUp } from '../tools/volume-files.ts';
 
 const O_RDWR = 2;
 const O_CREAT = 0o100;
@@ -16,13 +18,8 @@ const SLOW = { timeout: 15_000 };
 
 test('a flush between the answer to an open and the kernel’s own open does not take the file for settled', async () => {
   const volume = await testVolume();
-  const backing: string[] = [];
-  const kernel: KernelBacking = {
-    register: (fd) => backing.push(readlinkSync(`/proc/self/fd/${fd}`)),
-    unregister: () => undefined,
-    // The kernel has not opened the backing file yet.
-    isQuiet: () => true,
-  };
+  // The kernel has not opened the backing file yet.
+  const kernel = playKernel(true);
   const { operations } = await openTestVolume(volume, 'a', [], 'lake', {
     passthrough: 'full',
     kernel,
@@ -33,28 +30,20 @@ test('a flush between the answer to an open and the kernel’s own open does not
   const { ino } = entry.attributes;
   expect(open.backingId).toBe(1);
   await operations.flush(caller(), ino, open.handle, 0n);
-  writeFileSync(backing[0] ?? '', 'by the kernel');
+  writeFileSync(kernel.backing.get(1) ?? '', 'by the kernel');
   await operations.flush(caller(), ino, open.handle, 0n);
   expect((await readElsewhere(other, 'f')).toString()).toBe('by the kernel');
 });
 
 test('a file that was cut under a program that appends has what it appended since, and nothing before it, on every node', async () => {
   const volume = await testVolume();
-  let path = '';
-  const kernel: KernelBacking = {
-    register(fd) {
-      path = readlinkSync(`/proc/self/fd/${fd}`);
-      return 1;
-    },
-    unregister: () => undefined,
-    isQuiet: () => true,
-  };
+  const kernel = playKernel(true);
   const options = { passthrough: 'full', kernel, cacheBytes: 256e6 } as const;
   const { operations } = await openTestVolume(volume, 'a', [], 'lake', options);
   const other = await openTestVolume(volume, 'other');
   const { entry, open } = await operations.create(caller(), 1n, 'log', 0o644, O_RDWR | O_CREAT, 0o022);
   const { ino } = entry.attributes;
-  appendFileSync(path, Buffer.alloc(50_000, 'o'));
+  appendFileSync(kernel.backing.get(1) ?? '', Buffer.alloc(50_000, 'o'));
   await operations.flush(caller(), ino, open.handle, 0n);
   const { handle } = await operations.open(caller(), ino, O_RDWR | O_APPEND);
   const append = (data: Buffer): unknown => operations.write(caller(), ino, handle, 0n, data, O_RDWR | O_APPEND, false);
@@ -70,13 +59,7 @@ test('a file that was cut under a program that appends has what it appended sinc
 });
 
 test('an open that waited when the worker was killed counts once: the file is closed behind its last close', async () => {
-  const volume = await testVolume();
-  const kernel: KernelBacking = { register: () => 1, unregister: () => undefined, isQuiet: () => true };
-  const options = { passthrough: 'read', kernel, cacheBytes: 256e6 } as const;
-  const other = await openTestVolume(volume, 'other');
-  await writeElsewhere(other, 'f', Buffer.alloc(100_000, 'a'));
-  const first = await openTestVolume(volume, 'a', [], 'lake', options);
-  const { ino, opened } = await wholeFile(first, 'f');
+  const { openAgain, first, other, ino, opened } = await openedWhole();
   expect(opened.backingId).toBe(1);
   // What the second open waits for never comes.
   let waits = 0;
@@ -92,7 +75,7 @@ test('an open that waited when the worker was killed counts once: the file is cl
   await new Promise((resolve) => setImmediate(resolve));
   await first.close();
   restore();
-  const next = await openTestVolume(volume, 'a', [], 'lake', options);
+  const next = await openAgain();
   // The kernel sends it again.
   const { handle } = await next.operations.open(second, ino, 0);
   await next.operations.release(caller(), ino, handle, undefined);
@@ -102,13 +85,7 @@ test('an open that waited when the worker was killed counts once: the file is cl
 });
 
 test('an open whose answer died with the worker, and that the next one refuses, is not counted', async () => {
-  const volume = await testVolume();
-  const kernel: KernelBacking = { register: () => 1, unregister: () => undefined, isQuiet: () => true };
-  const options = { passthrough: 'read', kernel, cacheBytes: 256e6 } as const;
-  const other = await openTestVolume(volume, 'other');
-  await writeElsewhere(other, 'f', Buffer.alloc(100_000, 'a'));
-  const first = await openTestVolume(volume, 'a', [], 'lake', options);
-  const { ino, opened } = await wholeFile(first, 'f');
+  const { openAgain, first, other, ino, opened } = await openedWhole();
   const second = caller();
   await first.operations.open(second, ino, 0);
   await first.operations.release(caller(), ino, opened.handle, undefined);
@@ -116,7 +93,7 @@ test('an open whose answer died with the worker, and that the next one refuses, 
   // Nobody knows any more who has it open.
   await other.operations.unlink(caller(), 1n, 'f');
   await other.operations.drain();
-  const next = await openTestVolume(volume, 'a', [], 'lake', options);
+  const next = await openAgain();
   expect(next.passesThrough(Number(ino))).toBe(true);
   // The kernel sends it again.
   await expect(async () => next.operations.open(second, ino, 0)).rejects.toThrow('is gone');
@@ -125,46 +102,47 @@ test('an open whose answer died with the worker, and that the next one refuses, 
 
 test('an open for which the journal has no room leaves no backing file in the kernel', async () => {
   const volume = await testVolume();
-  const registered = new Set<number>();
-  let ids = 0;
-  const kernel: KernelBacking = {
-    register() {
-      registered.add(++ids);
-      return ids;
-    },
-    unregister: (id) => void registered.delete(id),
-    isQuiet: () => true,
-  };
+  const kernel = playKernel(true);
   const options = { passthrough: 'full', kernel, cacheBytes: 256e6 } as const;
-  const { operations } = await openTestVolume(volume, 'a', [], 'lake', options);
+  const opened = await openTestVolume(volume, 'a', [], 'lake', options);
+  const { operations } = opened;
   const restore = replaceMethod(Journal.prototype, 'append', () => () => {
     throw Object.assign(new Error('no space'), { code: 'ENOSPC' });
   });
   const flags = O_RDWR | O_CREAT;
   await expect(async () => operations.create(caller(), 1n, 'f', 0o644, flags, 0)).rejects.toThrow('no space');
-  expect([ids, registered.size]).toEqual([1, 0]);
+  expect([kernel.ids, kernel.backing.size]).toEqual([1, 0]);
   restore();
-  const found = await operations.lookup(caller(), 1n, 'f');
-  if (!('attributes' in found)) throw new Error('f is absent');
-  const { ino } = found.attributes;
+  const { ino } = await lookUp(opened, 1n, 'f');
   const { handle, backingId } = await operations.open(caller(), ino, O_RDWR);
-  expect(registered.has(backingId ?? 0)).toBe(true);
+  expect(kernel.backing.has(backingId ?? 0)).toBe(true);
   await operations.release(caller(), ino, handle, undefined);
-  await expect.poll(() => registered.size, SLOW).toBe(0);
+  await expect.poll(() => kernel.backing.size, SLOW).toBe(0);
 });
 
-/** Reads the file, and opens it when it is whole. */
-async function wholeFile(
-  volume: OpenVolume,
-  name: string,
-): Promise<{ readonly ino: bigint; readonly opened: OpenResult }> {
-  const { operations } = volume;
-  const found = await operations.lookup(caller(), 1n, name);
-  if (!('attributes' in found)) throw new Error(`${name} is absent`);
-  const { ino } = found.attributes;
+interface OpenedWhole {
+  readonly other: OpenVolume;
+  readonly first: OpenVolume;
+  readonly ino: bigint;
+  readonly opened: OpenResult;
+  /** The next worker of the same mount. */
+  readonly openAgain: () => Promise<OpenVolume>;
+}
+
+/** A file that another node wrote, opened when it was whole here. */
+async function openedWhole(): Promise<OpenedWhole> {
+  const volume = await testVolume();
+  const kernel = playKernel(true);
+  const openAgain = async (): Promise<OpenVolume> =>
+    openTestVolume(volume, 'a', [], 'lake', { passthrough: 'read', kernel, cacheBytes: 256e6 });
+  const other = await openTestVolume(volume, 'other');
+  await writeElsewhere(other, 'f', Buffer.alloc(100_000, 'a'));
+  const first = await openAgain();
+  const { operations } = first;
+  const { ino } = await lookUp(first, 1n, 'f');
   const { handle } = await operations.open(caller(), ino, 0);
   await operations.read(caller(), ino, handle, 0n, 100_000, 0);
   await operations.release(caller(), ino, handle, undefined);
-  await expect.poll(() => volume.stats(), SLOW).toMatchObject({ wholeBytes: 102_400, filling: 0 });
-  return { ino, opened: await operations.open(caller(), ino, 0) };
+  await expect.poll(() => first.stats(), SLOW).toMatchObject({ wholeBytes: 102_400, filling: 0 });
+  return { other, first, ino, opened: await operations.open(caller(), ino, 0), openAgain };
 }

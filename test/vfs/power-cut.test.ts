@@ -6,12 +6,13 @@ import { FrameKind, Journal } from '../../fs-gateway/data/journal.ts';
 import { Staging } from '../../fs-gateway/data/staging.ts';
 import { decodeWhole, encodeWhole } from '../../fs-gateway/data/whole-record.ts';
 import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
-import type { KernelBacking } from '../../fs-gateway/vfs/operations.ts';
 import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
 import type { TestVolume } from '../support/fs-volume.ts';
+import { playKernel } from '../support/played-kernel.ts';
 import { replaceMethod } from '../support/replace-method.ts';
 import { tempDir } from '../support/temp.ts';
 import { appendElsewhere, readElsewhere, sizeElsewhere, writeElsewhere } from '../fs-gateway/passthrough-volume.ts';
+import { lookUp } from '../tools/volume-files.ts';
 import { loseStore } from '../fs-gateway/writeback-cases.ts';
 
 const O_RDWR = 2;
@@ -182,9 +183,8 @@ test('a flush that failed while a promise was made under its id: the next one is
 
 test('of a file that the kernel writes: what was appended is not there a second time', async () => {
   const volume = await testVolume();
-  // The kernel is played: nobody writes but by the daemon.
-  const kernel: KernelBacking = { register: () => 1, unregister: () => undefined, isQuiet: () => false };
-  const options = { ...WRITEBACK, passthrough: 'full', kernel } as const;
+  // Nobody writes but by the daemon.
+  const options = { ...WRITEBACK, passthrough: 'full', kernel: playKernel(false) } as const;
   const a = await openTestVolume(volume, 'a', [], 'lake', options);
   const other = await openTestVolume(volume, 'other');
   const { entry, open } = await a.operations.create(caller(), 1n, 'log', 0o644, O_RDWR, 0);
@@ -213,13 +213,11 @@ test('of a file that the kernel writes: what was appended is not there a second 
 });
 
 async function opened(
-  { operations }: OpenVolume,
+  volume: OpenVolume,
   name: string,
   flags: number,
 ): Promise<{ readonly ino: bigint; readonly handle: bigint }> {
-  const found = await operations.lookup(caller(), 1n, name);
-  if (!('attributes' in found)) throw new Error(`${name} is absent`);
-  const { ino } = found.attributes;
-  const { handle } = await operations.open(caller(), ino, flags);
+  const { ino } = await lookUp(volume, 1n, name);
+  const { handle } = await volume.operations.open(caller(), ino, flags);
   return { ino, handle };
 }
