@@ -2,7 +2,7 @@
 import { globSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { FrameKind, Journal } from '../../fs-gateway/data/journal.ts';
+import { Journal } from '../../fs-gateway/data/journal.ts';
 import { Staging } from '../../fs-gateway/data/staging.ts';
 import { decodeWhole, encodeWhole } from '../../fs-gateway/data/whole-record.ts';
 import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
@@ -10,7 +10,6 @@ import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
 import type { TestVolume } from '../support/fs-volume.ts';
 import { playKernel } from '../support/played-kernel.ts';
 import { replaceMethod } from '../support/replace-method.ts';
-import { tempDir } from '../support/temp.ts';
 import { appendElsewhere, readElsewhere, sizeElsewhere, writeElsewhere } from '../fs-gateway/passthrough-volume.ts';
 import { lookUp } from '../tools/volume-files.ts';
 import { loseStore } from '../fs-gateway/writeback-cases.ts';
@@ -138,47 +137,6 @@ test('also when an earlier commit of the same bytes had failed, and more was pro
   const next = await openTestVolume(volume, 'a', [], 'lake', WRITEBACK);
   await next.operations.drain();
   expect((await readElsewhere(next, 'log')).length).toBe(200_000);
-});
-
-test('of two syncs of one file at once, the promise of the one that began later holds', async () => {
-  const dir = tempDir('staging');
-  const staging = new Staging({ dir, life: 'one', bootId: 'boot 1', isCommitted: () => false });
-  const file = staging.begin(7, 0);
-  staging.write(file, 0, Buffer.alloc(100_000, 'a'), 1n);
-  const first = staging.sync(file, 2n);
-  staging.write(file, 0, Buffer.alloc(200_000, 'b'), 3n);
-  await Promise.all([staging.sync(file, 4n), first]);
-  staging.close();
-  const journal = new Journal(dir);
-  // The order of the two frames is the disk's.
-  const frames = journal.read();
-  const [one, two] = frames.filter(({ kind }) => kind === FrameKind.SYNC);
-  if (one === undefined || two === undefined) throw new Error('there were two');
-  const later = one.offset > two.offset ? one : two;
-  journal.rewrite([...frames.filter(({ kind }) => kind !== FrameKind.SYNC), later, one === later ? two : one]);
-  journal.close();
-  const next = new Staging({ dir, life: 'one', bootId: 'boot 2', isCommitted: () => false });
-  expect(next.get(7)?.size).toBe(200_000);
-  next.close();
-});
-
-test('a flush that failed while a promise was made under its id: the next one is promised anew', async () => {
-  const dir = tempDir('staging');
-  const staging = new Staging({ dir, life: 'one', bootId: 'boot 1', isCommitted: () => false });
-  const file = staging.begin(7, 0);
-  staging.write(file, 0, Buffer.alloc(100_000, 'a'), 1n);
-  const promise = staging.sync(file, 2n);
-  staging.failedFlush(file, staging.beginFlush(file, 3n));
-  await promise;
-  // As the flusher does.
-  if (file.promiseAgain) await staging.sync(file, 4n);
-  const { promiseId } = staging.beginFlush(file, 5n);
-  staging.close();
-  expect(promiseId).toBeDefined();
-  const isCommitted = (_ino: number, id: bigint): boolean => id === promiseId;
-  const next = new Staging({ dir, life: 'one', bootId: 'boot 2', isCommitted });
-  expect(next.get(7)).toBeUndefined();
-  next.close();
 });
 
 test('of a file that the kernel writes: what was appended is not there a second time', async () => {

@@ -7,18 +7,62 @@ import { createInterface } from 'node:readline';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { FrameKind, Journal } from '../../fs-gateway/data/journal.ts';
 import { Staging } from '../../fs-gateway/data/staging.ts';
+import type { StagingOptions } from '../../fs-gateway/data/staging.ts';
 import { tempDir } from '../support/temp.ts';
 
 const LARGE = 200_000;
 
-function open(dir: string, bootId: string, life = 'one'): Staging {
-  return new Staging({ dir, life, bootId, isCommitted: () => false });
+function open(
+  dir: string,
+  bootId: string,
+  life = 'one',
+  isCommitted: StagingOptions['isCommitted'] = () => false,
+): Staging {
+  return new Staging({ dir, life, bootId, isCommitted });
 }
 
 function staged(staging: Staging, ino: number, length: number): Buffer {
   const target = Buffer.alloc(length);
   staging.get(ino)?.overlay(0, target);
   return target;
+}
+
+interface Worker {
+  hear(): Promise<unknown>;
+  /** There is room from now on; the script hears a line. */
+  goOn(): void;
+  /** kill -9; resolves when it has ended. */
+  kill(): Promise<void>;
+}
+
+/**
+ * Runs a script that has the `staging` of a directory, and hears `lines`. The limit of a file's size stands for the size of the disk: a write that
+ * crosses it is done in part, the next one fails.
+ */
+function onSmallDisk(dir: string, script: string): Worker {
+  const prelude = `
+    import { Staging } from '${join(import.meta.dirname, '../../fs-gateway/data/staging.ts')}';
+    import { createInterface } from 'node:readline';
+    const staging = new Staging({ dir: process.argv[1], life: 'one', bootId: 'boot 1', isCommitted: () => false });
+    const lines = createInterface(process.stdin)[Symbol.asyncIterator]();
+`;
+  const limited = ['-c', `trap '' XFSZ; ulimit -S -f 64; exec "$0" "$@"`, process.execPath];
+  const child = spawn('bash', [...limited, '--input-type=module-typescript', '-e', prelude + script, dir], {
+    stdio: ['pipe', 'pipe', 'ignore'],
+  });
+  onTestFinished(() => void child.kill('SIGKILL'));
+  const lines = createInterface(child.stdout)[Symbol.asyncIterator]();
+  return {
+    hear: async () => (await lines.next()).value,
+    goOn() {
+      expect(spawnSync('prlimit', ['--pid', String(child.pid), '--fsize=unlimited:unlimited']).status).toBe(0);
+      child.stdin.write('go on\n');
+    },
+    async kill() {
+      child.kill('SIGKILL');
+      await once(child, 'exit');
+    },
+  };
 }
 
 describe('the staging area', () => {
@@ -83,12 +127,9 @@ describe('the staging area', () => {
 
   test('a frame that a full disk tore takes nothing with it that is answered later', async () => {
     const dir = tempDir('staging');
-    // The limit of a file's size stands for the size of the disk: a write that crosses it is done in part, the next one fails.
-    const script = `
-      import { Staging } from '${join(import.meta.dirname, '../../fs-gateway/data/staging.ts')}';
-      import { createInterface } from 'node:readline';
-      const staging = new Staging({ dir: process.argv[1], life: 'one', bootId: 'boot 1', isCommitted: () => false });
-      const lines = createInterface(process.stdin)[Symbol.asyncIterator]();
+    const worker = onSmallDisk(
+      dir,
+      `
       let full = '';
       for (let ino = 1; full === ''; ino++) {
         try {
@@ -101,19 +142,12 @@ describe('the staging area', () => {
       await lines.next();
       staging.write(staging.begin(1000, 0), 0, Buffer.from('answered'), 1n);
       console.log('answered');
-      await lines.next();`;
-    const limited = ['-c', `trap '' XFSZ; ulimit -S -f 64; exec "$0" "$@"`, process.execPath];
-    const child = spawn('bash', [...limited, '--input-type=module-typescript', '-e', script, dir], {
-      stdio: ['pipe', 'pipe', 'ignore'],
-    });
-    onTestFinished(() => void child.kill('SIGKILL'));
-    const lines = createInterface(child.stdout)[Symbol.asyncIterator]();
-    expect((await lines.next()).value).toContain('staging in the cache directory');
-    expect(spawnSync('prlimit', ['--pid', String(child.pid), '--fsize=unlimited:unlimited']).status).toBe(0);
-    child.stdin.write('go on\n');
-    expect((await lines.next()).value).toBe('answered');
-    child.kill('SIGKILL');
-    await once(child, 'exit');
+      await lines.next();`,
+    );
+    expect(await worker.hear()).toContain('staging in the cache directory');
+    worker.goOn();
+    expect(await worker.hear()).toBe('answered');
+    await worker.kill();
     const next = open(dir, 'boot 1');
     expect(staged(next, 1000, 8).toString()).toBe('answered');
     expect(next.get(1)?.size).toBe(5000);
@@ -122,11 +156,9 @@ describe('the staging area', () => {
 
   test('closes files and lets go of what is committed on a full disk, and the next worker hears of it once there was room', async () => {
     const dir = tempDir('staging');
-    const script = `
-      import { Staging } from '${join(import.meta.dirname, '../../fs-gateway/data/staging.ts')}';
-      import { createInterface } from 'node:readline';
-      const staging = new Staging({ dir: process.argv[1], life: 'one', bootId: 'boot 1', isCommitted: () => false });
-      const lines = createInterface(process.stdin)[Symbol.asyncIterator]();
+    const worker = onSmallDisk(
+      dir,
+      `
       staging.opened(7, 1n, 'open');
       for (const ino of [1, 2, 3]) staging.write(staging.begin(ino, 0), 0, Buffer.from('staged'), 1n);
       for (let full = false; !full;) {
@@ -143,19 +175,12 @@ describe('the staging area', () => {
       await lines.next();
       staging.write(staging.begin(2, 0), 0, Buffer.from('anew'), 3n);
       console.log('answered');
-      await lines.next();`;
-    const limited = ['-c', `trap '' XFSZ; ulimit -S -f 64; exec "$0" "$@"`, process.execPath];
-    const child = spawn('bash', [...limited, '--input-type=module-typescript', '-e', script, dir], {
-      stdio: ['pipe', 'pipe', 'ignore'],
-    });
-    onTestFinished(() => void child.kill('SIGKILL'));
-    const lines = createInterface(child.stdout)[Symbol.asyncIterator]();
-    expect((await lines.next()).value).toBe('true');
-    expect(spawnSync('prlimit', ['--pid', String(child.pid), '--fsize=unlimited:unlimited']).status).toBe(0);
-    child.stdin.write('go on\n');
-    expect((await lines.next()).value).toBe('answered');
-    child.kill('SIGKILL');
-    await once(child, 'exit');
+      await lines.next();`,
+    );
+    expect(await worker.hear()).toBe('true');
+    worker.goOn();
+    expect(await worker.hear()).toBe('answered');
+    await worker.kill();
     const next = open(dir, 'boot 1');
     expect([next.isOpen(7), next.isOpen(8)]).toEqual([false, true]);
     expect(next.get(1)).toBeUndefined();
@@ -263,7 +288,7 @@ describe('the staging area', () => {
       first.append(file, Buffer.from('later'), 3n, 'request 2');
       first.close();
       const isCommitted = (ino: number, id: bigint): boolean => ino === 7 && id === flush.append?.id;
-      const next = new Staging({ dir, life: 'one', bootId: 'boot 1', isCommitted });
+      const next = open(dir, 'boot 1', 'one', isCommitted);
       next.close();
       // The one after it reads what that one rewrote.
       const third = open(dir, 'boot 1');
@@ -360,7 +385,48 @@ describe('the staging area', () => {
     const { promiseId } = first.beginFlush(file, 4n);
     first.close();
     const isCommitted = (ino: number, id: bigint): boolean => ino === 7 && id === promiseId;
-    const next = new Staging({ dir, life: 'one', bootId: 'boot 2', isCommitted });
+    const next = open(dir, 'boot 2', 'one', isCommitted);
+    expect(next.get(7)).toBeUndefined();
+    next.close();
+  });
+
+  test('of two syncs of one file at once, the promise of the one that began later holds', async () => {
+    const dir = tempDir('staging');
+    const staging = open(dir, 'boot 1');
+    const file = staging.begin(7, 0);
+    staging.write(file, 0, Buffer.alloc(100_000, 'a'), 1n);
+    const first = staging.sync(file, 2n);
+    staging.write(file, 0, Buffer.alloc(200_000, 'b'), 3n);
+    await Promise.all([staging.sync(file, 4n), first]);
+    staging.close();
+    const journal = new Journal(dir);
+    // The order of the two frames is the disk's.
+    const frames = journal.read();
+    const [one, two] = frames.filter(({ kind }) => kind === FrameKind.SYNC);
+    if (one === undefined || two === undefined) throw new Error('there were two');
+    const later = one.offset > two.offset ? one : two;
+    journal.rewrite([...frames.filter(({ kind }) => kind !== FrameKind.SYNC), later, one === later ? two : one]);
+    journal.close();
+    const next = open(dir, 'boot 2');
+    expect(next.get(7)?.size).toBe(200_000);
+    next.close();
+  });
+
+  test('a flush that failed while a promise was made under its id: the next one is promised anew', async () => {
+    const dir = tempDir('staging');
+    const staging = open(dir, 'boot 1');
+    const file = staging.begin(7, 0);
+    staging.write(file, 0, Buffer.alloc(100_000, 'a'), 1n);
+    const promise = staging.sync(file, 2n);
+    staging.failedFlush(file, staging.beginFlush(file, 3n));
+    await promise;
+    // As the flusher does.
+    if (file.promiseAgain) await staging.sync(file, 4n);
+    const { promiseId } = staging.beginFlush(file, 5n);
+    staging.close();
+    expect(promiseId).toBeDefined();
+    const isCommitted = (_ino: number, id: bigint): boolean => id === promiseId;
+    const next = open(dir, 'boot 2', 'one', isCommitted);
     expect(next.get(7)).toBeUndefined();
     next.close();
   });
