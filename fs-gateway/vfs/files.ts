@@ -113,18 +113,11 @@ export class Files {
   }
 
   open(caller: Caller, ino: number, flags: number): Result<OpenResult> {
-    const refuse = (error: unknown): never => {
-      // The worker before this one may have counted it.
-      this.#flushes.takeBack(ino, caller.operation);
-      throw error;
-    };
-    try {
+    return this.#orTakeBack(caller, ino, () => {
       const node = nodeOrThrow(this.#context.view, ino);
-      if (node instanceof Promise) return node.then((read) => this.#open(caller, read, flags)).catch(refuse);
+      if (node instanceof Promise) return node.then((read) => this.#open(caller, read, flags));
       return this.#open(caller, node, flags);
-    } catch (error) {
-      return refuse(error);
-    }
+    });
   }
 
   #open(caller: Caller, node: Node, flags: number): Result<OpenResult> {
@@ -134,33 +127,32 @@ export class Files {
     if (writes && (node.inode.flags & INODE_IMMUTABLE) !== 0) {
       throw new PosixError(Errno.EPERM, `inode ${node.ino} belongs to a table of the lake`);
     }
-    return this.opened(caller, node, flags);
+    return this.#opened(caller, node, flags);
   }
 
   /** Makes a handle; cuts the file first where open(2) asks for it. */
-  opened({ operation }: Caller, node: Node, flags: number): Result<OpenResult> {
-    const writes = (flags & O_ACCMODE) !== 0 || (flags & O_TRUNC) !== 0;
-    const opened = this.#passthrough.open(node, flags, writes, operation);
-    if (opened instanceof Promise) return this.#openedLater(node, flags, operation, opened);
-    try {
-      return this.#handle(node, flags, opened);
-    } catch (error) {
-      this.#flushes.takeBack(node.ino, operation);
-      throw error;
-    }
+  opened(caller: Caller, node: Node, flags: number): Result<OpenResult> {
+    return this.#orTakeBack(caller, node.ino, () => this.#opened(caller, node, flags));
   }
 
-  async #openedLater(
-    node: Node,
-    flags: number,
-    operation: string,
-    opening: Promise<Opened | null>,
-  ): Promise<OpenResult> {
-    try {
-      return this.#handle(node, flags, await opening);
-    } catch (error) {
-      this.#flushes.takeBack(node.ino, operation);
+  #opened({ operation }: Caller, node: Node, flags: number): Result<OpenResult> {
+    const writes = (flags & O_ACCMODE) !== 0 || (flags & O_TRUNC) !== 0;
+    const opened = this.#passthrough.open(node, flags, writes, operation);
+    if (opened instanceof Promise) return opened.then((later) => this.#handle(node, flags, later));
+    return this.#handle(node, flags, opened);
+  }
+
+  /** An open that fails is not counted, also where the worker before this one has counted it. */
+  #orTakeBack({ operation }: Caller, ino: number, open: () => Result<OpenResult>): Result<OpenResult> {
+    const refuse = (error: unknown): never => {
+      this.#flushes.takeBack(ino, operation);
       throw error;
+    };
+    try {
+      const opened = open();
+      return opened instanceof Promise ? opened.catch(refuse) : opened;
+    } catch (error) {
+      return refuse(error);
     }
   }
 
