@@ -158,26 +158,25 @@ export class Flushes {
    */
   release(ino: number, request: string): void {
     const { staging, time } = this.#options.context;
-    const backing = staging.backingOf(ino);
-    if (staging.closed(ino, time.nowNs(), request)) this.#lastClosed(ino, backing);
+    this.#close(ino, () => staging.closed(ino, time.nowNs(), request));
   }
 
   /** The request's open failed, whether it was counted or not. */
   takeBack(ino: number, request: string): void {
     const { staging, time } = this.#options.context;
-    const backing = staging.backingOf(ino);
-    if (staging.takeBack(ino, time.nowNs(), request)) this.#lastClosed(ino, backing);
+    this.#close(ino, () => staging.takeBack(ino, time.nowNs(), request));
   }
 
   /** An open does not wait any more. */
   letGo(ino: number): void {
-    const { staging } = this.#options.context;
-    const backing = staging.backingOf(ino);
-    if (staging.letGo(ino)) this.#lastClosed(ino, backing);
+    this.#close(ino, () => this.#options.context.staging.letGo(ino));
   }
 
-  #lastClosed(ino: number, backing: number | undefined): void {
+  /** `isLast` says whether nobody has the inode open any more; behind that, nobody knows its backing id. */
+  #close(ino: number, isLast: () => boolean): void {
     const { context, passthrough } = this.#options;
+    const backing = context.staging.backingOf(ino);
+    if (!isLast()) return;
     passthrough.closed(ino, backing);
     const node = context.view.cachedNode(ino);
     const unnamed = node === undefined || node.inode.nlink === 0;
