@@ -1,7 +1,7 @@
 /** gRPC statuses: the codes that the specification gives to an answer, and the one mapping of Penstock's errors to them. */
 import { status as Status } from '@grpc/grpc-js';
 import type { status as StatusCode } from '@grpc/grpc-js';
-import { describeError, isSystemError, PenstockError } from '../../lib/errors.ts';
+import { describeError, isSystemError, PenstockError, systemCode } from '../../lib/errors.ts';
 import type { ErrorCode } from '../../lib/errors.ts';
 
 export { Status };
@@ -66,6 +66,6 @@ export function toGrpc(error: unknown): GrpcAnswer {
   if (error instanceof CsiError) return { code: error.code, details: describeError(error) };
   if (error instanceof PenstockError) return { code: statusOf(error.code), details: describeError(error) };
   // Of a mount that cannot reach what it needs: what a call finds there, the next one may not.
-  const isOfMount = isSystemError(error) && (error as NodeJS.ErrnoException).code === 'EIO';
+  const isOfMount = isSystemError(error) && systemCode(error) === 'EIO';
   return { code: isOfMount ? Status.UNAVAILABLE : Status.INTERNAL, details: describeError(error) };
 }
