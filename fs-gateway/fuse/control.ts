@@ -97,10 +97,10 @@ export async function controlRequest(
     const line = await readLine(socket, ANSWER_BYTES_MAX);
     return JSON.parse(line) as ControlAnswer; // written by serveControl above
   } catch (error) {
-    // Nobody listens, or who listened was killed before it answered.
     if (systemCode(error) === 'ENOENT' && findMount(mountpoint)?.type !== FILE_SYSTEM_TYPE) {
       throw new PenstockError('not-found', `${mountpoint} is not a mount of Penstock`);
     }
+    // Nobody listens, or who listened was killed before it answered.
     const isGone = ['ENOENT', 'ECONNREFUSED', 'ECONNRESET', 'EPIPE'].includes(systemCode(error) ?? '');
     if (isGone || isCode(error, 'unavailable')) {
       throw new PenstockError('not-found', `no supervisor serves ${mountpoint}`, { cause: error });

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { formatVolume } from '../../fs-gateway/main.ts';
 import { mountTestVolume } from '../support/fs-volume.ts';
+import { HANG_MS } from '../support/hang.ts';
 import { run, start, until } from '../support/mount-guard.ts';
 import { startRedis } from '../support/redis.ts';
 import { cannotMount, missing } from '../support/services.ts';
@@ -22,7 +23,6 @@ fd = os.open(sys.argv[1] + '/kept', os.O_RDONLY)
 for line in sys.stdin:
     print(os.pread(fd, 100, 0).decode(), os.fstat(fd).st_size, flush=True)
 `;
-import { HANG_MS } from '../support/hang.ts';
 
 test.skipIf(cannotMount() || missing('redis-server'))(
   'at the loss of its lease a mount forgets all it knows, in the kernel too, and shows nothing older when it is back',
