@@ -211,9 +211,7 @@ export interface FoundVolume {
  */
 export async function findVolume(metaUrl: string, name?: string): Promise<FoundVolume> {
   const { url, named } = parseMetaUrl(metaUrl, name);
-  // Opening an SQLite engine makes its file: a mistyped path must not leave one behind.
-  const path = url.startsWith('sqlite:') ? pathOfUrl(new URL(url)) : undefined;
-  if (path !== undefined && !existsSync(path)) throw new PenstockError('not-found', `${path} does not exist`);
+  assertExists(url);
   const engine = await openMeta(url, { kind: 'mount-check' });
   try {
     const volume = named ?? (await unnamedVolume(engine));
@@ -223,6 +221,12 @@ export async function findVolume(metaUrl: string, name?: string): Promise<FoundV
   } finally {
     await engine.close();
   }
+}
+
+/** Opening an SQLite engine or a directory as a store makes it: a mistyped path must not leave one behind, nor look like one that is empty. */
+export function assertExists(url: string): void {
+  const path = /^(?:sqlite|dir):/.test(url) ? pathOfUrl(new URL(url)) : undefined;
+  if (path !== undefined && !existsSync(path)) throw new PenstockError('not-found', `${path} does not exist`);
 }
 
 async function unnamedVolume(engine: MetaEngine): Promise<string> {

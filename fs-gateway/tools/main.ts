@@ -1,5 +1,4 @@
 /** The volume tools by URL, as the command line calls them: each opens what it needs, and closes it. */
-import { existsSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, relative, resolve } from 'node:path';
 import { z } from 'zod';
@@ -12,10 +11,9 @@ import { selectDatasets } from '../../lib/config/dataset-selection.ts';
 import { withLake } from '../../lib/lake/ports.ts';
 import type { LakeContext } from '../../lib/table/table.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
-import { pathOfUrl } from '../../lib/urls.ts';
 import { Records } from '../csi/records.ts';
 import { controlRequest } from '../fuse/control.ts';
-import { findVolume, parseOptions, splitMetaUrl, volumeInfo } from '../main.ts';
+import { assertExists, findVolume, parseOptions, splitMetaUrl, volumeInfo } from '../main.ts';
 import { createBackup, listBackups } from './backup.ts';
 import type { Backup } from '../../lib/volume/backups.ts';
 import { cloneTree, createSnapshot, deleteSnapshot, listSnapshots } from './clone.ts';
@@ -334,9 +332,7 @@ async function assertBackup(store: ObjectStore, key: string): Promise<void> {
 
 async function withStore<T>(storeUrl: string, work: (store: ObjectStore) => Promise<T>): Promise<T> {
   const url = absoluteUrl(storeUrl, process.cwd());
-  // Opening a directory as a store makes it: a mistyped path must neither leave one behind nor look like a store without backups.
-  const path = url.startsWith('dir:') ? pathOfUrl(new URL(url)) : undefined;
-  if (path !== undefined && !existsSync(path)) throw new PenstockError('not-found', `${path} does not exist`);
+  assertExists(url);
   const store = await openStore(url);
   try {
     return await work(store);
