@@ -11,7 +11,7 @@ import { pipelineSchema } from '../../lib/config/pipeline.ts';
 import { run } from '../support/mount-guard.ts';
 import { missing, requireService } from '../support/services.ts';
 import { tempDir } from '../support/temp.ts';
-import { CHART, containersOf, helm, manifests, MATRIX, template, THREE_URLS } from './helm.ts';
+import { CHART, configOf, containersOf, helm, manifests, MATRIX, template, THREE_URLS } from './helm.ts';
 import type { Manifest } from './helm.ts';
 
 /** The only containers that may be privileged: what mounts. */
@@ -181,13 +181,11 @@ describe.skipIf(absent)('the Helm chart', () => {
     vi.stubEnv('PENSTOCK_META', 'redis://r:6379/0');
     vi.stubEnv('NODE_NAME', 'edge-7');
     for (const values of Object.values(MATRIX)) {
-      const config = manifests(await render(values)).find(
-        ({ kind, metadata }) => kind === 'ConfigMap' && metadata.name === 'penstock',
-      );
-      const pipeline = parseConfig(config?.data?.['pipeline.yaml'] ?? '', 'pipeline.yaml', pipelineSchema);
+      const config = configOf(await render(values));
+      const pipeline = parseConfig(config['pipeline.yaml'] ?? '', 'pipeline.yaml', pipelineSchema);
       expect(pipeline.meta).toBe('redis://r:6379/0');
       expect(pipeline.serve.tenants).toEqual(values === MATRIX['everything'] ? ['team-a', 'b'] : []);
-      const agent = config?.data?.['agent.yaml'];
+      const agent = config['agent.yaml'];
       const parsed = agent === undefined ? undefined : parseConfig(agent, 'agent.yaml', agentSchema);
       if (parsed !== undefined) expect(parsed.agent.id).toBe('edge-7');
       const control = { url: 'http://penstock-control.penstock:8080', tokenFile: '/etc/penstock-token/token' };

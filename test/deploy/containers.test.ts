@@ -8,7 +8,7 @@ import { run, until } from '../support/mount-guard.ts';
 import { cannotMount, missing } from '../support/services.ts';
 import { tempDir } from '../support/temp.ts';
 import { startContainer, type BoxedContainer, type Setting } from './container.ts';
-import { containersOf, manifests, template, THREE_URLS, type Placed, type Probe } from './helm.ts';
+import { configOf, containersOf, template, THREE_URLS, type Placed, type Probe } from './helm.ts';
 
 /** What serves, with the line that says so where there is no port. */
 const SERVING = [
@@ -16,6 +16,8 @@ const SERVING = [
   ...['penstock-csi-controller/csi', 'penstock-csi-node/csi', 'penstock-csi-mounts/mounts'],
 ];
 const READINGS = 50;
+/** What Kafka, Redis and S3 are to the pods, files in one folder are here. */
+const PORTS = { log: 'file:/tmp/log', meta: 'sqlite:/tmp/meta.db', store: 'dir:/tmp/objects' };
 const TOKEN = 'a-token-of-forty-characters-for-the-test';
 
 /** Of an hour that is over, in a log that belongs to the user of the pods. */
@@ -61,15 +63,12 @@ describe.skipIf(cannotMount() || missing('helm'))('the containers of the chart',
     const base = tempDir('containers');
     chmodSync(base, 0o755);
     const rendered = await template([...THREE_URLS, '--set', 'pipeline.lander.commitEvery=1s']);
-    const data = manifests(rendered).find(({ kind, metadata }) => kind === 'ConfigMap' && metadata.name === 'penstock');
     const tmp = join(base, 'tmp');
     mkdirSync(tmp);
     chmodSync(tmp, 0o777);
     await produce(join(tmp, 'log'));
-    const ports = { log: 'file:/tmp/log', meta: 'sqlite:/tmp/meta.db', store: 'dir:/tmp/objects' };
     const setting: Setting = {
-      ...{ base, config: data?.data ?? {}, secrets: { ...ports, token: TOKEN } },
-      // What Kafka, Redis and S3 are to the pods, files in one folder are here.
+      ...{ base, config: configOf(rendered), secrets: { ...PORTS, token: TOKEN } },
       shared: { tmp, scratch: tmp },
     };
     const own = containersOf(rendered).filter(({ container }) => container.image.startsWith('penstock/penstock'));
@@ -124,11 +123,11 @@ describe.skipIf(cannotMount() || missing('helm'))('the containers of the chart',
     const base = tempDir('containers');
     chmodSync(base, 0o755);
     const rendered = await template([...THREE_URLS, '--set', 'compactor.scratch.hostPath=/mnt/nvme']);
-    const data = manifests(rendered).find(({ kind, metadata }) => kind === 'ConfigMap' && metadata.name === 'penstock');
     const one = containersOf(rendered).find(({ where }) => where === 'penstock-compactor/compactor');
     if (one === undefined) throw new Error('there is no compactor');
-    const secrets = { log: 'file:/tmp/log', meta: 'sqlite:/tmp/meta.db', store: 'dir:/tmp/objects' };
-    const { status, stderr } = await (await startContainer(one, { base, config: data?.data ?? {}, secrets })).finished;
+    const { status, stderr } = await (
+      await startContainer(one, { base, config: configOf(rendered), secrets: PORTS })
+    ).finished;
     expect(status, stderr).toBe(0);
   }, 60_000);
 });

@@ -105,6 +105,12 @@ export function manifests(rendered: string): Manifest[] {
   });
 }
 
+/** The files of the programs' ConfigMap, by name. */
+export function configOf(rendered: string): Readonly<Record<string, string>> {
+  const found = manifests(rendered).find(({ kind, metadata }) => kind === 'ConfigMap' && metadata.name === 'penstock');
+  return found?.data ?? {};
+}
+
 export interface Container {
   readonly name: string;
   readonly image: string;
