@@ -30,8 +30,6 @@ export interface Lost {
   /** Under which it is stored. */
   readonly key: string;
   readonly position: FilePosition;
-  /** There is other content in its place: the file is not merely out of sight (not mounted yet). */
-  readonly isReplaced: boolean;
 }
 
 export interface FoundCopy {
@@ -67,21 +65,21 @@ export async function* findCopies(
   onRefused: (path: string) => void,
 ): AsyncGenerator<FoundCopy, void> {
   const sought = new Sought(lost);
-  let compressed: FoundFile[] = [];
+  const compressed: FoundFile[] = [];
   // A compressed one last: it may be made of the copy at this moment.
   for (const isCompressed of [false, true]) {
-    const left = isCompressed ? compressed : files;
-    compressed = [];
-    for (const file of left) {
+    for (const file of isCompressed ? compressed : files) {
       if (sought.isEmpty || signal.aborted) return;
       const handle = await opened(file, onRefused);
       if (handle === null) continue;
       let found: Lost | undefined;
       try {
-        const head = await bytesAt(handle, 0, MARK_BYTES);
         if (isCompressed) found = await sought.inContent(handle, signal);
-        else if (compressionIn(head) === 'gzip') compressed.push(file);
-        else found = await sought.in(handle, head);
+        else {
+          const head = await bytesAt(handle, 0, MARK_BYTES);
+          if (compressionIn(head) === 'gzip') compressed.push(file);
+          else found = await sought.in(handle, head);
+        }
       } finally {
         if (found === undefined) await handle.close();
       }

@@ -39,20 +39,20 @@ export class LostFiles {
 
   /** A file of an earlier run that is not found by its name. It may be in a file system that is not mounted yet. */
   addMissing(key: string, position: FilePosition): void {
-    this.#lost.push({ key, position, isReplaced: false });
+    this.#lost.push({ key, position });
   }
 
   /** Whose search was broken off, as by a kill. */
   addLeft(): void {
     for (const [key, position] of this.#host.positions.entries()) {
-      if (isReplaced(key)) this.#lost.push({ key, position, isReplaced: true });
+      if (isReplaced(key)) this.#lost.push({ key, position });
     }
   }
 
   /** The file was truncated or rewritten, or another one has its inode. */
   async addReplaced(inode: string, position: FilePosition): Promise<void> {
     const key = await this.#host.positions.setAside(inode, position);
-    this.#lost.push({ key, position, isReplaced: true });
+    this.#lost.push({ key, position });
   }
 
   /** The same, if a file that the glob matches is not the one of its stored position. What is compressed is compared when it has settled. */
@@ -88,12 +88,12 @@ export class LostFiles {
       else if (!(await this.#goesOn(same, one.position))) {
         if (signal.aborted) return;
         const key = await positions.setAside(one.key, one.position);
-        gone.set(key, { ...one, key, isReplaced: true });
+        gone.set(key, { key, position: one.position });
       }
     }
     await this.#findAmong(files, gone);
     // What is not replaced is kept, whether it is found or not.
-    const isLeft = (): boolean => !signal.aborted && gone.values().some(({ isReplaced }) => isReplaced);
+    const isLeft = (): boolean => !signal.aborted && gone.keys().some(isReplaced);
     for (let seen = files, looks = 1; isLeft() && looks < LOOKS_MAX; looks += 1) {
       const others = await this.#comeSince(seen, folder);
       if (others.length === 0) break;
@@ -102,7 +102,7 @@ export class LostFiles {
     }
     // A comparison that was broken off has found nothing, nor has one in a file system that is not mounted yet.
     if (signal.aborted || files.length === 0) return;
-    await positions.forget([...gone.values()].filter(({ isReplaced }) => isReplaced).map(({ key }) => key));
+    await positions.forget([...gone.keys()].filter(isReplaced));
   }
 
   /** What is found is not in `gone` any more. */

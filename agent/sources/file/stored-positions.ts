@@ -133,6 +133,7 @@ export class StoredPositions {
   }
 }
 
+/** There is other content in its place: the file is not merely out of sight (not mounted yet). */
 export function isReplaced(key: string): boolean {
   return key.startsWith(REPLACED);
 }
