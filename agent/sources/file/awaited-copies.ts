@@ -51,8 +51,7 @@ export class AwaitedCopies {
 
 /** Of any of the open files: true, of all that was read of it; false, of its beginning; null, of none. */
 async function isCopy(handle: FileHandle, size: number, openFiles: Iterable<OpenFile>): Promise<boolean | null> {
-  const marks = size < MARK_BYTES ? null : await Marks.at(handle, size);
-  const end = marks && { offset: size, head: marks.head(size), tail: marks.tail(size) };
+  const end = size < MARK_BYTES ? null : (await Marks.at(handle, size)).end(size);
   let isPart = false;
   for (const file of openFiles) {
     const { position } = file.lines;

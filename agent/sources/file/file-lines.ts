@@ -145,10 +145,8 @@ export class FileLines {
     }
     const position: FilePosition = {
       path: this.path,
-      offset,
+      ...this.#marks.end(offset),
       skipping: isSkipping,
-      head: this.#marks.head(offset),
-      tail: this.#marks.tail(offset),
       columns: this.#columns === null ? null : [...this.#columns],
     };
     await this.#inFlight;

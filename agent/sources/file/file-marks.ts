@@ -1,6 +1,6 @@
 /** Following the bytes of a file as they are read, to have its marks (tailed-file.ts) at hand without reading again. */
 import type { FileHandle } from 'node:fs/promises';
-import { bytesAt, markOf, MARK_BYTES, type FilePosition } from './tailed-file.ts';
+import { bytesAt, markOf, MARK_BYTES, type FilePosition, type MarkedOffset } from './tailed-file.ts';
 
 export class Marks {
   #head: Buffer = Buffer.alloc(0);
@@ -42,5 +42,10 @@ export class Marks {
   tail(offset: number): FilePosition['tail'] {
     const end = this.#recent.length - (this.#recentEnd - offset);
     return markOf(end <= 0 ? Buffer.alloc(0) : this.#recent.subarray(Math.max(0, end - MARK_BYTES), end));
+  }
+
+  /** Both marks of `offset`, as for `tail`. */
+  end(offset: number): MarkedOffset {
+    return { offset, head: this.head(offset), tail: this.tail(offset) };
   }
 }

@@ -232,7 +232,7 @@ class FileFollower {
     // In the middle of a line, its end is skipped too.
     const skipping = (await bytesAt(handle, size - 1, 1))[0] !== LF;
     const marks = await Marks.at(handle, size);
-    const position = { ...BEGINNING, path, offset: size, skipping, head: marks.head(size), tail: marks.tail(size) };
+    const position = { ...BEGINNING, ...marks.end(size), path, skipping };
     // Stored at once: what is written while the agent is down is new.
     await this.#positions.store(inode, position);
     return position;

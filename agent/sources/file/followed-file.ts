@@ -2,7 +2,7 @@
 import type { FileHandle } from 'node:fs/promises';
 import { FileLines, type LineContext } from './file-lines.ts';
 import { Marks } from './file-marks.ts';
-import { fits, type FilePosition } from './tailed-file.ts';
+import { fits, type FilePosition, type MarkedOffset } from './tailed-file.ts';
 
 /**
  * What is read at once is delivered at once: each delivery costs a write, a sync and a read by the uplink. With 256 KiB a line of 200 bytes costs
@@ -86,7 +86,7 @@ export class FollowedFile implements OpenFile {
   }
 
   /** Whether the file, as it is now, has all of a content that ends like that. */
-  holds(end: Pick<FilePosition, 'offset' | 'head' | 'tail'>): Promise<boolean> {
+  holds(end: MarkedOffset): Promise<boolean> {
     return fits(this.#handle, end);
   }
 

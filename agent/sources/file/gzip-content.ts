@@ -8,7 +8,7 @@ import type { FileHandle } from 'node:fs/promises';
 import { createGunzip } from 'node:zlib';
 import { describeError, systemCode } from '../../../lib/errors.ts';
 import { Marks } from './file-marks.ts';
-import { bytesAt, MARK_BYTES, type FilePosition } from './tailed-file.ts';
+import { bytesAt, MARK_BYTES, type FilePosition, type MarkedOffset } from './tailed-file.ts';
 
 const PIECE_BYTES = [65_536, 1024, 1] as const;
 const OUTPUT_BYTES = 256 * 1024;
@@ -162,7 +162,7 @@ export async function matchContent<K>(
 }
 
 export interface ContentEnd {
-  readonly end: Pick<FilePosition, 'offset' | 'head' | 'tail'>;
+  readonly end: MarkedOffset;
   /** False: it is damaged or cut off behind that. */
   readonly isWhole: boolean;
 }
@@ -181,7 +181,7 @@ export async function contentEnd(handle: FileHandle): Promise<ContentEnd> {
     if (!(error instanceof GzipError)) throw error;
     isWhole = false;
   }
-  return { end: { offset, head: marks.head(offset), tail: marks.tail(offset) }, isWhole };
+  return { end: marks.end(offset), isWhole };
 }
 
 /** Of a compressed file whose content was read to its end: its length, and its last bytes, which hold the checksum of the content. */

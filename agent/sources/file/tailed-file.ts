@@ -33,6 +33,9 @@ const positionSchema = z.strictObject({
 /** What is stored in the spool with the readings up to `offset`. */
 export type FilePosition = z.infer<typeof positionSchema>;
 
+/** An offset of a content, and the marks by which it is known there. */
+export type MarkedOffset = Pick<FilePosition, 'offset' | 'head' | 'tail'>;
+
 export interface FileStats {
   /** `device:inode`. */
   readonly inode: string;
@@ -82,10 +85,7 @@ export async function openFile(path: string, inode: string): Promise<FileHandle 
 }
 
 /** Whether `position` was taken in this file: it is long enough and both marks fit. */
-export async function fits(
-  handle: FileHandle,
-  { offset, head, tail }: Pick<FilePosition, 'offset' | 'head' | 'tail'>,
-): Promise<boolean> {
+export async function fits(handle: FileHandle, { offset, head, tail }: MarkedOffset): Promise<boolean> {
   return (
     (await handle.stat()).size >= offset &&
     (await crcAt(handle, 0, head.bytes)) === head.crc &&
