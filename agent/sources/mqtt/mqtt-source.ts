@@ -202,11 +202,7 @@ class MqttSession {
     const lowered = stored.lowered.filter(isKept);
     this.#refused.clear();
     if (missing.length > 0) {
-      await this.#store({
-        asked: wanted,
-        granted: stored.granted.filter((entry) => isKnown(filterOf(entry))),
-        lowered,
-      });
+      await this.#store({ asked: wanted, granted, lowered });
       const options = version === '5' ? { rh: retained === 'skip' ? 2 : 1 } : {};
       const subscriptions = missing.map((filter) => ({ topic: filter, qos, ...options }));
       const answer = await connection.request((messageId) => ({ cmd: 'subscribe', messageId, subscriptions }));

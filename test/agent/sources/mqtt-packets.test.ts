@@ -247,6 +247,20 @@ test('what the broker refuses, and how it ends a connection, is said in words', 
   expect(broker.received.filter((packet) => packet.cmd === 'subscribe').map(({ subscriptions }) => subscriptions.map((each) => each.topic))).toEqual([['a/#', 'b'], ['a/#', 'b']]); // prettier-ignore
 });
 
+test('a lower QoS than was asked for is still said when the connection breaks while it is asked for again', async () => {
+  const broker = await fakeBroker((packet, connection) => {
+    if (packet.cmd !== 'subscribe') return undefined;
+    if (connection === 1) return { cmd: 'disconnect', reasonCode: 0x8e };
+    return { cmd: 'suback', messageId: packet.messageId ?? 0, granted: [1] };
+  });
+  const { output } = await follow(broker.port, { topics: ['b'] });
+  const lowered = 'the broker grants QoS 1 instead of 2 for b';
+  await vi.waitFor(() => expect(output.counters.problem).toBe(lowered), WAIT);
+  broker.send({ cmd: 'disconnect', reasonCode: 0x8e });
+  await vi.waitFor(() => expect(broker.received.filter(({ cmd }) => cmd === 'subscribe')).toHaveLength(3), WAIT);
+  await vi.waitFor(() => expect(output.counters.problem).toBe(lowered), WAIT);
+});
+
 test('a broker that falls silent is left; an end of the agent is a DISCONNECT that keeps the session', async () => {
   let isSilent = true;
   const broker = await fakeBroker((packet) => (packet.cmd === 'pingreq' && isSilent ? null : undefined));
