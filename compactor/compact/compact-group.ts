@@ -78,8 +78,8 @@ export async function compactGroup(context: GroupContext, group: Group, lease: G
   if (table === null) throw new PenstockError('not-found', `there is no table ${group.dataset}`);
   // No two files of a worker ever have the same path: what it may have kept of the first is never taken for the second.
   const workDir = await mkdtemp(join(scratchDir, 'group-'));
-  const inputs = await fetchInputs(meter, worker, group, workDir, signal);
   try {
+    const inputs = await fetchInputs(meter, worker, group, workDir, signal);
     const paths = inputs.files.map(({ path }) => path);
     const { spans } = context;
     const traces = spans == null ? null : await CompactionTraces.of(spans, meter.lake.clock, group, worker, paths);
@@ -87,8 +87,8 @@ export async function compactGroup(context: GroupContext, group: Group, lease: G
     if (result.filesBefore > 0) traces?.committed(result);
     return result;
   } finally {
-    await inputs.remove();
-    await rm(workDir, { recursive: true, force: true });
+    // A download that another's failure left behind may still write into it.
+    await rm(workDir, { recursive: true, force: true, maxRetries: 3 });
   }
 }
 
@@ -180,18 +180,18 @@ async function writeSorted(
   const metadata = { 'penstock.hour': hourName(group.hour) };
   const { content, packing } = await survey(worker, { files, schema: query.schema, hasLeftOut });
   // Sorted rows compress no worse than unsorted ones, so the input's size bounds the output's.
-  if (bytes <= targetBytes) {
-    const path = join(scratchDir, 'out.parquet');
-    await worker.run(copyStatement(query, path, { packing, hasLeftOut, metadata }));
-    await expectContent(worker, [path], query.schema, content);
-    return [path];
-  }
-  const folder = join(scratchDir, 'out');
-  await worker.run(copyStatement(query, folder, { packing, hasLeftOut, metadata, fileBytes: targetBytes }));
-  const names = await readdir(folder);
-  const paths = names.sort((a, b) => a.localeCompare(b, 'en', { numeric: true })).map((name) => join(folder, name));
+  const split = bytes <= targetBytes ? {} : { fileBytes: targetBytes };
+  const target = join(scratchDir, bytes <= targetBytes ? 'out.parquet' : 'out');
+  await worker.run(copyStatement(query, target, { packing, hasLeftOut, metadata, ...split }));
+  const paths = bytes <= targetBytes ? [target] : await filesInOrder(target);
   await expectContent(worker, paths, query.schema, content);
   return paths;
+}
+
+/** What a folder of numbered files holds. */
+async function filesInOrder(folder: string): Promise<string[]> {
+  const names = await readdir(folder);
+  return names.sort((a, b) => a.localeCompare(b, 'en', { numeric: true })).map((name) => join(folder, name));
 }
 
 async function upload(

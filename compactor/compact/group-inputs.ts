@@ -6,7 +6,6 @@
  * footer, or pages that do not decode) is named and left where it is.
  * Limits: DOWNLOADS at once; the group's bytes on the scratch disk where the store is not a directory of this machine.
  */
-import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describeError, isCode, PenstockError } from '../../lib/errors.ts';
 import { sqlText } from '../../lib/sql/duckdb.ts';
@@ -35,10 +34,9 @@ export interface DamagedFile {
 export interface GroupInputs {
   readonly files: readonly LocalFile[];
   readonly damaged: readonly DamagedFile[];
-  /** Removes what was downloaded. */
-  remove(): Promise<void>;
 }
 
+/** What is downloaded stays in `scratchDir`. */
 export async function fetchInputs(
   meter: CostMeter,
   sql: SqlRunner,
@@ -46,35 +44,25 @@ export async function fetchInputs(
   scratchDir: string,
   signal: AbortSignal,
 ): Promise<GroupInputs> {
-  const downloaded: string[] = [];
   const damaged: DamagedFile[] = [];
   const files: LocalFile[] = [];
-  const remove = async (): Promise<void> => {
-    await Promise.all(downloaded.map((path) => rm(path, { force: true })));
-  };
-  try {
-    const queue = group.files.entries();
-    const work = async (): Promise<void> => {
-      for (const [index, file] of queue) {
-        signal.throwIfAborted();
-        try {
-          const path = await localCopy(meter, file, join(scratchDir, `in-${index}.parquet`), downloaded, signal);
-          await checkBytes(file, path, signal);
-          files.push({ ...file, path });
-        } catch (error) {
-          if (!isCode(error, 'corrupt', 'not-found')) throw error;
-          damaged.push({ message: describeError(error), rows: file.rows });
-        }
+  const queue = group.files.entries();
+  const work = async (): Promise<void> => {
+    for (const [index, file] of queue) {
+      signal.throwIfAborted();
+      try {
+        const path = await localCopy(meter, file, join(scratchDir, `in-${index}.parquet`), signal);
+        await checkBytes(file, path, signal);
+        files.push({ ...file, path });
+      } catch (error) {
+        if (!isCode(error, 'corrupt', 'not-found')) throw error;
+        damaged.push({ message: describeError(error), rows: file.rows });
       }
-    };
-    await Promise.all(Array.from({ length: DOWNLOADS }, work));
-    files.sort((a, b) => (a.location < b.location ? -1 : 1));
-    const readable = await checkFooters(sql, files, damaged);
-    return { files: readable, damaged, remove };
-  } catch (error) {
-    await remove();
-    throw error;
-  }
+    }
+  };
+  await Promise.all(Array.from({ length: DOWNLOADS }, work));
+  files.sort((a, b) => (a.location < b.location ? -1 : 1));
+  return { files: await checkFooters(sql, files, damaged), damaged };
 }
 
 /**
@@ -93,7 +81,7 @@ export async function fetchDeletes(
     for (const [index, file] of queue) {
       signal.throwIfAborted();
       if (file.problem !== null) throw new PenstockError('unsupported', file.problem);
-      const path = await localCopy(meter, file, join(scratchDir, `delete-${index}.parquet`), [], signal);
+      const path = await localCopy(meter, file, join(scratchDir, `delete-${index}.parquet`), signal);
       await checkBytes(file, path, signal);
       paths.set(file, path);
     }
@@ -108,7 +96,6 @@ async function localCopy(
   meter: CostMeter,
   file: StoredFile,
   scratchPath: string,
-  downloaded: string[],
   signal: AbortSignal,
 ): Promise<string> {
   const { store } = meter.lake;
@@ -119,7 +106,6 @@ async function localCopy(
     meter.addRead(file.bytes);
     return local;
   }
-  downloaded.push(scratchPath);
   await store.getFile(key, scratchPath, { signal });
   return scratchPath;
 }

@@ -80,8 +80,8 @@ export async function eraseHour(
     rows: files.reduce((sum, file) => sum + Number(file.recordCount), 0),
     reason: 'unsorted files',
   } as const;
-  const inputs = await fetchInputs(meter, worker, group, folder, signal);
   try {
+    const inputs = await fetchInputs(meter, worker, group, folder, signal);
     const matches: Match[] = [];
     const clean: string[] = [];
     for (const file of inputs.files) {
@@ -106,8 +106,8 @@ export async function eraseHour(
       })),
     };
   } finally {
-    await inputs.remove();
-    await rm(folder, { recursive: true, force: true });
+    // A download that another's failure left behind may still write into it.
+    await rm(folder, { recursive: true, force: true, maxRetries: 3 });
   }
 }
 
