@@ -17,10 +17,9 @@
 import type { Isolation } from '../log.ts';
 import { THROTTLING_QUOTA_EXCEEDED } from './broker-errors.ts';
 import type { AbortedTransaction } from './committed-batches.ts';
-import { FETCH, LIST_OFFSETS, readOnlyPartition, type ApiRequest } from './request.ts';
+import { CONSUMER, FETCH, LIST_OFFSETS, readOnlyPartition, type ApiRequest } from './request.ts';
 import { WireWriter, type WireReader } from './wire.ts';
 
-const CONSUMER = -1;
 const ISOLATION: Readonly<Record<Isolation, number>> = { uncommitted: 0, committed: 1 };
 const NO_SESSION = { id: 0, epoch: -1 };
 /** Lengths of compact arrays. */

@@ -6,10 +6,8 @@
  *
  * `endOffset` is where the next epoch begins that the leader knows, or the log's end in its own; -1: it cannot tell.
  */
-import { OFFSET_FOR_LEADER_EPOCH, type ApiRequest } from './request.ts';
+import { CONSUMER, OFFSET_FOR_LEADER_EPOCH, type ApiRequest } from './request.ts';
 import { WireWriter } from './wire.ts';
-
-const CONSUMER = -1;
 
 export interface EpochEndAnswer {
   readonly error: number;

@@ -88,15 +88,13 @@ export function fetchBatches(cluster: Cluster, request: FetchRequest): Promise<F
     }
     if (answer.error !== NO_ERROR) throw brokerError(answer.error, `fetch of ${where}`);
     const { batches, nextOffset } = splitBatches(answer.records, offset, where);
-    const { highWatermark: endOffset, lastStableOffset } = answer;
-    if (request.isolation !== 'committed') {
-      return { batches, nextOffset, endOffset, lastStableOffset: endOffset, leaderEpoch };
-    }
+    const { highWatermark: endOffset } = answer;
+    const isCommitted = request.isolation === 'committed';
     return {
-      batches: withoutAborted(batches, answer.aborted, where),
+      batches: isCommitted ? withoutAborted(batches, answer.aborted, where) : batches,
       nextOffset,
       endOffset,
-      lastStableOffset,
+      lastStableOffset: isCommitted ? answer.lastStableOffset : endOffset,
       leaderEpoch,
     };
   };

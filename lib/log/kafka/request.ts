@@ -34,6 +34,9 @@ export const DELETE_TOPICS = classic('DeleteTopics', 20, 3);
 export const INIT_PRODUCER_ID = classic('InitProducerId', 22, 1);
 export const OFFSET_FOR_LEADER_EPOCH = classic('OffsetForLeaderEpoch', 23, 3);
 
+/** In the place of a replica's id: who asks is none. */
+export const CONSUMER = -1;
+
 /** Every one of them must be in the range that a broker offers. */
 export const OUR_APIS: readonly Api[] = [
   PRODUCE,
