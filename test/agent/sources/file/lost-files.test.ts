@@ -31,6 +31,16 @@ function positionAfter(path: string, content: string): FilePosition {
   return { path, offset: bytes.length, skipping: false, head, tail, columns: null };
 }
 
+/** An earlier run over a file of 50 lines. */
+async function readBefore(dir: string, path: string, config = fileConfig(path)): Promise<void> {
+  const spool = await spoolIn(join(dir, 'spool'));
+  const running = runSource(await fileSource(config, '/'), spool, dir);
+  writeFileSync(path, lines('app', 1, 50));
+  await expect.poll(() => spool.lastSeq('t')).toBe(50n);
+  await running.stop();
+  await spool.close();
+}
+
 async function numbersOf(spool: Spool, name: string): Promise<number[]> {
   const values = contentOf(await readAll(spool)).map((value) => JSON.parse(String(value)) as { of: string; n: number });
   return values.filter((value) => value.of === name).map(({ n }) => n);
@@ -123,12 +133,7 @@ test('copytruncate while the agent is down, where the glob matches the copies, t
 test('a file beside that may not be read does not keep the copy from being found', async () => {
   const dir = tempDir();
   const path = join(dir, 'app.ndjson');
-  const first = await spoolIn(join(dir, 'spool'));
-  const running = runSource(await fileSource(fileConfig(path), '/'), first, dir);
-  writeFileSync(path, lines('app', 1, 50));
-  await expect.poll(() => first.lastSeq('t')).toBe(50n);
-  await running.stop();
-  await first.close();
+  await readBefore(dir, path);
   copyFileSync(path, `${path}.1`);
   appendFileSync(`${path}.1`, lines('app', 51, 55));
   truncateSync(path);
@@ -146,12 +151,7 @@ test('a search that was broken off goes on at the next start, before the copy th
   mkdirSync(logs);
   const path = join(logs, 'app.log');
   const config = fileConfig(`${logs}/*.log*`, { format: 'ndjson' });
-  const first = await spoolIn(join(dir, 'spool'));
-  const running = runSource(await fileSource(config, '/'), first, dir);
-  writeFileSync(path, lines('app', 1, 50));
-  await expect.poll(() => first.lastSeq('t')).toBe(50n);
-  await running.stop();
-  await first.close();
+  await readBefore(dir, path, config);
   appendFileSync(path, lines('app', 51, 60));
   copyFileSync(path, `${path}.1`);
   truncateSync(path);
@@ -171,11 +171,7 @@ test('a search that was broken off goes on at the next start, before the copy th
 test('a copy that is compressed while it is looked for is read from its compressed form', async () => {
   const dir = tempDir();
   const path = join(dir, 'app.ndjson');
-  const spool = await spoolIn(join(dir, 'spool'));
-  const running = runSource(await fileSource(fileConfig(path), '/'), spool, dir);
-  writeFileSync(path, lines('app', 1, 50));
-  await expect.poll(() => spool.lastSeq('t')).toBe(50n);
-  await running.stop();
+  await readBefore(dir, path);
   appendFileSync(path, lines('app', 51, 60));
   copyFileSync(path, `${path}.1`);
   truncateSync(path);
@@ -192,6 +188,7 @@ test('a copy that is compressed while it is looked for is read from its compress
     opening.mockRestore();
     syncBuiltinESMExports();
   });
+  const spool = await spoolIn(join(dir, 'spool'));
   runSource(await fileSource(fileConfig(path), '/'), spool, dir);
   writeFileSync(path, lines('app', 61, 70));
   await expect.poll(() => spool.lastSeq('t')).toBe(70n);
