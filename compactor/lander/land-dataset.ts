@@ -4,8 +4,8 @@
  * A round begins from the engine's records (offsets with who lands them, table), never from memory, so that every way a round can fail ends
  * in the same place: what it staged is forgotten and the next one starts from the truth. A round also ends, with a commit, when the shares
  * are to change, or the topic is gone. One that was deleted under a lander is waited for: who makes it anew decides how.
- * Limits: ROUND_FAILURES_MAX rounds in a row may fail for passing reasons before `once` gives up; without `once` it goes on
- * trying, more slowly. A lander that cannot land leaves its share to the others for REST_MS; the last one keeps it.
+ * Limits: rounds may fail for passing reasons for ONCE_FAILING_MS_MAX, or ROUND_FAILURES_MAX in a row, before `once` gives up; without
+ * `once` it goes on trying, more slowly. A lander that cannot land leaves its share to the others for REST_MS; the last one keeps it.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { DatasetConfig } from '../../lib/config/pipeline.ts';
@@ -17,6 +17,7 @@ import { commitStaged, type LandTotals } from './commit-staged.ts';
 import type { CommitScope } from './land-files.ts';
 import type { ValueDecoder } from '../values/value-decoder.ts';
 import { DatasetShare, type Share } from './dataset-share.ts';
+import { findTopic } from './find-topic.ts';
 import { RoundTraces, type LandingTracesOptions } from './landing-traces.ts';
 import type { Membership } from './membership.ts';
 import { OnceGoal } from './once-goal.ts';
@@ -27,6 +28,8 @@ import type { Staging } from './staging.ts';
 import { isPassing, type PartitionCursor, TopicSource } from './topic-source.ts';
 
 const ROUND_FAILURES_MAX = 20;
+/** Longer than a broker's restart or a failover takes. What is away for longer is somebody's to mend, and a job must not hide that. */
+const ONCE_FAILING_MS_MAX = 60_000;
 const PAUSE_MS_MIN = 20;
 const PAUSE_MS_MAX = 10_000;
 /** How often an idle topic is asked for news: far below a commit's period, and 4 requests a second are nothing. */
@@ -110,8 +113,8 @@ export class DatasetLander {
 
   /** Throws what a later round would not cure: `fenced`, `config`. */
   async run(): Promise<DatasetResult> {
-    const { signal, once } = this.#options;
-    for (let failures = 0, unable = 0; ;) {
+    const { signal, once, lake } = this.#options;
+    for (let failures = 0, unable = 0, sinceMs = 0; ;) {
       this.#options.onTurn(false);
       try {
         if (unable >= UNABLE_ROUNDS_MAX) await this.#stepBack();
@@ -133,15 +136,26 @@ export class DatasetLander {
         if (signal.aborted && isCode(error, 'fenced')) break;
         if (!(error instanceof PenstockError) || !isPassing(error)) throw error;
         if (signal.aborted) break;
-        failures++;
+        if (failures++ === 0) sinceMs = lake.clock.monotonicMs();
         unable = isCode(error, 'conflict') ? 0 : unable + 1;
-        if (once && failures > ROUND_FAILURES_MAX) throw error;
+        const failingMs = lake.clock.monotonicMs() - sinceMs;
+        if (once && (failures > ROUND_FAILURES_MAX || failingMs > ONCE_FAILING_MS_MAX))
+          throw this.#gaveUp(error, failingMs);
         this.#options.onProblem(describeError(error), false);
         await this.#pause(Math.random() * Math.min(PAUSE_MS_MAX, PAUSE_MS_MIN * 2 ** failures));
       }
     }
     if (once && signal.aborted) this.#noteUnfinished();
     return { totals: this.#totals, problems: [...this.#problems] };
+  }
+
+  #gaveUp(error: PenstockError, failingMs: number): PenstockError {
+    const { dataset, log } = this.#options;
+    const message =
+      `dataset ${dataset.name}: given up, as nothing could be landed from topic ${dataset.topic} of ${log.url} for ` +
+      `${Math.round(failingMs / 1000)} s: ${describeError(error)}. Nothing is lost: mend that (is it running, and can this machine ` +
+      'reach its host and port?) and run it again; what landed before stays';
+    return new PenstockError(error.code, message, { cause: error });
   }
 
   /** What `once` had to leave, because it was ended before it was done. */
@@ -225,7 +239,9 @@ export class DatasetLander {
     const { log, dataset } = this.#options;
     const before = this.#topicId;
     const topic =
-      before === undefined ? await log.ensureTopic(dataset.topic, this.#options.topic) : await log.topic(dataset.topic);
+      before === undefined
+        ? await log.ensureTopic(dataset.topic, this.#options.topic)
+        : await findTopic(log, dataset.topic);
     if (topic === null) {
       const deleted = `topic ${dataset.topic} was deleted: it lands again when somebody has made it anew`;
       if (this.#goal !== undefined) this.#noteLasting(deleted);

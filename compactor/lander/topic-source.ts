@@ -10,16 +10,13 @@
  * under another leader epoch shows it; a cut within one epoch, which no election does, shows only while the log's end is below.
  * Limits: PREFETCH_BYTES over all partitions.
  */
-import { setTimeout as sleep } from 'node:timers/promises';
 import { describeError, isCode, PenstockError } from '../../lib/errors.ts';
 import type { FetchResult, Log, TopicInfo } from '../../lib/log/log.ts';
 import type { StoredOffset } from '../../lib/lake/offsets.ts';
+import { findTopic } from './find-topic.ts';
 
 const PREFETCH_BYTES = 32 << 20;
 const FETCH_BYTES_MIN = 64 << 10;
-/** Before a topic is taken for deleted. */
-const LOOKS = 3;
-const LOOK_AGAIN_MS = 500;
 /** A larger portion does not make decoding cheaper. */
 const FETCH_BYTES_MAX = 2 << 20;
 
@@ -170,12 +167,7 @@ export class TopicSource {
   /** Whether the topic is still there. Once it is not, what was not read of it is lost. Answers what has its name. */
   async lookForTopic(): Promise<TopicInfo | null> {
     const { name, id } = this.#topic;
-    let now = await this.#log.topic(name);
-    // A broker that has just started may not know its topics yet.
-    for (let look = 1; now === null && look < LOOKS && !this.#isGone; look++) {
-      await sleep(LOOK_AGAIN_MS);
-      now = await this.#log.topic(name);
-    }
+    const now = await findTopic(this.#log, name);
     if (this.#isGone || now?.id === id) return now;
     this.#isGone = true;
     for (const cursor of this.cursors) {

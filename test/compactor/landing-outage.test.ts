@@ -1,0 +1,61 @@
+/** What `land --once` makes of a log that is away, and of one that is just back. */
+import { expect, onTestFinished, test } from 'vitest';
+import { systemClock } from '../../lib/clock.ts';
+import { openKafkaLogWith } from '../../lib/log/kafka/kafka-log.ts';
+import { parseKafkaUrl } from '../../lib/log/kafka/kafka-url.ts';
+import type { Log } from '../../lib/log/log.ts';
+import { FaultPlan } from '../support/fault.ts';
+import { faultyLog } from '../support/log-faulty.ts';
+import { freePort } from '../support/ports.ts';
+import {
+  DATASET,
+  expectAccounts,
+  foreignRecord,
+  HOUR_MS,
+  landOnce,
+  openTestPipeline,
+  TestProducer,
+} from './pipeline.ts';
+
+const reading = (n: number) => foreignRecord({ ts: HOUR_MS, n });
+
+test('it gives up when no broker can be reached for a minute, and says where it looked and that nothing is lost', async () => {
+  const pipeline = await openTestPipeline();
+  const address = `127.0.0.1:${await freePort()}`;
+  const limits = { connectMs: 1000, requestMs: 1000, callMs: 100, deliveryMs: 100 };
+  const log = await openKafkaLogWith(parseKafkaUrl(new URL(`kafka://${address}`)), limits);
+  onTestFinished(() => log.close());
+  const told: string[] = [];
+  // The minute passes with the second of the rounds that fail.
+  const clock = { ...systemClock, monotonicMs: () => performance.now() + (told.length < 2 ? 0 : 60_000) };
+  const landing = landOnce(
+    { ...pipeline, log },
+    {
+      lake: { ...pipeline.lake, clock },
+      onStatus: (status) => status.kind === 'problem' && told.push(status.message),
+    },
+  );
+  await expect(landing).rejects.toMatchObject({
+    code: 'unavailable',
+    message: expect.stringMatching(
+      new RegExp(`^dataset ${DATASET}: given up, .* kafka://${address} for 6\\d s: cannot connect .*Nothing is lost`),
+    ) as string,
+  });
+  expect(told).toHaveLength(2);
+});
+
+test('a broker that has just been started, and does not know its topics for a moment, is no deleted topic', async () => {
+  const pipeline = await openTestPipeline('', '', 1);
+  await new TestProducer(pipeline.log).append(0, [reading(0)]);
+  // With it the first round ends.
+  const plan = new FaultPlan({ call: 0, operation: 'fetch', moment: 'before' });
+  let looks = 0;
+  const log: Log = {
+    ...faultyLog(pipeline.log, plan),
+    topic: (name) => (plan.fired > 0 && looks++ < 2 ? Promise.resolve(null) : pipeline.log.topic(name)),
+  };
+  const { problems } = await landOnce({ ...pipeline, log });
+  expect(looks).toBeGreaterThan(2);
+  expect(problems).toEqual([]);
+  await expectAccounts(pipeline.lake, { landed: 1, lost: 0 });
+});
