@@ -3,7 +3,7 @@ import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { describe, expect, it, onTestFinished, vi } from 'vitest';
-import { stringify } from 'yaml';
+import { parse, stringify } from 'yaml';
 import { agentSchema } from '../../agent/config.ts';
 import { DRIVER_NAME } from '../../fs-gateway/csi/identity.ts';
 import { parseConfig } from '../../lib/config/load.ts';
@@ -30,7 +30,18 @@ interface KubeconformReport {
   readonly resources?: unknown;
 }
 
-const absent = missing('helm', 'kubeconform', 'k8s-schemas', 'promtool');
+/** What of JSON Schema says which keys an object has. */
+interface Closed {
+  readonly additionalProperties?: unknown;
+  readonly required?: readonly string[];
+  readonly properties?: Readonly<Record<string, Closed>>;
+}
+
+function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+const absent = missing('helm', 'kubeconform', 'k8s-schemas');
 
 async function render(values: object, more: readonly string[] = []): Promise<string> {
   const path = join(tempDir('chart'), 'values.yaml');
@@ -170,6 +181,42 @@ describe.skipIf(absent)('the Helm chart', () => {
       const node = containersOf(rendered).find(({ where }) => where === 'penstock-csi-node/csi');
       expect(node?.container.args?.includes('--secrets=/etc/penstock/secrets')).toBe(offered);
     }
+  });
+
+  it('gives passwords as files to what opens the log, and to nothing else', async () => {
+    const rendered = await render(MATRIX['everything'] ?? {});
+    const having = containersOf(rendered).filter(({ container, pod }) => {
+      const mount = container.volumeMounts?.find(({ mountPath }) => mountPath === '/etc/penstock-credentials');
+      const volume = pod.volumes?.find(({ name }) => name === mount?.name);
+      if (mount !== undefined) expect(volume?.secret).toEqual({ secretName: 'passwords' });
+      return mount?.readOnly === true;
+    });
+    expect(having.map(({ where }) => where).sort()).toEqual([
+      ...['penstock-agent/agent', 'penstock-compactor/compactor', 'penstock-control/control', 'penstock-lander/lander'],
+    ]);
+  });
+
+  it('gives a type of SELinux to what works in folders of its node, and to nothing else', async () => {
+    const typed = containersOf(await render(MATRIX['everything'] ?? {})).filter(
+      ({ container }) => container.securityContext?.['seLinuxOptions'] !== undefined,
+    );
+    const onNodes = [
+      'penstock-agent/agent',
+      'penstock-compactor/compactor',
+      'penstock-csi-mounts/mounts',
+      'penstock-csi-node/csi',
+      'penstock-csi-node/registrar',
+    ];
+    expect(typed.map(({ where }) => where).sort()).toEqual(onNodes);
+    // Whatever has a folder of its node, or shares one with somebody of another type.
+    const folders = containersOf(await render({ ...MATRIX['everything'], seLinuxOptions: {} })).filter(
+      ({ pod, container }) =>
+        container.volumeMounts?.some(
+          ({ name }) => pod.volumes?.find((one) => one.name === name)?.hostPath !== undefined,
+        ),
+    );
+    expect(folders.map(({ where }) => where).sort()).toEqual(onNodes);
+    for (const { container } of folders) expect(container.securityContext).not.toHaveProperty('seLinuxOptions');
   });
 
   it('renders configurations that the programs accept', async () => {
@@ -364,20 +411,25 @@ describe.skipIf(absent)('the Helm chart', () => {
       await expect(template([...THREE_URLS, '-f', path]), message.source).rejects.toThrow(message);
     }
     await expect(template([...THREE_URLS, '--set', 'log=http://kafka'])).rejects.toThrow(/log/);
+    await expect(template([...THREE_URLS, '--set', 'store=gs://lake'])).rejects.toThrow(/store/);
   });
 
-  it('has alert rules that Prometheus takes, each with its place in the runbook', async () => {
-    const rules = join(CHART, 'files', 'rules.yaml');
-    const checked = await run(requireService('promtool'), ['check', 'rules', rules]);
-    expect(`${checked.stdout}${checked.stderr}`).toContain('SUCCESS');
-    const runbook = readFileSync(join(CHART, '..', '..', '..', 'docs', 'RUNBOOK.md'), 'utf8');
-    const headings = new Set([...runbook.matchAll(/^#+ (.*)$/gm)].map(([, title = '']) => title.toLowerCase()));
-    const text = readFileSync(rules, 'utf8');
-    const alerts = [...text.matchAll(/alert: (\w+)/g)].map(([, name = '']) => name);
-    expect(alerts.length).toBeGreaterThan(10);
-    for (const alert of alerts) {
-      expect(headings.has(alert.toLowerCase()), alert).toBe(true);
-      expect(text).toContain(`docs/RUNBOOK.md#${alert.toLowerCase()}\n`);
+  it('refuses values that lack what it has a default for, as those of an older chart (--reuse-values)', async () => {
+    const lacking: string[] = [];
+    const walk = (path: string, values: Readonly<Record<string, unknown>>, schema: Closed): void => {
+      for (const [key, value] of Object.entries(values)) {
+        if (schema.additionalProperties !== false || schema.properties === undefined) continue;
+        if (schema.required?.includes(key) !== true) lacking.push(`${path}${key}`);
+        const inner = schema.properties[key];
+        if (isObject(value) && inner !== undefined) walk(`${path}${key}.`, value, inner);
+      }
+    };
+    const schema = JSON.parse(readFileSync(join(CHART, 'values.schema.json'), 'utf8')) as Closed;
+    walk('', parse(readFileSync(join(CHART, 'values.yaml'), 'utf8')) as Readonly<Record<string, unknown>>, schema);
+    expect(lacking).toEqual([]);
+    for (const key of ['credentials', 'monitoring.traces', 'csi.mounts.hostPID', 'agent.port']) {
+      const name = key.replace(/.*\./, '');
+      await expect(template([...THREE_URLS, '--set', `${key}=null`])).rejects.toThrow(`missing property '${name}'`);
     }
   });
 });

@@ -20,6 +20,8 @@ export const MATRIX: Readonly<Record<string, object>> = {
     image: { digest: `sha256:${'0'.repeat(64)}`, pullSecrets: [{ name: 'pull' }] },
     runtimeClassName: 'kata',
     ca: { secret: 'authorities' },
+    credentials: { secret: 'passwords' },
+    seLinuxOptions: { type: 'spc_t' },
     zone: 'eu-central-1a',
     pipeline: { compactor: { memoryBytes: '2GB' }, topics: { partitions: 12 } },
     volume: { options: ['blockSize=4MiB'], claim: { subPath: 'lake' } },

@@ -1,5 +1,5 @@
 /** The life of a release in a real Kubernetes: installed, upgraded, rolled back, removed and installed again, each object checked by the API server. */
-import { writeFileSync } from 'node:fs';
+import { appendFileSync, cpSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { stringify } from 'yaml';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -193,6 +193,21 @@ describe.skipIf(missing('kubernetes', 'custom-resources', 'helm'))('the chart in
     const running = await expectSound();
     expect(nodesOf(running, 'agent')).toEqual(everyNode);
     expect(nodesOf(running, 'lander')).toHaveLength(1);
+  });
+
+  it('takes your values from an older chart, and refuses what that one had as defaults', async () => {
+    const older = join(cluster.folder, 'older');
+    cpSync(CHART, older, { recursive: true });
+    appendFileSync(join(older, 'values.yaml'), 'gone: true\n');
+    rmSync(join(older, 'values.schema.json'));
+    const release = (chart: string, ...args: string[]): Promise<string> =>
+      cluster.helm(['upgrade', 'penstock', chart, '-n', 'penstock', '--wait', '--timeout', '30s', ...args]);
+    await release(older, ...THREE_URLS, '--set', 'agent.port=9465');
+    await expect(release(CHART, '--reuse-values')).rejects.toThrow("additional properties 'gone' not allowed");
+    await release(CHART, '--reset-then-reuse-values');
+    const values = await cluster.helm(['get', 'values', 'penstock', '-n', 'penstock', '-o', 'json']);
+    expect(JSON.parse(values)).toMatchObject({ agent: { port: 9465 }, log: 'kafka://kafka:9092' });
+    await expectSound();
   });
 
   it('leaves only what it says, and comes back to it', async () => {

@@ -192,6 +192,26 @@ checksum/secret: {{ toJson $has | sha256sum }}
 {{- end }}
 {{- end }}
 
+{{/* Passwords as files, for what opens the log. */}}
+{{- define "penstock.credentialsMount" -}}
+{{- if .Values.credentials.secret }}
+- { name: credentials, mountPath: /etc/penstock-credentials, readOnly: true }
+{{- end }}
+{{- end }}
+
+{{- define "penstock.credentialsVolume" -}}
+{{- with .Values.credentials.secret }}
+- { name: credentials, secret: { secretName: {{ . }} } }
+{{- end }}
+{{- end }}
+
+{{/* Of a container that works in folders of its node: their labels are not those of containers. */}}
+{{- define "penstock.nodeSelinux" -}}
+{{- with .Values.seLinuxOptions -}}
+seLinuxOptions: {{ toJson . }}
+{{- end }}
+{{- end }}
+
 {{/* Of the storage class. */}}
 {{- define "penstock.classParameters" -}}
 {{- range $step := list "provisioner" "controller-expand" "node-stage" "node-publish" }}
