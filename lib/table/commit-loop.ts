@@ -67,7 +67,7 @@ export async function commitDraft(
       if (ctx.catalog !== undefined) {
         const location = await commitToCatalog(ctx, ctx.catalog, state, { metadata, objects, extra }, written);
         if (location !== null) return { metadata, metadataLocation: location };
-        await sleep(pauseMs(attempt));
+        if (!turn.isOurs) await sleep(pauseMs(attempt));
         continue;
       }
       const next = succeed(metadata, state.metadataLocation, ctx.clock.nowMs());
@@ -81,7 +81,7 @@ export async function commitDraft(
       }
       const lost = [...objects, document].filter(({ reusable }) => !reusable).map(({ key }) => key);
       await discard(ctx, lost, written);
-      await sleep(pauseMs(attempt));
+      if (!turn.isOurs) await sleep(pauseMs(attempt));
     }
     throw new PenstockError('conflict', `table ${name} changed ${ATTEMPTS_MAX} times while this commit was prepared`);
   } finally {
