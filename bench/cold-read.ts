@@ -101,7 +101,7 @@ function penstock(dir: string, url: string): Contender {
     unmount: () => umountPenstock(place.path),
     async pids() {
       const { supervisorPid, workerPid } = await mountStats(place.path);
-      return [Number(supervisorPid), Number(workerPid)];
+      return [supervisorPid, Number(workerPid)];
     },
   };
 }

@@ -39,18 +39,25 @@ export function toJson(value: unknown, space?: number): string {
   );
 }
 
-/** With --json the object on one line; otherwise its keys and values, aligned. */
+/** With --json the object on one line; otherwise its keys (`tree.files` of what is within) and values, aligned. */
 export function print(value: Readonly<Record<string, unknown>>, json: boolean | undefined): void {
   if (json === true) {
     process.stdout.write(`${toJson(value)}\n`);
     return;
   }
-  const width = Math.max(...Object.keys(value).map((key) => key.length));
-  for (const [key, part] of Object.entries(value)) {
-    process.stdout.write(
-      `${key.padEnd(width)}  ${typeof part === 'object' && part !== null ? toJson(part) : String(part)}\n`,
-    );
-  }
+  const rows = flat(value, '');
+  const width = Math.max(...rows.map(([key]) => key.length));
+  for (const [key, text] of rows) process.stdout.write(`${key.padEnd(width)}  ${text}\n`);
+}
+
+function flat(value: object, prefix: string): (readonly [key: string, text: string])[] {
+  return Object.entries(value).flatMap(([name, part]: [string, unknown]) => {
+    const key = `${prefix}${name}`;
+    if (part === null || part === undefined) return [[key, '-']];
+    if (part instanceof Date) return [[key, part.toISOString()]];
+    if (typeof part === 'object' && !Array.isArray(part)) return flat(part, `${key}.`);
+    return [[key, typeof part === 'string' ? part : toJson(part)]];
+  });
 }
 
 /** Rows as an aligned table, or as one JSON array. Of none, stdout has nothing without `json`: a count of lines is one of rows and a heading. */

@@ -18,6 +18,7 @@ import { controlRequest } from './fuse/control.ts';
 import { mountAndSupervise, umount } from './fuse/lifecycle.ts';
 import type { SupervisedMount, UmountOptions, UmountReport } from './fuse/lifecycle.ts';
 import { findMount } from './fuse/mount.ts';
+import type { MountStats } from './fuse/mount-stats.ts';
 import { passthroughProblem } from './fuse/passthrough-support.ts';
 import { assertListen, DEFAULT_LISTEN } from './peers/address.ts';
 import type { PassthroughMode } from './vfs/passthrough.ts';
@@ -267,11 +268,11 @@ export function volumeInfo(path: string): VolumeInfo {
   }
 }
 
-/** What the supervisor and the worker say of themselves: `supervisorPid`, `workerPid`, operations, cache. */
-export async function mountStats(mountpoint: string): Promise<Readonly<Record<string, unknown>>> {
+/** What the supervisor and the worker say of themselves. Throws `not-found`, `io`. */
+export async function mountStats(mountpoint: string): Promise<MountStats> {
   const answer = await controlRequest(resolve(mountpoint), { type: 'stats' });
   if (!answer.ok) throw new PenstockError('io', answer.message);
-  return answer.value;
+  return answer.value as unknown as MountStats; // the supervisor's own
 }
 
 /** Who uses the mount how much, and which files, since its worker began. Throws `not-found`, `io`. */

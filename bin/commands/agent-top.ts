@@ -1,32 +1,26 @@
 /** The screen of `penstock agent top`: rates from two statuses of a running agent. */
 import type { AgentStatus } from '../../agent/status.ts';
+import { perSecond, type Timed } from '../watch.ts';
 
-export interface TimedStatus {
-  readonly status: AgentStatus;
-  /** Monotonic. */
-  readonly atMs: number;
-}
+type TimedStatus = Timed<AgentStatus>;
 
 /** What `--json` prints once a second, and the screen is drawn from. */
 export function ratesOf(before: TimedStatus, now: TimedStatus): Readonly<Record<string, unknown>> {
-  const seconds = Math.max(0.001, (now.atMs - before.atMs) / 1000);
-  const rate = (after: number, earlier = 0): number => Math.round((10 * Math.max(0, after - earlier)) / seconds) / 10;
-  const { agent, spool, uplink, rules, sampledOut, quarantined, uplinkProblem, controlProblem } = now.status;
+  const rate = (count: (of: AgentStatus) => number | undefined): number =>
+    Math.round(10 * perSecond(before, now, count)) / 10;
+  const { agent, spool, uplink, rules, sampledOut, quarantined, uplinkProblem, controlProblem } = now.value;
   return {
     agent,
-    sources: now.status.sources.map(({ name, readings, isHeldUp, problem, remark }) => ({
+    sources: now.value.sources.map(({ name, isHeldUp, problem, remark }) => ({
       name,
-      readingsPerSecond: rate(readings, before.status.sources.find((source) => source.name === name)?.readings),
+      readingsPerSecond: rate(({ sources }) => sources.find((source) => source.name === name)?.readings),
       heldUp: isHeldUp,
       problem,
       remark,
     })),
     topics: spool.topics.map(({ topic, accepted, acknowledged }) => ({
       topic,
-      deliveredPerSecond: rate(
-        acknowledged,
-        before.status.spool.topics.find((other) => other.topic === topic)?.acknowledged,
-      ),
+      deliveredPerSecond: rate((of) => of.spool.topics.find((other) => other.topic === topic)?.acknowledged),
       lag: accepted - acknowledged,
       problem: uplink.heldUp.find((held) => held.topic === topic)?.problem ?? null,
     })),
@@ -35,7 +29,7 @@ export function ratesOf(before: TimedStatus, now: TimedStatus): Readonly<Record<
       maxBytes: spool.maxBytes,
       usedPercent: Math.round((1000 * spool.bytes) / spool.maxBytes) / 10,
     },
-    uplink: { ...uplink, bytesPerSecond: rate(uplink.bytes, before.status.uplink.bytes), problem: uplinkProblem },
+    uplink: { ...uplink, bytesPerSecond: rate((of) => of.uplink.bytes), problem: uplinkProblem },
     rules,
     sampledOut,
     quarantined,
@@ -46,7 +40,7 @@ export function ratesOf(before: TimedStatus, now: TimedStatus): Readonly<Record<
 /** A table for a person. */
 export function drawTop(before: TimedStatus, now: TimedStatus): string {
   const rates = ratesOf(before, now) as { sources: SourceRow[]; topics: Row[]; spool: Row; uplink: Row; rules: Row[] }; // the object above
-  const { status } = now;
+  const { value: status } = now;
   const lines = [
     `agent ${status.agent}   spool ${String(rates.spool['usedPercent'])} % of ${status.spool.maxBytes} bytes   quarantined ${status.quarantined}`,
   ];

@@ -1,10 +1,10 @@
 /** `penstock agent run|validate|test|tap|top`. */
 import { readFile } from 'node:fs/promises';
 import { text } from 'node:stream/consumers';
-import { setTimeout as delay } from 'node:timers/promises';
 import { InvalidArgumentError, Option, type Command } from 'commander';
 import { PenstockError } from '../../lib/errors.ts';
 import { EXIT_PARTLY, print, reportToParent, toJson, untilSignal } from '../output.ts';
+import { watch } from '../watch.ts';
 
 interface AgentOptions {
   readonly config: string;
@@ -24,9 +24,6 @@ interface TapOptions extends AgentOptions {
 interface TopOptions extends AgentOptions {
   readonly once?: true;
 }
-
-const TOP_EVERY_MS = 1000;
-const CLEAR_SCREEN = '\x1b[H\x1b[2J';
 
 export function addAgentCommands(program: Command): void {
   const agent = program.command('agent').description('read sensors and stream them into the log');
@@ -124,18 +121,12 @@ async function showTop(options: TopOptions): Promise<void> {
   const { fetchStatus } = await import('../../agent/look.ts');
   const { drawTop, ratesOf } = await import('./agent-top.ts');
   const { config } = await loadAgentConfig(options.config);
-  const signal = untilSignal();
-  const look = async () => ({ status: await fetchStatus(config), atMs: performance.now() });
-  for (let before = await look(); !signal.aborted;) {
-    await delay(TOP_EVERY_MS, undefined, { signal }).catch(() => undefined);
-    const now = await look();
-    const clear = options.once !== true && process.stdout.isTTY ? CLEAR_SCREEN : '';
-    process.stdout.write(
-      options.json === true ? `${toJson(ratesOf(before, now))}\n` : `${clear}${drawTop(before, now)}`,
-    );
-    if (options.once === true) return;
-    before = now;
-  }
+  await watch({
+    look: () => fetchStatus(config),
+    show: (before, now) => (options.json === true ? `${toJson(ratesOf(before, now))}\n` : drawTop(before, now)),
+    once: options.once,
+    json: options.json,
+  });
 }
 
 function positive(text: string): number {

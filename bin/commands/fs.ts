@@ -5,7 +5,8 @@ import { parseBytes } from '../../lib/units.ts';
 import { keyValues } from './fs-arguments.ts';
 import { addFsSpaceCommands } from './fs-space.ts';
 import { addFsToolCommands } from './fs-tools.ts';
-import { EXIT_FAILED, EXIT_PARTLY, print, printTable, reportToParent, untilSignal } from '../output.ts';
+import { EXIT_FAILED, EXIT_PARTLY, print, printTable, reportToParent, toJson, untilSignal } from '../output.ts';
+import { watch } from '../watch.ts';
 
 interface Json {
   readonly json?: true;
@@ -27,6 +28,11 @@ interface MountOptions extends Json {
   readonly background?: true;
   readonly logFile?: string;
   readonly o?: readonly string[];
+}
+
+interface StatsOptions extends Json {
+  readonly watch?: true;
+  readonly by?: 'pod' | 'file';
 }
 
 const collect = (value: string, previous: readonly string[] | undefined): string[] => [...(previous ?? []), value];
@@ -128,15 +134,31 @@ export function addFsCommands(program: Command): void {
     });
 
   fs.command('stats <mountpoint>')
-    .description('operations, latencies and cache of a mount, or who uses it how much')
+    .description('operations, latencies and cache of a mount since its worker began, or who uses it how much')
+    .option('--watch', 'once a second what it did in that second, until Ctrl-C')
     .addOption(
-      new Option('--by <what>', 'instead: who reads and writes how much, or which files').choices(['pod', 'file']),
+      new Option('--by <what>', 'instead: who reads and writes how much, or which files')
+        .choices(['pod', 'file'])
+        .conflicts('watch'),
     )
-    .option('--json', 'print as one JSON object, with --by as an array')
-    .action(async (mountpoint: string, options: Json & { readonly by?: 'pod' | 'file' }) => {
+    .option(
+      '--json',
+      'print as one JSON object (with --watch one a second, of all since the beginning), with --by as an array',
+    )
+    .action(async (mountpoint: string, options: StatsOptions) => {
       const { mountStats, mountUsage } = await import('../../fs-gateway/main.ts');
+      const { drawRates, drawStats } = await import('./fs-stats.ts');
+      if (options.watch === true) {
+        await watch({
+          look: () => mountStats(mountpoint),
+          show: (before, now) => (options.json === true ? `${toJson(now.value)}\n` : drawRates(before, now)),
+          json: options.json,
+        });
+        return;
+      }
       if (options.by === undefined) {
-        print({ ...(await mountStats(mountpoint)) }, options.json);
+        const stats = await mountStats(mountpoint);
+        process.stdout.write(options.json === true ? `${toJson(stats)}\n` : drawStats(stats));
         return;
       }
       const { workloads, files } = await mountUsage(mountpoint);

@@ -5,7 +5,9 @@
 import { OPCODES } from './opcodes.ts';
 
 /** Upper bounds in microseconds: from a cached stat to a write that waited for the object store. */
-const BUCKETS_US = [10, 25, 50, 100, 250, 500, 1_000, 2_500, 10_000, 50_000, 250_000, 1_000_000, 10_000_000] as const;
+export const BUCKETS_US = [
+  10, 25, 50, 100, 250, 500, 1_000, 2_500, 10_000, 50_000, 250_000, 1_000_000, 10_000_000,
+] as const;
 
 export interface OperationMetrics {
   readonly count: number;

@@ -20,6 +20,7 @@ import type { ControlAnswer, ControlRequest } from './control.ts';
 import { answerInit, type HandshakeChoices, type Negotiated } from './handshake.ts';
 import { mountDevice, widenReadAhead } from './mount.ts';
 import { MountPlace } from './mount-place.ts';
+import type { MountStats } from './mount-stats.ts';
 import { KeeperLink } from './keeper-link.ts';
 import { native } from './native.ts';
 import { NotificationWriter } from './notification-writer.ts';
@@ -62,7 +63,7 @@ export interface Resumption {
   readonly negotiated: Negotiated;
 }
 
-type State = 'starting' | 'serving' | 'restarting' | 'upgrading' | 'unmounting' | 'ended';
+type State = MountStats['state'];
 
 export class Supervisor {
   readonly mountpoint: string;
@@ -193,20 +194,18 @@ export class Supervisor {
     const worker = await this.#worker?.ask('stats', STATS_TIMEOUT_MS).catch((error: unknown) => ({
       error: describeError(error),
     }));
-    return {
-      ok: true,
-      value: {
-        mountpoint: this.mountpoint,
-        state: this.#state,
-        supervisorPid: process.pid,
-        workerPid: this.#worker?.pid ?? null,
-        generation: this.#generation,
-        restarts: this.#restarts,
-        uptimeMs: Date.now() - this.#startedAtMs,
-        passthrough: this.#negotiated?.passthrough ?? false,
-        worker,
-      },
+    const value: MountStats = {
+      mountpoint: this.mountpoint,
+      state: this.#state,
+      supervisorPid: process.pid,
+      workerPid: this.#worker?.pid ?? null,
+      generation: this.#generation,
+      restarts: this.#restarts,
+      uptimeMs: Date.now() - this.#startedAtMs,
+      passthrough: this.#negotiated?.passthrough ?? false,
+      worker: worker as MountStats['worker'], // the worker's own answer
     };
+    return { ok: true, value };
   }
 
   async #usage(): Promise<ControlAnswer> {

@@ -19,6 +19,7 @@ import { DeviceLoop } from './device-loop.ts';
 import { DEVICE_FD, type Assignment, type FromWorker, type ToWorker } from './messages.ts';
 import { Metrics } from './metrics.ts';
 import { unmountPoint } from './mount.ts';
+import type { VolumeStats, WorkerStats } from './mount-stats.ts';
 import { native, type Native } from './native.ts';
 import { Notifier } from './notifier.ts';
 import { NotifyCode, OUT_HEADER_BYTES } from './protocol.ts';
@@ -41,7 +42,7 @@ export interface WorkerAssignment extends Assignment {
 
 export interface ServeOptions {
   /** Added to the answer of a `stats` request, under `volume`. */
-  readonly stats?: () => unknown;
+  readonly stats?: () => VolumeStats;
   /** Counts who asks for what; default: one that estimates nothing. */
   readonly callers?: Callers;
   /** The answer of a `usage` request. */
@@ -142,7 +143,7 @@ export async function serveDevice(
         });
         break;
       case 'stats':
-        void answer(message.id, () => ({
+        void answer(message.id, (): WorkerStats => ({
           pid: process.pid,
           inFlight: loop.inFlight,
           memoryBytes: process.memoryUsage.rss(),

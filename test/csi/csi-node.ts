@@ -161,8 +161,8 @@ export async function makeNode(
     },
     async killDaemon() {
       const { supervisorPid } = await mountStats(staging);
-      process.kill(-Number(supervisorPid), 'SIGKILL');
-      return Number(supervisorPid);
+      process.kill(-supervisorPid, 'SIGKILL');
+      return supervisorPid;
     },
     async killMounts() {
       await mounts?.kill();

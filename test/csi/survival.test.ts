@@ -46,7 +46,7 @@ describe.skipIf(cannotMount() || missing('redis-server', 'versitygw'))('mounts o
     expect(held.details).toContain(target);
     await program.end();
     await node.clean('pod-a');
-    await until('the daemon ends', () => !isAlive(Number(supervisorPid)));
+    await until('the daemon ends', () => !isAlive(supervisorPid));
   });
 
   it('goes on with the mount of a daemon that was killed, with its worker or without', async () => {
@@ -60,7 +60,7 @@ describe.skipIf(cannotMount() || missing('redis-server', 'versitygw'))('mounts o
     // Only its supervisor: the worker leaves at once.
     const { supervisorPid } = await mountStats(node.staging);
     expect(supervisorPid).not.toBe(first);
-    process.kill(Number(supervisorPid), 'SIGKILL');
+    process.kill(supervisorPid, 'SIGKILL');
     await program.goesOn();
     await program.end();
     await node.clean('pod');

@@ -22,7 +22,7 @@ interface StagedStats {
 
 export async function stagedStats({ mountpoint }: MountedVolume): Promise<StagedStats> {
   const stats = await mountStats(mountpoint);
-  return (stats['worker'] as { readonly volume: StagedStats }).volume;
+  return (stats.worker as unknown as { readonly volume: StagedStats }).volume;
 }
 
 /** The store takes no block of the volume any more, until the function that is returned is called. */
