@@ -189,6 +189,7 @@ async function assemble({
     bootId: bootId(),
     isCommitted: (ino, id) => view.wasApplied(flushOperation(ino, id)),
   });
+  options.kernel?.unregisterOthers(staging.journalPath, staging.backingIds);
   const whole = await openWholeFiles({
     base,
     stagingDir,

@@ -15,10 +15,12 @@ export interface FileHashes {
   /** The file's length when it was hashed. */
   readonly bytes: number;
   readonly hashes: Buffer;
+  /** How long reading and hashing it took: not what it waited for, the start of the thread and other files. */
+  readonly ms: number;
 }
 
 export type HashAnswer =
-  | { readonly id: number; readonly bytes: number; readonly hashes: Uint8Array }
+  | { readonly id: number; readonly bytes: number; readonly hashes: Uint8Array; readonly ms: number }
   | { readonly id: number; readonly error: string };
 
 export class FileHasher {
@@ -44,8 +46,8 @@ export class FileHasher {
       this.#waiting.delete(answer.id);
       if ('error' in answer) waiting?.reject(new PenstockError('io', `cannot hash a backing file: ${answer.error}`));
       else {
-        const { bytes, hashes } = answer;
-        waiting?.resolve({ bytes, hashes: Buffer.from(hashes.buffer, hashes.byteOffset, hashes.length) });
+        const { bytes, hashes, ms } = answer;
+        waiting?.resolve({ bytes, hashes: Buffer.from(hashes.buffer, hashes.byteOffset, hashes.length), ms });
       }
     });
     thread.on('error', (error) => this.#fail(error));

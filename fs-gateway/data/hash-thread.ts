@@ -3,12 +3,13 @@ import { fstatSync, readSync } from 'node:fs';
 import { parentPort } from 'node:worker_threads';
 import { describeError } from '../../lib/errors.ts';
 import { blockCount, HASH_BLOCK_BYTES, HASH_BYTES, putHash } from './block-hashes.ts';
-import type { HashAnswer, HashRequest } from './file-hasher.ts';
+import type { FileHashes, HashAnswer, HashRequest } from './file-hasher.ts';
 
 const READ_BLOCKS = 16;
 const buffer = Buffer.allocUnsafe(READ_BLOCKS * HASH_BLOCK_BYTES);
 
-function hashFile(fd: number): { readonly bytes: number; readonly hashes: Buffer } {
+function hashFile(fd: number): FileHashes {
+  const startedMs = performance.now();
   const bytes = fstatSync(fd).size;
   const hashes = Buffer.alloc(blockCount(bytes) * HASH_BYTES);
   for (let at = 0; at < bytes;) {
@@ -22,7 +23,7 @@ function hashFile(fd: number): { readonly bytes: number; readonly hashes: Buffer
     if (read < wanted) break;
     at += read;
   }
-  return { bytes, hashes };
+  return { bytes, hashes, ms: performance.now() - startedMs };
 }
 
 function fill(fd: number, at: number, wanted: number): number {

@@ -91,7 +91,7 @@ const NEW_FILE = constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC | co
 const KINDS = new Set<number>(Object.values(FrameKind));
 
 export class Journal {
-  readonly #path: string;
+  readonly path: string;
   #fd: number;
   #bytes = 0;
   /** Frames written since the journal was last empty or rewritten. */
@@ -106,8 +106,8 @@ export class Journal {
   #nextSync: Promise<void> | undefined;
 
   constructor(dir: string) {
-    this.#path = join(dir, 'journal');
-    this.#fd = openSync(this.#path, 'a', 0o600);
+    this.path = join(dir, 'journal');
+    this.#fd = openSync(this.path, 'a', 0o600);
     syncFolder(dir);
   }
 
@@ -140,7 +140,7 @@ export class Journal {
 
   /** What an earlier worker left, up to the first torn frame. */
   read(): Frame[] {
-    const content = readFileSync(this.#path);
+    const content = readFileSync(this.path);
     const frames: Frame[] = [];
     let at = 0;
     while (at + HEAD_BYTES <= content.length) {
@@ -229,7 +229,7 @@ export class Journal {
 
   /** Replaces the journal by these frames, atomically. Throws Node's error when the disk does; then it is as it was. */
   rewrite(frames: Iterable<Frame>): void {
-    const temporary = `${this.#path}.new`;
+    const temporary = `${this.path}.new`;
     const fd = openSync(temporary, NEW_FILE, 0o600);
     let count = 0;
     let bytes = 0;
@@ -239,13 +239,13 @@ export class Journal {
         count++;
       }
       fdatasyncSync(fd);
-      renameSync(temporary, this.#path);
+      renameSync(temporary, this.path);
     } catch (error) {
       closeSync(fd);
       rmSync(temporary, { force: true });
       throw error;
     }
-    syncFolder(join(this.#path, '..'));
+    syncFolder(join(this.path, '..'));
     closeSync(this.#fd);
     this.#fd = fd;
     this.#bytes = bytes;

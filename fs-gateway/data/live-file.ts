@@ -80,7 +80,7 @@ export class LiveFile extends StagedFile {
   #settled = false;
   /** How often it was unsettled: a comparison that one came into settles nothing. */
   #unsettlings = 0;
-  /** How long the last comparison read the file, and which part of that found nothing. */
+  /** How long the last comparison read the file (not what it waited for), and which part of that found nothing. */
   compareMs = 0;
   wastedMs = 0;
   /** Also over a power cut there is a base. */
@@ -205,9 +205,8 @@ export class LiveFile extends StagedFile {
     this.#closeWriter();
     const quiet = this.#options.isQuiet(this.#readFd);
     const unsettlings = this.#unsettlings;
-    const startedMs = performance.now();
-    const { size, hashes } = await this.#hash();
-    this.compareMs = performance.now() - startedMs;
+    const { size, hashes, ms } = await this.#hash();
+    this.compareMs = ms;
     this.#next = hashes;
     this.#nextSize = size;
     const overlay = new Overlay();
@@ -243,17 +242,18 @@ export class LiveFile extends StagedFile {
     };
   }
 
-  async #hash(): Promise<{ readonly size: number; readonly hashes: Buffer }> {
+  async #hash(): Promise<{ readonly size: number; readonly hashes: Buffer; readonly ms: number }> {
     const { size } = this;
     this.#snapshot = undefined;
     if (size > this.#options.inlineBytes) {
-      const { bytes, hashes } = await this.#options.hasher.hash(this.#readFd);
-      return { size: bytes, hashes };
+      const { bytes, hashes, ms } = await this.#options.hasher.hash(this.#readFd);
+      return { size: bytes, hashes, ms };
     }
+    const startedMs = performance.now();
     const snapshot = Buffer.alloc(size);
     this.overlay(0, snapshot);
     this.#snapshot = snapshot;
-    return { size, hashes: hashesOf(snapshot) };
+    return { size, hashes: hashesOf(snapshot), ms: performance.now() - startedMs };
   }
 
   #addBlock(block: number, overlay: Overlay): void {

@@ -38,6 +38,10 @@ export class OpenCounts {
     return this.#backing.keys();
   }
 
+  get backingIds(): Iterable<number> {
+    return this.#backing.values();
+  }
+
   /** Requests that were counted, as `counted` takes them. */
   get recent(): Iterable<string> {
     return this.#recent;

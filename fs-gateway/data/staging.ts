@@ -101,6 +101,15 @@ export class Staging {
     return this.#open.backed;
   }
 
+  /** Under which the kernel has inodes open. */
+  get backingIds(): ReadonlySet<number> {
+    return new Set(this.#open.backingIds);
+  }
+
+  get journalPath(): string {
+    return this.#journal.path;
+  }
+
   get bytes(): number {
     let bytes = 0;
     for (const file of this.#files.values()) bytes += file.stagedBytes;

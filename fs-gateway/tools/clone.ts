@@ -300,14 +300,22 @@ export class TreeWork {
     let root: number | undefined;
     await view.change(undefined, async (change) => {
       const entry = await view.entry(directory.ino, name);
-      // Gone already, maybe by a commit of ours whose answer was lost.
-      if (entry === null) return;
+      if (entry === null) {
+        // Gone already: by a commit of ours whose answer was lost, or by somebody else, who discards it.
+        if (root !== undefined && !(await this.#isOurs(root))) root = undefined;
+        return;
+      }
       root = entry.ino;
       change.removeEntry(directory.ino, name, entry);
       change.touchDirectory(directory.ino, nowNs, -1);
       await this.#mark(change, entry.ino);
     });
     return root;
+  }
+
+  async #isOurs(root: number): Promise<boolean> {
+    const [record] = await this.view.read([this.view.keys.building(root)]);
+    return record?.value.equals(encodeBuilder(this.#engine.sessionId)) === true;
   }
 
   async relink(directory: { readonly ino: number }, name: string, root: number): Promise<void> {

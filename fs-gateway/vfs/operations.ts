@@ -271,6 +271,11 @@ export interface KernelBacking {
    */
   register(fd: number): number;
   unregister(id: number): void;
+  /**
+   * Ids that a worker before this one registered and was killed before it had noted, or whose last close it had noted and not made: all of the latest ones
+   * but these are given back. `path` is a file that can be registered.
+   */
+  unregisterOthers(path: string, used: ReadonlySet<number>): void;
   /** Nobody has the file open or mapped for writing (a shared mapping outlives close(2)). */
   isQuiet(fd: number): boolean;
 }

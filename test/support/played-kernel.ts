@@ -23,6 +23,9 @@ export function playKernel(quiet: boolean): PlayedKernel {
       return ids;
     },
     unregister: (id) => void backing.delete(id),
+    unregisterOthers(_path, used) {
+      for (const id of backing.keys()) if (!used.has(id)) backing.delete(id);
+    },
     isQuiet: () => quiet,
   };
 }

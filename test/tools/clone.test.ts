@@ -10,6 +10,7 @@ import { clonePath } from '../../fs-gateway/tools/main.ts';
 import { getQuota, setQuota } from '../../fs-gateway/tools/quota.ts';
 import { Errno } from '../../fs-gateway/vfs/operations.ts';
 import { systemClock } from '../../lib/clock.ts';
+import { PenstockError } from '../../lib/errors.ts';
 import type { MetaEngine } from '../../lib/meta/engine.ts';
 import { openMeta } from '../../lib/registry.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
@@ -21,7 +22,7 @@ import { caller, mountTestVolume, openTestVolume, testVolume } from '../support/
 import type { TestVolume } from '../support/fs-volume.ts';
 import { cannotMount } from '../support/services.ts';
 import { contentAt, errnoOf, makeDirectory, namesIn, walk, writeFile } from './volume-files.ts';
-import { onBothServices, openBench, gcLater, countBlocks, expectSound } from './volume-bench.ts';
+import { onBothServices, openBench, openEngine, gcLater, countBlocks, expectSound } from './volume-bench.ts';
 import type { NewVolume, VolumeBench } from './volume-bench.ts';
 
 const keys = new VolumeKeys('lake');
@@ -165,6 +166,32 @@ function suite(newVolume: NewVolume): void {
     await Promise.all([open.close(), other.close(), again.close()]);
     for (let run = 0; run < 2; run++) await gcLater(all);
     await expectTreeWithout(all);
+    await expectSound(all.volume);
+  });
+
+  test('of several who make or delete a snapshot of one name at once, one does, and the others are told by name', async () => {
+    const all = await bench(await newVolume(OPTIONS));
+    const { open, options, engine } = all;
+    for (let n = 0; n < 120; n++) await writeFile(open, `f${n}`, Buffer.from('f'));
+    const tools = await Promise.all(Array.from({ length: 3 }, () => openEngine(all.volume)));
+    const outcomes = async (work: (options: CloneOptions) => Promise<unknown>): Promise<string[]> =>
+      Promise.all(
+        tools.map((tool) =>
+          work({ ...options, engine: tool }).then(
+            () => 'done',
+            (error: unknown) => (error instanceof PenstockError ? `${error.code}: ${error.message}` : String(error)),
+          ),
+        ),
+      );
+    for (let round = 0; round < 3; round++) {
+      const made = (await outcomes((each) => createSnapshot(each, 'one'))).sort();
+      expect(made).toEqual(['done', ...Array<string>(2).fill("exists: '/.snapshots/one' exists")]);
+      expect(await namesIn(await reader(all), await walk(await reader(all), '/.snapshots/one'))).toHaveLength(120);
+      const deleted = (await outcomes((each) => deleteSnapshot(each, 'one'))).sort();
+      expect(deleted).toEqual(['done', ...Array<string>(2).fill("not-found: no snapshot 'one'")]);
+    }
+    expect(await engine.count(keys.buildings)).toBe(0);
+    await gcLater(all);
     await expectSound(all.volume);
   });
 

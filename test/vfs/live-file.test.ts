@@ -1,5 +1,15 @@
 /** A live file whose program changes it while it is compared: the comparison happens when the test has made the change. */
-import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { dirname, join } from 'node:path';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { hashesOf } from '../../fs-gateway/data/block-hashes.ts';
@@ -80,6 +90,38 @@ test('a file that becomes small while it is compared is committed, and known, wi
   const next = await file.compare({ size: 1000, extents: [], inline: bytes });
   expect(readFileSync(path).equals(Buffer.alloc(1000))).toBe(true);
   expect(next?.overlay.ranges).toHaveLength(1);
+  file.close();
+});
+
+test('how long it takes to compare a file is what the thread read, not what it waited for others', async () => {
+  const whole = wholeFiles();
+  const empty: FileContent = { size: 0, extents: [], inline: null };
+  const base = { content: empty, hashes: hashesOf(Buffer.alloc(0)), bootId: 'boot' };
+  whole.createLive(INO, Buffer.alloc(0), (mtimeNs) => ({ ...base, mtimeNs }));
+  const other = join(tempDir('other'), 'other');
+  writeFileSync(other, Buffer.alloc(2 ** 26));
+  const fd = openSync(other, 'r');
+  const hasher = new FileHasher();
+  onTestFinished(() => hasher.close());
+  const { mtimeNs } = statSync(whole.path(INO), { bigint: true });
+  const file = new LiveFile({
+    ino: INO,
+    base: { ...base, mtimeNs },
+    whole,
+    hasher,
+    appends: appendsOf({}),
+    inlineBytes: INLINE_BYTES,
+    isQuiet: () => false,
+    read: zeros,
+    nowNs: () => 1n,
+  });
+  writeFileSync(whole.path(INO), Buffer.alloc(LARGE, 'a'));
+  // The thread is not started yet, and has a larger file to do first.
+  const larger = hasher.hash(fd);
+  await file.compare(empty);
+  expect(file.compareMs).toBeGreaterThan(0);
+  expect(file.compareMs).toBeLessThan((await larger).ms);
+  closeSync(fd);
   file.close();
 });
 

@@ -1,13 +1,13 @@
 /** Passthrough at moments that the kernel's own timing rarely gives. The kernel is played: it opens the backing file when the test says so. */
-import { appendFileSync, writeFileSync } from 'node:fs';
-import { expect, test } from 'vitest';
+import { appendFileSync, closeSync, openSync, writeFileSync } from 'node:fs';
+import { expect, onTestFinished, test } from 'vitest';
 import { Journal } from '../../fs-gateway/data/journal.ts';
 import { Filler } from '../../fs-gateway/vfs/filler.ts';
 import type { OpenResult } from '../../fs-gateway/vfs/operations.ts';
 import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
 import { readElsewhere, writeElsewhere } from '../fs-gateway/passthrough-volume.ts';
 import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
-import { playKernel } from '../support/played-kernel.ts';
+import { playKernel, type PlayedKernel } from '../support/played-kernel.ts';
 import { replaceMethod } from '../support/replace-method.ts';
 import { lookUp } from '../tools/volume-files.ts';
 
@@ -120,7 +120,20 @@ test('an open for which the journal has no room leaves no backing file in the ke
   await expect.poll(() => kernel.backing.size, SLOW).toBe(0);
 });
 
+test('a backing file that a worker registered and was killed before it had noted is given back by the next one', async () => {
+  const { kernel, openAgain, first, opened } = await openedWhole();
+  const known = opened.backingId ?? 0;
+  const fd = openSync(kernel.backing.get(known) ?? '', 'r');
+  onTestFinished(() => closeSync(fd));
+  kernel.register(fd);
+  await first.close();
+  expect(kernel.backing.size).toBe(2);
+  await openAgain();
+  expect([...kernel.backing.keys()]).toEqual([known]);
+});
+
 interface OpenedWhole {
+  readonly kernel: PlayedKernel;
   readonly other: OpenVolume;
   readonly first: OpenVolume;
   readonly ino: bigint;
@@ -144,5 +157,5 @@ async function openedWhole(): Promise<OpenedWhole> {
   await operations.read(caller(), ino, handle, 0n, 100_000, 0);
   await operations.release(caller(), ino, handle, undefined);
   await expect.poll(() => first.stats(), SLOW).toMatchObject({ wholeBytes: 102_400, filling: 0 });
-  return { other, first, ino, opened: await operations.open(caller(), ino, 0), openAgain };
+  return { kernel, other, first, ino, opened: await operations.open(caller(), ino, 0), openAgain };
 }
