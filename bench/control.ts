@@ -1,15 +1,16 @@
 /**
  * The control plane as a fleet and its people use it: agents that send heartbeats, readers who ask as fast as they are answered, and pages of a long list of runs.
  *
- *   node bench/control.ts [--seconds 10] [--agents 1000] [--runs 100000] [--readers 16] [--rate 0] [--redis]
+ *   node bench/control.ts [--seconds 10] [--agents 1000] [--runs 100000] [--readers 8] [--rate 0] [--redis] [--penstock PATH]
  *
- * `--rate`: reads a second of all readers together; 0: as many as are answered. The clients run in this process, beside the server on the same cores; what each
- * of the two used of the CPU is told. `--redis`: on a Redis of its own, as a fleet has it; else, and always store and log, the embedded ones. Prints figures, asserts nothing.
+ * `--rate`: reads a second of all readers together; 0: as many as are answered. Every agent has a connection of its own. The clients run in this process, beside the
+ * server on the same cores; what each of the two used of the CPU is told, and for each path what one request costs the server when nothing else is asked (the figure
+ * that others on the machine change least). `--redis`: on a Redis of its own, as a fleet has it; else, and always store and log, the embedded ones. `--penstock`: that of
+ * an installed package, which is compiled; else that of this checkout. Prints figures, asserts nothing.
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { Agent, request } from 'node:http';
 import { cpus, loadavg, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -20,6 +21,7 @@ import { costBucket, type CostRecord } from '../lib/lake/cost-records.ts';
 import { openLake } from '../lib/lake/ports.ts';
 import { COMMIT_RECORDS_MAX } from '../lib/meta/engine.ts';
 import { startRedis } from '../test/support/redis.ts';
+import { KeepAliveClient, type Answer } from './keep-alive-client.ts';
 import { cpuSecondsOf, sampleMemory } from './memory-sampler.ts';
 
 const { values } = parseArgs({
@@ -27,9 +29,10 @@ const { values } = parseArgs({
     seconds: { type: 'string', default: '10' },
     agents: { type: 'string', default: '1000' },
     runs: { type: 'string', default: '100000' },
-    readers: { type: 'string', default: '16' },
+    readers: { type: 'string', default: '8' },
     rate: { type: 'string', default: '0' },
     redis: { type: 'boolean', default: false },
+    penstock: { type: 'string', default: join(import.meta.dirname, '../bin/penstock') },
   },
 });
 const [seconds, agents, runs, readers, rate] = [
@@ -63,21 +66,6 @@ const yaml = [
   ...DATASETS.map((name) => `  - { name: ${name}, topic: ${name}, sort: [sensor] }`),
 ].join('\n');
 const file = join(dir, 'pipeline.yaml');
-const http = new Agent({ keepAlive: true });
-
-async function ask(url: URL, token: string, method = 'GET', body?: unknown): Promise<{ status: number; text: string }> {
-  const text = body === undefined ? undefined : JSON.stringify(body);
-  const headers = {
-    authorization: `Bearer ${token}`,
-    ...(text !== undefined && { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) }),
-  };
-  const sent = request(url, { method, headers, agent: http }).end(text);
-  const [response] = (await once(sent, 'response')) as [NodeJS.ReadableStream & { statusCode?: number }];
-  let answer = '';
-  for await (const chunk of response) answer += String(chunk);
-  return { status: response.statusCode ?? 0, text: answer };
-}
-
 async function writeRuns(count: number): Promise<void> {
   const ports = await openLake(parseConfig(yaml, file, pipelineSchema), dir, 'bench');
   const { engine, volume } = ports.lake;
@@ -105,87 +93,105 @@ function told(times: number[]): string {
   return `${at(0.5)} ms in the middle, ${at(0.99)} ms for 99 of 100, ${at(1)} ms at most`;
 }
 
-async function timed(times: number[], work: () => Promise<{ status: number; text: string }>): Promise<string> {
+async function timed(times: number[], work: () => Promise<Answer>): Promise<Buffer> {
   const startMs = performance.now();
-  const { status, text } = await work();
-  if (status >= 300) throw new Error(`${status}: ${text.slice(0, 300)}`);
+  const { status, body } = await work();
+  if (status >= 300) throw new Error(`${status}: ${body.toString('utf8', 0, 300)}`);
   times.push(performance.now() - startMs);
-  return text;
+  return body;
 }
 
-/** Every agent once in HEARTBEAT_MS, one after the other. */
-async function heartbeats(base: URL, token: string, untilMs: number): Promise<number[]> {
+/** Every agent once in HEARTBEAT_MS, one after the other, each over its own connection. */
+async function heartbeats(clients: readonly KeepAliveClient[], token: string, untilMs: number): Promise<number[]> {
   const times: number[] = [];
-  const sent: Promise<string>[] = [];
+  const sent: Promise<unknown>[] = [];
   const startMs = performance.now();
   for (let n = 0; performance.now() < untilMs; n++) {
     await sleep(Math.max(0, startMs + (n * HEARTBEAT_MS) / agents - performance.now()));
-    const url = new URL(`/v1/agents/edge-${n % agents}/heartbeat`, base);
-    sent.push(timed(times, () => ask(url, token, 'POST', { status: STATUS })));
+    const which = n % agents;
+    const client = clients[which];
+    if (client === undefined) throw new Error(`agent ${which} has no connection`);
+    sent.push(timed(times, () => client.ask(`/v1/agents/edge-${which}/heartbeat`, token, 'POST', { status: STATUS })));
   }
   await Promise.all(sent);
   return times;
 }
 
-async function reads(base: URL, tokens: readonly string[], untilMs: number): Promise<number[][]> {
-  const times = READS.map((): number[] => []);
+/** Times by path. Every reader asks for one path after the other. */
+async function reads(
+  clients: readonly KeepAliveClient[],
+  paths: readonly string[],
+  tokens: readonly string[],
+  untilMs: number,
+): Promise<number[][]> {
+  const times = paths.map((): number[] => []);
   const startMs = performance.now();
-  const paceMs = rate === 0 ? 0 : (readers * 1000) / rate;
-  const read = async (reader: number): Promise<void> => {
+  const paceMs = rate === 0 ? 0 : (clients.length * 1000) / rate;
+  const read = async (client: KeepAliveClient, reader: number): Promise<void> => {
     for (let n = 0; performance.now() < untilMs; n++) {
-      const waitMs = startMs + (n + reader / readers) * paceMs - performance.now();
+      const waitMs = startMs + (n + reader / clients.length) * paceMs - performance.now();
       if (paceMs > 0 && waitMs > 0) await sleep(waitMs);
-      const which = n % READS.length;
-      const url = new URL(READS[which] ?? '/', base);
-      await timed(times[which] ?? [], () => ask(url, tokens[reader % tokens.length] ?? ''));
+      const which = n % paths.length;
+      await timed(times[which] ?? [], () => client.ask(paths[which] ?? '/', tokens[reader % tokens.length] ?? ''));
     }
   };
-  await Promise.all(Array.from({ length: readers }, (_, reader) => read(reader)));
+  await Promise.all(clients.map(read));
   return times;
 }
 
-async function pages(base: URL): Promise<void> {
+async function pages(client: KeepAliveClient): Promise<void> {
   const first: number[] = [];
   const next: number[] = [];
   let cursor: string | null = null;
   for (let page = 0; page < 200; page++) {
     const query = cursor === null ? '' : `&cursor=${encodeURIComponent(cursor)}`;
-    const url = new URL(`/v1/runs?limit=100${query}`, base);
-    const text = await timed(page === 0 ? first : next, () => ask(url, TOKEN));
-    ({ nextCursor: cursor } = JSON.parse(text) as { nextCursor: string | null });
+    const body = await timed(page === 0 ? first : next, () => client.ask(`/v1/runs?limit=100${query}`, TOKEN));
+    ({ nextCursor: cursor } = JSON.parse(body.toString('utf8')) as { nextCursor: string | null });
     if (cursor === null) break;
   }
   console.log(`runs, the first page, when nothing is in memory: ${(first[0] ?? NaN).toFixed(0)} ms`);
   console.log(`runs, ${next.length} pages of 100 behind it: ${told(next)}`);
 }
 
-async function makeToken(base: URL, name: string, role: string): Promise<string> {
-  const { text } = await ask(new URL('/v1/tokens', base), TOKEN, 'POST', { name, role });
-  return (JSON.parse(text) as { token: string }).token;
+async function makeToken(client: KeepAliveClient, name: string, role: string): Promise<string> {
+  const { body } = await client.ask('/v1/tokens', TOKEN, 'POST', { name, role });
+  return (JSON.parse(body.toString('utf8')) as { token: string }).token;
 }
+
+const open = (base: URL, count: number): Promise<KeepAliveClient[]> =>
+  Promise.all(Array.from({ length: count }, () => KeepAliveClient.open(base)));
 
 console.log(
   `${cpus().length} x ${cpus()[0]?.model ?? 'unknown CPU'}, load ${(loadavg()[0] ?? 0).toFixed(1)}, node ${process.version}, ${JSON.stringify(values)}`,
 );
 writeFileSync(file, yaml);
 await writeRuns(runs);
-const server = spawn(join(import.meta.dirname, '../bin/penstock'), ['serve', '-c', file, '--port', '0'], {
+const server = spawn(values.penstock, ['serve', '-c', file, '--port', '0'], {
   env: { ...process.env, PENSTOCK_TOKEN: TOKEN },
   stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
 });
+const clients: KeepAliveClient[] = [];
 try {
   const [message] = (await once(server, 'message')) as [{ readonly url: string }];
   const base = new URL(message.url);
   const pid = server.pid ?? 0; // it has sent a message
   const memory = sampleMemory(pid);
-  await pages(base);
-  const agentToken = await makeToken(base, '*', 'agent');
-  const viewers = await Promise.all(
-    Array.from({ length: VIEWERS }, (_, n) => makeToken(base, `viewer ${n}`, 'viewer')),
-  );
+  const ofReaders = await open(base, readers);
+  const ofAgents = await open(base, agents);
+  clients.push(...ofReaders, ...ofAgents);
+  const [first] = ofReaders;
+  if (first === undefined) throw new Error('--readers: expected at least 1');
+  await pages(first);
+  const agentToken = await makeToken(first, '*', 'agent');
+  const viewers: string[] = [];
+  for (let n = 0; n < VIEWERS; n++) viewers.push(await makeToken(first, `viewer ${n}`, 'viewer'));
+
   const [serverCpu, ownCpu, startMs] = [cpuSecondsOf(pid), process.cpuUsage(), performance.now()];
   const untilMs = startMs + seconds * 1000;
-  const [beats, answered] = await Promise.all([heartbeats(base, agentToken, untilMs), reads(base, viewers, untilMs)]);
+  const [beats, answered] = await Promise.all([
+    heartbeats(ofAgents, agentToken, untilMs),
+    reads(ofReaders, READS, viewers, untilMs),
+  ]);
   const tookSeconds = (performance.now() - startMs) / 1000;
   const own = process.cpuUsage(ownCpu);
   const ofServer = cpuSecondsOf(pid) - serverCpu;
@@ -196,11 +202,18 @@ try {
   console.log(
     `CPU: server ${ofServer.toFixed(1)} s (${((ofServer * 1e6) / (count + beats.length)).toFixed(0)} us a request), clients ${((own.user + own.system) / 1e6).toFixed(1)} s, of ${tookSeconds.toFixed(1)} s`,
   );
+  for (const path of READS) {
+    const before = cpuSecondsOf(pid);
+    const asked = await reads(ofReaders, [path], viewers, performance.now() + (seconds * 1000) / 4);
+    console.log(
+      `alone ${path}: ${(((cpuSecondsOf(pid) - before) * 1e6) / asked.flat().length).toFixed(0)} us of CPU a request`,
+    );
+  }
   console.log(`memory of the server: ${Math.round(memory.stop().together / 1e6)} MB at most`);
 } finally {
+  for (const client of clients) client.close();
   server.kill();
   await once(server, 'exit');
-  http.destroy();
   await redis?.stop();
   rmSync(dir, { recursive: true, force: true });
 }

@@ -1,6 +1,6 @@
 /**
  * The three ports as the control plane holds them: opened, probed, and opened again when they were lost, so that the server outlives
- * an outage of any of them and can say what is down and since when.
+ * an outage of any of them and can say what is down and since when. Servers of one volume tell each other over the engine's change feed what must be known at once.
  *
  * Invariants: `get()` gives a port that answered its last probe, or throws `unavailable` with the reason; a port that is replaced is
  * closed. Failure: a probe that hangs counts as down after PROBE_MS; the next round tries again.
@@ -32,6 +32,12 @@ export interface PortHealth {
   /** Since when it is as it is, wall clock. */
   readonly sinceMs: number;
   readonly problem: string | null;
+}
+
+export interface FeedListener {
+  onMessage(message: Buffer): void;
+  /** Messages may have been missed. */
+  onGap(): void;
 }
 
 interface Closable {
@@ -130,16 +136,23 @@ export class Connections {
   readonly #store: Connection<ObjectStore>;
   readonly #log: Connection<Log>;
   readonly #timer: NodeJS.Timeout;
+  /** Of the change feed among the servers of the volume. */
+  readonly feedShard: string;
+  readonly #listeners = new Set<FeedListener>();
 
   private constructor(config: PipelineConfig, baseDir: string, clock: Clock) {
     this.volume = volumeOf(config);
+    this.feedShard = `{${this.volume}}control`;
     this.#clock = clock;
     this.#catalog = catalogOf(config, baseDir);
     const { formatKey } = new VolumeKeys(this.volume);
     this.#engine = new Connection({
       name: 'engine',
       configured: withoutCredentials(config.meta),
-      open: () => openMeta(absoluteUrl(config.meta, baseDir), { kind: 'control', leaseMs: LEASE_MS }),
+      open: async () => {
+        const engine = await openMeta(absoluteUrl(config.meta, baseDir), { kind: 'control', leaseMs: LEASE_MS });
+        return this.#listenOn(engine);
+      },
       probe: async (engine) => {
         engine.lost.throwIfAborted();
         await engine.read([formatKey]);
@@ -186,6 +199,25 @@ export class Connections {
 
   get log(): Log {
     return this.#log.get();
+  }
+
+  listen(listener: FeedListener): void {
+    this.#listeners.add(listener);
+  }
+
+  /** Before anything is read from it, so that whatever changes later is heard of. */
+  async #listenOn(engine: MetaEngine): Promise<MetaEngine> {
+    try {
+      await engine.subscribe([this.feedShard], {
+        onMessage: (_shard, message) => this.#listeners.forEach((listener) => listener.onMessage(message)),
+        onGap: () => this.#listeners.forEach((listener) => listener.onGap()),
+      });
+    } catch (error) {
+      await engine.close().catch(() => undefined);
+      throw error;
+    }
+    for (const listener of this.#listeners) listener.onGap();
+    return engine;
   }
 
   get lake(): LakeContext {

@@ -31,11 +31,15 @@ import { Runs } from './lake/runs.ts';
 import { LakeSql } from './lake/sql.ts';
 import { Tables } from './lake/tables.ts';
 import { Shares } from './share.ts';
+import { SharedReading } from './shared-reading.ts';
 
 /** A waiting agent holds a socket and a timer; there are no more agents than that (agents/reports.ts). */
 const HELD_MAX = 20_000;
 /** A thousand heartbeats at once, ten times over; 128 of the largest requests. */
 const BODY_BYTES_MAX = 32 << 20;
+
+/** Every open page asks. */
+const SESSIONS_MS = 1000;
 
 export type App = FastifyInstance<
   RawServerDefault,
@@ -65,6 +69,8 @@ export class ControlContext {
   readonly held: Shares;
   /** Of the requests that are being read. */
   readonly bodyBytes: Shares;
+  /** How many are alive, by kind. */
+  readonly sessions: SharedReading<Readonly<Record<string, number>>>;
   readonly sql: LakeSql;
   readonly runs: Runs;
   readonly monitor: Monitor;
@@ -99,6 +105,7 @@ export class ControlContext {
     this.vendorCalls = new VendorCalls(new HostRules(config.serve.connections.hosts), parties);
     this.audit = new AuditLog(clock);
     this.agentReports = new Reports(connections, clock);
+    this.sessions = new SharedReading(clock, SESSIONS_MS);
     this.sql = new LakeSql(this.tables, parties);
     this.runs = new Runs(clock);
     this.monitor = new Monitor(connections, config.datasets, this.tables, clock);
@@ -107,6 +114,16 @@ export class ControlContext {
     this.agentGroups = new AgentGroups(this.configRecords, this.tenants, clock);
     this.rollouts = new Rollouts(this.configRecords, this.agentGroups, connections, clock);
     this.ending = options.ending;
+  }
+
+  /** Those that are alive, by kind; as they were at most SESSIONS_MS ago. */
+  async sessionCounts(): Promise<Readonly<Record<string, number>>> {
+    const { engine } = this.connections;
+    return this.sessions.get(async () => {
+      const counts: Record<string, number> = {};
+      for (const { kind, live } of await engine.sessions()) if (live) counts[kind] = (counts[kind] ?? 0) + 1;
+      return counts;
+    });
   }
 
   async close(): Promise<void> {

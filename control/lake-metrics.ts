@@ -3,11 +3,12 @@
  * stand still and `penstock_sample_age_seconds` grows.
  */
 import { Gauge, Registry } from 'prom-client';
+import { costTotals } from '../lib/lake/cost-periods.ts';
 import type { Group } from './agents/records.ts';
-import { LATE_MS } from './agents/reports.ts';
 import { isUnderWay } from './agents/rollout.ts';
 import { SIZE_BOUNDS } from './lake/file-sizes.ts';
 import type { DatasetSample } from './lake/monitor.ts';
+import type { Run } from './lake/runs.ts';
 import type { Scope } from './scope/scope.ts';
 
 type Figure = readonly [name: string, help: string, pick: (dataset: DatasetSample, nowMs: number) => number];
@@ -38,6 +39,8 @@ const COST_FIGURES = ['cpuSeconds', 'seconds', 'bytesRead', 'bytesWritten', 'get
 export class LakeMetrics {
   readonly #registry = new Registry();
   readonly #scope: Scope;
+  /** Of the runs that were summed last: each figure asks. */
+  #totals: { readonly runs: readonly Run[]; readonly sums: ReturnType<typeof costTotals> } | undefined;
 
   constructor(scope: Scope) {
     this.#scope = scope;
@@ -95,6 +98,11 @@ export class LakeMetrics {
 
   #addCosts(registers: Registry[]): void {
     const { lake } = this.#scope;
+    const totals = async (): Promise<ReturnType<typeof costTotals>> => {
+      const runs = await lake.runs();
+      if (this.#totals?.runs !== runs) this.#totals = { runs, sums: costTotals(runs) };
+      return this.#totals.sums;
+    };
     for (const figure of COST_FIGURES) {
       const name = figure.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
       new Gauge({
@@ -103,9 +111,9 @@ export class LakeMetrics {
         labelNames: ['dataset', 'kind'],
         registers,
         async collect() {
-          const all = await lake.runs().catch(() => []);
+          const sums = await totals().catch(() => []);
           this.reset();
-          for (const run of all) this.inc({ dataset: run.dataset, kind: run.kind }, run[figure]);
+          for (const { dataset, kind, [figure]: sum } of sums) this.set({ dataset, kind }, sum);
         },
       });
     }
@@ -120,12 +128,11 @@ export class LakeMetrics {
       labelNames: ['late'],
       registers,
       async collect() {
-        const reports = await fleet.reports().catch(() => null);
+        const counts = await fleet.agentCounts().catch(() => null);
         this.reset();
-        if (reports === null) return;
-        const late = [...reports.values()].filter(({ seenMs }) => scope.nowMs - seenMs > LATE_MS).length;
-        this.set({ late: 'true' }, late);
-        this.set({ late: 'false' }, reports.size - late);
+        if (counts === null) return;
+        this.set({ late: 'true' }, counts.late);
+        this.set({ late: 'false' }, counts.total - counts.late);
       },
     });
     new Gauge({

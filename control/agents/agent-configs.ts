@@ -31,7 +31,20 @@ export class AgentConfigs {
     return wantedOf(agent, value, group?.value ?? null);
   }
 
-  /** The same as soon as it is not `known`, after `timeoutMs`, or when the signal fires. */
+  /** The same of many, by agent. */
+  async wantedOfMany(agents: readonly string[]): Promise<ReadonlyMap<string, WantedConfig>> {
+    const assignments = await this.#records.assignmentsOf(agents);
+    const names = new Set([...assignments.values()].flatMap(({ group }) => group ?? []));
+    const groups = await this.#records.groupsOf([...names]);
+    return new Map(
+      agents.map((agent) => {
+        const assignment = assignments.get(agent) ?? null;
+        return [agent, wantedOf(agent, assignment, groups.get(assignment?.group ?? '') ?? null)];
+      }),
+    );
+  }
+
+  /** What `wanted` gives, as soon as it is not `known`, after `timeoutMs`, or when the signal fires. */
   async wait(agent: string, known: string, timeoutMs: number, signal: AbortSignal): Promise<WantedConfig> {
     const endMs = this.#clock.monotonicMs() + timeoutMs;
     const answered = new AbortController();

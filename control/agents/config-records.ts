@@ -65,6 +65,20 @@ export class ConfigRecords {
     return new Map(await Array.fromAsync(scanJson(this.engine, this.names.assignments, assignmentSchema)));
   }
 
+  /** Of those that have one, by agent. */
+  assignmentsOf(agents: readonly string[]): Promise<ReadonlyMap<string, Assignment>> {
+    const keys = agents.map((agent) => ({ bucket: this.names.assignments, field: agent }));
+    return this.#readMany(assignmentSchema, keys);
+  }
+
+  /** Of those that there are, by name. */
+  groupsOf(names: readonly string[]): Promise<ReadonlyMap<string, Group>> {
+    return this.#readMany(
+      groupSchema,
+      names.map((name) => this.groupKey(name)),
+    );
+  }
+
   group(name: string): Promise<Read<Group>> {
     return this.#read(groupSchema, this.groupKey(name));
   }
@@ -138,6 +152,17 @@ export class ConfigRecords {
       return;
     }
     throw new PenstockError('conflict', `others changed it ${ATTEMPTS_MAX} times meanwhile: try again`);
+  }
+
+  /** By field. */
+  async #readMany<T>(schema: z.ZodType<T>, keys: readonly Key[]): Promise<ReadonlyMap<string, T>> {
+    const stored = keys.length === 0 ? [] : await this.engine.read(keys);
+    const found = new Map<string, T>();
+    for (const [index, key] of keys.entries()) {
+      const value = decode(schema, key, stored[index]);
+      if (value !== null) found.set(key.field, value);
+    }
+    return found;
   }
 
   async #read<T>(schema: z.ZodType<T>, key: Key): Promise<Read<T>> {

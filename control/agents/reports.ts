@@ -10,7 +10,7 @@ import { z } from 'zod';
 import type { Clock } from '../../lib/clock.ts';
 import { PenstockError } from '../../lib/errors.ts';
 import { scanJson } from '../../lib/lake/scan.ts';
-import type { MetaEngine } from '../../lib/meta/engine.ts';
+import type { MetaEngine, Version } from '../../lib/meta/engine.ts';
 import type { Connections } from '../connections.ts';
 import { SharedReading } from '../shared-reading.ts';
 
@@ -31,11 +31,18 @@ export type Report = z.output<typeof reportSchema>;
 
 const agentsBucket = (volume: string): string => `{${volume}}agents`;
 
+interface Reading {
+  readonly reports: Map<string, Report>;
+  /** Of the records that were read, by id: one that is the same is not parsed again. */
+  readonly versions: ReadonlyMap<string, Version>;
+}
+
 /** What agents said last, kept for those who ask in the same moment. What is saved here is seen at once. */
 export class Reports {
   readonly #connections: Pick<Connections, 'engine' | 'volume'>;
   readonly #clock: Clock;
-  readonly #reading: SharedReading<Map<string, Report>>;
+  readonly #reading: SharedReading<Reading>;
+  #changes = 0;
 
   constructor(connections: Pick<Connections, 'engine' | 'volume'>, clock: Clock) {
     this.#connections = connections;
@@ -43,11 +50,22 @@ export class Reports {
     this.#reading = new SharedReading(clock, FRESH_MS);
   }
 
-  /** Of every agent that ever reported, by id. */
+  /** Grows when `all` gives something else than before. */
+  get changes(): number {
+    return this.#changes;
+  }
+
+  /** Of every agent that ever reported, by id, in no promised order. */
   async all(): Promise<ReadonlyMap<string, Report>> {
     // Throws while the engine is down, whatever is known.
     const { engine, volume } = this.#connections;
-    return this.#reading.get(() => readReports(engine, volume));
+    const before = this.#reading.kept;
+    const reading = await this.#reading.get(async () => {
+      const read = await readAll(engine, volume, await before?.catch(() => undefined));
+      this.#changes++;
+      return read;
+    });
+    return reading.reports;
   }
 
   /** Throws `too-large` for a status, `full`. */
@@ -59,9 +77,9 @@ export class Reports {
     const { engine, volume } = this.#connections;
     const report = await saveHeartbeat(engine, volume, this.#clock, said);
     // A reading that began before may not have met it.
-    const reports = await this.#reading.kept?.catch(() => undefined);
-    if (reports?.has(said.id) === true) reports.set(said.id, report);
-    else this.#reading.forget();
+    const kept = await this.#reading.kept?.catch(() => undefined);
+    kept?.reports.set(said.id, report);
+    this.#changes++;
   }
 }
 
@@ -87,8 +105,17 @@ async function saveHeartbeat(
 }
 
 /** What every agent that ever reported said last, by id. */
-export async function readReports(engine: MetaEngine, volume: string): Promise<Map<string, Report>> {
-  const reports: (readonly [string, Report])[] = [];
-  for await (const entry of scanJson(engine, agentsBucket(volume), reportSchema)) reports.push(entry);
-  return new Map(reports.sort(([a], [b]) => (a < b ? -1 : 1)));
+export async function readReports(engine: MetaEngine, volume: string): Promise<ReadonlyMap<string, Report>> {
+  return (await readAll(engine, volume, undefined)).reports;
+}
+
+async function readAll(engine: MetaEngine, volume: string, before: Reading | undefined): Promise<Reading> {
+  const reports = new Map<string, Report>();
+  const versions = new Map<string, Version>();
+  const known = (id: string, version: Version): Report | undefined => {
+    versions.set(id, version);
+    return before?.versions.get(id) === version ? before.reports.get(id) : undefined;
+  };
+  for await (const [id, report] of scanJson(engine, agentsBucket(volume), reportSchema, known)) reports.set(id, report);
+  return { reports, versions };
 }

@@ -6,15 +6,18 @@
  *
  * A token is 256 random bits, so one round of SHA-256 hides it as well as a slow hash would; it is shown once, when it is made.
  * Invariants: the first administrator's token (PENSTOCK_TOKEN) is taken only while there is none, decided by the engine.
- * Failure: while the engine is down, tokens seen within STALE_MS still open the (degraded) page; a token nobody has seen does not.
- * Limits: TOKENS_MAX tokens; a token revoked elsewhere is refused within FRESH_MS.
+ * What is known of a token is believed as long as the change feed says nothing: a commit that makes or revokes one names its hash there, so it is refused everywhere
+ * at once.
+ * Failure: while the engine is down, tokens seen within STALE_MS still open the (degraded) page; a token nobody has seen, or that was revoked, does not. A feed
+ * that is cut without anybody noticing is no more than FRESH_MS of belief.
+ * Limits: TOKENS_MAX tokens.
  */
 import { createHash, randomBytes, randomUUID } from 'node:crypto';
 import { z } from 'zod';
 import type { Clock } from '../../lib/clock.ts';
 import { isCode, PenstockError } from '../../lib/errors.ts';
 import { scanJson } from '../../lib/lake/scan.ts';
-import type { Key, Minitransaction } from '../../lib/meta/engine.ts';
+import type { Key, Minitransaction, Publish } from '../../lib/meta/engine.ts';
 import type { Connections } from '../connections.ts';
 
 export const ROLES = ['viewer', 'operator', 'admin', 'agent'] as const;
@@ -33,7 +36,8 @@ export const tokenSchema = z.object({
 export type TokenRecord = z.output<typeof tokenSchema>;
 
 const TOKENS_MAX = 10_000;
-const FRESH_MS = 2000;
+/** An agent with a token of its own asks every ten seconds. */
+const FRESH_MS = 15_000;
 const STALE_MS = 300_000;
 const CACHED_MAX = 4096;
 const TOKEN_CHARS_MIN = 20;
@@ -46,6 +50,8 @@ const isPlatformAdmin = ({ role, tenant }: TokenRecord): boolean => role === 'ad
 interface Cached {
   readonly record: TokenRecord | null;
   readonly atMs: number;
+  /** Of the feed, when it was asked for. */
+  readonly heard: number;
 }
 
 export class Tokens {
@@ -53,20 +59,31 @@ export class Tokens {
   readonly #clock: Clock;
   readonly #bucket: string;
   readonly #cache = new Map<string, Cached>();
-  #exist: { readonly any: boolean; readonly atMs: number } | undefined;
+  /** Grows with whatever the feed says. */
+  #heard = 0;
+  #exist: { readonly any: boolean; readonly atMs: number; readonly heard: number } | undefined;
 
   constructor(connections: Connections, clock: Clock) {
     this.#connections = connections;
     this.#clock = clock;
     this.#bucket = `{${connections.volume}}tokens`;
+    connections.listen({
+      onMessage: (message) => {
+        this.#heard++;
+        this.#cache.delete(message.toString('latin1'));
+      },
+      // What is known serves on while the engine is down, and is asked for again when it is not.
+      onGap: () => this.#heard++,
+    });
   }
 
   /** Whether there is any token: without one, only this machine is served. */
   async any(): Promise<boolean> {
     const nowMs = this.#clock.monotonicMs();
-    if (this.#exist !== undefined && nowMs - this.#exist.atMs < FRESH_MS) return this.#exist.any;
+    const heard = this.#heard;
+    if (this.#exist?.heard === heard && nowMs - this.#exist.atMs < FRESH_MS) return this.#exist.any;
     try {
-      this.#exist = { any: (await this.#connections.engine.count(this.#bucket)) > 0, atMs: nowMs };
+      this.#exist = { any: (await this.#connections.engine.count(this.#bucket)) > 0, atMs: nowMs, heard };
     } catch (error) {
       if (this.#exist === undefined || nowMs - this.#exist.atMs > STALE_MS) throw error;
     }
@@ -85,7 +102,9 @@ export class Tokens {
   async #read(hash: string): Promise<TokenRecord | null> {
     const nowMs = this.#clock.monotonicMs();
     const cached = this.#cache.get(hash);
-    if (cached !== undefined && nowMs - cached.atMs < FRESH_MS) return cached.record;
+    // A message that comes while the record is being read is younger than what is read.
+    const heard = this.#heard;
+    if (cached?.heard === heard && nowMs - cached.atMs < FRESH_MS) return cached.record;
     let record: TokenRecord | null;
     try {
       const [stored] = await this.#connections.engine.read([this.#key(hash)]);
@@ -102,7 +121,7 @@ export class Tokens {
       throw error;
     }
     this.#cache.delete(hash);
-    this.#cache.set(hash, { record, atMs: nowMs });
+    this.#cache.set(hash, { record, atMs: nowMs, heard });
     const oldest = this.#cache.keys().next().value;
     if (this.#cache.size > CACHED_MAX && oldest !== undefined) this.#cache.delete(oldest);
     return record;
@@ -130,7 +149,7 @@ export class Tokens {
         `an earlier request with this Idempotency-Key made token ${record.id}, which was shown once: revoke it and send another key`,
       );
     }
-    this.#exist = undefined;
+    this.#heard++;
     return { token, record };
   }
 
@@ -148,7 +167,7 @@ export class Tokens {
     });
     const creation = this.#creation(token, record);
     await this.#connections.engine.commit({ ...creation, compare: [{ emptyBucket: this.#bucket }] });
-    this.#exist = undefined;
+    this.#heard++;
   }
 
   async list(): Promise<TokenRecord[]> {
@@ -170,9 +189,12 @@ export class Tokens {
       });
     }
     const keys = [this.#key(entry[0]), this.#idKey(id)];
-    await this.#connections.engine.commit({ write: keys.map((key) => ({ key, value: null })) });
+    await this.#connections.engine.commit({
+      write: keys.map((key) => ({ key, value: null })),
+      publish: [this.#message(entry[0])],
+    });
+    this.#heard++;
     this.#cache.delete(entry[0]);
-    this.#exist = undefined;
   }
 
   #record(options: Omit<TokenRecord, 'createdMs'>): TokenRecord {
@@ -187,6 +209,10 @@ export class Tokens {
     return { bucket: `{${this.#connections.volume}}token-ids`, field: id };
   }
 
+  #message(hash: string): Publish {
+    return { shard: this.#connections.feedShard, message: Buffer.from(hash, 'latin1') };
+  }
+
   #creation(token: string, record: TokenRecord): Minitransaction {
     const hash = hashOf(token);
     const idKey = this.#idKey(record.id);
@@ -196,6 +222,7 @@ export class Tokens {
         { key: this.#key(hash), value: Buffer.from(JSON.stringify(record)) },
         { key: idKey, value: Buffer.from(hash) },
       ],
+      publish: [this.#message(hash)],
       operation: randomUUID(),
     };
   }

@@ -1,8 +1,9 @@
 /**
  * The cost records as lists and sums. A dataset's records are held sorted in memory and read again when their number has changed, and the list of
- * several datasets is made again when one of theirs is, so that a page of a long list costs neither a scan nor a sort.
+ * several datasets is made again when one of theirs is, so that a page of a long list costs neither a scan nor a sort. A record is never changed, so one that is known
+ * is not parsed again.
  *
- * Limits: what lib/lake/cost-records.ts keeps, at most 20,500 a dataset, about 300 bytes each. A number that is the same after a
+ * Limits: what lib/lake/cost-records.ts keeps, at most 20,500 a dataset, about 300 bytes each. The number is asked for every COUNT_MS; one that is the same after a
  * record came and another went is noticed within REREAD_MS.
  */
 import type { Clock } from '../../lib/clock.ts';
@@ -11,6 +12,7 @@ import { costBucket, readCosts } from '../../lib/lake/cost-records.ts';
 import type { MetaEngine } from '../../lib/meta/engine.ts';
 import { SharedReading } from '../shared-reading.ts';
 
+const COUNT_MS = 1000;
 const REREAD_MS = 60_000;
 
 export interface Run extends DatasetRun {
@@ -18,10 +20,15 @@ export interface Run extends DatasetRun {
   readonly id: string;
 }
 
+interface Readings {
+  readonly count: SharedReading<number>;
+  readonly runs: SharedReading<readonly Run[]>;
+}
+
 export class Runs {
   readonly #clock: Clock;
   /** By dataset. */
-  readonly #readings = new Map<string, SharedReading<readonly Run[]>>();
+  readonly #readings = new Map<string, Readings>();
   /** By datasets: those of a tenant, or all. */
   readonly #merged = new Map<string, { readonly lists: readonly (readonly Run[])[]; readonly runs: readonly Run[] }>();
 
@@ -29,7 +36,7 @@ export class Runs {
     this.#clock = clock;
   }
 
-  /** Newest first, over all of `datasets`. */
+  /** Newest first, over all of `datasets`. The same array, until another run is there. */
   async list(engine: MetaEngine, volume: string, datasets: readonly string[]): Promise<readonly Run[]> {
     const lists = await Promise.all(datasets.map((dataset) => this.#of(engine, volume, dataset)));
     if (lists.length === 1) return lists[0] ?? [];
@@ -42,16 +49,35 @@ export class Runs {
   }
 
   async #of(engine: MetaEngine, volume: string, dataset: string): Promise<readonly Run[]> {
-    const count = await engine.count(costBucket(volume, dataset));
-    const reading = this.#readings.get(dataset) ?? new SharedReading(this.#clock, REREAD_MS);
-    this.#readings.set(dataset, reading);
-    return reading.get(() => readRuns(engine, volume, dataset), count);
+    let readings = this.#readings.get(dataset);
+    if (readings === undefined) {
+      readings = {
+        count: new SharedReading(this.#clock, COUNT_MS),
+        runs: new SharedReading(this.#clock, REREAD_MS),
+      };
+      this.#readings.set(dataset, readings);
+    }
+    const { count, runs } = readings;
+    const number = await count.get(() => engine.count(costBucket(volume, dataset)));
+    const before = runs.kept;
+    return runs.get(
+      async () => readRuns(engine, volume, dataset, (await before?.catch(() => undefined)) ?? []),
+      number,
+    );
   }
 }
 
-async function readRuns(engine: MetaEngine, volume: string, dataset: string): Promise<readonly Run[]> {
+async function readRuns(
+  engine: MetaEngine,
+  volume: string,
+  dataset: string,
+  before: readonly Run[],
+): Promise<readonly Run[]> {
+  const known = new Map(before.map((run) => [run.id, run]));
   const runs: Run[] = [];
-  for await (const [id, record] of readCosts(engine, volume, dataset)) runs.push({ id, dataset, ...record });
+  for await (const [id, record] of readCosts(engine, volume, dataset, known)) {
+    runs.push(known.get(id) ?? { id, dataset, ...record });
+  }
   return runs.sort(newestFirst);
 }
 

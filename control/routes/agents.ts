@@ -1,7 +1,6 @@
 /** Agents report here; everybody else reads what they said last. */
 import { z } from 'zod';
 import { LATE_MS, reportSchema } from '../agents/reports.ts';
-import { wantedOf } from '../agents/rollout.ts';
 import type { App } from '../context.ts';
 import { ascending, pageOf, pageQuery, paginate } from '../page.ts';
 import { agentId, assertSpeaksFor } from './agent-parts.ts';
@@ -28,15 +27,18 @@ export function agentRoutes(app: App): void {
     },
     async (request) => {
       const { fleet, nowMs } = request.scope;
-      const reports = await fleet.reports();
-      const assignments = await fleet.assignments();
-      const groups = await fleet.allGroups();
-      const agents = [...reports].map(([id, report]) => {
-        const assignment = assignments.get(id) ?? null;
-        const { version, group } = wantedOf(id, assignment, groups.get(assignment?.group ?? '') ?? null);
-        return { id, ...report, late: nowMs - report.seenMs > LATE_MS, group, wanted: version };
-      });
-      return paginate(agents, ({ id }) => [id], ascending, request.query);
+      const { ids, reports } = await fleet.agents();
+      const { items, nextCursor } = paginate(ids, (id) => [id], ascending, request.query);
+      const wanted = await fleet.configs.wantedOfMany(items);
+      return {
+        items: items.flatMap((id) => {
+          const [report, config] = [reports.get(id), wanted.get(id)];
+          if (report === undefined || config === undefined) return [];
+          const late = nowMs - report.seenMs > LATE_MS;
+          return [{ id, ...report, late, group: config.group, wanted: config.version }];
+        }),
+        nextCursor,
+      };
     },
   );
 

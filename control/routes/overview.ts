@@ -1,7 +1,6 @@
 /** The pipeline at a glance: the last sample, its age, what is down, and the series behind the plots. */
 import { z } from 'zod';
 import type { App } from '../context.ts';
-import { LATE_MS } from '../agents/reports.ts';
 import type { Sample } from '../lake/monitor.ts';
 import type { Scope } from '../scope/scope.ts';
 
@@ -114,13 +113,7 @@ export function overviewRoutes(app: App): void {
 /** The overview is shown also while the engine is down: without these. */
 async function whoIsThere(scope: Scope): Promise<Pick<z.output<typeof overviewSchema>, 'sessions' | 'agents'>> {
   try {
-    const sessions: Record<string, number> = {};
-    for (const { kind, live } of await scope.sessions()) {
-      if (live) sessions[kind] = (sessions[kind] ?? 0) + 1;
-    }
-    const reports = [...(await scope.fleet.reports()).values()];
-    const late = reports.filter(({ seenMs }) => scope.nowMs - seenMs > LATE_MS).length;
-    return { sessions, agents: { total: reports.length, late } };
+    return { sessions: { ...(await scope.sessionCounts()) }, agents: await scope.fleet.agentCounts() };
   } catch {
     return { sessions: null, agents: null };
   }

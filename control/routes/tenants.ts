@@ -24,13 +24,13 @@ export function tenantRoutes(app: App): void {
     },
     async ({ scope, query }) => {
       const { lake, fleet, tenants } = scope;
-      const agents = [...(await fleet.reports()).keys()];
+      const { ids } = await fleet.agents();
       const of = (tenant: string, names: readonly string[]): number =>
         names.filter((name) => name.startsWith(`${tenant}.`)).length;
       const items = tenants.map((name) => ({
         name,
         datasets: of(name, lake.datasetNames),
-        agents: of(name, agents),
+        agents: of(name, ids),
       }));
       return { ...paginate(items, ({ name }) => [name], ascending, query), all: scope.tenant === null };
     },

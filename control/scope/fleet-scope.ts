@@ -2,12 +2,27 @@
 import type { AgentConfigs } from '../agents/agent-configs.ts';
 import type { ConfigRecords } from '../agents/config-records.ts';
 import type { AgentGroups } from '../agents/groups.ts';
-import type { Assignment, Group } from '../agents/records.ts';
-import type { Report, Reports } from '../agents/reports.ts';
+import type { Group } from '../agents/records.ts';
+import { LATE_MS, type Report, type Reports } from '../agents/reports.ts';
 import type { WantedConfig } from '../agents/rollout.ts';
 import type { RolloutLook, Rollouts } from '../agents/rollouts.ts';
 import type { ControlContext } from '../context.ts';
 import { PenstockError } from '../../lib/errors.ts';
+
+/** How long a count of those that are late serves while nothing is heard of any. */
+const COUNT_MS = 1000;
+
+export interface Agents {
+  /** In their order. */
+  readonly ids: readonly string[];
+  /** By id, also of agents that are none of these. */
+  readonly reports: ReadonlyMap<string, Report>;
+}
+
+export interface AgentCounts {
+  readonly total: number;
+  readonly late: number;
+}
 
 export class FleetScope {
   /** These three take a name of the path, which is the tenant's own (auth/tenants.ts). */
@@ -18,6 +33,10 @@ export class FleetScope {
   readonly #context: ControlContext;
   readonly #tenant: string | null;
   readonly #owns: (name: string) => boolean;
+  #agents: Agents = { ids: [], reports: new Map() };
+  /** Reports are added to and never taken out, so their number tells whether the ids are the same. */
+  #reportsSeen = 0;
+  #counted: (AgentCounts & { readonly changes: number; readonly atMs: number }) | undefined;
 
   constructor(context: ControlContext, tenant: string | null) {
     this.#context = context;
@@ -40,16 +59,28 @@ export class FleetScope {
     }
   }
 
-  async reports(): Promise<ReadonlyMap<string, Report>> {
-    return this.#own(await this.#context.agentReports.all());
+  async agents(): Promise<Agents> {
+    const reports = await this.#context.agentReports.all();
+    if (reports !== this.#agents.reports || reports.size !== this.#reportsSeen) {
+      this.#agents = { ids: [...reports.keys()].filter(this.#owns).sort(), reports };
+      this.#reportsSeen = reports.size;
+    }
+    return this.#agents;
+  }
+
+  async agentCounts(): Promise<AgentCounts> {
+    const { agentReports, clock } = this.#context;
+    const { ids, reports } = await this.agents();
+    const [{ changes }, atMs] = [agentReports, clock.nowMs()];
+    if (this.#counted?.changes !== changes || Math.abs(atMs - this.#counted.atMs) >= COUNT_MS) {
+      const late = ids.filter((id) => atMs - (reports.get(id)?.seenMs ?? 0) > LATE_MS).length;
+      this.#counted = { total: ids.length, late, changes, atMs };
+    }
+    return this.#counted;
   }
 
   async saveHeartbeat(...said: Parameters<Reports['save']>): Promise<void> {
     await this.#context.agentReports.save(...said);
-  }
-
-  async assignments(): Promise<ReadonlyMap<string, Assignment>> {
-    return this.#own(await this.#context.configRecords.assignments());
   }
 
   /** By name. */

@@ -76,6 +76,11 @@ export class Scope {
     return this.tenant === null ? this.#context.connections.engine.sessions() : [];
   }
 
+  /** Those that are alive, by kind. */
+  async sessionCounts(): Promise<Readonly<Record<string, number>>> {
+    return this.tenant === null ? this.#context.sessionCounts() : {};
+  }
+
   /** Throws `not-found`, and `usage` for that of the server itself. */
   async endSession(id: number): Promise<void> {
     const { engine } = this.#context.connections;
@@ -85,6 +90,7 @@ export class Scope {
     }
     if (id === engine.sessionId) throw new PenstockError('usage', 'this is the session of the server itself');
     await engine.endSession(id);
+    this.#context.sessions.forget();
   }
 
   async tokens(): Promise<TokenRecord[]> {

@@ -33,19 +33,37 @@ export function periodStart(atMs: number, by: 'day' | 'week'): number {
   return Math.floor((atMs - MONDAY_MS) / (7 * DAY_MS)) * 7 * DAY_MS + MONDAY_MS;
 }
 
-export const sumRuns = (runs: readonly CostRecord[]): CostSums => runs.reduce(addRun, NOTHING);
+export function sumRuns(runs: readonly CostRecord[]): CostSums {
+  const sums = nothing();
+  for (const run of runs) add(sums, run);
+  return rounded(sums);
+}
 
 /** Sums by dataset, kind and period, newest first. */
 export function costPeriods(runs: readonly DatasetRun[], by: 'day' | 'week'): CostPeriod[] {
-  const periods = new Map<string, CostPeriod>();
+  return sumBy(runs, ({ startedMs }) => periodStart(startedMs, by));
+}
+
+/** Sums by dataset and kind. */
+export function costTotals(runs: readonly DatasetRun[]): Omit<CostPeriod, 'startMs'>[] {
+  return sumBy(runs, () => 0);
+}
+
+function sumBy(runs: readonly DatasetRun[], startOf: (run: DatasetRun) => number): CostPeriod[] {
+  const groups = new Map<string, { readonly run: DatasetRun; readonly startMs: number; readonly sums: Sums }>();
   for (const run of runs) {
-    const startMs = periodStart(run.startedMs, by);
+    const startMs = startOf(run);
     const key = `${startMs} ${run.dataset} ${run.kind}`;
-    const { dataset, kind } = run;
-    periods.set(key, { dataset, kind, startMs, ...addRun(periods.get(key) ?? NOTHING, run) });
+    let group = groups.get(key);
+    if (group === undefined) groups.set(key, (group = { run, startMs, sums: nothing() }));
+    add(group.sums, run);
   }
+  const periods = [...groups.values()].map(({ run: { dataset, kind }, startMs, sums }) => ({
+    ...{ dataset, kind, startMs },
+    ...rounded(sums),
+  }));
   const order = ({ dataset, kind }: CostPeriod): string => `${dataset} ${kind}`;
-  return [...periods.values()].sort((a, b) => b.startMs - a.startMs || (order(a) < order(b) ? -1 : 1));
+  return periods.sort((a, b) => b.startMs - a.startMs || (order(a) < order(b) ? -1 : 1));
 }
 
 export interface Trend {
@@ -86,21 +104,22 @@ const REGRESSION = 0.2;
 const perRow = ({ cpuSeconds, rows }: CostSums): number => (rows === 0 ? 0 : cpuSeconds / rows);
 const change = (before: number, now: number): number | null => (before === 0 || now === 0 ? null : now / before - 1);
 
-const NOTHING: CostSums = {
-  runs: 0,
-  seconds: 0,
-  cpuSeconds: 0,
-  rows: 0,
-  bytesRead: 0,
-  bytesWritten: 0,
-  gets: 0,
-  puts: 0,
-};
+type Sums = { -readonly [key in keyof CostSums]: CostSums[key] };
 
-function addRun(sums: CostSums, run: CostRecord): CostSums {
-  const added = SUMMED.map((key) => [key, Math.round((sums[key] + run[key]) * 1000) / 1000]);
-  // The keys are those of SUMMED.
-  return { ...sums, ...(Object.fromEntries(added) as Omit<CostSums, 'runs'>), runs: sums.runs + 1 };
+function nothing(): Sums {
+  return { runs: 0, seconds: 0, cpuSeconds: 0, rows: 0, bytesRead: 0, bytesWritten: 0, gets: 0, puts: 0 };
+}
+
+/** In place: there may be a hundred thousand runs. */
+function add(sums: Sums, run: CostRecord): void {
+  sums.runs++;
+  for (const key of SUMMED) sums[key] += run[key];
+}
+
+/** To thousandths: what comes behind is of the summing. */
+function rounded(sums: Sums): CostSums {
+  for (const key of SUMMED) sums[key] = Math.round(sums[key] * 1000) / 1000;
+  return sums;
 }
 
 /** `cpuSeconds` and requests at `prices`. */

@@ -24,11 +24,12 @@ export type CostRecord = z.output<typeof costSchema>;
 
 export const costBucket = (volume: string, dataset: string): string => `{${volume}}cost:${dataset}`;
 
-/** In no promised order. */
+/** In no promised order. A record is never changed: of what is in `known`, by field, that is given. */
 export function readCosts(
   engine: MetaEngine,
   volume: string,
   dataset: string,
+  known: ReadonlyMap<string, CostRecord> = new Map(),
 ): AsyncGenerator<readonly [field: string, record: CostRecord]> {
-  return scanJson(engine, costBucket(volume, dataset), costSchema);
+  return scanJson(engine, costBucket(volume, dataset), costSchema, (field) => known.get(field));
 }

@@ -1,6 +1,7 @@
 import { request } from 'node:http';
 import { expect, test } from 'vitest';
 import { openTestPipeline } from '../compactor/pipeline.ts';
+import { HANG_MS } from '../support/hang.ts';
 import { type Control, startControl, tokensOfRoles } from './control.ts';
 
 const FIRST = 'first-administrator-token-0123456789';
@@ -130,6 +131,23 @@ test('a token is kept as a hash, shown once, and refused when it is revoked or e
   const admin = items.find(({ role }) => role === 'admin')?.id ?? '';
   // Not even when it is the only token: the server would be open again.
   expect((await control.request('DELETE', `/v1/tokens/${admin}`, { token: FIRST })).status).toBe(409);
+});
+
+test('a token that another server revokes is refused because it was told, not because its belief ended', async () => {
+  const pipeline = await openTestPipeline();
+  const one = await startControl(pipeline.config, pipeline.dir, FIRST);
+  const tokens = await tokensOfRoles(one, FIRST);
+  // On the clock of this one no belief ever ends.
+  const clock = { nowMs: () => Date.now(), monotonicMs: () => 1 };
+  const other = await startControl(pipeline.config, pipeline.dir, FIRST, { clock });
+  const ask = async (role: string): Promise<number> =>
+    (await other.request('GET', '/v1/datasets', { token: tokens[role] ?? '' })).status;
+  expect([await ask('viewer'), await ask('operator')]).toEqual([200, 200]);
+  const { items } = (await one.get('/v1/tokens', FIRST)) as { items: readonly { id: string; role: string }[] };
+  const viewer = items.find(({ role }) => role === 'viewer')?.id ?? '';
+  expect((await one.request('DELETE', `/v1/tokens/${viewer}`, { token: FIRST })).status).toBe(204);
+  await expect.poll(() => ask('viewer'), { timeout: HANG_MS }).toBe(401);
+  expect(await ask('operator')).toBe(200);
 });
 
 test('the first administrator’s token is taken only while there is none', async () => {

@@ -79,7 +79,7 @@ export async function startControl(
   config: PipelineConfig,
   baseDir: string,
   firstToken?: string,
-  options: Pick<ServeOptions, 'sealKeys' | 'onLog'> = {},
+  options: Pick<ServeOptions, 'sealKeys' | 'onLog' | 'clock'> = {},
 ): Promise<Control> {
   const stop = new AbortController();
   const { promise, resolve, reject } = Promise.withResolvers<Serving>();

@@ -26,12 +26,27 @@ test('who asks in the same moment shares one reading, which sees every heartbeat
   expect((await reports.all()).get('b')?.status).toEqual({ readings: 2 });
   expect(scan).toHaveBeenCalledTimes(1);
   await reports.save(said('a', 1));
-  expect([...(await reports.all()).keys()]).toEqual(['a', 'b']);
+  expect([...(await reports.all()).keys()].sort()).toEqual(['a', 'b']);
+  // A new agent is no reason to read all others again.
+  expect(scan).toHaveBeenCalledTimes(1);
   // What another control plane was told.
   await make().save(said('b', 3));
   now.ms += 2000;
   expect((await reports.all()).get('b')?.status).toEqual({ readings: 3 });
   expect(await readReports(engine, 'v')).toEqual(await reports.all());
+});
+
+test('a report that did not change is not parsed again', async () => {
+  const { now, make } = await opened();
+  const [reports, other] = [make(), make()];
+  await other.save(said('a', 1));
+  await other.save(said('b', 1));
+  const before = await reports.all();
+  await other.save(said('b', 2));
+  now.ms += 2000;
+  const after = await reports.all();
+  expect(after.get('a')).toBe(before.get('a'));
+  expect(after.get('b')?.status).toEqual({ readings: 2 });
 });
 
 test('a heartbeat that comes while reports are being read is in them', async () => {

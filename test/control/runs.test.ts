@@ -14,7 +14,8 @@ test('those who ask for runs at once share one reading, and a run that came sinc
     await engine.commit({ write: [{ key: { bucket: costBucket('v', 'd'), field: id }, value }] });
   };
   await write('1');
-  const runs = new Runs({ nowMs: () => 1, monotonicMs: () => 1 });
+  let nowMs = 1;
+  const runs = new Runs({ nowMs: () => nowMs, monotonicMs: () => nowMs });
   const ask = async (): Promise<string[]> => (await runs.list(engine, 'v', ['d'])).map(({ id }) => id);
   const scan = vi.spyOn(engine, 'scan');
   scan.mockRejectedValueOnce(new Error('away'));
@@ -23,5 +24,6 @@ test('those who ask for runs at once share one reading, and a run that came sinc
   expect(await Promise.all(Array.from({ length: 10 }, ask))).toEqual(Array.from({ length: 10 }, () => ['1']));
   expect(scan).toHaveBeenCalledTimes(1);
   await write('2');
+  nowMs += 1000;
   expect(await ask()).toEqual(['2', '1']);
 });

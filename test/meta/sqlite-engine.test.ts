@@ -23,6 +23,22 @@ function openRaw(path: string): DatabaseSync {
   return database;
 }
 
+test('what waits is answered between the pages of a long scan', async () => {
+  const engine = await openFor(`sqlite:${freshPath()}`);
+  const write = Array.from({ length: 9 }, (_, n) => ({ key: key(`field ${n}`), value: Buffer.of(n) }));
+  await engine.commit({ write });
+  let turns = 0;
+  let isOver = false;
+  const turn = (): void => {
+    turns++;
+    if (!isOver) setImmediate(turn);
+  };
+  setImmediate(turn);
+  for (let cursor: string | null = ''; cursor !== null;) ({ cursor } = await engine.scan(key('').bucket, cursor, 3));
+  isOver = true;
+  expect(turns).toBeGreaterThanOrEqual(2);
+});
+
 describe('processes on one file', () => {
   test('two processes that are killed in the middle of their commits leave whole commits, and all that were acknowledged', async () => {
     const url = `sqlite:${freshPath()}`;

@@ -10,7 +10,7 @@
  * Invariants
  * - A minitransaction sees the file as its group's predecessors left it; one that is refused changes nothing and harms no other.
  * - The event loop never sleeps in SQLite: a busy file is tried again by timer. (An fsync does block it; that is the embedded
- *   adapter's price.)
+ *   adapter's price.) A long scan gives way after each page, so that what else waits is answered in between.
  * - No other file descriptor of this process may be opened on PATH: closing one would drop SQLite's locks (POSIX fcntl rule).
  * Failure: killed at any point, the file holds exactly the commits of whole groups; SQLite's WAL recovery is the repair. When the
  * group's transaction fails (disk full, I/O error), it is rolled back and every member gets the error.
@@ -20,7 +20,7 @@ import { constants } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import type { DatabaseSync, StatementSync } from 'node:sqlite';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import { systemClock } from '../../clock.ts';
 import { PenstockError } from '../../errors.ts';
 import { parseDuration } from '../../units.ts';
@@ -232,6 +232,7 @@ class SqliteEngine implements MetaEngine {
   async scan(bucket: string, cursor: string, limit: number): Promise<ScanPage> {
     assertBucket(bucket);
     const rowsMax = Math.min(Math.max(limit, 1), SCAN_LIMIT_MAX);
+    if (cursor !== '') await nextTurn();
     const statement = cursor === '' ? this.#scanFrom : this.#scanAfter;
     const rows = await this.#reading(() =>
       statement.all(latin1(bucket), latin1(cursor.slice(CURSOR_AFTER.length)), rowsMax),
@@ -326,7 +327,7 @@ class SqliteEngine implements MetaEngine {
   async #commitWaiting(): Promise<void> {
     // What other callers ask for in this turn of the event loop shares the fsync. So do those who ask again when answered.
     do {
-      await new Promise((resolve) => setImmediate(resolve));
+      await nextTurn();
       await this.#commitGroup(this.#takeGroup());
     } while (this.#waiting.length > 0);
     // In the same step as the look at the queue: a commit that comes later starts anew.
