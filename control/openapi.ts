@@ -33,10 +33,10 @@ export function openApiOptions(version: string): FastifyDynamicSwaggerOptions {
     },
     transform: (route) => {
       const { schema, url } = jsonSchemaTransform(route);
-      const access = route.route.config?.access;
+      const { access, columns } = route.route.config ?? {};
       // The rule stands in the document as well, where a person looks for it.
       const rule = access === 'public' ? { security: [] } : { description: `Role: ${access ?? 'none'}` };
-      return { schema: { ...schema, ...rule }, url };
+      return { schema: { ...schema, ...rule, ...(columns !== undefined && { 'x-columns': columns }) }, url };
     },
     transformObject: (document) => {
       const openapi = 'openapiObject' in document ? document.openapiObject : {};

@@ -8,8 +8,9 @@ import type { Command } from 'commander';
 import { parse } from 'yaml';
 import { z } from 'zod';
 import { describeError, PenstockError, type ErrorCode } from '../../lib/errors.ts';
-import { print, printTable, toJson } from '../output.ts';
+import { printTable, toJson } from '../output.ts';
 import { COMPLETION_SCRIPT, completionsOf } from './ctl-completion.ts';
+import { columnsSchema, showAnswer } from './ctl-screen.ts';
 
 interface CtlOptions {
   readonly url: string;
@@ -17,8 +18,6 @@ interface CtlOptions {
 }
 
 const TIMEOUT_MS = 60_000;
-const MOMENT_MS_MIN = 1e11;
-const MOMENT_MS_MAX = 8.64e15;
 
 const parameterSchema = z.object({ name: z.string(), in: z.string(), required: z.boolean().optional() });
 const bodySchema = z.object({
@@ -33,6 +32,7 @@ const operationSchema = z.looseObject({
   summary: z.string().default(''),
   parameters: z.array(parameterSchema).default([]),
   requestBody: bodySchema.optional(),
+  'x-columns': columnsSchema.optional(),
 });
 const documentSchema = z.object({ paths: z.record(z.string(), z.record(z.string(), operationSchema)) });
 
@@ -66,14 +66,13 @@ export function addCtlCommand(program: Command): void {
         const shown = operations.filter(
           ({ operationId }) => resource === undefined || operationId.startsWith(`${resource}.`),
         );
-        if (resource !== undefined) {
-          const known = (shown.length > 0 ? shown : operations).map(({ operationId }) => operationId.replace('.', ' '));
-          throw new PenstockError('usage', `no '${resource} ${verb ?? ''}': expected one of ${known.join(', ')}`);
-        }
+        if (resource !== undefined) throw unknownOperation(`${resource} ${verb ?? ''}`, shown, operations);
         printTable(shown.map(describe), options.json);
         return;
       }
-      show(await call(base, operation, args), options.json);
+      const answer = await call(base, operation, args);
+      if (options.json === true) process.stdout.write(`${toJson(answer)}\n`);
+      else showAnswer(answer, operation['x-columns']);
     });
 }
 
@@ -100,6 +99,17 @@ const pathParameters = ({ path }: Operation): string[] =>
 function describe(operation: Operation): Record<string, string> {
   const [resource = '', verb = ''] = operation.operationId.split('.');
   return { resource, verb, arguments: pathParameters(operation).join(' ').toUpperCase(), summary: operation.summary };
+}
+
+/** With its verbs where the resource is known, else with the resources. */
+function unknownOperation(asked: string, ofResource: readonly Operation[], all: readonly Operation[]): PenstockError {
+  const resources = new Set(all.map(({ operationId }) => operationId.split('.')[0]));
+  const known =
+    ofResource.length > 0 ? ofResource.map(({ operationId }) => operationId.replace('.', ' ')) : [...resources];
+  return new PenstockError(
+    'usage',
+    `no '${asked.trim()}': expected one of ${known.join(', ')} (\`penstock ctl\` alone lists all)`,
+  );
 }
 
 function completable({ operationId, parameters, requestBody }: Operation): Parameters<typeof completionsOf>[0][number] {
@@ -195,7 +205,10 @@ async function request(
       signal: AbortSignal.timeout(TIMEOUT_MS),
     });
   } catch (error) {
-    throw new PenstockError('unavailable', `${url.origin} does not answer: ${describeError(error)}`);
+    throw new PenstockError(
+      'unavailable',
+      `${url.origin} does not answer: ${describeError(error)} (--url or PENSTOCK_URL says where \`penstock serve\` is)`,
+    );
   }
   const text = await response.text();
   const isJson = response.headers.get('content-type')?.includes('json') ?? false;
@@ -224,49 +237,3 @@ const HINTS: Readonly<Record<number, string>> = {
   412: ' (look again, and pass the version with --if-match)',
   428: ' (pass it with --if-match)',
 };
-
-const listSchema = z.object({ items: z.array(z.record(z.string(), z.unknown())), nextCursor: z.string().nullish() });
-const rowsSchema = z.object({ columns: z.array(z.object({ name: z.string() })), rows: z.array(z.array(z.unknown())) });
-
-function show(value: unknown, json: boolean | undefined): void {
-  if (json === true) {
-    process.stdout.write(`${toJson(value)}\n`);
-    return;
-  }
-  const list = listSchema.safeParse(value);
-  const rows = rowsSchema.safeParse(value);
-  if (list.success) {
-    printTable(list.data.items.map(readable), false);
-    if (list.data.nextCursor != null) process.stderr.write(`penstock: more with --cursor ${list.data.nextCursor}\n`);
-  } else if (rows.success) {
-    const names = rows.data.columns.map(({ name }) => name);
-    printTable(
-      rows.data.rows.map((row) => Object.fromEntries(names.map((name, index) => [name, row[index]]))),
-      false,
-    );
-  } else if (typeof value === 'object' && value !== null) print(readable({ ...value }), false);
-  else if (value !== '') process.stdout.write(String(value));
-}
-
-/** For people: moments as such, fractions to four digits, short lists and tags without their brackets. */
-function readable(item: Readonly<Record<string, unknown>>): Record<string, unknown> {
-  return Object.fromEntries(
-    Object.entries(item).map(([name, value]) => {
-      if (value === null) return [name, ''];
-      if (typeof value === 'number') return [name, numberText(name, value)];
-      const parts: unknown[] = Array.isArray(value) ? value : [];
-      if (Array.isArray(value) && parts.every(isScalar)) return [name, parts.join(', ')];
-      const entries = typeof value === 'object' && !Array.isArray(value) ? Object.entries(value) : null;
-      if (entries?.every(([, part]) => isScalar(part)) !== true) return [name, value];
-      return [name, entries.map(([key, part]) => `${key}=${String(part)}`).join(', ')];
-    }),
-  );
-}
-
-const isScalar = (value: unknown): boolean => ['string', 'number', 'boolean'].includes(typeof value);
-
-/** What ends in Ms and is no duration of years are moments, milliseconds since 1970. */
-function numberText(name: string, value: number): string {
-  if (/Ms$/.test(name) && value > MOMENT_MS_MIN && value < MOMENT_MS_MAX) return new Date(value).toISOString();
-  return String(Number.isInteger(value) ? value : Number(value.toPrecision(4)));
-}

@@ -38,6 +38,8 @@ export interface Authority {
 declare module 'fastify' {
   interface FastifyContextConfig {
     readonly access?: Access;
+    /** What of a list's items `penstock ctl` shows: heading -> path, as `status.readings`. Default: all of it. */
+    readonly columns?: Readonly<Record<string, string>>;
   }
   interface FastifyRequest {
     /** null on public routes only. */

@@ -16,7 +16,21 @@ export function agentRoutes(app: App): void {
   app.get(
     '/v1/agents',
     {
-      config: { access: 'viewer' },
+      config: {
+        access: 'viewer',
+        columns: {
+          id: 'id',
+          group: 'group',
+          late: 'late',
+          seenMs: 'seenMs',
+          readings: 'status.readings',
+          delivered: 'status.delivered',
+          quarantined: 'status.quarantined',
+          spoolBytes: 'status.spool.bytes',
+          problem: 'status.uplinkProblem',
+          wanted: 'wanted',
+        },
+      },
       schema: {
         operationId: 'agents.list',
         tags: ['agents'],

@@ -16,7 +16,20 @@ export function mountRoutes(app: App): void {
   app.get(
     '/v1/mounts',
     {
-      config: { access: 'viewer' },
+      config: {
+        access: 'viewer',
+        columns: {
+          id: 'id',
+          host: 'host',
+          mountpoint: 'mountpoint',
+          folder: 'folder',
+          startedMs: 'startedMs',
+          cachedBytes: 'use.cachedBytes',
+          fetchedBytes: 'use.fetchedBytes',
+          uploadedBytes: 'use.uploadedBytes',
+          stagedBytes: 'use.stagedBytes',
+        },
+      },
       schema: {
         operationId: 'mounts.list',
         tags: ['volumes'],
@@ -34,7 +47,23 @@ export function mountRoutes(app: App): void {
   app.get(
     '/v1/pods',
     {
-      config: { access: 'viewer' },
+      config: {
+        access: 'viewer',
+        columns: {
+          pod: 'name',
+          kind: 'kind',
+          id: 'id',
+          host: 'host',
+          requestsPerSecond: 'perSecond.requests',
+          readPerSecond: 'perSecond.readBytes',
+          writtenPerSecond: 'perSecond.writtenBytes',
+          readBytes: 'readBytes',
+          writtenBytes: 'writtenBytes',
+          kernelReadBytes: 'kernelReadBytes',
+          waitSeconds: 'waitSeconds',
+          errors: 'errors',
+        },
+      },
       schema: {
         operationId: 'pods.list',
         tags: ['volumes'],

@@ -31,7 +31,20 @@ export function volumeRoutes(app: App): void {
   app.get(
     '/v1/volumes',
     {
-      config: { access: 'viewer' },
+      config: {
+        access: 'viewer',
+        columns: {
+          name: 'name',
+          formatted: 'formatted',
+          store: 'store',
+          bytesUsed: 'bytesUsed',
+          inodesUsed: 'inodesUsed',
+          trashMs: 'trashMs',
+          graceMs: 'graceMs',
+          mounts: 'mounts',
+          createdMs: 'createdMs',
+        },
+      },
       schema: {
         operationId: 'volumes.list',
         tags: ['volumes'],
@@ -45,7 +58,20 @@ export function volumeRoutes(app: App): void {
   app.get(
     '/v1/sessions',
     {
-      config: { access: 'viewer' },
+      config: {
+        access: 'viewer',
+        columns: {
+          id: 'id',
+          kind: 'kind',
+          host: 'host',
+          pid: 'pid',
+          live: 'live',
+          startedMs: 'startedMs',
+          renewedMs: 'renewedMs',
+          volume: 'detail.volume',
+          mountpoint: 'detail.mountpoint',
+        },
+      },
       schema: {
         operationId: 'sessions.list',
         tags: ['volumes'],

@@ -96,6 +96,19 @@ test('penstock serve tells its address, ctl asks it by its own document, SIGTERM
       stderr: expect.stringMatching(/^penstock: --url(?!.*hunter2)/) as string,
     });
   }
+  // Of a list what the document says is worth a column, of an object its lists as tables; who mistypes is shown what there is.
+  await ctl('agents', 'heartbeat', '7', '--status', '{ "readings": 52, "delivered": 50, "spool": { "bytes": 4096 } }');
+  const [heading, agent] = (await ctl('agents', 'list')).split('\n').map((text) => text.split(/ {2,}/));
+  expect([heading?.[0], heading?.slice(-6)]).toEqual([
+    'id',
+    ['readings', 'delivered', 'quarantined', 'spoolBytes', 'problem', 'wanted'],
+  ]);
+  expect(agent).toEqual(['7', 'false', expect.stringMatching(/Z$/), '52', '50', '4096', wanted.version]);
+  expect(await ctl('overview', 'get')).toMatch(/^agents +total=1, late=0\n\nPORTS\nname .*\nengine .*\n/m);
+  await expect(ctl('agent', 'list')).rejects.toMatchObject({
+    code: 2,
+    stderr: expect.stringMatching(/^penstock: no 'agent list': expected one of health, .*, agents, .*\n$/) as string,
+  });
   // A shell asks for what may follow.
   expect((await ctl('completion', '.')).split('\n')).toContain('datasets');
   expect((await ctl('completion', 'datasets', '.')).split('\n')).toContain('get');
