@@ -4,7 +4,7 @@
 //   node bin/install.mjs --services   also the real services that the tests run against, each built once per machine into
 //                                     ${XDG_CACHE_HOME:-$HOME/.cache}/penstock/services
 //   node bin/install.mjs --kubernetes also the control plane of a Kubernetes, for `npm run test:kubernetes` alone
-//   node bin/install.mjs --spark      Spark with Iceberg's runtime, for `npm run test:spark` and `bench/spark.ts` alone
+//   node bin/install.mjs --spark      Spark with Iceberg's runtime, and pyiceberg, for `npm run test:spark` and `bench/spark.ts` alone
 // A service that cannot be installed is said in one line and its tests are skipped by name (or fail, where CI=true).
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -310,7 +310,7 @@ const kubernetes = [
   { name: 'custom-resources', install: customResources },
 ];
 
-/** Only for `npm run test:spark` and `bench/spark.ts`: 520 MB. Folders: Spark as its Python package has it, and Iceberg's runtime for it. */
+/** Only for `npm run test:spark` and `bench/spark.ts`: 870 MB. Folders: Spark as its Python package has it, Iceberg's runtime for it, what that needs for S3, and pyiceberg. */
 const spark = [
   {
     name: 'spark-python',
@@ -327,6 +327,21 @@ const spark = [
     ),
   },
   { name: 'spark-iceberg', install: jars('spark-iceberg', 'spark') },
+  { name: 'iceberg-aws', install: jars('iceberg-aws', join('spark', 'aws')) },
+  {
+    name: 'pyiceberg',
+    install: built(
+      'pyiceberg',
+      'python3',
+      'python3',
+      (build) => [
+        ...['-m', 'pip', 'install', '--quiet', '--no-warn-conflicts', '--target', join(build, 'python')],
+        'pyiceberg[pyarrow,pyiceberg-core]==0.12.0',
+      ],
+      () => ({}),
+      'python',
+    ),
+  },
 ];
 
 async function installServices(wanted) {

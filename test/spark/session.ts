@@ -29,12 +29,10 @@ export class SparkSession {
 
   /** `dir`: for its files; the caller removes it behind `close`. */
   constructor(catalogUrl: string, dir: string, settings: Readonly<Record<string, string>> = {}) {
-    const jars = requireService('spark-iceberg');
+    const jars = [requireService('spark-iceberg'), requireService('iceberg-aws')];
     const all = {
       'spark.master': 'local[2]',
-      'spark.jars': readdirSync(jars)
-        .map((name) => join(jars, name))
-        .join(','),
+      'spark.jars': jars.flatMap((folder) => readdirSync(folder).map((name) => join(folder, name))).join(','),
       'spark.sql.extensions': 'org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions',
       'spark.sql.catalog.penstock': 'org.apache.iceberg.spark.SparkCatalog',
       'spark.sql.catalog.penstock.type': 'rest',

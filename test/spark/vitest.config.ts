@@ -1,6 +1,6 @@
 import { defineConfig } from 'vitest/config';
 
-/** `npm run test:spark`: installs 520 MB and starts a JVM, so it is not part of `npm test`. */
+/** `npm run test:spark`: installs 870 MB and starts JVMs, so it is not part of `npm test`. */
 export default defineConfig({
   test: {
     include: ['test/spark/*.e2e.ts'],

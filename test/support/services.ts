@@ -25,7 +25,9 @@ export type Service =
   | 'csi-sidecars'
   | 'custom-resources'
   | 'spark-python'
-  | 'spark-iceberg';
+  | 'spark-iceberg'
+  | 'iceberg-aws'
+  | 'pyiceberg';
 
 const cache = join(process.env['XDG_CACHE_HOME'] ?? join(homedir(), '.cache'), 'penstock', 'services');
 
@@ -38,7 +40,7 @@ function executable(path: string): boolean {
   }
 }
 
-/** The absolute path of a service's binary (`kafka`, `apicurio`, `iceberg-rest`: the folder of its jars; `node-opcua`, `kubernetes*`, `csi-sidecars`, `spark-*`: a folder), or undefined. */
+/** The absolute path of a service's binary (`kafka`, `apicurio`, `iceberg-rest`: the folder of its jars; `node-opcua`, `kubernetes*`, `csi-sidecars`, `spark-*`, `iceberg-aws`, `pyiceberg`: a folder), or undefined. */
 export function findService(name: Service): string | undefined {
   // Debian keeps servers where only root's PATH has them.
   const folders = [cache, ...(process.env['PATH'] ?? '').split(delimiter), '/usr/sbin'];
