@@ -9,8 +9,8 @@
 import { z } from 'zod';
 import type { Clock } from '../../lib/clock.ts';
 import { PenstockError } from '../../lib/errors.ts';
-import { scanJson } from '../../lib/lake/scan.ts';
-import type { MetaEngine, Version } from '../../lib/meta/engine.ts';
+import { parseJson, scanJson } from '../../lib/lake/scan.ts';
+import type { MetaEngine, Stored, Version } from '../../lib/meta/engine.ts';
 import type { Connections } from '../connections.ts';
 import { SharedReading } from '../shared-reading.ts';
 
@@ -81,6 +81,23 @@ export class Reports {
     kept?.reports.set(said.id, report);
     this.#changes++;
   }
+
+  /** Removes the report behind `removeRest`. Throws `not-found`, and `conflict` while the agent reports. */
+  async forget(id: string, removeRest: () => Promise<void>): Promise<void> {
+    const { engine, volume } = this.#connections;
+    const key = { bucket: agentsBucket(volume), field: id };
+    const [stored] = await engine.read([key]);
+    if (stored == null) throw new PenstockError('not-found', `no agent ${id} has reported`);
+    const silentMs = this.#clock.nowMs() - (reportOf(stored)?.seenMs ?? 0);
+    const reports = `agent ${id} still reports: stop it, or take its token away, and wait until it is late`;
+    if (silentMs <= LATE_MS) throw new PenstockError('conflict', reports);
+    await removeRest();
+    const compare = [{ key, version: stored.version }];
+    const { ok } = await engine.commit({ compare, write: [{ key, value: null }] });
+    if (!ok) throw new PenstockError('conflict', reports);
+    this.#reading.forget();
+    this.#changes++;
+  }
 }
 
 async function saveHeartbeat(
@@ -94,7 +111,7 @@ async function saveHeartbeat(
     throw new PenstockError('too-large', `a status of ${bytes} bytes: at most ${STATUS_BYTES_MAX}`);
   const key = { bucket: agentsBucket(volume), field: report.id };
   const [stored] = await engine.read([key]);
-  const known = stored == null ? undefined : reportSchema.safeParse(JSON.parse(stored.value.toString('utf8'))).data;
+  const known = reportOf(stored);
   if (stored == null && (await engine.count(key.bucket)) >= AGENTS_MAX) {
     throw new PenstockError('full', `there are ${AGENTS_MAX} agents`);
   }
@@ -102,6 +119,11 @@ async function saveHeartbeat(
   const record = { seenMs, firstSeenMs: known?.firstSeenMs ?? seenMs, address: report.address, status: report.status };
   await engine.commit({ write: [{ key, value: Buffer.from(JSON.stringify(record)) }] });
   return record;
+}
+
+/** undefined also of a record that is damaged: the next heartbeat mends it. */
+function reportOf(stored: Stored | null | undefined): Report | undefined {
+  return stored == null ? undefined : reportSchema.safeParse(parseJson(stored.value)).data;
 }
 
 /** What every agent that ever reported said last, by id. */

@@ -1,8 +1,10 @@
 /** Agents report here; everybody else reads what they said last. */
 import { z } from 'zod';
+import { PenstockError } from '../../lib/errors.ts';
 import { LATE_MS, reportSchema } from '../agents/reports.ts';
 import type { App } from '../context.ts';
 import { ascending, pageOf, pageQuery, paginate } from '../page.ts';
+import type { Scope } from '../scope/scope.ts';
 import { agentId, assertSpeaksFor } from './agent-parts.ts';
 
 const agentSchema = reportSchema.extend({
@@ -40,19 +42,47 @@ export function agentRoutes(app: App): void {
       },
     },
     async (request) => {
-      const { fleet, nowMs } = request.scope;
-      const { ids, reports } = await fleet.agents();
+      const { ids } = await request.scope.fleet.agents();
       const { items, nextCursor } = paginate(ids, (id) => [id], ascending, request.query);
-      const wanted = await fleet.configs.wantedOfMany(items);
-      return {
-        items: items.flatMap((id) => {
-          const [report, config] = [reports.get(id), wanted.get(id)];
-          if (report === undefined || config === undefined) return [];
-          const late = nowMs - report.seenMs > LATE_MS;
-          return [{ id, ...report, late, group: config.group, wanted: config.version }];
-        }),
-        nextCursor,
-      };
+      return { items: await agentsOf(request.scope, items), nextCursor };
+    },
+  );
+
+  app.get(
+    '/v1/agents/:agent',
+    {
+      config: { access: 'viewer' },
+      schema: {
+        operationId: 'agents.get',
+        tags: ['agents'],
+        summary: 'One agent, with its last status',
+        params: z.object({ agent: agentId }),
+        response: { 200: agentSchema },
+      },
+    },
+    async (request) => {
+      const { agent: id } = request.params;
+      const [agent] = await agentsOf(request.scope, [id]);
+      if (agent === undefined) throw new PenstockError('not-found', `no agent ${id} has reported`);
+      return agent;
+    },
+  );
+
+  app.delete(
+    '/v1/agents/:agent',
+    {
+      config: { access: 'admin' },
+      schema: {
+        operationId: 'agents.forget',
+        tags: ['agents'],
+        summary: 'Forget an agent that is no more: what it said, its own configuration and its place in its group',
+        params: z.object({ agent: agentId }),
+        response: { 204: z.null() },
+      },
+    },
+    async (request, reply) => {
+      await request.scope.fleet.forget(request.params.agent, request.principal?.name ?? '');
+      return reply.code(204).send(null);
     },
   );
 
@@ -76,4 +106,16 @@ export function agentRoutes(app: App): void {
       return reply.code(204).send(null);
     },
   );
+}
+
+/** Those of them that have reported. */
+async function agentsOf({ fleet, nowMs }: Scope, ids: readonly string[]): Promise<z.output<typeof agentSchema>[]> {
+  const { reports } = await fleet.agents();
+  const wanted = await fleet.configs.wantedOfMany(ids);
+  return ids.flatMap((id) => {
+    const [report, config] = [reports.get(id), wanted.get(id)];
+    if (report === undefined || config === undefined) return [];
+    const late = nowMs - report.seenMs > LATE_MS;
+    return [{ id, ...report, late, group: config.group, wanted: config.version }];
+  });
 }

@@ -34,7 +34,7 @@ export class FleetScope {
   readonly #tenant: string | null;
   readonly #owns: (name: string) => boolean;
   #agents: Agents = { ids: [], reports: new Map() };
-  /** Reports are added to and never taken out, so their number tells whether the ids are the same. */
+  /** Of one reading reports are added to and never taken out, so their number tells whether the ids are the same. */
   #reportsSeen = 0;
   #counted: (AgentCounts & { readonly changes: number; readonly atMs: number }) | undefined;
 
@@ -81,6 +81,16 @@ export class FleetScope {
 
   async saveHeartbeat(...said: Parameters<Reports['save']>): Promise<void> {
     await this.#context.agentReports.save(...said);
+  }
+
+  /** An agent that is no more: its own configuration, its place in its group, and last what it said. Throws `not-found`; `conflict` while it reports. */
+  async forget(agent: string, by: string): Promise<void> {
+    const { agentReports, configRecords } = this.#context;
+    await agentReports.forget(agent, async () => {
+      const { value } = await configRecords.assignment(agent);
+      if (value?.own != null) await this.configs.setOwn(agent, null, by, () => undefined);
+      if (value?.group != null) await this.groups.setMember(value.group, agent, false);
+    });
   }
 
   /** By name. */

@@ -33,7 +33,8 @@ export async function* scanJson<T>(
   }
 }
 
-function parseJson(value: Buffer): unknown {
+/** undefined: it is none. */
+export function parseJson(value: Buffer): unknown {
   try {
     return JSON.parse(value.toString('utf8'));
   } catch {

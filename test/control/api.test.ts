@@ -4,6 +4,7 @@ import { describe, expect, test } from 'vitest';
 import { datasetStats } from '../../lib/lake/dataset-stats.ts';
 import { DATASET, landOnce } from '../compactor/pipeline.ts';
 import { until } from '../support/mount-guard.ts';
+import { configOf, GROUP } from './fleet.ts';
 import { type Control, landedPipeline, reading, startControl } from './control.ts';
 
 type Items = readonly Readonly<Record<string, unknown>>[];
@@ -174,6 +175,33 @@ test('agents report and are listed; lineage answers both ways', async () => {
     body: { dataset: DATASET, job: 'x', snapshotId: '17' },
   });
   expect(unknown.status).toBe(404);
+});
+
+test('an agent that is no more is forgotten with its configuration and its place in its group, one that reports is not', async () => {
+  const { pipeline } = await landedPipeline({ compacted: false });
+  const now = { ms: Date.now() };
+  const clock = { nowMs: () => now.ms, monotonicMs: () => performance.now() };
+  const control = await startControl(pipeline.config, pipeline.dir, undefined, { clock });
+  const beat = async (): Promise<number> =>
+    (await control.request('POST', '/v1/agents/edge-7/heartbeat', { body: { status: {} } })).status;
+  const forget = async (): Promise<number> => (await control.request('DELETE', '/v1/agents/edge-7')).status;
+  expect(await forget()).toBe(404);
+  expect(await beat()).toBe(204);
+  await control.request('PUT', '/v1/agents/edge-7/config', { body: { config: configOf(1) } });
+  await control.request('PUT', GROUP);
+  await control.request('PUT', `${GROUP}/agents/edge-7`);
+  expect(await control.get('/v1/agents/edge-7')).toMatchObject({ id: 'edge-7', late: false, group: 'plant-a' });
+  expect(await forget()).toBe(409);
+  now.ms += 61_000;
+  expect(await control.get('/v1/agents/edge-7')).toMatchObject({ late: true });
+  expect(await forget()).toBe(204);
+  expect((await control.request('GET', '/v1/agents/edge-7')).status).toBe(404);
+  expect(await control.get('/v1/agents')).toMatchObject({ items: [] });
+  expect(await control.get('/v1/agents/edge-7/config')).toMatchObject({ version: 'none', group: null });
+  expect((await control.request('DELETE', GROUP)).status).toBe(204);
+  // It was only switched off.
+  expect(await beat()).toBe(204);
+  expect(await control.get('/v1/agents')).toMatchObject({ items: [{ id: 'edge-7', late: false }] });
 });
 
 test('volumes and sessions; ending a session refuses its commits', async () => {
