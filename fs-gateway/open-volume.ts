@@ -14,6 +14,7 @@ import type { StoreCredentials } from '../lib/store/store.ts';
 import { readFormat } from '../lib/volume/format.ts';
 import type { VolumeFormat } from '../lib/volume/format.ts';
 import type { MountReport } from '../lib/volume/mount-reports.ts';
+import { BLOCKS_FOLDER } from './data/abandoned.ts';
 import { BlockCache } from './data/block-cache.ts';
 import { BlockReader } from './data/block-reader.ts';
 import { Staging } from './data/staging.ts';
@@ -177,7 +178,7 @@ async function assemble({
     throw error;
   }
   const cache = new BlockCache({
-    dir: join(base, 'blocks'),
+    dir: join(base, BLOCKS_FOLDER),
     bytesMax: options.cacheBytes,
     freeBytesMin: FREE_BYTES_MIN,
   });

@@ -1,6 +1,7 @@
 /** What a volume can be asked for: access modes, the kind of access, and its capacity. */
 import { isCode } from '../../lib/errors.ts';
 import { formatBytes } from '../../lib/units.ts';
+import { QUOTA_MAX } from '../../lib/volume/quota.ts';
 import { parseMountOptions } from '../mount-options.ts';
 import type { MountOptions } from '../mount-options.ts';
 import type { CapacityRange, VolumeCapability } from './protocol.ts';
@@ -100,8 +101,9 @@ export function capabilitiesObjection(capabilities: readonly VolumeCapability[])
 export function wantedCapacity(range: CapacityRange | null): number {
   const { requiredBytes, limitBytes } = range ?? { requiredBytes: 0, limitBytes: 0 };
   if (requiredBytes < 0 || limitBytes < 0) throw invalid('a capacity is not negative');
-  if (!Number.isSafeInteger(requiredBytes) || !Number.isSafeInteger(limitBytes)) {
-    throw new CsiError(Status.OUT_OF_RANGE, `a capacity is at most ${Number.MAX_SAFE_INTEGER} bytes`);
+  // A limit may be any number: what is asked for within it is not.
+  if (requiredBytes > QUOTA_MAX || (requiredBytes === 0 && limitBytes > QUOTA_MAX)) {
+    throw new CsiError(Status.OUT_OF_RANGE, `a capacity is at most ${QUOTA_MAX} bytes`);
   }
   if (limitBytes !== 0 && requiredBytes > limitBytes) {
     throw new CsiError(Status.OUT_OF_RANGE, `${requiredBytes} bytes are required, but the limit is ${limitBytes}`);

@@ -6,8 +6,7 @@ import { Controller } from './controller.ts';
 import { Identity } from './identity.ts';
 import { CsiMetrics } from './metrics.ts';
 import { Keeper } from '../fuse/keeper.ts';
-import { makeMountDaemons, remoteMountDaemons, resumeMounts } from './mount-daemons.ts';
-import type { DaemonSetting, MountDaemons } from './mount-daemons.ts';
+import { makeMountDaemons, remoteMountDaemons, resumeMounts, sweepCaches } from './mount-daemons.ts';
 import { Node } from './node.ts';
 import { readSecretsFolder } from './secrets.ts';
 import { serveCsi, socketPath } from './server.ts';
@@ -50,6 +49,7 @@ export async function runCsiDriver(options: CsiOptions): Promise<void> {
   const keeper = options.keeper === undefined ? ownKeeper : socketPath(options.keeper);
   const setting = { cacheDir: options.cacheDir, logDir: options.logDir, keeper };
   const keeping = node && keeper === ownKeeper ? new Keeper(log) : undefined;
+  const own = node && options.mounts === undefined ? makeMountDaemons(setting) : undefined;
   try {
     const server = await serveCsi({
       endpoint: options.endpoint,
@@ -58,7 +58,12 @@ export async function runCsiDriver(options: CsiOptions): Promise<void> {
         ...(controller && { Controller: new Controller({ clock: systemClock, ...withSecrets }) }),
         // A controller alone writes nothing to the disk.
         ...(node && {
-          Node: new Node({ nodeId, daemons: daemonsOf(options.mounts, setting), clock: systemClock, ...withSecrets }),
+          Node: new Node({
+            nodeId,
+            daemons: own ?? remoteMountDaemons(socketPath(options.mounts ?? '')),
+            clock: systemClock,
+            ...withSecrets,
+          }),
         }),
       },
       onCall: (report) => metrics.record(report),
@@ -66,7 +71,10 @@ export async function runCsiDriver(options: CsiOptions): Promise<void> {
     });
     // The endpoint is ours now: a driver that is there already was left alone.
     await keeping?.listen(keeper);
-    if (node && options.mounts === undefined) void resumeMounts(setting, signal, log);
+    if (own !== undefined) {
+      void resumeMounts(setting, signal, log);
+      void sweepCaches(own, systemClock, signal, log);
+    }
     options.onServing({ endpoint: `unix:${server.path}`, ...(http !== undefined && { metrics: http.url }) });
     await new Promise<void>((done) => {
       if (signal.aborted) done();
@@ -77,8 +85,4 @@ export async function runCsiDriver(options: CsiOptions): Promise<void> {
     keeping?.close();
     await http?.close();
   }
-}
-
-function daemonsOf(mounts: string | undefined, setting: DaemonSetting): MountDaemons {
-  return mounts === undefined ? makeMountDaemons(setting) : remoteMountDaemons(socketPath(mounts));
 }

@@ -7,6 +7,7 @@
  * (fuse/keeper.ts): the end of a daemon, or of the whole second container, is a pause for programs.
  */
 import { closeSync, mkdirSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -16,6 +17,8 @@ import { resumeMount } from '../fuse/lifecycle.ts';
 import { requireFormat, mountVolume, umountVolume } from '../main.ts';
 import { absoluteUrl } from '../../lib/registry.ts';
 import { systemClock } from '../../lib/clock.ts';
+import type { Clock } from '../../lib/clock.ts';
+import { setAsideUnused } from '../data/abandoned.ts';
 import { liveMounts, mountNames } from '../tools/tool.ts';
 import { hasFolder } from '../tools/volume-folders.ts';
 import { assertStore, withEngine } from './backend.ts';
@@ -30,6 +33,9 @@ import type { Place } from './volume-id.ts';
 const MOUNT_MS = 40_000;
 /** How soon a dead daemon is followed by another. */
 const LOOK_MS = 500;
+/** A volume that comes back within it finds its cache; claims come and go, and each leaves up to its `cacheSize`. */
+const UNUSED_MS = 7 * 86_400_000;
+const SWEEP_MS = 3_600_000;
 
 export interface DaemonRequest {
   readonly place: Place;
@@ -46,6 +52,12 @@ export interface MountDaemons {
   umount(point: string): Promise<void>;
 }
 
+/** Those that this process starts. */
+export interface OwnMountDaemons extends MountDaemons {
+  /** Removes caches of volumes that are not mounted here and were not since `beforeMs`; returns how many. Mounts begin before it or after it. */
+  sweep(beforeMs: number): Promise<number>;
+}
+
 export interface DaemonSetting {
   /** The socket of the keeper of their mounts. */
   readonly keeper: string;
@@ -54,48 +66,86 @@ export interface DaemonSetting {
   readonly logDir: string;
 }
 
-export function makeMountDaemons({ cacheDir, logDir, keeper }: DaemonSetting): MountDaemons {
+export function makeMountDaemons({ cacheDir, logDir, keeper }: DaemonSetting): OwnMountDaemons {
   mkdirSync(logDir, { recursive: true, mode: 0o700 });
-  return {
-    async mount({ place, point, capability, secrets, cacheBytes }) {
-      const { volume, folder } = place;
-      const { metaUrl, credentials } = secrets;
-      const { mode, readOnly, mountOptions } = capability;
-      const { store } = await requireFormat(absoluteUrl(metaUrl, '/'), volume);
-      // A mount with wrong credentials would stand, and fail under the pod's hands.
-      await assertStore(store, secrets);
-      await assertThere(secrets, place);
-      if (!mode.manyNodes) await refuseElsewhere(secrets, place, Infinity);
-      await mountVolume({
-        ...mountOptions,
-        metaUrl,
-        name: volume,
-        ...(folder !== undefined && { folder }),
-        mountpoint: point,
-        cacheDir,
-        readOnly,
-        background: true,
-        logPath: logPathOf(logDir, placeName(place)),
-        keeper,
-        signal: AbortSignal.timeout(MOUNT_MS),
-        ...(cacheBytes !== undefined && { cacheBytes }),
-        ...(credentials !== undefined && { credentials }),
-      });
+  let beginning = 0;
+  let sweeping: Promise<unknown> = Promise.resolve();
+  const daemons: OwnMountDaemons = {
+    async mount(request) {
+      beginning += 1;
       try {
-        // Who removes it looks for mounts after that.
-        await assertThere(secrets, place);
-        if (!mode.manyNodes) await refuseElsewhere(secrets, place, await ownSession(secrets, volume, point));
-      } catch (error) {
-        await umount(point);
-        throw error;
+        await sweeping;
+        await start(request);
+      } finally {
+        beginning -= 1;
       }
     },
     umount,
+    async sweep(beforeMs) {
+      if (beginning > 0) return 0;
+      const aside = setAsideUnused(cacheDir, beforeMs);
+      sweeping = aside.catch(() => undefined);
+      for (const folder of await aside) await rm(folder, { recursive: true, force: true });
+      return (await aside).length;
+    },
   };
+  return daemons;
+
+  async function start({ place, point, capability, secrets, cacheBytes }: DaemonRequest): Promise<void> {
+    const { volume, folder } = place;
+    const { metaUrl, credentials } = secrets;
+    const { mode, readOnly, mountOptions } = capability;
+    const { store } = await requireFormat(absoluteUrl(metaUrl, '/'), volume);
+    // A mount with wrong credentials would stand, and fail under the pod's hands.
+    await assertStore(store, secrets);
+    await assertThere(secrets, place);
+    if (!mode.manyNodes) await refuseElsewhere(secrets, place, Infinity);
+    await mountVolume({
+      ...mountOptions,
+      metaUrl,
+      name: volume,
+      ...(folder !== undefined && { folder }),
+      mountpoint: point,
+      cacheDir,
+      readOnly,
+      background: true,
+      logPath: logPathOf(logDir, placeName(place)),
+      keeper,
+      signal: AbortSignal.timeout(MOUNT_MS),
+      ...(cacheBytes !== undefined && { cacheBytes }),
+      ...(credentials !== undefined && { credentials }),
+    });
+    try {
+      // Who removes it looks for mounts after that.
+      await assertThere(secrets, place);
+      if (!mode.manyNodes) await refuseElsewhere(secrets, place, await ownSession(secrets, volume, point));
+    } catch (error) {
+      await umount(point);
+      throw error;
+    }
+  }
 }
 
 function logPathOf(logDir: string, place: string): string {
   return join(logDir, `${place.replace('/', '-')}.log`);
+}
+
+/** Until the signal fires: once an hour, removes caches that nobody has used for a week. */
+export async function sweepCaches(
+  daemons: OwnMountDaemons,
+  clock: Clock,
+  signal: AbortSignal,
+  log: (message: string) => void,
+): Promise<void> {
+  while (!signal.aborted) {
+    try {
+      const removed = await daemons.sweep(clock.nowMs() - UNUSED_MS);
+      if (removed > 0) log(`removed the caches of ${removed} volumes that were not used here for a week`);
+    } catch (error) {
+      log(`caches of volumes that are not used: ${describeError(error)}`);
+    }
+    await sleep(SWEEP_MS, undefined, { signal }).catch(() => undefined);
+  }
 }
 
 /** Until the signal fires: starts daemons for the mounts that the keeper has and nobody serves. */

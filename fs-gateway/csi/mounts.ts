@@ -3,9 +3,10 @@
  *
  * Limits: nothing waits for a file system that does not answer beyond LOOK_MS.
  */
-import { mkdir } from 'node:fs/promises';
+import { lstat, mkdir } from 'node:fs/promises';
 import { isAbsolute, join } from 'node:path';
-import { isCode } from '../../lib/errors.ts';
+import { describeError, isCode, systemCode } from '../../lib/errors.ts';
+import { controlRequest } from '../fuse/control.ts';
 import { allMounts, FILE_SYSTEM_TYPE, findMount, probeMount, resolveMountpoint } from '../fuse/mount.ts';
 import type { MountEntry, MountState } from '../fuse/mount.ts';
 import { CsiError, invalid, Status } from './status.ts';
@@ -53,12 +54,29 @@ export function absolutePath(name: string, path: string): string {
   return join(path);
 }
 
-/** The real path, its folder made where it is missing; nothing looks into what is mounted there. */
+/** The real path, its folder made where it is missing; nothing looks into what is mounted there. Throws INVALID_ARGUMENT where no folder can be. */
 export async function makeMountpoint(path: string): Promise<string> {
   const found = existingMountpoint(path);
-  if (found !== undefined) return found;
-  await mkdir(path, { recursive: true, mode: 0o750 });
+  if (found !== undefined) {
+    if (findMount(found) === undefined && !(await lstat(found)).isDirectory())
+      throw invalid(`${path} is not a directory`);
+    return found;
+  }
+  try {
+    await mkdir(path, { recursive: true, mode: 0o750 });
+  } catch (error) {
+    if (!['ENOTDIR', 'EEXIST', 'ENAMETOOLONG'].includes(systemCode(error) ?? '')) throw error;
+    throw invalid(describeError(error));
+  }
   return resolveMountpoint(path);
+}
+
+/** Whether a daemon serves the volume at this very path, and not only shows it there to a pod. */
+export async function isServedAt(point: string): Promise<boolean> {
+  return controlRequest(point, { type: 'stats' }, LOOK_MS).then(
+    ({ ok }) => ok,
+    () => false,
+  );
 }
 
 export function existingMountpoint(path: string): string | undefined {

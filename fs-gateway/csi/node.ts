@@ -26,6 +26,7 @@ import {
   assertOurs,
   existingMountpoint,
   isDead,
+  isServedAt,
   makeMountpoint,
   noAnswer,
   placeOf,
@@ -152,6 +153,7 @@ export class Node {
     notePod(request.volumeContext);
     if (isEphemeral(request.volumeContext)) return this.#publishEphemeral(request, target);
     const staging = absolutePath('staging_target_path', request.stagingTargetPath);
+    if (`${target}/`.startsWith(`${staging}/`)) throw invalid('target_path is in staging_target_path');
     const capability = parseCapability(request.volumeCapability);
     const { cacheBytes, subPath } = parseContext(request.volumeContext);
     const place = existing(request.volumeId);
@@ -250,6 +252,13 @@ async function unpublish(target: string, place: Place): Promise<void> {
     const entry = findMount(point);
     if (entry === undefined) break;
     assertOurs(entry, place);
+    // Its daemon writes what is staged before it lets go, which is what unstage asks it for.
+    if (await isServedAt(point)) {
+      throw new CsiError(
+        Status.FAILED_PRECONDITION,
+        `volume '${placeName(place)}' is staged at ${point}, not published`,
+      );
+    }
     if (unmountPoint(point, false) === 'busy') {
       throw new CsiError(Status.FAILED_PRECONDITION, `${point} is in use: a program has files of it open`);
     }

@@ -29,7 +29,7 @@ export async function publish(publication: Publication): Promise<void> {
   if (staged === undefined) throw new CsiError(Status.UNAVAILABLE, `${point} was unmounted meanwhile`);
   const readOnly = asked || capability.readOnly;
   const found = existingMountpoint(target);
-  const path = found ?? (await makeMountpoint(target));
+  const path = await makeMountpoint(target);
   const there = findMount(path);
   const home = place.folder === undefined ? [] : folderNames(place.folder);
   if (there !== undefined) {

@@ -2,7 +2,7 @@
  * Removes volumes and snapshots: record `deleting` -> folder removed -> record removed, and the home counts one less. With the last one the whole
  * Penstock volume goes, at once.
  *
- * Invariants: what is mounted is refused and stays as it was; a volume that this driver did not make is kept.
+ * Invariants: what is mounted, or whose object store does not answer, is refused and stays as it was; a volume that this driver did not make is kept.
  * Failure: killed between any two steps, the same call again finishes.
  * Limits: ATTEMPTS rounds when others change the records meanwhile.
  */
@@ -14,7 +14,7 @@ import { readFormat } from '../../lib/volume/format.ts';
 import { destroyVolume } from '../tools/destroy.ts';
 import { liveMounts, mountNames } from '../tools/tool.ts';
 import { removeFolder } from '../tools/volume-folders.ts';
-import { withEngine } from './backend.ts';
+import { assertStore, withEngine } from './backend.ts';
 import { Records } from './records.ts';
 import type { Edit, HomeRecord, RecordTable, SnapshotRecord, Stored, VolumeRecord } from './records.ts';
 import type { Secrets } from './secrets.ts';
@@ -71,6 +71,8 @@ async function remove<T extends VolumeRecord | SnapshotRecord>(
     const home = await records.homes.read(record.home);
     if (home === null)
       throw new PenstockError('corrupt', `volume '${record.home}', which has '${name}', has no record`);
+    // With the last one its objects go: with keys that the store does not take, nothing of it may.
+    if (home.record.members === 1) await assertStore(home.record.store, context.secrets);
     const version = await records.commit([table.edit(name, stored, { ...record, state: 'deleting' })]);
     if (version === null) continue;
     const marked = { record, version };

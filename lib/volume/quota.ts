@@ -6,6 +6,7 @@
  * Record {v}u <ino>:  u8 format (1), u8 flags (1: is being counted), varint outer root (0: none), varint bytes limit + 1 (0: none), varint
  * inodes limit + 1 (0: none), u32 CRC32C.  The record of ROOT_INO holds the limits of the whole volume; its usage is that of {v}n.
  */
+import { PenstockError } from '../errors.ts';
 import { ByteReader, ByteWriter } from './bytes.ts';
 
 export interface Quota {
@@ -18,10 +19,15 @@ export interface Quota {
   readonly counting: boolean;
 }
 
+/** One more is written, and the sum of that has to be exact. */
+export const QUOTA_MAX = Number.MAX_SAFE_INTEGER - 1;
 const FORMAT = 1;
 const COUNTING = 1;
 
+/** Throws `usage` for a limit above QUOTA_MAX. */
 export function encodeQuota({ outer, bytesMax, inodesMax, counting }: Quota): Buffer {
+  const most = Math.max(bytesMax ?? 0, inodesMax ?? 0);
+  if (most > QUOTA_MAX) throw new PenstockError('usage', `a limit of ${most}: at most ${QUOTA_MAX}`);
   return new ByteWriter()
     .u8(FORMAT)
     .u8(counting ? COUNTING : 0)

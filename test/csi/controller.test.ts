@@ -8,6 +8,7 @@ import { formatVolume, mountVolume, umountVolume } from '../../fs-gateway/main.t
 import { gcAllVolumes } from '../../fs-gateway/tools/main.ts';
 import { openMeta } from '../../lib/registry.ts';
 import { readFormat } from '../../lib/volume/format.ts';
+import { QUOTA_MAX } from '../../lib/volume/quota.ts';
 import { failureOf, startCsiDriver } from '../support/csi.ts';
 import type { CsiDriver } from '../support/csi.ts';
 import { startServices } from '../support/fs-volume.ts';
@@ -163,7 +164,17 @@ describe.skipIf(cannotMount() || missing('redis-server', 'versitygw'))('the CSI 
       driver.call('Controller', 'CreateVolume', { ...createRequest('pvc-x', secrets, 0), capacityRange });
     await expect(create({ requiredBytes: 10, limitBytes: 5 })).rejects.toMatchObject({ code: Status.OUT_OF_RANGE });
     await expect(create({ requiredBytes: '9223372036854775807' })).rejects.toMatchObject({ code: Status.OUT_OF_RANGE });
+    await expect(create({ requiredBytes: String(QUOTA_MAX + 1) })).rejects.toMatchObject({ code: Status.OUT_OF_RANGE });
     await expect(create({ requiredBytes: -1 })).rejects.toMatchObject({ code: Status.INVALID_ARGUMENT });
+    const most = createRequest('pvc-most', secrets, QUOTA_MAX);
+    const largest = volumeOf(await driver.call('Controller', 'CreateVolume', most));
+    expect(largest.capacityBytes).toBe(QUOTA_MAX);
+    // What was written is read again: a mount of it would be EIO otherwise.
+    const limit = { requiredBytes: QUOTA_MAX, limitBytes: '9223372036854775807' };
+    const asked = { volumeId: largest.volumeId, secrets, capacityRange: limit };
+    expect(await driver.call('Controller', 'ControllerExpandVolume', asked)).toMatchObject({
+      capacityBytes: QUOTA_MAX,
+    });
 
     const made = await driver.call('Controller', 'CreateVolume', createRequest('pvc-grow', secrets, 1e9));
     const { volumeId } = volumeOf(made);
@@ -179,6 +190,19 @@ describe.skipIf(cannotMount() || missing('redis-server', 'versitygw'))('the CSI 
     await expect(grow(1e9, 2e9)).rejects.toMatchObject({ code: Status.OUT_OF_RANGE });
     const other = failureOf(driver.call('Controller', 'CreateVolume', createRequest('pvc-grow', secrets, 4e9)));
     expect((await other).code).toBe(Status.ALREADY_EXISTS);
+  });
+
+  it('keeps a volume whole that it cannot remove whole', async () => {
+    const { volumeId } = volumeOf(
+      await driver.call('Controller', 'CreateVolume', createRequest('pvc-keys', secrets, 1e9)),
+    );
+    const remove = (given: object): Promise<unknown> =>
+      driver.call('Controller', 'DeleteVolume', { volumeId, secrets: { ...secrets, ...given } });
+    await expect(remove({ secretAccessKey: 'hunter2' })).rejects.toMatchObject({ code: Status.UNAUTHENTICATED });
+    const grow = { volumeId, secrets, capacityRange: { requiredBytes: 2e9 } };
+    expect(await driver.call('Controller', 'ControllerExpandVolume', grow)).toMatchObject({ capacityBytes: 2e9 });
+    await remove({});
+    expect(await keysOf('pvc-keys')).toEqual([]);
   });
 
   it('says what is wrong with secrets and parameters, and shows no value', async () => {

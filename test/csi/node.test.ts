@@ -1,5 +1,5 @@
 /** The node service with real mounts: views, one pod and one node, and bad input. */
-import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { status as Status } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
@@ -11,7 +11,7 @@ import type { Services } from '../support/fs-volume.ts';
 import { guardMount, isAlive, isMounted, run, shell, until } from '../support/mount-guard.ts';
 import { cannotMount, missing } from '../support/services.ts';
 import { makeNode } from './csi-node.ts';
-import { WRITER } from './csi-volume.ts';
+import { createRequest, volumeOf, WRITER } from './csi-volume.ts';
 
 const ONE_NODE = { mount: {}, accessMode: { mode: 'SINGLE_NODE_WRITER' } };
 const ONE_POD = { mount: {}, accessMode: { mode: 'SINGLE_NODE_SINGLE_WRITER' } };
@@ -182,6 +182,83 @@ describe.skipIf(cannotMount() || missing('redis-server', 'versitygw'))('the CSI 
     expect(await shell('cat "$1/file"', node.target('second'))).toBe('kept\n');
     await node.clean('pod', 'second');
     await other.clean();
+  });
+
+  it('keeps staging and targets apart, and says which path can be no folder', async () => {
+    const node = await makeNode(services, 'pvc-paths', 9);
+    const file = join(node.base, 'file');
+    writeFileSync(file, '');
+    const publishAt = (targetPath: string): ReturnType<typeof failureOf> =>
+      failureOf(node.call('NodePublishVolume', { stagingTargetPath: node.staging, targetPath }));
+    for (const stagingTargetPath of [file, join(file, 'below')]) {
+      const { code } = await failureOf(node.call('NodeStageVolume', { stagingTargetPath }));
+      expect(code, stagingTargetPath).toBe(Status.INVALID_ARGUMENT);
+    }
+    await node.stage();
+    const wrong = [file, join(file, 'below'), join(node.base, 'n'.repeat(300)), node.staging, join(node.staging, 'in')];
+    for (const path of wrong) expect((await publishAt(path)).code, path).toBe(Status.INVALID_ARGUMENT);
+    // Only an unstage ends the mount, after it wrote what is staged.
+    const ended = await failureOf(node.call('NodeUnpublishVolume', { targetPath: node.staging }));
+    expect(ended).toMatchObject({ code: Status.FAILED_PRECONDITION });
+    expect(ended.details).toContain('not published');
+    await node.publish('pod');
+    // A volume of another name has nothing to say about it.
+    const made = await node.driver.call('Controller', 'CreateVolume', createRequest('pvc-else', node.secrets, 1e6));
+    const { volumeId } = volumeOf(made);
+    const paths = { volumeId, stagingTargetPath: node.staging, targetPath: node.target('pod') };
+    for (const method of ['NodeStageVolume', 'NodePublishVolume', 'NodeUnpublishVolume', 'NodeUnstageVolume']) {
+      const refused = await failureOf(node.call(method, paths));
+      expect(refused.code, method).toBe(Status.FAILED_PRECONDITION);
+    }
+    expect(await shell('echo kept > "$1/f"; cat "$1/f"', node.target('pod'))).toBe('kept\n');
+    await node.clean('pod');
+  });
+
+  it('drops the cache of a volume that its node has not used for a week, and keeps the others', async () => {
+    const node = await makeNode(services, 'pvc-cache', 11);
+    await node.driver.kill();
+    const caches = ['0', '1'].map((n) => join(node.base, 'cache-csi', `0000000${n}-0000-4000-8000-000000000000`));
+    for (const [index, folder] of caches.entries()) {
+      const [piece, mount] = [join(folder, 'blocks', '00', 'piece'), join(folder, 'mount-ended')];
+      mkdirSync(join(piece, '..'), { recursive: true });
+      mkdirSync(mount);
+      writeFileSync(piece, '');
+      const endedMs = Date.now() - (index === 0 ? 8 : 6) * 86_400_000;
+      utimesSync(mount, endedMs / 1000, endedMs / 1000);
+    }
+    await node.restart();
+    await until('it is gone', () => readdirSync(caches[0] ?? '').join() === 'mount-ended');
+    expect(existsSync(join(caches[1] ?? '', 'blocks', '00', 'piece'))).toBe(true);
+    await node.stage();
+    await node.clean();
+  });
+
+  it('comes through a storm of calls for one volume', async () => {
+    const node = await makeNode(services, 'pvc-storm', 10, { daemonsApart: true });
+    const calls = [
+      ...[() => node.stage(), () => node.unstage(), () => node.publish('a')],
+      ...[() => node.unpublish('a'), () => node.publish('b'), () => node.unpublish('b')],
+    ];
+    const codes = new Set<number>();
+    let done = 0;
+    const ask = async (first: number): Promise<void> => {
+      for (let n = 0; n < 18; n++) {
+        // Each asks in an order of its own.
+        const call = calls[(first + n * (2 * first + 1)) % calls.length];
+        await call?.().then(
+          () => (done += 1),
+          (error: unknown) => codes.add((error as CsiError).code),
+        );
+      }
+    };
+    await Promise.all([0, 1, 2, 3].map(ask));
+    expect(done).toBeGreaterThan(5);
+    // Another call for the volume is under way; it is not staged, or published still.
+    for (const code of codes) expect([Status.ABORTED, Status.FAILED_PRECONDITION]).toContain(code);
+    await node.stage();
+    await node.publish('a');
+    expect(await shell('echo kept > "$1/f"; cat "$1/f"', node.target('a'))).toBe('kept\n');
+    await node.clean('a', 'b');
   });
 
   it('touches no mount that is not its own', async () => {

@@ -29,6 +29,8 @@ function suite(newVolume: NewVolume): void {
       counting: false,
     });
     expect(await setQuota(engine, 'lake', '/outer', { bytesMax: 8000 })).toMatchObject({ bytes: 1000, inodes: 2 });
+    const tooMuch = setQuota(engine, 'lake', '/outer', { bytesMax: Number.MAX_SAFE_INTEGER });
+    await expect(tooMuch).rejects.toMatchObject({ code: 'usage' });
     await writeFile(other, 'second', Buffer.alloc(4000), inner);
     expect(await errnoOf(() => writeFile(open, 'third', Buffer.alloc(1), inner))).toBe(EDQUOT);
     expect(await errnoOf(() => makeDirectory(other, 'fourth', inner))).toBe(EDQUOT);
