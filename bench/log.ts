@@ -10,6 +10,7 @@ import { systemClock } from '../lib/clock.ts';
 import { RecordBatchBuilder } from '../lib/log/batch-builder.ts';
 import { RecordBatchReader } from '../lib/log/batch-reader.ts';
 import { openFileLogAt } from '../lib/log/file/file-log.ts';
+import { placeOf } from '../test/agent/uplink/place-of.ts';
 import { NO_PRODUCER, sequenceAfter, type ProducerIdentity } from '../lib/log/record-batch.ts';
 
 const readings = Number(process.argv[2] ?? 1_000_000);
@@ -44,7 +45,7 @@ function* encoded(
     incarnation: 'c0ffee00c0ffee00',
     priority: 0,
     replayed: false,
-    arrivalUs: 1_700_000_000_000_000n,
+    arrivalUs: 1_700_000_000_000_000,
   } as const;
   const seal = (): Batch => {
     const { records } = builder;
@@ -54,7 +55,12 @@ function* encoded(
     const key = keys[i % keys.length] ?? null;
     const value = values[i % values.length] ?? Buffer.alloc(0);
     const seq = BigInt(i);
-    encoder.add(builder, { ...reading, seq, key, value, eventUs: seq }, 1_700_000_000_000, false);
+    encoder.add(
+      builder,
+      { ...reading, seq, key, value, place: placeOf(key, value), eventUs: i },
+      1_700_000_000_000,
+      false,
+    );
     if (builder.bytes >= BATCH_BYTES) yield seal();
   }
   if (builder.records > 0) yield seal();

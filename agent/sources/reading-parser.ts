@@ -6,6 +6,7 @@
  */
 import { isUtf8 } from 'node:buffer';
 import type { NewReading } from '../spool/frame.ts';
+import { JsonObjectScan, scalarAt } from './json-object-scan.ts';
 
 export interface ReadingMapping {
   /** What the input is called in reasons: a line, a payload. */
@@ -21,6 +22,7 @@ export interface RejectedInput {
   readonly reason: string;
 }
 
+const objectScan = new JsonObjectScan();
 const VALUE_BEGIN = Buffer.from('{"value":');
 const VALUE_END = Buffer.from('}');
 /** JSON of CSV fields: what is written like a JSON number is one; an empty field is null. */
@@ -34,6 +36,11 @@ export function isRejected(result: NewReading | RejectedInput): result is Reject
 
 /** `bytes` is without a line end. What is no object becomes `{ "value": ... }`. */
 export function parseJson(bytes: Buffer, mapping: ReadingMapping, arrivalUs: number): NewReading | RejectedInput {
+  const keyField = mapping.key !== null && 'field' in mapping.key ? mapping.key.field : null;
+  if (objectScan.scan(bytes, keyField, mapping.eventTime) && (objectScan.isAscii || isUtf8(bytes))) {
+    const { first, second } = objectScan;
+    return madeOf(bytes, scalarAt(bytes, first), scalarAt(bytes, second), mapping, arrivalUs);
+  }
   if (!isUtf8(bytes)) return { reason: `the ${mapping.input} is not UTF-8` };
   let value: unknown;
   try {
@@ -122,14 +129,20 @@ export function readingOf(
   mapping: ReadingMapping,
   arrivalUs: number,
 ): NewReading {
-  const { topic, priority, eventTime } = mapping;
-  const key =
-    mapping.key === null
-      ? null
-      : 'text' in mapping.key
-        ? mapping.key.text
-        : keyText(fieldOf(fields, mapping.key.field));
-  return { topic, key, value, eventUs: epochUs(fieldOf(fields, eventTime)) ?? arrivalUs, arrivalUs, priority };
+  const key = mapping.key !== null && 'field' in mapping.key ? fieldOf(fields, mapping.key.field) : null;
+  return madeOf(value, key, fieldOf(fields, mapping.eventTime), mapping, arrivalUs);
+}
+
+/** `keyValue` and `time` are what stands in the fields that the mapping names. */
+function madeOf(
+  value: string | Buffer,
+  keyValue: unknown,
+  time: unknown,
+  { topic, key: rule, priority }: ReadingMapping,
+  arrivalUs: number,
+): NewReading {
+  const key = rule === null ? null : 'text' in rule ? rule.text : keyText(keyValue);
+  return { topic, key, value, eventUs: epochUs(time) ?? arrivalUs, arrivalUs, priority };
 }
 
 function fieldOf(fields: object, name: string): unknown {

@@ -39,8 +39,9 @@ export const FRAME_PAYLOAD_BYTES = 256 * 1024;
 export const READING_BYTES_MAX = 1_048_000;
 /** Priorities are 0 to 9, the highest first; readings of this one are never dropped. */
 export const ALARM_PRIORITY = 9;
+const BUFFER_BYTES_MIN = 1024;
 const KEY_BYTES_MAX = 0xfffe;
-const READING_HEADER_BYTES = 24;
+export const READING_HEADER_BYTES = 24;
 /** "PSF1" */
 const MAGIC = 0x31465350;
 const MAGIC_BYTES = Buffer.from('PSF1', 'latin1');
@@ -80,14 +81,6 @@ export interface NewReading {
   readonly priority: number;
   /** Told its sequence number in the moment in which it is durable, before anybody can read it: for the few that are traced. */
   readonly onStored?: (seq: number) => void;
-}
-
-export interface StoredReading {
-  readonly seq: number;
-  readonly key: Buffer | null;
-  readonly value: Buffer;
-  readonly eventUs: number;
-  readonly arrivalUs: number;
 }
 
 export function encodeFrameHeader(header: FrameHeader, payload: Uint8Array): Buffer {
@@ -163,20 +156,21 @@ export function isSurelyFine(reading: NewReading): boolean {
   );
 }
 
-/** Readings of one topic and priority on their way into a frame. The buffer grows and is used again. */
+/** Readings of one topic and priority on their way into a frame. */
 export class ReadingsPayload {
   bytesUsed = 0;
   count = 0;
-  #buffer = Buffer.allocUnsafeSlow(16 * 1024);
+  #buffer: Buffer;
 
-  /** The encoded readings; valid until the next `clear`. */
-  get payload(): Buffer {
-    return this.#buffer.subarray(0, this.bytesUsed);
+  /** `bytesExpected`: about as many as will come; the buffer grows. */
+  constructor(bytesExpected: number) {
+    const size = Math.max(BUFFER_BYTES_MIN, Math.min(FRAME_PAYLOAD_BYTES, bytesExpected));
+    this.#buffer = Buffer.allocUnsafeSlow(2 ** Math.ceil(Math.log2(size)));
   }
 
-  clear(): void {
-    this.bytesUsed = 0;
-    this.count = 0;
+  /** The encoded readings. */
+  get payload(): Buffer {
+    return this.#buffer.subarray(0, this.bytesUsed);
   }
 
   /** False when the frame has readings and this one would make it too large. */
@@ -212,43 +206,12 @@ export class ReadingsPayload {
     this.#buffer = larger;
     return true;
   }
-
-  /** Whether the buffer is worth keeping for the next frame; one that a giant reading blew up is not. */
-  get isReusable(): boolean {
-    return this.#buffer.length <= 2 * FRAME_PAYLOAD_BYTES;
-  }
 }
 
-/**
- * Calls `take` for each reading of a payload whose checksum held, from sequence `fromSeq` on, until it returns false. Returns
- * the sequence of the first reading that was not taken. Keys and values are views into `payload`.
- */
-export function decodeReadings(
-  frame: StoredFrame,
-  payload: Buffer,
-  fromSeq: number,
-  take: (reading: StoredReading) => boolean,
-): number {
-  let at = 0;
-  for (let index = 0; index < frame.count; index += 1) {
-    const valueBytes = payload.readUInt32LE(at);
-    const keyBytes = payload.readUInt16LE(at + 4);
-    const keyStart = at + READING_HEADER_BYTES;
-    const valueStart = keyStart + (keyBytes === 0 ? 0 : keyBytes - 1);
-    const seq = frame.baseSeq + index;
-    if (seq >= fromSeq) {
-      const taken = take({
-        seq,
-        key: keyBytes === 0 ? null : payload.subarray(keyStart, valueStart),
-        value: payload.subarray(valueStart, valueStart + valueBytes),
-        eventUs: readInt64(payload, at + 8),
-        arrivalUs: readInt64(payload, at + 16),
-      });
-      if (!taken) return seq;
-    }
-    at = valueStart + valueBytes;
-  }
-  return frame.baseSeq + frame.count;
+/** How many bytes the reading at `at` of a payload takes. */
+export function readingBytes(payload: Buffer, at: number): number {
+  const keyBytes = payload.readUInt16LE(at + 4);
+  return READING_HEADER_BYTES + (keyBytes === 0 ? 0 : keyBytes - 1) + payload.readUInt32LE(at);
 }
 
 /** Whole numbers within ±2^53: exact, and several times faster than the bigint accessors. */
@@ -258,6 +221,6 @@ function writeInt64(buffer: Buffer, value: number, offset: number): void {
   buffer.writeInt32LE(high, offset + 4);
 }
 
-function readInt64(buffer: Buffer, offset: number): number {
+export function readInt64(buffer: Buffer, offset: number): number {
   return buffer.readInt32LE(offset + 4) * TWO_32 + buffer.readUInt32LE(offset);
 }

@@ -19,6 +19,7 @@ import {
   type FrameHeader,
   type NewReading,
 } from './frame.ts';
+import type { LaidOutFrame } from './recent-frames.ts';
 import {
   encodeState,
   groupReceipts,
@@ -29,9 +30,6 @@ import {
   type StateDelta,
   type TopicState,
 } from './spool-state.ts';
-
-/** Payload buffers that are kept for the next group: 16 frames of 256 KiB are 4 MiB. */
-const SPARE_PAYLOADS_MAX = 16;
 
 interface OpenFrame {
   readonly topic: string;
@@ -46,29 +44,15 @@ interface Waiter {
 
 export interface LaidOutGroup {
   readonly buffers: readonly Buffer[];
+  readonly frames: readonly LaidOutFrame[];
   readonly bytes: number;
   /** What is true once the group is durable. */
   readonly nextSeqs: ReadonlyMap<TopicState, number>;
   readonly delta: StateDelta | null;
 }
 
-/** Buffers are used again by later groups of one spool. */
-export class PayloadPool {
-  readonly #spare: ReadingsPayload[] = [];
-
-  take(): ReadingsPayload {
-    return this.#spare.pop() ?? new ReadingsPayload();
-  }
-
-  giveBack(payload: ReadingsPayload): void {
-    if (!payload.isReusable || this.#spare.length >= SPARE_PAYLOADS_MAX) return;
-    payload.clear();
-    this.#spare.push(payload);
-  }
-}
-
 export class PendingGroup {
-  readonly #pool: PayloadPool;
+  readonly #bytesExpected: number;
   readonly #frames: OpenFrame[] = [];
   readonly #openFrames = new Map<string, OpenFrame>();
   readonly #checkpoints = new Map<string, CheckpointState>();
@@ -89,8 +73,9 @@ export class PendingGroup {
   bytes = 0;
   readings = 0;
 
-  constructor(pool: PayloadPool) {
-    this.#pool = pool;
+  /** `bytesExpected`: about as many as it will have. */
+  constructor(bytesExpected: number) {
+    this.#bytesExpected = bytesExpected;
   }
 
   get isEmpty(): boolean {
@@ -184,18 +169,18 @@ export class PendingGroup {
       const header = { type: FRAME_STATE, group, topicId: 0, priority: 0, baseSeq: 0, count: 0 };
       parts.unshift({ header, payload: encodeState(delta) });
     }
-    const buffers = parts.flatMap(({ header, payload }, index) => [
-      encodeFrameHeader({ ...header, last: index === parts.length - 1 }, payload),
+    const frames = parts.map(({ header, payload }, index) => ({
+      header: { ...header, last: index === parts.length - 1 },
       payload,
-    ]);
-    const bytes = parts.reduce((sum, part) => sum + FRAME_HEADER_BYTES + part.payload.length, 0);
-    return { buffers, bytes, nextSeqs, delta };
+    }));
+    const buffers = frames.flatMap(({ header, payload }) => [encodeFrameHeader(header, payload), payload]);
+    const bytes = frames.reduce((sum, { payload }) => sum + FRAME_HEADER_BYTES + payload.length, 0);
+    return { buffers, frames, bytes, nextSeqs, delta };
   }
 
   succeed(): void {
     for (const { frame, index, onStored } of this.#listeners) onStored((this.#baseSeqs.get(frame) ?? 0) + index);
     for (const waiter of this.#waiters) waiter.resolve();
-    this.#recycle();
   }
 
   /** Readings, checkpoints, receipts and passed gaps are refused together; acknowledgements and drops go on into `next`. */
@@ -204,12 +189,6 @@ export class PendingGroup {
     for (const [topic, seq] of this.#acknowledged) next.acknowledge(topic, seq);
     for (const [topic, ranges] of this.#delivered) for (const range of ranges) next.acknowledgeRange(topic, range);
     next.#dropped.push(...this.#dropped);
-    this.#recycle();
-  }
-
-  #recycle(): void {
-    for (const frame of this.#frames) this.#pool.giveBack(frame.payload);
-    this.#frames.length = 0;
   }
 
   #stateDelta(state: SpoolState): StateDelta | null {
@@ -236,7 +215,8 @@ export class PendingGroup {
   }
 
   #openFrame({ topic, priority }: NewReading): OpenFrame {
-    const frame = { topic, priority, payload: this.#pool.take() };
+    const bytesLeft = this.#bytesExpected - this.bytes;
+    const frame = { topic, priority, payload: new ReadingsPayload(bytesLeft) };
     this.#frames.push(frame);
     this.#openFrames.set(topic, frame);
     return frame;

@@ -6,6 +6,15 @@
  * spool may hand out again what was acknowledged, never less than what was not.
  */
 
+/** Key and value in one piece of memory, the value behind the key. */
+export interface ReadingPlace {
+  readonly bytes: Buffer;
+  readonly start: number;
+  /** -1: no key. */
+  readonly keyBytes: number;
+  readonly valueBytes: number;
+}
+
 /** A reading as it lies in the spool. */
 export interface SpooledReading {
   readonly kind: 'reading';
@@ -21,10 +30,12 @@ export interface SpooledReading {
   /** The sensor's id, or null where the source has none. */
   readonly key: Buffer | null;
   readonly value: Buffer;
+  /** The same as they lie in memory, for those who copy them: to make a view of bytes costs more than to copy them. */
+  readonly place: ReadingPlace;
   /** When it was measured, microseconds since the epoch. */
-  readonly eventUs: bigint;
+  readonly eventUs: number;
   /** When the agent took it in, microseconds since the epoch. */
-  readonly arrivalUs: bigint;
+  readonly arrivalUs: number;
   readonly priority: number;
   /** True when it was already in the spool when this agent started: it comes late, from a backlog. */
   readonly replayed: boolean;

@@ -22,7 +22,8 @@ import { DropPlanner, droppedRanges, type DropPolicy, type Thinning } from './dr
 import { makeDirectory } from '../../lib/durable-files.ts';
 import { isSurelyFine, refusal, type NewReading } from './frame.ts';
 import { loadIdentity, machineFingerprint, renewIdentity, type Identity } from './identity.ts';
-import { PayloadPool, PendingGroup } from './pending-group.ts';
+import { PendingGroup } from './pending-group.ts';
+import { RecentFrames } from './recent-frames.ts';
 import { segmentBytesFor } from './segment-files.ts';
 import { recoverSpool, type Segment } from './recovery.ts';
 import { Room } from './room.ts';
@@ -86,7 +87,7 @@ export class Spool implements SpoolReader {
   readonly #reading: TopicReading;
   /** Per topic of earlier runs: the first sequence of this one. */
   readonly #firstNewSeqs: ReadonlyMap<string, number>;
-  readonly #pool = new PayloadPool();
+  readonly #recent = new RecentFrames();
   readonly #reserve: DiskReserve;
   readonly #setAside: string[];
   readonly #segments: StoredSegments;
@@ -125,11 +126,11 @@ export class Spool implements SpoolReader {
     this.#segments = new StoredSegments(options.dir, state, sealed, writer.segment);
     this.#writer = writer;
     this.#headTopics = new Set(state.topics().map((topic) => topic.name));
-    this.#pending = new PendingGroup(this.#pool);
+    this.#pending = new PendingGroup(0);
     this.#setAside = [...setAside];
     this.#reserve = new DiskReserve(options.dir);
     this.#firstNewSeqs = new Map(state.topics().map((topic) => [topic.name, topic.nextSeq]));
-    this.#reading = new TopicReading(this.#firstNewSeqs, (path) => this.#setAside.push(path));
+    this.#reading = new TopicReading(this.#recent, this.#firstNewSeqs, (path) => this.#setAside.push(path));
   }
 
   /**
@@ -254,12 +255,12 @@ export class Spool implements SpoolReader {
 
   /** When the oldest reading that is not delivered arrived, microseconds since the epoch; null when all are delivered. */
   async oldestUndeliveredUs(): Promise<number | null> {
-    let oldest: bigint | null = null;
+    let oldest: number | null = null;
     for (const topic of this.topics()) {
       const [entry] = await this.read(topic, this.durablyAcknowledged(topic), 1);
       if (entry?.kind === 'reading' && (oldest === null || entry.arrivalUs < oldest)) oldest = entry.arrivalUs;
     }
-    return oldest === null ? null : Number(oldest);
+    return oldest;
   }
 
   stats(): SpoolStats {
@@ -331,7 +332,8 @@ export class Spool implements SpoolReader {
 
   async #writePending(): Promise<void> {
     const group = this.#pending;
-    this.#pending = new PendingGroup(this.#pool);
+    // The next group is more often than not like the last one.
+    this.#pending = new PendingGroup(group.bytes);
     clearTimeout(this.#acknowledgeTimer);
     this.#acknowledgeTimer = undefined;
     wake(this.#waitingForMemory.splice(0));
@@ -350,7 +352,10 @@ export class Spool implements SpoolReader {
     for (const topic of newTopics) this.#state.addTopic(topic);
     if (isFull || newTopics.length > 0) await this.#roll();
     const laidOut = group.layOut(this.#state, this.#group + 1);
+    const { segment } = this.#writer;
+    const start = segment.bytes;
     if (laidOut.buffers.length > 0) await this.#writer.write(laidOut.buffers, laidOut.bytes);
+    this.#recent.add(segment, start, laidOut.frames);
     this.#group += 1;
     for (const [topic, nextSeq] of laidOut.nextSeqs) topic.nextSeq = nextSeq;
     if (laidOut.delta !== null) this.#state.apply(laidOut.delta);
@@ -370,7 +375,7 @@ export class Spool implements SpoolReader {
     const failure =
       error instanceof PenstockError ? error : new PenstockError('io', describeError(error), { cause: error });
     if (error instanceof SyncFailure) this.#stop(failure);
-    const rest = new PendingGroup(this.#pool);
+    const rest = new PendingGroup(0);
     group.fail(failure, rest);
     // The disk is full, not the spool by its policy.
     if (failure.code === 'full' && failure.cause !== undefined) await this.#reserve.giveUp();
@@ -394,8 +399,8 @@ export class Spool implements SpoolReader {
   #stop(why: PenstockError): void {
     this.#stopped ??= why;
     clearTimeout(this.#acknowledgeTimer);
-    this.#pending.fail(this.#stopped, new PendingGroup(this.#pool));
-    this.#pending = new PendingGroup(this.#pool);
+    this.#pending.fail(this.#stopped, new PendingGroup(0));
+    this.#pending = new PendingGroup(0);
     wake(this.#waitingForMemory.splice(0));
     this.#forReadings.wake();
     this.#forRoom.wake();

@@ -1,5 +1,6 @@
 /**
- * Reading a topic out of the segments, in order of sequence, from the disk: memory does not grow with the backlog.
+ * Reading a topic out of the segments, in order of sequence, what was just written from memory and the rest from the disk: memory does not
+ * grow with the backlog.
  *
  * Two cursors per topic remember where the last reads ended, so that the next ones go on there; any other start is found by the
  * segments' heads (which name the next sequence of every topic) and a scan of one segment. Segments may be written anew meanwhile, or
@@ -12,8 +13,10 @@ import { open } from 'node:fs/promises';
 import { fromSystemError, systemCode } from '../../lib/errors.ts';
 import { rangeAtOrBehind } from '../seq-ranges.ts';
 import { keepEvidence } from '../set-aside.ts';
-import { decodeReadings, FRAME_READINGS, type StoredFrame } from './frame.ts';
+import { FRAME_READINGS, READING_HEADER_BYTES, readingBytes, type FrameHeader } from './frame.ts';
+import type { RecentFrames } from './recent-frames.ts';
 import type { Segment } from './recovery.ts';
+import { StoredReading } from './stored-reading.ts';
 import type { StoredSegments } from './stored-segments.ts';
 import { scanSegment } from './segment-scan.ts';
 import type { SpoolEntry } from './spool-reader.ts';
@@ -37,11 +40,13 @@ interface Cursor {
 export class TopicReading {
   readonly #cursors = new Map<string, readonly Cursor[]>();
   readonly #setAside = new Set<number>();
+  readonly #recent: RecentFrames;
   readonly #replayedBelow: ReadonlyMap<string, number>;
   readonly #onSetAside: (path: string) => void;
 
   /** `replayedBelow`: per topic, the first sequence that this run of the agent will give. */
-  constructor(replayedBelow: ReadonlyMap<string, number>, onSetAside: (path: string) => void) {
+  constructor(recent: RecentFrames, replayedBelow: ReadonlyMap<string, number>, onSetAside: (path: string) => void) {
+    this.#recent = recent;
     this.#replayedBelow = replayedBelow;
     this.#onSetAside = onSetAside;
   }
@@ -102,7 +107,32 @@ export class TopicReading {
     isReplaced: Segments['isReplaced'],
   ): Promise<{ offset: number; isFull: boolean } | undefined> {
     const end = segment.bytes;
-    if (offset >= end) return { offset, isFull: false };
+    const written = this.#takeRecent(segment, offset, end, batch);
+    if (written.isFull || written.offset >= end) return written;
+    return this.#readFile(segment, written.offset, end, batch, isReplaced);
+  }
+
+  /** What of it is still in memory. */
+  #takeRecent(segment: Segment, from: number, end: number, batch: Batch): { offset: number; isFull: boolean } {
+    let offset = from;
+    while (offset < end) {
+      const frame = this.#recent.at(segment, offset);
+      if (frame === undefined) break;
+      const { header, payload } = frame;
+      if (batch.isDone || (batch.wants(header) && !batch.take(segment, header, payload)))
+        return { offset, isFull: true };
+      offset = frame.end;
+    }
+    return { offset, isFull: false };
+  }
+
+  async #readFile(
+    segment: Segment,
+    offset: number,
+    end: number,
+    batch: Batch,
+    isReplaced: Segments['isReplaced'],
+  ): Promise<{ offset: number; isFull: boolean } | undefined> {
     const handle = await open(segment.path, 'r').catch((error: unknown) => {
       if (systemCode(error) === 'ENOENT') return undefined;
       throw fromSystemError(error, `cannot read the spool segment ${segment.path}`);
@@ -174,7 +204,7 @@ class Batch {
     return this.expected >= this.#limit;
   }
 
-  wants(frame: StoredFrame): boolean {
+  wants(frame: FrameHeader): boolean {
     return (
       frame.type === FRAME_READINGS &&
       frame.topicId === this.#topic.id &&
@@ -184,32 +214,31 @@ class Batch {
   }
 
   /** False when the batch is full and something of the frame is left. */
-  take(segment: Segment, frame: StoredFrame, payload: Buffer): boolean {
+  take(segment: Segment, frame: FrameHeader, payload: Buffer): boolean {
     if (this.#isFull()) return false;
-    const topic = this.#topic.name;
-    const { agent, incarnation } = segment;
-    const { priority } = frame;
     if (frame.baseSeq > this.expected) this.gapUpTo(frame.baseSeq - 1);
-    this.expected = decodeReadings(frame, payload, this.expected, (reading) => {
-      if (this.#isFull() || reading.seq >= this.#limit) return false;
-      const { key, value } = reading;
-      this.#bytesLeft -= value.length + (key?.length ?? 0);
-      this.entries.push({
-        kind: 'reading',
-        topic,
-        agent,
-        incarnation,
-        seq: BigInt(reading.seq),
-        key,
-        value,
-        eventUs: BigInt(reading.eventUs),
-        arrivalUs: BigInt(reading.arrivalUs),
-        priority,
-        replayed: reading.seq < this.#replayedBelow,
-      });
-      return true;
-    });
-    return this.expected === frame.baseSeq + frame.count;
+    const { agent, incarnation } = segment;
+    const { priority, baseSeq, count } = frame;
+    const content = {
+      topic: this.#topic.name,
+      agent,
+      incarnation,
+      priority,
+      replayedBelow: this.#replayedBelow,
+      payload,
+    };
+    let seq = baseSeq;
+    for (let at = 0; seq < baseSeq + count; seq += 1) {
+      const bytes = readingBytes(payload, at);
+      if (seq >= this.expected) {
+        if (this.#isFull() || seq >= this.#limit) break;
+        this.#bytesLeft -= bytes - READING_HEADER_BYTES;
+        this.entries.push(new StoredReading(content, seq, at));
+      }
+      at += bytes;
+    }
+    this.expected = seq;
+    return seq === baseSeq + count;
   }
 
   /** Explains everything from `expected` to `last`. */

@@ -174,7 +174,7 @@ export class Lane {
       const { encoder, nowMs } = this.#context;
       const records = readings.map((reading) => ({
         seq: reading.seq,
-        bytes: (reading.key?.length ?? 0) + reading.value.length,
+        bytes: Math.max(0, reading.place.keyBytes) + reading.place.valueBytes,
         addTo: (target: RecordBatchBuilder) => encoder.add(target, reading, nowMs(), intent.replayed),
       }));
       this.#replace([{ intent, priority: highestPriority(readings) }], [this.#maker.repack(intent, records)]);

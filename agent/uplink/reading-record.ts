@@ -29,13 +29,13 @@ export class ReadingEncoder {
   /** False when the batch is full. */
   add(builder: RecordBatchBuilder, reading: SpooledReading, timestampMs: number, replayed: boolean): boolean {
     const headers = this.#headersOf(reading);
-    headers.addAscii('seq', String(reading.seq));
-    headers.addAscii('event', String(reading.eventUs));
-    headers.addAscii('arrival', String(reading.arrivalUs));
+    headers.addWholeNumber('seq', Number(reading.seq));
+    headers.addWholeNumber('event', reading.eventUs);
+    headers.addWholeNumber('arrival', reading.arrivalUs);
     headers.addAscii('replayed', replayed ? '1' : '0');
     const traceparent = this.#traceparent?.(reading.topic, reading.seq);
     if (traceparent !== undefined) headers.addAscii(TRACEPARENT, traceparent);
-    return builder.add(timestampMs, reading.key, reading.value, headers);
+    return builder.addPlaced(timestampMs, reading.place, headers);
   }
 
   #headersOf({ agent, incarnation }: SpooledReading): HeaderBlock {

@@ -2,7 +2,7 @@
 import type { Log, TopicInfo } from '../../lib/log/log.ts';
 import type { SeqRange } from '../seq-ranges.ts';
 import type { SpoolReader, SpooledReading } from '../spool/spool-reader.ts';
-import { partitionOf } from './partitioner.ts';
+import { partitionOfReading } from './partitioner.ts';
 import { findStored } from './read-back.ts';
 import type { SendIntent, SendIntents } from './send-intents.ts';
 
@@ -54,7 +54,7 @@ async function readingsOf(spool: SpoolReader, intent: SendIntent): Promise<Spool
     for (const entry of entries) {
       after = entry.kind === 'reading' ? entry.seq : entry.toSeq;
       if (entry.kind !== 'reading' || entry.seq > intent.last || entry.incarnation !== intent.incarnation) continue;
-      if (partitionOf(entry.key, entry.seq, intent.partitions) === intent.partition) readings.push(entry);
+      if (partitionOfReading(entry, intent.partitions) === intent.partition) readings.push(entry);
     }
   }
   return readings;

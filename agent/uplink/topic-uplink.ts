@@ -20,7 +20,7 @@ import { includes } from '../seq-ranges.ts';
 import { ALARM_PRIORITY } from '../spool/frame.ts';
 import type { SpoolEntry, SpoolGap, SpooledReading, SpoolReader } from '../spool/spool-reader.ts';
 import { Lane, type LaneContext } from './lane.ts';
-import { partitionOf } from './partitioner.ts';
+import { partitionOfReading } from './partitioner.ts';
 import type { Quarantined } from './quarantine.ts';
 import { RetriedStep, type UplinkProblem } from './retried-step.ts';
 import type { Covered, LeftOver } from './topic-start.ts';
@@ -304,13 +304,15 @@ export class TopicUplink {
   #isExpired(reading: SpooledReading): boolean {
     const maxAgeMs = this.#context.maxAgeMs(reading.topic);
     if (maxAgeMs === undefined || reading.priority >= ALARM_PRIORITY) return false;
-    const ageMs = this.#context.clock.nowMs() - Number(reading.arrivalUs) / 1000;
+    const ageMs = this.#context.clock.nowMs() - reading.arrivalUs / 1000;
     return ageMs > maxAgeMs && ageMs < maxAgeMs + IMPLAUSIBLE_AGE_MS && !this.#isCovered(reading);
   }
 
-  #isCovered({ incarnation, key, seq }: SpooledReading): boolean {
-    return [...(this.#covered.get(incarnation) ?? [])].some(([partitions, ranges]) =>
-      includes(ranges[partitionOf(key, seq, partitions)] ?? [], Number(seq)),
+  #isCovered(reading: SpooledReading): boolean {
+    const covered = this.#covered.get(reading.incarnation);
+    if (covered === undefined) return false;
+    return [...covered].some(([partitions, ranges]) =>
+      includes(ranges[partitionOfReading(reading, partitions)] ?? [], Number(reading.seq)),
     );
   }
 
@@ -318,7 +320,7 @@ export class TopicUplink {
   #put(reading: SpooledReading, lanes: readonly Lane[]): boolean {
     this.priority = reading.priority;
     if (this.#isCovered(reading)) return true;
-    const lane = lanes[partitionOf(reading.key, reading.seq, this.info.partitions)];
+    const lane = lanes[partitionOfReading(reading, this.info.partitions)];
     if (lane === undefined) throw new RangeError(`topic ${this.info.name} has no such partition`);
     return lane.add(reading);
   }
@@ -331,7 +333,7 @@ async function presentOf({ spool, order, clock }: TopicContext, name: string, ac
   const first = ofRun > acknowledged ? ofRun : acknowledged + 1n;
   const [entry] = await spool.read(name, first - 1n, 1);
   if (entry?.kind !== 'reading') return first;
-  return Math.abs(clock.nowMs() - Number(entry.arrivalUs) / 1000) < LATE_MS ? first : spool.lastSeq(name) + 1n;
+  return Math.abs(clock.nowMs() - entry.arrivalUs / 1000) < LATE_MS ? first : spool.lastSeq(name) + 1n;
 }
 
 function openLanes(context: TopicContext, info: TopicInfo, isReplay: boolean, coveredTo: bigint): Promise<Lane[]> {

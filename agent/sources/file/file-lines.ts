@@ -14,6 +14,7 @@ import {
   parseCsvLine,
   parseJson,
   parseText,
+  type ReadingMapping,
   type RejectedInput,
 } from '../reading-parser.ts';
 import type { SourceOutput } from '../source.ts';
@@ -136,8 +137,9 @@ export class FileLines {
     const readings: NewReading[] = [];
     const rejected: Rejected[] = [];
     const arrivalUs = output.clock.nowMs() * 1000;
+    const mapping = this.#mapping();
     for (const line of lines) {
-      const result = this.#parse(line, arrivalUs);
+      const result = this.#parse(line, mapping, arrivalUs);
       if (result === null) continue;
       const reason = isRejected(result) ? result.reason : isSurelyFine(result) ? null : refusal(result);
       if (reason !== null) rejected.push({ reason, position: `${this.path}@${line.start}`, input: line.bytes });
@@ -158,15 +160,18 @@ export class FileLines {
     this.#inFlight.catch(() => undefined);
   }
 
+  #mapping(): ReadingMapping {
+    const { to: topic, priority, sensor, eventTime } = this.#context.config;
+    const key = sensor === undefined ? null : sensor === 'path' ? { text: this.path } : { field: sensor };
+    return { input: 'line', topic, priority, key, eventTime };
+  }
+
   /** null for a line that says nothing. */
-  #parse(line: Line, arrivalUs: number): NewReading | RejectedInput | null {
+  #parse(line: Line, mapping: ReadingMapping, arrivalUs: number): NewReading | RejectedInput | null {
     const { config } = this.#context;
     if (line.isTooLong) return { reason: `the line is longer than maxLineBytes (${config.maxLineBytes})` };
     const bytes = line.start === 0 && line.bytes.subarray(0, 3).equals(BOM) ? line.bytes.subarray(3) : line.bytes;
     if (isBlank(bytes)) return null;
-    const { to: topic, priority, sensor, eventTime } = config;
-    const key = sensor === undefined ? null : sensor === 'path' ? { text: this.path } : { field: sensor };
-    const mapping = { input: 'line', topic, priority, key, eventTime };
     if (config.format === 'text') return parseText(bytes, mapping, arrivalUs);
     if (!this.#isCsv) return parseJson(bytes, mapping, arrivalUs);
     if (this.#columns !== null) {

@@ -29,14 +29,14 @@ test('what is appended is read back with key, times, priority, in order, over a 
   expect(spool.identity.incarnation).toBe(incarnation);
   await spool.append([readingOf('later')]);
   const common = { kind: 'reading', topic: 't', agent: 'a', incarnation };
-  expect(await readAll(spool)).toEqual([
+  expect(await readAll(spool)).toMatchObject([
     {
       ...common,
       seq: 1n,
       key: null,
       value: Buffer.from('{"grüße":"°C"}'),
-      eventUs: -1n,
-      arrivalUs: 2n ** 52n + 1n,
+      eventUs: -1,
+      arrivalUs: 2 ** 52 + 1,
       priority: 9,
       replayed: true,
     },
@@ -45,12 +45,12 @@ test('what is appended is read back with key, times, priority, in order, over a 
       seq: 2n,
       key: Buffer.from('x'),
       value: Buffer.alloc(0),
-      eventUs: 7n,
-      arrivalUs: 8n,
+      eventUs: 7,
+      arrivalUs: 8,
       priority: 4,
       replayed: true,
     },
-    expect.objectContaining({ seq: 3n, value: Buffer.from('later'), replayed: false }),
+    { seq: 3n, value: Buffer.from('later'), replayed: false },
   ]);
   const [other] = await readAll(spool, 'u');
   expect(other).toMatchObject({ seq: 1n, key: Buffer.from('sensor-ü'), value: Buffer.from([0, 255, 1]), priority: 0 });

@@ -1,5 +1,6 @@
 import { readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { PenstockError } from '../../../lib/errors.ts';
+import { placeOf } from './place-of.ts';
 import type { SpoolEntry, SpoolGap, SpoolReader } from '../../../agent/spool/spool-reader.ts';
 
 export const SENSORS = 7;
@@ -56,22 +57,23 @@ export class GeneratedSpool implements SpoolReader {
     const entries: SpoolEntry[] = [];
     for (let seq = afterSeq + 1n; seq <= this.#last && entries.length * 40 < maxBytes; seq++) {
       const special = this.#special.get(seq);
+      const key = Buffer.from(`sensor-${seq % BigInt(SENSORS)}`);
+      const value = Buffer.from(String(seq));
       const entry = {
         kind: 'reading',
         topic: this.#topic,
         ...IDENTITY,
         seq,
-        key: Buffer.from(`sensor-${seq % BigInt(SENSORS)}`),
-        value: Buffer.from(String(seq)),
-        eventUs: 1_700_000_000_000_000n + seq,
-        arrivalUs:
-          seq >= this.#firstOfRun && this.arrivesNow ? BigInt(Date.now()) * 1000n : 1_700_000_000_000_500n + seq,
+        key,
+        value,
+        eventUs: 1_700_000_000_000_000 + Number(seq),
+        arrivalUs: seq >= this.#firstOfRun && this.arrivesNow ? Date.now() * 1000 : 1_700_000_000_000_500 + Number(seq),
         priority: 0,
         replayed: false,
         ...special,
       } as SpoolEntry; // The overrides of a test decide which kind it is.
       if (entry.kind === 'gap') seq = entry.toSeq;
-      entries.push(entry);
+      entries.push(entry.kind === 'reading' ? { ...entry, place: placeOf(entry.key, entry.value) } : entry);
     }
     return entries;
   }

@@ -9,6 +9,7 @@ import { FaultPlan, type FaultMoment } from '../../support/fault.ts';
 import { faultyLog } from '../../support/log-faulty.ts';
 import { tempDir } from '../../support/temp.ts';
 import { delivered, outOfOrder, type Delivered } from './delivered.ts';
+import { placeOf } from './place-of.ts';
 import { GeneratedSpool } from './generated-spool.ts';
 import { startUplink } from './start-uplink.ts';
 import { HANG_MS } from '../../support/hang.ts';
@@ -189,8 +190,9 @@ test('of several topics the one with the higher priority drains first', async ()
       seq: afterSeq + BigInt(index) + 1n,
       key: null,
       value: Buffer.from('1'),
-      eventUs: 1n,
-      arrivalUs: 1n,
+      place: placeOf(null, Buffer.from('1')),
+      eventUs: 1,
+      arrivalUs: 1,
       priority: topic === 'high' ? 7 : 2,
       replayed: true,
     }));
@@ -212,11 +214,11 @@ test('of several topics the one with the higher priority drains first', async ()
 test('what waited longer than the maxAge of its topic is recorded as a gap; alarms, and what a wrong clock made old, are sent', async () => {
   const directory = tempDir();
   const log = await openLog(directory);
-  const hourAgoUs = BigInt(Date.now() - 3_600_000) * 1000n;
+  const hourAgoUs = (Date.now() - 3_600_000) * 1000;
   const special = new Map(
     [1n, 2n, 3n, 5n, 6n, 9n].map((seq) => [seq, { arrivalUs: hourAgoUs, ...(seq === 5n ? { priority: 9 } : {}) }]),
   );
-  special.set(4n, { arrivalUs: 1_000_000n });
+  special.set(4n, { arrivalUs: 1_000_000 });
   const spool = new GeneratedSpool('t', join(directory, 'acknowledged'), 20, special);
   spool.arrivesNow = true;
   const uplink = await startUplink(log, spool, directory, { ...LIVE_FIRST, maxAgeMs: { t: 60_000 } });
