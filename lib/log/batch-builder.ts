@@ -83,12 +83,13 @@ export class HeaderBlock {
     for (let i = 0; i < name.length; i++) bytes[at++] = name.charCodeAt(i);
     const digits = wholeNumberBytes(value);
     at = writeVarint(bytes, at, digits);
-    let rest = Math.abs(value);
-    for (let i = at + digits - 1; i >= at; i--) {
-      const higher = Math.floor(rest / 10);
-      bytes[i] = 48 + (rest - higher * 10);
-      rest = higher;
-    }
+    // Two integers of 32 bits, whose division is a multiplication.
+    let high = Math.floor(Math.abs(value) / LOW_DIGITS);
+    let low = Math.abs(value) - high * LOW_DIGITS;
+    const lowStart = high === 0 ? at : at + digits - 8;
+    let i = at + digits - 1;
+    for (; i >= lowStart; i--, low = (low / 10) | 0) bytes[i] = 48 + (low % 10);
+    for (; i >= at; i--, high = (high / 10) | 0) bytes[i] = 48 + (high % 10);
     if (value < 0) bytes[at] = 45;
     this.#end = at + digits;
     this.#count++;
@@ -103,10 +104,14 @@ export class HeaderBlock {
 const NO_HEADERS = new HeaderBlock(0);
 const NO_BYTES = new Uint8Array(0);
 
+const LOW_DIGITS = 100_000_000;
+
 /** Of a safe integer in decimal. */
 function wholeNumberBytes(value: number): number {
-  let digits = value < 0 ? 2 : 1;
-  for (let rest = Math.abs(value); rest >= 10; rest = Math.floor(rest / 10)) digits++;
+  const rest = Math.abs(value);
+  const high = Math.floor(rest / LOW_DIGITS);
+  let digits = (value < 0 ? 2 : 1) + (high === 0 ? 0 : 8);
+  for (let part = high === 0 ? rest | 0 : high; part >= 10; part = (part / 10) | 0) digits++;
   return digits;
 }
 

@@ -337,9 +337,9 @@ test('CSV: the header names the fields, over a restart too; what does not fit is
     { machine: 'm3', time: 1_700_000_000_000_000, rms: 1000, note: '12345678901234567890' },
   ]);
   expect(entries.map((entry) => entry.kind === 'reading' && [entry.key?.toString(), entry.eventUs])).toEqual([
-    ['m1', BigInt(Date.UTC(2026, 0, 31, 7, 0, 0, 123)) * 1000n + 456n],
-    ['m2', 1_700_000_000_000_000n],
-    ['m3', 1_700_000_000_000_000n],
+    ['m1', Date.UTC(2026, 0, 31, 7, 0, 0, 123) * 1000 + 456],
+    ['m2', 1_700_000_000_000_000],
+    ['m3', 1_700_000_000_000_000],
   ]);
   expect(quarantinedIn(dir)).toEqual([
     expect.objectContaining({ reason: 'the line has 2 fields where the header has 4' }),
@@ -362,10 +362,10 @@ test('a clock that jumps changes arrival times and nothing else', async () => {
   await expectNumbers(spool, 4);
   const entries = await readAll(spool);
   expect(entries.map((entry) => entry.kind === 'reading' && [entry.seq, entry.eventUs, entry.arrivalUs])).toEqual([
-    [1n, 5000n, 1_700_000_000_000_000n],
-    [2n, 1_700_000_000_000_000n, 1_700_000_000_000_000n],
-    [3n, 1_384_640_000_000_000n, 1_384_640_000_000_000n],
-    [4n, 6000n, 4_000_000_000_000_000n],
+    [1n, 5000, 1_700_000_000_000_000],
+    [2n, 1_700_000_000_000_000, 1_700_000_000_000_000],
+    [3n, 1_384_640_000_000_000, 1_384_640_000_000_000],
+    [4n, 6000, 4_000_000_000_000_000],
   ]);
 });
 
