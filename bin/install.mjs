@@ -230,6 +230,21 @@ const table = [
   { name: 'k8s-schemas', install: kubernetesSchemas },
   { name: 'promtool', install: apt('prometheus') },
   {
+    // A folder of Python modules, which asks the API what its document allows and forbids. Nothing is compiled.
+    name: 'schemathesis',
+    install: built(
+      'schemathesis',
+      'python3',
+      'python3',
+      (build) => [
+        ...['-m', 'pip', 'install', '--quiet', '--only-binary', ':all:', '--target', join(build, 'python')],
+        'schemathesis==4.32.5',
+      ],
+      () => ({}),
+      'python',
+    ),
+  },
+  {
     name: 'pjdfstest',
     install: built(
       'pjdfstest',

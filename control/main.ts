@@ -7,6 +7,7 @@ import type { PipelineConfig } from '../lib/config/pipeline.ts';
 import { fromSystemError, PenstockError } from '../lib/errors.ts';
 import { serveHealth, type HealthServer } from '../lib/health-server.ts';
 import { isOpen } from './auth/guard.ts';
+import { Tenants } from './auth/tenants.ts';
 import { Tokens } from './auth/tokens.ts';
 import { Sealer } from './connect/seal.ts';
 import { Connections } from './connections.ts';
@@ -50,7 +51,7 @@ export async function serve(options: ServeOptions): Promise<void> {
   const tls = await readTls(config, options.baseDir);
   const sealer = await readSealer(options);
   const connections = await Connections.open(config, options.baseDir, clock);
-  const tokens = new Tokens(connections, clock);
+  const tokens = new Tokens(connections, clock, new Tenants(config.serve.tenants));
   const context = new ControlContext(config, clock, connections, tokens, {
     agentConfigProblems: options.agentConfigProblems,
     ending: signal,

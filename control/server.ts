@@ -11,7 +11,7 @@ import helmet from '@fastify/helmet';
 import rateLimit from '@fastify/rate-limit';
 import swagger from '@fastify/swagger';
 import swaggerUi from '@fastify/swagger-ui';
-import { fastify, type FastifyRequest, type FastifyServerOptions } from 'fastify';
+import { fastify, type FastifyReply, type FastifyRequest, type FastifyServerOptions } from 'fastify';
 import { serializerCompiler, validatorCompiler, type ZodTypeProvider } from 'fastify-type-provider-zod';
 import { decide } from './auth/guard.ts';
 import { tenantOfRequest } from './auth/tenants.ts';
@@ -50,7 +50,7 @@ const REQUESTS_PER_MINUTE = 120_000;
 /** 10,000 a second. Many tenants may come through one proxy; this is only against a flood, before anything is looked up for it. */
 const ADDRESS_PER_MINUTE = 600_000;
 const FAILURES_PER_MINUTE = 60;
-const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS', 'TRACE'] as const;
+const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS', 'TRACE', 'QUERY'] as const;
 
 export interface ServerOptions {
   readonly version: string;
@@ -135,15 +135,18 @@ function collectMethods(app: App): ReadonlyMap<string, Set<string>> {
 function refuseOtherMethods(app: App, declared: ReadonlyMap<string, Set<string>>): void {
   for (const [url, methods] of [...declared]) {
     const allow = [...methods].join(', ');
+    const refuse = async (request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> => {
+      void reply.header('allow', allow);
+      return sendProblem(reply, 405, 'method', `${request.method} is not taken here, only ${allow}`);
+    };
     app.route({
       method: METHODS.filter((method) => !methods.has(method)),
       url,
       config: { access: 'public' },
       schema: { hide: true },
-      handler: (request, reply) => {
-        void reply.header('allow', allow);
-        return sendProblem(reply, 405, 'method', `${request.method} is not taken here, only ${allow}`);
-      },
+      // Before anything is said about its body.
+      onRequest: refuse,
+      handler: refuse,
     });
   }
 }

@@ -16,15 +16,18 @@ export interface Bound {
   readonly parties: number;
 }
 
+/** Of what all use together, the most that one may have. */
+export const shareOf = ({ total, parties }: Bound): number => (parties > 1 ? Math.ceil(total / 2) : total);
+
 export class Shares {
   readonly #total: number;
   readonly #each: number;
   readonly #taken = new Map<Party, number>();
   #sum = 0;
 
-  constructor({ total, parties }: Bound) {
-    this.#total = total;
-    this.#each = parties > 1 ? Math.ceil(total / 2) : total;
+  constructor(bound: Bound) {
+    this.#total = bound.total;
+    this.#each = shareOf(bound);
   }
 
   /** false: there is not so much left. */

@@ -3,15 +3,12 @@
  *
  * Invariants: a change names the version that it was made from (`Precondition`), and is refused when that is no longer what is wanted. A
  * configuration is kept exactly as long as a record names it.
- * Limits: ASSIGNMENTS_MAX agents with a group or a configuration of their own; the size of a configuration: records.ts.
+ * Limits: how many agents, config-records.ts; the size of a configuration, records.ts.
  */
 import type { Clock } from '../../lib/clock.ts';
-import { PenstockError } from '../../lib/errors.ts';
 import type { ConfigRecords, Read } from './config-records.ts';
 import { encode, type AgentSettings, type Assignment } from './records.ts';
 import { wantedOf, type WantedConfig } from './rollout.ts';
-
-const ASSIGNMENTS_MAX = 20_000;
 
 /** Throws when the version that is wanted at present (null: none) is not what the client thinks. */
 export type Precondition = (current: string | null) => void;
@@ -87,14 +84,12 @@ export class AgentConfigs {
 
 /** Throws `full`. */
 export async function assignmentWrite(
-  { engine, names }: ConfigRecords,
+  records: ConfigRecords,
   agent: string,
   before: Read<Assignment>,
   after: Assignment,
 ): Promise<{ readonly key: { readonly bucket: string; readonly field: string }; readonly value: Buffer | null }> {
-  if (before.value === null && (await engine.count(names.assignments)) >= ASSIGNMENTS_MAX) {
-    throw new PenstockError('full', `${ASSIGNMENTS_MAX} agents have a group or a configuration of their own`);
-  }
-  const key = { bucket: names.assignments, field: agent };
+  if (before.value === null) await records.assertRoomFor(agent);
+  const key = { bucket: records.names.assignments, field: agent };
   return { key, value: after.group === null && after.own === null ? null : encode(after) };
 }

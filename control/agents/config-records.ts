@@ -1,11 +1,17 @@
-/** Reading and changing the records of records.ts, and the configurations that they name. */
+/**
+ * Reading and changing the records of records.ts, and the configurations that they name.
+ *
+ * Limits: ASSIGNMENTS_MAX agents with a group or a configuration of their own, of one tenant its share of them (kept-share.ts).
+ */
 import { randomUUID } from 'node:crypto';
 import { z } from 'zod';
 import type { KeyProblem } from '../../lib/config/load.ts';
 import { PenstockError } from '../../lib/errors.ts';
 import { scanJson } from '../../lib/lake/scan.ts';
 import type { Compare, Key, MetaEngine, Minitransaction, Write } from '../../lib/meta/engine.ts';
+import type { Tenants } from '../auth/tenants.ts';
 import type { Connections } from '../connections.ts';
+import { KeptShare } from '../kept-share.ts';
 import {
   assignmentSchema,
   configField,
@@ -26,6 +32,7 @@ import { RevisionWatch } from './revision-watch.ts';
 /** Configurations are looked up by their hash, so a copy is never old. */
 const CACHED_MAX = 64;
 const ATTEMPTS_MAX = 20;
+const ASSIGNMENTS_MAX = 20_000;
 /** In one answer: more than a person mends before trying again. */
 const PROBLEMS_MAX = 20;
 
@@ -40,13 +47,24 @@ export class ConfigRecords {
   readonly names: Records;
   readonly #connections: Connections;
   readonly #problemsOf: (config: AgentSettings) => readonly KeyProblem[];
+  readonly #tenants: Tenants;
+  readonly #room: KeptShare;
   readonly #cache = new Map<string, AgentSettings>();
 
   /** `problemsOf`: the check of the agent itself, which is another program. */
-  constructor(connections: Connections, problemsOf: (config: AgentSettings) => readonly KeyProblem[]) {
+  constructor(
+    connections: Connections,
+    problemsOf: (config: AgentSettings) => readonly KeyProblem[],
+    tenants: Tenants,
+  ) {
     this.#connections = connections;
     this.#problemsOf = problemsOf;
     this.names = recordsOf(connections.volume);
+    this.#tenants = tenants;
+    this.#room = new KeptShare({
+      ...{ what: 'agents with a group or a configuration of their own', remedy: 'take some out of their groups' },
+      ...{ total: ASSIGNMENTS_MAX, tenants },
+    });
     this.watch = new RevisionWatch(async () => {
       const [revision] = await this.engine.readNumbers([this.names.revision]);
       return revision ?? 0n;
@@ -55,6 +73,11 @@ export class ConfigRecords {
 
   get engine(): MetaEngine {
     return this.#connections.engine;
+  }
+
+  /** Before an agent gets its first. Throws `full`. */
+  async assertRoomFor(agent: string): Promise<void> {
+    await this.#room.assertRoom(this.engine, this.names.assignments, this.#tenants.ownerOf(agent));
   }
 
   assignment(agent: string): Promise<Read<Assignment>> {

@@ -2,13 +2,14 @@
  * Groups of agents that are to run with one configuration. An agent is in one group at most.
  *
  * Invariants: while a roll-out is under way nothing but it changes what its group is to have; a group with members is not deleted.
- * Limits: GROUPS_MAX groups.
+ * Limits: GROUPS_MAX groups, of one tenant its share of them (kept-share.ts).
  */
 import type { Clock } from '../../lib/clock.ts';
 import type { Tenants } from '../auth/tenants.ts';
 import { PenstockError } from '../../lib/errors.ts';
 import type { Minitransaction } from '../../lib/meta/engine.ts';
 import { assignmentWrite, type Precondition } from './agent-configs.ts';
+import { KeptShare } from '../kept-share.ts';
 import type { ConfigRecords } from './config-records.ts';
 import { encode, type AgentSettings, type EncodedConfig, type Group, type Wanted } from './records.ts';
 import { isUnderWay } from './rollout.ts';
@@ -26,11 +27,13 @@ interface GroupChange {
 export class AgentGroups {
   readonly #records: ConfigRecords;
   readonly #tenants: Tenants;
+  readonly #room: KeptShare;
   readonly #clock: Clock;
 
   constructor(records: ConfigRecords, tenants: Tenants, clock: Clock) {
     this.#records = records;
     this.#tenants = tenants;
+    this.#room = new KeptShare({ what: 'groups', remedy: 'delete some', total: GROUPS_MAX, tenants });
     this.#clock = clock;
   }
 
@@ -47,14 +50,13 @@ export class AgentGroups {
     return new Map(numbers.map(([name, size]) => [name, Number(size)]));
   }
 
-  /** The same again changes nothing. */
+  /** The same again changes nothing. Throws `full`. */
   async create(name: string): Promise<void> {
     const { engine, names } = this.#records;
     await this.#records.change(async () => {
       const { value, unchanged } = await this.#records.group(name);
       if (value !== null) return null;
-      if ((await engine.count(names.groups)) >= GROUPS_MAX)
-        throw new PenstockError('full', `there are ${GROUPS_MAX} groups`);
+      await this.#room.assertRoom(engine, names.groups, this.#tenants.ownerOf(name));
       const empty: Group = { current: null, rollout: null };
       return { compare: [unchanged], write: [{ key: this.#records.groupKey(name), value: encode(empty) }] };
     });

@@ -3,7 +3,7 @@
  *
  *   {VOLUME}agents / <agent id>     Report as JSON
  *
- * Limits: AGENTS_MAX agents; a status of STATUS_BYTES_MAX. An agent that has not reported for LATE_MS is late. What another control plane was told is seen
+ * Limits: AGENTS_MAX agents, of one tenant its share of them (kept-share.ts); a status of STATUS_BYTES_MAX. An agent that has not reported for LATE_MS is late. What another control plane was told is seen
  * within FRESH_MS.
  */
 import { z } from 'zod';
@@ -11,7 +11,9 @@ import type { Clock } from '../../lib/clock.ts';
 import { PenstockError } from '../../lib/errors.ts';
 import { parseJson, scanJson } from '../../lib/lake/scan.ts';
 import type { MetaEngine, Stored, Version } from '../../lib/meta/engine.ts';
+import type { Tenants } from '../auth/tenants.ts';
 import type { Connections } from '../connections.ts';
+import { KeptShare } from '../kept-share.ts';
 import { SharedReading } from '../shared-reading.ts';
 
 const AGENTS_MAX = 20_000;
@@ -31,6 +33,12 @@ export type Report = z.output<typeof reportSchema>;
 
 const agentsBucket = (volume: string): string => `{${volume}}agents`;
 
+interface Heartbeat {
+  readonly id: string;
+  readonly address: string;
+  readonly status: Report['status'];
+}
+
 interface Reading {
   readonly reports: Map<string, Report>;
   /** Of the records that were read, by id: one that is the same is not parsed again. */
@@ -42,12 +50,16 @@ export class Reports {
   readonly #connections: Pick<Connections, 'engine' | 'volume'>;
   readonly #clock: Clock;
   readonly #reading: SharedReading<Reading>;
+  readonly #tenants: Tenants;
+  readonly #room: KeptShare;
   #changes = 0;
 
-  constructor(connections: Pick<Connections, 'engine' | 'volume'>, clock: Clock) {
+  constructor(connections: Pick<Connections, 'engine' | 'volume'>, clock: Clock, tenants: Tenants) {
     this.#connections = connections;
     this.#clock = clock;
     this.#reading = new SharedReading(clock, FRESH_MS);
+    this.#tenants = tenants;
+    this.#room = new KeptShare({ what: 'agents', remedy: 'forget those that are gone', total: AGENTS_MAX, tenants });
   }
 
   /** Grows when `all` gives something else than before. */
@@ -69,13 +81,9 @@ export class Reports {
   }
 
   /** Throws `too-large` for a status, `full`. */
-  async save(said: {
-    readonly id: string;
-    readonly address: string;
-    readonly status: Report['status'];
-  }): Promise<void> {
+  async save(said: Heartbeat): Promise<void> {
     const { engine, volume } = this.#connections;
-    const report = await saveHeartbeat(engine, volume, this.#clock, said);
+    const report = await this.#write(engine, volume, said);
     // A reading that began before may not have met it.
     const kept = await this.#reading.kept?.catch(() => undefined);
     kept?.reports.set(said.id, report);
@@ -98,27 +106,19 @@ export class Reports {
     this.#reading.forget();
     this.#changes++;
   }
-}
 
-async function saveHeartbeat(
-  engine: MetaEngine,
-  volume: string,
-  clock: Clock,
-  report: { readonly id: string; readonly address: string; readonly status: Report['status'] },
-): Promise<Report> {
-  const bytes = Buffer.byteLength(JSON.stringify(report.status));
-  if (bytes > STATUS_BYTES_MAX)
-    throw new PenstockError('too-large', `a status of ${bytes} bytes: at most ${STATUS_BYTES_MAX}`);
-  const key = { bucket: agentsBucket(volume), field: report.id };
-  const [stored] = await engine.read([key]);
-  const known = reportOf(stored);
-  if (stored == null && (await engine.count(key.bucket)) >= AGENTS_MAX) {
-    throw new PenstockError('full', `there are ${AGENTS_MAX} agents`);
+  async #write(engine: MetaEngine, volume: string, { id, address, status }: Heartbeat): Promise<Report> {
+    const bytes = Buffer.byteLength(JSON.stringify(status));
+    if (bytes > STATUS_BYTES_MAX)
+      throw new PenstockError('too-large', `a status of ${bytes} bytes: at most ${STATUS_BYTES_MAX}`);
+    const key = { bucket: agentsBucket(volume), field: id };
+    const [stored] = await engine.read([key]);
+    if (stored == null) await this.#room.assertRoom(engine, key.bucket, this.#tenants.ownerOf(id));
+    const seenMs = this.#clock.nowMs();
+    const record = { seenMs, firstSeenMs: reportOf(stored)?.firstSeenMs ?? seenMs, address, status };
+    await engine.commit({ write: [{ key, value: Buffer.from(JSON.stringify(record)) }] });
+    return record;
   }
-  const seenMs = clock.nowMs();
-  const record = { seenMs, firstSeenMs: known?.firstSeenMs ?? seenMs, address: report.address, status: report.status };
-  await engine.commit({ write: [{ key, value: Buffer.from(JSON.stringify(record)) }] });
-  return record;
 }
 
 /** undefined also of a record that is damaged: the next heartbeat mends it. */

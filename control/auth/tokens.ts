@@ -10,7 +10,7 @@
  * at once.
  * Failure: while the engine is down, tokens seen within STALE_MS still open the (degraded) page; a token nobody has seen, or that was revoked, does not. A feed
  * that is cut without anybody noticing is no more than FRESH_MS of belief.
- * Limits: TOKENS_MAX tokens.
+ * Limits: TOKENS_MAX tokens, of one tenant its share of them (kept-share.ts).
  */
 import { createHash, randomBytes, randomUUID } from 'node:crypto';
 import { z } from 'zod';
@@ -19,6 +19,8 @@ import { isCode, PenstockError } from '../../lib/errors.ts';
 import { scanJson } from '../../lib/lake/scan.ts';
 import type { Key, Minitransaction, Publish } from '../../lib/meta/engine.ts';
 import type { Connections } from '../connections.ts';
+import { KeptShare } from '../kept-share.ts';
+import type { Tenants } from './tenants.ts';
 
 export const ROLES = ['viewer', 'operator', 'admin', 'agent'] as const;
 export type Role = (typeof ROLES)[number];
@@ -58,15 +60,20 @@ export class Tokens {
   readonly #connections: Connections;
   readonly #clock: Clock;
   readonly #bucket: string;
+  readonly #room: KeptShare;
   readonly #cache = new Map<string, Cached>();
   /** Grows with whatever the feed says. */
   #heard = 0;
   #exist: { readonly any: boolean; readonly atMs: number; readonly heard: number } | undefined;
 
-  constructor(connections: Connections, clock: Clock) {
+  constructor(connections: Connections, clock: Clock, tenants: Tenants) {
     this.#connections = connections;
     this.#clock = clock;
     this.#bucket = `{${connections.volume}}tokens`;
+    this.#room = new KeptShare({
+      ...{ what: 'tokens', remedy: 'revoke some', total: TOKENS_MAX, tenants },
+      partyOf: (value) => tokenSchema.safeParse(JSON.parse(value.toString('utf8'))).data?.tenant ?? null,
+    });
     connections.listen({
       onMessage: (message) => {
         this.#heard++;
@@ -127,9 +134,7 @@ export class Tokens {
     return record;
   }
 
-  /**
-   * The token itself is in the answer and nowhere else; so a repeat (the same id) cannot have it, and throws `exists`.
-   */
+  /** The token itself is in the answer and nowhere else; so a repeat (the same id) cannot have it, and throws `exists`. Throws `full`. */
   async create(options: {
     readonly id: string;
     readonly name: string;
@@ -137,9 +142,7 @@ export class Tokens {
     readonly tenant: string | null;
     readonly expiresMs: number | null;
   }): Promise<{ readonly token: string; readonly record: TokenRecord }> {
-    if ((await this.#connections.engine.count(this.#bucket)) >= TOKENS_MAX) {
-      throw new PenstockError('full', `there are ${TOKENS_MAX} tokens: revoke some`);
-    }
+    await this.#room.assertRoom(this.#connections.engine, this.#bucket, options.tenant);
     const token = `pst_${randomBytes(32).toString('base64url')}`;
     const record = this.#record(options);
     const { ok } = await this.#connections.engine.commit(this.#creation(token, record));

@@ -3,7 +3,8 @@
  *
  *   {VOLUME}connections / <name>     ConnectionRecord as JSON
  *
- * Invariants: credentials stand in a record only sealed, bound to volume, name and URL; a change names the version that it was made from. Limits: CONNECTIONS_MAX.
+ * Invariants: credentials stand in a record only sealed, bound to volume, name and URL; a change names the version that it was made from. Limits: CONNECTIONS_MAX, of
+ * one tenant its share of them (kept-share.ts).
  */
 import { createHash, randomUUID } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
@@ -11,7 +12,9 @@ import { z } from 'zod';
 import { PenstockError } from '../../lib/errors.ts';
 import { scanJson } from '../../lib/lake/scan.ts';
 import type { Key, Version } from '../../lib/meta/engine.ts';
+import type { Tenants } from '../auth/tenants.ts';
 import type { Connections } from '../connections.ts';
+import { KeptShare } from '../kept-share.ts';
 import { type Sealed, sealedSchema, type Sealer } from './seal.ts';
 
 const CONNECTIONS_MAX = 1000;
@@ -68,10 +71,14 @@ export const versionOf = (record: ConnectionRecord): string =>
 export class ConnectionRecords {
   readonly #ports: Connections;
   readonly #sealer: Sealer;
+  readonly #tenants: Tenants;
+  readonly #room: KeptShare;
 
-  constructor(ports: Connections, sealer: Sealer) {
+  constructor(ports: Connections, sealer: Sealer, tenants: Tenants) {
     this.#ports = ports;
     this.#sealer = sealer;
+    this.#tenants = tenants;
+    this.#room = new KeptShare({ what: 'connections', remedy: 'delete some', total: CONNECTIONS_MAX, tenants });
   }
 
   /** By name. */
@@ -85,12 +92,10 @@ export class ConnectionRecords {
     return (await this.#read(name)).record ?? none(name);
   }
 
-  /** Throws `exists`, unless the same request made it. */
+  /** Throws `full`, and `exists`, unless the same request made it. */
   async create(name: string, form: ConnectionForm, by: Changer & { readonly id: string }): Promise<ConnectionRecord> {
     const { engine } = this.#ports;
-    if ((await engine.count(this.#bucket)) >= CONNECTIONS_MAX) {
-      throw new PenstockError('full', `there are ${CONNECTIONS_MAX} connections`);
-    }
+    await this.#room.assertRoom(engine, this.#bucket, this.#tenants.ownerOf(name));
     const record = this.#recordOf(name, form, null, by);
     const key = this.#key(name);
     const made = await engine.commit({

@@ -5,6 +5,7 @@ import { createServer, type AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { HostRules } from '../../control/connect/hosts.ts';
+import { Tenants } from '../../control/auth/tenants.ts';
 import { ConnectionRecords, type ConnectionForm } from '../../control/connect/records.ts';
 import { Sealer } from '../../control/connect/seal.ts';
 import { VendorCalls } from '../../control/connect/vendor-calls.ts';
@@ -183,7 +184,7 @@ test('an address that a tenant said stays bound to its hosts, whoever changes so
   const pipeline = await openTestPipeline();
   const ports = await Connections.open(pipeline.config, pipeline.dir, systemClock);
   onTestFinished(() => ports.close());
-  const records = new ConnectionRecords(ports, Sealer.parse('', 'test'));
+  const records = new ConnectionRecords(ports, Sealer.parse('', 'test'), new Tenants([]));
   const form: ConnectionForm = { url: 'kafka://a.example.com:1', region: '', tags: {} };
   const changed = async (next: ConnectionForm, byTenant: boolean): Promise<boolean> => {
     await records.change('team-a.x', next, { name: 'n', byTenant, nowMs: 1 }, () => undefined);

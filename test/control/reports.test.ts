@@ -1,6 +1,7 @@
 /** What agents said, as it is kept for those who ask in the same moment. */
 import { join } from 'node:path';
 import { expect, onTestFinished, test, vi } from 'vitest';
+import { Tenants } from '../../control/auth/tenants.ts';
 import { readReports, Reports } from '../../control/agents/reports.ts';
 import { openMeta } from '../../lib/registry.ts';
 import { tempDir } from '../support/temp.ts';
@@ -10,7 +11,7 @@ async function opened() {
   onTestFinished(() => engine.close());
   const now = { ms: 1000 };
   const clock = { nowMs: () => now.ms, monotonicMs: () => now.ms };
-  const make = (): Reports => new Reports({ engine, volume: 'v' }, clock);
+  const make = (): Reports => new Reports({ engine, volume: 'v' }, clock, new Tenants([]));
   return { engine, now, make };
 }
 

@@ -18,6 +18,7 @@ export type Service =
   | 'kubeconform'
   | 'k8s-schemas'
   | 'promtool'
+  | 'schemathesis'
   | 'apicurio'
   | 'iceberg-rest'
   | 'node-opcua'
@@ -40,7 +41,7 @@ function executable(path: string): boolean {
   }
 }
 
-/** The absolute path of a service's binary (`kafka`, `apicurio`, `iceberg-rest`: the folder of its jars; `node-opcua`, `kubernetes*`, `csi-sidecars`, `spark-*`, `iceberg-aws`, `pyiceberg`: a folder), or undefined. */
+/** The absolute path of a service's binary (`kafka`, `apicurio`, `iceberg-rest`: the folder of its jars; `schemathesis`, `node-opcua`, `kubernetes*`, `csi-sidecars`, `spark-*`, `iceberg-aws`, `pyiceberg`: a folder), or undefined. */
 export function findService(name: Service): string | undefined {
   // Debian keeps servers where only root's PATH has them.
   const folders = [cache, ...(process.env['PATH'] ?? '').split(delimiter), '/usr/sbin'];
