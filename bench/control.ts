@@ -17,7 +17,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { parseConfig } from '../lib/config/load.ts';
 import { pipelineSchema } from '../lib/config/pipeline.ts';
-import { costBucket, type CostRecord } from '../lib/lake/cost-records.ts';
+import { costBucket, type NewCostRecord } from '../lib/lake/cost-records.ts';
 import { openLake } from '../lib/lake/ports.ts';
 import { COMMIT_RECORDS_MAX } from '../lib/meta/engine.ts';
 import { startRedis } from '../test/support/redis.ts';
@@ -74,7 +74,7 @@ async function writeRuns(count: number): Promise<void> {
     const write = Array.from({ length: Math.min(COMMIT_RECORDS_MAX, count - at) }, (_, k) => {
       const startedMs = endMs - (at + k) * 60_000;
       const [amount, none] = [1000 + k, 0];
-      const record: CostRecord = {
+      const record: NewCostRecord = {
         ...{ kind: k % 5 === 0 ? 'compact' : 'land', startedMs, seconds: 2.5, cpuSeconds: 1.25 },
         ...{ rows: amount, bytesRead: amount * 20, bytesWritten: amount * 8, gets: none, puts: 4 },
       };

@@ -19,7 +19,7 @@ interface CompactOptions extends PipelineOptions {
 }
 
 interface CostOptions extends PipelineOptions {
-  readonly by: 'dataset' | 'day' | 'week';
+  readonly by: 'dataset' | 'day' | 'week' | 'node';
   readonly dataset?: string;
   readonly days: number;
 }
@@ -134,7 +134,9 @@ export function addLakeCommands(program: Command): void {
     .description('what landing, compacting and erasing cost, and what became dearer')
     .addOption(configOption())
     .option('--dataset <name>', 'only this dataset')
-    .addOption(new Option('--by <what>', 'one line for each').choices(['dataset', 'day', 'week']).default('dataset'))
+    .addOption(
+      new Option('--by <what>', 'one line for each').choices(['dataset', 'day', 'week', 'node']).default('dataset'),
+    )
     .option('--days <n>', 'the last N days', parseDays, 7)
     .addOption(jsonOption())
     .action(async (options: CostOptions) => {

@@ -257,6 +257,7 @@ class CompactorRun {
       this.#note(`${name}: left to ${lease.holder}`);
       return null;
     }
+    const startMs = lake.clock.monotonicMs();
     let cpuBefore = 0;
     let isCommitted = false;
     try {
@@ -291,7 +292,11 @@ class CompactorRun {
       await this.#endWorker();
       return null;
     } finally {
-      meter.addChildCpu(Math.max(0, (this.#worker?.cpuSeconds ?? cpuBefore) - cpuBefore));
+      meter.addChild({
+        cpuSeconds: Math.max(0, (this.#worker?.cpuSeconds ?? cpuBefore) - cpuBefore),
+        rssBytes: this.#worker?.rssBytes ?? 0,
+        seconds: (lake.clock.monotonicMs() - startMs) / 1000,
+      });
       if (!isCommitted) await lease.abandon().catch(() => undefined);
     }
   }

@@ -31,6 +31,8 @@ export interface Rates {
   /** Input bytes. */
   readonly bytesPerSecond: number;
   readonly bytesPerCpuSecond: number;
+  /** Memory that a CPU second needs, for as long. */
+  readonly gbPerCpuSecond: number;
 }
 
 export async function measuredRates(lake: LakeContext, dataset: string): Promise<Rates> {
@@ -38,7 +40,11 @@ export async function measuredRates(lake: LakeContext, dataset: string): Promise
   const past = await compactionCosts(lake, dataset, { fromMs: nowMs - RATE_SPAN_MS, toMs: nowMs + 1 });
   const rate = (seconds: number): number =>
     seconds > 0 && past.bytesRead > 0 ? past.bytesRead / seconds : BYTES_PER_SECOND_GUESS;
-  return { bytesPerSecond: rate(past.seconds), bytesPerCpuSecond: rate(past.cpuSeconds) };
+  return {
+    bytesPerSecond: rate(past.seconds),
+    bytesPerCpuSecond: rate(past.cpuSeconds),
+    gbPerCpuSecond: past.cpuSeconds > 0 ? past.gbSeconds / past.cpuSeconds : 0,
+  };
 }
 
 export function expectation(group: Group, rates: Rates, { compactor, prices }: PipelineConfig): PlannedGroup {
@@ -56,6 +62,12 @@ export function expectation(group: Group, rates: Rates, { compactor, prices }: P
     reason: group.reason,
     expectedSeconds: Math.ceil(group.bytes / rates.bytesPerSecond),
     expectedCpuSeconds: Number(cpuSeconds.toFixed(3)),
-    ...(prices === undefined ? {} : { expectedCost: Number(priceOf({ cpuSeconds, ...requests }, prices).toFixed(6)) }),
+    ...(prices === undefined
+      ? {}
+      : {
+          expectedCost: Number(
+            priceOf({ cpuSeconds, gbSeconds: cpuSeconds * rates.gbPerCpuSecond, ...requests }, prices).toFixed(6),
+          ),
+        }),
   };
 }

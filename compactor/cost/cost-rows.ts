@@ -16,7 +16,7 @@ const DAY_MS = 86_400_000;
 const TREND_MS = 14 * DAY_MS;
 
 export interface CostOptions {
-  readonly by: 'dataset' | 'day' | 'week';
+  readonly by: 'dataset' | 'day' | 'week' | 'node';
   /** The runs of the last so many days. */
   readonly days: number;
   readonly dataset?: string;
@@ -32,12 +32,14 @@ export interface CostTable {
 
 export async function costTable(config: PipelineConfig, lake: LakeContext, options: CostOptions): Promise<CostTable> {
   const nowMs = lake.clock.nowMs();
+  const { prices } = config;
   const fromMs = nowMs - options.days * DAY_MS;
   const datasets = selectDatasets(config, options.dataset).map(({ name }) => name);
   const all: DatasetRun[] = [];
   for (const dataset of datasets) {
     for await (const [, record] of readCosts(lake.engine, lake.volume, dataset)) {
-      if (record.startedMs >= Math.min(fromMs, nowMs - TREND_MS)) all.push({ dataset, ...record });
+      if (record.startedMs >= Math.min(fromMs, nowMs - TREND_MS))
+        all.push({ dataset, ...record, ...(prices && { price: priceOf(record, prices) }) });
     }
   }
   const runs = all.filter((run) => run.startedMs >= fromMs);
@@ -45,9 +47,7 @@ export async function costTable(config: PipelineConfig, lake: LakeContext, optio
   const shown = (sums: CostSums): CostRow => ({
     ...figures(sums),
     sharePercent: total === 0 ? 0 : round(100 * (sums.cpuSeconds / total), 1),
-    ...(config.prices === undefined
-      ? {}
-      : { [config.prices.currency.toLowerCase()]: round(priceOf(sums, config.prices), 4) }),
+    ...(prices && { [prices.currency.toLowerCase()]: round(sums.price, 4) }),
   });
   const trends = weekOverWeek(all, datasets, nowMs);
   const regressions = trends.flatMap(({ dataset, isRegression, cpuPerRowChange }) =>
@@ -55,6 +55,11 @@ export async function costTable(config: PipelineConfig, lake: LakeContext, optio
       ? [`${dataset}: CPU a row is ${percent(cpuPerRowChange)} % more in the last 7 days than in the 7 before`]
       : [],
   );
+  if (options.by === 'node') {
+    const byNode = Map.groupBy(runs, ({ node, isSpot }) => `${node ?? '?'}${isSpot === true ? ' (spot)' : ''}`);
+    const nodes = [...byNode].sort(([a], [b]) => (a < b ? -1 : 1));
+    return { rows: nodes.map(([node, own]) => ({ node, ...shown(sumRuns(own)) })), regressions };
+  }
   if (options.by !== 'dataset') {
     const rows = costPeriods(runs, options.by).map(({ dataset, kind, startMs, ...sums }) => ({
       [options.by]: new Date(startMs).toISOString().slice(0, 10),
@@ -81,7 +86,7 @@ export async function costTable(config: PipelineConfig, lake: LakeContext, optio
   return { rows, regressions };
 }
 
-const figures = (sums: CostSums): CostRow => ({
+const figures = ({ price: _, ...sums }: CostSums): CostRow => ({
   ...sums,
   cpuSecondsPerMillionRows: sums.rows === 0 ? null : round((1e6 * sums.cpuSeconds) / sums.rows, 3),
 });

@@ -1,11 +1,11 @@
 /**
  * What a run uses, counted and recorded (lib/lake/cost-records.ts).
  *
- * Limits: RECORDS_MAX records a dataset; the oldest go first (a year of hourly runs and their landers).
+ * Limits: memory is looked at with each request to the store and at the end, that of a child process once for each piece of its work; RECORDS_MAX records a dataset; the oldest go first (a year of hourly runs and their landers).
  */
 import { randomBytes } from 'node:crypto';
 import { sumRuns, type CostSums } from '../../lib/lake/cost-periods.ts';
-import { costBucket, readCosts, type CostRecord } from '../../lib/lake/cost-records.ts';
+import { costBucket, readCosts, type CostRecord, type NewCostRecord } from '../../lib/lake/cost-records.ts';
 import type { Key } from '../../lib/meta/engine.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
 import type { LakeContext } from '../../lib/table/table.ts';
@@ -17,6 +17,12 @@ const PRUNE_EVERY = 500;
 
 export type Usage = Omit<CostRecord, 'kind' | 'rows'>;
 
+/** What kind of machine this is: nothing that every cloud and cluster would tell a container. */
+const NODE: Pick<CostRecord, 'node' | 'isSpot'> = {
+  ...(process.env['PENSTOCK_NODE_TYPE'] && { node: process.env['PENSTOCK_NODE_TYPE'] }),
+  ...(process.env['PENSTOCK_NODE_SPOT'] && { isSpot: process.env['PENSTOCK_NODE_SPOT'] === 'true' }),
+};
+
 /** Counts what a run uses. Work with its `lake` instead of the caller's. */
 export class CostMeter {
   readonly lake: LakeContext;
@@ -25,6 +31,8 @@ export class CostMeter {
   #start: number;
   #cpuStart = process.cpuUsage();
   #childCpuSeconds = 0;
+  #gbSeconds = 0;
+  #lookedMs: number;
   #bytesRead = 0;
   #bytesWritten = 0;
   #gets = 0;
@@ -33,14 +41,15 @@ export class CostMeter {
   constructor(lake: LakeContext) {
     this.#inner = lake;
     this.#startedMs = lake.clock.nowMs();
-    this.#start = lake.clock.monotonicMs();
+    this.#start = this.#lookedMs = lake.clock.monotonicMs();
     this.lake = { ...lake, store: this.#metered(lake.store) };
   }
 
   /** Counts from zero again. */
   restart(): void {
     this.#startedMs = this.#inner.clock.nowMs();
-    this.#start = this.#inner.clock.monotonicMs();
+    this.#start = this.#lookedMs = this.#inner.clock.monotonicMs();
+    this.#gbSeconds = 0;
     this.#cpuStart = process.cpuUsage();
     this.#childCpuSeconds = 0;
     this.#bytesRead = 0;
@@ -49,8 +58,10 @@ export class CostMeter {
     this.#puts = 0;
   }
 
-  addChildCpu(seconds: number): void {
-    this.#childCpuSeconds += seconds;
+  /** `rssBytes`: what it held for `seconds`. */
+  addChild(used: { readonly cpuSeconds: number; readonly rssBytes: number; readonly seconds: number }): void {
+    this.#childCpuSeconds += used.cpuSeconds;
+    this.#gbSeconds += (used.rssBytes / 1e9) * used.seconds;
   }
 
   /** Bytes that were read from the store without it (a local file). */
@@ -63,9 +74,14 @@ export class CostMeter {
   usage(share: number): Usage {
     const cpu = process.cpuUsage(this.#cpuStart);
     const cpuSeconds = (cpu.user + cpu.system) / 1e6 + this.#childCpuSeconds;
+    this.#look();
+    const seconds = (this.#lookedMs - this.#start) / 1000;
     return {
+      ...NODE,
       startedMs: this.#startedMs,
-      seconds: round3((this.#inner.clock.monotonicMs() - this.#start) / 1000),
+      seconds: round3(seconds),
+      nodeSeconds: round3(seconds * share),
+      gbSeconds: round3(this.#gbSeconds * share),
       cpuSeconds: round3(cpuSeconds * share),
       bytesRead: Math.round(this.#bytesRead * share),
       bytesWritten: Math.round(this.#bytesWritten * share),
@@ -74,12 +90,20 @@ export class CostMeter {
     };
   }
 
+  #look(): void {
+    const nowMs = this.#inner.clock.monotonicMs();
+    this.#gbSeconds += (process.memoryUsage.rss() / 1e9) * ((nowMs - this.#lookedMs) / 1000);
+    this.#lookedMs = nowMs;
+  }
+
   #metered(store: ObjectStore): ObjectStore {
     const got = (bytes: number): void => {
+      this.#look();
       this.#gets++;
       this.#bytesRead += bytes;
     };
     const written = (bytes: number): void => {
+      this.#look();
       this.#puts++;
       this.#bytesWritten += bytes;
     };
@@ -118,7 +142,7 @@ export class CostMeter {
 
 const round3 = (value: number): number => Math.round(value * 1000) / 1000;
 
-export async function writeCost(lake: LakeContext, dataset: string, record: CostRecord): Promise<void> {
+export async function writeCost(lake: LakeContext, dataset: string, record: NewCostRecord): Promise<void> {
   const bucket = costBucket(lake.volume, dataset);
   const field = `${new Date(record.startedMs).toISOString()}-${randomBytes(4).toString('hex')}`;
   await lake.engine.commit({ write: [{ key: { bucket, field }, value: Buffer.from(JSON.stringify(record)) }] });

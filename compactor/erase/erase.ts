@@ -83,6 +83,7 @@ export async function runErase(options: EraseOptions): Promise<EraseResult> {
   }
   const scratch = await makeScratch(options.scratchRoot ?? defaultScratchRoot(), 'erase');
   const meter = new CostMeter(lake);
+  const startMs = lake.clock.monotonicMs();
   const { memoryBytes } = config.compactor;
   const spill = join(scratch.path, 'spill');
   await mkdir(spill);
@@ -101,7 +102,8 @@ export async function runErase(options: EraseOptions): Promise<EraseResult> {
     const run = new Erasure(context, options);
     await run.rewrite(dataset.name);
     if (!dryRun) await run.removeObjects(dataset.name);
-    meter.addChildCpu(worker.cpuSeconds);
+    const seconds = (lake.clock.monotonicMs() - startMs) / 1000;
+    meter.addChild({ cpuSeconds: worker.cpuSeconds, rssBytes: worker.rssBytes, seconds });
     if (run.files > 0 && !dryRun)
       await writeCost(lake, dataset.name, { kind: 'erase', ...meter.usage(1), rows: run.rows });
     const { quarantined } = await readCounters(lake.engine, lake.volume, dataset.name);

@@ -8,6 +8,7 @@ import { pageOf, pageQuery, paginate } from '../page.ts';
 const sums = {
   seconds: z.number(),
   cpuSeconds: z.number(),
+  gbSeconds: z.number().meta({ description: 'GB of resident memory, times seconds' }),
   rows: z.number(),
   bytesRead: z.number(),
   bytesWritten: z.number(),
@@ -15,7 +16,15 @@ const sums = {
   puts: z.number(),
 };
 const kind = z.enum(['land', 'compact', 'erase']);
-const runSchema = z.object({ id: z.string(), dataset: z.string(), kind, startedMs: z.number(), ...sums });
+const runSchema = z.object({
+  id: z.string(),
+  dataset: z.string(),
+  kind,
+  startedMs: z.number(),
+  ...sums,
+  node: z.string().optional(),
+  isSpot: z.boolean().optional(),
+});
 const costSumsSchema = z.object({ runs: z.int(), ...sums });
 const costsSchema = z.object({
   periods: z.array(z.object({ dataset: z.string(), kind, startMs: z.number(), runs: z.int(), ...sums })),

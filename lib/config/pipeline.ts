@@ -199,13 +199,17 @@ export const pipelineSchema = z.strictObject({
       keepReplaced: duration().default(86_400_000),
     })
     .default({ targetBytes: 512_000_000, lag: 600_000, memoryBytes: 1_000_000_000, keepReplaced: 86_400_000 }),
-  /** For the money in `cost` and `compact --dry-run`; default: amounts are not shown. `gets`, `puts`: a thousand requests. */
+  /** For the money in `cost` and `compact --dry-run`; default: amounts are not shown. `gets`, `puts`: a thousand requests. `nodes`: by PENSTOCK_NODE_TYPE. */
   prices: z
     .strictObject({
       currency: z.string().min(1).max(10).default('USD'),
       cpuHour: z.number().min(0),
+      gbHour: z.number().min(0).default(0),
       gets: z.number().min(0).default(0),
       puts: z.number().min(0).default(0),
+      nodes: z
+        .record(z.string(), z.strictObject({ minute: z.number().min(0), spotMinute: z.number().min(0).optional() }))
+        .default({}),
     })
     .optional(),
   /** Where the tables are: with the other records in `meta`, or in another program's Iceberg REST catalog. */

@@ -3,19 +3,25 @@ import type { CostRecord } from './cost-records.ts';
 
 export interface DatasetRun extends CostRecord {
   readonly dataset: string;
+  /** At the caller's prices; left out: 0. */
+  readonly price?: number;
 }
 
 /** What a unit costs, in one currency. */
 export interface Prices {
   readonly currency: string;
   readonly cpuHour: number;
+  /** A GB of memory for an hour. */
+  readonly gbHour: number;
   /** A thousand requests. */
   readonly gets: number;
   readonly puts: number;
+  /** By type: what a process pays for its part of such a node a minute. It stands for `cpuHour` and `gbHour` of the runs there. */
+  readonly nodes: Readonly<Record<string, { readonly minute: number; readonly spotMinute?: number | undefined }>>;
 }
 
-const SUMMED = ['seconds', 'cpuSeconds', 'rows', 'bytesRead', 'bytesWritten', 'gets', 'puts'] as const;
-export type CostSums = Readonly<Record<'runs' | (typeof SUMMED)[number], number>>;
+const SUMMED = ['seconds', 'cpuSeconds', 'gbSeconds', 'rows', 'bytesRead', 'bytesWritten', 'gets', 'puts'] as const;
+export type CostSums = Readonly<Record<'runs' | 'price' | (typeof SUMMED)[number], number>>;
 
 export interface CostPeriod extends CostSums {
   readonly dataset: string;
@@ -33,7 +39,7 @@ export function periodStart(atMs: number, by: 'day' | 'week'): number {
   return Math.floor((atMs - MONDAY_MS) / (7 * DAY_MS)) * 7 * DAY_MS + MONDAY_MS;
 }
 
-export function sumRuns(runs: readonly CostRecord[]): CostSums {
+export function sumRuns(runs: readonly PricedRecord[]): CostSums {
   const sums = nothing();
   for (const run of runs) add(sums, run);
   return rounded(sums);
@@ -104,15 +110,28 @@ const REGRESSION = 0.2;
 const perRow = ({ cpuSeconds, rows }: CostSums): number => (rows === 0 ? 0 : cpuSeconds / rows);
 const change = (before: number, now: number): number | null => (before === 0 || now === 0 ? null : now / before - 1);
 
+type PricedRecord = CostRecord & Pick<DatasetRun, 'price'>;
 type Sums = { -readonly [key in keyof CostSums]: CostSums[key] };
 
 function nothing(): Sums {
-  return { runs: 0, seconds: 0, cpuSeconds: 0, rows: 0, bytesRead: 0, bytesWritten: 0, gets: 0, puts: 0 };
+  return {
+    runs: 0,
+    price: 0,
+    seconds: 0,
+    cpuSeconds: 0,
+    gbSeconds: 0,
+    rows: 0,
+    bytesRead: 0,
+    bytesWritten: 0,
+    gets: 0,
+    puts: 0,
+  };
 }
 
 /** In place: there may be a hundred thousand runs. */
-function add(sums: Sums, run: CostRecord): void {
+function add(sums: Sums, run: PricedRecord): void {
   sums.runs++;
+  sums.price += run.price ?? 0;
   for (const key of SUMMED) sums[key] += run[key];
 }
 
@@ -122,9 +141,16 @@ function rounded(sums: Sums): CostSums {
   return sums;
 }
 
-/** `cpuSeconds` and requests at `prices`. */
-export function priceOf(sums: Pick<CostSums, 'cpuSeconds' | 'gets' | 'puts'>, prices: Prices): number {
-  return (
-    (sums.cpuSeconds / 3600) * prices.cpuHour + (sums.gets / 1000) * prices.gets + (sums.puts / 1000) * prices.puts
-  );
+/** What a run used, at `prices`. */
+export function priceOf(
+  run: Pick<CostRecord, 'cpuSeconds' | 'gbSeconds' | 'gets' | 'puts'> & Partial<CostRecord>,
+  prices: Prices,
+): number {
+  const node = run.node === undefined ? undefined : prices.nodes[run.node];
+  const machine =
+    node === undefined
+      ? (run.cpuSeconds * prices.cpuHour + run.gbSeconds * prices.gbHour) / 3600
+      : ((run.nodeSeconds ?? run.seconds ?? 0) / 60) *
+        (run.isSpot === true ? (node.spotMinute ?? node.minute) : node.minute);
+  return machine + (run.gets / 1000) * prices.gets + (run.puts / 1000) * prices.puts;
 }

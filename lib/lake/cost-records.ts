@@ -19,8 +19,16 @@ const costSchema = z.object({
   bytesWritten: z.int(),
   gets: z.int(),
   puts: z.int(),
+  /** Resident memory over time, child processes included. Older records have none. */
+  gbSeconds: z.number().default(0),
+  /** Of `seconds`, those that are this dataset's: datasets share a lander. */
+  nodeSeconds: z.number().optional(),
+  /** The type of the node, as PENSTOCK_NODE_TYPE said. */
+  node: z.string().optional(),
+  isSpot: z.boolean().optional(),
 });
 export type CostRecord = z.output<typeof costSchema>;
+export type NewCostRecord = z.input<typeof costSchema>;
 
 export const costBucket = (volume: string, dataset: string): string => `{${volume}}cost:${dataset}`;
 

@@ -31,6 +31,7 @@ export class SqlWorker {
   readonly #exited: Promise<unknown>;
   #nextId = 1;
   #cpuMicros = 0;
+  #rssBytes = 0;
   #stderr = '';
   #ended: PenstockError | undefined;
 
@@ -79,6 +80,11 @@ export class SqlWorker {
     return this.#cpuMicros / 1e6;
   }
 
+  /** Resident memory of the child, as of its last answer. */
+  get rssBytes(): number {
+    return this.#rssBytes;
+  }
+
   /** Answers the number of rows changed or copied. Throws `full`, `corrupt`, `aborted`, `unavailable` (the child died), `io`. */
   async run(sql: string): Promise<number> {
     return (await this.#request({ kind: 'run', sql })).rowsChanged ?? 0;
@@ -122,6 +128,7 @@ export class SqlWorker {
 
   #settle(reply: WorkerReply): void {
     this.#cpuMicros = reply.cpuMicros;
+    this.#rssBytes = reply.rssBytes;
     const pending = this.#pending.get(reply.id);
     this.#pending.delete(reply.id);
     if (reply.error === undefined) pending?.resolve(reply);

@@ -8,7 +8,7 @@ import type { WorkerReply, WorkerRequest } from './worker-protocol.ts';
 
 let db: DuckDb | undefined;
 
-async function answer(request: WorkerRequest): Promise<Omit<WorkerReply, 'id' | 'cpuMicros'>> {
+async function answer(request: WorkerRequest): Promise<Omit<WorkerReply, 'id' | 'cpuMicros' | 'rssBytes'>> {
   if (request.kind === 'open') {
     db = await DuckDb.open(request.options);
     return {};
@@ -26,9 +26,9 @@ process.on('disconnect', () => process.kill(process.pid, 'SIGKILL'));
 process.on('SIGINT', () => undefined);
 process.on('SIGTERM', () => undefined);
 process.on('message', (request: WorkerRequest) => {
-  const reply = (rest: Omit<WorkerReply, 'id' | 'cpuMicros'>): void => {
+  const reply = (rest: Omit<WorkerReply, 'id' | 'cpuMicros' | 'rssBytes'>): void => {
     const { user, system } = process.cpuUsage();
-    process.send?.({ id: request.id, cpuMicros: user + system, ...rest });
+    process.send?.({ id: request.id, cpuMicros: user + system, rssBytes: process.memoryUsage.rss(), ...rest });
   };
   answer(request).then(reply, (error: unknown) => {
     const { code } = toPenstockError(error);

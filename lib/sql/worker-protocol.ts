@@ -15,6 +15,8 @@ export interface WorkerReply {
   readonly id: number;
   /** CPU time of the child so far, microseconds. */
   readonly cpuMicros: number;
+  /** Resident memory of the worker now. */
+  readonly rssBytes: number;
   readonly rowsChanged?: number;
   readonly rows?: readonly Row[];
   readonly selected?: Selected;

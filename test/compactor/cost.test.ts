@@ -2,6 +2,7 @@
 import { expect, test } from 'vitest';
 import { costTable } from '../../compactor/cost/cost-rows.ts';
 import { writeCost } from '../../compactor/cost/cost.ts';
+import { type CostRecord, readCosts } from '../../lib/lake/cost-records.ts';
 import { systemClock } from '../../lib/clock.ts';
 import { parseConfig } from '../../lib/config/load.ts';
 import { pipelineSchema } from '../../lib/config/pipeline.ts';
@@ -55,6 +56,48 @@ test('by dataset, day and week, with money and the regression by name', async ()
   await expect(costTable(pipeline.config, lake, { by: 'day', days: 1, dataset: 'no' })).rejects.toThrow(
     'no dataset no',
   );
+});
+
+test('memory and the price of a minute of the node, spot or not, and sums by node', async () => {
+  const nodes = "nodes: { 'm6i.large': { minute: 0.6, spotMinute: 0.2 } }";
+  const pipeline = await openTestPipeline('', `prices: { cpuHour: 36, gbHour: 3.6, ${nodes} }`);
+  const run = { kind: 'compact', startedMs: Date.now() - 1000, seconds: 120, cpuSeconds: 10, gbSeconds: 100 } as const;
+  const io = { rows: 1, bytesRead: 0, bytesWritten: 0, gets: 0, puts: 0 };
+  const onNode = { ...run, ...io, nodeSeconds: 60, node: 'm6i.large' };
+  for (const record of [
+    onNode,
+    { ...onNode, isSpot: true },
+    { ...run, ...io, node: 'not in the prices' },
+    { ...run, ...io },
+  ]) {
+    await writeCost(pipeline.lake, DATASET, record);
+  }
+  const table = (by: 'dataset' | 'node') => costTable(pipeline.config, pipeline.lake, { by, days: 1 });
+  expect((await table('node')).rows.map(({ node, runs, gbSeconds, usd }) => [node, runs, gbSeconds, usd])).toEqual([
+    ['?', 1, 100, 0.2],
+    ['m6i.large', 1, 100, 0.6],
+    ['m6i.large (spot)', 1, 100, 0.2],
+    ['not in the prices', 1, 100, 0.2],
+  ]);
+  expect((await table('dataset')).rows).toMatchObject([{ runs: 4, gbSeconds: 400, usd: 1.2, sharePercent: 100 }]);
+});
+
+test('a run records the memory of its processes over time', async () => {
+  const pipeline = await openTestPipeline();
+  await new TestProducer(pipeline.log).append(0, [recordOf({ seq: 0, value: { sensor: 's', ts: HOUR_MS } })]);
+  await landOnce(pipeline);
+  await compactAll(pipeline);
+  const records = new Map<string, CostRecord>();
+  for await (const [, record] of readCosts(pipeline.lake.engine, pipeline.lake.volume, DATASET)) {
+    records.set(record.kind, record);
+  }
+  for (const kind of ['land', 'compact']) {
+    const { gbSeconds = 0, seconds = 0, nodeSeconds } = records.get(kind) ?? {};
+    // A Node with DuckDB has some 100 MB, the two of a compaction at most 2 GB.
+    expect(gbSeconds, kind).toBeGreaterThan(0.05 * seconds);
+    expect(gbSeconds, kind).toBeLessThan(4 * seconds);
+    expect(nodeSeconds, kind).toBe(seconds);
+  }
 });
 
 test('a dry run says what the plan is expected to take, from what earlier runs took', async () => {
