@@ -17,6 +17,7 @@ import type { MountReport } from '../lib/volume/mount-reports.ts';
 import { BLOCKS_FOLDER } from './data/abandoned.ts';
 import { BlockCache } from './data/block-cache.ts';
 import { BlockReader } from './data/block-reader.ts';
+import { KeptAside } from './data/kept-aside.ts';
 import { Staging } from './data/staging.ts';
 import { Uploader } from './data/uploader.ts';
 import { Content } from './meta/content.ts';
@@ -26,6 +27,7 @@ import { bootId, openPassthrough, openWholeFiles } from './open-passthrough.ts';
 import { CacheGroup } from './peers/cache-group.ts';
 import type { CacheGroupOptions } from './peers/cache-group.ts';
 import { Acls } from './vfs/acls.ts';
+import { Away } from './vfs/away.ts';
 import { flushOperation } from './vfs/append.ts';
 import { TimeSource } from './vfs/context.ts';
 import type { Context } from './vfs/context.ts';
@@ -207,6 +209,8 @@ async function assemble({
     reader,
     staging,
     whole,
+    away: new Away(clock, () => view.session),
+    keptAside: new KeptAside(join(stagingDir, 'aside')),
     time: new TimeSource(clock),
     ttlMs: options.ttlMs,
     report,
@@ -293,6 +297,7 @@ async function assemble({
       volume: options.volume,
       stagedFiles: staging.files.size,
       stagedBytes: staging.bytes,
+      keptAside: context.keptAside.count,
       ...(writeback !== undefined && { writeback: 'on', oldestStagedMs: writeback.oldestMs }),
       cachedBytes: cache.bytes,
       fetchedBytes: reader.fetchedBytes,

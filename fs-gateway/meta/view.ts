@@ -121,6 +121,11 @@ export class VolumeView {
     return view;
   }
 
+  /** Of the engine; another one when the session before was lost. */
+  get session(): number {
+    return this.#connection?.current.sessionId ?? 0;
+  }
+
   /**
    * To be called before the first change: ends the sessions of earlier workers of the mount (ours may be among them), whose commits may still
    * lie in some buffer on their way, and learns what they applied.

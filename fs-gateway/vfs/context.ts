@@ -5,9 +5,11 @@ import type { VolumeFormat } from '../../lib/volume/format.ts';
 import type { Node } from '../meta/cache.ts';
 import type { Content } from '../meta/content.ts';
 import type { VolumeView } from '../meta/view.ts';
+import type { KeptAside } from '../data/kept-aside.ts';
 import type { BlockReader } from '../data/block-reader.ts';
 import type { Staging } from '../data/staging.ts';
 import type { WholeFiles } from '../data/whole-files.ts';
+import type { Away } from './away.ts';
 import { Errno, PosixError } from './operations.ts';
 import type { Result } from './operations.ts';
 
@@ -21,6 +23,8 @@ export interface Context {
   readonly staging: Staging;
   readonly time: TimeSource;
   readonly whole: WholeFiles;
+  readonly away: Away;
+  readonly keptAside: KeptAside;
   /** Entries and attributes in the kernel; pushed invalidations make it long. */
   readonly ttlMs: number;
   report(message: string): void;

@@ -281,12 +281,19 @@ export class Files {
   #write(node: Node, write: FileWrite): number {
     const { staging, time } = this.#context;
     const { offset, data, append } = write;
-    const file = staging.begin(node.ino, node.inode.size);
+    const file = this.#begin(node);
     if (endOf(node, file, write) > FILE_BYTES_MAX)
       throw new PosixError(Errno.EFBIG, `a file of more than ${FILE_BYTES_MAX} bytes`);
     if (append === undefined) staging.write(file, offset, data, time.nowNs());
     else staging.append(file, data, time.nowNs(), append);
     return data.length;
+  }
+
+  #begin(node: Node): StagedFile {
+    const { staging, away } = this.#context;
+    const file = staging.begin(node.ino, node.inode.size);
+    away.staging(file, node);
+    return file;
   }
 
   async #clearSuidGid(ino: number): Promise<void> {
@@ -315,7 +322,7 @@ export class Files {
 
   #truncateStaged(node: Node, size: number): void {
     const { staging, time } = this.#context;
-    staging.resize(staging.begin(node.ino, node.inode.size), size, true, time.nowNs());
+    staging.resize(this.#begin(node), size, true, time.nowNs());
   }
 
   async fallocate(ino: number, mode: number, offset: bigint, length: bigint): Promise<void> {
@@ -330,7 +337,7 @@ export class Files {
     await this.#passthrough.beforeChange(ino);
     const node = await nodeOrThrow(view, ino);
     if ((mode & (KEEP_SIZE | PUNCH_HOLE)) === 0) await admit(view, node, Number(offset + length));
-    const file = staging.begin(ino, node.inode.size);
+    const file = this.#begin(node);
     const start = Number(offset);
     const end = start + Number(length);
     const nowNs = time.nowNs();

@@ -9,7 +9,7 @@
  * - What was appended goes behind the end of the file as it is at the commit (append.ts), once: the commit carries an id, and so does one of what was
  *   promised. The journal has the id before, over a power cut too where the bytes would be there.
  * Failure: until the commit the old content stands; the staged bytes are kept and flushed again. Uploaded objects that no commit
- * refers to are garbage for gc.
+ * refers to are garbage for gc. What would write over changes of others after a long absence is kept aside (away.ts).
  * Limits: EXTENTS_INLINE extents in the inode, then pages; FRAGMENTS_MAX extents in a block, then it is written whole.
  */
 import { PenstockError } from '../../lib/errors.ts';
@@ -55,31 +55,60 @@ export class Flusher {
     );
   }
 
-  /** Commits all that is staged at the call. One flush per file at a time. True when appended bytes went elsewhere than staged. */
+  /**
+   * Commits all that is staged at the call. One flush per file at a time. True when appended bytes went elsewhere than staged. Throws `io` once, when
+   * it was kept aside instead (away.ts).
+   */
   async flush(file: StagedFile): Promise<boolean> {
-    const { staging, time } = this.#context;
+    const { staging, time, away, view } = this.#context;
     if (file.promiseAgain) await staging.sync(file, time.nowNs()).catch(() => undefined); // As staging.syncFlush.
     const flush = staging.beginFlush(file, time.nowNs());
+    let aside: string | undefined;
     try {
-      for (let attempt = 0; attempt < RESTARTS_MAX; attempt++) {
-        const outcome = await this.#attempt(file, flush);
+      for (let attempt = 0; aside === undefined; attempt++) {
+        if (attempt === RESTARTS_MAX) {
+          throw new PenstockError('conflict', `inode ${file.ino} was changed elsewhere during ${RESTARTS_MAX} flushes`);
+        }
+        const node = await view.node(file.ino);
+        const over = away.writesOver(file, flush, node);
+        const outcome = over ? 'over' : await this.#attempt(file, flush, node);
         if (outcome === 'restart') continue;
+        if (outcome === 'over' || (outcome === 'gone' && away.writesOver(file, flush, null))) {
+          aside = await this.#keepAside(file, flush, outcome === 'gone' ? null : node);
+          continue;
+        }
         if (outcome === 'gone') {
           this.#context.report(`inode ${file.ino} was removed with ${file.stagedBytes} staged bytes`);
           staging.failedFlush(file, flush); // It reads no more.
           staging.drop(file, time.nowNs());
-        } else staging.committed(file, flush, time.nowNs());
+        } else this.#committed(file, flush);
         return outcome === 'moved' || outcome === 'repeated';
       }
-      throw new PenstockError('conflict', `inode ${file.ino} was changed elsewhere during ${RESTARTS_MAX} flushes`);
     } catch (error) {
       staging.failedFlush(file, flush);
       throw error;
     }
+    this.#committed(file, flush);
+    // The kernel's pages have what was written here.
+    view.announceStale(file.ino);
+    throw new PenstockError('io', aside);
   }
 
-  async #attempt(file: StagedFile, flush: Flush): Promise<Outcome> {
-    const node = await this.#context.view.node(file.ino);
+  #committed(file: StagedFile, flush: Flush): void {
+    const { staging, time, away, view } = this.#context;
+    staging.committed(file, flush, time.nowNs());
+    away.committed(file, view.cachedNode(file.ino));
+  }
+
+  /** Returns what to tell of it. */
+  async #keepAside(file: StagedFile, { overlay, size }: Flush, node: Node | null): Promise<string> {
+    const nowMs = Number(this.#context.time.nowNs() / 1_000_000n);
+    const path = await this.#context.keptAside.keep(file, size, overlay.ranges, nowMs);
+    const what = node === null ? 'removed' : 'changed';
+    return `inode ${file.ino} was ${what} elsewhere while this node was away: what was written to it here is kept in ${path}, and not in the volume`;
+  }
+
+  async #attempt(file: StagedFile, flush: Flush, node: Node | null): Promise<Outcome> {
     if (node === null) return 'gone';
     if (!(file instanceof LiveFile)) return this.#commit(file, flush, node);
     const change = await file.compare(await contentOf(this.#context, node));
@@ -106,6 +135,7 @@ export class Flusher {
       const size = sizeAfter(node, flush);
       if (size > this.#context.format.inlineBytes || (node.inode.flags & INODE_PAGED) !== 0) return 'restart';
       if (staged.whole && node.version !== seen.version) return 'restart';
+      if (this.#context.away.writesOver(file, staged, node)) return 'restart';
       bytes = Buffer.alloc(size);
       if (gaps(flush.overlay.ranges, 0, Math.min(size, node.inode.size)).length > 0)
         await this.readCommitted(node, 0, bytes);
@@ -147,6 +177,7 @@ export class Flusher {
         const node = await view.node(file.ino);
         if (node === null) return 'gone';
         if (placeFlush(staged, node.inode.size).shift !== flush.shift) return 'restart';
+        if (this.#context.away.writesOver(file, staged, node)) return 'restart';
         if (plan.rewritesCommitted && node.version !== base) return 'restart';
         const inline = (node.inode.flags & INODE_INLINE) !== 0;
         if (inline && !plan.rewritesCommitted) return 'restart';

@@ -82,6 +82,10 @@ export class Flushes {
 
   #retryLater(ino: number, error: unknown): void {
     const { context, writeback } = this.#options;
+    if (context.staging.get(ino)?.dirty !== true) {
+      context.report(describeError(error));
+      return;
+    }
     context.report(`inode ${ino} stays staged: ${describeError(error)}`);
     setTimeout(() => {
       if (context.staging.get(ino)?.dirty !== true) return;

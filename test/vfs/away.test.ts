@@ -1,0 +1,155 @@
+/** A node that sleeps for an hour: its clock jumps, and its session is over. */
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect, onTestFinished, test } from 'vitest';
+import { openVolume } from '../../fs-gateway/open-volume.ts';
+import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
+import { Errno } from '../../fs-gateway/vfs/operations.ts';
+import { systemClock } from '../../lib/clock.ts';
+import { VolumeKeys } from '../../lib/volume/keys.ts';
+import { readElsewhere, writeElsewhere } from '../fs-gateway/passthrough-volume.ts';
+import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
+import type { TestVolume } from '../support/fs-volume.ts';
+import { openEngine } from '../tools/volume-bench.ts';
+import { errnoOf, lookUp } from '../tools/volume-files.ts';
+
+const O_WRONLY = 1;
+const O_APPEND = 0o2000;
+const HOUR_MS = 3_600_000;
+const BLOCK = 65_536;
+
+interface Sleeper {
+  readonly volume: TestVolume;
+  readonly open: OpenVolume;
+  readonly other: OpenVolume;
+  readonly reports: string[];
+  /** Sleeps for so long, while the lease of its session runs out. */
+  readonly sleep: (ms: number) => Promise<void>;
+  /** Stages a write, as of an open handle. */
+  readonly write: (name: string, offset: number, data: Buffer, flags?: number) => Promise<bigint>;
+}
+
+async function sleeper(): Promise<Sleeper> {
+  const volume = await testVolume({ blockSize: '64KiB', inlineBytes: '100' });
+  const other = await openTestVolume(volume, 'other');
+  const engine = await openEngine(volume);
+  const awake = new Set((await engine.sessions()).map(({ id }) => id));
+  const reports: string[] = [];
+  let sleptMs = 0;
+  const open = await openVolume(
+    {
+      metaUrl: volume.metaUrl,
+      volume: 'lake',
+      cacheDir: join(volume.base, 'cache-sleeper'),
+      cacheBytes: 64e6,
+      mountpoint: '/nowhere/sleeper',
+      ttlMs: 1000,
+    },
+    { ...systemClock, nowMs: () => Date.now() + sleptMs },
+    undefined,
+    (message) => reports.push(message),
+  );
+  onTestFinished(() => open.close());
+  return {
+    volume,
+    open,
+    other,
+    reports,
+    async sleep(ms) {
+      sleptMs += ms;
+      for (const { id, kind } of await engine.sessions())
+        if (kind === 'mount' && !awake.has(id)) await engine.endSession(id);
+    },
+    async write(name, offset, data, flags = O_WRONLY) {
+      const { ino } = await lookUp(open, 1n, name);
+      const { handle } = await open.operations.open(caller(), ino, flags);
+      await open.operations.write(caller(), ino, handle, BigInt(offset), data, flags, false);
+      return ino;
+    },
+  };
+}
+
+test('a node that slept for an hour writes nothing over what others committed: its bytes are kept aside by name, and the program is told once', async () => {
+  const { open, other, reports, sleep, write } = await sleeper();
+  const content = Buffer.alloc(3 * BLOCK, 'a');
+  await writeElsewhere(other, 'f', content);
+  const ino = await write('f', 10, Buffer.from('sleeper'));
+  await sleep(HOUR_MS);
+  await writeElsewhere(other, 'f', Buffer.from('others'), 12);
+  content.write('others', 12);
+  expect(await errnoOf(() => open.operations.flush(caller(), ino, 0n, 0n))).toBe(Errno.EIO);
+  // Neither a later close nor the retry in the background has something left to commit.
+  expect(await errnoOf(() => open.operations.flush(caller(), ino, 0n, 0n))).toBe(0);
+  expect((await readElsewhere(other, 'f')).equals(content)).toBe(true);
+  expect((await readElsewhere(open, 'f')).equals(content)).toBe(true);
+  const told = reports.filter((line) => line.includes('while this node was away'));
+  expect(told.length).toBeGreaterThan(0);
+  const path = /kept in (\S+),/.exec(told[0] ?? '')?.[1] ?? '';
+  const kept = readFileSync(path);
+  expect(kept.length).toBe(3 * BLOCK);
+  expect(kept.toString('latin1', 10, 17)).toBe('sleeper');
+  expect(JSON.parse(readFileSync(`${path}.json`, 'utf8'))).toEqual({
+    inode: Number(ino),
+    size: 3 * BLOCK,
+    ranges: [{ start: 10, end: 17, kind: 'data' }],
+  });
+  expect(open.stats()).toMatchObject({ keptAside: 1, stagedFiles: 0 });
+  // It goes on as any other node.
+  await write('f', 0, Buffer.from('awake'));
+  expect(await errnoOf(() => open.operations.flush(caller(), ino, 0n, 0n))).toBe(0);
+  content.write('awake', 0);
+  await expect.poll(async () => (await readElsewhere(other, 'f')).equals(content)).toBe(true);
+});
+
+test('what nobody else has changed is committed: other bytes, other files, appends, and after a short absence all', async () => {
+  const { open, other, sleep, write } = await sleeper();
+  const content = Buffer.alloc(3 * BLOCK, 'a');
+  for (const name of ['parts', 'alone', 'log', 'short']) await writeElsewhere(other, name, content);
+  await writeElsewhere(other, 'small', Buffer.from('small'));
+  const [parts, alone] = [
+    await write('parts', 2 * BLOCK, Buffer.from('mine')),
+    await write('alone', 0, Buffer.from('mine')),
+  ];
+  const log = await write('log', 0, Buffer.from('mine'), O_WRONLY | O_APPEND);
+  const small = await write('small', 0, Buffer.from('S'));
+  await sleep(HOUR_MS);
+  await writeElsewhere(other, 'parts', Buffer.from('theirs'), 0);
+  await writeElsewhere(other, 'log', Buffer.from('theirs'), content.length);
+  for (const ino of [parts, alone, log, small]) await open.operations.flush(caller(), ino, 0n, 0n);
+  const both = Buffer.from(content);
+  both.write('theirs', 0);
+  both.write('mine', 2 * BLOCK);
+  const seen = async (name: string): Promise<string> => (await readElsewhere(other, name)).toString('latin1');
+  await expect.poll(() => seen('parts')).toBe(both.toString('latin1'));
+  await expect.poll(async () => (await seen('alone')).slice(0, 4)).toBe('mine');
+  await expect.poll(async () => (await seen('log')).slice(content.length)).toBe('theirsmine');
+  await expect.poll(() => seen('small')).toBe('Small');
+
+  const short = await write('short', 0, Buffer.from('mine'));
+  await sleep(10_000);
+  await writeElsewhere(other, 'short', Buffer.from('theirs'), 0);
+  await open.operations.flush(caller(), short, 0n, 0n);
+  await expect.poll(async () => (await seen('short')).slice(0, 6)).toBe('miners');
+  expect(open.stats()).toMatchObject({ keptAside: 0 });
+});
+
+test('what was written to a file that others removed meanwhile is kept aside', async () => {
+  const { open, other, reports, volume, sleep, write } = await sleeper();
+  await writeElsewhere(other, 'f', Buffer.alloc(3 * BLOCK, 'a'));
+  const ino = await write('f', 0, Buffer.alloc(2 * BLOCK, 'm'));
+  await sleep(HOUR_MS);
+  await other.operations.unlink(caller(), 1n, 'f');
+  await other.operations.drain();
+  const engine = await openEngine(volume);
+  const key = new VolumeKeys('lake').inode(Number(ino));
+  await expect.poll(async () => engine.read([key])).toEqual([null]);
+  expect(await errnoOf(() => open.operations.flush(caller(), ino, 0n, 0n))).toBe(Errno.EIO);
+  const path = /removed elsewhere.*kept in (\S+),/.exec(reports.join('\n'))?.[1] ?? '';
+  expect(existsSync(`${path}.json`)).toBe(true);
+  expect(
+    readFileSync(path)
+      .subarray(0, 2 * BLOCK)
+      .equals(Buffer.alloc(2 * BLOCK, 'm')),
+  ).toBe(true);
+  expect(open.stats()).toMatchObject({ stagedFiles: 0, keptAside: 1 });
+});
