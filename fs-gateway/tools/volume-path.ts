@@ -24,11 +24,21 @@ export async function resolvePath(view: VolumeView, path: string): Promise<Node>
 
 export async function resolveNames(view: VolumeView, names: readonly string[], shown: string): Promise<Node> {
   let node = await view.node(ROOT_INO);
+  let found = 0;
   for (const name of names) {
     const ino = node === null ? undefined : await childOf(view, node, name);
     node = ino === undefined ? null : await view.node(ino);
+    if (node === null) break;
+    found += 1;
   }
-  if (node === null) throw new PenstockError('not-found', `'${shown}': no such path in volume '${view.keys.volume}'`);
+  if (node === null) {
+    const missing = `/${names
+      .slice(0, found + 1)
+      .map(showName)
+      .join('/')}`;
+    const where = `no such path in volume '${view.keys.volume}'`;
+    throw new PenstockError('not-found', `'${shown}': ${where}${missing === shown ? '' : `: there is no ${missing}`}`);
+  }
   return node;
 }
 
