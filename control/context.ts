@@ -32,6 +32,7 @@ import { LakeSql } from './lake/sql.ts';
 import { Tables } from './lake/tables.ts';
 import { Shares } from './share.ts';
 import { SharedReading } from './shared-reading.ts';
+import { VolumeWork, type VolumeTools } from './volume-tools.ts';
 
 /** A waiting agent holds a socket and a timer; there are no more agents than that (agents/reports.ts). */
 const HELD_MAX = 20_000;
@@ -71,6 +72,7 @@ export class ControlContext {
   readonly bodyBytes: Shares;
   /** How many are alive, by kind. */
   readonly sessions: SharedReading<Readonly<Record<string, number>>>;
+  readonly volumeWork: VolumeWork;
   readonly sql: LakeSql;
   readonly runs: Runs;
   readonly monitor: Monitor;
@@ -88,6 +90,7 @@ export class ControlContext {
     tokens: Tokens,
     options: {
       readonly agentConfigProblems: AgentConfigProblems;
+      readonly volumeTools: VolumeTools;
       readonly ending: AbortSignal;
       readonly sealer: Sealer;
     },
@@ -106,6 +109,7 @@ export class ControlContext {
     this.audit = new AuditLog(clock);
     this.agentReports = new Reports(connections, clock, this.tenants);
     this.sessions = new SharedReading(clock, SESSIONS_MS);
+    this.volumeWork = new VolumeWork(options.volumeTools);
     this.sql = new LakeSql(this.tables, parties);
     this.runs = new Runs(clock);
     this.monitor = new Monitor(connections, config.datasets, this.tables, clock);

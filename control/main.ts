@@ -15,6 +15,7 @@ import { ControlContext, type AgentConfigProblems, type App } from './context.ts
 import { ControlMetrics } from './metrics.ts';
 import { Scope } from './scope/scope.ts';
 import { buildServer } from './server.ts';
+import type { VolumeTools } from './volume-tools.ts';
 import { loadWebFiles } from './web-files.ts';
 
 export interface ServeOptions {
@@ -28,6 +29,7 @@ export interface ServeOptions {
   readonly signal: AbortSignal;
   readonly version: string;
   readonly agentConfigProblems: AgentConfigProblems;
+  readonly volumeTools: VolumeTools;
   /** PENSTOCK_TOKEN: the first administrator's token, taken while there is none. */
   readonly firstToken?: string;
   /** PENSTOCK_SEAL_KEYS: instead of the file `serve.connections.keys`. */
@@ -54,6 +56,7 @@ export async function serve(options: ServeOptions): Promise<void> {
   const tokens = new Tokens(connections, clock, new Tenants(config.serve.tenants));
   const context = new ControlContext(config, clock, connections, tokens, {
     agentConfigProblems: options.agentConfigProblems,
+    volumeTools: options.volumeTools,
     ending: signal,
     sealer,
   });

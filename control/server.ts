@@ -39,6 +39,7 @@ import { runRoutes } from './routes/runs.ts';
 import { sqlRoutes } from './routes/sql.ts';
 import { tenantRoutes } from './routes/tenants.ts';
 import { tokenRoutes } from './routes/tokens.ts';
+import { volumeToolRoutes } from './routes/volume-tools.ts';
 import { volumeRoutes } from './routes/volumes.ts';
 import { Scopes } from './scope/scope.ts';
 import { pageRoutes, type WebFiles } from './web-files.ts';
@@ -253,6 +254,7 @@ function addRoutes(app: App, context: ControlContext, metrics: ControlMetrics, o
   forecastRoutes(app);
   quarantineRoutes(app);
   volumeRoutes(app);
+  volumeToolRoutes(app);
   mountRoutes(app);
   agentRoutes(app);
   agentConfigRoutes(app);

@@ -1,6 +1,7 @@
 /** `penstock serve`: the REST API and the admin page. */
 import { InvalidArgumentError, type Command } from 'commander';
 import { reportToParent, toJson, untilSignal, version } from '../output.ts';
+import { volumeToolsOf } from '../volume-tools.ts';
 import { loadPipeline } from './pipeline-options.ts';
 
 interface ServeCommandOptions {
@@ -40,6 +41,7 @@ export function addServeCommand(program: Command): void {
         signal,
         version: version(),
         agentConfigProblems: desiredProblems,
+        volumeTools: volumeToolsOf(config, baseDir),
         ...(options.port === undefined ? {} : { port: options.port }),
         ...(options.metrics === undefined ? {} : { metrics: options.metrics }),
         ...(sealKeys === undefined || sealKeys === '' ? {} : { sealKeys }),

@@ -1,7 +1,10 @@
 /** The volume of the pipeline: its format, what is in use, and who has it mounted. */
 import type { MetaEngine, SessionInfo } from '../../lib/meta/engine.ts';
 import { readFormat } from '../../lib/volume/format.ts';
+import { decodeLocks, type Lock } from '../../lib/volume/lock-record.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
+
+const PAGE = 500;
 
 export interface VolumeState {
   readonly name: string;
@@ -16,6 +19,36 @@ export interface VolumeState {
   readonly bytesUsed: number;
   readonly inodesUsed: number;
   readonly mounts: SessionInfo[];
+}
+
+export interface LockOfFile extends Pick<Lock, 'kind' | 'type' | 'pid' | 'mount' | 'session'> {
+  readonly inode: number;
+  readonly start: string;
+  readonly end: string;
+  readonly waits: boolean;
+}
+
+/** Held and waited for. */
+export async function readLocks(engine: MetaEngine, volume: string): Promise<LockOfFile[]> {
+  const { locks: bucket } = new VolumeKeys(volume);
+  const locks = new Map<number, LockOfFile[]>();
+  for (let cursor: string | null = ''; cursor !== null;) {
+    const page = await engine.scan(bucket, cursor, PAGE);
+    for (const [field, { value }] of page.entries) {
+      const inode = Number(field);
+      const { held, waiting } = decodeLocks(value, inode);
+      const shown =
+        (waits: boolean) =>
+        (lock: Lock): LockOfFile => {
+          const { kind, type, pid, mount, session } = lock;
+          return { inode, kind, type, waits, start: String(lock.start), end: String(lock.end), pid, mount, session };
+        };
+      // A scan may give a record twice: the later one is it.
+      locks.set(inode, [...held.map(shown(false)), ...waiting.map(shown(true))]);
+    }
+    cursor = page.cursor;
+  }
+  return [...locks.values()].flat();
 }
 
 export async function describeVolume(engine: MetaEngine, volume: string): Promise<VolumeState> {

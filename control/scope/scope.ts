@@ -12,7 +12,8 @@ import type { PortHealth } from '../connections.ts';
 import type { ControlContext } from '../context.ts';
 import type { AuditRecord } from '../lake/audit.ts';
 import { readMounts, type ReportingMount } from '../lake/mounts.ts';
-import { describeVolume, type VolumeState } from '../lake/volume.ts';
+import { describeVolume, readLocks, type LockOfFile, type VolumeState } from '../lake/volume.ts';
+import type { VolumeTools } from '../volume-tools.ts';
 import { ConnectionScope } from './connection-scope.ts';
 import { FleetScope } from './fleet-scope.ts';
 import { LakeScope } from './lake-scope.ts';
@@ -65,6 +66,27 @@ export class Scope {
   async volumes(): Promise<VolumeState[]> {
     const { engine, volume } = this.#context.connections;
     return this.tenant === null ? [await describeVolume(engine, volume)] : [];
+  }
+
+  /** Throws `not-found` where `volume` is not that of the pipeline or not to be seen, and what `work` throws. */
+  async volumeWork<T>(volume: string, work: (tools: VolumeTools) => Promise<T>): Promise<T> {
+    this.#assertVolume(volume);
+    // Throws at once while it is known to be down: a tool would try for long.
+    const { engine } = this.#context.connections;
+    engine.lost.throwIfAborted();
+    return this.#context.volumeWork.run(work);
+  }
+
+  /** Throws `not-found`. */
+  async locks(volume: string): Promise<LockOfFile[]> {
+    this.#assertVolume(volume);
+    return readLocks(this.#context.connections.engine, volume);
+  }
+
+  #assertVolume(volume: string): void {
+    if (this.tenant !== null || volume !== this.#context.connections.volume) {
+      throw new PenstockError('not-found', `there is no volume ${volume}`);
+    }
   }
 
   async mounts(): Promise<ReportingMount[]> {

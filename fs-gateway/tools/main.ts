@@ -217,6 +217,13 @@ export async function clonePath(
   });
 }
 
+/** The same by paths of the volume, wherever it is mounted: what mounts have not committed yet is not in it. */
+export async function cloneInVolume(
+  request: ToolRequest & { readonly source: string; readonly target: string },
+): Promise<CopyReport> {
+  return withSnapshots(request, (options) => cloneTree(options, request.source, request.target));
+}
+
 /** Copies the whole volume, as metadata, to `/.snapshots/NAME`. */
 export async function snapshotVolume(request: ToolRequest & { readonly snapshot?: string }): Promise<CopyReport> {
   return withSnapshots(request, (options) => createSnapshot(options, request.snapshot));

@@ -1,6 +1,7 @@
 /** A control plane over a real pipeline on the embedded adapters, served on a free port of this machine. */
 import { expect, onTestFinished } from 'vitest';
 import { desiredProblems } from '../../agent/control/desired-schema.ts';
+import { volumeToolsOf } from '../../bin/volume-tools.ts';
 import { writeCost } from '../../compactor/cost/cost.ts';
 import { serve, type ServeOptions, type Serving } from '../../control/main.ts';
 import type { PipelineConfig } from '../../lib/config/pipeline.ts';
@@ -90,6 +91,7 @@ export async function startControl(
     signal: stop.signal,
     version: 'test',
     agentConfigProblems: desiredProblems,
+    volumeTools: volumeToolsOf(config, baseDir),
     onServing: resolve,
     ...options,
     ...(firstToken === undefined ? {} : { firstToken }),
