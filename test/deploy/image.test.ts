@@ -8,6 +8,7 @@ import { join, relative } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { start } from '../support/mount-guard.ts';
+import { missing, requireService } from '../support/services.ts';
 import { makeTempDir, tempDir } from '../support/temp.ts';
 import { bareEnvironment, runBare } from './programs.ts';
 
@@ -155,5 +156,9 @@ describe('what is shipped', () => {
     expect([...dockerfile.matchAll(/^USER (.*)$/gm)].map(([, user]) => user)).toEqual(['10001:10001']);
     expect(dockerfile).toContain('RUN node deploy/image.mjs /opt/penstock');
     expect(dockerfile).toContain('ENTRYPOINT ["/opt/penstock/bin/penstock"]');
+  });
+
+  it.skipIf(missing('hadolint'))('has a Dockerfile that its linter has nothing to say about', async () => {
+    expect(await must(requireService('hadolint'), [join(root, 'deploy', 'Dockerfile')], 60_000)).toBe('');
   });
 });

@@ -19,6 +19,7 @@ export type Service =
   | 'k8s-schemas'
   | 'promtool'
   | 'schemathesis'
+  | 'hadolint'
   | 'apicurio'
   | 'iceberg-rest'
   | 'node-opcua'
