@@ -146,6 +146,9 @@ export interface VolumeMount extends SupervisedMount {
   readonly passthroughProblem: string | undefined;
 }
 
+/** What serves a mounted volume, of this version of the program. */
+export const WORKER_MODULE = join(import.meta.dirname, `worker${extname(import.meta.filename)}`);
+
 /** Resolves when the volume is mounted. Throws `not-found`, `held`, `unsupported`, `denied`, `config`. */
 export async function mountVolume(request: VolumeMountRequest): Promise<VolumeMount> {
   // Asked here, so that the caller reads the reason and not only that the worker ended.
@@ -170,7 +173,7 @@ export async function mountVolume(request: VolumeMountRequest): Promise<VolumeMo
     readOnly: request.readOnly ?? false,
     posixAcl: true,
     passthrough: passthrough !== 'off',
-    workerModule: join(import.meta.dirname, `worker${extname(import.meta.filename)}`),
+    workerModule: WORKER_MODULE,
     workerOptions: {
       metaUrl: url,
       volume,

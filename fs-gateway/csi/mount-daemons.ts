@@ -14,7 +14,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { describeError, isCode } from '../../lib/errors.ts';
 import { takeMount } from '../fuse/keeper.ts';
 import { resumeMount } from '../fuse/lifecycle.ts';
-import { requireFormat, mountVolume, umountVolume } from '../main.ts';
+import { mountVolume, requireFormat, umountVolume, WORKER_MODULE } from '../main.ts';
 import { absoluteUrl } from '../../lib/registry.ts';
 import { systemClock } from '../../lib/clock.ts';
 import type { Clock } from '../../lib/clock.ts';
@@ -160,7 +160,9 @@ export async function resumeMounts(
         const { mountpoint, source } = taken.mount.options;
         log(`the daemon of ${mountpoint} was killed: another goes on with its mount`);
         const place = /^penstock:(.*)@/.exec(source)?.[1] ?? 'unknown';
-        await resumeMount(taken.mount, taken.fd, keeper, logPathOf(logDir, place)).finally(() => closeSync(taken.fd));
+        // Another version may have mounted it: its supervisor and its worker go together, and are ours from here on.
+        const mount = { ...taken.mount, options: { ...taken.mount.options, workerModule: WORKER_MODULE } };
+        await resumeMount(mount, taken.fd, keeper, logPathOf(logDir, place)).finally(() => closeSync(taken.fd));
       }
     } catch (error) {
       log(`a mount whose daemon was killed: ${describeError(error)}`);
