@@ -1,8 +1,8 @@
 /**
  * Data rates of a mount beside those of the plain disk under its cache directory, and with JUICEFS=PATH beside JuiceFS, row by row in alternation, so that all
  * meet the same machine in the same minutes. Prints the median of each, the ratios, and the CPU seconds of the daemon per GB that programs moved.
- * usage: [JUICEFS=PATH] node bench/passthrough.ts [--mode off|read|full] [--writeback] [--size 512M] [--seconds 3] [--rounds 3] [--only TEXT] [--dir DIR]
- *        (needs fio, root, /dev/fuse; DIR on a local disk, default the temporary directory; JuiceFS needs redis-server; --only: rows with this in their name)
+ * usage: [JUICEFS=PATH] node bench/passthrough.ts [--mode off|read|full] [--writeback] [--size 512M] [--seconds 3] [--rounds 3] [--only TEXT] [--dir DIR] [--s3]
+ *        (--s3: both keep their objects in a versitygw of their own. JuiceFS syncs nothing in a directory as its store, we sync each object. Needs fio, root, /dev/fuse; DIR on a local disk, default the temporary directory; JuiceFS needs redis-server; --only: rows with this in their name)
  */
 import { execFile } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
@@ -12,7 +12,15 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs, promisify } from 'node:util';
 import { formatVolume, mountStats, mountVolume, umountVolume } from '../fs-gateway/main.ts';
 import { cpuSecondsOf } from './memory-sampler.ts';
-import { formatJuicefs, mountJuicefs, startRedis, stopServers, umountJuicefs } from './servers.ts';
+import {
+  credentials,
+  formatJuicefs,
+  mountJuicefs,
+  startRedis,
+  startS3,
+  stopServers,
+  umountJuicefs,
+} from './servers.ts';
 
 const run = promisify(execFile);
 const ROW_TIMEOUT_MS = 300_000;
@@ -88,6 +96,7 @@ const { values } = parseArgs({
     rounds: { type: 'string', default: '3' },
     only: { type: 'string', default: '' },
     dir: { type: 'string', default: tmpdir() },
+    s3: { type: 'boolean', default: false },
   },
 });
 const mode = (['off', 'read', 'full'] as const).find((known) => known === values.mode);
@@ -98,7 +107,13 @@ const mountpoint = join(base, 'mnt');
 mkdirSync(disk);
 mkdirSync(mountpoint);
 const metaUrl = `sqlite:${join(base, 'meta.db')}`;
-await formatVolume({ metaUrl, storeUrl: `dir:${join(base, 'objects')}` });
+const s3Port = values.s3 ? await startS3(base) : undefined;
+Object.assign(process.env, credentials);
+const storeUrl =
+  s3Port === undefined
+    ? `dir:${join(base, 'objects')}`
+    : `s3://penstock/volume?endpoint=http://127.0.0.1:${s3Port}&region=us-east-1`;
+await formatVolume({ metaUrl, storeUrl });
 const options = {
   metaUrl,
   mountpoint,
@@ -114,13 +129,13 @@ const juicefs = process.env['JUICEFS'];
 const peer = join(base, 'juicefs');
 if (juicefs !== undefined) {
   const url = `redis://127.0.0.1:${await startRedis(base)}/1`;
-  await formatJuicefs(juicefs, url, join(base, 'juicefs-objects'), undefined);
+  await formatJuicefs(juicefs, url, join(base, 'juicefs-objects'), s3Port);
   await mountJuicefs(juicefs, url, { path: peer, cacheDir: join(base, 'juicefs-cache') });
 }
 try {
   process.stdout.write(
     `${cpus().length} x ${cpus()[0]?.model ?? '?'}, Linux ${release()}, load ${loadavg()[0]?.toFixed(1)}; mode ${mode}` +
-      `${values.writeback ? ', writeback' : ''}, ${values.size}, ${values.rounds} rounds of ${values.seconds} s\n`,
+      `${values.writeback ? ', writeback' : ''}, ${values.s3 ? 'S3' : 'local store'}, ${values.size}, ${values.rounds} rounds of ${values.seconds} s\n`,
   );
   for (const row of rows(Number(values.seconds)).filter(({ name }) => name.includes(values.only))) {
     const rates = { disk: [] as number[], mount: [] as number[], peer: [] as number[] };
