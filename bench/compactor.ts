@@ -2,10 +2,11 @@
  * `penstock compact` as it is run: CPU-seconds per GB of Parquet input, with sort and de-duplication, checks and commit included, and the
  * memory of its processes; and what DuckDB's own best single query for the same work takes on the same files.
  *
- *   node bench/compactor.ts [rows=2000000] [rowsPerCommit=20000] [repeats=0.01] [hours=1] [--dir DIR] [--no-peer]
+ *   node bench/compactor.ts [rows=2000000] [rowsPerCommit=20000] [repeats=0.01] [hours=1] [--dir DIR | --s3] [--no-peer]
  *   node bench/compactor.ts 50000000 28000 0.01 10      the big one: 11,330 files of 4,500 rows in ten hours, some minutes
  *
  * A commit of the lander takes 4 MB of values or more (14,000 of these rows); with several hours each commit writes a file of every one.
+ * `--s3`: the store is an S3 server that is started for it; the peer reads the same objects as local files, without the requests.
  * `--dir`: what was landed stays in that directory, and the next run takes it from there.
  */
 import { fork, spawn } from 'node:child_process';
@@ -24,12 +25,14 @@ import { SqlWorker } from '../lib/sql/sql-worker-client.ts';
 import { loadTable } from '../lib/table/table.ts';
 import { endedChildrenCpuSeconds, sampleMemory } from './memory-sampler.ts';
 import { fillLog } from './readings.ts';
+import { startS3Store } from './s3-server.ts';
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
   allowNegative: true,
   options: {
     dir: { type: 'string' },
+    s3: { type: 'boolean', default: false },
     peer: { type: 'boolean', default: true },
     /** Of the child process that lands. */
     land: { type: 'boolean', default: false },
@@ -49,15 +52,17 @@ const landedMetaPath = join(dir, 'meta-landed.db');
 if (values.land) {
   await landAll();
 } else {
+  const s3 = values.s3 ? await startS3Store() : undefined;
   try {
-    if (!existsSync(landedMetaPath)) await landInChild();
+    if (!existsSync(landedMetaPath)) await landInChild(s3?.url ?? 'dir:./objects');
     copyFileSync(landedMetaPath, metaPath);
-    const { paths, bytes } = await landedFiles();
+    const { paths, bytes } = await landedFiles(s3?.folder);
     const compacted = await compactInChild();
     const peer = values.peer ? await bestQuery(paths) : undefined;
     console.log(
       JSON.stringify({
         machine: `${cpus().length} x ${cpus()[0]?.model ?? '?'}, node ${process.version}`,
+        store: s3 === undefined ? 'dir' : 's3',
         ...compacted.summary,
         inputMB: +(bytes / 1e6).toFixed(1),
         seconds: +compacted.seconds.toFixed(2),
@@ -75,18 +80,19 @@ if (values.land) {
       }),
     );
   } finally {
+    await s3?.stop();
     if (values.dir === undefined) rmSync(dir, { recursive: true, force: true });
   }
 }
 
 /** In a process of its own, which has nothing to do with the compactor's memory. */
-async function landInChild(): Promise<void> {
+async function landInChild(store: string): Promise<void> {
   mkdirSync(dir, { recursive: true });
   const datasets = '[{name: bench, topic: bench, eventTime: ts, sort: [sensor, ts]}]';
   const fileBytes = Math.round((rowsPerCommit * STAGED_BYTES_PER_ROW) / 2);
   writeFileSync(
     configPath,
-    `{log: 'file:./log', store: 'dir:./objects', meta: 'sqlite:./meta.db', datasets: ${datasets}, topics: {partitions: 1},` +
+    `{log: 'file:./log', store: '${store}', meta: 'sqlite:./meta.db', datasets: ${datasets}, topics: {partitions: 1},` +
       ` lander: {commitEvery: 1h, fileBytes: ${fileBytes}}, compactor: {memoryBytes: ${MEMORY_BYTES}}}`,
   );
   const numbers = [rows, rowsPerCommit, repeats, hours].map(String);
@@ -108,7 +114,7 @@ async function landAll(): Promise<void> {
   await log.close();
 }
 
-async function landedFiles(): Promise<{ readonly paths: readonly string[]; readonly bytes: number }> {
+async function landedFiles(folder?: string): Promise<{ readonly paths: readonly string[]; readonly bytes: number }> {
   const { config, baseDir } = await loadConfig(configPath, pipelineSchema);
   const ports = await openLake(config, baseDir, 'bench');
   const { lake } = ports;
@@ -117,7 +123,8 @@ async function landedFiles(): Promise<{ readonly paths: readonly string[]; reado
   let bytes = 0;
   if (table !== null) {
     for await (const file of table.liveFiles()) {
-      paths.push(lake.store.localPath(lake.store.keyOf(file.location) ?? '') ?? '');
+      const key = lake.store.keyOf(file.location) ?? '';
+      paths.push(folder === undefined ? (lake.store.localPath(key) ?? '') : join(folder, key));
       bytes += Number(file.bytes);
     }
   }

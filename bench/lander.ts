@@ -1,9 +1,9 @@
 /**
  * The lander's rows per CPU-second: from RecordBatch v2 in a `file:` log, or with `--kafka` in a real broker that is started for it, to
- * committed zstd Parquet in a `dir:` store, everything included (fetching, checksums, decoding, JSON, checks by record, DuckDB,
+ * committed zstd Parquet in a `dir:` store, or with `--s3` on an S3 server that is started for it, everything included (fetching, checksums, decoding, JSON, checks by record, DuckDB,
  * fingerprints, table commit).
  *
- *   node bench/lander.ts [rows=1000000] [compression=zstd|none] [--kafka]
+ *   node bench/lander.ts [rows=1000000] [compression=zstd|none] [--kafka] [--s3]
  */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { cpus, tmpdir } from 'node:os';
@@ -16,15 +16,20 @@ import { parseConfig } from '../lib/config/load.ts';
 import { pipelineSchema } from '../lib/config/pipeline.ts';
 import { KafkaBroker } from '../test/support/kafka.ts';
 import { fillLog } from './readings.ts';
+import { startS3Store } from './s3-server.ts';
 
-const { values, positionals } = parseArgs({ allowPositionals: true, options: { kafka: { type: 'boolean' } } });
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: { kafka: { type: 'boolean' }, s3: { type: 'boolean' } },
+});
 const rows = Number(positionals[0] ?? 1_000_000);
 const compression = positionals[1] === 'none' ? 'none' : 'zstd';
 const broker = values.kafka === true ? await KafkaBroker.start() : undefined;
+const s3 = values.s3 === true ? await startS3Store() : undefined;
 const dir = mkdtempSync(join(tmpdir(), 'penstock-bench-lander-'));
 try {
   const config = parseConfig(
-    `{log: '${broker === undefined ? `file:${dir}/log` : `kafka://${broker.plain}`}', store: 'dir:${dir}/objects', meta: 'sqlite:${dir}/meta.db',` +
+    `{log: '${broker === undefined ? `file:${dir}/log` : `kafka://${broker.plain}`}', store: '${s3?.url ?? `dir:${dir}/objects`}', meta: 'sqlite:${dir}/meta.db',` +
       ` datasets: [{name: bench, topic: bench, eventTime: ts, sort: [sensor, ts]}], topics: {partitions: 3}}`,
     'bench',
     pipelineSchema,
@@ -52,6 +57,8 @@ try {
       rows: summary.rows,
       quarantined: summary.quarantined,
       problems,
+      log: broker === undefined ? 'file' : 'kafka',
+      store: s3 === undefined ? 'dir' : 's3',
       compression,
       valueBytes: Math.round(valueBytes / rows),
       files: summary.files,
@@ -66,5 +73,6 @@ try {
   await log.close();
 } finally {
   await broker?.close();
+  await s3?.stop();
   rmSync(dir, { recursive: true, force: true });
 }
