@@ -368,7 +368,11 @@ export class DatasetLander {
     try {
       await log.commitHint(hintGroup(dataset.name), topic.name, nextOffsets);
     } catch (error) {
-      this.#options.onProblem(`${topic.name}: offsets not shown to the log: ${describeError(error)}`, false);
+      const why = isCode(error, 'held')
+        ? 'another program is a member of it. What lands does not hang on it: give that program a group of its own'
+        : describeError(error);
+      const message = `${topic.name}: offsets not shown to the log, in group ${hintGroup(dataset.name)}: ${why}`;
+      this.#options.onProblem(message, false);
     }
   }
 }

@@ -2,7 +2,7 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Admin, Kafka, logLevel } from 'kafkajs';
-import { afterAll, beforeAll, describe, test, vi } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { parseConfig } from '../../lib/config/load.ts';
 import { pipelineSchema } from '../../lib/config/pipeline.ts';
 import { openLake, openPipelineLog } from '../../lib/lake/ports.ts';
@@ -76,6 +76,41 @@ describe.skipIf(missing('kafka', 'redis-server', 'versitygw'))('landers that sha
     const [of] = await admin.fetchOffsets({ groupId: GROUP, topics: [topic] });
     return (of?.partitions ?? []).sort((a, b) => a.partition - b.partition).map(({ offset }) => Number(offset));
   }
+
+  test('another program that is a member of the group takes nothing from a lander, and is named', async () => {
+    const topic = 'contested';
+    await withPipeline('contested', topic, 2, async (pipeline) => {
+      await pipeline.log.ensureTopic(topic, { partitions: 2, retentionMs: 86_400_000 });
+      const consumer = new Kafka({ brokers: [broker.plain], logLevel: logLevel.NOTHING }).consumer({ groupId: GROUP });
+      await consumer.connect();
+      try {
+        await consumer.subscribe({ topic, fromBeginning: true });
+        let consumed = 0;
+        await consumer.run({
+          eachMessage: async () => {
+            consumed++;
+          },
+        });
+        const producer = new TestProducer(pipeline.log);
+        const records = Array.from({ length: 50 }, (_, n) =>
+          recordOf({ seq: n, value: { sensor: 's', ts: HOUR_MS + n } }),
+        );
+        await producer.append(0, records.slice(0, 30), topic);
+        await producer.append(1, records.slice(30), topic);
+        await until('the other program to have all', () => consumed === 50);
+        const told: string[] = [];
+        const { summary, problems } = await landOnce(pipeline, {
+          onStatus: (status) => status.kind === 'problem' && told.push(status.message),
+        });
+        expect({ rows: summary.rows, problems }).toEqual({ rows: 50, problems: [] });
+        expect(told).toEqual([expect.stringMatching(new RegExp(`in group ${GROUP}: another program is a member`))]);
+        expect((await landOnce(pipeline)).summary.records).toBe(0);
+        await checkSnapshot(pipeline);
+      } finally {
+        await consumer.disconnect();
+      }
+    });
+  });
 
   test('tell the group where they are; what others write there, and new partitions, harm nothing', async () => {
     const topic = 'growing';

@@ -37,6 +37,10 @@ const ERRORS: Readonly<Record<number, readonly [name: string, code: ErrorCode]>>
   19: ['NOT_ENOUGH_REPLICAS', 'unavailable'],
   [NOT_ENOUGH_REPLICAS_AFTER_APPEND]: ['NOT_ENOUGH_REPLICAS_AFTER_APPEND', 'unavailable'],
   21: ['INVALID_REQUIRED_ACKS', 'unsupported'],
+  // What a group's coordinator says to who commits without being a member while there are some.
+  22: ['ILLEGAL_GENERATION', 'held'],
+  25: ['UNKNOWN_MEMBER_ID', 'held'],
+  27: ['REBALANCE_IN_PROGRESS', 'held'],
   29: ['TOPIC_AUTHORIZATION_FAILED', 'denied'],
   30: ['GROUP_AUTHORIZATION_FAILED', 'denied'],
   31: ['CLUSTER_AUTHORIZATION_FAILED', 'denied'],
