@@ -44,6 +44,8 @@ const [seconds, agents, runs, readers, rate] = [
 ].map(Number) as [number, number, number, number, number]; // five texts are five numbers
 const TOKEN = 'first-administrator-token-0123456789';
 const HEARTBEAT_MS = 10_000;
+/** As long as 100,000 runs take on a busy machine. */
+const READ_IN_MS = 4000;
 /** As many as the compactor keeps of each at most are 20,500. */
 const DATASETS = ['line.a', 'line.b', 'line.c', 'line.d', 'line.e'];
 /** What the admin page asks. */
@@ -181,8 +183,12 @@ try {
   clients.push(...ofReaders, ...ofAgents);
   const [first] = ofReaders;
   if (first === undefined) throw new Error('--readers: expected at least 1');
-  await pages(first);
   const agentToken = await makeToken(first, '*', 'agent');
+  const [meanwhile] = await Promise.all([
+    heartbeats(ofAgents, agentToken, performance.now() + READ_IN_MS),
+    pages(first),
+  ]);
+  console.log(`${meanwhile.length} heartbeats of new agents, while the runs are read: ${told(meanwhile)}`);
   const viewers: string[] = [];
   for (let n = 0; n < VIEWERS; n++) viewers.push(await makeToken(first, `viewer ${n}`, 'viewer'));
 

@@ -23,6 +23,7 @@ const PICTURES = [
   { name: 'dataset', view: 'datasets/plant.vibration', colorScheme: 'light', width: 1280, height: 960 },
   { name: 'runs', view: 'runs', colorScheme: 'dark', width: 1280, height: 720 },
   { name: 'volumes', view: 'volumes', colorScheme: 'dark', width: 1280, height: 900 },
+  { name: 'lineage', view: 'lineage', colorScheme: 'light', width: 1280, height: 640 },
   { name: 'connections', view: 'connections', colorScheme: 'light', width: 1280, height: 720 },
   { name: 'connections-phone', view: 'connections', colorScheme: 'dark', width: 390, height: 844 },
 ] as const;
@@ -46,6 +47,12 @@ const CONNECTIONS = [
   },
 ];
 
+const USES = [
+  ['train-17', 'anomaly-v3'],
+  ['train-18', 'anomaly-v4'],
+  ['drift-report', undefined],
+] as const;
+
 const root = join(import.meta.dirname, '..');
 const images = join(root, 'docs', 'images');
 const dir = mkdtempSync(join(tmpdir(), 'penstock-pictures-'));
@@ -64,6 +71,13 @@ try {
       method: 'POST',
       headers: { 'content-type': 'application/json' },
       body: JSON.stringify(connection),
+    });
+  }
+  for (const [job, model] of USES) {
+    await fetch(`${url}/v1/lineage`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ dataset: 'plant.vibration', job, model }),
     });
   }
   const browser = await chromium.launch({ executablePath: requireService('chromium'), args: ['--no-sandbox'] });

@@ -299,6 +299,15 @@ export interface Pod {
   };
 }
 
+export interface LineageUse {
+  readonly dataset: string;
+  readonly snapshotId: string;
+  readonly job: string;
+  readonly model: string | null;
+  readonly recordedMs: number;
+  readonly recordedBy: string;
+}
+
 export interface Agent {
   readonly id: string;
   readonly seenMs: number;
@@ -313,6 +322,7 @@ export interface Agent {
     readonly uplinkProblem?: string | null;
     readonly uplink?: { readonly heldUp?: readonly { readonly topic: string; readonly problem: string }[] };
     readonly sources?: readonly { readonly name: string; readonly problem: string | null }[];
+    readonly rules?: readonly { readonly when: string; readonly active: boolean; readonly times: number }[];
     readonly config?: {
       readonly version: string | null;
       readonly refused: { readonly version: string; readonly reason: string } | null;

@@ -7,6 +7,7 @@ import { agents } from './view-agents.ts';
 import { connections } from './view-connections.ts';
 import { datasets } from './view-datasets.ts';
 import { forecasts } from './view-forecasts.ts';
+import { lineage } from './view-lineage.ts';
 import { overview } from './view-overview.ts';
 import { quarantine } from './view-quarantine.ts';
 import { runs } from './view-runs.ts';
@@ -19,6 +20,7 @@ const VIEWS: readonly (readonly [name: string, title: string, view: (argument: s
   ['datasets', 'Datasets', datasets],
   ['runs', 'Runs and cost', () => runs],
   ['forecasts', 'Forecasts', () => forecasts],
+  ['lineage', 'Lineage', () => lineage],
   ['quarantine', 'Quarantine', quarantine],
   ['volumes', 'Volumes', () => volumes],
   ['connections', 'Connections', () => connections],

@@ -187,6 +187,7 @@ function agentTable(items: readonly Agent[]): HTMLElement {
       { title: 'Group', cell: ({ group }) => group ?? '–' },
       { title: 'Runs with', cell: (agent) => configState(agent) },
       { title: 'Readings', cell: ({ status }) => count(status.readings ?? 0), number: true },
+      { title: 'Rules', cell: (agent) => rulesOf(agent), wide: true },
       { title: 'Problem', cell: (agent) => problemOf(agent), wide: true },
       { title: 'Last seen', cell: ({ seenMs }) => moment(seenMs) },
       { title: 'Address', cell: ({ address }) => address },
@@ -206,6 +207,20 @@ function configState({ status, wanted }: Agent): Node | string {
     name,
     ' ',
     h('span', { class: 'tag warn' }, wanted === 'none' ? 'not wanted' : `not ${wanted.slice(0, 8)}`),
+  );
+}
+
+/** Where rules act at present, and how often they did. */
+function rulesOf({ status }: Agent): Node | string {
+  const acted = (status.rules ?? []).filter(({ active, times }) => active || times > 0);
+  if (acted.length === 0) return '–';
+  return h(
+    'span',
+    {},
+    acted.flatMap(({ when, active, times }) => [
+      h('span', { class: active ? 'tag warn' : 'tag' }, `${when}${active ? '' : ' (over)'}`),
+      ` ${count(times)} ×`,
+    ]),
   );
 }
 

@@ -24,6 +24,7 @@ const VIEWS = [
   `datasets/${DATASET}`,
   'runs',
   'forecasts',
+  'lineage',
   'quarantine',
   'volumes',
   'connections',
@@ -157,6 +158,31 @@ describe.skipIf(missing('chromium'))('the admin page', () => {
     expect(await page.evaluate('document.documentElement.scrollWidth - document.documentElement.clientWidth')).toBe(0);
   });
 
+  test('lineage is a graph from snapshot to job to model, and a list that says the same', async () => {
+    const { pipeline } = await landedPipeline({ compacted: false });
+    const control = await startControl(pipeline.config, pipeline.dir);
+    for (const [job, model] of [
+      ['train-17', 'anomaly-v3'],
+      ['train-18', 'anomaly-v4'],
+      ['look at it', undefined],
+    ]) {
+      const used = await control.request('POST', '/v1/lineage', { body: { dataset: DATASET, job, model } });
+      expect(used.status, used.text).toBe(201);
+    }
+    await control.request('POST', '/v1/agents/edge-1/heartbeat', {
+      body: { status: { rules: [{ when: 'spoolUsed >80%', active: true, times: 2 }] } },
+    });
+    const page = await openPage(control, { viewport: { width: 390, height: 900 } });
+    await page.goto(`${control.url}/#/lineage`);
+    await page.getByRole('img', { name: /^1 snapshots, 3 jobs, 2 models/ }).waitFor();
+    expect(await page.locator('.lineage path').count()).toBe(5);
+    expect(await page.getByRole('cell', { name: 'anomaly-v4' }).count()).toBe(1);
+    // What the rules of an agent do stands beside it.
+    await page.goto(`${control.url}/#/agents`);
+    await page.getByRole('cell', { name: 'spoolUsed >80% 2 ×' }).waitFor();
+    expect(await page.evaluate('document.documentElement.scrollWidth - document.documentElement.clientWidth')).toBe(0);
+  });
+
   test('the quarantine shows the records of a commit', async () => {
     const { pipeline } = await landedPipeline({ compacted: false });
     const control = await startControl(pipeline.config, pipeline.dir);
@@ -172,7 +198,7 @@ describe.skipIf(missing('chromium'))('the admin page', () => {
     const page = await openPage(control);
     await page.goto(control.url);
     // Skip link, brand, then the views in order: the last is SQL.
-    for (let press = 0; press < 11; press++) await page.keyboard.press('Tab');
+    for (let press = 0; press < 12; press++) await page.keyboard.press('Tab');
     await page.keyboard.press('Enter');
     await page.locator('#sql').focus();
     await page.keyboard.press('Control+A');
