@@ -103,12 +103,12 @@ function formatRoute(app: App): void {
             .default({})
             .meta({ description: 'those of `penstock fs format --option`: {"trash": "7d"}' }),
         }),
-        response: { 201: z.null() },
+        response: { 204: z.null() },
       },
     },
     async ({ scope, params, body }, reply) => {
       await scope.volumeWork(params.volume, (tools) => tools.format(body.options));
-      return reply.code(201).send(null);
+      return reply.code(204).send(null);
     },
   );
 }

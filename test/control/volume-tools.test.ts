@@ -31,7 +31,7 @@ test('a volume is made, limited, copied and brought back from its trash', async 
   expect((await ask('GET', '/quotas')).status).toBe(404);
   const wrong = await ask('PUT', '', { options: { trsh: '1d' } });
   expect([wrong.status, wrong.text]).toEqual([400, expect.stringContaining("no option 'trsh'")]);
-  expect((await ask('PUT', '', { options: { trash: '1d' } })).status).toBe(201);
+  expect((await ask('PUT', '', { options: { trash: '1d' } })).status).toBe(204);
   expect((await ask('PUT', '', { options: {} })).status).toBe(409);
   expect(await control.get('/v1/volumes', FIRST)).toMatchObject({ items: [{ formatted: true, trashMs: 86_400_000 }] });
 
