@@ -26,6 +26,7 @@ import { ControlPlane } from './control/control-plane.ts';
 import type { DesiredStatus } from './control/desired-config.ts';
 import { sendHeartbeats } from './control/heartbeat.ts';
 import { Intake } from './intake.ts';
+import { namedFilesProblems } from './named-files.ts';
 import { Quarantine } from './quarantine.ts';
 import { AgentSourceOutput } from './source-output.ts';
 import { Ruler } from './rules/ruler.ts';
@@ -111,10 +112,18 @@ async function modulesProblems({ log, sources, transforms }: AgentConfig, baseDi
   return problems;
 }
 
+/** The same, with the passwords, keys and certificates that it names: they must be there and readable. */
+export async function checkAgentConfig(path: string): Promise<Loaded<AgentConfig>> {
+  return loadedFrom(await readConfig(path), path, agentSchema, async (config, baseDir) => [
+    ...(await modulesProblems(config, baseDir)),
+    ...(await namedFilesProblems(config, baseDir)),
+  ]);
+}
+
 /** What is wrong with agent.yaml, all of it at once; empty when nothing is. Throws `config` when it cannot be read at all. */
 export async function validateAgent(path: string): Promise<readonly ConfigProblem[]> {
   try {
-    await loadAgentConfig(path);
+    await checkAgentConfig(path);
     return [];
   } catch (error) {
     if (error instanceof ConfigError) return error.problems;

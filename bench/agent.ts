@@ -1,20 +1,22 @@
 /**
  * A whole agent beside a real Kafka broker, each phase in a process of its own, by what /proc says of it:
  *
- *   file     lines of a file into Kafka: readings per second, CPU per reading
+ *   file     lines of a file into Kafka: readings per second, CPU per reading; beside rsyslog's omkafka where it is installed (Debian: rsyslog-kafka)
  *   drain    a backlog of readings, while new ones arrive: readings per second, and how long the new ones take into the broker
  *   idle     one file source and a broker that does not answer: resident memory and CPU
  *
- *   node bench/agent.ts [--phases file,drain,idle] [--lines 500000] [--backlog 1000000] [--live 1000] [--idle 30]
+ *   node bench/agent.ts [--phases file,drain,idle] [--lines 500000] [--rounds 1] [--backlog 1000000] [--live 1000] [--idle 30] [--program PATH]
  *
- * `--live`: new readings per second; `--idle`: seconds. The broker is started for it (node bin/install.mjs --services installs it). Run `npm run build`
- * first where the memory matters: from the sources, Node's type stripping is in it.
+ * `--live`: new readings per second; `--idle`: seconds. The broker is started for it (node bin/install.mjs --services installs it). `--program`: the
+ * `penstock` of an installed package, which is what users run; the default is this checkout, with Node's type stripping in its CPU and memory.
  */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import {
   appendFileSync,
   closeSync,
+  existsSync,
+  globSync,
   mkdirSync,
   openSync,
   readFileSync,
@@ -23,7 +25,7 @@ import {
   writeSync,
 } from 'node:fs';
 import { cpus, loadavg } from 'node:os';
-import { join } from 'node:path';
+import { delimiter, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -38,12 +40,13 @@ const { values } = parseArgs({
   options: {
     phases: { type: 'string', default: 'file,drain,idle' },
     lines: { type: 'string', default: '500000' },
+    rounds: { type: 'string', default: '1' },
+    program: { type: 'string', default: fileURLToPath(new URL('../bin/penstock', import.meta.url)) },
     backlog: { type: 'string', default: '1000000' },
     live: { type: 'string', default: '1000' },
     idle: { type: 'string', default: '30' },
   },
 });
-const penstock = fileURLToPath(new URL('../bin/penstock', import.meta.url));
 const LINE_BYTES = 200;
 const DEADLINE_MS = 300_000;
 const LIVE_GOAL_MS = 100;
@@ -66,7 +69,7 @@ class Agent {
       `agent: { id: bench, dataDir: ./agent, listen: "127.0.0.1:${port}" }\nlog: ${log}\nsources:\n${sources}`,
     );
     const output = openSync(join(dir, 'output'), 'a');
-    this.#child = spawn(penstock, ['agent', 'run', '-c', path], { stdio: ['ignore', output, output] });
+    this.#child = spawn(values.program, ['agent', 'run', '-c', path], { stdio: ['ignore', output, output] });
     closeSync(output);
   }
 
@@ -86,7 +89,8 @@ class Agent {
 
   async until(what: string, isSo: () => Promise<boolean>): Promise<void> {
     for (const end = performance.now() + DEADLINE_MS; !(await isSo().catch(() => false));) {
-      await delay(20);
+      // Each look has the agent read of its spool: it is in the CPU that is measured.
+      await delay(100);
       if (this.#child.exitCode !== null) throw new Error(`the agent ended: status ${this.#child.exitCode}`);
       if (performance.now() > end) throw new Error(`not within ${DEADLINE_MS / 1000} s: ${what}`);
     }
@@ -122,15 +126,15 @@ function say(text: string): void {
   console.log(text);
 }
 
-async function measureFile(dir: string, port: number, log: string): Promise<void> {
+async function measureFile(dir: string, port: number, log: string, topic: string): Promise<void> {
   const lines = Number(values.lines);
   writeLines(join(dir, 'lines.ndjson'), lines);
-  const agent = new Agent(dir, port, log, '  - { type: file, path: ./lines.ndjson, sensor: id, to: lines }\n');
+  const agent = new Agent(dir, port, log, `  - { type: file, path: ./lines.ndjson, sensor: id, to: ${topic} }\n`);
   const start = performance.now();
   try {
     await agent.until(
       'all lines are delivered',
-      async () => (await agent.metric('topic_delivered_total', 'lines')) === lines,
+      async () => (await agent.metric('topic_delivered_total', topic)) === lines,
     );
     const seconds = (performance.now() - start) / 1000;
     const { cpuSeconds, rssBytes } = agent.usage();
@@ -141,6 +145,70 @@ async function measureFile(dir: string, port: number, log: string): Promise<void
   } finally {
     await agent.end();
   }
+}
+
+/** The same lines by rsyslog: read with inotify, sent in batches with acknowledgements of all replicas, position and queue only in memory. */
+async function measureRsyslog(dir: string, log: string): Promise<void> {
+  const lines = Number(values.lines);
+  writeLines(join(dir, 'lines.ndjson'), lines);
+  const broker = log.slice('kafka://'.length);
+  writeFileSync(
+    join(dir, 'rsyslog.conf'),
+    `global(workDirectory="${dir}" maxMessageSize="64k")
+module(load="imfile")
+module(load="omkafka")
+template(name="raw" type="string" string="%msg%")
+input(type="imfile" File="${join(dir, 'lines.ndjson')}" Tag="bench" Ruleset="kafka")
+ruleset(name="kafka") {
+  action(type="omkafka" broker=["${broker}"] topic="rsyslog" template="raw" action.resumeRetryCount="-1"
+    confParam=["acks=all", "compression.codec=zstd", "linger.ms=20", "queue.buffering.max.messages=${lines}"])
+}
+`,
+  );
+  const output = openSync(join(dir, 'output'), 'a');
+  const started = spawn('rsyslogd', ['-n', '-f', join(dir, 'rsyslog.conf'), '-i', join(dir, 'pid')], {
+    stdio: ['ignore', output, output],
+  });
+  closeSync(output);
+  const reader = await openLog(log);
+  await reader.ensureTopic('rsyslog', { partitions: 3, retentionMs: 86_400_000 });
+  const start = performance.now();
+  try {
+    const delivered = async (): Promise<number> => {
+      const topic = await reader.topic('rsyslog');
+      let sum = 0;
+      for (let partition = 0; partition < (topic?.partitions ?? 0); partition += 1) {
+        sum += Number((await reader.offsets('rsyslog', partition)).end);
+      }
+      return sum;
+    };
+    const before = await delivered();
+    while ((await delivered()) - before < lines) {
+      await delay(100);
+      if (started.exitCode !== null || performance.now() - start > DEADLINE_MS) {
+        throw new Error(
+          `rsyslog delivered ${(await delivered()) - before} of ${lines} lines: ${readFileSync(join(dir, 'output'), 'utf8')}`,
+        );
+      }
+    }
+    const seconds = (performance.now() - start) / 1000;
+    const cpuSeconds = cpuSecondsOf(started.pid ?? 0);
+    say(
+      `rsyslog: the same lines in ${seconds.toFixed(1)} s: ${Math.round(lines / seconds)}/s, ` +
+        `${((cpuSeconds / lines) * 1e6).toFixed(2)} us of CPU a line, nothing synced to the disk`,
+    );
+  } finally {
+    await reader.close();
+    const exited = once(started, 'exit');
+    if (started.exitCode === null && started.kill('SIGKILL')) await exited;
+  }
+}
+
+/** Debian's package puts it where only root looks. */
+function hasRsyslog(): boolean {
+  const folders = [...(process.env['PATH'] ?? '').split(delimiter), '/usr/sbin'];
+  const isThere = folders.some((folder) => existsSync(join(folder, 'rsyslogd')));
+  return isThere && globSync('/usr/lib/*/rsyslog/omkafka.so').length > 0;
 }
 
 async function measureDrain(dir: string, port: number, log: string): Promise<void> {
@@ -260,13 +328,20 @@ const dir = makeTempDir('agent-bench');
 const phases = values.phases.split(',');
 const broker = phases.some((phase) => phase !== 'idle') ? await KafkaBroker.start() : undefined;
 try {
-  for (const phase of phases) {
-    const ofPhase = join(dir, phase);
+  const rounds = phases.flatMap((phase) =>
+    phase === 'file' ? new Array<string>(Number(values.rounds)).fill(phase) : [phase],
+  );
+  for (const [index, phase] of rounds.entries()) {
+    const ofPhase = join(dir, `${phase}-${index}`);
     mkdirSync(ofPhase);
     const [port = 0] = await freePorts(1);
     const log = `kafka://${broker?.plain ?? '127.0.0.1:1'}`;
-    if (phase === 'file') await measureFile(ofPhase, port, log);
-    else if (phase === 'drain') await measureDrain(ofPhase, port, log);
+    if (phase === 'file') {
+      await measureFile(ofPhase, port, log, `lines-${index}`);
+      mkdirSync(join(ofPhase, 'rsyslog'));
+      if (hasRsyslog()) await measureRsyslog(join(ofPhase, 'rsyslog'), log);
+      else say('rsyslog: not installed with its module omkafka');
+    } else if (phase === 'drain') await measureDrain(ofPhase, port, log);
     else if (phase === 'idle') await measureIdle(ofPhase, port);
     else throw new Error(`unknown phase ${phase}: expected file, drain, idle`);
   }

@@ -62,6 +62,8 @@ export class RetriedStep {
       return moved;
     } catch (error) {
       const { backoff, signal, onProgress, nowMs } = this.#context;
+      // Broken off by the end of the uplink: that is no problem of the log's.
+      if (signal.aborted) return false;
       const problem = problemOf(error, nowMs());
       this.#problem = problem;
       this.#isResting = true;

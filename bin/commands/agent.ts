@@ -50,8 +50,8 @@ export function addAgentCommands(program: Command): void {
     .requiredOption('-c, --config <file>', 'agent.yaml')
     .option('--json', 'print as one JSON object')
     .action(async (options: AgentOptions) => {
-      const { loadAgentConfig } = await import('../../agent/main.ts');
-      const { config, path } = await loadAgentConfig(options.config);
+      const { checkAgentConfig } = await import('../../agent/main.ts');
+      const { config, path } = await checkAgentConfig(options.config);
       print(
         { path, valid: true, agent: config.agent.id, sources: config.sources.length, log: config.log },
         options.json,

@@ -1,5 +1,5 @@
 import { writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { expect, test } from 'vitest';
 import { loadAgentConfig, validateAgent } from '../../agent/main.ts';
 import { tempDir } from '../support/temp.ts';
@@ -220,4 +220,26 @@ test('a URL of the log that no driver takes is a problem of the configuration, n
   expect(await problemsOf('kafka://h?foo=1')).toEqual([expect.stringMatching(/unknown option 'foo'/)]);
   expect(await problemsOf("'file:'")).toEqual([expect.stringMatching(/names no path: expected file:DIR/)]);
   expect(await problemsOf('kafka://h?sasl=plain&user=u&passwordFile=./password')).toEqual([]);
+});
+
+test('validate names every password, token, key and certificate that cannot be read, with its line', async () => {
+  const path = configFile(`agent: { id: e }
+log: file:./log
+control: { url: 'http://127.0.0.1:1', tokenFile: ./no-token }
+sources:
+  - { type: mqtt, url: 'mqtts://h', topics: ['#'], user: u, passwordFile: ./no-password, to: a, tls: { ca: ./no-ca } }
+  - { type: http, listen: '127.0.0.1:0', to: b, tokenFile: ./empty, tls: { cert: ., key: ./key } }
+`);
+  writeFileSync(join(dirname(path), 'empty'), '');
+  writeFileSync(join(dirname(path), 'key'), 'k');
+  const problems = await validateAgent(path);
+  expect(problems.map(({ line, key, message }) => [line, key, message.split(':').slice(0, 2).join(':')])).toEqual([
+    [3, 'control.tokenFile', 'cannot read ./no-token: ENOENT'],
+    [5, 'sources[0].passwordFile', 'cannot read ./no-password: ENOENT'],
+    [5, 'sources[0].tls.ca', 'cannot read ./no-ca: ENOENT'],
+    [6, 'sources[1].tokenFile', 'cannot read ./empty: it is empty'],
+    [6, 'sources[1].tls.cert', 'cannot read .: it is no file'],
+  ]);
+  // It runs all the same: they may come later.
+  expect((await loadAgentConfig(path)).config.sources).toHaveLength(2);
 });

@@ -3,7 +3,7 @@
  * needed: deploy/Dockerfile does no more than deploy/image.mjs, which runs here.
  */
 import { execFile } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join, relative } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -121,8 +121,15 @@ describe('what is shipped', () => {
     writeFileSync(join(work, 'in.ndjson'), Array.from({ length: 50 }, (_, n) => `{"id":"m","n":${n}}\n`).join(''));
     writeFileSync(
       join(work, 'agent.yaml'),
-      'agent: { id: a, dataDir: ./agent }\nlog: file:./log\nsources: [{ type: file, path: ./in.ndjson, sensor: id, to: machine }]\n',
+      `agent: { id: a, dataDir: ./agent }
+log: file:./log
+sources: [{ type: file, path: ./in.ndjson, sensor: id, to: machine }]
+transforms:
+  - { type: filter, on: machine, keep: 'value.n >= 0' }
+  - { type: wasm, on: machine, module: ./smooth.wasm, config: { field: n, alpha: 0.2 } }
+`,
     );
+    copyFileSync(join(root, 'deploy', 'examples', 'wasm', 'smooth.wasm'), join(work, 'smooth.wasm'));
     writeFileSync(
       join(work, 'pipeline.yaml'),
       'log: file:./log\nmeta: sqlite:./meta.db\nstore: dir:./objects\ndatasets: [{ name: plant.machine, topic: machine }]\n',

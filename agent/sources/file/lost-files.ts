@@ -3,7 +3,8 @@
  *
  * Invariants: a position whose file has other content moves to a key of its own on the disk before that content is read, and from there to
  * the file that is found; so a kill at any moment leaves it under one of them. It is forgotten only when a search that met no error has not found it.
- * Failure: what was not found because the file system refused something is looked for again at the next start.
+ * Failure: where the file system refuses a search, it is repeated after RETRY_MS; what a single refused file may hold is looked for again at the next
+ * start.
  * Limits: one listing of a folder, and one search (copies.ts), for all that is lost in it; LOOKS_MAX where something replaced is not found and
  * other files have come meanwhile.
  */
@@ -17,6 +18,8 @@ import { fits, openFile, type FilePosition } from './tailed-file.ts';
 
 /** At a folder in which more and more files appear. */
 const LOOKS_MAX = 4;
+/** A folder that cannot be read is in most cases one that somebody has to repair. */
+const RETRY_MS = 5000;
 
 export interface LostFilesHost {
   readonly positions: StoredPositions;
@@ -26,12 +29,15 @@ export interface LostFilesHost {
   /** Takes over the handle. */
   readonly follow: (handle: FileHandle, inode: string, position: FilePosition, isCompressed: boolean) => Promise<void>;
   /** Keeps what the file system refuses, as a problem of this path. */
-  readonly guarded: (path: string, act: () => Promise<void>) => Promise<unknown>;
+  readonly guarded: (path: string, act: () => Promise<true>) => Promise<true | undefined>;
 }
 
 export class LostFiles {
   readonly #host: LostFilesHost;
   #lost: Lost[] = [];
+  /** Whose search the file system refused. */
+  #refused: Lost[] = [];
+  #refusedMs = 0;
 
   constructor(host: LostFilesHost) {
     this.#host = host;
@@ -72,53 +78,62 @@ export class LostFiles {
 
   /** What is found is followed from where it was left. */
   async find(): Promise<void> {
+    const nowMs = this.#host.output.clock.monotonicMs();
+    if (this.#refused.length > 0 && nowMs - this.#refusedMs >= RETRY_MS) this.#lost.push(...this.#refused.splice(0));
     const byFolder = Map.groupBy(this.#lost, ({ position }) => dirname(position.path));
     this.#lost = [];
-    for (const [folder, lost] of byFolder) await this.#host.guarded(folder, () => this.#findIn(folder, lost));
+    for (const [folder, lost] of byFolder) {
+      const sought = new Map(lost.map((one) => [one.key, one]));
+      if (await this.#host.guarded(folder, () => this.#findIn(folder, sought))) continue;
+      this.#refused.push(...sought.values());
+      this.#refusedMs = nowMs;
+    }
   }
 
-  async #findIn(folder: string, lost: readonly Lost[]): Promise<void> {
+  /** What is found, or is where it was, is not in `sought` any more. */
+  async #findIn(folder: string, sought: Map<string, Lost>): Promise<true> {
     const { positions, signal } = this.#host;
     const files = await filesIn(folder);
     const byInode = new Map(files.map((file) => [file.stats.inode, file]));
-    const gone = new Map<string, Lost>();
-    for (const one of lost) {
+    for (const one of [...sought.values()]) {
       const same = byInode.get(one.key);
-      if (same === undefined) gone.set(one.key, one);
-      else if (!(await this.#goesOn(same, one.position))) {
-        if (signal.aborted) return;
+      if (same === undefined) continue;
+      const goesOn = await this.#goesOn(same, one.position);
+      if (!goesOn && signal.aborted) return true;
+      if (!goesOn) {
         const key = await positions.setAside(one.key, one.position);
-        gone.set(key, { key, position: one.position });
+        sought.set(key, { key, position: one.position });
       }
+      sought.delete(one.key);
     }
-    await this.#findAmong(files, gone);
+    await this.#findAmong(files, sought);
     // What is not replaced is kept, whether it is found or not.
-    const isLeft = (): boolean => !signal.aborted && gone.keys().some(isReplaced);
+    const isLeft = (): boolean => !signal.aborted && sought.keys().some(isReplaced);
     for (let seen = files, looks = 1; isLeft() && looks < LOOKS_MAX; looks += 1) {
       const others = await this.#comeSince(seen, folder);
       if (others.length === 0) break;
-      await this.#findAmong(others, gone);
+      await this.#findAmong(others, sought);
       seen = [...seen, ...others];
     }
     // A comparison that was broken off has found nothing, nor has one in a file system that is not mounted yet.
-    if (signal.aborted || files.length === 0) return;
-    await positions.forget([...gone.keys()].filter(isReplaced));
+    if (!signal.aborted && files.length > 0) await positions.forget([...sought.keys()].filter(isReplaced));
+    return true;
   }
 
-  /** What is found is not in `gone` any more. */
-  async #findAmong(files: readonly FoundFile[], gone: Map<string, Lost>): Promise<void> {
+  /** What is found is not in `sought` any more. */
+  async #findAmong(files: readonly FoundFile[], sought: Map<string, Lost>): Promise<void> {
     const { positions, output, signal, isOpen } = this.#host;
     const others = files.filter(({ stats: { inode } }) => !isOpen(inode) && positions.get(inode) === undefined);
     const onRefused = (): void => output.count('copy_unreadable');
     for await (const { file, lost, handle, isCompressed } of findCopies(
       others,
-      [...gone.values()],
+      [...sought.values()],
       signal,
       onRefused,
     )) {
       const position = { ...lost.position, path: file.path };
       await positions.store(file.stats.inode, position, lost.key);
-      gone.delete(lost.key);
+      sought.delete(lost.key);
       await this.#host.follow(handle, file.stats.inode, position, isCompressed);
     }
   }

@@ -5,6 +5,7 @@ import {
   existsSync,
   mkdirSync,
   readFileSync,
+  renameSync,
   rmSync,
   truncateSync,
   utimesSync,
@@ -210,3 +211,56 @@ async function stopAtSearch(folder: string, running: RunningSource): Promise<voi
   listing.mockRestore();
   syncBuiltinESMExports();
 }
+
+test('a search that the folder refused is repeated, and what was rotated away is read on', async () => {
+  const dir = tempDir();
+  const path = join(dir, 'app.ndjson');
+  await readBefore(dir, path);
+  appendFileSync(path, lines('app', 51, 60));
+  renameSync(path, `${path}.1`);
+  const { readdir } = fsPromises;
+  let refusals = 0;
+  const listing = vi.spyOn(fsPromises, 'readdir').mockImplementation(((folder: string) => {
+    if (folder === dir && refusals++ < 2) throw Object.assign(new Error('permission denied'), { code: 'EACCES' });
+    return readdir(folder);
+  }) as typeof readdir);
+  onTestFinished(() => {
+    listing.mockRestore();
+    syncBuiltinESMExports();
+  });
+  syncBuiltinESMExports();
+  const spool = await spoolIn(join(dir, 'spool'));
+  // A second of it is a minute.
+  const clock = { nowMs: () => Date.now(), monotonicMs: () => performance.now() * 60 };
+  runSource(await fileSource(fileConfig(path), '/'), spool, dir, clock);
+  await expect.poll(() => spool.lastSeq('t')).toBe(60n);
+  expect(refusals).toBeGreaterThan(2);
+  expect(await numbersOf(spool, 'app')).toEqual(Array.from({ length: 60 }, (_, index) => index + 1));
+});
+
+test.each([true, false])(
+  'a start between the copy of copytruncate and its truncation, read up to there: %s',
+  async (isReadBefore) => {
+    const dir = tempDir();
+    const path = join(dir, 'app.ndjson');
+    const config = fileConfig(join(dir, 'app*'));
+    await readBefore(dir, path, config);
+    appendFileSync(path, lines('app', 51, 60));
+    copyFileSync(path, `${path}.1`);
+    const spool = await spoolIn(join(dir, 'spool'));
+    const start = async (): Promise<RunningSource> => runSource(await fileSource(config, '/'), spool, dir);
+    if (!isReadBefore) {
+      void start();
+      truncateSync(path);
+    } else {
+      await start();
+      await expect.poll(() => spool.lastSeq('t')).toBe(60n);
+      truncateSync(path);
+    }
+    appendFileSync(path, lines('app', 61, 65));
+    await expect.poll(() => spool.lastSeq('t')).toBe(65n);
+    expect((await numbersOf(spool, 'app')).toSorted((a, b) => a - b)).toEqual(
+      Array.from({ length: 65 }, (_, index) => index + 1),
+    );
+  },
+);
