@@ -90,8 +90,8 @@ describe.skipIf(missing('versitygw'))('on S3', () => {
       return results.find(({ problems }) => problems.length === 0) ?? results[0];
     });
     proxy.decide = () => 'pass';
-    const { problems, summary } = await compactAll(pipeline);
-    expect({ problems, groups: summary.groups }).toEqual({ problems: [], groups: 0 });
+    // One that left the hour to the other, which then failed, has nothing to say either.
+    expect((await compactAll(pipeline)).problems).toEqual([]);
     await expectAccounts(pipeline.lake, {
       ...{ landed: 71, quarantined: 1, duplicates: 10, liveRows: 60, smallFiles: 0, liveFiles: 1 },
     });
