@@ -1,22 +1,36 @@
 /** What is done to the volume through the API: the tools of the file system, by their own tests; here that they are reached, by whom, and what is answered. */
 import { join } from 'node:path';
-import { expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { parseConfig } from '../../lib/config/load.ts';
 import { pipelineSchema } from '../../lib/config/pipeline.ts';
-import { caller, openTestVolume } from '../support/fs-volume.ts';
+import { caller, openTestVolume, startServices, type Services } from '../support/fs-volume.ts';
+import { missing } from '../support/services.ts';
 import { tempDir } from '../support/temp.ts';
 import { contentAt, makeDirectory, removeFile, writeFile } from '../tools/volume-files.ts';
 import { type Answer, startControl, tokensOfRoles } from './control.ts';
 
 const FIRST = 'first-administrator-token-0123456789';
 const VOLUME = '/v1/volumes/lake';
+/** More than is kept in the metadata: an object of the store. */
+const LARGE = Buffer.alloc(100_000, 'penstock');
 const WHOLE_FILE = { start: 0n, end: 2n ** 63n - 1n };
 
-async function opened() {
+/** Where metadata and objects are. */
+interface Place {
+  readonly metaUrl: string;
+  readonly storeUrl: string;
+}
+
+const here = (dir: string): Place => ({
+  metaUrl: `sqlite:${join(dir, 'meta.db')}`,
+  storeUrl: `dir:${join(dir, 'objects')}`,
+});
+
+async function opened(placeIn: (dir: string) => Place = here) {
   const dir = tempDir('volume-tools');
-  const metaUrl = `sqlite:${join(dir, 'meta.db')}`;
+  const { metaUrl, storeUrl } = placeIn(dir);
   const yaml = [
-    ...[`log: file:${join(dir, 'log')}`, `store: dir:${join(dir, 'objects')}`, `meta: ${metaUrl}`],
+    ...[`log: file:${join(dir, 'log')}`, `store: ${storeUrl}`, `meta: ${metaUrl}`],
     'datasets: [{ name: team-a.unit, topic: unit }]',
     'serve: { tenants: [team-a] }',
   ].join('\n');
@@ -26,56 +40,82 @@ async function opened() {
   return { control, ask, volume: { base: dir, metaUrl, storeDir: join(dir, 'objects') } };
 }
 
-test('a volume is made, limited, copied and brought back from its trash', async () => {
-  const { control, ask, volume } = await opened();
-  expect((await ask('GET', '/quotas')).status).toBe(404);
-  const wrong = await ask('PUT', '', { options: { trsh: '1d' } });
-  expect([wrong.status, wrong.text]).toEqual([400, expect.stringContaining("no option 'trsh'")]);
-  expect((await ask('PUT', '', { options: { trash: '1d' } })).status).toBe(204);
-  expect((await ask('PUT', '', { options: {} })).status).toBe(409);
-  expect(await control.get('/v1/volumes', FIRST)).toMatchObject({ items: [{ formatted: true, trashMs: 86_400_000 }] });
+describe('on SQLite and a directory', () => cases(here));
 
-  const open = await openTestVolume(volume);
-  const models = await makeDirectory(open, 'models');
-  await writeFile(open, 'first', Buffer.from('weights'), models);
-  await writeFile(open, 'gone', Buffer.from('back'));
-  await removeFile(open, 'gone');
-
-  expect((await ask('PUT', '/quotas', { path: '/models', bytesMax: 1000 })).json).toMatchObject({
-    ...{ path: '/models', bytes: 7, bytesMax: 1000, inodesMax: null, counting: false },
+describe.skipIf(missing('redis-server', 'versitygw'))('on Redis and S3', () => {
+  let services: Services | undefined;
+  let places = 0;
+  beforeAll(async () => {
+    services = await startServices();
   });
-  expect((await ask('GET', '/quotas')).json['items']).toMatchObject([
-    { path: '/.trash', bytes: 4, bytesMax: null },
-    { path: '/models', bytesMax: 1000 },
-  ]);
-  expect((await ask('PUT', '/quotas', { path: '/no', bytesMax: 1 })).status).toBe(404);
-
-  expect((await ask('POST', '/snapshots', { name: 'before' })).json).toMatchObject({ path: '/.snapshots/before' });
-  expect((await ask('POST', '/snapshots', { name: 'before' })).status).toBe(409);
-  expect((await ask('GET', '/snapshots')).json['items']).toMatchObject([{ name: 'before' }]);
-  expect((await ask('POST', '/clones', { from: '/models', to: '/copy' })).json).toMatchObject({ files: 1, bytes: 7 });
-  const later = await openTestVolume(volume, 'later');
-  expect(String(await contentAt(later, '/copy/first'))).toBe('weights');
-  expect((await ask('DELETE', '/snapshots/before')).status).toBe(204);
-  expect((await ask('GET', '/snapshots')).json['items']).toEqual([]);
-
-  expect((await ask('GET', '/trash')).json['items']).toMatchObject([{ path: '/gone', kind: 'file', bytes: 4 }]);
-  expect((await ask('POST', '/trash/restore', { items: ['/gone'] })).json).toMatchObject({ restored: 1, failed: 0 });
-  expect(String(await contentAt(await openTestVolume(volume, 'last'), '/gone'))).toBe('back');
-  expect((await ask('DELETE', '/trash?olderThanSeconds=0')).json).toEqual({ removed: 0 });
+  afterAll(() => services?.stop());
+  cases(() => {
+    if (services === undefined) throw new Error('the services have not started');
+    const { redis, s3 } = services;
+    places++;
+    return {
+      metaUrl: redis.url(places),
+      storeUrl: `s3://volumes/p${places}?endpoint=${s3.endpoint}&region=us-east-1`,
+    };
+  });
 });
 
-test('locks are shown with who holds them', async () => {
-  const { ask, volume } = await opened();
-  await ask('PUT', '', {});
-  const open = await openTestVolume(volume);
-  const ino = await writeFile(open, 'locked', Buffer.from('x'));
-  const lock = { ...WHOLE_FILE, type: 'write', pid: 42 } as const;
-  await open.operations.setlk(caller(), ino, 0n, 7n, lock, { flock: false, wait: false });
-  expect((await ask('GET', '/locks')).json['items']).toMatchObject([
-    { inode: Number(ino), kind: 'posix', type: 'write', waits: false, start: '0', pid: 42 },
-  ]);
-});
+function cases(placeIn: (dir: string) => Place): void {
+  test('a volume is made, limited, copied and brought back from its trash', async () => {
+    const { control, ask, volume } = await opened(placeIn);
+    expect((await ask('GET', '/quotas')).status).toBe(404);
+    const wrong = await ask('PUT', '', { options: { trsh: '1d' } });
+    expect([wrong.status, wrong.text]).toEqual([400, expect.stringContaining("no option 'trsh'")]);
+    expect((await ask('PUT', '', { options: { trash: '1d' } })).status).toBe(204);
+    expect((await ask('PUT', '', { options: {} })).status).toBe(409);
+    expect(await control.get('/v1/volumes', FIRST)).toMatchObject({
+      items: [{ formatted: true, trashMs: 86_400_000 }],
+    });
+
+    const open = await openTestVolume(volume);
+    const models = await makeDirectory(open, 'models');
+    await writeFile(open, 'first', Buffer.from('weights'), models);
+    await writeFile(open, 'gone', LARGE);
+    await removeFile(open, 'gone');
+
+    expect((await ask('PUT', '/quotas', { path: '/models', bytesMax: 1000 })).json).toMatchObject({
+      ...{ path: '/models', bytes: 7, bytesMax: 1000, inodesMax: null, counting: false },
+    });
+    expect((await ask('GET', '/quotas')).json['items']).toMatchObject([
+      { path: '/.trash', bytes: LARGE.length, bytesMax: null },
+      { path: '/models', bytesMax: 1000 },
+    ]);
+    expect((await ask('PUT', '/quotas', { path: '/no', bytesMax: 1 })).status).toBe(404);
+
+    expect((await ask('POST', '/snapshots', { name: 'before' })).json).toMatchObject({ path: '/.snapshots/before' });
+    expect((await ask('POST', '/snapshots', { name: 'before' })).status).toBe(409);
+    expect((await ask('GET', '/snapshots')).json['items']).toMatchObject([{ name: 'before' }]);
+    expect((await ask('POST', '/clones', { from: '/models', to: '/copy' })).json).toMatchObject({ files: 1, bytes: 7 });
+    const later = await openTestVolume(volume, 'later');
+    expect(String(await contentAt(later, '/copy/first'))).toBe('weights');
+    expect((await ask('DELETE', '/snapshots/before')).status).toBe(204);
+    expect((await ask('GET', '/snapshots')).json['items']).toEqual([]);
+
+    expect((await ask('GET', '/trash')).json['items']).toMatchObject([
+      { path: '/gone', kind: 'file', bytes: LARGE.length },
+    ]);
+    expect((await ask('POST', '/trash/restore', { items: ['/gone'] })).json).toMatchObject({ restored: 1, failed: 0 });
+    expect((await contentAt(await openTestVolume(volume, 'last'), '/gone')).equals(LARGE)).toBe(true);
+    expect((await ask('DELETE', '/trash?olderThanSeconds=0')).json).toEqual({ removed: 0 });
+  });
+
+  test('locks are shown with who holds them', async () => {
+    const { ask, volume } = await opened(placeIn);
+    await ask('PUT', '', {});
+    const open = await openTestVolume(volume);
+    const ino = await writeFile(open, 'locked', Buffer.from('x'));
+    const lock = { ...WHOLE_FILE, type: 'write', pid: 42 } as const;
+    await open.operations.setlk(caller(), ino, 0n, 7n, lock, { flock: false, wait: false });
+    expect((await ask('GET', '/locks')).json['items']).toMatchObject([
+      { inode: Number(ino), kind: 'posix', type: 'write', waits: false, start: '0', pid: 42 },
+    ]);
+  });
+}
 
 test('a viewer changes nothing, and for a tenant there is no volume', async () => {
   const { control, ask } = await opened();
