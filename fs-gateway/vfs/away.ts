@@ -40,13 +40,14 @@ export class Away {
     if (!this.#bases.has(file)) this.#set(file, node);
   }
 
-  /** What was staged is committed; undefined: as a version that is not known. */
+  /** What was staged is committed, or a part of it; undefined: as a version that is not known. */
   committed(file: StagedFile, node: Node | undefined): void {
     if (node === undefined) this.#bases.delete(file);
     else this.#set(file, node);
   }
 
   #set(file: StagedFile, node: Node): void {
+    if (file.selfKept) return;
     const [monotonicMs, wallMs] = [this.#clock.monotonicMs(), this.#clock.nowMs()];
     this.#bases.set(file, { node, session: this.#session(), monotonicMs, wallMs });
   }

@@ -158,7 +158,7 @@ export class Flusher {
   }
 
   async #commitExtents(file: StagedFile, flush: PlacedFlush, staged: Flush, seen: Node): Promise<Outcome> {
-    const { view } = this.#context;
+    const { view, away } = this.#context;
     const plan = await this.#planUpload(flush, seen);
     const early = file instanceof LiveFile ? file.earlyExtents(plan.overlay) : [];
     const late = await this.#uploader.upload(withoutExtents(plan.overlay.ranges, early), async (offset, target) => {
@@ -167,7 +167,7 @@ export class Flusher {
       layOver(file, flush, offset, target);
     });
     const uploaded = [...early, ...late].sort((a, b) => a.fileOffset - b.fileOffset);
-    await this.#pages.cutFar(file.ino, flush);
+    await this.#pages.cutFar(file, flush);
     const parts = await this.#pages.parts(seen, flush, plan.overlay.ranges, uploaded);
     let outcome: Outcome = flush.shift > 0 ? 'moved' : 'committed';
     let base: Version | undefined = parts.length === 1 ? seen.version : view.cachedNode(file.ino)?.version;
@@ -177,7 +177,7 @@ export class Flusher {
         const node = await view.node(file.ino);
         if (node === null) return 'gone';
         if (placeFlush(staged, node.inode.size).shift !== flush.shift) return 'restart';
-        if (this.#context.away.writesOver(file, staged, node)) return 'restart';
+        if (away.writesOver(file, staged, node)) return 'restart';
         if (plan.rewritesCommitted && node.version !== base) return 'restart';
         const inline = (node.inode.flags & INODE_INLINE) !== 0;
         if (inline && !plan.rewritesCommitted) return 'restart';
@@ -186,6 +186,8 @@ export class Flusher {
       if (value === undefined) outcome = repeatedFlush(repeated);
       else if (value !== 'committed') return value;
       base = view.cachedNode(file.ino)?.version;
+      // The next part goes on top of our own.
+      if (!part.last) away.committed(file, view.cachedNode(file.ino));
     }
     if (file instanceof LiveFile) file.committedExtents(plan.overlay.ranges, uploaded);
     return outcome;

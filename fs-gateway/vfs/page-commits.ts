@@ -15,6 +15,7 @@ import { INODE_PAGED } from '../../lib/volume/inode.ts';
 import { PAGE_BYTES } from '../../lib/volume/keys.ts';
 import { mergeExtents } from '../data/merge-extents.ts';
 import type { Range } from '../data/overlay.ts';
+import type { StagedFile } from '../data/staged-file.ts';
 import type { Flush } from '../data/staging.ts';
 import type { Node } from '../meta/cache.ts';
 import type { Change } from '../meta/change.ts';
@@ -52,8 +53,9 @@ export class PageCommits {
   }
 
   /** Removes what is far behind the end that the flush sets. */
-  async cutFar(ino: number, flush: Flush): Promise<void> {
-    const { view } = this.#context;
+  async cutFar(file: StagedFile, flush: Flush): Promise<void> {
+    const { view, away } = this.#context;
+    const { ino } = file;
     while (flush.sizeSet) {
       const before = await view.node(ino);
       if (before === null || (before.inode.flags & INODE_PAGED) === 0) return;
@@ -68,6 +70,7 @@ export class PageCommits {
         const size = Math.min(node.inode.size, end);
         await this.#commitAttributes(change, node, { ...flush, size, sizeSet: true }, size);
       });
+      away.committed(file, view.cachedNode(ino));
     }
   }
 

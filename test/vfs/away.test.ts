@@ -1,22 +1,28 @@
 /** A node that sleeps for an hour: its clock jumps, and its session is over. */
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { openVolume } from '../../fs-gateway/open-volume.ts';
-import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
+import type { OpenVolume, VolumeOptions } from '../../fs-gateway/open-volume.ts';
 import { Errno } from '../../fs-gateway/vfs/operations.ts';
 import { systemClock } from '../../lib/clock.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { readElsewhere, writeElsewhere } from '../fs-gateway/passthrough-volume.ts';
 import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
 import type { TestVolume } from '../support/fs-volume.ts';
+import { playKernel } from '../support/played-kernel.ts';
 import { openEngine } from '../tools/volume-bench.ts';
 import { errnoOf, lookUp } from '../tools/volume-files.ts';
 
 const O_WRONLY = 1;
+const O_RDWR = 2;
+const O_CREAT = 0o100;
 const O_APPEND = 0o2000;
 const HOUR_MS = 3_600_000;
 const BLOCK = 65_536;
+const PAGE = 64 * 2 ** 20;
+/** More than one commit takes. */
+const PAGES = 800;
 
 interface Sleeper {
   readonly volume: TestVolume;
@@ -29,7 +35,7 @@ interface Sleeper {
   readonly write: (name: string, offset: number, data: Buffer, flags?: number) => Promise<bigint>;
 }
 
-async function sleeper(): Promise<Sleeper> {
+async function sleeper(more: Partial<VolumeOptions> = {}): Promise<Sleeper> {
   const volume = await testVolume({ blockSize: '64KiB', inlineBytes: '100' });
   const other = await openTestVolume(volume, 'other');
   const engine = await openEngine(volume);
@@ -44,6 +50,7 @@ async function sleeper(): Promise<Sleeper> {
       cacheBytes: 64e6,
       mountpoint: '/nowhere/sleeper',
       ttlMs: 1000,
+      ...more,
     },
     { ...systemClock, nowMs: () => Date.now() + sleptMs },
     undefined,
@@ -152,4 +159,54 @@ test('what was written to a file that others removed meanwhile is kept aside', a
       .equals(Buffer.alloc(2 * BLOCK, 'm')),
   ).toBe(true);
   expect(open.stats()).toMatchObject({ stagedFiles: 0, keptAside: 1 });
+});
+
+test('a file that the kernel writes merges after an absence as ever', async () => {
+  const kernel = playKernel(true);
+  const { open, other, sleep } = await sleeper({ passthrough: 'full', kernel, cacheBytes: 256e6 });
+  const { operations } = open;
+  const { entry, open: opened } = await operations.create(caller(), 1n, 'f', 0o644, O_RDWR | O_CREAT, 0o022);
+  const { ino } = entry.attributes;
+  const path = kernel.backing.get(opened.backingId ?? 0) ?? '';
+  const content = Buffer.alloc(3 * BLOCK, 'a');
+  writeFileSync(path, content, { flag: 'r+' });
+  await operations.fsync(caller(), ino, opened.handle, false);
+  await sleep(HOUR_MS);
+  await writeElsewhere(other, 'f', Buffer.from('theirs'), 0);
+  content.write('theirs', 0);
+  content.write('mine', 10);
+  const now = readFileSync(path);
+  now.write('mine', 10);
+  writeFileSync(path, now, { flag: 'r+' });
+  await operations.fsync(caller(), ino, opened.handle, false);
+  await expect.poll(async () => (await readElsewhere(other, 'f')).equals(content)).toBe(true);
+});
+
+test('a large file that nobody else has changed is committed in its parts', async () => {
+  const { open, other, sleep } = await sleeper();
+  const { operations } = open;
+  await writeElsewhere(other, 'f', Buffer.from('a'));
+  const { ino } = await lookUp(open, 1n, 'f');
+  const { handle } = await operations.open(caller(), ino, O_RDWR);
+  const write = async (text: string): Promise<void> => {
+    for (let page = 0; page < PAGES; page++)
+      await operations.write(caller(), ino, handle, BigInt(page * PAGE + 5), Buffer.from(text), O_RDWR, false);
+  };
+  await write('b');
+  await operations.flush(caller(), ino, handle, 0n);
+  await write('c');
+  await sleep(HOUR_MS);
+  await operations.flush(caller(), ino, handle, 0n);
+  expect(open.stats()).toMatchObject({ keptAside: 0 });
+  const byte = async (page: number): Promise<string> => {
+    const { handle: reader } = await other.operations.open(caller(), ino, 0);
+    const bytes = await other.operations.read(caller(), ino, reader, BigInt(page * PAGE + 5), 1, 0);
+    return bytes.toString();
+  };
+  for (const page of [0, PAGES - 1]) await expect.poll(() => byte(page)).toBe('c');
+  await operations.setattr(caller(), ino, { size: 3n });
+  await sleep(HOUR_MS);
+  await operations.flush(caller(), ino, handle, 0n);
+  expect(open.stats()).toMatchObject({ keptAside: 0 });
+  await expect.poll(async () => (await lookUp(other, 1n, 'f')).size).toBe(3n);
 });
