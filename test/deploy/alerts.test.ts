@@ -40,10 +40,10 @@ function jobsOf(rendered: readonly Manifest[]): string[] {
   );
 }
 
-/** promtool's unit tests: which of these alerts fire after a quarter of an hour of these series. */
+/** promtool's unit tests: which of these alerts fire after a quarter of an hour of these series, which are 0 where they have no values of their own. */
 async function expectFiring(
   rules: Groups,
-  series: readonly string[],
+  series: readonly (string | readonly [name: string, values: string])[],
   expected: Readonly<Record<string, number>>,
 ): Promise<void> {
   const folder = tempDir('promtool');
@@ -53,7 +53,10 @@ async function expectFiring(
     tests: [
       {
         interval: '1m',
-        input_series: series.map((line) => ({ series: line, values: '0x20' })),
+        input_series: series.map((one) => {
+          const [name, values] = typeof one === 'string' ? [one, '0x20'] : one;
+          return { series: name, values };
+        }),
         promql_expr_test: Object.entries(expected).map(([alert, count]) => ({
           expr: `count(ALERTS{alertname="${alert}", alertstate="firing"}) or vector(0)`,
           eval_time: '15m',
@@ -98,6 +101,15 @@ describe.skipIf(missing('helm', 'promtool'))('the alerts', () => {
     const rules = rulesOf(rendered);
     await expectFiring(rules, [...down, ...others], { PenstockTargetDown: 5, PenstockControlAbsent: 1 });
     await expectFiring(rules, ['penstock_sample_age_seconds'], { PenstockTargetDown: 0, PenstockControlAbsent: 0 });
+  });
+
+  it('fire for agents that stay late, and for none that came back', async () => {
+    const rules = rulesOf(await render({}));
+    const late = 'penstock_agents{late="true"}';
+    const others: [string, string] = ['penstock_agents{late="false"}', '10x20'];
+    await expectFiring(rules, [[late, '2x20'], others], { PenstockAgentsLate: 1 });
+    await expectFiring(rules, [[late, '2x13 0x7'], others], { PenstockAgentsLate: 0 });
+    await expectFiring(rules, [[late, '0x20'], others], { PenstockAgentsLate: 0 });
   });
 
   it('ask for no control plane where there is none', async () => {
