@@ -1,5 +1,5 @@
 /** `mount -t penstock`, as mount(8) calls its helper: the file is called itself, as a test may not write to /sbin. */
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { umountVolume } from '../../fs-gateway/main.ts';
@@ -40,5 +40,43 @@ describe.skipIf(cannotMount())('the helper of mount(8)', () => {
     expect(await shell('cat "$1/file"; touch "$1/file" 2>&1 || true', dir)).toMatch(
       /^text\n.*Read-only file system\n$/,
     );
+  });
+
+  test('a place may have spaces and a name behind a link; an environment file is text and no script', async () => {
+    const { base, metaUrl } = await testVolume();
+    const dir = join(base, 'my 1 \\ data');
+    mkdirSync(dir);
+    symlinkSync(base, join(base, 'r&d'));
+    onTestFinished(() => umountVolume(dir, { force: true }).then(() => undefined));
+    const marker = join(base, 'ran');
+    const where = metaUrl.replace(base, join(base, 'r&d'));
+    writeFileSync(join(base, 'env'), `# of lake\nWHERE=${where}\ndir="$(touch ${marker}) ;& 'x"\n`);
+    const script = 'cd "$1" && shift && exec "$@"';
+    const mount = (place: string, options: string) =>
+      run('sh', ['-c', script, 'sh', base, HELPER, '${WHERE}', place, '-o', options], HANG_MS);
+    const options = `cacheDir=${join(base, 'c')},environmentFile=env`;
+
+    expect(await mount('my 1 \\ data', options)).toMatchObject({ status: 0, stdout: '', stderr: '' });
+    await shell('echo text > "$1/file"', dir);
+    expect(existsSync(marker)).toBe(false);
+    for (const place of [dir, `${dir}/`, join('r&d', 'my 1 \\ data')]) {
+      const stderr = `mount.penstock: ${place} is mounted already\n`;
+      expect(await mount(place, options)).toMatchObject({ status: 0, stderr });
+    }
+    expect(await mount(dir, 'remount,ro')).toMatchObject({
+      ...{ status: 1, stderr: expect.stringContaining('a mount keeps its options') as string },
+    });
+    // A folder of the volume that is shown elsewhere is not mounted at the path that it has in the volume.
+    const shown = join(base, 'shown');
+    onTestFinished(() => run('umount', [shown], HANG_MS).then(() => undefined));
+    await run('sh', ['-ec', 'mkdir -p "$1$2" "$3"; mount --bind "$1$2" "$3"', 'sh', dir, base, shown], HANG_MS);
+    expect(isMounted(shown)).toBe(true);
+    expect(await mount(base, 'fast')).toMatchObject({
+      status: 2,
+      stderr: expect.stringContaining('-o fast') as string,
+    });
+    writeFileSync(join(base, 'wrong'), 'export A=1\n');
+    const wrong = await mount(base, 'environmentFile=wrong');
+    expect(wrong).toMatchObject({ status: 1, stderr: 'mount.penstock: wrong: expected lines NAME=VALUE\n' });
   });
 });
