@@ -30,11 +30,14 @@ const bundle = await rolldown({
   },
   platform: 'node',
   external: isExternal,
+  makeAbsoluteExternalsRelative: false,
 });
 await bundle.write({
   dir: output,
   format: 'esm',
   sourcemap: true,
+  // Every file of the bundle is in one folder of dist/. What rolldown itself makes of such a path leads into that folder.
+  paths: (id) => (id.startsWith(`${dist}/`) ? `..${id.slice(dist.length)}` : id),
   minify: { compress: false, mangle: false, codegen: { removeWhitespace: true } },
 });
 await bundle.close();
