@@ -16,6 +16,7 @@ import { decodeInode } from '../../lib/volume/inode.ts';
 import type { Stored, Version } from '../../lib/meta/engine.ts';
 import { ROOT_INO } from '../../lib/volume/keys.ts';
 import { BoundedMap } from './bounded-map.ts';
+import type { LakePlace } from './lake-listings.ts';
 
 /** An inode as of a version, with the numbers beside it where it is a directory. */
 export interface Node {
@@ -85,11 +86,14 @@ export class MetaCache {
     return this.#complete.get(directory);
   }
 
-  /** By inode. Goes through all entries: for what is shown to people. Names that are no UTF-8 are shown as well as can be. */
-  pathsOf(inos: ReadonlySet<number>): ReadonlyMap<number, string> {
+  /**
+   * By inode; of files of the lake, which are no entries, `lake` says the place. Goes through all entries: for what is shown to people. Names
+   * that are no UTF-8 are shown as well as can be.
+   */
+  pathsOf(inos: ReadonlySet<number>, lake: ReadonlyMap<number, LakePlace>): ReadonlyMap<number, string> {
     const paths = new Map<number, string>();
     if (inos.size === 0) return paths;
-    const places = new Map<number, string>();
+    const places = new Map([...lake].map(([ino, { directory, name }]) => [ino, entryName(directory, name)]));
     for (const [key, entry] of this.#entries.entries()) {
       if (entry !== null && (entry.type === DT_DIR || inos.has(entry.ino)) && !places.has(entry.ino)) {
         places.set(entry.ino, key);

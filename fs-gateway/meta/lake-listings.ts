@@ -1,7 +1,8 @@
 /**
  * The listing generations of the lake directories that were looked at, in memory, until the feed says there is a newer one.
  *
- * Limits: LISTINGS_KEPT directories; the entries of one are bounded by what an hour of a dataset has in files.
+ * Limits: LISTINGS_KEPT directories; the entries of one are bounded by what an hour of a dataset has in files. PLACES_KEPT places of files, for what is shown to people: of those that
+ * were replaced, too, as they are still read.
  */
 import { PenstockError } from '../../lib/errors.ts';
 import type { MetaEngine } from '../../lib/meta/engine.ts';
@@ -12,6 +13,8 @@ import type { ListingEntry, ListingPointer } from '../../lib/volume/listing.ts';
 import { BoundedMap } from './bounded-map.ts';
 
 const LISTINGS_KEPT = 512;
+/** Some 3 MB: their names are those of the listings. */
+const PLACES_KEPT = 32_768;
 /** A pointer that flips between reading it and reading its segments. */
 const RELOADS_MAX = 10;
 
@@ -22,10 +25,17 @@ export interface LakeListing {
   readonly inoByName: ReadonlyMap<string, number>;
 }
 
+/** The directory and the name of a file. */
+export interface LakePlace {
+  readonly directory: number;
+  readonly name: string;
+}
+
 export class LakeListings {
   readonly #keys: VolumeKeys;
   readonly #engine: () => MetaEngine | Promise<MetaEngine>;
   readonly #kept = new BoundedMap<number, LakeListing>(LISTINGS_KEPT);
+  readonly #places = new BoundedMap<number, LakePlace>(PLACES_KEPT);
   readonly #loading = new Map<number, Promise<LakeListing>>();
 
   readonly #retry: <T>(read: () => Promise<T>) => Promise<T>;
@@ -65,7 +75,21 @@ export class LakeListings {
     const listing = await this.get(directory);
     const live = listing.inoByName.get(name);
     if (live !== undefined) return live;
-    return this.#retry(async () => findRetired(await this.#engine(), this.#keys, directory, listing.pointer, name));
+    const retired = await this.#retry(async () =>
+      findRetired(await this.#engine(), this.#keys, directory, listing.pointer, name),
+    );
+    if (retired !== undefined) this.#places.set(retired, { directory, name });
+    return retired;
+  }
+
+  /** Where these files are or were, as far as it is in memory. */
+  placesOf(inos: ReadonlySet<number>): ReadonlyMap<number, LakePlace> {
+    const places = new Map<number, LakePlace>();
+    for (const ino of inos) {
+      const place = this.#places.get(ino);
+      if (place !== undefined) places.set(ino, place);
+    }
+    return places;
   }
 
   drop(directory: number): void {
@@ -85,6 +109,7 @@ export class LakeListings {
       const pointer = stored === null || stored === undefined ? EMPTY_LISTING : decodePointer(stored.value, directory);
       const entries = await loadLive(engine, this.#keys, directory, pointer);
       if (entries === null) continue;
+      for (const { ino, name } of entries) this.#places.set(ino, { directory, name });
       return { pointer, entries, inoByName: new Map(entries.map((e) => [e.name, e.ino])) };
     }
     throw new PenstockError('conflict', `the listing of directory ${directory} changes too often`);

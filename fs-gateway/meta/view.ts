@@ -146,7 +146,7 @@ export class VolumeView {
 
   /** Where these inodes are, as far as their names are in the cache. */
   pathsOf(inos: ReadonlySet<number>): ReadonlyMap<number, string> {
-    return this.#cache.pathsOf(inos);
+    return this.#cache.pathsOf(inos, this.lake.placesOf(inos));
   }
 
   listen(listener: Partial<ViewEvents>): void {

@@ -2,7 +2,7 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { lockControl } from '../../fs-gateway/fuse/control.ts';
-import { mountStats, umountVolume, volumeInfo } from '../../fs-gateway/main.ts';
+import { mountStats, mountUsage, umountVolume, volumeInfo } from '../../fs-gateway/main.ts';
 import { openMeta } from '../../lib/registry.ts';
 import { prepareListing } from '../../lib/volume/lake-listing.ts';
 import { mountTestVolume, testVolume } from '../support/fs-volume.ts';
@@ -53,6 +53,9 @@ describe.skipIf(cannotMount())('a mounted volume', () => {
     expect(await shell(mount, `${wait}; ls $1/${FOLDER}; cat $1/${FOLDER}/a.parquet`)).toBe(
       'c.parquet\ncontent of a.parquet',
     );
+    // Who looks for what is read finds it by its path, the replaced one too.
+    const { files } = await mountUsage(mount.mountpoint);
+    expect(files.map(({ path }) => path).sort()).toEqual([`/${FOLDER}/a.parquet`, `/${FOLDER}/b.parquet`]);
     const refused = await run('bash', [
       '-c',
       `echo x > ${mount.mountpoint}/${FOLDER}/c.parquet; rm ${mount.mountpoint}/${FOLDER}/c.parquet; touch ${mount.mountpoint}/${FOLDER}/new`,
