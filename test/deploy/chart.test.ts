@@ -3,7 +3,7 @@ import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { describe, expect, it, onTestFinished, vi } from 'vitest';
-import { parse, stringify } from 'yaml';
+import { stringify } from 'yaml';
 import { agentSchema } from '../../agent/config.ts';
 import { DRIVER_NAME } from '../../fs-gateway/csi/identity.ts';
 import { parseConfig } from '../../lib/config/load.ts';
@@ -28,17 +28,6 @@ const NO_TENANTS = [
 interface KubeconformReport {
   readonly summary: Readonly<Record<string, number>>;
   readonly resources?: unknown;
-}
-
-/** What of JSON Schema says which keys an object has. */
-interface Closed {
-  readonly additionalProperties?: unknown;
-  readonly required?: readonly string[];
-  readonly properties?: Readonly<Record<string, Closed>>;
-}
-
-function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
 const absent = missing('helm', 'kubeconform', 'k8s-schemas');
@@ -181,6 +170,35 @@ describe.skipIf(absent)('the Helm chart', () => {
       const node = containersOf(rendered).find(({ where }) => where === 'penstock-csi-node/csi');
       expect(node?.container.args?.includes('--secrets=/etc/penstock/secrets')).toBe(offered);
     }
+  });
+
+  it('says what node the cost of lander and compactor is of, where it knows', async () => {
+    const said = async (values: object): Promise<Readonly<Record<string, object>>> => {
+      const saying = containersOf(await render(values)).flatMap(({ where, container }) => {
+        const of = container.env?.filter(({ name }) => name.startsWith('PENSTOCK_NODE_')) ?? [];
+        return of.length === 0
+          ? []
+          : [[where, Object.fromEntries(of.map(({ name, value }) => [name, value]))] as const];
+      });
+      return Object.fromEntries(saying);
+    };
+    const [lander, compactor] = ['penstock-lander/lander', 'penstock-compactor/compactor'];
+    expect(await said({})).toEqual({});
+    const karpenter = { enabled: true };
+    expect(await said({ compactor: { karpenter } })).toEqual({ [compactor]: { PENSTOCK_NODE_SPOT: 'true' } });
+    expect(
+      await said({
+        lander: { node: { type: 'm6i.large' } },
+        compactor: { karpenter, node: { type: 'c6id.xlarge', spot: false } },
+      }),
+    ).toEqual({
+      [lander]: { PENSTOCK_NODE_TYPE: 'm6i.large' },
+      [compactor]: { PENSTOCK_NODE_TYPE: 'c6id.xlarge', PENSTOCK_NODE_SPOT: 'false' },
+    });
+    expect(await said({ lander: { node: { spot: false } }, compactor: { node: { spot: true } } })).toEqual({
+      [lander]: { PENSTOCK_NODE_SPOT: 'false' },
+      [compactor]: { PENSTOCK_NODE_SPOT: 'true' },
+    });
   });
 
   it('gives passwords as files to what opens the log, and to nothing else', async () => {
@@ -394,42 +412,5 @@ describe.skipIf(absent)('the Helm chart', () => {
     const application = manifests(readFileSync(join(examples, 'argocd-application.yaml'), 'utf8'))[0];
     const { source } = application?.spec as { source: { helm: { valuesObject: object } } }; // the example, as it stands there
     expect(await render(source.helm.valuesObject)).toContain('penstock-token');
-  });
-
-  it('refuses values that it does not know or that cannot work', async () => {
-    const refused: [object, RegExp][] = [
-      [{ compactr: {} }, /compactr/],
-      [{ image: { tag: 'latest' } }, /tag/],
-      [{ compactor: { terminationGracePeriodSeconds: 600 } }, /terminationGracePeriodSeconds/],
-      [{ agent: { resources: { requests: {}, limits: { memory: null } } } }, /limits/],
-      [{ csi: { storageClass: { parameters: { blokSize: '1MiB' } } } }, /blokSize/],
-      [{ datasets: [] }, /datasets/],
-    ];
-    for (const [values, message] of refused) {
-      const path = join(tempDir('chart'), 'values.yaml');
-      writeFileSync(path, stringify(values));
-      await expect(template([...THREE_URLS, '-f', path]), message.source).rejects.toThrow(message);
-    }
-    await expect(template([...THREE_URLS, '--set', 'log=http://kafka'])).rejects.toThrow(/log/);
-    await expect(template([...THREE_URLS, '--set', 'store=gs://lake'])).rejects.toThrow(/store/);
-  });
-
-  it('refuses values that lack what it has a default for, as those of an older chart (--reuse-values)', async () => {
-    const lacking: string[] = [];
-    const walk = (path: string, values: Readonly<Record<string, unknown>>, schema: Closed): void => {
-      for (const [key, value] of Object.entries(values)) {
-        if (schema.additionalProperties !== false || schema.properties === undefined) continue;
-        if (schema.required?.includes(key) !== true) lacking.push(`${path}${key}`);
-        const inner = schema.properties[key];
-        if (isObject(value) && inner !== undefined) walk(`${path}${key}.`, value, inner);
-      }
-    };
-    const schema = JSON.parse(readFileSync(join(CHART, 'values.schema.json'), 'utf8')) as Closed;
-    walk('', parse(readFileSync(join(CHART, 'values.yaml'), 'utf8')) as Readonly<Record<string, unknown>>, schema);
-    expect(lacking).toEqual([]);
-    for (const key of ['credentials', 'monitoring.traces', 'csi.mounts.hostPID', 'agent.port']) {
-      const name = key.replace(/.*\./, '');
-      await expect(template([...THREE_URLS, '--set', `${key}=null`])).rejects.toThrow(`missing property '${name}'`);
-    }
   });
 });

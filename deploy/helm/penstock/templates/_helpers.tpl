@@ -62,6 +62,16 @@ app.kubernetes.io/component: {{ .component }}
 {{- end }}
 {{- end }}
 
+{{/* (dict "node" .Values.compactor.node "pool" true): what the records of cost say of the node. With "pool" it is of a pool of spot nodes. */}}
+{{- define "penstock.node" -}}
+{{- with .node.type }}
+- { name: PENSTOCK_NODE_TYPE, value: {{ . | quote }} }
+{{- end }}
+{{- if or .pool (ne (toString .node.spot) "auto") }}
+- { name: PENSTOCK_NODE_SPOT, value: {{ ternary "true" (toString .node.spot) (eq (toString .node.spot) "auto") | quote }} }
+{{- end }}
+{{- end }}
+
 {{/* Everything but what mounts: no root, nothing to write to but what is mounted for it. */}}
 {{- define "penstock.podSecurity" -}}
 runAsNonRoot: true
