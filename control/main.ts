@@ -14,7 +14,7 @@ import { Connections } from './connections.ts';
 import { ControlContext, type AgentConfigProblems, type App } from './context.ts';
 import { ControlMetrics } from './metrics.ts';
 import { Scope } from './scope/scope.ts';
-import { buildServer } from './server.ts';
+import { buildServer, type ClientBounds } from './server.ts';
 import type { VolumeTools } from './volume-tools.ts';
 import { loadWebFiles } from './web-files.ts';
 
@@ -37,6 +37,8 @@ export interface ServeOptions {
   readonly onServing: (serving: Serving) => void;
   readonly onLog?: (line: string) => void;
   readonly clock?: Clock;
+  /** Instead of those of the server. */
+  readonly clientBounds?: ClientBounds;
 }
 
 export interface Serving {
@@ -72,6 +74,7 @@ export async function serve(options: ServeOptions): Promise<void> {
       web: loadWebFiles(),
       tls,
       ...(options.onLog === undefined ? {} : { onLog: options.onLog }),
+      ...(options.clientBounds === undefined ? {} : { clientBounds: options.clientBounds }),
     });
     await context.monitor.start();
     context.rollouts.start();

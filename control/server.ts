@@ -2,9 +2,9 @@
  * The HTTP server: plugins, hooks and routes put together. zod schemas of the routes are the single source of the validation, of the
  * answers' shape and of /openapi.json.
  *
- * Limits: bodies of BODY_BYTES_MAX, and of all that are being read those of context.ts, half of it of one tenant; a request's head and body within REQUEST_MS (slow
- * clients); REQUESTS_PER_MINUTE of a tenant or of somebody of the platform, of all from one address ADDRESS_PER_MINUTE, and FAILURES_PER_MINUTE failed authentications. So tenants
- * behind one proxy do not use up each other's. A page of another origin reads nothing (no CORS) and changes nothing (only
+ * Limits: bodies of BODY_BYTES_MAX, and of all that are being read those of context.ts, half of it of one tenant; a request's head and body within
+ * CLIENT_BOUNDS.requestMs (looked after three times in that, so up to a third more), its answer taken within answerMs; REQUESTS_PER_MINUTE of a tenant or of somebody of the platform, of
+ * all from one address ADDRESS_PER_MINUTE, and FAILURES_PER_MINUTE failed authentications. So tenants behind one proxy do not use up each other's. A page of another origin reads nothing (no CORS) and changes nothing (only
  * application/json is taken as a body, which browsers do not send across origins without asking).
  */
 import helmet from '@fastify/helmet';
@@ -45,7 +45,8 @@ import { Scopes } from './scope/scope.ts';
 import { pageRoutes, type WebFiles } from './web-files.ts';
 
 const BODY_BYTES_MAX = 262_144;
-const REQUEST_MS = 15_000;
+/** The largest answers are some MB: who reads 50 kB/s, a slow mobile link, has them. */
+const CLIENT_BOUNDS: ClientBounds = { requestMs: 15_000, answerMs: 60_000 };
 /** 2,000 a second: forty times what a thousand agents and a hundred open pages ask. */
 const REQUESTS_PER_MINUTE = 120_000;
 /** 10,000 a second. Many tenants may come through one proxy; this is only against a flood, before anything is looked up for it. */
@@ -53,12 +54,21 @@ const ADDRESS_PER_MINUTE = 600_000;
 const FAILURES_PER_MINUTE = 60;
 const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS', 'TRACE', 'QUERY'] as const;
 
+/** How long a client may take. */
+export interface ClientBounds {
+  /** From the first byte of a request (or the connection) to its last. */
+  readonly requestMs: number;
+  /** From when an answer is made until the last byte is with the kernel: all of it is in memory meanwhile. */
+  readonly answerMs: number;
+}
+
 export interface ServerOptions {
   readonly version: string;
   readonly web: WebFiles;
   readonly tls: { readonly cert: Buffer; readonly key: Buffer } | null;
   /** Where failures of requests are written; without it, nowhere. */
   readonly onLog?: (line: string) => void;
+  readonly clientBounds?: ClientBounds;
 }
 
 export async function buildServer(
@@ -66,7 +76,8 @@ export async function buildServer(
   metrics: ControlMetrics,
   options: ServerOptions,
 ): Promise<App> {
-  const app = createApp(options);
+  const bounds = options.clientBounds ?? CLIENT_BOUNDS;
+  const app = createApp(options, bounds);
   app.setValidatorCompiler(validatorCompiler);
   app.setSerializerCompiler(serializerCompiler);
   app.setErrorHandler(handleError);
@@ -112,6 +123,7 @@ export async function buildServer(
   });
   addGuard(app, context);
   boundBodies(app, context);
+  boundAnswers(app, bounds.answerMs);
   addAudit(app, context);
   await app.register(swagger, openApiOptions(options.version));
   await app.register(swaggerUi, { routePrefix: '/docs', staticCSP: true });
@@ -152,10 +164,16 @@ function refuseOtherMethods(app: App, declared: ReadonlyMap<string, Set<string>>
   }
 }
 
-function createApp({ tls, onLog }: ServerOptions): App {
+function createApp({ tls, onLog }: ServerOptions, { requestMs }: ClientBounds): App {
+  // Node's own are a minute for the head, whatever the request may take, and a look at both each half minute.
+  const http = {
+    requestTimeout: requestMs,
+    headersTimeout: requestMs,
+    connectionsCheckingInterval: Math.ceil(requestMs / 3),
+  };
   const common: FastifyServerOptions = {
     bodyLimit: BODY_BYTES_MAX,
-    requestTimeout: REQUEST_MS,
+    requestTimeout: requestMs,
     connectionTimeout: 0,
     keepAliveTimeout: 65_000,
     forceCloseConnections: true,
@@ -166,7 +184,10 @@ function createApp({ tls, onLog }: ServerOptions): App {
       onLog === undefined ? false : { level: 'warn', serializers: { err: loggedError }, stream: { write: onLog } },
   };
   // Fastify's types tell a server with TLS from one without; the routes do not.
-  return fastify({ ...common, https: tls } as FastifyServerOptions).withTypeProvider<ZodTypeProvider>();
+  return fastify({
+    ...common,
+    ...(tls === null ? { http } : { https: { ...http, ...tls } }),
+  } as FastifyServerOptions).withTypeProvider<ZodTypeProvider>();
 }
 
 /** Of an error what is known to hold no secret: a client library may hang the command that failed on it, with its password. */
@@ -230,7 +251,7 @@ function partyOf({ ip, principal }: FastifyRequest): string {
   return principal.tenant === null ? `platform ${principal.name}` : `tenant ${principal.tenant}`;
 }
 
-/** A body is in memory from its first byte to the answer, and clients may take REQUEST_MS to send it. */
+/** A body is in memory from its first byte to the answer, and clients may take their time to send it. */
 function boundBodies(app: App, { bodyBytes }: ControlContext): void {
   app.addHook('preParsing', async ({ headers, principal }, reply) => {
     const announced = Number(
@@ -242,6 +263,17 @@ function boundBodies(app: App, { bodyBytes }: ControlContext): void {
       throw new PenstockError('unavailable', 'too many requests are being read at present');
     }
     reply.raw.once('close', () => bodyBytes.give(principal.tenant, announced));
+  });
+}
+
+/** Who does not read an answer keeps it in memory: the connection is cut. */
+function boundAnswers(app: App, answerMs: number): void {
+  app.addHook('onSend', (_request, { raw }, payload, done) => {
+    if (!raw.destroyed) {
+      const timer = setTimeout(() => raw.destroy(), answerMs).unref();
+      raw.once('close', () => clearTimeout(timer));
+    }
+    done(null, payload);
   });
 }
 
