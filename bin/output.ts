@@ -6,6 +6,8 @@ export const EXIT_FAILED = 1;
 export const EXIT_USAGE = 2;
 export const EXIT_PARTLY = 3;
 const PARENT_EVERY_MS = 1000;
+/** A longer cell pads no other: one message of 30 KB would fill the screen with spaces in each row. */
+const CELL_WIDTH_MAX = 100;
 
 /** The exit status for an error, exhaustive over what a command can throw. */
 export function exitStatus(error: unknown): number {
@@ -46,17 +48,32 @@ export function print(value: Readonly<Record<string, unknown>>, json: boolean | 
     return;
   }
   const rows = flat(value, '');
-  const width = Math.max(...rows.map(([key]) => key.length));
+  const width = widest(rows.map(([key]) => key));
   for (const [key, text] of rows) process.stdout.write(`${key.padEnd(width)}  ${text}\n`);
 }
 
+/** What others wrote (an agent its status, a user a path) as one line in which a terminal finds no command of its own. */
+export function oneLine(text: string): string {
+  return text.replace(/[\p{Cc}\p{Bidi_Control}]/gu, (character) => {
+    const hex = character.charCodeAt(0).toString(16).padStart(4, '0');
+    return `\\u${hex}`;
+  });
+}
+
+/** There may be more of them than a call takes arguments. */
+const widest = (cells: readonly string[]): number =>
+  Math.min(
+    CELL_WIDTH_MAX,
+    cells.reduce((width, text) => Math.max(width, text.length), 0),
+  );
+
 function flat(value: object, prefix: string): (readonly [key: string, text: string])[] {
   return Object.entries(value).flatMap(([name, part]: [string, unknown]) => {
-    const key = `${prefix}${name}`;
+    const key = oneLine(`${prefix}${name}`);
     if (part === null || part === undefined) return [[key, '-']];
     if (part instanceof Date) return [[key, part.toISOString()]];
     if (typeof part === 'object' && !Array.isArray(part)) return flat(part, `${key}.`);
-    return [[key, typeof part === 'string' ? part : toJson(part)]];
+    return [[key, oneLine(typeof part === 'string' ? part : toJson(part))]];
   });
 }
 
@@ -73,16 +90,14 @@ export function printTable(rows: readonly Readonly<Record<string, unknown>>[], j
   const columns = [...new Set(rows.flatMap((row) => Object.keys(row)))];
   const cell = (value: unknown): string => {
     if (value instanceof Date) return value.toISOString();
-    return typeof value === 'string' ? value : value === undefined || value === null ? '' : toJson(value);
+    return oneLine(typeof value === 'string' ? value : value === undefined || value === null ? '' : toJson(value));
   };
-  const widths = columns.map((column) => Math.max(column.length, ...rows.map((row) => cell(row[column]).length)));
-  const line = (cells: readonly string[]): string =>
-    `${cells
-      .map((text, i) => text.padEnd(widths[i] ?? 0))
-      .join('  ')
-      .trimEnd()}\n`;
-  process.stdout.write(line(columns));
-  for (const row of rows) process.stdout.write(line(columns.map((column) => cell(row[column]))));
+  const table = [columns.map(oneLine), ...rows.map((row) => columns.map((column) => cell(row[column])))];
+  const widths = columns.map((_, i) => widest(table.map((cells) => cells[i] ?? '')));
+  for (const cells of table) {
+    const padded = cells.map((text, i) => text.padEnd(widths[i] ?? 0)).join('  ');
+    process.stdout.write(`${padded.trimEnd()}\n`);
+  }
 }
 
 /**

@@ -3,7 +3,7 @@
  * document says by `x-columns` (heading -> path within an item) what of a list is worth a column, where that is not all of it.
  */
 import { z } from 'zod';
-import { print, printTable } from '../output.ts';
+import { oneLine, print, printTable } from '../output.ts';
 
 const MOMENT_MS_MIN = 1e11;
 const MOMENT_MS_MAX = 8.64e15;
@@ -35,7 +35,7 @@ export function showAnswer(value: unknown, columns: z.output<typeof columnsSchem
       false,
     );
   } else if (object.success) showObject(object.data);
-  else if (value !== '') process.stdout.write(String(value));
+  else if (value !== '') process.stdout.write(String(value).split('\n').map(oneLine).join('\n'));
 }
 
 function showObject(object: Item): void {
@@ -60,7 +60,7 @@ function listsOf(object: Item): NamedList[] {
 /** `below`: there is something above them. */
 function showLists(lists: readonly NamedList[], below: boolean): void {
   for (const [index, { name, items }] of lists.entries()) {
-    process.stdout.write(`${below || index > 0 ? '\n' : ''}${name.toUpperCase()}\n`);
+    process.stdout.write(`${below || index > 0 ? '\n' : ''}${oneLine(name.toUpperCase())}\n`);
     printTable(items.map(readable), false);
   }
 }

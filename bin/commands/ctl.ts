@@ -8,7 +8,7 @@ import type { Command } from 'commander';
 import { parse } from 'yaml';
 import { z } from 'zod';
 import { describeError, PenstockError, type ErrorCode } from '../../lib/errors.ts';
-import { printTable, toJson } from '../output.ts';
+import { oneLine, printTable, toJson } from '../output.ts';
 import { COMPLETION_SCRIPT, completionsOf } from './ctl-completion.ts';
 import { columnsSchema, showAnswer } from './ctl-screen.ts';
 
@@ -215,7 +215,9 @@ async function request(
   const value: unknown = isJson && text !== '' ? JSON.parse(text) : text;
   if (response.ok) return value;
   const problem = problemSchema.safeParse(value);
-  const why = problem.success ? `${problem.data.title}: ${problem.data.detail}` : `HTTP status ${response.status}`;
+  const why = problem.success
+    ? oneLine(`${problem.data.title}: ${problem.data.detail}`)
+    : `HTTP status ${response.status}`;
   throw new PenstockError(CODES[response.status] ?? 'io', `${why}${HINTS[response.status] ?? ''}`);
 }
 

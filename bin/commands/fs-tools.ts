@@ -1,7 +1,7 @@
 /** `penstock fs gc|fsck|dump|load`, which work on a volume without a mount, and `info|warm|bench`, which work on a path. */
 import type { Command } from 'commander';
 import { describeError, PenstockError } from '../../lib/errors.ts';
-import { EXIT_PARTLY, print, toJson, untilSignal } from '../output.ts';
+import { EXIT_PARTLY, oneLine, print, toJson, untilSignal } from '../output.ts';
 import { keyValues, parseAge, parseCount, parseSize, progressOnStderr } from './fs-arguments.ts';
 import type { ToolOptions } from './fs-arguments.ts';
 
@@ -77,7 +77,7 @@ export function addFsToolCommands(fs: Command): void {
       else {
         for (const { kind, text, means, repair, repaired } of findings) {
           const action = repaired ? `repaired: ${repair}` : `--repair: ${repair}`;
-          process.stdout.write(`${kind}: ${text}; ${means}; ${action}\n`);
+          process.stdout.write(`${oneLine(`${kind}: ${text}; ${means}; ${action}`)}\n`);
         }
         print({ ...counts, findings: findings.length }, false);
       }
