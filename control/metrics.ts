@@ -46,7 +46,8 @@ export class ControlMetrics {
   }
 
   #addPorts(registers: Registry[]): void {
-    const { connections } = this.#context;
+    const context = this.#context;
+    const { connections } = context;
     new Gauge({
       name: 'penstock_port_up',
       help: '1 while the engine, the store or the log answers.',
@@ -62,9 +63,9 @@ export class ControlMetrics {
       labelNames: ['kind'],
       registers,
       async collect() {
-        const sessions = await connections.engine.sessions().catch(() => []);
+        const counts = await context.sessionCounts().catch(() => ({}));
         this.reset();
-        for (const { kind, live } of sessions) if (live) this.inc({ kind });
+        for (const [kind, count] of Object.entries(counts)) this.set({ kind }, count);
       },
     });
   }

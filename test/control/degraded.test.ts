@@ -52,6 +52,8 @@ describe.skipIf(missing('redis-server'))('an engine that goes away', () => {
     // The token was seen lately: the page still opens, with what was known.
     const overview = await control.get('/v1/overview', TOKEN);
     expect(overview).toMatchObject({ datasets: [{ landed: 2 }], sessions: null, agents: null });
+    const metrics = await control.request('GET', '/metrics', { token: TOKEN });
+    expect([metrics.status, metrics.text]).toEqual([200, expect.stringContaining('penstock_port_up{port="engine"} 0')]);
     const runs = await control.request('GET', '/v1/runs', { token: TOKEN });
     expect(runs.status).toBe(503);
     expect(runs.headers.get('retry-after')).toBe('3');
