@@ -16,7 +16,7 @@ import { createHash, randomBytes, randomUUID } from 'node:crypto';
 import { z } from 'zod';
 import type { Clock } from '../../lib/clock.ts';
 import { isCode, PenstockError } from '../../lib/errors.ts';
-import { scanJson } from '../../lib/lake/scan.ts';
+import { parseJson, scanJson } from '../../lib/lake/scan.ts';
 import type { Key, Minitransaction, Publish } from '../../lib/meta/engine.ts';
 import type { Connections } from '../connections.ts';
 import { KeptShare } from '../kept-share.ts';
@@ -72,12 +72,13 @@ export class Tokens {
     this.#bucket = `{${connections.volume}}tokens`;
     this.#room = new KeptShare({
       ...{ what: 'tokens', remedy: 'revoke some', total: TOKENS_MAX, tenants },
-      partyOf: (value) => tokenSchema.safeParse(JSON.parse(value.toString('utf8'))).data?.tenant ?? null,
+      partyOf: (value) => tokenSchema.safeParse(parseJson(value)).data?.tenant ?? null,
     });
     connections.listen({
       onMessage: (message) => {
         this.#heard++;
         this.#cache.delete(message.toString('latin1'));
+        this.#exist = undefined;
       },
       // What is known serves on while the engine is down, and is asked for again when it is not.
       onGap: () => this.#heard++,
@@ -90,11 +91,13 @@ export class Tokens {
     const heard = this.#heard;
     if (this.#exist?.heard === heard && nowMs - this.#exist.atMs < FRESH_MS) return this.#exist.any;
     try {
-      this.#exist = { any: (await this.#connections.engine.count(this.#bucket)) > 0, atMs: nowMs, heard };
+      const any = (await this.#connections.engine.count(this.#bucket)) > 0;
+      if (heard === this.#heard) this.#exist = { any, atMs: nowMs, heard };
+      return any;
     } catch (error) {
       if (this.#exist === undefined || nowMs - this.#exist.atMs > STALE_MS) throw error;
+      return this.#exist.any;
     }
-    return this.#exist.any;
   }
 
   /** null: unknown, revoked or expired. Throws `unavailable` when the engine is down and the token was not seen lately. */
@@ -109,13 +112,12 @@ export class Tokens {
   async #read(hash: string): Promise<TokenRecord | null> {
     const nowMs = this.#clock.monotonicMs();
     const cached = this.#cache.get(hash);
-    // A message that comes while the record is being read is younger than what is read.
     const heard = this.#heard;
     if (cached?.heard === heard && nowMs - cached.atMs < FRESH_MS) return cached.record;
     let record: TokenRecord | null;
     try {
       const [stored] = await this.#connections.engine.read([this.#key(hash)]);
-      const parsed = stored == null ? null : tokenSchema.safeParse(JSON.parse(stored.value.toString('utf8')));
+      const parsed = stored == null ? null : tokenSchema.safeParse(parseJson(stored.value));
       record = parsed?.data ?? null;
     } catch (error) {
       if (
@@ -127,6 +129,8 @@ export class Tokens {
       }
       throw error;
     }
+    // It may be what the message was about, as it was before: nothing to believe, least of all while the engine is down.
+    if (heard !== this.#heard) return record;
     this.#cache.delete(hash);
     this.#cache.set(hash, { record, atMs: nowMs, heard });
     const oldest = this.#cache.keys().next().value;
