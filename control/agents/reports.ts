@@ -42,7 +42,7 @@ interface Heartbeat {
 interface Reading {
   readonly reports: Map<string, Report>;
   /** Of the records that were read, by id: one that is the same is not parsed again. */
-  readonly versions: ReadonlyMap<string, Version>;
+  readonly versions: Map<string, Version>;
 }
 
 /** What agents said last, kept for those who ask in the same moment. What is saved here is seen at once. */
@@ -87,6 +87,8 @@ export class Reports {
     // A reading that began before may not have met it.
     const kept = await this.#reading.kept?.catch(() => undefined);
     kept?.reports.set(said.id, report);
+    // Another server may have been told something since: the next reading looks for itself.
+    kept?.versions.delete(said.id);
     this.#changes++;
   }
 

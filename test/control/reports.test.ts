@@ -69,6 +69,28 @@ test('a heartbeat that comes while reports are being read is in them', async () 
   expect((await read).get('a')?.status).toEqual({ readings: 2 });
 });
 
+test('what another server was told since does not stay hidden behind an older heartbeat', async () => {
+  const { engine, now, make } = await opened();
+  const reports = make();
+  const { promise: until, resolve: go } = Promise.withResolvers<undefined>();
+  const commit = engine.commit.bind(engine);
+  const committed = Promise.withResolvers<undefined>();
+  vi.spyOn(engine, 'commit').mockImplementationOnce(async (transaction) => {
+    const result = await commit(transaction);
+    committed.resolve(undefined);
+    await until;
+    return result;
+  });
+  const saved = reports.save(said('a', 1));
+  await committed.promise;
+  await make().save(said('a', 2));
+  expect((await reports.all()).get('a')?.status).toEqual({ readings: 2 });
+  go(undefined);
+  await saved;
+  now.ms += 2000;
+  expect((await reports.all()).get('a')?.status).toEqual({ readings: 2 });
+});
+
 test('a reading that failed is tried again by the next who asks', async () => {
   const { engine, make } = await opened();
   const reports = make();
