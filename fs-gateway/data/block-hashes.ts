@@ -26,6 +26,12 @@ export function putUnknown(hashes: Buffer, block: number): void {
   UNKNOWN.copy(hashes, block * HASH_BYTES);
 }
 
+/** Of a block of so many zeros. */
+export function putZeros(hashes: Buffer, block: number, bytes: number): void {
+  if (bytes === HASH_BLOCK_BYTES) zeros.copy(hashes, block * HASH_BYTES);
+  else putHash(hashes, block, Buffer.alloc(bytes));
+}
+
 export function sameHash(a: Buffer, b: Buffer, block: number): boolean {
   const at = block * HASH_BYTES;
   if (at + HASH_BYTES > a.length || at + HASH_BYTES > b.length) return false;

@@ -1,14 +1,21 @@
 /**
  * Hashes local files block by block in a thread of its own, so that a file of a gigabyte (a quarter of a second) does not hold up the
- * requests of everybody else. The thread is started by the first file.
+ * requests of everybody else. The thread is started by the first file. Holes are not read: a new disk image of a terabyte has megabytes in it.
  */
 import { extname } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { PenstockError } from '../../lib/errors.ts';
 
+/** Bytes [start, end) of a file that read as zeros, because nothing was ever written there. */
+export interface Hole {
+  readonly start: number;
+  readonly end: number;
+}
+
 export interface HashRequest {
   readonly id: number;
   readonly fd: number;
+  readonly holes: readonly Hole[];
 }
 
 export interface FileHashes {
@@ -28,13 +35,13 @@ export class FileHasher {
   #nextId = 1;
   readonly #waiting = new Map<number, PromiseWithResolvers<FileHashes>>();
 
-  /** The descriptor must stay open until then. Throws `io` when the file cannot be read. */
-  hash(fd: number): Promise<FileHashes> {
+  /** The descriptor must stay open until then. `holes`: what need not be read, in order. Throws `io` when the file cannot be read. */
+  hash(fd: number, holes: readonly Hole[] = []): Promise<FileHashes> {
     const waiting = Promise.withResolvers<FileHashes>();
     const id = this.#nextId++;
     this.#waiting.set(id, waiting);
     this.#thread ??= this.#start();
-    this.#thread.postMessage({ id, fd } satisfies HashRequest);
+    this.#thread.postMessage({ id, fd, holes } satisfies HashRequest);
     return waiting.promise;
   }
 

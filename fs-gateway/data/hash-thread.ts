@@ -2,18 +2,26 @@
 import { fstatSync, readSync } from 'node:fs';
 import { parentPort } from 'node:worker_threads';
 import { describeError } from '../../lib/errors.ts';
-import { blockCount, HASH_BLOCK_BYTES, HASH_BYTES, putHash } from './block-hashes.ts';
-import type { FileHashes, HashAnswer, HashRequest } from './file-hasher.ts';
+import { blockCount, HASH_BLOCK_BYTES, HASH_BYTES, putHash, putZeros } from './block-hashes.ts';
+import type { FileHashes, HashAnswer, HashRequest, Hole } from './file-hasher.ts';
 
 const READ_BLOCKS = 16;
 const buffer = Buffer.allocUnsafe(READ_BLOCKS * HASH_BLOCK_BYTES);
 
-function hashFile(fd: number): FileHashes {
+function hashFile(fd: number, holes: readonly Hole[]): FileHashes {
   const startedMs = performance.now();
   const bytes = fstatSync(fd).size;
   const hashes = Buffer.alloc(blockCount(bytes) * HASH_BYTES);
+  let hole = 0;
   for (let at = 0; at < bytes;) {
     const wanted = Math.min(buffer.length, bytes - at);
+    while ((holes[hole]?.end ?? bytes) < at + wanted) hole++;
+    if ((holes[hole]?.start ?? bytes) <= at) {
+      for (let from = at; from < at + wanted; from += HASH_BLOCK_BYTES)
+        putZeros(hashes, from / HASH_BLOCK_BYTES, Math.min(HASH_BLOCK_BYTES, at + wanted - from));
+      at += wanted;
+      continue;
+    }
     const read = fill(fd, at, wanted);
     for (let from = 0; from < read; from += HASH_BLOCK_BYTES) {
       const end = Math.min(read, from + HASH_BLOCK_BYTES);
@@ -36,10 +44,10 @@ function fill(fd: number, at: number, wanted: number): number {
   return read;
 }
 
-parentPort?.on('message', ({ id, fd }: HashRequest) => {
+parentPort?.on('message', ({ id, fd, holes }: HashRequest) => {
   let answer: HashAnswer;
   try {
-    answer = { id, ...hashFile(fd) };
+    answer = { id, ...hashFile(fd, holes) };
   } catch (error) {
     answer = { id, error: describeError(error) };
   }

@@ -28,6 +28,8 @@ const F_UNLCK = 2;
 /** _IOW(229, 1, struct fuse_backing_map) and _IOW(229, 2, u32) of linux/fuse.h. */
 const FUSE_DEV_IOC_BACKING_OPEN = 0x4010e501;
 const FUSE_DEV_IOC_BACKING_CLOSE = 0x4004e502;
+export const SEEK_DATA = 3;
+export const SEEK_HOLE = 4;
 const POLLIN = 1;
 const AF_UNIX = 1;
 const SOCK_STREAM = 1;
@@ -69,6 +71,8 @@ export interface Native {
    * writing. -EAGAIN otherwise. Whoever opens it in that moment breaks the lease, which sends SIGIO: the process must not die of that.
    */
   testReadLease(fd: number): number;
+  /** lseek(2): moves the descriptor's offset, which nobody may use. */
+  seek(fd: number, offset: number, whence: typeof SEEK_DATA | typeof SEEK_HOLE): number;
   /** A stream socket, close-on-exec, connected to the one at this path, or -errno. */
   connectUnix(path: string): number;
   /** One byte, and the descriptor by SCM_RIGHTS. */
@@ -107,6 +111,7 @@ function load(): Native {
   const write = bind('long write(int, void*, unsigned long)');
   const writev = bind('long writev(int, void*, int)');
   const fcntl = bind('int fcntl(int, int, int)');
+  const lseek = bind('long lseek(int, long, int)');
   const ioctl = bind('int ioctl(int, unsigned long, void*)');
   const eventfd = bind('int eventfd(unsigned int, int)');
   const poll = bind('int poll(void*, unsigned long, int)');
@@ -166,6 +171,7 @@ function load(): Native {
       if (taken === 0) fcntl(fd, F_SETLEASE, F_UNLCK);
       return taken;
     },
+    seek: (fd, offset, whence) => result(lseek(fd, offset, whence)),
     connectUnix(path) {
       // struct sockaddr_un: u16 family, the path and a zero.
       const address = Buffer.alloc(110);

@@ -278,4 +278,6 @@ export interface KernelBacking {
   unregisterOthers(path: string, used: ReadonlySet<number>): void;
   /** Nobody has the file open or mapped for writing (a shared mapping outlives close(2)). */
   isQuiet(fd: number): boolean;
+  /** Of a file that is sparse: bytes [start, end) where it has no data, in order. What is not among them may have some. */
+  holes(fd: number): readonly { readonly start: number; readonly end: number }[];
 }

@@ -317,6 +317,7 @@ export class Passthrough {
         inlineBytes: context.format.inlineBytes,
         // Who has it open may write it, though the kernel has not opened the backing file for him yet.
         isQuiet: (fd) => !context.staging.isOpen(ino) && (kernel?.isQuiet(fd) ?? true),
+        holes: (fd) => kernel?.holes(fd) ?? [],
         read: (content, from, target) => this.#options.read(content, from, target),
         nowNs: () => context.time.nowNs(),
       }),

@@ -120,6 +120,25 @@ say(os.pread(fd, 4, 0).decode()); hear()`,
     await until('both are committed', async () => sha(await readElsewhere(other, 'f')) === sha(expected));
   });
 
+  test('what is allocated before it is written reads as zeros on every node, in its full size', async () => {
+    const volume = await newVolume();
+    const other = await openTestVolume(volume, 'other');
+    const mount = await mountTestVolume(volume, { passthrough: 'full' });
+    const bytes = 20 * 2 ** 20 + 5;
+    const allocate = `fd = os.open(path, os.O_RDWR | os.O_CREAT); os.posix_fallocate(fd, 0, ${bytes}); os.close(fd)`;
+    await python(mount, 'f', allocate);
+    const expected = Buffer.alloc(bytes);
+    await until('the allocation is heard of', async () => sha(await readElsewhere(other, 'f')) === sha(expected));
+    expect(await python(mount, 'f', HASH)).toBe(sha(expected));
+    const write = `fd = os.open(path, os.O_RDWR); os.pwrite(fd, b'written', 9000000)
+m = Mapping(fd, ${bytes}); m.store(15000000, b'mapped'); m.close(); os.close(fd)`;
+    await python(mount, 'f', write);
+    expected.write('written', 9_000_000);
+    expected.write('mapped', 15_000_000);
+    await until('the write is heard of', async () => sha(await readElsewhere(other, 'f')) === sha(expected));
+    expect(await python(mount, 'f', HASH)).toBe(sha(expected));
+  });
+
   test('a lock is given with what was written under it, also where the kernel writes, and no close and no fsync comes', async () => {
     const volume = await newVolume();
     const other = await openTestVolume(volume, 'other');

@@ -27,5 +27,6 @@ export function playKernel(quiet: boolean): PlayedKernel {
       for (const id of backing.keys()) if (!used.has(id)) backing.delete(id);
     },
     isQuiet: () => quiet,
+    holes: () => [],
   };
 }

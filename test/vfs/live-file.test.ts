@@ -15,7 +15,7 @@ import { describe, expect, onTestFinished, test } from 'vitest';
 import { hashesOf } from '../../fs-gateway/data/block-hashes.ts';
 import { Appends } from '../../fs-gateway/data/appends.ts';
 import type { RecoveredAppends } from '../../fs-gateway/data/appends.ts';
-import { FileHasher, type FileHashes } from '../../fs-gateway/data/file-hasher.ts';
+import { FileHasher, type FileHashes, type Hole } from '../../fs-gateway/data/file-hasher.ts';
 import { LiveFile } from '../../fs-gateway/data/live-file.ts';
 import { Staging } from '../../fs-gateway/data/staging.ts';
 import { WholeFiles } from '../../fs-gateway/data/whole-files.ts';
@@ -29,9 +29,9 @@ const LARGE = 100_000;
 class LateHasher extends FileHasher {
   before: () => void = () => undefined;
 
-  override hash(fd: number): Promise<FileHashes> {
+  override hash(fd: number, holes: readonly Hole[]): Promise<FileHashes> {
     this.before();
-    return super.hash(fd);
+    return super.hash(fd, holes);
   }
 }
 
@@ -74,6 +74,7 @@ test('a file that becomes small while it is compared is committed, and known, wi
     appends: appendsOf({}),
     inlineBytes: INLINE_BYTES,
     isQuiet: () => false,
+    holes: () => [],
     read: (content, from, target) =>
       content.inline === null ? zeros(content, from, target) : void content.inline.copy(target, 0, from),
     nowNs: () => 1n,
@@ -112,6 +113,7 @@ test('how long it takes to compare a file is what the thread read, not what it w
     appends: appendsOf({}),
     inlineBytes: INLINE_BYTES,
     isQuiet: () => false,
+    holes: () => [],
     read: zeros,
     nowNs: () => 1n,
   });
@@ -163,6 +165,7 @@ test.each([
     appends: appendsOf(recovered),
     inlineBytes: INLINE_BYTES,
     isQuiet: () => false,
+    holes: () => [],
     read: zeros,
     nowNs: () => 1n,
   });
@@ -182,6 +185,7 @@ describe('the base that a later boot finds', () => {
       appends: appendsOf({}),
       inlineBytes: INLINE_BYTES,
       isQuiet: () => false,
+      holes: () => [],
       read: zeros,
       nowNs: () => 1n,
     });
@@ -256,6 +260,7 @@ test('an append for a part of which the disk had room is not in the file', () =>
     appends: staging.appends,
     inlineBytes: INLINE_BYTES,
     isQuiet: () => false,
+    holes: () => [],
     read: zeros,
     nowNs: () => 1n,
   });
