@@ -1,13 +1,14 @@
 /**
  * What was written on this node and is not in the volume, because others had changed the same bytes while the node was away (vfs/away.ts).
  *
- *   <dir>/<time>-<ino>        the bytes at their offsets; what was not written here is a hole
+ *   <dir>/<time>-<ino>        the bytes at their offsets, up to the last of them; what was not written here is a hole
  *   <dir>/<time>-<ino>.json   the inode, the size that the file had here, and the ranges that were written
  *
  * Invariants: both are on the disk, with their names, before the bytes are let go. Nobody but a person removes them.
+ * Failure: what could not be kept whole is removed, as it is tried again and again; killed on the way, a file without its `.json` stays.
  */
 import { readdirSync } from 'node:fs';
-import { open } from 'node:fs/promises';
+import { open, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { makeDirectory, replaceFile, syncDirectory } from '../../lib/durable-files.ts';
 import { fromSystemError } from '../../lib/errors.ts';
@@ -39,7 +40,6 @@ export class KeptAside {
       await makeDirectory(this.#dir);
       const target = await open(path, 'w', 0o600);
       try {
-        await target.truncate(size);
         for (const { start, end, kind } of ranges) {
           for (let at = start; kind === 'data' && at < end; at += STEP_BYTES) {
             const bytes = Buffer.alloc(Math.min(STEP_BYTES, end - at));
@@ -55,6 +55,7 @@ export class KeptAside {
       await replaceFile(`${path}.json`, `${JSON.stringify({ inode: file.ino, size, ranges })}\n`);
       await syncDirectory(this.#dir);
     } catch (error) {
+      await rm(path, { force: true }).catch(() => undefined);
       throw fromSystemError(error, `keeping what was written to inode ${file.ino} in ${this.#dir}`);
     }
     return path;
