@@ -1,17 +1,15 @@
-/** The node service with real mounts: views, one pod and one node, and bad input. */
-import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
+/** The node service with real mounts: views of a volume, one pod, inline volumes, and caches that nobody uses. */
+import { existsSync, mkdirSync, readdirSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { status as Status } from '@grpc/grpc-js';
-import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { CsiAnswer } from '../../fs-gateway/csi/client.ts';
-import type { CsiError } from '../../fs-gateway/csi/status.ts';
 import { failureOf } from '../support/csi.ts';
 import { startServices } from '../support/fs-volume.ts';
 import type { Services } from '../support/fs-volume.ts';
-import { guardMount, isAlive, isMounted, run, shell, until } from '../support/mount-guard.ts';
+import { guardMount, run, shell, until } from '../support/mount-guard.ts';
 import { cannotMount, missing } from '../support/services.ts';
 import { makeNode } from './csi-node.ts';
-import { createRequest, volumeOf, WRITER } from './csi-volume.ts';
 
 const ONE_NODE = { mount: {}, accessMode: { mode: 'SINGLE_NODE_WRITER' } };
 const ONE_POD = { mount: {}, accessMode: { mode: 'SINGLE_NODE_SINGLE_WRITER' } };
@@ -103,117 +101,6 @@ describe.skipIf(cannotMount() || missing('redis-server', 'versitygw'))('the CSI 
     expect(readdirSync(join(other.base, 'pods', 'pod'))).toEqual([]);
   });
 
-  it('refuses what cannot be done and leaves nothing behind', async () => {
-    const node = await makeNode(services, 'pvc-refused', 4);
-    const early = await failureOf(node.publish('pod'));
-    expect(early).toMatchObject({ code: Status.FAILED_PRECONDITION });
-    expect(early.details).toContain('is not staged');
-    expect(existsSync(node.target('pod'))).toBe(false);
-    expect((await failureOf(node.stage({ volumeId: 'vol-of-another-driver' }))).code).toBe(Status.NOT_FOUND);
-    for (const volumeId of ['penstock:never-made', 'penstock:pvc-refused/never.01234567']) {
-      expect((await failureOf(node.stage({ volumeId }))).code).toBe(Status.NOT_FOUND);
-    }
-    const wrong = await failureOf(node.stage({ secrets: { ...node.secrets, secretAccessKey: 'hunter2' } }));
-    expect(wrong.code).toBe(Status.UNAUTHENTICATED);
-    const none = await failureOf(node.stage({ secrets: {} }));
-    expect(none.details).toContain("secret 'meta' is missing");
-    expect(isMounted(node.staging)).toBe(false);
-    const block = await failureOf(node.stage({ volumeCapability: { block: {}, accessMode: WRITER.accessMode } }));
-    expect(block.details).toContain('block volumes are not supported');
-
-    await services.redis.kill();
-    expect((await failureOf(node.stage())).code).toBe(Status.UNAVAILABLE);
-    expect(isMounted(node.staging)).toBe(false);
-    // What needs no engine works without it.
-    await node.unpublish('pod');
-    await node.unstage();
-    await services.redis.start();
-    await node.create();
-    await node.stage();
-    await node.publish('pod');
-    await services.redis.kill();
-    await node.unpublish('pod');
-    await services.redis.start();
-    await node.unstage();
-    expect(isMounted(node.staging)).toBe(false);
-    expect(readFileSync(node.driver.logPath, 'utf8')).not.toContain('hunter2');
-  });
-
-  it('answers each call while Redis hangs, leaves nothing behind, and does it when Redis is back', async () => {
-    const node = await makeNode(services, 'pvc-hung', 8);
-    const other = await makeNode(services, 'pvc-hung-too', 8);
-    await node.stage();
-    await node.publish('pod');
-    const target = node.target('pod');
-    await shell('echo kept > "$1/file"; sync "$1/file"', target);
-    const { pid } = services.redis;
-    onTestFinished(() => {
-      if (isAlive(pid)) process.kill(pid, 'SIGCONT');
-    });
-    process.kill(pid, 'SIGSTOP');
-    const calls: Readonly<Record<string, () => Promise<unknown>>> = {
-      stage: () => other.stage(),
-      publish: () => node.publish('second'),
-      stats: () => node.call('NodeGetVolumeStats', { volumePath: target }),
-      expand: () => node.call('NodeExpandVolume', { volumePath: target, capacityRange: { requiredBytes: 20e6 } }),
-    };
-    const outcomes = await Promise.all(
-      Object.values(calls).map((call) =>
-        call().then(
-          () => Status.OK,
-          (error: unknown) => (error as CsiError).code,
-        ),
-      ),
-    );
-    // What needs Redis says so; the rest is the kernel's to answer.
-    expect(outcomes[0]).toBe(Status.UNAVAILABLE);
-    for (const outcome of outcomes) expect([Status.OK, Status.UNAVAILABLE]).toContain(outcome);
-    expect(isMounted(other.staging)).toBe(false);
-    if (outcomes[1] !== Status.OK) expect(existsSync(node.target('second'))).toBe(false);
-    process.kill(pid, 'SIGCONT');
-    for (const [name, call] of Object.entries(calls)) {
-      await until(`${name} works`, () =>
-        call().then(
-          () => true,
-          () => false,
-        ),
-      );
-    }
-    expect(await shell('cat "$1/file"', node.target('second'))).toBe('kept\n');
-    await node.clean('pod', 'second');
-    await other.clean();
-  });
-
-  it('keeps staging and targets apart, and says which path can be no folder', async () => {
-    const node = await makeNode(services, 'pvc-paths', 9);
-    const file = join(node.base, 'file');
-    writeFileSync(file, '');
-    const publishAt = (targetPath: string): ReturnType<typeof failureOf> =>
-      failureOf(node.call('NodePublishVolume', { stagingTargetPath: node.staging, targetPath }));
-    for (const stagingTargetPath of [file, join(file, 'below')]) {
-      const { code } = await failureOf(node.call('NodeStageVolume', { stagingTargetPath }));
-      expect(code, stagingTargetPath).toBe(Status.INVALID_ARGUMENT);
-    }
-    await node.stage();
-    const wrong = [file, join(file, 'below'), join(node.base, 'n'.repeat(300)), node.staging, join(node.staging, 'in')];
-    for (const path of wrong) expect((await publishAt(path)).code, path).toBe(Status.INVALID_ARGUMENT);
-    // Only an unstage ends the mount, after it wrote what is staged.
-    const ended = await failureOf(node.call('NodeUnpublishVolume', { targetPath: node.staging }));
-    expect(ended).toMatchObject({ code: Status.FAILED_PRECONDITION });
-    expect(ended.details).toContain('not published');
-    await node.publish('pod');
-    // A volume of another name has nothing to say about it.
-    const made = await node.driver.call('Controller', 'CreateVolume', createRequest('pvc-else', node.secrets, 1e6));
-    const { volumeId } = volumeOf(made);
-    const paths = { volumeId, stagingTargetPath: node.staging, targetPath: node.target('pod') };
-    for (const method of ['NodeStageVolume', 'NodePublishVolume', 'NodeUnpublishVolume', 'NodeUnstageVolume']) {
-      const refused = await failureOf(node.call(method, paths));
-      expect(refused.code, method).toBe(Status.FAILED_PRECONDITION);
-    }
-    expect(await shell('echo kept > "$1/f"; cat "$1/f"', node.target('pod'))).toBe('kept\n');
-    await node.clean('pod');
-  });
-
   it('drops the cache of a volume that its node has not used for a week, and keeps the others', async () => {
     const node = await makeNode(services, 'pvc-cache', 11);
     await node.driver.kill();
@@ -231,49 +118,5 @@ describe.skipIf(cannotMount() || missing('redis-server', 'versitygw'))('the CSI 
     expect(existsSync(join(caches[1] ?? '', 'blocks', '00', 'piece'))).toBe(true);
     await node.stage();
     await node.clean();
-  });
-
-  it('comes through a storm of calls for one volume', async () => {
-    const node = await makeNode(services, 'pvc-storm', 10, { daemonsApart: true });
-    const calls = [
-      ...[() => node.stage(), () => node.unstage(), () => node.publish('a')],
-      ...[() => node.unpublish('a'), () => node.publish('b'), () => node.unpublish('b')],
-    ];
-    const codes = new Set<number>();
-    let done = 0;
-    const ask = async (first: number): Promise<void> => {
-      for (let n = 0; n < 18; n++) {
-        // Each asks in an order of its own.
-        const call = calls[(first + n * (2 * first + 1)) % calls.length];
-        await call?.().then(
-          () => (done += 1),
-          (error: unknown) => codes.add((error as CsiError).code),
-        );
-      }
-    };
-    await Promise.all([0, 1, 2, 3].map(ask));
-    expect(done).toBeGreaterThan(5);
-    // Another call for the volume is under way; it is not staged, or published still.
-    for (const code of codes) expect([Status.ABORTED, Status.FAILED_PRECONDITION]).toContain(code);
-    await node.stage();
-    await node.publish('a');
-    expect(await shell('echo kept > "$1/f"; cat "$1/f"', node.target('a'))).toBe('kept\n');
-    await node.clean('a', 'b');
-  });
-
-  it('touches no mount that is not its own', async () => {
-    const node = await makeNode(services, 'pvc-foreign', 5);
-    mkdirSync(node.staging, { recursive: true });
-    guardMount(node.staging);
-    expect((await run('mount', ['-t', 'tmpfs', 'tmpfs', node.staging])).status).toBe(0);
-    writeFileSync(join(node.staging, 'theirs'), '');
-    for (const call of [node.stage(), node.unstage()]) {
-      expect((await failureOf(call)).code).toBe(Status.FAILED_PRECONDITION);
-    }
-    expect(existsSync(join(node.staging, 'theirs'))).toBe(true);
-    symlinkSync('/nowhere', join(node.base, 'link'));
-    expect((await failureOf(node.call('NodeUnstageVolume', { stagingTargetPath: 'relative' }))).code).toBe(
-      Status.INVALID_ARGUMENT,
-    );
   });
 });
