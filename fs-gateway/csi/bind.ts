@@ -9,6 +9,7 @@ import { mkdir, open } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
 import { describeError, systemCode } from '../../lib/errors.ts';
 import { bindMount } from '../fuse/mount.ts';
+import { withinLook } from './mounts.ts';
 import { CsiError, Status } from './status.ts';
 
 /** open(2): a descriptor that names a place and opens nothing, so that no request reaches the file system for it. */
@@ -27,15 +28,25 @@ export interface BindOptions {
   readonly make: boolean;
 }
 
-/** Throws FAILED_PRECONDITION when the folder is not there or not a folder. */
-export async function bindFolder({ root, home, subPath, target, readOnly, make }: BindOptions): Promise<void> {
-  const volume = await openFolder(root, home, false);
-  const folder = await openFolder(ofDescriptor(volume), subPath, make).finally(() => volume.close());
+/** Throws FAILED_PRECONDITION when the folder is not there or not a folder, UNAVAILABLE when the mount does not answer. */
+export async function bindFolder(options: BindOptions): Promise<void> {
+  const { root, target, readOnly } = options;
+  const opening = openShown(options);
+  const folder = await withinLook(opening, root).catch((error: unknown) => {
+    // What is opened after that is shown to nobody.
+    void opening.then((late) => late.close()).catch(() => undefined);
+    throw error;
+  });
   try {
     bindMount(ofDescriptor(folder), target, readOnly);
   } finally {
     await folder.close();
   }
+}
+
+async function openShown({ root, home, subPath, make }: BindOptions): Promise<FileHandle> {
+  const volume = await openFolder(root, home, false);
+  return openFolder(ofDescriptor(volume), subPath, make).finally(() => volume.close());
 }
 
 async function openFolder(root: string, names: readonly string[], make: boolean): Promise<FileHandle> {
