@@ -37,7 +37,7 @@ import { publishObjects } from './publish.ts';
 import type { PublishReport } from './publish.ts';
 import { getQuota, listQuotas, setQuota } from './quota.ts';
 import type { QuotaLimits, QuotaReport } from './quota.ts';
-import type { Progress } from './tool.ts';
+import { toolError, type Progress } from './tool.ts';
 import { TrashCan } from './trash.ts';
 import type { RestoreReport, TrashedItem } from './trash.ts';
 
@@ -361,6 +361,8 @@ async function withVolume<T>(request: ToolRequest, work: (ports: Ports) => Promi
     const store = await openStore(format.store);
     try {
       return await work({ engine, store, volume });
+    } catch (error) {
+      throw toolError(error);
     } finally {
       await store.close();
     }

@@ -1,9 +1,26 @@
 /** What the volume tools share: what they are given, and how they tell how far they are. */
-import { PenstockError } from '../../lib/errors.ts';
+import { PenstockError, type ErrorCode } from '../../lib/errors.ts';
 import type { MetaEngine, SessionInfo } from '../../lib/meta/engine.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
 import { readFormat } from '../../lib/volume/format.ts';
 import type { VolumeFormat } from '../../lib/volume/format.ts';
+import { Errno, PosixError } from '../vfs/operations.ts';
+
+/** What the file system refuses a program by number is told to whoever asked a tool for it; everything else is as it was thrown. */
+export function toolError(error: unknown): unknown {
+  if (!(error instanceof PosixError)) return error;
+  const code = new Map<number, ErrorCode>([
+    [Errno.ENOENT, 'not-found'],
+    [Errno.EEXIST, 'exists'],
+    [Errno.EDQUOT, 'quota'],
+    [Errno.EROFS, 'denied'],
+    [Errno.EPERM, 'denied'],
+    [Errno.ENOTDIR, 'usage'],
+    [Errno.EINVAL, 'usage'],
+    [Errno.ENAMETOOLONG, 'usage'],
+  ]).get(error.errno);
+  return new PenstockError(code ?? 'io', error.message, { cause: error });
+}
 
 /** Called often; whoever shows it decides how often it does. */
 export type Progress = (phase: string, done: number) => void;

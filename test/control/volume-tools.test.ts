@@ -91,6 +91,11 @@ function cases(placeIn: (dir: string) => Place): void {
     expect((await ask('POST', '/snapshots', { name: 'before' })).status).toBe(409);
     expect((await ask('GET', '/snapshots')).json['items']).toMatchObject([{ name: 'before' }]);
     expect((await ask('POST', '/clones', { from: '/models', to: '/copy' })).json).toMatchObject({ files: 1, bytes: 7 });
+    const inSnapshot = await ask('POST', '/clones', { from: '/models', to: '/.snapshots/before/copy' });
+    expect([inSnapshot.status, inSnapshot.text]).toEqual([403, expect.stringContaining('is of a snapshot')]);
+    const inFile = await ask('POST', '/clones', { from: '/models', to: '/models/first/copy' });
+    const longName = await ask('POST', '/clones', { from: '/models', to: `/${'x'.repeat(256)}` });
+    expect([inFile.status, longName.status]).toEqual([400, 400]);
     const later = await openTestVolume(volume, 'later');
     expect(String(await contentAt(later, '/copy/first'))).toBe('weights');
     expect((await ask('DELETE', '/snapshots/before')).status).toBe(204);
