@@ -6,10 +6,12 @@ import { execFile } from 'node:child_process';
 import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join, relative } from 'node:path';
 import { promisify } from 'node:util';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
+import { KafkaBroker } from '../support/kafka.ts';
 import { start } from '../support/mount-guard.ts';
 import { missing, requireService } from '../support/services.ts';
 import { makeTempDir, tempDir } from '../support/temp.ts';
+import { runEverySource } from './every-source.ts';
 import { bareEnvironment, runBare } from './programs.ts';
 
 const root = join(import.meta.dirname, '..', '..');
@@ -34,6 +36,10 @@ async function must(command: string, args: readonly string[], timeout: number): 
   return stdout;
 }
 
+function penstockOf(project: string): string {
+  return join(project, 'node_modules', '.bin', 'penstock');
+}
+
 function filesBelow(folder: string): string[] {
   return readdirSync(folder, { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile())
@@ -44,9 +50,9 @@ describe('what is shipped', () => {
   beforeAll(async () => {
     base = makeTempDir('shipped');
     const pack = ['--prefix', root, 'pack', root, '--json', '--silent', '--pack-destination', base];
-    const [made] = JSON.parse(await must('npm', pack, 240_000)) as { filename: string }[];
+    const [made] = JSON.parse(await must('npm', pack, 480_000)) as { filename: string }[];
     archive = join(base, made?.filename ?? '');
-  });
+  }, 500_000);
   afterAll(() => {
     rmSync(base, { recursive: true, force: true });
   });
@@ -112,8 +118,7 @@ describe('what is shipped', () => {
     ];
     await must('npm', install, 240_000);
     const environment = bareEnvironment(join(base, 'project-env'));
-    const penstock = (...args: string[]): ReturnType<typeof runBare> =>
-      runBare(environment, join(project, 'node_modules', '.bin', 'penstock'), args);
+    const penstock = (...args: string[]): ReturnType<typeof runBare> => runBare(environment, penstockOf(project), args);
     const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { version: string };
     expect((await penstock('--version')).stdout.trim()).toBe(version);
 
@@ -137,7 +142,7 @@ transforms:
     const agent = start('env', [
       '-i',
       `PATH=${environment['PATH'] ?? ''}`,
-      join(project, 'node_modules', '.bin', 'penstock'),
+      penstockOf(project),
       'agent',
       'run',
       '-c',
@@ -155,6 +160,30 @@ transforms:
     expect(compact.status, compact.stderr).toBe(0);
     expect(JSON.parse(compact.stdout)).toMatchObject({ in: 50, out: 50 });
   }, 400_000);
+
+  it.skipIf(missing('kafka', 'mosquitto', 'node-opcua')).each(['kafkajs', 'platformatic'])(
+    'has an agent that brings readings of every source into Kafka, over TLS, by %s; what is optional is found where it is installed',
+    async (client) => {
+      const broker = await KafkaBroker.start({ secure: true });
+      onTestFinished(() => broker.close());
+      const environment = bareEnvironment(join(base, client));
+      expect(await runEverySource(environment, penstockOf(join(base, 'project')), broker, client)).toBe(0);
+    },
+    400_000,
+  );
+
+  it('has an agent whose stack traces lead to the modules of dist, by source maps', async () => {
+    const bundle = join(base, 'project', 'node_modules', 'penstock', 'dist', 'agent-run');
+    const [chunk = ''] = readdirSync(bundle).filter((name) => /^guest-.*\.js$/.test(name));
+    expect(readFileSync(join(bundle, chunk), 'utf8')).toContain(`//# sourceMappingURL=${chunk}.map`);
+    const maps = readdirSync(bundle).filter((name) => name.endsWith('.map'));
+    expect(maps.length).toBeGreaterThan(30);
+    for (const name of maps) {
+      const { sources } = JSON.parse(readFileSync(join(bundle, name), 'utf8')) as { sources: string[] };
+      const own = sources.filter((source) => !source.includes('node_modules'));
+      for (const source of own) expect(existsSync(join(bundle, source)), `${name}: ${source}`).toBe(true);
+    }
+  });
 
   it('has a Dockerfile that pins its base, runs as nobody, and does what image.mjs does', () => {
     const dockerfile = readFileSync(join(root, 'deploy', 'Dockerfile'), 'utf8');
