@@ -31,10 +31,10 @@ function withTenant(path: string): string {
   return `${path}${path.includes('?') ? '&' : '?'}tenant=${encodeURIComponent(tenant)}`;
 }
 
-/** GET, or POST. Throws ApiError with the problem's detail; status 0: no answer at all. */
+/** GET, or with a body POST, if nothing else is said. Throws ApiError with the problem's detail; status 0: no answer at all. */
 export async function api<T>(
   path: string,
-  options: { readonly method?: 'POST'; readonly body?: unknown; readonly signal?: AbortSignal } = {},
+  options: { readonly method?: 'POST' | 'PUT' | 'DELETE'; readonly body?: unknown; readonly signal?: AbortSignal } = {},
 ): Promise<T> {
   const token = sessionStorage.getItem(TOKEN_KEY);
   let response: Response;
@@ -251,6 +251,34 @@ export interface Volume {
   readonly bytesUsed: number;
   readonly inodesUsed: number;
   readonly mounts: readonly Session[];
+}
+
+export interface Quota {
+  readonly path: string;
+  readonly bytes: number;
+  readonly bytesMax: number | null;
+  readonly inodes: number;
+  readonly inodesMax: number | null;
+  readonly counting: boolean;
+}
+
+export interface VolumeSnapshot {
+  readonly name: string;
+  readonly path: string;
+  readonly created: string;
+}
+
+export interface Trashed {
+  readonly id: number;
+  readonly path: string | null;
+  readonly kind: string;
+  readonly bytes: number;
+  readonly removed: string;
+}
+
+export interface Restored {
+  readonly failed: number;
+  readonly failures: readonly string[];
 }
 
 export interface Mount {

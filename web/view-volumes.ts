@@ -3,6 +3,7 @@ import { api, type Mount, type PagedList, type Pod, type Session, type Volume } 
 import { h } from './dom.ts';
 import { bytes, count, duration, moment } from './format.ts';
 import { empty, facts, section, table, type View } from './parts.ts';
+import { volumeTools } from './view-volume-tools.ts';
 import { renderFiles, renderMounts, renderPods } from './view-mounts.ts';
 
 export const volumes: View = {
@@ -38,6 +39,7 @@ export const volumes: View = {
         everyMs: 5000,
         signal,
       }),
+      ...volumeTools(signal),
       section({
         title: 'Sessions',
         note: 'Every program that holds a lease in the metadata engine. Those that ended without a word are shown for a week.',
