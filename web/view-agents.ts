@@ -185,16 +185,27 @@ function agentTable(items: readonly Agent[]): HTMLElement {
         cell: ({ late }) => h('span', { class: late ? 'tag warn' : 'tag' }, late ? 'late' : 'reports'),
       },
       { title: 'Group', cell: ({ group }) => group ?? '–' },
-      { title: 'Runs with', cell: (agent) => configState(agent) },
+      { title: 'Runs with', cell: said(configState) },
       { title: 'Readings', cell: ({ status }) => count(status.readings ?? 0), number: true },
-      { title: 'Rules', cell: (agent) => rulesOf(agent), wide: true },
-      { title: 'Problem', cell: (agent) => problemOf(agent), wide: true },
+      { title: 'Rules', cell: said(rulesOf), wide: true },
+      { title: 'Problem', cell: said(problemOf), wide: true },
       { title: 'Last seen', cell: ({ seenMs }) => moment(seenMs) },
       { title: 'Address', cell: ({ address }) => address },
     ],
     items,
   );
 }
+
+/** An agent says what it likes: what is not as it should be costs its own cell, and not the list of all. */
+const said =
+  (cell: (agent: Agent) => Node | string) =>
+  (agent: Agent): Node | string => {
+    try {
+      return cell(agent);
+    } catch {
+      return '?';
+    }
+  };
 
 function configState({ status, wanted }: Agent): Node | string {
   const version = status.config?.version ?? null;

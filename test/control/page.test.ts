@@ -176,6 +176,10 @@ describe.skipIf(missing('chromium'))('the admin page', () => {
     await control.request('POST', '/v1/agents/edge-1/heartbeat', {
       body: { status: { rules: [{ when: 'spoolUsed >80%', active: true, times: 2 }] } },
     });
+    // One that says nonsense is no reason to show none.
+    const nonsense = await control.request('POST', '/v1/agents/edge-2/heartbeat', {
+      body: { status: { readings: [], rules: 'none', sources: [null], config: { version: 1 } } },
+    });
     const page = await openPage(control, { viewport: { width: 390, height: 900 } });
     await page.goto(`${control.url}/#/lineage`);
     await page.getByRole('img', { name: /^1 snapshots, 3 jobs, 2 models/ }).waitFor();
@@ -184,6 +188,8 @@ describe.skipIf(missing('chromium'))('the admin page', () => {
     // What the rules of an agent do stands beside it.
     await page.goto(`${control.url}/#/agents`);
     await page.getByRole('cell', { name: 'spoolUsed >80% 2 ×' }).waitFor();
+    expect(nonsense.status).toBe(204);
+    expect(await page.locator('td', { hasText: /^\?$/ }).count()).toBe(3);
     expect(await page.evaluate('document.documentElement.scrollWidth - document.documentElement.clientWidth')).toBe(0);
   });
 
