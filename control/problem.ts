@@ -1,4 +1,6 @@
 /** Errors as RFC 9457 problem documents, and the one place where an error's code becomes an HTTP status. */
+import { STATUS_CODES } from 'node:http';
+import type { Socket } from 'node:net';
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
 import { hasZodFastifySchemaValidationErrors } from 'fastify-type-provider-zod';
 import { z } from 'zod';
@@ -60,12 +62,14 @@ const TITLES: Readonly<Record<number, string>> = {
   403: 'Not allowed',
   404: 'Not found',
   405: 'The method is not taken here',
+  408: 'It took too long to send',
   409: 'Conflict',
   412: 'It was changed meanwhile',
   413: 'Too large',
   415: 'The body must be application/json',
   428: 'A condition is needed',
   429: 'Too many requests',
+  431: 'The header is too large',
   500: 'Internal error',
   501: 'Not supported',
   502: 'The other service failed',
@@ -130,4 +134,24 @@ export function handleError(error: FastifyError | Error, request: FastifyRequest
   // An error that is none of ours may carry anything in its text: it goes to the log, not to the client.
   request.log.error({ err: error }, 'unexpected error');
   return sendProblem(reply, 500, 'internal', 'an unexpected error; it is in the log of the server');
+}
+
+/** What node refuses before there is a request: the connection is of no use after it. */
+export function refuseConnection({ code, message }: Error & { readonly code: string }, socket: Socket): void {
+  if (code === 'ECONNRESET' || socket.destroyed) return;
+  const [status, detail] =
+    code === 'ERR_HTTP_REQUEST_TIMEOUT'
+      ? [408, 'the request was not whole in time']
+      : code === 'HPE_HEADER_OVERFLOW'
+        ? [431, 'the head of the request is longer than 16 KiB']
+        : [400, `this is not HTTP/1.1: ${message}`];
+  const body = JSON.stringify(problem(status, 'http', detail));
+  const head = [
+    `HTTP/1.1 ${status} ${STATUS_CODES[status] ?? ''}`,
+    `content-type: ${MEDIA_TYPE}`,
+    `content-length: ${Buffer.byteLength(body)}`,
+    'connection: close',
+  ];
+  if (socket.writable) socket.write(`${head.join('\r\n')}\r\n\r\n${body}`);
+  socket.destroy();
 }

@@ -20,7 +20,7 @@ import { describeError, PenstockError } from '../lib/errors.ts';
 import { withoutCredentials } from '../lib/urls.ts';
 import type { ControlMetrics } from './metrics.ts';
 import { openApiOptions } from './openapi.ts';
-import { handleError, sendProblem } from './problem.ts';
+import { handleError, refuseConnection, sendProblem } from './problem.ts';
 import { addAudit, auditRoutes } from './routes/audit.ts';
 import { agentConfigRoutes } from './routes/agent-configs.ts';
 import { agentGroupRoutes } from './routes/agent-groups.ts';
@@ -179,6 +179,7 @@ function createApp({ tls, onLog }: ServerOptions, { requestMs }: ClientBounds): 
     forceCloseConnections: true,
     // Names that are too long are the schemas' to refuse; this is only against what no schema would see.
     routerOptions: { maxParamLength: 4096 },
+    clientErrorHandler: refuseConnection,
     frameworkErrors: (error, request, reply) => void handleError(error, request, reply),
     logger:
       onLog === undefined ? false : { level: 'warn', serializers: { err: loggedError }, stream: { write: onLog } },

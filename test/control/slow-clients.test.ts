@@ -50,7 +50,7 @@ test.for([
     await control.get('/v1/runs');
     expect(socket.destroyed, what).toBe(false);
     await closed;
-    expect(answer).toMatch(/^HTTP\/1\.1 408 /);
+    expect(answer).toMatch(/^HTTP\/1\.1 408 .*application\/problem\+json.*"status":408/s);
     await control.get('/v1/overview');
   },
 );
@@ -73,6 +73,22 @@ test('who reads its answer a byte at a time is cut, while others are answered', 
   await closed;
   expect(read).toBeLessThan(text.length);
   await control.get('/v1/overview');
+});
+
+test('what is no HTTP, or has too long a head, is told so as a problem, too', async () => {
+  const control = await served({});
+  for (const [sent, status] of [
+    ['hello\r\n\r\n', 400],
+    [`GET / HTTP/1.1\r\nx: ${'x'.repeat(20_000)}\r\n\r\n`, 431],
+  ] as const) {
+    const { socket, closed } = await connected(control);
+    let answer = '';
+    socket.on('data', (chunk) => (answer += chunk.toString()));
+    socket.write(sent);
+    await closed;
+    expect(answer).toContain('application/problem+json');
+    expect(answer).toContain(`"status":${status}`);
+  }
 });
 
 test('who reads slowly does not hold up the end of the server', async () => {
