@@ -223,7 +223,18 @@ async function assemble({
     compression: format.compression,
     newObjectId: () => view.newId('object'),
   });
-  const orphans = new Orphans({ view, mountId, reclaimer: new Reclaimer(view), clock, open: staging, report });
+  const orphans = new Orphans({
+    view,
+    mountId,
+    reclaimer: new Reclaimer(view),
+    clock,
+    open: staging,
+    onUnlinked(ino) {
+      const file = staging.get(ino);
+      if (file !== undefined) context.away.unlinked(file);
+    },
+    report,
+  });
   const namespace = new Namespace(context, orphans, notifier);
   const commit = (ino: number): Result<void> => (writeback === undefined ? flushes.flush(ino) : writeback.add(ino));
   const { passthrough, ...passing } = openPassthrough({

@@ -35,9 +35,14 @@ export class Away {
     this.#session = session;
   }
 
-  /** Something is being staged on top of this version. */
+  /** Something is being staged on top of this version. A file without names dies with its last handle. */
   staging(file: StagedFile, node: Node): void {
-    if (!this.#bases.has(file)) this.#set(file, node);
+    if (!this.#bases.has(file) && node.inode.nlink > 0) this.#set(file, node);
+  }
+
+  /** Its last name was removed here: nobody else has done it. */
+  unlinked(file: StagedFile): void {
+    this.#bases.delete(file);
   }
 
   /** What was staged is committed, or a part of it; undefined: as a version that is not known. */
@@ -52,11 +57,16 @@ export class Away {
     this.#bases.set(file, { node, session: this.#session(), monotonicMs, wallMs });
   }
 
-  /** Whether the flush would write over what others committed while this node was away; null: they have removed the file. */
+  /** Whether this node was away since the file was staged. */
+  was(file: StagedFile): boolean {
+    return this.#baseBefore(file) !== undefined;
+  }
+
+  /** Whether the flush would write over what others committed while this node was away; null, or without names: they have removed the file. */
   writesOver(file: StagedFile, flush: Flush, now: Node | null): boolean {
-    const base = this.#bases.get(file);
-    if (base === undefined || base.session === this.#session() || this.#ageMs(base) < AWAY_MIN_MS) return false;
-    if (now === null) return !flush.overlay.empty;
+    const base = this.#baseBefore(file);
+    if (base === undefined) return false;
+    if (now === null || now.inode.nlink === 0) return !flush.overlay.empty;
     if (contentMark(base.node) === contentMark(now)) return false;
     const [before, after] = [contentOf(base.node), contentOf(now)];
     // Cut here, and changed there.
@@ -65,6 +75,11 @@ export class Away {
     const written = flush.overlay.within(0, flush.append?.from ?? Infinity);
     if (before === null || after === null) return written.length > 0;
     return written.some(({ start, end }) => !isUntouched(before, after, start, end));
+  }
+
+  #baseBefore(file: StagedFile): Base | undefined {
+    const base = this.#bases.get(file);
+    return base === undefined || base.session === this.#session() || this.#ageMs(base) < AWAY_MIN_MS ? undefined : base;
   }
 
   /** A machine that sleeps stops the one clock, an administrator sets the other. */

@@ -104,7 +104,7 @@ export class Flusher {
   async #keepAside(file: StagedFile, { overlay, size }: Flush, node: Node | null): Promise<string> {
     const nowMs = Number(this.#context.time.nowNs() / 1_000_000n);
     const path = await this.#context.keptAside.keep(file, size, overlay.ranges, nowMs);
-    const what = node === null ? 'removed' : 'changed';
+    const what = node === null || node.inode.nlink === 0 ? 'removed' : 'changed';
     return `inode ${file.ino} was ${what} elsewhere while this node was away: what was written to it here is kept in ${path}, and not in the volume`;
   }
 

@@ -193,7 +193,9 @@ export class Flushes {
     const node = await context.view.node(ino);
     if (node === null || node.inode.nlink === 0) {
       const file = context.staging.get(ino);
-      if (file !== undefined) context.staging.drop(file, context.time.nowNs());
+      // What others removed while this node was away is kept aside, which is an error of the flush.
+      if (file !== undefined && context.away.was(file)) await this.start(ino).catch(() => undefined);
+      else if (file !== undefined) context.staging.drop(file, context.time.nowNs());
       if (node !== null) orphans.closed(node);
       return;
     }

@@ -26,6 +26,8 @@ const SWEEP_MS = 60_000;
 const SWEEP_MAX = 10_000;
 
 export interface OrphansOptions {
+  /** The last name of an inode was removed here. */
+  readonly onUnlinked: (ino: number) => void;
   readonly view: VolumeView;
   readonly mountId: string;
   readonly reclaimer: Reclaimer;
@@ -57,7 +59,9 @@ export class Orphans {
   }
 
   unlinked(ino: number | undefined): void {
-    if (ino === undefined || this.#options.open.isOpen(ino)) return;
+    if (ino === undefined) return;
+    this.#options.onUnlinked(ino);
+    if (this.#options.open.isOpen(ino)) return;
     this.#wait(ino, ORPHAN_GRACE_MS);
   }
 
