@@ -47,6 +47,7 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
+import { PenstockError } from '../../lib/errors.ts';
 
 const sync = promisify(fdatasync);
 
@@ -138,7 +139,7 @@ export class Journal {
     return this.#bytes > REWRITE_BYTES;
   }
 
-  /** What an earlier worker left, up to the first torn frame. */
+  /** What an earlier worker left, up to the first torn frame. Throws `unsupported` for what a newer version left: what is half read is committed twice. */
   read(): Frame[] {
     const content = readFileSync(this.path);
     const frames: Frame[] = [];
@@ -149,7 +150,14 @@ export class Journal {
       if (length < FIXED_BYTES || end > content.length) break;
       const body = content.subarray(at + HEAD_BYTES, end);
       const kind = body.readUInt8(0);
-      if (crc32c(body) !== content.readUInt32LE(at + 4) || !KINDS.has(kind)) break;
+      if (crc32c(body) !== content.readUInt32LE(at + 4)) break;
+      if (!KINDS.has(kind)) {
+        const remedy = 'mount it with that version until everything is uploaded';
+        throw new PenstockError(
+          'unsupported',
+          `${this.path}: a newer version wrote it (frame of kind ${kind}): ${remedy}`,
+        );
+      }
       frames.push({
         kind: kind as FrameKind, // one of KINDS
         ino: body.readDoubleLE(1),

@@ -1,6 +1,7 @@
 /** The staging area over restarts and power cuts, without a mount. */
+import { crc32c } from '@node-rs/crc32';
 import { spawn, spawnSync } from 'node:child_process';
-import { copyFileSync, statSync } from 'node:fs';
+import { appendFileSync, copyFileSync, readFileSync, statSync } from 'node:fs';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -204,6 +205,22 @@ describe('the staging area', () => {
       true,
     );
     next.close();
+  });
+
+  test('a journal of a newer version is refused by name and left as it is, not half read', () => {
+    const dir = tempDir('staging');
+    const first = open(dir, 'boot 1');
+    first.write(first.begin(7, 0), 0, Buffer.from('a'), 1n);
+    first.close();
+    const path = join(dir, 'journal');
+    const [head, body] = [Buffer.alloc(8), Buffer.alloc(33)];
+    body.writeUInt8(200, 0);
+    head.writeUInt32LE(body.length, 0);
+    head.writeUInt32LE(crc32c(body), 4);
+    appendFileSync(path, Buffer.concat([head, body]));
+    const left = readFileSync(path);
+    expect(() => open(dir, 'boot 1')).toThrow(`${path}: a newer version wrote it (frame of kind 200)`);
+    expect(readFileSync(path).equals(left)).toBe(true);
   });
 
   test('leaves a time that somebody has set, over workers', () => {
