@@ -1,7 +1,6 @@
 /** `penstock serve`: the REST API and the admin page. */
 import { InvalidArgumentError, type Command } from 'commander';
 import { reportToParent, toJson, untilSignal, version } from '../output.ts';
-import { volumeToolsOf } from '../volume-tools.ts';
 import { loadPipeline } from './pipeline-options.ts';
 
 interface ServeCommandOptions {
@@ -29,6 +28,7 @@ export function addServeCommand(program: Command): void {
       const signal = untilSignal();
       const { config, baseDir } = await loadPipeline(options);
       const { serve } = await import('../../control/main.ts');
+      const { volumeToolsOf } = await import('../volume-tools.ts');
       const { desiredProblems } = await import('../../agent/control/desired-schema.ts');
       const firstToken = process.env['PENSTOCK_TOKEN'];
       const sealKeys = process.env['PENSTOCK_SEAL_KEYS'];

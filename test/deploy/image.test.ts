@@ -172,6 +172,11 @@ transforms:
     400_000,
   );
 
+  it('has an agent that loads nothing from outside its bundle when it starts', () => {
+    const main = join(base, 'project', 'node_modules', 'penstock', 'dist', 'agent-run', 'penstock.js');
+    expect(readFileSync(main, 'utf8')).not.toMatch(/from"\.\.\//);
+  });
+
   it('has an agent whose stack traces lead to the modules of dist, by source maps', async () => {
     const bundle = join(base, 'project', 'node_modules', 'penstock', 'dist', 'agent-run');
     const [chunk = ''] = readdirSync(bundle).filter((name) => /^guest-.*\.js$/.test(name));
