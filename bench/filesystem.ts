@@ -10,6 +10,7 @@ import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { cpus, loadavg, release, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs, promisify } from 'node:util';
+import { median } from './median.ts';
 import {
   behindProxy,
   formatJuicefs,
@@ -120,11 +121,6 @@ async function measure(mount: Mounted, threads: number, files: number): Promise<
     if (name.startsWith('mdb.')) rmSync(join(mount.path, name), { recursive: true });
   }
   return rates;
-}
-
-function median(values: readonly number[]): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  return sorted[sorted.length >> 1] ?? Number.NaN;
 }
 
 async function compare(peer: Mounted, ours: Mounted, threads: number, { files, rounds }: Options): Promise<void> {

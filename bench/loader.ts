@@ -19,6 +19,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { mountStats } from '../fs-gateway/main.ts';
 import { parseBytes } from '../lib/units.ts';
+import { median } from './median.ts';
 import type { Job, Part } from './loader-worker.ts';
 import {
   formatJuicefs,
@@ -145,10 +146,6 @@ async function rate(contender: Contender, { unit, jobs }: Row): Promise<number> 
   const { bytes, seconds } = await work(contender.path, jobs);
   await contender.settle?.();
   return (unit === 'MiB/s' ? bytes / MIB : jobs.reduce((total, { parts }) => total + parts.length, 0)) / seconds;
-}
-
-function median(all: readonly number[]): number {
-  return all.toSorted((a, b) => a - b)[all.length >> 1] ?? Number.NaN;
 }
 
 async function workerStats(path: string): Promise<Readonly<Record<string, number>>> {

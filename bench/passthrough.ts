@@ -11,6 +11,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs, promisify } from 'node:util';
 import { formatVolume, mountStats, mountVolume, umountVolume } from '../fs-gateway/main.ts';
+import { median } from './median.ts';
 import { cpuSecondsOf } from './memory-sampler.ts';
 import {
   credentials,
@@ -71,10 +72,6 @@ async function measure(dir: string, row: Row, size: string): Promise<Measured> {
   const fields = stdout.trim().split('\n').at(-1)?.split(';').map(Number) ?? [];
   const sum = (a: number, b: number): number => (fields[a] ?? 0) + (fields[b] ?? 0);
   return { rate: row.unit === 'iops' ? sum(7, 48) : sum(6, 47) / 1024, bytes: sum(5, 46) * 1024 };
-}
-
-function median(values: readonly number[]): number {
-  return [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? NaN;
 }
 
 async function untilIdle(mountpoint: string): Promise<number> {

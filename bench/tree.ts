@@ -9,6 +9,7 @@ import { cpSync, existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { cpus, loadavg, release, tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { parseArgs, promisify } from 'node:util';
+import { median } from './median.ts';
 import {
   behindProxy,
   formatJuicefs,
@@ -57,10 +58,6 @@ async function measure({ path, seconds }: Contender, archive: string): Promise<v
     const list = seconds.get(step) ?? [];
     seconds.set(step, [...list, (performance.now() - startMs) / 1000]);
   }
-}
-
-function median(list: readonly number[] = []): number {
-  return list.toSorted((a, b) => a - b)[list.length >> 1] ?? Number.NaN;
 }
 
 /** Returns how many files are in it. */

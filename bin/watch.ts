@@ -35,8 +35,11 @@ export async function watch<T>({ look, show, once, json }: WatchOptions<T>): Pro
   }
 }
 
+export function secondsBetween<T>(before: Timed<T>, now: Timed<T>): number {
+  return Math.max(0.001, (now.atMs - before.atMs) / 1000);
+}
+
 /** How much a counter moved in each second between two looks; 0 when it began anew meanwhile. */
 export function perSecond<T>(before: Timed<T>, now: Timed<T>, count: (of: T) => number | undefined): number {
-  const seconds = Math.max(0.001, (now.atMs - before.atMs) / 1000);
-  return Math.max(0, (count(now.value) ?? 0) - (count(before.value) ?? 0)) / seconds;
+  return Math.max(0, (count(now.value) ?? 0) - (count(before.value) ?? 0)) / secondsBetween(before, now);
 }

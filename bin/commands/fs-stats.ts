@@ -2,7 +2,7 @@
 import { BUCKETS_US, type OperationMetrics } from '../../fs-gateway/fuse/metrics.ts';
 import type { MountStats, VolumeStats, WorkerStats } from '../../fs-gateway/fuse/mount-stats.ts';
 import { formatBytes } from '../../lib/units.ts';
-import { perSecond, type Timed } from '../watch.ts';
+import { perSecond, secondsBetween, type Timed } from '../watch.ts';
 
 const NOTHING: OperationMetrics = { count: 0, errors: 0, totalUs: 0, buckets: [] };
 const PERCENTILE = 0.99;
@@ -16,7 +16,7 @@ export function drawStats(stats: MountStats): string {
 /** Between the two looks; operations that nobody asked for are left out. */
 export function drawRates(before: Timed<MountStats>, now: Timed<MountStats>): string {
   const earlier = workerOf(before.value);
-  const seconds = Math.max(0.001, (now.atMs - before.atMs) / 1000);
+  const seconds = secondsBetween(before, now);
   const known = earlier?.pid === workerOf(now.value)?.pid ? earlier?.operations : undefined;
   const moved = (name: string) => (of: MountStats) => Number(volumeOf(of)[name] ?? 0);
   const volume = volumeOf(now.value);

@@ -16,7 +16,7 @@ import { hashesOf } from '../../fs-gateway/data/block-hashes.ts';
 import { Appends } from '../../fs-gateway/data/appends.ts';
 import type { RecoveredAppends } from '../../fs-gateway/data/appends.ts';
 import { FileHasher, type FileHashes, type Hole } from '../../fs-gateway/data/file-hasher.ts';
-import { LiveFile } from '../../fs-gateway/data/live-file.ts';
+import { LiveFile, type LiveFileOptions } from '../../fs-gateway/data/live-file.ts';
 import { Staging } from '../../fs-gateway/data/staging.ts';
 import { WholeFiles } from '../../fs-gateway/data/whole-files.ts';
 import type { FileContent, WholeRecord } from '../../fs-gateway/data/whole-record.ts';
@@ -57,6 +57,20 @@ function wholeFiles(dir = join(tempDir('live'), 'whole'), bootId = 'boot'): Whol
   });
 }
 
+function openLive(options: Pick<LiveFileOptions, 'base' | 'whole'> & Partial<LiveFileOptions>): LiveFile {
+  return new LiveFile({
+    ino: INO,
+    hasher: new FileHasher(),
+    appends: appendsOf({}),
+    inlineBytes: INLINE_BYTES,
+    isQuiet: () => false,
+    holes: () => [],
+    read: zeros,
+    nowNs: () => 1n,
+    ...options,
+  });
+}
+
 test('a file that becomes small while it is compared is committed, and known, with its bytes', async () => {
   const whole = wholeFiles();
   const empty: FileContent = { size: 0, extents: [], inline: null };
@@ -66,18 +80,12 @@ test('a file that becomes small while it is compared is committed, and known, wi
   const hasher = new LateHasher();
   onTestFinished(() => hasher.close());
   const { mtimeNs } = statSync(path, { bigint: true });
-  const file = new LiveFile({
-    ino: INO,
+  const file = openLive({
     base: { ...base, mtimeNs },
     whole,
     hasher,
-    appends: appendsOf({}),
-    inlineBytes: INLINE_BYTES,
-    isQuiet: () => false,
-    holes: () => [],
     read: (content, from, target) =>
       content.inline === null ? zeros(content, from, target) : void content.inline.copy(target, 0, from),
-    nowNs: () => 1n,
   });
   writeFileSync(path, Buffer.alloc(LARGE, 'a'));
   hasher.before = () => truncateSync(path, 1000);
@@ -105,17 +113,10 @@ test('how long it takes to compare a file is what the thread read, not what it w
   const hasher = new FileHasher();
   onTestFinished(() => hasher.close());
   const { mtimeNs } = statSync(whole.path(INO), { bigint: true });
-  const file = new LiveFile({
-    ino: INO,
+  const file = openLive({
     base: { ...base, mtimeNs },
     whole,
     hasher,
-    appends: appendsOf({}),
-    inlineBytes: INLINE_BYTES,
-    isQuiet: () => false,
-    holes: () => [],
-    read: zeros,
-    nowNs: () => 1n,
   });
   writeFileSync(whole.path(INO), Buffer.alloc(LARGE, 'a'));
   // The thread is not started yet, and has a larger file to do first.
@@ -157,17 +158,10 @@ test.each([
   const content: FileContent = { size: 5, extents: [], inline: Buffer.from('base,') };
   const base = { content, hashes: hashesOf(Buffer.from('base,')), bootId: 'boot', mtimeNs: 1n };
   whole.createLive(INO, Buffer.from(left), () => base);
-  const file = new LiveFile({
-    ino: INO,
+  const file = openLive({
     base,
     whole,
-    hasher: new FileHasher(),
     appends: appendsOf(recovered),
-    inlineBytes: INLINE_BYTES,
-    isQuiet: () => false,
-    holes: () => [],
-    read: zeros,
-    nowNs: () => 1n,
   });
   expect(readFileSync(whole.path(INO)).toString()).toBe(expected);
   file.close();
@@ -177,18 +171,7 @@ describe('the base that a later boot finds', () => {
   function liveFile(whole: WholeFiles): LiveFile {
     const base = whole.base(INO);
     if (base === null) throw new Error('the file has a base');
-    return new LiveFile({
-      ino: INO,
-      base,
-      whole,
-      hasher: new FileHasher(),
-      appends: appendsOf({}),
-      inlineBytes: INLINE_BYTES,
-      isQuiet: () => false,
-      holes: () => [],
-      read: zeros,
-      nowNs: () => 1n,
-    });
+    return openLive({ base, whole });
   }
 
   function contentOf(text: string): FileContent {
