@@ -1,5 +1,5 @@
 /** What /metrics answers: the lake and the agents of whoever asks (lake-metrics.ts), and for the platform this process and its ports. */
-import { collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client';
 import type { ControlContext } from './context.ts';
 import { LakeMetrics } from './lake-metrics.ts';
 import type { Scope } from './scope/scope.ts';
@@ -9,6 +9,8 @@ const REQUEST_SECONDS = [0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10, 30];
 export class ControlMetrics {
   readonly #registry = new Registry();
   readonly #requests: Histogram;
+  readonly #connections: Gauge;
+  readonly #refused: Counter;
   readonly #context: ControlContext;
   readonly #lakes = new Map<Scope, LakeMetrics>();
 
@@ -27,6 +29,16 @@ export class ControlMetrics {
       buckets: REQUEST_SECONDS,
       registers,
     });
+    this.#connections = new Gauge({
+      name: 'penstock_control_connections',
+      help: 'Connections that are open; serve.maxConnections bounds them.',
+      registers,
+    });
+    this.#refused = new Counter({
+      name: 'penstock_control_connections_refused_total',
+      help: 'Connections above that bound.',
+      registers,
+    });
     this.#addPorts(registers);
   }
 
@@ -36,6 +48,14 @@ export class ControlMetrics {
 
   observe(route: string, method: string, status: number, seconds: number): void {
     this.#requests.observe({ route, method, status }, seconds);
+  }
+
+  connections(open: number): void {
+    this.#connections.set(open);
+  }
+
+  connectionRefused(): void {
+    this.#refused.inc();
   }
 
   async text(scope: Scope): Promise<string> {

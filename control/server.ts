@@ -3,7 +3,7 @@
  * answers' shape and of /openapi.json.
  *
  * Limits: bodies of BODY_BYTES_MAX, and of all that are being read those of context.ts, half of it of one tenant; a request's head and body within
- * CLIENT_BOUNDS.requestMs (looked after three times in that, so up to a third more), its answer taken within answerMs; REQUESTS_PER_MINUTE of a tenant or of somebody of the platform, of
+ * CLIENT_BOUNDS.requestMs (looked after three times in that, so up to a third more), its answer taken within answerMs; connections, connection-bound.ts; REQUESTS_PER_MINUTE of a tenant or of somebody of the platform, of
  * all from one address ADDRESS_PER_MINUTE, and FAILURES_PER_MINUTE failed authentications. So tenants behind one proxy do not use up each other's. A page of another origin reads nothing (no CORS) and changes nothing (only
  * application/json is taken as a body, which browsers do not send across origins without asking).
  */
@@ -15,6 +15,7 @@ import { fastify, type FastifyReply, type FastifyRequest, type FastifyServerOpti
 import { serializerCompiler, validatorCompiler, type ZodTypeProvider } from 'fastify-type-provider-zod';
 import { decide } from './auth/guard.ts';
 import { tenantOfRequest } from './auth/tenants.ts';
+import { boundConnections } from './connection-bound.ts';
 import type { App, ControlContext } from './context.ts';
 import { describeError, PenstockError } from '../lib/errors.ts';
 import { withoutCredentials } from '../lib/urls.ts';
@@ -114,6 +115,7 @@ export async function buildServer(
     strictTransportSecurity: options.tls === null ? false : { maxAge: 31_536_000 },
     crossOriginEmbedderPolicy: false,
   });
+  boundConnections(app, context.config.serve.maxConnections, metrics);
   // Behind the guard, which knows who asks.
   await app.register(rateLimit, {
     max: REQUESTS_PER_MINUTE,

@@ -25,6 +25,7 @@ const fieldName = z
   .refine((name) => !name.startsWith('_'), "a field's name must not begin with _: those columns are the lander's");
 
 const HOUR_MS = 3_600_000;
+const SERVE_CONNECTIONS_MAX = 25_000;
 const PRIMITIVE =
   /^(boolean|int|long|float|double|string|date|time|timestamp|timestamptz|uuid|binary|decimal\(\d{1,2}, ?\d{1,2}\))$/;
 const TYPE_EXPECTED =
@@ -251,6 +252,8 @@ export const pipelineSchema = z.strictObject({
   serve: z
     .strictObject({
       port: z.int().min(0).max(65_535).default(8080),
+      /** 20,000 agents that wait for a change of their configuration, and who looks at them. */
+      maxConnections: z.int().min(10).max(1_000_000).default(SERVE_CONNECTIONS_MAX),
       tls: z.strictObject({ cert: z.string(), key: z.string() }).optional(),
       tokens: z.string().optional(),
       oidc: oidc.optional(),
@@ -265,7 +268,7 @@ export const pipelineSchema = z.strictObject({
         })
         .default({ hosts: [] }),
     })
-    .default({ port: 8080, tenants: [], connections: { hosts: [] } }),
+    .default({ port: 8080, maxConnections: SERVE_CONNECTIONS_MAX, tenants: [], connections: { hosts: [] } }),
 });
 export type PipelineConfig = z.output<typeof pipelineSchema>;
 

@@ -16,7 +16,7 @@ test('every default of the documented configuration', () => {
     compactor: { targetBytes: 512e6, lag: 600_000, memoryBytes: 1e9, keepReplaced: 86_400_000 },
     catalog: null,
     topics: { partitions: 3, retention: 604_800_000 },
-    serve: { port: 8080 },
+    serve: { port: 8080, maxConnections: 25_000 },
   });
 });
 
