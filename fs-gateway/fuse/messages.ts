@@ -27,6 +27,8 @@ export type ToWorker =
   /** Stop reading, finish what is in flight, flush and end: a successor or nobody takes over. */
   | { readonly type: 'stop'; readonly id: number }
   | { readonly type: 'stats' | 'usage'; readonly id: number }
+  /** Answered at once by a worker that does not stand still. */
+  | { readonly type: 'ping'; readonly id: number }
   /** So many of its notifications are in the kernel: the batch that it sent. */
   | { readonly type: 'notified'; readonly count: number }
   | { readonly type: 'reopen-log' };

@@ -8,7 +8,7 @@
  * - The mount never outlives the supervisor for long: it unmounts when it ends; killed -9, the worker detaches the mount, or a keeper has the next
  *   supervisor go on with it (keeper.ts).
  * Failure: a worker that dies is followed by another at once, then after growing pauses (RESTART_PAUSES_MS), each with a message.
- *   Programs wait meanwhile, as on a hard NFS mount. When no worker served for GIVE_UP_MS the mount is detached and the
+ *   Programs wait meanwhile, as on a hard NFS mount. One that stands still is killed (watchdog.ts). When no worker served for GIVE_UP_MS the mount is detached and the
  *   connection ends: programs get an error instead of hanging for ever. A worker that never served fails the mount at once.
  *   Kernels before 6.9 cannot send requests again: there the death of a worker ends the mount, with a message.
  */
@@ -24,6 +24,7 @@ import type { MountStats } from './mount-stats.ts';
 import { KeeperLink } from './keeper-link.ts';
 import { native } from './native.ts';
 import { NotificationWriter } from './notification-writer.ts';
+import { watchForAnswers } from './watchdog.ts';
 import { WorkerProcess, describeExit } from './worker-process.ts';
 
 const RESTART_PAUSES_MS = [0, 100, 250, 500, 1_000, 2_000, 5_000] as const;
@@ -31,6 +32,8 @@ const RESTART_PAUSES_MS = [0, 100, 250, 500, 1_000, 2_000, 5_000] as const;
 const STABLE_MS = 10_000;
 const GIVE_UP_MS = 600_000;
 const START_TIMEOUT_MS = 60_000;
+/** A worker that answered nothing for so long is killed. */
+const PATIENCE_MS = 60_000;
 const STATS_TIMEOUT_MS = 2_000;
 const EXIT_TIMEOUT_MS = 5_000;
 /** How long an upgrade waits for the old worker's flush; then the old one goes on serving. */
@@ -50,6 +53,8 @@ export interface SupervisorOptions extends HandshakeChoices {
   /** Handed to the worker as it is (JSON). */
   readonly workerOptions: unknown;
   readonly accessLogPath?: string;
+  /** How long a worker may stand still; default PATIENCE_MS. */
+  readonly patienceMs?: number;
   /** The socket of a keeper. */
   readonly keeper?: string;
   /** A mount that is there already, from a keeper. */
@@ -329,7 +334,16 @@ export class Supervisor {
 
   #watch(worker: WorkerProcess): void {
     const servingSinceMs = performance.now();
+    const patienceMs = this.#options.patienceMs ?? PATIENCE_MS;
+    const ask = (): Promise<unknown> => worker.ask('ping');
+    const endWatch = watchForAnswers(ask, patienceMs, () => {
+      this.#log(
+        `the worker of ${this.mountpoint} (pid ${worker.pid}) answers nothing for ${patienceMs / 1000} s: killing it`,
+      );
+      worker.kill();
+    });
     void worker.exited.then((exit) => {
+      endWatch();
       if (worker !== this.#worker || this.#isNo('serving')) return;
       if (worker.unmounted) {
         if (!this.#detached) this.#log(`${this.mountpoint} was unmounted`);

@@ -80,15 +80,15 @@ export class WorkerProcess {
     this.#send({ type: 'reopen-log' });
   }
 
-  /** Throws what the worker threw (`io`), `timeout`, or `unavailable` when it does not serve. */
-  async ask(type: 'flush' | 'stop' | 'stats' | 'usage', timeoutMs: number): Promise<unknown> {
+  /** Throws what the worker threw (`io`), `timeout`, or `unavailable` when it does not serve. Without `timeoutMs` it ends with the worker only. */
+  async ask(type: 'flush' | 'stop' | 'stats' | 'usage' | 'ping', timeoutMs?: number): Promise<unknown> {
     if (!this.#listening) throw new PenstockError('unavailable', 'the worker does not serve');
     const id = this.#nextId++;
     const waiting = Promise.withResolvers<unknown>();
     this.#waiting.set(id, waiting);
-    const timer = setTimeout(() => {
+    const giveUp = (): void =>
       waiting.reject(new PenstockError('timeout', `the worker did not answer '${type}' within ${timeoutMs} ms`));
-    }, timeoutMs);
+    const timer = timeoutMs === undefined ? undefined : setTimeout(giveUp, timeoutMs);
     try {
       this.#send({ type, id });
       return await waiting.promise;

@@ -155,6 +155,9 @@ export async function serveDevice(
       case 'usage':
         void answer(message.id, () => options.usage?.());
         break;
+      case 'ping':
+        void answer(message.id, () => undefined);
+        break;
       case 'reopen-log':
         accessLog?.reopen();
         break;

@@ -72,6 +72,17 @@ describe.skipIf(cannotMount())('supervisor and worker', () => {
     expect(isAlive(workerPid)).toBe(false);
   });
 
+  it('replaces a worker that is stopped or hangs, and a reader that waits for it goes on', async () => {
+    const mount = await mountToy({ patienceMs: 3_000 });
+    writeFileSync(join(mount.root, 'f'), 'served by the next one\n');
+    const { workerPid } = await mount.stats();
+    process.kill(workerPid, 'SIGSTOP');
+    expect((await start('cat', [join(mount.mountpoint, 'f')]).finished).stdout).toBe('served by the next one\n');
+    expect(isAlive(workerPid)).toBe(false);
+    expect((await mount.stats()).restarts).toBeGreaterThan(0);
+    expect(readFileSync(mount.logPath, 'utf8')).toContain(`(pid ${workerPid}) answers nothing for 3 s: killing it`);
+  });
+
   it('answers an operation that was in flight when the worker was killed', async () => {
     const mount = await mountToy();
     writeFileSync(join(mount.root, '@stuck'), 'the answer');

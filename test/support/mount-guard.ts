@@ -69,6 +69,7 @@ export interface ToyMountOptions {
   readonly ttlMs?: number;
   readonly readOnly?: boolean;
   readonly accessLogPath?: string;
+  readonly patienceMs?: number;
   readonly worker?: string;
   readonly workerOptions?: object;
 }
@@ -101,6 +102,7 @@ export async function mountToy(options: ToyMountOptions = {}): Promise<ToyMount>
     workerModule: worker,
     workerOptions: { root, ttlMs: options.ttlMs, ...options.workerOptions },
     ...(options.accessLogPath !== undefined && { accessLogPath: options.accessLogPath }),
+    ...(options.patienceMs !== undefined && { patienceMs: options.patienceMs }),
   });
   const stats = async (): Promise<MountStats> => {
     const answer = await controlRequest(mountpoint, { type: 'stats' }, HANG_MS);
