@@ -24,6 +24,8 @@ export interface PutOptions extends CallOptions {
   /** Fail with `conflict` unless the current etag is this one. */
   readonly ifMatch?: string;
   readonly contentType?: string;
+  /** The CRC32C of the body, where the caller has it anyway: a store that is asked over a network refuses a body that is another on its arrival. */
+  readonly crc32c?: number;
 }
 
 export interface GetOptions extends CallOptions {

@@ -1,4 +1,6 @@
-import { randomBytes, randomUUID } from 'node:crypto';
+import { crc32c } from '@node-rs/crc32';
+import { createHash, randomBytes, randomUUID } from 'node:crypto';
+import { once } from 'node:events';
 import { existsSync, readdirSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
@@ -250,6 +252,37 @@ describe.skipIf(missing('versitygw'))('s3: store', () => {
       expect(gets).toBe(2);
       await expect(store.get('absent')).rejects.toMatchObject({ code: 'not-found' });
     });
+  });
+
+  it('a body that is not that of its CRC32C is refused, large or small', async () => {
+    const store = await openStore();
+    for (const bytes of [randomBytes(2 ** 20), randomBytes(1000)]) {
+      await store.put('right', bytes, { crc32c: crc32c(bytes) });
+      expect(await store.get('right')).toEqual(bytes);
+      const other = crc32c(bytes.subarray(1));
+      await expect(store.put('wrong', bytes, { crc32c: other })).rejects.toThrow(/wrong: BadDigest/);
+      expect(await store.head('wrong')).toBeNull();
+    }
+  });
+
+  it('a large body with a CRC32C is sent without a SHA-256, one without has it', async () => {
+    const sent: (string | undefined)[] = [];
+    const server = createServer((incoming, answer) => {
+      sent.push(incoming.headersDistinct['x-amz-content-sha256']?.[0]);
+      incoming.resume().on('end', () => answer.writeHead(200, { etag: '"e"' }).end());
+    });
+    server.listen(0, '127.0.0.1');
+    onTestFinished(() => {
+      server.closeAllConnections();
+      server.close();
+    });
+    await once(server, 'listening');
+    const { port } = server.address() as AddressInfo; // it listens on TCP
+    const store = await openStore({ endpoint: `http://127.0.0.1:${port}` });
+    const body = Buffer.alloc(2 ** 20);
+    await store.put('a', body, { crc32c: crc32c(body) });
+    await store.put('b', body);
+    expect(sent).toEqual(['UNSIGNED-PAYLOAD', createHash('sha256').update(body).digest('hex')]);
   });
 
   it('a truncated object is corrupt', async () => {

@@ -28,6 +28,7 @@ const TIMER_MS_MAX = 2 ** 31 - 1;
 export const ANSWER_BYTES_MAX = 16 << 20;
 /** A smaller body is hashed as fast as a thread is asked. */
 const HASHED_APART_MIN = 2 ** 18;
+const CRC32C_HEADER = 'x-amz-checksum-crc32c';
 const PAUSE_MS_MIN = 50;
 const PAUSE_MS_MAX = 5000;
 /** Another conditional request was in progress on the key (S3's 409): the answer comes with the next try. */
@@ -63,8 +64,8 @@ export function makeS3Client(
 }
 
 /**
- * The signature has the SHA-256 of the body. TLS has its own proof that nobody changed it, so there it is left out; else that of a large one is taken
- * in a thread: 6 ms for a block of 8 MiB, in which nobody else would be served.
+ * The signature has the SHA-256 of the body. TLS has its own proof that nobody changed it, and a body with a CRC32C is checked by that, which is signed:
+ * there it is left out (docs/decisions/0033). Else that of a large one is taken in a thread: 6 ms for a block of 8 MiB, in which nobody else would be served.
  */
 async function hashBody(request: unknown): Promise<void> {
   const { body, headers, protocol } = request as SentRequest; // the SDK's HttpRequest
@@ -72,7 +73,7 @@ async function hashBody(request: unknown): Promise<void> {
   // Nobody shares memory between threads here.
   const bytes = body as Uint8Array<ArrayBuffer>;
   headers['x-amz-content-sha256'] =
-    protocol === 'https:'
+    protocol === 'https:' || headers[CRC32C_HEADER] !== undefined
       ? 'UNSIGNED-PAYLOAD'
       : Buffer.from(await webcrypto.subtle.digest('SHA-256', bytes)).toString('hex');
 }

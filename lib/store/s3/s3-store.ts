@@ -247,6 +247,9 @@ class S3Store implements ObjectStore {
       ...(options.contentType === undefined ? {} : { ContentType: options.contentType }),
       ...(options.ifAbsent === true ? { IfNoneMatch: '*' } : {}),
       ...(options.ifMatch === undefined ? {} : { IfMatch: `"${options.ifMatch}"` }),
+      ...(options.crc32c === undefined || this.#options.endpoint?.startsWith('http:') !== true
+        ? {}
+        : { ChecksumCRC32C: base64Of(options.crc32c) }),
       ...(marked ? { Metadata: { [MARK]: mark } } : {}),
       ...(sse === null ? {} : { ServerSideEncryption: sse }),
       ...(kmsKeyId === null ? {} : { SSEKMSKeyId: kmsKeyId }),
@@ -408,6 +411,12 @@ async function collect(body: AsyncIterable<Buffer> | undefined): Promise<Buffer>
 function joined<T extends Uint8Array>(chunks: readonly T[]): T | Buffer {
   const [only] = chunks;
   return chunks.length === 1 && only !== undefined ? only : Buffer.concat(chunks);
+}
+
+function base64Of(crc32c: number): string {
+  const bytes = Buffer.alloc(4);
+  bytes.writeUInt32BE(crc32c);
+  return bytes.toString('base64');
 }
 
 function unquote(etag: string | undefined): string {
