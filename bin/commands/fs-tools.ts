@@ -1,7 +1,7 @@
-/** `penstock fs gc|fsck|dump|load`, which work on a volume without a mount, and `info|warm|bench`, which work on a path. */
+/** `penstock fs status|gc|config|fsck|dump|load|destroy`, which work on a volume without a mount, and `info|warm|bench`, which work on a path. */
 import type { Command } from 'commander';
 import { describeError, PenstockError } from '../../lib/errors.ts';
-import { EXIT_PARTLY, oneLine, print, toJson, untilSignal } from '../output.ts';
+import { EXIT_PARTLY, oneLine, print, printTable, toJson, untilSignal } from '../output.ts';
 import { keyValues, parseAge, parseCount, parseSize, progressOnStderr } from './fs-arguments.ts';
 import type { ToolOptions } from './fs-arguments.ts';
 
@@ -26,6 +26,35 @@ async function gcAll(metaUrl: string, options: GcOptions): Promise<void> {
 }
 
 export function addFsToolCommands(fs: Command): void {
+  fs.command('status <meta-url>')
+    .description('what a volume is: its id, store and options, what is in use, and where it is mounted')
+    .option('--name <name>', "the volume's name (default: lake)")
+    .option('--json', 'print as one JSON object')
+    .action(async (metaUrl: string, { name, json }: ToolOptions) => {
+      const { statusOf } = await import('../../fs-gateway/tools/main.ts');
+      const { mounts, ...status } = await statusOf({ metaUrl, name });
+      if (json === true) {
+        print({ ...status, mounts }, json);
+        return;
+      }
+      print({ ...status, mounts: mounts.length }, json);
+      if (mounts.length === 0) return;
+      process.stdout.write('\n');
+      printTable(
+        mounts.map((mount) => ({ ...mount })),
+        json,
+      );
+    });
+
+  fs.command('destroy <meta-url> <volume-id>')
+    .description('remove a volume for good: its records, backups and objects; the id is what status shows')
+    .option('--name <name>', "the volume's name (default: lake)")
+    .option('--json', 'print as one JSON object')
+    .action(async (metaUrl: string, id: string, { name, json }: ToolOptions) => {
+      const { destroy } = await import('../../fs-gateway/tools/main.ts');
+      print({ ...(await destroy({ metaUrl, name, id, progress: progressOnStderr() })) }, json);
+    });
+
   fs.command('gc <meta-url>')
     .description('delete the objects that nothing refers to any more and whose grace period is over')
     .option('--dry-run', 'say what would be deleted; change nothing')

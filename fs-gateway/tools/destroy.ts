@@ -7,7 +7,8 @@
  * - One that a clone is made in, or a snapshot is removed from, is refused too (`conflict`): they begin only while there is a format.
  * - A marker ({v}meta destroy) holds the format until the end. Every commit compares it: of two that destroy a volume at once, one ends the
  *   other by removing it, and neither can touch a volume that was made anew under the name.
- * - Objects go after the records that refer to them.
+ * - Objects go after the records that refer to them, and after the backups of these.
+ * - The lake's own objects (tables, quarantine) stay: they are the tables', also where the volume shows them.
  * Failure: killed at any point, the next call goes on from the marker.
  * Limits: PORTION records in a commit.
  */
@@ -17,10 +18,12 @@ import type { ObjectStore } from '../../lib/store/store.ts';
 import { treesIn } from '../../lib/volume/building.ts';
 import { parseFormat } from '../../lib/volume/format.ts';
 import type { VolumeFormat } from '../../lib/volume/format.ts';
+import { backupsOf } from '../../lib/volume/backups.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { scanBucket } from '../../lib/volume/references.ts';
 import { holdsNumbers } from './dump-buckets.ts';
 import { liveMounts, mountNames } from './tool.ts';
+import type { Progress } from './tool.ts';
 
 const PORTION = 400;
 /** Of a delete request to the store. */
@@ -32,6 +35,7 @@ export interface DestroyOptions {
   /** Only a volume of this id: another one of the name is left alone. */
   readonly id: string;
   openStore(url: string): Promise<ObjectStore>;
+  readonly progress?: Progress;
 }
 
 /** False when there is no such volume (any more). Throws `held` when it is mounted, `conflict`. */
@@ -105,6 +109,7 @@ class Destruction {
   readonly #options: DestroyOptions;
   readonly #marked: Marked;
   readonly #keys: VolumeKeys;
+  #records = 0;
 
   constructor(options: DestroyOptions, marked: Marked) {
     this.#options = options;
@@ -121,7 +126,8 @@ class Destruction {
     }
     const store = await this.#options.openStore(this.#marked.format.store);
     try {
-      await this.#deleteObjects(store);
+      await this.#deleteObjects(store, backupsOf(this.#marked.format));
+      await this.#deleteObjects(store, `${this.#marked.format.id}/`);
     } finally {
       await store.close();
     }
@@ -156,17 +162,20 @@ class Destruction {
   }
 
   async #commit(write: readonly Write[], patch: readonly Patch[]): Promise<void> {
-    const { engine, volume } = this.#options;
+    const { engine, volume, progress } = this.#options;
     const compare = [{ key: markerOf(this.#keys), version: this.#marked.version }];
     const { ok } = await engine.commit({ compare, write, patch });
     if (!ok) throw new PenstockError('conflict', `volume '${volume}' is being removed by another process`);
+    progress?.('records removed', (this.#records += write.length + patch.length));
   }
 
-  async #deleteObjects(store: ObjectStore): Promise<void> {
+  async #deleteObjects(store: ObjectStore, prefix: string): Promise<void> {
     let keys: string[] = [];
-    for await (const { key } of store.list(`${this.#marked.format.id}/`)) {
+    let deleted = 0;
+    for await (const { key } of store.list(prefix)) {
       keys.push(key);
       if (keys.length < OBJECTS_PORTION) continue;
+      this.#options.progress?.('objects deleted', (deleted += keys.length));
       await store.delete(keys);
       keys = [];
     }

@@ -4,13 +4,14 @@ import { dirname, relative, resolve } from 'node:path';
 import { z } from 'zod';
 import { systemClock } from '../../lib/clock.ts';
 import type { MetaEngine } from '../../lib/meta/engine.ts';
-import { PenstockError } from '../../lib/errors.ts';
+import { isCode, PenstockError } from '../../lib/errors.ts';
 import { absoluteUrl, openMeta, openStore } from '../../lib/registry.ts';
 import type { PipelineConfig } from '../../lib/config/pipeline.ts';
 import { selectDatasets } from '../../lib/config/dataset-selection.ts';
 import { withLake } from '../../lib/lake/ports.ts';
 import type { LakeContext } from '../../lib/table/table.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
+import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { Records } from '../csi/records.ts';
 import { controlRequest } from '../fuse/control.ts';
 import { assertExists, findVolume, parseOptions, splitMetaUrl, volumeInfo } from '../main.ts';
@@ -25,6 +26,7 @@ import type { DumpReport } from './dump.ts';
 import { verifyDump } from './dump-file.ts';
 import { checkVolume } from './fsck.ts';
 import type { FsckReport } from './fsck.ts';
+import { destroyVolume } from './destroy.ts';
 import { collectGarbage } from './gc.ts';
 import type { GcReport } from './gc.ts';
 import { loadVolume } from './load.ts';
@@ -37,6 +39,8 @@ import { publishObjects } from './publish.ts';
 import type { PublishReport } from './publish.ts';
 import { getQuota, listQuotas, setQuota } from './quota.ts';
 import type { QuotaLimits, QuotaReport } from './quota.ts';
+import { volumeStatus } from './status.ts';
+import type { VolumeStatus } from './status.ts';
 import { toolError, type Progress } from './tool.ts';
 import { TrashCan } from './trash.ts';
 import type { RestoreReport, TrashedItem } from './trash.ts';
@@ -57,6 +61,44 @@ export async function configure(
 ): Promise<ConfigReport> {
   const options = parseOptions(request.options);
   return withVolume(request, ({ engine, volume }) => configureVolume(engine, volume, options));
+}
+
+/** What a volume is, its use and its mounts; see status.ts. */
+export async function statusOf(request: ToolRequest): Promise<VolumeStatus> {
+  return withVolume(request, ({ engine, volume }) => volumeStatus(engine, volume));
+}
+
+/**
+ * Removes a volume for good; see destroy.ts. `id` is that which `status` shows, so that nobody removes another one than was looked at. Throws `held`
+ * while it is mounted, or shows the datasets of a lake, `not-found`, `conflict`.
+ */
+export async function destroy(
+  request: ToolRequest & { readonly id: string },
+): Promise<{ readonly volume: string; readonly id: string }> {
+  const { id, progress } = request;
+  const { url, volume } = await findVolume(request.metaUrl, request.name).catch((error: unknown) => {
+    // What a removal left that was killed has no format any more.
+    if (isCode(error, 'not-found')) return splitMetaUrl(request.metaUrl, request.name);
+    throw error;
+  });
+  assertExists(url);
+  const engine = await openMeta(url, { kind: 'tool', detail: { volume } });
+  try {
+    await assertNoLake(engine, volume);
+    const removed = await destroyVolume({ engine, volume, id, openStore, ...(progress !== undefined && { progress }) });
+    if (removed) return { volume, id };
+    const text = `no volume '${volume}' has the id ${id}`;
+    throw new PenstockError('not-found', `${text}: penstock fs status shows the id of one that there is`);
+  } finally {
+    await engine.close();
+  }
+}
+
+async function assertNoLake(engine: MetaEngine, volume: string): Promise<void> {
+  for await (const listing of engine.buckets(new VolumeKeys(volume).listingsPrefix)) {
+    const text = `volume '${volume}' shows the datasets of a lake (${listing}), whose lander and compactor commit into it`;
+    throw new PenstockError('held', `${text}: it goes only with the lake, by removing the engine's database`);
+  }
 }
 
 /** Deletes what nothing refers to any more; see gc.ts. */
