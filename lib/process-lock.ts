@@ -58,7 +58,11 @@ export async function acquireProcessLock(
     release: () => {
       if (released) return;
       released = true;
-      rmSync(holderPath, { force: true });
+      try {
+        rmSync(holderPath, { force: true });
+      } catch {
+        // A disk that has failed is read-only by now: the text only explains, and what ended the holder must not be hidden by this.
+      }
       held.close();
     },
   };

@@ -9,8 +9,10 @@
  * Failure: a crash between the record and the rewriting leaves readings that are recorded as dropped; they may then be delivered after
  * all, never lost without a record. Rewriting needs room for what is kept; when it fails, it is planned again.
  */
+import type { PenstockError } from '../../lib/errors.ts';
 import { without } from '../seq-ranges.ts';
 import { ALARM_PRIORITY, FRAME_HEADER_BYTES, FRAME_READINGS } from './frame.ts';
+import type { PendingGroup } from './pending-group.ts';
 import type { Segment } from './recovery.ts';
 import { forEachReadingsFrame, rewriteSegment } from './segment-rewrite.ts';
 import type { SpoolState } from './spool-state.ts';
@@ -28,17 +30,38 @@ type Profile = readonly number[];
 
 export class DropPlanner {
   readonly #policy: DropPolicy;
+  readonly #fullError: () => PenstockError;
   readonly #profiles = new WeakMap<Segment, Profile>();
 
-  constructor(policy: DropPolicy) {
+  constructor(policy: DropPolicy, fullError: () => PenstockError) {
     this.#policy = policy;
+    this.#fullError = fullError;
+  }
+
+  /**
+   * Plans what of `sealed` (ascending) is given up so that a group fits whose readings are `excess` bytes too many, and records the ranges
+   * in it. Throws `full` when too little may be given up for them.
+   */
+  async makeRoom(
+    group: PendingGroup,
+    excess: number,
+    sealed: readonly Segment[],
+    state: SpoolState,
+  ): Promise<readonly Thinning[]> {
+    if (group.readings === 0 || excess <= 0) return [];
+    const plan = await this.#plan(sealed, excess, group.highestPriority());
+    if (plan === null) throw this.#fullError();
+    for (const thinning of plan) {
+      for (const [topic, first, last] of await droppedRanges(thinning, state)) group.drop(topic, first, last);
+    }
+    return plan;
   }
 
   /**
    * The thinnings that free `excess` bytes of `sealed` (ascending) for readings of at most `priority`, or null when nothing that may
    * be given up for them is left.
    */
-  async plan(sealed: readonly Segment[], excess: number, priority: number): Promise<readonly Thinning[] | null> {
+  async #plan(sealed: readonly Segment[], excess: number, priority: number): Promise<readonly Thinning[] | null> {
     const keepFrom = new Map<Segment, number>();
     let left = excess;
     // `dropOldest` makes no difference between the priorities below alarms: one round for all of them.
@@ -72,7 +95,7 @@ export class DropPlanner {
 }
 
 /** The undelivered sequences that a thinning gives up. */
-export async function droppedRanges(
+async function droppedRanges(
   { segment, keepFrom }: Thinning,
   state: SpoolState,
 ): Promise<[topicId: number, first: number, last: number][]> {

@@ -8,6 +8,10 @@
  *   missing between them is a gap that a reader sees by the sequences.
  * Failure
  * - A torn tail (an append that never ended) is cut.
+ * - The last group may be in the page cache only: of a process that was killed before its sync, or whose sync failed. After a failed sync Linux
+ *   takes the pages for clean: a further sync, even of the same bytes written again (ext4), succeeds and leaves them nowhere. So the last segment
+ *   is written anew as another file, and synced, before anything counts on it; where that fails, the spool does not open. On a full disk it
+ *   is synced in its place.
  * - A last group that is there by length but damaged is not taken, and a copy is set aside as `*.corrupt-<n>`. Whether it was
  *   acknowledged cannot be known, so `uncertain` asks for a new incarnation: a sequence given out again can then never be
  *   mistaken for the lost reading's repeat.
@@ -15,10 +19,11 @@
  */
 import { open, readdir, rename, rm, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
-import { fromSystemError } from '../../lib/errors.ts';
+import { fromSystemError, isCode } from '../../lib/errors.ts';
 import { syncDirectory } from '../../lib/durable-files.ts';
 import { freeCorruptName, keepEvidence } from '../set-aside.ts';
 import { FRAME_HEAD, FRAME_READINGS, FRAME_STATE, type StoredFrame } from './frame.ts';
+import { rewriteSegment } from './segment-rewrite.ts';
 import { scanSegment, type ScannedFrame } from './segment-scan.ts';
 import { parseDelta, parseHead, SpoolState, type SegmentHead } from './spool-state.ts';
 
@@ -182,20 +187,30 @@ async function replay(segment: Segment, state: SpoolState): Promise<{ uncertain:
   const heldIsWhole = held !== undefined && held.complete && !held.damaged;
   if (held !== undefined && heldIsWhole) applyGroup(held, state);
   const keep = held === undefined ? (damagedBefore ?? segment.bytes) : heldIsWhole ? held.end : held.start;
-  if (keep === segment.bytes) return { uncertain: false };
+  const isCut = keep < segment.bytes;
   // Without damage the group merely ends too early: the write was cut off between two frames.
   const torn = (held === undefined || heldIsWhole || !held.damaged) && (damagedBefore === undefined || tornTail);
   let aside: string | undefined;
-  if (!torn) {
+  if (isCut && !torn) {
     aside = await freeCorruptName(segment.path);
     await keepEvidence(segment.path, aside);
     for (const frame of [...(heldIsWhole ? [] : (held?.frames ?? [])), ...damagedFrames]) raise(frame, state);
   }
-  await truncate(segment.path, keep);
-  const cut = await open(segment.path, 'r+');
-  await cut.sync().finally(() => cut.close());
   segment.bytes = keep;
+  await secure(segment);
   return aside === undefined ? { uncertain: false } : { uncertain: true, aside };
+}
+
+/** Makes sure that the segment is on the disk as it was read, up to its `bytes`. */
+async function secure(segment: Segment): Promise<void> {
+  try {
+    await rewriteSegment(segment, () => true);
+  } catch (error) {
+    if (!isCode(error, 'full')) throw error;
+    await truncate(segment.path, segment.bytes);
+    const handle = await open(segment.path, 'r+');
+    await handle.sync().finally(() => handle.close());
+  }
 }
 
 function newGroup(first: ScannedFrame, damagedBefore: number | undefined): Group {

@@ -2,8 +2,8 @@
  * The one segment that is being written. It appears under its name only with its whole head in it; groups are appended behind.
  *
  * Invariants: a group that was refused leaves no bytes (the file is cut back to where it was).
- * Failure: after a failed sync nobody knows what is on the disk, so `write` throws `io` and the spool must not go on (reopening it
- * finds out). ENOSPC is an ordinary refusal, `full`.
+ * Failure: after a failed sync nobody knows what is on the disk, and a second sync would say yes without having written, so `write` throws
+ * SyncFailure and the spool must not go on; the next start writes the segment anew (recovery.ts). ENOSPC is an ordinary refusal, `full`.
  */
 import { open, rename, rm, type FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';

@@ -7,9 +7,9 @@
  * - One group is written at a time: while its sync runs, the next one collects (group commit). A group that is refused uses no
  *   sequence and leaves no byte.
  * - A segment is deleted only when every reading in it is durably acknowledged (in order, or as a range), or recorded as dropped.
- * Failure: see recovery.ts for what a start finds. After a failed sync the spool is `closed` with that cause: the process should end
- * and start again, which reads what the disk really has. On a full disk appends are refused; what
- * else was in the group is written by itself, if need be in the room of a reserve that readings never get (disk-reserve.ts).
+ * Failure: see recovery.ts for what a start finds. After a failed sync nothing is written any more: the process should end and start again,
+ * which brings the disk to what it reads. On a full disk appends are refused; what else was in the group is written by itself, if need be
+ * in the room of a reserve that readings never get (disk-reserve.ts).
  * Limits: `maxBytes` of segments (at least 1 MiB); PENDING_BYTES_MAX of memory for the group that collects; a reading has at most
  * READING_BYTES_MAX.
  */
@@ -18,7 +18,7 @@ import { systemClock, type Clock } from '../../lib/clock.ts';
 import { describeError, PenstockError } from '../../lib/errors.ts';
 import { acquireProcessLock, type ProcessLock } from '../../lib/process-lock.ts';
 import { DiskReserve } from './disk-reserve.ts';
-import { DropPlanner, droppedRanges, type DropPolicy, type Thinning } from './dropping.ts';
+import { DropPlanner, type DropPolicy } from './dropping.ts';
 import { makeDirectory } from '../../lib/durable-files.ts';
 import { isSurelyFine, refusal, type NewReading } from './frame.ts';
 import { loadIdentity, machineFingerprint, renewIdentity, type Identity } from './identity.ts';
@@ -121,7 +121,8 @@ export class Spool implements SpoolReader {
     this.room = new Room(options);
     this.#segmentBytes = segmentBytesFor(options.maxBytes, options.segmentBytes);
     this.#lock = lock;
-    this.#planner = options.whenFull === 'reject' ? undefined : new DropPlanner(options.whenFull);
+    this.#planner =
+      options.whenFull === 'reject' ? undefined : new DropPlanner(options.whenFull, () => this.room.fullError());
     this.#state = state;
     this.#segments = new StoredSegments(options.dir, state, sealed, writer.segment);
     this.#writer = writer;
@@ -345,7 +346,8 @@ export class Spool implements SpoolReader {
   }
 
   async #commit(group: PendingGroup): Promise<void> {
-    const thinnings = await this.#makeRoom(group);
+    const excess = this.#segments.bytes + group.bytes - this.#options.maxBytes;
+    const thinnings = (await this.#planner?.makeRoom(group, excess, this.#segments.sealed, this.#state)) ?? [];
     if (group.readings > 0) await this.#reserve.require();
     const isFull = this.#writer.segment.bytes + group.bytes > this.#segmentBytes && this.#writer.hasData;
     const newTopics = group.topics().filter((topic) => !this.#headTopics.has(topic));
@@ -431,18 +433,6 @@ export class Spool implements SpoolReader {
   /** Deletes the sealed segments that nobody needs any more. */
   async removeDelivered(): Promise<void> {
     if (await this.#segments.removeDelivered()) this.#forRoom.wake();
-  }
-
-  /** Under a dropping policy: plans what is given up for this group, which records the ranges. */
-  async #makeRoom(group: PendingGroup): Promise<readonly Thinning[]> {
-    const excess = this.#segments.bytes + group.bytes - this.#options.maxBytes;
-    if (this.#planner === undefined || group.readings === 0 || excess <= 0) return [];
-    const plan = await this.#planner.plan(this.#segments.sealed, excess, group.highestPriority());
-    if (plan === null) throw this.room.fullError();
-    for (const thinning of plan) {
-      for (const [topic, first, last] of await droppedRanges(thinning, this.#state)) group.drop(topic, first, last);
-    }
-    return plan;
   }
 }
 

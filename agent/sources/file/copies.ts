@@ -12,6 +12,7 @@ import { compressionIn, matchContent } from './gzip-content.ts';
 import {
   bytesAt,
   fits,
+  isSameFile,
   markOf,
   MARK_BYTES,
   openFile,
@@ -78,7 +79,7 @@ export async function* findCopies(
         else {
           const head = await bytesAt(handle, 0, MARK_BYTES);
           if (compressionIn(head) === 'gzip') compressed.push(file);
-          else found = await sought.in(handle, head);
+          else found = await sought.in(handle, head, file.stats.inode);
         }
       } finally {
         if (found === undefined) await handle.close();
@@ -128,14 +129,15 @@ class Sought {
     else this.#byHead.set(key, others);
   }
 
-  /** Of the positions in a file that begins with `head`, the furthest. */
-  async in(handle: FileHandle, head: Buffer): Promise<Lost | undefined> {
+  /** Of the positions in a file that begins with `head`, the furthest. One of a file whose inode this one got may be in the same content by chance. */
+  async in(handle: FileHandle, head: Buffer, inode: string): Promise<Lost | undefined> {
     const candidates: Lost[] = [];
     for (const length of this.#headLengths) {
       if (length <= head.length) candidates.push(...(this.#byHead.get(keyOf(markOf(head.subarray(0, length)))) ?? []));
     }
     for (const candidate of candidates.sort((a, b) => b.position.offset - a.position.offset)) {
-      if (await fits(handle, candidate.position)) return candidate;
+      const isOfInode = candidate.key.endsWith(inode);
+      if (await (isOfInode ? isSameFile : fits)(handle, candidate.position)) return candidate;
     }
     return undefined;
   }

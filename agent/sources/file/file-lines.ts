@@ -145,8 +145,10 @@ export class FileLines {
       if (reason !== null) rejected.push({ reason, position: `${this.path}@${line.start}`, input: line.bytes });
       else if (!isRejected(result)) readings.push(result);
     }
+    const { born } = this.#position;
     const position: FilePosition = {
       path: this.path,
+      ...(born !== undefined && { born }),
       ...this.#marks.end(offset),
       skipping: isSkipping,
       columns: this.#columns === null ? null : [...this.#columns],

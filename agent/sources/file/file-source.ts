@@ -30,7 +30,16 @@ import { compressionOf, contentEnd, endOf, matchContent, type ContentEnd, type M
 import type { LineJoiner } from './line-joiner.ts';
 import { LostFiles } from './lost-files.ts';
 import { isReplaced, StoredPositions } from './stored-positions.ts';
-import { BEGINNING, bytesAt, fits, openFile, statFile, type FilePosition, type FileStats } from './tailed-file.ts';
+import {
+  BEGINNING,
+  bornOf,
+  bytesAt,
+  isSameFile,
+  openFile,
+  statFile,
+  type FilePosition,
+  type FileStats,
+} from './tailed-file.ts';
 
 const ROTATED_WAIT_MS = 5000;
 /** A compressor writes all the time; one that pauses longer only makes the file come in two parts. */
@@ -219,7 +228,7 @@ class FileFollower {
     const { inode, size } = stats;
     const remembered = this.#positions.get(inode);
     if (remembered !== undefined) {
-      if (await fits(handle, remembered)) return { ...remembered, path };
+      if (await isSameFile(handle, remembered)) return { ...remembered, path };
       await this.#lost.addReplaced(inode, remembered);
       return { ...BEGINNING, path };
     }
@@ -232,7 +241,7 @@ class FileFollower {
     // In the middle of a line, its end is skipped too.
     const skipping = (await bytesAt(handle, size - 1, 1))[0] !== LF;
     const marks = await Marks.at(handle, size);
-    const position = { ...BEGINNING, ...marks.end(size), path, skipping };
+    const position = { ...BEGINNING, ...(await bornOf(handle)), ...marks.end(size), path, skipping };
     // Stored at once: what is written while the agent is down is new.
     await this.#positions.store(inode, position);
     return position;
@@ -316,7 +325,7 @@ class FileFollower {
     const context = { key, config: this.#config, output: this.#output, joiner: this.#makeJoiner() };
     const file = isCompressed
       ? new CompressedFile(inode, context, handle, position)
-      : await FollowedFile.at(inode, context, handle, position, this.#chunkBytes);
+      : await FollowedFile.at(inode, context, handle, { ...position, ...(await bornOf(handle)) }, this.#chunkBytes);
     this.#files.set(inode, file);
     this.#positions.take(inode);
     this.#copies.delete(inode);

@@ -14,7 +14,7 @@ import type { SourceOutput } from '../source.ts';
 import { filesIn, findCopies, type FoundFile, type Lost } from './copies.ts';
 import { compressionOf, matchContent } from './gzip-content.ts';
 import { isReplaced, type StoredPositions } from './stored-positions.ts';
-import { fits, openFile, type FilePosition } from './tailed-file.ts';
+import { bornOf, isSameFile, openFile, type FilePosition } from './tailed-file.ts';
 
 /** At a folder in which more and more files appear. */
 const LOOKS_MAX = 4;
@@ -69,7 +69,7 @@ export class LostFiles {
     const handle = position === undefined ? null : await openFile(path, inode);
     if (position === undefined || handle === null) return;
     try {
-      const isOther = (await compressionOf(handle)) === null && !(await fits(handle, position));
+      const isOther = (await compressionOf(handle)) === null && !(await isSameFile(handle, position));
       if (isOther) await this.addReplaced(inode, position);
     } finally {
       await handle.close();
@@ -131,7 +131,7 @@ export class LostFiles {
       signal,
       onRefused,
     )) {
-      const position = { ...lost.position, path: file.path };
+      const position = { ...lost.position, ...(await bornOf(handle)), path: file.path };
       await positions.store(file.stats.inode, position, lost.key);
       sought.delete(lost.key);
       await this.#host.follow(handle, file.stats.inode, position, isCompressed);
@@ -152,7 +152,7 @@ export class LostFiles {
     const isCompressed = (await compressionOf(handle)) === 'gzip';
     const isIt = isCompressed
       ? (await matchContent(handle, [[stats.inode, position]], this.#host.signal)).key !== null
-      : await fits(handle, position);
+      : await isSameFile(handle, position);
     if (isIt && (isCompressed || stats.size !== position.offset)) {
       await this.#host.follow(handle, stats.inode, { ...position, path }, isCompressed);
     } else await handle.close();

@@ -1,11 +1,12 @@
 /**
  * One file that is followed: which file it is, whatever name it has at the moment, and how far it is read.
  *
- * A file is recognised by device, inode and *marks*: checksums of its first bytes and of the bytes before the position. Inodes
- * are used again and files are truncated; a file whose marks do not fit is another one. A copy that copytruncate made has another
- * inode and the same marks, and so has a file that was compressed: offsets and marks are always those of the content.
+ * A file is recognised by device, inode, when it was made, and *marks*: checksums of its first bytes and of the bytes before the position.
+ * Inodes are used again and files are truncated; a file that was made at another time, or whose marks do not fit, is another one. A copy that
+ * copytruncate made has another inode and the same marks, and so has a file that was compressed: offsets and marks are always those of the content.
  *
- * Limits: a mark covers MARK_BYTES; a file that was rewritten so that both marks and the length fit is taken for the same file.
+ * Limits: a mark covers MARK_BYTES; a file that was rewritten in its place so that both marks and the length fit is taken for the same one, and so is,
+ * where the file system does not say when a file was made (FUSE, NFS before 4.2), one that got the inode of another.
  */
 import { crc32c } from '@node-rs/crc32';
 import { open, stat, type FileHandle } from 'node:fs/promises';
@@ -18,6 +19,8 @@ export const MARK_BYTES = 256;
 const markSchema = z.strictObject({ bytes: z.int().nonnegative(), crc: z.int().nonnegative() });
 const positionSchema = z.strictObject({
   path: z.string(),
+  /** When the file was made, nanoseconds since the epoch by the clock of then; left out where nobody says. */
+  born: z.string().exactOptional(),
   offset: z.int().nonnegative(),
   /** In the middle of an overlong line. */
   skipping: z.boolean(),
@@ -84,7 +87,33 @@ export async function openFile(path: string, inode: string): Promise<FileHandle 
   return null;
 }
 
-/** Whether `position` was taken in this file: it is long enough and both marks fit. */
+/** Whether a file is the one, of the same inode, in which `position` was taken: not one that was made since, and `fits`. */
+export async function isSameFile(handle: FileHandle, position: FilePosition): Promise<boolean> {
+  const { born } = await bornOf(handle);
+  const wasMadeSince = born !== undefined && position.born !== undefined && born !== position.born;
+  return !wasMadeSince && fits(handle, position);
+}
+
+/** When a file was made, for its position. */
+export async function bornOf(handle: FileHandle): Promise<Pick<FilePosition, 'born'>> {
+  const { birthtimeNs } = await handle.stat({ bigint: true });
+  return birthtimeNs > 0n && (await tellsBirth()) ? { born: String(birthtimeNs) } : {};
+}
+
+let birthIsTold: Promise<boolean> | undefined;
+/**
+ * Where statx(2) is not allowed (old container runtimes), libuv gives the time of the last change instead, for every file. Node's own one was
+ * made before its bytes and permissions were complete, so there the two differ.
+ */
+function tellsBirth(): Promise<boolean> {
+  birthIsTold ??= stat(process.execPath, { bigint: true }).then(
+    ({ birthtimeNs, ctimeNs }) => birthtimeNs !== ctimeNs,
+    () => false,
+  );
+  return birthIsTold;
+}
+
+/** Whether `position` was taken in this content: it is long enough and both marks fit. */
 export async function fits(handle: FileHandle, { offset, head, tail }: MarkedOffset): Promise<boolean> {
   return (
     (await handle.stat()).size >= offset &&

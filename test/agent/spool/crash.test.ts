@@ -1,10 +1,20 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { appendFileSync, readdirSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  appendFileSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect, onTestFinished, test } from 'vitest';
 import { openSpool } from '../../../agent/spool/spool.ts';
+import { isRoot, memoryFolder } from '../../support/loop-disk.ts';
 import { tempDir } from '../../support/temp.ts';
 import { contentOf, readAll, readingOf, spoolIn } from './support.ts';
 import { HANG_MS } from '../../support/hang.ts';
@@ -60,6 +70,9 @@ test('after kill -9, again and again, everything acknowledged is there exactly o
   expect(setAsideIn(dir)).toEqual([]);
 });
 
+/** For many spools: each start syncs several files. */
+const quickDir = (): string => (isRoot ? memoryFolder('64m') : tempDir());
+
 /** A closed spool with a few groups in one data segment; the values of topic `t`. */
 async function smallSpool(dir: string): Promise<string[]> {
   const spool = await openSpool({ dir, agent: 'a', maxBytes: 1e9, whenFull: 'reject', machine: 'm' });
@@ -74,13 +87,14 @@ async function smallSpool(dir: string): Promise<string[]> {
 
 test('a tail that was torn anywhere is cut, without a gap, and the checkpoint fits the readings', async () => {
   const dir = tempDir();
+  const copies = quickDir();
   const values = await smallSpool(dir);
   const [segment = ''] = segmentsIn(dir);
   const whole = readFileSync(segment);
   const headEnd = 40 + whole.readUInt32LE(4);
   for (let cut = headEnd; cut < whole.length; cut += 3) {
     for (const path of segmentsIn(dir)) truncateSync(path, 0);
-    const copy = tempDir();
+    const copy = mkdtempSync(join(copies, 'copy-'));
     writeFileSync(join(copy, segment.slice(dir.length + 1)), whole.subarray(0, cut));
     writeFileSync(join(copy, 'identity.json'), readFileSync(join(dir, 'identity.json')));
     const spool = await openSpool({ dir: copy, agent: 'a', maxBytes: 1e9, whenFull: 'reject', machine: 'm' });
@@ -92,6 +106,7 @@ test('a tail that was torn anywhere is cut, without a gap, and the checkpoint fi
     await spool.append([readingOf('next')]);
     expect(contentOf(await readAll(spool))).toEqual([...content, 'next']);
     await spool.close();
+    rmSync(copy, { recursive: true });
   }
 });
 
@@ -106,6 +121,7 @@ test('zeros behind the last group, as some file systems leave them after a power
 
 test('no flipped bit, anywhere in a small spool, ever yields a wrong reading or a sequence given out twice', async () => {
   const dir = tempDir();
+  const copies = quickDir();
   const values = await smallSpool(dir);
   const [segment = ''] = segmentsIn(dir);
   const name = segment.slice(dir.length + 1);
@@ -117,7 +133,7 @@ test('no flipped bit, anywhere in a small spool, ever yields a wrong reading or 
   for (let at = 0; at < whole.length; at += 1) {
     const bytes = Buffer.from(whole);
     bytes.writeUInt8(bytes.readUInt8(at) ^ (1 << (at % 8)), at);
-    const copy = tempDir();
+    const copy = mkdtempSync(join(copies, 'copy-'));
     writeFileSync(join(copy, name), bytes);
     writeFileSync(join(copy, 'identity.json'), identity);
     const spool = await openSpool({ dir: copy, agent: 'a', maxBytes: 1e9, whenFull: 'reject', machine: 'm' });
@@ -137,6 +153,7 @@ test('no flipped bit, anywhere in a small spool, ever yields a wrong reading or 
       if (last?.kind === 'reading' && last.seq <= 4n) expect(last.incarnation).not.toBe(incarnation);
     }
     await spool.close();
+    rmSync(copy, { recursive: true });
   }
   expect(withLoss).toBeGreaterThan(whole.length / 2);
 });

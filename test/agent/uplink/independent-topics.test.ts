@@ -123,6 +123,22 @@ test('what is left of refused topics alone does not hold up the end of the agent
   await uplink.close();
 });
 
+test('a question to the log that the end of the uplink breaks off is no problem of the log', async () => {
+  const directory = tempDir();
+  const log = await openFileLogAt(join(directory, 'log'), { segmentBytes: 1 << 20, clock: systemClock });
+  onTestFinished(() => log.close());
+  const { picky, relent } = pickyLog(log);
+  const spool = await spoolIn(join(directory, 'spool'));
+  const uplink = await startUplink(picky, spool, directory);
+  await spool.append([readingOf('x', 'silent')]);
+  await expect.poll(() => uplink.status().lag).toBe(1n);
+  await uplink.close();
+  // The answer comes when nobody waits for it any more.
+  relent();
+  await expect.poll(async () => (await log.topic('silent'))?.name).toBe('silent');
+  expect(uplink.status()).toMatchObject({ lag: 1n, lastError: null, linkProblem: null, heldUp: [] });
+});
+
 describe.skipIf(missing('kafka'))('on Kafka', () => {
   test('a name that the broker forbids and a topic that refuses the time of records hold up no other', async () => {
     const broker = await KafkaBroker.start();

@@ -1,0 +1,65 @@
+/**
+ * A disk of its own for a test: ext4 in a file, behind a loop device. What the file holds is what a power cut would leave, so a copy of it that
+ * is mounted is the machine after one. Needs root.
+ */
+import { closeSync, copyFileSync, fsyncSync, mkdirSync, openSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { dirname, join } from 'node:path';
+import { onTestFinished } from 'vitest';
+import { HANG_MS } from './hang.ts';
+import { tempDir } from './temp.ts';
+
+export const isRoot = process.platform === 'linux' && process.getuid?.() === 0;
+
+function run(command: string, ...args: readonly string[]): void {
+  const { status, stderr } = spawnSync(command, args, { timeout: HANG_MS, encoding: 'utf8' });
+  if (status !== 0) throw new Error(`${command} ${args.join(' ')}: ${stderr}`);
+}
+
+export class LoopDisk {
+  readonly mountpoint: string;
+  readonly #image: string;
+
+  private constructor(image: string) {
+    this.#image = image;
+    this.mountpoint = join(dirname(image), 'disk');
+    mkdirSync(this.mountpoint);
+    run('mount', '-o', 'loop', image, this.mountpoint);
+    onTestFinished(() => void spawnSync('umount', ['-l', this.mountpoint], { timeout: HANG_MS }));
+  }
+
+  /** Its blocks lie in `folder`, which may itself be too small for them. */
+  static make(folder: string): LoopDisk {
+    const image = join(folder, 'image');
+    writeFileSync(image, '');
+    truncateSync(image, 48 * 2 ** 20);
+    run('mkfs.ext4', '-q', '-F', '-b', '1024', '-J', 'size=1', '-N', '64', image);
+    return new LoopDisk(image);
+  }
+
+  /** Goes round its journal once, so that the journal has all its blocks: what may fail from here on are those of files. */
+  fillJournal(): void {
+    const path = join(this.mountpoint, 'turn');
+    for (let turn = 0; turn < 500; turn += 1) {
+      const fd = openSync(path, 'w');
+      fsyncSync(fd);
+      closeSync(fd);
+      rmSync(path);
+    }
+  }
+
+  /** The disk as the machine would find it if the power were cut now. */
+  afterPowerCut(): LoopDisk {
+    const image = join(tempDir('loop'), 'image');
+    copyFileSync(this.#image, image);
+    return new LoopDisk(image);
+  }
+}
+
+/** A folder in memory that holds so many bytes. */
+export function memoryFolder(size: string): string {
+  const folder = tempDir('tmpfs');
+  run('mount', '-t', 'tmpfs', '-o', `size=${size}`, 'tmpfs', folder);
+  onTestFinished(() => void spawnSync('umount', ['-l', folder], { timeout: HANG_MS }));
+  return folder;
+}
