@@ -9,6 +9,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { planGroups } from '../compactor/compact/plan.ts';
+import { limitsOf } from '../compactor/compact/selection.ts';
 import { parseConfig } from '../lib/config/load.ts';
 import { pipelineSchema } from '../lib/config/pipeline.ts';
 import { openLake } from '../lib/lake/ports.ts';
@@ -94,7 +95,14 @@ async function plan(dir: string): Promise<void> {
   const cpu = process.cpuUsage();
   const table = await loadTable(ports.lake, DATASET);
   if (table === null) throw new Error('no table');
-  const groups = await planGroups(table, { targetBytes: 512_000_000, endedBeforeMs: Infinity });
+  const pipeline = config(dir);
+  const dataset = pipeline.datasets.find(({ name }) => name === DATASET);
+  if (dataset === undefined) throw new Error('no dataset');
+  const groups = await planGroups(table, {
+    dataset,
+    limits: limitsOf(pipeline, dataset),
+    endedBeforeMs: Infinity,
+  });
   const seconds = (performance.now() - started) / 1000;
   const used = process.cpuUsage(cpu);
   const planned = groups.reduce((sum, group) => sum + group.files.length, 0);

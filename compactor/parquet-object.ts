@@ -96,6 +96,13 @@ export function parquetName(stem: string, fingerprint: string): string {
   return `${stem}-${fingerprint}-${randomBytes(4).toString('hex')}.parquet`;
 }
 
+/** In the names of what a compaction wrote, also when an erasure rewrote it since: it has no reading twice, nor one of another such file. */
+export const COMPACTED = 'compacted';
+const COMPACTED_NAME = new RegExp(`\\d{2}-${COMPACTED}-[^/]*$`);
+
+export const isCompacted = (location: string): boolean =>
+  COMPACTED_NAME.test(location) && fingerprintInName(location) !== null;
+
 /** The fingerprint that a name of ours carries; null for names of other writers. */
 export function fingerprintInName(location: string): string | null {
   return FINGERPRINT_IN_NAME.exec(location)?.[1] ?? null;

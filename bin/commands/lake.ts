@@ -16,6 +16,8 @@ interface CompactOptions extends PipelineOptions {
   readonly shard?: { readonly index: number; readonly count: number };
   readonly dryRun?: true;
   readonly ignoreLag?: true;
+  readonly rewriteAll?: true;
+  readonly files?: true;
 }
 
 interface CostOptions extends PipelineOptions {
@@ -91,19 +93,27 @@ export function addLakeCommands(program: Command): void {
     .option('--hour <hour>', 'only this hour, UTC, as 2026-01-31T07', parseHour)
     .option('--shard <i/n>', 'only the groups of this shard, counted from 0', parseShard)
     .option('--dry-run', 'print what would be done')
+    .addOption(
+      new Option('--files', 'a dry run that prints each file of the hours, and why it is rewritten or not').implies({
+        dryRun: true,
+      }),
+    )
     .option('--ignore-lag', 'also the hours that are not over')
+    .option('--rewrite-all', 'every file, also those that need nothing: after a change of sort or dedup')
     .addOption(jsonOption())
     .action(async (options: CompactOptions) => {
       const signal = untilSignal();
       const { config, baseDir } = await loadPipeline(options);
       const { compact } = await import('../../compactor/main.ts');
       const told = new Set<string>();
-      const { summary, plan, problems, notes } = await compact(config, baseDir, {
+      const { summary, plan, choices, problems, notes } = await compact(config, baseDir, {
         ...(options.dataset === undefined ? {} : { dataset: options.dataset }),
         ...(options.hour === undefined ? {} : { hour: options.hour }),
         ...(options.shard === undefined ? {} : { shard: options.shard }),
         dryRun: options.dryRun === true,
         ignoreLag: options.ignoreLag === true,
+        rewriteAll: options.rewriteAll === true,
+        explain: options.files === true,
         signal,
         onStatus: (status) => {
           reportToParent(status);
@@ -114,7 +124,7 @@ export function addLakeCommands(program: Command): void {
       });
       if (options.dryRun === true) {
         printTable(
-          plan.map((group) => ({ ...group })),
+          (options.files === true ? choices : plan).map((line) => ({ ...line })),
           options.json,
         );
         process.stderr.write(`penstock: ${planLine(plan)}\n`);

@@ -1,13 +1,14 @@
 /**
- * Compacts one group: the files of an hour become few, sorted, de-duplicated ones, in one commit.
+ * Compacts one group: files of an hour become few, sorted, de-duplicated ones, in one commit. What is in a file that stays as it is goes
+ * into no new one.
  *
  * Invariants
  * - in = out + duplicates + deleted, with `in` and `out` from the files' own footers, before anything is committed.
  * - What was written is read back: the rows have the values of those that were read (a sum of hashes), before anything is committed.
  * - Rows that other writers deleted (row-level deletes) go into no new file; deletes that come while the group is being compacted make
  *   the commit fail, or apply to the new files (lib/table/settle-deletes.ts).
- * - The commit removes exactly the files that were read: a file that came meanwhile stays and waits for the next run, a file that
- *   went meanwhile makes the commit fail.
+ * - The commit removes exactly the files that were rewritten: a file that came meanwhile stays and waits for the next run, a file that
+ *   went meanwhile makes the commit fail, also one that was only compared with: its rows were left out because they are there.
  * Failure: killed anywhere before the commit, the table is untouched; objects that were uploaded are orphans. After it, done.
  */
 import assert from 'node:assert';
@@ -23,9 +24,19 @@ import { dataFileKey } from '../../lib/table/keys.ts';
 import { loadTable, type Rewritten, type TableState } from '../../lib/table/table.ts';
 import { addToCounters } from '../../lib/lake/counters.ts';
 import { leaveOutDeleted } from '../../lib/lake/row-deletes.ts';
+import { FILE } from '../../lib/lake/sql-types.ts';
+import type { RowDeletes } from '../../lib/table/row-deletes.ts';
 import type { CostMeter } from '../cost/cost.ts';
 import { watchClock } from '../steady-clock.ts';
-import { describeDataFile, fileFingerprint, fileNameOf, hourFolder, hourName, parquetName } from '../parquet-object.ts';
+import {
+  COMPACTED,
+  describeDataFile,
+  fileFingerprint,
+  fileNameOf,
+  hourFolder,
+  hourName,
+  parquetName,
+} from '../parquet-object.ts';
 import { CompactionTraces } from './compaction-traces.ts';
 import { expectContent, LEFT_OUT_TABLE } from './content.ts';
 import {
@@ -79,8 +90,9 @@ export async function compactGroup(context: GroupContext, group: Group, lease: G
   // No two files of a worker ever have the same path: what it may have kept of the first is never taken for the second.
   const workDir = await mkdtemp(join(scratchDir, 'group-'));
   try {
-    const inputs = await fetchInputs(meter, worker, group, workDir, signal);
-    const paths = inputs.files.map(({ path }) => path);
+    const inputs = await fetchInputs(meter, worker, [...group.files, ...group.compared], workDir, signal);
+    const compared = new Set(group.compared.map(({ location }) => location));
+    const paths = inputs.files.filter(({ location }) => !compared.has(location)).map(({ path }) => path);
     const { spans } = context;
     const traces = spans == null ? null : await CompactionTraces.of(spans, meter.lake.clock, group, worker, paths);
     const result = await mergeReadable({ ...context, scratchDir: workDir }, group, lease, table, inputs);
@@ -98,18 +110,30 @@ async function mergeReadable(
   group: Group,
   lease: GroupLease,
   table: TableState,
-  { files, damaged }: GroupInputs,
+  { files: readable, damaged }: GroupInputs,
 ): Promise<GroupResult> {
+  const compared = new Set(group.compared.map(({ location }) => location));
+  const sources = (files: readonly LocalFile[]): Sources => ({
+    files: files.filter(({ location }) => !compared.has(location)),
+    compared: files.filter(({ location }) => compared.has(location)),
+  });
   try {
-    return { ...(await merge(context, group, lease, table, files)), damaged };
+    return { ...(await merge(context, group, lease, table, sources(readable))), damaged };
   } catch (error) {
     if (!isCode(error, 'corrupt')) throw error;
-    const undecodable = await findUndecodable(context.worker, files, table.schema);
+    const undecodable = await findUndecodable(context.worker, readable, table.schema);
     if (undecodable.size === 0) throw error;
-    const readable = files.filter((file) => !undecodable.has(file));
-    const merged = await merge(context, group, lease, table, readable);
+    const decodable = readable.filter((file) => !undecodable.has(file));
+    const merged = await merge(context, group, lease, table, sources(decodable));
     return { ...merged, damaged: [...damaged, ...undecodable.values()] };
   }
+}
+
+interface Sources {
+  /** Become new files. */
+  readonly files: readonly LocalFile[];
+  /** Stay. */
+  readonly compared: readonly LocalFile[];
 }
 
 async function merge(
@@ -117,28 +141,31 @@ async function merge(
   group: Group,
   lease: GroupLease,
   table: TableState,
-  files: readonly LocalFile[],
+  sources: Sources,
 ): Promise<Omit<GroupResult, 'damaged'>> {
-  const { worker, signal, scratchDir, meter } = context;
-  const deletes = (await table.rowDeletes({ hour: group.hour })).ofAll(files);
-  const isWorthIt = files.length > 1 || files.some((file) => !file.isSorted) || deletes.length > 0;
-  if (!isWorthIt) return { in: 0, out: 0, duplicates: 0, deleted: 0, filesBefore: 0, filesAfter: 0 };
+  const { worker, signal } = context;
+  const { files, compared } = sources;
+  const rowDeletes = await table.rowDeletes({ hour: group.hour });
+  const applied = rowDeletes.ofAll(files);
+  const isWorthIt =
+    files.length === group.files.length ||
+    files.length > 1 ||
+    files.some((file) => !file.isSorted) ||
+    applied.length > 0;
+  if (files.length === 0 || !isWorthIt) {
+    return { in: 0, out: 0, duplicates: 0, deleted: 0, filesBefore: 0, filesAfter: 0 };
+  }
   const query: GroupQuery = {
     paths: files.map((file) => file.path),
+    compared: compared.map((file) => file.path),
     schema: table.schema,
     dataset: context.dataset,
     order: sortOrderOf(table.metadata, table.schema, context.dataset.sort),
   };
   const rowsIn = files.reduce((sum, file) => sum + file.rows, 0);
-  const local = await fetchDeletes(meter, deletes, scratchDir, signal);
-  const deleted = await leaveOutDeleted(worker, {
-    table: LEFT_OUT_TABLE,
-    files,
-    deletes,
-    metadata: table.metadata,
-    pathOf: (file) => local.get(file) ?? '',
-  });
-  const duplicates = await findDuplicates(worker, query, deleted);
+  const deleted = await leaveOutDeletedRows(context, table, sources, rowDeletes);
+  const hasDeletes = rowDeletes.ofAll([...files, ...compared]).length > 0;
+  const duplicates = await findDuplicates(worker, query, hasDeletes, deleted);
   const leftOut = duplicates + deleted;
   const paths = leftOut === rowsIn ? [] : await writeSorted(context, group, query, files, leftOut > 0);
   signal.throwIfAborted();
@@ -152,19 +179,52 @@ async function merge(
   );
   const rewrite = {
     sequenceNumber: table.currentSnapshot?.['sequence-number'] ?? 0n,
-    appliedDeletes: new Set(deletes.map(({ location }) => location)),
+    appliedDeletes: new Set(applied.map(({ location }) => location)),
   };
   const left = { duplicates, deleted };
-  await commitGroup(context, group, lease, { files, outputs, rewrite, left, assertSteady });
+  await commitGroup(context, group, lease, { ...sources, outputs, rewrite, left, assertSteady });
   return { in: rowsIn, out: rowsOut, ...left, filesBefore: files.length, filesAfter: outputs.length };
 }
 
-async function findDuplicates(worker: SqlWorker, query: GroupQuery, deleted: number): Promise<number> {
-  const statements = duplicateStatements(query, deleted > 0);
+/** Returns how many rows of `files` that are. A row that was deleted from a compared file makes no repeat. */
+async function leaveOutDeletedRows(
+  { meter, worker, scratchDir, signal }: GroupContext,
+  table: TableState,
+  { files, compared }: Sources,
+  rowDeletes: RowDeletes,
+): Promise<number> {
+  // What cannot be applied holds up the files that it is about, and is for those that stay somebody else's to mend.
+  const applied = rowDeletes.ofAll(files);
+  const more = rowDeletes.ofAll(compared).filter((file) => file.problem === null && !applied.includes(file));
+  const deletes = [...applied, ...more];
+  const local = await fetchDeletes(meter, deletes, scratchDir, signal);
+  await leaveOutDeleted(worker, {
+    table: LEFT_OUT_TABLE,
+    files: [...files, ...compared],
+    deletes,
+    metadata: table.metadata,
+    pathOf: (file) => local.get(file) ?? '',
+  });
+  return countLeftOut(worker, files.length);
+}
+
+/** Of the first so many files. */
+async function countLeftOut(worker: SqlWorker, files: number): Promise<number> {
+  const [row] = await worker.query(`SELECT count(*) AS n FROM ${LEFT_OUT_TABLE} WHERE ${FILE} < ${files}`);
+  return Number(row?.['n']);
+}
+
+/** `deleted`: how many rows of `query.paths` are left out already. */
+async function findDuplicates(
+  worker: SqlWorker,
+  query: GroupQuery,
+  hasDeletes: boolean,
+  deleted: number,
+): Promise<number> {
+  const statements = duplicateStatements(query, hasDeletes);
   for (const statement of statements) await worker.run(statement);
   if (statements.length === 0) return 0;
-  const [row] = await worker.query(`SELECT count(*) AS n FROM ${LEFT_OUT_TABLE}`);
-  return Number(row?.['n']) - deleted;
+  return (await countLeftOut(worker, query.paths.length)) - deleted;
 }
 
 /** The paths of the files written, in the order of their rows. */
@@ -203,7 +263,7 @@ async function upload(
 ): Promise<Output> {
   const { meter, worker, signal } = context;
   const { hash, bytes } = await fileFingerprint(path, signal);
-  const name = parquetName(`${hourName(group.hour)}-compacted-${index}`, hash);
+  const name = parquetName(`${hourName(group.hour)}-${COMPACTED}-${index}`, hash);
   const key = dataFileKey(group.dataset, `${hourFolder(group.hour)}/${name}`);
   const sortOrderId = table.metadata['default-sort-order-id'];
   const dataFile = await describeDataFile(worker, path, {
@@ -218,8 +278,7 @@ async function upload(
   return { key, name, dataFile };
 }
 
-interface Compacted {
-  readonly files: readonly LocalFile[];
+interface Compacted extends Sources {
   readonly outputs: readonly Output[];
   readonly rewrite: Rewritten;
   readonly left: { readonly duplicates: number; readonly deleted: number };
@@ -230,7 +289,7 @@ async function commitGroup(
   context: GroupContext,
   group: Group,
   lease: GroupLease,
-  { files, outputs, rewrite, left, assertSteady }: Compacted,
+  { files, compared, outputs, rewrite, left, assertSteady }: Compacted,
 ): Promise<void> {
   const { lake } = context.meter;
   const held = await lease.release();
@@ -257,6 +316,7 @@ async function commitGroup(
         add,
         remove,
         removeHours: [group.hour],
+        require: compared.map((file) => file.location),
         rewrite,
         summary: { 'penstock.duplicates': String(left.duplicates), 'penstock.deleted': String(left.deleted) },
       },

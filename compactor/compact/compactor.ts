@@ -18,11 +18,12 @@ import { type LakeContext, loadTable } from '../../lib/table/table.ts';
 import type { SpanSink } from '../../lib/tracing/span.ts';
 import { CostMeter, writeCost } from '../cost/cost.ts';
 import { selectDatasets } from '../../lib/config/dataset-selection.ts';
-import { hourName } from '../parquet-object.ts';
+import { fileNameOf, hourName } from '../parquet-object.ts';
 import { compactGroup, type GroupContext, type GroupResult } from './compact-group.ts';
 import { expectation, measuredRates, type PlannedGroup, type Rates } from './expectation.ts';
 import { GroupLease } from './lease.ts';
 import { type Group, planGroups, type Shard } from './plan.ts';
+import { limitsOf, type Verdict } from './selection.ts';
 import { dropExpired, firstKeptHour } from './retention.ts';
 import { removeReplaced } from './retire.ts';
 
@@ -55,10 +56,22 @@ export interface CompactSummary {
 export interface CompactResult {
   readonly summary: CompactSummary;
   readonly plan: readonly PlannedGroup[];
+  /** Only with `explain`. */
+  readonly choices: readonly PlannedFile[];
   /** What could not be compacted, by name. Not empty: exit status 3. */
   readonly problems: readonly string[];
   /** Groups that were left to another compactor. */
   readonly notes: readonly string[];
+}
+
+/** A file of an hour that was looked at. */
+export interface PlannedFile {
+  readonly dataset: string;
+  readonly hour: string;
+  readonly file: string;
+  readonly bytes: number;
+  readonly rows: number;
+  readonly verdict: Verdict;
 }
 
 export type CompactStatus =
@@ -82,6 +95,10 @@ export interface CompactorOptions {
   readonly dryRun?: boolean;
   /** Compact also hours that are not over. */
   readonly ignoreLag?: boolean;
+  /** Take every file of an hour: after a change of what the dataset is sorted or de-duplicated by. */
+  readonly rewriteAll?: boolean;
+  /** Say of every file that was looked at what is done with it, and why. */
+  readonly explain?: boolean;
   /** Where the parts of traces go. */
   readonly spans?: SpanSink | null;
   readonly signal: AbortSignal;
@@ -96,6 +113,11 @@ export async function runCompactor(options: CompactorOptions): Promise<CompactRe
   return run.run(datasets);
 }
 
+const choicesOf = ({ dataset, hour, choices }: Group): PlannedFile[] =>
+  choices.map(({ file: { location, bytes, rows }, verdict }) => ({
+    ...{ dataset, hour: hourName(hour), file: fileNameOf(location), bytes, rows, verdict },
+  }));
+
 interface DatasetWork {
   readonly dataset: DatasetConfig;
   /** null: it could not be planned, which is among the problems. */
@@ -108,6 +130,7 @@ class CompactorRun {
   readonly #problems: string[] = [];
   readonly #notes: string[] = [];
   readonly #plan: PlannedGroup[] = [];
+  readonly #choices: PlannedFile[] = [];
   /** Groups that are compacted, or were left for a reason that is told. */
   readonly #settled = new Set<Group>();
   #worker: SqlWorker | undefined;
@@ -136,6 +159,7 @@ class CompactorRun {
       // The lander alone quarantines; a group in which rows went missing would not have been committed.
       summary: { ...this.#sum, expired: this.#expired, quarantined: 0 },
       plan: this.#plan,
+      choices: this.#choices,
       problems: this.#problems,
       notes: this.#notes,
     };
@@ -150,7 +174,7 @@ class CompactorRun {
       const groups = await this.#planOf(dataset);
       const rates = await measuredRates(lake, dataset.name);
       work.push({ dataset, groups, rates });
-      this.#plan.push(...(groups ?? []).map((group) => this.#planned(group, rates)));
+      this.#plan.push(...(groups ?? []).map((group) => this.#planned(dataset, group, rates)));
     }
     if (dryRun) return;
     if (this.#plan.length > 0) await this.#compactAll(work);
@@ -174,17 +198,25 @@ class CompactorRun {
 
   /** null: the table cannot be read, and why is a problem; the other datasets go on. */
   async #planOf(dataset: DatasetConfig): Promise<Group[] | null> {
-    const { config, lake, hour, shard, ignoreLag = false } = this.#options;
+    const { config, lake, hour, shard, ignoreLag = false, rewriteAll = false, explain = false } = this.#options;
     try {
       const table = await loadTable(lake, dataset.name);
       if (table === null) return [];
-      return await planGroups(table, {
-        targetBytes: config.compactor.targetBytes,
-        firstHour: firstKeptHour(dataset, lake.clock.nowMs()),
-        endedBeforeMs: ignoreLag ? Infinity : lake.clock.nowMs() - config.compactor.lag,
-        ...(hour === undefined ? {} : { hour }),
-        ...(shard === undefined ? {} : { shard }),
-      });
+      const planned = await planGroups(
+        table,
+        {
+          dataset,
+          limits: limitsOf(config, dataset),
+          ...(rewriteAll && { everything: true }),
+          firstHour: firstKeptHour(dataset, lake.clock.nowMs()),
+          endedBeforeMs: ignoreLag ? Infinity : lake.clock.nowMs() - config.compactor.lag,
+          ...(hour === undefined ? {} : { hour }),
+          ...(shard === undefined ? {} : { shard }),
+        },
+        explain,
+      );
+      if (explain) this.#choices.push(...planned.flatMap(choicesOf));
+      return planned.filter(({ files }) => files.length > 0);
     } catch (error) {
       if (!isCode(error, 'corrupt', 'not-found')) throw error;
       this.#problem(`${dataset.name}: its files cannot be planned: ${describeError(error)}`);
@@ -228,7 +260,7 @@ class CompactorRun {
         const etaSeconds = left.reduce((sum, next) => sum + next.bytes, 0) / rates.bytesPerSecond;
         const status = {
           kind: 'group',
-          group: this.#planned(group, rates),
+          group: this.#planned(dataset, group, rates),
           result,
           left: left.length,
           etaSeconds,
@@ -269,7 +301,7 @@ class CompactorRun {
         meter,
         worker: this.#worker,
         dataset,
-        targetBytes: config.compactor.targetBytes,
+        targetBytes: limitsOf(config, dataset).targetBytes,
         scratchDir,
         ...(this.#options.spans && { spans: this.#options.spans }),
         signal,
@@ -356,8 +388,9 @@ class CompactorRun {
     }
   }
 
-  #planned(group: Group, rates: Rates): PlannedGroup {
-    return expectation(group, rates, this.#options.config);
+  #planned(dataset: DatasetConfig, group: Group, rates: Rates): PlannedGroup {
+    const { config } = this.#options;
+    return expectation(group, rates, limitsOf(config, dataset).targetBytes, config.prices);
   }
 
   #count(result: GroupResult): void {

@@ -5,6 +5,7 @@ import type { LakeContext } from '../../lib/table/table.ts';
 import { compactionCosts } from '../cost/cost.ts';
 import { hourName } from '../parquet-object.ts';
 import type { Group } from './plan.ts';
+import { isTaken } from './selection.ts';
 
 /** Until there is a record of an earlier run: input bytes per second of one core. */
 const BYTES_PER_SECOND_GUESS = 15_000_000;
@@ -20,7 +21,11 @@ export interface PlannedGroup {
   readonly files: number;
   readonly bytes: number;
   readonly rows: number;
-  readonly reason: Group['reason'];
+  /** Why files are rewritten, with how many for each reason. */
+  readonly reason: string;
+  /** Files that stay as they are and are read, because they may hold the same readings; and those that are not looked at. */
+  readonly compared: number;
+  readonly left: number;
   readonly expectedSeconds: number;
   readonly expectedCpuSeconds: number;
   /** In `prices.currency`; absent without prices. */
@@ -47,11 +52,24 @@ export async function measuredRates(lake: LakeContext, dataset: string): Promise
   };
 }
 
-export function expectation(group: Group, rates: Rates, { compactor, prices }: PipelineConfig): PlannedGroup {
+function reasonOf({ choices }: Group): string {
+  const reasons = Map.groupBy(choices.filter(isTaken), ({ verdict }) => verdict);
+  return [...reasons]
+    .sort(([a], [b]) => (a < b ? -1 : 1))
+    .map(([verdict, { length }]) => `${length} ${verdict.replace('rewrite: ', '')}`)
+    .join(', ');
+}
+
+export function expectation(
+  group: Group,
+  rates: Rates,
+  targetBytes: number,
+  prices: PipelineConfig['prices'],
+): PlannedGroup {
   const cpuSeconds = group.bytes / rates.bytesPerCpuSecond;
   const requests = {
-    gets: group.files.length + GETS_A_COMMIT,
-    puts: Math.ceil(group.bytes / compactor.targetBytes) + PUTS_A_COMMIT,
+    gets: group.files.length + group.compared.length + GETS_A_COMMIT,
+    puts: Math.ceil(group.bytes / targetBytes) + PUTS_A_COMMIT,
   };
   return {
     dataset: group.dataset,
@@ -59,7 +77,9 @@ export function expectation(group: Group, rates: Rates, { compactor, prices }: P
     files: group.files.length,
     bytes: group.bytes,
     rows: group.rows,
-    reason: group.reason,
+    reason: reasonOf(group),
+    compared: group.compared.length,
+    left: group.choices.length - group.files.length - group.compared.length,
     expectedSeconds: Math.ceil(group.bytes / rates.bytesPerSecond),
     expectedCpuSeconds: Number(cpuSeconds.toFixed(3)),
     ...(prices === undefined

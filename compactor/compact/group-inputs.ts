@@ -15,7 +15,7 @@ import { fileFingerprint, fingerprintInName } from '../parquet-object.ts';
 import type { DeleteFile } from '../../lib/table/delete-manifest.ts';
 import type { Schema } from '../../lib/table/schema.ts';
 import { contentStatement } from './content.ts';
-import type { Group, GroupFile } from './plan.ts';
+import type { GroupFile } from './selection.ts';
 
 /** Enough to fill a network link with requests of some megabytes; more only takes memory. */
 const DOWNLOADS = 8;
@@ -40,13 +40,13 @@ export interface GroupInputs {
 export async function fetchInputs(
   meter: CostMeter,
   sql: SqlRunner,
-  group: Group,
+  wanted: readonly GroupFile[],
   scratchDir: string,
   signal: AbortSignal,
 ): Promise<GroupInputs> {
   const damaged: DamagedFile[] = [];
   const files: LocalFile[] = [];
-  const queue = group.files.entries();
+  const queue = wanted.entries();
   const work = async (): Promise<void> => {
     for (const [index, file] of queue) {
       signal.throwIfAborted();

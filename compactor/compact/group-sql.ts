@@ -64,34 +64,45 @@ export interface SortQuery {
 
 export interface GroupQuery extends SortQuery {
   readonly dataset: DatasetConfig;
+  /** Files whose rows stay where they are: what is in one of them is a repeat in `paths`. In LEFT_OUT_TABLE they come behind `paths`. */
+  readonly compared: readonly string[];
 }
 
 /** The columns that make two rows the same reading; empty: no de-duplication. */
-function keyColumns({ dataset, schema }: GroupQuery): readonly string[] {
+export function keyColumns(dataset: Pick<DatasetConfig, 'dedup'>, schema: Schema): readonly string[] {
   if (dataset.dedup === 'none') return [];
   const key = dataset.dedup === 'identity' ? IDENTITY : dataset.dedup.key;
   // A key that the data does not have (yet) is null in every row, and null is never a duplicate.
   return key.every((name) => hasColumn(schema, name)) ? key : [];
 }
 
-/** Statements that add repeats to LEFT_OUT_TABLE (`hasDeleted`: which has rows); none when nothing can be a duplicate. */
+/**
+ * Statements that add repeats to LEFT_OUT_TABLE (`hasDeleted`: which has rows); none when nothing can be a duplicate. Of the rows of one
+ * identity that stays which is compared with, else the first by partition and offset.
+ */
 export function duplicateStatements(query: GroupQuery, hasDeleted: boolean): readonly string[] {
-  const key = keyColumns(query);
+  const { schema, paths, compared } = query;
+  const key = keyColumns(query.dataset, schema);
   if (key.length === 0) return [];
-  const { schema } = query;
   const names = key.map((name) => columnOf(schema, name)).join(', ');
   const isLive = hasDeleted ? ` AND ${IS_KEPT}` : '';
   const present = key.map((name) => `${columnOf(schema, name)} IS NOT NULL`).join(' AND ') + isLive;
   const tail = SORT_TAIL.filter((name) => hasColumn(schema, name)).map((name) => columnOf(schema, name));
-  const order = [...tail, FILE, ROW].join(', ');
+  const isCompared = `${FILE} >= ${paths.length}`;
+  const order = [...(compared.length === 0 ? [] : [`${isCompared} DESC`]), ...tail, FILE, ROW].join(', ');
+  const all = parquetSource([...paths, ...compared], schema.fields);
+  const met =
+    `INSERT INTO ${SUSPECTS_TABLE} SELECT DISTINCT hash(${names}) FROM ${all} WHERE ${isCompared} AND ${present} ` +
+    `AND hash(${names}) IN (SELECT hash(${names}) FROM ${source(query)} WHERE ${present})`;
   return [
     `CREATE OR REPLACE TEMP TABLE ${SUSPECTS_TABLE} AS SELECT hash(${names}) AS h FROM ${source(query)} WHERE ${present} ` +
       'GROUP BY 1 HAVING count(*) > 1',
+    ...(compared.length === 0 ? [] : [met]),
     `INSERT INTO ${LEFT_OUT_TABLE} SELECT ${FILE}, ${ROW} FROM (` +
       `SELECT ${FILE}, ${ROW}, row_number() OVER (PARTITION BY ${names} ORDER BY ${order}) AS n FROM ` +
       `(SELECT ${[...key.map((name) => columnOf(schema, name)), ...tail, FILE, ROW].join(', ')} ` +
-      `FROM ${source(query)} WHERE ${present} AND hash(${names}) IN (SELECT h FROM ${SUSPECTS_TABLE}))` +
-      ') WHERE n > 1',
+      `FROM ${all} WHERE ${present} AND hash(${names}) IN (SELECT h FROM ${SUSPECTS_TABLE}))` +
+      `) WHERE n > 1 AND NOT (${isCompared})`,
   ];
 }
 

@@ -1,45 +1,55 @@
 /**
- * Plans compaction from the manifests: which hours of a dataset need it and which files belong to each group.
+ * Plans compaction from the manifests: which hours of a dataset need it, and of each which files (selection.ts).
  *
- * A group is a whole hour, so that a repeat that came late is found wherever the first one lies. An hour needs compaction when it has
- * a file that is not sorted (everything the lander writes), one that row-level deletes of another writer apply to (until then readers
- * of whole files see the deleted rows), or several sorted files outside of the size window that would fit together.
- * Limits: the plan holds location, size and rows of the files of the hours that need work: some 300 bytes a file.
+ * Limits: the plan holds what selection needs to know of the files of the hours that are looked at: some 700 bytes a file.
  */
 import type { LiveFile } from '../../lib/table/data-file.ts';
 import type { RowDeletes } from '../../lib/table/row-deletes.ts';
+import type { Field, Schema } from '../../lib/table/schema.ts';
 import type { TableState } from '../../lib/table/table.ts';
+import type { DatasetConfig } from '../../lib/config/pipeline.ts';
+import { isCompacted } from '../parquet-object.ts';
+import { keyColumns, ROW_GROUP_ROWS, sortOrderOf } from './group-sql.ts';
+import { rangeOf } from './ranges.ts';
+import {
+  type Candidate,
+  type Choice,
+  type GroupFile,
+  isCompared,
+  isTaken,
+  select,
+  type SelectionLimits,
+} from './selection.ts';
 
-/** Iceberg's own window: files between 75 % and 180 % of the target are left as they are. */
-const SIZE_WINDOW_MIN = 0.75;
+/** Columns of the sort order that are looked at: the first may be the same everywhere. */
+const ORDER_COLUMNS = 3;
 const MS_PER_HOUR = 3_600_000;
-
-export interface GroupFile {
-  readonly location: string;
-  readonly bytes: number;
-  readonly rows: number;
-  readonly hour: number;
-  readonly sequenceNumber: bigint;
-  readonly isSorted: boolean;
-}
 
 export interface Group {
   readonly dataset: string;
   readonly hour: number;
+  /** Become few, sorted ones without repeats. */
   readonly files: readonly GroupFile[];
+  /** Stay as they are; a reading that is in one of them goes into no new file. */
+  readonly compared: readonly GroupFile[];
+  /** Of `files`. */
   readonly bytes: number;
   readonly rows: number;
-  readonly reason: 'unsorted files' | 'row-level deletes' | 'small files';
+  /** Every file of the hour, with the reason why it is rewritten or not. */
+  readonly choices: readonly Choice[];
 }
 
 export interface PlanOptions {
-  readonly targetBytes: number;
+  readonly dataset: DatasetConfig;
+  readonly limits: SelectionLimits;
   /** Only hours that ended before it. */
   readonly endedBeforeMs: number;
   /** Older ones are past the retention: they are dropped, not compacted. */
   readonly firstHour?: number;
   readonly hour?: number;
   readonly shard?: Shard;
+  /** Every file, whatever it is like. */
+  readonly everything?: boolean;
 }
 
 /** `index` of `count`, from 0, as an Indexed Job numbers its pods. */
@@ -48,10 +58,10 @@ export interface Shard {
   readonly count: number;
 }
 
-/** Oldest hour first. */
-export async function planGroups(table: TableState, options: PlanOptions): Promise<Group[]> {
-  const sortOrderId = table.metadata['default-sort-order-id'];
-  const hours = new Map<number, GroupFile[]>();
+/** Oldest hour first. Those of which no file is rewritten are among them only for `withIdle`. */
+export async function planGroups(table: TableState, options: PlanOptions, withIdle = false): Promise<Group[]> {
+  const describe = describer(table, options);
+  const hours = new Map<number, Candidate[]>();
   const filter = options.hour === undefined ? {} : { hour: options.hour };
   const deletes = await table.rowDeletes(filter);
   for await (const file of table.liveFiles(filter)) {
@@ -59,41 +69,81 @@ export async function planGroups(table: TableState, options: PlanOptions): Promi
     if (options.shard !== undefined && !isInShard(options.shard, table.name, file.hour)) continue;
     const group = hours.get(file.hour) ?? [];
     hours.set(file.hour, group);
-    group.push(groupFile(file, sortOrderId));
+    group.push(describe(file));
   }
   return [...hours]
     .sort(([a], [b]) => a - b)
-    .flatMap(([hour, files]) => groupOf(table.name, hour, files, deletes, options));
+    .map(([hour, files]) => groupOf(table.name, hour, files, deletes, options))
+    .filter(({ files }) => withIdle || files.length > 0);
 }
 
-function groupFile(file: LiveFile, sortOrderId: number): GroupFile {
-  return {
+function describer(table: TableState, { dataset, limits }: PlanOptions): (file: LiveFile) => Candidate {
+  const { metadata, schema } = table;
+  const sortOrderId = metadata['default-sort-order-id'];
+  const keys = fieldsOf(schema, keyColumns(dataset, schema));
+  const names = sortOrderOf(metadata, schema, dataset.sort).map(({ name }) => name);
+  const order = fieldsOf(schema, names.slice(0, ORDER_COLUMNS));
+  return (file) => ({
     location: file.location,
     bytes: Number(file.bytes),
     rows: Number(file.recordCount),
     hour: file.hour,
     sequenceNumber: file.sequenceNumber,
     isSorted: sortOrderId !== 0 && file.sortOrderId === sortOrderId,
-  };
+    isCompacted: isCompacted(file.location),
+    keyedRows: keyedRows(file, keys),
+    keys: keys.map((field) => rangeOf(file, field)),
+    order: order.map((field) => rangeOf(file, field)),
+    pieces: piecesOf(file, limits.targetBytes),
+  });
+}
+
+const fieldsOf = (schema: Schema, names: readonly string[]): readonly Field[] =>
+  names.flatMap((name) => schema.fields.filter((field) => field.name === name));
+
+function keyedRows(file: LiveFile, keys: readonly Field[]): number {
+  if (keys.length === 0) return 0;
+  const rows = Number(file.recordCount);
+  return keys.reduce((least, { id }) => {
+    const { valueCount = null, nullCount = null } = file.columnStats.get(id) ?? {};
+    return valueCount === null || nullCount === null ? least : Math.min(least, Number(valueCount - nullCount));
+  }, rows);
+}
+
+/** A file of ours is cut between its row groups, as it was when it was written; those of others may have larger ones. */
+function piecesOf(file: LiveFile, targetBytes: number): number {
+  if (!isCompacted(file.location)) return Math.ceil(Number(file.recordCount) / ROW_GROUP_ROWS);
+  let pieces = 1;
+  let startOffset: bigint | undefined;
+  for (const offset of file.splitOffsets ?? []) {
+    startOffset ??= offset;
+    if (Number(offset - startOffset) < targetBytes) continue;
+    pieces++;
+    startOffset = offset;
+  }
+  return pieces;
 }
 
 function groupOf(
   dataset: string,
   hour: number,
-  files: readonly GroupFile[],
+  files: readonly Candidate[],
   deletes: RowDeletes,
-  options: PlanOptions,
-): Group[] {
+  { limits, everything }: PlanOptions,
+): Group {
   // An order that does not depend on the manifests, so that the same files give the same bytes.
   const ordered = [...files].sort((a, b) => (a.location < b.location ? -1 : 1));
-  const bytes = ordered.reduce((sum, file) => sum + file.bytes, 0);
-  const rows = ordered.reduce((sum, file) => sum + file.rows, 0);
-  const group = { dataset, hour, files: ordered, bytes, rows };
-  if (ordered.some((file) => !file.isSorted)) return [{ ...group, reason: 'unsorted files' }];
-  if (ordered.some((file) => deletes.of(file).length > 0)) return [{ ...group, reason: 'row-level deletes' }];
-  const small = ordered.filter((file) => file.bytes < SIZE_WINDOW_MIN * options.targetBytes).length;
-  // The last file of an hour is small by nature: one is no reason.
-  return small > 1 ? [{ ...group, reason: 'small files' }] : [];
+  const choices = select(ordered, deletes, limits, everything);
+  const taken = choices.filter(isTaken).map(({ file }) => file);
+  return {
+    dataset,
+    hour,
+    files: taken,
+    compared: choices.filter(isCompared).map(({ file }) => file),
+    bytes: taken.reduce((sum, file) => sum + file.bytes, 0),
+    rows: taken.reduce((sum, file) => sum + file.rows, 0),
+    choices,
+  };
 }
 
 /** FNV-1a of dataset and hour: the same on every machine and for ever, whatever else there is to do. */

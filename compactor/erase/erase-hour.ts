@@ -20,7 +20,16 @@ import type { TableState } from '../../lib/table/table.ts';
 import { contentOf, expectContent } from '../compact/content.ts';
 import { fetchDeletes, fetchInputs, type LocalFile } from '../compact/group-inputs.ts';
 import type { CostMeter } from '../cost/cost.ts';
-import { describeDataFile, fileFingerprint, fileNameOf, hourFolder, hourName, parquetName } from '../parquet-object.ts';
+import {
+  COMPACTED,
+  describeDataFile,
+  fileFingerprint,
+  fileNameOf,
+  hourFolder,
+  hourName,
+  isCompacted,
+  parquetName,
+} from '../parquet-object.ts';
 import { watchClock } from '../steady-clock.ts';
 import { countStatement, DELETED_TABLE, keptStatement, rewriteStatement } from './erase-sql.ts';
 import { pendingHour } from './pending.ts';
@@ -65,23 +74,16 @@ export async function eraseHour(
   const { meter, worker, where, dryRun, signal } = context;
   // No two files of a worker ever have the same path: what it may have kept of the first is never taken for the second.
   const folder = await mkdtemp(join(context.scratchDir, 'hour-'));
-  const group = {
-    dataset: table.name,
+  const wanted = files.map((file) => ({
+    location: file.location,
+    bytes: Number(file.bytes),
+    rows: Number(file.recordCount),
     hour,
-    files: files.map((file) => ({
-      location: file.location,
-      bytes: Number(file.bytes),
-      rows: Number(file.recordCount),
-      hour,
-      sequenceNumber: file.sequenceNumber,
-      isSorted: false,
-    })),
-    bytes: files.reduce((sum, file) => sum + Number(file.bytes), 0),
-    rows: files.reduce((sum, file) => sum + Number(file.recordCount), 0),
-    reason: 'unsorted files',
-  } as const;
+    sequenceNumber: file.sequenceNumber,
+    isSorted: false,
+  }));
   try {
-    const inputs = await fetchInputs(meter, worker, group, folder, signal);
+    const inputs = await fetchInputs(meter, worker, wanted, folder, signal);
     const matches: Match[] = [];
     const clean: string[] = [];
     for (const file of inputs.files) {
@@ -94,7 +96,7 @@ export async function eraseHour(
     if (matches.length > 0 && !dryRun)
       await commitWithout({ ...context, scratchDir: folder }, table, hour, files, matches);
     const readable = new Set(inputs.files.map((file) => file.location));
-    const unreadable = group.files.filter((file) => !readable.has(file.location));
+    const unreadable = wanted.filter((file) => !readable.has(file.location));
     return {
       rows: matches.reduce((sum, match) => sum + match.rows, 0),
       files: matches.length,
@@ -196,7 +198,10 @@ async function rewrite(
     await worker.run(rewriteStatement(file.path, path, table.schema, where, index));
     await expectContent(worker, [path], table.schema, kept);
     const { hash, bytes } = await fileFingerprint(path);
-    const name = parquetName(`${hourName(file.hour)}-rewritten`, hash);
+    const name = parquetName(
+      `${hourName(file.hour)}${isCompacted(file.location) ? `-${COMPACTED}` : ''}-rewritten`,
+      hash,
+    );
     const key = dataFileKey(table.name, `${hourFolder(file.hour)}/${name}`);
     const dataFile = await describeDataFile(worker, path, {
       location: meter.lake.store.location(key),

@@ -119,6 +119,21 @@ const dataset = z
       })
       .default('infer'),
     value: value.default({ format: 'json' }),
+    /** Which finished files of an hour are rewritten (docs/decisions/0057). */
+    compaction: z
+      .strictObject({
+        /** Default: `compactor.targetBytes`. */
+        targetBytes: bytes().optional(),
+        /** Shares of the target; Iceberg's own window, outside of which files are merged or split. */
+        sizeMin: z.number().min(0).max(1).default(0.75),
+        sizeMax: z.number().min(1).max(100).default(1.8),
+        /** Shares of a file's rows. 0: none that was deleted, or came twice, stays in the files that directories show. */
+        deleteRatio: z.number().min(0).max(1).default(0),
+        duplicateRatio: z.number().min(0).max(1).default(0),
+        /** A late byte rewrites at most ten others. */
+        mergeRatio: z.number().min(0).max(1).default(0.1),
+      })
+      .prefault({}),
     /** Hours that ended longer ago are dropped from the table and its listings; default: nothing is. */
     retention: duration()
       .refine((ms) => ms >= HOUR_MS, 'expected at least 1h: whole hours are dropped')

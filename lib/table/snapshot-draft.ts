@@ -131,7 +131,9 @@ interface Rewrite {
 /** Rewrites the manifests, of `before`, that hold removed files. Throws `conflict` naming a file that is not live. */
 async function removeFiles(context: Context, before: readonly ManifestFile[]): Promise<Rewrite> {
   const remove = new Set(context.change.remove);
-  if (remove.size === 0) return { kept: before, finished: [], open: null, removedBytes: 0n, removed: [] };
+  const required = new Set(context.change.require);
+  if (remove.size + required.size === 0)
+    return { kept: before, finished: [], open: null, removedBytes: 0n, removed: [] };
   const hours = context.change.removeHours === undefined ? null : new Set(context.change.removeHours);
   const candidates = before.filter((manifest) => mayHoldHours(manifest, context.metadata, hours));
   const touched = new Set<ManifestFile>();
@@ -141,8 +143,8 @@ async function removeFiles(context: Context, before: readonly ManifestFile[]): P
   const removed: RemovedFile[] = [];
   let removedBytes = 0n;
   for await (const { manifest, bytes } of fetchAhead(context.lake.store, candidates)) {
-    if (missing.size === 0) break;
-    if (!holdsAny(bytes, manifest, missing)) continue;
+    if (missing.size + required.size === 0) break;
+    if (!findLive(bytes, manifest, missing, required)) continue;
     touched.add(manifest);
     for (const entry of readManifest(bytes, manifest)) {
       if (entry.status === DELETED) continue;
@@ -155,7 +157,7 @@ async function removeFiles(context: Context, before: readonly ManifestFile[]): P
       } else open.add({ ...entry, status: EXISTING });
     }
   }
-  const [absent] = missing;
+  const [absent = [...required][0]] = missing;
   if (absent !== undefined) {
     const message = `${absent} is not a live file of ${context.metadata.location}: it was replaced or deleted meanwhile`;
     throw new PenstockError('conflict', message, { retryable: false });
@@ -163,11 +165,16 @@ async function removeFiles(context: Context, before: readonly ManifestFile[]): P
   return { kept: before.filter((manifest) => !touched.has(manifest)), finished, open, removedBytes, removed };
 }
 
-function holdsAny(bytes: Buffer, manifest: ManifestFile, locations: ReadonlySet<string>): boolean {
-  for (const entry of readManifest(bytes, manifest)) {
-    if (entry.status !== DELETED && locations.has(entry.file.location)) return true;
+/** Whether a file to remove is in it; takes out of `required` what it holds. */
+function findLive(bytes: Buffer, manifest: ManifestFile, remove: ReadonlySet<string>, required: Set<string>): boolean {
+  let isFound = false;
+  for (const { status, file } of readManifest(bytes, manifest)) {
+    if (status === DELETED) continue;
+    isFound ||= remove.has(file.location);
+    required.delete(file.location);
+    if (isFound && required.size === 0) break;
   }
-  return false;
+  return isFound;
 }
 
 /** Merges the smallest manifests when there are too many of them. */

@@ -65,7 +65,9 @@ export interface TableChange {
   readonly add: readonly DataFile[];
   /** Locations; each must be live, or the commit fails with `conflict` naming it. */
   readonly remove: readonly string[];
-  /** The hours in which the removed files lie: only the manifests of these are searched. All are when it is absent. */
+  /** Locations of files that stay, and must be live, too: what was done holds only with them. */
+  readonly require?: readonly string[];
+  /** The hours in which the removed and required files lie: only the manifests of these are searched. All are when it is absent. */
   readonly removeHours?: readonly number[];
   /** More entries of the snapshot's summary. */
   readonly summary?: Readonly<Record<string, string>>;

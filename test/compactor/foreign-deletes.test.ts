@@ -128,7 +128,7 @@ test('one sorted file is compacted for its deletes alone; one whose rows are all
   const [file] = await files(lake);
   const before = (await files(lake, HOUR + 1)).map(({ location }) => location);
   await commitDeletes(lake, positions(HOUR, [[file?.location ?? '', 7]]));
-  expect((await compactAll(pipeline, { dryRun: true })).plan).toMatchObject([{ reason: 'row-level deletes' }]);
+  expect((await compactAll(pipeline, { dryRun: true })).plan).toMatchObject([{ reason: '1 deleted rows' }]);
   const expected = identities(await rowsWithoutDeleted(lake));
   await compactAll(pipeline);
   await expectApplied(lake, expected);

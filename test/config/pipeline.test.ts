@@ -11,7 +11,12 @@ const dataset = (rest: string): string => `datasets:\n  - { name: plant.vibratio
 
 test('every default of the documented configuration', () => {
   expect(parse(dataset(''))).toMatchObject({
-    datasets: [{ sort: [], dedup: 'identity', schema: 'infer', value: { format: 'json' } }],
+    datasets: [
+      {
+        ...{ sort: [], dedup: 'identity', schema: 'infer', value: { format: 'json' } },
+        compaction: { sizeMin: 0.75, sizeMax: 1.8, deleteRatio: 0, duplicateRatio: 0, mergeRatio: 0.1 },
+      },
+    ],
     lander: { commitEvery: 60_000, fileBytes: 128e6 },
     compactor: { targetBytes: 512e6, lag: 600_000, memoryBytes: 1e9, keepReplaced: 86_400_000 },
     catalog: null,

@@ -26,7 +26,7 @@ test('a file whose traces are no text is compacted all the same', async () => {
   const sql = await DuckDb.open({ memoryBytes: 200e6, threads: 1, scratchDir: dir, scratchBytes: 1e6 });
   const spans: Span[] = [];
   const sink = { add: (span: Span) => void spans.push(span), dropped: 0, close: () => Promise.resolve() };
-  const group = { dataset: 'd', hour: 0, files: [], bytes: 0, rows: 0, reason: 'small files' } as const;
+  const group = { dataset: 'd', hour: 0, files: [], bytes: 0, rows: 0, compared: [], choices: [] } as const;
   const tracesIn = async (name: string, value: string): Promise<readonly Span[]> => {
     const path = `${dir}/${name}.parquet`;
     const metadata = `KV_METADATA {${sqlText(TRACES_KEY)}: ${value}}`;
