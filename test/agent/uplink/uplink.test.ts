@@ -20,6 +20,20 @@ async function openLog(directory: string): Promise<Log> {
   return log;
 }
 
+/** `partitions`: those of the appends that have ended, whether by an answer or an error. */
+function watchAppends(log: Log): { readonly log: Log; readonly partitions: Set<number> } {
+  const partitions = new Set<number>();
+  const producer = async (): ReturnType<Log['producer']> => {
+    const inner = await log.producer();
+    return {
+      ...inner,
+      append: (topic, partition, batch) =>
+        inner.append(topic, partition, batch).finally(() => partitions.add(partition)),
+    };
+  };
+  return { log: { ...log, producer }, partitions };
+}
+
 function closing(uplink: Uplink): Uplink {
   onTestFinished(() => uplink.close());
   return uplink;
@@ -111,9 +125,12 @@ test.each(['before', 'after'] as const)(
     const faults = Array.from({ length: 50 }, (_, call) => ({ operation: 'append', call: call + 3, moment }));
     const plan = new FaultPlan(...faults);
     const spool = new GeneratedSpool('t', join(directory, 'acknowledged'), 100);
-    const first = await startUplink(faultyLog(log, plan), spool, directory);
+    const { log: watched, partitions } = watchAppends(faultyLog(log, plan));
+    const first = await startUplink(watched, spool, directory);
     expect(await first.drain(HANG_MS)).toBe(true);
+    partitions.clear();
     spool.grow(100);
+    await expect.poll(() => partitions.size).toBe(3);
     expect(await first.drain(50)).toBe(false);
     await first.close();
     const before = await delivered(log, 't');
@@ -181,6 +198,7 @@ test('with a flipped bit anywhere in the intents every reading arrives, none und
   const first = await startUplink(faultyLog(log, new FaultPlan(...hangs)), spool, directory);
   expect(await first.drain(HANG_MS)).toBe(true);
   spool.grow(50);
+  await expect.poll(async () => (await delivered(log, 't')).length).toBe(150);
   expect(await first.drain(50)).toBe(false);
   await first.close();
   const intents = readFileSync(join(directory, 'intents'));
@@ -297,6 +315,7 @@ test('memory is bounded while the log does not answer, and everything arrives af
     return read(topic, afterSeq, Math.min(maxBytes, 20_000));
   };
   const uplink = closing(await startUplink(flaky, spool, directory, { bytesInMemoryMax: 100_000 }));
+  await expect.poll(() => uplink.status().lastError?.message).toBe('down');
   expect(await uplink.drain(300)).toBe(false);
   expect(uplink.status().lastError?.message).toBe('down');
   expect(Number(reads.at(-1))).toBeLessThan(3000);
