@@ -12,6 +12,7 @@ import { RedisServer, startRedis, until } from '../support/redis.ts';
 import { missing } from '../support/services.ts';
 import { tempDir } from '../support/temp.ts';
 import { freePort } from '../support/ports.ts';
+import { inTurns } from '../support/turns.ts';
 
 const SHARD = `${V}s`;
 const say = (text: string) => ({ publish: [{ shard: SHARD, message: Buffer.from(text) }] });
@@ -345,7 +346,8 @@ describe.skipIf(missing('redis-server'))('with a redis-server', () => {
     });
 
     test('a server that is not there', async () => {
-      const error = await refusal(`redis://127.0.0.1:${await freePort()}/0?deadline=200ms`);
+      const port = await freePort();
+      const error = await inTurns(() => refusal(`redis://127.0.0.1:${port}/0?deadline=200ms`));
       expect(error).toMatchObject({ code: 'unavailable', message: expect.stringContaining('ECONNREFUSED') as string });
     });
 

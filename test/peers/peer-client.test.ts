@@ -13,6 +13,8 @@ import { PeerClient } from '../../fs-gateway/peers/peer-client.ts';
 import type { PeerLimits } from '../../fs-gateway/peers/peer-client.ts';
 import { PeerDirectory } from '../../fs-gateway/peers/peer-directory.ts';
 import { HANG_MS } from '../support/hang.ts';
+import { freePort } from '../support/ports.ts';
+import { inTurns } from '../support/turns.ts';
 
 const VOLUME_ID = '0f0f0f0f-1111-4222-8333-444444444444';
 const TOKEN = 'ab'.repeat(32);
@@ -47,7 +49,7 @@ interface Harness {
   readonly pass: (ms: number) => void;
 }
 
-/** For those that are slow; others must not be taken for slow because this process stands still. */
+/** For those that are slow, `inTurns`; others must not be taken for slow because this process stands still. */
 const SHORT: PeerLimits = { silenceMs: 300, deadlineMs: 900 };
 const LONG: PeerLimits = { silenceMs: HANG_MS, deadlineMs: HANG_MS };
 
@@ -160,17 +162,18 @@ test.each<[what: string, listener: RequestListener, problem: string, asideMs: nu
     listener(request, response);
   });
   const { client, reports, pass } = await clientOf(address, problem === 'slow' ? SHORT : LONG);
-  expect(await client.fetch(piece)).toBeNull();
+  const fetch = (): Promise<Buffer | null> => inTurns(() => client.fetch(piece));
+  expect(await fetch()).toBeNull();
   expect(client.problems).toMatchObject({ [problem]: 1 });
   expect(Object.values(client.problems).reduce((a, b) => a + b)).toBe(1);
   expect(reports.length).toBe(problem === 'busy' ? 0 : 1);
   // It is aside, and asked again when that is over.
   pass(asideMs - 1);
-  expect(await client.fetch(piece)).toBeNull();
+  expect(await fetch()).toBeNull();
   expect([requests, client.asideCount]).toEqual([1, 1]);
   pass(1);
   expect(client.asideCount).toBe(0);
-  await client.fetch(piece);
+  await fetch();
   expect(requests).toBe(2);
 });
 
@@ -181,9 +184,7 @@ test('a store that does not give a piece to the peer is not the fault of the pee
 });
 
 test('a peer that is gone, and one that is no HTTP server', async () => {
-  const server = createTcpServer();
-  const gone = await clientOf(await addressOf(server));
-  await new Promise((done) => server.close(done));
+  const gone = await clientOf(`127.0.0.1:${await freePort()}`);
   expect(await gone.client.fetch(PIECE)).toBeNull();
   expect(gone.client.problems.gone).toBe(1);
   expect(gone.reports[0]).toMatch(/^peer 127\.0\.0\.1:\d+: .*ECONNREFUSED.*; it is not asked for 10 s, the store is$/);
