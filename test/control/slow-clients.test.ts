@@ -40,6 +40,8 @@ test.for([
   'who sends %s a byte at a time is told so and cut, while others are answered',
   async ([what, first, rest]) => {
     const control = await served({ requestMs: 1000 });
+    // The first answers take longest: what they need is loaded.
+    for (const path of ['/v1/overview', '/v1/runs']) await control.get(path);
     const { socket, closed } = await connected(control);
     let answer = '';
     socket.on('data', (chunk) => (answer += chunk.toString()));
