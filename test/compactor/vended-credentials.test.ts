@@ -13,6 +13,7 @@ import { datasetStats } from '../../compactor/main.ts';
 import { openLake } from '../../lib/lake/ports.ts';
 import { openS3Store } from '../../lib/store/s3/s3-store.ts';
 import { vendedIn } from '../../lib/table/foreign/vended-credentials.ts';
+import { HANG_MS } from '../support/hang.ts';
 import { startIcebergRest } from '../support/iceberg-rest.ts';
 import { until } from '../support/mount-guard.ts';
 import { missing, requireService } from '../support/services.ts';
@@ -124,7 +125,7 @@ describe.skipIf(missing('iceberg-rest', 'versitygw'))('credentials that a catalo
   function admin(...args: string[]): void {
     const { endpoint, accessKeyId, secretAccessKey } = s3;
     const who = ['-a', accessKeyId, '-s', secretAccessKey, '--endpoint-url', endpoint];
-    execFileSync(requireService('versitygw'), ['admin', ...who, ...args], { timeout: 10_000, stdio: 'pipe' });
+    execFileSync(requireService('versitygw'), ['admin', ...who, ...args], { timeout: HANG_MS, stdio: 'pipe' });
   }
   const addAccount = (account: string): void =>
     admin('create-user', '-a', account, '-s', secretOf(account), '-r', 'user');

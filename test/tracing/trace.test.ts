@@ -36,7 +36,7 @@ async function newPipeline(): Promise<Pipeline> {
   return {
     dir,
     receiver,
-    run: (...args) => start(penstock, args, 40_000),
+    run: (...args) => start(penstock, args),
     write: (...lines) => appendFileSync(join(dir, 'a.ndjson'), lines.map((line) => `${line}\n`).join('')),
   };
 }

@@ -154,7 +154,7 @@ test('what was written to a file that others removed meanwhile is kept aside', a
   // Until it hears of that, it takes the file for one that has lost its names and is open.
   expect([0, Errno.EIO]).toContain(await errnoOf(() => open.operations.flush(caller(), ino, 0n, 0n)));
   await open.operations.release(caller(), ino, 0n, undefined);
-  await expect.poll(() => open.stats(), { timeout: 5000 }).toMatchObject({ stagedFiles: 0, keptAside: 1 });
+  await expect.poll(() => open.stats()).toMatchObject({ stagedFiles: 0, keptAside: 1 });
   const path = /removed elsewhere.*kept in (\S+),/.exec(reports.join('\n'))?.[1] ?? '';
   expect(existsSync(`${path}.json`)).toBe(true);
   expect(
@@ -238,7 +238,7 @@ test('what was written to a file that others unlinked meanwhile, and that is sti
     expect([0, Errno.EIO]).toContain(await errnoOf(() => operations.flush(caller(), ino, handle, 0n)));
     await operations.release(caller(), ino, handle, undefined);
   }
-  await expect.poll(() => open.stats(), { timeout: 5000 }).toMatchObject({ stagedFiles: 0, keptAside: 1 });
+  await expect.poll(() => open.stats()).toMatchObject({ stagedFiles: 0, keptAside: 1 });
   const path = /removed elsewhere.*kept in (\S+),/.exec(reports.join('\n'))?.[1] ?? '';
   expect(readFileSync(path).equals(content)).toBe(true);
 });

@@ -13,7 +13,6 @@ import { playKernel } from '../support/played-kernel.ts';
 
 const BLOCK = 262_144;
 const BLOCKS = 12;
-const SLOW = { timeout: 15_000 };
 
 interface Growing {
   readonly volume: OpenVolume;
@@ -49,19 +48,19 @@ describe.each([false, true])('with writeback %s', (writeback) => {
     const { other, path, close, uploaded } = await growing(writeback);
     const content = randomBytes(BLOCKS * BLOCK + 1000);
     appendFileSync(path, content);
-    await expect.poll(uploaded, SLOW).toBe(BLOCKS * BLOCK);
+    await expect.poll(uploaded).toBe(BLOCKS * BLOCK);
     // Nobody sees any of it.
     expect((await readElsewhere(other, 'f')).length).toBe(0);
     await close();
     expect(uploaded()).toBe(content.length);
-    await expect.poll(async () => (await readElsewhere(other, 'f')).equals(content), SLOW).toBe(true);
+    await expect.poll(async () => (await readElsewhere(other, 'f')).equals(content)).toBe(true);
   });
 
   test('what was written over, cut off or punched since is committed as it is', async () => {
     const { other, path, close, uploaded } = await growing(writeback);
     const content = randomBytes(BLOCKS * BLOCK);
     appendFileSync(path, content);
-    await expect.poll(uploaded, SLOW).toBe(BLOCKS * BLOCK);
+    await expect.poll(uploaded).toBe(BLOCKS * BLOCK);
     const fd = openSync(path, 'r+');
     const expected = Buffer.from(content.subarray(0, 10 * BLOCK + 5));
     expected.fill(0, 3 * BLOCK, 3 * BLOCK + 65_536);
@@ -72,7 +71,7 @@ describe.each([false, true])('with writeback %s', (writeback) => {
     await close();
     // Blocks 0, 1 and 3 anew, and what is left of the last one; 64 KiB of block 3 are a hole.
     expect(uploaded()).toBe(BLOCKS * BLOCK + 3 * BLOCK - 65_536 + 5);
-    await expect.poll(async () => (await readElsewhere(other, 'f')).equals(expected), SLOW).toBe(true);
+    await expect.poll(async () => (await readElsewhere(other, 'f')).equals(expected)).toBe(true);
   });
 });
 

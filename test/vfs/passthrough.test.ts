@@ -14,7 +14,6 @@ import { lookUp } from '../tools/volume-files.ts';
 const O_RDWR = 2;
 const O_CREAT = 0o100;
 const O_APPEND = 0o2000;
-const SLOW = { timeout: 15_000 };
 
 test('a flush between the answer to an open and the kernel’s own open does not take the file for settled', async () => {
   const volume = await testVolume();
@@ -68,7 +67,7 @@ test('an open that waited when the worker was killed counts once: the file is cl
     return new Promise(() => undefined);
   });
   await writeElsewhere(other, 'f', Buffer.alloc(100_000, 'b'));
-  await expect.poll(() => waits, SLOW).toBeGreaterThan(0);
+  await expect.poll(() => waits).toBeGreaterThan(0);
   const second = caller();
   const waiting = Promise.resolve(first.operations.open(second, ino, 0));
   waiting.catch(() => undefined);
@@ -117,7 +116,7 @@ test('an open for which the journal has no room leaves no backing file in the ke
   const { handle, backingId } = await operations.open(caller(), ino, O_RDWR);
   expect(kernel.backing.has(backingId ?? 0)).toBe(true);
   await operations.release(caller(), ino, handle, undefined);
-  await expect.poll(() => kernel.backing.size, SLOW).toBe(0);
+  await expect.poll(() => kernel.backing.size).toBe(0);
 });
 
 test('a backing file that a worker registered and was killed before it had noted is given back by the next one', async () => {
@@ -156,6 +155,6 @@ async function openedWhole(): Promise<OpenedWhole> {
   const { handle } = await operations.open(caller(), ino, 0);
   await operations.read(caller(), ino, handle, 0n, 100_000, 0);
   await operations.release(caller(), ino, handle, undefined);
-  await expect.poll(() => first.stats(), SLOW).toMatchObject({ wholeBytes: 102_400, filling: 0 });
+  await expect.poll(() => first.stats()).toMatchObject({ wholeBytes: 102_400, filling: 0 });
   return { kernel, other, first, ino, opened: await operations.open(caller(), ino, 0), openAgain };
 }

@@ -16,7 +16,6 @@ import { loseStore } from '../fs-gateway/writeback-cases.ts';
 
 const O_RDWR = 2;
 const O_APPEND = 0o2000;
-const SLOW = { timeout: 15_000 };
 
 function mountFile(volume: TestVolume, name: string): string {
   const [path] = globSync(join(volume.base, 'cache-a', '*', 'mount-*', name));
@@ -126,7 +125,7 @@ test('also when an earlier commit of the same bytes had failed, and more was pro
   for (const part of ['first', 'second']) {
     await a.operations.write(caller(), ino, handle, 0n, Buffer.alloc(100_000, part), flags, false);
     await a.operations.fsync(caller(), ino, handle, false);
-    await expect.poll(() => reports.join(), SLOW).toContain('stays staged');
+    await expect.poll(() => reports.join()).toContain('stays staged');
   }
   restore();
   const committed = disk.committed();
@@ -152,7 +151,7 @@ test('of a file that the kernel writes: what was appended is not there a second 
   const { handle } = await a.operations.open(caller(), ino, flags);
   await a.operations.write(caller(), ino, handle, 0n, Buffer.alloc(100_000, 's'), flags, false);
   await a.operations.fsync(caller(), ino, handle, false);
-  await expect.poll(async () => sizeElsewhere(other, 'log'), SLOW).toBe(100_000);
+  await expect.poll(async () => sizeElsewhere(other, 'log')).toBe(100_000);
   const disk = watchDisk(volume);
   const committed = disk.committed();
   await a.operations.write(caller(), ino, handle, 0n, Buffer.alloc(100_000, 'o'), flags, false);
@@ -161,7 +160,7 @@ test('of a file that the kernel writes: what was appended is not there a second 
   await committed;
   await a.close();
   disk.cut();
-  await expect.poll(async () => sizeElsewhere(other, 'log'), SLOW).toBe(200_000);
+  await expect.poll(async () => sizeElsewhere(other, 'log')).toBe(200_000);
   await appendElsewhere(other, 'log', 'theirs');
   const next = await openTestVolume(volume, 'a', [], 'lake', options);
   await next.operations.drain();
