@@ -32,10 +32,17 @@ module.exports = {
     },
     {
       name: 'the-page-is-apart',
-      comment: 'web/ runs in a browser: it imports only itself and uPlot, and no program imports it.',
+      comment:
+        'web/ runs in a browser: it imports only itself and uPlot, and no program imports it. Of the API it imports the shapes, which are types.',
       severity: 'error',
       from: { path: '^web/' },
-      to: { pathNot: '^(web/|node_modules/uplot/)' },
+      to: { pathNot: '^(web/|node_modules/uplot/|control/volume-schemas.ts$)' },
+    },
+    {
+      name: 'the-page-knows-shapes-only',
+      severity: 'error',
+      from: { path: '^web/' },
+      to: { path: '^control/', dependencyTypesNot: ['type-only'] },
     },
     { name: 'nothing-imports-the-page', severity: 'error', from: { pathNot: '^web/' }, to: { path: '^web/' } },
     onlyIn('augurs-in-control', '@bsull/augurs', '^control/lake/'),

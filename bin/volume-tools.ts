@@ -14,14 +14,16 @@ export function volumeToolsOf(config: PipelineConfig, baseDir: string): VolumeTo
       await formatVolume({ ...request, storeUrl: absoluteUrl(config.store, baseDir), options });
     },
     quotas: async () => (await tools()).volumeQuotas(request),
-    setQuota: async (path, limits) => (await tools()).setVolumeQuota({ ...request, path, limits }),
+    setQuota: async (path, limits, progress) => (await tools()).setVolumeQuota({ ...request, path, limits, progress }),
     snapshots: async () => (await tools()).volumeSnapshots(request),
-    createSnapshot: async (snapshot) => (await tools()).snapshotVolume({ ...request, snapshot }),
-    deleteSnapshot: async (snapshot) => (await tools()).removeSnapshot({ ...request, snapshot }),
-    clone: async (source, target) => (await tools()).cloneInVolume({ ...request, source, target }),
+    createSnapshot: async (snapshot, { onProgress, alongside }) =>
+      (await tools()).snapshotVolume({ ...request, snapshot, progress: onProgress, alongside }),
+    deleteSnapshot: async (snapshot, progress) => (await tools()).removeSnapshot({ ...request, snapshot, progress }),
+    clone: async (source, target, { onProgress, alongside }) =>
+      (await tools()).cloneInVolume({ ...request, source, target, progress: onProgress, alongside }),
     trash: async () => (await tools()).listTrash(request),
-    restore: async (wanted, to) =>
-      (await tools()).restoreTrash({ ...request, wanted, ...(to !== undefined && { to }) }),
-    emptyTrash: async (olderThanMs) => (await tools()).emptyTrash({ ...request, olderThanMs }),
+    restore: async (wanted, to, progress) =>
+      (await tools()).restoreTrash({ ...request, wanted, progress, ...(to !== undefined && { to }) }),
+    emptyTrash: async (olderThanMs, progress) => (await tools()).emptyTrash({ ...request, olderThanMs, progress }),
   };
 }

@@ -32,7 +32,8 @@ import { LakeSql } from './lake/sql.ts';
 import { Tables } from './lake/tables.ts';
 import { Shares } from './share.ts';
 import { SharedReading } from './shared-reading.ts';
-import { VolumeWork, type VolumeTools } from './volume-tools.ts';
+import { VolumeOperations } from './volume-operations.ts';
+import type { VolumeTools } from './volume-tools.ts';
 
 /** A waiting agent holds a socket and a timer; there are no more agents than that (agents/reports.ts). */
 const HELD_MAX = 20_000;
@@ -72,7 +73,7 @@ export class ControlContext {
   readonly bodyBytes: Shares;
   /** How many are alive, by kind. */
   readonly sessions: SharedReading<Readonly<Record<string, number>>>;
-  readonly volumeWork: VolumeWork;
+  readonly volumeOperations: VolumeOperations;
   readonly sql: LakeSql;
   readonly runs: Runs;
   readonly monitor: Monitor;
@@ -109,7 +110,7 @@ export class ControlContext {
     this.audit = new AuditLog(clock);
     this.agentReports = new Reports(connections, clock, this.tenants);
     this.sessions = new SharedReading(clock, SESSIONS_MS);
-    this.volumeWork = new VolumeWork(options.volumeTools);
+    this.volumeOperations = new VolumeOperations(connections, clock, options.volumeTools, options.ending);
     this.sql = new LakeSql(this.tables, parties);
     this.runs = new Runs(clock);
     this.monitor = new Monitor(connections, config.datasets, this.tables, clock);
@@ -131,6 +132,7 @@ export class ControlContext {
   }
 
   async close(): Promise<void> {
+    await this.volumeOperations.close();
     await this.rollouts.close();
     await this.monitor.stop();
     await this.sql.close();

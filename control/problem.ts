@@ -21,7 +21,7 @@ type Problem = z.output<typeof problemSchema>;
 
 const MEDIA_TYPE = 'application/problem+json';
 
-function httpStatus(code: ErrorCode): number {
+export function httpStatus(code: ErrorCode): number {
   switch (code) {
     case 'usage':
     case 'config':

@@ -40,6 +40,7 @@ import { runRoutes } from './routes/runs.ts';
 import { sqlRoutes } from './routes/sql.ts';
 import { tenantRoutes } from './routes/tenants.ts';
 import { tokenRoutes } from './routes/tokens.ts';
+import { volumeOperationRoutes } from './routes/volume-operations.ts';
 import { volumeToolRoutes } from './routes/volume-tools.ts';
 import { volumeRoutes } from './routes/volumes.ts';
 import { Scopes } from './scope/scope.ts';
@@ -290,6 +291,7 @@ function addRoutes(app: App, context: ControlContext, metrics: ControlMetrics, o
   quarantineRoutes(app);
   volumeRoutes(app);
   volumeToolRoutes(app);
+  volumeOperationRoutes(app);
   mountRoutes(app);
   agentRoutes(app);
   agentConfigRoutes(app);

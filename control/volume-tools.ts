@@ -1,52 +1,20 @@
+/** What can be done to the volume of the pipeline: by the tools of the file system, which is another program, so whoever starts this one brings them. */
+import type { Write } from '../lib/meta/engine.ts';
+import type { Copied, Emptied, Quota, Restored, Trashed, VolumeSnapshot } from './volume-schemas.ts';
+
+/** How a tool tells how far it is. What it throws ends the work. */
+export type OnProgress = (phase: string, done: number) => void;
+
+export interface CopyHooks {
+  readonly onProgress: OnProgress;
+  /** What becomes true in the same commit as the copy. */
+  readonly alongside: (copied: Copied) => Write;
+}
+
 /**
- * What is done to the volume of the pipeline: by the tools of the file system, which is another program, so whoever starts this one brings them.
- *
- * Invariants: a tool killed at any point leaves a volume that its next run, or `fs gc`, puts in order. Limits: one at a time, so that two of them do not slow down
- * all mounts; a few wait.
+ * Paths are of the volume. What each throws: fs-gateway/tools/. A tool that is killed at any point leaves a volume that its next run, or `fs gc`, puts in order; what `onProgress`
+ * throws leaves no more than that.
  */
-import { Turns } from './share.ts';
-
-const WAITING_MAX = 8;
-
-export interface Quota {
-  readonly path: string;
-  readonly inode: number;
-  readonly bytes: number;
-  readonly bytesMax: number | null;
-  readonly inodes: number;
-  readonly inodesMax: number | null;
-  readonly counting: boolean;
-}
-
-export interface Copied {
-  readonly path: string;
-  readonly files: number;
-  readonly directories: number;
-  readonly bytes: number;
-  readonly consistent: boolean;
-}
-
-export interface VolumeSnapshot {
-  readonly name: string;
-  readonly path: string;
-  readonly created: string;
-}
-
-export interface Trashed {
-  readonly id: number;
-  readonly path: string | null;
-  readonly kind: string;
-  readonly bytes: number;
-  readonly removed: string;
-}
-
-export interface Restored {
-  readonly restored: number;
-  readonly failed: number;
-  readonly failures: readonly string[];
-}
-
-/** Paths are of the volume. What each throws: fs-gateway/tools/. */
 export interface VolumeTools {
   /** On the store of the pipeline, with the options of `fs format`. */
   format(options: Readonly<Record<string, string>>): Promise<void>;
@@ -55,27 +23,13 @@ export interface VolumeTools {
   setQuota(
     path: string,
     limits: { readonly bytesMax?: number | null; readonly inodesMax?: number | null },
+    onProgress: OnProgress,
   ): Promise<Quota>;
   snapshots(): Promise<readonly VolumeSnapshot[]>;
-  createSnapshot(name: string): Promise<Copied>;
-  deleteSnapshot(name: string): Promise<void>;
-  clone(from: string, to: string): Promise<Copied>;
+  createSnapshot(name: string, hooks: CopyHooks): Promise<Copied>;
+  deleteSnapshot(name: string, onProgress: OnProgress): Promise<void>;
+  clone(from: string, to: string, hooks: CopyHooks): Promise<Copied>;
   trash(): Promise<readonly Trashed[]>;
-  restore(wanted: readonly string[], to?: string): Promise<Restored>;
-  emptyTrash(olderThanMs: number): Promise<{ readonly removed: number }>;
-}
-
-/** The tools, one after the other. */
-export class VolumeWork {
-  readonly #tools: VolumeTools;
-  readonly #turns = new Turns({ total: 1, parties: 1 }, WAITING_MAX);
-
-  constructor(tools: VolumeTools) {
-    this.#tools = tools;
-  }
-
-  /** Throws `unavailable` when too many wait, and what `work` throws. */
-  run<T>(work: (tools: VolumeTools) => Promise<T>): Promise<T> {
-    return this.#turns.run(null, () => work(this.#tools));
-  }
+  restore(wanted: readonly string[], to: string | undefined, onProgress: OnProgress): Promise<Restored>;
+  emptyTrash(olderThanMs: number, onProgress: OnProgress): Promise<Emptied>;
 }

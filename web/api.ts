@@ -1,4 +1,6 @@
 /** The server as the page sees it. The shapes are those of /openapi.json. */
+import type { VolumeOperation } from '../control/volume-schemas.ts';
+
 export class ApiError extends Error {
   readonly status: number;
   constructor(status: number, message: string) {
@@ -9,6 +11,7 @@ export class ApiError extends Error {
 
 const TOKEN_KEY = 'penstock-token';
 const TENANT_KEY = 'penstock-tenant';
+const LOOK_MS = 1000;
 
 /** Kept for this tab only. */
 export function setToken(token: string): void {
@@ -31,11 +34,18 @@ function withTenant(path: string): string {
   return `${path}${path.includes('?') ? '&' : '?'}tenant=${encodeURIComponent(tenant)}`;
 }
 
-/** GET, or with a body POST, if nothing else is said. Throws ApiError with the problem's detail; status 0: no answer at all. */
-export async function api<T>(
-  path: string,
-  options: { readonly method?: 'POST' | 'PUT' | 'DELETE'; readonly body?: unknown; readonly signal?: AbortSignal } = {},
-): Promise<T> {
+interface ApiOptions {
+  readonly method?: 'POST' | 'PUT' | 'DELETE';
+  readonly body?: unknown;
+  readonly signal?: AbortSignal;
+  /** How far it is, of what takes long. */
+  readonly onProgress?: (text: string) => void;
+}
+
+/**
+ * GET, or with a body POST, if nothing else is said; what takes long is followed to its end. Throws ApiError with the problem's detail; status 0: no answer at all.
+ */
+export async function api<T>(path: string, options: ApiOptions = {}): Promise<T> {
   const token = sessionStorage.getItem(TOKEN_KEY);
   let response: Response;
   try {
@@ -53,9 +63,24 @@ export async function api<T>(
     throw new ApiError(0, 'The server does not answer.');
   }
   if (response.status === 204) return undefined as T; // there is nothing in it
+  const location = response.status === 202 ? response.headers.get('location') : null;
+  if (location !== null) return (await toItsEnd(location, options)) as T; // what the request is answered with where it does not take long
   if (response.ok) return (await response.json()) as T; // the server validates its answers by the same schemas
   const problem = (await response.json().catch(() => ({}))) as { detail?: string; title?: string };
   throw new ApiError(response.status, problem.detail ?? problem.title ?? `HTTP status ${response.status}`);
+}
+
+async function toItsEnd(location: string, { signal, onProgress }: ApiOptions): Promise<unknown> {
+  for (;;) {
+    await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
+    const { state, progress, result, error } = await api<VolumeOperation>(
+      location,
+      signal === undefined ? {} : { signal },
+    );
+    if (state === 'done') return result;
+    if (error !== null) throw new ApiError(error.status, error.detail);
+    onProgress?.(progress === null ? state : `${progress.phase}: ${progress.done.toLocaleString('en')}`);
+  }
 }
 
 export interface PagedList<T> {
@@ -251,34 +276,6 @@ export interface Volume {
   readonly bytesUsed: number;
   readonly inodesUsed: number;
   readonly mounts: readonly Session[];
-}
-
-export interface Quota {
-  readonly path: string;
-  readonly bytes: number;
-  readonly bytesMax: number | null;
-  readonly inodes: number;
-  readonly inodesMax: number | null;
-  readonly counting: boolean;
-}
-
-export interface VolumeSnapshot {
-  readonly name: string;
-  readonly path: string;
-  readonly created: string;
-}
-
-export interface Trashed {
-  readonly id: number;
-  readonly path: string | null;
-  readonly kind: string;
-  readonly bytes: number;
-  readonly removed: string;
-}
-
-export interface Restored {
-  readonly failed: number;
-  readonly failures: readonly string[];
 }
 
 export interface Mount {

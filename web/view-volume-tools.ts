@@ -1,18 +1,12 @@
-/** What is done to the volume: snapshots, quotas, and what is in its trash. Read once and after each act, as every look is a session of the metadata engine. */
-import {
-  api,
-  type PagedList,
-  type Quota,
-  type Restored,
-  type Trashed,
-  type Volume,
-  type VolumeSnapshot,
-} from './api.ts';
+/** What is done to the volume: snapshots, quotas, what is in its trash, and what goes on. All but the last is read once and after each act, as every look is a session of the metadata engine. */
+import type { Quota, Restored, Trashed, VolumeOperation, VolumeSnapshot } from '../control/volume-schemas.ts';
+import { api, type PagedList, type Volume } from './api.ts';
 import { h, replace } from './dom.ts';
 import { bytes, count, moment } from './format.ts';
 import { empty, section, table } from './parts.ts';
 
 const GB = 1e9;
+const OPERATIONS_MS = 3000;
 
 interface Shown<T> {
   /** Of the volume, in the API. */
@@ -49,6 +43,14 @@ export function volumeTools(signal: AbortSignal): readonly HTMLElement[] {
         signal,
       }),
     ),
+    section({
+      title: 'Work on the volume',
+      note: 'What takes long goes on without this page: the last 20.',
+      read: () => read<VolumeOperation>('operations', signal),
+      render: (shown) => (shown === null ? noVolume() : renderOperations(shown.items.slice(0, 20))),
+      signal,
+      everyMs: OPERATIONS_MS,
+    }),
   ];
 }
 
@@ -76,18 +78,20 @@ function act(
   button: HTMLButtonElement,
   refused: HTMLElement,
   question: string | null,
-  work: () => Promise<void>,
+  work: (onProgress: (text: string) => void) => Promise<void>,
 ): void {
   const run = async (): Promise<void> => {
     if (question !== null && !window.confirm(question)) return;
+    const { textContent: title } = button;
     button.disabled = true;
     refused.hidden = true;
     try {
-      await work();
+      await work((text) => (button.textContent = text));
     } catch (error) {
       refused.textContent = error instanceof Error ? error.message : String(error);
       refused.hidden = false;
     } finally {
+      button.textContent = title;
       button.disabled = false;
     }
   };
@@ -115,8 +119,8 @@ function renderSnapshots({ path, items }: Shown<VolumeSnapshot>, again: () => vo
   const name = h('input', { 'aria-label': 'Name of the snapshot', placeholder: 'name', required: true });
   const make = h('button', { type: 'submit' }, 'Make a snapshot');
   const remove = (button: HTMLButtonElement, snapshot: string): void =>
-    act(button, refused, `Nobody can read snapshot ${snapshot} any more then. Delete it?`, async () => {
-      await api(`${path}/snapshots/${encodeURIComponent(snapshot)}`, { method: 'DELETE' });
+    act(button, refused, `Nobody can read snapshot ${snapshot} any more then. Delete it?`, async (onProgress) => {
+      await api(`${path}/snapshots/${encodeURIComponent(snapshot)}`, { method: 'DELETE', onProgress });
       again();
     });
   return h(
@@ -125,8 +129,8 @@ function renderSnapshots({ path, items }: Shown<VolumeSnapshot>, again: () => vo
     form(
       make,
       () =>
-        act(make, refused, null, async () => {
-          await api(`${path}/snapshots`, { body: { name: name.value } });
+        act(make, refused, null, async (onProgress) => {
+          await api(`${path}/snapshots`, { body: { name: name.value }, onProgress });
           again();
         }),
       name,
@@ -167,9 +171,9 @@ function renderQuotas({ path, items }: Shown<Quota>, again: () => void): Node {
     form(
       set,
       () =>
-        act(set, refused, null, async () => {
+        act(set, refused, null, async (onProgress) => {
           const bytesMax = limit.value === '' ? null : Math.round(Number(limit.value) * GB);
-          await api(`${path}/quotas`, { method: 'PUT', body: { path: directory.value, bytesMax } });
+          await api(`${path}/quotas`, { method: 'PUT', body: { path: directory.value, bytesMax }, onProgress });
           again();
         }),
       directory,
@@ -197,8 +201,9 @@ function renderTrash({ path, items }: Shown<Trashed>, again: () => void): Node {
     return empty('Nothing is in the trash', 'What is removed stays there for as long as the volume says.');
   const refused = refusal();
   const restore = (button: HTMLButtonElement, { id, path: at }: Trashed): void =>
-    act(button, refused, `Bring back ${at ?? `inode ${id}`} with all that was below?`, async () => {
-      const report = await api<Restored>(`${path}/trash/restore`, { body: { items: [String(id)] } });
+    act(button, refused, `Bring back ${at ?? `inode ${id}`} with all that was below?`, async (onProgress) => {
+      const body = { items: [String(id)] };
+      const report = await api<Restored>(`${path}/trash/restore`, { body, onProgress });
       if (report.failed > 0) throw new Error(report.failures.join('; '));
       again();
     });
@@ -223,5 +228,29 @@ function renderTrash({ path, items }: Shown<Trashed>, again: () => void): Node {
       ],
       items,
     ),
+  );
+}
+
+function renderOperations(operations: readonly VolumeOperation[]): Node {
+  if (operations.length === 0)
+    return empty('Nothing was done yet', 'Copies, snapshots and what else takes time stand here.');
+  return table(
+    'Work on the volume',
+    [
+      { title: 'What', cell: ({ operation }) => operation },
+      { title: 'On', cell: ({ target }) => h('code', {}, target), wide: true },
+      { title: 'By', cell: ({ by }) => by },
+      {
+        title: 'State',
+        cell: ({ state, error }) => (error === null ? state : `${state}: ${error.detail}`),
+        wide: true,
+      },
+      {
+        title: 'So far',
+        cell: ({ progress }) => (progress === null ? '' : `${progress.phase} ${count(progress.done)}`),
+      },
+      { title: 'Begun', cell: ({ startedMs }) => moment(startedMs) },
+    ],
+    operations,
   );
 }

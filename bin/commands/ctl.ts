@@ -1,16 +1,19 @@
 /**
  * `penstock ctl RESOURCE VERB`: a client built from the /openapi.json of the server it talks to. An operation `resource.verb` takes
  * its path parameters in order, its query parameters and headers as `--name value`, and its body as `--field value` or `--data JSON`. Where the
- * document says that a field is a list or an object, the value is JSON, or `@FILE` with JSON or YAML. `ctl completion` is what a shell asks.
+ * document says that a field is a list or an object, the value is JSON, or `@FILE` with JSON or YAML. What the server answers with 202 is
+ * followed to its end. `ctl completion` is what a shell asks.
  */
 import { readFile } from 'node:fs/promises';
+import { setTimeout as delay } from 'node:timers/promises';
 import type { Command } from 'commander';
 import { parse } from 'yaml';
 import { z } from 'zod';
-import { describeError, PenstockError, type ErrorCode } from '../../lib/errors.ts';
+import { describeError, isCode, PenstockError, type ErrorCode } from '../../lib/errors.ts';
 import { oneLine, printTable, toJson } from '../output.ts';
 import { COMPLETION_SCRIPT, completionsOf } from './ctl-completion.ts';
 import { columnsSchema, showAnswer } from './ctl-screen.ts';
+import { progressOnStderr } from './fs-arguments.ts';
 
 interface CtlOptions {
   readonly url: string;
@@ -18,6 +21,7 @@ interface CtlOptions {
 }
 
 const TIMEOUT_MS = 60_000;
+const LOOK_MS = 500;
 
 const parameterSchema = z.object({ name: z.string(), in: z.string(), required: z.boolean().optional() });
 const bodySchema = z.object({
@@ -70,7 +74,7 @@ export function addCtlCommand(program: Command): void {
         printTable(shown.map(describe), options.json);
         return;
       }
-      const answer = await call(base, operation, args);
+      const answer = await toItsEnd(base, await call(base, operation, args));
       if (options.json === true) process.stdout.write(`${toJson(answer)}\n`);
       else showAnswer(answer, operation['x-columns']);
     });
@@ -86,7 +90,8 @@ function baseOf(text: string): string {
 }
 
 async function readOperations(base: string): Promise<Operation[]> {
-  const parsed = documentSchema.safeParse(await request(new URL('/openapi.json', base), { method: 'GET' }));
+  const { value } = await request(new URL('/openapi.json', base), { method: 'GET' });
+  const parsed = documentSchema.safeParse(value);
   if (!parsed.success) throw new PenstockError('unsupported', `${base} serves no OpenAPI document of Penstock`);
   return Object.entries(parsed.data.paths).flatMap(([path, methods]) =>
     Object.entries(methods).map(([method, operation]) => ({ ...operation, path, method: method.toUpperCase() })),
@@ -118,7 +123,7 @@ function completable({ operationId, parameters, requestBody }: Operation): Param
   return { operationId, options: [...named, ...fields] };
 }
 
-async function call(base: string, operation: Operation, args: readonly string[]): Promise<unknown> {
+async function call(base: string, operation: Operation, args: readonly string[]): Promise<Answer> {
   const { positional, named } = splitArguments(args);
   const names = pathParameters(operation);
   if (positional.length !== names.length) {
@@ -189,12 +194,25 @@ async function parseValue(name: string, text: string): Promise<unknown> {
   }
 }
 
+const operationStateSchema = z.object({
+  state: z.string(),
+  progress: z.object({ phase: z.string(), done: z.number() }).nullable(),
+  result: z.unknown(),
+  error: z.object({ status: z.number(), detail: z.string() }).nullable(),
+});
+
+interface Answer {
+  readonly value: unknown;
+  /** Where to look at what is not done yet. */
+  readonly goesOnAt: string | null;
+}
+
 const problemSchema = z.object({ title: z.string(), detail: z.string() });
 
 async function request(
   url: URL,
   options: { method: string; headers?: Record<string, string>; body?: string },
-): Promise<unknown> {
+): Promise<Answer> {
   const token = process.env['PENSTOCK_TOKEN'];
   const authorization = token === undefined || token === '' ? undefined : { authorization: `Bearer ${token}` };
   let response: Response;
@@ -213,12 +231,42 @@ async function request(
   const text = await response.text();
   const isJson = response.headers.get('content-type')?.includes('json') ?? false;
   const value: unknown = isJson && text !== '' ? JSON.parse(text) : text;
-  if (response.ok) return value;
+  if (response.ok) {
+    const goesOnAt = response.status === 202 ? response.headers.get('location') : null;
+    return { value, goesOnAt };
+  }
   const problem = problemSchema.safeParse(value);
   const why = problem.success
     ? oneLine(`${problem.data.title}: ${problem.data.detail}`)
     : `HTTP status ${response.status}`;
   throw new PenstockError(CODES[response.status] ?? 'io', `${why}${HINTS[response.status] ?? ''}`);
+}
+
+/** Of what goes on without its request: looks until it has ended, and shows how far it is. */
+async function toItsEnd(base: string, { value, goesOnAt }: Answer): Promise<unknown> {
+  if (goesOnAt === null) return value;
+  const showProgress = progressOnStderr();
+  const url = new URL(goesOnAt, base);
+  const [id = '', , volume = ''] = goesOnAt.split('/').reverse();
+  const look = `it goes on in the server: \`penstock ctl operations get ${volume} ${id}\` says how far it is`;
+  let answeredMs = performance.now();
+  for (;;) {
+    await delay(LOOK_MS);
+    let seen: unknown;
+    try {
+      seen = (await request(url, { method: 'GET' })).value;
+      answeredMs = performance.now();
+    } catch (error) {
+      // A server that is started again, or its engine.
+      if (isCode(error, 'unavailable') && performance.now() - answeredMs < TIMEOUT_MS) continue;
+      throw error instanceof PenstockError ? new PenstockError(error.code, `${error.message}; ${look}`) : error;
+    }
+    const operation = operationStateSchema.parse(seen);
+    const { state, progress, error } = operation;
+    if (progress !== null) showProgress(progress.phase, progress.done);
+    if (state === 'done') return operation.result;
+    if (error !== null) throw new PenstockError(CODES[error.status] ?? 'io', oneLine(`${state}: ${error.detail}`));
+  }
 }
 
 const CODES: Readonly<Record<number, ErrorCode>> = {

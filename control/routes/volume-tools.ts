@@ -1,9 +1,19 @@
 /** What is done to a volume: quotas, snapshots, clones, trash; and the locks of its files. For the platform only: of tenants there is none. */
 import { z } from 'zod';
 import type { App } from '../context.ts';
+import { idempotencyHeaders } from '../idempotency.ts';
 import { ascending, pageOf, pageQuery, paginate } from '../page.ts';
+import {
+  copySchema,
+  emptiedSchema,
+  quotaSchema,
+  restoredSchema,
+  snapshotSchema,
+  trashedSchema,
+  type Trashed,
+} from '../volume-schemas.ts';
+import { answerChange, begunSchema, volumeParams, waitQuery } from './volume-operations.ts';
 
-const volumeParams = z.object({ volume: z.string().max(200) });
 const path = z
   .string()
   .min(1)
@@ -15,30 +25,6 @@ const snapshotName = z
   .regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/, "expected 1 to 128 letters, digits, '.', '_' or '-'");
 const limit = z.int().min(0).nullable().optional().meta({ description: 'null: none; left out: as it is' });
 
-const quotaSchema = z.object({
-  path: z.string(),
-  inode: z.number(),
-  bytes: z.number(),
-  bytesMax: z.number().nullable(),
-  inodes: z.number(),
-  inodesMax: z.number().nullable(),
-  counting: z.boolean().meta({ description: 'it was interrupted: nothing is enforced until it is set again' }),
-});
-const copySchema = z.object({
-  path: z.string(),
-  files: z.number(),
-  directories: z.number(),
-  bytes: z.number().meta({ description: 'sizes of the files; no data is copied' }),
-  consistent: z.boolean().meta({ description: 'false: what was changed meanwhile may be in it in part' }),
-});
-const snapshotSchema = z.object({ name: z.string(), path: z.string(), created: z.string() });
-const trashedSchema = z.object({
-  id: z.number(),
-  path: z.string().nullable().meta({ description: 'where it was; null: not known any more' }),
-  kind: z.string(),
-  bytes: z.number(),
-  removed: z.string(),
-});
 const lockSchema = z.object({
   inode: z.number(),
   kind: z.enum(['posix', 'flock']),
@@ -107,7 +93,7 @@ function formatRoute(app: App): void {
       },
     },
     async ({ scope, params, body }, reply) => {
-      await scope.volumeWork(params.volume, (tools) => tools.format(body.options));
+      await scope.volume(params.volume).quick((tools) => tools.format(body.options));
       return reply.code(204).send(null);
     },
   );
@@ -128,7 +114,7 @@ function quotaRoutes(app: App): void {
       },
     },
     async ({ scope, params, query }) => {
-      const quotas = await scope.volumeWork(params.volume, (tools) => tools.quotas());
+      const quotas = await scope.volume(params.volume).quick((tools) => tools.quotas());
       return paginate(quotas, (quota) => [quota.path], ascending, query);
     },
   );
@@ -142,13 +128,17 @@ function quotaRoutes(app: App): void {
         tags: ['volumes'],
         summary: 'Limit what is below a directory, or (/) the volume; what is there is counted first',
         params: volumeParams,
+        querystring: waitQuery,
         body: z.strictObject({ path, bytesMax: limit, inodesMax: limit }),
-        response: { 200: quotaSchema },
+        response: { 200: quotaSchema, 202: begunSchema },
       },
     },
-    async ({ scope, params, body: { path: directory, bytesMax, inodesMax } }) => {
+    async (request, reply) => {
+      const { path: directory, bytesMax, inodesMax } = request.body;
       const limits = { ...(bytesMax !== undefined && { bytesMax }), ...(inodesMax !== undefined && { inodesMax }) };
-      return scope.volumeWork(params.volume, (tools) => tools.setQuota(directory, limits));
+      return answerChange(request, reply, { target: directory, schema: quotaSchema, status: 200 }, (tools, hooks) =>
+        tools.setQuota(directory, limits, hooks.onProgress),
+      );
     },
   );
 }
@@ -168,7 +158,7 @@ function snapshotRoutes(app: App): void {
       },
     },
     async ({ scope, params, query }) => {
-      const snapshots = await scope.volumeWork(params.volume, (tools) => tools.snapshots());
+      const snapshots = await scope.volume(params.volume).quick((tools) => tools.snapshots());
       const byName = [...snapshots].sort((a, b) => (a.name < b.name ? -1 : 1));
       return paginate(byName, ({ name }) => [name], ascending, query);
     },
@@ -183,12 +173,18 @@ function snapshotRoutes(app: App): void {
         tags: ['volumes'],
         summary: 'Snapshot the whole volume, as metadata; 409 where there is one of that name',
         params: volumeParams,
+        querystring: waitQuery,
+        headers: idempotencyHeaders,
         body: z.strictObject({ name: snapshotName }),
-        response: { 201: copySchema },
+        response: { 201: copySchema, 202: begunSchema },
       },
     },
-    async ({ scope, params, body }, reply) =>
-      reply.code(201).send(await scope.volumeWork(params.volume, (tools) => tools.createSnapshot(body.name))),
+    async (request, reply) => {
+      const { name } = request.body;
+      return answerChange(request, reply, { target: name, schema: copySchema, status: 201 }, (tools, hooks) =>
+        tools.createSnapshot(name, hooks),
+      );
+    },
   );
 
   app.delete(
@@ -200,12 +196,21 @@ function snapshotRoutes(app: App): void {
         tags: ['volumes'],
         summary: 'Delete a snapshot',
         params: volumeParams.extend({ snapshot: snapshotName }),
-        response: { 204: z.null() },
+        querystring: waitQuery,
+        response: { 202: begunSchema, 204: z.null() },
       },
     },
-    async ({ scope, params }, reply) => {
-      await scope.volumeWork(params.volume, (tools) => tools.deleteSnapshot(params.snapshot));
-      return reply.code(204).send(null);
+    async (request, reply) => {
+      const { snapshot } = request.params;
+      return answerChange(
+        request,
+        reply,
+        { target: snapshot, schema: z.object({}), status: 204 },
+        async (tools, hooks) => {
+          await tools.deleteSnapshot(snapshot, hooks.onProgress);
+          return {};
+        },
+      );
     },
   );
 
@@ -218,12 +223,21 @@ function snapshotRoutes(app: App): void {
         tags: ['volumes'],
         summary: 'Copy a file or a tree, as metadata; what mounts have not committed yet is not in it',
         params: volumeParams,
+        querystring: waitQuery,
+        headers: idempotencyHeaders,
         body: z.strictObject({ from: path, to: path }),
-        response: { 201: copySchema },
+        response: { 201: copySchema, 202: begunSchema },
       },
     },
-    async ({ scope, params, body }, reply) =>
-      reply.code(201).send(await scope.volumeWork(params.volume, (tools) => tools.clone(body.from, body.to))),
+    async (request, reply) => {
+      const { from, to } = request.body;
+      return answerChange(
+        request,
+        reply,
+        { target: `${from} -> ${to}`, schema: copySchema, status: 201 },
+        (tools, hooks) => tools.clone(from, to, hooks),
+      );
+    },
   );
 }
 
@@ -242,11 +256,8 @@ function trashRoutes(app: App): void {
       },
     },
     async ({ scope, params, query }) => {
-      const trashed = await scope.volumeWork(params.volume, (tools) => tools.trash());
-      const key = ({ removed, id }: z.output<typeof trashedSchema>): string[] => [
-        removed,
-        String(id).padStart(16, '0'),
-      ];
+      const trashed = await scope.volume(params.volume).quick((tools) => tools.trash());
+      const key = ({ removed, id }: Trashed): string[] => [removed, String(id).padStart(16, '0')];
       return paginate(
         [...trashed].sort((a, b) => ascending(key(a), key(b))),
         key,
@@ -265,13 +276,18 @@ function trashRoutes(app: App): void {
         tags: ['volumes'],
         summary: 'Bring back what was at these paths with all that was below, or what has these ids',
         params: volumeParams,
+        querystring: waitQuery,
+        headers: idempotencyHeaders,
         body: z.strictObject({ items: z.array(z.string().min(1).max(4096)).min(1).max(100), to: path.optional() }),
-        response: { 200: z.object({ restored: z.int(), failed: z.int(), failures: z.array(z.string()) }) },
+        response: { 200: restoredSchema, 202: begunSchema },
       },
     },
-    async ({ scope, params, body }) => {
-      const report = await scope.volumeWork(params.volume, (tools) => tools.restore(body.items, body.to));
-      return { ...report, failures: [...report.failures] };
+    async (request, reply) => {
+      const { items, to } = request.body;
+      const target = `${items.length} items`;
+      return answerChange(request, reply, { target, schema: restoredSchema, status: 200 }, (tools, hooks) =>
+        tools.restore(items, to, hooks.onProgress),
+      );
     },
   );
 
@@ -284,11 +300,16 @@ function trashRoutes(app: App): void {
         tags: ['volumes'],
         summary: 'Remove for good what was removed longer ago than that',
         params: volumeParams,
-        querystring: z.object({ olderThanSeconds: z.coerce.number().int().min(0) }),
-        response: { 200: z.object({ removed: z.int() }) },
+        querystring: waitQuery.extend({ olderThanSeconds: z.coerce.number().int().min(0) }),
+        response: { 200: emptiedSchema, 202: begunSchema },
       },
     },
-    ({ scope, params, query }) =>
-      scope.volumeWork(params.volume, (tools) => tools.emptyTrash(query.olderThanSeconds * 1000)),
+    async (request, reply) => {
+      const { olderThanSeconds } = request.query;
+      const target = `older than ${olderThanSeconds} s`;
+      return answerChange(request, reply, { target, schema: emptiedSchema, status: 200 }, (tools, hooks) =>
+        tools.emptyTrash(olderThanSeconds * 1000, hooks.onProgress),
+      );
+    },
   );
 }

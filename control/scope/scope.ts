@@ -13,7 +13,7 @@ import type { ControlContext } from '../context.ts';
 import type { AuditRecord } from '../lake/audit.ts';
 import { readMounts, type ReportingMount } from '../lake/mounts.ts';
 import { describeVolume, readLocks, type LockOfFile, type VolumeState } from '../lake/volume.ts';
-import type { VolumeTools } from '../volume-tools.ts';
+import type { VolumeOperations } from '../volume-operations.ts';
 import { ConnectionScope } from './connection-scope.ts';
 import { FleetScope } from './fleet-scope.ts';
 import { LakeScope } from './lake-scope.ts';
@@ -68,13 +68,13 @@ export class Scope {
     return this.tenant === null ? [await describeVolume(engine, volume)] : [];
   }
 
-  /** Throws `not-found` where `volume` is not that of the pipeline or not to be seen, and what `work` throws. */
-  async volumeWork<T>(volume: string, work: (tools: VolumeTools) => Promise<T>): Promise<T> {
+  /** Throws `not-found` where `volume` is not that of the pipeline or not to be seen. */
+  volume(volume: string): VolumeOperations {
     this.#assertVolume(volume);
     // Throws at once while it is known to be down: a tool would try for long.
     const { engine } = this.#context.connections;
     engine.lost.throwIfAborted();
-    return this.#context.volumeWork.run(work);
+    return this.#context.volumeOperations;
   }
 
   /** Throws `not-found`. */

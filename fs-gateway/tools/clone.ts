@@ -13,7 +13,7 @@
  */
 import type { Clock } from '../../lib/clock.ts';
 import { isCode, PenstockError } from '../../lib/errors.ts';
-import type { MetaEngine } from '../../lib/meta/engine.ts';
+import type { MetaEngine, Write } from '../../lib/meta/engine.ts';
 import { encodeBuilder, takeOver, treesIn } from '../../lib/volume/building.ts';
 import { INODE_FROZEN, isDirectory, S_IFDIR, S_IFMT } from '../../lib/volume/inode.ts';
 import { ROOT_INO, VolumeKeys } from '../../lib/volume/keys.ts';
@@ -56,6 +56,8 @@ export interface CloneOptions {
   readonly volume: string;
   readonly clock: Clock;
   readonly progress?: Progress;
+  /** What becomes true in the same commit as a copy. */
+  readonly alongside?: (report: CopyReport) => Write;
 }
 
 /** Paths are of the volume. Throws `not-found`, `exists`, `quota`, `usage`. */
@@ -162,18 +164,22 @@ interface CopyTarget {
   readonly quota?: { readonly bytesMax: number | null };
 }
 
+type Built<T> = T & { readonly path: string; readonly inode: number };
+
 /** Trees that come and go as a whole. */
 export class TreeWork {
   readonly view: VolumeView;
   readonly nowNs: bigint;
   readonly #engine: MetaEngine;
   readonly #progress: Progress;
+  readonly #alongside: CloneOptions['alongside'];
 
-  private constructor({ engine, volume, clock, progress = () => undefined }: CloneOptions) {
+  private constructor({ engine, volume, clock, progress = () => undefined, alongside }: CloneOptions) {
     this.view = VolumeView.over(engine, volume);
     this.nowNs = BigInt(Math.floor(clock.nowMs())) * 1_000_000n;
     this.#engine = engine;
     this.#progress = progress;
+    this.#alongside = alongside;
   }
 
   /** Throws `not-found` when there is no such volume. */
@@ -192,11 +198,12 @@ export class TreeWork {
   async copy(source: Node, target: CopyTarget): Promise<CopyReport> {
     const { view, nowNs } = this;
     const { parent, frozen } = target;
-    return this.build(target, async (root, quota) => {
+    const fill = async (root: number, quota: number): Promise<Omit<CopyReport, 'path' | 'inode'>> => {
       const copy = new TreeCopy({ view, quota, frozen, nowNs, progress: this.#progress });
       const consistent = await this.#copyWatched(copy, source, parent.ino, root);
       return { files: copy.files, directories: copy.directories, bytes: copy.bytes, consistent };
-    });
+    };
+    return this.build(target, fill, this.#alongside);
   }
 
   /**
@@ -206,7 +213,8 @@ export class TreeWork {
   async build<T>(
     target: CopyTarget,
     fill: (root: number, quota: number) => Promise<T>,
-  ): Promise<T & { readonly path: string; readonly inode: number }> {
+    alongside?: (made: Built<T>) => Write,
+  ): Promise<Built<T>> {
     const { view } = this;
     const { parent, name, path, frozen } = target;
     if (!frozen) await writableDirectory(view, parent.ino);
@@ -216,9 +224,10 @@ export class TreeWork {
     let linking = false;
     try {
       const made = await fill(root, target.quota === undefined ? parent.inode.quota : root);
+      const built = { path, inode: root, ...made };
       linking = true;
-      await this.#link(root, target, parent.inode.quota);
-      return { path, inode: root, ...made };
+      await this.#link(root, target, parent.inode.quota, alongside?.(built));
+      return built;
     } catch (error) {
       // A link whose answer was lost may have been made, or be made yet: gc knows when our session is over. It also removes what is left when this fails.
       const linked = linking && !LINK_REFUSED.some((code) => isCode(error, code));
@@ -270,7 +279,12 @@ export class TreeWork {
   }
 
   /** `around` is the quota that the directory had when the copy began. */
-  async #link(root: number, { parent: { ino: parent }, name, path }: CopyTarget, around: number): Promise<void> {
+  async #link(
+    root: number,
+    { parent: { ino: parent }, name, path }: CopyTarget,
+    around: number,
+    beside: Write | undefined,
+  ): Promise<void> {
     const { view, nowNs } = this;
     await view.change(undefined, async (change) => {
       const [directory, node] = [await view.node(parent), await view.node(root)];
@@ -290,6 +304,7 @@ export class TreeWork {
       change.putEntry(parent, name, null, root, (node.inode.mode & S_IFMT) >> 12);
       change.touchDirectory(parent, nowNs, isDirectory(node.inode) ? 1 : 0);
       change.write(view.keys.building(root), null);
+      if (beside !== undefined) change.write(beside.key, beside.value);
     });
   }
 

@@ -259,15 +259,17 @@ export async function clonePath(
   });
 }
 
+type CopyRequest = ToolRequest & Pick<CloneOptions, 'alongside'>;
+
 /** The same by paths of the volume, wherever it is mounted: what mounts have not committed yet is not in it. */
 export async function cloneInVolume(
-  request: ToolRequest & { readonly source: string; readonly target: string },
+  request: CopyRequest & { readonly source: string; readonly target: string },
 ): Promise<CopyReport> {
   return withSnapshots(request, (options) => cloneTree(options, request.source, request.target));
 }
 
 /** Copies the whole volume, as metadata, to `/.snapshots/NAME`. */
-export async function snapshotVolume(request: ToolRequest & { readonly snapshot?: string }): Promise<CopyReport> {
+export async function snapshotVolume(request: CopyRequest & { readonly snapshot?: string }): Promise<CopyReport> {
   return withSnapshots(request, (options) => createSnapshot(options, request.snapshot));
 }
 
@@ -279,10 +281,16 @@ export async function removeSnapshot(request: ToolRequest & { readonly snapshot:
   return withSnapshots(request, (options) => deleteSnapshot(options, request.snapshot));
 }
 
-async function withSnapshots<T>(request: ToolRequest, work: (options: CloneOptions) => Promise<T>): Promise<T> {
-  const { progress } = request;
+async function withSnapshots<T>(request: CopyRequest, work: (options: CloneOptions) => Promise<T>): Promise<T> {
+  const { progress, alongside } = request;
   return withVolume(request, ({ engine, volume }) =>
-    work({ engine, volume, clock: systemClock, ...(progress !== undefined && { progress }) }),
+    work({
+      engine,
+      volume,
+      clock: systemClock,
+      ...(progress !== undefined && { progress }),
+      ...(alongside !== undefined && { alongside }),
+    }),
   );
 }
 

@@ -22,7 +22,7 @@ export function toolError(error: unknown): unknown {
   return new PenstockError(code ?? 'io', error.message, { cause: error });
 }
 
-/** Called often; whoever shows it decides how often it does. */
+/** Called often; whoever shows it decides how often it does. What it throws ends the work, and what is left of that is as after a kill. */
 export type Progress = (phase: string, done: number) => void;
 
 /** Throws `not-found` when the volume was never formatted. */

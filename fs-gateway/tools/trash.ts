@@ -124,10 +124,11 @@ export class TrashCan {
       for (const entry of all) {
         try {
           await restoring.restore(entry, entry === top ? to : undefined);
-          this.#progress('restored', ++restored);
+          restored++;
         } catch (error) {
           failures.push(`${showEntry(entry)}: ${describeError(error)}`);
         }
+        this.#progress('restored', restored);
       }
     }
     return { restored, failed: failures.length, failures: failures.slice(0, FAILURES_SHOWN) };

@@ -80,7 +80,7 @@ export async function startControl(
   config: PipelineConfig,
   baseDir: string,
   firstToken?: string,
-  options: Pick<ServeOptions, 'sealKeys' | 'onLog' | 'clock' | 'clientBounds'> = {},
+  options: Partial<Pick<ServeOptions, 'sealKeys' | 'onLog' | 'clock' | 'clientBounds' | 'volumeTools'>> = {},
 ): Promise<Control> {
   const stop = new AbortController();
   const { promise, resolve, reject } = Promise.withResolvers<Serving>();

@@ -1,0 +1,244 @@
+/** What takes long on the volume: it goes on without its request, is followed, and is done once whatever is killed. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect, onTestFinished, test } from 'vitest';
+import { volumeToolsOf } from '../../bin/volume-tools.ts';
+import type { VolumeOperation } from '../../control/volume-schemas.ts';
+import type { VolumeTools } from '../../control/volume-tools.ts';
+import { cloneInVolume } from '../../fs-gateway/tools/main.ts';
+import { parseConfig } from '../../lib/config/load.ts';
+import { pipelineSchema } from '../../lib/config/pipeline.ts';
+import { openTestVolume } from '../support/fs-volume.ts';
+import { HANG_MS } from '../support/hang.ts';
+import { tempDir } from '../support/temp.ts';
+import { contentAt, makeDirectory, namesIn, walk, writeFile } from '../tools/volume-files.ts';
+import { type Answer, Control, startControl } from './control.ts';
+
+const VOLUME = '/v1/volumes/lake';
+const BIN = join(import.meta.dirname, '../../bin/penstock');
+
+function placed() {
+  const dir = tempDir('volume-operations');
+  const metaUrl = `sqlite:${join(dir, 'meta.db')}`;
+  const yaml = [
+    ...[`log: file:${join(dir, 'log')}`, `store: dir:${join(dir, 'objects')}`, `meta: ${metaUrl}`],
+    'datasets: [{ name: unit, topic: unit }]',
+  ].join('\n');
+  const config = parseConfig(yaml, 'pipeline.yaml', pipelineSchema);
+  return { dir, yaml, config, metaUrl, volume: { base: dir, metaUrl, storeDir: join(dir, 'objects') } };
+}
+
+type Place = ReturnType<typeof placed>;
+
+const tools = ({ config, dir }: Place): VolumeTools => volumeToolsOf(config, dir);
+
+async function served(place: Place, volumeTools = tools(place)): Promise<Control> {
+  return startControl(place.config, place.dir, undefined, { volumeTools });
+}
+
+const ask = (control: Control, method: string, path: string, body?: unknown, key?: string): Promise<Answer> =>
+  control.request(method, `${VOLUME}${path}`, {
+    ...(body !== undefined && { body }),
+    ...(key !== undefined && { headers: { 'idempotency-key': key } }),
+  });
+
+async function formatted(place: Place, control: Control) {
+  expect((await ask(control, 'PUT', '', {})).status).toBe(204);
+  const open = await openTestVolume(place.volume);
+  const models = await makeDirectory(open, 'models');
+  await writeFile(open, 'first', Buffer.from('weights'), models);
+  return { open, models };
+}
+
+/** What the operation is when it has ended. */
+async function ended(control: Control, location: string | null): Promise<VolumeOperation> {
+  let seen: Answer['json'] = {};
+  await expect
+    .poll(async () => (seen = await control.get(location ?? '')), { timeout: HANG_MS })
+    .not.toMatchObject({ state: expect.stringMatching(/waiting|running/) as string });
+  return seen as unknown as VolumeOperation;
+}
+
+test('what takes long is answered 202, followed at its Location, and known by its key', async () => {
+  const place = placed();
+  const held = Promise.withResolvers<undefined>();
+  const real = tools(place);
+  const control = await served(place, {
+    ...real,
+    clone: async (from, to, hooks) => {
+      hooks.onProgress('copied', 7);
+      await held.promise;
+      return real.clone(from, to, hooks);
+    },
+  });
+  await formatted(place, control);
+  const body = { from: '/models', to: '/copy' };
+  const begun = await ask(control, 'POST', '/clones?wait=0', body, 'k');
+  const location = begun.headers.get('location');
+  expect([begun.status, location]).toEqual([202, `${VOLUME}/operations/${String(begun.json['id'])}`]);
+  await expect
+    .poll(() => control.get(location ?? ''))
+    .toMatchObject({
+      ...{ operation: 'volumes.clone', target: '/models -> /copy', by: 'local', state: 'running' },
+      ...{ progress: { phase: 'copied', done: 7 }, result: null, error: null },
+    });
+  // What is asked for meanwhile waits, its repeats do not begin it again, and lists do not wait.
+  const waits = await ask(control, 'POST', '/snapshots?wait=0', { name: 'a' });
+  expect([waits.status, waits.json['state']]).toEqual([202, 'waiting']);
+  expect((await ask(control, 'POST', '/clones?wait=0', body, 'k')).json['id']).toBe(begun.json['id']);
+  expect((await ask(control, 'GET', '/snapshots')).json['items']).toEqual([]);
+  expect((await ask(control, 'GET', '/operations')).json['items']).toMatchObject([
+    { operation: 'snapshots.create' },
+    { operation: 'volumes.clone', state: 'running' },
+  ]);
+  held.resolve(undefined);
+  const copied = { path: '/copy', files: 1, directories: 1, bytes: 7, consistent: true };
+  expect(await ended(control, location)).toMatchObject({ state: 'done', result: copied });
+  expect(await ended(control, waits.headers.get('location'))).toMatchObject({ state: 'done' });
+  const repeated = await ask(control, 'POST', '/clones', body, 'k');
+  expect([repeated.status, repeated.json]).toEqual([201, copied]);
+  const other = await ask(control, 'POST', '/clones', { ...body, to: '/other' }, 'k');
+  expect([other.status, other.text]).toEqual([409, expect.stringContaining('Idempotency-Key')]);
+
+  // What fails says so the same way as if it had been waited for, also again.
+  const failed = await ask(control, 'POST', '/clones?wait=0', body, 'l');
+  expect(await ended(control, failed.headers.get('location'))).toMatchObject({
+    ...{ state: 'failed', result: null },
+    error: { status: 409, code: 'exists', detail: "'/copy' exists" },
+  });
+  for (const key of ['l', 'm']) {
+    const refused = await ask(control, 'POST', '/clones', body, key);
+    expect([refused.status, refused.json]).toMatchObject([
+      409,
+      { type: 'urn:penstock:problem:exists', detail: "'/copy' exists" },
+    ]);
+  }
+  expect((await control.request('GET', `${VOLUME}/operations/${crypto.randomUUID()}`)).status).toBe(404);
+});
+
+test('a copy is done when its record says so: a server that dies in between leaves no doubt', async () => {
+  const place = placed();
+  const held = Promise.withResolvers<undefined>();
+  const real = tools(place);
+  const first = await served(place, {
+    ...real,
+    clone: async (...copy) => {
+      const report = await real.clone(...copy);
+      await held.promise;
+      return report;
+    },
+  });
+  const { open } = await formatted(place, first);
+  const body = { from: '/models', to: '/copy' };
+  const { headers } = await ask(first, 'POST', '/clones?wait=0', body, 'k');
+  await expect.poll(() => namesIn(open, 1n)).toContain('copy');
+  const second = await served(place);
+  expect(await second.get(headers.get('location') ?? '')).toMatchObject({ state: 'done', result: { files: 1 } });
+  expect((await ask(second, 'POST', '/clones', body, 'k')).status).toBe(201);
+  held.resolve(undefined);
+});
+
+test('a server that ends leaves what it did as interrupted, and its repeat does it', async () => {
+  const place = placed();
+  const real = tools(place);
+  const first = await served(place, {
+    ...real,
+    clone: (from, to, { onProgress }) =>
+      new Promise((_, reject) => {
+        const step = (): void => {
+          try {
+            onProgress('copied', 1);
+            setTimeout(step, 10);
+          } catch (error) {
+            reject(error instanceof Error ? error : new Error(String(error)));
+          }
+        };
+        step();
+      }),
+  });
+  await formatted(place, first);
+  const body = { from: '/models', to: '/copy' };
+  const begun = await ask(first, 'POST', '/clones?wait=0', body, 'k');
+  const waits = await ask(first, 'POST', '/snapshots?wait=0', { name: 'a' });
+  await first.stop();
+  const second = await served(place);
+  for (const { headers } of [begun, waits]) {
+    expect(await second.get(headers.get('location') ?? '')).toMatchObject({
+      ...{ state: 'interrupted', result: null },
+      error: { status: 503, detail: expect.stringContaining('ask for it again') as string },
+    });
+  }
+  expect((await ask(second, 'POST', '/clones', body, 'k')).json).toMatchObject({ files: 1 });
+});
+
+test('the server is killed in the middle of a copy that ctl follows: nothing of it is seen, ctl says so, and its repeat copies all', async () => {
+  const place = placed();
+  const file = join(place.dir, 'pipeline.yaml');
+  writeFileSync(file, place.yaml);
+  const serve = async (port = '0'): Promise<{ readonly control: Control; readonly kill: () => Promise<void> }> => {
+    const child = spawn(BIN, ['serve', '-c', file, '--port', port], { stdio: ['ignore', 'ignore', 'ignore', 'ipc'] });
+    onTestFinished(() => void child.kill('SIGKILL'));
+    const [{ url }] = (await once(child, 'message', { signal: AbortSignal.timeout(HANG_MS) })) as [{ url: string }];
+    const kill = async (): Promise<void> => {
+      const gone = once(child, 'exit');
+      child.kill('SIGKILL');
+      await gone;
+    };
+    return { control: new Control({ url, loopbackOnly: true }, kill), kill };
+  };
+  const first = await serve();
+  const { open, models } = await formatted(place, first.control);
+  for (let index = 1; index < 100; index++) await writeFile(open, `f${index}`, Buffer.from('weights'), models);
+  await makeDirectory(open, 'large');
+  await makeDirectory(open, 'larger');
+  const clone = (source: string, target: string): Promise<unknown> =>
+    cloneInVolume({ metaUrl: place.metaUrl, name: 'lake', source, target });
+  for (let index = 0; index < 10; index++) await clone('/models', `/large/${index}`);
+  for (let index = 0; index < 4; index++) await clone('/large', `/larger/${index}`);
+
+  const ctl = (url: string, ...args: string[]) => {
+    const child = spawn(BIN, ['ctl', '--url', url, 'volumes', 'clone', 'lake', ...args, '--json'], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
+    onTestFinished(() => void child.kill('SIGKILL'));
+    const said = { stdout: '', stderr: '' };
+    child.stdout.on('data', (chunk) => (said.stdout += String(chunk)));
+    child.stderr.on('data', (chunk) => (said.stderr += String(chunk)));
+    return once(child, 'close').then(([status]) => ({ status: status as number, ...said }));
+  };
+  const args = ['--from', '/larger', '--to', '/copy', '--wait', '0', '--idempotency-key', 'k'];
+  const followed = ctl(first.control.url, ...args);
+  await expect
+    .poll(() => first.control.get(`${VOLUME}/operations`), { interval: 20, timeout: HANG_MS })
+    .toMatchObject({ items: [{ state: 'running', progress: { phase: 'copied' } }] });
+  await first.kill();
+  expect(await namesIn(open, 1n)).not.toContain('copy');
+
+  const second = await serve(new URL(first.control.url).port);
+  // Its lease of half a minute need not be waited for.
+  const { items } = await second.control.get('/v1/sessions');
+  for (const { id } of (items as { id: number; kind: string; pid: number }[]).filter(
+    ({ kind }) => kind === 'control',
+  )) {
+    await second.control.request('DELETE', `/v1/sessions/${id}`);
+  }
+  expect(await followed).toMatchObject({
+    status: 1,
+    stdout: '',
+    stderr: expect.stringMatching(/interrupted.*ask for it again/) as string,
+  });
+  const again = await ctl(second.control.url, ...args);
+  expect([again.status, again.stderr.replace(/^(copied: \d+\n)*/, '')]).toEqual([0, '']);
+  expect(JSON.parse(again.stdout)).toEqual({
+    path: '/copy',
+    files: 4000,
+    directories: 45,
+    bytes: 28_000,
+    consistent: true,
+  });
+  const later = await openTestVolume(place.volume, 'later');
+  expect(String(await contentAt(later, '/copy/3/9/f99'))).toBe('weights');
+  expect(await namesIn(later, await walk(later, '/copy/3/9'))).toHaveLength(100);
+});
