@@ -9,6 +9,7 @@ import { isCode, PenstockError } from '../lib/errors.ts';
 import { thisProcess } from '../lib/process-identity.ts';
 import { acquireProcessLock } from '../lib/process-lock.ts';
 import type { ProcessLock } from '../lib/process-lock.ts';
+import type { SessionInfo } from '../lib/meta/engine.ts';
 import { openMeta, openStore } from '../lib/registry.ts';
 import type { StoreCredentials } from '../lib/store/store.ts';
 import { readFormat } from '../lib/volume/format.ts';
@@ -36,6 +37,7 @@ import { Files } from './vfs/files.ts';
 import { FileSystem } from './vfs/filesystem.ts';
 import { Flusher } from './vfs/flusher.ts';
 import { Flushes } from './vfs/flushes.ts';
+import { Handles } from './vfs/handles.ts';
 import { LockTable } from './vfs/lock-table.ts';
 import { Locks } from './vfs/locks.ts';
 import { Namespace } from './vfs/namespace.ts';
@@ -173,7 +175,9 @@ async function assemble({
   const stagingDir = join(base, stagingFolder(options.mountpoint));
   const lock = await lockStaging(join(stagingDir, 'lock'), options.mountpoint, clock);
   const { cacheDir } = options;
+  let earlier: readonly SessionInfo[];
   try {
+    earlier = (await view.sessions()).filter(({ detail }) => detail['mountId'] === mountId);
     await view.takeOver(await onlyOne({ mountId, life: lockOwner, cacheDir, sessions: () => view.sessions() }));
   } catch (error) {
     lock.release();
@@ -209,7 +213,8 @@ async function assemble({
     reader,
     staging,
     whole,
-    away: new Away(clock, () => view.session),
+    away: new Away(clock, () => view.session, staging.bases),
+    handles: new Handles(),
     keptAside: new KeptAside(join(stagingDir, 'aside')),
     time: new TimeSource(clock),
     ttlMs: options.ttlMs,
@@ -286,6 +291,7 @@ async function assemble({
   });
   view.lockEvents = locks;
   await table.claim();
+  context.away.resume(staging.files.values(), earlier);
   passthrough.resume();
   await flushes.recover();
   passthrough.lookAfter();

@@ -20,6 +20,8 @@
  *     KEEP   somebody has set another mtime: what was staged until now leaves it
  *     OPEN, CLOSE   the inode was opened (`length` times; `offset` is its backing id, 0 through the daemon) or closed; the bytes are the id of
  *            the request. A CLOSE of `length` 0 takes back the open that this request had made
+ *     BASE   what is staged from here on is staged upon this version: the bytes are a version of `length` bytes and the inode's record; `offset` is the
+ *            session, timeNs the wall clock. `length` 0: upon none
  *     COUNTED  the bytes are the id of a request that opened or closed an inode
  *   DATA and RANGE of an append end in the id of its request (behind the `length` bytes of DATA).
  *
@@ -68,6 +70,7 @@ export const FrameKind = {
   WROTE: 15,
   MOVE: 16,
   COUNTED: 17,
+  BASE: 18,
 } as const;
 export type FrameKind = (typeof FrameKind)[keyof typeof FrameKind];
 

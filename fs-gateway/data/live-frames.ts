@@ -6,6 +6,7 @@ import { FrameKind } from './journal.ts';
 import type { Frame } from './journal.ts';
 import type { OpenCounts } from './open-counts.ts';
 import { Overlay } from './overlay.ts';
+import { baseFrame } from './staged-base.ts';
 import type { StagedFile } from './staged-file.ts';
 
 export function* liveFrames(open: OpenCounts, appends: Appends, files: Iterable<StagedFile>): Iterable<Frame> {
@@ -28,6 +29,7 @@ export function countedFrame(request: string): Frame {
 function* framesOf(file: StagedFile): Iterable<Frame> {
   const { ino, ctimeNs: timeNs } = file;
   const all = new Overlay();
+  if (file.base !== undefined) yield baseFrame(ino, file.base);
   if (file.flushing !== undefined) all.add(file.flushing);
   all.add(file.active);
   if (!file.inMemory) yield { kind: FrameKind.SPILL, ino, timeNs, offset: 0, length: 0 };

@@ -13,6 +13,7 @@ import { FrameKind, NO_APPEND } from './journal.ts';
 import type { Frame } from './journal.ts';
 import type { Move, RecoveredAppends, Wrote } from './appends.ts';
 import { OpenCounts } from './open-counts.ts';
+import { baseOf } from './staged-base.ts';
 import { StagedFile } from './staged-file.ts';
 import type { Append } from './staged-file.ts';
 
@@ -29,7 +30,7 @@ export function replay(
   sameBoot: boolean,
   isCommitted: (ino: number, id: bigint) => boolean,
 ): Recovered {
-  const replaying = new Replaying(dir);
+  const replaying = new Replaying(dir, sameBoot);
   const cleanBefore = new Map<number, number>();
   const syncedBefore = new Map<number, number>();
   for (const [index, { kind, ino, offset, timeNs }] of frames.entries()) {
@@ -57,7 +58,13 @@ export function closeId(request: string): string {
   return request === '' ? '' : `close ${request}`;
 }
 
-const WITHOUT_CHANGE = new Set<FrameKind>([FrameKind.SPILL, FrameKind.APPEND, FrameKind.FLUSH, FrameKind.KEEP]);
+const WITHOUT_CHANGE = new Set<FrameKind>([
+  FrameKind.SPILL,
+  FrameKind.APPEND,
+  FrameKind.FLUSH,
+  FrameKind.KEEP,
+  FrameKind.BASE,
+]);
 
 /** The id of the request that a frame is of, when that was an append. */
 function requestOf({ kind, length, bytes }: Frame): string {
@@ -73,11 +80,13 @@ class Replaying implements Recovered {
   readonly moves = new Map<number, Move>();
   readonly wrote = new Map<number, Wrote>();
   readonly #dir: string;
+  readonly #sameBoot: boolean;
   /** Not live. */
   readonly #flushed = new Set<number>();
 
-  constructor(dir: string) {
+  constructor(dir: string, sameBoot: boolean) {
     this.#dir = dir;
+    this.#sameBoot = sameBoot;
   }
 
   frame(frame: Frame, committed: boolean, there: boolean): void {
@@ -110,7 +119,8 @@ class Replaying implements Recovered {
     else this.open.note(kind === FrameKind.CLOSE ? closeId(id) : id);
   }
 
-  #change({ kind, ino, offset, length, timeNs, bytes }: Frame, committed: boolean, there: boolean): void {
+  #change(frame: Frame, committed: boolean, there: boolean): void {
+    const { kind, ino, offset, length, timeNs, bytes } = frame;
     let file = this.files.get(ino);
     if (file === undefined) this.files.set(ino, (file = new StagedFile(ino, 0, this.#dir)));
     // A full disk may have had no room for the frame that says SPILL.
@@ -121,6 +131,7 @@ class Replaying implements Recovered {
     if (kind === FrameKind.FLUSH && length === 0) this.#flushed.add(ino);
     if (kind === FrameKind.APPEND) file.append = timeNs === NO_APPEND.id ? undefined : { from: offset, id: timeNs };
     if (kind === FrameKind.KEEP) file.keepMtime();
+    if (kind === FrameKind.BASE) file.base = baseOf(frame, this.#sameBoot);
     if (WITHOUT_CHANGE.has(kind)) return;
     if (committed) {
       // What follows was done to a file of this size.

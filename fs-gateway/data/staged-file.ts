@@ -8,6 +8,7 @@
 import { closeSync, constants, openSync, readSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { Overlay } from './overlay.ts';
+import type { StagedBase } from './staged-base.ts';
 
 /** A file that ends within it has no staging file: opening one costs more than writing it. */
 export const MEMORY_BYTES_MAX = 64 * 1024;
@@ -33,6 +34,14 @@ export interface FileChange {
   readonly whole: boolean;
 }
 
+/** What one flush commits. */
+export interface Flush extends FileChange {
+  /** Frames of the journal up to here are committed with it. */
+  readonly mark: number;
+  /** The commit carries it when some of it was promised, so that after a power cut it is known to be made. */
+  readonly promiseId: bigint | undefined;
+}
+
 export class StagedFile {
   readonly ino: number;
   /** A live file (live-file.ts): it finds out by itself what changed, and is neither in the journal nor dropped by a commit. */
@@ -41,6 +50,7 @@ export class StagedFile {
   flushing: Overlay | undefined;
   activeBytes = 0;
   flushingBytes = 0;
+  base: StagedBase | undefined;
   /** Set by the first O_APPEND write: from there on the bytes belong behind the end of the file, wherever that is at the commit. */
   append: Append | undefined;
   #size: number;

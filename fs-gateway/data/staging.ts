@@ -16,20 +16,13 @@ import { LiveFile } from './live-file.ts';
 import { OpenCounts } from './open-counts.ts';
 import { Overlay } from './overlay.ts';
 import { closeId, replay } from './recovery.ts';
+import { Bases } from './staged-base.ts';
 import { MEMORY_BYTES_MAX, StagedFile } from './staged-file.ts';
-import type { FileChange } from './staged-file.ts';
+import type { Flush } from './staged-file.ts';
 
 const syncData = promisify(fdatasync);
 /** Behind a commit. Within it fewer requests are committed than the metadata remember (meta/repeats.ts). */
 const SYNC_SOON_MS = 50;
-
-/** What one flush commits. */
-export interface Flush extends FileChange {
-  /** Frames of the journal up to here are committed with it. */
-  readonly mark: number;
-  /** The commit carries it when some of it was promised, so that after a power cut it is known to be made. */
-  readonly promiseId: bigint | undefined;
-}
 
 export interface StagingOptions {
   readonly dir: string;
@@ -51,6 +44,7 @@ export class Staging {
   readonly #files: Map<number, StagedFile>;
   readonly #open: OpenCounts;
   readonly appends: Appends;
+  readonly bases: Bases;
 
   constructor({ dir, life, bootId, isCommitted }: StagingOptions) {
     this.#dir = dir;
@@ -68,6 +62,7 @@ export class Staging {
       recovered.wrote.clear();
     }
     this.appends = new Appends(recovered, (frame) => this.#append(frame));
+    this.bases = new Bases((frame) => this.#journal.owe(frame));
     for (const name of readdirSync(dir)) {
       if (/^\d+$/.test(name) && !files.has(Number(name))) rmSync(join(dir, name), { force: true });
     }

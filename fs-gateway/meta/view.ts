@@ -138,6 +138,11 @@ export class VolumeView {
     });
   }
 
+  /** Returns when the session was found alive; the next one, if it was over. */
+  async confirmSession(): Promise<void> {
+    await this.#retry(async () => (await this.engine()).commit({}));
+  }
+
   /** For whoever shows it; lost with the engine, and nothing depends on it. */
   async saveReport(report: MountReport): Promise<void> {
     const key = { bucket: this.keys.mountReports, field: this.#options.mountId };

@@ -7,7 +7,7 @@
  * Limits: a file that was cut to a size here in the same flush is placed as staged, and so is one that another mount cut.
  */
 import { Overlay } from '../data/overlay.ts';
-import type { Flush } from '../data/staging.ts';
+import type { Flush } from '../data/staged-file.ts';
 
 export interface PlacedFlush extends Flush {
   /** By how much what was appended moved. */

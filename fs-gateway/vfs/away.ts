@@ -1,16 +1,19 @@
 /**
- * A node that comes back with what its programs wrote before it was away (asleep, cut off) must not write over what others have committed meanwhile:
- * where that is the same bytes, those of this node are kept aside.
+ * A node that comes back with what its programs wrote before it was away (asleep, cut off, switched off) must not write over what others have
+ * committed meanwhile: where that is the same bytes, those of this node are kept aside.
  *
  * Away is who has lost his session since the bytes were staged, when that was more than AWAY_MIN_MS ago: a short outage of the metadata is
- * nobody's absence, and programs wait for its end (VolumeView).
+ * nobody's absence, and programs wait for its end (VolumeView). A worker or a mount that is started anew has another session, and goes on with
+ * that of the one before it if that was heard of just now (`resume`).
+ * Invariants: what is staged knows its base before it is (data/staged-base.ts). What was written while a flush was under way is as old as the flush.
  * Limits: what is known of the content before is its extents. Of a small file, which is in the metadata, and of one with pages of extents it is only
- * whether it changed. It is not known of what an earlier worker had staged, nor needed of live files (they merge, data/live-file.ts).
+ * whether it changed. Live files merge (data/live-file.ts).
  */
 import type { Clock } from '../../lib/clock.ts';
-import { INODE_INLINE, INODE_PAGED } from '../../lib/volume/inode.ts';
-import type { StagedFile } from '../data/staged-file.ts';
-import type { Flush } from '../data/staging.ts';
+import type { SessionInfo } from '../../lib/meta/engine.ts';
+import { decodeInode, encodeInode, INODE_INLINE, INODE_PAGED } from '../../lib/volume/inode.ts';
+import type { Bases, StagedBase } from '../data/staged-base.ts';
+import type { Flush, StagedFile } from '../data/staged-file.ts';
 import { sameBytes } from '../data/whole-record.ts';
 import type { FileContent } from '../data/whole-record.ts';
 import type { Node } from '../meta/cache.ts';
@@ -18,73 +21,99 @@ import { contentMark } from './content-of.ts';
 
 const AWAY_MIN_MS = 60_000;
 
-interface Base {
-  readonly node: Node;
-  readonly session: number;
-  readonly monotonicMs: number;
-  readonly wallMs: number;
-}
+type Written = Pick<Flush, 'overlay' | 'sizeSet' | 'append'>;
 
 export class Away {
   readonly #clock: Clock;
   readonly #session: () => number;
-  readonly #bases = new WeakMap<StagedFile, Base>();
+  readonly #bases: Bases;
+  /** The version that the flush under way was compared with last, where this node was away. */
+  readonly #met = new WeakMap<StagedFile, Node | null>();
 
-  constructor(clock: Clock, session: () => number) {
+  constructor(clock: Clock, session: () => number, bases: Bases) {
     this.#clock = clock;
     this.#session = session;
+    this.#bases = bases;
+  }
+
+  /** At the start of a worker, with what earlier ones had staged. `sessions` are theirs and our own, as the engine has them. */
+  resume(files: Iterable<StagedFile>, sessions: readonly SessionInfo[]): void {
+    // By the engine's clock: the session of this worker has just been opened.
+    const nowMs = Math.max(0, ...sessions.map(({ renewedMs }) => renewedMs));
+    const recent = sessions.filter(({ renewedMs }) => nowMs - renewedMs < AWAY_MIN_MS);
+    const unbroken = new Set(recent.map(({ id }) => id));
+    for (const file of files) {
+      if (file.base !== undefined && unbroken.has(file.base.session))
+        this.#bases.set(file, { ...file.base, ...this.#now() });
+    }
   }
 
   /** Something is being staged on top of this version. A file without names dies with its last handle. */
   staging(file: StagedFile, node: Node): void {
-    if (!this.#bases.has(file) && node.inode.nlink > 0) this.#set(file, node);
+    if (file.base === undefined && node.inode.nlink > 0) this.#set(file, node);
   }
 
   /** Its last name was removed here: nobody else has done it. */
   unlinked(file: StagedFile): void {
-    this.#bases.delete(file);
+    this.#bases.set(file, undefined);
   }
 
-  /** What was staged is committed, or a part of it; undefined: as a version that is not known. */
-  committed(file: StagedFile, node: Node | undefined): void {
-    if (node === undefined) this.#bases.delete(file);
-    else this.#set(file, node);
+  /** What was flushed is committed, or a part of it, or kept aside; undefined: the version that there is now is not known. */
+  settled(file: StagedFile, now: Node | undefined): void {
+    const met = this.#met.get(file);
+    this.#met.delete(file);
+    // Nothing of it is staged any more.
+    if (!file.dirty && file.flushing === undefined) return;
+    const { active: overlay, sizeSet, append } = file;
+    if (met !== undefined && this.writesOver(file, { overlay, sizeSet, append }, met)) return;
+    if (now === undefined) this.#bases.set(file, undefined);
+    else this.#set(file, now);
   }
 
-  #set(file: StagedFile, node: Node): void {
-    if (file.selfKept) return;
-    const [monotonicMs, wallMs] = [this.#clock.monotonicMs(), this.#clock.nowMs()];
-    this.#bases.set(file, { node, session: this.#session(), monotonicMs, wallMs });
+  #set(file: StagedFile, { version, inode }: Node): void {
+    if (!file.selfKept) this.#bases.set(file, { version, inode: encodeInode(inode), ...this.#now() });
   }
 
-  /** Whether this node was away since the file was staged. */
+  #now(): Pick<StagedBase, 'session' | 'monotonicMs' | 'wallMs'> {
+    return { session: this.#session(), monotonicMs: this.#clock.monotonicMs(), wallMs: this.#clock.nowMs() };
+  }
+
+  /** Whether this node was away since the file was staged, as far as it has noticed. */
   was(file: StagedFile): boolean {
     return this.#baseBefore(file) !== undefined;
   }
 
-  /** Whether the flush would write over what others committed while this node was away; null, or without names: they have removed the file. */
-  writesOver(file: StagedFile, flush: Flush, now: Node | null): boolean {
+  /** Whether it may have been, and has not noticed yet that its session is over. */
+  mayHaveBeen({ base }: StagedFile): boolean {
+    return base !== undefined && this.#ageMs(base) >= AWAY_MIN_MS;
+  }
+
+  /** Whether this would write over what others committed while this node was away; null, or without names: they have removed the file. */
+  writesOver(file: StagedFile, { overlay, sizeSet, append }: Written, now: Node | null): boolean {
     const base = this.#baseBefore(file);
     if (base === undefined) return false;
-    if (now === null || now.inode.nlink === 0) return !flush.overlay.empty;
-    if (contentMark(base.node) === contentMark(now)) return false;
-    const [before, after] = [contentOf(base.node), contentOf(now)];
+    this.#met.set(file, now);
+    if (now === null || now.inode.nlink === 0) return !overlay.empty;
+    const { ino } = file;
+    const node = { ...now, ino, version: base.version, inode: decodeInode(base.inode, ino) };
+    if (contentMark(node) === contentMark(now)) return false;
+    const [before, after] = [contentOf(node), contentOf(now)];
     // Cut here, and changed there.
-    if (flush.sizeSet) return true;
+    if (sizeSet) return true;
     // What was appended goes behind the end.
-    const written = flush.overlay.within(0, flush.append?.from ?? Infinity);
+    const written = overlay.within(0, append?.from ?? Infinity);
     if (before === null || after === null) return written.length > 0;
     return written.some(({ start, end }) => !isUntouched(before, after, start, end));
   }
 
-  #baseBefore(file: StagedFile): Base | undefined {
-    const base = this.#bases.get(file);
-    return base === undefined || base.session === this.#session() || this.#ageMs(base) < AWAY_MIN_MS ? undefined : base;
+  #baseBefore(file: StagedFile): StagedBase | undefined {
+    return file.base?.session !== this.#session() && this.mayHaveBeen(file) ? file.base : undefined;
   }
 
   /** A machine that sleeps stops the one clock, an administrator sets the other. */
-  #ageMs({ monotonicMs, wallMs }: Base): number {
-    return Math.max(this.#clock.monotonicMs() - monotonicMs, Math.abs(this.#clock.nowMs() - wallMs));
+  #ageMs({ monotonicMs, wallMs }: StagedBase): number {
+    const runningMs = monotonicMs === undefined ? 0 : this.#clock.monotonicMs() - monotonicMs;
+    return Math.max(runningMs, Math.abs(this.#clock.nowMs() - wallMs));
   }
 }
 

@@ -10,6 +10,7 @@ import type { BlockReader } from '../data/block-reader.ts';
 import type { Staging } from '../data/staging.ts';
 import type { WholeFiles } from '../data/whole-files.ts';
 import type { Away } from './away.ts';
+import type { Handles } from './handles.ts';
 import { Errno, PosixError } from './operations.ts';
 import type { Result } from './operations.ts';
 
@@ -25,6 +26,7 @@ export interface Context {
   readonly whole: WholeFiles;
   readonly away: Away;
   readonly keptAside: KeptAside;
+  readonly handles: Handles;
   /** Entries and attributes in the kernel; pushed invalidations make it long. */
   readonly ttlMs: number;
   report(message: string): void;

@@ -72,8 +72,6 @@ export class Files {
   readonly #earlyUploads: EarlyUploads;
   readonly #stagedMax: number;
   readonly #readAheads = new BoundedMap<bigint, ReadAhead>(HANDLES_MAX);
-  /** Handles of a previous worker are below: they begin at another millisecond. */
-  #nextHandle = BigInt(Date.now()) << 20n;
 
   constructor({ context, namespace, flusher, orphans, passthrough, flushes, earlyUploads, stagedMax }: FilesParts) {
     this.#context = context;
@@ -84,10 +82,6 @@ export class Files {
     this.#flushes = flushes;
     this.#earlyUploads = earlyUploads;
     this.#stagedMax = stagedMax;
-  }
-
-  newHandle(): bigint {
-    return this.#nextHandle++;
   }
 
   isWritten(ino: number): boolean {
@@ -160,7 +154,7 @@ export class Files {
     if (node.inode.nlink === 0) this.#orphans.inodeChanged(node.ino); // by its descriptor in /proc, or unlinked at this moment
     if ((flags & O_TRUNC) !== 0) this.#truncateStaged(node, 0);
     if ((flags & O_ACCMODE) !== 0) this.#earlyUploads.watch(node.ino);
-    const handle = this.newHandle();
+    const handle = this.#context.handles.next();
     if (opened !== null) return { handle, ...opened };
     return { handle, keepCache: this.#flushes.keepsPages(node) };
   }

@@ -238,11 +238,12 @@ export class FileSystem implements Operations {
     );
   }
 
-  flush(_caller: Caller, ino: bigint, _handle: bigint, lockOwner: bigint): Result<void> {
-    return this.#guard(() => {
-      // Giving locks back commits.
-      return this.#parts.locks.release('posix', Number(ino), lockOwner) ?? this.#parts.flushes.settle(Number(ino));
-    });
+  flush(_caller: Caller, ino: bigint, handle: bigint, lockOwner: bigint): Result<void> {
+    const { context, locks, flushes } = this.#parts;
+    const inode = Number(ino);
+    // Giving locks back commits.
+    const run = (): Result<void> => locks.release('posix', inode, lockOwner) ?? flushes.settle(inode);
+    return this.#guard(() => context.handles.telling(inode, handle, run));
   }
 
   release(caller: Caller, ino: bigint, handle: bigint, flockOwner: bigint | undefined): Result<void> {
@@ -256,8 +257,9 @@ export class FileSystem implements Operations {
     });
   }
 
-  fsync(_caller: Caller, ino: bigint): Result<void> {
-    return this.#guard(() => this.#parts.flushes.fsync(Number(ino)));
+  fsync(_caller: Caller, ino: bigint, handle: bigint): Result<void> {
+    const { context, flushes } = this.#parts;
+    return this.#guard(() => context.handles.telling(Number(ino), handle, () => flushes.fsync(Number(ino))));
   }
 
   fallocate(_caller: Caller, ino: bigint, _handle: bigint, mode: number, offset: bigint, length: bigint): Result<void> {
@@ -285,7 +287,7 @@ export class FileSystem implements Operations {
   opendir(_caller: Caller, ino: bigint): Result<OpenResult> {
     return this.#guard(() => {
       const node = nodeOrThrow(this.#parts.context.view, Number(ino));
-      const open = (found: Node): OpenResult => this.#directories.open(this.#parts.files.newHandle(), found);
+      const open = (found: Node): OpenResult => this.#directories.open(this.#parts.context.handles.next(), found);
       return node instanceof Promise ? node.then(open) : open(node);
     });
   }

@@ -21,8 +21,7 @@ import { LiveFile } from '../data/live-file.ts';
 import { gaps, mergeExtents } from '../data/merge-extents.ts';
 import { Overlay } from '../data/overlay.ts';
 import type { Range } from '../data/overlay.ts';
-import type { StagedFile } from '../data/staged-file.ts';
-import type { Flush } from '../data/staging.ts';
+import type { Flush, StagedFile } from '../data/staged-file.ts';
 import type { ByteRange, Uploader } from '../data/uploader.ts';
 import type { Node } from '../meta/cache.ts';
 import type { Change } from '../meta/change.ts';
@@ -39,8 +38,9 @@ const FRAGMENTS_MAX = 32;
 const RESTARTS_MAX = 64;
 
 const EMPTY = Buffer.alloc(0);
+const COMPARED_BYTES = 2 ** 20;
 
-type Outcome = 'committed' | 'moved' | 'repeated' | 'gone' | 'restart';
+type Outcome = 'committed' | 'moved' | 'repeated' | 'gone' | 'over' | 'restart';
 
 export class Flusher {
   readonly #context: Context;
@@ -70,8 +70,9 @@ export class Flusher {
           throw new PenstockError('conflict', `inode ${file.ino} was changed elsewhere during ${RESTARTS_MAX} flushes`);
         }
         const node = await view.node(file.ino);
-        const over = away.writesOver(file, flush, node);
-        const outcome = over ? 'over' : await this.#attempt(file, flush, node);
+        const outcome = away.writesOver(file, flush, node)
+          ? await this.#over(file, flush, node)
+          : await this.#attempt(file, flush, node);
         if (outcome === 'restart') continue;
         if (outcome === 'over' || (outcome === 'gone' && away.writesOver(file, flush, null))) {
           aside = await this.#keepAside(file, flush, outcome === 'gone' ? null : node);
@@ -89,6 +90,7 @@ export class Flusher {
       throw error;
     }
     this.#committed(file, flush);
+    if (staging.isOpen(file.ino)) this.#context.handles.lost(file.ino, aside);
     // The kernel's pages have what was written here.
     view.announceStale(file.ino);
     throw new PenstockError('io', aside);
@@ -97,7 +99,22 @@ export class Flusher {
   #committed(file: StagedFile, flush: Flush): void {
     const { staging, time, away, view } = this.#context;
     staging.committed(file, flush, time.nowNs());
-    away.committed(file, view.cachedNode(file.ino));
+    away.settled(file, view.cachedNode(file.ino));
+  }
+
+  /** An answer that was lost with the absence: what seems to be of others is the commit that was made of this. */
+  async #over(file: StagedFile, { overlay, size, sizeSet }: Flush, node: Node | null): Promise<Outcome> {
+    if (node === null || node.inode.size < size || (sizeSet && node.inode.size > size)) return 'over';
+    for (const { start, end, kind } of overlay.within(0, size)) {
+      for (let at = start; at < end; at += COMPARED_BYTES) {
+        const there = Buffer.alloc(Math.min(COMPARED_BYTES, end - at));
+        const written = Buffer.alloc(there.length);
+        await this.readCommitted(node, at, there);
+        if (kind === 'data') file.load(at, written, 0, written.length);
+        if (!there.equals(written)) return 'over';
+      }
+    }
+    return 'committed';
   }
 
   /** Returns what to tell of it. */
@@ -187,7 +204,7 @@ export class Flusher {
       else if (value !== 'committed') return value;
       base = view.cachedNode(file.ino)?.version;
       // The next part goes on top of our own.
-      if (!part.last) away.committed(file, view.cachedNode(file.ino));
+      if (!part.last) away.settled(file, view.cachedNode(file.ino));
     }
     if (file instanceof LiveFile) file.committedExtents(plan.overlay.ranges, uploaded);
     return outcome;

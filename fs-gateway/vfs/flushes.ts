@@ -7,7 +7,7 @@
  *   (close-to-open). With it, they return when the local disk has the bytes and the journal's word for them, also over a power cut.
  * - One flush per file at a time. What failed stays staged, is reported, and is tried again.
  */
-import { describeError, PenstockError } from '../../lib/errors.ts';
+import { describeError, isCode, PenstockError } from '../../lib/errors.ts';
 import { LiveFile } from '../data/live-file.ts';
 import type { StagedFile } from '../data/staged-file.ts';
 import { BoundedMap } from '../meta/bounded-map.ts';
@@ -153,7 +153,13 @@ export class Flushes {
     await this.settle(ino);
     if (writeback !== undefined) return;
     if (file instanceof LiveFile) passthrough.fsynced(ino, file.wastedMs);
-    if (context.format.durability === 'flush') await context.view.flush(ino);
+    if (context.format.durability !== 'flush') return;
+    try {
+      await context.view.flush(ino);
+    } catch (error) {
+      if (isCode(error, 'io')) context.handles.lost(ino, describeError(error));
+      throw error;
+    }
   }
 
   /**
@@ -181,6 +187,7 @@ export class Flushes {
     const { context, passthrough } = this.#options;
     const backing = context.staging.backingOf(ino);
     if (!isLast()) return;
+    context.handles.closed(ino);
     passthrough.closed(ino, backing);
     const node = context.view.cachedNode(ino);
     const unnamed = node === undefined || node.inode.nlink === 0;
@@ -194,7 +201,7 @@ export class Flushes {
     if (node === null || node.inode.nlink === 0) {
       const file = context.staging.get(ino);
       // What others removed while this node was away is kept aside, which is an error of the flush.
-      if (file !== undefined && context.away.was(file)) await this.start(ino).catch(() => undefined);
+      if (file !== undefined && (await this.#wasAway(file))) await this.start(ino).catch(() => undefined);
       else if (file !== undefined) context.staging.drop(file, context.time.nowNs());
       if (node !== null) orphans.closed(node);
       return;
@@ -207,6 +214,18 @@ export class Flushes {
     } finally {
       passthrough.calmLater(ino);
     }
+  }
+
+  /** Also where the engine has to tell that the session is over. While it cannot be asked, the file stays staged. */
+  async #wasAway(file: StagedFile): Promise<boolean> {
+    const { away, view } = this.#options.context;
+    if (!away.mayHaveBeen(file)) return false;
+    try {
+      await view.confirmSession();
+    } catch {
+      return true;
+    }
+    return away.was(file);
   }
 
   /**

@@ -15,8 +15,7 @@ import { INODE_PAGED } from '../../lib/volume/inode.ts';
 import { PAGE_BYTES } from '../../lib/volume/keys.ts';
 import { mergeExtents } from '../data/merge-extents.ts';
 import type { Range } from '../data/overlay.ts';
-import type { StagedFile } from '../data/staged-file.ts';
-import type { Flush } from '../data/staging.ts';
+import type { Flush, StagedFile } from '../data/staged-file.ts';
 import type { Node } from '../meta/cache.ts';
 import type { Change } from '../meta/change.ts';
 import { encodePage, pageOf } from '../meta/content.ts';
@@ -70,7 +69,7 @@ export class PageCommits {
         const size = Math.min(node.inode.size, end);
         await this.#commitAttributes(change, node, { ...flush, size, sizeSet: true }, size);
       });
-      away.committed(file, view.cachedNode(ino));
+      away.settled(file, view.cachedNode(ino));
     }
   }
 

@@ -1,80 +1,22 @@
 /** A node that sleeps for an hour: its clock jumps, and its session is over. */
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
-import { expect, onTestFinished, test } from 'vitest';
-import { openVolume } from '../../fs-gateway/open-volume.ts';
-import type { OpenVolume, VolumeOptions } from '../../fs-gateway/open-volume.ts';
+import { expect, test } from 'vitest';
 import { Errno } from '../../fs-gateway/vfs/operations.ts';
-import { systemClock } from '../../lib/clock.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { readElsewhere, writeElsewhere } from '../fs-gateway/passthrough-volume.ts';
-import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
-import type { TestVolume } from '../support/fs-volume.ts';
+import { caller } from '../support/fs-volume.ts';
 import { playKernel } from '../support/played-kernel.ts';
 import { openEngine } from '../tools/volume-bench.ts';
 import { errnoOf, lookUp } from '../tools/volume-files.ts';
+import { BLOCK, HOUR_MS, sleeper } from './sleeper.ts';
 
 const O_WRONLY = 1;
 const O_RDWR = 2;
 const O_CREAT = 0o100;
 const O_APPEND = 0o2000;
-const HOUR_MS = 3_600_000;
-const BLOCK = 65_536;
 const PAGE = 64 * 2 ** 20;
 /** More than one commit takes. */
 const PAGES = 800;
-
-interface Sleeper {
-  readonly volume: TestVolume;
-  readonly open: OpenVolume;
-  readonly other: OpenVolume;
-  readonly reports: string[];
-  /** Sleeps for so long, while the lease of its session runs out. */
-  readonly sleep: (ms: number) => Promise<void>;
-  /** Stages a write, as of an open handle. */
-  readonly write: (name: string, offset: number, data: Buffer, flags?: number) => Promise<bigint>;
-}
-
-async function sleeper(more: Partial<VolumeOptions> = {}): Promise<Sleeper> {
-  const volume = await testVolume({ blockSize: '64KiB', inlineBytes: '100' });
-  const other = await openTestVolume(volume, 'other');
-  const engine = await openEngine(volume);
-  const awake = new Set((await engine.sessions()).map(({ id }) => id));
-  const reports: string[] = [];
-  let sleptMs = 0;
-  const open = await openVolume(
-    {
-      metaUrl: volume.metaUrl,
-      volume: 'lake',
-      cacheDir: join(volume.base, 'cache-sleeper'),
-      cacheBytes: 64e6,
-      mountpoint: '/nowhere/sleeper',
-      ttlMs: 1000,
-      ...more,
-    },
-    { ...systemClock, nowMs: () => Date.now() + sleptMs },
-    undefined,
-    (message) => reports.push(message),
-  );
-  onTestFinished(() => open.close());
-  return {
-    volume,
-    open,
-    other,
-    reports,
-    async sleep(ms) {
-      sleptMs += ms;
-      for (const { id, kind } of await engine.sessions())
-        if (kind === 'mount' && !awake.has(id)) await engine.endSession(id);
-    },
-    async write(name, offset, data, flags = O_WRONLY) {
-      const { ino } = await lookUp(open, 1n, name);
-      const { handle } = await open.operations.open(caller(), ino, flags);
-      await open.operations.write(caller(), ino, handle, BigInt(offset), data, flags, false);
-      return ino;
-    },
-  };
-}
 
 test('a node that slept for an hour writes nothing over what others committed: its bytes are kept aside by name, and the program is told once', async () => {
   const { open, other, reports, sleep, write } = await sleeper();

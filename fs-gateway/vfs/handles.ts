@@ -1,0 +1,62 @@
+/**
+ * Numbers of open files, and who of them has to hear that something written is not in the volume.
+ *
+ * Invariant: every handle that was open when it happened is told by its next fsync or close, once, whoever met the error first (as `errseq_t` of
+ * Linux): a flush in the background, or the fsync of another program. A flush that failed and is tried again is no such error: who
+ * syncs behind it syncs all.
+ * Failure: the worker killed before, the log and `stats` (`keptAside`) tell. Limits: LOST_MAX inodes, of those that are open.
+ */
+import { PenstockError } from '../../lib/errors.ts';
+import { BoundedMap } from '../meta/bounded-map.ts';
+import type { Result } from './operations.ts';
+
+const LOST_MAX = 4096;
+
+interface Lost {
+  readonly message: string;
+  /** Handles below were open. */
+  readonly before: bigint;
+  readonly told: Set<bigint>;
+}
+
+export class Handles {
+  /** Handles of a previous worker are below: they begin at another millisecond. */
+  #next = BigInt(Date.now()) << 20n;
+  readonly #lost = new BoundedMap<number, Lost>(LOST_MAX);
+
+  next(): bigint {
+    return this.#next++;
+  }
+
+  /** Something that was written to an open inode is not in the volume, and will not be. */
+  lost(ino: number, message: string): void {
+    this.#lost.set(ino, { message, before: this.#next, told: new Set() });
+  }
+
+  /** The last handle is closed. */
+  closed(ino: number): void {
+    this.#lost.delete(ino);
+  }
+
+  /** An fsync or a close by this handle: throws `io` where it has not been told yet. */
+  telling(ino: number, handle: bigint, run: () => Result<void>): Result<void> {
+    const told = (error: unknown): never => {
+      this.#lost.get(ino)?.told.add(handle);
+      throw error;
+    };
+    try {
+      const running = run();
+      if (running instanceof Promise) return running.then(() => this.#tell(ino, handle), told);
+    } catch (error) {
+      told(error);
+    }
+    this.#tell(ino, handle);
+  }
+
+  #tell(ino: number, handle: bigint): void {
+    const lost = this.#lost.get(ino);
+    if (lost === undefined || handle >= lost.before || lost.told.has(handle)) return;
+    lost.told.add(handle);
+    throw new PenstockError('io', lost.message);
+  }
+}
