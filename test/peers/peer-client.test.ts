@@ -188,7 +188,12 @@ test('a peer that is gone, and one that is no HTTP server', async () => {
   expect(await gone.client.fetch(PIECE)).toBeNull();
   expect(gone.client.problems.gone).toBe(1);
   expect(gone.reports[0]).toMatch(/^peer 127\.0\.0\.1:\d+: .*ECONNREFUSED.*; it is not asked for 10 s, the store is$/);
-  const noise = await clientOf(await addressOf(createTcpServer((socket) => void socket.resume().end('220 ready\r\n'))));
+  const server = createTcpServer((socket) => {
+    // Who hears that it is no HTTP hangs up.
+    socket.on('error', () => undefined);
+    socket.resume().end('220 ready\r\n');
+  });
+  const noise = await clientOf(await addressOf(server));
   expect(await noise.client.fetch(PIECE)).toBeNull();
   expect(noise.client.problems.gone).toBe(1);
 });

@@ -50,7 +50,6 @@ export async function scriptedDevice(answer: (asked: Asked, index: number) => Bu
   const sockets = new Set<Socket>();
   const { port } = await listening((socket) => {
     sockets.add(socket);
-    socket.on('error', () => undefined);
     socket.on('close', () => sockets.delete(socket));
     // Requests have 12 bytes, and the source sends one at a time.
     socket.on('data', (bytes: Buffer) => {
@@ -107,6 +106,8 @@ async function listening(onConnection: (socket: Socket) => void): Promise<{ serv
   const sockets = new Set<Socket>();
   server.on('connection', (socket: Socket) => {
     sockets.add(socket);
+    // The source may go while an answer to it is on its way, which comes back as a reset.
+    socket.on('error', () => undefined);
     socket.on('close', () => sockets.delete(socket));
   });
   server.listen(0, '127.0.0.1');
