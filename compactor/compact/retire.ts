@@ -13,7 +13,7 @@ import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { expireListings } from '../../lib/volume/lake-expire.ts';
 import { openableNames } from '../../lib/volume/listed-hours.ts';
 import { clonedLakeObjects } from '../../lib/volume/references.ts';
-import { quarantineBucket } from '../../lib/lake/quarantine.ts';
+import { deadLetterFolder, quarantineBucket } from '../../lib/lake/quarantine.ts';
 import { fileNameOf } from '../parquet-object.ts';
 
 /** A commit that is under way may take this long from its first object to its last. */
@@ -81,7 +81,7 @@ async function removeStrayDeadLetters(
     removed.bytes += stray.reduce((sum, { bytes }) => sum + bytes, 0);
     batch = [];
   };
-  for await (const object of lake.store.list(`quarantine/${dataset}/`, { signal })) {
+  for await (const object of lake.store.list(deadLetterFolder(lake, dataset), { signal })) {
     if (object.modifiedMs >= olderThanMs) continue;
     batch.push(object);
     if (batch.length >= DELETE_BATCH) await flush();

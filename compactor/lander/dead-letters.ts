@@ -1,6 +1,6 @@
 /**
  * Dead letters: the records of a commit that did not fit, with the reason, as they came. One Parquet object a commit under
- * `quarantine/<dataset>/`, referenced from the engine in the same minitransaction as the rows.
+ * `quarantine/<dataset>/` (with another program's catalog in the table's folder), referenced from the engine in the same minitransaction as the rows.
  */
 import type { RecordBatchReader } from '../../lib/log/batch-reader.ts';
 import { LongColumn, NumberColumn, StringColumn } from '../../lib/sql/columns.ts';

@@ -4,7 +4,7 @@
  * A round begins from the engine's records (offsets with who lands them, table), never from memory, so that every way a round can fail ends
  * in the same place: what it staged is forgotten and the next one starts from the truth. A round also ends, with a commit, when the shares
  * are to change, or the topic is gone. One that was deleted under a lander is waited for: who makes it anew decides how.
- * Limits: rounds may fail for passing reasons for ONCE_FAILING_MS_MAX, or ROUND_FAILURES_MAX in a row, before `once` gives up; without
+ * Limits: rounds may fail for passing reasons for ONCE_FAILING_MS_MAX and ONCE_FAILURES_MIN, or ROUND_FAILURES_MAX in a row, before `once` gives up; without
  * `once` it goes on trying, more slowly. A lander that cannot land leaves its share to the others for REST_MS; the last one keeps it.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -30,6 +30,8 @@ import { isPassing, type PartitionCursor, TopicSource } from './topic-source.ts'
 const ROUND_FAILURES_MAX = 20;
 /** Longer than a broker's restart or a failover takes. What is away for longer is somebody's to mend, and a job must not hide that. */
 const ONCE_FAILING_MS_MAX = 60_000;
+/** A round may take minutes, up to its last put: two that failed need not have met the same trouble. */
+const ONCE_FAILURES_MIN = 3;
 const PAUSE_MS_MIN = 20;
 const PAUSE_MS_MAX = 10_000;
 /** How often an idle topic is asked for news: far below a commit's period, and 4 requests a second are nothing. */
@@ -139,8 +141,8 @@ export class DatasetLander {
         if (failures++ === 0) sinceMs = lake.clock.monotonicMs();
         unable = isCode(error, 'conflict') ? 0 : unable + 1;
         const failingMs = lake.clock.monotonicMs() - sinceMs;
-        if (once && (failures > ROUND_FAILURES_MAX || failingMs > ONCE_FAILING_MS_MAX))
-          throw this.#gaveUp(error, failingMs);
+        const isLasting = failures >= ONCE_FAILURES_MIN && failingMs > ONCE_FAILING_MS_MAX;
+        if (once && (isLasting || failures > ROUND_FAILURES_MAX)) throw this.#gaveUp(error, failingMs);
         this.#options.onProblem(describeError(error), false);
         await this.#pause(Math.random() * Math.min(PAUSE_MS_MAX, PAUSE_MS_MIN * 2 ** failures));
       }

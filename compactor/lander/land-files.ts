@@ -9,6 +9,7 @@ import { randomUUID } from 'node:crypto';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { DatasetConfig } from '../../lib/config/pipeline.ts';
+import { deadLetterFolder } from '../../lib/lake/quarantine.ts';
 import type { DuckDb } from '../../lib/sql/duckdb.ts';
 import { readFooters } from '../../lib/sql/parquet-footer.ts';
 import type { DataFile } from '../../lib/table/data-file.ts';
@@ -187,7 +188,7 @@ export async function writeDeadLetters(
     await deadLetters.writeTo(path);
     const { hash, bytes } = await fileFingerprint(path);
     const day = new Date(lake.clock.nowMs()).toISOString().slice(0, 10);
-    const key = `quarantine/${dataset.name}/dt=${day}/${parquetName(sourceName(scope, ranges), hash)}`;
+    const key = `${deadLetterFolder(lake, dataset.name)}dt=${day}/${parquetName(sourceName(scope, ranges), hash)}`;
     await lake.store.putFile(key, path);
     return { key, records: deadLetters.count, bytes, reasons: deadLetters.reasons };
   } finally {

@@ -5,6 +5,8 @@
  */
 import { z } from 'zod';
 import type { Key, MetaEngine, Write } from '../meta/engine.ts';
+import { deadLettersInTable } from '../table/keys.ts';
+import type { LakeContext } from '../table/table.ts';
 import { scanJson } from './scan.ts';
 
 const recordSchema = z.object({
@@ -15,6 +17,11 @@ const recordSchema = z.object({
   committedMs: z.number(),
 });
 export type QuarantineRecord = z.output<typeof recordSchema>;
+
+/** Where new ones of these objects go. */
+export function deadLetterFolder({ catalog }: Pick<LakeContext, 'catalog'>, dataset: string): string {
+  return catalog === undefined ? `quarantine/${dataset}/` : deadLettersInTable(dataset);
+}
 
 export const quarantineBucket = (volume: string, dataset: string): string => `{${volume}}quarantine:${dataset}`;
 

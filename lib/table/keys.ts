@@ -4,6 +4,7 @@
  *   {VOLUME}tables / DATASET                          -> the current pointer, in the MetaEngine (see pointer.ts)
  *   tables/NAMESPACE/TABLE/metadata/...               -> metadata, manifest lists, manifests, in the object store
  *   tables/NAMESPACE/TABLE/data/...                   -> Parquet files
+ *   tables/NAMESPACE/TABLE/quarantine/...             -> dead letters, where another program's catalog has the table
  */
 import { PenstockError } from '../errors.ts';
 import type { Key } from '../meta/engine.ts';
@@ -26,6 +27,11 @@ export function tableFolder(name: string): string {
   assertTableName(name);
   const dot = name.lastIndexOf('.');
   return dot < 0 ? `tables/${DEFAULT_NAMESPACE}/${name}/` : `tables/${name.slice(0, dot)}/${name.slice(dot + 1)}/`;
+}
+
+/** Within the table's folder: the credentials that its catalog hands out reach no further. */
+export function deadLettersInTable(name: string): string {
+  return `${tableFolder(name)}quarantine/`;
 }
 
 /** The table in whose folder a key lies; null: in none. */

@@ -17,7 +17,7 @@ import { randomUUID } from 'node:crypto';
 import { PenstockError } from '../errors.ts';
 import type { ObjectInfo } from '../store/store.ts';
 import { commitDraft } from './commit-loop.ts';
-import { tableFolder } from './keys.ts';
+import { deadLettersInTable, tableFolder } from './keys.ts';
 import { fetchAhead, manifestsOf } from './live-files.ts';
 import { referencedLocations } from './manifest.ts';
 import { OrphanNotes } from './orphan-notes.ts';
@@ -120,6 +120,8 @@ export async function removeOrphans(
   };
   for await (const object of ctx.store.list(tableFolder(name), signal)) {
     if (object.modifiedMs >= oldMs || reached.has(object.key)) continue;
+    // The records of the engine refer to these.
+    if (object.key.startsWith(deadLettersInTable(name))) continue;
     // Another program's catalog writes these, and may name them in its own way.
     if (ctx.catalog !== undefined && object.key.endsWith('.metadata.json')) continue;
     batch.push(object);

@@ -1,6 +1,7 @@
 /** What `land --once` makes of a log that is away, and of one that is just back. */
 import { expect, onTestFinished, test } from 'vitest';
 import { systemClock } from '../../lib/clock.ts';
+import { PenstockError } from '../../lib/errors.ts';
 import { openKafkaLogWith } from '../../lib/log/kafka/kafka-log.ts';
 import { parseKafkaUrl } from '../../lib/log/kafka/kafka-url.ts';
 import type { Log } from '../../lib/log/log.ts';
@@ -44,6 +45,27 @@ test('it gives up when no broker can be reached for a minute, and says where it 
     ) as string,
   });
   expect(told).toHaveLength(2);
+});
+
+test('two rounds that fail are not enough to give up, however long they took; three are', async () => {
+  for (const failures of [2, 3]) {
+    const pipeline = await openTestPipeline('', '', 1);
+    await new TestProducer(pipeline.log).append(0, [reading(0)]);
+    let failed = 0;
+    const clock = { ...systemClock, monotonicMs: () => performance.now() + failed * 70_000 };
+    const log: Log = {
+      ...faultyLog(pipeline.log, new FaultPlan()),
+      ensureTopic: (name, options) => {
+        if (failed === failures) return pipeline.log.ensureTopic(name, options);
+        failed++;
+        return Promise.reject(new PenstockError('unavailable', 'the put timed out'));
+      },
+    };
+    const landing = landOnce({ ...pipeline, log }, { lake: { ...pipeline.lake, clock } });
+    if (failures === 3) await expect(landing).rejects.toThrow('given up');
+    else expect((await landing).problems).toEqual([]);
+    await expectAccounts(pipeline.lake, { landed: failures === 3 ? 0 : 1 });
+  }
 });
 
 test('a broker that has just been started, and does not know its topics for a moment, is no deleted topic', async () => {

@@ -22,6 +22,7 @@
  * had added to counters and to the quarantine stays lost.
  * Limits: HOURS_A_FLIP hours of directories in one commit; more are flipped in several, the last one with the redo.
  */
+import { deadLettersInTable } from '../keys.ts';
 import { randomUUID } from 'node:crypto';
 import { z } from 'zod';
 import { PenstockError } from '../../errors.ts';
@@ -203,7 +204,10 @@ function recordsOf({ volume }: LakeContext, name: string, { write, add }: Redo):
 function isOwn(volume: string, name: string, bucket: string, field: string): boolean {
   const own = ['offsets', 'stats', 'erase'].map((kind) => `{${volume}}${kind}:${name}`);
   if (own.includes(bucket)) return true;
-  if (bucket === quarantineBucket(volume, name)) return field.startsWith(`quarantine/${name}/`);
+  if (bucket === quarantineBucket(volume, name)) {
+    // Those of before this version are beside the tables.
+    return field.startsWith(deadLettersInTable(name)) || field.startsWith(`quarantine/${name}/`);
+  }
   return bucket === `{${volume}}leases` && field.startsWith(`compact:${name}:`);
 }
 
