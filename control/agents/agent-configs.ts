@@ -6,6 +6,7 @@
  * Limits: how many agents, config-records.ts; the size of a configuration, records.ts.
  */
 import type { Clock } from '../../lib/clock.ts';
+import type { Compare, Write } from '../../lib/meta/engine.ts';
 import type { ConfigRecords, Read } from './config-records.ts';
 import { encode, type AgentSettings, type Assignment } from './records.ts';
 import { wantedOf, type WantedConfig } from './rollout.ts';
@@ -77,6 +78,27 @@ export class AgentConfigs {
           await assignmentWrite(this.#records, agent, read, { ...before, own }),
           ...this.#records.configWrites(`agent:${agent}`, [before.own], [own], encoded),
         ],
+      };
+    });
+  }
+
+  /** Its own configuration and its place in its group go in the one commit with what `beside` says, which is asked again while others change something. Throws what that throws. */
+  async forget(
+    agent: string,
+    beside: () => Promise<{ readonly compare: readonly Compare[]; readonly write: readonly Write[] }>,
+  ): Promise<void> {
+    await this.#records.change(async () => {
+      const { compare, write } = await beside();
+      const { value, unchanged } = await this.#records.assignment(agent);
+      const { sizes, assignments } = this.#records.names;
+      return {
+        compare: [...compare, unchanged],
+        write: [
+          ...write,
+          { key: { bucket: assignments, field: agent }, value: null },
+          ...this.#records.configWrites(`agent:${agent}`, [value?.own ?? null], [], null),
+        ],
+        patch: value?.group == null ? [] : [{ number: { bucket: sizes, field: value.group }, add: -1n }],
       };
     });
   }

@@ -45,7 +45,7 @@ export interface Read<T> {
 export class ConfigRecords {
   readonly watch: RevisionWatch;
   readonly names: Records;
-  readonly #connections: Connections;
+  readonly #connections: Pick<Connections, 'engine' | 'volume'>;
   readonly #problemsOf: (config: AgentSettings) => readonly KeyProblem[];
   readonly #tenants: Tenants;
   readonly #room: KeptShare;
@@ -53,7 +53,7 @@ export class ConfigRecords {
 
   /** `problemsOf`: the check of the agent itself, which is another program. */
   constructor(
-    connections: Connections,
+    connections: Pick<Connections, 'engine' | 'volume'>,
     problemsOf: (config: AgentSettings) => readonly KeyProblem[],
     tenants: Tenants,
   ) {

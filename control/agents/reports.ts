@@ -10,7 +10,7 @@ import { z } from 'zod';
 import type { Clock } from '../../lib/clock.ts';
 import { PenstockError } from '../../lib/errors.ts';
 import { parseJson, scanJson } from '../../lib/lake/scan.ts';
-import type { MetaEngine, Stored, Version } from '../../lib/meta/engine.ts';
+import type { Compare, MetaEngine, Stored, Version, Write } from '../../lib/meta/engine.ts';
 import type { Tenants } from '../auth/tenants.ts';
 import type { Connections } from '../connections.ts';
 import { KeptShare } from '../kept-share.ts';
@@ -92,19 +92,24 @@ export class Reports {
     this.#changes++;
   }
 
-  /** Removes the report behind `removeRest`. Throws `not-found`, and `conflict` while the agent reports. */
-  async forget(id: string, removeRest: () => Promise<void>): Promise<void> {
+  /** What takes the report away while it stays as it is. Throws `not-found`, and `conflict` while the agent reports. */
+  async removalOfLate(id: string): Promise<{ readonly compare: readonly Compare[]; readonly write: readonly Write[] }> {
     const { engine, volume } = this.#connections;
     const key = { bucket: agentsBucket(volume), field: id };
     const [stored] = await engine.read([key]);
     if (stored == null) throw new PenstockError('not-found', `no agent ${id} has reported`);
     const silentMs = this.#clock.nowMs() - (reportOf(stored)?.seenMs ?? 0);
-    const reports = `agent ${id} still reports: stop it, or take its token away, and wait until it is late`;
-    if (silentMs <= LATE_MS) throw new PenstockError('conflict', reports);
-    await removeRest();
-    const compare = [{ key, version: stored.version }];
-    const { ok } = await engine.commit({ compare, write: [{ key, value: null }] });
-    if (!ok) throw new PenstockError('conflict', reports);
+    if (silentMs <= LATE_MS) {
+      throw new PenstockError(
+        'conflict',
+        `agent ${id} still reports: stop it, or take its token away, and wait until it is late`,
+      );
+    }
+    return { compare: [{ key, version: stored.version }], write: [{ key, value: null }] };
+  }
+
+  /** A report was removed. */
+  forget(): void {
     this.#reading.forget();
     this.#changes++;
   }

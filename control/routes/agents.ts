@@ -81,7 +81,7 @@ export function agentRoutes(app: App): void {
       },
     },
     async (request, reply) => {
-      await request.scope.fleet.forget(request.params.agent, request.principal?.name ?? '');
+      await request.scope.fleet.forget(request.params.agent);
       return reply.code(204).send(null);
     },
   );

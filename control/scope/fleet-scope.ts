@@ -83,14 +83,11 @@ export class FleetScope {
     await this.#context.agentReports.save(...said);
   }
 
-  /** An agent that is no more: its own configuration, its place in its group, and last what it said. Throws `not-found`; `conflict` while it reports. */
-  async forget(agent: string, by: string): Promise<void> {
-    const { agentReports, configRecords } = this.#context;
-    await agentReports.forget(agent, async () => {
-      const { value } = await configRecords.assignment(agent);
-      if (value?.own != null) await this.configs.setOwn(agent, null, by, () => undefined);
-      if (value?.group != null) await this.groups.setMember(value.group, agent, false);
-    });
+  /** An agent that is no more: what it said, its own configuration, and its place in its group, all or nothing. Throws `not-found`; `conflict` while it reports. */
+  async forget(agent: string): Promise<void> {
+    const { agentReports } = this.#context;
+    await this.configs.forget(agent, () => agentReports.removalOfLate(agent));
+    agentReports.forget();
   }
 
   /** By name. */
