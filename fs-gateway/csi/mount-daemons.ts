@@ -54,8 +54,11 @@ export interface MountDaemons {
 
 /** Those that this process starts. */
 export interface OwnMountDaemons extends MountDaemons {
-  /** Removes caches of volumes that are not mounted here and were not since `beforeMs`; returns how many. Mounts begin before it or after it. */
-  sweep(beforeMs: number): Promise<number>;
+  /**
+   * Removes caches of volumes that are not mounted here and were not since `beforeMs`; returns how many. Mounts begin before it or after it. What cannot be removed is handed to
+   * `failed`, and the others follow.
+   */
+  sweep(beforeMs: number, failed: (error: unknown) => void): Promise<number>;
 }
 
 export interface DaemonSetting {
@@ -81,12 +84,20 @@ export function makeMountDaemons({ cacheDir, logDir, keeper }: DaemonSetting): O
       }
     },
     umount,
-    async sweep(beforeMs) {
+    async sweep(beforeMs, failed) {
       if (beginning > 0) return 0;
-      const aside = setAsideUnused(cacheDir, beforeMs);
+      const aside = setAsideUnused(cacheDir, beforeMs, failed);
       sweeping = aside.catch(() => undefined);
-      for (const folder of await aside) await rm(folder, { recursive: true, force: true });
-      return (await aside).length;
+      let removed = 0;
+      for (const folder of await aside) {
+        try {
+          await rm(folder, { recursive: true, force: true });
+          removed++;
+        } catch (error) {
+          failed(error);
+        }
+      }
+      return removed;
     },
   };
   return daemons;
@@ -137,12 +148,13 @@ export async function sweepCaches(
   signal: AbortSignal,
   log: (message: string) => void,
 ): Promise<void> {
+  const failed = (error: unknown): void => log(`a cache of a volume that is not used: ${describeError(error)}`);
   while (!signal.aborted) {
     try {
-      const removed = await daemons.sweep(clock.nowMs() - UNUSED_MS);
+      const removed = await daemons.sweep(clock.nowMs() - UNUSED_MS, failed);
       if (removed > 0) log(`removed the caches of ${removed} volumes that were not used here for a week`);
     } catch (error) {
-      log(`caches of volumes that are not used: ${describeError(error)}`);
+      failed(error);
     }
     await sleep(SWEEP_MS, undefined, { signal }).catch(() => undefined);
   }

@@ -29,13 +29,21 @@ export async function removeAbandoned(base: string, own: string): Promise<void> 
 }
 
 /**
- * Sets aside the caches of volumes that no mount of this cache directory has served since `beforeMs`; returns the folders, for the caller to remove.
- * The caller sees to it that no mount point is used for the first time meanwhile: it would have no lock yet.
+ * Sets aside the caches of volumes that no mount of this cache directory has served since `beforeMs`; returns the folders, for the caller to remove. What cannot be looked at
+ * is handed to `failed`, and the others follow. The caller sees to it that no mount point is used for the first time meanwhile: it would have no lock yet.
  */
-export async function setAsideUnused(cacheDir: string, beforeMs: number): Promise<string[]> {
+export async function setAsideUnused(
+  cacheDir: string,
+  beforeMs: number,
+  failed: (error: unknown) => void,
+): Promise<string[]> {
   const aside: string[] = [];
-  for (const name of readdirSync(cacheDir)) {
-    if (VOLUME_ID.test(name)) aside.push(...(await setAside(join(cacheDir, name), beforeMs)));
+  for (const name of readdirSync(cacheDir).filter((entry) => VOLUME_ID.test(entry))) {
+    try {
+      aside.push(...(await setAside(join(cacheDir, name), beforeMs)));
+    } catch (error) {
+      failed(error);
+    }
   }
   return aside;
 }

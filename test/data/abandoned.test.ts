@@ -38,8 +38,14 @@ it('sets aside what can be fetched again of volumes that nobody used for long, a
   const lock = await acquireProcessLock(join(held.mounts[1] ?? '', 'lock'), { label: 'a mount' });
   age(held.mounts);
 
+  // One that cannot be looked at is told, and holds up none behind it.
+  writeFileSync(join(cacheDir, '00000000-0000-0000-8000-000000000000'), '');
+
   const beforeMs = LONG_AGO_MS + 1;
-  const aside = await setAsideUnused(cacheDir, beforeMs);
+  const failures: unknown[] = [];
+  const sweep = (): Promise<string[]> => setAsideUnused(cacheDir, beforeMs, (error) => failures.push(error));
+  const aside = await sweep();
+  expect(failures).toMatchObject([{ code: 'ENOTDIR' }]);
   expect(aside).toEqual([join(old.base, 'blocks.unused')]);
   expect(readdirSync(old.base).sort()).toEqual(['blocks.unused', 'mount-a', 'mount-b']);
   for (const folder of old.mounts) {
@@ -53,8 +59,5 @@ it('sets aside what can be fetched again of volumes that nobody used for long, a
   lock.release();
   // Whoever was killed before it removed them is followed by another; its own visit makes no volume used.
   age([...old.mounts, ...held.mounts]);
-  expect((await setAsideUnused(cacheDir, beforeMs)).sort()).toEqual([
-    join(old.base, 'blocks.unused'),
-    join(held.base, 'blocks.unused'),
-  ]);
+  expect((await sweep()).sort()).toEqual([join(old.base, 'blocks.unused'), join(held.base, 'blocks.unused')]);
 });
