@@ -20,7 +20,11 @@ import type { TableState } from '../../lib/table/table.ts';
 const EDGES_MAX = 100_000;
 
 /** Of a job or a model. */
-export const lineageNameSchema = z.string().min(1).max(200);
+export const lineageNameSchema = z
+  .string()
+  .min(1)
+  .max(200)
+  .refine((name) => name.isWellFormed(), 'expected text, without half of a character (a lone surrogate)');
 
 export const lineageSchema = z.object({
   id: z.string(),

@@ -114,6 +114,8 @@ export class TrashCan {
   async restore(wanted: readonly string[], to?: string): Promise<RestoreReport> {
     const entries = await this.#entries();
     if (to !== undefined && wanted.length !== 1) throw new PenstockError('usage', '--to takes one path or id');
+    // What is wrong with it is wrong for all of them.
+    if (to !== undefined) namesOf(to);
     const restoring = new Restoring(this.#view, this.#namespace, entries);
     const failures: string[] = [];
     let restored = 0;

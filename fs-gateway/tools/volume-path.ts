@@ -11,7 +11,10 @@ const DEPTH_MAX = 1000;
 /** Directories whose paths are remembered. */
 const KEPT = 100_000;
 
+/** Throws `usage`: half of a character (a lone surrogate, which JSON can write) has no bytes, and would become another name. */
 export function namesOf(path: string): string[] {
+  if (!path.isWellFormed())
+    throw new PenstockError('usage', `'${path.toWellFormed()}' is no text: it has half of a character`);
   const names = path.split('/').filter((name) => name !== '' && name !== '.');
   if (names.includes('..')) throw new PenstockError('usage', `'${path}': a path inside of a volume has no '..'`);
   return names.map((name) => Buffer.from(name).toString('latin1'));

@@ -96,6 +96,17 @@ function cases(placeIn: (dir: string) => Place): void {
     const inFile = await ask('POST', '/clones', { from: '/models', to: '/models/first/copy' });
     const longName = await ask('POST', '/clones', { from: '/models', to: `/${'x'.repeat(256)}` });
     expect([inFile.status, longName.status]).toEqual([400, 400]);
+    // Half of a character would become another name.
+    for (const [method, path, body] of [
+      ['POST', '/clones', { from: '/models', to: '/\ud800' }],
+      ['POST', '/clones', { from: '/\ud800', to: '/x' }],
+      ['PUT', '/quotas', { path: '/\udc00', bytesMax: 1 }],
+      ['POST', '/trash/restore', { items: ['/\ud800'] }],
+      ['POST', '/trash/restore', { items: ['/gone'], to: '/\ud800' }],
+    ] as const) {
+      const half = await ask(method, path, body);
+      expect([path, half.status, half.text]).toEqual([path, 400, expect.stringContaining('half of a character')]);
+    }
     const later = await openTestVolume(volume, 'later');
     expect(String(await contentAt(later, '/copy/first'))).toBe('weights');
     expect((await ask('DELETE', '/snapshots/before')).status).toBe(204);
