@@ -75,6 +75,7 @@ export function openPassthrough(request: PassthroughRequest): OpenPassthrough {
     whole,
     hasher,
     bootId: bootId(),
+    holes: (fd) => kernel?.holes(fd) ?? [],
     read,
     onFilled(content) {
       reader.forget(content.extents, content.size);

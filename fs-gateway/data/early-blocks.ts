@@ -11,14 +11,14 @@
 import { systemClock } from '../../lib/clock.ts';
 import type { Clock } from '../../lib/clock.ts';
 import type { Extent } from '../../lib/volume/extents.ts';
-import { HASH_BLOCK_BYTES, sameHashes } from './block-hashes.ts';
+import { type BlockHashes, HASH_BLOCK_BYTES } from './block-hashes.ts';
 import type { Overlay } from './overlay.ts';
 
 const AGE_MAX_MS = 20 * 60_000;
 
 interface EarlyBlock {
   readonly extent: Extent;
-  readonly hashes: Buffer;
+  readonly hashes: BlockHashes;
   readonly uploaded: Moment;
 }
 
@@ -45,7 +45,7 @@ export class EarlyBlocks {
   }
 
   /** An upload that is under way: it resolves with the block's one extent. */
-  async add(hashes: Buffer, upload: Promise<readonly Extent[]>): Promise<void> {
+  async add(hashes: BlockHashes, upload: Promise<readonly Extent[]>): Promise<void> {
     const uploaded = this.#now();
     this.#uploading.add(upload);
     try {
@@ -62,12 +62,12 @@ export class EarlyBlocks {
   }
 
   /** What a flush may take instead of uploading it, in the order of the offsets: `overlay` is what it commits, `hashes` those of the file. Keeps nothing else. */
-  matching(overlay: Overlay, hashes: Buffer): readonly Extent[] {
+  matching(overlay: Overlay, hashes: BlockHashes): readonly Extent[] {
     const kept = new Map<number, EarlyBlock>();
     for (const [offset, block] of this.#blocks) {
       const [range] = overlay.within(offset, offset + block.extent.length);
       const isWhole = range?.kind === 'data' && range.end - range.start === block.extent.length;
-      if (isWhole && this.#ageMs(block) < AGE_MAX_MS && sameHashes(hashes, offset / HASH_BLOCK_BYTES, block.hashes))
+      if (isWhole && this.#ageMs(block) < AGE_MAX_MS && hashes.has(offset / HASH_BLOCK_BYTES, block.hashes))
         kept.set(offset, block);
     }
     this.#blocks = kept;

@@ -5,6 +5,7 @@
 import { extname } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { PenstockError } from '../../lib/errors.ts';
+import { BlockHashes, type HashChunks } from './block-hashes.ts';
 
 /** Bytes [start, end) of a file that read as zeros, because nothing was ever written there. */
 export interface Hole {
@@ -21,13 +22,13 @@ export interface HashRequest {
 export interface FileHashes {
   /** The file's length when it was hashed. */
   readonly bytes: number;
-  readonly hashes: Buffer;
+  readonly hashes: BlockHashes;
   /** How long reading and hashing it took: not what it waited for, the start of the thread and other files. */
   readonly ms: number;
 }
 
 export type HashAnswer =
-  | { readonly id: number; readonly bytes: number; readonly hashes: Uint8Array; readonly ms: number }
+  | { readonly id: number; readonly bytes: number; readonly chunks: HashChunks; readonly ms: number }
   | { readonly id: number; readonly error: string };
 
 export class FileHasher {
@@ -53,8 +54,8 @@ export class FileHasher {
       this.#waiting.delete(answer.id);
       if ('error' in answer) waiting?.reject(new PenstockError('io', `cannot hash a backing file: ${answer.error}`));
       else {
-        const { bytes, hashes, ms } = answer;
-        waiting?.resolve({ bytes, hashes: Buffer.from(hashes.buffer, hashes.byteOffset, hashes.length), ms });
+        const { bytes, chunks, ms } = answer;
+        waiting?.resolve({ bytes, hashes: new BlockHashes(bytes, chunks), ms });
       }
     });
     thread.on('error', (error) => this.#fail(error));

@@ -2,7 +2,7 @@
 import { fstatSync, readSync } from 'node:fs';
 import { parentPort } from 'node:worker_threads';
 import { describeError } from '../../lib/errors.ts';
-import { blockCount, HASH_BLOCK_BYTES, HASH_BYTES, putHash, putZeros } from './block-hashes.ts';
+import { BlockHashes, HASH_BLOCK_BYTES } from './block-hashes.ts';
 import type { FileHashes, HashAnswer, HashRequest, Hole } from './file-hasher.ts';
 
 const READ_BLOCKS = 16;
@@ -11,21 +11,21 @@ const buffer = Buffer.allocUnsafe(READ_BLOCKS * HASH_BLOCK_BYTES);
 function hashFile(fd: number, holes: readonly Hole[]): FileHashes {
   const startedMs = performance.now();
   const bytes = fstatSync(fd).size;
-  const hashes = Buffer.alloc(blockCount(bytes) * HASH_BYTES);
+  const hashes = new BlockHashes(bytes);
   let hole = 0;
   for (let at = 0; at < bytes;) {
     const wanted = Math.min(buffer.length, bytes - at);
     while ((holes[hole]?.end ?? bytes) < at + wanted) hole++;
-    if ((holes[hole]?.start ?? bytes) <= at) {
-      for (let from = at; from < at + wanted; from += HASH_BLOCK_BYTES)
-        putZeros(hashes, from / HASH_BLOCK_BYTES, Math.min(HASH_BLOCK_BYTES, at + wanted - from));
-      at += wanted;
+    const { start, end } = holes[hole] ?? { start: bytes, end: bytes };
+    if (start <= at) {
+      // What is not put is zeros.
+      at = end >= bytes ? bytes : at + Math.floor((end - at) / buffer.length) * buffer.length;
       continue;
     }
     const read = fill(fd, at, wanted);
     for (let from = 0; from < read; from += HASH_BLOCK_BYTES) {
       const end = Math.min(read, from + HASH_BLOCK_BYTES);
-      putHash(hashes, (at + from) / HASH_BLOCK_BYTES, buffer.subarray(from, end));
+      hashes.put((at + from) / HASH_BLOCK_BYTES, buffer.subarray(from, end));
     }
     // Cut meanwhile: who cut it knows, and hashes again.
     if (read < wanted) break;
@@ -47,7 +47,8 @@ function fill(fd: number, at: number, wanted: number): number {
 parentPort?.on('message', ({ id, fd, holes }: HashRequest) => {
   let answer: HashAnswer;
   try {
-    answer = { id, ...hashFile(fd, holes) };
+    const { bytes, hashes, ms } = hashFile(fd, holes);
+    answer = { id, bytes, chunks: hashes.chunks, ms };
   } catch (error) {
     answer = { id, error: describeError(error) };
   }

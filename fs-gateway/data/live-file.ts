@@ -22,16 +22,7 @@
 import { closeSync, constants, fdatasync, fstatSync, ftruncateSync, openSync, writeSync } from 'node:fs';
 import { promisify } from 'node:util';
 import type { Extent } from '../../lib/volume/extents.ts';
-import {
-  blockCount,
-  HASH_BLOCK_BYTES,
-  HASH_BYTES,
-  hashesOf,
-  isZeroBlock,
-  putHash,
-  putUnknown,
-  sameHash,
-} from './block-hashes.ts';
+import { blockCount, BlockHashes, HASH_BLOCK_BYTES } from './block-hashes.ts';
 import type { Appends, Move } from './appends.ts';
 import { readUpTo } from './descriptors.ts';
 import { EarlyBlocks } from './early-blocks.ts';
@@ -46,6 +37,7 @@ import { contentKey, sameBytes } from './whole-record.ts';
 import type { FileContent, WholeRecord } from './whole-record.ts';
 
 const sync = promisify(fdatasync);
+const SECTOR_BYTES = 512;
 
 export interface LiveFileOptions {
   readonly ino: number;
@@ -70,7 +62,7 @@ export class LiveFile extends StagedFile {
   #writeFd: number | undefined;
   #base: WholeRecord;
   /** Hashes of what the flush under way commits. */
-  #next: Buffer = Buffer.alloc(0);
+  #next = new BlockHashes(0);
   #nextSize = 0;
   /** Small content as it is committed. */
   #snapshot: Buffer | undefined;
@@ -150,6 +142,12 @@ export class LiveFile extends StagedFile {
     this.#keptMtimeNs = fstatSync(this.#readFd, { bigint: true }).mtimeNs;
   }
 
+  /** Most of it is holes. */
+  get isSparse(): boolean {
+    const { size, blocks } = fstatSync(this.#readFd);
+    return blocks * SECTOR_BYTES < size / 2;
+  }
+
   override covers(): boolean {
     return true;
   }
@@ -193,9 +191,8 @@ export class LiveFile extends StagedFile {
     for (let block = Math.floor(offset / HASH_BLOCK_BYTES); block * HASH_BLOCK_BYTES < end; block++) {
       const from = block * HASH_BLOCK_BYTES;
       const to = Math.min(from + HASH_BLOCK_BYTES, this.#nextSize);
-      if (from >= offset && to <= offset + length)
-        putHash(this.#next, block, part.subarray(from - offset, to - offset));
-      else putUnknown(this.#next, block);
+      if (from >= offset && to <= offset + length) this.#next.put(block, part.subarray(from - offset, to - offset));
+      else this.#next.putUnknown(block);
     }
   }
 
@@ -211,12 +208,12 @@ export class LiveFile extends StagedFile {
     this.#next = hashes;
     this.#nextSize = size;
     const overlay = new Overlay();
-    let same = 0;
-    for (let block = 0; block < blockCount(size); block++) {
-      if (sameHash(hashes, this.#base.hashes, block)) same++;
-      else this.#addBlock(block, overlay);
+    let changed = 0;
+    for (const { first, end, hole } of hashes.differences(this.#base.hashes)) {
+      overlay.set(first * HASH_BLOCK_BYTES, Math.min(end * HASH_BLOCK_BYTES, size), hole ? 'hole' : 'data');
+      changed += end - first;
     }
-    this.wastedMs = size === 0 ? 0 : (this.compareMs * same) / blockCount(size);
+    this.wastedMs = size === 0 ? 0 : this.compareMs * (1 - changed / hashes.count);
     this.look();
     const shrunk = size < this.#base.content.size;
     const unchanged = overlay.empty && size === this.#base.content.size;
@@ -243,7 +240,7 @@ export class LiveFile extends StagedFile {
     };
   }
 
-  async #hash(): Promise<{ readonly size: number; readonly hashes: Buffer; readonly ms: number }> {
+  async #hash(): Promise<{ readonly size: number; readonly hashes: BlockHashes; readonly ms: number }> {
     const { size } = this;
     this.#snapshot = undefined;
     if (size > this.#options.inlineBytes) {
@@ -256,14 +253,7 @@ export class LiveFile extends StagedFile {
     const snapshot = Buffer.alloc(size);
     this.overlay(0, snapshot);
     this.#snapshot = snapshot;
-    return { size, hashes: hashesOf(snapshot), ms: performance.now() - startedMs };
-  }
-
-  #addBlock(block: number, overlay: Overlay): void {
-    const start = block * HASH_BLOCK_BYTES;
-    const whole = start + HASH_BLOCK_BYTES <= this.#nextSize;
-    const kind = whole && isZeroBlock(this.#next, block) ? 'hole' : 'data';
-    overlay.set(start, Math.min(start + HASH_BLOCK_BYTES, this.#nextSize), kind);
+    return { size, hashes: BlockHashes.of(snapshot), ms: performance.now() - startedMs };
   }
 
   /** Takes over what another node committed since the base. */
@@ -271,9 +261,8 @@ export class LiveFile extends StagedFile {
     const base = this.#base.content;
     const unchanged = fstatSync(this.#readFd, { bigint: true }).mtimeNs === this.#seenMtimeNs;
     this.#moveAppended(committed.size);
-    const hashes = Buffer.alloc(blockCount(committed.size) * HASH_BYTES, 0xff);
-    this.#base.hashes.copy(hashes);
-    for (let block = 0; block < blockCount(committed.size); block++) {
+    const hashes = this.#base.hashes.resized(committed.size);
+    for (const block of blocksOf(base, committed)) {
       const start = block * HASH_BLOCK_BYTES;
       const end = Math.min(start + HASH_BLOCK_BYTES, committed.size);
       const sameEnd = Math.min(start + HASH_BLOCK_BYTES, base.size) === end;
@@ -283,7 +272,7 @@ export class LiveFile extends StagedFile {
       await this.#options.read(committed, start, theirs);
       await this.#options.read(base, start, was);
       this.#takeOver(start, was, theirs);
-      putHash(hashes, block, theirs);
+      hashes.put(block, theirs);
     }
     const { size } = this;
     if (size >= base.size && size < committed.size) this.resize(committed.size, true);
@@ -444,5 +433,20 @@ export class LiveFile extends StagedFile {
   override discard(): void {
     this.close();
     this.#options.whole.drop(this.ino);
+  }
+}
+
+/** In order, the blocks of `committed` in which either may have more than zeros, or one of them ends. */
+function* blocksOf(base: FileContent, committed: FileContent): Generator<number> {
+  const parts = new Overlay();
+  for (const { size, extents, inline } of [base, committed]) {
+    if (inline !== null) parts.set(0, size, 'data');
+    else for (const { fileOffset, length } of extents) parts.set(fileOffset, fileOffset + length, 'data');
+    if (size > 0) parts.set(size - 1, size, 'data');
+  }
+  let next = 0;
+  for (const { start, end } of parts.within(0, committed.size)) {
+    const first = Math.max(next, Math.floor(start / HASH_BLOCK_BYTES));
+    for (next = first; next < blockCount(end); next++) yield next;
   }
 }

@@ -1,19 +1,21 @@
 /**
  * What is known of a whole file in the cache directory: of which content it is the copy, and the hashes of its blocks.
  *
- *   u8      format (1)
+ *   u8      format (1, or 2 of a file with holes)
  *   latin1  boot id of the machine when the file was synced
  *   i64     mtime of the local file, ns: a later one tells of writes
  *   varint  size
  *   u8      1: bytes follow (content that is kept in the metadata), 0: extents
  *   bytes   content, or the extents (extents.ts)
- *   bytes   hashes (block-hashes.ts)
+ *   1: bytes   hashes of all blocks (block-hashes.ts)
+ *   2: varint  number of chunks that are no holes, each: varint its number, bytes its hashes
  *   u32     CRC32C of all before
  */
 import { createHash } from 'node:crypto';
 import { ByteReader, ByteWriter } from '../../lib/volume/bytes.ts';
 import { extentsWithin, readExtents, writeExtents } from '../../lib/volume/extents.ts';
 import type { Extent } from '../../lib/volume/extents.ts';
+import { BlockHashes } from './block-hashes.ts';
 
 /** All bytes of one version of a file: in immutable objects, or here where the metadata keeps them; what neither has is zeros. */
 export interface FileContent {
@@ -24,12 +26,13 @@ export interface FileContent {
 
 export interface WholeRecord {
   readonly content: FileContent;
-  readonly hashes: Buffer;
+  readonly hashes: BlockHashes;
   readonly bootId: string;
   readonly mtimeNs: bigint;
 }
 
 const FORMAT = 1;
+const FORMAT_SPARSE = 2;
 const scratch = new ByteWriter();
 
 function writeContent(writer: ByteWriter, { size, extents, inline }: FileContent): void {
@@ -45,25 +48,42 @@ export function contentKey(content: FileContent): string {
 }
 
 export function encodeWhole({ content, hashes, bootId, mtimeNs }: WholeRecord): Buffer {
-  scratch.reset().u8(FORMAT).latin1(bootId).i64(mtimeNs);
+  const list = hashes.toList();
+  scratch
+    .reset()
+    .u8(list === null ? FORMAT_SPARSE : FORMAT)
+    .latin1(bootId)
+    .i64(mtimeNs);
   writeContent(scratch, content);
-  return scratch.bytes(hashes).finish();
+  if (list !== null) return scratch.bytes(list).finish();
+  scratch.varint(hashes.chunks.size);
+  for (const [number, chunk] of hashes.chunks) scratch.varint(number).bytes(chunk);
+  return scratch.finish();
 }
 
 /** Throws `corrupt`. */
 export function decodeWhole(record: Buffer, name: string): WholeRecord {
   const reader = new ByteReader(record, name);
   const format = reader.u8();
-  if (format !== FORMAT) throw reader.damaged(`its format is ${format}`);
+  if (format !== FORMAT && format !== FORMAT_SPARSE) throw reader.damaged(`its format is ${format}`);
   const bootId = reader.bytes().toString('latin1');
   const mtimeNs = reader.i64();
   const size = reader.varint();
   const kept = reader.u8() === 1;
   const inline = kept ? Buffer.from(reader.bytes()) : null;
   const extents = kept ? [] : readExtents(reader);
-  const hashes = Buffer.from(reader.bytes());
+  const hashes = format === FORMAT ? BlockHashes.fromList(size, reader.bytes()) : readChunks(reader, size);
   reader.end();
   return { content: { size, extents, inline }, hashes, bootId, mtimeNs };
+}
+
+function readChunks(reader: ByteReader, size: number): BlockHashes {
+  const chunks = new Map<number, Uint8Array>();
+  for (let left = reader.varint(); left > 0; left--) {
+    const number = reader.varint();
+    chunks.set(number, Buffer.from(reader.bytes()));
+  }
+  return new BlockHashes(size, chunks);
 }
 
 /** Both have [from, to) in the same objects. */

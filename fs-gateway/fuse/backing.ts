@@ -8,7 +8,7 @@ import type { Native } from './native.ts';
 /** So many of the latest ids are looked at when a worker starts, a microsecond each. What is older and was closed in the moment of a kill stays until the umount. */
 const LATEST = 4096;
 /** Two microseconds each, at every flush; what is behind them is read. */
-const HOLES_MAX = 4096;
+const HOLES_MAX = 32_768;
 /** The unit of `st_blocks`. */
 const SECTOR_BYTES = 512;
 

@@ -9,7 +9,7 @@
  * committed, before it is too old to be used.
  */
 import type { Clock } from '../../lib/clock.ts';
-import { blockCount, hashesOf, isZeroBlock } from '../data/block-hashes.ts';
+import { BlockHashes } from '../data/block-hashes.ts';
 import { LiveFile } from '../data/live-file.ts';
 import type { Uploader } from '../data/uploader.ts';
 import type { Context } from './context.ts';
@@ -76,8 +76,9 @@ export class EarlyUploads {
       const { blockSize } = format;
       const committed = Math.ceil(watched.file.baseSize / blockSize) * blockSize;
       watched.next = Math.max(Math.min(watched.next, Math.floor(size / blockSize) * blockSize), committed);
-      // One without names is nobody's but the program's.
-      if (size < BLOCKS_MIN * blockSize || view.cachedNode(ino)?.inode.nlink === 0) watched.full = 0;
+      // One without names is nobody's but the program's; and one that is mostly holes would be read for nothing.
+      const isNot = size < BLOCKS_MIN * blockSize || watched.file.isSparse;
+      if (isNot || view.cachedNode(ino)?.inode.nlink === 0) watched.full = 0;
       this.#upload(watched);
       if (watched.file.early.oldestMs > COMMIT_AFTER_MS) this.#commit(ino, watched);
     }
@@ -109,8 +110,8 @@ export class EarlyUploads {
   async #uploadBlock(file: LiveFile, start: number, length: number): Promise<void> {
     const bytes = Buffer.allocUnsafe(length);
     file.overlay(start, bytes);
-    const hashes = hashesOf(bytes);
-    for (let block = 0; block < blockCount(length); block++) if (isZeroBlock(hashes, block)) return;
+    const hashes = BlockHashes.of(bytes);
+    for (let block = 0; block < hashes.count; block++) if (hashes.isZero(block)) return;
     const ranges = [{ start, end: start + length }];
     await file.early.add(
       hashes,

@@ -10,7 +10,8 @@ import { open } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
 import { describeError, PenstockError } from '../../lib/errors.ts';
 import { extentsWithin } from '../../lib/volume/extents.ts';
-import type { FileHasher } from '../data/file-hasher.ts';
+import type { BlockHashes } from '../data/block-hashes.ts';
+import type { FileHasher, Hole } from '../data/file-hasher.ts';
 import type { WholeFiles } from '../data/whole-files.ts';
 import { sameBytes } from '../data/whole-record.ts';
 import type { FileContent } from '../data/whole-record.ts';
@@ -27,6 +28,7 @@ export interface FillerOptions {
   readonly whole: WholeFiles;
   readonly hasher: FileHasher;
   readonly bootId: string;
+  holes(fd: number): readonly Hole[];
   /** Fills the buffer with committed content; zeros where it has none. */
   read(content: FileContent, from: number, target: Buffer): void | Promise<void>;
   /** The content is whole here: no copy of its pieces is needed beside it. */
@@ -107,7 +109,7 @@ export class Filler {
       await this.#write(file, record === null && !fresh ? null : base, content);
       await file.truncate(content.size);
       await file.datasync();
-      const { hashes } = await this.#options.hasher.hash(file.fd);
+      const { hashes } = await this.#hash(file.fd);
       const { mtimeNs } = await file.stat({ bigint: true });
       whole.complete(ino, { content, hashes, bootId: this.#options.bootId, mtimeNs });
     } catch (error) {
@@ -123,14 +125,18 @@ export class Filler {
     return this.#options.context.staging.backingOf(ino) !== undefined;
   }
 
-  async #isIntact({ ino }: Node, expected: Buffer): Promise<boolean> {
+  async #isIntact({ ino }: Node, expected: BlockHashes): Promise<boolean> {
     const file = await open(this.#options.whole.path(ino), 'r').catch(() => undefined);
     if (file === undefined) return false;
     try {
-      return (await this.#options.hasher.hash(file.fd)).hashes.equals(expected);
+      return (await this.#hash(file.fd)).hashes.equals(expected);
     } finally {
       await file.close();
     }
+  }
+
+  #hash(fd: number): ReturnType<FileHasher['hash']> {
+    return this.#options.hasher.hash(fd, this.#options.holes(fd));
   }
 
   #makeRoom({ size }: FileContent): void {
@@ -143,6 +149,12 @@ export class Filler {
   async #write(file: FileHandle, from: FileContent | null, to: FileContent): Promise<void> {
     const buffer = Buffer.allocUnsafe(Math.min(STEP_BYTES, Math.max(1, to.size)));
     for (let at = 0; at < to.size; at += buffer.length) {
+      // Long holes in both are passed at once.
+      if (from !== null) {
+        const data = Math.min(nextData(from, at), nextData(to, at));
+        at += Math.floor((Math.min(data, to.size) - at) / buffer.length) * buffer.length;
+        if (at >= to.size) break;
+      }
       const part = buffer.subarray(0, Math.min(buffer.length, to.size - at));
       if (from !== null && sameBytes(from, to, at, at + part.length)) continue;
       if (from !== null && at >= from.size && isHole(to, at, at + part.length)) continue;
@@ -163,4 +175,18 @@ export class Filler {
 
 function isHole({ extents, inline }: FileContent, from: number, to: number): boolean {
   return inline === null && extentsWithin(extents, from, to).length === 0;
+}
+
+/** The first byte from `from` on that may be no zero; Infinity: there is none. */
+function nextData({ extents, inline }: FileContent, from: number): number {
+  if (inline !== null) return from < inline.length ? from : Infinity;
+  let low = 0;
+  for (let high = extents.length; low < high;) {
+    const middle = (low + high) >> 1;
+    const { fileOffset = 0, length = 0 } = extents[middle] ?? {};
+    if (fileOffset + length <= from) low = middle + 1;
+    else high = middle;
+  }
+  const next = extents[low];
+  return next === undefined ? Infinity : Math.max(from, next.fileOffset);
 }

@@ -16,7 +16,7 @@
 import { closeSync, openSync } from 'node:fs';
 import { describeError, fromSystemError, isCode, PenstockError } from '../../lib/errors.ts';
 import { INODE_IMMUTABLE, INODE_INLINE, isRegular } from '../../lib/volume/inode.ts';
-import { hashesOf } from '../data/block-hashes.ts';
+import { BlockHashes } from '../data/block-hashes.ts';
 import type { FileHasher } from '../data/file-hasher.ts';
 import { LiveFile } from '../data/live-file.ts';
 import type { WholeFiles } from '../data/whole-files.ts';
@@ -186,7 +186,7 @@ export class Passthrough {
     const bytes = Buffer.alloc(size);
     inline?.copy(bytes);
     try {
-      whole.createLive(node.ino, bytes, (mtimeNs) => ({ content, hashes: hashesOf(bytes), bootId, mtimeNs }));
+      whole.createLive(node.ino, bytes, (mtimeNs) => ({ content, hashes: BlockHashes.of(bytes), bootId, mtimeNs }));
     } catch (error) {
       context.report(`inode ${node.ino} is written through the daemon: ${describeError(error)}`);
       whole.drop(node.ino);

@@ -2,7 +2,7 @@ import { closeSync, ftruncateSync, openSync, writeFileSync, writeSync } from 'no
 import { join } from 'node:path';
 import { expect, it, onTestFinished } from 'vitest';
 import { DeviceBacking } from '../../fs-gateway/fuse/backing.ts';
-import { HASH_BLOCK_BYTES, isZeroBlock } from '../../fs-gateway/data/block-hashes.ts';
+import { HASH_BLOCK_BYTES } from '../../fs-gateway/data/block-hashes.ts';
 import { FileHasher } from '../../fs-gateway/data/file-hasher.ts';
 import { native } from '../../fs-gateway/fuse/native.ts';
 import type { Native } from '../../fs-gateway/fuse/native.ts';
@@ -77,6 +77,6 @@ it('a store into a hole behind the look at the holes is found by the next', asyn
   const holes = backing.holes(fd);
   writeSync(fd, 'late', 2 ** 22);
   const [first, next] = [await hasher.hash(fd, holes), await hasher.hash(fd, backing.holes(fd))];
-  expect(isZeroBlock(first.hashes, 2 ** 22 / HASH_BLOCK_BYTES)).toBe(true);
-  expect(isZeroBlock(next.hashes, 2 ** 22 / HASH_BLOCK_BYTES)).toBe(false);
+  expect(first.hashes.isZero(2 ** 22 / HASH_BLOCK_BYTES)).toBe(true);
+  expect(next.hashes.isZero(2 ** 22 / HASH_BLOCK_BYTES)).toBe(false);
 });

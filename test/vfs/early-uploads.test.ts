@@ -4,7 +4,7 @@ import { randomBytes } from 'node:crypto';
 import { describe, expect, test } from 'vitest';
 import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
 import { EarlyBlocks } from '../../fs-gateway/data/early-blocks.ts';
-import { hashesOf } from '../../fs-gateway/data/block-hashes.ts';
+import { BlockHashes } from '../../fs-gateway/data/block-hashes.ts';
 import { Overlay } from '../../fs-gateway/data/overlay.ts';
 import type { Extent } from '../../lib/volume/extents.ts';
 import { readElsewhere } from '../fs-gateway/passthrough-volume.ts';
@@ -77,7 +77,7 @@ describe.each([false, true])('with writeback %s', (writeback) => {
 
 test('a block is taken once, while it is young, and only for the bytes that were uploaded', async () => {
   const content = randomBytes(BLOCK);
-  const hashes = hashesOf(content);
+  const hashes = BlockHashes.of(content);
   const source = { kind: 'own', objectId: 1, pieceOffset: 0, pieceBytes: BLOCK, storedBytes: BLOCK, crc: 0 } as const;
   const extent: Extent = { fileOffset: 0, length: BLOCK, sliceOffset: 0, source };
   const all = new Overlay();
@@ -87,7 +87,7 @@ test('a block is taken once, while it is young, and only for the bytes that were
   const upload = async (): Promise<void> => early.add(hashes, Promise.resolve([extent]));
   await upload();
   expect(early.matching(all, hashes)).toEqual([extent]);
-  expect(early.matching(all, hashesOf(randomBytes(BLOCK)))).toEqual([]);
+  expect(early.matching(all, BlockHashes.of(randomBytes(BLOCK)))).toEqual([]);
   // The same bytes again: whether it was committed meanwhile is not known any more.
   expect(early.matching(all, hashes)).toEqual([]);
   await upload();

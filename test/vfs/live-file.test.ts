@@ -12,7 +12,7 @@ import {
 } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { describe, expect, onTestFinished, test } from 'vitest';
-import { hashesOf } from '../../fs-gateway/data/block-hashes.ts';
+import { BlockHashes } from '../../fs-gateway/data/block-hashes.ts';
 import { Appends } from '../../fs-gateway/data/appends.ts';
 import type { RecoveredAppends } from '../../fs-gateway/data/appends.ts';
 import { FileHasher, type FileHashes, type Hole } from '../../fs-gateway/data/file-hasher.ts';
@@ -74,7 +74,7 @@ function openLive(options: Pick<LiveFileOptions, 'base' | 'whole'> & Partial<Liv
 test('a file that becomes small while it is compared is committed, and known, with its bytes', async () => {
   const whole = wholeFiles();
   const empty: FileContent = { size: 0, extents: [], inline: null };
-  const base = { content: empty, hashes: hashesOf(Buffer.alloc(0)), bootId: 'boot' };
+  const base = { content: empty, hashes: BlockHashes.of(Buffer.alloc(0)), bootId: 'boot' };
   whole.createLive(INO, Buffer.alloc(0), (mtimeNs) => ({ ...base, mtimeNs }));
   const path = whole.path(INO);
   const hasher = new LateHasher();
@@ -105,7 +105,7 @@ test('a file that becomes small while it is compared is committed, and known, wi
 test('how long it takes to compare a file is what the thread read, not what it waited for others', async () => {
   const whole = wholeFiles();
   const empty: FileContent = { size: 0, extents: [], inline: null };
-  const base = { content: empty, hashes: hashesOf(Buffer.alloc(0)), bootId: 'boot' };
+  const base = { content: empty, hashes: BlockHashes.of(Buffer.alloc(0)), bootId: 'boot' };
   whole.createLive(INO, Buffer.alloc(0), (mtimeNs) => ({ ...base, mtimeNs }));
   const other = join(tempDir('other'), 'other');
   writeFileSync(other, Buffer.alloc(2 ** 26));
@@ -160,7 +160,7 @@ test.each([
 ])('after the death of the worker: $what', ({ left, recovered, expected }) => {
   const whole = wholeFiles();
   const content: FileContent = { size: 5, extents: [], inline: Buffer.from('base,') };
-  const base = { content, hashes: hashesOf(Buffer.from('base,')), bootId: 'boot', mtimeNs: 1n };
+  const base = { content, hashes: BlockHashes.of(Buffer.from('base,')), bootId: 'boot', mtimeNs: 1n };
   whole.createLive(INO, Buffer.from(left), () => base);
   const file = openLive({
     base,
@@ -189,7 +189,12 @@ describe('the base that a later boot finds', () => {
   }
 
   function recordOf(text: string): (mtimeNs: bigint) => WholeRecord {
-    return (mtimeNs) => ({ content: contentOf(text), hashes: hashesOf(Buffer.from(text)), bootId: 'boot', mtimeNs });
+    return (mtimeNs) => ({
+      content: contentOf(text),
+      hashes: BlockHashes.of(Buffer.from(text)),
+      bootId: 'boot',
+      mtimeNs,
+    });
   }
 
   test('is as of the last commit also when the worker died between that and keeping it', async () => {
@@ -237,7 +242,7 @@ test('an append for a part of which the disk had room is not in the file', () =>
   onTestFinished(() => staging.close());
   const whole = wholeFiles();
   const content: FileContent = { size: 5, extents: [], inline: Buffer.from('base,') };
-  const base = { content, hashes: hashesOf(Buffer.from('base,')), bootId: 'boot', mtimeNs: 1n };
+  const base = { content, hashes: BlockHashes.of(Buffer.from('base,')), bootId: 'boot', mtimeNs: 1n };
   whole.createLive(INO, Buffer.from('base,'), () => base);
   const file = new FullDisk({
     ino: INO,

@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { writeFileSync } from 'node:fs';
 import { crc32c } from '@node-rs/crc32';
 import { expect, test } from 'vitest';
-import { HASH_BLOCK_BYTES, hashesOf, sameHash } from '../../fs-gateway/data/block-hashes.ts';
+import { BlockHashes, HASH_BLOCK_BYTES } from '../../fs-gateway/data/block-hashes.ts';
 import { FileHasher } from '../../fs-gateway/data/file-hasher.ts';
 import { WholeFiles } from '../../fs-gateway/data/whole-files.ts';
 import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
@@ -41,7 +41,7 @@ test('what is dirty is told by 64 bits: a change that leaves the CRC32C of a blo
   for (const [at, byte] of [0xf1, 0x76, 0xec, 0x05, 0x01].entries()) after[1000 + at] = (after[1000 + at] ?? 0) ^ byte;
   expect(after.equals(before)).toBe(false);
   expect(crc32c(after)).toBe(crc32c(before));
-  expect(sameHash(hashesOf(after), hashesOf(before), 0)).toBe(false);
+  expect(BlockHashes.of(after).same(BlockHashes.of(before), 0)).toBe(false);
 });
 
 test('a new file passes through only while the cache and the reserve of the disk have room for it', async () => {
