@@ -31,7 +31,7 @@ interface Sums {
   nulls: bigint | null;
   min: string | null;
   max: string | null;
-  /** A row group with values but without bounds: nothing can be said of the file. */
+  /** A row group with values but without bounds, or with such as cannot be compared: nothing can be said of the file. */
   unbounded: boolean;
 }
 
@@ -98,27 +98,37 @@ function addGroup(sums: Sums, row: Row, physicalType: string): void {
     if (nulls === null || nulls < values) sums.unbounded = true;
     return;
   }
-  if (sums.min === null || compareText(physicalType, min, sums.min) < 0) sums.min = min;
-  if (sums.max === null || compareText(physicalType, max, sums.max) > 0) sums.max = max;
+  const [below, above] = [
+    compareText(physicalType, min, sums.min ?? min),
+    compareText(physicalType, max, sums.max ?? max),
+  ];
+  if (Number.isNaN(below) || Number.isNaN(above)) sums.unbounded = true;
+  if (sums.min === null || below < 0) sums.min = min;
+  if (sums.max === null || above > 0) sums.max = max;
 }
 
-const INTEGER = /^-?\d+$/;
-const TIME = /^(\d{4}-\d\d-\d\d(?: \d\d:\d\d:\d\d)?)(?:\.(\d+))?/;
+const NUMBER = /^(-?)(\d+)(?:\.(\d+))?$/;
+const TIME = /^((?:\d{4}-\d\d-\d\d)?(?: ?\d\d:\d\d:\d\d)?)(?:\.(\d+))?(?:\+00)?$/;
 
-/** Compares two values of one column as printed. */
+/** Compares two values of one column as printed; NaN where that cannot be told, as of years before 0 and behind 9999. */
 export function compareText(physicalType: string, a: string, b: string): number {
   if (physicalType === 'DOUBLE' || physicalType === 'FLOAT') return Number(a) - Number(b);
-  if (physicalType === 'INT32' || physicalType === 'INT64') {
-    if (INTEGER.test(a) && INTEGER.test(b)) {
-      const difference = BigInt(a) - BigInt(b);
-      return difference < 0n ? -1 : difference > 0n ? 1 : 0;
-    }
-    const [left, right] = [TIME.exec(a), TIME.exec(b)];
-    if (left !== null && right !== null) return compareBytes(timeKey(left), timeKey(right));
-    // Decimals are printed with their point.
-    return Number(a) - Number(b);
-  }
-  return compareBytes(a, b);
+  if (physicalType === 'BYTE_ARRAY' || physicalType === 'BOOLEAN') return compareBytes(a, b);
+  const [left, right] = [NUMBER.exec(a), NUMBER.exec(b)];
+  if (left !== null && right !== null) return compareDecimals(left, right);
+  // Among others decimals of more than 18 digits and uuids.
+  if (physicalType === 'FIXED_LEN_BYTE_ARRAY') return left === right ? compareBytes(a, b) : NaN;
+  const [earlier, later] = [TIME.exec(a), TIME.exec(b)];
+  return earlier !== null && later !== null ? compareBytes(timeKey(earlier), timeKey(later)) : NaN;
+}
+
+/** Exactly: a double does not hold 18 digits. Both are printed with the digits of their column's scale. */
+function compareDecimals(a: RegExpExecArray, b: RegExpExecArray): number {
+  const digits = Math.max(a[3]?.length ?? 0, b[3]?.length ?? 0);
+  const unscaled = ([, sign = '', whole = '', fraction = '']: RegExpExecArray): bigint =>
+    BigInt(`${sign}${whole}${fraction.padEnd(digits, '0')}`);
+  const difference = unscaled(a) - unscaled(b);
+  return difference < 0n ? -1 : difference > 0n ? 1 : 0;
 }
 
 /** The fraction is printed without its trailing zeros. */
