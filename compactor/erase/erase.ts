@@ -217,7 +217,7 @@ class Erasure {
     }
     const { objects } = await readPending(lake, dataset);
     if (objects.length === 0) return;
-    await expireSnapshots(lake, dataset, { olderThanMs: Infinity, keepLast: 1 });
+    await expireSnapshots(lake, dataset, { olderThanMs: Infinity, keepLast: 1, ignoreRetention: true });
     const inHours = [...new Set(objects.map((object) => object.hour))];
     await expireHours(lake.engine, lake.volume, dataset, inHours, lake.clock.nowMs());
     const keys = objects.map((object) => object.key);

@@ -29,49 +29,106 @@ const ORPHAN_GRACE_MS_MIN = 3600_000;
 /** One DeleteObjects request on S3. */
 const DELETE_BATCH = 1000;
 
+export interface ExpiryOptions {
+  /** Snapshots that were made before (wall clock) go. */
+  readonly olderThanMs: number;
+  /** The newest of main. */
+  readonly keepLast: number;
+  /** What refs say of themselves, as Spark's `RETAIN ... WITH SNAPSHOT RETENTION` sets it, does not count: erased rows are in older snapshots. */
+  readonly ignoreRetention?: boolean;
+}
+
 /**
- * Removes from the metadata the snapshots that were made before `olderThanMs` (wall clock), but never one that a branch or tag
- * names, nor the `keepLast` newest of main. Returns the ids that are gone.
+ * Removes from the metadata the branches and tags that are past their own age, then the snapshots that are too old, but never one that a
+ * branch or tag names, or that a branch is to keep of its history. Returns the ids that are gone.
+ *
+ * Source: https://iceberg.apache.org/spec/#snapshot-retention-policy; ages count from when a snapshot was made.
  */
 export async function expireSnapshots(
   ctx: LakeContext,
   name: string,
-  options: { readonly olderThanMs: number; readonly keepLast: number },
+  options: ExpiryOptions,
 ): Promise<readonly bigint[]> {
   const state = await loadTable(ctx, name);
   if (state === null) throw new PenstockError('not-found', `there is no table ${name}`);
-  if (expirable(state.metadata, options).length === 0) return [];
-  let expired: readonly bigint[] = [];
+  const nowMs = ctx.clock.nowMs();
+  const isIdle = ({ ids, refs }: Expired): boolean => ids.length + refs.length === 0;
+  if (isIdle(expirable(state.metadata, options, nowMs))) return [];
+  let ids: readonly bigint[] = [];
   await commitDraft(ctx, name, async ({ metadata }) => {
-    expired = expirable(metadata, options);
-    return { metadata: withoutSnapshots(metadata, new Set(expired)), objects: [], extra: {} };
+    const expired = expirable(metadata, options, nowMs);
+    ids = expired.ids;
+    const refs = Object.fromEntries(Object.entries(metadata.refs).filter(([ref]) => !expired.refs.includes(ref)));
+    return { metadata: withoutSnapshots({ ...metadata, refs }, new Set(ids)), objects: [], extra: {} };
   });
-  return expired;
+  return ids;
 }
 
-function expirable(metadata: TableMetadata, options: { olderThanMs: number; keepLast: number }): readonly bigint[] {
+interface Expired {
+  readonly refs: readonly string[];
+  readonly ids: readonly bigint[];
+}
+
+function expirable(metadata: TableMetadata, options: ExpiryOptions, nowMs: number): Expired {
+  const { olderThanMs, keepLast, ignoreRetention = false } = options;
   const byId = new Map(metadata.snapshots.map((snapshot) => [snapshot['snapshot-id'], snapshot]));
-  const kept = new Set(Object.values(metadata.refs).map((ref) => ref['snapshot-id']));
-  let next: Snapshot | undefined = byId.get(metadata['current-snapshot-id'] ?? -1n);
-  for (let count = 0; next !== undefined && count < Math.max(1, options.keepLast); count++) {
-    kept.add(next['snapshot-id']);
-    next = byId.get(next['parent-snapshot-id'] ?? -1n);
+  const kept = new Set<bigint>();
+  const refs: string[] = [];
+  for (const [name, ref] of Object.entries(metadata.refs)) {
+    const head = byId.get(ref['snapshot-id']);
+    const ageMs = nowMs - (head?.['timestamp-ms'] ?? nowMs);
+    if (name !== 'main' && !ignoreRetention && ageMs > (ref['max-ref-age-ms'] ?? Infinity)) {
+      refs.push(name);
+      continue;
+    }
+    kept.add(ref['snapshot-id']);
+    if (ref.type !== 'branch') continue;
+    const count = Math.max(
+      1,
+      name === 'main' ? keepLast : 1,
+      (ignoreRetention ? null : ref['min-snapshots-to-keep']) ?? 1,
+    );
+    const sinceMs = nowMs - ((ignoreRetention ? null : ref['max-snapshot-age-ms']) ?? -Infinity);
+    let next = head;
+    for (let at = 0; next !== undefined && (at < count || next['timestamp-ms'] >= sinceMs); at++) {
+      kept.add(next['snapshot-id']);
+      next = byId.get(next['parent-snapshot-id'] ?? -1n);
+    }
   }
-  return metadata.snapshots
-    .filter((snapshot) => snapshot['timestamp-ms'] < options.olderThanMs && !kept.has(snapshot['snapshot-id']))
+  const ids = metadata.snapshots
+    .filter((snapshot) => snapshot['timestamp-ms'] < olderThanMs && !kept.has(snapshot['snapshot-id']))
     .map((snapshot) => snapshot['snapshot-id']);
+  return { refs, ids };
 }
 
-/** Leaves the history of what remains. */
+/** Leaves the history and the statistics of what remains. */
 export function withoutSnapshots(metadata: TableMetadata, expired: ReadonlySet<bigint>): TableMetadata {
   const log = metadata['snapshot-log'];
   // History before an expired snapshot would have a hole: the specification wants it gone.
   const lastGone = log.findLastIndex((line) => expired.has(line['snapshot-id']));
   return {
     ...metadata,
+    ...statisticsWithout(metadata, expired),
     snapshots: metadata.snapshots.filter((snapshot) => !expired.has(snapshot['snapshot-id'])),
     'snapshot-log': log.slice(lastGone + 1),
   };
+}
+
+const STATISTICS = ['statistics', 'partition-statistics'] as const;
+
+/** Of other writers: a file for a snapshot, which nobody can ask for without it. */
+function statisticsWithout(metadata: TableMetadata, expired: ReadonlySet<bigint>): Partial<TableMetadata> {
+  return Object.fromEntries(
+    STATISTICS.flatMap((kind) => {
+      const files = metadata[kind];
+      if (!Array.isArray(files)) return [];
+      const kept = (files as { 'snapshot-id'?: unknown }[]).filter((file) => {
+        const id = file['snapshot-id'];
+        return !((typeof id === 'bigint' || typeof id === 'number') && expired.has(BigInt(id)));
+      });
+      return [[kind, kept]];
+    }),
+  );
 }
 
 export interface OrphanOptions {
@@ -173,7 +230,7 @@ export class ReachedKeys {
   #addDocuments({ metadata, metadataLocation }: TableState): void {
     this.#add(metadataLocation);
     for (const line of metadata['metadata-log']) this.#add(line['metadata-file']);
-    for (const kind of ['statistics', 'partition-statistics'] as const) {
+    for (const kind of STATISTICS) {
       const files = metadata[kind];
       if (!Array.isArray(files)) continue;
       for (const file of files as { 'statistics-path'?: unknown }[]) {

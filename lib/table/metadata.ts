@@ -70,7 +70,18 @@ const metadataSchema = z.looseObject({
   snapshots: z.array(snapshotSchema).default([]),
   'snapshot-log': z.array(z.looseObject({ 'snapshot-id': int64, 'timestamp-ms': z.int() })).default([]),
   'metadata-log': z.array(z.looseObject({ 'metadata-file': z.string(), 'timestamp-ms': z.int() })).default([]),
-  refs: z.record(z.string(), z.looseObject({ 'snapshot-id': int64, type: z.enum(['branch', 'tag']) })).default({}),
+  refs: z
+    .record(
+      z.string(),
+      z.looseObject({
+        'snapshot-id': int64,
+        type: z.enum(['branch', 'tag']),
+        'min-snapshots-to-keep': z.int().nullish(),
+        'max-snapshot-age-ms': z.int().nullish(),
+        'max-ref-age-ms': z.int().nullish(),
+      }),
+    )
+    .default({}),
 });
 
 export type TableMetadata = z.output<typeof metadataSchema>;
@@ -235,7 +246,7 @@ function sameFields(a: Schema, b: Schema): boolean {
   return JSON.stringify(a.fields) === JSON.stringify(b.fields);
 }
 
-/** `metadata` with `snapshot` as the head of branch main. */
+/** `metadata` with `snapshot` as the head of branch main, whose retention stays as somebody has set it. */
 export function withSnapshot(metadata: TableMetadata, snapshot: Snapshot): TableMetadata {
   const id = snapshot['snapshot-id'];
   return {
@@ -244,7 +255,7 @@ export function withSnapshot(metadata: TableMetadata, snapshot: Snapshot): Table
     'current-snapshot-id': id,
     snapshots: [...metadata.snapshots, snapshot],
     'snapshot-log': [...metadata['snapshot-log'], { 'snapshot-id': id, 'timestamp-ms': snapshot['timestamp-ms'] }],
-    refs: { ...metadata.refs, main: { 'snapshot-id': id, type: 'branch' } },
+    refs: { ...metadata.refs, main: { ...metadata.refs['main'], 'snapshot-id': id, type: 'branch' } },
   };
 }
 

@@ -1,6 +1,8 @@
 import { utimes } from 'node:fs/promises';
 import { describe, expect, it } from 'vitest';
 import { commitTable } from '../../lib/table/commit.ts';
+import { commitDraft } from '../../lib/table/commit-loop.ts';
+import type { TableMetadata } from '../../lib/table/metadata.ts';
 import type { DataFile } from '../../lib/table/data-file.ts';
 import { dataFileKey, tableFolder } from '../../lib/table/keys.ts';
 import { expireSnapshots, removeOrphans } from '../../lib/table/maintenance.ts';
@@ -63,6 +65,49 @@ describe('expiry', () => {
     await expireSnapshots(lake, TABLE, { olderThanMs: FAR_FUTURE_MS, keepLast: 0 });
     expect((await mustLoad(lake)).metadata.snapshots).toHaveLength(1);
     expect(await liveNames(lake)).toEqual(['ab']);
+  });
+});
+
+describe('branches and tags', () => {
+  const change = (lake: LakeContext, more: (metadata: TableMetadata) => Partial<TableMetadata>) =>
+    commitDraft(lake, TABLE, async ({ metadata }) => ({
+      metadata: { ...metadata, ...more(metadata) },
+      objects: [],
+      extra: {},
+    }));
+  const ids = async (lake: LakeContext): Promise<bigint[]> =>
+    (await mustLoad(lake)).metadata.snapshots.map((snapshot) => snapshot['snapshot-id']);
+
+  it('keep the history that they are to keep, also main over commits of ours, and go when their time is over', async () => {
+    const lake = await lakeWithHistory();
+    const [first = 0n, second = 0n, third = 0n] = await ids(lake);
+    await change(lake, ({ refs }) => ({
+      refs: {
+        main: { ...refs['main'], 'snapshot-id': third, type: 'branch', 'min-snapshots-to-keep': 2 },
+        release: { 'snapshot-id': first, type: 'tag', 'max-ref-age-ms': HOUR_MS },
+        audit: { 'snapshot-id': second, type: 'branch', 'max-snapshot-age-ms': 2 * HOUR_MS },
+        always: { 'snapshot-id': second, type: 'tag' },
+      },
+      'partition-statistics': [first, third].map((id) => ({ 'snapshot-id': id, 'statistics-path': `${id}.puffin` })),
+    }));
+    await replace(lake, [dataFile(lake.store, 'c')]);
+    const fourth = (await ids(lake)).at(-1);
+    const at = (hours: number): LakeContext => ({
+      ...lake,
+      clock: { ...lake.clock, nowMs: () => Date.now() + hours * HOUR_MS },
+    });
+    const options = { olderThanMs: FAR_FUTURE_MS, keepLast: 1 };
+    expect(await expireSnapshots(at(0), TABLE, options)).toEqual([]);
+    // The tag is over; the branch still keeps what it came from.
+    expect(await expireSnapshots(at(1.5), TABLE, options)).toEqual([]);
+    expect(Object.keys((await mustLoad(lake)).metadata.refs)).toEqual(['main', 'audit', 'always']);
+    expect(await expireSnapshots(at(3), TABLE, options)).toEqual([first]);
+    const { metadata } = await mustLoad(lake);
+    expect(metadata.refs['main']).toEqual({ 'snapshot-id': fourth, type: 'branch', 'min-snapshots-to-keep': 2 });
+    expect(metadata['partition-statistics']).toMatchObject([{ 'snapshot-id': Number(third) }]);
+    // An erasure leaves of history what refs name, and no more.
+    expect(await expireSnapshots(at(3), TABLE, { ...options, ignoreRetention: true })).toEqual([third]);
+    expect(await ids(lake)).toEqual([second, fourth]);
   });
 });
 

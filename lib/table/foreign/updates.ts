@@ -10,7 +10,7 @@ export interface Update {
 /** "What this commit added last": the catalog gives the ids. */
 const LAST_ADDED = -1;
 
-/** From `before` to `after`: schemas, properties, snapshots and branch main; nothing else is ever changed by us. */
+/** From `before` to `after`: schemas, properties, snapshots, branch main and refs that are over; nothing else is ever changed by us. */
 export function updatesBetween(before: TableMetadata, after: TableMetadata): Update[] {
   const updates: Update[] = [];
   const known = new Set(before.schemas.map((schema) => schema['schema-id']));
@@ -30,12 +30,11 @@ export function updatesBetween(before: TableMetadata, after: TableMetadata): Upd
   }
   const main = after.refs['main'];
   if (main !== undefined && !isDeepStrictEqual(main['snapshot-id'], before.refs['main']?.['snapshot-id'])) {
-    updates.push({
-      action: 'set-snapshot-ref',
-      'ref-name': 'main',
-      type: 'branch',
-      'snapshot-id': main['snapshot-id'],
-    });
+    // With its retention: what is not said is taken away.
+    updates.push({ action: 'set-snapshot-ref', 'ref-name': 'main', ...main });
+  }
+  for (const name of Object.keys(before.refs)) {
+    if (after.refs[name] === undefined) updates.push({ action: 'remove-snapshot-ref', 'ref-name': name });
   }
   const has = new Set(after.snapshots.map((snapshot) => snapshot['snapshot-id']));
   const gone = [...had].filter((id) => !has.has(id));
