@@ -197,7 +197,24 @@ export interface Run extends Omit<CostSums, 'runs'> {
   readonly startedMs: number;
 }
 
+export interface LandedFiles {
+  readonly dataset: string;
+  readonly filesPerHour: number;
+  readonly meanBytes: number;
+  readonly targetBytes: number;
+  readonly compaction: { readonly gets: number; readonly cpuSeconds: number; readonly price: number | null };
+  readonly estimate: {
+    readonly commitEveryMs: number;
+    readonly filesPerHour: number;
+    readonly savedRequests: number;
+    readonly savedCpuSeconds: number;
+    readonly savedPrice: number | null;
+  } | null;
+}
+
 export interface Costs {
+  readonly currency: string | null;
+  readonly landing: readonly LandedFiles[];
   readonly periods: readonly (CostSums & {
     readonly dataset: string;
     readonly kind: string;

@@ -1,6 +1,6 @@
 /** What landing and compaction cost: this week against the last, by day, and run by run. */
 import { api, type Costs, type CostSums, type PagedList, type Run } from './api.ts';
-import { bytes, change, count, day, moment, seconds } from './format.ts';
+import { bytes, change, count, day, duration, moment, seconds } from './format.ts';
 import { empty, pages, section, table, type View } from './parts.ts';
 
 const EVERY_MS = 10_000;
@@ -15,6 +15,14 @@ export const runs: View = {
         note: 'Against the seven days before.',
         read,
         render: renderTrends,
+        everyMs: EVERY_MS,
+        signal,
+      }),
+      section({
+        title: 'Sizes of landed files',
+        note: 'Last seven days. What a larger lander.commitEvery would have saved is an estimate; readings then appear later.',
+        read,
+        render: renderLanding,
         everyMs: EVERY_MS,
         signal,
       }),
@@ -59,6 +67,35 @@ function renderTrends({ trends }: Costs): Node {
       { title: 'CPU, change', cell: ({ cpuChange }) => change(cpuChange), number: true },
     ],
     trends.map(({ dataset, last7Days, cpuChange }) => ({ dataset, cpuChange, ...last7Days })),
+  );
+}
+
+function renderLanding({ landing, currency }: Costs): Node {
+  if (landing.length === 0) return empty('No landing yet', 'Landings say their files when they are recorded.');
+  const money = (price: number | null): string =>
+    price === null || currency === null ? '' : `, ${price.toFixed(2)} ${currency}`;
+  return table(
+    'Sizes of landed files',
+    [
+      { title: 'Dataset', cell: ({ dataset }) => dataset },
+      { title: 'Files an hour', cell: ({ filesPerHour }) => count(filesPerHour), number: true },
+      { title: 'Mean size', cell: ({ meanBytes, targetBytes }) => `${bytes(meanBytes)} of ${bytes(targetBytes)}` },
+      {
+        title: 'Compaction of them',
+        cell: ({ compaction }) =>
+          `${seconds(compaction.cpuSeconds)} CPU, ${count(compaction.gets)} GETs${money(compaction.price)}`,
+      },
+      {
+        title: 'Estimate',
+        wide: true,
+        cell: ({ estimate }) =>
+          estimate === null
+            ? 'nothing to gain'
+            : `commitEvery ${duration(estimate.commitEveryMs / 1000)}: ${count(estimate.filesPerHour)} files an hour, ` +
+              `${seconds(estimate.savedCpuSeconds)} CPU and ${count(estimate.savedRequests)} requests less${money(estimate.savedPrice)}`,
+      },
+    ],
+    landing,
   );
 }
 

@@ -21,7 +21,7 @@ interface CompactOptions extends PipelineOptions {
 }
 
 interface CostOptions extends PipelineOptions {
-  readonly by: 'dataset' | 'day' | 'week' | 'node';
+  readonly by: 'dataset' | 'day' | 'week' | 'node' | 'files';
   readonly dataset?: string;
   readonly days: number;
 }
@@ -145,7 +145,9 @@ export function addLakeCommands(program: Command): void {
     .addOption(configOption())
     .option('--dataset <name>', 'only this dataset')
     .addOption(
-      new Option('--by <what>', 'one line for each').choices(['dataset', 'day', 'week', 'node']).default('dataset'),
+      new Option('--by <what>', 'one line for each; files: what small files of the lander cost')
+        .choices(['dataset', 'day', 'week', 'node', 'files'])
+        .default('dataset'),
     )
     .option('--days <n>', 'the last N days', parseDays, 7)
     .addOption(jsonOption())

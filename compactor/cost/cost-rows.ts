@@ -9,6 +9,7 @@ import {
   weekOverWeek,
 } from '../../lib/lake/cost-periods.ts';
 import { readCosts } from '../../lib/lake/cost-records.ts';
+import { landedFiles, type LandedFiles } from '../../lib/lake/landed-files.ts';
 import type { LakeContext } from '../../lib/table/table.ts';
 import { selectDatasets } from '../../lib/config/dataset-selection.ts';
 
@@ -16,7 +17,7 @@ const DAY_MS = 86_400_000;
 const TREND_MS = 14 * DAY_MS;
 
 export interface CostOptions {
-  readonly by: 'dataset' | 'day' | 'week' | 'node';
+  readonly by: 'dataset' | 'day' | 'week' | 'node' | 'files';
   /** The runs of the last so many days. */
   readonly days: number;
   readonly dataset?: string;
@@ -55,6 +56,10 @@ export async function costTable(config: PipelineConfig, lake: LakeContext, optio
       ? [`${dataset}: CPU a row is ${percent(cpuPerRowChange)} % more in the last 7 days than in the 7 before`]
       : [],
   );
+  if (options.by === 'files') {
+    const found = landedFiles(runs, { fromMs, nowMs, lander: config.lander, prices });
+    return { rows: found.map((files) => fileRow(files, prices?.currency.toLowerCase())), regressions };
+  }
   if (options.by === 'node') {
     const byNode = Map.groupBy(runs, ({ node, isSpot }) => `${node ?? '?'}${isSpot === true ? ' (spot)' : ''}`);
     const nodes = [...byNode].sort(([a], [b]) => (a < b ? -1 : 1));
@@ -90,6 +95,25 @@ const figures = ({ price: _, ...sums }: CostSums): CostRow => ({
   ...sums,
   cpuSecondsPerMillionRows: sums.rows === 0 ? null : round((1e6 * sums.cpuSeconds) / sums.rows, 3),
 });
+
+/** What begins with `estimate` is one: with that `lander.commitEvery`, in the days that were looked at. */
+function fileRow({ compaction, estimate, ...files }: LandedFiles, currency: string | undefined): CostRow {
+  const money = (name: string, price: number | null): CostRow =>
+    currency === undefined || price === null
+      ? {}
+      : { [`${name}${currency[0]?.toUpperCase() ?? ''}${currency.slice(1)}`]: round(price, 4) };
+  return {
+    ...files,
+    compactionGets: compaction.gets,
+    compactionCpuSeconds: compaction.cpuSeconds,
+    ...money('compaction', compaction.price),
+    estimateCommitEvery: estimate === null ? null : `${Math.round(estimate.commitEveryMs / 1000)}s`,
+    estimateFilesPerHour: estimate?.filesPerHour ?? null,
+    estimateSavedRequests: estimate?.savedRequests ?? null,
+    estimateSavedCpuSeconds: estimate?.savedCpuSeconds ?? null,
+    ...money('estimateSaved', estimate?.savedPrice ?? null),
+  };
+}
 
 const percent = (change: number | null): number | null => (change === null ? null : round(100 * change, 1));
 

@@ -15,7 +15,7 @@ const SCAN_PAGE = 500;
 /** Records written between two looks at how many there are. */
 const PRUNE_EVERY = 500;
 
-export type Usage = Omit<CostRecord, 'kind' | 'rows'>;
+export type Usage = Omit<CostRecord, 'kind' | 'rows' | 'landed'>;
 
 /** What kind of machine this is: nothing that every cloud and cluster would tell a container. */
 const NODE: Pick<CostRecord, 'node' | 'isSpot'> = {

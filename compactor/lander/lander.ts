@@ -158,7 +158,7 @@ async function landAll(
       onTurn: (read) => options.onTurn?.(dataset.name, read),
       onShare: (held) => options.onShare?.(dataset.name, held),
       onCommit: (totals) => {
-        costs.add(dataset.name, totals.records);
+        costs.add(dataset.name, totals);
         options.onStatus?.({ kind: 'commit', dataset: dataset.name, totals });
       },
       onProblem: (message, lasting) => options.onStatus?.({ kind: 'problem', dataset: dataset.name, message, lasting }),

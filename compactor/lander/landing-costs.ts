@@ -10,10 +10,19 @@ import { CostMeter, writeCost } from '../cost/cost.ts';
 /** As the compactor runs: what a dataset costs in an hour is a landing record and a compaction record. */
 const RECORD_EVERY_MS = 3_600_000;
 
+interface Landed {
+  readonly records: number;
+  readonly commits: number;
+  readonly files: number;
+  readonly bytes: number;
+}
+
+const NOTHING: Landed = { records: 0, commits: 0, files: 0, bytes: 0 };
+
 export class LandingCosts {
   readonly #target: LakeContext;
   readonly #meter: CostMeter;
-  readonly #records = new Map<string, number>();
+  readonly #landed = new Map<string, Landed>();
   readonly #timer: NodeJS.Timeout;
   #writing: Promise<string | null> = Promise.resolve(null);
 
@@ -29,8 +38,21 @@ export class LandingCosts {
     return this.#meter.lake;
   }
 
-  add(dataset: string, records: number): void {
-    if (records > 0) this.#records.set(dataset, (this.#records.get(dataset) ?? 0) + records);
+  /** After each commit. */
+  add(dataset: string, { records, files, bytes }: Omit<Landed, 'commits'>): void {
+    if (records > 0) this.#count(dataset, { records, commits: 1, files, bytes }, 1);
+  }
+
+  #count(dataset: string, more: Landed, sign: 1 | -1): void {
+    const { records, commits, files, bytes } = this.#landed.get(dataset) ?? NOTHING;
+    const sum = {
+      records: records + sign * more.records,
+      commits: commits + sign * more.commits,
+      files: files + sign * more.files,
+      bytes: bytes + sign * more.bytes,
+    };
+    if (sum.records > 0) this.#landed.set(dataset, sum);
+    else this.#landed.delete(dataset);
   }
 
   /** Writes what was used since the last record. Resolves to what went wrong, or null. */
@@ -46,16 +68,15 @@ export class LandingCosts {
   }
 
   async #write(): Promise<string | null> {
-    const taken = [...this.#records];
-    const total = taken.reduce((sum, [, records]) => sum + records, 0);
+    const taken = [...this.#landed];
+    const total = taken.reduce((sum, [, { records }]) => sum + records, 0);
     if (total === 0) return null;
-    const usages = taken.map(([dataset, records]) => ({ dataset, records, usage: this.#meter.usage(records / total) }));
+    const usages = taken.map(([dataset, own]) => ({ dataset, own, usage: this.#meter.usage(own.records / total) }));
     try {
-      for (const { dataset, records, usage } of usages) {
-        await writeCost(this.#target, dataset, { kind: 'land', ...usage, rows: records });
-        const more = (this.#records.get(dataset) ?? 0) - records;
-        if (more > 0) this.#records.set(dataset, more);
-        else this.#records.delete(dataset);
+      for (const { dataset, own, usage } of usages) {
+        const { records, ...landed } = own;
+        await writeCost(this.#target, dataset, { kind: 'land', ...usage, rows: records, landed });
+        this.#count(dataset, own, -1);
       }
       this.#meter.restart();
       return null;

@@ -26,8 +26,31 @@ const runSchema = z.object({
   isSpot: z.boolean().optional(),
 });
 const costSumsSchema = z.object({ runs: z.int(), ...sums });
+const landingSchema = z.object({
+  dataset: z.string(),
+  commits: z.int(),
+  files: z.int(),
+  filesPerHour: z.number(),
+  meanBytes: z.number(),
+  targetBytes: z.number().meta({ description: 'lander.fileBytes' }),
+  compaction: z.object({ gets: z.number(), cpuSeconds: z.number(), price: z.number().nullable() }),
+  estimate: z
+    .object({
+      commitEveryMs: z.number(),
+      filesPerHour: z.number(),
+      savedRequests: z.number(),
+      savedCpuSeconds: z.number(),
+      savedPrice: z.number().nullable(),
+    })
+    .nullable()
+    .meta({ description: 'of what another lander.commitEvery would have saved in these days; null: nothing to gain' }),
+});
 const costsSchema = z.object({
   periods: z.array(z.object({ dataset: z.string(), kind, startMs: z.number(), runs: z.int(), ...sums })),
+  currency: z.string().nullable().meta({ description: 'of prices; null: there are none in the configuration' }),
+  landing: z
+    .array(landingSchema)
+    .meta({ description: 'what the size of the landed files cost in the last seven days' }),
   trends: z.array(
     z.object({
       dataset: z.string(),
@@ -90,7 +113,12 @@ export function runRoutes(app: App): void {
       const { lake, nowMs } = request.scope;
       const { dataset, by } = request.query;
       const all = await lake.runs(dataset);
-      return { periods: costPeriods(all, by), trends: weekOverWeek(all, lake.datasets(dataset), nowMs) };
+      return {
+        periods: costPeriods(all, by),
+        currency: lake.prices?.currency ?? null,
+        landing: lake.landedFiles(all, nowMs),
+        trends: weekOverWeek(all, lake.datasets(dataset), nowMs),
+      };
     },
   );
 }

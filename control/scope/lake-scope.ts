@@ -1,7 +1,8 @@
 /** The lake as one tenant (or the platform) may see it: the datasets that it owns, and what is kept of these. */
 import { statfs } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import type { DatasetConfig } from '../../lib/config/pipeline.ts';
+import type { DatasetConfig, PipelineConfig } from '../../lib/config/pipeline.ts';
+import { landedFiles, type LandedFiles } from '../../lib/lake/landed-files.ts';
 import { PenstockError } from '../../lib/errors.ts';
 import { quarantineBucket, readQuarantine, type QuarantineRecord } from '../../lib/lake/quarantine.ts';
 import type { Selected } from '../../lib/sql/duckdb.ts';
@@ -18,6 +19,9 @@ export interface QuarantinedObject extends QuarantineRecord {
   readonly dataset: string;
   readonly object: string;
 }
+
+/** As the trends beside them. */
+const FILES_SPAN_MS = 7 * 86_400_000;
 
 export class LakeScope {
   readonly datasetNames: readonly string[];
@@ -87,6 +91,16 @@ export class LakeScope {
   async runs(dataset?: string): Promise<readonly Run[]> {
     const { engine, volume } = this.#context.connections;
     return this.#context.runs.list(engine, volume, this.datasets(dataset));
+  }
+
+  /** `runs` of this scope. */
+  landedFiles(runs: readonly Run[], nowMs: number): LandedFiles[] {
+    const { lander } = this.#context.config;
+    return landedFiles(runs, { fromMs: nowMs - FILES_SPAN_MS, nowMs, lander, prices: this.prices });
+  }
+
+  get prices(): PipelineConfig['prices'] {
+    return this.#context.config.prices;
   }
 
   async *quarantine(dataset?: string): AsyncGenerator<QuarantinedObject> {

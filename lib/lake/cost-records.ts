@@ -26,6 +26,8 @@ const costSchema = z.object({
   /** The type of the node, as PENSTOCK_NODE_TYPE said. */
   node: z.string().optional(),
   isSpot: z.boolean().optional(),
+  /** Of landings: the data files that were committed. Older records have none. */
+  landed: z.object({ commits: z.int(), files: z.int(), bytes: z.int() }).optional(),
 });
 export type CostRecord = z.output<typeof costSchema>;
 export type NewCostRecord = z.input<typeof costSchema>;

@@ -58,6 +58,34 @@ test('by dataset, day and week, with money and the regression by name', async ()
   );
 });
 
+test('what small files cost, and an estimate of what larger ones would save', async () => {
+  const pipeline = await openTestPipeline('', PRICES);
+  const lake = { ...pipeline.lake, clock: { ...systemClock, nowMs: () => NOW_MS } };
+  const used = { seconds: 60, cpuSeconds: 36, rows: 1000, bytesRead: 0, bytesWritten: 0, gets: 700, puts: 10 };
+  const landed = { commits: 600, files: 1200, bytes: 1200 * 1_000_000 };
+  const at = (hoursAgo: number): number => NOW_MS - hoursAgo * 3_600_000;
+  // Not of the two days, and of an older version.
+  await writeCost(lake, DATASET, { kind: 'land', startedMs: at(72), ...used, landed });
+  await writeCost(lake, DATASET, { kind: 'land', startedMs: at(20), ...used });
+  await writeCost(lake, DATASET, { kind: 'land', startedMs: at(10), ...used, landed });
+  await writeCost(lake, DATASET, { kind: 'compact', startedMs: at(9), ...used });
+  const table = (config = pipeline.config) => costTable(config, lake, { by: 'files', days: 2 });
+  const { rows } = await table();
+  expect(rows).toEqual([
+    {
+      ...{ dataset: DATASET, commits: 600, files: 1200, filesPerHour: 120, meanBytes: 1e6, targetBytes: 128e6 },
+      // 36 CPU seconds at 0.36 an hour, 700 GETs and 10 PUTs.
+      ...{ compactionGets: 700, compactionCpuSeconds: 36, compactionEur: 0.0116 },
+      // 60 s become an hour, 60 times as long: 59 of 60 commits and files are not there.
+      ...{ estimateCommitEvery: '3600s', estimateFilesPerHour: 2, estimateSavedRequests: 6490 },
+      ...{ estimateSavedCpuSeconds: 28.3, estimateSavedEur: 0.3332 },
+    },
+  ]);
+  // Files that are as large as they should be leave nothing to gain.
+  const full = { ...pipeline.config, lander: { ...pipeline.config.lander, fileBytes: 1_500_000 } };
+  expect((await table(full)).rows[0]).toMatchObject({ estimateCommitEvery: null, estimateSavedRequests: null });
+});
+
 test('memory and the price of a minute of the node, spot or not, and sums by node', async () => {
   const nodes = "nodes: { 'm6i.large': { minute: 0.6, spotMinute: 0.2 } }";
   const pipeline = await openTestPipeline('', `prices: { cpuHour: 36, gbHour: 3.6, ${nodes} }`);

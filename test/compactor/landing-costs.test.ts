@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest';
 import { runLander } from '../../compactor/lander/lander.ts';
+import { datasetStats } from '../../compactor/main.ts';
 import { readCosts, type CostRecord } from '../../lib/lake/cost-records.ts';
 import { DATASET, HOUR_MS, openTestPipeline, recordOf, TestProducer } from './pipeline.ts';
 
@@ -29,6 +30,11 @@ test('a lander that goes on records its cost while it runs, and every record it 
   expect(await rows()).toBe(summary.records);
   const records = await costs();
   expect(records.length).toBeGreaterThanOrEqual(2);
+  const sum = (key: 'commits' | 'files' | 'bytes'): number =>
+    records.reduce((total, { landed }) => total + (landed?.[key] ?? 0), 0);
+  const { landedFiles, landedBytes } = await datasetStats(lake, DATASET);
+  expect([sum('files'), sum('bytes')]).toEqual([landedFiles, landedBytes]);
+  expect(sum('commits')).toBe(landedFiles);
   for (const record of records) {
     expect(record).toMatchObject({ kind: 'land' });
     expect(record.puts).toBeGreaterThan(0);

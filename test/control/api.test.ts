@@ -119,6 +119,10 @@ test('runs in pages, newest first, and their costs by week', async () => {
     { kind: 'compact', runs: 1 },
     { kind: 'land', runs: 3, rows: 126 },
   ]);
+  // Three commits of a minute each, in files of a few kilobytes.
+  expect(costs['landing']).toMatchObject([
+    { dataset: DATASET, commits: 3, targetBytes: 128e6, estimate: { commitEveryMs: 3_600_000, savedPrice: null } },
+  ]);
   expect(costs['trends']).toMatchObject([{ dataset: DATASET, cpuChange: null, last7Days: { runs: 4 } }]);
 });
 
