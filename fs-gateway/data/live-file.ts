@@ -22,7 +22,7 @@
 import { closeSync, constants, fdatasync, fstatSync, ftruncateSync, openSync, writeSync } from 'node:fs';
 import { promisify } from 'node:util';
 import type { Extent } from '../../lib/volume/extents.ts';
-import { blockCount, BlockHashes, HASH_BLOCK_BYTES } from './block-hashes.ts';
+import { BlockHashes, HASH_BLOCK_BYTES } from './block-hashes.ts';
 import type { Appends, Move } from './appends.ts';
 import { readUpTo } from './descriptors.ts';
 import { EarlyBlocks } from './early-blocks.ts';
@@ -33,7 +33,7 @@ import type { Range } from './overlay.ts';
 import { StagedFile } from './staged-file.ts';
 import type { Append, FileChange } from './staged-file.ts';
 import type { WholeFiles } from './whole-files.ts';
-import { contentKey, sameBytes } from './whole-record.ts';
+import { blocksOf, contentKey, sameBytes } from './whole-record.ts';
 import type { FileContent, WholeRecord } from './whole-record.ts';
 
 const sync = promisify(fdatasync);
@@ -433,20 +433,5 @@ export class LiveFile extends StagedFile {
   override discard(): void {
     this.close();
     this.#options.whole.drop(this.ino);
-  }
-}
-
-/** In order, the blocks of `committed` in which either may have more than zeros, or one of them ends. */
-function* blocksOf(base: FileContent, committed: FileContent): Generator<number> {
-  const parts = new Overlay();
-  for (const { size, extents, inline } of [base, committed]) {
-    if (inline !== null) parts.set(0, size, 'data');
-    else for (const { fileOffset, length } of extents) parts.set(fileOffset, fileOffset + length, 'data');
-    if (size > 0) parts.set(size - 1, size, 'data');
-  }
-  let next = 0;
-  for (const { start, end } of parts.within(0, committed.size)) {
-    const first = Math.max(next, Math.floor(start / HASH_BLOCK_BYTES));
-    for (next = first; next < blockCount(end); next++) yield next;
   }
 }

@@ -15,7 +15,8 @@ import { createHash } from 'node:crypto';
 import { ByteReader, ByteWriter } from '../../lib/volume/bytes.ts';
 import { extentsWithin, readExtents, writeExtents } from '../../lib/volume/extents.ts';
 import type { Extent } from '../../lib/volume/extents.ts';
-import { BlockHashes } from './block-hashes.ts';
+import { blockCount, BlockHashes, HASH_BLOCK_BYTES } from './block-hashes.ts';
+import { Overlay } from './overlay.ts';
 
 /** All bytes of one version of a file: in immutable objects, or here where the metadata keeps them; what neither has is zeros. */
 export interface FileContent {
@@ -105,4 +106,19 @@ function isSameExtent(a: Extent, b: Extent | undefined): boolean {
     );
   }
   return b.source.kind === 'external' && a.source.key === b.source.key && a.source.etag === b.source.etag;
+}
+
+/** In order, the blocks of `committed` in which either may have more than zeros, or one of them ends. */
+export function* blocksOf(base: FileContent, committed: FileContent): Generator<number> {
+  const parts = new Overlay();
+  for (const { size, extents, inline } of [base, committed]) {
+    if (inline !== null) parts.set(0, size, 'data');
+    else for (const { fileOffset, length } of extents) parts.set(fileOffset, fileOffset + length, 'data');
+    if (size > 0) parts.set(size - 1, size, 'data');
+  }
+  let next = 0;
+  for (const { start, end } of parts.within(0, committed.size)) {
+    const first = Math.max(next, Math.floor(start / HASH_BLOCK_BYTES));
+    for (next = first; next < blockCount(end); next++) yield next;
+  }
 }

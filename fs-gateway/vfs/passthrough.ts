@@ -20,10 +20,10 @@ import { BlockHashes } from '../data/block-hashes.ts';
 import type { FileHasher } from '../data/file-hasher.ts';
 import { LiveFile } from '../data/live-file.ts';
 import type { WholeFiles } from '../data/whole-files.ts';
-import { contentKey } from '../data/whole-record.ts';
 import type { FileContent } from '../data/whole-record.ts';
 import { BoundedMap } from '../meta/bounded-map.ts';
 import type { Node } from '../meta/cache.ts';
+import { Calming } from './calming.ts';
 import { contentOf, keyOf } from './content-of.ts';
 import type { Context } from './context.ts';
 import type { Filler } from './filler.ts';
@@ -42,12 +42,6 @@ const FSYNC_BUDGET_MS = 1000;
 const COUNTED_MAX = 4096;
 /** Who reads so much of a file will read the rest. */
 const FILL_SHARE = 0.25;
-/** A file that is mapped behind its last close is compared and flushed again after this, then in growing intervals up to CALM_MAX_MS. */
-const CALM_FIRST_MS = 200;
-const CALM_MAX_MS = 2_000;
-/** Comparing takes at most this share of a core: a large file is looked at less often. */
-const CALM_SHARE = 0.05;
-
 export interface Opened {
   readonly backingId: number;
   readonly directIo: boolean;
@@ -79,14 +73,14 @@ export class Passthrough {
   readonly #bytesRead = new BoundedMap<number, number>(COUNTED_MAX);
   readonly #fsyncMs = new BoundedMap<number, number>(COUNTED_MAX);
   readonly #daemonOnly = new BoundedMap<number, true>(COUNTED_MAX);
-  readonly #calming = new Map<number, NodeJS.Timeout>();
+  readonly #calming: Calming;
   readonly #following = new Set<Promise<void>>();
-  #closed = false;
   #opens = 0;
   #refused = false;
 
   constructor(options: PassthroughOptions) {
     this.#options = options;
+    this.#calming = new Calming(options);
   }
 
   stats(): Readonly<Record<string, string | number>> {
@@ -382,70 +376,13 @@ export class Passthrough {
     this.#options.kernel?.unregister(id);
   }
 
-  /** After a flush behind the last close: makes the file complete again, or looks after it while a mapping lives. */
-  async #calm(ino: number, pauseMs: number): Promise<void> {
-    const { context, whole, filler } = this.#options;
-    const file = context.staging.get(ino);
-    if (this.#closed || !(file instanceof LiveFile) || context.staging.isOpen(ino)) return;
-    if (!file.quiet) {
-      this.#calmLater(ino, Math.max(pauseMs, Math.min(pauseMs * 2, CALM_MAX_MS)));
-      return;
-    }
-    // Nobody can write it now: what is committed by this flush is final, unless an open comes in between.
-    for (let round = 0; round < 2 && !file.isSettled(); round++) await this.#options.commit(ino);
-    if (!this.#isFinal(file)) {
-      this.#calmLater(ino, pauseMs);
-      return;
-    }
-    const seen = context.view.cachedNode(ino);
-    if (seen === undefined || (seen.inode.flags & INODE_INLINE) !== 0 || seen.inode.size === 0) {
-      // Its content is in the metadata: the next reader has it in one request.
-      context.staging.release(file);
-      whole.drop(ino);
-      return;
-    }
-    const record = await file.sync();
-    if (!this.#isFinal(file)) {
-      this.#calmLater(ino, pauseMs);
-      return;
-    }
-    context.staging.release(file);
-    whole.calm(ino, record);
-    const node = context.view.cachedNode(ino);
-    // Another node changed it meanwhile.
-    if (node !== undefined && (await keyOf(context, node)) !== contentKey(record.content)) filler.later(ino);
-  }
-
-  /** Nobody has it open, nobody could have written it since it was compared, and no flush reads it. */
-  #isFinal(file: LiveFile): boolean {
-    const { staging } = this.#options.context;
-    return (
-      file.isSettled() && !staging.isOpen(file.ino) && staging.get(file.ino) === file && file.flushing === undefined
-    );
-  }
-
   /** When the last handle is closed, whether its flush succeeded or not. */
   calmLater(ino: number): void {
-    if (!(this.#options.context.staging.get(ino) instanceof LiveFile)) return;
-    this.#calm(ino, CALM_FIRST_MS).catch(() => this.#calmLater(ino, CALM_FIRST_MS)); // Its flush has reported it.
-  }
-
-  #calmLater(ino: number, pauseMs: number): void {
-    if (this.#closed || this.#calming.has(ino)) return;
-    const timer = setTimeout(() => {
-      this.#calming.delete(ino);
-      const startedMs = performance.now();
-      Promise.resolve(this.#options.commit(ino))
-        .then(() => this.#calm(ino, Math.max(pauseMs, (performance.now() - startedMs) / CALM_SHARE)))
-        .catch(() => this.#calmLater(ino, pauseMs)); // The flush has reported it.
-    }, pauseMs);
-    timer.unref();
-    this.#calming.set(ino, timer);
+    this.#calming.begin(ino);
   }
 
   async close(): Promise<void> {
-    this.#closed = true;
-    for (const timer of this.#calming.values()) clearTimeout(timer);
+    this.#calming.close();
     await this.#options.filler.close();
     const live = [...this.#options.context.staging.files.values()].filter((file) => file instanceof LiveFile);
     // Else a mount after the next boot would commit again what is committed now.
