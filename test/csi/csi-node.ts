@@ -86,6 +86,8 @@ interface NodeSetting {
   readonly host?: string;
   /** The driver has the secrets itself. */
   readonly ownSecrets?: boolean;
+  /** What is there before the driver starts. */
+  prepare?(base: string): void;
 }
 
 export async function makeNode(
@@ -96,6 +98,7 @@ export async function makeNode(
 ): Promise<TestNode> {
   const { daemonsApart = false, host, ownSecrets = false } = setting;
   const base = tempDir(`mount-${process.pid}`);
+  setting.prepare?.(base);
   const launchMounts = async (): Promise<CsiDriver> => {
     const keeper = `unix:${join(base, 'csi.sock.keep')}`;
     const launched = await startCsiDriver({ base, name: 'mounts', args: ['--node', '--keeper', keeper] });
