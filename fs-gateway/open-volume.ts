@@ -55,7 +55,7 @@ const ENGINE_DEADLINE_MS = 30_000;
 /** Kept free on the cache's disk, for everybody else. */
 const FREE_BYTES_MIN = 2 ** 30;
 /** Bytes staged before writers wait; with `writeback`, as many as the cache may have. */
-const STAGED_MAX = 2 ** 30;
+const STAGED_MAX = 2 ** 29;
 const LOCK_WAIT_MS = 10_000;
 const LOCK_RETRY_MS = 50;
 
@@ -255,7 +255,7 @@ async function assemble({
   const writeback = options.writeback === true ? new Writeback(clock, (ino) => flushes.flush(ino)) : undefined;
   const flushes: Flushes = new Flushes({ context, flusher, orphans, passthrough, writeback });
   const stagedMax = writeback === undefined ? STAGED_MAX : Math.max(STAGED_MAX, options.cacheBytes);
-  const earlyUploads = new EarlyUploads({ context, uploader, clock, commit });
+  const earlyUploads = new EarlyUploads({ context, uploader, clock, commit, staged: writeback === undefined });
   const files = new Files({ context, namespace, flusher, orphans, passthrough, flushes, earlyUploads, stagedMax });
   if (notifier !== undefined) {
     // Names are looked up anew, and attributes with them; files that are open are not.

@@ -341,13 +341,21 @@ export class BlockReader {
     return this.#memory.fits(bytes);
   }
 
-  /** What was just uploaded is at hand for the next reader, if there is room. The memory is the reader's from now on. */
-  remember(piece: Piece, data: Buffer): void {
-    if (this.#localPath(piece) === null) {
-      this.#makeRoom(data.length);
-      if (this.#queued > 0 || !this.#memory.willFit(data.length)) return;
+  /**
+   * What was just uploaded is at hand for the next reader, if there is room; what is on this disk anyway (`isHere`), for peers. True: the memory is the
+   * reader's from now on.
+   */
+  remember(piece: Piece, data: Buffer, isHere: boolean): boolean {
+    if (this.#localPath(piece) !== null) {
+      // It need not be copied: it is read from the object's own file.
+      this.#verify(piece);
+      return false;
     }
+    if (isHere && this.#peers?.keeps(piece) !== true) return false;
+    this.#makeRoom(data.length);
+    if (this.#queued > 0 || !this.#memory.willFit(data.length)) return false;
     this.#adopt(piece, data);
+    return true;
   }
 
   #adopt(piece: Piece, data: Buffer): void {

@@ -4,13 +4,13 @@
  *
  *   frame:  u32 length of the body, u32 CRC32C of the body, body
  *   body:   u8 kind, f64 ino, i64 timeNs, f64 offset, f64 length, bytes
- *     DATA   bytes written at offset (small files: they have no staging file)
- *     RANGE  [offset, offset + length) was written to the staging file
+ *     DATA   bytes written at offset (small files: they have no segments)
+ *     RANGE  [offset, offset + length) was written to segments
  *     HOLE   [offset, offset + length) reads as zeros
  *     SIZE   the file's size was set to `length` (truncate; offset 1) or at least to it (offset 0)
- *     SPILL  what DATA said is in the staging file from here on
+ *     SPILL  what DATA said is in segments from here on
  *     CLEAN  everything of this inode before the frame number `offset` is committed
- *     DROP   nothing of this inode is staged any more, and its staging file is gone; a later frame begins anew
+ *     DROP   nothing of this inode is staged any more, and its segments may serve other files; a later frame begins anew
  *     APPEND what is staged from `offset` on was appended; timeNs is the id under which it is committed (0: it is), if no FLUSH says another
  *     FLUSH  what is staged before the frame is committed next under the id timeNs, appended bytes up to `offset`; `length` 1: of a live file
  *     WROTE  the bytes are the id of the request that appended last, `length` bytes; it is done when a live file has `offset` bytes

@@ -25,7 +25,6 @@ import type { Extent } from '../../lib/volume/extents.ts';
 import { BlockHashes, HASH_BLOCK_BYTES } from './block-hashes.ts';
 import type { Appends, Move } from './appends.ts';
 import { readUpTo } from './descriptors.ts';
-import { EarlyBlocks } from './early-blocks.ts';
 import type { FileHasher, Hole } from './file-hasher.ts';
 import { mergeExtents } from './merge-extents.ts';
 import { Overlay } from './overlay.ts';
@@ -56,7 +55,6 @@ export interface LiveFileOptions {
 
 export class LiveFile extends StagedFile {
   override readonly selfKept = true;
-  readonly early = new EarlyBlocks();
   readonly #options: LiveFileOptions;
   readonly #readFd: number;
   #writeFd: number | undefined;
@@ -86,7 +84,7 @@ export class LiveFile extends StagedFile {
 
   /** Throws Node's error when the backing file cannot be opened. */
   constructor(options: LiveFileOptions) {
-    super(options.ino, options.base.content.size, '');
+    super(options.ino, options.base.content.size);
     this.#options = options;
     this.#base = options.base;
     this.promised = this.#isKept = options.whole.isKept(options.ino);
@@ -320,9 +318,8 @@ export class LiveFile extends StagedFile {
     this.#rebase({ size: bytes.length, extents: [], inline: bytes.length === 0 ? null : bytes });
   }
 
-  /** What the flush under way has in the store already. */
-  earlyExtents(overlay: Overlay): readonly Extent[] {
-    return this.early.matching(overlay, this.#next);
+  override earlyExtents(overlay: Overlay): Promise<readonly Extent[]> {
+    return Promise.resolve(this.early.matching(overlay, this.#next));
   }
 
   /** These ranges were committed as these extents. */
@@ -418,7 +415,7 @@ export class LiveFile extends StagedFile {
   }
 
   /** A flush under way reads on: a descriptor that is closed under it may be another file's the next moment. */
-  override close(): void {
+  close(): void {
     this.#closed = true;
     this.flushed();
   }

@@ -1,5 +1,4 @@
 /** What the journal has to say when it is rewritten: what recovery.ts would find in the frames that it replaces. */
-import { fdatasyncSync } from 'node:fs';
 import { appendFrame } from './appends.ts';
 import type { Appends } from './appends.ts';
 import { FrameKind } from './journal.ts';
@@ -48,6 +47,6 @@ function* framesOf(file: StagedFile): Iterable<Frame> {
   if (file.mtimeNs === null) yield { kind: FrameKind.KEEP, ino, timeNs, offset: 0, length: 0 };
   // Else all that was promised is committed.
   if (file.promiseId === undefined && !file.promiseAgain) return;
-  if (file.fd !== undefined) fdatasyncSync(file.fd);
+  file.syncSegmentsNow();
   yield { kind: FrameKind.SYNC, ino, timeNs: file.promiseId ?? 0n, offset: 0, length: 0 };
 }

@@ -14,6 +14,7 @@ import type { Frame } from './journal.ts';
 import type { Move, RecoveredAppends, Wrote } from './appends.ts';
 import { OpenCounts } from './open-counts.ts';
 import { baseOf } from './staged-base.ts';
+import type { Segments } from './segments.ts';
 import { StagedFile } from './staged-file.ts';
 import type { Append } from './staged-file.ts';
 
@@ -23,14 +24,13 @@ export interface Recovered extends RecoveredAppends {
   readonly open: OpenCounts;
 }
 
-/** `dir` has the staging files. */
 export function replay(
   frames: readonly Frame[],
-  dir: string,
+  segments: Segments,
   sameBoot: boolean,
   isCommitted: (ino: number, id: bigint) => boolean,
 ): Recovered {
-  const replaying = new Replaying(dir, sameBoot);
+  const replaying = new Replaying(segments, sameBoot);
   const cleanBefore = new Map<number, number>();
   const syncedBefore = new Map<number, number>();
   for (const [index, { kind, ino, offset, timeNs }] of frames.entries()) {
@@ -79,13 +79,13 @@ class Replaying implements Recovered {
   readonly appends = new Map<number, Append>();
   readonly moves = new Map<number, Move>();
   readonly wrote = new Map<number, Wrote>();
-  readonly #dir: string;
+  readonly #segments: Segments;
   readonly #sameBoot: boolean;
   /** Not live. */
   readonly #flushed = new Set<number>();
 
-  constructor(dir: string, sameBoot: boolean) {
-    this.#dir = dir;
+  constructor(segments: Segments, sameBoot: boolean) {
+    this.#segments = segments;
     this.#sameBoot = sameBoot;
   }
 
@@ -101,7 +101,6 @@ class Replaying implements Recovered {
     if (kind === FrameKind.APPEND || kind === FrameKind.DROP) this.moves.delete(ino);
     if (kind === FrameKind.OPEN || kind === FrameKind.CLOSE || kind === FrameKind.COUNTED) this.#count(frame);
     else if (kind === FrameKind.DROP) {
-      this.files.get(ino)?.close();
       this.files.delete(ino);
       this.#flushed.delete(ino);
     } else if (kind === FrameKind.SYNC) {
@@ -122,9 +121,9 @@ class Replaying implements Recovered {
   #change(frame: Frame, committed: boolean, there: boolean): void {
     const { kind, ino, offset, length, timeNs, bytes } = frame;
     let file = this.files.get(ino);
-    if (file === undefined) this.files.set(ino, (file = new StagedFile(ino, 0, this.#dir)));
+    if (file === undefined) this.files.set(ino, (file = new StagedFile(ino, 0, this.#segments)));
     // A full disk may have had no room for the frame that says SPILL.
-    if ((kind === FrameKind.SPILL || kind === FrameKind.RANGE) && there) file.openFile();
+    if ((kind === FrameKind.SPILL || kind === FrameKind.RANGE) && there) file.takeSegments();
     if (kind === FrameKind.DATA && bytes !== undefined && file.inMemory) file.store(offset, bytes.subarray(0, length));
     // Behind what is committed: what is staged from here on.
     if (kind === FrameKind.FLUSH && committed && file.append !== undefined) file.append = { from: offset, id: timeNs };
@@ -140,7 +139,7 @@ class Replaying implements Recovered {
       return;
     }
     if (kind === FrameKind.DATA || kind === FrameKind.RANGE) file.wrote(offset, length);
-    else if (kind === FrameKind.HOLE) file.active.set(offset, offset + length, 'hole');
+    else if (kind === FrameKind.HOLE) file.punched(offset, offset + length);
     else if (kind === FrameKind.SIZE) file.setSize(length, offset === 1);
     // The first size that is noted is the committed one: no change.
     if (timeNs !== 0n) file.touched(timeNs);
@@ -150,7 +149,6 @@ class Replaying implements Recovered {
     for (const [ino, file] of this.files) {
       if (file.dirty) continue;
       if (file.append !== undefined && !this.#flushed.has(ino)) this.appends.set(ino, file.append);
-      file.discard();
       this.files.delete(ino);
     }
     return this;

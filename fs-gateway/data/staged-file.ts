@@ -1,16 +1,18 @@
 /**
- * One file with uncommitted changes: its overlay of exact ranges, and the bytes, in memory while they are few, else in a staging file.
+ * One file with uncommitted changes: its overlay of exact ranges, and the bytes, in memory while they are few, else in segments (segments.ts).
  *
  * Invariants
  * - What `active` covers is newer than what `flushing` covers, and that is newer than the committed extents. The bytes of both lie at
  *   their file offsets in one place: a write during a flush changes only what will be flushed again.
  */
-import { closeSync, constants, openSync, readSync, rmSync, writeSync } from 'node:fs';
-import { join } from 'node:path';
+import type { Extent } from '../../lib/volume/extents.ts';
+import { EarlyBlocks } from './early-blocks.ts';
 import { Overlay } from './overlay.ts';
+import type { Range } from './overlay.ts';
+import type { Segments } from './segments.ts';
 import type { StagedBase } from './staged-base.ts';
 
-/** A file that ends within it has no staging file: opening one costs more than writing it. */
+/** A file that ends within it has no segments: opening one costs more than writing it. */
 export const MEMORY_BYTES_MAX = 64 * 1024;
 
 export interface Append {
@@ -48,6 +50,8 @@ export class StagedFile {
   readonly selfKept: boolean = false;
   active = new Overlay();
   flushing: Overlay | undefined;
+  /** Of `active`. */
+  early = new EarlyBlocks();
   activeBytes = 0;
   flushingBytes = 0;
   base: StagedBase | undefined;
@@ -62,21 +66,24 @@ export class StagedFile {
   ctimeNs = 0n;
   /** How often somebody has set another time. */
   mtimesKept = 0;
-  /** A close or fsync was answered because the local disk has what is staged. */
+  /** A close or fsync was answered because the local disk has what is staged, or is about to be. */
   promised = false;
   /** Under which all that was promised since the last flush is committed next; the journal has it with each promise. */
   promiseId: bigint | undefined;
   /** A flush of what was promised failed: the next one has another id, of which the journal does not know yet. */
   promiseAgain = false;
-  readonly #path: string;
+  readonly #segments: Segments | undefined;
+  /** Of `flushing`. */
+  #flushingEarly: EarlyBlocks | undefined;
   #memory: Buffer | undefined;
-  #fd: number | undefined;
+  #spilled = false;
 
-  constructor(ino: number, size: number, dir: string) {
+  /** `segments`: of all staged files; a live file has none. */
+  constructor(ino: number, size: number, segments?: Segments) {
     this.ino = ino;
     this.#size = size;
     this.#sizeMax = size;
-    this.#path = join(dir, String(ino));
+    this.#segments = segments;
   }
 
   /** The file's size as programs see it. */
@@ -95,7 +102,7 @@ export class StagedFile {
   }
 
   get inMemory(): boolean {
-    return this.#fd === undefined;
+    return !this.#spilled;
   }
 
   get dirty(): boolean {
@@ -112,9 +119,26 @@ export class StagedFile {
     return;
   }
 
+  /** What is flushed is no longer what is staged from here on. */
+  beginFlush(): void {
+    this.flushing = this.active;
+    this.active = new Overlay();
+    this.flushingBytes = this.activeBytes;
+    this.activeBytes = 0;
+    if (this.selfKept) return;
+    this.#flushingEarly = this.early;
+    this.early = new EarlyBlocks();
+  }
+
+  /** What the flush under way, which commits `overlay`, has in the store already. */
+  async earlyExtents(overlay: Overlay): Promise<readonly Extent[]> {
+    await this.#flushingEarly?.settled();
+    return this.#flushingEarly?.matching(overlay) ?? [];
+  }
+
   /** A flush of it has ended. */
   flushed(): void {
-    return;
+    this.#flushingEarly = undefined;
   }
 
   /** Somebody has set another time; a flush that has begun leaves it, too. */
@@ -125,9 +149,19 @@ export class StagedFile {
 
   /** Bytes that are stored are to be committed. */
   wrote(offset: number, length: number): void {
-    this.active.set(offset, offset + length, 'data');
+    this.#changed(offset, offset + length, 'data');
     this.activeBytes += length;
     this.size = Math.max(this.size, offset + length);
+  }
+
+  /** These bytes read as zeros. */
+  punched(start: number, end: number): void {
+    this.#changed(start, end, 'hole');
+  }
+
+  #changed(start: number, end: number, kind: Range['kind']): void {
+    this.active.set(start, end, kind);
+    this.early.changed(start, end);
   }
 
   touched(nowNs: bigint): void {
@@ -142,17 +176,15 @@ export class StagedFile {
       return;
     }
     // Whatever was behind it, staged, committed or being flushed, reads as zeros when the file grows again.
-    this.active.set(size, this.sizeMax, 'hole');
+    this.punched(size, this.sizeMax);
     this.size = size;
     this.sizeSet = true;
   }
 
   /** Stores bytes at their offset; the caller has made sure that they fit where they go. */
   store(offset: number, data: Uint8Array): void {
-    if (this.#fd !== undefined) {
-      for (let done = 0; done < data.length;) {
-        done += writeSync(this.#fd, data, done, data.length - done, offset + done);
-      }
+    if (this.#spilled) {
+      this.#segments?.write(this.ino, offset, data);
       return;
     }
     const end = offset + data.length;
@@ -164,35 +196,22 @@ export class StagedFile {
     this.#memory.set(data, offset);
   }
 
-  /** Moves the bytes from memory to the staging file. */
+  /** Moves the bytes from memory to segments. Throws Node's errors; then they are in memory still. */
   spill(): void {
-    const memory = this.#memory;
-    this.openFile();
+    if (this.#memory !== undefined) this.#segments?.write(this.ino, 0, this.#memory);
+    this.takeSegments();
+  }
+
+  /** The bytes are in segments: those of an earlier worker. */
+  takeSegments(): void {
+    this.#spilled = true;
     this.#memory = undefined;
-    if (memory !== undefined) this.store(0, memory);
-  }
-
-  /** The staging file's descriptor; undefined while the bytes are in memory and the journal. */
-  get fd(): number | undefined {
-    return this.#fd;
-  }
-
-  openFile(): void {
-    // Never truncated: an earlier worker's bytes may be in it.
-    this.#fd ??= openSync(this.#path, constants.O_RDWR | constants.O_CREAT, 0o600);
   }
 
   /** Copies staged bytes; the range must be covered by `data`. */
   load(offset: number, target: Buffer, at: number, length: number): void {
-    if (this.#fd === undefined) {
-      this.#memory?.copy(target, at, offset, offset + length);
-      return;
-    }
-    for (let done = 0; done < length;) {
-      const read = readSync(this.#fd, target, at + done, length - done, offset + done);
-      if (read === 0) throw new Error(`staging file of inode ${this.ino} ends at ${offset + done}`);
-      done += read;
-    }
+    if (this.#spilled) this.#segments?.read(this.ino, offset, target, at, length);
+    else this.#memory?.copy(target, at, offset, offset + length);
   }
 
   /** Lays what is staged of [from, from + target.length) over `target`. */
@@ -216,16 +235,25 @@ export class StagedFile {
     return both.covers(from, to);
   }
 
-  /** Lets go of the bytes, without removing a staging file. */
-  close(): void {
-    if (this.#fd !== undefined) closeSync(this.#fd);
-    this.#fd = undefined;
-    this.#memory = undefined;
+  /** What is staged in segments survives a power cut when this resolves. */
+  async syncSegments(): Promise<void> {
+    await this.#segments?.sync(this.ino);
   }
 
-  discard(): void {
-    const inFile = this.#fd !== undefined;
-    this.close();
-    if (inFile) rmSync(this.#path, { force: true });
+  syncSegmentsNow(): void {
+    this.#segments?.syncNow(this.ino);
+  }
+
+  /** What was flushed is committed: gives back what is staged no more. `mayServe`: as of `Segments.release`. */
+  release(mayServe: boolean): void {
+    const isWanted = (from: number, to: number): boolean =>
+      this.active.within(from, to).some(({ kind }) => kind === 'data');
+    this.#segments?.release(this.ino, mayServe, isWanted);
+  }
+
+  /** Nothing of it is wanted any more. */
+  discard(mayServe: boolean): void {
+    this.#memory = undefined;
+    this.#segments?.release(this.ino, mayServe);
   }
 }

@@ -4,23 +4,22 @@
  * Failure: the worker killed at any point, the next one finds what was answered (recovery.ts): ranges, bytes, sizes, which inodes were open.
  * Limits: the bytes staged are bounded by who writes (vfs/ flushes early and waits above its bound), the journal by its rewriting.
  */
-import { existsSync, fdatasync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { promisify } from 'node:util';
 import { fromSystemError, isCode } from '../../lib/errors.ts';
 import { appendFrame, Appends } from './appends.ts';
-import { FrameKind, Journal, syncFolder } from './journal.ts';
+import { FrameKind, Journal } from './journal.ts';
 import type { Frame } from './journal.ts';
 import { countedFrame, liveFrames } from './live-frames.ts';
 import { LiveFile } from './live-file.ts';
 import { OpenCounts } from './open-counts.ts';
 import { Overlay } from './overlay.ts';
 import { closeId, replay } from './recovery.ts';
+import { Segments } from './segments.ts';
 import { Bases } from './staged-base.ts';
 import { MEMORY_BYTES_MAX, StagedFile } from './staged-file.ts';
 import type { Flush } from './staged-file.ts';
 
-const syncData = promisify(fdatasync);
 /** Behind a commit. Within it fewer requests are committed than the metadata remember (meta/repeats.ts). */
 const SYNC_SOON_MS = 50;
 
@@ -36,8 +35,7 @@ export interface StagingOptions {
 
 export class Staging {
   readonly #dir: string;
-  /** Staging files whose names are on the disk. */
-  readonly #named = new WeakSet<StagedFile>();
+  readonly #segments: Segments;
   #syncs = 0;
   #syncTimer: NodeJS.Timeout | undefined;
   readonly #journal: Journal;
@@ -50,11 +48,12 @@ export class Staging {
     this.#dir = dir;
     mkdirSync(dir, { recursive: true, mode: 0o700 });
     this.#journal = new Journal(dir);
+    this.#segments = new Segments(dir);
     const path = join(dir, 'life');
     const own = `${life}\n${bootId}\n`;
     const earlier = existsSync(path) ? readFileSync(path, 'utf8') : '';
     const [earlierLife = '', earlierBoot = ''] = earlier.split('\n');
-    const recovered = replay(this.#journal.read(), dir, earlierBoot === bootId, isCommitted);
+    const recovered = replay(this.#journal.read(), this.#segments, earlierBoot === bootId, isCommitted);
     const { files, open } = recovered;
     [this.#files, this.#open] = [files, open];
     if (earlierLife !== life) {
@@ -63,9 +62,7 @@ export class Staging {
     }
     this.appends = new Appends(recovered, (frame) => this.#append(frame));
     this.bases = new Bases((frame) => this.#journal.owe(frame));
-    for (const name of readdirSync(dir)) {
-      if (/^\d+$/.test(name) && !files.has(Number(name))) rmSync(join(dir, name), { force: true });
-    }
+    this.#segments.adopt(files);
     // A worker whose journal is right as it stands starts on a full disk, too.
     if (earlier === own) this.#tryRewrite();
     else {
@@ -123,7 +120,7 @@ export class Staging {
   #create(ino: number, size: number): StagedFile {
     // A later worker learns from it that the file is longer than what it finds staged.
     if (size > 0) this.#append({ kind: FrameKind.SIZE, ino, timeNs: 0n, offset: 0, length: size });
-    const file = new StagedFile(ino, size, this.#dir);
+    const file = new StagedFile(ino, size, this.#segments);
     this.#files.set(ino, file);
     return file;
   }
@@ -240,7 +237,7 @@ export class Staging {
       return;
     }
     this.#append({ kind: FrameKind.HOLE, ino: file.ino, timeNs: nowNs, offset: start, length: end - start });
-    file.active.set(start, end, 'hole');
+    file.punched(start, end);
     file.touched(nowNs);
   }
 
@@ -269,10 +266,7 @@ export class Staging {
     const { promiseId } = file;
     if (!file.selfKept) this.#noteFlush(file, promiseId ?? nowNs);
     const { active, size, sizeSet, mtimeNs, mtimesKept, ctimeNs, append } = file;
-    file.flushing = active;
-    file.active = new Overlay();
-    file.flushingBytes = file.activeBytes;
-    file.activeBytes = 0;
+    file.beginFlush();
     file.sizeSet = false;
     file.promiseId = undefined;
     const { frames: mark } = this.#journal;
@@ -303,15 +297,13 @@ export class Staging {
         return;
       }
       const id = (file.promiseId ??= nowNs);
-      if (file.fd !== undefined) {
-        await syncData(file.fd);
-        if (!this.#named.has(file)) syncFolder(this.#dir);
-        this.#named.add(file);
+      file.promised = true;
+      if (!file.inMemory) {
+        await file.syncSegments();
         // Dropped meanwhile, it would only bring back what nobody wants.
         if (this.#files.get(file.ino) !== file) return;
       }
       this.#append({ kind: FrameKind.SYNC, ino: file.ino, timeNs: id, offset: mark, length: 0 });
-      file.promised = true;
       await this.#journal.sync();
       // Else a flush took the id meanwhile, and that may have failed.
       if (file.promiseId === id) file.promiseAgain = false;
@@ -367,6 +359,7 @@ export class Staging {
         this.#journal.owe(appendFrame(file.ino, file.append));
       }
       this.#journal.owe({ kind: FrameKind.CLEAN, ino: file.ino, timeNs: nowNs, offset: flush.mark, length: 0 });
+      file.release(this.#mayServe(file));
       this.#syncSoon(file);
       return;
     }
@@ -383,11 +376,16 @@ export class Staging {
   drop(file: StagedFile, nowNs: bigint): void {
     this.#files.delete(file.ino);
     this.#journal.owe({ kind: FrameKind.DROP, ino: file.ino, timeNs: nowNs, offset: 0, length: 0 });
-    file.discard();
+    file.discard(this.#mayServe(file));
     // That has made room.
     this.#journal.pay();
     this.#tidy();
     this.#syncSoon(file);
+  }
+
+  /** Whether the bytes of a file that are committed may be written over with those of another one (segments.ts). */
+  #mayServe(file: StagedFile): boolean {
+    return !file.promised && !this.#journal.owes;
   }
 
   /** What is committed must not be committed again after a power cut: another node may have changed it since. */
@@ -436,6 +434,7 @@ export class Staging {
 
   close(): void {
     clearTimeout(this.#syncTimer);
+    this.#segments.close();
     this.#journal.close();
   }
 }

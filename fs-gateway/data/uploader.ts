@@ -2,7 +2,9 @@
  * Uploads staged ranges: cut at block boundaries into pieces, pieces packed into objects of at most one block, several objects at a time.
  *
  * Invariants: `upload` returns when every object is durable in the store; only then may metadata refer to its pieces. Object ids are
- * never used twice, so an object is written once. Failure: objects without a reference stay behind; gc removes them.
+ * never used twice, so an object is written once. Memory is used again only behind a put that has succeeded: one that failed may still be sending.
+ * Failure: objects without a reference stay behind; gc removes them.
+ * Limits: UPLOADS_MAX at a time, and as many blocks of memory, which are given back when nothing was uploaded for IDLE_MS.
  */
 import { crc32c } from '@node-rs/crc32';
 import type { ObjectStore } from '../../lib/store/store.ts';
@@ -11,15 +13,20 @@ import type { VolumeFormat } from '../../lib/volume/format.ts';
 import type { BlockReader } from './block-reader.ts';
 import { compressPiece } from './compression.ts';
 import { objectKey, ownPiece } from './pieces.ts';
+import type { Piece } from './pieces.ts';
 import { Slots } from './slots.ts';
 
 /** Uploads at a time, over all files: each holds one block in memory. */
 const UPLOADS_MAX = 8;
+const IDLE_MS = 1000;
 
 export interface ByteRange {
   readonly start: number;
   readonly end: number;
 }
+
+/** Fills a buffer with the file's bytes at an offset. */
+type Load = (offset: number, target: Buffer) => void | Promise<void>;
 
 export interface UploaderOptions {
   readonly store: ObjectStore;
@@ -33,6 +40,10 @@ export interface UploaderOptions {
 export class Uploader {
   readonly #options: UploaderOptions;
   readonly #slots = new Slots(UPLOADS_MAX);
+  /** Of a block each, used again: new ones for each would cost a page fault per 4 KiB, and have V8 look for garbage. */
+  #free: Buffer[] = [];
+  #usedMs = 0;
+  #idleTimer: NodeJS.Timeout | undefined;
   /** For statistics: what was put into the store, and by how much compression made it less. */
   uploadedBytes = 0;
   savedBytes = 0;
@@ -41,31 +52,25 @@ export class Uploader {
     this.#options = options;
   }
 
-  /** `load` fills a buffer with the file's bytes at an offset. Returns extents in the order of the ranges. */
-  async upload(
-    ranges: readonly ByteRange[],
-    load: (offset: number, target: Buffer) => void | Promise<void>,
-  ): Promise<Extent[]> {
+  /** Returns extents in the order of the ranges. `isHere`: the bytes stay on this disk, so that readers here need no copy of them. */
+  async upload(ranges: readonly ByteRange[], load: Load, isHere = false): Promise<Extent[]> {
     const objects = pack(ranges, this.#options.blockSize);
-    const uploaded = await Promise.all(objects.map((pieces) => this.#slots.run(() => this.#put(pieces, load))));
+    const uploaded = await Promise.all(objects.map((pieces) => this.#slots.run(() => this.#put(pieces, load, isHere))));
     return uploaded.flat();
   }
 
-  async #put(
-    pieces: readonly ByteRange[],
-    load: (offset: number, target: Buffer) => void | Promise<void>,
-  ): Promise<Extent[]> {
-    const { store, reader, volumeId, compression } = this.#options;
+  async #put(pieces: readonly ByteRange[], load: Load, isHere: boolean): Promise<Extent[]> {
+    const { store, reader, volumeId, compression, blockSize } = this.#options;
     const objectId = await this.#options.newObjectId();
-    const key = objectKey(volumeId, objectId);
+    const memory = this.#take(pieces.reduce((sum, { start, end }) => sum + end - start, 0));
     const extents: Extent[] = [];
+    const uploaded: (readonly [Piece, Buffer])[] = [];
     const bodies: Buffer[] = [];
-    const remember: (() => void)[] = [];
+    let at = 0;
     let pieceOffset = 0;
-    let contentBytes = 0;
     let objectCrc = 0;
     for (const { start, end } of pieces) {
-      const content = Buffer.allocUnsafe(end - start);
+      const content = memory.subarray(at, (at += end - start));
       await load(start, content);
       const crc = crc32c(content);
       const body = compression === 'zstd' ? await compressPiece(content) : content;
@@ -75,15 +80,38 @@ export class Uploader {
       // Nearly every object is one piece as it is.
       objectCrc = body === content && bodies.length === 0 ? crc : crc32c(body, objectCrc);
       bodies.push(body);
-      remember.push(() => reader.remember(ownPiece(volumeId, source), content));
+      uploaded.push([ownPiece(volumeId, source), content]);
       pieceOffset += storedBytes;
-      contentBytes += pieceBytes;
     }
-    await store.put(key, bodies, { crc32c: objectCrc });
+    await store.put(objectKey(volumeId, objectId), bodies, { crc32c: objectCrc });
     this.uploadedBytes += pieceOffset;
-    this.savedBytes += contentBytes - pieceOffset;
-    for (const keep of remember) keep();
+    this.savedBytes += at - pieceOffset;
+    // A block is one of many of its file: to copy them would cost as much as to upload them, and the kernel has the last ones in its pages.
+    const kept = uploaded.filter(([piece, content]) =>
+      reader.remember(piece, content, isHere || content.length === blockSize),
+    );
+    if (kept.length === 0) this.#give(memory);
     return extents;
+  }
+
+  #take(bytes: number): Buffer {
+    this.#usedMs = performance.now();
+    const free = bytes === this.#options.blockSize ? this.#free.pop() : undefined;
+    return free ?? Buffer.allocUnsafeSlow(bytes);
+  }
+
+  #give(memory: Buffer): void {
+    if (memory.length !== this.#options.blockSize) return;
+    this.#free.push(memory);
+    this.#idleTimer ??= setInterval(() => this.#look(), IDLE_MS).unref();
+  }
+
+  /** Gives back memory that nobody has used for a while. */
+  #look(): void {
+    if (performance.now() - this.#usedMs < IDLE_MS) return;
+    this.#free = [];
+    clearInterval(this.#idleTimer);
+    this.#idleTimer = undefined;
   }
 }
 

@@ -1,16 +1,20 @@
 /**
- * Uploads the full blocks of live files while they grow: a checkpoint of 100 GB is in the store soon after its last byte is written, and its close
+ * Uploads the full blocks of files while they grow: a checkpoint of 100 GB is in the store soon after its last byte is written, and its close
  * waits for the last few blocks (data/early-blocks.ts).
  *
- * The kernel writes such a file without a word to us, so its size is looked at: what was full at the look before, the writer has most likely left.
+ * What is written through the daemon is uploaded when a write has come to the end of a block that is full, once for each flush: a program that writes over it
+ * again and again has it uploaded by the flush. Not with `writeback`: there the local disk is where bytes are wanted first, and the program has the CPU.
+ *
+ * Live files: the kernel writes such a file without a word to us, so its size is looked at: what was full at the look before, the writer has most likely left.
  * Blocks with zeros are left to the flush, which commits holes for them, and so is a block that could not be uploaded.
  * Failure: nothing refers to an early block; a worker that is killed leaves garbage for gc, and the next one begins anew.
- * Limits: AT_ONCE blocks (half of the uploader's slots), files of BLOCKS_MIN blocks and more. What no flush has taken for COMMIT_AFTER_MS is
+ * Limits: what is staged, and the slots of the uploader; of live files AT_ONCE blocks (half of the uploader's slots), files of BLOCKS_MIN blocks and more. What no flush has taken for COMMIT_AFTER_MS is
  * committed, before it is too old to be used.
  */
 import type { Clock } from '../../lib/clock.ts';
 import { BlockHashes } from '../data/block-hashes.ts';
 import { LiveFile } from '../data/live-file.ts';
+import type { StagedFile } from '../data/staged-file.ts';
 import type { Uploader } from '../data/uploader.ts';
 import type { Context } from './context.ts';
 import type { Result } from './operations.ts';
@@ -27,6 +31,8 @@ export interface EarlyUploadsOptions {
   readonly context: Context;
   readonly uploader: Uploader;
   readonly clock: Clock;
+  /** Files that are written through the daemon, too. */
+  readonly staged: boolean;
   /** Commits the file in its turn. */
   commit(ino: number): Result<void>;
 }
@@ -60,6 +66,23 @@ export class EarlyUploads {
     if (this.#closed || !(file instanceof LiveFile) || this.#watched.get(ino)?.file === file) return;
     this.#watched.set(ino, { file, size: file.size, full: 0, next: 0, pausedUntilMs: 0 });
     this.#timer ??= setInterval(() => this.#look(), LOOK_MS).unref();
+  }
+
+  /** A program has written [from, to) through the daemon. */
+  wrote(file: StagedFile, from: number, to: number): void {
+    const { context, staged, uploader } = this.#options;
+    const { blockSize } = context.format;
+    const last = Math.floor(to / blockSize) * blockSize;
+    // What is appended may move before it is committed.
+    if (!staged || last <= from || file.selfKept || file.inMemory || file.append !== undefined) return;
+    if (context.view.cachedNode(file.ino)?.inode.nlink === 0) return;
+    for (let start = Math.floor(from / blockSize) * blockSize; start < last; start += blockSize) {
+      const end = start + blockSize;
+      if (file.early.wasBegun(start) || !file.active.coversWithData(start, end)) continue;
+      const failed = (): void => undefined; // The flush does it, and reports.
+      const load = (offset: number, target: Buffer): void => file.load(offset, target, 0, target.length);
+      file.early.add([start, blockSize], uploader.upload([{ start, end }], load)).catch(failed);
+    }
   }
 
   #look(): void {
@@ -113,10 +136,8 @@ export class EarlyUploads {
     const hashes = BlockHashes.of(bytes);
     for (let block = 0; block < hashes.count; block++) if (hashes.isZero(block)) return;
     const ranges = [{ start, end: start + length }];
-    await file.early.add(
-      hashes,
-      this.#options.uploader.upload(ranges, (offset, target) => void bytes.copy(target, 0, offset - start)),
-    );
+    const load = (offset: number, target: Buffer): void => void bytes.copy(target, 0, offset - start);
+    await file.early.add([start, length], this.#options.uploader.upload(ranges, load, true), hashes);
   }
 
   #commit(ino: number, watched: Watched): void {

@@ -250,7 +250,7 @@ export class Files {
     const node = view.cachedNode(ino);
     const staged = staging.get(ino);
     const clears = write.killSuidGid && (node === undefined || withoutSuidGid(node.inode.mode) !== node.inode.mode);
-    const waits = node === undefined || clears || (staged?.stagedBytes ?? 0) >= this.#stagedMax * STAGED_FILE_SHARE;
+    const waits = node === undefined || clears || this.#isMuch(staged);
     const admitted = waits ? undefined : admit(view, node, endOf(node, staged, write));
     if (waits || admitted !== undefined) {
       return this.#writeLater(ino, admitted, { ...write, data: Buffer.from(write.data) });
@@ -258,12 +258,18 @@ export class Files {
     return this.#write(node, write);
   }
 
+  /** It is to be flushed now; or, while it is, all that is staged is too much. */
+  #isMuch(file: StagedFile | undefined): boolean {
+    if (file === undefined || file.stagedBytes < this.#stagedMax * STAGED_FILE_SHARE) return false;
+    return file.flushing === undefined || this.#context.staging.bytes >= this.#stagedMax;
+  }
+
   async #writeLater(ino: number, admitted: Promise<void> | undefined, write: FileWrite): Promise<number> {
     const { view, staging } = this.#context;
     await admitted;
     if (write.killSuidGid) await this.#clearSuidGid(ino);
     // Above the bounds a writer goes at the speed of the store.
-    if ((staging.get(ino)?.stagedBytes ?? 0) >= this.#stagedMax * STAGED_FILE_SHARE) {
+    if (this.#isMuch(staging.get(ino))) {
       const flushing = this.#flushes.start(ino);
       if (staging.bytes >= this.#stagedMax) await flushing;
     }
@@ -278,8 +284,10 @@ export class Files {
     const file = this.#begin(node);
     if (endOf(node, file, write) > FILE_BYTES_MAX)
       throw new PosixError(Errno.EFBIG, `a file of more than ${FILE_BYTES_MAX} bytes`);
-    if (append === undefined) staging.write(file, offset, data, time.nowNs());
-    else staging.append(file, data, time.nowNs(), append);
+    if (append === undefined) {
+      staging.write(file, offset, data, time.nowNs());
+      this.#earlyUploads.wrote(file, offset, offset + data.length);
+    } else staging.append(file, data, time.nowNs(), append);
     return data.length;
   }
 

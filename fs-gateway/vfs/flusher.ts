@@ -177,12 +177,16 @@ export class Flusher {
   async #commitExtents(file: StagedFile, flush: PlacedFlush, staged: Flush, seen: Node): Promise<Outcome> {
     const { view, away } = this.#context;
     const plan = await this.#planUpload(flush, seen);
-    const early = file instanceof LiveFile ? file.earlyExtents(plan.overlay) : [];
-    const late = await this.#uploader.upload(withoutExtents(plan.overlay.ranges, early), async (offset, target) => {
-      // Only what has to be written again with the rest; the base is then the one that the commit insists on.
-      if (!flush.overlay.covers(offset, offset + target.length)) await this.readCommitted(seen, offset, target);
-      layOver(file, flush, offset, target);
-    });
+    const early = await file.earlyExtents(plan.overlay);
+    const late = await this.#uploader.upload(
+      withoutExtents(plan.overlay.ranges, early),
+      async (offset, target) => {
+        // Only what has to be written again with the rest; the base is then the one that the commit insists on.
+        if (!flush.overlay.covers(offset, offset + target.length)) await this.readCommitted(seen, offset, target);
+        layOver(file, flush, offset, target);
+      },
+      file.selfKept,
+    );
     const uploaded = [...early, ...late].sort((a, b) => a.fileOffset - b.fileOffset);
     await this.#pages.cutFar(file, flush);
     const parts = await this.#pages.parts(seen, flush, plan.overlay.ranges, uploaded);

@@ -140,7 +140,7 @@ test('a disk that hangs holds up no reader', async () => {
   });
   // Uploads are as bounded as reads.
   for (const { piece, fileOffset } of piecesOf('v', extents, 0, data.length)) {
-    reader.remember(piece, Buffer.from(data.subarray(fileOffset, fileOffset + BLOCK)));
+    reader.remember(piece, Buffer.from(data.subarray(fileOffset, fileOffset + BLOCK)), false);
   }
   const kept = extents.filter(({ fileOffset }) => reader.view(extents, fileOffset, fileOffset + BLOCK) !== null);
   expect(kept.length).toBeGreaterThan(0);

@@ -85,6 +85,8 @@ test('what was written to a file that others removed meanwhile is kept aside', a
   const { open, other, reports, volume, sleep, write } = await sleeper();
   await writeElsewhere(other, 'f', Buffer.alloc(3 * BLOCK, 'a'));
   const ino = await write('f', 0, Buffer.alloc(2 * BLOCK, 'm'));
+  // Full blocks are uploaded at once; behind the absence, that would tell it of its session's end.
+  await expect.poll(() => Number(open.stats()['uploadedBytes'])).toBe(2 * BLOCK);
   await sleep(HOUR_MS);
   await other.operations.unlink(caller(), 1n, 'f');
   await other.operations.drain();

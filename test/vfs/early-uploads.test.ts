@@ -75,6 +75,96 @@ describe.each([false, true])('with writeback %s', (writeback) => {
   });
 });
 
+describe('through the daemon', () => {
+  interface Written {
+    readonly volume: OpenVolume;
+    readonly other: OpenVolume;
+    readonly write: (offset: number, data: Buffer) => Promise<unknown>;
+    readonly truncate: (size: number) => Promise<unknown>;
+    readonly punch: (offset: number, length: number) => Promise<unknown>;
+    readonly fsync: () => Promise<unknown>;
+    readonly uploaded: () => number;
+  }
+
+  async function written(writeback = false): Promise<Written> {
+    const made = await testVolume({ blockSize: '256KiB' });
+    const volume = await openTestVolume(made, 'a', [], 'lake', { writeback });
+    const { operations } = volume;
+    const { entry, open } = await operations.create(caller(), 1n, 'f', 0o644, 2, 0);
+    const { ino } = entry.attributes;
+    return {
+      volume,
+      other: await openTestVolume(made, 'other'),
+      write: async (offset, data) => operations.write(caller(), ino, open.handle, BigInt(offset), data, 2, false),
+      truncate: async (size) => operations.setattr(caller(), ino, { size: BigInt(size) }),
+      punch: async (offset, length) =>
+        operations.fallocate(caller(), ino, open.handle, 3, BigInt(offset), BigInt(length)),
+      fsync: async () => operations.fsync(caller(), ino, open.handle, false),
+      uploaded: () => Number(volume.stats()['uploadedBytes']),
+    };
+  }
+
+  test('full blocks are in the store before fsync, which uploads the rest only', async () => {
+    const { other, write, fsync, uploaded } = await written();
+    const content = randomBytes(BLOCKS * BLOCK + 1000);
+    // Writes that end within a block, at its end, and behind it.
+    for (let at = 0; at < content.length; at += 100_000) await write(at, content.subarray(at, at + 100_000));
+    await expect.poll(uploaded).toBe(BLOCKS * BLOCK);
+    expect((await readElsewhere(other, 'f')).length).toBe(0);
+    await fsync();
+    expect(uploaded()).toBe(content.length);
+    await expect.poll(async () => (await readElsewhere(other, 'f')).equals(content)).toBe(true);
+  });
+
+  test('what was written over, cut off or punched since is committed as it is', async () => {
+    const { other, write, truncate, punch, fsync, uploaded } = await written();
+    const content = randomBytes(BLOCKS * BLOCK);
+    await write(0, content);
+    await expect.poll(uploaded).toBe(BLOCKS * BLOCK);
+    const expected = Buffer.from(content.subarray(0, 10 * BLOCK + 5));
+    expected.write('written over', BLOCK - 6);
+    expected.fill(0, 3 * BLOCK, 3 * BLOCK + 65_536);
+    await write(BLOCK - 6, Buffer.from('written over'));
+    await punch(3 * BLOCK, 65_536);
+    await truncate(expected.length);
+    await fsync();
+    // Blocks 0, 1 and 3 anew, and what is left of the last one; 64 KiB of block 3 are a hole.
+    expect(uploaded()).toBe(BLOCKS * BLOCK + 3 * BLOCK - 65_536 + 5);
+    await expect.poll(async () => (await readElsewhere(other, 'f')).equals(expected)).toBe(true);
+  });
+
+  test('a block that is written over while it is being uploaded is committed as it is', async () => {
+    const { other, write, fsync } = await written();
+    const content = randomBytes(BLOCKS * BLOCK);
+    await write(0, content);
+    // In the same turn of the event loop, or one of the next: some of the uploads have read their block, and some not.
+    for (let block = 0; block < BLOCKS; block++) {
+      content.write(`over ${block}`, block * BLOCK + 5);
+      await write(block * BLOCK + 5, Buffer.from(`over ${block}`));
+    }
+    await fsync();
+    await expect.poll(async () => (await readElsewhere(other, 'f')).equals(content)).toBe(true);
+  });
+
+  test('a block is uploaded early once for each flush, however often it is written over', async () => {
+    const { write, fsync, uploaded } = await written();
+    const block = randomBytes(BLOCK);
+    for (let n = 0; n < 20; n++) await write(0, block);
+    await expect.poll(uploaded).toBe(BLOCK);
+    await fsync();
+    expect(uploaded()).toBe(2 * BLOCK);
+  });
+
+  test('with writeback nothing is uploaded before it is synced', async () => {
+    const { volume, write, fsync, uploaded } = await written(true);
+    await write(0, randomBytes(2 * BLOCK));
+    expect(volume.stats()['stagedBytes']).toBe(2 * BLOCK);
+    await fsync();
+    await volume.operations.drain();
+    expect(uploaded()).toBe(2 * BLOCK);
+  });
+});
+
 test('a block is taken once, while it is young, and only for the bytes that were uploaded', async () => {
   const content = randomBytes(BLOCK);
   const hashes = BlockHashes.of(content);
@@ -84,7 +174,7 @@ test('a block is taken once, while it is young, and only for the bytes that were
   all.set(0, BLOCK, 'data');
   const time = { nowMs: 0, monotonicMs: 0 };
   const early = new EarlyBlocks({ nowMs: () => time.nowMs, monotonicMs: () => time.monotonicMs });
-  const upload = async (): Promise<void> => early.add(hashes, Promise.resolve([extent]));
+  const upload = async (): Promise<void> => early.add([0, BLOCK], Promise.resolve([extent]), hashes);
   await upload();
   expect(early.matching(all, hashes)).toEqual([extent]);
   expect(early.matching(all, BlockHashes.of(randomBytes(BLOCK)))).toEqual([]);

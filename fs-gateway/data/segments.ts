@@ -1,0 +1,203 @@
+/**
+ * The bytes of staged files that have left memory: a local file for each SEGMENT_BYTES of a staged file, `<dir>/<inode>.<index>`.
+ *
+ * What is committed gives its segments back while the file is still being written, so the disk holds what is not committed yet and no more. Some are kept,
+ * as `<dir>/free.<number>`, and serve the next bytes: to write over pages that the page cache has takes half the CPU of new ones, and where a virtual machine
+ * has to fetch new memory from its host a tenth or less.
+ *
+ * Invariants
+ * - What is in a segment counts only where the journal says that it was written: one that served before has other bytes in it.
+ * - A segment serves another file only behind the journal's word, in the journal, that its bytes are committed; and never where they were promised over a
+ *   power cut (`-o writeback`), as the journal's word and the new name may reach the disk without one another.
+ * Failure: the next worker finds segments by their names; those of no staged file are removed.
+ * Limits: FREE_MAX segments that serve nobody (192 MiB), DESCRIPTORS_MAX of them open.
+ */
+import {
+  closeSync,
+  constants,
+  fdatasyncSync,
+  openSync,
+  readdirSync,
+  readSync,
+  renameSync,
+  rmSync,
+  writeSync,
+} from 'node:fs';
+import { open } from 'node:fs/promises';
+import { join } from 'node:path';
+import { syncFolder } from './journal.ts';
+import { Slots } from './slots.ts';
+
+const SEGMENT_BYTES = 16 * 2 ** 20;
+/** What one file stages before it is flushed, and what is uploaded meanwhile. */
+const FREE_MAX = 12;
+const DESCRIPTORS_MAX = 128;
+const SYNCS_MAX = 4;
+
+interface Segment {
+  readonly index: number;
+  readonly path: string;
+  /** Written since it was synced last: how often. */
+  unsynced: number;
+}
+
+export class Segments {
+  readonly #dir: string;
+  readonly #ofFiles = new Map<number, Map<number, Segment>>();
+  /** In the order of use. */
+  readonly #descriptors = new Map<string, number>();
+  readonly #free: string[] = [];
+  #names = 0;
+  /** Names that a power cut could take. */
+  readonly #unnamed = new Set<Segment>();
+
+  constructor(dir: string) {
+    this.#dir = dir;
+  }
+
+  /** Finds those of an earlier worker's files, and removes the others. */
+  adopt(inos: { has(ino: number): boolean }): void {
+    for (const name of readdirSync(this.#dir)) {
+      const [, ino, index] = /^(\d+|free)\.(\d+)$/.exec(name) ?? [];
+      if (ino === undefined) continue;
+      if (inos.has(Number(ino))) this.#add(Number(ino), Number(index));
+      else rmSync(join(this.#dir, name), { force: true });
+    }
+  }
+
+  #add(ino: number, index: number): Segment {
+    const segment = { index, path: join(this.#dir, `${ino}.${index}`), unsynced: 1 };
+    const segments = this.#ofFiles.get(ino);
+    if (segments === undefined) this.#ofFiles.set(ino, new Map([[index, segment]]));
+    else segments.set(index, segment);
+    this.#unnamed.add(segment);
+    return segment;
+  }
+
+  /** Throws Node's errors. */
+  write(ino: number, offset: number, data: Uint8Array): void {
+    for (let done = 0; done < data.length;) {
+      const index = Math.floor((offset + done) / SEGMENT_BYTES);
+      const at = offset + done - index * SEGMENT_BYTES;
+      const segment = this.#ofFiles.get(ino)?.get(index) ?? this.#begin(ino, index);
+      segment.unsynced++;
+      done += writeSync(this.#fd(segment), data, done, Math.min(data.length - done, SEGMENT_BYTES - at), at);
+    }
+  }
+
+  #begin(ino: number, index: number): Segment {
+    const segment = this.#add(ino, index);
+    const free = this.#free.pop();
+    try {
+      if (free !== undefined) renameSync(free, segment.path);
+    } catch {
+      // Somebody has removed it: a new one does as well.
+    }
+    return segment;
+  }
+
+  /** Fills `target` from `at` on with bytes that were written. */
+  read(ino: number, offset: number, target: Buffer, at: number, length: number): void {
+    for (let done = 0; done < length;) {
+      const index = Math.floor((offset + done) / SEGMENT_BYTES);
+      const from = offset + done - index * SEGMENT_BYTES;
+      const segment = this.#ofFiles.get(ino)?.get(index);
+      const most = Math.min(length - done, SEGMENT_BYTES - from);
+      const read = segment === undefined ? 0 : readSync(this.#fd(segment), target, at + done, most, from);
+      if (read === 0) throw new Error(`what is staged of inode ${ino} ends at ${offset + done}`);
+      done += read;
+    }
+  }
+
+  #fd({ path }: Segment): number {
+    const known = this.#descriptors.get(path);
+    if (known !== undefined) {
+      this.#descriptors.delete(path);
+      this.#descriptors.set(path, known);
+      return known;
+    }
+    // Never truncated: an earlier worker's bytes may be in it.
+    const fd = openSync(path, constants.O_RDWR | constants.O_CREAT, 0o600);
+    this.#descriptors.set(path, fd);
+    for (const oldest of this.#descriptors.keys()) {
+      if (this.#descriptors.size <= DESCRIPTORS_MAX) break;
+      this.#close(oldest);
+    }
+    return fd;
+  }
+
+  #close(path: string): void {
+    const fd = this.#descriptors.get(path);
+    this.#descriptors.delete(path);
+    if (fd !== undefined) closeSync(fd);
+  }
+
+  /** All that was written survives a power cut when this resolves. */
+  async sync(ino: number): Promise<void> {
+    const segments = [...(this.#ofFiles.get(ino)?.values() ?? [])];
+    const slots = new Slots(SYNCS_MAX);
+    await Promise.all(segments.map((segment) => slots.run(() => this.#sync(ino, segment))));
+    this.#syncNames();
+  }
+
+  async #sync(ino: number, segment: Segment): Promise<void> {
+    const { unsynced } = segment;
+    if (unsynced === 0) return;
+    // Of its own: one of ours may be closed meanwhile, and be another file's the next moment.
+    const file = await open(segment.path, 'r').catch((error: unknown) => {
+      if (this.#ofFiles.get(ino)?.get(segment.index) === segment) throw error;
+    });
+    // Given back meanwhile: it is committed.
+    if (file === undefined) return;
+    try {
+      await file.datasync();
+    } finally {
+      await file.close();
+    }
+    if (segment.unsynced === unsynced) segment.unsynced = 0;
+  }
+
+  /** The same at once. */
+  syncNow(ino: number): void {
+    for (const segment of this.#ofFiles.get(ino)?.values() ?? []) {
+      if (segment.unsynced > 0) fdatasyncSync(this.#fd(segment));
+      segment.unsynced = 0;
+    }
+    this.#syncNames();
+  }
+
+  #syncNames(): void {
+    if (this.#unnamed.size > 0) syncFolder(this.#dir);
+    this.#unnamed.clear();
+  }
+
+  /** Of the file's segments those that `isWanted` does not ask for are given back. `mayServe`: another file (see above). */
+  release(ino: number, mayServe: boolean, isWanted: (from: number, to: number) => boolean = () => false): void {
+    const segments = this.#ofFiles.get(ino);
+    for (const [index, segment] of segments ?? []) {
+      if (isWanted(index * SEGMENT_BYTES, (index + 1) * SEGMENT_BYTES)) continue;
+      segments?.delete(index);
+      this.#unnamed.delete(segment);
+      this.#close(segment.path);
+      this.#giveBack(segment.path, mayServe && this.#free.length < FREE_MAX);
+    }
+    if (segments?.size === 0) this.#ofFiles.delete(ino);
+  }
+
+  #giveBack(path: string, serves: boolean): void {
+    const free = join(this.#dir, `free.${this.#names++}`);
+    try {
+      if (serves) renameSync(path, free);
+      else rmSync(path, { force: true });
+    } catch {
+      // A disk that became read-only, or a directory that is gone: the next worker removes it.
+      return;
+    }
+    if (serves) this.#free.push(free);
+  }
+
+  /** Without removing anything. */
+  close(): void {
+    for (const path of [...this.#descriptors.keys()]) this.#close(path);
+  }
+}

@@ -1,0 +1,92 @@
+/** Segments of staged files that serve again: no byte of one file is ever another's. */
+import { readdirSync } from 'node:fs';
+import { expect, test } from 'vitest';
+import { Staging } from '../../fs-gateway/data/staging.ts';
+import type { StagedFile } from '../../fs-gateway/data/staged-file.ts';
+import { tempDir } from '../support/temp.ts';
+
+const MIB = 2 ** 20;
+
+function openStaging(dir: string): Staging {
+  return new Staging({ dir, life: 'one', bootId: 'boot', isCommitted: () => false });
+}
+
+function segmentsIn(dir: string): string[] {
+  return readdirSync(dir)
+    .filter((name) => /^(\d+|free)\.\d+$/.test(name))
+    .sort();
+}
+
+function content(file: StagedFile | undefined): Buffer {
+  const bytes = Buffer.alloc(file?.size ?? 0);
+  file?.overlay(0, bytes);
+  return bytes;
+}
+
+test('what is committed gives its segments back while the file is being written, and they serve the next bytes', () => {
+  const dir = tempDir('staging');
+  const staging = openStaging(dir);
+  const file = staging.begin(7, 0);
+  staging.write(file, 0, Buffer.alloc(40 * MIB, 'a'), 1n);
+  expect(segmentsIn(dir)).toEqual(['7.0', '7.1', '7.2']);
+  const flush = staging.beginFlush(file, 2n);
+  // Beside the flush: over what it commits, and behind it.
+  staging.write(file, 20 * MIB, Buffer.from('over'), 3n);
+  staging.write(file, 40 * MIB, Buffer.from('behind'), 3n);
+  staging.committed(file, flush, 4n);
+  expect(segmentsIn(dir)).toEqual(['7.1', '7.2', 'free.0']);
+  // A worker that is killed here leaves all of it to the next one.
+  const copy = openStaging(dir);
+  expect(copy.get(7)?.active.ranges).toEqual([
+    { start: 20 * MIB, end: 20 * MIB + 4, kind: 'data' },
+    { start: 40 * MIB, end: 40 * MIB + 6, kind: 'data' },
+  ]);
+  expect(content(copy.get(7)).toString('latin1', 20 * MIB, 20 * MIB + 4)).toBe('over');
+  expect(content(copy.get(7)).toString('latin1', 40 * MIB)).toBe('behind');
+  copy.close();
+  staging.close();
+});
+
+test('a file in a segment that served another one has its own bytes only, also for the next worker', () => {
+  const dir = tempDir('staging');
+  const staging = openStaging(dir);
+  const first = staging.begin(7, 0);
+  staging.write(first, 0, Buffer.alloc(MIB, 'a'), 1n);
+  staging.committed(first, staging.beginFlush(first, 2n), 3n);
+  expect(segmentsIn(dir)).toEqual(['free.0']);
+  const second = staging.begin(8, 0);
+  staging.write(second, 100_000, Buffer.from('own'), 4n);
+  staging.resize(second, 300_000, false, 5n);
+  expect(segmentsIn(dir)).toEqual(['8.0']);
+  const expected = Buffer.alloc(300_000);
+  expected.write('own', 100_000);
+  expect(content(second).equals(expected)).toBe(true);
+  staging.close();
+  const next = openStaging(dir);
+  expect(content(next.get(8)).equals(expected)).toBe(true);
+  expect(next.get(7)).toBeUndefined();
+  next.close();
+});
+
+test('what was promised over a power cut is never written over with the bytes of another file', async () => {
+  const dir = tempDir('staging');
+  const staging = openStaging(dir);
+  const file = staging.begin(7, 0);
+  staging.write(file, 0, Buffer.alloc(MIB, 'a'), 1n);
+  await staging.sync(file, 2n);
+  staging.committed(file, staging.beginFlush(file, 3n), 4n);
+  expect(segmentsIn(dir)).toEqual([]);
+  staging.close();
+});
+
+test('segments of no staged file are removed at the start, and what serves nobody is bounded', () => {
+  const dir = tempDir('staging');
+  const staging = openStaging(dir);
+  const file = staging.begin(7, 0);
+  for (let n = 0; n < 20; n++) staging.write(file, n * 16 * MIB, Buffer.alloc(100_000, 'a'), 1n);
+  staging.committed(file, staging.beginFlush(file, 2n), 3n);
+  expect(segmentsIn(dir).length).toBe(12);
+  staging.close();
+  openStaging(dir).close();
+  expect(segmentsIn(dir)).toEqual([]);
+});
