@@ -254,10 +254,13 @@ class RunningAgent {
     const { closeEndpoint, openEndpoint } = await import('./endpoint.ts');
     const server = await openEndpoint(listen, {
       notReady: () => (this.#failure === undefined ? null : describeError(this.#failure)),
-      remarks: () =>
-        this.status().uplink.heldUp.map(
+      remarks: () => {
+        const { heldUp, cuts } = this.status().uplink;
+        const waiting = heldUp.map(
           ({ topic, readings, problem }) => `topic ${topic}: ${readings} readings wait: ${problem}`,
-        ),
+        );
+        return [...waiting, ...cuts];
+      },
       metrics: () => this.#metrics(),
       status: () => this.status(),
       taps: this.#taps,
@@ -291,6 +294,7 @@ class RunningAgent {
         backlog: uplink?.backlog ?? false,
         budget: uplink?.budget ?? null,
         heldUp: uplink?.heldUp ?? [],
+        cuts: uplink?.cuts ?? [],
       },
       rules: this.#rules.states(),
       sampledOut: this.#rules.sampledOut,
@@ -389,6 +393,7 @@ class RunningAgent {
           },
           clock: this.#clock,
           ...(this.#traces && { traces: this.#traces }),
+          ...(this.#options.log && { say: this.#options.log }),
         });
         const uplink = this.#uplink;
         this.#spool.room.isRefused = (topic) => uplink.isRefused(topic);

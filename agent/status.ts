@@ -22,7 +22,7 @@ export interface AgentStatus {
   readonly spool: SpoolStats;
   /** Damaged files of the spool and the uplink that were set aside since this start: what could not be read is in them. */
   readonly setAside: readonly string[];
-  readonly uplink: Pick<UplinkStatus, 'bytes' | 'inFlight' | 'backlog' | 'budget' | 'heldUp'>;
+  readonly uplink: Pick<UplinkStatus, 'bytes' | 'inFlight' | 'backlog' | 'budget' | 'heldUp' | 'cuts'>;
   readonly rules: readonly RuleState[];
   /** Readings that rules left out, since this start. */
   readonly sampledOut: number;
@@ -90,6 +90,7 @@ export function prometheusText(status: AgentStatus, oldestUndeliveredSeconds: nu
     metric('uplink_bytes_total', 'counter', 'Bytes sent into the log, since the start.', [[{}, status.uplink.bytes]]),
     metric('uplink_backlog', 'gauge', '1 while something is sent behind the present.', [[{}, Number(status.uplink.backlog)]]),
     metric('topic_held_up', 'gauge', '1 while the log does not take the readings of a topic that there are to send (reason in /status).', spool.topics.map(({ topic }) => [{ topic }, Number(status.uplink.heldUp.some((held) => held.topic === topic))])),
+    metric('log_cuts', 'gauge', 'Partitions whose log forgot records that it had acknowledged, since the start, at most 20 (in /status).', [[{}, status.uplink.cuts.length]]),
     metric('budget_used_bytes', 'gauge', 'Bytes of the day budget that are used.', budget === null ? [] : [[{}, budget.usedToday]]),
     metric('rule_active', 'gauge', '1 while the rule is active.', rules.map(({ when, active }, index) => [{ rule: `${index}: ${when}` }, Number(active)])),
     metric('rule_sampled_out_total', 'counter', 'Readings that rules left out, since the start.', [[{}, status.sampledOut]]),

@@ -6,6 +6,7 @@ import assert from 'node:assert/strict';
 import { RecordBatchBuilder } from '../../lib/log/batch-builder.ts';
 import { BATCH_BYTES_MAX, type LogProducer, type TopicInfo } from '../../lib/log/log.ts';
 import { readBatchHeader, sequenceAfter } from '../../lib/log/record-batch.ts';
+import type { KnownEnd } from './known-end.ts';
 import type { RecordCopy } from './reading-record.ts';
 import type { NewIntent, SendIntent } from './send-intents.ts';
 
@@ -27,7 +28,7 @@ interface MakerOptions {
 export class BatchMaker {
   topicId: string;
   /** Where the next batch lies or behind it. */
-  fromOffset: bigint;
+  readonly end: KnownEnd;
   /** A batch is sealed when it reaches this. */
   targetBytes: number;
   #producer: LogProducer;
@@ -41,7 +42,7 @@ export class BatchMaker {
     topic: TopicInfo,
     partition: number,
     producer: LogProducer,
-    fromOffset: bigint,
+    end: KnownEnd,
     targetBytes: number,
   ) {
     this.#options = options;
@@ -49,7 +50,7 @@ export class BatchMaker {
     this.topicId = topic.id;
     this.#partition = partition;
     this.#producer = producer;
-    this.fromOffset = fromOffset;
+    this.end = end;
     this.targetBytes = targetBytes;
   }
 
@@ -100,7 +101,7 @@ export class BatchMaker {
       timestampMs: header.baseTimestampMs,
       crc: header.crc,
       bytes: batch.length,
-      fromOffset: this.fromOffset,
+      ...this.end.from,
     };
     return { batch, intent };
   }

@@ -18,6 +18,7 @@ import { IN_FLIGHT_MAX, type Log, type LogProducer, type TopicInfo } from '../..
 import { isCode } from '../../lib/errors.ts';
 import type { SpooledReading } from '../spool/spool-reader.ts';
 import { BatchMaker, type Part } from './batch-maker.ts';
+import { KnownEnd, type LogCut } from './known-end.ts';
 import type { UplinkBudget } from './uplink-budget.ts';
 import type { Quarantined } from './quarantine.ts';
 import { findStored } from './read-back.ts';
@@ -46,6 +47,7 @@ export interface LaneContext extends StepContext {
   /** Resolves when a reading that no log will take is quarantined, and the spool has passed it with a record. */
   readonly giveUp: (reading: Quarantined) => Promise<void>;
   readonly onDelivered: (intent: SendIntent, bytes: number) => void;
+  readonly onCut: (cut: LogCut) => void;
 }
 
 interface Batch {
@@ -101,7 +103,7 @@ export class Lane {
     topic: TopicInfo,
     options: LaneOptions,
     producer: LogProducer,
-    end: bigint,
+    end: KnownEnd,
   ) {
     this.#context = context;
     this.#topic = topic;
@@ -113,7 +115,8 @@ export class Lane {
 
   static async open(context: LaneContext, topic: TopicInfo, options: LaneOptions): Promise<Lane> {
     const producer = await context.log.producer({ isBacklog: options.isReplay });
-    const { end } = await context.log.offsets(topic.name, options.partition);
+    const offsets = await context.log.offsets(topic.name, options.partition);
+    const end = new KnownEnd(context.log, topic.name, options.partition, offsets, context.onCut);
     return new Lane(context, topic, options, producer, end);
   }
 
@@ -323,9 +326,8 @@ export class Lane {
     this.#maker.producer
       .append(this.#topic.name, this.#partition, batch.bytes)
       .then(
-        ({ baseOffset }) => {
-          const behind = baseOffset + BigInt(batch.intent.records);
-          if (behind > this.#maker.fromOffset) this.#maker.fromOffset = behind;
+        ({ baseOffset, leaderEpoch }) => {
+          this.#maker.end.note(baseOffset + BigInt(batch.intent.records), leaderEpoch);
           this.#attempt = 0;
           this.#delivered(batch);
         },
@@ -369,7 +371,7 @@ export class Lane {
         this.#sendAgain();
       } else {
         this.#maker.topicId = topic.id;
-        this.#maker.fromOffset = 0n;
+        this.#maker.end.reset();
         await this.#renew();
       }
     } else if (isCode(error, 'out-of-order', 'unknown-producer', 'fenced')) {
@@ -400,11 +402,11 @@ export class Lane {
 
   /** What is not stored gets a new producer; a batch is cut where it is above the target, and never merged with another. */
   async #renew(): Promise<void> {
-    const { log, signal } = this.#context;
+    const { log, signal, onCut } = this.#context;
     const known = this.#queue
       .filter(({ intent }) => intent.topicId === this.#maker.topicId)
       .map(({ intent }) => intent);
-    const stored = await findStored(log, known, signal);
+    const stored = await findStored(log, known, signal, onCut);
     this.#maker.renew(await log.producer({ isBacklog: this.isReplay }));
     for (const batch of [...this.#queue]) {
       if (!stored.has(batch.intent.id)) continue;

@@ -4,6 +4,7 @@
  */
 import type { Log } from '../../lib/log/log.ts';
 import { readBatchHeader } from '../../lib/log/record-batch.ts';
+import { endedAt, type LogCut } from './known-end.ts';
 import { firstSeqOf } from './reading-record.ts';
 import type { SendIntent } from './send-intents.ts';
 
@@ -14,6 +15,7 @@ export async function findStored(
   log: Log,
   intents: readonly SendIntent[],
   signal: AbortSignal,
+  onCut: (cut: LogCut) => void,
 ): Promise<ReadonlySet<number>> {
   const stored = new Set<number>();
   const [any] = intents;
@@ -21,7 +23,7 @@ export async function findStored(
   const { topic, partition } = any;
   const where = `${topic}/${partition}`;
   const { earliest, end } = await log.offsets(topic, partition);
-  const from = intents.reduce((least, { fromOffset }) => (fromOffset < least ? fromOffset : least), any.fromOffset);
+  const from = await firstOffsetOf(log, intents, any, onCut);
   // Below `earliest` retention has taken what was there: not to be found, and not to be told from what never arrived.
   let next = from < earliest ? earliest : from;
   while (next < end && stored.size < intents.length) {
@@ -40,4 +42,22 @@ export async function findStored(
     next = result.nextOffset;
   }
   return stored;
+}
+
+/** Where the first of them can lie: where the log had got when it was made, or before that if the log was cut since, and what was cut off replaced. */
+async function firstOffsetOf(
+  log: Log,
+  intents: readonly SendIntent[],
+  { topic, partition, fromOffset }: SendIntent,
+  onCut: (cut: LogCut) => void,
+): Promise<bigint> {
+  let first = fromOffset;
+  for (const [epoch, ofEpoch] of Map.groupBy(intents, ({ fromEpoch }) => fromEpoch)) {
+    const offsets = ofEpoch.map((intent) => intent.fromOffset).toSorted((a, b) => (a < b ? -1 : 1));
+    const [least = first, most = first] = [offsets[0], offsets.at(-1)];
+    const end = epoch === null ? most : await endedAt(log, topic, partition, { offset: most, epoch });
+    if (end < most) onCut({ topic, partition, offset: end, end: most });
+    for (const bound of [least, end]) if (bound < first) first = bound;
+  }
+  return first;
 }

@@ -57,8 +57,10 @@ const intentSchema = z.strictObject({
   timestampMs: z.int(),
   crc: z.int(),
   bytes: z.int(),
-  /** The batch lies at this offset or behind it, if it is stored. */
+  /** The batch lies at this offset or behind it, if it is stored and the log was not cut (known-end.ts). */
   fromOffset: decimal,
+  /** The leader epoch under which the log had got there; a version that did not say could not tell. */
+  fromEpoch: z.int().nonnegative().nullable().default(null),
 });
 const frontierSchema = z.strictObject({ ...laneShape, from: decimal.default(0n), last: decimal });
 const lineSchema = z.union([

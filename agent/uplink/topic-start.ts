@@ -2,6 +2,7 @@
 import type { Log, TopicInfo } from '../../lib/log/log.ts';
 import type { SeqRange } from '../seq-ranges.ts';
 import type { SpoolReader, SpooledReading } from '../spool/spool-reader.ts';
+import type { LogCut } from './known-end.ts';
 import { partitionOfReading } from './partitioner.ts';
 import { findStored } from './read-back.ts';
 import type { SendIntent, SendIntents } from './send-intents.ts';
@@ -27,13 +28,14 @@ export async function leftOver(
   intents: SendIntents,
   info: TopicInfo,
   signal: AbortSignal,
+  onCut: (cut: LogCut) => void,
 ): Promise<LeftOver> {
   const open = intents.unresolved().filter(({ topic }) => topic === info.name);
   const found = new Set<number>();
   for (let partition = 0; partition < info.partitions; partition++) {
     // Of a topic that was made anew nothing that was sent is left.
     const ofPartition = open.filter((intent) => intent.partition === partition && intent.topicId === info.id);
-    for (const id of await findStored(log, ofPartition, signal)) found.add(id);
+    for (const id of await findStored(log, ofPartition, signal, onCut)) found.add(id);
   }
   const [stored, unknown] = [open.filter(({ id }) => found.has(id)), open.filter(({ id }) => !found.has(id))];
   // What a batch of theirs covers in the partitions of today, it does not hold: readings of others would be left out.

@@ -26,6 +26,7 @@ import type { Log, TopicOptions } from '../../lib/log/log.ts';
 import type { SpoolReader } from '../spool/spool-reader.ts';
 import type { ReadingTraces } from '../traces.ts';
 import { Backoff, type BackoffOptions } from './backoff.ts';
+import type { LogCut } from './known-end.ts';
 import { BATCH_TARGET_BYTES, type Lane, type LaneContext } from './lane.ts';
 import { Quarantine } from './quarantine.ts';
 import { ReadingEncoder } from './reading-record.ts';
@@ -46,6 +47,8 @@ const OPENINGS_MAX = 8;
 const SHARE_OF_FREE = 2;
 /** Behind a trouble of one topic, deliveries of another within this time show that the link is up. */
 const LINK_PROOF_MS = 15_000;
+/** Each is a loss that somebody looks into; further ones are in the log. */
+const CUTS_MAX = 20;
 
 export interface UplinkOptions {
   readonly log: Log;
@@ -66,6 +69,8 @@ export interface UplinkOptions {
   readonly clock: Clock;
   /** Where readings are traced. */
   readonly traces?: ReadingTraces;
+  /** Takes a line when something is worth one. */
+  readonly say?: (line: string) => void;
 }
 
 export interface UplinkStatus {
@@ -90,6 +95,8 @@ export interface UplinkStatus {
   readonly linkProblem: string | null;
   /** Topics that the log does not take, with what they hold up. */
   readonly heldUp: readonly HeldUpTopic[];
+  /** What the log forgot of what it had acknowledged, since the start: the newest, in words. */
+  readonly cuts: readonly string[];
 }
 
 export interface HeldUpTopic {
@@ -117,6 +124,7 @@ export class Uplink {
   /** By the loop that has it. */
   readonly #roundProblems = new Map<string, UplinkProblem>();
   #progress: PromiseWithResolvers<unknown> = Promise.withResolvers();
+  #cuts: readonly string[] = [];
   #addition: Promise<void> | undefined;
   #running: Promise<unknown> = Promise.resolve();
 
@@ -159,6 +167,7 @@ export class Uplink {
         this.#bytes += bytes;
         traces?.delivered(intent);
       },
+      onCut: (cut) => this.#noteCut(cut),
       onProgress: () => this.#onProgress(),
     };
   }
@@ -204,6 +213,7 @@ export class Uplink {
       lastError: roundProblem ?? troubles[0] ?? null,
       linkProblem: roundProblem?.message ?? (this.#isLinkUp(troubles) ? null : (troubles[0]?.message ?? null)),
       heldUp: heldUp.map(({ trouble: _, ...held }) => held),
+      cuts: this.#cuts,
     };
   }
 
@@ -361,6 +371,16 @@ export class Uplink {
     return held === 0 ? Math.max(1, room) : room;
   }
 
+  #noteCut({ topic, partition, offset, end }: LogCut): void {
+    const text =
+      `${topic}/${partition}: the log was cut at offset ${offset} and had got to ${end}: ${end - offset} records that it had acknowledged ` +
+      'are lost there (an unclean election, or a lost disk; min.insync.replicas=2 on 3 replicas and unclean.leader.election.enable=false keep them)';
+    // Both at a read-back and at the next answer.
+    if (this.#cuts.includes(text)) return;
+    this.#cuts = [...this.#cuts, text].slice(-CUTS_MAX);
+    this.#options.say?.(text);
+  }
+
   #onProgress(): void {
     for (const topic of this.#topics.values()) topic.settle();
     this.#progress.resolve(undefined);
@@ -385,7 +405,7 @@ export class Uplink {
     const { signal } = this.#stop;
     const info = await log.ensureTopic(name, topics);
     signal.throwIfAborted();
-    const left = await leftOver(log, spool, this.#intents, info, signal);
+    const left = await leftOver(log, spool, this.#intents, info, signal, this.#context.onCut);
     const context = {
       lanes: this.#context,
       spool,

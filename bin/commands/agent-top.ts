@@ -47,6 +47,7 @@ export function drawTop(before: TimedStatus, now: TimedStatus): string {
   lines.push(
     `uplink ${status.uplinkProblem ?? 'up'}   ${String(rates.uplink['bytesPerSecond'])} bytes/s${status.uplink.backlog ? '   draining a backlog' : ''}`,
   );
+  for (const cut of status.uplink.cuts) lines.push(cut);
   const { budget } = status.uplink;
   if (budget !== null && budget.bytesPerDay > 0) {
     lines.push(

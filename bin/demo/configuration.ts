@@ -34,6 +34,13 @@ export interface DemoConfiguration {
   readonly notes: readonly string[];
 }
 
+/** Free ones of this machine, for an agent.yaml that is written now. */
+export interface DemoPorts {
+  /** Where `penstock agent top` and `tap` ask. */
+  readonly agent: number;
+  readonly control: number;
+}
+
 const MARK = '# Written by penstock demo';
 
 export function demoPaths(dir: string): DemoPaths {
@@ -62,10 +69,10 @@ topics: { partitions: 3, retention: 7d }
 `;
 
 /** `rate`: simulated readings per second beside the machine's own; 0 for none. */
-function agentYaml(rate: number, controlPort: number): string {
+function agentYaml(rate: number, ports: DemoPorts): string {
   const simulator = rate > 0 ? `  - { type: simulator, rate: ${rate}, sensors: 200, to: vibration }\n` : '';
-  return `agent: { id: demo, dataDir: ./agent }
-control: { url: http://127.0.0.1:${controlPort} }
+  return `agent: { id: demo, dataDir: ./agent, listen: 127.0.0.1:${ports.agent} }
+control: { url: http://127.0.0.1:${ports.control} }
 log: file:./log
 spool: { maxBytes: 2GB, whenFull: reject, fsync: group }
 sources:
@@ -86,11 +93,11 @@ export function refuseForeignDirectory(paths: DemoPaths): void {
 }
 
 /** Writes what is missing or unchanged, and reads both files. Throws `config`, also when they lead out of the directory. */
-export async function makeConfiguration(paths: DemoPaths, rate: number, freePort: number): Promise<DemoConfiguration> {
+export async function makeConfiguration(paths: DemoPaths, rate: number, free: DemoPorts): Promise<DemoConfiguration> {
   for (const folder of [paths.inbox, paths.mountpoint, paths.logs]) mkdirSync(folder, { recursive: true });
   const notes: string[] = [];
   if (!writeUnlessChanged(paths.pipeline, PIPELINE)) notes.push(`${paths.pipeline} was changed: used as it is`);
-  if (!writeUnlessChanged(paths.agent, agentYaml(rate, freePort))) {
+  if (!writeUnlessChanged(paths.agent, agentYaml(rate, free))) {
     notes.push(`${paths.agent} was changed: used as it is, and --rate does not apply`);
   }
   const { config: pipeline } = await loadPipelineConfig(paths.pipeline);
@@ -99,7 +106,7 @@ export async function makeConfiguration(paths: DemoPaths, rate: number, freePort
   expectEmbedded(paths.pipeline, 'store', pipeline.store, 'dir:./objects');
   expectEmbedded(paths.pipeline, 'meta', pipeline.meta, 'sqlite:./meta.db');
   expectEmbedded(paths.agent, 'log', agent.log, 'file:./log');
-  const controlPort = agent.control === undefined ? freePort : Number(new URL(agent.control.url).port);
+  const controlPort = agent.control === undefined ? free.control : Number(new URL(agent.control.url).port);
   return { pipeline, agent, controlPort, notes };
 }
 

@@ -12,6 +12,7 @@ import { createServer } from 'node:net';
 import { basename, join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { z } from 'zod';
+import type { AgentConfig } from '../../agent/config.ts';
 import { runAgent } from '../../agent/main.ts';
 import { compact, datasetStats, land, openLake, type DatasetStats } from '../../compactor/main.ts';
 import { ensureVolume, mountability } from '../../fs-gateway/main.ts';
@@ -86,7 +87,8 @@ export async function runDemo(options: DemoOptions): Promise<DemoResult> {
   refuseForeignDirectory(paths);
   const lock = await acquireProcessLock(join(paths.dir, 'demo.lock'), { label: 'penstock demo' });
   try {
-    const configuration = await makeConfiguration(paths, options.rate, await freePort());
+    const free = { agent: await freePort(), control: await freePort() };
+    const configuration = await makeConfiguration(paths, options.rate, free);
     await ensureVolume({ metaUrl: paths.metaUrl, storeUrl: paths.storeUrl });
     const ports = await openLake(configuration.pipeline, paths.dir, 'demo');
     try {
@@ -99,7 +101,7 @@ export async function runDemo(options: DemoOptions): Promise<DemoResult> {
   }
 }
 
-/** For the page and for the agent that reports to it: both must know it before either runs. */
+/** For the page and the agent that reports to it, and for who asks the agent: each must know it before the other runs. */
 async function freePort(): Promise<number> {
   const server = createServer().listen(0, '127.0.0.1');
   await once(server, 'listening');
@@ -107,6 +109,9 @@ async function freePort(): Promise<number> {
   await new Promise((resolve) => server.close(resolve));
   return typeof address === 'object' && address !== null ? address.port : 0;
 }
+
+/** Nobody looks at the agent that drains. */
+const withoutListen = ({ listen: _, ...rest }: AgentConfig['agent']): AgentConfig['agent'] => rest;
 
 class Demo {
   readonly #options: DemoOptions;
@@ -283,10 +288,11 @@ class Demo {
 
   /** Delivers what is left in the spool, without sources, and returns what the spool itself says. */
   async #drain(): Promise<{ readings: number; delivered: number }> {
+    const { agent } = this.#configuration;
     for (let before = -1; ;) {
       const problems: string[] = [];
       const summary = await runAgent({
-        config: { ...this.#configuration.agent, sources: [] },
+        config: { ...agent, agent: withoutListen(agent.agent), sources: [] },
         baseDir: this.#paths.dir,
         signal: AbortSignal.abort(),
         drainMs: DRAIN_STEP_MS,

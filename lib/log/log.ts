@@ -30,6 +30,8 @@ export interface TopicOptions {
 export interface AppendResult {
   readonly baseOffset: bigint;
   readonly duplicate: boolean;
+  /** Of the leader that it was sent to, as far as was known (an earlier one at most); 0 where the adapter has none. */
+  readonly leaderEpoch: number;
 }
 
 /**
@@ -70,6 +72,15 @@ export interface FetchResult {
   readonly leaderEpoch: number;
 }
 
+export interface PartitionOffsets {
+  /** The first offset still kept. */
+  readonly earliest: bigint;
+  /** The next one to come, or under `committed` where reading ends now. */
+  readonly end: bigint;
+  /** As of a fetch. */
+  readonly leaderEpoch: number;
+}
+
 /** A damaged piece of a partition that a reader may step over. */
 export interface DamagedRange {
   /** The first offset behind it that can be read, or the end of the log. */
@@ -103,12 +114,7 @@ export interface Log {
   topics(): Promise<readonly TopicInfo[]>;
   deleteTopic(name: string): Promise<void>;
   producer(options?: ProducerOptions): Promise<LogProducer>;
-  /** earliest: the first offset still kept; end: the next one to come, or under `committed` where reading ends now. */
-  offsets(
-    topic: string,
-    partition: number,
-    isolation?: Isolation,
-  ): Promise<{ readonly earliest: bigint; readonly end: bigint }>;
+  offsets(topic: string, partition: number, isolation?: Isolation): Promise<PartitionOffsets>;
   fetch(request: FetchRequest): Promise<FetchResult>;
   /**
    * Where the records of a leader epoch, and those before it, end in the log as it is now. Below the offset of a reader who has got further in

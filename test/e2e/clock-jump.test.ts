@@ -80,7 +80,7 @@ sources: [{ type: file, path: ./in.ndjson, sensor: id, to: machine, poll: 10ms }
     child.kill('SIGTERM');
     expect(await exitOf(child), output()).toBe(0);
   }
-  expect(await log.offsets('machine', 0)).toEqual({ earliest: 0n, end: 800n });
+  expect(await log.offsets('machine', 0)).toMatchObject({ earliest: 0n, end: 800n });
 
   const { child, output } = run(dir, 20 * YEAR_MS, 'land', '-c', 'pipeline.yaml', '--once', '--json');
   expect(await exitOf(child), output()).toBe(0);

@@ -7,6 +7,8 @@ import { appendFileSync, mkdirSync, readdirSync, readFileSync, statSync, truncat
 import { basename, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { expect, it, onTestFinished } from 'vitest';
+import { fetchStatus, tapReadings } from '../../agent/look.ts';
+import { loadAgentConfig } from '../../agent/main.ts';
 import { openLake } from '../../compactor/main.ts';
 import { liveFilePaths } from '../../bin/demo/query.ts';
 import { loadConfig } from '../../lib/config/load.ts';
@@ -14,6 +16,7 @@ import { pipelineSchema } from '../../lib/config/pipeline.ts';
 import { defaultScratchRoot, makeScratch } from '../../lib/sql/scratch.ts';
 import { SqlWorker } from '../../lib/sql/sql-worker-client.ts';
 import { descendants, eventually, isAlive, kill, processes } from '../support/processes.ts';
+import { HANG_MS } from '../support/hang.ts';
 import { tempDir } from '../support/temp.ts';
 
 /** Each further demo reads on where the one before was. */
@@ -130,6 +133,18 @@ it('accounts for every reading, goes on where it was, and tells a second demo wh
   const dir = tempDir('demo');
   const first = new Demo(dir, 10);
   await first.find('agent run');
+  // As `penstock agent top` and `tap` do, with the file that the demo has written.
+  const { config } = await loadAgentConfig(join(dir, 'agent.yaml'));
+  const agent = (): Promise<string | undefined> =>
+    fetchStatus(config).then(
+      (status) => status.agent,
+      () => undefined,
+    );
+  await expect.poll(agent, { timeout: HANG_MS, interval: 50 }).toBe('demo');
+  const tapped: string[] = [];
+  const of = { stage: 'out', topic: 'vibration', limit: 3 } as const;
+  await tapReadings(config, of, (line) => tapped.push(line), AbortSignal.timeout(HANG_MS));
+  expect(tapped).toHaveLength(3);
   const rival = new Demo(dir, 1);
   expect(await rival.exited).toBe(1);
   expect(rival.stderr).toMatch(new RegExp(`${dir} is held by process ${first.pid} \\(penstock demo\\)`));

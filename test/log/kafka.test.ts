@@ -113,7 +113,7 @@ describe.skipIf(missing('kafka'))('kafka:', () => {
       const other = await admin();
       await other.deleteTopics({ topics: [topic] });
       await other.createTopics({ topics: [{ topic }], waitForLeaders: true });
-      expect(await producer.append(topic, 0, textBatch(['new'], producer, 3))).toEqual({
+      expect(await producer.append(topic, 0, textBatch(['new'], producer, 3))).toMatchObject({
         baseOffset: 0n,
         duplicate: false,
       });

@@ -27,6 +27,8 @@ export const KAFKA_PASSWORD = 'alice-secret';
 
 export interface KafkaOptions {
   readonly secure?: boolean;
+  /** It is a further broker of this one's cluster. */
+  readonly joins?: { readonly broker: KafkaBroker; readonly nodeId: number };
 }
 
 export class KafkaBroker {
@@ -112,12 +114,16 @@ export class KafkaBroker {
     clearTimeout(timer);
   }
 
-  async #prepare({ secure = false }: KafkaOptions): Promise<void> {
+  async #prepare({ secure = false, joins }: KafkaOptions): Promise<void> {
     const [plain = 0, controller = 0, tls = 0, sasl = 0] = await freePorts(4);
     this.#ports = { plain, controller, tls, sasl };
     mkdirSync(join(this.dir, 'data'));
     if (secure) await this.makeCertificate([]);
-    const all = { ...this.#properties(), ...(secure ? this.#secureProperties() : {}) };
+    const all = {
+      ...this.#properties(),
+      ...(secure ? this.#secureProperties() : {}),
+      ...(joins ? this.#memberProperties(joins.broker.#ports.controller, joins.nodeId) : {}),
+    };
     const lines = Object.entries(all).map(([key, value]) => `${key}=${value}`);
     writeFileSync(join(this.dir, 'server.properties'), `${lines.join('\n')}\n`);
     const scram = ['SCRAM-SHA-256', 'SCRAM-SHA-512'].flatMap((mechanism) => [
@@ -169,6 +175,15 @@ export class KafkaBroker {
       // After a kill the controller takes the same broker again only when its old session is over.
       'broker.session.timeout.ms': '1500',
       'broker.heartbeat.interval.ms': '300',
+    };
+  }
+
+  #memberProperties(controller: number, nodeId: number): Record<string, string> {
+    return {
+      'process.roles': 'broker',
+      'node.id': String(nodeId),
+      'controller.quorum.voters': `1@127.0.0.1:${controller}`,
+      listeners: `PLAINTEXT://127.0.0.1:${this.#ports.plain}`,
     };
   }
 

@@ -26,6 +26,7 @@ import type {
   FetchResult,
   Log,
   LogProducer,
+  PartitionOffsets,
   TopicInfo,
   TopicOptions,
 } from '../log.ts';
@@ -174,7 +175,7 @@ class FileLog implements Log {
     };
   }
 
-  async offsets(topic: string, partition: number): Promise<{ earliest: bigint; end: bigint }> {
+  async offsets(topic: string, partition: number): Promise<PartitionOffsets> {
     return this.#partition(topic, partition).offsets();
   }
 

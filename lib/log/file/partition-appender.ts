@@ -210,7 +210,7 @@ export class PartitionAppender {
         const known = states.check(waiting.header, this.#options.where);
         group.answers.push({
           waiting,
-          result: { baseOffset: known ?? states.nextOffset, duplicate: known !== null },
+          result: { baseOffset: known ?? states.nextOffset, duplicate: known !== null, leaderEpoch: LEADER_EPOCH },
         });
         if (known !== null) continue;
         const header = stampedHeader(waiting.batch, states.nextOffset, LEADER_EPOCH, nowMs);

@@ -10,7 +10,7 @@
 import { join } from 'node:path';
 import { syncDirectory } from '../../durable-files.ts';
 import { fromSystemError, isCode, PenstockError, systemCode } from '../../errors.ts';
-import type { AppendResult, DamagedRange, FetchResult } from '../log.ts';
+import type { AppendResult, DamagedRange, FetchResult, PartitionOffsets } from '../log.ts';
 import { EndFile, type EndMark } from './end-mark.ts';
 import { listSegments } from './layout.ts';
 import { LEADER_EPOCH, PartitionAppender, type PartitionOptions } from './partition-appender.ts';
@@ -57,9 +57,10 @@ export class Partition {
     return this.#appender.append(batch);
   }
 
-  async offsets(): Promise<{ earliest: bigint; end: bigint }> {
+  async offsets(): Promise<PartitionOffsets> {
     const mark = await this.#mark();
-    return { earliest: listSegments(this.#directory)[0] ?? mark.segmentBase, end: mark.endOffset };
+    const earliest = listSegments(this.#directory)[0] ?? mark.segmentBase;
+    return { earliest, end: mark.endOffset, leaderEpoch: LEADER_EPOCH };
   }
 
   async fetch(request: PartitionFetch): Promise<FetchResult> {

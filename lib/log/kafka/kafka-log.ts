@@ -19,6 +19,7 @@ import {
   type Isolation,
   type Log,
   type LogProducer,
+  type PartitionOffsets,
   type ProducerOptions,
   type TopicInfo,
   type TopicOptions,
@@ -136,11 +137,7 @@ class KafkaLog implements Log {
     };
   }
 
-  offsets(
-    topic: string,
-    partition: number,
-    isolation?: Isolation,
-  ): Promise<{ readonly earliest: bigint; readonly end: bigint }> {
+  offsets(topic: string, partition: number, isolation?: Isolation): Promise<PartitionOffsets> {
     return readOffsets(this.#cluster, topic, partition, isolation);
   }
 

@@ -31,6 +31,8 @@ interface Entry {
   readonly resolve: (result: AppendResult) => void;
   readonly reject: (error: Error) => void;
   isSent: boolean;
+  /** Of the leader that it was sent to last. */
+  leaderEpoch: number;
   /** It was sent, and the answer did not say whether it was stored. */
   isUncertain: boolean;
 }
@@ -60,6 +62,7 @@ export class PartitionAppender {
   #trouble: PenstockError | undefined;
   #attempt = 0;
   #topicId: string | undefined;
+  #leaderEpoch = 0;
   /** Every offset below it was taken before the call whose answer comes next. */
   #knownEnd = 0n;
 
@@ -73,7 +76,16 @@ export class PartitionAppender {
       const { clock, cluster } = this.#options;
       const deadlineMs = clock.monotonicMs() + cluster.limits.deliveryMs;
       const records = header.lastOffsetDelta + 1;
-      this.#entries.push({ batch, records, deadlineMs, resolve, reject, isSent: false, isUncertain: false });
+      this.#entries.push({
+        batch,
+        records,
+        deadlineMs,
+        resolve,
+        reject,
+        isSent: false,
+        isUncertain: false,
+        leaderEpoch: 0,
+      });
       this.#pump();
     });
   }
@@ -99,6 +111,7 @@ export class PartitionAppender {
     const { cluster, topic, partition } = this.#options;
     const request = produceRequest(topic, partition, entry.batch, brokerTimeoutMs(cluster.limits));
     entry.isSent = true;
+    entry.leaderEpoch = this.#leaderEpoch;
     this.#inFlight++;
     link
       .call(request, cluster.limits.requestMs)
@@ -159,9 +172,12 @@ export class PartitionAppender {
       this.#trouble = undefined;
       const route = await cluster.route(topic, partition);
       const link = await cluster.link(route.node, purpose);
-      if (route.topicId !== this.#topicId) {
-        this.#knownEnd = await readEnd();
+      if (route.topicId !== this.#topicId || route.leaderEpoch !== this.#leaderEpoch) {
+        const end = await readEnd();
+        // A new leader may lack what an earlier one had (an unclean election), and has perhaps what was sent to that one.
+        this.#knownEnd = route.topicId === this.#topicId && this.#knownEnd < end ? this.#knownEnd : end;
         this.#topicId = route.topicId;
+        this.#leaderEpoch = route.leaderEpoch;
       }
       this.#link = link;
     } catch (error) {
@@ -203,7 +219,7 @@ export class PartitionAppender {
     if (baseOffset < this.#knownEnd) await this.#checkTopicId();
     const duplicate = baseOffset < this.#knownEnd;
     if (!duplicate) this.#knownEnd = baseOffset + BigInt(entry.records);
-    entry.resolve({ baseOffset, duplicate });
+    entry.resolve({ baseOffset, duplicate, leaderEpoch: entry.leaderEpoch });
   }
 
   /** An offset below the known end is a repeat, or the topic was made anew without a word from its leader. */

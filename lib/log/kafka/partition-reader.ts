@@ -7,7 +7,7 @@
  * Limits: Int32 for the bounds of a fetch, as in the protocol.
  */
 import { PenstockError } from '../../errors.ts';
-import type { FetchRequest, FetchResult, Isolation } from '../log.ts';
+import type { FetchRequest, FetchResult, Isolation, PartitionOffsets } from '../log.ts';
 import { BATCH_HEADER_BYTES, batchBytes, readBatchHeader } from '../record-batch.ts';
 import { NO_ERROR, OFFSET_OUT_OF_RANGE, brokerError } from './broker-errors.ts';
 import type { Cluster, Route } from './cluster.ts';
@@ -40,16 +40,16 @@ export async function readOffsets(
   topic: string,
   partition: number,
   isolation: Isolation = 'uncommitted',
-): Promise<{ earliest: bigint; end: bigint }> {
+): Promise<PartitionOffsets> {
   return persistRouted(cluster, topic, async () => {
-    const { node } = await cluster.route(topic, partition);
+    const { node, leaderEpoch } = await cluster.route(topic, partition);
     const list = async (timestamp: bigint): Promise<bigint> => {
       const answer = await cluster.callNode(node, listOffsetsRequest(topic, partition, timestamp, isolation));
       if (answer.error !== NO_ERROR) throw brokerError(answer.error, `offsets of ${topic}/${partition}`);
       return answer.offset;
     };
     const [earliest, end] = await Promise.all([list(EARLIEST), list(LATEST)]);
-    return { earliest, end };
+    return { earliest, end, leaderEpoch };
   });
 }
 
