@@ -11,10 +11,12 @@ const DEPTH_MAX = 1000;
 /** Directories whose paths are remembered. */
 const KEPT = 100_000;
 
-/** Throws `usage`: half of a character (a lone surrogate, which JSON can write) has no bytes, and would become another name. */
+/** Throws `usage`, also for what no program could name: half of a character (a lone surrogate, which JSON can write) has no bytes, and a zero ends a name. */
 export function namesOf(path: string): string[] {
-  if (!path.isWellFormed())
+  if (!path.isWellFormed()) {
     throw new PenstockError('usage', `'${path.toWellFormed()}' is no text: it has half of a character`);
+  }
+  if (path.includes('\0')) throw new PenstockError('usage', `${JSON.stringify(path)}: a name has no zero byte`);
   const names = path.split('/').filter((name) => name !== '' && name !== '.');
   if (names.includes('..')) throw new PenstockError('usage', `'${path}': a path inside of a volume has no '..'`);
   return names.map((name) => Buffer.from(name).toString('latin1'));

@@ -107,6 +107,8 @@ function cases(placeIn: (dir: string) => Place): void {
       const half = await ask(method, path, body);
       expect([path, half.status, half.text]).toEqual([path, 400, expect.stringContaining('half of a character')]);
     }
+    const zero = await ask('POST', '/clones', { from: '/models', to: '/a\0b' });
+    expect([zero.status, zero.text]).toEqual([400, expect.stringContaining('no zero byte')]);
     const later = await openTestVolume(volume, 'later');
     expect(String(await contentAt(later, '/copy/first'))).toBe('weights');
     expect((await ask('DELETE', '/snapshots/before')).status).toBe(204);
