@@ -133,7 +133,7 @@ describe.skipIf(cannotMount() || missing('redis-server'))('Redis under Sentinels
     const [old, replica] = sentinels.servers;
     if (old === undefined || replica === undefined) throw new Error('unreachable');
     await old.admin.set('marker', '1'); // WAIT is for the writes of its own connection
-    expect(await old.admin.wait(1, 5000)).toBe(1);
+    expect(await old.admin.wait(1, HANG_MS)).toBe(1);
     // From here on the replica hears nothing of what the master acknowledges.
     process.kill(replica.pid, 'SIGSTOP');
     await old.admin.call('CLIENT', 'KILL', 'TYPE', 'replica');

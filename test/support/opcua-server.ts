@@ -2,12 +2,12 @@
 import { fork, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { symlinkSync } from 'node:fs';
-import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { onTestFinished } from 'vitest';
 import { requireService } from './services.ts';
 import { HANG_MS } from './hang.ts';
+import { freePort } from './ports.ts';
 
 const childPath = fileURLToPath(new URL('./opcua-server-child.ts', import.meta.url));
 
@@ -41,12 +41,7 @@ export class OpcuaServer {
 
   /** On a free port; ends with the test. */
   static async start(dir: string): Promise<OpcuaServer> {
-    const probe = createServer().listen(0, '127.0.0.1');
-    await once(probe, 'listening');
-    const address = probe.address();
-    probe.close();
-    if (address === null || typeof address === 'string') throw new Error('no port');
-    const server = new OpcuaServer(address.port, join(dir, 'server-pki'));
+    const server = new OpcuaServer(await freePort(), join(dir, 'server-pki'));
     onTestFinished(() => void server.#child?.kill('SIGKILL'));
     await server.restart();
     return server;

@@ -8,6 +8,7 @@ import { takeIds } from '../../lib/volume/ids.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { caller, openTestVolume } from '../support/fs-volume.ts';
 import type { TestVolume } from '../support/fs-volume.ts';
+import { HANG_MS } from '../support/hang.ts';
 import { startRedis } from '../support/redis.ts';
 import type { RedisServer } from '../support/redis.ts';
 import { missing } from '../support/services.ts';
@@ -131,7 +132,7 @@ test.skipIf(missing('redis-server'))(
     await open.operations.mkdir(caller(), 1n, 'kept', 0o755, 0);
     const { attributes: before } = await open.operations.mknod(caller(), 1n, 'file', 0o100644, 0, 0);
     await master.admin.set('marker', '1'); // WAIT is for the writes of its own connection
-    expect(await master.admin.wait(1, 5000)).toBe(1);
+    expect(await master.admin.wait(1, HANG_MS)).toBe(1);
     // From here on the replica knows nothing of what the master acknowledges.
     await replica.admin.call('REPLICAOF', 'NO', 'ONE');
     const { attributes: lost } = await open.operations.mkdir(caller(), 1n, 'lost', 0o755, 0);
