@@ -9,6 +9,8 @@
  *   same identity. So a batch is stored once, however often its answer is lost.
  * - A new identity for a batch is taken only after the log itself said that the old one will not do, and after reading back that
  *   the batch is not stored; one intent line replaces the old intent by the new ones.
+ * - A batch holds every reading of its partition from its first to its last: by that the next start finds those of a batch in doubt in the
+ *   spool. So none goes on behind readings that somebody else delivers (`skipTo`).
  * Failure: errors are retried for ever with backoff and jitter, with one batch at a time, and shown (`problem`); nothing is given up except single readings that the log
  * calls too large, which go to the quarantine and are told of.
  * Limits: the uplink bounds the bytes in all lanes; a batch is at most BATCH_CAPACITY_BYTES.

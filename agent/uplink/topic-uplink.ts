@@ -208,11 +208,8 @@ export class TopicUplink {
     await this.#takeAll(wanted, lanes, (seq) => (range.next = (seq < range.last ? seq : range.last) + 1n));
     if (range.next > range.last) {
       this.#backlog.shift();
-      const following = this.#backlog[0];
-      for (const lane of lanes) {
-        if (following === undefined) lane.flush();
-        else lane.skipTo(following.next - 1n);
-      }
+      const next = this.#backlog[0]?.next ?? range.next;
+      for (const lane of lanes) lane.skipTo(next - 1n);
     }
     this.settle();
     return entries.length > 0;
@@ -319,10 +316,11 @@ export class TopicUplink {
   /** False: no batch has room for it. */
   #put(reading: SpooledReading, lanes: readonly Lane[]): boolean {
     this.priority = reading.priority;
-    if (this.#isCovered(reading)) return true;
     const lane = lanes[partitionOfReading(reading, this.info.partitions)];
     if (lane === undefined) throw new RangeError(`topic ${this.info.name} has no such partition`);
-    return lane.add(reading);
+    if (!this.#isCovered(reading)) return lane.add(reading);
+    lane.skipTo(reading.seq);
+    return true;
   }
 }
 

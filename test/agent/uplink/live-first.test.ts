@@ -1,9 +1,10 @@
 import { join } from 'node:path';
-import { expect, onTestFinished, test } from 'vitest';
+import { expect, onTestFinished, test, vi } from 'vitest';
 import { systemClock } from '../../../lib/clock.ts';
 import { PenstockError } from '../../../lib/errors.ts';
 import { openFileLogAt } from '../../../lib/log/file/file-log.ts';
 import type { Log } from '../../../lib/log/log.ts';
+import type { SpoolEntry } from '../../../agent/spool/spool-reader.ts';
 import type { UplinkOptions } from '../../../agent/uplink/uplink.ts';
 import { FaultPlan, type FaultMoment } from '../../support/fault.ts';
 import { faultyLog } from '../../support/log-faulty.ts';
@@ -166,6 +167,87 @@ test('batches of both lanes in doubt are settled by the next start under their o
   for (const { seq, headers } of before) {
     expect(found.find((other) => other.seq === seq)?.headers['replayed']).toBe(headers['replayed']);
   }
+});
+
+/** A log that takes no batch of a backlog: it says what was tried, and answers as `answer` says. */
+function withoutBacklog(log: Log, answer: () => Promise<never>): { log: Log; tried: () => number } {
+  let tried = 0;
+  const producer = async (options?: Parameters<Log['producer']>[0]): ReturnType<Log['producer']> => {
+    const inner = await log.producer(options);
+    if (options?.isBacklog !== true) return inner;
+    const append = (): Promise<never> => {
+      tried += 1;
+      return answer();
+    };
+    return { ...inner, append };
+  };
+  return { log: { ...faultyLog(log, new FaultPlan()), producer }, tried: () => tried };
+}
+
+test('a batch of the backlog in doubt, on both sides of what was delivered before, is sent without that by the next start', async () => {
+  const directory = tempDir();
+  const log = await openLog(directory);
+  const refuse = (): Promise<never> => Promise.reject(new PenstockError('unavailable', 'down'));
+  const presentOnly = {
+    ...faultyLog(log, new FaultPlan()),
+    producer: (options?: Parameters<Log['producer']>[0]) =>
+      options?.isBacklog === true ? refuse() : log.producer(options),
+  };
+  const spooled = spoolWith(directory, 300);
+  spooled.grow(100);
+  const first = await startUplink(presentOnly, spooled, directory, LIVE_FIRST);
+  await expect.poll(() => first.status().delivered, { timeout: HANG_MS }).toBe(100);
+  await first.close();
+  // A run that sent nothing.
+  spoolWith(directory, 0).grow(300);
+  const { log: halfDown, tried } = withoutBacklog(log, refuse);
+  const second = await startUplink(halfDown, spoolWith(directory, 0, 1 << 20), directory, LIVE_FIRST);
+  await expect.poll(() => tried() >= 3 && !second.status().backlog, { timeout: HANG_MS }).toBe(true);
+  await second.close();
+  expect((await delivered(log, 't')).map(({ seq }) => seq).sort((a, b) => a - b)).toEqual(
+    Array.from({ length: 100 }, (_, i) => 301 + i),
+  );
+  const third = await startUplink(log, spoolWith(directory, 0), directory, LIVE_FIRST);
+  onTestFinished(() => third.close());
+  expect(await third.drain(HANG_MS)).toBe(true);
+  expectEachOnce(await delivered(log, 't'), 700);
+});
+
+test('what falls behind while the end of a backlog waits for its place in flight does not share a batch with it', async () => {
+  const directory = tempDir();
+  const log = await openLog(directory);
+  const down = Promise.withResolvers<never>();
+  down.promise.catch(() => {
+    // Of those who wait for it.
+  });
+  const { log: halfDown, tried } = withoutBacklog(log, () => down.promise);
+  let aheadMs = 0;
+  const clock = { nowMs: () => Date.now(), monotonicMs: () => performance.now() + aheadMs };
+  const backlog = 30_000;
+  const spool = spoolWith(directory, backlog, 1 << 20);
+  const read = vi.spyOn(spool, 'read');
+  const first = await startUplink(halfDown, spool, directory, {
+    ...LIVE_FIRST,
+    clock,
+    topics: { partitions: 1, retentionMs: 3_600_000 },
+    bytesInMemoryMax: 64 << 20,
+  });
+  // Two batches are out; the others wait, and the rest of the backlog is gathered.
+  await expect.poll(() => tried() === 2 && !first.status().backlog, { timeout: HANG_MS }).toBe(true);
+  spool.grow(100);
+  await expect.poll(() => first.status().delivered, { timeout: HANG_MS }).toBe(100);
+  aheadMs += 60_000;
+  spool.grow(50);
+  const isRead = (): boolean => read.mock.results.some(({ value }) => (value as SpoolEntry[]).length === 50);
+  await expect.poll(() => isRead() && !first.status().backlog, { timeout: HANG_MS }).toBe(true);
+  // All of it has an intent once the log has refused it.
+  down.reject(new PenstockError('unavailable', 'down'));
+  await expect.poll(tried, { timeout: HANG_MS }).toBeGreaterThan(3);
+  await first.close();
+  const second = await startUplink(log, spoolWith(directory, 0), directory, LIVE_FIRST);
+  onTestFinished(() => second.close());
+  expect(await second.drain(HANG_MS)).toBe(true);
+  expectEachOnce(await delivered(log, 't'), backlog + 150);
 });
 
 test('of several topics the one with the higher priority drains first', async () => {
