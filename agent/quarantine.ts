@@ -47,8 +47,14 @@ export class Quarantine {
         JSON.stringify({ at, source, reason, position, ...(keepText ? sample(input) : {}) }),
       );
       const bytes = Buffer.from(`${lines.join('\n')}\n`);
-      await file.handle.appendFile(bytes);
-      await file.handle.datasync();
+      try {
+        await file.handle.appendFile(bytes);
+        await file.handle.datasync();
+      } catch (error) {
+        // A full disk leaves a part of a line, which would spoil the next one.
+        await file.handle.truncate(file.bytes).catch(() => undefined);
+        throw error;
+      }
       file.bytes += bytes.length;
     } catch (error) {
       throw fromSystemError(error, `cannot write to the quarantine ${path}`);
