@@ -1,22 +1,25 @@
 /**
  * Plans compaction from the manifests: which hours of a dataset need it, and of each which files (selection.ts).
  *
- * Limits: the plan holds what selection needs to know of the files of the hours that are looked at: some 700 bytes a file.
+ * Limits: the plan holds what selection needs to know of the files of the hours that are looked at: some 400 bytes a file, and twice that in hours where
+ * only some are rewritten.
  */
 import type { LiveFile } from '../../lib/table/data-file.ts';
-import type { RowDeletes } from '../../lib/table/row-deletes.ts';
 import type { Field, Schema } from '../../lib/table/schema.ts';
 import type { TableState } from '../../lib/table/table.ts';
 import type { DatasetConfig } from '../../lib/config/pipeline.ts';
 import { isCompacted } from '../parquet-object.ts';
 import { keyColumns, ROW_GROUP_ROWS, sortOrderOf } from './group-sql.ts';
-import { rangeOf } from './ranges.ts';
+import { type Range, rangeOf } from './ranges.ts';
 import {
   type Candidate,
   type Choice,
+  type FileRanges,
   type GroupFile,
   isCompared,
+  isMixed,
   isTaken,
+  judge,
   select,
   type SelectionLimits,
 } from './selection.ts';
@@ -60,6 +63,7 @@ export interface Shard {
 
 /** Oldest hour first. Those of which no file is rewritten are among them only for `withIdle`. */
 export async function planGroups(table: TableState, options: PlanOptions, withIdle = false): Promise<Group[]> {
+  const { limits, everything } = options;
   const describe = describer(table, options);
   const hours = new Map<number, Candidate[]>();
   const filter = options.hour === undefined ? {} : { hour: options.hour };
@@ -71,9 +75,19 @@ export async function planGroups(table: TableState, options: PlanOptions, withId
     hours.set(file.hour, group);
     group.push(describe(file));
   }
-  return [...hours]
+  const judged = [...hours]
     .sort(([a], [b]) => a - b)
-    .map(([hour, files]) => groupOf(table.name, hour, files, deletes, options))
+    .map(([hour, files]) => {
+      // An order that does not depend on the manifests, so that the same files give the same bytes.
+      const ordered = files.sort((a, b) => (a.location < b.location ? -1 : 1));
+      return { hour, choices: judge(ordered, deletes, limits, everything) };
+    });
+  const mixed = new Set(judged.filter(({ choices }) => isMixed(choices)).map(({ hour }) => hour));
+  const rangesOf = await readRanges(table, options, mixed);
+  return judged
+    .map(({ hour, choices }) =>
+      groupOf(table.name, hour, mixed.has(hour) ? select(choices, rangesOf, limits) : choices),
+    )
     .filter(({ files }) => withIdle || files.length > 0);
 }
 
@@ -81,8 +95,6 @@ function describer(table: TableState, { dataset, limits }: PlanOptions): (file: 
   const { metadata, schema } = table;
   const sortOrderId = metadata['default-sort-order-id'];
   const keys = fieldsOf(schema, keyColumns(dataset, schema));
-  const names = sortOrderOf(metadata, schema, dataset.sort).map(({ name }) => name);
-  const order = fieldsOf(schema, names.slice(0, ORDER_COLUMNS));
   return (file) => ({
     location: file.location,
     bytes: Number(file.bytes),
@@ -92,10 +104,28 @@ function describer(table: TableState, { dataset, limits }: PlanOptions): (file: 
     isSorted: sortOrderId !== 0 && file.sortOrderId === sortOrderId,
     isCompacted: isCompacted(file.location),
     keyedRows: keyedRows(file, keys),
-    keys: keys.map((field) => rangeOf(file, field)),
-    order: order.map((field) => rangeOf(file, field)),
     pieces: piecesOf(file, limits.targetBytes),
   });
+}
+
+/** By a second look at the manifests of these hours: most have files of one kind only, and ranges are most of what a file takes. */
+async function readRanges(
+  table: TableState,
+  { dataset }: PlanOptions,
+  hours: ReadonlySet<number>,
+): Promise<(file: Candidate) => FileRanges> {
+  const { schema, metadata } = table;
+  const keys = fieldsOf(schema, keyColumns(dataset, schema));
+  const names = sortOrderOf(metadata, schema, dataset.sort).map(({ name }) => name);
+  const order = fieldsOf(schema, names.slice(0, ORDER_COLUMNS));
+  const found = new Map<string, FileRanges>();
+  if (hours.size > 0) {
+    for await (const file of table.liveFiles({ hours })) {
+      const ranges = (fields: readonly Field[]): Range[] => fields.map((field) => rangeOf(file, field));
+      found.set(file.location, { keys: ranges(keys), order: ranges(order) });
+    }
+  }
+  return ({ location }) => found.get(location) ?? { keys: [], order: [] };
 }
 
 const fieldsOf = (schema: Schema, names: readonly string[]): readonly Field[] =>
@@ -124,16 +154,7 @@ function piecesOf(file: LiveFile, targetBytes: number): number {
   return pieces;
 }
 
-function groupOf(
-  dataset: string,
-  hour: number,
-  files: readonly Candidate[],
-  deletes: RowDeletes,
-  { limits, everything }: PlanOptions,
-): Group {
-  // An order that does not depend on the manifests, so that the same files give the same bytes.
-  const ordered = [...files].sort((a, b) => (a.location < b.location ? -1 : 1));
-  const choices = select(ordered, deletes, limits, everything);
+function groupOf(dataset: string, hour: number, choices: readonly Choice[]): Group {
   const taken = choices.filter(isTaken).map(({ file }) => file);
   return {
     dataset,

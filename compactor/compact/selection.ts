@@ -27,11 +27,16 @@ export interface Candidate extends GroupFile {
   readonly isCompacted: boolean;
   /** Rows with a whole identity, at most: others are never repeats. 0 where nothing is de-duplicated. */
   readonly keyedRows: number;
+  /** How many files a rewrite would make of it. */
+  readonly pieces: number;
+}
+
+/** The values that a file may have, by the statistics of its manifest entry. */
+export interface FileRanges {
+  /** Of the columns that make two rows the same reading. */
   readonly keys: readonly Range[];
   /** Of the first columns of the sort order. */
   readonly order: readonly Range[];
-  /** How many files a rewrite would make of it. */
-  readonly pieces: number;
 }
 
 export interface SelectionLimits {
@@ -70,8 +75,8 @@ export interface Choice {
 export const isTaken = ({ verdict }: Choice): boolean => verdict.startsWith('rewrite');
 export const isCompared = ({ verdict }: Choice): boolean => verdict.startsWith('compare');
 
-/** One choice a file, in their order. Nothing is taken: the hour has nothing to do. */
-export function select(
+/** What each file needs by itself, in their order. Nothing is taken: the hour has nothing to do. Else `select` must settle what is left. */
+export function judge(
   files: readonly Candidate[],
   deletes: RowDeletes,
   limits: SelectionLimits,
@@ -81,12 +86,23 @@ export function select(
   const verdicts = files.map((file) => verdictOf(file, deletes.of(file), limits));
   const small = verdicts.filter((verdict) => verdict === 'rewrite: too small').length;
   const isDue = small > 1 || verdicts.some((verdict) => verdict !== 'rewrite: too small' && isTakenAs(verdict));
-  const choices = files.map((file, index): Choice => {
+  return files.map((file, index): Choice => {
     const verdict = verdicts[index] ?? 'leave: in the size window';
     // The last file of an hour is small by nature: one is no reason, but cheap to take along.
     return { file, verdict: !isDue && verdict === 'rewrite: too small' ? 'leave: the only small file' : verdict };
   });
-  return isDue ? compareWith(mergeOverlapping(choices, limits)) : choices;
+}
+
+/** Some are taken and some are not: how these lie to each other matters. */
+export const isMixed = (choices: readonly Choice[]): boolean => choices.some(isTaken) && !choices.every(isTaken);
+
+/** What becomes of the files that need nothing by themselves, beside those that are taken. */
+export function select(
+  choices: readonly Choice[],
+  rangesOf: (file: Candidate) => FileRanges,
+  limits: SelectionLimits,
+): Choice[] {
+  return compareWith(mergeOverlapping(choices, rangesOf, limits), rangesOf);
 }
 
 const isTakenAs = (verdict: Verdict): boolean => verdict.startsWith('rewrite');
@@ -113,11 +129,16 @@ function deletedRowsMax(file: Candidate, deletes: readonly DeleteFile[]): number
 }
 
 /** So that an hour with late data stays in order, at a bounded cost: a late byte rewrites at most 1 / mergeRatio others. */
-function mergeOverlapping(choices: readonly Choice[], { mergeRatio }: SelectionLimits): Choice[] {
+function mergeOverlapping(
+  choices: readonly Choice[],
+  rangesOf: (file: Candidate) => FileRanges,
+  { mergeRatio }: SelectionLimits,
+): Choice[] {
   const taken = choices.filter(isTaken).map(({ file }) => file);
   const left = choices.filter((choice) => !isTaken(choice)).map(({ file }) => file);
-  const at = orderColumn(choices.map(({ file }) => file));
-  const meets = (a: Candidate, b: Candidate): boolean => overlaps(a.order[at] ?? 'any', b.order[at] ?? 'any');
+  const at = orderColumn(choices.map(({ file }) => rangesOf(file)));
+  const meets = (a: Candidate, b: Candidate): boolean =>
+    overlaps(rangesOf(a).order[at] ?? 'any', rangesOf(b).order[at] ?? 'any');
   const overlapped = new Set(left.filter((file) => taken.some((other) => meets(file, other))));
   const late = taken.filter((file) => left.some((other) => meets(file, other)));
   const sum = (files: Iterable<Candidate>): number => [...files].reduce((total, { bytes }) => total + bytes, 0);
@@ -128,13 +149,13 @@ function mergeOverlapping(choices: readonly Choice[], { mergeRatio }: SelectionL
 }
 
 /** The first column of the order in which the files differ. */
-function orderColumn(files: readonly Candidate[]): number {
+function orderColumn(files: readonly FileRanges[]): number {
   const columns = files[0]?.order.length ?? 0;
   for (let at = 0; at < columns; at++) if (!isConstant(files.map(({ order }) => order[at] ?? 'any'))) return at;
   return 0;
 }
 
-function compareWith(choices: readonly Choice[]): Choice[] {
+function compareWith(choices: readonly Choice[], rangesOf: (file: Candidate) => FileRanges): Choice[] {
   const taken = choices.filter(isTaken).map(({ file }) => file);
   // A file for all that were taken: an hour may have thousands.
   const isNew = taken.some(({ isCompacted }) => !isCompacted);
@@ -142,8 +163,9 @@ function compareWith(choices: readonly Choice[]): Choice[] {
     if (isTaken(choice) || choice.file.keyedRows === 0) return choice;
     if (!isNew && choice.file.isCompacted) return choice;
     const others = choice.file.isCompacted ? taken.filter(({ isCompacted }) => !isCompacted) : taken;
+    const { keys } = rangesOf(choice.file);
     const isMet = others.some(
-      (other) => other.keyedRows > 0 && choice.file.keys.every((range, at) => mayShare(range, other.keys[at] ?? 'any')),
+      (other) => other.keyedRows > 0 && keys.every((range, at) => mayShare(range, rangesOf(other).keys[at] ?? 'any')),
     );
     return isMet ? { file: choice.file, verdict: 'compare: may hold the same readings' } : choice;
   });
