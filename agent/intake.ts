@@ -13,10 +13,10 @@
  */
 import { createHash } from 'node:crypto';
 import type { Clock } from '../lib/clock.ts';
-import { isCode, PenstockError } from '../lib/errors.ts';
+import { isCode } from '../lib/errors.ts';
 import type { Quarantine } from './quarantine.ts';
 import type { Rules } from './rules/rules.ts';
-import { isSurelyFine, refusal, type NewReading } from './spool/frame.ts';
+import { assertCarried, type Readings } from './spool/packed-readings.ts';
 import type { Spool } from './spool/spool.ts';
 import type { Checkpoint, CheckpointState, Receipt } from './spool/spool-state.ts';
 import type { Taps } from './tap.ts';
@@ -29,7 +29,7 @@ const OVERDUE_EVERY_MS = 1000;
 const KEPT_MAX = 100_000;
 
 interface Waiting {
-  readonly readings: readonly NewReading[];
+  readonly readings: Readings;
   readonly checkpoints: readonly Checkpoint[];
   readonly receipts: readonly Receipt[];
   readonly resolve: () => void;
@@ -86,17 +86,14 @@ export class Intake {
 
   /** As `Spool.append`. */
   async store(
-    readings: readonly NewReading[],
+    readings: Readings,
     checkpoints: readonly Checkpoint[],
     receipts: readonly Receipt[] = [],
   ): Promise<void> {
     this.#taps.show('in', readings);
     if (this.#chain.isEmpty) return this.#spoolThem(readings, checkpoints, receipts);
-    for (const reading of readings) {
-      // Before it is put together with the readings of others.
-      const why = isSurelyFine(reading) ? null : refusal(reading);
-      if (why !== null) throw new PenstockError('too-large', why);
-    }
+    // Before they are put together with the readings of others.
+    assertCarried(readings);
     if (!this.#chain.hasStates) return this.#append(await this.#chain.run(readings), checkpoints, receipts);
     return new Promise<void>((resolve, reject) => {
       this.#waiting.push({ readings, checkpoints, receipts, resolve, reject });
@@ -141,7 +138,7 @@ export class Intake {
     while (this.#waiting.length > 0) {
       const batch = this.#waiting.splice(0);
       try {
-        const run = await this.#chain.run(batch.flatMap(({ readings }) => readings));
+        const run = await this.#chain.run(batch.flatMap(({ readings }) => [...readings]));
         await this.#append(
           run,
           batch.flatMap(({ checkpoints }) => checkpoints),
@@ -188,7 +185,7 @@ export class Intake {
 
   /** What the rules leave of them. */
   async #spoolThem(
-    readings: readonly NewReading[],
+    readings: Readings,
     checkpoints: readonly Checkpoint[],
     receipts: readonly Receipt[],
   ): Promise<void> {

@@ -5,6 +5,7 @@ import type { Quarantine, Rejected } from './quarantine.ts';
 import { SaidLines } from './said-lines.ts';
 import type { SourceOutput } from './sources/source.ts';
 import { isSurelyFine, refusal, type NewReading } from './spool/frame.ts';
+import { PackedReadings, type Readings } from './spool/packed-readings.ts';
 import type { Intake } from './intake.ts';
 import type { Checkpoint, CheckpointState, Receipt } from './spool/spool-state.ts';
 
@@ -47,11 +48,12 @@ export class AgentSourceOutput implements SourceOutput {
   }
 
   async deliver(
-    readings: readonly NewReading[],
+    readings: Readings,
     checkpoints: readonly Checkpoint[] = [],
     receipts: readonly Receipt[] = [],
   ): Promise<void> {
-    const carried = readings.every(isSurelyFine) ? readings : await this.#withoutRefused(readings);
+    const isFine = readings instanceof PackedReadings || readings.every(isSurelyFine);
+    const carried = isFine ? readings : await this.#withoutRefused(readings);
     if (carried.length + checkpoints.length + receipts.length === 0) return;
     await this.#whenThereIsRoom(() => this.#intake.store(carried, checkpoints, receipts));
     this.counters.readings += carried.length;

@@ -6,6 +6,7 @@
  */
 import { PenstockError } from '../lib/errors.ts';
 import type { NewReading } from './spool/frame.ts';
+import type { Readings } from './spool/packed-readings.ts';
 import { textOf } from './transforms/draft.ts';
 
 const TAPS_MAX = 4;
@@ -39,7 +40,7 @@ export class Taps {
     return () => void this.#taps.delete(tap);
   }
 
-  show(stage: TapStage, readings: readonly NewReading[]): void {
+  show(stage: TapStage, readings: Readings): void {
     for (const tap of this.#taps) {
       if (tap.stage === stage) for (const reading of readings) showOn(tap, reading);
     }

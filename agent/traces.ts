@@ -14,6 +14,7 @@ import type { Clock } from '../lib/clock.ts';
 import type { SpanSink } from '../lib/tracing/span.ts';
 import { newSpanId, newTraceId, traceparentOf } from '../lib/tracing/trace-context.ts';
 import type { NewReading } from './spool/frame.ts';
+import { PackedReadings, type Readings } from './spool/packed-readings.ts';
 import { partitionOf } from './uplink/partitioner.ts';
 import type { SendIntent } from './uplink/send-intents.ts';
 
@@ -56,21 +57,26 @@ export class ReadingTraces {
   }
 
   /** The same readings, some of them with an ear for their sequence number. */
-  choose(readings: readonly NewReading[]): readonly NewReading[] {
-    const { clock, everyMs } = this.#options;
-    const nowMs = clock.monotonicMs();
+  choose(readings: Readings): Readings {
+    const nowMs = this.#options.clock.monotonicMs();
+    // They are of one topic, and become objects only where one of them is wanted.
+    if (readings instanceof PackedReadings && !this.#isDue(readings.topic, nowMs)) return readings;
     let chosen: NewReading[] | undefined;
     let topic: string | undefined;
-    for (const [index, reading] of readings.entries()) {
+    for (const [index, reading] of [...readings].entries()) {
       // Readings of one topic mostly come in runs.
       if (reading.topic === topic) continue;
       ({ topic } = reading);
-      if (nowMs - (this.#sampledMs.get(topic) ?? -Infinity) < everyMs) continue;
+      if (!this.#isDue(topic, nowMs)) continue;
       this.#sampledMs.set(topic, nowMs);
       chosen ??= [...readings];
       chosen[index] = this.#traced(reading);
     }
     return chosen ?? readings;
+  }
+
+  #isDue(topic: string, nowMs: number): boolean {
+    return nowMs - (this.#sampledMs.get(topic) ?? -Infinity) >= this.#options.everyMs;
   }
 
   #traced(reading: NewReading): NewReading {

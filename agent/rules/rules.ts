@@ -10,6 +10,7 @@
  * Failure: the state is in memory; after a start a rule begins anew, `for` later.
  */
 import { ALARM_PRIORITY, type NewReading } from '../spool/frame.ts';
+import type { Readings } from '../spool/packed-readings.ts';
 import { isSampled } from '../transforms/stateless.ts';
 import type { RuleConfig, Threshold } from './rule-config.ts';
 
@@ -57,9 +58,9 @@ export class Rules {
   }
 
   /** What the active rules make of readings, in the rules' order. */
-  apply(readings: readonly NewReading[]): readonly NewReading[] {
+  apply(readings: Readings): Readings {
     const active = this.#active();
-    return active.length === 0 ? readings : readings.flatMap((reading) => this.#applyTo(reading, active) ?? []);
+    return active.length === 0 ? readings : [...readings].flatMap((reading) => this.#applyTo(reading, active) ?? []);
   }
 
   #applyTo(reading: NewReading, active: readonly Rule[]): NewReading | null {

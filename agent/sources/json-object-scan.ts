@@ -25,6 +25,12 @@ const ZERO = 0x30;
 const LOWER_E = 0x65;
 const LOWER_U = 0x75;
 const WORDS = ['true', 'false', 'null'] as const;
+/** In each byte of a word. */
+const ONES = 0x01010101;
+const SPACES = 0x20202020;
+const QUOTES = 0x22222222;
+const BACKSLASHES = 0x5c5c5c5c;
+const HIGH_BITS = ~0x7f7f7f7f;
 
 /** 1 for bytes that stand for themselves in a string and are ASCII. */
 const PLAIN = Uint8Array.from({ length: 256 }, (_, byte) =>
@@ -38,7 +44,7 @@ export interface ValuePlace {
   readonly end: number;
 }
 
-class Place implements ValuePlace {
+export class Place implements ValuePlace {
   start = -1;
   end = -1;
 }
@@ -49,17 +55,24 @@ export class JsonObjectScan {
   readonly second = new Place();
   isAscii = true;
   #text: Uint8Array = new Uint8Array(0);
+  #words = new DataView(this.#text.buffer);
+  /** Behind the text; what stands there may be looked at, and makes nothing an object. */
+  #end = 0;
 
-  /** `firstName` null: only the second field is looked for. */
-  scan(text: Uint8Array, firstName: string | null, secondName: string): boolean {
+  /** Of the text from `from` to `to`. `firstName` null: only the second field is looked for. */
+  scan(text: Uint8Array, from: number, to: number, firstName: string | null, secondName: string): boolean {
     const { first, second } = this;
     first.start = second.start = -1;
     this.isAscii = true;
-    this.#text = text;
-    let at = this.#space(0);
+    if (text !== this.#text) {
+      this.#text = text;
+      this.#words = new DataView(text.buffer, text.byteOffset, text.length);
+    }
+    this.#end = to;
+    let at = this.#space(from);
     if (text[at] !== OPEN_BRACE) return false;
     at = this.#space(at + 1);
-    if (text[at] === CLOSE_BRACE) return this.#space(at + 1) === text.length;
+    if (text[at] === CLOSE_BRACE) return this.#space(at + 1) === to;
     for (;;) {
       const nameStart = at + 1;
       const nameEnd = this.#plainNameEnd(at);
@@ -72,7 +85,7 @@ export class JsonObjectScan {
       if (firstName !== null && this.#isName(nameStart, nameEnd, firstName)) setPlace(first, start, end);
       if (this.#isName(nameStart, nameEnd, secondName)) setPlace(second, start, end);
       at = this.#space(end);
-      if (text[at] === CLOSE_BRACE) return this.#space(at + 1) === text.length;
+      if (text[at] === CLOSE_BRACE) return this.#space(at + 1) === to;
       if (text[at] !== COMMA) return false;
       at = this.#space(at + 1);
     }
@@ -89,7 +102,7 @@ export class JsonObjectScan {
   #space(from: number): number {
     const text = this.#text;
     let at = from;
-    while (at < text.length) {
+    while (at < this.#end) {
       const byte = text[at];
       if (byte !== 0x20 && byte !== 0x09 && byte !== 0x0a && byte !== 0x0d) break;
       at += 1;
@@ -102,7 +115,7 @@ export class JsonObjectScan {
     const text = this.#text;
     if (text[from] !== QUOTE) return -1;
     let at = from + 1;
-    while (at < text.length && PLAIN[text[at] ?? 0] === 1) at += 1;
+    while (at < this.#end && PLAIN[text[at] ?? 0] === 1) at += 1;
     return text[at] === QUOTE ? at : -1;
   }
 
@@ -128,7 +141,7 @@ export class JsonObjectScan {
 
   #string(from: number): number {
     const text = this.#text;
-    for (let at = from + 1; at < text.length; at += 1) {
+    for (let at = this.#plainEnd(from + 1); at < this.#end; at += 1) {
       const byte = text[at] ?? 0;
       if (PLAIN[byte] === 1) continue;
       if (byte === QUOTE) return at + 1;
@@ -141,6 +154,21 @@ export class JsonObjectScan {
       else return -1;
     }
     return -1;
+  }
+
+  /** Everything from here to there stands for itself and is ASCII; what follows is for a closer look. Four bytes at a time (Mycroft's test for a zero byte). */
+  #plainEnd(from: number): number {
+    const words = this.#words;
+    const last = this.#end - 4;
+    let at = from;
+    for (; at <= last; at += 4) {
+      const word = words.getInt32(at, true);
+      const quotes = word ^ QUOTES;
+      const backslashes = word ^ BACKSLASHES;
+      // Beyond ASCII, below a space, a quote or a backslash. A borrow can only report a byte behind a true one.
+      if (((word | (word - SPACES) | (quotes - ONES) | (backslashes - ONES)) & HIGH_BITS) !== 0) break;
+    }
+    return at;
   }
 
   #object(from: number, depth: number): number {
@@ -206,7 +234,7 @@ export class JsonObjectScan {
   #digits(from: number): number {
     const text = this.#text;
     let at = from;
-    while (at < text.length && isDigit(text[at])) at += 1;
+    while (at < this.#end && isDigit(text[at])) at += 1;
     return at;
   }
 }
@@ -242,8 +270,17 @@ export function scalarAt(text: Buffer, { start, end }: ValuePlace): string | num
   return JSON.parse(text.toString('utf8', start, end)) as string | number | boolean | null;
 }
 
+/** Where the content of a string stands, or a whole number as `String` would write it; false: it is neither, or written otherwise. */
+export function findPlainText(text: Uint8Array, value: ValuePlace, found: Place): boolean {
+  const isString = text[value.start] === QUOTE;
+  setPlace(found, value.start + Number(isString), value.end - Number(isString));
+  if (!isString) return shortWholeNumber(text, found.start, found.end) >= 0;
+  for (let at = found.start; at < found.end; at += 1) if (text[at] === BACKSLASH) return false;
+  return true;
+}
+
 /** -1: it is something else. */
-function shortWholeNumber(text: Buffer, start: number, end: number): number {
+function shortWholeNumber(text: Uint8Array, start: number, end: number): number {
   if (end - start > DIGITS_MAX) return -1;
   let value = 0;
   for (let at = start; at < end; at += 1) {

@@ -5,8 +5,9 @@
  * Pure: no file, no clock. JSON travels as the bytes that stood there, with all digits of its numbers.
  */
 import { isUtf8 } from 'node:buffer';
-import type { NewReading } from '../spool/frame.ts';
-import { JsonObjectScan, scalarAt } from './json-object-scan.ts';
+import { isShort, type NewReading } from '../spool/frame.ts';
+import type { PackedReadings } from '../spool/packed-readings.ts';
+import { findPlainText, JsonObjectScan, Place, scalarAt } from './json-object-scan.ts';
 
 export interface ReadingMapping {
   /** What the input is called in reasons: a line, a payload. */
@@ -23,6 +24,7 @@ export interface RejectedInput {
 }
 
 const objectScan = new JsonObjectScan();
+const keyPlace = new Place();
 const VALUE_BEGIN = Buffer.from('{"value":');
 const VALUE_END = Buffer.from('}');
 /** JSON of CSV fields: what is written like a JSON number is one; an empty field is null. */
@@ -37,7 +39,7 @@ export function isRejected(result: NewReading | RejectedInput): result is Reject
 /** `bytes` is without a line end. What is no object becomes `{ "value": ... }`. */
 export function parseJson(bytes: Buffer, mapping: ReadingMapping, arrivalUs: number): NewReading | RejectedInput {
   const keyField = mapping.key !== null && 'field' in mapping.key ? mapping.key.field : null;
-  if (objectScan.scan(bytes, keyField, mapping.eventTime) && (objectScan.isAscii || isUtf8(bytes))) {
+  if (objectScan.scan(bytes, 0, bytes.length, keyField, mapping.eventTime) && (objectScan.isAscii || isUtf8(bytes))) {
     const { first, second } = objectScan;
     return madeOf(bytes, scalarAt(bytes, first), scalarAt(bytes, second), mapping, arrivalUs);
   }
@@ -53,6 +55,31 @@ export function parseJson(bytes: Buffer, mapping: ReadingMapping, arrivalUs: num
   }
   // Not printed again: that would overflow the stack where arrays are nested deeply.
   return readingOf(Buffer.concat([VALUE_BEGIN, bytes, VALUE_END]), { value }, mapping, arrivalUs);
+}
+
+/**
+ * What `parseJson` would make of the bytes of `text` between `from` and `to`, put into `target` without an object in between; its topic and priority
+ * are the mapping's. False: nothing was put there, and they are for `parseJson` (rare, or no JSON).
+ */
+export function packJson(
+  text: Buffer,
+  from: number,
+  to: number,
+  { key: rule, eventTime }: ReadingMapping,
+  arrivalUs: number,
+  target: PackedReadings,
+): boolean {
+  if (rule !== null && 'text' in rule) return false;
+  if (!objectScan.scan(text, from, to, rule?.field ?? null, eventTime)) return false;
+  if (!objectScan.isAscii && !isUtf8(text.subarray(from, to))) return false;
+  const { first, second } = objectScan;
+  const hasKey = first.start >= 0;
+  if (hasKey && !findPlainText(text, first, keyPlace)) return false;
+  const keyBytes = hasKey ? keyPlace.end - keyPlace.start : -1;
+  if (!isShort(keyBytes, to - from)) return false;
+  const eventUs = epochUs(scalarAt(text, second)) ?? arrivalUs;
+  target.addPlaced(text, keyPlace.start, keyBytes, from, to - from, eventUs, arrivalUs);
+  return true;
 }
 
 /** Any text is the `value` of a reading. */

@@ -5,6 +5,7 @@
 import type { Clock } from '../../lib/clock.ts';
 import type { Rejected } from '../quarantine.ts';
 import type { NewReading } from '../spool/frame.ts';
+import type { Readings } from '../spool/packed-readings.ts';
 import type { Checkpoint, CheckpointState, Receipt } from '../spool/spool-state.ts';
 
 export interface SourceOutput {
@@ -13,11 +14,7 @@ export interface SourceOutput {
    * Resolves when the readings, and the checkpoints and receipts with them, are on the disk; only then may the source acknowledge or
    * forget them. Waits while the spool is full: that is the back-pressure. Rejects with `aborted` when the agent stops meanwhile.
    */
-  deliver(
-    readings: readonly NewReading[],
-    checkpoints?: readonly Checkpoint[],
-    receipts?: readonly Receipt[],
-  ): Promise<void>;
+  deliver(readings: Readings, checkpoints?: readonly Checkpoint[], receipts?: readonly Receipt[]): Promise<void>;
   /** As `deliver`, for a source whose sender can keep the readings: rejects with `full` instead of waiting. */
   offer(readings: readonly NewReading[], receipts?: readonly Receipt[]): Promise<void>;
   /** Keeps input that is no reading, durably; rejects like `deliver`. */

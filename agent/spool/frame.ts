@@ -31,6 +31,7 @@
  * that with its headers it fits into a batch of the log (BATCH_BYTES_MAX).
  */
 import { crc32c } from '@node-rs/crc32';
+import { takeFrameBuffer } from './frame-buffers.ts';
 
 export const FRAME_HEADER_BYTES = 40;
 /** What one damaged byte can cost, and the least that is read to return one reading. */
@@ -149,11 +150,15 @@ export function refusal(reading: NewReading): string | null {
 /** The cheap form of `refusal(reading) === null`: even the upper bounds of the encoded sizes are within the limits. */
 export function isSurelyFine(reading: NewReading): boolean {
   return (
-    (reading.key === null || reading.key.length < 1024) &&
-    reading.value.length < READING_BYTES_MAX / 4 &&
+    isShort(reading.key?.length ?? 0, reading.value.length) &&
     Number.isSafeInteger(reading.eventUs) &&
     Number.isSafeInteger(reading.arrivalUs)
   );
+}
+
+/** A key and a value of so many bytes or UTF-16 units are within the limits. */
+export function isShort(keyLength: number, valueLength: number): boolean {
+  return keyLength < 1024 && valueLength < READING_BYTES_MAX / 4;
 }
 
 /** Readings of one topic and priority on their way into a frame. */
@@ -164,8 +169,10 @@ export class ReadingsPayload {
 
   /** `bytesExpected`: about as many as will come; the buffer grows. */
   constructor(bytesExpected: number) {
-    const size = Math.max(BUFFER_BYTES_MIN, Math.min(FRAME_PAYLOAD_BYTES, bytesExpected));
-    this.#buffer = Buffer.allocUnsafeSlow(2 ** Math.ceil(Math.log2(size)));
+    this.#buffer =
+      bytesExpected > FRAME_PAYLOAD_BYTES / 8
+        ? takeFrameBuffer(FRAME_PAYLOAD_BYTES)
+        : Buffer.allocUnsafeSlow(2 ** Math.ceil(Math.log2(Math.max(BUFFER_BYTES_MIN, bytesExpected))));
   }
 
   /** The encoded readings. */
@@ -173,27 +180,66 @@ export class ReadingsPayload {
     return this.#buffer.subarray(0, this.bytesUsed);
   }
 
+  /** What it holds before it grows. */
+  get capacity(): number {
+    return this.#buffer.length;
+  }
+
   /** False when the frame has readings and this one would make it too large. */
   add(reading: NewReading): boolean {
     const bytesMax = encodedBytesMax(reading);
     if (this.bytesUsed + bytesMax > this.#buffer.length && !this.#grow(bytesMax)) return false;
     const buffer = this.#buffer;
-    const start = this.bytesUsed;
-    let end = start + READING_HEADER_BYTES;
-    if (reading.key !== null) end += buffer.write(reading.key, end);
-    const keyEnd = end;
-    if (typeof reading.value === 'string') end += buffer.write(reading.value, end);
-    else {
-      buffer.set(reading.value, end);
-      end += reading.value.length;
-    }
-    buffer.writeUInt32LE(end - keyEnd, start);
-    buffer.writeUInt32LE(reading.key === null ? 0 : keyEnd - start - READING_HEADER_BYTES + 1, start + 4);
-    writeInt64(buffer, reading.eventUs, start + 8);
-    writeInt64(buffer, reading.arrivalUs, start + 16);
-    this.bytesUsed = end;
-    this.count += 1;
+    const keyStart = this.bytesUsed + READING_HEADER_BYTES;
+    const keyBytes = reading.key === null ? -1 : buffer.write(reading.key, keyStart);
+    const valueStart = keyStart + Math.max(0, keyBytes);
+    let valueBytes = reading.value.length;
+    if (typeof reading.value === 'string') valueBytes = buffer.write(reading.value, valueStart);
+    else buffer.set(reading.value, valueStart);
+    this.#finish(keyBytes, valueBytes, reading.eventUs, reading.arrivalUs);
     return true;
+  }
+
+  /** The same of one whose key and value are bytes of `text`; `keyBytes` -1: no key. */
+  addPlaced(
+    text: Buffer,
+    keyStart: number,
+    keyBytes: number,
+    valueStart: number,
+    valueBytes: number,
+    eventUs: number,
+    arrivalUs: number,
+  ): boolean {
+    const bytes = READING_HEADER_BYTES + Math.max(0, keyBytes) + valueBytes;
+    if (this.bytesUsed + bytes > this.#buffer.length && !this.#grow(bytes)) return false;
+    const buffer = this.#buffer;
+    let at = this.bytesUsed + READING_HEADER_BYTES;
+    // In range by what the caller found there; the fallback is for the type only.
+    for (let index = 0; index < keyBytes; index += 1) buffer[at++] = text[keyStart + index] ?? 0;
+    text.copy(buffer, at, valueStart, valueStart + valueBytes);
+    this.#finish(keyBytes, valueBytes, eventUs, arrivalUs);
+    return true;
+  }
+
+  /** All readings of another one; false when there is no room for them. */
+  addAll({ payload, count }: ReadingsPayload): boolean {
+    if (this.bytesUsed + payload.length > this.#buffer.length && !this.#grow(payload.length)) return false;
+    payload.copy(this.#buffer, this.bytesUsed);
+    this.bytesUsed += payload.length;
+    this.count += count;
+    return true;
+  }
+
+  /** Key and value stand behind the place of the header. */
+  #finish(keyBytes: number, valueBytes: number, eventUs: number, arrivalUs: number): void {
+    const buffer = this.#buffer;
+    const start = this.bytesUsed;
+    buffer.writeUInt32LE(valueBytes, start);
+    buffer.writeUInt32LE(keyBytes + 1, start + 4);
+    writeInt64(buffer, eventUs, start + 8);
+    writeInt64(buffer, arrivalUs, start + 16);
+    this.bytesUsed = start + READING_HEADER_BYTES + Math.max(0, keyBytes) + valueBytes;
+    this.count += 1;
   }
 
   #grow(bytesMax: number): boolean {

@@ -19,6 +19,7 @@ import {
   type FrameHeader,
   type NewReading,
 } from './frame.ts';
+import { PackedReadings, type Readings } from './packed-readings.ts';
 import type { LaidOutFrame } from './recent-frames.ts';
 import {
   encodeState,
@@ -31,10 +32,15 @@ import {
   type TopicState,
 } from './spool-state.ts';
 
+/** Payloads of packed readings that are smaller are copied into the frame before: a frame has a header and a buffer of its own. */
+const COPIED_BYTES_MAX = 16 * 1024;
+
 interface OpenFrame {
   readonly topic: string;
   readonly priority: number;
   readonly payload: ReadingsPayload;
+  /** The payload is the source's, which may hand it over again if this group fails: nothing is added to it. */
+  readonly isTakenOver: boolean;
 }
 
 interface Waiter {
@@ -96,12 +102,20 @@ export class PendingGroup {
     return this.#waiters.length > 0;
   }
 
-  add(readings: readonly NewReading[], checkpoints: readonly Checkpoint[], receipts: readonly Receipt[]): void {
+  add(readings: Readings, checkpoints: readonly Checkpoint[], receipts: readonly Receipt[]): void {
+    if (readings instanceof PackedReadings) this.#addPacked(readings);
+    else this.#addEach(readings);
+    this.readings += readings.length;
+    for (const checkpoint of checkpoints) this.#checkpoints.set(checkpoint.source, checkpoint.state);
+    for (const receipt of receipts) this.#receipts.push(receipt);
+  }
+
+  #addEach(readings: readonly NewReading[]): void {
     let frame: OpenFrame | undefined;
     for (const reading of readings) {
       if (frame?.topic !== reading.topic || frame.priority !== reading.priority) frame = this.#frameFor(reading);
       const before = frame.payload.bytesUsed;
-      if (frame.payload.add(reading)) this.bytes += frame.payload.bytesUsed - before;
+      if (!frame.isTakenOver && frame.payload.add(reading)) this.bytes += frame.payload.bytesUsed - before;
       else {
         frame = this.#openFrame(reading);
         frame.payload.add(reading);
@@ -110,9 +124,18 @@ export class PendingGroup {
       const { onStored } = reading;
       if (onStored !== undefined) this.#listeners.push({ frame, index: frame.payload.count - 1, onStored });
     }
-    this.readings += readings.length;
-    for (const checkpoint of checkpoints) this.#checkpoints.set(checkpoint.source, checkpoint.state);
-    for (const receipt of receipts) this.#receipts.push(receipt);
+  }
+
+  #addPacked({ topic, priority, payloads }: PackedReadings): void {
+    for (const payload of payloads) {
+      if (payload.bytesUsed > COPIED_BYTES_MAX) this.#open({ topic, priority, payload, isTakenOver: true });
+      else {
+        const frame = this.#frameFor({ topic, priority });
+        if (frame.isTakenOver || !frame.payload.addAll(payload))
+          this.#openFrame({ topic, priority }).payload.addAll(payload);
+      }
+      this.bytes += payload.bytesUsed;
+    }
   }
 
   /** Passes a gap with a reading of the spool's own, which needs no room, so that a full spool can say what it gave up. */
@@ -209,16 +232,19 @@ export class PendingGroup {
     return { topics, checkpoints: [...this.#checkpoints], receipts, dropped: this.#dropped, delivered };
   }
 
-  #frameFor(reading: NewReading): OpenFrame {
+  #frameFor(reading: Pick<NewReading, 'topic' | 'priority'>): OpenFrame {
     const open = this.#openFrames.get(reading.topic);
     return open?.priority === reading.priority ? open : this.#openFrame(reading);
   }
 
-  #openFrame({ topic, priority }: NewReading): OpenFrame {
+  #openFrame({ topic, priority }: Pick<NewReading, 'topic' | 'priority'>): OpenFrame {
     const bytesLeft = this.#bytesExpected - this.bytes;
-    const frame = { topic, priority, payload: new ReadingsPayload(bytesLeft) };
+    return this.#open({ topic, priority, payload: new ReadingsPayload(bytesLeft), isTakenOver: false });
+  }
+
+  #open(frame: OpenFrame): OpenFrame {
     this.#frames.push(frame);
-    this.#openFrames.set(topic, frame);
+    this.#openFrames.set(frame.topic, frame);
     return frame;
   }
 }

@@ -2,8 +2,10 @@
  * The frames that were written last, as they are on the disk: an uplink that keeps up has what it sends from memory, and reads only a backlog
  * from the disk.
  *
- * Invariants: a frame is added when it is durable, and nobody writes to its bytes again. Limits: RECENT_BYTES_MAX of memory; the oldest go first.
+ * Invariants: a frame is added when it is durable; nobody writes to its bytes until it is forgotten and all who took it (`hold`) are done with it.
+ * Limits: RECENT_BYTES_MAX of memory; the oldest go first.
  */
+import { giveFrameBuffer } from './frame-buffers.ts';
 import { FRAME_HEADER_BYTES, type FrameHeader } from './frame.ts';
 import type { Segment } from './recovery.ts';
 
@@ -15,10 +17,12 @@ export interface LaidOutFrame {
   readonly payload: Buffer;
 }
 
-interface RecentFrame extends LaidOutFrame {
+export interface RecentFrame extends LaidOutFrame {
   readonly segment: Segment;
   /** Where the next frame begins. */
   readonly end: number;
+  /** Readers that are not done with it; and one more while it is remembered. */
+  holders: number;
 }
 
 export class RecentFrames {
@@ -32,7 +36,7 @@ export class RecentFrames {
     for (const { header, payload } of frames) {
       const end = at + FRAME_HEADER_BYTES + payload.length;
       this.#forget(at);
-      this.#frames.set(at, { segment, header, payload, end });
+      this.#frames.set(at, { segment, header, payload, end, holders: 1 });
       this.#bytes += heldBy(payload);
       at = end;
     }
@@ -54,7 +58,19 @@ export class RecentFrames {
     if (frame === undefined) return;
     this.#bytes -= heldBy(frame.payload);
     this.#frames.delete(at);
+    release(frame);
   }
+}
+
+/** Its bytes are read until `release`. */
+export function hold(frame: RecentFrame): void {
+  frame.holders += 1;
+}
+
+/** Once for each `hold`. */
+export function release(frame: RecentFrame): void {
+  frame.holders -= 1;
+  if (frame.holders === 0) giveFrameBuffer(frame.payload);
 }
 
 /** The whole memory that a view keeps. */

@@ -4,7 +4,7 @@
  */
 import { PenstockError } from '../../lib/errors.ts';
 import type { DropPolicy } from './dropping.ts';
-import type { NewReading } from './frame.ts';
+import { PackedReadings, type Readings } from './packed-readings.ts';
 
 const PRESSURE_SHARE = 1 / 2;
 
@@ -29,10 +29,11 @@ export class Room {
   }
 
   /** Why a spool that holds so many bytes does not take the readings, or null. */
-  refusalOf(readings: readonly NewReading[], bytes: number): PenstockError | null {
+  refusalOf(readings: Readings, bytes: number): PenstockError | null {
     if (this.#options.whenFull !== 'reject' || !this.isScarce(bytes)) return null;
     if (bytes > this.#options.maxBytes) return this.fullError();
-    const refused = [...new Set(readings.map(({ topic }) => topic))].find((topic) => this.isRefused(topic));
+    const topics = readings instanceof PackedReadings ? [readings.topic] : readings.map(({ topic }) => topic);
+    const refused = [...new Set(topics)].find((topic) => this.isRefused(topic));
     if (refused === undefined) return null;
     const message = `the log refuses topic ${refused}, and the spool ${this.#options.dir} is half full: no more of its readings are taken until the log takes them, or there is room`;
     return new PenstockError('full', message, { retryable: true });

@@ -70,6 +70,8 @@ export interface SpoolReader {
    * About `maxBytes` of keys and values, at least one entry when there is one. Empty: nothing behind `afterSeq` yet.
    */
   read(topic: string, afterSeq: bigint, maxBytes: number): readonly SpoolEntry[] | Promise<readonly SpoolEntry[]>;
+  /** Nothing of the readings that a `read` returned is used any more: their memory may be written again. Without it, it is garbage some day. */
+  done(entries: readonly SpoolEntry[]): void;
   /** Everything of the topic up to and including `uptoSeq` is delivered or given up: its space may be freed. Never goes back. */
   acknowledge(topic: string, uptoSeq: bigint): void;
   /** As `acknowledge`, for a range above something that is not delivered. */

@@ -20,8 +20,8 @@ import { acquireProcessLock, type ProcessLock } from '../../lib/process-lock.ts'
 import { DiskReserve } from './disk-reserve.ts';
 import { DropPlanner, type DropPolicy } from './dropping.ts';
 import { makeDirectory } from '../../lib/durable-files.ts';
-import { isSurelyFine, refusal, type NewReading } from './frame.ts';
 import { loadIdentity, machineFingerprint, renewIdentity, type Identity } from './identity.ts';
+import { assertCarried, type Readings } from './packed-readings.ts';
 import { PendingGroup } from './pending-group.ts';
 import { RecentFrames } from './recent-frames.ts';
 import { segmentBytesFor } from './segment-files.ts';
@@ -139,14 +139,11 @@ export class Spool implements SpoolReader {
    * `too-large` for a reading that no batch of the log can carry, `full` when the spool or the disk is (nothing is stored then), `closed`.
    */
   async append(
-    readings: readonly NewReading[],
+    readings: Readings,
     checkpoints: readonly Checkpoint[] = [],
     receipts: readonly Receipt[] = [],
   ): Promise<void> {
-    for (const reading of readings) {
-      const why = isSurelyFine(reading) ? null : refusal(reading);
-      if (why !== null) throw new PenstockError('too-large', why);
-    }
+    assertCarried(readings);
     this.#assertOpen();
     if (this.#waitingForMemory.length > 0 || this.#pending.bytes > PENDING_BYTES_MAX) {
       await new Promise<void>((resolve) => this.#waitingForMemory.push(resolve));
@@ -160,7 +157,7 @@ export class Spool implements SpoolReader {
   }
 
   /** Throws `full` when an append of them would now be refused for want of room. */
-  assertRoom(readings: readonly NewReading[]): void {
+  assertRoom(readings: Readings): void {
     const why = this.room.refusalOf(readings, this.#segments.bytes + this.#pending.bytes);
     if (why === null) return;
     this.#mustCompact = true;
@@ -205,6 +202,10 @@ export class Spool implements SpoolReader {
     const state = this.#state.topic(topic);
     if (state === undefined) return [];
     return this.#reading.read(this.#segments, state, Number(afterSeq) + 1, maxBytes);
+  }
+
+  done(entries: readonly SpoolEntry[]): void {
+    this.#reading.done(entries);
   }
 
   acknowledge(topic: string, uptoSeq: bigint): void {

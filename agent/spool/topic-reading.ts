@@ -14,7 +14,7 @@ import { fromSystemError, systemCode } from '../../lib/errors.ts';
 import { rangeAtOrBehind } from '../seq-ranges.ts';
 import { keepEvidence } from '../set-aside.ts';
 import { FRAME_READINGS, READING_HEADER_BYTES, readingBytes, type FrameHeader } from './frame.ts';
-import type { RecentFrames } from './recent-frames.ts';
+import { hold, release, type RecentFrame, type RecentFrames } from './recent-frames.ts';
 import type { Segment } from './recovery.ts';
 import { StoredReading } from './stored-reading.ts';
 import type { StoredSegments } from './stored-segments.ts';
@@ -40,6 +40,8 @@ interface Cursor {
 export class TopicReading {
   readonly #cursors = new Map<string, readonly Cursor[]>();
   readonly #setAside = new Set<number>();
+  /** Of what was returned, the frames that are read in memory. */
+  readonly #held = new WeakMap<readonly SpoolEntry[], readonly RecentFrame[]>();
   readonly #recent: RecentFrames;
   readonly #replayedBelow: ReadonlyMap<string, number>;
   readonly #onSetAside: (path: string) => void;
@@ -59,6 +61,12 @@ export class TopicReading {
     }
   }
 
+  /** See SpoolReader.done. */
+  done(entries: readonly SpoolEntry[]): void {
+    for (const frame of this.#held.get(entries) ?? []) release(frame);
+    this.#held.delete(entries);
+  }
+
   /** undefined: a segment was written anew, or deleted. */
   async #tryToRead(
     { all: segments, isReplaced }: Segments,
@@ -73,6 +81,7 @@ export class TopicReading {
     const limit = Math.min(topic.nextSeq, delivered?.first ?? Infinity);
     if (from >= limit) return [];
     const batch = new Batch(topic, from, limit, maxBytes, this.#replayedBelow.get(topic.name) ?? 1);
+    this.#held.set(batch.entries, batch.frames);
     const cursor = this.#cursors.get(topic.name)?.find(({ seq }) => seq === from);
     const resumed = cursor === undefined ? -1 : segments.indexOf(cursor.segment);
     let index = resumed >= 0 ? resumed : startIndex(segments, topic.id, from);
@@ -118,9 +127,12 @@ export class TopicReading {
     while (offset < end) {
       const frame = this.#recent.at(segment, offset);
       if (frame === undefined) break;
-      const { header, payload } = frame;
-      if (batch.isDone || (batch.wants(header) && !batch.take(segment, header, payload)))
-        return { offset, isFull: true };
+      if (batch.isDone) return { offset, isFull: true };
+      if (batch.wants(frame.header)) {
+        hold(frame);
+        batch.frames.push(frame);
+        if (!batch.take(segment, frame.header, frame.payload)) return { offset, isFull: true };
+      }
       offset = frame.end;
     }
     return { offset, isFull: false };
@@ -184,6 +196,8 @@ function mayHold(segments: readonly Segment[], index: number, topicId: number): 
 /** Collects entries until it is full; fills in the gaps. */
 class Batch {
   readonly entries: SpoolEntry[] = [];
+  /** Those in memory that entries are made of. */
+  readonly frames: RecentFrame[] = [];
   /** The next sequence that is neither a reading nor in a gap of `entries`. */
   expected: number;
   readonly #topic: TopicState;

@@ -10,6 +10,7 @@
  */
 import { describeError } from '../../lib/errors.ts';
 import { isSurelyFine, refusal, type NewReading } from '../spool/frame.ts';
+import type { Readings } from '../spool/packed-readings.ts';
 import type { Checkpoint, CheckpointState } from '../spool/spool-state.ts';
 import { deadbandStep } from './deadband.ts';
 import { Draft } from './draft.ts';
@@ -108,9 +109,9 @@ export class TransformChain {
     return { readings, checkpoints };
   }
 
-  run(readings: readonly NewReading[]): Promise<ChainRun> {
+  run(readings: Readings): Promise<ChainRun> {
     return this.#settled(
-      readings.map((reading) => new Draft(reading)),
+      Array.from(readings, (reading) => new Draft(reading)),
       () => undefined,
     );
   }

@@ -196,16 +196,25 @@ export class TopicUplink {
     if (order === 'liveFirst' && clock.monotonicMs() - this.#caughtUpMs > LATE_MS) this.#leaveBehind();
     const run = this.#run;
     const entries = await spool.read(this.info.name, run.last, maxBytes);
-    await this.#takeAll(entries, this.#live, (seq) => (run.last = seq));
+    try {
+      await this.#takeAll(entries, this.#live, (seq) => (run.last = seq));
+    } finally {
+      spool.done(entries);
+    }
     if (entries.length === 0) this.#caughtUpMs = clock.monotonicMs();
     this.settle();
     return entries.length > 0;
   }
 
   async #moveReplay(range: Backlog, lanes: readonly Lane[], maxBytes: number): Promise<boolean> {
-    const entries = await this.#context.spool.read(this.info.name, range.next - 1n, maxBytes);
-    const wanted = entries.filter((entry) => (entry.kind === 'reading' ? entry.seq : entry.fromSeq) <= range.last);
-    await this.#takeAll(wanted, lanes, (seq) => (range.next = (seq < range.last ? seq : range.last) + 1n));
+    const { spool } = this.#context;
+    const entries = await spool.read(this.info.name, range.next - 1n, maxBytes);
+    try {
+      const wanted = entries.filter((entry) => (entry.kind === 'reading' ? entry.seq : entry.fromSeq) <= range.last);
+      await this.#takeAll(wanted, lanes, (seq) => (range.next = (seq < range.last ? seq : range.last) + 1n));
+    } finally {
+      spool.done(entries);
+    }
     if (range.next > range.last) {
       this.#backlog.shift();
       const next = this.#backlog[0]?.next ?? range.next;

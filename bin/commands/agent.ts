@@ -38,7 +38,7 @@ export function addAgentCommands(program: Command): void {
       const summary = await runReloading({
         path: options.config,
         signal: untilSignal(),
-        onStatus: reportToParent,
+        ...(process.connected && { onStatus: reportToParent }),
         log: (line) => process.stderr.write(`penstock: ${line}\n`),
       });
       print({ ...summary }, options.json);

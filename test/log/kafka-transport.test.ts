@@ -1,4 +1,5 @@
 /** The Kafka adapter against brokers that refuse, stay silent, or answer what no broker may. */
+import { createServer, type AddressInfo } from 'node:net';
 import fc from 'fast-check';
 import RequestQueue from 'kafkajs/src/network/requestQueue/index.js';
 import { describe, expect, onTestFinished, test } from 'vitest';
@@ -38,7 +39,7 @@ const SHORT: KafkaLimits = { connectMs: 3000, requestMs: 500, callMs: 100, deliv
 /** For answers that come, and for what has to be told apart from them. */
 const MODERATE: KafkaLimits = { connectMs: 3000, requestMs: 1000, callMs: 1000, deliveryMs: 1000 };
 
-async function openFake(fake: FakeKafka, limits: KafkaLimits, client = 'kafkajs'): Promise<Log> {
+async function openFake(fake: Pick<FakeKafka, 'port'>, limits: KafkaLimits, client = 'kafkajs'): Promise<Log> {
   const log = await openKafkaLogWith(parseKafkaUrl(new URL(`kafka://127.0.0.1:${fake.port}?client=${client}`)), limits);
   onTestFinished(() => log.close());
   return log;
@@ -395,6 +396,24 @@ test('the files that the URL of a configuration names are from its folder', () =
   expect(absoluteUrl('kafka://a:1,b:2?tls=true&ca=./ca.pem&passwordFile=/etc/pw&user=u', '/srv/x y')).toBe(
     'kafka://a:1,b:2?tls=true&ca=%2Fsrv%2Fx%20y%2Fca.pem&passwordFile=%2Fetc%2Fpw&user=u',
   );
+});
+
+test('in an outage, one call asks again and again, and those behind it once each', async () => {
+  let connections = 0;
+  const server = createServer((socket) => {
+    connections += 1;
+    socket.destroy();
+  });
+  onTestFinished(() => void server.close());
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const log = await openFake({ port: (server.address() as AddressInfo).port }, MODERATE);
+  await expect(log.topics()).rejects.toMatchObject({ code: 'unavailable' });
+  expect(connections).toBeGreaterThan(2);
+  for (let call = 0; call < 2; call += 1) {
+    connections = 0;
+    await expect(log.topics()).rejects.toMatchObject({ code: 'unavailable' });
+    expect(connections).toBe(1);
+  }
 });
 
 test('opening a log does not need its brokers', async () => {

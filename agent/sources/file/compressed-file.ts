@@ -42,7 +42,10 @@ export class CompressedFile implements OpenFile {
       const passed = next.subarray(0, this.#bytesToPass);
       this.#bytesToPass -= passed.length;
       // What a position is marked with lies before it.
-      if (passed.length > 0) this.#marks.push(passed, Infinity);
+      if (passed.length > 0) {
+        this.#marks.push(passed);
+        this.#marks.keep(Infinity);
+      }
       if (passed.length < next.length) await this.lines.push(next.subarray(passed.length));
     }
     return 'more';

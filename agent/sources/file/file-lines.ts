@@ -8,8 +8,10 @@
 import type { FileSourceConfig } from '../../config.ts';
 import type { Rejected } from '../../quarantine.ts';
 import { isSurelyFine, refusal, type NewReading } from '../../spool/frame.ts';
+import { PackedReadings } from '../../spool/packed-readings.ts';
 import {
   isRejected,
+  packJson,
   parseCsvHeader,
   parseCsvLine,
   parseJson,
@@ -19,10 +21,12 @@ import {
 } from '../reading-parser.ts';
 import type { SourceOutput } from '../source.ts';
 import type { Marks } from './file-marks.ts';
-import type { LineJoiner } from './line-joiner.ts';
-import { LineSplitter, type Line } from './line-splitter.ts';
+import type { Line, LineJoiner } from './line-joiner.ts';
+import { LineSplitter } from './line-splitter.ts';
 import type { FilePosition } from './tailed-file.ts';
 
+/** What the frames have beside the lines: 24 bytes and a sensor's id each. */
+const PACKED_BYTES_PER_BYTE = 1.25;
 const BOM = Buffer.from([0xef, 0xbb, 0xbf]);
 /** Also `app.csv.1`, `app.csv-20260131` and these with `.gz`. */
 const CSV_NAME = /\.csv(?:[.-]\d+)*(?:\.gz)?$/i;
@@ -36,6 +40,15 @@ export interface LineContext {
   readonly joiner: LineJoiner | undefined;
 }
 
+/** What was made of the lines since the last delivery. */
+interface Made {
+  readonly readings: PackedReadings;
+  readonly rejected: Rejected[];
+  readonly mapping: ReadingMapping;
+  readonly arrivalUs: number;
+  lines: number;
+}
+
 export class FileLines {
   /** Where the file was found last; it may have been renamed since. */
   path: string;
@@ -43,6 +56,8 @@ export class FileLines {
   readonly #splitter: LineSplitter;
   readonly #marks: Marks;
   readonly #isCsv: boolean;
+  /** Its lines are readings as they stand. */
+  readonly #isPlain: boolean;
   #columns: readonly string[] | null;
   #position: FilePosition;
   #inFlight: Promise<void> = Promise.resolve();
@@ -55,6 +70,7 @@ export class FileLines {
     this.#splitter = new LineSplitter(position.offset, position.skipping, maxLineBytes);
     this.#marks = marks;
     this.#isCsv = (format ?? (CSV_NAME.test(position.path) ? 'csv' : 'ndjson')) === 'csv';
+    this.#isPlain = !this.#isCsv && format !== 'text' && context.joiner === undefined;
     this.#columns = position.columns;
     this.#position = position;
   }
@@ -74,28 +90,36 @@ export class FileLines {
     return this.#context.joiner !== undefined && this.#context.joiner.position !== null;
   }
 
-  /** Takes the bytes at `readPosition`; the buffer must not be written again. */
-  async push(bytes: Buffer): Promise<void> {
-    this.#marks.push(bytes, this.#offset);
-    await this.#deliver(this.#join(this.#splitter.push(bytes)));
+  /** Takes the bytes at `readPosition`; when it returns, they may be written again. The promise is that of the delivery before. */
+  push(bytes: Buffer): Promise<void> {
+    this.#marks.push(bytes);
+    const made = this.#make(bytes.length);
+    this.#splitter.push(bytes, (text, from, to, start, isTooLong) =>
+      this.#take(made, text, from, to, start, isTooLong),
+    );
+    const delivered = this.#deliver(made);
+    this.#marks.keep(this.#offset);
+    return delivered;
   }
 
   /** Delivers joined lines whose next one has not come for too long. */
   async flushOverdue(): Promise<void> {
     const { joiner, output } = this.#context;
-    await this.#deliver(joiner?.overdue(output.clock.monotonicMs()) ?? []);
+    await this.#deliver(this.#madeOf(joiner?.overdue(output.clock.monotonicMs()) ?? []));
   }
 
   /** Delivers the joined lines that are there, as no more come; a line without its end stays. */
   async flushLines(): Promise<void> {
-    await this.#deliver(this.#context.joiner?.finish() ?? []);
+    await this.#deliver(this.#madeOf(this.#context.joiner?.finish() ?? []));
     await this.settled();
   }
 
   /** Delivers the rest, as nobody writes the file any more: its last line may have no line end. */
   async finish(): Promise<void> {
-    const last = this.#join(this.#splitter.finish());
-    await this.#deliver([...last, ...(this.#context.joiner?.finish() ?? [])]);
+    const made = this.#make(this.#splitter.rest.length);
+    this.#splitter.finish((text, from, to, start, isTooLong) => this.#take(made, text, from, to, start, isTooLong));
+    for (const line of this.#context.joiner?.finish() ?? []) this.#put(made, line);
+    await this.#deliver(made);
     await this.settled();
   }
 
@@ -124,27 +148,45 @@ export class FileLines {
     return this.#context.joiner?.position ?? this.#splitter.position;
   }
 
-  #join(lines: readonly Line[]): readonly Line[] {
-    const { joiner, output } = this.#context;
-    return joiner?.push(lines, output.clock.monotonicMs()) ?? lines;
+  #make(bytes: number): Made {
+    const { config, output } = this.#context;
+    const readings = new PackedReadings(config.to, config.priority, bytes * PACKED_BYTES_PER_BYTE);
+    return { readings, rejected: [], mapping: this.#mapping(), arrivalUs: output.clock.nowMs() * 1000, lines: 0 };
   }
 
-  async #deliver(lines: readonly Line[]): Promise<void> {
+  #madeOf(lines: readonly Line[]): Made {
+    const made = this.#make(lines.reduce((sum, { bytes }) => sum + bytes.length, 0));
+    for (const line of lines) this.#put(made, line);
+    return made;
+  }
+
+  #take(made: Made, text: Buffer, from: number, to: number, start: number, isTooLong: boolean): void {
+    const { joiner, output } = this.#context;
+    // The first one may have a mark of its encoding in front.
+    if (this.#isPlain && !isTooLong && start > 0) {
+      if (packJson(text, from, to, made.mapping, made.arrivalUs, made.readings)) {
+        made.lines += 1;
+        return;
+      }
+    }
+    const line = { bytes: Buffer.from(text.subarray(from, to)), start, isTooLong };
+    for (const each of joiner?.push(line, output.clock.monotonicMs()) ?? [line]) this.#put(made, each);
+  }
+
+  #put(made: Made, line: Line): void {
+    made.lines += 1;
+    const result = this.#parse(line, made.mapping, made.arrivalUs);
+    if (result === null) return;
+    const reason = isRejected(result) ? result.reason : isSurelyFine(result) ? null : refusal(result);
+    if (reason !== null) made.rejected.push({ reason, position: `${this.path}@${line.start}`, input: line.bytes });
+    else if (!isRejected(result)) made.readings.add(result);
+  }
+
+  async #deliver({ readings, rejected, lines }: Made): Promise<void> {
     const { key, output } = this.#context;
     const { isSkipping } = this.#splitter;
     const offset = this.#offset;
-    if (lines.length === 0 && isSkipping === this.#position.skipping) return;
-    const readings: NewReading[] = [];
-    const rejected: Rejected[] = [];
-    const arrivalUs = output.clock.nowMs() * 1000;
-    const mapping = this.#mapping();
-    for (const line of lines) {
-      const result = this.#parse(line, mapping, arrivalUs);
-      if (result === null) continue;
-      const reason = isRejected(result) ? result.reason : isSurelyFine(result) ? null : refusal(result);
-      if (reason !== null) rejected.push({ reason, position: `${this.path}@${line.start}`, input: line.bytes });
-      else if (!isRejected(result)) readings.push(result);
-    }
+    if (lines === 0 && isSkipping === this.#position.skipping) return;
     const { born } = this.#position;
     const position: FilePosition = {
       path: this.path,

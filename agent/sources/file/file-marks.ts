@@ -4,7 +4,8 @@ import { bytesAt, markOf, MARK_BYTES, type FilePosition, type MarkedOffset } fro
 
 export class Marks {
   #head: Buffer = Buffer.alloc(0);
-  #recent: Buffer = Buffer.alloc(0);
+  /** What was read last: what is kept of it, and what came since. */
+  #recent: readonly Buffer[] = [];
   #recentEnd: number;
 
   private constructor(offset: number) {
@@ -15,7 +16,7 @@ export class Marks {
     const marks = new Marks(offset);
     marks.#head = await bytesAt(handle, 0, Math.min(MARK_BYTES, offset));
     const recentBytes = Math.min(MARK_BYTES, offset);
-    marks.#recent = await bytesAt(handle, offset - recentBytes, recentBytes);
+    marks.#recent = [await bytesAt(handle, offset - recentBytes, recentBytes)];
     return marks;
   }
 
@@ -23,14 +24,18 @@ export class Marks {
     return new Marks(0);
   }
 
-  /** Takes note of the bytes that follow on what is known. Behind `keepFrom`, every offset can be marked later. */
-  push(chunk: Buffer, keepFrom: number): void {
+  /** Takes note of the bytes that follow on what is known: they can be marked until the caller writes there again, and kept before. */
+  push(chunk: Buffer): void {
     if (this.#head.length < MARK_BYTES && this.#recentEnd === this.#head.length) {
       this.#head = Buffer.concat([this.#head, chunk.subarray(0, MARK_BYTES - this.#head.length)]);
     }
-    const kept = Math.min(this.#recent.length, Math.max(0, this.#recentEnd - keepFrom) + MARK_BYTES);
-    this.#recent = Buffer.concat([this.#recent.subarray(this.#recent.length - kept), chunk]);
+    this.#recent = [...this.#recent, chunk];
     this.#recentEnd += chunk.length;
+  }
+
+  /** Keeps a copy of what it takes to mark each offset from `offset` on. */
+  keep(offset: number): void {
+    this.#recent = [lastOf(this.#recent, Math.max(0, this.#recentEnd - offset) + MARK_BYTES)];
   }
 
   /** Of what stands before `offset`: what follows may still be a line that a crash of its writer takes back. */
@@ -38,14 +43,27 @@ export class Marks {
     return markOf(this.#head.subarray(0, offset));
   }
 
-  /** `offset` must lie at or behind the `keepFrom` of the last push. */
+  /** `offset` must lie at or behind what was kept. */
   tail(offset: number): FilePosition['tail'] {
-    const end = this.#recent.length - (this.#recentEnd - offset);
-    return markOf(end <= 0 ? Buffer.alloc(0) : this.#recent.subarray(Math.max(0, end - MARK_BYTES), end));
+    const behind = this.#recentEnd - offset;
+    const bytes = lastOf(this.#recent, behind + MARK_BYTES);
+    return markOf(bytes.subarray(0, Math.max(0, bytes.length - behind)));
   }
 
   /** Both marks of `offset`, as for `tail`. */
   end(offset: number): MarkedOffset {
     return { offset, head: this.head(offset), tail: this.tail(offset) };
   }
+}
+
+/** The last `count` bytes of the pieces together; all where there are not so many. */
+function lastOf(pieces: readonly Buffer[], count: number): Buffer {
+  const last: Buffer[] = [];
+  let left = count;
+  for (const piece of pieces.toReversed()) {
+    const taken = piece.subarray(Math.max(0, piece.length - left));
+    last.unshift(taken);
+    left -= taken.length;
+  }
+  return Buffer.concat(last);
 }

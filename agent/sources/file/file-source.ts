@@ -25,7 +25,7 @@ import { AwaitedCopies } from './awaited-copies.ts';
 import { CompressedFile } from './compressed-file.ts';
 import type { FoundFile } from './copies.ts';
 import { Marks } from './file-marks.ts';
-import { CHUNK_BYTES_MAX, FollowedFile, type OpenFile } from './followed-file.ts';
+import { ChunkBuffer, CHUNK_BYTES_MAX, FollowedFile, type OpenFile } from './followed-file.ts';
 import { compressionOf, contentEnd, endOf, matchContent, type ContentEnd, type Match } from './gzip-content.ts';
 import type { LineJoiner } from './line-joiner.ts';
 import { LostFiles } from './lost-files.ts';
@@ -78,7 +78,7 @@ export async function fileSource(config: FileSourceConfig, baseDir: string, spoo
 class FileFollower {
   readonly #pattern: string;
   readonly #config: FileSourceConfig;
-  readonly #chunkBytes: number;
+  readonly #buffer: ChunkBuffer;
   readonly #output: SourceOutput;
   readonly #makeJoiner: () => LineJoiner | undefined;
   readonly #signal: AbortSignal;
@@ -107,7 +107,7 @@ class FileFollower {
   ) {
     this.#pattern = pattern;
     this.#config = config;
-    this.#chunkBytes = chunkBytes;
+    this.#buffer = new ChunkBuffer(chunkBytes);
     this.#output = output;
     this.#makeJoiner = makeJoiner;
     this.#signal = signal;
@@ -190,9 +190,13 @@ class FileFollower {
   /** The oldest first, so that rotated files come in the order in which they were written. */
   async #matches(): Promise<FoundFile[]> {
     // A name that exists is meant as it stands, whatever characters are in it.
-    const isLiteral = (await statFile(this.#pattern)) !== null;
+    const literal = await statFile(this.#pattern);
+    if (literal !== null) {
+      this.#problems.delete(this.#pattern);
+      return [{ path: this.#pattern, stats: literal }];
+    }
     const matches: FoundFile[] = [];
-    for await (const path of isLiteral ? [this.#pattern] : glob(this.#pattern)) {
+    for await (const path of glob(this.#pattern)) {
       const stats = await this.#guarded(path, () => statFile(path));
       if (stats !== null && stats !== undefined) matches.push({ path, stats });
     }
@@ -325,7 +329,7 @@ class FileFollower {
     const context = { key, config: this.#config, output: this.#output, joiner: this.#makeJoiner() };
     const file = isCompressed
       ? new CompressedFile(inode, context, handle, position)
-      : await FollowedFile.at(inode, context, handle, { ...position, ...(await bornOf(handle)) }, this.#chunkBytes);
+      : await FollowedFile.at(inode, context, handle, { ...position, ...(await bornOf(handle)) }, this.#buffer);
     this.#files.set(inode, file);
     this.#positions.take(inode);
     this.#copies.delete(inode);

@@ -14,6 +14,24 @@ const CHUNK_BYTES_MIN = 16 * 1024;
 /** A file that is far behind lets the others have their turn. */
 export const CHUNKS_PER_TURN = 16;
 
+/** Into which one file after another is read: with a new one for each chunk V8 collects garbage all the time. */
+export class ChunkBuffer {
+  readonly #bytesMax: number;
+  #buffer: Buffer = Buffer.alloc(0);
+
+  /** So many bytes are read at once, at most. */
+  constructor(bytesMax: number) {
+    this.#bytesMax = bytesMax;
+  }
+
+  /** Of about `bytes`, until it is asked again. */
+  of(bytes: number): Buffer {
+    const wanted = Math.min(this.#bytesMax, bytes);
+    if (this.#buffer.length < wanted) this.#buffer = Buffer.allocUnsafeSlow(wanted);
+    return this.#buffer.subarray(0, wanted);
+  }
+}
+
 /** One file that is read at present. */
 export interface OpenFile {
   readonly inode: string;
@@ -35,26 +53,26 @@ export class FollowedFile implements OpenFile {
   readonly lines: FileLines;
   rotatedSinceMs: number | undefined;
   readonly #handle: FileHandle;
-  readonly #chunkBytes: number;
+  readonly #buffer: ChunkBuffer;
   #seen = { size: -1, modifiedMs: -1 };
 
-  private constructor(inode: string, lines: FileLines, handle: FileHandle, chunkBytes: number) {
+  private constructor(inode: string, lines: FileLines, handle: FileHandle, buffer: ChunkBuffer) {
     this.inode = inode;
     this.lines = lines;
     this.#handle = handle;
-    this.#chunkBytes = chunkBytes;
+    this.#buffer = buffer;
   }
 
-  /** Takes over the handle; `chunkBytes` are read at once. */
+  /** Takes over the handle. */
   static async at(
     inode: string,
     context: LineContext,
     handle: FileHandle,
     position: FilePosition,
-    chunkBytes: number,
+    buffer: ChunkBuffer,
   ): Promise<FollowedFile> {
     const marks = await Marks.at(handle, position.offset);
-    return new FollowedFile(inode, new FileLines(context, position, marks), handle, chunkBytes);
+    return new FollowedFile(inode, new FileLines(context, position, marks), handle, buffer);
   }
 
   async readOn(signal: AbortSignal): Promise<'more' | 'end' | 'changed'> {
@@ -73,7 +91,7 @@ export class FollowedFile implements OpenFile {
     }
     for (let count = 0; count < CHUNKS_PER_TURN && !signal.aborted; count += 1) {
       const left = Math.max(CHUNK_BYTES_MIN, seen.size - lines.readPosition);
-      const chunk = Buffer.allocUnsafe(Math.min(this.#chunkBytes, left));
+      const chunk = this.#buffer.of(left);
       const { bytesRead } = await this.#handle.read(chunk, 0, chunk.length, lines.readPosition);
       if (bytesRead === 0) {
         await lines.settled();

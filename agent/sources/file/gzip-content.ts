@@ -144,13 +144,14 @@ export async function matchContent<K>(
   if (open.length === 0) return { key, isShort: false };
   try {
     for await (const chunk of gzipContent(handle)) {
-      marks.push(chunk, offset);
+      marks.push(chunk);
       offset += chunk.length;
       while (open[0] !== undefined && open[0][1].offset <= offset) {
         const [candidate, position] = open[0];
         if (isSameBeginning(open[0]) && marks.tail(position.offset).crc === position.tail.crc) key = candidate;
         open = open.slice(1);
       }
+      marks.keep(offset);
       if (offset >= MARK_BYTES) open = open.filter(isSameBeginning);
       if (open.length === 0 || signal.aborted) break;
     }
@@ -174,8 +175,9 @@ export async function contentEnd(handle: FileHandle): Promise<ContentEnd> {
   let isWhole = true;
   try {
     for await (const chunk of gzipContent(handle)) {
-      marks.push(chunk, Infinity);
+      marks.push(chunk);
       offset += chunk.length;
+      marks.keep(offset);
     }
   } catch (error) {
     if (!(error instanceof GzipError)) throw error;

@@ -9,7 +9,6 @@
 import { RE2JS } from 're2js';
 import { describeError } from '../../../lib/errors.ts';
 import type { FileSourceConfig } from '../../config.ts';
-import type { Line } from './line-splitter.ts';
 
 const MATCHED_BYTES_MAX = 4096;
 const LF = Buffer.from('\n');
@@ -24,6 +23,15 @@ export function patternProblem(pattern: string): string | null {
   } catch (error) {
     return `no pattern of RE2 (backreferences and lookarounds are none): ${describeError(error)}`;
   }
+}
+
+/** A line, or several with their line ends in between. */
+export interface Line {
+  /** Without its line end; a view that stays valid. For an overlong line, its beginning. */
+  readonly bytes: Buffer;
+  /** Where it begins in the file. */
+  readonly start: number;
+  readonly isTooLong: boolean;
 }
 
 export class LineJoiner {
@@ -46,26 +54,21 @@ export class LineJoiner {
     return this.#held[0]?.start ?? null;
   }
 
-  /** Takes the next lines, and returns what is complete with them. */
-  push(lines: readonly Line[], nowMs: number): Line[] {
-    const complete: Line[] = [];
-    for (const line of lines) {
-      if (line.isTooLong) {
-        complete.push(...this.finish(), line);
-        continue;
-      }
-      if (this.#held.length > 0) {
-        const isFull =
-          this.#held.length >= this.#config.maxLines ||
-          this.#heldBytes + LF.length + line.bytes.length > this.#config.maxBytes;
-        const isBegun = this.#begins(line.bytes);
-        if (isFull && !isBegun) this.#onCut();
-        if (isFull || isBegun) complete.push(...this.finish());
-      }
-      this.#held.push(line);
-      this.#heldBytes += LF.length + line.bytes.length;
-      this.#lastMs = nowMs;
+  /** Takes the next line, and returns what is complete with it. */
+  push(line: Line, nowMs: number): Line[] {
+    if (line.isTooLong) return [...this.finish(), line];
+    let complete: Line[] = [];
+    if (this.#held.length > 0) {
+      const isFull =
+        this.#held.length >= this.#config.maxLines ||
+        this.#heldBytes + LF.length + line.bytes.length > this.#config.maxBytes;
+      const isBegun = this.#begins(line.bytes);
+      if (isFull && !isBegun) this.#onCut();
+      if (isFull || isBegun) complete = this.finish();
     }
+    this.#held.push(line);
+    this.#heldBytes += LF.length + line.bytes.length;
+    this.#lastMs = nowMs;
     return complete;
   }
 
@@ -77,12 +80,11 @@ export class LineJoiner {
   /** What is under way, as nothing comes any more. */
   finish(): Line[] {
     const [first, ...others] = this.#held;
-    const last = this.#held.at(-1);
     this.#held = [];
     this.#heldBytes = 0;
-    if (first === undefined || last === undefined) return [];
+    if (first === undefined) return [];
     const bytes = Buffer.concat([first.bytes, ...others.flatMap((line) => [LF, line.bytes])]);
-    return [{ bytes, start: first.start, end: last.end, isTooLong: false }];
+    return [{ bytes, start: first.start, isTooLong: false }];
   }
 
   #begins(bytes: Buffer): boolean {

@@ -1,5 +1,5 @@
 /**
- * From chunks of a file to its lines, with the position of each, in memory bounded by one chunk and one line.
+ * From chunks of a file to its lines, with the position of each, in memory bounded by one chunk and one line. No object is made of a line.
  *
  * A line ends with LF; a CR before it belongs to the line end. A line above `maxLineBytes` is cut into a beginning (a sample for the
  * quarantine) and a rest that is skipped up to the next LF.
@@ -7,15 +7,11 @@
 const LF = 10;
 const CR = 13;
 
-export interface Line {
-  /** Without its line end; a view that stays valid. For an overlong line, its beginning. */
-  readonly bytes: Buffer;
-  /** Where the line begins. */
-  readonly start: number;
-  /** Behind its line end: where to go on after it. */
-  readonly end: number;
-  readonly isTooLong: boolean;
-}
+/**
+ * Is told of each line: it stands in `text` from `from` to `to`, without its line end (of an overlong one, its beginning), and begins at `start` in
+ * the file. The bytes are those that were pushed.
+ */
+export type LineSink = (text: Buffer, from: number, to: number, start: number, isTooLong: boolean) => void;
 
 export class LineSplitter {
   readonly #maxLineBytes: number;
@@ -51,50 +47,48 @@ export class LineSplitter {
     return this.#rest;
   }
 
-  /** Takes the bytes at `readPosition`; the buffer must not be written again. */
-  push(chunk: Buffer): Line[] {
-    const lines: Line[] = [];
-    const bytes = this.#rest.length === 0 ? chunk : Buffer.concat([this.#rest, chunk]);
-    // Bytes before this were looked at with the last chunk.
-    let searchFrom = this.#rest.length;
-    let start = 0;
+  /** Takes the bytes at `readPosition`; when it returns, they may be written again. */
+  push(chunk: Buffer, sink: LineSink): void {
+    const firstEnd = this.#rest.length === 0 ? -1 : chunk.indexOf(LF);
+    if (firstEnd >= 0) {
+      // The line that began in the last chunk by itself, so that the others need not be copied.
+      this.#split(Buffer.concat([this.#rest, chunk.subarray(0, firstEnd + 1)]), this.#rest.length, sink);
+      this.#split(chunk.subarray(firstEnd + 1), 0, sink);
+    } else {
+      this.#split(this.#rest.length === 0 ? chunk : Buffer.concat([this.#rest, chunk]), this.#rest.length, sink);
+    }
+  }
+
+  /** The last line of a file that nobody writes any more, where it has no line end. */
+  finish(sink: LineSink): void {
+    const bytes = this.#rest;
+    if (bytes.length === 0) return;
+    const start = this.#position;
+    this.#position += bytes.length;
+    this.#rest = Buffer.alloc(0);
+    sink(bytes, 0, bytes.length, start, false);
+  }
+
+  /** The lines of the bytes at `position`, which have no line end before `searchFrom`; what is left of them is the rest. */
+  #split(bytes: Buffer, searchFrom: number, sink: LineSink): void {
     const base = this.#position;
-    for (let end = bytes.indexOf(LF, searchFrom); end >= 0; end = bytes.indexOf(LF, searchFrom)) {
+    let start = 0;
+    for (let end = bytes.indexOf(LF, searchFrom); end >= 0; end = bytes.indexOf(LF, start)) {
       if (this.#skipping) this.#skipping = false;
-      else lines.push(this.#line(bytes, start, end, base));
+      else {
+        const contentEnd = end > start && bytes[end - 1] === CR ? end - 1 : end;
+        const isTooLong = contentEnd - start > this.#maxLineBytes;
+        sink(bytes, start, isTooLong ? start + this.#maxLineBytes : contentEnd, base + start, isTooLong);
+      }
       start = end + 1;
-      searchFrom = start;
     }
     if (this.#skipping) start = bytes.length;
     else if (bytes.length - start > this.#maxLineBytes) {
-      lines.push({
-        bytes: bytes.subarray(start, start + this.#maxLineBytes),
-        start: base + start,
-        end: base + bytes.length,
-        isTooLong: true,
-      });
+      sink(bytes, start, start + this.#maxLineBytes, base + start, true);
       this.#skipping = true;
       start = bytes.length;
     }
     this.#position = base + start;
-    this.#rest = bytes.subarray(start);
-    return lines;
-  }
-
-  /** The last line of a file that nobody writes any more, where it has no line end. */
-  finish(): Line[] {
-    const bytes = this.#rest;
-    if (bytes.length === 0) return [];
-    const start = this.#position;
-    this.#position += bytes.length;
-    this.#rest = Buffer.alloc(0);
-    return [{ bytes, start, end: this.#position, isTooLong: false }];
-  }
-
-  #line(bytes: Buffer, start: number, end: number, base: number): Line {
-    const contentEnd = end > start && bytes[end - 1] === CR ? end - 1 : end;
-    const isTooLong = contentEnd - start > this.#maxLineBytes;
-    const line = bytes.subarray(start, isTooLong ? start + this.#maxLineBytes : contentEnd);
-    return { bytes: line, start: base + start, end: base + end + 1, isTooLong };
+    this.#rest = Buffer.from(bytes.subarray(start));
   }
 }

@@ -56,6 +56,10 @@ export class Cluster {
   #nodes: ReadonlyMap<number, HostPort> = new Map();
   #controller = UNKNOWN_NODE;
   #turn = 0;
+  /** No broker could be reached when one was looked for last. */
+  #isUnreachable = false;
+  /** So ended a whole call. */
+  #isAway = false;
 
   constructor(options: ClusterOptions) {
     this.#options = options;
@@ -78,10 +82,19 @@ export class Cluster {
     for (const { waiting } of this.#fetchLinks.values()) for (const next of waiting.splice(0)) next();
   }
 
-  /** Runs `attempt` again, within `callMs`, while its errors are passing. */
-  persist<T>(attempt: () => Promise<T>): Promise<T> {
+  /**
+   * Runs `attempt` again, within `callMs`, while its errors are passing. When a call ended without any broker that could be reached, the next ones are
+   * one attempt each until there is one: how often to ask in an outage of days is the caller's matter.
+   */
+  async persist<T>(attempt: () => Promise<T>): Promise<T> {
     const { clock, random, limits } = this.#options;
-    return persist(attempt, { clock, random, deadlineMs: limits.callMs, signal: this.signal });
+    const deadlineMs = this.#isAway ? 0 : limits.callMs;
+    try {
+      return await persist(attempt, { clock, random, deadlineMs, signal: this.signal });
+    } catch (error) {
+      this.#isAway = this.#isUnreachable;
+      throw error;
+    }
   }
 
   /** Asks now. Null where there is no such topic. */
@@ -232,6 +245,7 @@ export class Cluster {
         failure = error;
       }
     }
+    this.#isUnreachable = true;
     throw failure;
   }
 
@@ -260,6 +274,8 @@ export class Cluster {
     if (this.signal.aborted) link.close();
     this.signal.throwIfAborted();
     this.#open.add(link);
+    this.#isUnreachable = false;
+    this.#isAway = false;
     return link;
   }
 }

@@ -78,6 +78,10 @@ export class GeneratedSpool implements SpoolReader {
     return entries;
   }
 
+  done(): void {
+    // It keeps nothing.
+  }
+
   acknowledge(_topic: string, uptoSeq: bigint): void {
     if (uptoSeq <= this.#acknowledged)
       throw new Error(`acknowledgement goes back from ${this.#acknowledged} to ${uptoSeq}`);
