@@ -2,7 +2,7 @@
  * The file system beside JuiceFS: mdbench on both mounts in alternation (A B A B ...), over one Redis of its own and stores of the same
  * kind, so that both meet the same machine in the same minutes. Prints the median rate of each phase, the ratio, and round trips.
  * usage: MDBENCH=PATH JUICEFS=PATH [DELAYPROXY=PATH] node bench/filesystem.ts [--files 2000] [--threads 1,8] [--rounds 3]
- *        [--redis-latency MS] [--store-latency MS --s3]   (root and /dev/fuse; FILES in all, divided among the threads)
+ *        [--redis-latency MS] [--store-latency MS --s3] [--mount-options openCache]   (root and /dev/fuse; FILES in all, divided among the threads)
  * Latencies need DELAYPROXY, which also counts the round trips to Redis then. `--s3` has both keep their objects in a versitygw of its own.
  */
 import { execFile } from 'node:child_process';
@@ -35,6 +35,7 @@ interface Options {
   readonly redisLatencyMs: number;
   readonly storeLatencyMs: number;
   readonly s3: boolean;
+  readonly mountOptions: string | undefined;
 }
 
 /** Phase -> operations per second. */
@@ -57,6 +58,7 @@ function readOptions(): Options {
       'redis-latency': { type: 'string', default: '0' },
       'store-latency': { type: 'string', default: '0' },
       s3: { type: 'boolean', default: false },
+      'mount-options': { type: 'string' },
     },
   });
   return {
@@ -66,6 +68,7 @@ function readOptions(): Options {
     redisLatencyMs: Number(values['redis-latency']),
     storeLatencyMs: Number(values['store-latency']),
     s3: values.s3,
+    mountOptions: values['mount-options'],
   };
 }
 
@@ -97,7 +100,9 @@ async function mountOurs({ dir, redisPort, s3Port, options }: Servers): Promise<
   const url = `redis://127.0.0.1:${proxy.port}/2`;
   const path = join(dir, 'penstock');
   await formatPenstock(url, join(dir, 'penstock-objects'), s3Port);
-  await mountPenstock(url, { path, cacheDir: join(dir, 'penstock-cache') });
+  const { mountOptions } = options;
+  const place = { path, cacheDir: join(dir, 'penstock-cache') };
+  await mountPenstock(url, place, mountOptions === undefined ? [] : ['-o', mountOptions]);
   return {
     label: 'Penstock',
     path,

@@ -123,6 +123,8 @@ export interface VolumeMountRequest {
   readonly passthrough?: PassthroughMode;
   /** close and fsync return when the local disk has the bytes; they are committed behind. */
   readonly writeback?: boolean;
+  /** An open believes what the change feed has told, instead of asking the metadata engine. */
+  readonly openCache?: boolean;
   /** Mounts of the volume with the same name here serve each other blocks, so that the store gives each one once. */
   readonly cacheGroup?: string;
   /** Where this mount listens for them, HOST:PORT; default: the loopback, which mounts of the same machine reach. */
@@ -181,6 +183,7 @@ export async function mountVolume(request: VolumeMountRequest): Promise<VolumeMo
       cacheBytes,
       passthrough,
       writeback: request.writeback ?? false,
+      openCache: request.openCache ?? false,
       ...(request.cacheGroup !== undefined && {
         cacheGroup: { name: request.cacheGroup, listen: request.peerListen ?? DEFAULT_LISTEN },
       }),

@@ -8,12 +8,13 @@ export interface MountOptions {
   readOnly?: true;
   passthrough?: PassthroughMode;
   writeback?: true;
+  openCache?: true;
   cacheGroup?: string;
   peerListen?: string;
 }
 
 const EXPECTED =
-  'accesslog=FILE, ro, writeback, passthrough=full, passthrough=read, passthrough=off, cacheGroup=NAME or peerListen=HOST:PORT';
+  'accesslog=FILE, ro, writeback, openCache, passthrough=full, passthrough=read, passthrough=off, cacheGroup=NAME or peerListen=HOST:PORT';
 /** It is part of a session's record and of the labels of metrics. */
 const GROUP_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
 
@@ -28,6 +29,7 @@ export function parseMountOptions(options: readonly string[]): MountOptions {
     else if (key === 'passthrough' && (value === 'off' || value === 'read' || value === 'full'))
       parsed.passthrough = value;
     else if (option === 'writeback') parsed.writeback = true;
+    else if (option === 'openCache') parsed.openCache = true;
     else if (key === 'cacheGroup') parsed.cacheGroup = groupName(value);
     else if (key === 'peerListen') {
       parseListen(value);

@@ -37,6 +37,7 @@ import { Files } from './vfs/files.ts';
 import { FileSystem } from './vfs/filesystem.ts';
 import { Flusher } from './vfs/flusher.ts';
 import { Flushes } from './vfs/flushes.ts';
+import { FreshOpens } from './vfs/fresh-opens.ts';
 import { Handles } from './vfs/handles.ts';
 import { LockTable } from './vfs/lock-table.ts';
 import { Locks } from './vfs/locks.ts';
@@ -80,6 +81,8 @@ export interface VolumeOptions {
   readonly kernel?: KernelBacking;
   /** close and fsync return when the local disk has the bytes. */
   readonly writeback?: boolean;
+  /** Opens believe what the feed has told, without a round trip. */
+  readonly openCache?: boolean;
   /** The mounts of this volume with the same name here serve each other blocks. */
   readonly cacheGroup?: CacheGroupOptions;
 }
@@ -256,7 +259,22 @@ async function assemble({
   const flushes: Flushes = new Flushes({ context, flusher, orphans, passthrough, writeback });
   const stagedMax = writeback === undefined ? STAGED_MAX : Math.max(STAGED_MAX, options.cacheBytes);
   const earlyUploads = new EarlyUploads({ context, uploader, clock, commit, staged: writeback === undefined });
-  const files = new Files({ context, namespace, flusher, orphans, passthrough, flushes, earlyUploads, stagedMax });
+  const freshOpens = new FreshOpens({
+    view,
+    cached: options.openCache ?? false,
+    settled: (ino) => notifier?.settled(ino),
+  });
+  const files = new Files({
+    context,
+    namespace,
+    flusher,
+    orphans,
+    passthrough,
+    flushes,
+    earlyUploads,
+    freshOpens,
+    stagedMax,
+  });
   if (notifier !== undefined) {
     // Names are looked up anew, and attributes with them; files that are open are not.
     const forgetOpen = (): void => {

@@ -30,6 +30,7 @@ const workerOptions = z.strictObject({
   cacheBytes: z.number(),
   passthrough: z.enum(['off', 'read', 'full']),
   writeback: z.boolean(),
+  openCache: z.boolean(),
   cacheGroup: z.strictObject({ name: z.string(), listen: z.string() }).optional(),
   credentials: z.strictObject({ accessKeyId: z.string(), secretAccessKey: z.string() }).optional(),
 });

@@ -87,7 +87,7 @@ export function addFsCommands(program: Command): void {
     .option('--read-only', 'nothing can be changed through this mount')
     .option(
       '-o <options>',
-      'accesslog=FILE, ro, writeback, passthrough=full|read|off, cacheGroup=NAME, peerListen=HOST:PORT; may be repeated',
+      'accesslog=FILE, ro, writeback, openCache, passthrough=full|read|off, cacheGroup=NAME, peerListen=HOST:PORT; may be repeated',
       collect,
     )
     .option('--background', 'return when it is mounted')

@@ -27,7 +27,7 @@ const MODES: Readonly<Record<string, AccessMode>> = {
 const FS_TYPES = ['', 'penstock', 'fuse.penstock'];
 
 /** `mountOptions` of a storage class or persistent volume. */
-const MOUNT_FLAGS = ['ro', 'rw', 'writeback', 'passthrough=read', 'passthrough=off'];
+const MOUNT_FLAGS = ['ro', 'rw', 'writeback', 'openCache', 'passthrough=read', 'passthrough=off'];
 const MOUNT_KEYS = ['cacheGroup', 'peerListen'];
 
 export interface Capability {

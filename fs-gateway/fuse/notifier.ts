@@ -1,7 +1,7 @@
 /**
  * Invalidations to the kernel: gathered here, written by one thread of the supervisor (notification-writer.ts), because each may wait there for
- * a directory or a page. INC_EPOCH waits for nothing and is written at once. Only the grant of a lock waits for the others: what the last
- * holder wrote must not be in the kernel's pages as it was before.
+ * a directory or a page. INC_EPOCH waits for nothing and is written at once. The grant of a lock waits for the others, and an open for those of
+ * its inode: what was written before must not be in the kernel's pages as it was.
  *
  * Invariants
  * - One batch is under way at a time; what comes meanwhile is gathered and coalesced: one invalidation per name, one per inode.
@@ -36,6 +36,7 @@ export class Notifier implements KernelNotifier {
   #written = 0;
   /** In the batch that is under way. */
   #sent = 0;
+  readonly #sentKeys = new Set<string>();
   #overflows = 0;
   #epochs = 0;
   readonly #settling = new Set<{ readonly written: number; readonly resolve: () => void }>();
@@ -73,8 +74,10 @@ export class Notifier implements KernelNotifier {
     return true;
   }
 
-  settled(): Promise<void> | undefined {
+  settled(ino?: bigint): Promise<void> | undefined {
     if (this.#closed || (this.#pending.size === 0 && !this.#underWay)) return undefined;
+    const key = `i${ino}`;
+    if (ino !== undefined && !this.#pending.has(key) && !this.#sentKeys.has(key)) return undefined;
     return new Promise((resolve) => {
       this.#settling.add({ written: this.#written + this.#sent + this.#pending.size, resolve });
     });
@@ -94,6 +97,7 @@ export class Notifier implements KernelNotifier {
     this.#written += count;
     this.#underWay = false;
     this.#sent = 0;
+    this.#sentKeys.clear();
     this.#send();
     this.#settle();
   }
@@ -129,6 +133,7 @@ export class Notifier implements KernelNotifier {
     for (const [key, notification] of this.#pending) {
       if (batch.length === BATCH_MAX) break;
       batch.push(notification);
+      this.#sentKeys.add(key);
       this.#pending.delete(key);
     }
     this.#underWay = true;

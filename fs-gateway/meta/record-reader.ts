@@ -45,6 +45,9 @@ export class RecordReader {
       async () => {
         const engine = await this.#options.engine();
         const [stored] = await engine.read([this.#options.keys.inode(ino)]);
+        const known = this.#options.cache.node(ino);
+        // One node for one version: others keep what they know of it by the node. (A directory has numbers beside it, which have none.)
+        if (known !== undefined && known.version === stored?.version && !isDirectory(known.inode)) return known;
         return this.#nodeFrom(engine, ino, stored ?? null);
       },
       (node) => {

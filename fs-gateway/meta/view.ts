@@ -121,7 +121,7 @@ export class VolumeView {
     return view;
   }
 
-  /** Of the engine; another one when the session before was lost. */
+  /** Another one when the one before was lost. */
   get session(): number {
     return this.#connection?.current.sessionId ?? 0;
   }
@@ -138,9 +138,9 @@ export class VolumeView {
     });
   }
 
-  /** Returns when the session was found alive; the next one, if it was over. */
-  async confirmSession(): Promise<void> {
-    await this.#retry(async () => (await this.engine()).commit({}));
+  /** Resolves when the session was found alive; the next one, if it was over. */
+  confirmSession(): Promise<unknown> {
+    return this.#retry(async () => (await this.engine()).commit({}));
   }
 
   /** For whoever shows it; lost with the engine, and nothing depends on it. */
@@ -194,6 +194,13 @@ export class VolumeView {
   /** Null: there is no such inode. Throws `corrupt`. */
   node(ino: number): Node | null | Promise<Node | null> {
     return this.#cache.node(ino) ?? this.#reader.node(ino);
+  }
+
+  /** The inode as the engine has it at a moment of this call; the cached one where that is the same version. */
+  async checkedNode(ino: number): Promise<Node | null> {
+    const node = await this.#reader.node(ino);
+    if (node === null) this.#cache.dropNode(ino);
+    return node;
   }
 
   /** Null: there is no such name. */
@@ -292,6 +299,10 @@ export class VolumeView {
 
   forgetEntry(parent: number, name: string): void {
     this.#cache.dropEntry(parent, name);
+  }
+
+  forgetNamesOf(ino: number): void {
+    this.#cache.dropEntriesTo(ino);
   }
 
   forgetNode(ino: number): void {

@@ -18,6 +18,7 @@ import { admit } from './space.ts';
 import type { Uncommitted } from './attributes.ts';
 import type { EarlyUploads } from './early-uploads.ts';
 import type { Flusher } from './flusher.ts';
+import type { FreshOpens } from './fresh-opens.ts';
 import type { Flushes } from './flushes.ts';
 import type { Namespace } from './namespace.ts';
 import { Errno, PosixError } from './operations.ts';
@@ -58,6 +59,7 @@ export interface FilesParts {
   readonly passthrough: Passthrough;
   readonly flushes: Flushes;
   readonly earlyUploads: EarlyUploads;
+  readonly freshOpens: FreshOpens;
   /** Bytes staged in all before writers wait for the store. */
   readonly stagedMax: number;
 }
@@ -70,10 +72,12 @@ export class Files {
   readonly #passthrough: Passthrough;
   readonly #flushes: Flushes;
   readonly #earlyUploads: EarlyUploads;
+  readonly #freshOpens: FreshOpens;
   readonly #stagedMax: number;
   readonly #readAheads = new BoundedMap<bigint, ReadAhead>(HANDLES_MAX);
 
-  constructor({ context, namespace, flusher, orphans, passthrough, flushes, earlyUploads, stagedMax }: FilesParts) {
+  constructor(parts: FilesParts) {
+    const { context, namespace, flusher, orphans, passthrough, flushes, earlyUploads, freshOpens, stagedMax } = parts;
     this.#context = context;
     this.#namespace = namespace;
     this.#flusher = flusher;
@@ -81,6 +85,7 @@ export class Files {
     this.#passthrough = passthrough;
     this.#flushes = flushes;
     this.#earlyUploads = earlyUploads;
+    this.#freshOpens = freshOpens;
     this.#stagedMax = stagedMax;
   }
 
@@ -108,7 +113,7 @@ export class Files {
 
   open(caller: Caller, ino: number, flags: number): Result<OpenResult> {
     return this.#orTakeBack(caller, ino, () => {
-      const node = nodeOrThrow(this.#context.view, ino);
+      const node = this.#freshOpens.node(ino);
       if (node instanceof Promise) return node.then((read) => this.#open(caller, read, flags));
       return this.#open(caller, node, flags);
     });
@@ -176,7 +181,7 @@ export class Files {
     const node = await this.#namespace.lookup(parent, name);
     if (node === null) throw new PosixError(Errno.ENOENT, `'${name}' was removed at once`);
     if (!isRegular(node.inode)) throw new PosixError(Errno.EEXIST, `'${name}' exists`);
-    return node;
+    return this.#freshOpens.check(node.ino);
   }
 
   read(ino: number, handle: bigint, offset: number, size: number): Result<Buffer> {

@@ -253,14 +253,14 @@ export interface Operations {
   drain(): Promise<void>;
 }
 
-/** What vfs/ asks of the device: invalidations to the kernel. Those that may wait in the kernel are written by one dedicated thread; awaited only by the grant of a lock. */
+/** What vfs/ asks of the device: invalidations to the kernel. Those that may wait in the kernel are written by one dedicated thread; awaited by the grant of a lock, and of one inode by an open. */
 export interface KernelNotifier {
   invalidateInode(ino: bigint, offset: bigint, length: bigint): void;
   invalidateEntry(parent: bigint, name: string): void;
   /** Drops every name the kernel holds, before it returns (FUSE_NOTIFY_INC_EPOCH). False: the kernel lacks it, and nothing was done. */
   incrementEpoch(): boolean;
-  /** Resolves when the kernel has all that was asked for until now; undefined: it has. */
-  settled(): Promise<void> | undefined;
+  /** Resolves when the kernel has all that was asked for until now, or all of an inode; undefined: it has. */
+  settled(ino?: bigint): Promise<void> | undefined;
 }
 
 /** What vfs/ asks of the device for passthrough (FUSE_PASSTHROUGH, Linux 6.9). Everything answers at once. */

@@ -7,13 +7,16 @@ import { parseCapability } from '../../fs-gateway/csi/capabilities.ts';
 import { testVolume } from '../support/fs-volume.ts';
 
 test('options of the command line, and what is wrong with one', () => {
-  expect(parseMountOptions(['ro,accesslog=/x=y', 'cacheGroup=gpu-1', 'peerListen=[::]:0,writeback'])).toEqual({
-    readOnly: true,
-    accessLogPath: '/x=y',
-    cacheGroup: 'gpu-1',
-    peerListen: '[::]:0',
-    writeback: true,
-  });
+  expect(parseMountOptions(['ro,accesslog=/x=y', 'cacheGroup=gpu-1', 'peerListen=[::]:0,writeback,openCache'])).toEqual(
+    {
+      readOnly: true,
+      accessLogPath: '/x=y',
+      cacheGroup: 'gpu-1',
+      peerListen: '[::]:0',
+      writeback: true,
+      openCache: true,
+    },
+  );
   const refused: readonly (readonly [string, RegExp])[] = [
     ['ro=yes', /-o ro=yes: expected accesslog=FILE, ro, .*cacheGroup=NAME/],
     ['passthrough=most', /expected accesslog/],

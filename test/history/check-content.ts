@@ -2,8 +2,8 @@
  * The rest of a history: close-to-open of contents, exclusion of locks, and that nothing that was acknowledged is lost.
  *
  * Contents: each write replaces the record of a file by a token of its own and is acknowledged by close. A read may see any write that
- * began before the read ended, but not one that was replaced before a write, or a sight, of the same mount (regular register, in the order
- * of the mount); and what all mounts agree on in the end was not replaced by a write that began after its acknowledgement. With `writeback`, where
+ * began before the read ended, but not one that was replaced by a write of any mount that was acknowledged before the read began, or before a sight of the
+ * same mount (regular register); and what all mounts agree on in the end was not replaced by a write that began after its acknowledgement. With `writeback`, where
  * an acknowledged write is committed later, this holds between the writes of one mount, for whichever mount reads them.
  */
 import { describe, failed, type Durable, type Operation, type State } from './history.ts';
@@ -35,7 +35,9 @@ export function checkContents(
         continue;
       }
       for (const earlier of mine) {
-        if (earlier.mount !== read.mount || earlier.end >= read.start || failed(earlier)) continue;
+        // Who opens behind another mount's close sees it; what another mount was shown may be a write that is not closed yet.
+        const counts = earlier.mount === read.mount || (closeToOpen && earlier.kind === 'write');
+        if (!counts || earlier.end >= read.start || failed(earlier)) continue;
         const known = earlier.kind === 'write' ? String(earlier.args[1]) : String(earlier.result);
         if (older(token, known))
           wrong.push(`older than what the mount knew: ${describe(read)} after ${describe(earlier)}`);

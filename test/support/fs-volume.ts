@@ -74,7 +74,7 @@ export async function openTestVolume(
   volumeName = 'lake',
   more: Pick<
     Partial<VolumeOptions>,
-    'passthrough' | 'kernel' | 'writeback' | 'cacheBytes' | 'cacheGroup' | 'mountpoint' | 'mountLife'
+    'passthrough' | 'kernel' | 'writeback' | 'openCache' | 'cacheBytes' | 'cacheGroup' | 'mountpoint' | 'mountLife'
   > = {},
 ): Promise<OpenVolume> {
   const opened = await openVolume(

@@ -1,0 +1,79 @@
+/** Close-to-open over a link on which every message takes its time: whoever opens behind a close of another mount sees it at once, not once the feed has told. */
+import { join } from 'node:path';
+import { expect, onTestFinished, test } from 'vitest';
+import { formatVolume } from '../../fs-gateway/main.ts';
+import { VolumeView } from '../../fs-gateway/meta/view.ts';
+import { caller, mountTestVolume, openTestVolume, testVolume } from '../support/fs-volume.ts';
+import type { TestVolume } from '../support/fs-volume.ts';
+import { startRedis } from '../support/redis.ts';
+import { cannotPassThrough } from '../support/passthrough.ts';
+import { replaceMethod } from '../support/replace-method.ts';
+import { cannotMount, missing } from '../support/services.ts';
+import { TcpProxy } from '../support/tcp-proxy.ts';
+import { tempDir } from '../support/temp.ts';
+import { lookUp, writeFile } from '../tools/volume-files.ts';
+import { python } from './passthrough-volume.ts';
+
+const LATE_MS = 15;
+
+interface Far {
+  readonly near: TestVolume;
+  readonly far: TestVolume;
+  readonly proxy: TcpProxy;
+}
+
+/** One volume, by a short way and by a long one. */
+async function twoWays(): Promise<Far> {
+  const redis = await startRedis();
+  onTestFinished(() => redis.stop());
+  const proxy = await TcpProxy.start(() => redis.port);
+  onTestFinished(() => proxy.close());
+  const base = tempDir('volume');
+  const near = { base, metaUrl: redis.url(), storeDir: join(base, 'objects') };
+  await formatVolume({ metaUrl: near.metaUrl, storeUrl: `dir:${near.storeDir}` });
+  return { near, far: { ...near, metaUrl: `redis://127.0.0.1:${proxy.port}/0` }, proxy };
+}
+
+/** Says what was read as it was before, by a program that writes on one mount and reads on the other. */
+const WRITE_AND_READ = `other = sys.argv[2]
+stale = []
+def write(path, data):
+    with open(path, 'wb') as f: f.write(data)
+def read(path):
+    with open(path, 'rb') as f: return f.read()
+def check(what, name, data):
+    if read(other + '/' + name) != data: stale.append(what)
+for i in range(3):
+    # Other sizes each time: the kernel must not cut what it reads at the size that it knows.
+    small, large = b'%d' % i * (i + 1), bytes([65 + i]) * (100000 + 5000 * (2 - i))
+    write(path + 'small', small); check('small', 'small', small)
+    write(path + 'large', large); check('large', 'large', large)
+    write(path + 'new', small); os.rename(path + 'new', path + 'replaced'); check('replaced', 'replaced', small)
+    os.truncate(path + 'large', 10 + i); check('cut', 'large', large[:10 + i])
+    fd = os.open(path + 'large', os.O_WRONLY | os.O_APPEND); os.write(fd, small); os.fsync(fd)
+    check('appended', 'large', large[:10 + i] + small); os.close(fd)
+say(stale)`;
+
+test.skipIf(missing('redis-server') || cannotMount()).each([
+  ['off', false],
+  ['full', cannotPassThrough()],
+] as const)(
+  'what was closed or synced on one mount is what the next open on another reads (passthrough=%s)',
+  async (passthrough, skip) => {
+    if (skip) return;
+    const { near, far, proxy } = await twoWays();
+    const writer = await mountTestVolume(near, { passthrough });
+    const reader = await mountTestVolume(far, { passthrough });
+    proxy.delayMs = LATE_MS;
+    expect(await python(writer, '', WRITE_AND_READ, [reader.mountpoint])).toBe('[]');
+  },
+);
+
+test('with openCache an open of a known file asks nobody', async () => {
+  const open = await openTestVolume(await testVolume(), 'a', [], 'lake', { openCache: true });
+  await writeFile(open, 'f', Buffer.from('known'));
+  const { ino } = await lookUp(open, 1n, 'f');
+  replaceMethod(VolumeView.prototype, 'checkedNode', () => () => Promise.reject(new Error('it was asked')));
+  const { handle } = await open.operations.open(caller(), ino, 0);
+  expect((await open.operations.read(caller(), ino, handle, 0n, 5, 0)).toString()).toBe('known');
+});
