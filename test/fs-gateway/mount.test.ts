@@ -1,5 +1,6 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import { describe, expect, test } from 'vitest';
 import { lockControl } from '../../fs-gateway/fuse/control.ts';
 import { mountStats, mountUsage, umountVolume, volumeInfo } from '../../fs-gateway/main.ts';
@@ -7,7 +8,7 @@ import { openMeta } from '../../lib/registry.ts';
 import { prepareListing } from '../../lib/volume/lake-listing.ts';
 import { mountTestVolume, testVolume } from '../support/fs-volume.ts';
 import type { MountedVolume } from '../support/fs-volume.ts';
-import { mountDirs, run, start } from '../support/mount-guard.ts';
+import { mountDirs, run, start, until } from '../support/mount-guard.ts';
 import { cannotMount } from '../support/services.ts';
 
 const HOUR = 473_352; // 2024-01-01T00
@@ -53,9 +54,14 @@ describe.skipIf(cannotMount())('a mounted volume', () => {
     expect(await shell(mount, `${wait}; ls $1/${FOLDER}; cat $1/${FOLDER}/a.parquet`)).toBe(
       'c.parquet\ncontent of a.parquet',
     );
-    // Who looks for what is read finds it by its path, the replaced one too.
-    const { files } = await mountUsage(mount.mountpoint);
-    expect(files.map(({ path }) => path).sort()).toEqual([`/${FOLDER}/a.parquet`, `/${FOLDER}/b.parquet`]);
+    // Who looks for what is read finds it by its path, the replaced one too. (A mount that stood still for its lease has forgotten the names until
+    // somebody asks for them again.)
+    const read = [`/${FOLDER}/a.parquet`, `/${FOLDER}/b.parquet`];
+    await until('what is read has its names', async () => {
+      await shell(mount, read.map((path) => `cat $1${path}`).join('; '));
+      const { files } = await mountUsage(mount.mountpoint);
+      return isDeepStrictEqual(files.map(({ path }) => path).sort(), read);
+    });
     const refused = await run('bash', [
       '-c',
       `echo x > ${mount.mountpoint}/${FOLDER}/c.parquet; rm ${mount.mountpoint}/${FOLDER}/c.parquet; touch ${mount.mountpoint}/${FOLDER}/new`,
