@@ -6,6 +6,8 @@
  *
  * Invariants: alarms (ALARM_PRIORITY) are never given up. Under `dropLowestPriority` no reading goes while an undelivered one of a
  * lower priority lies in a sealed segment, and none for one of a lower priority; among equals the oldest go.
+ * A delivery that is larger than the spool can make room for is taken all the same once everything that may be given up for it is, as `reject`
+ * takes one while there is room at all: refused, it would come again for ever.
  * Failure: a crash between the record and the rewriting leaves readings that are recorded as dropped; they may then be delivered after
  * all, never lost without a record. Rewriting needs room for what is kept; when it fails, it is planned again.
  */
@@ -13,6 +15,7 @@ import type { PenstockError } from '../../lib/errors.ts';
 import { without } from '../seq-ranges.ts';
 import { ALARM_PRIORITY, FRAME_HEADER_BYTES, FRAME_READINGS } from './frame.ts';
 import type { PendingGroup } from './pending-group.ts';
+import { PackedReadings, type Readings } from './packed-readings.ts';
 import type { Segment } from './recovery.ts';
 import { forEachReadingsFrame, rewriteSegment } from './segment-rewrite.ts';
 import type { SpoolState } from './spool-state.ts';
@@ -30,12 +33,24 @@ type Profile = readonly number[];
 
 export class DropPlanner {
   readonly #policy: DropPolicy;
+  readonly #segmentBytes: number;
   readonly #fullError: () => PenstockError;
   readonly #profiles = new WeakMap<Segment, Profile>();
 
-  constructor(policy: DropPolicy, fullError: () => PenstockError) {
+  /** `segmentBytes`: what a group needs room for at least, however large it is. */
+  constructor(policy: DropPolicy, segmentBytes: number, fullError: () => PenstockError) {
     this.#policy = policy;
+    this.#segmentBytes = segmentBytes;
     this.#fullError = fullError;
+  }
+
+  /**
+   * Whether readings must not stand or fall with a group where room is scarce: nothing of a middle priority goes for the lowest because an
+   * alarm is beside them, no alarm is refused with them, and many small deliveries do not become one that is too large.
+   */
+  isApart(group: PendingGroup, readings: Readings): boolean {
+    if (group.readings === 0 || readings.length === 0) return false;
+    return group.bytes > this.#segmentBytes || group.highestPriority() !== highestOf(readings);
   }
 
   /**
@@ -49,7 +64,8 @@ export class DropPlanner {
     state: SpoolState,
   ): Promise<readonly Thinning[]> {
     if (group.readings === 0 || excess <= 0) return [];
-    const plan = await this.#plan(sealed, excess, group.highestPriority());
+    const overMax = Math.max(0, group.bytes - this.#segmentBytes);
+    const plan = await this.#plan(sealed, excess, overMax, group.highestPriority());
     if (plan === null) throw this.#fullError();
     for (const thinning of plan) {
       for (const [topic, first, last] of await droppedRanges(thinning, state)) group.drop(topic, first, last);
@@ -58,10 +74,15 @@ export class DropPlanner {
   }
 
   /**
-   * The thinnings that free `excess` bytes of `sealed` (ascending) for readings of at most `priority`, or null when nothing that may
-   * be given up for them is left.
+   * The thinnings that free `excess` bytes of `sealed` (ascending) for readings of at most `priority`. Where so much may not be given up for
+   * them, all that may, if that leaves no more than `overMax` of the excess; else null.
    */
-  async #plan(sealed: readonly Segment[], excess: number, priority: number): Promise<readonly Thinning[] | null> {
+  async #plan(
+    sealed: readonly Segment[],
+    excess: number,
+    overMax: number,
+    priority: number,
+  ): Promise<readonly Thinning[] | null> {
     const keepFrom = new Map<Segment, number>();
     let left = excess;
     // `dropOldest` makes no difference between the priorities below alarms: one round for all of them.
@@ -75,10 +96,10 @@ export class DropPlanner {
         if (bytes === 0) continue;
         keepFrom.set(segment, level);
         left -= bytes;
-        if (left <= 0) return [...keepFrom].map(([thinned, from]) => ({ segment: thinned, keepFrom: from }));
+        if (left <= 0) return thinningsOf(keepFrom);
       }
     }
-    return null;
+    return left <= overMax ? thinningsOf(keepFrom) : null;
   }
 
   async #profile(segment: Segment): Promise<Profile> {
@@ -92,6 +113,15 @@ export class DropPlanner {
     this.#profiles.set(segment, profile);
     return profile;
   }
+}
+
+function thinningsOf(keepFrom: ReadonlyMap<Segment, number>): readonly Thinning[] {
+  return [...keepFrom].map(([segment, from]) => ({ segment, keepFrom: from }));
+}
+
+function highestOf(readings: Readings): number {
+  if (readings instanceof PackedReadings) return readings.priority;
+  return readings.reduce((highest, { priority }) => Math.max(highest, priority), -1);
 }
 
 /** The undelivered sequences that a thinning gives up. */

@@ -100,8 +100,8 @@ export class Spool implements SpoolReader {
   #acknowledgeTimer: NodeJS.Timeout | undefined;
   readonly #forReadings = new WaitList();
   readonly #forRoom = new WaitList();
-  /** Appends that wait for memory, in their order. */
-  #waitingForMemory: (() => void)[] = [];
+  /** Appends that wait for the next group, in their order. */
+  #waitingForGroup: (() => void)[] = [];
   #stopped: PenstockError | undefined;
   #mustCompact = false;
   /** undefined under `reject`. */
@@ -121,8 +121,9 @@ export class Spool implements SpoolReader {
     this.room = new Room(options);
     this.#segmentBytes = segmentBytesFor(options.maxBytes, options.segmentBytes);
     this.#lock = lock;
-    this.#planner =
-      options.whenFull === 'reject' ? undefined : new DropPlanner(options.whenFull, () => this.room.fullError());
+    if (options.whenFull !== 'reject') {
+      this.#planner = new DropPlanner(options.whenFull, this.#segmentBytes, () => this.room.fullError());
+    }
     this.#state = state;
     this.#segments = new StoredSegments(options.dir, state, sealed, writer.segment);
     this.#writer = writer;
@@ -145,8 +146,8 @@ export class Spool implements SpoolReader {
   ): Promise<void> {
     assertCarried(readings);
     this.#assertOpen();
-    if (this.#waitingForMemory.length > 0 || this.#pending.bytes > PENDING_BYTES_MAX) {
-      await new Promise<void>((resolve) => this.#waitingForMemory.push(resolve));
+    while (this.#waitingForGroup.length > 0 || this.#mustWaitForNextGroup(readings)) {
+      await new Promise<void>((resolve) => this.#waitingForGroup.push(resolve));
       this.#assertOpen();
     }
     this.assertRoom(readings);
@@ -154,6 +155,12 @@ export class Spool implements SpoolReader {
     const settled = this.#pending.settled();
     this.#start();
     await settled;
+  }
+
+  #mustWaitForNextGroup(readings: Readings): boolean {
+    const { bytes } = this.#pending;
+    if (bytes > PENDING_BYTES_MAX) return true;
+    return this.room.isScarce(this.#segments.bytes + bytes) && this.#planner?.isApart(this.#pending, readings) === true;
   }
 
   /** Throws `full` when an append of them would now be refused for want of room. */
@@ -338,7 +345,7 @@ export class Spool implements SpoolReader {
     this.#pending = new PendingGroup(group.bytes);
     clearTimeout(this.#acknowledgeTimer);
     this.#acknowledgeTimer = undefined;
-    wake(this.#waitingForMemory.splice(0));
+    wake(this.#waitingForGroup.splice(0));
     try {
       await this.#commit(group);
     } catch (error) {
@@ -347,13 +354,14 @@ export class Spool implements SpoolReader {
   }
 
   async #commit(group: PendingGroup): Promise<void> {
-    const excess = this.#segments.bytes + group.bytes - this.#options.maxBytes;
-    const thinnings = (await this.#planner?.makeRoom(group, excess, this.#segments.sealed, this.#state)) ?? [];
     if (group.readings > 0) await this.#reserve.require();
     const isFull = this.#writer.segment.bytes + group.bytes > this.#segmentBytes && this.#writer.hasData;
     const newTopics = group.topics().filter((topic) => !this.#headTopics.has(topic));
     for (const topic of newTopics) this.#state.addTopic(topic);
     if (isFull || newTopics.length > 0) await this.#roll();
+    const excess = this.#segments.bytes + group.bytes - this.#options.maxBytes;
+    // Only what is sealed can be given up, so the segment that is full is by now.
+    const thinnings = (await this.#planner?.makeRoom(group, excess, this.#segments.sealed, this.#state)) ?? [];
     const laidOut = group.layOut(this.#state, this.#group + 1);
     const { segment } = this.#writer;
     const start = segment.bytes;
@@ -404,7 +412,7 @@ export class Spool implements SpoolReader {
     clearTimeout(this.#acknowledgeTimer);
     this.#pending.fail(this.#stopped, new PendingGroup(0));
     this.#pending = new PendingGroup(0);
-    wake(this.#waitingForMemory.splice(0));
+    wake(this.#waitingForGroup.splice(0));
     this.#forReadings.wake();
     this.#forRoom.wake();
   }
