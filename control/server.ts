@@ -190,7 +190,8 @@ function createApp({ tls, onLog }: ServerOptions, { requestMs }: ClientBounds): 
   // Fastify's types tell a server with TLS from one without; the routes do not.
   return fastify({
     ...common,
-    ...(tls === null ? { http } : { https: { ...http, ...tls } }),
+    // Of a handshake that stands still node's own bound is two minutes.
+    ...(tls === null ? { http } : { https: { ...http, ...tls, handshakeTimeout: requestMs } }),
   } as FastifyServerOptions).withTypeProvider<ZodTypeProvider>();
 }
 

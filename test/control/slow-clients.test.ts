@@ -2,6 +2,9 @@
 import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
 import { expect, onTestFinished, test } from 'vitest';
+import { openTestPipeline } from '../compactor/pipeline.ts';
+import { makeCertificates } from '../support/certificates.ts';
+import { tempDir } from '../support/temp.ts';
 import { landedPipeline, startControl, type Control } from './control.ts';
 
 const BYTE_MS = 20;
@@ -56,6 +59,15 @@ test.for([
     await control.get('/v1/overview');
   },
 );
+
+test('who begins no TLS handshake is cut as soon as who begins no request', async () => {
+  const { server } = makeCertificates(tempDir('slow-clients'));
+  const { config, dir } = await openTestPipeline('', `serve: { tls: { cert: ${server.cert}, key: ${server.key} } }`);
+  const control = await startControl(config, dir, undefined, { clientBounds: { ...LONG, requestMs: 1000 } });
+  await (
+    await connected(control)
+  ).closed;
+});
 
 test('who reads its answer a byte at a time is cut, while others are answered', async () => {
   const control = await served({ answerMs: 1000 });
