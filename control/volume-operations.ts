@@ -4,9 +4,10 @@
  *   {VOLUME}operations / <id>     Kept as JSON
  *
  * Invariants: an id stands for one request; its repeats (idempotency.ts) are answered with what came of the first, and do again only what was interrupted or failed for a reason
- * that passes. A copy and the record that says that it is done become true in one commit. Whoever is answered finds the record as it is.
- * Failure: of a server that is killed the sessions end, and its operations show as interrupted; what they had begun, `fs gc` removes. While the engine is away the last state is
- * kept here and written when it is back.
+ * that passes. A copy and the record that says that it is done become true in one commit, and nothing replaces that. Whoever is answered finds the record as it is.
+ * Failure: of a server that is killed the sessions end, and its operations show as interrupted; what they had begun, `fs gc` removes. One that only lost its session and whose
+ * operation was asked for again elsewhere meanwhile ends its own attempt, and leaves the record to the other. While the engine is away the last state is kept here and written when
+ * it is back.
  * Limits: one at a time, so that two do not slow down all mounts, and WAITING_MAX wait; KEPT_MAX records, of which the oldest that have ended go first; a record is
  * written each SAVE_MS while something moves. Lists of what there is do not wait for changes, but for each other.
  */
@@ -28,6 +29,8 @@ const SAVE_MS = 1000;
 const ONE = { total: 1, parties: 1 };
 
 const keptSchema = volumeOperationSchema.extend({
+  /** Each time that it is begun has its own. */
+  attempt: z.string(),
   /** Of the server that does it. */
   session: z.number(),
   /** What was asked for, hashed. */
@@ -60,6 +63,8 @@ interface Live {
   /** Of its record, as this server wrote it last. */
   version: Version | null;
   saving: Promise<void>;
+  /** Another server has begun it again: the record is not for this one any more. */
+  isLost: boolean;
   /** What it ended with. */
   failure: Error | undefined;
   readonly ended: Promise<void>;
@@ -74,7 +79,7 @@ export class VolumeOperations {
   readonly #ending: AbortSignal;
   readonly #lists = new Turns(ONE, WAITING_MAX);
   readonly #changes = new Turns(ONE, WAITING_MAX);
-  /** Those of this server, until their last state is written. */
+  /** Those of this server by attempt, until their last state is written. */
   readonly #live = new Map<string, Live>();
   #timer: NodeJS.Timeout | undefined;
 
@@ -98,7 +103,7 @@ export class VolumeOperations {
     work: (tools: VolumeTools, hooks: Hooks<T>) => Promise<T>,
   ): Promise<{ readonly result: T } | { readonly operation: VolumeOperation }> {
     const known = await this.#begin(asked, schema, work);
-    const live = this.#live.get(asked.id);
+    const live = this.#live.get(known.attempt);
     if (live !== undefined) await within(live.ended, waitMs);
     const now = live?.kept ?? known;
     if (now.state === 'done') return { result: schema.parse(now.result) };
@@ -139,12 +144,12 @@ export class VolumeOperations {
 
   /** Those that nobody does any more are interrupted. */
   async #shown(records: readonly Kept[]): Promise<Kept[]> {
-    const current = records.map((record) => this.#live.get(record.id)?.kept ?? record);
+    const current = records.map((record) => this.#live.get(record.attempt)?.kept ?? record);
     if (current.every(isOver)) return current;
     const sessions = await this.#connections.engine.sessions();
     const alive = new Set(sessions.filter(({ live }) => live).map(({ id }) => id));
     return current.map((record) =>
-      isOver(record) || this.#live.has(record.id) || alive.has(record.session)
+      isOver(record) || this.#live.has(record.attempt) || alive.has(record.session)
         ? record
         : interrupted(record, 'the server that did it was killed, or has lost the metadata engine'),
     );
@@ -184,7 +189,7 @@ export class VolumeOperations {
     const nowMs = this.#clock.nowMs();
     const kept: Kept = {
       ...{ ...said, state: 'waiting', startedMs: nowMs, changedMs: nowMs, progress: null, result: null, error: null },
-      ...{ session: engine.sessionId, request, retryable: false },
+      ...{ attempt: randomUUID(), session: engine.sessionId, request, retryable: false },
     };
     const compare = [{ key, version: stored?.version ?? null }];
     const result = await engine.commit({ compare, write: [this.#write(kept)], operation: randomUUID() });
@@ -202,8 +207,10 @@ export class VolumeOperations {
     onUnexpected: Asked['onUnexpected'],
   ): void {
     const { promise: ended, resolve: end } = Promise.withResolvers<undefined>();
-    const live: Live = { kept, version, ended, changed: false, saving: Promise.resolve(), failure: undefined };
-    this.#live.set(kept.id, live);
+    const live: Live = {
+      ...{ kept, version, ended, changed: false, saving: Promise.resolve(), isLost: false, failure: undefined },
+    };
+    this.#live.set(kept.attempt, live);
     this.#timer ??= setInterval(() => void this.#saveAll(), SAVE_MS).unref();
     const say = (change: Partial<Kept>): void => {
       live.kept = { ...live.kept, ...change, changedMs: this.#clock.nowMs() };
@@ -215,13 +222,13 @@ export class VolumeOperations {
     });
     const hooks: Hooks<T> = {
       onProgress: (phase, number) => {
-        this.#assertGoesOn();
+        this.#assertGoesOn(live);
         say({ progress: { phase, done: number } });
       },
       alongside: (result) => this.#write({ ...live.kept, ...done(result), changedMs: this.#clock.nowMs() }),
     };
     const run = async (): Promise<T> => {
-      this.#assertGoesOn();
+      this.#assertGoesOn(live);
       say({ state: 'running' });
       return work(this.#tools, hooks);
     };
@@ -245,8 +252,9 @@ export class VolumeOperations {
       .catch(() => undefined);
   }
 
-  #assertGoesOn(): void {
+  #assertGoesOn({ isLost }: Live): void {
     if (this.#ending.aborted) throw new PenstockError('aborted', 'the server ends');
+    if (isLost) throw new PenstockError('aborted', 'it was begun again by another server');
   }
 
   async #saveAll(): Promise<void> {
@@ -276,16 +284,16 @@ export class VolumeOperations {
       }
     }
     if (!isOver(kept)) return;
-    this.#live.delete(kept.id);
+    this.#live.delete(kept.attempt);
     if (this.#live.size > 0) return;
     clearInterval(this.#timer);
     this.#timer = undefined;
   }
 
-  /** How far it is must not replace what came of it, which the work itself may have written. */
+  /** Only over what this attempt wrote here: the work itself may have written what came of it, and another server may have begun it again. */
   async #commit(live: Live, kept: Kept): Promise<void> {
     const { engine } = this.#connections;
-    const compare = isOver(kept) ? [] : [{ key: this.#key(kept.id), version: live.version }];
+    const compare = [{ key: this.#key(kept.id), version: live.version }];
     const result = await engine.commit({ compare, write: [this.#write(kept)], operation: randomUUID() });
     if (result.ok) {
       live.version = result.version;
@@ -294,8 +302,16 @@ export class VolumeOperations {
     const [mismatch] = result.mismatches;
     const current = mismatch?.kind === 'value' ? mismatch.current : null;
     const written = keptOf(current);
-    // Ours, whose answer was lost.
-    if (written !== null && !isOver(written)) live.version = current?.version ?? null;
+    if (written?.attempt === kept.attempt && !isOver(written)) {
+      // Ours, whose answer was lost. Nothing else of this attempt is written before its end, so this is once.
+      live.version = current?.version ?? null;
+      await this.#commit(live, kept);
+      return;
+    }
+    live.isLost = written?.attempt !== kept.attempt;
+    if (!isOver(kept) || written === null) return;
+    live.kept = written;
+    live.failure = undefined;
   }
 
   #write(kept: Kept): Write {

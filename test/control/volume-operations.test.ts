@@ -8,6 +8,7 @@ import { volumeToolsOf } from '../../bin/volume-tools.ts';
 import type { VolumeOperation } from '../../control/volume-schemas.ts';
 import type { VolumeTools } from '../../control/volume-tools.ts';
 import { cloneInVolume } from '../../fs-gateway/tools/main.ts';
+import { PenstockError } from '../../lib/errors.ts';
 import { parseConfig } from '../../lib/config/load.ts';
 import { pipelineSchema } from '../../lib/config/pipeline.ts';
 import { openTestVolume } from '../support/fs-volume.ts';
@@ -138,6 +139,78 @@ test('a copy is done when its record says so: a server that dies in between leav
   expect(await second.get(headers.get('location') ?? '')).toMatchObject({ state: 'done', result: { files: 1 } });
   expect((await ask(second, 'POST', '/clones', body, 'k')).status).toBe(201);
   held.resolve(undefined);
+});
+
+test('a copy whose link was made, but whose tool fails behind it, is done: also for a repeat', async () => {
+  const place = placed();
+  const real = tools(place);
+  const control = await served(place, {
+    ...real,
+    clone: async (...copy) => {
+      await real.clone(...copy);
+      throw new PenstockError('unavailable', 'the answer of the commit was lost');
+    },
+  });
+  await formatted(place, control);
+  const body = { from: '/models', to: '/copy' };
+  for (const time of ['first', 'repeat']) {
+    const answer = await ask(control, 'POST', '/clones', body, 'k');
+    expect([answer.status, answer.json], time).toMatchObject([201, { path: '/copy', files: 1 }]);
+  }
+  expect((await ask(control, 'GET', '/operations')).json['items']).toMatchObject([{ state: 'done', error: null }]);
+});
+
+test('what was begun again elsewhere, because its server had lost its session, is for the other server to say', async () => {
+  const place = placed();
+  const held = Promise.withResolvers<undefined>();
+  const real = tools(place);
+  const first = await served(place, {
+    ...real,
+    clone: async (...copy) => {
+      await held.promise;
+      return real.clone(...copy);
+    },
+  });
+  await formatted(place, first);
+  const body = { from: '/models', to: '/copy' };
+  const waited = ask(first, 'POST', '/clones?wait=30', body, 'k');
+  const sessionsOf = async (control: Control): Promise<number[]> =>
+    ((await control.get('/v1/sessions'))['items'] as { id: number; kind: string }[])
+      .filter(({ kind }) => kind === 'control')
+      .map(({ id }) => id);
+  const [own] = await sessionsOf(first);
+  await expect.poll(() => first.get(`${VOLUME}/operations`)).toMatchObject({ items: [{ state: 'running' }] });
+  const second = await served(place);
+  expect((await second.request('DELETE', `/v1/sessions/${String(own)}`)).status).toBe(204);
+  const again = await ask(second, 'POST', '/clones', body, 'k');
+  expect([again.status, again.json]).toMatchObject([201, { files: 1 }]);
+  // The first has a session again before it goes on, and finds that there is such a copy.
+  await expect.poll(() => sessionsOf(second), { timeout: HANG_MS }).toHaveLength(2);
+  held.resolve(undefined);
+  const answer = await waited;
+  expect([answer.status, answer.json]).toEqual([201, again.json]);
+  for (const server of [first, second]) {
+    expect(await server.get(`${VOLUME}/operations`)).toMatchObject({ items: [{ state: 'done', error: null }] });
+    expect((await ask(server, 'POST', '/clones', body, 'k')).status).toBe(201);
+  }
+});
+
+test('each change that may go on without its request takes a key, and says so in the document', async () => {
+  const place = placed();
+  const control = await served(place);
+  const { paths } = (await control.get('/openapi.json')) as unknown as {
+    paths: Record<string, Record<string, { operationId: string; parameters: { name: string }[]; responses: object }>>;
+  };
+  const changes = Object.values(paths)
+    .flatMap((methods) => Object.values(methods))
+    .filter(({ responses, parameters }) => '202' in responses && parameters.some(({ name }) => name === 'wait'));
+  expect(changes).toHaveLength(6);
+  for (const { operationId, parameters } of changes) {
+    expect(
+      parameters.map(({ name }) => name),
+      operationId,
+    ).toContain('idempotency-key');
+  }
 });
 
 test('a server that ends leaves what it did as interrupted, and its repeat does it', async () => {
