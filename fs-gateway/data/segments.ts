@@ -9,6 +9,7 @@
  * - What is in a segment counts only where the journal says that it was written: one that served before has other bytes in it.
  * - A segment serves another file only behind the journal's word, in the journal, that its bytes are committed; and never where they were promised over a
  *   power cut (`-o writeback`), as the journal's word and the new name may reach the disk without one another.
+ * - What an earlier version staged is in one file for all of it, `<dir>/<inode>`: it stays the one segment of that inode until it is given back.
  * Failure: the next worker finds segments by their names; those of no staged file are removed.
  * Limits: FREE_MAX segments that serve nobody (192 MiB), DESCRIPTORS_MAX of them open.
  */
@@ -29,6 +30,8 @@ import { syncFolder } from './journal.ts';
 import { Slots } from './slots.ts';
 
 const SEGMENT_BYTES = 16 * 2 ** 20;
+/** More than any file has. */
+const UNDIVIDED_BYTES = 2 ** 53;
 /** What one file stages before it is flushed, and what is uploaded meanwhile. */
 const FREE_MAX = 12;
 const DESCRIPTORS_MAX = 128;
@@ -47,6 +50,8 @@ export class Segments {
   /** In the order of use. */
   readonly #descriptors = new Map<string, number>();
   readonly #free: string[] = [];
+  /** Inodes with one segment for all. */
+  readonly #undivided = new Set<number>();
   #names = 0;
   /** Names that a power cut could take. */
   readonly #unnamed = new Set<Segment>();
@@ -58,15 +63,23 @@ export class Segments {
   /** Finds those of an earlier worker's files, and removes the others. */
   adopt(inos: { has(ino: number): boolean }): void {
     for (const name of readdirSync(this.#dir)) {
-      const [, ino, index] = /^(\d+|free)\.(\d+)$/.exec(name) ?? [];
+      const [, ino, index] = /^(\d+|free)(?:\.(\d+))?$/.exec(name) ?? [];
       if (ino === undefined) continue;
-      if (inos.has(Number(ino))) this.#add(Number(ino), Number(index));
-      else rmSync(join(this.#dir, name), { force: true });
+      if (!inos.has(Number(ino))) rmSync(join(this.#dir, name), { force: true });
+      else if (index !== undefined) this.#add(Number(ino), Number(index));
+      else {
+        this.#undivided.add(Number(ino));
+        this.#add(Number(ino), 0, name);
+      }
     }
   }
 
-  #add(ino: number, index: number): Segment {
-    const segment = { index, path: join(this.#dir, `${ino}.${index}`), unsynced: 1 };
+  #bytesOf(ino: number): number {
+    return this.#undivided.has(ino) ? UNDIVIDED_BYTES : SEGMENT_BYTES;
+  }
+
+  #add(ino: number, index: number, name = `${ino}.${index}`): Segment {
+    const segment = { index, path: join(this.#dir, name), unsynced: 1 };
     const segments = this.#ofFiles.get(ino);
     if (segments === undefined) this.#ofFiles.set(ino, new Map([[index, segment]]));
     else segments.set(index, segment);
@@ -76,12 +89,13 @@ export class Segments {
 
   /** Throws Node's errors. */
   write(ino: number, offset: number, data: Uint8Array): void {
+    const bytes = this.#bytesOf(ino);
     for (let done = 0; done < data.length;) {
-      const index = Math.floor((offset + done) / SEGMENT_BYTES);
-      const at = offset + done - index * SEGMENT_BYTES;
+      const index = Math.floor((offset + done) / bytes);
+      const at = offset + done - index * bytes;
       const segment = this.#ofFiles.get(ino)?.get(index) ?? this.#begin(ino, index);
       segment.unsynced++;
-      done += writeSync(this.#fd(segment), data, done, Math.min(data.length - done, SEGMENT_BYTES - at), at);
+      done += writeSync(this.#fd(segment), data, done, Math.min(data.length - done, bytes - at), at);
     }
   }
 
@@ -98,11 +112,12 @@ export class Segments {
 
   /** Fills `target` from `at` on with bytes that were written. */
   read(ino: number, offset: number, target: Buffer, at: number, length: number): void {
+    const bytes = this.#bytesOf(ino);
     for (let done = 0; done < length;) {
-      const index = Math.floor((offset + done) / SEGMENT_BYTES);
-      const from = offset + done - index * SEGMENT_BYTES;
+      const index = Math.floor((offset + done) / bytes);
+      const from = offset + done - index * bytes;
       const segment = this.#ofFiles.get(ino)?.get(index);
-      const most = Math.min(length - done, SEGMENT_BYTES - from);
+      const most = Math.min(length - done, bytes - from);
       const read = segment === undefined ? 0 : readSync(this.#fd(segment), target, at + done, most, from);
       if (read === 0) throw new Error(`what is staged of inode ${ino} ends at ${offset + done}`);
       done += read;
@@ -174,14 +189,18 @@ export class Segments {
   /** Of the file's segments those that `isWanted` does not ask for are given back. `mayServe`: another file (see above). */
   release(ino: number, mayServe: boolean, isWanted: (from: number, to: number) => boolean = () => false): void {
     const segments = this.#ofFiles.get(ino);
+    const bytes = this.#bytesOf(ino);
     for (const [index, segment] of segments ?? []) {
-      if (isWanted(index * SEGMENT_BYTES, (index + 1) * SEGMENT_BYTES)) continue;
+      if (isWanted(index * bytes, (index + 1) * bytes)) continue;
       segments?.delete(index);
       this.#unnamed.delete(segment);
       this.#close(segment.path);
-      this.#giveBack(segment.path, mayServe && this.#free.length < FREE_MAX);
+      // One that is larger would keep more of the disk than FREE_MAX says.
+      this.#giveBack(segment.path, mayServe && bytes === SEGMENT_BYTES && this.#free.length < FREE_MAX);
     }
-    if (segments?.size === 0) this.#ofFiles.delete(ino);
+    if (segments?.size !== 0) return;
+    this.#ofFiles.delete(ino);
+    this.#undivided.delete(ino);
   }
 
   #giveBack(path: string, serves: boolean): void {

@@ -359,7 +359,8 @@ export class Staging {
         this.#journal.owe(appendFrame(file.ino, file.append));
       }
       this.#journal.owe({ kind: FrameKind.CLEAN, ino: file.ino, timeNs: nowNs, offset: flush.mark, length: 0 });
-      file.release(this.#mayServe(file));
+      // Until the journal has it, the next worker commits all of it once more, and needs the bytes.
+      if (!this.#journal.owes) file.release(this.#mayServe(file));
       this.#syncSoon(file);
       return;
     }

@@ -1,8 +1,10 @@
 /** Segments of staged files that serve again: no byte of one file is ever another's. */
-import { readdirSync } from 'node:fs';
+import { closeSync, openSync, readdirSync, renameSync, writeFileSync, writeSync } from 'node:fs';
+import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { Staging } from '../../fs-gateway/data/staging.ts';
 import type { StagedFile } from '../../fs-gateway/data/staged-file.ts';
+import { isRoot, memoryFolder } from '../support/loop-disk.ts';
 import { tempDir } from '../support/temp.ts';
 
 const MIB = 2 ** 20;
@@ -15,6 +17,20 @@ function segmentsIn(dir: string): string[] {
   return readdirSync(dir)
     .filter((name) => /^(\d+|free)\.\d+$/.test(name))
     .sort();
+}
+
+/** So that the journal has no room for another frame. */
+function fillDisk(dir: string, staging: Staging): void {
+  const fd = openSync(join(dir, 'others'), 'w');
+  expect(() => {
+    for (;;) writeSync(fd, Buffer.alloc(MIB));
+  }).toThrow('ENOSPC');
+  closeSync(fd);
+  const other = staging.begin(8, 0);
+  // Its last page has room for some.
+  expect(() => {
+    for (;;) staging.punch(other, 0, 1, 1n);
+  }).toThrow('ENOSPC');
 }
 
 function content(file: StagedFile | undefined): Buffer {
@@ -67,6 +83,57 @@ test('a file in a segment that served another one has its own bytes only, also f
   expect(next.get(7)).toBeUndefined();
   next.close();
 });
+
+test('what an earlier version had staged, in one file for all of it, is there, is written on, and is given back', () => {
+  const dir = tempDir('staging');
+  const before = openStaging(dir);
+  const file = before.begin(7, 0);
+  before.write(file, 0, Buffer.alloc(MIB, 'a'), 1n);
+  before.close();
+  renameSync(join(dir, '7.0'), join(dir, '7'));
+  // Of an inode that has nothing staged.
+  writeFileSync(join(dir, '9'), 'x');
+  const staging = openStaging(dir);
+  expect(content(staging.get(7)).equals(Buffer.alloc(MIB, 'a'))).toBe(true);
+  const taken = staging.begin(7, 0);
+  staging.write(taken, 20 * MIB, Buffer.from('behind'), 2n);
+  expect(readdirSync(dir).filter((name) => /^\d/.test(name))).toEqual(['7']);
+  staging.close();
+  const next = openStaging(dir);
+  expect(content(next.get(7)).toString('latin1', 20 * MIB)).toBe('behind');
+  const again = next.begin(7, 0);
+  next.committed(again, next.beginFlush(again, 3n), 4n);
+  expect(readdirSync(dir).filter((name) => /^\d|^free/.test(name))).toEqual([]);
+  next.write(next.begin(7, 20 * MIB + 6), 0, Buffer.alloc(MIB, 'b'), 5n);
+  expect(segmentsIn(dir)).toEqual(['7.0']);
+  next.close();
+});
+
+test.skipIf(!isRoot)(
+  'killed while a full disk keeps the word of a commit out of the journal, the next worker has all the bytes',
+  () => {
+    const dir = memoryFolder('40m');
+    const staging = openStaging(dir);
+    const file = staging.begin(7, 0);
+    staging.write(file, 0, Buffer.alloc(20 * MIB, 'a'), 1n);
+    const flush = staging.beginFlush(file, 2n);
+    staging.write(file, 17 * MIB, Buffer.from('meanwhile'), 3n);
+    fillDisk(dir, staging);
+    staging.committed(file, flush, 4n);
+    // Killed here.
+    const copy = openStaging(dir);
+    const expected = Buffer.alloc(20 * MIB, 'a');
+    expected.write('meanwhile', 17 * MIB);
+    expect(content(copy.get(7)).equals(expected)).toBe(true);
+    copy.close();
+    // Else the rest of it makes room, and what was owed with it.
+    staging.committed(file, staging.beginFlush(file, 5n), 6n);
+    staging.close();
+    const next = openStaging(dir);
+    expect(next.get(7)).toBeUndefined();
+    next.close();
+  },
+);
 
 test('what was promised over a power cut is never written over with the bytes of another file', async () => {
   const dir = tempDir('staging');
