@@ -88,7 +88,7 @@ function expirable(metadata: TableMetadata, options: ExpiryOptions, nowMs: numbe
       name === 'main' ? keepLast : 1,
       (ignoreRetention ? null : ref['min-snapshots-to-keep']) ?? 1,
     );
-    const sinceMs = nowMs - ((ignoreRetention ? null : ref['max-snapshot-age-ms']) ?? -Infinity);
+    const sinceMs = nowMs - Number((ignoreRetention ? null : ref['max-snapshot-age-ms']) ?? -Infinity);
     let next = head;
     for (let at = 0; next !== undefined && (at < count || next['timestamp-ms'] >= sinceMs); at++) {
       kept.add(next['snapshot-id']);

@@ -23,6 +23,8 @@ export const EVENT_TIME = '_event_time';
 const NAME_MAPPING = 'schema.name-mapping.default';
 
 const int64 = z.union([z.int(), z.bigint()]).transform(BigInt);
+/** Of a ref, as it was read: who means for ever sets the largest number of 64 bits. */
+export const refAge = z.union([z.int(), z.bigint()]).nullish();
 
 export const snapshotSchema = z.looseObject({
   'snapshot-id': int64,
@@ -77,8 +79,8 @@ const metadataSchema = z.looseObject({
         'snapshot-id': int64,
         type: z.enum(['branch', 'tag']),
         'min-snapshots-to-keep': z.int().nullish(),
-        'max-snapshot-age-ms': z.int().nullish(),
-        'max-ref-age-ms': z.int().nullish(),
+        'max-snapshot-age-ms': refAge,
+        'max-ref-age-ms': refAge,
       }),
     )
     .default({}),

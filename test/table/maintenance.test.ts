@@ -86,7 +86,8 @@ describe('branches and tags', () => {
         main: { ...refs['main'], 'snapshot-id': third, type: 'branch', 'min-snapshots-to-keep': 2 },
         release: { 'snapshot-id': first, type: 'tag', 'max-ref-age-ms': HOUR_MS },
         audit: { 'snapshot-id': second, type: 'branch', 'max-snapshot-age-ms': 2 * HOUR_MS },
-        always: { 'snapshot-id': second, type: 'tag' },
+        // What Java programs set for "for ever".
+        always: { 'snapshot-id': second, type: 'tag', 'max-ref-age-ms': 2n ** 63n - 1n },
       },
       'partition-statistics': [first, third].map((id) => ({ 'snapshot-id': id, 'statistics-path': `${id}.puffin` })),
     }));
@@ -103,6 +104,7 @@ describe('branches and tags', () => {
     expect(Object.keys((await mustLoad(lake)).metadata.refs)).toEqual(['main', 'audit', 'always']);
     expect(await expireSnapshots(at(3), TABLE, options)).toEqual([first]);
     const { metadata } = await mustLoad(lake);
+    expect(metadata.refs['always']?.['max-ref-age-ms']).toBe(2n ** 63n - 1n);
     expect(metadata.refs['main']).toEqual({ 'snapshot-id': fourth, type: 'branch', 'min-snapshots-to-keep': 2 });
     expect(metadata['partition-statistics']).toMatchObject([{ 'snapshot-id': Number(third) }]);
     // An erasure leaves of history what refs name, and no more.

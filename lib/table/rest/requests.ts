@@ -4,7 +4,7 @@
  */
 import { z } from 'zod';
 import { parseJson } from '../json.ts';
-import { snapshotSchema } from '../metadata.ts';
+import { refAge, snapshotSchema } from '../metadata.ts';
 import { schemaSchema } from '../schema.ts';
 import { RestError } from './rest-error.ts';
 
@@ -65,8 +65,8 @@ const updateSchema = z.discriminatedUnion('action', [
     'ref-name': z.string().min(1).max(255),
     type: z.enum(['branch', 'tag']),
     'snapshot-id': int64,
-    'max-ref-age-ms': z.int().nullish(),
-    'max-snapshot-age-ms': z.int().nullish(),
+    'max-ref-age-ms': refAge,
+    'max-snapshot-age-ms': refAge,
     'min-snapshots-to-keep': z.int().nullish(),
   }),
   z.looseObject({ action: z.literal('remove-snapshots'), 'snapshot-ids': z.array(int64) }),
