@@ -98,10 +98,18 @@ export function parquetName(stem: string, fingerprint: string): string {
 
 /** In the names of what a compaction wrote, also when an erasure rewrote it since: it has no reading twice, nor one of another such file. */
 export const COMPACTED = 'compacted';
+/** In the names of what a compaction wrote while a finished file could not be read: it may have readings of that one. */
+export const MERGED = 'merged';
 const COMPACTED_NAME = new RegExp(`\\d{2}-${COMPACTED}-[^/]*$`);
 
 export const isCompacted = (location: string): boolean =>
   COMPACTED_NAME.test(location) && fingerprintInName(location) !== null;
+
+const WRITTEN_IN_ORDER = new RegExp(`\\d{2}-(${COMPACTED}|${MERGED})-[^/]*$`);
+
+/** Of what a compaction wrote. */
+export const isInOrder = (location: string): boolean =>
+  WRITTEN_IN_ORDER.test(location) && fingerprintInName(location) !== null;
 
 /** The fingerprint that a name of ours carries; null for names of other writers. */
 export function fingerprintInName(location: string): string | null {

@@ -25,7 +25,7 @@ import { loadTable, type Rewritten, type TableState } from '../../lib/table/tabl
 import { addToCounters } from '../../lib/lake/counters.ts';
 import { leaveOutDeleted } from '../../lib/lake/row-deletes.ts';
 import { FILE } from '../../lib/lake/sql-types.ts';
-import type { RowDeletes } from '../../lib/table/row-deletes.ts';
+import type { DeleteFile } from '../../lib/table/delete-manifest.ts';
 import type { CostMeter } from '../cost/cost.ts';
 import { watchClock } from '../steady-clock.ts';
 import {
@@ -35,6 +35,7 @@ import {
   fileNameOf,
   hourFolder,
   hourName,
+  MERGED,
   parquetName,
 } from '../parquet-object.ts';
 import { CompactionTraces } from './compaction-traces.ts';
@@ -51,6 +52,7 @@ import { copyStatement, duplicateStatements, type GroupQuery, sortOrderOf } from
 import type { GroupLease } from './lease.ts';
 import { survey } from './packing.ts';
 import type { Group } from './plan.ts';
+import { judgeReadable } from './selection.ts';
 
 export interface GroupContext {
   readonly meter: CostMeter;
@@ -146,13 +148,11 @@ async function merge(
   const { worker, signal } = context;
   const { files, compared } = sources;
   const rowDeletes = await table.rowDeletes({ hour: group.hour });
-  const applied = rowDeletes.ofAll(files);
-  const isWorthIt =
-    files.length === group.files.length ||
-    files.length > 1 ||
-    files.some((file) => !file.isSorted) ||
-    applied.length > 0;
-  if (files.length === 0 || !isWorthIt) {
+  // Also what cannot be applied to files that stay holds up the others: a row that it deleted would make a repeat of the one that came later.
+  const deletes = rowDeletes.ofAll([...files, ...compared]);
+  const locations = new Set([...files, ...compared].map(({ location }) => location));
+  const { isDue, isChecked } = judgeReadable(group.choices, locations);
+  if (files.length === 0 || !isDue) {
     return { in: 0, out: 0, duplicates: 0, deleted: 0, filesBefore: 0, filesAfter: 0 };
   }
   const query: GroupQuery = {
@@ -163,15 +163,16 @@ async function merge(
     order: sortOrderOf(table.metadata, table.schema, context.dataset.sort),
   };
   const rowsIn = files.reduce((sum, file) => sum + file.rows, 0);
-  const deleted = await leaveOutDeletedRows(context, table, sources, rowDeletes);
-  const hasDeletes = rowDeletes.ofAll([...files, ...compared]).length > 0;
-  const duplicates = await findDuplicates(worker, query, hasDeletes, deleted);
+  const deleted = await leaveOutDeletedRows(context, table, sources, deletes);
+  const duplicates = await findDuplicates(worker, query, deletes.length > 0, deleted);
   const leftOut = duplicates + deleted;
   const paths = leftOut === rowsIn ? [] : await writeSorted(context, group, query, files, leftOut > 0);
   signal.throwIfAborted();
   const assertSteady = watchClock(context.meter.lake.clock);
   const outputs: Output[] = [];
-  for (const [index, path] of paths.entries()) outputs.push(await upload(context, group, table, path, index));
+  const kind = isChecked ? COMPACTED : MERGED;
+  for (const [index, path] of paths.entries())
+    outputs.push(await upload(context, group, table, path, `${kind}-${index}`));
   const rowsOut = outputs.reduce((sum, output) => sum + Number(output.dataFile.recordCount), 0);
   assert(
     rowsIn === rowsOut + duplicates + deleted,
@@ -179,7 +180,7 @@ async function merge(
   );
   const rewrite = {
     sequenceNumber: table.currentSnapshot?.['sequence-number'] ?? 0n,
-    appliedDeletes: new Set(applied.map(({ location }) => location)),
+    appliedDeletes: new Set(deletes.map(({ location }) => location)),
   };
   const left = { duplicates, deleted };
   await commitGroup(context, group, lease, { ...sources, outputs, rewrite, left, assertSteady });
@@ -191,12 +192,8 @@ async function leaveOutDeletedRows(
   { meter, worker, scratchDir, signal }: GroupContext,
   table: TableState,
   { files, compared }: Sources,
-  rowDeletes: RowDeletes,
+  deletes: readonly DeleteFile[],
 ): Promise<number> {
-  // What cannot be applied holds up the files that it is about, and is for those that stay somebody else's to mend.
-  const applied = rowDeletes.ofAll(files);
-  const more = rowDeletes.ofAll(compared).filter((file) => file.problem === null && !applied.includes(file));
-  const deletes = [...applied, ...more];
   const local = await fetchDeletes(meter, deletes, scratchDir, signal);
   await leaveOutDeleted(worker, {
     table: LEFT_OUT_TABLE,
@@ -259,11 +256,11 @@ async function upload(
   group: Group,
   table: TableState,
   path: string,
-  index: number,
+  stem: string,
 ): Promise<Output> {
   const { meter, worker, signal } = context;
   const { hash, bytes } = await fileFingerprint(path, signal);
-  const name = parquetName(`${hourName(group.hour)}-${COMPACTED}-${index}`, hash);
+  const name = parquetName(`${hourName(group.hour)}-${stem}`, hash);
   const key = dataFileKey(group.dataset, `${hourFolder(group.hour)}/${name}`);
   const sortOrderId = table.metadata['default-sort-order-id'];
   const dataFile = await describeDataFile(worker, path, {

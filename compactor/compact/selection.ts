@@ -105,6 +105,40 @@ export function select(
   return compareWith(mergeOverlapping(choices, rangesOf, limits), rangesOf);
 }
 
+/** Of a group of which some files cannot be read. */
+export interface Readable {
+  /** Whether the others are rewritten now, for what they are by themselves: else each run would write them again until those are mended. */
+  readonly isDue: boolean;
+  /** Whether every finished file that may have the same readings was compared with, or is rewritten, too. */
+  readonly isChecked: boolean;
+}
+
+export function judgeReadable(choices: readonly Choice[], readable: ReadonlySet<string>): Readable {
+  const wanted = choices.filter((choice) => isTaken(choice) || isCompared(choice));
+  const missing = wanted.filter(({ file }) => !readable.has(file.location));
+  const isChecked = !missing.some(
+    (choice) => choice.file.keyedRows > 0 && (choice.file.isCompacted || isCompared(choice)),
+  );
+  if (missing.length === 0) return { isDue: true, isChecked };
+  const verdicts = wanted
+    .filter((choice) => isTaken(choice) && readable.has(choice.file.location))
+    .map(({ verdict }) => verdict);
+  const own: readonly Verdict[] = [
+    ...OWN_REASONS,
+    // What was not compared with everything stays a possible repeat.
+    ...(isChecked ? (['rewrite: possible repeats'] as const) : []),
+  ];
+  const small = verdicts.filter((verdict) => verdict === 'rewrite: too small').length;
+  return { isDue: small > 1 || verdicts.some((verdict) => own.includes(verdict)), isChecked };
+}
+
+const OWN_REASONS: readonly Verdict[] = [
+  'rewrite: asked for',
+  'rewrite: unsorted',
+  'rewrite: deleted rows',
+  'rewrite: too large',
+];
+
 const isTakenAs = (verdict: Verdict): boolean => verdict.startsWith('rewrite');
 
 function verdictOf(file: Candidate, deletes: readonly DeleteFile[], limits: SelectionLimits): Verdict {

@@ -80,12 +80,13 @@ function assertApplied({ change, removed, metadata }: Request, deletes: RowDelet
     throw new PenstockError('conflict', message, { retryable: false });
   };
   for (const { kind, location, sequenceNumber } of deletes.ofAll(removed)) {
-    if (applied.delete(location)) continue;
+    if (applied.has(location)) continue;
     const stillApplies =
       kind === 'equality' && change.rewrite !== undefined && sequenceNumber > change.rewrite.sequenceNumber;
     if (!stillApplies) conflict(location, 'came to delete rows of');
   }
-  const [gone] = applied;
+  const live = new Set(deletes.files.map(({ location }) => location));
+  const gone = [...applied].find((location) => !live.has(location));
   if (gone !== undefined) conflict(gone, 'no longer deletes rows of');
 }
 

@@ -81,7 +81,7 @@ export interface TableChange {
 export interface Rewritten {
   /** Of the snapshot that was read: added files take it over, so that equality deletes that came since still apply to them. */
   readonly sequenceNumber: bigint;
-  /** Locations of the delete files that were applied. */
+  /** Locations of the delete files that were applied, also to files of `require`. */
   readonly appliedDeletes: ReadonlySet<string>;
 }
 

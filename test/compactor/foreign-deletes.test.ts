@@ -3,9 +3,7 @@ import { writeFileSync } from 'node:fs';
 import { utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
-import type { CompactResult } from '../../compactor/compact/compactor.ts';
 import { datasetStats } from '../../compactor/main.ts';
-import { commitDraft } from '../../lib/table/commit-loop.ts';
 import { stringifyJson } from '../../lib/table/json.ts';
 import { expireSnapshots, removeOrphans } from '../../lib/table/maintenance.ts';
 import { newSnapshotId } from '../../lib/table/metadata.ts';
@@ -13,10 +11,9 @@ import { openRestServer } from '../../lib/table/rest/rest-server.ts';
 import type { LiveFile } from '../../lib/table/data-file.ts';
 import { type LakeContext, loadTable } from '../../lib/table/table.ts';
 import { collect } from '../support/collect.ts';
-import { FaultPlan } from '../support/fault.ts';
-import { faultyStore } from '../support/faulty-store.ts';
 import { commitDeletes, type Deletes, draft, equals, positions, rowsWithoutDeleted, write } from './foreign-writer.ts';
 import { runKilledAt } from './kill-points.ts';
+import { compactWhile, rollBack } from './meanwhile.ts';
 import {
   compactAll,
   DATASET,
@@ -139,37 +136,14 @@ test('one sorted file is compacted for its deletes alone; one whose rows are all
   await expectApplied(lake, identities(await rowsWithoutDeleted(lake)));
 });
 
-/** Lets something happen before the first upload of a compaction: its rows are read, and not committed. */
-class BeforeUpload extends FaultPlan {
-  #happen: (() => Promise<unknown>) | null;
-
-  constructor(happen: () => Promise<unknown>) {
-    super();
-    this.#happen = happen;
-  }
-
-  override async run<T>(operation: string, effect: () => Promise<T>): Promise<T> {
-    const happen = operation === 'putFile' ? this.#happen : null;
-    if (happen !== null) {
-      this.#happen = null;
-      await happen();
-    }
-    return effect();
-  }
-}
-
-function compactWhile(pipeline: TestPipeline, happen: () => Promise<unknown>): Promise<CompactResult> {
-  const { lake } = pipeline;
-  const store = faultyStore(lake.store, new BeforeUpload(happen));
-  return compactAll({ ...pipeline, lake: { ...lake, store } }, { hour: HOUR });
-}
-
 test('positions deleted meanwhile: the commit gives up by name, and no row comes back', async () => {
   const { pipeline } = await landed();
   const { lake } = pipeline;
   const [file] = await files(lake);
-  const { notes, summary } = await compactWhile(pipeline, () =>
-    commitDeletes(lake, positions(HOUR, [[file?.location ?? '', 2]])),
+  const { notes, summary } = await compactWhile(
+    pipeline,
+    () => commitDeletes(lake, positions(HOUR, [[file?.location ?? '', 2]])),
+    { hour: HOUR },
   );
   expect(notes.join()).toContain('came to delete rows');
   expect(summary.groups).toBe(0);
@@ -182,8 +156,10 @@ test('positions deleted meanwhile: the commit gives up by name, and no row comes
 test('equal values deleted meanwhile still take their rows out of the new file', async () => {
   const { pipeline } = await landed();
   const { lake } = pipeline;
-  const { problems, notes, summary } = await compactWhile(pipeline, async () =>
-    commitDeletes(lake, await equals(lake, HOUR, ['sensor'], [['s-1']])),
+  const { problems, notes, summary } = await compactWhile(
+    pipeline,
+    async () => commitDeletes(lake, await equals(lake, HOUR, ['sensor'], [['s-1']])),
+    { hour: HOUR },
   );
   expect([...problems, ...notes]).toEqual([]);
   expect(summary).toMatchObject({ groups: 1, deleted: 0 });
@@ -199,17 +175,7 @@ test('a roll-back meanwhile to before the deletes: the rows that it brings back 
   const { lake } = pipeline;
   const before = (await loadTable(lake, DATASET))?.currentSnapshot?.['snapshot-id'] ?? 0n;
   await commitDeletes(lake, await equals(lake, HOUR, ['sensor'], [['s-1']]));
-  const { notes, summary } = await compactWhile(pipeline, () =>
-    commitDraft(lake, DATASET, async ({ metadata }) => ({
-      metadata: {
-        ...metadata,
-        'current-snapshot-id': before,
-        refs: { main: { 'snapshot-id': before, type: 'branch' } },
-      },
-      objects: [],
-      extra: {},
-    })),
-  );
+  const { notes, summary } = await compactWhile(pipeline, () => rollBack(lake, before), { hour: HOUR });
   expect(notes.join()).toContain('no longer deletes rows');
   expect(summary.groups).toBe(0);
   expect(await readRows(lake)).toHaveLength(2 * PER_LANDING);

@@ -6,59 +6,11 @@ import { commitTable } from '../../lib/table/commit.ts';
 import type { LiveFile } from '../../lib/table/data-file.ts';
 import { loadTable } from '../../lib/table/table.ts';
 import { collect } from '../support/collect.ts';
-import type { TestRecord } from '../support/log-batches.ts';
+import { openLake, reading, readings, verdicts } from './finished-files.ts';
 import { commitDeletes, positions } from './foreign-writer.ts';
-import {
-  compactAll,
-  DATASET,
-  expectAccounts,
-  HOUR_MS,
-  landOnce,
-  liveFiles,
-  openTestPipeline,
-  readRows,
-  recordOf,
-  TestProducer,
-  type TestPipeline,
-} from './pipeline.ts';
+import { compactAll, DATASET, expectAccounts, HOUR_MS, liveFiles, readRows, type TestPipeline } from './pipeline.ts';
 
 const HOUR = HOUR_MS / 3_600_000;
-/** So that a few thousand rows are a finished file. */
-const SMALL_TARGET = 'compactor: { targetBytes: 6kB }';
-
-interface Lake {
-  readonly pipeline: TestPipeline;
-  /** Lands these and compacts. */
-  readonly add: (records: readonly TestRecord[]) => ReturnType<typeof compactAll>;
-  readonly land: (records: readonly TestRecord[]) => Promise<void>;
-}
-
-async function openLake(dataset = ''): Promise<Lake> {
-  const pipeline = await openTestPipeline(dataset, SMALL_TARGET);
-  const producer = new TestProducer(pipeline.log);
-  const land = async (records: readonly TestRecord[]): Promise<void> => {
-    await producer.append(0, records);
-    await landOnce(pipeline);
-  };
-  return {
-    pipeline,
-    land,
-    add: async (records) => {
-      await land(records);
-      return compactAll(pipeline);
-    },
-  };
-}
-
-const reading = (seq: number, agent: string): TestRecord =>
-  recordOf({ agent, seq, value: { sensor: `${agent}-${seq % 40}`, ts: HOUR_MS + seq, rms: Math.sin(seq * seq) } });
-const readings = (from: number, count: number, agent = 'edge-1'): TestRecord[] =>
-  Array.from({ length: count }, (_, n) => reading(from + n, agent));
-
-async function verdicts(pipeline: TestPipeline): Promise<string[]> {
-  const { choices } = await compactAll(pipeline, { dryRun: true, explain: true });
-  return choices.map(({ verdict }) => verdict).sort();
-}
 
 async function files({ lake }: TestPipeline): Promise<LiveFile[]> {
   const table = await loadTable(lake, DATASET);
