@@ -41,7 +41,7 @@ export interface FoundCopy {
   readonly isCompressed: boolean;
 }
 
-/** The regular files in a folder; none if it is not there. */
+/** The regular files in a folder that can be looked at; none if it is not there. A link to nowhere beside them is not in their way. */
 export async function filesIn(folder: string): Promise<FoundFile[]> {
   const names = await readdir(folder).catch((error: unknown) => {
     if (systemCode(error) === 'ENOENT') return [];
@@ -49,7 +49,10 @@ export async function filesIn(folder: string): Promise<FoundFile[]> {
   });
   const files: FoundFile[] = [];
   for (const name of names) {
-    const stats = await statFile(join(folder, name));
+    const stats = await statFile(join(folder, name)).catch((error: unknown) => {
+      if (['ELOOP', 'EACCES', 'EPERM'].includes(systemCode(error) ?? '')) return null;
+      throw error;
+    });
     if (stats !== null) files.push({ path: join(folder, name), stats });
   }
   return files;

@@ -51,6 +51,8 @@ const CHUNKS_PER_SPOOL = 16;
 /** Some 300 bytes each in the head of every segment of the spool. */
 const FILES_KNOWN_MAX = 2000;
 const LF = 10;
+/** What Node makes of bytes of a name that are none. */
+const NO_CHARACTER = '\uFFFD';
 
 interface Original extends ContentEnd {
   readonly inode: string;
@@ -91,7 +93,10 @@ class FileFollower {
   readonly #settling = new Map<string, FileStats & { readonly sinceMs: number }>();
   /** Compressed files, with the open file that each was made of and the end of what it holds. */
   readonly #originals = new Map<string, Original>();
+  /** By path, as of the last look and what was read since: of a file that is gone, none is left. */
   readonly #problems = new Map<string, string>();
+  /** By folder, what keeps lost files from being looked for. */
+  readonly #folderProblems = new Map<string, string>();
   /** What is there at the first look is passed over. */
   readonly #startsAtEnd: boolean;
   #isFirstLook = true;
@@ -116,7 +121,7 @@ class FileFollower {
       ...{ positions: this.#positions, output, signal },
       isOpen: (inode) => this.#files.has(inode),
       follow: (handle, inode, position, isCompressed) => this.#followRotated(handle, inode, position, isCompressed),
-      guarded: (path, act) => this.#guarded(path, act),
+      guarded: (folder, act) => this.#guarded(folder, act, this.#folderProblems),
     });
     this.#startsAtEnd = config.start === 'end' && this.#positions.isEmpty;
   }
@@ -141,7 +146,10 @@ class FileFollower {
           // Its last reading waits for its timeout.
           if (file.rotatedSinceMs !== undefined && file.lines.isHolding) break;
         }
-        this.#output.report([...this.#problems.values()][0] ?? null);
+        const [problem = null] = [this.#folderProblems, this.#problems].flatMap((problems) => [
+          ...problems.values().take(1),
+        ]);
+        this.#output.report(problem);
         if (!isBusy) await pause(this.#config.poll, this.#signal);
       }
     } finally {
@@ -156,6 +164,8 @@ class FileFollower {
 
   /** Which files are there now. */
   async #look(): Promise<void> {
+    // What still is one is met again, here or when the files are read on.
+    this.#problems.clear();
     const found = new Set<string>();
     const matches = await this.#matches();
     // Before any file is taken for a new one: it may be the copy of one of these.
@@ -191,13 +201,14 @@ class FileFollower {
   async #matches(): Promise<FoundFile[]> {
     // A name that exists is meant as it stands, whatever characters are in it.
     const literal = await statFile(this.#pattern);
-    if (literal !== null) {
-      this.#problems.delete(this.#pattern);
-      return [{ path: this.#pattern, stats: literal }];
-    }
+    if (literal !== null) return [{ path: this.#pattern, stats: literal }];
     const matches: FoundFile[] = [];
     for await (const path of glob(this.#pattern)) {
-      const stats = await this.#guarded(path, () => statFile(path));
+      const stats = await this.#guarded(path, async () => {
+        const found = await statFile(path);
+        if (found !== null || !path.includes(NO_CHARACTER)) return found;
+        throw new NotFollowed(`the name of a file is not UTF-8, so it cannot be opened: rename ${path}`);
+      });
       if (stats !== null && stats !== undefined) matches.push({ path, stats });
     }
     return matches.sort((a, b) => a.stats.modifiedMs - b.stats.modifiedMs);
@@ -391,16 +402,16 @@ class FileFollower {
   }
 
   /** What the file system refuses is reported and tried again at the next look (undefined); everything else goes up. */
-  async #guarded<T>(path: string, act: () => Promise<T>): Promise<T | undefined> {
+  async #guarded<T>(path: string, act: () => Promise<T>, problems = this.#problems): Promise<T | undefined> {
     try {
       const result = await act();
-      this.#problems.delete(path);
+      problems.delete(path);
       return result;
     } catch (error) {
       const isKnown =
         error instanceof NotFollowed || (!(error instanceof PenstockError) && systemCode(error) !== undefined);
       if (!isKnown) throw error;
-      this.#problems.set(path, describeError(error));
+      problems.set(path, describeError(error));
       return undefined;
     }
   }

@@ -67,7 +67,8 @@ export async function statFile(path: string): Promise<FileStats | null> {
     const { dev, ino, size, mtimeMs } = stats;
     return { inode: `${dev}:${ino}`, size: Number(size), modifiedMs: Number(mtimeMs) };
   } catch (error) {
-    if (systemCode(error) === 'ENOENT' || systemCode(error) === 'ENOTDIR') return null;
+    // A pattern may be longer than a name.
+    if (['ENOENT', 'ENOTDIR', 'ENAMETOOLONG'].includes(systemCode(error) ?? '')) return null;
     throw error;
   }
 }
