@@ -25,6 +25,7 @@ import { agentSchema, type AgentConfig, type SourceConfig } from './config.ts';
 import { ControlPlane } from './control/control-plane.ts';
 import type { DesiredStatus } from './control/desired-config.ts';
 import { sendHeartbeats } from './control/heartbeat.ts';
+import { countDiskWrites } from './disk-writes.ts';
 import { Intake } from './intake.ts';
 import { namedFilesProblems } from './named-files.ts';
 import { Quarantine } from './quarantine.ts';
@@ -136,6 +137,7 @@ export async function runAgent(options: RunAgentOptions): Promise<AgentSummary> 
   const dataDir = resolve(options.baseDir, options.config.agent.dataDir);
   const { maxBytes, whenFull } = options.config.spool;
   const clock = options.clock ?? systemClock;
+  const diskWritten = countDiskWrites();
   const spool = await openSpool({
     dir: resolve(dataDir, 'spool'),
     agent: options.config.agent.id,
@@ -152,7 +154,8 @@ export async function runAgent(options: RunAgentOptions): Promise<AgentSummary> 
     const intake = new Intake(spool, { chain, rules, taps, ...(traces && { traces }) }, quarantine, clock);
     try {
       await intake.start();
-      const agent = new RunningAgent(options, clock, dataDir, { spool, intake, quarantine, rules, taps, traces });
+      const parts = { spool, intake, quarantine, rules, taps, traces, diskWritten };
+      const agent = new RunningAgent(options, clock, dataDir, parts);
       return await agent.run();
     } finally {
       await intake.close();
@@ -183,6 +186,7 @@ interface AgentParts {
   readonly rules: Rules;
   readonly taps: Taps;
   readonly traces: ReadingTraces | undefined;
+  readonly diskWritten: () => number | null;
 }
 
 class RunningAgent {
@@ -194,6 +198,7 @@ class RunningAgent {
   readonly #quarantine: Quarantine;
   readonly #taps: Taps;
   readonly #traces: ReadingTraces | undefined;
+  readonly #diskWritten: () => number | null;
   readonly #rules: Rules;
   readonly #ruler: Ruler;
   readonly #outputs: AgentSourceOutput[] = [];
@@ -214,6 +219,7 @@ class RunningAgent {
     this.#quarantine = parts.quarantine;
     this.#taps = parts.taps;
     this.#traces = parts.traces;
+    this.#diskWritten = parts.diskWritten;
     this.#rules = parts.rules;
     this.#ruler = new Ruler(parts.rules, clock, () => {
       const { bytes, maxBytes } = this.#spool.stats();
@@ -287,6 +293,7 @@ class RunningAgent {
       sources,
       transforms,
       spool,
+      diskWritten: this.#diskWritten(),
       setAside: [...spool.setAside, ...(uplink?.setAside ?? [])],
       uplink: {
         bytes: uplink?.bytes ?? 0,

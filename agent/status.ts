@@ -20,6 +20,8 @@ export interface AgentStatus {
   readonly sources: readonly Readonly<SourceCounters>[];
   readonly transforms: readonly TransformCounters[];
   readonly spool: SpoolStats;
+  /** Bytes that this process wrote to disks since this start (disk-writes.ts); null where the kernel does not say. */
+  readonly diskWritten: number | null;
   /** Damaged files of the spool and the uplink that were set aside since this start: what could not be read is in them. */
   readonly setAside: readonly string[];
   readonly uplink: Pick<UplinkStatus, 'bytes' | 'inFlight' | 'backlog' | 'budget' | 'heldUp' | 'cuts'>;
@@ -85,6 +87,8 @@ export function prometheusText(status: AgentStatus, oldestUndeliveredSeconds: nu
     metric('spool_bytes_max', 'gauge', 'Bound of the spool.', [[{}, spool.maxBytes]]),
     metric('spool_segments', 'gauge', 'Segment files of the spool.', [[{}, spool.segments]]),
     metric('spool_dropped_readings', 'gauge', 'Undelivered readings that the policy gave up, and that the log has not been told of.', [[{}, spool.dropped]]),
+    metric('stored_bytes_total', 'counter', 'Bytes of the readings (sensor ids and values) that were stored in the spool, since the start.', [[{}, spool.storedBytes]]),
+    metric('disk_written_bytes_total', 'counter', 'Bytes that the agent wrote to disks, as the kernel counts them, since the start.', status.diskWritten === null ? [] : [[{}, status.diskWritten]]),
     metric('set_aside_total', 'counter', 'Damaged files of the spool and the uplink that were set aside since the start.', [[{}, status.setAside.length]]),
     metric('oldest_undelivered_seconds', 'gauge', 'Age of the oldest reading that is not delivered; 0 when all are.', [[{}, oldestUndeliveredSeconds]]),
     metric('uplink_bytes_total', 'counter', 'Bytes sent into the log, since the start.', [[{}, status.uplink.bytes]]),

@@ -15,6 +15,7 @@ import {
   FRAME_HEADER_BYTES,
   FRAME_READINGS,
   FRAME_STATE,
+  READING_HEADER_BYTES,
   ReadingsPayload,
   type FrameHeader,
   type NewReading,
@@ -94,6 +95,14 @@ export class PendingGroup {
       this.#delivered.size === 0 &&
       this.#toldOf.length === 0 &&
       this.#waiters.length === 0
+    );
+  }
+
+  /** Of the keys and values of its readings. */
+  get contentBytes(): number {
+    return this.#frames.reduce(
+      (sum, { payload: { bytesUsed, count } }) => sum + bytesUsed - count * READING_HEADER_BYTES,
+      0,
     );
   }
 

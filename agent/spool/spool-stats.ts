@@ -15,6 +15,8 @@ export interface SpoolStats {
   readonly bytes: number;
   readonly maxBytes: number;
   readonly segments: number;
+  /** Keys and values that were stored since the start. */
+  readonly storedBytes: number;
   readonly topics: readonly SpoolTopicStats[];
   /** Files set aside since the start. */
   readonly setAside: readonly string[];

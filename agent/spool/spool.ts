@@ -96,6 +96,7 @@ export class Spool implements SpoolReader {
   #headTopics: ReadonlySet<string>;
   #pending: PendingGroup;
   #group = 0;
+  #storedBytes = 0;
   #running: Promise<void> | undefined;
   #acknowledgeTimer: NodeJS.Timeout | undefined;
   readonly #forReadings = new WaitList();
@@ -277,6 +278,7 @@ export class Spool implements SpoolReader {
       bytes: this.#segments.bytes,
       maxBytes: this.#options.maxBytes,
       segments: this.#segments.all.length,
+      storedBytes: this.#storedBytes,
       setAside: this.#setAside,
       ...topicStats(this.#state),
     };
@@ -368,6 +370,7 @@ export class Spool implements SpoolReader {
     if (laidOut.buffers.length > 0) await this.#writer.write(laidOut.buffers, laidOut.bytes);
     this.#recent.add(segment, start, laidOut.frames);
     this.#group += 1;
+    this.#storedBytes += group.contentBytes;
     for (const [topic, nextSeq] of laidOut.nextSeqs) topic.nextSeq = nextSeq;
     if (laidOut.delta !== null) this.#state.apply(laidOut.delta);
     group.succeed();

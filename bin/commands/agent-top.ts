@@ -1,8 +1,11 @@
 /** The screen of `penstock agent top`: rates from two statuses of a running agent. */
 import type { AgentStatus } from '../../agent/status.ts';
+import { formatBytes } from '../../lib/units.ts';
 import { perSecond, type Timed } from '../watch.ts';
 
 type TimedStatus = Timed<AgentStatus>;
+
+const SECONDS_PER_DAY = 86_400;
 
 /** What `--json` prints once a second, and the screen is drawn from. */
 export function ratesOf(before: TimedStatus, now: TimedStatus): Readonly<Record<string, unknown>> {
@@ -29,12 +32,37 @@ export function ratesOf(before: TimedStatus, now: TimedStatus): Readonly<Record<
       maxBytes: spool.maxBytes,
       usedPercent: Math.round((1000 * spool.bytes) / spool.maxBytes) / 10,
     },
+    disk: diskOf(before, now),
     uplink: { ...uplink, bytesPerSecond: rate((of) => of.uplink.bytes), problem: uplinkProblem },
     rules,
     sampledOut,
     quarantined,
     controlProblem,
   };
+}
+
+interface DiskRates {
+  /** At the rate between the two looks. */
+  readonly writtenPerDay: number;
+  readonly written: number;
+  /** Since the agent's start; null before the first reading. */
+  readonly writtenPerStored: number | null;
+}
+
+/** null where the kernel does not say what is written. */
+function diskOf(before: TimedStatus, now: TimedStatus): DiskRates | null {
+  const { diskWritten: written, spool } = now.value;
+  if (written === null) return null;
+  const writtenPerDay = Math.round(SECONDS_PER_DAY * perSecond(before, now, (of) => of.diskWritten ?? undefined));
+  const writtenPerStored = spool.storedBytes === 0 ? null : Math.round((100 * written) / spool.storedBytes) / 100;
+  return { writtenPerDay, written, writtenPerStored };
+}
+
+function sayDisk(disk: DiskRates | null): string {
+  if (disk === null) return 'writes are not counted on this machine';
+  const { writtenPerDay, written, writtenPerStored } = disk;
+  const ratio = writtenPerStored === null ? '' : `, ${writtenPerStored} for each byte of readings`;
+  return `${formatBytes(writtenPerDay)} written a day at this rate   ${formatBytes(written)} since the start${ratio}`;
 }
 
 /** A table for a person. */
@@ -47,6 +75,7 @@ export function drawTop(before: TimedStatus, now: TimedStatus): string {
   lines.push(
     `uplink ${status.uplinkProblem ?? 'up'}   ${String(rates.uplink['bytesPerSecond'])} bytes/s${status.uplink.backlog ? '   draining a backlog' : ''}`,
   );
+  lines.push(`disk ${sayDisk(diskOf(before, now))}`);
   for (const cut of status.uplink.cuts) lines.push(cut);
   const { budget } = status.uplink;
   if (budget !== null && budget.bytesPerDay > 0) {

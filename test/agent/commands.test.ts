@@ -1,10 +1,12 @@
 /** `penstock agent run|test|tap|top` as a person uses them: the real command line, beside a real agent. */
-import { execFile, spawn, type ChildProcess } from 'node:child_process';
+import { execFile, execFileSync, spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readFileSync, statfsSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect, onTestFinished, test } from 'vitest';
+import type { AgentStatus } from '../../agent/status.ts';
 import { eventually } from '../support/processes.ts';
 import { tempDir } from '../support/temp.ts';
 import { valuesIn } from './log-values.ts';
@@ -143,11 +145,78 @@ test('tap shows readings at both stages, top their rates; both say what is missi
   });
   const [source] = top?.['sources'] as { readingsPerSecond: number }[];
   expect(source?.readingsPerSecond).toBeGreaterThan(0);
-  expect((await run(['agent', 'top', '-c', path, '--once'])).out).toMatch(/machine +\d/);
+  const { out: screen } = await run(['agent', 'top', '-c', path, '--once']);
+  expect(screen).toMatch(/machine +\d/);
+  expect(screen).toMatch(/^disk +(.* written a day at this rate|writes are not counted)/m);
   const bad = await fetch(`http://127.0.0.1:${port}/tap?stage=middle`);
   expect([bad.status, await bad.text()]).toEqual([400, 'stage: expected in or out\n']);
   await endAgent(child);
 });
+
+/** A file system in memory has no disk that writes could be counted for. */
+const TMPFS_MAGIC = 0x01021994;
+const hasDisk = process.platform === 'linux' && statfsSync(tmpdir()).type !== TMPFS_MAGIC;
+
+test.skipIf(!hasDisk)(
+  'what is written to the disk is told: about what came in one request, a page for each reading by itself',
+  async () => {
+    const dir = tempDir();
+    const [port, httpPort, nobody] = [await freePort(), await freePort(), await freePort()];
+    const path = join(dir, 'agent.yaml');
+    // Without a log to deliver to, only the spool is written.
+    writeFileSync(
+      path,
+      `agent: { id: edge-7, dataDir: ./agent, listen: "127.0.0.1:${port}" }
+log: kafka://127.0.0.1:${nobody}
+sources: [{ type: http, listen: "127.0.0.1:${httpPort}", to: machine }]
+`,
+    );
+    startAgent(path);
+    const status = async (): Promise<AgentStatus> =>
+      (await (await fetch(`http://127.0.0.1:${port}/status`)).json()) as AgentStatus; // our own agent's
+    const post = async (lines: readonly string[]): Promise<void> => {
+      const answer = await fetch(`http://127.0.0.1:${httpPort}/`, {
+        method: 'POST',
+        headers: { 'content-type': 'application/x-ndjson' },
+        body: lines.join('\n'),
+      });
+      expect([answer.status, await answer.json()]).toMatchObject([200, { accepted: lines.length }]);
+    };
+    const isThere = (): Promise<boolean> =>
+      fetch(`http://127.0.0.1:${httpPort}/`).then(
+        () => true,
+        () => false,
+      );
+    await expect.poll(isThere).toBe(true);
+    // The first reading makes the reserve and a segment.
+    await post(['{"n":0}']);
+    const atFirst = await status();
+    const lines = Array.from({ length: 4000 }, (_, n) => JSON.stringify({ n, text: 'x'.repeat(500) }));
+    await post(lines);
+    const inOne = await status();
+    const single = 40;
+    for (let n = 0; n < single; n += 1) await post([JSON.stringify({ n })]);
+    const byThemselves = await status();
+    const spent = (before: AgentStatus, after: AgentStatus): number =>
+      (after.diskWritten ?? NaN) - (before.diskWritten ?? NaN);
+    const content = lines.reduce((sum, line) => sum + line.length, 0);
+    expect(inOne.spool.storedBytes - atFirst.spool.storedBytes).toBe(content);
+    expect(spent(atFirst, inOne)).toBeGreaterThan(content);
+    expect(spent(atFirst, inOne)).toBeLessThan(content * 1.25);
+    const pageBytes = Number(execFileSync('getconf', ['PAGESIZE'], { encoding: 'utf8' }));
+    expect(spent(inOne, byThemselves)).toBeGreaterThanOrEqual(single * pageBytes);
+    // One that lies over the end of a page costs two.
+    expect(spent(inOne, byThemselves)).toBeLessThan(single * pageBytes * 2);
+    const metrics = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text();
+    expect(metrics).toContain(`\npenstock_agent_stored_bytes_total ${byThemselves.spool.storedBytes}\n`);
+    const written = Number(/^penstock_agent_disk_written_bytes_total (\d+)$/m.exec(metrics)?.[1]);
+    expect(written).toBeGreaterThanOrEqual(byThemselves.diskWritten ?? NaN);
+    const [top] = jsonLines((await run(['agent', 'top', '-c', path, '--once', '--json'])).out);
+    const disk = top?.['disk'] as { written: number; writtenPerDay: number; writtenPerStored: number };
+    expect(disk.written).toBeGreaterThanOrEqual(written);
+    expect(disk.writtenPerStored).toBeCloseTo(disk.written / byThemselves.spool.storedBytes, 1);
+  },
+);
 
 test('a changed file and SIGHUP take effect without a lost or doubled reading; one with problems changes nothing', async () => {
   const dir = tempDir();
