@@ -3,8 +3,10 @@
  *
  * Invariants: never more than `max` are served, and of one address ADDRESS_SHARE of that, so that nobody shuts out all others. What is above it is answered 503 at its first
  * request, without a look at who asks, and closed; but `/healthz` is answered, for a full server is no reason to restart it.
- * Limits: REFUSING_MAX connections that are being refused, REFUSED_MS each; what is above that the kernel is told to close.
+ * Limits: `max`, or less where the process may not have so many files open; REFUSING_MAX connections that are being refused, REFUSED_MS each, and of one address ADDRESS_SHARE of
+ * these, too; what is above that is closed at once.
  */
+import { readFileSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import type { App } from './context.ts';
 import type { ControlMetrics } from './metrics.ts';
@@ -14,36 +16,32 @@ const ADDRESS_SHARE = 0.9;
 const REFUSING_MAX = 256;
 /** It is about one round trip and a handshake. */
 const REFUSED_MS = 2000;
+/** Of this process beside connections: those to the ports, files, and what a query opens. It has 30 when it is idle. */
+const OTHER_DESCRIPTORS = 256;
+/** The least that `serve.maxConnections` takes. */
+const SERVED_MIN = 10;
 
-export function boundConnections(app: App, max: number, metrics: ControlMetrics): void {
-  const served = new Map<string, number>();
-  const addressMax = Math.ceil(max * ADDRESS_SHARE);
+export function boundConnections(app: App, configured: number, metrics: ControlMetrics): void {
+  const max = Math.min(configured, Math.max(SERVED_MIN, openFilesMax() - REFUSING_MAX - OTHER_DESCRIPTORS));
+  const why = max < configured ? 'by the limit of open files of the process: ulimit -n' : 'serve.maxConnections';
+  const served = new Places(max);
+  const refusing = new Places(REFUSING_MAX);
   /** By both ends' names: over TLS requests have another socket than this one. */
   const refused = new Set<string>();
-  let open = 0;
 
-  app.server.maxConnections = max + REFUSING_MAX;
-  app.server.on('drop', () => metrics.connectionRefused());
+  metrics.connectionsMax(max);
   app.server.on('connection', (socket: Socket) => {
-    const { remoteAddress: address = '' } = socket;
-    const own = served.get(address) ?? 0;
-    if (open >= max || own >= addressMax) {
-      refuse(socket);
+    if (served.take(socket)) {
+      metrics.connections(served.taken);
+      socket.once('close', () => metrics.connections(served.taken));
       return;
     }
-    open++;
-    served.set(address, own + 1);
-    metrics.connections(open);
-    socket.once('close', () => {
-      metrics.connections(--open);
-      const left = (served.get(address) ?? 1) - 1;
-      if (left > 0) served.set(address, left);
-      else served.delete(address);
-    });
+    metrics.connectionRefused();
+    if (refusing.take(socket)) refuse(socket);
+    else socket.destroy();
   });
 
   function refuse(socket: Socket): void {
-    metrics.connectionRefused();
     const name = nameOf(socket);
     refused.add(name);
     const timer = setTimeout(() => socket.destroy(), REFUSED_MS).unref();
@@ -62,9 +60,53 @@ export function boundConnections(app: App, max: number, metrics: ControlMetrics)
       reply,
       503,
       'unavailable',
-      `too many connections are open: at most ${max} (serve.maxConnections), ${addressMax} of one address`,
+      `too many connections are open: at most ${max} (${why}), ${served.addressMax} of one address`,
     );
   });
 }
 
+/** For so many connections, until they are closed. */
+class Places {
+  readonly addressMax: number;
+  readonly #max: number;
+  readonly #byAddress = new Map<string, number>();
+  #taken = 0;
+
+  constructor(max: number) {
+    this.#max = max;
+    this.addressMax = Math.ceil(max * ADDRESS_SHARE);
+  }
+
+  get taken(): number {
+    return this.#taken;
+  }
+
+  /** false: there is none left, or none for this address. */
+  take(socket: Socket): boolean {
+    const { remoteAddress: address = '' } = socket;
+    const own = this.#byAddress.get(address) ?? 0;
+    if (this.#taken >= this.#max || own >= this.addressMax) return false;
+    this.#taken++;
+    this.#byAddress.set(address, own + 1);
+    socket.once('close', () => {
+      this.#taken--;
+      const left = (this.#byAddress.get(address) ?? 1) - 1;
+      if (left > 0) this.#byAddress.set(address, left);
+      else this.#byAddress.delete(address);
+    });
+    return true;
+  }
+}
+
 const nameOf = ({ remoteAddress = '', remotePort = 0 }: Socket): string => `${remoteAddress} ${remotePort}`;
+
+/** Node has raised the soft limit to the hard one. Elsewhere than on Linux it is not known. */
+function openFilesMax(): number {
+  let limits = '';
+  try {
+    limits = readFileSync('/proc/self/limits', 'utf8');
+  } catch {
+    return Infinity;
+  }
+  return Number(/^Max open files +(\d+)/m.exec(limits)?.[1] ?? Infinity);
+}

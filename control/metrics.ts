@@ -10,6 +10,7 @@ export class ControlMetrics {
   readonly #registry = new Registry();
   readonly #requests: Histogram;
   readonly #connections: Gauge;
+  readonly #connectionsMax: Gauge;
   readonly #refused: Counter;
   readonly #context: ControlContext;
   readonly #lakes = new Map<Scope, LakeMetrics>();
@@ -31,7 +32,12 @@ export class ControlMetrics {
     });
     this.#connections = new Gauge({
       name: 'penstock_control_connections',
-      help: 'Connections that are open; serve.maxConnections bounds them.',
+      help: 'Connections that are open.',
+      registers,
+    });
+    this.#connectionsMax = new Gauge({
+      name: 'penstock_control_connections_max',
+      help: 'Their bound: serve.maxConnections, or less by the limit of open files.',
       registers,
     });
     this.#refused = new Counter({
@@ -52,6 +58,10 @@ export class ControlMetrics {
 
   connections(open: number): void {
     this.#connections.set(open);
+  }
+
+  connectionsMax(max: number): void {
+    this.#connectionsMax.set(max);
   }
 
   connectionRefused(): void {

@@ -1,18 +1,24 @@
 /** More connections than the server takes: those above it are told so, and the others served. */
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
-import { readFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { connect as connectTls } from 'node:tls';
 import { expect, onTestFinished, test } from 'vitest';
 import { makeCertificates } from '../support/certificates.ts';
+import { HANG_MS } from '../support/hang.ts';
 import { tempDir } from '../support/temp.ts';
 import { openTestPipeline } from '../compactor/pipeline.ts';
-import { startControl, type Control } from './control.ts';
+import { Control, startControl } from './control.ts';
 
 const MAX = 10;
 /** Nine tenths of them. */
 const ADDRESS_MAX = 9;
+/** That are told why, at a time. */
+const REFUSING = 256;
 const OTHER = '127.0.0.2';
+const BIN = join(import.meta.dirname, '../../bin/penstock');
 
 async function served(rest = ''): Promise<Control> {
   const { config, dir } = await openTestPipeline('', `serve: { maxConnections: ${MAX}${rest} }`);
@@ -61,6 +67,14 @@ test('one address leaves room for others, and above the bound a connection is to
   expect(held.every((socket) => !socket.destroyed)).toBe(true);
 });
 
+test('one address that is refused again and again leaves room for others to be served, and for the probe', async () => {
+  const control = await served();
+  await Promise.all(Array.from({ length: MAX + REFUSING }, () => open(control)));
+  const other = await open(control, OTHER);
+  expect(await asked(await open(control, OTHER), '/healthz')).toMatch(/^HTTP\/1\.1 200 /);
+  expect(await asked(other, '/v1/runs')).toMatch(/^HTTP\/1\.1 200 /);
+});
+
 test('over TLS, too', async () => {
   const { server, ca } = makeCertificates(tempDir('connection-bound'));
   const control = await served(`, tls: { cert: ${server.cert}, key: ${server.key} }`);
@@ -69,4 +83,25 @@ test('over TLS, too', async () => {
   secure.on('error', () => undefined);
   await once(secure, 'secureConnect');
   expect(await asked(secure, '/v1/overview')).toMatch(REFUSAL);
+});
+
+test('a process that may have fewer files open bounds its connections by that: its ports and its probe are left some', async () => {
+  const dir = tempDir('connection-bound');
+  const file = join(dir, 'pipeline.yaml');
+  const ports = ['log', 'objects', 'meta.db'].map((name) => join(dir, name));
+  writeFileSync(
+    file,
+    `{ log: 'file:${ports[0] ?? ''}', store: 'dir:${ports[1] ?? ''}', meta: 'sqlite:${ports[2] ?? ''}', datasets: [{ name: unit, topic: unit }] }`,
+  );
+  const serve = ['-c', 'ulimit -n 600; exec "$0" "$@"', BIN, 'serve', '-c', file, '--port', '0'];
+  const child = spawn('sh', serve, { stdio: ['ignore', 'ignore', 'ignore', 'ipc'] });
+  onTestFinished(() => void child.kill('SIGKILL'));
+  const [{ url }] = (await once(child, 'message', { signal: AbortSignal.timeout(HANG_MS) })) as [{ url: string }];
+  const control = new Control({ url, loopbackOnly: true }, async () => undefined);
+  await Promise.all(Array.from({ length: 700 }, () => open(control)));
+  const metrics = await asked(await open(control, OTHER), '/metrics');
+  expect(metrics).toContain('penstock_control_connections_max 88');
+  const others = await Promise.all(Array.from({ length: 8 }, () => open(control, OTHER)));
+  expect(await asked(await open(control, OTHER), '/healthz')).toMatch(/^HTTP\/1\.1 200 /);
+  expect(others.every((socket) => !socket.destroyed)).toBe(true);
 });

@@ -112,6 +112,13 @@ describe.skipIf(missing('helm', 'promtool'))('the alerts', () => {
     await expectFiring(rules, [[late, '0x20'], others], { PenstockAgentsLate: 0 });
   });
 
+  it('fire for connections that are refused, and not for those that once were', async () => {
+    const rules = rulesOf(await render({}));
+    const refused = 'penstock_control_connections_refused_total';
+    await expectFiring(rules, [[refused, '0+1x20']], { PenstockConnectionsRefused: 1 });
+    await expectFiring(rules, [[refused, '7x20']], { PenstockConnectionsRefused: 0 });
+  });
+
   it('ask for no control plane where there is none', async () => {
     const rules = rulesOf(await render({ control: { enabled: false } }));
     expect(rules.groups.map(({ name }) => name)).toEqual(['penstock-agent', 'penstock-programs', 'penstock-volumes']);
