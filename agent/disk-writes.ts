@@ -1,8 +1,8 @@
 /**
  * What this process has written to disks: flash wears out by it.
  *
- * The kernel's own count (proc_pid_io(5), `write_bytes`): everything, also what rewrites a file, in the pages (of 4 KiB, on most) in which it reaches the disk. A
- * counter at our writes was rejected: it would miss whoever forgets it, and take the 100 bytes that are synced by themselves for 100.
+ * The kernel's own count (proc_pid_io(5), `write_bytes`): everything, also what rewrites a file, in the pages (most have 4 KiB) in which it
+ * reaches the disk. A counter at our writes was rejected: it would miss whoever forgets it, and take 100 bytes that are synced by themselves for 100.
  * Limits: not in it are folders and a file system's journal, what the flash itself moves about, and a child process that has not ended. Nothing is
  * counted for a file system in memory, or for one over the network.
  */

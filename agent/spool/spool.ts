@@ -96,7 +96,6 @@ export class Spool implements SpoolReader {
   #headTopics: ReadonlySet<string>;
   #pending: PendingGroup;
   #group = 0;
-  #storedBytes = 0;
   #running: Promise<void> | undefined;
   #acknowledgeTimer: NodeJS.Timeout | undefined;
   readonly #forReadings = new WaitList();
@@ -275,10 +274,8 @@ export class Spool implements SpoolReader {
 
   stats(): SpoolStats {
     return {
-      bytes: this.#segments.bytes,
+      ...this.#segments.stats(),
       maxBytes: this.#options.maxBytes,
-      segments: this.#segments.all.length,
-      storedBytes: this.#storedBytes,
       setAside: this.#setAside,
       ...topicStats(this.#state),
     };
@@ -370,7 +367,7 @@ export class Spool implements SpoolReader {
     if (laidOut.buffers.length > 0) await this.#writer.write(laidOut.buffers, laidOut.bytes);
     this.#recent.add(segment, start, laidOut.frames);
     this.#group += 1;
-    this.#storedBytes += group.contentBytes;
+    this.#segments.storedBytes += group.contentBytes;
     for (const [topic, nextSeq] of laidOut.nextSeqs) topic.nextSeq = nextSeq;
     if (laidOut.delta !== null) this.#state.apply(laidOut.delta);
     group.succeed();

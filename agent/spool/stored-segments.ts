@@ -10,13 +10,15 @@ import { syncDirectory } from '../../lib/durable-files.ts';
 import { Compaction } from './compaction.ts';
 import { thinSegment, type Thinning } from './dropping.ts';
 import type { Segment } from './recovery.ts';
-import { deliveredSegments } from './spool-stats.ts';
+import { deliveredSegments, type SpoolStats } from './spool-stats.ts';
 import type { SpoolState } from './spool-state.ts';
 
 export class StoredSegments {
   readonly #dir: string;
   readonly #state: SpoolState;
   readonly #compaction = new Compaction();
+  /** Keys and values of readings that went into segments since the start. */
+  storedBytes = 0;
   #all: readonly Segment[];
   #current: Segment;
   #sealedBytes: number;
@@ -41,6 +43,10 @@ export class StoredSegments {
 
   get bytes(): number {
     return this.#sealedBytes + this.#current.bytes;
+  }
+
+  stats(): Pick<SpoolStats, 'bytes' | 'segments' | 'storedBytes'> {
+    return { bytes: this.bytes, segments: this.#all.length, storedBytes: this.storedBytes };
   }
 
   /** Something may have been delivered since no segment was worth it. */
