@@ -23,6 +23,7 @@ import { Staging } from './data/staging.ts';
 import { Uploader } from './data/uploader.ts';
 import { Content } from './meta/content.ts';
 import { VolumeView } from './meta/view.ts';
+import { VolumeIdentity } from './meta/volume-identity.ts';
 import { mountIdOf, onlyOne, stagingFolder } from './mount-identity.ts';
 import { bootId, openPassthrough, openWholeFiles } from './open-passthrough.ts';
 import { CacheGroup } from './peers/cache-group.ts';
@@ -113,8 +114,9 @@ export async function openVolume(
   const group = options.cacheGroup === undefined ? undefined : await CacheGroup.open({ ...options.cacheGroup, report });
   const { space, born = '' } = thisProcess;
   const own = { volume, mountpoint, mountId, lockOwner, space, born, ...(folder !== undefined && { folder }) };
+  const identity = new VolumeIdentity(volume);
   const view = await VolumeView.open({
-    open: () => openMeta(options.metaUrl, { kind: 'mount', detail: { ...own, ...group?.detail } }),
+    open: () => identity.confirmed(openMeta(options.metaUrl, { kind: 'mount', detail: { ...own, ...group?.detail } })),
     volume,
     mountId,
     cacheEntries: CACHED_INODES,

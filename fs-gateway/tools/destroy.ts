@@ -3,7 +3,8 @@
  *
  * Invariants
  * - A volume that is mounted is refused (`held`), also one that is being mounted while we look: a mount opens its session before it reads the
- *   format, so sessions are looked at again after the format is gone, and it is put back when there is one.
+ *   format, so sessions are looked at again after the format is gone, and it is put back when there is one. One that has lost its session and comes
+ *   back does the same, and serves no more (meta/volume-identity.ts).
  * - One that a clone is made in, or a snapshot is removed from, is refused too (`conflict`): they begin only while there is a format.
  * - A marker ({v}meta destroy) holds the format until the end. Every commit compares it: of two that destroy a volume at once, one ends the
  *   other by removing it, and neither can touch a volume that was made anew under the name.

@@ -12,10 +12,12 @@ import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { FaultPlan } from '../support/fault.ts';
 import { faultyEngine } from '../support/faulty-engine.ts';
 import { faultyStore } from '../support/faulty-store.ts';
-import { openTestVolume, testVolume } from '../support/fs-volume.ts';
+import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
 import type { TestVolume } from '../support/fs-volume.ts';
 import { onBothServices, openBench, openEngine } from './volume-bench.ts';
-import { makeDirectory, writeFile } from './volume-files.ts';
+import { readElsewhere } from '../fs-gateway/passthrough-volume.ts';
+import { HOUR_MS, sleeper } from '../vfs/sleeper.ts';
+import { lookUp, makeDirectory, writeFile } from './volume-files.ts';
 
 const OTHER_ID = '0f0f0f0f-1111-4222-8333-444444444444';
 
@@ -130,4 +132,32 @@ test('a volume that shows the datasets of a lake is refused, and a mistyped data
   });
   const metaUrl = `sqlite:${join(volume.base, 'none.db')}`;
   await expect(destroy({ metaUrl, id })).rejects.toThrow(/none.db does not exist/);
+});
+
+test('a mount that was away while its volume was removed writes nothing into another one that was made under the name', async () => {
+  const { volume, open, other, reports, sleep } = await sleeper();
+  const { operations } = open;
+  const { metaUrl, storeDir } = volume;
+  await writeFile(open, 'f', Buffer.alloc(200_000, 1));
+  const { ino } = await lookUp(open, 1n, 'f');
+  const { handle } = await operations.open(caller(), ino, 2);
+  await other.close();
+  await sleep(HOUR_MS);
+  expect(await destroy({ metaUrl, id: open.format.id })).toMatchObject({ volume: 'lake' });
+  await formatVolume({ metaUrl, storeUrl: `dir:${storeDir}`, options: {} });
+  const anew = await openTestVolume(volume, 'anew');
+  const content = Buffer.alloc(200_000, 2);
+  for (const name of ['f', 'g', 'h']) await writeFile(anew, name, content);
+  const write = async (): Promise<void> => {
+    await operations.write(caller(), ino, handle, 0n, Buffer.from('mine'), 2, false);
+    await operations.flush(caller(), ino, handle, 0n);
+  };
+  const written = write().then(
+    () => 'written',
+    () => 'refused',
+  );
+  await expect.poll(() => reports.join('\n'), { timeout: 10_000 }).toMatch(/volume 'lake' is another one now/);
+  for (const name of ['f', 'g', 'h']) expect((await readElsewhere(anew, name)).equals(content)).toBe(true);
+  // It waits for a session, and is refused when none comes.
+  expect(await Promise.race([written, Promise.resolve('waiting')])).toBe('waiting');
 });
