@@ -6,7 +6,7 @@
  * syncs behind it syncs all.
  * Failure: the worker killed before, the log and `stats` (`keptAside`) tell. Limits: LOST_MAX inodes, of those that are open.
  */
-import { PenstockError } from '../../lib/errors.ts';
+import { describeError, PenstockError } from '../../lib/errors.ts';
 import { BoundedMap } from '../meta/bounded-map.ts';
 import type { Result } from './operations.ts';
 
@@ -41,7 +41,9 @@ export class Handles {
   /** An fsync or a close by this handle: throws `io` where it has not been told yet. */
   telling(ino: number, handle: bigint, run: () => Result<void>): Result<void> {
     const told = (error: unknown): never => {
-      this.#lost.get(ino)?.told.add(handle);
+      const lost = this.#lost.get(ino);
+      // Of another error it would learn, once that is mended, that all is well.
+      if (lost !== undefined && describeError(error) === lost.message) lost.told.add(handle);
       throw error;
     };
     try {
