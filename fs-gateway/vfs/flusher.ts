@@ -103,8 +103,11 @@ export class Flusher {
   }
 
   /** An answer that was lost with the absence: what seems to be of others is the commit that was made of this. */
-  async #over(file: StagedFile, { overlay, size, sizeSet }: Flush, node: Node | null): Promise<Outcome> {
+  async #over(file: StagedFile, flush: Flush, node: Node | null): Promise<Outcome> {
+    const { overlay, size, sizeSet, append } = flush;
     if (node === null || node.inode.size < size || (sizeSet && node.inode.size > size)) return 'over';
+    // The same line may be in a log twice: it does not tell whose it is.
+    if (append !== undefined && append.from < size) return 'over';
     for (const { start, end, kind } of overlay.within(0, size)) {
       for (let at = start; at < end; at += COMPARED_BYTES) {
         const there = Buffer.alloc(Math.min(COMPARED_BYTES, end - at));

@@ -1,6 +1,7 @@
 /** An absence that comes between: into a flush, before the last close, between a commit and its answer, before somebody else's fsync. */
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
+import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
 import { Uploader } from '../../fs-gateway/data/uploader.ts';
 import { formatVolume } from '../../fs-gateway/main.ts';
 import { VolumeView } from '../../fs-gateway/meta/view.ts';
@@ -18,6 +19,7 @@ import { errnoOf, lookUp } from '../tools/volume-files.ts';
 import { BLOCK, HOUR_MS, sleeper, SMALL } from './sleeper.ts';
 
 const O_RDWR = 2;
+const O_APPEND = 0o2000;
 
 test('what was written while a flush hung through the absence is as old as the flush: it is kept aside, too', async () => {
   const { open, other, sleep, write } = await sleeper();
@@ -79,6 +81,30 @@ test('the last close of a file that others removed, before the node has noticed 
   await operations.release(caller(), ino, handle, undefined);
   gate.resolve();
   await expect.poll(() => open.stats(), { timeout: 5000 }).toMatchObject({ stagedFiles: 0, keptAside: 1 });
+});
+
+test('a line that others appended is theirs, though it says the same: what this node appended with other changes is kept aside', async () => {
+  const { open, other, sleep } = await sleeper();
+  const { operations } = open;
+  const content = Buffer.alloc(2 * BLOCK, 'a');
+  await writeElsewhere(other, 'f', content);
+  const { ino } = await lookUp(open, 1n, 'f');
+  const { handle } = await operations.open(caller(), ino, O_RDWR);
+  const append = async (on: OpenVolume): Promise<void> => {
+    const flags = O_RDWR | O_APPEND;
+    const opened = await on.operations.open(caller(), ino, flags);
+    await on.operations.write(caller(), ino, opened.handle, BigInt(content.length), Buffer.from('line'), flags, false);
+    if (on === open) return;
+    await on.operations.flush(caller(), ino, opened.handle, 0n);
+    await on.operations.release(caller(), ino, opened.handle, undefined);
+  };
+  await operations.write(caller(), ino, handle, 0n, Buffer.from('head'), O_RDWR, false);
+  await append(open);
+  await sleep(HOUR_MS);
+  await writeElsewhere(other, 'f', Buffer.from('head'));
+  await append(other);
+  expect(await errnoOf(() => operations.flush(caller(), ino, handle, 0n))).toBe(Errno.EIO);
+  expect(open.stats()).toMatchObject({ keptAside: 1, stagedFiles: 0 });
 });
 
 test('every handle that was open is told by its next fsync or close, once, whoever met the error first', async () => {
