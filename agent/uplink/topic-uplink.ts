@@ -202,8 +202,7 @@ export class TopicUplink {
       spool.done(entries);
     }
     if (entries.length === 0) this.#caughtUpMs = clock.monotonicMs();
-    this.settle();
-    return entries.length > 0;
+    return this.#settleRead(entries.length > 0);
   }
 
   async #moveReplay(range: Backlog, lanes: readonly Lane[], maxBytes: number): Promise<boolean> {
@@ -220,8 +219,14 @@ export class TopicUplink {
       const next = this.#backlog[0]?.next ?? range.next;
       for (const lane of lanes) lane.skipTo(next - 1n);
     }
+    return this.#settleRead(entries.length > 0);
+  }
+
+  /** No answer of the log comes for what an earlier run delivered: whoever waits for the end is told here. */
+  #settleRead(hasRead: boolean): boolean {
     this.settle();
-    return entries.length > 0;
+    if (hasRead && this.lag === 0n) this.#context.lanes.onProgress();
+    return hasRead;
   }
 
   /** Tells the spool what is delivered. */

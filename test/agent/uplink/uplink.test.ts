@@ -226,6 +226,31 @@ test('with a flipped bit anywhere in the intents every reading arrives, none und
   expect(setAside).toBeGreaterThan(0);
 });
 
+test('a drain that waits while what an earlier run sent is found stored ends with it', async () => {
+  const directory = tempDir();
+  const log = await openLog(directory);
+  // Stored, and never answered.
+  const plan = new FaultPlan(
+    ...Array.from({ length: 50 }, (_, call) => ({ operation: 'append', call, moment: 'after' as const })),
+  );
+  const spool = new GeneratedSpool('t', join(directory, 'acknowledged'), 100);
+  const first = await startUplink(faultyLog(log, plan), spool, directory);
+  await expect.poll(async () => (await delivered(log, 't')).length).toBe(100);
+  await first.close();
+
+  const asked = Promise.withResolvers<unknown>();
+  const ensureTopic: Log['ensureTopic'] = async (...request) => {
+    await asked.promise;
+    return log.ensureTopic(...request);
+  };
+  const again = new GeneratedSpool('t', join(directory, 'acknowledged'), 100);
+  const uplink = closing(await startUplink({ ...faultyLog(log, new FaultPlan()), ensureTopic }, again, directory));
+  const drained = uplink.drain(HANG_MS);
+  asked.resolve(undefined);
+  expect(await drained).toBe(true);
+  expect(flaws(await delivered(log, 't'), 100)).toBe('');
+});
+
 test('a gap of the spool is passed over and acknowledged', async () => {
   const directory = tempDir();
   const log = await openLog(directory);
