@@ -12,6 +12,7 @@ import { configuredFile } from '../../config-parts.ts';
 import { Backoff } from '../../uplink/backoff.ts';
 import type { Source, SourceOutput } from '../source.ts';
 import { brokerAddress, type MqttSourceConfig } from './config.ts';
+import type { IConnackPacket } from 'mqtt-packet';
 import { Connection, type ConnectionOptions } from './connection.ts';
 import { Inflow } from './inflow.ts';
 import { reasonCodeText } from './reasons.ts';
@@ -122,8 +123,8 @@ class MqttSession {
     if (signal.aborted) stop();
     try {
       if (!connack.sessionPresent) await this.#forgetSession();
-      const problem = await this.#subscribe(connection);
-      this.#output.report(problem);
+      const problems = [await this.#subscribe(connection), shortenedSession(connack, this.#config)];
+      this.#output.report(problems.filter((problem) => problem !== null).join('; ') || null);
     } catch (error) {
       connection.end(error instanceof Error ? error : new Error(String(error)));
       await connection.closed;
@@ -234,6 +235,14 @@ class MqttSession {
   async #store(subscriptions: Subscriptions): Promise<void> {
     await this.#output.deliver([], [{ source: this.#name, state: subscriptions }]);
   }
+}
+
+/** MQTT 5.0, section 3.2.2.3.2: a broker that keeps a session for another time than it was asked for says so. */
+function shortenedSession({ properties }: IConnackPacket, { sessionExpiry }: MqttSourceConfig): string | null {
+  const [kept, asked] = [properties?.sessionExpiryInterval, Math.round(sessionExpiry / 1000)];
+  return kept === undefined || kept >= asked
+    ? null
+    : `the broker keeps the session for ${kept} s instead of ${asked} s: it drops what comes while the agent is away for longer`;
 }
 
 function named(texts: readonly string[], separator: string): string {

@@ -54,11 +54,11 @@ export class SyslogFramer {
     }
   }
 
-  /** The last message of a connection, where it has no line end. */
-  finish(): Framed | null {
+  /** What a connection ends with: a message without a line end, or a part of one whose length says that there is more. */
+  finish(): { readonly bytes: Buffer; readonly isWhole: boolean } | null {
     const bytes = this.#rest;
     this.#rest = Buffer.alloc(0);
-    return bytes.length === 0 || isDigit(bytes[0]) ? null : { bytes, isTooLong: false };
+    return bytes.length === 0 ? null : { bytes, isWhole: !isDigit(bytes[0]) };
   }
 
   #counted(bytes: Buffer): { framed: Framed; used: number } | null {

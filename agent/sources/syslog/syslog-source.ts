@@ -134,7 +134,8 @@ class SyslogReceiver {
     socket.on('close', () => this.#connections.delete(socket));
     socket.on('end', () => {
       const last = framer.finish();
-      if (last !== null) this.#receive(last, sender);
+      if (last !== null)
+        this.#take(last.bytes, sender, last.isWhole ? null : 'the connection ended within the message');
     });
     socket.on('data', (chunk: Buffer) => {
       try {

@@ -275,3 +275,15 @@ test('a broker that falls silent is left; an end of the agent is a DISCONNECT th
   await running.stop();
   await vi.waitFor(() => expect(broker.received.at(-1)).toMatchObject({ cmd: 'disconnect', reasonCode: 0 }), WAIT);
 });
+
+test('a broker that keeps the session for less than it was asked for is a problem, as it drops messages in a longer outage', async () => {
+  const properties = { sessionExpiryInterval: 60 };
+  const broker = await fakeBroker((packet) =>
+    packet.cmd === 'connect' ? { cmd: 'connack', reasonCode: 0, sessionPresent: false, properties } : undefined,
+  );
+  const { output } = await follow(broker.port, { sessionExpiry: '1h' });
+  await vi.waitFor(() => expect(output.counters.problem).toContain('for 60 s instead of 3600 s'), WAIT);
+  properties.sessionExpiryInterval = 3600;
+  broker.connections.at(-1)?.destroy();
+  await vi.waitFor(() => expect(output.counters.problem).toBeNull(), WAIT);
+});

@@ -287,3 +287,17 @@ test('over TLS', async () => {
   await vi.waitFor(() => expect(output.counters.events['tls_refused']).toBeGreaterThan(0), WAIT);
   expect(spool.lastSeq('t')).toBe(1n);
 });
+
+test('over TCP: a message whose sender says that it is longer than what comes is not dropped without a word', async () => {
+  const { port, spool, dir } = await receive({ transport: 'tcp' });
+  const socket = await open(port);
+  socket.end('22 <13>1 - h a - - - one 99 <13>1 - h a - - - two');
+  await vi.waitFor(
+    () =>
+      expect(quarantinedIn(dir)).toMatchObject([
+        { reason: 'the connection ended within the message', text: '99 <13>1 - h a - - - two' },
+      ]),
+    WAIT,
+  );
+  expect((await messages(spool, 1)).map(({ message }) => message)).toEqual(['one ']);
+});
