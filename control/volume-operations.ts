@@ -51,6 +51,8 @@ interface Asked {
   readonly onUnexpected: (error: unknown) => void;
 }
 
+type Ended = Pick<VolumeOperation, 'state' | 'error'>;
+
 interface Hooks<T> {
   readonly onProgress: OnProgress;
   /** The record that says that this came of it. */
@@ -95,19 +97,19 @@ export class VolumeOperations {
     return this.#lists.run(null, () => work(this.#tools));
   }
 
-  /** What has come of it within `waitMs`; else the operation, which goes on. Throws what `work` throws until then, and `unavailable` when too many wait. */
+  /** What has come of it within `waitMs`; else the operation, which goes on, and where that is here, what it ends as. Throws what `work` throws until then, and `unavailable` when too many wait. */
   async run<T extends object>(
     asked: Asked,
     schema: z.ZodType<T>,
     waitMs: number,
     work: (tools: VolumeTools, hooks: Hooks<T>) => Promise<T>,
-  ): Promise<{ readonly result: T } | { readonly operation: VolumeOperation }> {
+  ): Promise<{ readonly result: T } | { readonly operation: VolumeOperation; readonly ended: Promise<Ended> | null }> {
     const known = await this.#begin(asked, schema, work);
     const live = this.#live.get(known.attempt);
     if (live !== undefined) await within(live.ended, waitMs);
     const now = live?.kept ?? known;
     if (now.state === 'done') return { result: schema.parse(now.result) };
-    if (now.state !== 'failed') return { operation: now };
+    if (now.state !== 'failed') return { operation: now, ended: live?.ended.then(() => live.kept) ?? null };
     const { status = 500, code = 'internal', detail = '' } = now.error ?? {};
     throw live?.failure ?? new HttpProblem(status, code, detail);
   }

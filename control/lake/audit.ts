@@ -36,7 +36,7 @@ export const auditSchema = z.object({
   target: z.string(),
   /** The request's body as JSON text, cut to 2,000 characters; '' without one. */
   detail: z.string(),
-  /** The HTTP status; null: the request did not come to its end. */
+  /** The HTTP status, of what goes on without its request that which it ended with; null: it did not come to its end. */
   status: z.int().nullable(),
 });
 export type AuditRecord = z.output<typeof auditSchema>;

@@ -1,4 +1,5 @@
 /** Every change is recorded before it is made; an administrator reads what was. */
+import type { FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import type { App, ControlContext } from '../context.ts';
 import { auditSchema, KEEP_DAYS, type AuditRecord } from '../lake/audit.ts';
@@ -8,6 +9,8 @@ declare module 'fastify' {
   interface FastifyRequest {
     /** null on what changes nothing. */
     audit: AuditRecord | null;
+    /** Of what goes on when it is answered: the status that comes of it. It does not reject. */
+    goesOn: Promise<number> | null;
   }
 }
 
@@ -18,6 +21,7 @@ const DAY_MS = 86_400_000;
 export function addAudit(app: App, context: ControlContext): void {
   const { audit, connections } = context;
   app.decorateRequest('audit', null);
+  app.decorateRequest('goesOn', null);
   app.addHook('preHandler', async (request) => {
     const { principal, routeOptions } = request;
     if (principal === null || routeOptions.config.access === 'agent' || READS.has(request.method)) return;
@@ -32,13 +36,18 @@ export function addAudit(app: App, context: ControlContext): void {
       body: request.body,
     });
   });
-  // Before the answer is sent, so that whoever has it finds the record complete.
+  const complete = async ({ audit: record, log }: FastifyRequest, status: number): Promise<void> => {
+    if (record === null) return;
+    try {
+      await audit.complete(connections.engine, connections.volume, record, status);
+    } catch (error) {
+      log.warn({ err: error }, 'an audit record stays without its outcome');
+    }
+  };
+  // Before the answer is sent, so that whoever has it finds the record complete; of what goes on when that ends.
   app.addHook('onSend', async (request, reply) => {
-    if (request.audit === null) return;
-    const { engine, volume } = connections;
-    await audit
-      .complete(engine, volume, request.audit, reply.statusCode)
-      .catch((error: unknown) => request.log.warn({ err: error }, 'an audit record stays without its outcome'));
+    if (request.goesOn === null) await complete(request, reply.statusCode);
+    else void request.goesOn.then((status) => complete(request, status));
   });
 }
 

@@ -42,7 +42,8 @@ export async function answerChange<T extends object>(
   };
   const outcome = await request.scope.volume(params.volume).run(asked, schema, query.wait * 1000, work);
   if ('result' in outcome) return reply.code(status).send(status === 204 ? null : outcome.result);
-  const { operation } = outcome;
+  const { operation, ended } = outcome;
+  request.goesOn = ended?.then(({ state, error }) => (state === 'done' ? status : (error?.status ?? 500))) ?? null;
   const location = `/v1/volumes/${encodeURIComponent(params.volume)}/operations/${operation.id}`;
   return reply.code(202).header('location', location).send(operation);
 }

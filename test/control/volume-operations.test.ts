@@ -116,6 +116,11 @@ test('what takes long is answered 202, followed at its Location, and known by it
       { type: 'urn:penstock:problem:exists', detail: "'/copy' exists" },
     ]);
   }
+  // The audit log says what came of each, too, the newest first.
+  const statuses = [409, 409, 409, 409, 201, 201, 201];
+  await expect
+    .poll(async () => (await control.get('/v1/audit?operation=volumes.clone'))['items'])
+    .toMatchObject(statuses.map((status) => ({ status })));
   expect((await control.request('GET', `${VOLUME}/operations/${crypto.randomUUID()}`)).status).toBe(404);
 });
 
