@@ -250,6 +250,8 @@ describe.skipIf(absent)('the Helm chart', () => {
       const pipeline = parseConfig(config['pipeline.yaml'] ?? '', 'pipeline.yaml', pipelineSchema);
       expect(pipeline.meta).toBe('redis://r:6379/0');
       expect(pipeline.serve.tenants).toEqual(values === MATRIX['everything'] ? ['team-a', 'b'] : []);
+      const { maxConnections } = pipeline.serve;
+      expect(maxConnections).toBe(values === MATRIX['everything'] ? 1_000_000 : 25_000);
       const agent = config['agent.yaml'];
       const parsed = agent === undefined ? undefined : parseConfig(agent, 'agent.yaml', agentSchema);
       if (parsed !== undefined) expect(parsed.agent.id).toBe('edge-7');

@@ -35,7 +35,7 @@ export const MATRIX: Readonly<Record<string, object>> = {
     lander: { keda: { enabled: true, minReplicas: 2, triggerAuthentication: 'kafka', metadata: { tls: 'enable' } } },
     bucket: { create: true, name: 'plant-lake' },
     compactor: { shards: 4, karpenter: { enabled: true }, scratch: { hostPath: '/mnt/nvme' } },
-    control: { replicas: 2, service: { type: 'LoadBalancer', annotations: { a: 'b' } } },
+    control: { replicas: 2, maxConnections: 1_000_000, service: { type: 'LoadBalancer', annotations: { a: 'b' } } },
     csi: {
       inline: { enabled: true },
       snapshots: { enabled: true, default: true },
