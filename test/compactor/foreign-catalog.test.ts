@@ -10,7 +10,8 @@ import { describe, expect, onTestFinished, test } from 'vitest';
 import { offsetsBucket } from '../../lib/lake/offsets.ts';
 import type { Stored } from '../../lib/meta/engine.ts';
 import { stringifyJson } from '../../lib/table/json.ts';
-import { loadTable } from '../../lib/table/table.ts';
+import { expireSnapshots } from '../../lib/table/maintenance.ts';
+import { loadTable, type TableCatalog } from '../../lib/table/table.ts';
 import { startIcebergRest } from '../support/iceberg-rest.ts';
 import { missing } from '../support/services.ts';
 import { expectWhole, listedNames, openForeignPipeline, PER_LANDING, records } from './foreign-catalog-pipeline.ts';
@@ -117,6 +118,42 @@ describe.skipIf(missing('iceberg-rest'))('tables in Iceberg’s reference catalo
     await update(main(snapshots[0]), { action: 'remove-snapshots', 'snapshot-ids': [snapshots[1]] });
     await loadTable(lake, DATASET);
     expect(await listedNames(lake)).toEqual(one);
+  });
+
+  test('a tag that is over, and is given to another snapshot at that moment, stays', async () => {
+    const url = await startIcebergRest();
+    const { lake, log, ...rest } = await openForeignPipeline(url);
+    const producer = new TestProducer(log);
+    const snapshots: bigint[] = [];
+    for (let landing = 0; landing < 2; landing++) {
+      await producer.append(0, records(landing * PER_LANDING));
+      await landOnce({ lake, log, ...rest });
+      snapshots.push((await loadTable(lake, DATASET))?.currentSnapshot?.['snapshot-id'] ?? 0n);
+    }
+    const tag = async (id: bigint | undefined, more: object): Promise<void> => {
+      const update = { action: 'set-snapshot-ref', 'ref-name': 'release', type: 'tag', 'snapshot-id': id, ...more };
+      const body = stringifyJson({ requirements: [], updates: [update] });
+      const headers = { 'content-type': 'application/json' };
+      const answer = await fetch(`${url}/v1/namespaces/plant/tables/vibration`, { method: 'POST', headers, body });
+      expect(answer.status).toBe(200);
+    };
+    await tag(snapshots[0], { 'max-ref-age-ms': 1 });
+    const { catalog } = lake;
+    if (catalog === undefined) throw new Error('no catalog');
+    let isGiven = false;
+    const slow: TableCatalog = {
+      load: (...args) => catalog.load(...args),
+      create: (...args) => catalog.create(...args),
+      commit: async (...args) => {
+        if (!isGiven) await tag(snapshots[1], {});
+        isGiven = true;
+        return catalog.commit(...args);
+      },
+    };
+    const options = { olderThanMs: lake.clock.nowMs() + HOUR_MS, keepLast: 1 };
+    expect(await expireSnapshots({ ...lake, catalog: slow }, DATASET, options)).toEqual([snapshots[0]]);
+    const refs = (await loadTable(lake, DATASET))?.metadata.refs;
+    expect(refs?.['release']).toMatchObject({ 'snapshot-id': snapshots[1] });
   });
 
   test('an engine that forgot its last commits gets the offsets back: nothing lands twice', async () => {

@@ -72,6 +72,10 @@ export class ForeignCatalog implements TableCatalog {
       requirements: [
         { type: 'assert-table-uuid', uuid: before['table-uuid'] },
         { type: 'assert-ref-snapshot-id', ref: 'main', 'snapshot-id': main },
+        // A tag that is over may just have been given to another snapshot.
+        ...Object.entries(before.refs)
+          .filter(([ref]) => after.refs[ref] === undefined)
+          .map(([ref, { 'snapshot-id': id }]) => ({ type: 'assert-ref-snapshot-id', ref, 'snapshot-id': id })),
       ],
       updates: updatesBetween(before, after),
     };
