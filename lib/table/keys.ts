@@ -4,7 +4,7 @@
  *   {VOLUME}tables / DATASET                          -> the current pointer, in the MetaEngine (see pointer.ts)
  *   tables/NAMESPACE/TABLE/metadata/...               -> metadata, manifest lists, manifests, in the object store
  *   tables/NAMESPACE/TABLE/data/...                   -> Parquet files
- *   tables/NAMESPACE/TABLE/quarantine/...             -> dead letters, where another program's catalog has the table
+ *   tables/NAMESPACE/TABLE/_quarantine/...            -> dead letters, where another program's catalog has the table
  */
 import { PenstockError } from '../errors.ts';
 import type { Key } from '../meta/engine.ts';
@@ -29,9 +29,12 @@ export function tableFolder(name: string): string {
   return dot < 0 ? `tables/${DEFAULT_NAMESPACE}/${name}/` : `tables/${name.slice(0, dot)}/${name.slice(dot + 1)}/`;
 }
 
-/** Within the table's folder: the credentials that its catalog hands out reach no further. */
+/**
+ * Within the table's folder: the credentials that its catalog hands out reach no further. Iceberg's own removal of orphans (Spark's
+ * `remove_orphan_files`, Flink's) takes every file there that the table does not refer to, but none below a name with `_` in front.
+ */
 export function deadLettersInTable(name: string): string {
-  return `${tableFolder(name)}quarantine/`;
+  return `${tableFolder(name)}_quarantine/`;
 }
 
 /** The table in whose folder a key lies; null: in none. */

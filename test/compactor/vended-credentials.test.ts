@@ -12,8 +12,10 @@ import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 
 import { datasetStats } from '../../compactor/main.ts';
 import { runReplay } from '../../compactor/quarantine/replay.ts';
 import { openLake } from '../../lib/lake/ports.ts';
+import { readQuarantine } from '../../lib/lake/quarantine.ts';
 import { openS3Store } from '../../lib/store/s3/s3-store.ts';
 import { vendedIn } from '../../lib/table/foreign/vended-credentials.ts';
+import { tableFolder } from '../../lib/table/keys.ts';
 import { HANG_MS } from '../support/hang.ts';
 import { startIcebergRest } from '../support/iceberg-rest.ts';
 import { until } from '../support/mount-guard.ts';
@@ -156,6 +158,11 @@ describe.skipIf(missing('iceberg-rest', 'versitygw'))('credentials that a catalo
     const later = { ...pipeline.lake, clock: { ...pipeline.lake.clock, nowMs } };
     expect((await compactAll({ ...pipeline, lake: later })).problems).toEqual([]);
     await expectWhole(pipeline.lake, 2, true);
+    // Hidden from Iceberg's own removal of orphans.
+    const folder = `${tableFolder(DATASET)}_quarantine/`;
+    for await (const [object] of readQuarantine(pipeline.lake.engine, pipeline.lake.volume, DATASET)) {
+      expect(object.startsWith(folder), object).toBe(true);
+    }
     const options = { config: pipeline.config, lake: pipeline.lake, signal: new AbortController().signal };
     const replay = await runReplay(options);
     expect(replay.summary).toMatchObject({ objects: 2, rows: 0, quarantined: 2 });
