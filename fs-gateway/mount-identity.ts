@@ -9,7 +9,7 @@
  * lease is over, up to LEASES_MS.
  */
 import { createHash, randomUUID } from 'node:crypto';
-import { linkSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, linkSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -17,6 +17,7 @@ import { PenstockError, systemCode } from '../lib/errors.ts';
 import type { SessionInfo } from '../lib/meta/engine.ts';
 import { isGone } from '../lib/process-identity.ts';
 import { syncFolder } from './data/journal.ts';
+import { LIFE_FILE } from './data/staging.ts';
 
 const FILE = 'id';
 const LOOK_MS = 200;
@@ -30,6 +31,21 @@ export function mountIdOf(cacheDir: string, mountpoint: string): string {
 /** The folder of a mount point in a volume's part of the cache directory. */
 export function stagingFolder(mountpoint: string): string {
   return `mount-${digest(`${hostname()}\n${mountpoint}`)}`;
+}
+
+/**
+ * A worker that follows another one finds its volume under the name, not one that was made there since that was removed: the kernel has the inodes
+ * of the first. Throws `not-found`; no worker serves the mount then, and it ends as one that cannot be served.
+ */
+export function refuseAnotherVolume(
+  volumeId: string,
+  { cacheDir, mountpoint, life }: { readonly cacheDir: string; readonly mountpoint: string; readonly life: string },
+): void {
+  for (const folder of readdirSync(cacheDir)) {
+    const path = join(cacheDir, folder, stagingFolder(mountpoint), LIFE_FILE);
+    if (folder === volumeId || !existsSync(path) || readFileSync(path, 'utf8').split('\n')[0] !== life) continue;
+    throw new PenstockError('not-found', `${mountpoint} is a mount of volume ${folder}, and there is another one now`);
+  }
 }
 
 function digest(text: string): string {

@@ -24,7 +24,7 @@ import { Uploader } from './data/uploader.ts';
 import { Content } from './meta/content.ts';
 import { VolumeView } from './meta/view.ts';
 import { VolumeIdentity } from './meta/volume-identity.ts';
-import { mountIdOf, onlyOne, stagingFolder } from './mount-identity.ts';
+import { mountIdOf, onlyOne, refuseAnotherVolume, stagingFolder } from './mount-identity.ts';
 import { bootId, openPassthrough, openWholeFiles } from './open-passthrough.ts';
 import { CacheGroup } from './peers/cache-group.ts';
 import type { CacheGroupOptions } from './peers/cache-group.ts';
@@ -131,6 +131,8 @@ export async function openVolume(
     if (format === null) {
       throw new PenstockError('not-found', `volume '${options.volume}' is not formatted: run penstock fs format`);
     }
+    const { cacheDir, mountLife: life } = options;
+    if (life !== undefined) refuseAnotherVolume(format.id, { cacheDir, mountpoint, life });
     return await assemble({ options, clock, notifier, report, view, format, mountId, lockOwner, group });
   } catch (error) {
     await group?.close();

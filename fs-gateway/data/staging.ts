@@ -20,6 +20,8 @@ import { Bases } from './staged-base.ts';
 import { MEMORY_BYTES_MAX, StagedFile } from './staged-file.ts';
 import type { Flush } from './staged-file.ts';
 
+/** The life of the mount that was here last, and the boot. */
+export const LIFE_FILE = 'life';
 /** Behind a commit. Within it fewer requests are committed than the metadata remember (meta/repeats.ts). */
 const SYNC_SOON_MS = 50;
 
@@ -49,7 +51,7 @@ export class Staging {
     mkdirSync(dir, { recursive: true, mode: 0o700 });
     this.#journal = new Journal(dir);
     this.#segments = new Segments(dir);
-    const path = join(dir, 'life');
+    const path = join(dir, LIFE_FILE);
     const own = `${life}\n${bootId}\n`;
     const earlier = existsSync(path) ? readFileSync(path, 'utf8') : '';
     const [earlierLife = '', earlierBoot = ''] = earlier.split('\n');

@@ -161,3 +161,16 @@ test('a mount that was away while its volume was removed writes nothing into ano
   // It waits for a session, and is refused when none comes.
   expect(await Promise.race([written, Promise.resolve('waiting')])).toBe('waiting');
 });
+
+test('a worker that follows another one serves no other volume than that did; a new mount does', async () => {
+  const volume = await testVolume();
+  const { metaUrl, storeDir } = volume;
+  const open = await openTestVolume(volume, 'a', [], 'lake', { mountLife: 'one' });
+  const { id } = open.format;
+  await open.close();
+  await destroy({ metaUrl, id });
+  await formatVolume({ metaUrl, storeUrl: `dir:${storeDir}`, options: {} });
+  await expect(openTestVolume(volume, 'a', [], 'lake', { mountLife: 'one' })).rejects.toThrow(`of volume ${id}, and`);
+  const next = await openTestVolume(volume, 'a', [], 'lake', { mountLife: 'two' });
+  expect(next.format.id).not.toBe(id);
+});
