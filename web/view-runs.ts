@@ -91,7 +91,7 @@ function renderLanding({ landing, currency }: Costs): Node {
         cell: ({ estimate }) =>
           estimate === null
             ? 'nothing to gain'
-            : `commitEvery ${duration(estimate.commitEveryMs / 1000)}: ${count(estimate.filesPerHour)} files an hour, ` +
+            : `commitEvery ${duration(estimate.commitEveryMs / 1000)}: ${estimate.filesPerHour.toLocaleString('en')} files an hour, ` +
               `${seconds(estimate.savedCpuSeconds)} CPU and ${count(estimate.savedRequests)} requests less${money(estimate.savedPrice)}`,
       },
     ],

@@ -261,10 +261,13 @@ async function toItsEnd(base: string, { value, goesOnAt }: Answer): Promise<unkn
       if (isCode(error, 'unavailable') && performance.now() - answeredMs < TIMEOUT_MS) continue;
       throw error instanceof PenstockError ? new PenstockError(error.code, `${error.message}; ${look}`) : error;
     }
-    const operation = operationStateSchema.parse(seen);
-    const { state, progress, error } = operation;
+    const parsed = operationStateSchema.safeParse(seen);
+    if (!parsed.success) {
+      throw new PenstockError('unsupported', `${url.href} answers what is no operation of Penstock; ${look}`);
+    }
+    const { state, progress, result, error } = parsed.data;
     if (progress !== null) showProgress(progress.phase, progress.done);
-    if (state === 'done') return operation.result;
+    if (state === 'done') return result;
     if (error !== null) throw new PenstockError(CODES[error.status] ?? 'io', oneLine(`${state}: ${error.detail}`));
   }
 }

@@ -3,7 +3,7 @@
  * fewer, larger ones would save.
  *
  * Limits: an estimate. What a commit and a file take was measured on two cores that others used, and is more for wide tables; that fewer
- * commits make as many times fewer files holds while their readings are of the same hours.
+ * commits make as many times fewer files holds while their readings are of the same hours. No more is saved than was spent.
  */
 import { priceOf, type DatasetRun, type Prices } from './cost-periods.ts';
 
@@ -73,6 +73,7 @@ export function landedFiles(
         },
         estimate: fewerFiles(
           { commits, files, hours, times: timesFewer(meanBytes, lander) },
+          own,
           lander.commitEvery,
           prices,
         ),
@@ -90,12 +91,16 @@ function timesFewer(meanBytes: number, lander: { readonly commitEvery: number; r
 
 function fewerFiles(
   { commits, files, hours, times }: Readonly<Record<'commits' | 'files' | 'hours' | 'times', number>>,
+  spent: readonly DatasetRun[],
   commitEveryMs: number,
   prices: Prices | undefined,
 ): FewerFiles | null {
   if (times < 2) return null;
   const share = 1 - 1 / times;
-  const saved = (key: keyof typeof A_FILE): number => share * (commits * A_COMMIT[key] + files * A_FILE[key]);
+  const saved = (key: keyof typeof A_FILE): number => {
+    const all = spent.reduce((total, run) => total + run[key], 0);
+    return share * Math.min(all, commits * A_COMMIT[key] + files * A_FILE[key]);
+  };
   const [cpuSeconds, gets, puts] = [saved('cpuSeconds'), saved('gets'), saved('puts')];
   return {
     commitEveryMs: commitEveryMs * times,

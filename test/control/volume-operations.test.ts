@@ -2,6 +2,8 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { volumeToolsOf } from '../../bin/volume-tools.ts';
@@ -319,4 +321,28 @@ test('the server is killed in the middle of a copy that ctl follows: nothing of 
   const later = await openTestVolume(place.volume, 'later');
   expect(String(await contentAt(later, '/copy/3/9/f99'))).toBe('weights');
   expect(await namesIn(later, await walk(later, '/copy/3/9'))).toHaveLength(100);
+});
+
+test('ctl says what it follows where something else answers than the server, as the login page of a proxy', async () => {
+  const location = '/v1/volumes/lake/operations/1';
+  const json = { 'content-type': 'application/json' };
+  const paths = { '/v1/x': { post: { operationId: 'x.make', summary: 'x', parameters: [] } } };
+  const proxy = createServer(({ url, method }, response) => {
+    if (url === '/openapi.json') response.writeHead(200, json).end(JSON.stringify({ paths }));
+    else if (method === 'POST') response.writeHead(202, { ...json, location }).end('{}');
+    else response.writeHead(200, { 'content-type': 'text/html' }).end('<html>');
+  }).listen(0, '127.0.0.1');
+  onTestFinished(() => void proxy.close());
+  await once(proxy, 'listening');
+  const { port } = proxy.address() as AddressInfo; // it listens on TCP
+  const child = spawn(BIN, ['ctl', '--url', `http://127.0.0.1:${port}`, 'x', 'make'], {
+    stdio: ['ignore', 'ignore', 'pipe'],
+  });
+  onTestFinished(() => void child.kill('SIGKILL'));
+  let said = '';
+  child.stderr.on('data', (chunk) => (said += String(chunk)));
+  expect((await once(child, 'close', { signal: AbortSignal.timeout(HANG_MS) }))[0]).toBe(1);
+  expect(said).toMatch(
+    /^penstock: \S+\/operations\/1 answers what is no operation of Penstock; .*`penstock ctl operations get lake 1`.*\n$/,
+  );
 });
