@@ -67,7 +67,7 @@ test('what small files cost, and an estimate of what larger ones would save', as
   // Not of the two days, and of an older version.
   await writeCost(lake, DATASET, { kind: 'land', startedMs: at(72), ...used, landed });
   await writeCost(lake, DATASET, { kind: 'land', startedMs: at(20), ...used });
-  await writeCost(lake, DATASET, { kind: 'land', startedMs: at(10), ...used, landed });
+  await writeCost(lake, DATASET, { kind: 'land', startedMs: at(10), ...used, gets: 2400, puts: 4200, landed });
   await writeCost(lake, DATASET, { kind: 'compact', startedMs: at(9), ...used });
   const table = (config = pipeline.config) => costTable(config, lake, { by: 'files', days: 2 });
   const { rows } = await table();
