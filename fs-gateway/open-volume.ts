@@ -266,6 +266,7 @@ async function assemble({
   const freshOpens = new FreshOpens({
     view,
     cached: options.openCache ?? false,
+    monotonicMs: () => clock.monotonicMs(),
     settled: (ino) => notifier?.settled(ino),
   });
   const files = new Files({

@@ -113,7 +113,7 @@ export class Files {
 
   open(caller: Caller, ino: number, flags: number): Result<OpenResult> {
     return this.#orTakeBack(caller, ino, () => {
-      const node = this.#freshOpens.node(ino);
+      const node = this.#freshOpens.node(caller, ino);
       if (node instanceof Promise) return node.then((read) => this.#open(caller, read, flags));
       return this.#open(caller, node, flags);
     });
@@ -181,7 +181,7 @@ export class Files {
     const node = await this.#namespace.lookup(parent, name);
     if (node === null) throw new PosixError(Errno.ENOENT, `'${name}' was removed at once`);
     if (!isRegular(node.inode)) throw new PosixError(Errno.EEXIST, `'${name}' exists`);
-    return this.#freshOpens.check(node.ino);
+    return this.#freshOpens.check(caller, node.ino);
   }
 
   read(ino: number, handle: bigint, offset: number, size: number): Result<Buffer> {

@@ -69,6 +69,36 @@ test.skipIf(missing('redis-server') || cannotMount()).each([
   },
 );
 
+/** One thread replaces a file by rename on one mount, again and again, the other opens it on another mount: what it reads never goes back, and it meets no error. */
+const REPLACE_AND_READ = `import threading
+other = sys.argv[2]
+done = []
+def replace():
+    for i in range(300):
+        with open(path + 'next', 'w') as f: f.write(str(i))
+        os.rename(path + 'next', path + 'count')
+    done.append(1)
+with open(path + 'count', 'w') as f: f.write('0')
+thread = threading.Thread(target=replace); thread.start()
+last, faults = 0, []
+while not done:
+    try:
+        with open(other + '/count') as f: seen = int(f.read())
+        if seen < last: faults.append('%d behind %d' % (seen, last))
+        last = seen
+    except OSError as e: faults.append(str(e))
+thread.join()
+with open(other + '/count') as f: say([faults, int(f.read())])`;
+
+test.skipIf(missing('redis-server') || cannotMount())(
+  'a file that is replaced all the time on one mount is opened on another without an error',
+  async () => {
+    const { near, far } = await twoWays();
+    const [writer, reader] = [await mountTestVolume(near), await mountTestVolume(far)];
+    expect(await python(writer, '', REPLACE_AND_READ, [reader.mountpoint])).toBe('[[], 299]');
+  },
+);
+
 test('with openCache an open of a known file asks nobody', async () => {
   const open = await openTestVolume(await testVolume(), 'a', [], 'lake', { openCache: true });
   await writeFile(open, 'f', Buffer.from('known'));
