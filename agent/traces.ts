@@ -61,15 +61,16 @@ export class ReadingTraces {
     const nowMs = this.#options.clock.monotonicMs();
     // They are of one topic, and become objects only where one of them is wanted.
     if (readings instanceof PackedReadings && !this.#isDue(readings.topic, nowMs)) return readings;
+    const each = readings instanceof PackedReadings ? [...readings] : readings;
     let chosen: NewReading[] | undefined;
     let topic: string | undefined;
-    for (const [index, reading] of [...readings].entries()) {
+    for (const [index, reading] of each.entries()) {
       // Readings of one topic mostly come in runs.
       if (reading.topic === topic) continue;
       ({ topic } = reading);
       if (!this.#isDue(topic, nowMs)) continue;
       this.#sampledMs.set(topic, nowMs);
-      chosen ??= [...readings];
+      chosen ??= [...each];
       chosen[index] = this.#traced(reading);
     }
     return chosen ?? readings;
