@@ -77,17 +77,26 @@ async function installPackages() {
   return true;
 }
 
-const apt = (pkg) => async () => {
+/** The end of the last run of apt: it locks its lists and dpkg, and a second one beside it fails at once. */
+let aptIdle = Promise.resolve();
+
+const apt = (pkg) => () => {
+  const result = aptIdle.then(() => installDebian(pkg));
+  aptIdle = result;
+  return result;
+};
+
+async function installDebian(pkg) {
   if (process.getuid?.() !== 0 || !which('apt-get'))
     return { ok: false, output: `needs root and apt-get: install the package ${pkg}` };
   const env = { DEBIAN_FRONTEND: 'noninteractive' };
-  let result = await run('apt-get', ['install', '-y', '--no-install-recommends', pkg], { env });
-  if (!result.ok) {
-    await run('apt-get', ['update'], { env });
-    result = await run('apt-get', ['install', '-y', '--no-install-recommends', pkg], { env });
-  }
-  return result;
-};
+  // Ten minutes for the lock of another program, as the one that updates a new machine by itself.
+  const install = ['-o', 'DPkg::Lock::Timeout=600', 'install', '-y', '--no-install-recommends', pkg];
+  const result = await run('apt-get', install, { env });
+  if (result.ok) return result;
+  await run('apt-get', ['update'], { env });
+  return run('apt-get', install, { env });
+}
 
 /** Builds into a folder beside the final place and renames: a half-built binary is never found. `needs`: one program, or several. */
 const built = (name, needs, command, args, env, result) => async () => {
