@@ -4,7 +4,7 @@
  *
  * Invariants: what a peer sends is used only when its CRC32C is that of the piece's extent. An external object's chunk has none: there the
  * peer's own checksum shows damage on the way, and members of the group are trusted not to lie (they hold the volume's token).
- * Limits: FETCHES_MAX at a time, each with one piece in memory; `silenceMs` without a byte, `deadlineMs` in all.
+ * Limits: FETCHES_MAX at a time, each with one piece in memory; `silenceMs` without a byte, `deadlineMs` in all (patience.ts).
  */
 import { crc32c } from '@node-rs/crc32';
 import { Agent, request } from 'node:http';
@@ -16,6 +16,7 @@ import type { PeerPieces } from '../data/block-reader.ts';
 import type { Piece } from '../data/pieces.ts';
 import { Slots } from '../data/slots.ts';
 import type { Peer, PeerDirectory } from './peer-directory.ts';
+import { Patience, type PeerLimits } from './patience.ts';
 import { authorization, piecePath } from './protocol.ts';
 
 const FETCHES_MAX = 16;
@@ -38,12 +39,6 @@ const ASIDE_MS: Readonly<Record<PeerProblem, number>> = {
   // The store did not give it the piece. It may be the same for us, and the peer is not to blame.
   failed: 0,
 };
-
-export interface PeerLimits {
-  /** Between two signs of life. One that waits for the store says so meanwhile. */
-  readonly silenceMs: number;
-  readonly deadlineMs: number;
-}
 
 export const PEER_LIMITS: PeerLimits = { silenceMs: 3000, deadlineMs: 10_000 };
 
@@ -135,12 +130,10 @@ export class PeerClient implements PeerPieces {
       agent: this.#agent,
       headers: { authorization: authorization(token) },
     });
-    const giveUp = (text: string): void => void outgoing.destroy(new PeerError('slow', text));
-    const silence = setTimeout(() => giveUp(`no sign of life for ${limits.silenceMs} ms`), limits.silenceMs);
-    const deadline = setTimeout(() => giveUp(`not done within ${limits.deadlineMs} ms`), limits.deadlineMs);
-    outgoing.on('information', () => silence.refresh());
+    const patience = new Patience(limits, (text) => void outgoing.destroy(new PeerError('slow', text)));
+    outgoing.on('information', () => patience.noteLife());
     outgoing.on('response', (response) => {
-      silence.refresh();
+      patience.noteLife();
       const refusal = refusalOf(response, bytes);
       if (refusal !== undefined) {
         outgoing.destroy(refusal);
@@ -149,7 +142,7 @@ export class PeerClient implements PeerPieces {
       const body = Buffer.allocUnsafe(bytes);
       let at = 0;
       response.on('data', (chunk: Buffer) => {
-        silence.refresh();
+        patience.noteLife();
         at += chunk.copy(body, at); // Never more than its Content-Length, which is `bytes`.
       });
       response.on('end', () => resolve(body));
@@ -162,10 +155,7 @@ export class PeerClient implements PeerPieces {
       );
     });
     outgoing.end();
-    return promise.finally(() => {
-      clearTimeout(silence);
-      clearTimeout(deadline);
-    });
+    return promise.finally(() => patience.end());
   }
 
   get asideCount(): number {

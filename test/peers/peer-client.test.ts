@@ -10,7 +10,7 @@ import { expect, onTestFinished, test } from 'vitest';
 import { externalPiece, ownPiece } from '../../fs-gateway/data/pieces.ts';
 import type { Piece } from '../../fs-gateway/data/pieces.ts';
 import { PeerClient } from '../../fs-gateway/peers/peer-client.ts';
-import type { PeerLimits } from '../../fs-gateway/peers/peer-client.ts';
+import type { PeerLimits } from '../../fs-gateway/peers/patience.ts';
 import { PeerDirectory } from '../../fs-gateway/peers/peer-directory.ts';
 import { HANG_MS } from '../support/hang.ts';
 import { freePort } from '../support/ports.ts';
@@ -175,6 +175,20 @@ test.each<[what: string, listener: RequestListener, problem: string, asideMs: nu
   expect(client.asideCount).toBe(0);
   await fetch();
   expect(requests).toBe(2);
+});
+
+test('a peer that answered while this process stood still is not slow', async () => {
+  const data = DATA.subarray(0, 1000);
+  const limits = { silenceMs: 100, deadlineMs: 150 };
+  const address = await http((_, response) => {
+    const standStill = (): void => void Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 500);
+    // When this is called, the kernel has the answer: it can be read, and both limits are over.
+    response.writeHead(200, { 'content-length': data.length + 4 }).end(answer(data), standStill);
+  });
+  const { client } = await clientOf(address, limits);
+  const piece = { objectId: 7, pieceOffset: 0, pieceBytes: data.length, storedBytes: 1000, crc: crc32c(data) };
+  expect((await client.fetch(ownPiece(VOLUME_ID, piece)))?.equals(data)).toBe(true);
+  expect([client.problems.slow, client.asideCount]).toEqual([0, 0]);
 });
 
 test('a store that does not give a piece to the peer is not the fault of the peer', async () => {
