@@ -2,10 +2,13 @@
  * From the bytes of a connection to messages (RFC 6587): each begins with its length (`123 <34>1 ...`, octet counting, what RFC 5425 wants
  * over TLS) or ends with a line end. Both are told apart at each message, as no message begins with a digit.
  *
- * Limits: `bytesMax` of a message; of a larger one only the beginning is kept.
+ * Limits: `bytesMax` of a message; of a larger one only the beginning is kept. A length above LENGTH_MAX is taken for a false one: to skip
+ * so much would swallow, unseen, the messages that follow.
  */
 const LF = 0x0a;
 const SPACE = 0x20;
+/** 16 times the largest `maxMessageBytes`; senders cut their messages far below (rsyslog at 8 KiB, syslog-ng at 64 KiB, unless told otherwise). */
+const LENGTH_MAX = 1_048_576;
 /** The digits of a length. */
 const LENGTH_DIGITS_MAX = 9;
 
@@ -13,10 +16,20 @@ export interface Framed {
   readonly bytes: Buffer;
   /** `bytes` is only its beginning. */
   readonly isTooLong: boolean;
+  /** Of one that is too long and counted: what its sender says it has. */
+  readonly announcedBytes?: number;
 }
 
 /** Where a message begins cannot be known any more: the connection must end. */
-export class FramingError extends Error {}
+export class FramingError extends Error {
+  /** What came from the broken message on: none of it was given out. */
+  readonly bytes: Buffer;
+
+  constructor(message: string, bytes: Buffer) {
+    super(message);
+    this.bytes = bytes;
+  }
+}
 
 export class SyslogFramer {
   readonly #bytesMax: number;
@@ -64,16 +77,23 @@ export class SyslogFramer {
   #counted(bytes: Buffer): { framed: Framed; used: number } | null {
     let digits = 1;
     while (isDigit(bytes[digits])) digits += 1;
-    if (digits > LENGTH_DIGITS_MAX) throw new FramingError('the length of a message has too many digits');
+    if (digits > LENGTH_DIGITS_MAX) {
+      throw new FramingError('the length of a message has too many digits', bytes);
+    }
     if (digits === bytes.length) return null;
-    if (bytes[digits] !== SPACE) throw new FramingError('a message begins with a digit and no length');
+    if (bytes[digits] !== SPACE) {
+      throw new FramingError('a message begins with a digit and no length', bytes);
+    }
     const length = Number(bytes.toString('latin1', 0, digits));
+    if (length > LENGTH_MAX) {
+      throw new FramingError(`a message announces ${length} bytes, more than ${LENGTH_MAX}`, bytes);
+    }
     const start = digits + 1;
     if (length > this.#bytesMax) {
       const kept = bytes.subarray(start, start + this.#bytesMax);
       if (kept.length < this.#bytesMax) return null;
       this.#skipping = length - this.#bytesMax;
-      return { framed: { bytes: kept, isTooLong: true }, used: start + this.#bytesMax };
+      return { framed: { bytes: kept, isTooLong: true, announcedBytes: length }, used: start + this.#bytesMax };
     }
     if (bytes.length < start + length) return null;
     return { framed: { bytes: bytes.subarray(start, start + length), isTooLong: false }, used: start + length };

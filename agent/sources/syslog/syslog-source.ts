@@ -142,16 +142,18 @@ class SyslogReceiver {
         for (const framed of framer.push(chunk)) this.#receive(framed, sender);
       } catch (error) {
         if (!(error instanceof FramingError)) throw error;
-        this.#take(chunk, sender, `${error.message}: the connection is closed`);
+        this.#output.count('framing_broken');
+        this.#take(error.bytes, sender, `${error.message}: the connection is closed`);
         socket.destroy();
       }
       if (this.#queue.isFull) for (const each of this.#connections) each.pause();
     });
   }
 
-  #receive({ bytes, isTooLong }: Framed, sender: string): void {
-    const reason = isTooLong ? `the message is longer than maxMessageBytes (${this.#config.maxMessageBytes})` : null;
-    this.#take(bytes, sender, reason);
+  #receive({ bytes, isTooLong, announcedBytes }: Framed, sender: string): void {
+    const announced = announcedBytes === undefined ? '' : `: its sender announced ${announcedBytes} bytes`;
+    const reason = `the message is longer than maxMessageBytes (${this.#config.maxMessageBytes})${announced}`;
+    this.#take(bytes, sender, isTooLong ? reason : null);
   }
 
   #take(bytes: Buffer, sender: string, reason: string | null): void {

@@ -226,7 +226,7 @@ test('over TCP: both framings on one connection, a broken one is closed, and wha
       ]),
     WAIT,
   );
-  expect(output.counters.events).toEqual({ connection: 2 });
+  expect(output.counters.events).toEqual({ connection: 2, framing_broken: 1 });
   const last = await open(port);
   await new Promise((resolve) => last.write('<13>1 - h a - - - five\n', resolve));
   await vi.waitFor(() => expect(output.counters.events['connection']).toBe(3), WAIT);
@@ -300,4 +300,38 @@ test('over TCP: a message whose sender says that it is longer than what comes is
     WAIT,
   );
   expect((await messages(spool, 1)).map(({ message }) => message)).toEqual(['one ']);
+});
+
+test('over TCP: a false length swallows nothing: the connection is closed by name, and what came behind it is quarantined', async () => {
+  const { port, spool, dir, output } = await receive({ transport: 'tcp' });
+  const socket = await open(port);
+  const closed = new Promise((resolve) => socket.once('close', resolve));
+  socket.write('21 <13>1 - h a - - - one999999999 <13>1 - h a - - - two\n');
+  // Before the fault was mended, everything up to the announced length went nowhere, and the connection stood.
+  await vi.waitFor(() => expect(quarantinedIn(dir)).toHaveLength(1), WAIT);
+  await closed;
+  expect(quarantinedIn(dir)).toMatchObject([
+    {
+      reason: 'a message announces 999999999 bytes, more than 1048576: the connection is closed',
+      text: '999999999 <13>1 - h a - - - two\n',
+    },
+  ]);
+  expect(output.counters.events).toEqual({ connection: 1, framing_broken: 1 });
+  const again = await open(port);
+  again.write('21 <13>1 - h a - - - tri');
+  expect((await messages(spool, 2)).map(({ message }) => message)).toEqual(['one', 'tri']);
+});
+
+test('over TCP: a message that is too long and honest is skipped, and those behind it are read', async () => {
+  const { port, spool, dir } = await receive({ transport: 'tcp', maxMessageBytes: 500 });
+  const socket = await open(port);
+  socket.write(`100000 <13>1 - h a - - - ${'x'.repeat(99_982)}21 <13>1 - h a - - - one`);
+  expect((await messages(spool, 1)).map(({ message }) => message)).toEqual(['one']);
+  await vi.waitFor(
+    () =>
+      expect(quarantinedIn(dir)).toMatchObject([
+        { reason: 'the message is longer than maxMessageBytes (500): its sender announced 100000 bytes' },
+      ]),
+    WAIT,
+  );
 });
