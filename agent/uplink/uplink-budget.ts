@@ -7,12 +7,16 @@
  *
  * Invariants: the present goes before the backlog, and among each the higher priority; the backlog leaves what is left of the day to
  * the present, in proportion to its time.
- * Failure: the wall clock matters at a start only. Set back, the window goes on and is over 24 hours later at the latest; set
- * ahead by more than is left of the window, a new one begins. A damaged file counts as nothing used, and is written anew.
+ * Failure: within a boot the kernel's uptime says how old the window is, whatever the clock was set to (docs/decisions/0011: a clock may
+ * say 1970 until the network is there). The wall clock matters at the first start after another boot only, where nothing else tells how
+ * long the machine was off. Set back, the window goes on and is over 24 hours later at the latest; ahead by more than is left of the
+ * window, a new one begins. So that a clock that was corrected meanwhile is no such step, the file follows it (CLOCK_LOOK_MS). A
+ * damaged file counts as nothing used, and is written anew.
  * Limits: what is counted are batches as they are sent, repeats included; requests and TCP add about 2 %.
  */
 import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
+import type { BootTime } from '../../lib/boot-time.ts';
 import type { Clock } from '../../lib/clock.ts';
 import { replaceFile } from '../../lib/durable-files.ts';
 import { fromSystemError, systemCode } from '../../lib/errors.ts';
@@ -24,8 +28,21 @@ const RESERVE_SHARE = 1 / 1000;
 const REPLAY_AHEAD_MS = DAY_MS / 12;
 /** A timer that is a little early would only be set again. */
 const WAIT_MS_MIN = 5;
+/** Of a batch that waits: the clock may have been set meanwhile. */
+const CLOCK_LOOK_MS = 60_000;
+/** What a clock that is kept right by NTP is off by within a day, and far more. */
+const CLOCK_STEP_MS = 60_000;
 
-const storedSchema = z.strictObject({ startedMs: z.number(), used: z.number().nonnegative() });
+const storedSchema = z.strictObject({
+  /** When the window began, by the wall clock. */
+  startedMs: z.number(),
+  used: z.number().nonnegative(),
+  /** How old the window was at `uptimeMs` of a boot; a file of an earlier version has the wall clock only. */
+  boot: z
+    .strictObject({ id: z.string(), uptimeMs: z.number().nonnegative(), ageMs: z.number().nonnegative() })
+    .optional(),
+});
+type Stored = z.output<typeof storedSchema>;
 
 export interface BudgetOptions {
   /** 0: no limit. */
@@ -35,6 +52,7 @@ export interface BudgetOptions {
   /** Holds what the day has used. */
   readonly path: string;
   readonly clock: Clock;
+  readonly boot: BootTime;
 }
 
 export interface BudgetStatus {
@@ -66,27 +84,28 @@ export class UplinkBudget {
   #used: number;
   /** What the file grants. */
   #reserved: number;
+  /** When the window began, by the file; undefined: the file says nothing of this window. */
+  #storedStartMs: number | undefined;
   readonly #waiting: Waiting[] = [];
   #timer: NodeJS.Timeout | undefined;
   #isGranting = false;
 
-  private constructor(options: BudgetOptions, windowAgeMs: number, used: number) {
+  private constructor(options: BudgetOptions, stored: Stored | undefined, windowAgeMs: number) {
     this.#options = options;
     this.#balance = options.bytesPerSecond;
     this.#refilledMs = options.clock.monotonicMs();
     this.#windowStartMs = this.#refilledMs - windowAgeMs;
-    this.#used = used;
-    this.#reserved = used;
+    this.#used = stored?.used ?? 0;
+    this.#reserved = this.#used;
+    this.#storedStartMs = stored?.startedMs;
   }
 
   /** Throws `denied`, `io` when the file cannot be read. */
   static async open(options: BudgetOptions): Promise<UplinkBudget> {
-    if (options.bytesPerDay === 0) return new UplinkBudget(options, 0, 0);
-    const stored = await readStored(options.path);
-    const ageMs = stored === undefined ? 0 : options.clock.nowMs() - stored.startedMs;
-    return ageMs >= DAY_MS
-      ? new UplinkBudget(options, 0, 0)
-      : new UplinkBudget(options, Math.max(0, ageMs), stored?.used ?? 0);
+    const stored = options.bytesPerDay === 0 ? undefined : await readStored(options.path);
+    if (stored === undefined) return new UplinkBudget(options, undefined, 0);
+    const ageMs = windowAge(stored, options);
+    return ageMs >= DAY_MS ? new UplinkBudget(options, undefined, 0) : new UplinkBudget(options, stored, ageMs);
   }
 
   get isLimited(): boolean {
@@ -148,15 +167,19 @@ export class UplinkBudget {
   async #grantInOrder(): Promise<void> {
     for (let next = this.#next(); next !== undefined; next = this.#next()) {
       const waitMs = this.#waitMsFor(next);
-      if (waitMs > 0) {
-        this.#timer = setTimeout(() => this.#grant(), Math.max(WAIT_MS_MIN, waitMs));
-        return;
-      }
       try {
-        await this.#reserve(next.bytes);
+        if (this.#isFileBehindClock()) {
+          await this.#store(this.#reserved);
+          continue;
+        }
+        if (waitMs === 0) await this.#reserve(next.bytes);
       } catch {
         // Without a disk for the budget nothing can be sent that counts against it: tried again, as the spool's own writes are.
         this.#timer = setTimeout(() => this.#grant(), 1000);
+        return;
+      }
+      if (waitMs > 0) {
+        this.#timer = setTimeout(() => this.#grant(), Math.max(WAIT_MS_MIN, Math.min(waitMs, CLOCK_LOOK_MS)));
         return;
       }
       const index = this.#waiting.indexOf(next);
@@ -203,18 +226,49 @@ export class UplinkBudget {
     this.#windowStartMs = nowMs;
     this.#used = 0;
     this.#reserved = 0;
+    this.#storedStartMs = undefined;
   }
 
   /** Before the bytes go out. */
   async #reserve(bytes: number): Promise<void> {
-    const { bytesPerDay, path, clock } = this.#options;
+    const { bytesPerDay } = this.#options;
     if (bytesPerDay === 0 || this.#used + bytes <= this.#reserved) return;
-    const used = Math.ceil(this.#used + bytes + bytesPerDay * RESERVE_SHARE);
-    // By the wall clock as it is now: where it was corrected meanwhile, so is the file.
-    const startedMs = clock.nowMs() - (this.#nowMs() - this.#windowStartMs);
-    await replaceFile(path, JSON.stringify({ startedMs, used }));
-    this.#reserved = used;
+    await this.#store(Math.ceil(this.#used + bytes + bytesPerDay * RESERVE_SHARE));
   }
+
+  /** Whether the clock was set since the file was written: at the next boot the file would be taken for an older, or a younger one. */
+  #isFileBehindClock(): boolean {
+    if (this.#storedStartMs === undefined) return false;
+    return Math.abs(this.#startedWallMs() - this.#storedStartMs) > CLOCK_STEP_MS;
+  }
+
+  /** By the wall clock as it is now: where it was corrected meanwhile, so is this. */
+  #startedWallMs(): number {
+    return this.#options.clock.nowMs() - (this.#nowMs() - this.#windowStartMs);
+  }
+
+  async #store(used: number): Promise<void> {
+    const { path, boot } = this.#options;
+    const windowStartMs = this.#windowStartMs;
+    const startedMs = this.#startedWallMs();
+    const ageMs = this.#nowMs() - windowStartMs;
+    const stored: Stored = {
+      startedMs,
+      used,
+      boot: { id: boot.id.toString('hex'), uptimeMs: boot.uptimeMs(), ageMs },
+    };
+    await replaceFile(path, JSON.stringify(stored));
+    // A day that began while the file was written has nothing in it.
+    if (windowStartMs !== this.#windowStartMs) return;
+    this.#reserved = used;
+    this.#storedStartMs = startedMs;
+  }
+}
+
+function windowAge({ startedMs, boot: written }: Stored, { clock, boot }: BudgetOptions): number {
+  const isThisBoot = written !== undefined && written.id === boot.id.toString('hex');
+  const ageMs = isThisBoot ? written.ageMs + boot.uptimeMs() - written.uptimeMs : clock.nowMs() - startedMs;
+  return Math.max(0, ageMs);
 }
 
 /** The present before the backlog, and among each the higher priority; of equals the first. */

@@ -21,6 +21,7 @@
  */
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { systemBoot } from '../../lib/boot-time.ts';
 import type { Clock } from '../../lib/clock.ts';
 import type { Log, TopicOptions } from '../../lib/log/log.ts';
 import type { SpoolReader } from '../spool/spool-reader.ts';
@@ -177,7 +178,12 @@ export class Uplink {
     const path = join(options.directory, 'intents');
     const intents = await SendIntents.open(path, (topic) => options.spool.durablyAcknowledged(topic));
     const { clock, directory } = options;
-    const budget = await UplinkBudget.open({ ...options.budget, path: join(directory, 'budget.json'), clock });
+    const budget = await UplinkBudget.open({
+      ...options.budget,
+      path: join(directory, 'budget.json'),
+      clock,
+      boot: systemBoot,
+    });
     const uplink = new Uplink(options, intents, budget);
     uplink.#running = Promise.all([
       uplink.#repeat('present', () => uplink.#presentRound()),

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import { expect, onTestFinished, test, vi } from 'vitest';
 import { UplinkBudget, type BudgetOptions } from '../../../agent/uplink/uplink-budget.ts';
+import { HANG_MS } from '../../support/hang.ts';
 import { tempDir } from '../../support/temp.ts';
 
 const HOUR_MS = 3_600_000;
@@ -27,8 +28,28 @@ class TestClock {
   }
 }
 
+class TestBoot {
+  id = Buffer.from('first');
+  readonly #clock: TestClock;
+  #bootedMs = 0;
+
+  constructor(clock: TestClock) {
+    this.#clock = clock;
+  }
+
+  uptimeMs(): number {
+    return this.#clock.elapsedMs - this.#bootedMs;
+  }
+
+  reboot(): void {
+    this.id = Buffer.from('second');
+    this.#bootedMs = this.#clock.elapsedMs;
+  }
+}
+
 class Bench {
   readonly clock = new TestClock();
+  readonly boot = new TestBoot(this.clock);
   readonly path = join(tempDir(), 'budget.json');
   budget!: UplinkBudget; // set by `open`, which every test begins with
 
@@ -38,8 +59,8 @@ class Bench {
   }
 
   async open(options: Partial<BudgetOptions>): Promise<void> {
-    const { clock, path } = this;
-    this.budget = await UplinkBudget.open({ bytesPerSecond: 0, bytesPerDay: 0, path, clock, ...options });
+    const { clock, boot, path } = this;
+    this.budget = await UplinkBudget.open({ bytesPerSecond: 0, bytesPerDay: 0, path, clock, boot, ...options });
   }
 
   /** Whether so much may be sent now. A claim that has to wait is taken back. */
@@ -105,7 +126,7 @@ test('the day: its budget is spent once, over restarts and clock jumps, and come
   bench.clock.wallMs -= 3 * 365 * 24 * HOUR_MS;
   await bench.open(options);
   expect(await bench.may(1000)).toBe(false);
-  bench.clock.pass(24 * HOUR_MS);
+  bench.clock.pass(4 * HOUR_MS);
   expect(await bench.may(90_000)).toBe(true);
   // Set ahead by years while it runs: no new day.
   bench.clock.wallMs += 3 * 365 * 24 * HOUR_MS;
@@ -136,4 +157,56 @@ test('a damaged file is nothing used; a batch larger than a day takes a whole on
   expect(await bench.may(1)).toBe(false);
   bench.clock.pass(24 * HOUR_MS);
   expect(await bench.may(5000)).toBe(true);
+});
+
+test('a day that was spent at a clock of 1970 is not granted again after NTP set the clock and the agent was restarted', async () => {
+  const bench = new Bench();
+  const options = { bytesPerDay: 100_000 };
+  bench.clock.wallMs = 5000;
+  await bench.open(options);
+  expect(await bench.may(99_000)).toBe(true);
+  bench.clock.wallMs = 1_800_000_000_000;
+  await bench.open(options);
+  expect(await bench.may(2000)).toBe(false);
+  // The clock was right when the batch that waits was looked at: another boot knows the window too.
+  bench.boot.reboot();
+  await bench.open(options);
+  expect(await bench.may(2000)).toBe(false);
+  bench.clock.pass(24 * HOUR_MS);
+  expect(await bench.may(2000)).toBe(true);
+});
+
+test('a machine that was off for a day has a new budget, also by the file of an earlier version', async () => {
+  const bench = new Bench();
+  const options = { bytesPerDay: 100_000 };
+  writeFileSync(bench.path, JSON.stringify({ startedMs: bench.clock.wallMs - HOUR_MS, used: 99_000 }));
+  await bench.open(options);
+  expect(await bench.may(2000)).toBe(false);
+  expect(bench.budget.status().dayEndsInMs).toBe(23 * HOUR_MS);
+  bench.clock.pass(23 * HOUR_MS);
+  expect(await bench.may(99_000)).toBe(true);
+  bench.clock.wallMs += 30 * HOUR_MS;
+  bench.boot.reboot();
+  await bench.open(options);
+  expect(await bench.may(99_000)).toBe(true);
+});
+
+test('a batch that waits for the next day does not miss that the clock was set meanwhile', async () => {
+  const bench = new Bench();
+  const options = { bytesPerDay: 100_000 };
+  bench.clock.wallMs = 5000;
+  await bench.open(options);
+  expect(await bench.may(99_000)).toBe(true);
+  const stop = new AbortController();
+  const waiting = bench.budget.take(2000, LIVE, stop.signal);
+  bench.clock.wallMs = 1_800_000_000_000;
+  await vi.advanceTimersByTimeAsync(60_000);
+  await vi.waitFor(() => expect(readFileSync(bench.path, 'utf8')).toContain('"startedMs":1800000000000'), {
+    timeout: HANG_MS,
+  });
+  stop.abort();
+  await waiting;
+  bench.boot.reboot();
+  await bench.open(options);
+  expect(await bench.may(2000)).toBe(false);
 });
