@@ -20,6 +20,7 @@
  * - Every commit compares its own live session and the engine's epoch first; when either is gone it fails with `fenced`.
  * - A commit with an `operation` that was already applied returns the first result (bounded ring per session, RING_SIZE).
  * - `publish` happens if and only if the commit is applied, in commit order per shard.
+ * - An `instant` shows every record as it was when it was opened, whatever is committed meanwhile; it holds up no commit.
  * Failure: an answer that was lost leaves the effect unknown; the caller repeats the commit with the same `operation`.
  * Limits: at most COMMIT_RECORDS_MAX records compared by a commit, and as many changed (a longer script would block Redis: 10,000
  * hash fields take 51 ms, measured); a value is at most VALUE_BYTES_MAX, a commit COMMIT_BYTES_MAX.
@@ -31,6 +32,8 @@ export const VALUE_BYTES_MAX = 1 << 20;
 export const COMMIT_BYTES_MAX = 64 << 20;
 /** Results kept per session for repeated operations: more than the requests a FUSE device has in flight. */
 export const RING_SIZE = 4096;
+/** Instants of one hash tag at a time: on Redis each makes every commit keep what it overwrites. */
+export const INSTANTS_MAX = 8;
 
 declare const versionBrand: unique symbol;
 /** Opaque; equal strings are equal versions. */
@@ -149,7 +152,34 @@ export interface SessionOptions {
   readonly leaseMs?: number;
 }
 
-export interface MetaEngine {
+export interface MetaReader {
+  read(keys: readonly Key[]): Promise<readonly (Stored | null)[]>;
+  readNumbers(keys: readonly Key[]): Promise<readonly (bigint | null)[]>;
+  /**
+   * A page of a bucket's value records, in no promised order. Every record that is present during the whole scan is
+   * returned at least once; one that comes or goes meanwhile may or may not be. Start with cursor ''. `limit` is a guide: Redis
+   * gives a small bucket whole, and may give an empty page before the last.
+   */
+  scan(bucket: string, cursor: string, limit: number): Promise<ScanPage>;
+  /**
+   * The buckets whose name starts with `prefix`, for tools (gc, fsck, dump); slow, paged by the caller's iteration. Redis may name one
+   * twice while others come and go.
+   */
+  buckets(prefix: string): AsyncIterable<string>;
+  /** The numbers in a bucket, for tools. */
+  numbers(bucket: string): Promise<readonly (readonly [field: string, value: bigint])[]>;
+}
+
+/**
+ * The records of one hash tag as they were at one instant. Reads after a commit that the opener saw include it. Close it soon: until then the
+ * engine keeps what is overwritten (SQLite: its write-ahead log grows; Redis: BEFORE_BYTES_MAX, then the instant is lost).
+ * Reads throw InstantLostError when it is lost: begin again with another one.
+ */
+export interface Instant extends MetaReader {
+  close(): Promise<void>;
+}
+
+export interface MetaEngine extends MetaReader {
   /** The URL it was opened with, credentials removed. */
   readonly url: string;
   /** The id of this connection's session. */
@@ -159,28 +189,15 @@ export interface MetaEngine {
   /** Aborted when the session or the epoch is lost; the reason is a PenstockError `fenced`. Open a new engine afterwards. */
   readonly lost: AbortSignal;
 
-  read(keys: readonly Key[]): Promise<readonly (Stored | null)[]>;
-  readNumbers(keys: readonly Key[]): Promise<readonly (bigint | null)[]>;
   /** Reads `key` and the record that it links to, in one round trip. `target` is null when either is absent. */
   follow(key: Key, link: Link): Promise<{ readonly record: Stored | null; readonly target: Stored | null }>;
-  /**
-   * A page of a bucket's value records, in no promised order. Every record that is present during the whole scan is
-   * returned at least once; one that comes or goes meanwhile may or may not be. Start with cursor ''. `limit` is a guide: Redis
-   * gives a small bucket whole, and may give an empty page before the last.
-   */
-  scan(bucket: string, cursor: string, limit: number): Promise<ScanPage>;
   /** Number of value records in a bucket. */
   count(bucket: string): Promise<number>;
-  /**
-   * The buckets whose name starts with `prefix`, for tools (gc, fsck, dump); slow, paged by the caller's iteration. Redis may name one
-   * twice while others come and go.
-   */
-  buckets(prefix: string): AsyncIterable<string>;
-  /** The numbers in a bucket, for tools. */
-  numbers(bucket: string): Promise<readonly (readonly [field: string, value: bigint])[]>;
-
   /** Throws `fenced`, `unavailable`, `timeout`, `too-large`; a failed compare is a result, not an error. */
   commit(transaction: Minitransaction): Promise<CommitResult>;
+
+  /** `tag`: of the buckets to read. Throws `held` when INSTANTS_MAX are open, `unsupported` while sessions of an older Penstock live. */
+  instant(tag: string): Promise<Instant>;
 
   subscribe(shards: readonly string[], handlers: FeedHandlers): Promise<Subscription>;
   sessions(): Promise<readonly SessionInfo[]>;

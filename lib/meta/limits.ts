@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict';
 import { PenstockError } from '../errors.ts';
-import { COMMIT_BYTES_MAX, COMMIT_RECORDS_MAX, VALUE_BYTES_MAX, type Minitransaction } from './engine.ts';
+import { COMMIT_BYTES_MAX, COMMIT_RECORDS_MAX, INSTANTS_MAX, VALUE_BYTES_MAX, type Minitransaction } from './engine.ts';
 
 export const OPERATION_BYTES_MAX = 64;
 /** A page of a scan is an array in memory, and on Redis one blocking call. */
@@ -57,6 +57,10 @@ export function overflow(bucket: string, field: string): PenstockError {
     'too-large',
     `the number ${bucket} ${field} would leave the range of 64 bits; nothing was changed`,
   );
+}
+
+export function tooManyInstants(url: string, tag: string): PenstockError {
+  return new PenstockError('held', `${url}: ${INSTANTS_MAX} copies or dumps of ${tag} are being made: wait for one of them`);
 }
 
 function tooLarge(what: string, count: number, max: number): PenstockError {

@@ -17,6 +17,7 @@ export function faultyEngine(engine: MetaEngine, plan: FaultPlan): MetaEngine {
     buckets: (prefix) => engine.buckets(prefix),
     numbers: (bucket) => engine.numbers(bucket),
     commit: (transaction) => plan.run('commit', () => engine.commit(transaction)),
+    instant: (tag) => engine.instant(tag),
     subscribe: (shards, handlers) => engine.subscribe(shards, handlers),
     sessions: () => engine.sessions(),
     endSession: (id) => engine.endSession(id),

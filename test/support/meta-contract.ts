@@ -12,6 +12,7 @@ import {
   type MetaEngine,
   type Minitransaction,
 } from '../../lib/meta/engine.ts';
+import { describeInstants } from './meta-contract-instants.ts';
 import { describeConcurrency, describeFeed, describeSessions } from './meta-contract-live.ts';
 import { describeReads } from './meta-contract-reads.ts';
 import {
@@ -41,6 +42,7 @@ export function describeMetaContract(adapter: string, freshUrl: () => Promise<st
     describeLimits(open);
     describeOperations(open, freshUrl);
     describeReads(open);
+    describeInstants(freshUrl);
     describeFeed(freshUrl);
     describeSessions(freshUrl);
     describeConcurrency(freshUrl);

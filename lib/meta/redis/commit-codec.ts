@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict';
 import { PenstockError } from '../../errors.ts';
 import type { CommitResult, Compare, Minitransaction, Mismatch, Patch, Stored, Version } from '../engine.ts';
-import { overflow } from '../limits.ts';
-import { feedKey, sessionKey } from './keys.ts';
+import { hashTag, overflow } from '../limits.ts';
+import { feedKey, instantsKey, sessionKey } from './keys.ts';
 
 export const VERSION_BYTES = 10;
 const EPOCH_BYTES = 40;
@@ -63,7 +63,10 @@ export interface CommitHeader {
 /** The arguments after the script: the number of keys, the keys, the request. */
 export function encodeCommit(header: CommitHeader, transaction: Minitransaction): Argument[] {
   const { compare = [], write = [], patch = [], publish = [], operation = '' } = transaction;
-  const keys = new Map<string, number>([[sessionKey(header.session), 1]]);
+  const keys = new Map<string, number>([
+    [sessionKey(header.session), 1],
+    [instantsKey(tagOf(transaction)), 2],
+  ]);
   const writer = new RequestWriter(requestBytesMax(header, transaction), keys);
   assert.equal(header.epoch.length, EPOCH_BYTES);
   writer.bytes(header.epoch).u16(header.database).short(operation).bytes(header.version);
@@ -85,6 +88,12 @@ export function encodeCommit(header: CommitHeader, transaction: Minitransaction)
   writer.u16(header.dropped.length);
   for (const name of header.dropped) writer.short(name);
   return [String(keys.size), ...[...keys.keys()].map(argument), writer.finish()];
+}
+
+/** The hash tag of what the commit changes; it changes nothing of another. */
+function tagOf({ write = [], patch = [] }: Minitransaction): string {
+  const bucket = write[0]?.key.bucket ?? patch[0]?.number.bucket;
+  return bucket === undefined ? '' : hashTag(bucket);
 }
 
 function encodeCompare(writer: RequestWriter, compare: Compare): void {

@@ -3,7 +3,8 @@
  * and takes its request as one packed argument, which `struct.unpack` reads faster than Redis would make forty arguments of it.
  *
  *   KEYS[1]   the session's record
- *   KEYS[2..] the buckets and feed keys, each once; `k` below is an index into KEYS
+ *   KEYS[2]   the instants of the hash tag
+ *   KEYS[3..] the buckets and feed keys, each once; `k` below is an index into KEYS
  *   ARGV[1]   the request, big-endian; a field is `u16 length, bytes`, a decimal `u8 length, digits`
  *
  *   40 bytes  epoch                                   u16  patches:  u8 0 add | 1 max | 2 remove, u16 k, field,
@@ -24,9 +25,16 @@
  *   before a script starts); patches come first and are undone then. (A number that is 0 may be absent after such an undoing:
  *   it counts as 0 either way.)
  * - Numbers are compared as decimal strings: Lua's numbers are doubles, exact only up to 2^53.
+ * - While an instant stands (instants.ts), the record as it was is kept for it before its first change. An instant whose lease has run out, or for
+ *   which too much is kept, ends here, in the commit that is the first not to keep anything for it.
  * - The epoch is read from Redis itself in every run (`INFO replication`: 1.3 us, measured): a client that never saw a failover
  *   cannot write by an old compare.
  */
+
+/** What is kept for one instant: a Redis that is nearly full must not be filled by a copy. */
+const BEFORE_BYTES_MAX = 64 << 20;
+/** What a field of a hash takes beside its name and value. */
+const KEPT_BYTES_EACH = 64;
 
 const BODY = `
 local spread = unpack
@@ -83,12 +91,40 @@ for i = 0, compares - 1 do
 end
 if mismatches then return mismatches end
 
+local instants = call('HGETALL', keys[2])
+local keep = nil
+if instants[1] then
+  local before, now, standing = 'penstock:before:' .. sub(keys[2], 19), time[1] * 1000 + time[2] / 1000, {}
+  for i = 1, #instants, 2 do
+    local id, ends = instants[i], tonumber(instants[i + 1])
+    if byte(id, -1) ~= 98 and ends > 0 then
+      if ends > now then standing[id] = true else call('HSET', keys[2], id, '0') end
+    end
+  end
+  keep = function(key, field)
+    local old = nil
+    for id in pairs(standing) do
+      local name = before .. id .. ':' .. key
+      if call('HEXISTS', name, field) == 0 then
+        if not old then old = call('HGET', key, field) or '' end
+        call('HSET', name, field, old)
+        call('HSET', before .. id, key, '')
+        if call('HINCRBY', keys[2], id .. 'b', #field + #old + ${KEPT_BYTES_EACH}) > ${BEFORE_BYTES_MAX} then
+          call('HSET', keys[2], id, '0')
+          standing[id] = nil
+        end
+      end
+    end
+  end
+end
+
 local numbers, undo, patches = {}, {}, nil
 patches, p = unpack('>H', request, p)
 for i = 1, patches do
   local kind, k, field, operand, after
   kind, k, field, p = unpack('>BHHc0', request, p)
   local key = keys[k]
+  if keep then keep(key, field) end
   if kind == 2 then
     undo[i] = { key, field, call('HGET', key, field) }
     if undo[i][3] then call('HDEL', key, field) end
@@ -129,6 +165,7 @@ writes, p = unpack('>H', request, p)
 for _ = 1, writes do
   local kind, k, field, value
   kind, k, field, p = unpack('>BHHc0', request, p)
+  if keep then keep(keys[k], field) end
   if kind == 1 then
     value, p = unpack('>I4c0', request, p)
     call('HSET', keys[k], field, value)

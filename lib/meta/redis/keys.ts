@@ -8,12 +8,17 @@
  *   penstock:session:<id>      hash    x             when its lease ends, ms of Redis's clock
  *                                      r             when it was last renewed, ms of Redis's clock
  *                                      o<operation>  the result of a commit that carried this operation id
+ *   penstock:instants:{tag}    hash    <instant>     when its lease ends, ms of Redis's clock; 0: nothing is kept for it any more
+ *                                      <instant>b    bytes that were kept for it
+ *   penstock:before:{tag}<instant>           hash    <bucket>   '': something of this bucket was kept
+ *   penstock:before:{tag}<instant>:<bucket>  hash    <field>    what was there at the instant; '': nothing
  *   penstock:last-session      string                the highest session id that was given
  *   penstock:flush             string                written so that WAIT has a write to wait for
  *
  *   version    u32 session, u48 counter of that session, big-endian
  *   result     version, then the patched numbers in decimal, joined by ',' (an absent one is empty)
  *   channel    penstock:feed:<shard>@<db>: channels are common to all databases of a server, keys are not
+ *   instant    <session>-<number>
  *   message    u48 sequence, then the bytes that were published
  *
  * No key has a TTL: a `volatile-*` eviction policy finds nothing of ours to evict.
@@ -39,4 +44,16 @@ export function feedKey(shard: string): string {
 
 export function feedChannel(shard: string, database: number): string {
   return `${FEED_PREFIX}${shard}@${database}`;
+}
+
+const INSTANTS_PREFIX = 'penstock:instants:';
+const BEFORE_PREFIX = 'penstock:before:';
+
+export function instantsKey(tag: string): string {
+  return INSTANTS_PREFIX + tag;
+}
+
+/** The index of what was kept for an instant; the hash of a bucket is this, ':' and the bucket. */
+export function beforeKey(tag: string, instant: string): string {
+  return BEFORE_PREFIX + tag + instant;
 }

@@ -16,6 +16,7 @@ import {
   RING_SIZE,
   type CommitResult,
   type FeedHandlers,
+  type Instant,
   type Key,
   type Link,
   type MetaEngine,
@@ -41,8 +42,10 @@ import {
 import { COMMIT_SCRIPT, COMMIT_SCRIPT_WHEN_FULL } from './commit-script.ts';
 import { RedisConnection } from './connection.ts';
 import { RedisFeed } from './feed.ts';
+import { RedisInstants } from './instants.ts';
 import { FLUSH_KEY } from './keys.ts';
 import { parseOptions, type EngineOptions } from './options.ts';
+import { SCAN_COUNT, flatPairs, scanReply } from './replies.ts';
 import { Script } from './script.ts';
 import { FOLLOW_SCRIPT } from './small-scripts.ts';
 import { checkServer, epochOf } from './server-check.ts';
@@ -50,7 +53,6 @@ import { RedisSessions } from './sessions.ts';
 
 /** Operations leave the ring in steps: one HDEL for so many commits. */
 const RING_STEP = 256;
-const SCAN_COUNT = 1000;
 
 const commitScript = new Script(COMMIT_SCRIPT);
 const commitScriptWhenFull = new Script(COMMIT_SCRIPT_WHEN_FULL);
@@ -90,6 +92,7 @@ class RedisEngine implements MetaEngine {
   readonly #sessions: RedisSessions;
   readonly #lease: SessionLease;
   readonly #feed: RedisFeed;
+  readonly #instants: RedisInstants;
   readonly epoch: string;
   /** A connection of its own: WAIT blocks the one that it is sent on. */
   #flushing: Promise<RedisConnection> | undefined;
@@ -114,6 +117,14 @@ class RedisEngine implements MetaEngine {
     this.#sessions = opened.sessions;
     this.epoch = opened.epoch;
     this.#feed = new RedisFeed(opened.options, opened.leaseMs / 3, opened.connection);
+    this.#instants = new RedisInstants({
+      url: this.url,
+      connection: this.#connection,
+      session: this.sessionId,
+      leaseMs: opened.leaseMs,
+      check: () => this.#lease.check(),
+      buckets: (prefix) => this.buckets(prefix),
+    });
     this.#lease = new SessionLease({
       renew: () => this.#sessions.renew(this.sessionId, this.epoch, opened.leaseMs),
       leaseMs: opened.leaseMs,
@@ -164,11 +175,7 @@ class RedisEngine implements MetaEngine {
       count,
     ]);
     const [next, flat] = scanReply(answer);
-    const entries: (readonly [string, Stored])[] = [];
-    for (let i = 0; i + 1 < flat.length; i += 2) {
-      const [field, record] = [flat[i], flat[i + 1]];
-      if (field !== undefined && record !== undefined) entries.push([field.toString('latin1'), decodeStored(record)]);
-    }
+    const entries = flatPairs(flat).map(([field, record]): [string, Stored] => [field, decodeStored(record)]);
     return { entries, cursor: next === '0' ? null : next };
   }
 
@@ -200,9 +207,7 @@ class RedisEngine implements MetaEngine {
     do {
       const args = [argument(bucket), cursor, 'COUNT', String(SCAN_COUNT)];
       const [next, flat] = scanReply(await this.#connection.call('hscan', args));
-      for (let i = 0; i + 1 < flat.length; i += 2) {
-        numbers.set(flat[i]?.toString('latin1') ?? '', BigInt(flat[i + 1]?.toString('latin1') ?? '0'));
-      }
+      for (const [field, number] of flatPairs(flat)) numbers.set(field, BigInt(number.toString('latin1')));
       cursor = next;
     } while (cursor !== '0');
     return [...numbers];
@@ -222,6 +227,12 @@ class RedisEngine implements MetaEngine {
       if (isCode(error, 'fenced')) throw this.#lease.lose(`${this.url}: ${error.message}`);
       throw error;
     }
+  }
+
+  async instant(tag: string): Promise<Instant> {
+    this.#assertOpen();
+    this.#lease.check();
+    return this.#instants.open(tag);
   }
 
   async subscribe(shards: readonly string[], handlers: FeedHandlers): Promise<Subscription> {
@@ -276,6 +287,8 @@ class RedisEngine implements MetaEngine {
     if (this.lost.aborted) this.#connection.close();
     await this.#lease.stop();
     try {
+      // What is kept for one that cannot be reached is cleared by the next opening.
+      await this.#instants.close().catch(() => undefined);
       if (!this.lost.aborted) await this.#sessions.end(this.sessionId);
     } finally {
       this.#connection.close();
@@ -331,13 +344,4 @@ class RedisEngine implements MetaEngine {
   #assertOpen(): void {
     if (this.#closed) throw new PenstockError('closed', `${this.url} was closed`);
   }
-}
-
-function buffers(reply: unknown): Buffer[] {
-  return Array.isArray(reply) ? reply.filter((one) => Buffer.isBuffer(one)) : [];
-}
-
-function scanReply(reply: unknown): readonly [cursor: string, found: Buffer[]] {
-  const [cursor, found] = Array.isArray(reply) ? (reply as unknown[]) : [];
-  return [Buffer.isBuffer(cursor) ? cursor.toString() : '0', buffers(found)];
 }

@@ -41,7 +41,8 @@ export class RedisSessions {
     session: SessionOptions & { readonly host: string; readonly pid: number; readonly leaseMs: number },
   ): Promise<{ id: number; epoch: string }> {
     const { kind, detail = {}, host, pid, leaseMs } = session;
-    const info = JSON.stringify({ kind, detail, host, pid, startedMs: Date.now() });
+    // `instants`: its commits keep what they overwrite (instants.ts).
+    const info = JSON.stringify({ kind, detail, host, pid, startedMs: Date.now(), instants: true });
     const answer = await openScript.run(this.#connection, [
       ...['2', SESSIONS_KEY, LAST_SESSION_KEY],
       ...[info, String(Math.ceil(leaseMs)), SESSION_PREFIX, String(DEAD_KEPT_MS), String(FIRST_SECOND)],

@@ -19,15 +19,17 @@
 import { constants } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
-import type { DatabaseSync, StatementSync } from 'node:sqlite';
+import type { DatabaseSync } from 'node:sqlite';
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import { systemClock } from '../../clock.ts';
 import { PenstockError } from '../../errors.ts';
 import { parseDuration } from '../../units.ts';
 import { pathOfUrl } from '../../urls.ts';
+import { INSTANTS_MAX } from '../engine.ts';
 import type {
   CommitResult,
   FeedHandlers,
+  Instant,
   Key,
   Link,
   MetaEngine,
@@ -37,20 +39,13 @@ import type {
   SessionOptions,
   Stored,
   Subscription,
-  Version,
 } from '../engine.ts';
-import {
-  SCAN_LIMIT_MAX,
-  WAITING_MAX,
-  assertBucket,
-  assertBucketPrefix,
-  assertKey,
-  checkMinitransaction,
-} from '../limits.ts';
+import { WAITING_MAX, assertBucket, assertBucketPrefix, assertKey, checkMinitransaction, tooManyInstants } from '../limits.ts';
 import { linkTarget } from '../link.ts';
 import { DEFAULT_LEASE_MS, SessionLease } from '../session-lease.ts';
 import { SqliteFeed } from './feed.ts';
-import { RecordStatements, blob, latin1 } from './minitransaction.ts';
+import { RecordStatements } from './minitransaction.ts';
+import { RecordReader, SqliteInstant } from './reader.ts';
 import { fromSqliteError, inodeOf, isBusy, openFile, type Durability, type OpenedFile } from './schema.ts';
 import { SessionRows } from './sessions.ts';
 
@@ -59,8 +54,6 @@ const RETRY_FIRST_MS = 1;
 const RETRY_MAX_MS = 25;
 // A group holds the file's lock: other processes wait for it. About 20 ms of work.
 const GROUP_RECORDS_MAX = 4000;
-/** A cursor is this and the last field that was given: the empty field is a legal one, and '' is the start. */
-const CURSOR_AFTER = '>';
 
 interface Waiting {
   readonly transaction: Minitransaction;
@@ -156,13 +149,11 @@ class SqliteEngine implements MetaEngine {
   readonly #file: OpenedFile;
   readonly #database: DatabaseSync;
   readonly #records: RecordStatements;
+  readonly #reader: RecordReader;
+  readonly #instants = new Set<SqliteInstant>();
   readonly #sessions: SessionRows;
   readonly #lease: SessionLease;
   readonly #feed: SqliteFeed;
-  readonly #scanFrom: StatementSync;
-  readonly #scanAfter: StatementSync;
-  readonly #nextBucket: StatementSync;
-  readonly #numbers: StatementSync;
   #waiting: Waiting[] = [];
   #committing: Promise<void> | undefined;
   #closed = false;
@@ -186,15 +177,7 @@ class SqliteEngine implements MetaEngine {
     this.#sessions = opened.sessions;
     this.#records = new RecordStatements(database, opened.id);
     this.#feed = new SqliteFeed(database, (error) => this.#onPollError(error));
-    const page = 'SELECT field, value, session, counter FROM records WHERE bucket = ? AND field';
-    this.#scanFrom = database.prepare(`${page} >= ? ORDER BY field LIMIT ?`);
-    this.#scanAfter = database.prepare(`${page} > ? ORDER BY field LIMIT ?`);
-    this.#nextBucket = database.prepare(
-      `SELECT min(bucket) AS bucket FROM (SELECT min(bucket) AS bucket FROM records WHERE bucket >= ?1
-       UNION ALL SELECT min(bucket) FROM numbers WHERE bucket >= ?1)`,
-    );
-    this.#numbers = database.prepare('SELECT field, value FROM numbers WHERE bucket = ? ORDER BY field');
-    this.#numbers.setReadBigInts(true);
+    this.#reader = new RecordReader(database, this.#records, (action) => this.#reading(action));
     this.#lease = new SessionLease({
       renew: () => this.#renew(),
       leaseMs: opened.leaseMs,
@@ -210,14 +193,24 @@ class SqliteEngine implements MetaEngine {
     return this.#lease.lost;
   }
 
-  async read(keys: readonly Key[]): Promise<readonly (Stored | null)[]> {
-    keys.forEach(assertKey);
-    return this.#reading(() => keys.map((key) => this.#records.read(key)));
+  read(keys: readonly Key[]): Promise<readonly (Stored | null)[]> {
+    return this.#reader.read(keys);
   }
 
-  async readNumbers(keys: readonly Key[]): Promise<readonly (bigint | null)[]> {
-    keys.forEach(assertKey);
-    return this.#reading(() => keys.map((key) => this.#records.readNumber(key)));
+  readNumbers(keys: readonly Key[]): Promise<readonly (bigint | null)[]> {
+    return this.#reader.readNumbers(keys);
+  }
+
+  scan(bucket: string, cursor: string, limit: number): Promise<ScanPage> {
+    return this.#reader.scan(bucket, cursor, limit);
+  }
+
+  buckets(prefix: string): AsyncIterable<string> {
+    return this.#reader.buckets(prefix);
+  }
+
+  numbers(bucket: string): Promise<readonly (readonly [string, bigint])[]> {
+    return this.#reader.numbers(bucket);
   }
 
   async follow(key: Key, link: Link): Promise<{ record: Stored | null; target: Stored | null }> {
@@ -229,48 +222,9 @@ class SqliteEngine implements MetaEngine {
     });
   }
 
-  async scan(bucket: string, cursor: string, limit: number): Promise<ScanPage> {
-    assertBucket(bucket);
-    const rowsMax = Math.min(Math.max(limit, 1), SCAN_LIMIT_MAX);
-    if (cursor !== '') await nextTurn();
-    const statement = cursor === '' ? this.#scanFrom : this.#scanAfter;
-    const rows = await this.#reading(() =>
-      statement.all(latin1(bucket), latin1(cursor.slice(CURSOR_AFTER.length)), rowsMax),
-    );
-    const entries = rows.map((row): readonly [string, Stored] => [
-      blob(row['field']).toString('latin1'),
-      // Written by this adapter in this form (minitransaction.ts).
-      { value: blob(row['value']), version: `${String(row['session'])}.${String(row['counter'])}` as Version },
-    ]);
-    const last = entries.at(-1);
-    return { entries, cursor: last === undefined || rows.length < rowsMax ? null : CURSOR_AFTER + last[0] };
-  }
-
   async count(bucket: string): Promise<number> {
     assertBucket(bucket);
     return this.#reading(() => this.#records.count(bucket));
-  }
-
-  async *buckets(prefix: string): AsyncIterable<string> {
-    assertBucketPrefix(prefix);
-    const start = latin1(prefix);
-    let from = start;
-    while (true) {
-      const least = from;
-      const found = await this.#reading(() => this.#nextBucket.get(least)?.['bucket']);
-      if (found == null) return;
-      const bucket = blob(found);
-      if (!bucket.subarray(0, start.length).equals(start)) return;
-      yield bucket.toString('latin1');
-      // The next byte string in order.
-      from = Buffer.concat([bucket, Buffer.of(0)]);
-    }
-  }
-
-  async numbers(bucket: string): Promise<readonly (readonly [string, bigint])[]> {
-    assertBucket(bucket);
-    const rows = await this.#reading(() => this.#numbers.all(latin1(bucket)));
-    return rows.map((row) => [blob(row['field']).toString('latin1'), BigInt(String(row['value']))]);
   }
 
   async commit(transaction: Minitransaction): Promise<CommitResult> {
@@ -284,6 +238,18 @@ class SqliteEngine implements MetaEngine {
       this.#waiting.push({ transaction, resolve, reject });
       this.#committing ??= this.#commitWaiting();
     });
+  }
+
+  async instant(tag: string): Promise<Instant> {
+    assertBucketPrefix(tag);
+    if (this.#instants.size >= INSTANTS_MAX) throw tooManyInstants(this.url, tag);
+    await this.#reading(() => this.#refuseIfFenced());
+    const instant: SqliteInstant = await retryBusy(
+      this.#options,
+      () => new SqliteInstant(this.#options.path, this.#lease, () => this.#instants.delete(instant)),
+    );
+    this.#instants.add(instant);
+    return instant;
   }
 
   async subscribe(shards: readonly string[], handlers: FeedHandlers): Promise<Subscription> {
@@ -316,6 +282,7 @@ class SqliteEngine implements MetaEngine {
     await this.#committing;
     await this.#lease.stop();
     this.#feed.close();
+    for (const instant of this.#instants) await instant.close();
     try {
       await this.#changing(() => this.#sessions.end(this.sessionId));
     } finally {
