@@ -5,7 +5,7 @@
  * were replaced, too, as they are still read.
  */
 import { PenstockError } from '../../lib/errors.ts';
-import type { MetaEngine } from '../../lib/meta/engine.ts';
+import type { MetaReader } from '../../lib/meta/engine.ts';
 import type { VolumeKeys } from '../../lib/volume/keys.ts';
 import { findRetired, loadLive } from '../../lib/volume/listing-load.ts';
 import { decodePointer, EMPTY_LISTING } from '../../lib/volume/listing.ts';
@@ -33,7 +33,7 @@ export interface LakePlace {
 
 export class LakeListings {
   readonly #keys: VolumeKeys;
-  readonly #engine: () => MetaEngine | Promise<MetaEngine>;
+  readonly #engine: () => MetaReader | Promise<MetaReader>;
   readonly #kept = new BoundedMap<number, LakeListing>(LISTINGS_KEPT);
   readonly #places = new BoundedMap<number, LakePlace>(PLACES_KEPT);
   readonly #loading = new Map<number, Promise<LakeListing>>();
@@ -43,7 +43,7 @@ export class LakeListings {
   /** `retry` makes a read again when the session fell under it. */
   constructor(
     keys: VolumeKeys,
-    engine: () => MetaEngine | Promise<MetaEngine>,
+    engine: () => MetaReader | Promise<MetaReader>,
     retry: <T>(read: () => Promise<T>) => Promise<T>,
   ) {
     this.#keys = keys;

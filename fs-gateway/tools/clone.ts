@@ -6,14 +6,15 @@
  * - {v}c <root ino> (building.ts) says whose work a tree is, from before its beginning. It is made only while the volume has its format: who removes
  *   the volume takes that away first, and then looks for the work of others.
  * - Nobody sees a part of one: the name comes in the last commit, and goes in the first one of its removal.
- * - `consistent` is true when nothing that was copied has changed until the copy was complete: it is the state of that instant. Otherwise
- *   each file is as of one commit, and what was renamed meanwhile may be in it twice or not at all.
+ * - `consistent` is true when the copy is as of one instant, at which it had begun already: so it is but for INSTANTS_TRIED lost ones, or where the
+ *   engine gives none. Then each file is as of one commit, and what was renamed meanwhile may be in it twice or not at all.
  * Failure: killed in between, gc removes what was built. One that was only stopped for longer than its lease finds its session ended, and
  * links nothing (building.ts).
  */
 import type { Clock } from '../../lib/clock.ts';
 import { isCode, PenstockError } from '../../lib/errors.ts';
 import type { MetaEngine, Write } from '../../lib/meta/engine.ts';
+import { InstantLostError } from '../../lib/meta/instant-lost.ts';
 import { encodeBuilder, takeOver, treesIn } from '../../lib/volume/building.ts';
 import { INODE_FROZEN, isDirectory, S_IFDIR, S_IFMT } from '../../lib/volume/inode.ts';
 import { ROOT_INO, VolumeKeys } from '../../lib/volume/keys.ts';
@@ -23,16 +24,18 @@ import type { Change } from '../meta/change.ts';
 import { VolumeView } from '../meta/view.ts';
 import { assertName, writableDirectory } from '../vfs/context.ts';
 import { ensureSystemDirectory, isReservedIn, SNAPSHOTS_NAME } from '../vfs/system-directories.ts';
-import { FeedLostError, FeedWatch } from './feed-watch.ts';
 import { formatOf } from './tool.ts';
 import type { Progress } from './tool.ts';
 import { TreeCopy } from './tree-copy.ts';
 import { TreeRemoval } from './tree-remove.ts';
+import { TreeSource } from './tree-source.ts';
 import { namesOf, resolveNames, resolvePath } from './volume-path.ts';
 
 const OPEN_TO_ALL = { mode: S_IFDIR | 0o755, flags: INODE_FROZEN };
 /** It was not made, and will not be. */
 const LINK_REFUSED = ['exists', 'conflict', 'not-found'] as const;
+/** So often an instant may be lost before a copy does without. */
+const INSTANTS_TRIED = 2;
 const SNAPSHOT_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
 
 export interface CopyReport {
@@ -42,6 +45,7 @@ export interface CopyReport {
   readonly directories: number;
   /** Sizes of the files; no data is copied. */
   readonly bytes: number;
+  /** As of one instant. */
   readonly consistent: boolean;
 }
 
@@ -164,6 +168,7 @@ interface CopyTarget {
   readonly quota?: { readonly bytesMax: number | null };
 }
 
+type Copied = Omit<CopyReport, 'path' | 'inode'>;
 type Built<T> = T & { readonly path: string; readonly inode: number };
 
 /** Trees that come and go as a whole. */
@@ -196,14 +201,32 @@ export class TreeWork {
 
   /** Throws `exists`, `quota`. */
   async copy(source: Node, target: CopyTarget): Promise<CopyReport> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        const fill = (root: number, quota: number): Promise<Copied> =>
+          this.#fill(source, target, root, quota, attempt <= INSTANTS_TRIED);
+        return await this.build(target, fill, this.#alongside);
+      } catch (error) {
+        // Too much was changed meanwhile. The last try needs no instant.
+        if (!(error instanceof InstantLostError) || attempt > INSTANTS_TRIED) throw error;
+      }
+    }
+  }
+
+  /** Behind the record that says that it is under way: from there on gc waits for it. */
+  async #fill(source: Node, target: CopyTarget, root: number, quota: number, still: boolean): Promise<Copied> {
     const { view, nowNs } = this;
     const { parent, frozen } = target;
-    const fill = async (root: number, quota: number): Promise<Omit<CopyReport, 'path' | 'inode'>> => {
-      const copy = new TreeCopy({ view, quota, frozen, nowNs, progress: this.#progress });
-      const consistent = await this.#copyWatched(copy, source, parent.ino, root);
-      return { files: copy.files, directories: copy.directories, bytes: copy.bytes, consistent };
-    };
-    return this.build(target, fill, this.#alongside);
+    const { keys } = view;
+    const from = still ? await TreeSource.open(this.#engine, keys) : TreeSource.live(this.#engine, keys);
+    try {
+      const copy = new TreeCopy({ view, source: from, quota, frozen, nowNs, progress: this.#progress });
+      await copy.run(source.ino, parent.ino, root);
+      const { files, directories, bytes } = copy;
+      return { files, directories, bytes, consistent: from.consistent };
+    } finally {
+      await from.close();
+    }
   }
 
   /**
@@ -232,32 +255,6 @@ export class TreeWork {
       // A link whose answer was lost may have been made, or be made yet: gc knows when our session is over. It also removes what is left when this fails.
       const linked = linking && !LINK_REFUSED.some((code) => isCode(error, code));
       if (!linked) await this.discard(root).catch(() => undefined);
-      throw error;
-    }
-  }
-
-  /** Whether nothing of it has changed meanwhile. */
-  async #copyWatched(copy: TreeCopy, source: Node, parent: number, root: number): Promise<boolean> {
-    let changed = false;
-    const watch = await FeedWatch.open(this.#engine, this.view.keys, (change) => {
-      if (change.kind === 'lock' || change.kind === 'quota') return;
-      changed ||= copy.has(change.kind === 'entry' ? change.parent : change.ino);
-    });
-    try {
-      await copy.run(source, parent, root);
-      return !(await this.#missed(watch)) && !changed;
-    } finally {
-      await watch.close();
-    }
-  }
-
-  /** Whether what changed until now is not known. */
-  async #missed(watch: FeedWatch): Promise<boolean> {
-    try {
-      await watch.catchUp();
-      return false;
-    } catch (error) {
-      if (error instanceof FeedLostError || isCode(error, 'timeout')) return true;
       throw error;
     }
   }

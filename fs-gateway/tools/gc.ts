@@ -8,7 +8,8 @@
  * - The store is listed before the metadata is walked: an object that is uploaded meanwhile is not on the list. One that was uploaded
  *   and not committed yet is younger than the grace period and, while the volume is mounted, than UPLOAD_MS, by the store's own clock.
  * - An object is deleted only when it is older than the grace period, no extent refers to it, and nobody took it as a second reference
- *   during the walk (references.ts). An object that lost its references cannot gain one again: a copy compares its source.
+ *   during the walk (references.ts). An object that lost its references can gain one again only by a copy of an instant before that; gc waits
+ *   for those that are under way when the walk is done.
  * - What a backup of the metadata may refer to stays (backup.ts), also one that is being written, or that begins during the walk.
  * - Before each portion is deleted, the lock is still ours and none of its objects has been noted as moved. So a gc that was stopped
  *   for longer than its lease deletes nothing after another one began.
@@ -17,6 +18,7 @@
  * Failure: killed at any point, what was deleted was garbage; the next run does the rest.
  * Limits: a few bits per object id in memory (id-set.ts), and one portion of DELETE_PORTION objects.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Clock } from '../../lib/clock.ts';
 import { describeError, PenstockError } from '../../lib/errors.ts';
 import type { MetaEngine, ScanPage, Version } from '../../lib/meta/engine.ts';
@@ -48,6 +50,9 @@ const DELETE_PORTION = 1000;
 const NOTES_PORTION = 500;
 /** From an upload to its commit: a mount gives up its engine after 30 s, and a large flush goes on uploading meanwhile. */
 const UPLOAD_MS = 3_600_000;
+/** A copy makes thousands of files a second. */
+const COPIES_AWAITED_MS = 3_600_000;
+const COPIES_POLL_MS = 200;
 
 export interface GcReport {
   /** Objects of the volume in the store. */
@@ -266,10 +271,35 @@ class Collection {
         else if (lakeNotes.size > 0) lakeNotes.delete(this.keys.lakeReference(source.key).field);
       }
     });
+    if (this.#options.dryRun !== true) await this.#awaitCopies();
     for await (const [field] of scanBucket(this.#options.engine, this.keys.movedReferences)) {
       garbage.delete(Number(field));
     }
     return garbage;
+  }
+
+  /**
+   * What a copy takes from an instant before the walk may have lost its last reference since, and gets the copy's. One that begins from here on
+   * refers to nothing that the walk found without a reference.
+   */
+  async #awaitCopies(): Promise<void> {
+    const { engine, volume } = this.#options;
+    const endMs = performance.now() + COPIES_AWAITED_MS;
+    let awaited: ReadonlySet<string> | undefined;
+    while (true) {
+      const { underWay, abandoned } = await treesIn(engine, this.keys);
+      // It may only seem to be over: from here on it is.
+      for (const { session } of abandoned) await engine.endSession(session);
+      awaited ??= new Set(underWay.map(({ version }) => version));
+      const roots = underWay.filter(({ version }) => awaited?.has(version)).map(({ root }) => root);
+      if (roots.length === 0) return;
+      if (performance.now() > endMs) {
+        const trees = `trees of volume '${volume}' (inodes ${roots.join(', ')})`;
+        throw new PenstockError('held', `${trees} have been copied or removed for an hour: nothing is deleted`);
+      }
+      this.#progress('copies awaited', roots.length);
+      await sleep(COPIES_POLL_MS);
+    }
   }
 
   /**

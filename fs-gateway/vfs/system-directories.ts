@@ -17,6 +17,8 @@ export const LAKE_NAME = 'lake';
 const RESERVED = new Set([TRASH_NAME, SNAPSHOTS_NAME, VOLUMES_NAME]);
 const UNLIMITED = { outer: 0, bytesMax: null, inodesMax: null, counting: false };
 
+type MaybePromise<T> = T | Promise<T>;
+
 interface SystemDirectory {
   readonly mode: number;
   readonly flags: number;
@@ -29,7 +31,13 @@ export function isReserved(parent: number, name: string): boolean {
 }
 
 /** Whether a name belongs to the volume in this directory. Asks only for names that may. */
-export async function isReservedIn(view: VolumeView, parent: number, name: string): Promise<boolean> {
+export async function isReservedIn(
+  view: Pick<VolumeView, 'node'> & {
+    entry(parent: number, name: string): MaybePromise<{ readonly ino: number } | null>;
+  },
+  parent: number,
+  name: string,
+): Promise<boolean> {
   if (parent === ROOT_INO || name !== SNAPSHOTS_NAME) return isReserved(parent, name);
   const [directory, lake] = [await view.node(parent), await view.entry(ROOT_INO, LAKE_NAME)];
   return directory !== null && lake !== null && directory.inode.parent === lake.ino;

@@ -60,7 +60,10 @@ export function overflow(bucket: string, field: string): PenstockError {
 }
 
 export function tooManyInstants(url: string, tag: string): PenstockError {
-  return new PenstockError('held', `${url}: ${INSTANTS_MAX} copies or dumps of ${tag} are being made: wait for one of them`);
+  return new PenstockError(
+    'held',
+    `${url}: ${INSTANTS_MAX} copies or dumps of ${tag} are being made: wait for one of them`,
+  );
 }
 
 function tooLarge(what: string, count: number, max: number): PenstockError {

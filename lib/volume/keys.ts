@@ -67,6 +67,8 @@ export function assertVolumeName(name: string): void {
 
 export class VolumeKeys {
   readonly volume: string;
+  /** All buckets begin with it. */
+  readonly tag: string;
   readonly formatKey: Key;
   readonly gcLock: Key;
   readonly backupLock: Key;
@@ -87,7 +89,6 @@ export class VolumeKeys {
   readonly listingsPrefix: string;
   /** From a directory entry to its inode, for `MetaEngine.follow`. */
   readonly entryToInode: Link;
-  readonly #tag: string;
   readonly #dataPrefix: string;
   readonly #entriesPrefix: string;
   readonly #numbersPrefix: string;
@@ -96,7 +97,7 @@ export class VolumeKeys {
     assertVolumeName(volume);
     const tag = `{${volume}}`;
     this.volume = volume;
-    this.#tag = tag;
+    this.tag = tag;
     this.formatKey = { bucket: `${tag}meta`, field: 'format' };
     this.gcLock = { bucket: `${tag}meta`, field: 'gc' };
     this.backupLock = { bucket: `${tag}meta`, field: 'backup' };
@@ -157,7 +158,7 @@ export class VolumeKeys {
   }
 
   xattrs(ino: number): string {
-    return `${this.#tag}x:${ino}`;
+    return `${this.tag}x:${ino}`;
   }
 
   xattr(ino: number, name: string): Key {
@@ -177,7 +178,7 @@ export class VolumeKeys {
   }
 
   operations(mountId: string): string {
-    return `${this.#tag}q:${mountId}`;
+    return `${this.tag}q:${mountId}`;
   }
 
   orphan(ino: number): Key {
@@ -212,11 +213,11 @@ export class VolumeKeys {
   }
 
   shard(ino: number): string {
-    return `${this.#tag}s:${ino % SHARDS}`;
+    return `${this.tag}s:${ino % SHARDS}`;
   }
 
   shards(): string[] {
-    return Array.from({ length: SHARDS }, (_, n) => `${this.#tag}s:${n}`);
+    return Array.from({ length: SHARDS }, (_, n) => `${this.tag}s:${n}`);
   }
 
   /** The inode number at (bucket, field) of an inode bucket: the inverse of `inode`. */

@@ -1,6 +1,6 @@
 /** What the directories of a dataset list, and which names can still be opened, read from the directories themselves. */
 import { PenstockError } from '../errors.ts';
-import type { MetaEngine } from '../meta/engine.ts';
+import type { MetaEngine, MetaReader } from '../meta/engine.ts';
 import { decodeDentry } from './dentry.ts';
 import { ROOT_INO, VolumeKeys } from './keys.ts';
 import { loadLive, loadSegments } from './listing-load.ts';
@@ -37,7 +37,7 @@ export async function openableNames(engine: MetaEngine, volume: string, dataset:
 }
 
 async function loadAll(
-  engine: MetaEngine,
+  engine: MetaReader,
   keys: VolumeKeys,
   directory: number,
   pointer: ListingPointer,

@@ -2,7 +2,7 @@
  * Reads listing generations (listing.ts). Segments are immutable, so those that were read are kept, a bounded number per engine:
  * a lander that flips an hour once a minute reads only what it has not seen.
  */
-import type { MetaEngine } from '../meta/engine.ts';
+import type { MetaReader } from '../meta/engine.ts';
 import type { VolumeKeys } from './keys.ts';
 import { byName, decodeSegment } from './listing.ts';
 import type { ListingEntry, ListingPointer } from './listing.ts';
@@ -12,11 +12,11 @@ const SEGMENTS_KEPT = 128;
 /** Segments are read in portions, so that an answer stays below 2 MiB. */
 const SEGMENTS_PER_READ = 32;
 
-const kept = new WeakMap<MetaEngine, Map<string, readonly ListingEntry[]>>();
+const kept = new WeakMap<MetaReader, Map<string, readonly ListingEntry[]>>();
 
 /** The entries of segments; null when one is gone, that is when the pointer they were taken from is out of date. */
 export async function loadSegments(
-  engine: MetaEngine,
+  engine: MetaReader,
   keys: VolumeKeys,
   directory: number,
   segments: readonly number[],
@@ -51,7 +51,7 @@ export async function loadSegments(
 
 /** All live entries of a generation, sorted by name; null when the pointer is out of date. */
 export async function loadLive(
-  engine: MetaEngine,
+  engine: MetaReader,
   keys: VolumeKeys,
   directory: number,
   pointer: ListingPointer,
@@ -68,7 +68,7 @@ export async function loadLive(
 
 /** The inode that a retired name still opens; undefined when there is none. */
 export async function findRetired(
-  engine: MetaEngine,
+  engine: MetaReader,
   keys: VolumeKeys,
   directory: number,
   pointer: ListingPointer,

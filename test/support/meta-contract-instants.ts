@@ -41,43 +41,48 @@ function change(next: (bound: number) => number, round: number): Minitransaction
 }
 
 export function describeInstants(freshUrl: () => Promise<string>): void {
-  test.each([1, 2, 3, 4])('instants show what was there, whatever is committed between their reads: seed %d', async (seed) => {
-    const url = await freshUrl();
-    const [engine, other] = [await openFor(url), await openFor(url)];
-    const next = random(seed);
-    for (let round = 0; round < 150; round++) await apply(engine, change(next, round));
-    const taken: { readonly reader: MetaReader; readonly shown: ReadonlyMap<string, string> }[] = [];
-    for (let n = 0; n < 3; n++) {
-      taken.push({ shown: await everything(engine), reader: await engine.instant(V) });
-      for (let round = 0; round < 40; round++) await apply(next(2) === 0 ? engine : other, change(next, round));
-    }
-    // A commit before each page.
-    const disturbed = (reader: MetaReader): MetaReader => ({
-      ...{ read: (keys) => reader.read(keys), readNumbers: (keys) => reader.readNumbers(keys) },
-      ...{ buckets: (prefix) => reader.buckets(prefix), numbers: (bucket) => reader.numbers(bucket) },
-      async scan(bucket, cursor, limit) {
-        await apply(other, change(next, 1000));
-        return reader.scan(bucket, cursor, limit);
-      },
-    });
-    for (const { reader, shown } of taken) {
-      expect(await everything(disturbed(reader))).toEqual(shown);
-      const keys = [...shown.keys()].map((name) => name.split(' ')).map(([bucket = '', field = '']) => key(field, bucket));
-      const values = keys.filter(({ bucket }) => bucket !== NUMBERS);
-      const read = await reader.read(values);
-      expect(read.map((one) => one?.value.toString())).toEqual(
-        values.map(({ bucket, field }) => shown.get(`${bucket} ${field}`)),
-      );
-      for (let field = 0; field < FIELDS; field++) {
-        const [absent] = await reader.read([key(`f${field}`, `${V}b0`)]);
-        expect(absent !== null).toBe(shown.has(`${V}b0 f${field}`));
+  test.each([1, 2, 3, 4])(
+    'instants show what was there, whatever is committed between their reads: seed %d',
+    async (seed) => {
+      const url = await freshUrl();
+      const [engine, other] = [await openFor(url), await openFor(url)];
+      const next = random(seed);
+      for (let round = 0; round < 150; round++) await apply(engine, change(next, round));
+      const taken: { readonly reader: MetaReader; readonly shown: ReadonlyMap<string, string> }[] = [];
+      for (let n = 0; n < 3; n++) {
+        taken.push({ shown: await everything(engine), reader: await engine.instant(V) });
+        for (let round = 0; round < 40; round++) await apply(next(2) === 0 ? engine : other, change(next, round));
       }
-      for (let field = 0; field < 10; field++) {
-        const [number] = await reader.readNumbers([key(`n${field}`, NUMBERS)]);
-        expect(String(number)).toBe(shown.get(`${NUMBERS} n${field}`) ?? 'null');
+      // A commit before each page.
+      const disturbed = (reader: MetaReader): MetaReader => ({
+        ...{ read: (keys) => reader.read(keys), readNumbers: (keys) => reader.readNumbers(keys) },
+        ...{ buckets: (prefix) => reader.buckets(prefix), numbers: (bucket) => reader.numbers(bucket) },
+        async scan(bucket, cursor, limit) {
+          await apply(other, change(next, 1000));
+          return reader.scan(bucket, cursor, limit);
+        },
+      });
+      for (const { reader, shown } of taken) {
+        expect(await everything(disturbed(reader))).toEqual(shown);
+        const keys = [...shown.keys()]
+          .map((name) => name.split(' '))
+          .map(([bucket = '', field = '']) => key(field, bucket));
+        const values = keys.filter(({ bucket }) => bucket !== NUMBERS);
+        const read = await reader.read(values);
+        expect(read.map((one) => one?.value.toString())).toEqual(
+          values.map(({ bucket, field }) => shown.get(`${bucket} ${field}`)),
+        );
+        for (let field = 0; field < FIELDS; field++) {
+          const [absent] = await reader.read([key(`f${field}`, `${V}b0`)]);
+          expect(absent !== null).toBe(shown.has(`${V}b0 f${field}`));
+        }
+        for (let field = 0; field < 10; field++) {
+          const [number] = await reader.readNumbers([key(`n${field}`, NUMBERS)]);
+          expect(String(number)).toBe(shown.get(`${NUMBERS} n${field}`) ?? 'null');
+        }
       }
-    }
-  });
+    },
+  );
 
   test('an instant of a large bucket that is emptied while it is scanned', async () => {
     const engine = await openFor(await freshUrl());

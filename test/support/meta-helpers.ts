@@ -60,7 +60,11 @@ export function listener(): Heard {
   };
 }
 
-export async function scanAll(engine: Pick<MetaEngine, 'scan'>, bucket: string, limit: number): Promise<Map<string, Buffer>> {
+export async function scanAll(
+  engine: Pick<MetaEngine, 'scan'>,
+  bucket: string,
+  limit: number,
+): Promise<Map<string, Buffer>> {
   const found = new Map<string, Buffer>();
   let cursor: string | null = '';
   while (cursor !== null) {

@@ -8,6 +8,7 @@ import { getQuota, setQuota } from '../../fs-gateway/tools/quota.ts';
 import { Errno } from '../../fs-gateway/vfs/operations.ts';
 import { PenstockError } from '../../lib/errors.ts';
 import type { MetaEngine } from '../../lib/meta/engine.ts';
+import { InstantLostError } from '../../lib/meta/instant-lost.ts';
 import { prepareListing } from '../../lib/volume/lake-listing.ts';
 import { clonedLakeObjects } from '../../lib/volume/references.ts';
 import { FaultPlan } from '../support/fault.ts';
@@ -196,28 +197,55 @@ async function expectTreeWithout(all: Bench): Promise<void> {
 
 onBothServices(suite);
 
-test('a copy during which its source changes says so, and one of something else does not mind', async () => {
+test('a copy has what was there at its instant, and nothing that was made while it was copied', async () => {
   const all = await bench(await testVolume(OPTIONS));
   const { open, options, engine } = all;
   const top = await makeDirectory(open, 'top');
-  const other = await makeDirectory(open, 'other');
   for (let n = 0; n < 120; n++) await writeFile(open, `f${n}`, Buffer.from('f'), top);
-  const during = async (parent: bigint, target: string): Promise<boolean> => {
-    let commits = 0;
-    const watched: MetaEngine = {
-      ...faultyEngine(engine, new FaultPlan()),
-      async commit(transaction) {
-        // Some of the files are copied by then.
-        if (++commits === 3) await writeFile(open, `new for ${target.slice(1)}`, Buffer.from('x'), parent);
-        return engine.commit(transaction);
-      },
-    };
-    return (await cloneTree({ ...options, engine: watched }, '/top', target)).consistent;
+  let commits = 0;
+  const watched: MetaEngine = {
+    ...faultyEngine(engine, new FaultPlan()),
+    async commit(transaction) {
+      // The instant was before the third one.
+      if (++commits === 3) {
+        await writeFile(open, 'new', Buffer.from('x'), top);
+        for (let n = 0; n < 120; n++) await open.operations.unlink(caller(), top, `f${n}`);
+      }
+      return engine.commit(transaction);
+    },
   };
-  expect(await during(top, '/a')).toBe(false);
-  expect(await during(other, '/b')).toBe(true);
+  expect(await cloneTree({ ...options, engine: watched }, '/top', '/a')).toMatchObject({
+    consistent: true,
+    files: 120,
+  });
+  const names = await namesIn(await reader(all), await walk(await reader(all), '/a'));
+  expect(names).toHaveLength(120);
+  expect(names).not.toContain('new');
   await expectSound(all.volume);
 });
+
+test.each(['has none', 'loses each'])(
+  'where the engine %s, a copy does without an instant and says so',
+  async (how) => {
+    const all = await bench(await testVolume(OPTIONS));
+    await makeTree(all);
+    const without: MetaEngine = {
+      ...faultyEngine(all.engine, new FaultPlan()),
+      async instant(tag) {
+        if (how === 'has none') throw new PenstockError('unsupported', 'a session of an older Penstock');
+        const lost = (): Promise<never> =>
+          Promise.reject(new InstantLostError('test:', 'too much was changed meanwhile'));
+        const instant = await all.engine.instant(tag);
+      const { scan, buckets, numbers, readNumbers } = faultyEngine(all.engine, new FaultPlan());
+      return { scan, buckets, numbers, readNumbers, read: lost, close: () => instant.close() };
+      },
+    };
+    expect(await cloneTree({ ...all.options, engine: without }, '/top', '/copy')).toMatchObject({ consistent: false });
+    await expectTree(await reader(all), '/copy');
+    await gcLater(all);
+    await expectSound(all.volume);
+  },
+);
 
 test('a clone of files of the lake keeps their objects from the clean-up of the table, until it is gone', async () => {
   const all = await bench(await testVolume(OPTIONS));

@@ -64,7 +64,9 @@ export class RedisInstants {
     await sweepDead(connection, tag);
     const id = `${session}-${++this.#count}`;
     const limits = [String(Math.ceil(leaseMs)), SESSION_PREFIX, String(INSTANTS_MAX)];
-    const answer = String(await openScript.run(connection, ['2', argument(instantsKey(tag)), SESSIONS_KEY, id, ...limits]));
+    const answer = String(
+      await openScript.run(connection, ['2', argument(instantsKey(tag)), SESSIONS_KEY, id, ...limits]),
+    );
     if (answer === 'F') throw tooManyInstants(url, tag);
     if (answer.startsWith('O')) {
       const why = `session ${answer.slice(1)} is of an older Penstock, whose commits no instant can see: upgrade its program`;
@@ -123,7 +125,9 @@ class RedisInstant implements Instant {
     yield* this.#options.buckets(prefix);
     // Those of which nothing may be left.
     for (let cursor = '0'; ;) {
-      const [next, found] = scanReply(await this.#ask(scanBeforeScript, [argument(this.#before)], [cursor, String(SCAN_COUNT)]));
+      const [next, found] = scanReply(
+        await this.#ask(scanBeforeScript, [argument(this.#before)], [cursor, String(SCAN_COUNT)]),
+      );
       for (const [bucket] of flatPairs(found)) if (bucket.startsWith(prefix)) yield bucket;
       if (next === '0') return;
       cursor = next;
@@ -198,7 +202,10 @@ class RedisInstant implements Instant {
     this.#options.check();
     const answer = await script.run(connection, [String(1 + keys.length), this.#instants, ...keys, this.#id, ...args]);
     if (!Buffer.isBuffer(answer)) return answer;
-    throw new InstantLostError(url, 'too much was changed meanwhile, or this process stood still for longer than its lease');
+    throw new InstantLostError(
+      url,
+      'too much was changed meanwhile, or this process stood still for longer than its lease',
+    );
   }
 }
 

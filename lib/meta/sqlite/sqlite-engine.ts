@@ -40,7 +40,14 @@ import type {
   Stored,
   Subscription,
 } from '../engine.ts';
-import { WAITING_MAX, assertBucket, assertBucketPrefix, assertKey, checkMinitransaction, tooManyInstants } from '../limits.ts';
+import {
+  WAITING_MAX,
+  assertBucket,
+  assertBucketPrefix,
+  assertKey,
+  checkMinitransaction,
+  tooManyInstants,
+} from '../limits.ts';
 import { linkTarget } from '../link.ts';
 import { DEFAULT_LEASE_MS, SessionLease } from '../session-lease.ts';
 import { SqliteFeed } from './feed.ts';
