@@ -7,7 +7,7 @@
  * Objects of the lake are deleted by their tables. A clone that refers to one writes {v}y <object key>, and gc removes that record when
  * no extent refers to the object any more.
  */
-import type { MetaEngine, ScanPage, Write } from '../meta/engine.ts';
+import type { MetaEngine, MetaReader, ScanPage, Write } from '../meta/engine.ts';
 import { ByteReader } from './bytes.ts';
 import { readExtents } from './extents.ts';
 import type { Extent } from './extents.ts';
@@ -20,11 +20,11 @@ const NOTHING = Buffer.alloc(0);
 
 /** Every record of a bucket once or more, in pages. */
 export async function* scanBucket(
-  engine: MetaEngine,
+  reader: MetaReader,
   bucket: string,
 ): AsyncGenerator<readonly [field: string, value: Buffer]> {
   for (let cursor: string | null = ''; cursor !== null;) {
-    const page: ScanPage = await engine.scan(bucket, cursor, PAGE);
+    const page: ScanPage = await reader.scan(bucket, cursor, PAGE);
     for (const [field, { value }] of page.entries) yield [field, value];
     cursor = page.cursor;
   }

@@ -229,8 +229,9 @@ async function sweep(connection: RedisConnection, tag: string, id: string): Prom
 }
 
 async function sweepDead(connection: RedisConnection, tag: string): Promise<void> {
-  const answer = await connection.call('hgetall', [argument(instantsKey(tag))]);
-  for (const [id, expiry] of flatPairs(Array.isArray(answer) ? answer : [])) {
+  // They are few: one page.
+  const answer = await connection.call('hscan', [argument(instantsKey(tag)), '0', 'COUNT', String(SCAN_COUNT)]);
+  for (const [id, expiry] of flatPairs(scanReply(answer)[1])) {
     if (expiry.toString() === '0' && !id.endsWith('b')) await sweep(connection, tag, id);
   }
 }

@@ -1,0 +1,81 @@
+/** What ends an instant on Redis, and what is left of one. */
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { InstantLostError } from '../../lib/meta/instant-lost.ts';
+import { V, apply, key, openFor, put } from '../support/meta-helpers.ts';
+import { startRedis } from '../support/redis.ts';
+import type { RedisServer } from '../support/redis.ts';
+import { missing } from '../support/services.ts';
+
+const INSTANTS = `penstock:instants:${V}`;
+const MIB = 1 << 20;
+
+describe.skipIf(missing('redis-server'))('with a redis-server', () => {
+  let server: RedisServer;
+  beforeAll(async () => {
+    server = await startRedis();
+  });
+  afterAll(() => server.stop());
+  beforeEach(async () => {
+    await server.admin.flushall();
+  });
+
+  async function keptKeys(): Promise<number> {
+    return (await server.admin.keys('penstock:before:*')).length;
+  }
+
+  test('a closed instant leaves nothing, and commits keep nothing any more', async () => {
+    const engine = await openFor(server.url());
+    await apply(engine, put('a', 'old'));
+    const instant = await engine.instant(V);
+    await apply(engine, put('a', 'new'));
+    expect(await keptKeys()).toBe(2);
+    await instant.close();
+    await apply(engine, put('a', 'newer'));
+    expect(await server.admin.keys('penstock:*before*')).toEqual([]);
+    expect(await server.admin.exists(INSTANTS)).toBe(0);
+  });
+
+  test('an instant whose process was killed ends with its lease, and the next one clears what was kept for it', async () => {
+    const [killed, engine] = [await openFor(server.url(), { leaseMs: 600_000 }), await openFor(server.url())];
+    await apply(engine, put('a', 'old'));
+    const instant = await killed.instant(V);
+    await apply(engine, put('a', 'new'));
+    // As when nobody has renewed it.
+    const [id = ''] = (await server.admin.hkeys(INSTANTS)).filter((name) => !name.endsWith('b'));
+    await server.admin.hset(INSTANTS, id, '1');
+    expect((await instant.read([key('a')]))[0]?.value.toString()).toBe('old');
+    await apply(engine, put('b'));
+    expect(await server.admin.hget(INSTANTS, id)).toBe('0');
+    await expect(instant.read([key('a')])).rejects.toBeInstanceOf(InstantLostError);
+    await expect(instant.scan(key('a').bucket, '', 10)).rejects.toBeInstanceOf(InstantLostError);
+    await expect(instant.numbers(`${V}n`)).rejects.toBeInstanceOf(InstantLostError);
+    const next = await engine.instant(V);
+    expect(await keptKeys()).toBe(0);
+    expect(await server.admin.hkeys(INSTANTS)).toHaveLength(1);
+    expect((await next.read([key('a')]))[0]?.value.toString()).toBe('new');
+  });
+
+  test('what is kept for one instant is bounded: the instant is lost, the commits go on', async () => {
+    const engine = await openFor(server.url());
+    for (let n = 0; n < 70; n++) await apply(engine, put(`f${n}`, Buffer.alloc(MIB)));
+    const instant = await engine.instant(V);
+    for (let n = 0; n < 60; n++) await apply(engine, put(`f${n}`, 'small'));
+    expect((await instant.read([key('f3')]))[0]?.value).toHaveLength(MIB);
+    for (let n = 60; n < 70; n++) await apply(engine, put(`f${n}`, 'small'));
+    await expect(instant.read([key('f3')])).rejects.toBeInstanceOf(InstantLostError);
+    await instant.close();
+    expect(await keptKeys()).toBe(0);
+  });
+
+  test('a session of an older Penstock, whose commits keep nothing, is refused by its number until it is over', async () => {
+    const [old, engine] = [await openFor(server.url()), await openFor(server.url())];
+    const record = String(await server.admin.hget('penstock:sessions', String(old.sessionId)));
+    await server.admin.hset('penstock:sessions', String(old.sessionId), record.replace(',"instants":true', ''));
+    await expect(engine.instant(V)).rejects.toMatchObject({
+      code: 'unsupported',
+      message: expect.stringContaining(`session ${old.sessionId} is of an older Penstock`),
+    });
+    await old.close();
+    await (await engine.instant(V)).close();
+  });
+});
