@@ -114,7 +114,9 @@ export function addFsToolCommands(fs: Command): void {
     });
 
   fs.command('dump <meta-url> <file>')
-    .description('write all metadata of a volume into a file while it is in use; exit status 3 when it never rested')
+    .description(
+      'write all metadata of a volume into a file while it is in use, as of one instant; exit status 3 when it could not be',
+    )
     .option('--name <name>', "the volume's name (default: lake)")
     .option('--json', 'print as one JSON object')
     .action(async (metaUrl: string, path: string, options: ToolOptions) => {
