@@ -67,7 +67,8 @@ async function dumpOf(options: DumpOptions, id: string, instant: Instant | null)
   let records = 0;
   async function* lines(): AsyncGenerator<DumpLine> {
     for await (const line of everything(instant ?? engine, engine, new VolumeKeys(volume))) {
-      progress?.('records', ++records);
+      records++;
+      progress?.('records', records);
       yield line;
     }
   }
