@@ -71,10 +71,8 @@ describe.skipIf(missing('redis-server'))('with a redis-server', () => {
     const [old, engine] = [await openFor(server.url()), await openFor(server.url())];
     const record = String(await server.admin.hget('penstock:sessions', String(old.sessionId)));
     await server.admin.hset('penstock:sessions', String(old.sessionId), record.replace(',"instants":true', ''));
-    await expect(engine.instant(V)).rejects.toMatchObject({
-      code: 'unsupported',
-      message: expect.stringContaining(`session ${old.sessionId} is of an older Penstock`),
-    });
+    await expect(engine.instant(V)).rejects.toMatchObject({ code: 'unsupported' });
+    await expect(engine.instant(V)).rejects.toThrow(`session ${old.sessionId} is of an older Penstock`);
     await old.close();
     await (await engine.instant(V)).close();
   });

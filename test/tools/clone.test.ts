@@ -236,8 +236,7 @@ test.each(['has none', 'loses each'])(
         const lost = (): Promise<never> =>
           Promise.reject(new InstantLostError('test:', 'too much was changed meanwhile'));
         const instant = await all.engine.instant(tag);
-        const { scan, buckets, numbers, readNumbers } = faultyEngine(all.engine, new FaultPlan());
-        return { scan, buckets, numbers, readNumbers, read: lost, close: () => instant.close() };
+        return { ...faultyEngine(all.engine, new FaultPlan()), read: lost, close: () => instant.close() };
       },
     };
     expect(await cloneTree({ ...all.options, engine: without }, '/top', '/copy')).toMatchObject({ consistent: false });

@@ -9,7 +9,7 @@
  * Failure: killed, its lease runs out: the next commit ends it, and whoever opens an instant of the tag next clears what was kept.
  * Limits: INSTANTS_MAX in a tag; BEFORE_BYTES_MAX kept for one (commit-script.ts), then it is lost.
  */
-import { PenstockError, isCode } from '../../errors.ts';
+import { PenstockError } from '../../errors.ts';
 import { INSTANTS_MAX } from '../engine.ts';
 import type { Instant, Key, ScanPage, Stored } from '../engine.ts';
 import { InstantLostError } from '../instant-lost.ts';
