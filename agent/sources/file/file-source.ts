@@ -15,31 +15,23 @@
  *   of its own.
  * Limits: FILES_MAX open files, FILES_KNOWN_MAX with the compressed ones that are read. What is written between a copytruncate's copy and its
  * truncation is lost by that method itself. While the content of a compressed file is compared (100 MB take a second or less), the others wait.
+ * What matches beyond these waits, and its number is a problem of the source; looks take a tenth of the time at most, and end with the signal.
  */
-import { glob, type FileHandle } from 'node:fs/promises';
+import type { FileHandle } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { describeError, PenstockError, systemCode } from '../../../lib/errors.ts';
 import type { FileSourceConfig } from '../../config.ts';
 import { pause, type Source, type SourceOutput } from '../source.ts';
 import { AwaitedCopies } from './awaited-copies.ts';
 import { CompressedFile } from './compressed-file.ts';
-import type { FoundFile } from './copies.ts';
 import { Marks } from './file-marks.ts';
 import { ChunkBuffer, CHUNK_BYTES_MAX, FollowedFile, type OpenFile } from './followed-file.ts';
 import { compressionOf, contentEnd, endOf, matchContent, type ContentEnd, type Match } from './gzip-content.ts';
 import type { LineJoiner } from './line-joiner.ts';
 import { LostFiles } from './lost-files.ts';
+import { matchingFiles, NotFollowed } from './matching-files.ts';
 import { isReplaced, StoredPositions } from './stored-positions.ts';
-import {
-  BEGINNING,
-  bornOf,
-  bytesAt,
-  isSameFile,
-  openFile,
-  statFile,
-  type FilePosition,
-  type FileStats,
-} from './tailed-file.ts';
+import { BEGINNING, bornOf, bytesAt, isSameFile, openFile, type FilePosition, type FileStats } from './tailed-file.ts';
 
 const ROTATED_WAIT_MS = 5000;
 /** A compressor writes all the time; one that pauses longer only makes the file come in two parts. */
@@ -50,16 +42,13 @@ const FILES_MAX = 800;
 const CHUNKS_PER_SPOOL = 16;
 /** Some 300 bytes each in the head of every segment of the spool. */
 const FILES_KNOWN_MAX = 2000;
+/** A look at 100,000 files takes seconds, in which none of them is read: for so many times as long, no other follows. */
+const READING_PER_LOOK = 9;
 const LF = 10;
-/** What Node makes of bytes of a name that are none. */
-const NO_CHARACTER = '\uFFFD';
 
 interface Original extends ContentEnd {
   readonly inode: string;
 }
-
-/** Why a file that the glob matches is left alone. */
-class NotFollowed extends Error {}
 
 export async function fileSource(config: FileSourceConfig, baseDir: string, spoolBytesMax = Infinity): Promise<Source> {
   const pattern = resolve(baseDir, config.path);
@@ -128,18 +117,21 @@ class FileFollower {
 
   async run(): Promise<void> {
     const { clock } = this.#output;
-    let lookedMs = -Infinity;
+    let nextLookMs = -Infinity;
     try {
       while (!this.#isOver()) {
-        if (clock.monotonicMs() - lookedMs >= this.#config.poll) {
-          lookedMs = clock.monotonicMs();
+        const beganMs = clock.monotonicMs();
+        if (beganMs >= nextLookMs) {
           await this.#look();
+          const endedMs = clock.monotonicMs();
+          nextLookMs = Math.max(beganMs + this.#config.poll, endedMs + READING_PER_LOOK * (endedMs - beganMs));
         }
         // What was left of it comes before what took its place.
         await this.#lost.find();
         let isBusy = false;
         // What was rotated away comes before what took its place.
         for (const file of rotatedFirst([...this.#files.values()])) {
+          if (this.#isOver()) break;
           let hasMore = await this.#readOn(file);
           while (hasMore && !this.#isOver() && file.rotatedSinceMs !== undefined) hasMore = await this.#readOn(file);
           isBusy ||= hasMore;
@@ -162,24 +154,33 @@ class FileFollower {
     return this.#signal.aborted;
   }
 
-  /** Which files are there now. */
+  /** Which files are there now. A look that the signal broke off has seen a part of them, and concludes nothing from what it has not seen. */
   async #look(): Promise<void> {
     // What still is one is met again, here or when the files are read on.
     this.#problems.clear();
     const found = new Set<string>();
-    const matches = await this.#matches();
+    const matches = await matchingFiles(this.#pattern, (path, act) => this.#guarded(path, act), this.#signal);
     // Before any file is taken for a new one: it may be the copy of one of these.
     if (this.#isFirstLook) this.#lost.addLeft();
-    for (const file of matches) await this.#guarded(file.path, () => this.#lost.addIfReplaced(file));
+    for (const file of matches) {
+      if (this.#isOver()) return;
+      await this.#guarded(file.path, () => this.#lost.addIfReplaced(file));
+    }
     await this.#lost.find();
+    const waiting: string[] = [];
     for (const { path, stats } of matches) {
+      if (this.#isOver()) return;
       found.add(stats.inode);
       const known = this.#files.get(stats.inode);
       if (known !== undefined) {
         known.lines.path = path;
         known.rotatedSinceMs = undefined;
-      } else if (!this.#positions.isFinished(stats)) await this.#guarded(path, () => this.#discover(path, stats));
+      } else if (this.#positions.isFinished(stats)) continue;
+      else if (this.#hasRoomForFile()) await this.#guarded(path, () => this.#discover(path, stats));
+      else waiting.push(path);
     }
+    if (this.#isOver()) return;
+    this.#noteWaiting(waiting, matches.length);
     for (const file of this.#files.values()) {
       if (!found.has(file.inode)) file.rotatedSinceMs ??= this.#output.clock.monotonicMs();
     }
@@ -197,29 +198,21 @@ class FileFollower {
     this.#positions.keepFinished(found);
   }
 
-  /** The oldest first, so that rotated files come in the order in which they were written. */
-  async #matches(): Promise<FoundFile[]> {
-    // A name that exists is meant as it stands, whatever characters are in it.
-    const literal = await statFile(this.#pattern);
-    if (literal !== null) return [{ path: this.#pattern, stats: literal }];
-    const matches: FoundFile[] = [];
-    for await (const path of glob(this.#pattern)) {
-      const stats = await this.#guarded(path, async () => {
-        const found = await statFile(path);
-        if (found !== null || !path.includes(NO_CHARACTER)) return found;
-        throw new NotFollowed(`the name of a file is not UTF-8, so it cannot be opened: rename ${path}`);
-      });
-      if (stats !== null && stats !== undefined) matches.push({ path, stats });
-    }
-    return matches.sort((a, b) => a.stats.modifiedMs - b.stats.modifiedMs);
+  #hasRoomForFile(): boolean {
+    return this.#files.size < FILES_MAX && this.#files.size + this.#positions.finishedCount < FILES_KNOWN_MAX;
+  }
+
+  /** One problem for all of them: 100,000 would be the memory of the agent. */
+  #noteWaiting([first, ...others]: readonly string[], count: number): void {
+    if (first === undefined) return;
+    const which = others.length === 0 ? `${first} waits` : `${first} and ${others.length} others wait`;
+    this.#problems.set(
+      this.#pattern,
+      `${count} files match ${this.#pattern}, more than are read at once (${FILES_MAX}; ${FILES_KNOWN_MAX} with compressed ones): ${which}`,
+    );
   }
 
   async #discover(path: string, stats: FileStats): Promise<void> {
-    const isOneTooMany = this.#files.size + this.#positions.finishedCount >= FILES_KNOWN_MAX;
-    if (this.#files.size >= FILES_MAX || isOneTooMany) {
-      const max = isOneTooMany ? FILES_KNOWN_MAX : FILES_MAX;
-      throw new NotFollowed(`more than ${max} files match ${this.#pattern}: ${path} waits`);
-    }
     const handle = await openFile(path, stats.inode);
     if (handle === null) return;
     let position: FilePosition | 'wait' | undefined;
