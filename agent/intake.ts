@@ -6,7 +6,9 @@
  *   the spool: also when no reading is left. So what a window or a swinging door holds back is as durable as a spooled reading when its
  *   source is acknowledged.
  * - A reading that a transform failed on is in the quarantine before its source is acknowledged.
- * - Where transforms have states, one batch is under way at a time; what arrives meanwhile goes together into the next one.
+ * - Where transforms have states, one batch is under way at a time; what arrives meanwhile goes together into the next one. Where the spool is
+ *   short of space, only what has the same priority does, and a batch that is refused is tried delivery by delivery: no alarm is refused
+ *   with others, none of these is given the room of an alarm, and one topic that the log refuses is in the way of no other.
  * Failure: what the spool refuses has not been: states and counters go back, and the sources decide whether to bring it again. What of it is
  * in the quarantine then is known when it comes again, and not put there twice (unless the agent was killed in between).
  * Limits: each caller waits for its batch, so what waits here is bounded by the sources; KEPT_MAX readings are known as above.
@@ -16,7 +18,7 @@ import type { Clock } from '../lib/clock.ts';
 import { isCode } from '../lib/errors.ts';
 import type { Quarantine } from './quarantine.ts';
 import type { Rules } from './rules/rules.ts';
-import { assertCarried, type Readings } from './spool/packed-readings.ts';
+import { assertCarried, highestPriorityOf, type Readings } from './spool/packed-readings.ts';
 import type { Spool } from './spool/spool.ts';
 import type { Checkpoint, CheckpointState, Receipt } from './spool/spool-state.ts';
 import type { Taps } from './tap.ts';
@@ -135,35 +137,52 @@ export class Intake {
   }
 
   async #storeWaiting(): Promise<void> {
-    while (this.#waiting.length > 0) {
-      const batch = this.#waiting.splice(0);
-      try {
-        const run = await this.#chain.run(batch.flatMap(({ readings }) => [...readings]));
-        await this.#append(
-          run,
-          batch.flatMap(({ checkpoints }) => checkpoints),
-          batch.flatMap(({ receipts }) => receipts),
-        );
-        for (const { resolve } of batch) resolve();
-      } catch (error) {
-        for (const { reject } of batch) reject(error);
-      }
+    while (this.#waiting.length > 0) await this.#storeTogether(this.#takeBatch());
+  }
+
+  /** At least one. */
+  #takeBatch(): readonly Waiting[] {
+    if (!this.#spool.isScarce) return this.#waiting.splice(0);
+    const [first] = this.#waiting;
+    const priority = first === undefined ? -1 : highestPriorityOf(first.readings);
+    const end = this.#waiting.findIndex(({ readings }) => highestPriorityOf(readings) !== priority);
+    return this.#waiting.splice(0, end < 0 ? this.#waiting.length : end);
+  }
+
+  async #storeTogether(batch: readonly Waiting[]): Promise<void> {
+    try {
+      const run = await this.#chain.run(batch.flatMap(({ readings }) => [...readings]));
+      await this.#append(
+        run,
+        batch.flatMap(({ checkpoints }) => checkpoints),
+        batch.flatMap(({ receipts }) => receipts),
+      );
+      for (const { resolve } of batch) resolve();
+    } catch (error) {
+      if (batch.length > 1 && isCode(error, 'full')) for (const each of batch) await this.#storeTogether([each]);
+      else for (const { reject } of batch) reject(error);
     }
   }
 
   #storeOverdue(): void {
     // A batch under way has states that are not settled: the next second will do.
     if (this.#running !== undefined) return;
-    this.#running = this.#chain
-      .overdue(this.#clock.nowMs() * 1000)
-      .then((run) => (run === null ? undefined : this.#append(run, [], [])))
-      .catch(() => {
+    this.#running = this.#storeEachOverdue().finally(() => {
+      this.#running = undefined;
+      if (this.#waiting.length > 0) this.#start();
+    });
+  }
+
+  /** Transform by transform: what is refused of one (the log may refuse its topic) is not in the way of the others. */
+  async #storeEachOverdue(): Promise<void> {
+    for (const step of this.#chain.holding) {
+      try {
+        const run = await this.#chain.overdue(this.#clock.nowMs() * 1000, step);
+        if (run !== null) await this.#append(run, [], []);
+      } catch {
         // It is held back still, and tried again; a spool or quarantine that fails shows by the sources.
-      })
-      .finally(() => {
-        this.#running = undefined;
-        if (this.#waiting.length > 0) this.#start();
-      });
+      }
+    }
   }
 
   async #append(run: ChainRun, checkpoints: readonly Checkpoint[], receipts: readonly Receipt[]): Promise<void> {

@@ -34,6 +34,7 @@ import { Ruler } from './rules/ruler.ts';
 import { Rules } from './rules/rules.ts';
 import { makeSource } from './sources/make-source.ts';
 import { pause } from './sources/source.ts';
+import { oldestUndeliveredUs } from './spool/spool-reader.ts';
 import { openSpool, type Spool } from './spool/spool.ts';
 import { prometheusText, summaryOf, type AgentStatus, type AgentSummary } from './status.ts';
 import { Taps } from './tap.ts';
@@ -327,7 +328,7 @@ class RunningAgent {
   }
 
   async #metrics(): Promise<string> {
-    const oldestUs = await this.#spool.oldestUndeliveredUs();
+    const oldestUs = await oldestUndeliveredUs(this.#spool);
     // A clock that was set back must not give a negative age.
     const seconds = oldestUs === null ? 0 : Math.max(0, this.#clock.nowMs() / 1000 - oldestUs / 1e6);
     return prometheusText(this.status(), seconds);

@@ -15,7 +15,7 @@ import type { PenstockError } from '../../lib/errors.ts';
 import { without } from '../seq-ranges.ts';
 import { ALARM_PRIORITY, FRAME_HEADER_BYTES, FRAME_READINGS } from './frame.ts';
 import type { PendingGroup } from './pending-group.ts';
-import { PackedReadings, type Readings } from './packed-readings.ts';
+import { highestPriorityOf, type Readings } from './packed-readings.ts';
 import type { Segment } from './recovery.ts';
 import { forEachReadingsFrame, rewriteSegment } from './segment-rewrite.ts';
 import type { SpoolState } from './spool-state.ts';
@@ -50,7 +50,7 @@ export class DropPlanner {
    */
   isApart(group: PendingGroup, readings: Readings): boolean {
     if (group.readings === 0 || readings.length === 0) return false;
-    return group.bytes > this.#segmentBytes || group.highestPriority() !== highestOf(readings);
+    return group.bytes > this.#segmentBytes || group.highestPriority() !== highestPriorityOf(readings);
   }
 
   /**
@@ -117,11 +117,6 @@ export class DropPlanner {
 
 function thinningsOf(keepFrom: ReadonlyMap<Segment, number>): readonly Thinning[] {
   return [...keepFrom].map(([segment, from]) => ({ segment, keepFrom: from }));
-}
-
-function highestOf(readings: Readings): number {
-  if (readings instanceof PackedReadings) return readings.priority;
-  return readings.reduce((highest, { priority }) => Math.max(highest, priority), -1);
 }
 
 /** The undelivered sequences that a thinning gives up. */

@@ -92,3 +92,9 @@ export class PackedReadings implements Iterable<NewReading> {
     return payload;
   }
 }
+
+/** -1 of none. */
+export function highestPriorityOf(readings: Readings): number {
+  if (readings instanceof PackedReadings) return readings.priority;
+  return readings.reduce((highest, { priority }) => Math.max(highest, priority), -1);
+}

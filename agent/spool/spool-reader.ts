@@ -90,3 +90,13 @@ export interface SpoolReader {
   /** Resolves when something may have been added since the call (or at once); rejects with `aborted` when the signal fires. */
   wait(signal: AbortSignal): Promise<void>;
 }
+
+/** When the oldest reading that is not delivered arrived, microseconds since the epoch; null when all are delivered. */
+export async function oldestUndeliveredUs(spool: SpoolReader): Promise<number | null> {
+  let oldest: number | null = null;
+  for (const topic of spool.topics()) {
+    const [entry] = await spool.read(topic, spool.durablyAcknowledged(topic), 1);
+    if (entry?.kind === 'reading' && (oldest === null || entry.arrivalUs < oldest)) oldest = entry.arrivalUs;
+  }
+  return oldest;
+}

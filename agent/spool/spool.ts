@@ -158,9 +158,13 @@ export class Spool implements SpoolReader {
   }
 
   #mustWaitForNextGroup(readings: Readings): boolean {
-    const { bytes } = this.#pending;
-    if (bytes > PENDING_BYTES_MAX) return true;
-    return this.room.isScarce(this.#segments.bytes + bytes) && this.#planner?.isApart(this.#pending, readings) === true;
+    if (this.#pending.bytes > PENDING_BYTES_MAX) return true;
+    return this.isScarce && this.#planner?.isApart(this.#pending, readings) === true;
+  }
+
+  /** Space is so short that deliveries are taken or refused by what is in them: they should not be put together. */
+  get isScarce(): boolean {
+    return this.room.isScarce(this.#segments.bytes + this.#pending.bytes);
   }
 
   /** Throws `full` when an append of them would now be refused for want of room. */
@@ -260,16 +264,6 @@ export class Spool implements SpoolReader {
   async wait(signal: AbortSignal): Promise<void> {
     this.#assertOpen();
     await this.#forReadings.wait(signal);
-  }
-
-  /** When the oldest reading that is not delivered arrived, microseconds since the epoch; null when all are delivered. */
-  async oldestUndeliveredUs(): Promise<number | null> {
-    let oldest: number | null = null;
-    for (const topic of this.topics()) {
-      const [entry] = await this.read(topic, this.durablyAcknowledged(topic), 1);
-      if (entry?.kind === 'reading' && (oldest === null || entry.arrivalUs < oldest)) oldest = entry.arrivalUs;
-    }
-    return oldest;
   }
 
   stats(): SpoolStats {

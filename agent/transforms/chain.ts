@@ -116,9 +116,16 @@ export class TransformChain {
     );
   }
 
-  /** What has been held back for too long; null when there is nothing. */
-  overdue(nowUs: number): Promise<ChainRun | null> {
-    return this.#released((step, out) => step.overdue?.(nowUs, out));
+  /** The steps that hold readings back. */
+  get holding(): readonly Step[] {
+    return this.#steps.filter((step) => step.overdue !== undefined);
+  }
+
+  /** What one of `holding` has held back for too long; null when there is nothing. */
+  overdue(nowUs: number, holder: Step): Promise<ChainRun | null> {
+    return this.#released((step, out) => {
+      if (step === holder) step.overdue?.(nowUs, out);
+    });
   }
 
   /** Everything that is held back; null when there is nothing. */

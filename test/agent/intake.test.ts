@@ -13,6 +13,7 @@ import { Rules } from '../../agent/rules/rules.ts';
 import { Taps } from '../../agent/tap.ts';
 import { TransformChain } from '../../agent/transforms/chain.ts';
 import { systemClock } from '../../lib/clock.ts';
+import { HANG_MS } from '../support/hang.ts';
 import { tempDir } from '../support/temp.ts';
 import { valuesIn } from './log-values.ts';
 
@@ -157,6 +158,10 @@ function reading(value: object | string): NewReading {
   return { topic: 't', key: 's', value: text, eventUs: 1, arrivalUs: 1, priority: 4 };
 }
 
+const DEADBAND = { type: 'deadband', on: 't', field: 'v', by: 1 };
+const large = (count: number, topic: string, priority: number): NewReading[] =>
+  Array.from({ length: count }, () => ({ ...reading('x'.repeat(10_000)), topic, priority }));
+
 test('a batch that a full spool refuses leaves no trace in states, counters or quarantine, however often it is tried', async () => {
   const { intake, spool, quarantined } = await intakeOn(tempDir(), [
     { type: 'filter', on: 't', keep: 'value.v > 0.0' },
@@ -221,4 +226,42 @@ test('a reading that no record can carry is refused alone, not with what other s
     intake.store([reading({ v: 9 })], []),
   ]);
   expect(results.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled']);
+});
+
+test('dropLowestPriority: behind a transform with states too, the lowest that come beside an alarm push out nothing above them', async () => {
+  const { intake, spool } = await intakeOn(tempDir(), [DEADBAND], 'dropLowestPriority');
+  for (let n = 0; n < 10; n += 1) await intake.store(large(10, 'middle', 5), []);
+  // While the first one is under way, the others wait, and went together.
+  const first = intake.store([reading({ v: 1 })], []);
+  const low = intake.store(large(30, 'low', 0), []);
+  const alarm = intake.store([{ ...reading('fire'), topic: 'alarm', priority: 9 }], []);
+  await expect(low).rejects.toMatchObject({ code: 'full' });
+  await Promise.all([first, alarm]);
+  expect(spool.stats().dropped).toBe(0);
+  expect(spool.lastSeq('alarm')).toBe(1n);
+});
+
+test('a topic that the log refuses is refused alone, not with what other sources deliver at the same time behind a transform with states', async () => {
+  const { intake, spool } = await intakeOn(tempDir(), [DEADBAND]);
+  spool.room.isRefused = (topic) => topic === 'refused';
+  await intake.store(large(60, 'other', 4), []);
+  const results = await Promise.allSettled([
+    intake.store([reading({ v: 1 })], []),
+    intake.store(large(1, 'refused', 4), []),
+    intake.store([reading({ v: 9 })], []),
+  ]);
+  expect(results.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled']);
+});
+
+test('windows of a topic that the log refuses do not hold up those of the others', async () => {
+  const aggregate = { type: 'aggregate', fields: ['v'], window: '1s', wait: '0s' };
+  const { intake, spool } = await intakeOn(tempDir(), [
+    { ...aggregate, on: 't', to: 'refused' },
+    { ...aggregate, on: 'u', to: 'fine' },
+  ]);
+  spool.room.isRefused = (topic) => topic === 'refused';
+  await spool.append(large(60, 'other', 4));
+  await intake.store([reading({ v: 1 }), { ...reading({ v: 1 }), topic: 'u' }], []);
+  await expect.poll(() => spool.lastSeq('fine'), { timeout: HANG_MS }).toBe(1n);
+  expect(spool.lastSeq('refused')).toBe(0n);
 });
