@@ -105,6 +105,7 @@ export class Journal {
   /** Frames that the disk had no room for, in order. */
   #owed: Frame[] = [];
   readonly #head = Buffer.alloc(HEAD_BYTES + FIXED_BYTES);
+  readonly #fixed = this.#head.subarray(HEAD_BYTES);
   /** The fdatasync under way, and the one that begins behind it for all who came meanwhile. */
   #syncing: Promise<void> | undefined;
   #nextSync: Promise<void> | undefined;
@@ -224,17 +225,16 @@ export class Journal {
     head.writeBigInt64LE(frame.timeNs, HEAD_BYTES + 9);
     head.writeDoubleLE(frame.offset, HEAD_BYTES + 17);
     head.writeDoubleLE(frame.length, HEAD_BYTES + 25);
-    const { bytes } = frame;
-    head.writeUInt32LE(FIXED_BYTES + (bytes?.length ?? 0), 0);
-    const fixed = crc32c(head.subarray(HEAD_BYTES));
-    head.writeUInt32LE(
-      bytes === undefined ? fixed : crc32c(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length), fixed),
-      4,
-    );
-    const total = HEAD_BYTES + FIXED_BYTES + (bytes?.length ?? 0);
-    let written = bytes === undefined ? writeSync(fd, head) : writevSync(fd, [head, bytes]);
+    const bytes = frame.bytes ?? EMPTY;
+    head.writeUInt32LE(FIXED_BYTES + bytes.length, 0);
+    const fixed = crc32c(this.#fixed);
+    const isBare = bytes.length === 0;
+    head.writeUInt32LE(isBare ? fixed : crc32c(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length), fixed), 4);
+    const total = HEAD_BYTES + FIXED_BYTES + bytes.length;
+    // Nearly every write of a large file is one of a frame without bytes.
+    let written = isBare ? writeSync(fd, head) : writevSync(fd, [head, bytes]);
     // A disk that is nearly full takes a part; the rest is what it says the error for.
-    while (written < total) written += writeSync(fd, Buffer.concat([head, bytes ?? EMPTY]), written);
+    while (written < total) written += writeSync(fd, Buffer.concat([head, bytes]), written);
     return total;
   }
 

@@ -87,15 +87,21 @@ export class Segments {
     return segment;
   }
 
+  /** The segment and the place in it for the byte at `offset`, and how many can follow it there. */
+  #placeOf(ino: number, offset: number): { readonly index: number; readonly at: number; readonly room: number } {
+    const bytes = this.#bytesOf(ino);
+    const index = Math.floor(offset / bytes);
+    const at = offset - index * bytes;
+    return { index, at, room: bytes - at };
+  }
+
   /** Throws Node's errors. */
   write(ino: number, offset: number, data: Uint8Array): void {
-    const bytes = this.#bytesOf(ino);
     for (let done = 0; done < data.length;) {
-      const index = Math.floor((offset + done) / bytes);
-      const at = offset + done - index * bytes;
+      const { index, at, room } = this.#placeOf(ino, offset + done);
       const segment = this.#ofFiles.get(ino)?.get(index) ?? this.#begin(ino, index);
       segment.unsynced++;
-      done += writeSync(this.#fd(segment), data, done, Math.min(data.length - done, bytes - at), at);
+      done += writeSync(this.#fd(segment), data, done, Math.min(data.length - done, room), at);
     }
   }
 
@@ -112,15 +118,31 @@ export class Segments {
 
   /** Fills `target` from `at` on with bytes that were written. */
   read(ino: number, offset: number, target: Buffer, at: number, length: number): void {
-    const bytes = this.#bytesOf(ino);
     for (let done = 0; done < length;) {
-      const index = Math.floor((offset + done) / bytes);
-      const from = offset + done - index * bytes;
+      const { index, at: from, room } = this.#placeOf(ino, offset + done);
       const segment = this.#ofFiles.get(ino)?.get(index);
-      const most = Math.min(length - done, bytes - from);
+      const most = Math.min(length - done, room);
       const read = segment === undefined ? 0 : readSync(this.#fd(segment), target, at + done, most, from);
-      if (read === 0) throw new Error(`what is staged of inode ${ino} ends at ${offset + done}`);
+      if (read === 0) throw endsEarly(ino, offset + done);
       done += read;
+    }
+  }
+
+  /** Fills all of `target` while programs are served. Of a write that comes meanwhile it may have a part. */
+  async readBeside(ino: number, offset: number, target: Buffer): Promise<void> {
+    for (let done = 0; done < target.length;) {
+      const { index, at, room } = this.#placeOf(ino, offset + done);
+      const segment = this.#ofFiles.get(ino)?.get(index);
+      if (segment === undefined) throw endsEarly(ino, offset + done);
+      // Of its own: one of ours may be closed meanwhile, and be another file's the next moment.
+      const file = await open(segment.path, 'r');
+      try {
+        const { bytesRead } = await file.read(target, done, Math.min(target.length - done, room), at);
+        if (bytesRead === 0) throw endsEarly(ino, offset + done);
+        done += bytesRead;
+      } finally {
+        await file.close();
+      }
     }
   }
 
@@ -219,4 +241,8 @@ export class Segments {
   close(): void {
     for (const path of [...this.#descriptors.keys()]) this.#close(path);
   }
+}
+
+function endsEarly(ino: number, offset: number): Error {
+  return new Error(`what is staged of inode ${ino} ends at ${offset}`);
 }

@@ -14,6 +14,8 @@ import type { StagedBase } from './staged-base.ts';
 
 /** A file that ends within it has no segments: opening one costs more than writing it. */
 export const MEMORY_BYTES_MAX = 64 * 1024;
+/** To hand less to another thread takes longer than to copy it. */
+const BESIDE_MIN = 256 * 1024;
 
 export interface Append {
   readonly from: number;
@@ -52,8 +54,6 @@ export class StagedFile {
   flushing: Overlay | undefined;
   /** Of `active`. */
   early = new EarlyBlocks();
-  activeBytes = 0;
-  flushingBytes = 0;
   base: StagedBase | undefined;
   /** Set by the first O_APPEND write: from there on the bytes belong behind the end of the file, wherever that is at the commit. */
   append: Append | undefined;
@@ -109,9 +109,9 @@ export class StagedFile {
     return !this.active.empty || this.sizeSet || this.mtimeNs !== null;
   }
 
-  /** At most so many bytes are staged (bytes written twice count twice: counting ranges would cost a pass over them). */
+  /** What was written again while it is flushed counts twice. */
   get stagedBytes(): number {
-    return this.activeBytes + this.flushingBytes;
+    return this.active.dataBytes + (this.flushing?.dataBytes ?? 0);
   }
 
   /** Brings the times up to date. */
@@ -123,8 +123,6 @@ export class StagedFile {
   beginFlush(): void {
     this.flushing = this.active;
     this.active = new Overlay();
-    this.flushingBytes = this.activeBytes;
-    this.activeBytes = 0;
     if (this.selfKept) return;
     this.#flushingEarly = this.early;
     this.early = new EarlyBlocks();
@@ -150,7 +148,6 @@ export class StagedFile {
   /** Bytes that are stored are to be committed. */
   wrote(offset: number, length: number): void {
     this.#changed(offset, offset + length, 'data');
-    this.activeBytes += length;
     this.size = Math.max(this.size, offset + length);
   }
 
@@ -212,6 +209,21 @@ export class StagedFile {
   load(offset: number, target: Buffer, at: number, length: number): void {
     if (this.#spilled) this.#segments?.read(this.ino, offset, target, at, length);
     else this.#memory?.copy(target, at, offset, offset + length);
+  }
+
+  /**
+   * Copies staged bytes of the flush under way; a large range while programs are served: the page cache takes milliseconds for a block. What they write
+   * meanwhile is in `active`, and is read again at once, as a write is seen whole or not at all.
+   */
+  async loadFlushing(offset: number, target: Buffer): Promise<void> {
+    if (!this.#spilled || target.length < BESIDE_MIN) {
+      this.load(offset, target, 0, target.length);
+      return;
+    }
+    await this.#segments?.readBeside(this.ino, offset, target);
+    for (const { start, end, kind } of this.active.within(offset, offset + target.length)) {
+      if (kind === 'data') this.load(start, target, start - offset, end - start);
+    }
   }
 
   /** Lays what is staged of [from, from + target.length) over `target`. */

@@ -24,6 +24,7 @@ import type { Flush } from './staged-file.ts';
 export const LIFE_FILE = 'life';
 /** Behind a commit. Within it fewer requests are committed than the metadata remember (meta/repeats.ts). */
 const SYNC_SOON_MS = 50;
+const NO_BYTES = Buffer.alloc(0);
 
 export interface StagingOptions {
   readonly dir: string;
@@ -205,7 +206,7 @@ export class Staging {
       return;
     }
     const frame = { ino: file.ino, timeNs: nowNs, offset, length: data.length };
-    const id = Buffer.from(request, 'latin1');
+    const id = request === '' ? NO_BYTES : idBytes(request);
     try {
       if (file.inMemory && end > MEMORY_BYTES_MAX) {
         file.spill();
@@ -339,7 +340,6 @@ export class Staging {
     older.add(flush.overlay);
     older.add(file.active);
     file.active = older;
-    file.activeBytes += file.flushingBytes;
     this.#flushed(file);
     file.sizeSet ||= flush.sizeSet;
     file.promiseAgain ||= flush.promiseId !== undefined;
@@ -371,7 +371,6 @@ export class Staging {
 
   #flushed(file: StagedFile): void {
     file.flushing = undefined;
-    file.flushingBytes = 0;
     file.flushed();
   }
 

@@ -5,7 +5,8 @@
  * Invariants
  * - An inode is enough to serve a handle: a handle of a previous worker works like one of ours.
  * - A file that is removed while it is open stays readable and writable until its last close.
- * Limits: `stagedMax` bytes staged in all before writers wait, STAGED_FILE_SHARE of them per file before it is flushed in the background.
+ * Limits: `stagedMax` bytes staged in all before writers wait, STAGED_FILE_SHARE of them per file before it is flushed in the background, EARLY_FILE_SHARE of
+ * what is uploaded already.
  */
 import { FILE_BYTES_MAX, INODE_IMMUTABLE, isDirectory, isRegular } from '../../lib/volume/inode.ts';
 import { ReadAhead } from '../data/read-ahead.ts';
@@ -33,8 +34,13 @@ import type { CopyEnd } from './share-extents.ts';
 const O_ACCMODE = 3;
 const O_EXCL = 0o200;
 const O_TRUNC = 0o1000;
-/** Of what may be staged in all. With `writeback` that is the cache: the store then takes no CPU and disk from a program that writes. */
-const STAGED_FILE_SHARE = 1 / 8;
+/**
+ * Of what may be staged in all. With `writeback` that is the cache: the store then takes no CPU and disk from a program that writes. A file of less is
+ * uploaded when it is closed or synced, however often a program writes over it meanwhile.
+ */
+const STAGED_FILE_SHARE = 1 / 4;
+/** So much that is in the store already is committed with little work, which gives its place on the disk back. */
+const EARLY_FILE_SHARE = 1 / 8;
 const HANDLES_MAX = 65_536;
 /** So often a read begins again because the file changed under it; a file that changes faster is read as of some moment of the read. */
 const READ_ATTEMPTS_MAX = 16;
@@ -265,7 +271,9 @@ export class Files {
 
   /** It is to be flushed now; or, while it is, all that is staged is too much. */
   #isMuch(file: StagedFile | undefined): boolean {
-    if (file === undefined || file.stagedBytes < this.#stagedMax * STAGED_FILE_SHARE) return false;
+    if (file === undefined || file.stagedBytes < this.#stagedMax * EARLY_FILE_SHARE) return false;
+    const isMuch = file.stagedBytes >= this.#stagedMax * STAGED_FILE_SHARE;
+    if (!isMuch && file.early.bytes < this.#stagedMax * EARLY_FILE_SHARE) return false;
     return file.flushing === undefined || this.#context.staging.bytes >= this.#stagedMax;
   }
 

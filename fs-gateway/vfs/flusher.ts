@@ -159,7 +159,7 @@ export class Flusher {
       bytes = Buffer.alloc(size);
       if (gaps(flush.overlay.ranges, 0, Math.min(size, node.inode.size)).length > 0)
         await this.readCommitted(node, 0, bytes);
-      layOver(file, flush, 0, bytes);
+      await layOver(file, flush, 0, bytes);
       const key = view.keys.inlineData(file.ino);
       const had = (node.inode.flags & INODE_INLINE) !== 0;
       if (size > 0) change.write(key, bytes);
@@ -186,7 +186,7 @@ export class Flusher {
       async (offset, target) => {
         // Only what has to be written again with the rest; the base is then the one that the commit insists on.
         if (!flush.overlay.covers(offset, offset + target.length)) await this.readCommitted(seen, offset, target);
-        layOver(file, flush, offset, target);
+        await layOver(file, flush, offset, target);
       },
       file.selfKept,
     );
@@ -351,10 +351,11 @@ function fillFrom(bytes: Buffer, from: number, target: Buffer): void {
   if (copied < target.length) target.fill(0, copied);
 }
 
-function layOver(file: StagedFile, flush: PlacedFlush, from: number, target: Buffer): void {
+async function layOver(file: StagedFile, flush: PlacedFlush, from: number, target: Buffer): Promise<void> {
   for (const { start, end, kind } of flush.overlay.within(from, from + target.length)) {
-    if (kind === 'hole') target.fill(0, start - from, end - from);
-    else file.load(stagedOffset(flush, start), target, start - from, end - start);
+    const part = target.subarray(start - from, end - from);
+    if (kind === 'hole') part.fill(0);
+    else await file.loadFlushing(stagedOffset(flush, start), part);
   }
 }
 

@@ -63,6 +63,24 @@ test('what is committed gives its segments back while the file is being written,
   staging.close();
 });
 
+test('a flush reads a large range while programs are served: a write that comes meanwhile is whole in it', async () => {
+  const staging = openStaging(tempDir('staging'));
+  const file = staging.begin(7, 0);
+  const expected = Buffer.alloc(20 * MIB, 'a');
+  staging.write(file, 0, expected, 1n);
+  staging.beginFlush(file, 2n);
+  const target = Buffer.alloc(expected.length);
+  const loading = file.loadFlushing(0, target);
+  // Also where two segments meet.
+  for (const at of [0, 5 * MIB + 1, 16 * MIB - 2048]) {
+    expected.fill('b', at, at + 4096);
+    staging.write(file, at, Buffer.alloc(4096, 'b'), 3n);
+  }
+  await loading;
+  expect(target.equals(expected)).toBe(true);
+  staging.close();
+});
+
 test('a file in a segment that served another one has its own bytes only, also for the next worker', () => {
   const dir = tempDir('staging');
   const staging = openStaging(dir);

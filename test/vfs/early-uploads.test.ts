@@ -155,6 +155,14 @@ describe('through the daemon', () => {
     expect(uploaded()).toBe(2 * BLOCK);
   });
 
+  test('a file that is written over again and again is uploaded once, by its fsync: each 64 MiB of writes began another upload of it', async () => {
+    const { write, fsync, uploaded } = await written();
+    const part = randomBytes(BLOCK - 2);
+    for (let n = 0; n < 600; n++) await write((n % 2) * BLOCK + 1, part);
+    await fsync();
+    expect(uploaded()).toBe(2 * part.length);
+  });
+
   test('with writeback nothing is uploaded before it is synced', async () => {
     const { volume, write, fsync, uploaded } = await written(true);
     await write(0, randomBytes(2 * BLOCK));
