@@ -3,7 +3,8 @@
  * requests, sockets, timers and promises meet without a thread hop (docs/decisions/0007).
  *
  * A turn reads up to REQUESTS_PER_TURN requests. An operation that returns at once is answered at once; one that returns a promise when
- * it settles. Then `setImmediate` gives libuv its turn. When neither side has work, the loop spins briefly, then sleeps in poll(2);
+ * it settles. When nothing is under way it looks for the next one for a moment. Then `setImmediate` gives libuv its turn, at once where libuv has
+ * something. When neither side has work, the loop spins briefly, then sleeps in poll(2);
  * after IDLE_MS without a new request it leaves the waiting to a pool thread and the main thread to libuv alone: no wake-ups while idle.
  * A RELEASE, for whose answer nobody waits, waits itself until the loop has nothing better to do: mostly while a commit is on its way. One that
  * gives back a lock does not wait: whoever closed the file may ask for the lock again at once.
@@ -196,7 +197,10 @@ export class DeviceLoop {
         served++;
         this.#serve(length);
       } else if (length === -Errno.EAGAIN) {
-        break;
+        // A program that writes block after block: a pass through libuv before each would cost a tenth of it. Whoever waits for something has it at once.
+        if (this.#inFlight.size > 0 || this.#unhurried.length > 0) break;
+        served++;
+        if (this.#requestSpin.wait(performance.now()) !== FIRST_READY) break;
       } else if (length !== -Errno.ENOENT && length !== -Errno.EINTR) {
         // ENODEV after an unmount or an abort. ENOENT is a request that was withdrawn while it was read.
         if (length !== -Errno.ENODEV) this.#options.log(`/dev/fuse: read ended with errno ${-length}`);
@@ -221,10 +225,16 @@ export class DeviceLoop {
       this.#idle = this.#waitIdle();
       return 'idle';
     }
-    const ready = (this.#inFlight.size > 0 ? this.#answerSpin : this.#requestSpin).wait(now);
+    const ready = this.#spin(now);
     if (ready !== 0) return ready;
     if (this.#serveUnhurried()) return 0;
     return this.#poll.wait(this.#inFlight.size > 0 ? ASYNC_SLEEP_MS : SLEEP_MS);
+  }
+
+  /** For what was not waited for in the turn. */
+  #spin(nowMs: number): number {
+    if (this.#inFlight.size > 0) return this.#answerSpin.wait(nowMs);
+    return this.#unhurried.length > 0 ? this.#requestSpin.wait(nowMs) : 0;
   }
 
   /** True when there was something. */
