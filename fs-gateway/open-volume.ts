@@ -25,6 +25,7 @@ import { Content } from './meta/content.ts';
 import { VolumeView } from './meta/view.ts';
 import { VolumeIdentity } from './meta/volume-identity.ts';
 import { mountIdOf, onlyOne, refuseAnotherVolume, stagingFolder } from './mount-identity.ts';
+import { WHOLE_FOLDER } from './data/whole-files.ts';
 import { bootId, openPassthrough, openWholeFiles } from './open-passthrough.ts';
 import { CacheGroup } from './peers/cache-group.ts';
 import type { CacheGroupOptions } from './peers/cache-group.ts';
@@ -213,6 +214,7 @@ async function assemble({
     cache,
     report,
   });
+  options.kernel?.omitAccessTimes(join(stagingDir, WHOLE_FOLDER));
   const context: Context = {
     view,
     content: new Content(view),

@@ -28,6 +28,10 @@ const F_UNLCK = 2;
 /** _IOW(229, 1, struct fuse_backing_map) and _IOW(229, 2, u32) of linux/fuse.h. */
 const FUSE_DEV_IOC_BACKING_OPEN = 0x4010e501;
 const FUSE_DEV_IOC_BACKING_CLOSE = 0x4004e502;
+/** _IOR('f', 1, long) and _IOW('f', 2, long) of linux/fs.h; both take an int. */
+const FS_IOC_GETFLAGS = 0x80086601;
+const FS_IOC_SETFLAGS = 0x40086602;
+const FS_NOATIME_FL = 0x80;
 export const SEEK_DATA = 3;
 export const SEEK_HOLE = 4;
 const POLLIN = 1;
@@ -71,6 +75,8 @@ export interface Native {
    * writing. -EAGAIN otherwise. Whoever opens it in that moment breaks the lease, which sends SIGIO: the process must not die of that.
    */
   testReadLease(fd: number): number;
+  /** What `chattr +A` does; -errno where the file system cannot. */
+  omitAccessTimes(fd: number): number;
   /** lseek(2): moves the descriptor's offset, which nobody may use. */
   seek(fd: number, offset: number, whence: typeof SEEK_DATA | typeof SEEK_HOLE): number;
   /** A stream socket, close-on-exec, connected to the one at this path, or -errno. */
@@ -170,6 +176,13 @@ function load(): Native {
       const taken = result(fcntl(fd, F_SETLEASE, F_RDLCK));
       if (taken === 0) fcntl(fd, F_SETLEASE, F_UNLCK);
       return taken;
+    },
+    omitAccessTimes(fd) {
+      const flags = Buffer.alloc(8);
+      const status = result(ioctl(fd, FS_IOC_GETFLAGS, flags));
+      if (status < 0) return status;
+      flags.writeUInt32LE((flags.readUInt32LE(0) | FS_NOATIME_FL) >>> 0, 0);
+      return result(ioctl(fd, FS_IOC_SETFLAGS, flags));
     },
     seek: (fd, offset, whence) => result(lseek(fd, offset, whence)),
     connectUnix(path) {

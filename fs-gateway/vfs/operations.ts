@@ -280,4 +280,6 @@ export interface KernelBacking {
   isQuiet(fd: number): boolean;
   /** Of a file that is sparse: bytes [start, end) where it has no data, in order. What is not among them may have some. */
   holes(fd: number): readonly { readonly start: number; readonly end: number }[];
+  /** Files and folders that are made in this folder from now on keep no times of access, where its file system can. */
+  omitAccessTimes(dir: string): void;
 }

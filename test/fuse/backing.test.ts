@@ -1,4 +1,14 @@
-import { closeSync, ftruncateSync, openSync, writeFileSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  ftruncateSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { expect, it, onTestFinished } from 'vitest';
 import { DeviceBacking } from '../../fs-gateway/fuse/backing.ts';
@@ -9,7 +19,7 @@ import type { Native } from '../../fs-gateway/fuse/native.ts';
 import { tempDir } from '../support/temp.ts';
 
 /** As the kernel does: ids count up, and one that is given back is not given again. */
-function playDevice(): Pick<Native, 'backingOpen' | 'backingClose' | 'testReadLease' | 'seek'> & {
+function playDevice(): Pick<Native, 'backingOpen' | 'backingClose' | 'testReadLease' | 'seek' | 'omitAccessTimes'> & {
   readonly ids: Set<number>;
 } {
   const ids = new Set<number>();
@@ -23,6 +33,7 @@ function playDevice(): Pick<Native, 'backingOpen' | 'backingClose' | 'testReadLe
     backingClose: (_, id) => (ids.delete(id) ? 0 : -2),
     testReadLease: () => 0,
     seek: (fd, offset, whence) => native().seek(fd, offset, whence),
+    omitAccessTimes: (fd) => native().omitAccessTimes(fd),
   };
 }
 
@@ -79,4 +90,21 @@ it('a store into a hole behind the look at the holes is found by the next', asyn
   const [first, next] = [await hasher.hash(fd, holes), await hasher.hash(fd, backing.holes(fd))];
   expect(first.hashes.isZero(2 ** 22 / HASH_BLOCK_BYTES)).toBe(true);
   expect(next.hashes.isZero(2 ** 22 / HASH_BLOCK_BYTES)).toBe(false);
+});
+
+it('keeps no times of access of backing files: to look at them cost 4 % of a read', ({ skip }) => {
+  const dir = tempDir('backing');
+  const fd = openSync(dir, 'r');
+  const able = native().omitAccessTimes(fd) === 0;
+  closeSync(fd);
+  if (!able) skip('the file system of the temporary directory has no such flag');
+  new DeviceBacking(playDevice(), 3).omitAccessTimes(dir);
+  const path = join(dir, 'folder', 'file');
+  mkdirSync(join(dir, 'folder'));
+  writeFileSync(path, 'read');
+  // Older than the last change: it would be brought up to date by a read (relatime).
+  const long = new Date('2020-01-01');
+  utimesSync(path, long, new Date());
+  expect(readFileSync(path, 'latin1')).toBe('read');
+  expect(statSync(path).atime).toEqual(long);
 });

@@ -50,6 +50,7 @@ function capture(): { sys: Native; written: Buffer[] } {
     backingOpen: () => 0,
     backingClose: () => 0,
     testReadLease: () => 0,
+    omitAccessTimes: () => 0,
     seek: () => 0,
     write(_fd, from, bytes) {
       written.push(Buffer.from(from.subarray(0, bytes)));

@@ -57,6 +57,7 @@ async function serve(
     backingOpen: () => 0,
     backingClose: () => 0,
     testReadLease: () => 0,
+    omitAccessTimes: () => 0,
     seek: () => 0,
     hasEnded: unused,
     uvBackendFd: () => -1,

@@ -28,5 +28,6 @@ export function playKernel(quiet: boolean): PlayedKernel {
     },
     isQuiet: () => quiet,
     holes: () => [],
+    omitAccessTimes: () => undefined,
   };
 }
