@@ -6,13 +6,13 @@
  * `--local` has both keep their objects in a directory; else in a versitygw behind DELAYPROXY. READERS read the same file at once.
  */
 import { execFile } from 'node:child_process';
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { cpus, loadavg, release, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs, promisify } from 'node:util';
 import { mountStats } from '../fs-gateway/main.ts';
 import { parseBytes } from '../lib/units.ts';
-import { cpuSecondsOf } from './memory-sampler.ts';
+import { cpuSecondsOf, pidsNaming } from './memory-sampler.ts';
 import {
   behindProxy,
   formatJuicefs,
@@ -71,21 +71,6 @@ async function read(path: string): Promise<number> {
 function peakOf(pid: number): number {
   const found = /^VmHWM:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'));
   return Number(found?.[1]) * 1024;
-}
-
-function pidsNaming(path: string): number[] {
-  return readdirSync('/proc')
-    .filter((name) => /^\d+$/.test(name))
-    .map(Number)
-    .filter((pid) => commandOf(pid).includes(path));
-}
-
-function commandOf(pid: number): string {
-  try {
-    return readFileSync(`/proc/${pid}/cmdline`, 'latin1');
-  } catch {
-    return ''; // It has ended.
-  }
 }
 
 function sum(all: readonly number[]): number {

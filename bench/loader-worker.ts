@@ -16,20 +16,30 @@ export interface Job {
 const CHUNK_BYTES = 2 ** 20;
 const chunk = Buffer.alloc(CHUNK_BYTES, 'checkpoint');
 
-function read({ path, offset, bytes }: Part): number {
-  const fd = openSync(path, 'r');
-  try {
-    let done = 0;
-    while (bytes === 0 || done < bytes) {
-      const wanted = bytes === 0 ? CHUNK_BYTES : Math.min(CHUNK_BYTES, bytes - done);
-      const got = readSync(fd, chunk, 0, wanted, offset + done);
-      if (got === 0) break;
-      done += got;
+/** Parts of one file that follow each other are read through one handle, as a reader of Parquet does. */
+function read(parts: readonly Part[]): number {
+  let total = 0;
+  for (let at = 0; at < parts.length;) {
+    const path = parts[at]?.path ?? '';
+    const fd = openSync(path, 'r');
+    try {
+      for (let part = parts[at]; part?.path === path; part = parts[++at]) total += readPart(fd, part);
+    } finally {
+      closeSync(fd);
     }
-    return done;
-  } finally {
-    closeSync(fd);
   }
+  return total;
+}
+
+function readPart(fd: number, { offset, bytes }: Part): number {
+  let done = 0;
+  while (bytes === 0 || done < bytes) {
+    const wanted = bytes === 0 ? CHUNK_BYTES : Math.min(CHUNK_BYTES, bytes - done);
+    const got = readSync(fd, chunk, 0, wanted, offset + done);
+    if (got === 0) break;
+    done += got;
+  }
+  return done;
 }
 
 function write({ path, bytes }: Part): number {
@@ -44,8 +54,7 @@ function write({ path, bytes }: Part): number {
 }
 
 process.on('message', ({ kind, parts }: Job) => {
-  let bytes = 0;
-  for (const part of parts) bytes += kind === 'read' ? read(part) : write(part);
+  const bytes = kind === 'read' ? read(parts) : parts.reduce((total, part) => total + write(part), 0);
   process.send?.({ bytes });
 });
 process.once('disconnect', () => process.exit(0));

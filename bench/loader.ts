@@ -1,5 +1,5 @@
 /**
- * What a training job does with its files, on the plain disk, on a mount and (with JUICEFS=PATH) on JuiceFS: workers that read shuffled small
+ * What a training job does with its files, on the plain disk, on a mount and (with JUICEFS=PATH, `--s3fs PATH`) on JuiceFS and s3fs: workers that read shuffled small
  * samples, row groups of a large file, sequential shards, and save and load a checkpoint. All over one Redis and one versitygw, in alternation.
  *
  * `cold` is a mount without anything in its cache; the store is on the same disk, so its figure says what the file system adds and not what a network
@@ -7,10 +7,8 @@
  * cold at once, with and without a cache group: how many bytes the store gave for each byte of the files.
  *
  * usage: [JUICEFS=PATH] node bench/loader.ts [--workers 4] [--samples 2000] [--sample-size 100KiB] [--shards 4] [--shard-size 64MiB] [--checkpoint 256MiB]
- *        [--rounds 3] [--nodes 3] [--passthrough read|off|full] [--dir DIR]   (root and /dev/fuse; DIR on a local disk, default the temporary directory)
+ *        [--rounds 3] [--nodes 3] [--passthrough read|off|full] [--s3fs PATH] [--dir DIR]   (root and /dev/fuse; DIR on a local disk, default the temporary directory)
  */
-import { fork, type ChildProcess } from 'node:child_process';
-import { once } from 'node:events';
 import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { randomBytes } from 'node:crypto';
 import { cpus, loadavg, release, tmpdir } from 'node:os';
@@ -19,9 +17,12 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { mountStats } from '../fs-gateway/main.ts';
 import { parseBytes } from '../lib/units.ts';
+import { mountBucket, s3fs } from './bucket-mounts.ts';
+import { deal, dismiss, shuffled, whole, work } from './crew.ts';
 import { median } from './median.ts';
-import type { Job, Part } from './loader-worker.ts';
+import type { Job } from './loader-worker.ts';
 import {
+  BUCKET,
   formatJuicefs,
   formatPenstock,
   mountJuicefs,
@@ -64,6 +65,7 @@ const { values } = parseArgs({
     rounds: { type: 'string', default: '3' },
     nodes: { type: 'string', default: '3' },
     passthrough: { type: 'string', default: 'read' },
+    s3fs: { type: 'string' },
     dir: { type: 'string', default: tmpdir() },
   },
 });
@@ -79,21 +81,6 @@ function makeData(dir: string): void {
   for (const name of shards) writeFileSync(join(dir, name), randomBytes(shardBytes));
 }
 
-function shuffled<T>(items: readonly T[]): T[] {
-  return items
-    .map((item) => ({ item, at: Math.random() }))
-    .sort((a, b) => a.at - b.at)
-    .map(({ item }) => item);
-}
-
-/** Dealt out to the workers, in a new order for each. */
-function deal(kind: Job['kind'], parts: readonly Part[]): Job[] {
-  const order = shuffled(parts);
-  return Array.from({ length: workers }, (_, n) => ({ kind, parts: order.filter((_part, i) => i % workers === n) }));
-}
-
-const whole = (path: string): Part => ({ path, offset: 0, bytes: 0 });
-
 function rows(): Row[] {
   const groups = Math.floor(shardBytes / ROW_GROUP_BYTES);
   const rowGroups = shards.flatMap((path) =>
@@ -104,42 +91,12 @@ function rows(): Row[] {
   );
   const checkpoint = { path: 'checkpoint', offset: 0, bytes: parseBytes(values.checkpoint) };
   return [
-    { name: 'samples, shuffled', unit: 'files/s', jobs: deal('read', samples.map(whole)) },
-    { name: 'row groups, random', unit: 'MiB/s', jobs: deal('read', rowGroups) },
-    { name: 'shards, sequential', unit: 'MiB/s', jobs: deal('read', shards.map(whole)) },
+    { name: 'samples, shuffled', unit: 'files/s', jobs: deal(workers, shuffled(samples).map(whole)) },
+    { name: 'row groups, random', unit: 'MiB/s', jobs: deal(workers, shuffled(rowGroups)) },
+    { name: 'shards, sequential', unit: 'MiB/s', jobs: deal(workers, shuffled(shards).map(whole)) },
     { name: 'checkpoint, save', unit: 'MiB/s', jobs: [{ kind: 'write', parts: [checkpoint] }] },
     { name: 'checkpoint, load', unit: 'MiB/s', jobs: [{ kind: 'read', parts: [checkpoint] }] },
   ];
-}
-
-interface Member {
-  readonly child: ChildProcess;
-  /** Rejects when it ends before the bench does. */
-  readonly ended: Promise<never>;
-}
-
-const crew: Member[] = [];
-
-/** Bytes and seconds of all workers together, from their start signal to the last one's end. */
-async function work(root: string, jobs: readonly Job[]): Promise<{ readonly bytes: number; readonly seconds: number }> {
-  while (crew.length < jobs.length) {
-    const child = fork(join(import.meta.dirname, 'loader-worker.ts'));
-    const ended = once(child, 'exit').then(() => Promise.reject(new Error('a worker of the bench ended')));
-    ended.catch(() => undefined); // At the end of the bench it is meant to.
-    await Promise.race([once(child, 'message'), ended]);
-    crew.push({ child, ended });
-  }
-  const startMs = performance.now();
-  const answers = jobs.map(async ({ kind, parts }, n) => {
-    const member = crew[n];
-    if (member === undefined) throw new Error('a worker is missing');
-    const { child, ended } = member;
-    child.send({ kind, parts: parts.map((part) => ({ ...part, path: join(root, part.path) })) } satisfies Job);
-    const [{ bytes }] = (await Promise.race([once(child, 'message'), ended])) as [{ bytes: number }]; // loader-worker.ts
-    return bytes;
-  });
-  const bytes = (await Promise.all(answers)).reduce((a, b) => a + b, 0);
-  return { bytes, seconds: (performance.now() - startMs) / 1000 };
 }
 
 async function rate(contender: Contender, { unit, jobs }: Row): Promise<number> {
@@ -186,6 +143,20 @@ function juicefs(program: string, dir: string, url: string): Contender {
       await mountJuicefs(program, url, place);
     },
     stop: () => umountJuicefs(program, place.path),
+  };
+}
+
+function mountedS3fs(program: string, dir: string, s3Port: number): Contender {
+  const { place, mount, unmount } = mountBucket(dir, s3Port, 'files/', s3fs(program));
+  return {
+    label: 's3fs',
+    path: place.path,
+    async cool() {
+      await unmount().catch(() => undefined); // the first time it is not mounted
+      rmSync(place.cacheDir, { recursive: true, force: true });
+      await mount();
+    },
+    stop: unmount,
   };
 }
 
@@ -255,6 +226,7 @@ async function bench(): Promise<void> {
     mkdirSync(source);
     makeData(source);
     const [redisPort, s3Port] = [await startRedis(dir), await startS3(dir)];
+    mkdirSync(join(dir, 's3', BUCKET, 'files'));
     contenders.push({ label: 'disk', path: source, stop: () => Promise.resolve() });
     const url = `redis://127.0.0.1:${redisPort}/2`;
     await formatPenstock(url, '', s3Port);
@@ -263,6 +235,7 @@ async function bench(): Promise<void> {
     const peerUrl = `redis://127.0.0.1:${redisPort}/1`;
     if (program !== undefined) await formatJuicefs(program, peerUrl, '', s3Port);
     const mounts = program === undefined ? [ours] : [juicefs(program, dir, peerUrl), ours];
+    if (values.s3fs !== undefined) mounts.unshift(mountedS3fs(values.s3fs, dir, s3Port));
     for (const mount of mounts) {
       await mount.cool?.();
       contenders.push(mount);
@@ -282,7 +255,7 @@ async function bench(): Promise<void> {
       );
     }
   } finally {
-    for (const { child } of crew) child.disconnect();
+    dismiss();
     for (const { stop } of contenders) await stop().catch((error: unknown) => console.error(error));
     stopServers();
     rmSync(dir, { recursive: true, force: true, maxRetries: 3 });

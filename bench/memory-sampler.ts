@@ -1,5 +1,5 @@
 /** The resident memory of a process and all its descendants while they run, and the CPU that processes used (Linux). */
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 
 const SAMPLE_MS = 20;
 
@@ -51,6 +51,13 @@ function secondsOf(pid: number | 'self', first: number): number {
     .split(' ')
     .slice(first - 3);
   return (Number(user) + Number(system)) / 100;
+}
+
+/** Processes that have `text` in their command line. */
+export function pidsNaming(text: string): number[] {
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name) && read(`/proc/${name}/cmdline`).includes(text))
+    .map(Number);
 }
 
 function familyOf(pid: number): number[] {

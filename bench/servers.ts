@@ -11,6 +11,8 @@ import { requireService } from '../test/support/services.ts';
 const READY_TIMEOUT_MS = 20_000;
 const ACCESS_KEY = 'bench';
 const SECRET_KEY = 'benchsecret';
+/** Where Penstock's objects are. */
+export const BUCKET = 'penstock';
 const PENSTOCK = join(import.meta.dirname, '..', 'bin', 'penstock');
 /** Of the environment, where the AWS chain finds them. */
 export const credentials = { AWS_ACCESS_KEY_ID: ACCESS_KEY, AWS_SECRET_ACCESS_KEY: SECRET_KEY };
@@ -87,7 +89,7 @@ export async function startRedis(dir: string): Promise<number> {
 /** A versitygw with a bucket for each of the two. */
 export async function startS3(dir: string): Promise<number> {
   const port = await freePort();
-  for (const bucket of ['juicefs', 'penstock']) mkdirSync(join(dir, 's3', bucket), { recursive: true });
+  for (const bucket of ['juicefs', BUCKET]) mkdirSync(join(dir, 's3', bucket), { recursive: true });
   const args = ['--port', `127.0.0.1:${port}`, '--quiet', 'posix', join(dir, 's3')];
   await serve(requireService('versitygw'), args, port, { ROOT_ACCESS_KEY: ACCESS_KEY, ROOT_SECRET_KEY: SECRET_KEY });
   return port;
@@ -124,12 +126,20 @@ export async function umountJuicefs(juicefs: string, path: string): Promise<void
   await run(juicefs, ['umount', path]);
 }
 
+/** The store of a Penstock volume on that server. */
+export function storeUrl(s3Port: number): string {
+  return `s3://${BUCKET}/volume?endpoint=http://127.0.0.1:${s3Port}&region=us-east-1`;
+}
+
 export async function formatPenstock(url: string, objects: string, s3Port: number | undefined): Promise<void> {
-  const store =
-    s3Port === undefined
-      ? `dir:${objects}`
-      : `s3://penstock/volume?endpoint=http://127.0.0.1:${s3Port}&region=us-east-1`;
+  const store = s3Port === undefined ? `dir:${objects}` : storeUrl(s3Port);
   await run(PENSTOCK, ['fs', 'format', url, '--store', store], { env: { ...process.env, ...credentials } });
+}
+
+/** Objects below `folder` of the volume's store, which ends with `/`, become the tree `path` of the volume. */
+export async function publishPenstock(url: string, folder: string, path: string): Promise<void> {
+  const args = ['fs', 'publish', url, `s3://${BUCKET}/volume/${folder}`, path];
+  await run(PENSTOCK, args, { env: { ...process.env, ...credentials } });
 }
 
 export async function mountPenstock(

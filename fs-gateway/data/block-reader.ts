@@ -5,6 +5,7 @@
  * Invariants
  * - Never wrong bytes: an own piece is verified against its extent's CRC32C before any of it is used; an external object against its
  *   length. What is missing, short or damaged is `corrupt` and names the object.
+ * - The first read in a chunk of an external object fetches a part of it, another one all of it: a random read costs little, and a chunk at most two GETs.
  * - One fetch per piece, however many readers wait for it. What is lent to a peer never waits for another peer, so no circle of nodes
  *   waits for itself.
  * Limits: MEMORY_BYTES of pieces, those on their way from the store included: fetches wait in their order until there is room, so that large pieces get
@@ -21,7 +22,7 @@ import type { BlockCache } from './block-cache.ts';
 import { Descriptors } from './descriptors.ts';
 import { PieceMemory } from './piece-memory.ts';
 import { damaged, PieceStore } from './piece-store.ts';
-import { isCompressed, piecesOf } from './pieces.ts';
+import { inPart, isCompressed, partsOf, piecesOf } from './pieces.ts';
 import type { Piece, PieceSlice } from './pieces.ts';
 import { Slots } from './slots.ts';
 
@@ -95,7 +96,7 @@ export class BlockReader {
 
   /** Fills `target` with [from, from + target.length); holes are zeros. At once when all pieces are at hand. */
   read(extents: readonly Extent[], from: number, target: Buffer): void | Promise<void> {
-    const slices = piecesOf(this.#volumeId, extents, from, from + target.length);
+    const slices = this.#slicesOf(extents, from, from + target.length);
     let end = from;
     for (const [index, slice] of slices.entries()) {
       if (slice.fileOffset > end) target.fill(0, end - from, slice.fileOffset - from);
@@ -130,7 +131,7 @@ export class BlockReader {
    * The bytes [from, to) without a copy, where one piece in memory has them all; else null. They are true until the next turn of the event loop.
    */
   view(extents: readonly Extent[], from: number, to: number): Buffer | null {
-    const [slice] = piecesOf(this.#volumeId, extents, from, to);
+    const [slice] = this.#slicesOf(extents, from, to);
     if (slice === undefined || slice.length !== to - from) return null;
     const data = this.#inMemory(slice.piece);
     return data?.subarray(slice.pieceOffset, slice.pieceOffset + slice.length) ?? null;
@@ -138,8 +139,28 @@ export class BlockReader {
 
   /** Resolves when what `read` needs for [from, to) is at hand; undefined: it is. Rejects as `read` does. */
   bring(extents: readonly Extent[], from: number, to: number): Promise<unknown> | undefined {
-    const missing = piecesOf(this.#volumeId, extents, from, to).filter(({ piece }) => !this.#isAtHand(piece));
+    const missing = this.#slicesOf(extents, from, to).filter(({ piece }) => !this.#isAtHand(piece));
     return missing.length === 0 ? undefined : Promise.all(missing.map(({ piece }) => this.#obtain(piece)));
+  }
+
+  #slicesOf(extents: readonly Extent[], from: number, to: number): PieceSlice[] {
+    return piecesOf(this.#volumeId, extents, from, to).map((slice) => this.#narrowed(slice));
+  }
+
+  /** From a part of its chunk, where nothing else of the chunk is here or on its way: whoever reads on is served by the whole chunk. */
+  #narrowed(slice: PieceSlice): PieceSlice {
+    const { piece } = slice;
+    // A group keeps and exchanges chunks: the others would ask the store for the rest of it.
+    if (this.#peers !== undefined || this.#isAtHand(piece)) return slice;
+    const parts = partsOf(piece);
+    const narrow = inPart(slice, parts);
+    if (narrow === null || this.#isKnown(narrow.piece)) return narrow ?? slice;
+    return [piece, ...parts].some((known) => this.#isKnown(known)) ? slice : narrow;
+  }
+
+  /** Here or on its way. */
+  #isKnown(piece: Piece): boolean {
+    return this.#recent.has(piece.name) || this.#cache.has(piece) || this.#fetching.has(piece.name);
   }
 
   /** Starts fetching what is not at hand of [from, to); errors are met by the reader who comes. */
@@ -150,7 +171,7 @@ export class BlockReader {
       this.#arrived(name);
     }
     for (const { piece } of piecesOf(this.#volumeId, extents, from, to)) {
-      if (this.#isAtHand(piece) || this.#cache.has(piece) || this.#fetching.has(piece.name)) continue;
+      if (this.#isAtHand(piece) || this.#isKnown(piece)) continue;
       if (this.#aheadBytes + piece.bytes > AHEAD_BYTES_MAX) return;
       this.#ahead.set(piece.name, { bytes: piece.bytes, sinceMs: nowMs });
       this.#aheadBytes += piece.bytes;
@@ -201,7 +222,8 @@ export class BlockReader {
   /** These bytes are whole somewhere else on this disk: only what is kept for peers is needed. */
   forget(extents: readonly Extent[], size: number): void {
     for (const { piece } of piecesOf(this.#volumeId, extents, 0, size)) {
-      if (this.#peers?.keeps(piece) !== true) this.#cache.forget(piece);
+      if (this.#peers?.keeps(piece) === true) continue;
+      for (const cached of [piece, ...partsOf(piece)]) this.#cache.forget(cached);
     }
   }
 

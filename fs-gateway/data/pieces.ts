@@ -1,12 +1,15 @@
 /**
  * Pieces: the units in which object bytes are fetched, verified and cached. An own piece is what was uploaded and checksummed at once
- * (at most the block size); an external object (a Parquet file of the lake, a published one) is cut into chunks of CHUNK_BYTES.
+ * (at most the block size); an external object (a Parquet file of the lake, a published one) is cut into chunks of CHUNK_BYTES. Nothing of
+ * ours vouches for a chunk as a whole, so a lone read in one may take a part of it, a piece of its own.
  */
 import { createHash } from 'node:crypto';
 import type { Extent, ExternalObject, OwnPiece } from '../../lib/volume/extents.ts';
 
 /** Large enough for S3's throughput, small enough that a row group of a Parquet file does not fetch its neighbours. */
 export const CHUNK_BYTES = 4 * 2 ** 20;
+/** The kernel's largest request. Smaller parts are hardly faster to fetch (the latency is the same), and what is near is often read next. */
+const PART_BYTES = 2 ** 20;
 
 export interface Piece {
   /** Unique in the volume: the cache's file name. */
@@ -111,6 +114,24 @@ export function isCompressed({ storedBytes, bytes }: Piece): boolean {
 
 let lastVersion = '';
 let lastDigest = '';
+
+/** The parts of an external chunk; none of what has to be fetched whole, or is no larger than a part. */
+export function partsOf(piece: Piece): Piece[] {
+  if (piece.objectId !== null || piece.bytes <= PART_BYTES) return [];
+  return Array.from({ length: Math.ceil(piece.bytes / PART_BYTES) }, (_, part) => {
+    const start = part * PART_BYTES;
+    const bytes = Math.min(PART_BYTES, piece.bytes - start);
+    return { ...piece, name: `${piece.name}-${part}`, offset: piece.offset + start, storedBytes: bytes, bytes };
+  });
+}
+
+/** The same bytes from a part, if one has them all. */
+export function inPart(slice: PieceSlice, parts: readonly Piece[]): PieceSlice | null {
+  const start = Math.floor(slice.pieceOffset / PART_BYTES) * PART_BYTES;
+  const part = parts[start / PART_BYTES];
+  const pieceOffset = slice.pieceOffset - start;
+  return part === undefined || pieceOffset + slice.length > part.bytes ? null : { ...slice, piece: part, pieceOffset };
+}
 
 function externalName(version: string, objectBytes: number, chunk: number): string {
   // Reads of one file come in a row, so the last digest is nearly always the wanted one.

@@ -9,6 +9,7 @@ import { BlockCache } from '../../fs-gateway/data/block-cache.ts';
 import { BlockReader } from '../../fs-gateway/data/block-reader.ts';
 import { PieceMemory } from '../../fs-gateway/data/piece-memory.ts';
 import { objectKey, piecesOf } from '../../fs-gateway/data/pieces.ts';
+import { ReadAhead } from '../../fs-gateway/data/read-ahead.ts';
 import { openStore } from '../../lib/registry.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
 import type { Extent } from '../../lib/volume/extents.ts';
@@ -52,6 +53,14 @@ async function fileOf(store: ObjectStore, blocks: number): Promise<{ data: Buffe
     extents.push({ fileOffset: n * BLOCK, length: BLOCK, sliceOffset: 0, source });
   }
   return { data, extents };
+}
+
+/** An object of somebody else, of one version. */
+async function publishedFile(store: ObjectStore, bytes: number): Promise<{ data: Buffer; extents: Extent[] }> {
+  const data = randomBytes(bytes);
+  const { key, etag } = await store.put('raw/object', data);
+  const source = { kind: 'external', key, objectBytes: bytes, etag } as const;
+  return { data, extents: [{ fileOffset: 0, length: bytes, sliceOffset: 0, source }] };
 }
 
 /** One piece that needs all of the memory of pieces, rounded up. */
@@ -103,6 +112,51 @@ test.each([
   for (let round = 0; round < 2; round++) {
     await Promise.all(Array.from({ length: 13 }, (_value, n) => read(n * BLOCK + (n % 2) * 3 * MIB)));
   }
+});
+
+test('a random read of an object that was published fetches a part of its chunk, not all of it; the next one there the chunk', async () => {
+  const base = tempDir('reader');
+  const { store, given } = await remoteStore(join(base, 'objects'));
+  const { data, extents } = await publishedFile(store, 9 * MIB + 5);
+  const cache = new BlockCache({ dir: join(base, 'cache'), bytesMax: 1e9, freeBytesMin: 0 });
+  const reader = new BlockReader({ store, cache, volumeId: 'v' });
+  const read = async (from: number, length: number): Promise<number> => {
+    const before = given();
+    const target = Buffer.alloc(length);
+    await reader.read(extents, from, target);
+    expect(target.equals(data.subarray(from, from + length)), `from ${from}`).toBe(true);
+    return given() - before;
+  };
+  expect(await read(5.5 * MIB, 4096)).toBe(MIB);
+  expect(await read(5 * MIB, MIB)).toBe(0);
+  expect(await read(6.5 * MIB, 4096)).toBe(4 * MIB);
+  expect(await read(4 * MIB, 4 * MIB)).toBe(0);
+  // Over the border of two parts; over that of two chunks; at the end of the object.
+  expect(await read(1.5 * MIB, MIB)).toBe(4 * MIB);
+  expect(await read(8 * MIB - 10, 20)).toBe(MIB);
+  expect(await read(9 * MIB, 5)).toBe(MIB + 5);
+  await reader.close();
+  // What is whole elsewhere on the disk leaves nothing of either behind.
+  expect(cache.bytes).toBeGreaterThan(9 * MIB);
+  reader.forget(extents, data.length);
+  expect(cache.bytes).toBe(0);
+});
+
+test('who reads a published object from its beginning to its end fetches each byte once, in chunks', async () => {
+  const base = tempDir('reader');
+  const { store, given } = await remoteStore(join(base, 'objects'));
+  const { data, extents } = await publishedFile(store, 20 * MIB);
+  const cache = new BlockCache({ dir: join(base, 'cache'), bytesMax: 0, freeBytesMin: 0 });
+  const reader = new BlockReader({ store, cache, volumeId: 'v' });
+  onTestFinished(() => reader.close());
+  const ahead = new ReadAhead();
+  for (let from = 0; from < data.length; from += MIB) {
+    const window = ahead.after(from, from + MIB, data.length);
+    if (window !== null) reader.prefetch(extents, window.from, window.to);
+    await reader.bring(extents, from, from + MIB);
+    expect(reader.view(extents, from, from + MIB)?.equals(data.subarray(from, from + MIB))).toBe(true);
+  }
+  expect(given()).toBe(data.length);
 });
 
 test('a sequential reader fetches each byte once', async () => {
