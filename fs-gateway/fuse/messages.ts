@@ -20,6 +20,9 @@ export interface Assignment {
   readonly options: unknown;
 }
 
+/** What an older worker, as after a rollback under a running supervisor, may not know. */
+export type WorkerAnswer = 'ping';
+
 export type ToWorker =
   | { readonly type: 'assign'; readonly assignment: Assignment }
   /** Make everything durable while serving goes on. */
@@ -27,14 +30,15 @@ export type ToWorker =
   /** Stop reading, finish what is in flight, flush and end: a successor or nobody takes over. */
   | { readonly type: 'stop'; readonly id: number }
   | { readonly type: 'stats' | 'usage'; readonly id: number }
-  /** Answered at once by a worker that does not stand still. */
+  /** Answered at once by a worker that does not stand still, and has said that it answers. */
   | { readonly type: 'ping'; readonly id: number }
   /** So many of its notifications are in the kernel: the batch that it sent. */
   | { readonly type: 'notified'; readonly count: number }
   | { readonly type: 'reopen-log' };
 
 export type FromWorker =
-  | { readonly type: 'serving' }
+  /** `answers`: what it knows besides what every version does. Absent: none of it, as it is of a version that did not say so. */
+  | { readonly type: 'serving'; readonly answers?: readonly WorkerAnswer[] }
   | { readonly type: 'failed'; readonly message: string }
   | { readonly type: 'unmounted' }
   | { readonly type: 'notify'; readonly batch: readonly Notification[] }

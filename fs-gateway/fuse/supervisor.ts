@@ -334,16 +334,9 @@ export class Supervisor {
 
   #watch(worker: WorkerProcess): void {
     const servingSinceMs = performance.now();
-    const patienceMs = this.#options.patienceMs ?? PATIENCE_MS;
-    const ask = (): Promise<unknown> => worker.ask('ping');
-    const endWatch = watchForAnswers(ask, patienceMs, () => {
-      this.#log(
-        `the worker of ${this.mountpoint} (pid ${worker.pid}) answers nothing for ${patienceMs / 1000} s: killing it`,
-      );
-      worker.kill();
-    });
+    const endWatch = this.#watchForStandstill(worker);
     void worker.exited.then((exit) => {
-      endWatch();
+      endWatch?.();
       if (worker !== this.#worker || this.#isNo('serving')) return;
       if (worker.unmounted) {
         if (!this.#detached) this.#log(`${this.mountpoint} was unmounted`);
@@ -360,6 +353,19 @@ export class Supervisor {
       if (performance.now() - servingSinceMs > STABLE_MS) this.#failures = 0;
       this.#state = 'restarting';
       void this.#restart(describeExit(exit));
+    });
+  }
+
+  /** Undefined: an older version (a rollback) has no answer for it, and is not killed for that. */
+  #watchForStandstill(worker: WorkerProcess): (() => void) | undefined {
+    if (!worker.answers('ping')) return undefined;
+    const patienceMs = this.#options.patienceMs ?? PATIENCE_MS;
+    const ask = (): Promise<unknown> => worker.ask('ping');
+    return watchForAnswers(ask, patienceMs, () => {
+      this.#log(
+        `the worker of ${this.mountpoint} (pid ${worker.pid}) answers nothing for ${patienceMs / 1000} s: killing it`,
+      );
+      worker.kill();
     });
   }
 

@@ -1,7 +1,7 @@
 /** The supervisor's side of one worker: forks the caller's module with the device, asks it things, ends it. */
 import { fork, type ChildProcess } from 'node:child_process';
 import { PenstockError } from '../../lib/errors.ts';
-import type { Assignment, FromWorker, ToWorker } from './messages.ts';
+import type { Assignment, FromWorker, ToWorker, WorkerAnswer } from './messages.ts';
 import type { NotificationWriter } from './notification-writer.ts';
 
 /** Workers of one mount share libuv's pool with the loop's idle wait (one thread), hence more than the default of four. */
@@ -29,6 +29,7 @@ export class WorkerProcess {
   #nextId = 1;
   /** Between its word that it serves and its end. */
   #listening = false;
+  #answers: readonly WorkerAnswer[] = [];
 
   constructor(modulePath: string, fd: number, notifications: NotificationWriter) {
     const child = fork(modulePath, [], {
@@ -45,6 +46,7 @@ export class WorkerProcess {
     child.on('message', (message: FromWorker) => {
       if (message.type === 'serving') {
         this.#listening = true;
+        this.#answers = message.answers ?? [];
         serving.resolve(undefined);
       } else if (message.type === 'failed') {
         serving.reject(new PenstockError('io', message.message));
@@ -66,6 +68,11 @@ export class WorkerProcess {
     };
     child.on('exit', (code, signal) => onEnd({ code, signal }));
     child.on('error', () => onEnd({ code: 1, signal: null }));
+  }
+
+  /** Once it serves. */
+  answers(type: WorkerAnswer): boolean {
+    return this.#answers.includes(type);
   }
 
   get pid(): number {

@@ -181,7 +181,7 @@ export async function serveDevice(
     // It queues again what was read and never answered.
     notify(sys, fd, NotifyCode.RESEND);
   }
-  if (process.connected) tell({ type: 'serving' });
+  if (process.connected) tell({ type: 'serving', answers: ['ping'] });
   else onDisconnect();
   const running = loop.run();
 

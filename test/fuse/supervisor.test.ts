@@ -83,6 +83,16 @@ describe.skipIf(cannotMount())('supervisor and worker', () => {
     expect(readFileSync(mount.logPath, 'utf8')).toContain(`(pid ${workerPid}) answers nothing for 3 s: killing it`);
   });
 
+  it('leaves a worker alone that knows of no pings, as after a rollback under a supervisor that does', async () => {
+    const mount = await mountToy({ patienceMs: 600 });
+    writeFileSync(join(mount.root, '@older'), '');
+    expect(await controlRequest(mount.mountpoint, { type: 'upgrade' }, HANG_MS)).toMatchObject({ ok: true });
+    const { workerPid, uptimeMs } = await mount.stats();
+    await until('it would have been killed', async () => (await mount.stats()).uptimeMs > uptimeMs + 3_000);
+    expect(await mount.stats()).toMatchObject({ workerPid, restarts: 0, state: 'serving' });
+    expect(readFileSync(mount.logPath, 'utf8')).not.toContain('killing it');
+  });
+
   it('answers an operation that was in flight when the worker was killed', async () => {
     const mount = await mountToy();
     writeFileSync(join(mount.root, '@stuck'), 'the answer');

@@ -55,6 +55,7 @@ export interface MountStats {
   readonly supervisorPid: number;
   readonly workerPid: number;
   readonly generation: number;
+  readonly uptimeMs: number;
   readonly restarts: number;
   readonly state: string;
   /** Without its fields while no worker answers. */
