@@ -39,7 +39,8 @@ const laneShape = {
   partitions: z.int().positive(),
   partition: z.int().nonnegative(),
 };
-const intentSchema = z.strictObject({
+/** Keys that a newer version added are passed over: after a way back to this one its file is whole, and no damage. */
+const intentSchema = z.object({
   ...laneShape,
   id: z.int().nonnegative(),
   topicId: z.string(),
@@ -62,12 +63,12 @@ const intentSchema = z.strictObject({
   /** The leader epoch under which the log had got there; a version that did not say could not tell. */
   fromEpoch: z.int().nonnegative().nullable().default(null),
 });
-const frontierSchema = z.strictObject({ ...laneShape, from: decimal.default(0n), last: decimal });
+const frontierSchema = z.object({ ...laneShape, from: decimal.default(0n), last: decimal });
 const lineSchema = z.union([
-  z.strictObject({ intent: intentSchema }),
-  z.strictObject({ replaces: z.array(z.int()), intents: z.array(intentSchema) }),
-  z.strictObject({ done: z.int() }),
-  z.strictObject({ frontier: frontierSchema }),
+  z.object({ intent: intentSchema }),
+  z.object({ replaces: z.array(z.int()), intents: z.array(intentSchema) }),
+  z.object({ done: z.int() }),
+  z.object({ frontier: frontierSchema }),
 ]);
 
 export type SendIntent = Readonly<z.output<typeof intentSchema>>;

@@ -398,7 +398,10 @@ class Demo {
     if (known === undefined) return;
     this.#agentTotals = { readings: known.readings, delivered: known.delivered, spoolBytes: known.spool.bytes };
     this.#addProblems(
-      known.setAside.map((path) => `${path} is damaged: the readings in it that could not be read are lost`),
+      known.setAside.map(
+        (path) =>
+          `${path} was found damaged and set aside: of a spool segment, what could not be read is lost; of intents, nothing`,
+      ),
     );
   }
 }

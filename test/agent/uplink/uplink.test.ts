@@ -1,3 +1,4 @@
+import { crc32c } from '@node-rs/crc32';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
@@ -394,4 +395,23 @@ test('a torn last intent is cut, a damaged one in the middle is set aside with t
   const third = closing(await startUplink(log, spool, directory));
   expect(third.status().setAside).toEqual([`${path}.corrupt-1`]);
   expect(await third.drain(HANG_MS)).toBe(true);
+});
+
+test('after a way back from a newer version, whose lines say more, the intent file is whole', async () => {
+  const directory = tempDir();
+  const log = await openLog(directory);
+  const spool = new GeneratedSpool('t', join(directory, 'acknowledged'), 50);
+  const first = await startUplink(log, spool, directory);
+  expect(await first.drain(HANG_MS)).toBe(true);
+  await first.close();
+  const path = join(directory, 'intents');
+  const lines = readFileSync(path, 'utf8').trimEnd().split('\n');
+  expect(lines.join()).toContain('{"intent":{');
+  const newer = lines.map((line) => {
+    const json = line.slice(9).replace('{"intent":{', '{"later":1,"intent":{"later":1,');
+    return `${crc32c(json).toString(16).padStart(8, '0')} ${json}\n`;
+  });
+  writeFileSync(path, newer.join(''));
+  const second = closing(await startUplink(log, spool, directory));
+  expect(second.status().setAside).toEqual([]);
 });
