@@ -4,19 +4,19 @@
  *
  * Invariants: what a peer sends is used only when its CRC32C is that of the piece's extent. An external object's chunk has none: there the
  * peer's own checksum shows damage on the way, and members of the group are trusted not to lie (they hold the volume's token).
- * Limits: FETCHES_MAX at a time, each with one piece in memory; `silenceMs` without a byte, `deadlineMs` in all (patience.ts).
+ * Limits: FETCHES_MAX at a time, each with one piece in memory; `silenceMs` without a byte, `deadlineMs` in all, in time of this process (own-timeout.ts).
  */
 import { crc32c } from '@node-rs/crc32';
 import { Agent, request } from 'node:http';
 import type { IncomingMessage } from 'node:http';
 import type { Clock } from '../../lib/clock.ts';
 import { describeError, PenstockError } from '../../lib/errors.ts';
+import { OwnTimeout } from '../../lib/own-timeout.ts';
 import { CRC_BYTES } from '../data/block-cache.ts';
 import type { PeerPieces } from '../data/block-reader.ts';
 import type { Piece } from '../data/pieces.ts';
 import { Slots } from '../data/slots.ts';
 import type { Peer, PeerDirectory } from './peer-directory.ts';
-import { Patience, type PeerLimits } from './patience.ts';
 import { authorization, piecePath } from './protocol.ts';
 
 const FETCHES_MAX = 16;
@@ -39,6 +39,12 @@ const ASIDE_MS: Readonly<Record<PeerProblem, number>> = {
   // The store did not give it the piece. It may be the same for us, and the peer is not to blame.
   failed: 0,
 };
+
+export interface PeerLimits {
+  /** Between two signs of life. One that waits for the store says so meanwhile. */
+  readonly silenceMs: number;
+  readonly deadlineMs: number;
+}
 
 export const PEER_LIMITS: PeerLimits = { silenceMs: 3000, deadlineMs: 10_000 };
 
@@ -130,10 +136,12 @@ export class PeerClient implements PeerPieces {
       agent: this.#agent,
       headers: { authorization: authorization(token) },
     });
-    const patience = new Patience(limits, (text) => void outgoing.destroy(new PeerError('slow', text)));
-    outgoing.on('information', () => patience.noteLife());
+    const giveUp = (text: string): void => void outgoing.destroy(new PeerError('slow', text));
+    const silence = new OwnTimeout(limits.silenceMs, () => giveUp(`no sign of life for ${limits.silenceMs} ms`));
+    const deadline = new OwnTimeout(limits.deadlineMs, () => giveUp(`not done within ${limits.deadlineMs} ms`));
+    outgoing.on('information', () => silence.refresh());
     outgoing.on('response', (response) => {
-      patience.noteLife();
+      silence.refresh();
       const refusal = refusalOf(response, bytes);
       if (refusal !== undefined) {
         outgoing.destroy(refusal);
@@ -142,7 +150,7 @@ export class PeerClient implements PeerPieces {
       const body = Buffer.allocUnsafe(bytes);
       let at = 0;
       response.on('data', (chunk: Buffer) => {
-        patience.noteLife();
+        silence.refresh();
         at += chunk.copy(body, at); // Never more than its Content-Length, which is `bytes`.
       });
       response.on('end', () => resolve(body));
@@ -155,7 +163,10 @@ export class PeerClient implements PeerPieces {
       );
     });
     outgoing.end();
-    return promise.finally(() => patience.end());
+    return promise.finally(() => {
+      silence.clear();
+      deadline.clear();
+    });
   }
 
   get asideCount(): number {

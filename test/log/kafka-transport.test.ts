@@ -15,6 +15,7 @@ import { initProducerIdRequest, produceRequest } from '../../lib/log/kafka/produ
 import * as api from '../../lib/log/kafka/request.ts';
 import { WireReader, WireWriter } from '../../lib/log/kafka/wire.ts';
 import { IN_FLIGHT_MAX, type Log } from '../../lib/log/log.ts';
+import { systemClock } from '../../lib/clock.ts';
 import { absoluteUrl, openLog } from '../../lib/registry.ts';
 import {
   FakeKafka,
@@ -27,27 +28,36 @@ import {
   produced,
   producerId,
 } from '../support/kafka-fake.ts';
+import { HANG_MS } from '../support/hang.ts';
 import { textBatch } from '../support/log-batches.ts';
 import { freePorts } from '../support/ports.ts';
 
 const WHO = { producerId: 1n, producerEpoch: 0 };
-const LIMITS: KafkaLimits = { connectMs: 5000, requestMs: 5000, callMs: 5000, deliveryMs: 10_000 };
+/** For answers that come. */
+const LIMITS: KafkaLimits = { connectMs: HANG_MS, requestMs: HANG_MS, callMs: HANG_MS, deliveryMs: HANG_MS };
 /** Of the base sequence in the body of a produce request for t/0: 27 bytes in front of the batch, 53 in it. */
 const SEQUENCE_AT = 80;
 /** For answers that never come. */
-const SHORT: KafkaLimits = { connectMs: 3000, requestMs: 500, callMs: 100, deliveryMs: 500 };
-/** For answers that come, and for what has to be told apart from them. */
-const MODERATE: KafkaLimits = { connectMs: 3000, requestMs: 1000, callMs: 1000, deliveryMs: 1000 };
+const SHORT: KafkaLimits = { ...LIMITS, requestMs: 500, callMs: 100, deliveryMs: 500 };
+/** The same, where others come before: a call for them is not over when this process stands still. */
+const SILENT: KafkaLimits = { ...LIMITS, requestMs: 1000, callMs: 1000, deliveryMs: 1000 };
+/** For calls that end in an outage. */
+const MODERATE: KafkaLimits = { ...LIMITS, callMs: 1000 };
 
-async function openFake(fake: Pick<FakeKafka, 'port'>, limits: KafkaLimits, client = 'kafkajs'): Promise<Log> {
-  const log = await openKafkaLogWith(parseKafkaUrl(new URL(`kafka://127.0.0.1:${fake.port}?client=${client}`)), limits);
+async function openFake(
+  fake: Pick<FakeKafka, 'port'>,
+  limits: KafkaLimits,
+  { client = 'kafkajs', clock = systemClock } = {},
+): Promise<Log> {
+  const url = new URL(`kafka://127.0.0.1:${fake.port}?client=${client}`);
+  const log = await openKafkaLogWith(parseKafkaUrl(url), limits, clock);
   onTestFinished(() => log.close());
   return log;
 }
 
 async function fakeProducer(fake: FakeKafka, limits = LIMITS, client = 'kafkajs') {
   fake.on(api.INIT_PRODUCER_ID.key, () => producerId(1n));
-  const log = await openFake(fake, limits, client);
+  const log = await openFake(fake, limits, { client });
   return { log, producer: await log.producer() };
 }
 
@@ -64,7 +74,7 @@ describe('kafkajs', () => {
     const faulty = queue();
     faulty.checkPendingRequests();
     expect(faulty.throttleCheckTimeoutId, 'a timer although nothing is pending').not.toBeNull();
-    faulty.maybeThrottle(1000);
+    faulty.maybeThrottle(HANG_MS);
     expect(faulty.throttledUntil, 'throttled by the wall clock').toBeGreaterThanOrEqual(Date.now());
   });
 
@@ -99,14 +109,14 @@ describe.each(['kafkajs', 'platformatic'])('over %s', (client) => {
   ])('%s instead of an answer ends the connection, not the process', async (_, raw) => {
     const fake = await FakeKafka.start();
     fake.on(api.METADATA.key, () => ({ raw }));
-    const log = await openFake(fake, SHORT, client);
+    const log = await openFake(fake, SHORT, { client });
     const error = await log.topics().catch((thrown: unknown) => thrown);
     expect(error).toMatchObject({ code: expect.stringMatching(/^(unavailable|timeout)$/) as string });
   });
 
   test('a damaged answer is corrupt, and a closed connection unavailable', async () => {
     const fake = await FakeKafka.start();
-    const log = await openFake(fake, MODERATE, client);
+    const log = await openFake(fake, MODERATE, { client });
     fake.on(api.METADATA.key, () => Buffer.from('00000000ffffff', 'hex'));
     await expect(log.topics()).rejects.toMatchObject({ code: 'corrupt', message: expect.stringContaining('Metadata') as string }); // prettier-ignore
     fake.on(api.METADATA.key, () => 'close');
@@ -115,7 +125,7 @@ describe.each(['kafkajs', 'platformatic'])('over %s', (client) => {
 
   test('a silent broker is a timeout, for a batch with all that are behind it', async () => {
     const fake = await FakeKafka.start();
-    const { log, producer } = await fakeProducer(fake, MODERATE, client);
+    const { log, producer } = await fakeProducer(fake, SILENT, client);
     fake.on(api.PRODUCE.key, () => 'silence');
     const appends = [0, 1, 2].map((seq) => producer.append('t', 0, textBatch(['a'], WHO, seq)));
     for (const append of await Promise.allSettled(appends)) {
@@ -406,7 +416,9 @@ test('in an outage, one call asks again and again, and those behind it once each
   });
   onTestFinished(() => void server.close());
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const log = await openFake({ port: (server.address() as AddressInfo).port }, MODERATE);
+  // A connection takes a fifth of the call, by this clock.
+  const clock = { ...systemClock, monotonicMs: () => (connections * MODERATE.callMs) / 5 };
+  const log = await openFake({ port: (server.address() as AddressInfo).port }, MODERATE, { clock });
   await expect(log.topics()).rejects.toMatchObject({ code: 'unavailable' });
   expect(connections).toBeGreaterThan(2);
   for (let call = 0; call < 2; call += 1) {

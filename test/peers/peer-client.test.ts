@@ -10,7 +10,7 @@ import { expect, onTestFinished, test } from 'vitest';
 import { externalPiece, ownPiece } from '../../fs-gateway/data/pieces.ts';
 import type { Piece } from '../../fs-gateway/data/pieces.ts';
 import { PeerClient } from '../../fs-gateway/peers/peer-client.ts';
-import type { PeerLimits } from '../../fs-gateway/peers/patience.ts';
+import type { PeerLimits } from '../../fs-gateway/peers/peer-client.ts';
 import { PeerDirectory } from '../../fs-gateway/peers/peer-directory.ts';
 import { HANG_MS } from '../support/hang.ts';
 import { freePort } from '../support/ports.ts';

@@ -5,10 +5,11 @@
  * was given up may still be answered: that answer is recognised by its transaction id and dropped, so a slow device behind a gateway costs
  * the others no connection. Any other answer is refused with its bytes, and ends the connection.
  * Failure: whatever ends the connection rejects the request under way with the reason; the caller makes another one.
- * Limits: `timeoutMs` for an answer; SILENT_MAX requests without any answer end the connection.
+ * Limits: `timeoutMs` for an answer, in time of this process (own-timeout.ts); SILENT_MAX requests without any answer end the connection.
  */
 import { connect, type Socket } from 'node:net';
 import { describeError, PenstockError } from '../../../lib/errors.ts';
+import { OwnTimeout } from '../../../lib/own-timeout.ts';
 import { encodeRead, FrameCutter, parseAnswer, type Frame, type ReadRequest } from './frame.ts';
 
 const CONNECT_TIMEOUT_MS = 10_000;
@@ -105,12 +106,12 @@ export class Connection {
     this.#abandoned.delete(transaction);
     const { promise, resolve, reject } = Promise.withResolvers<Answer>();
     this.#pending = { transaction, request, resolve, reject };
-    const timer = setTimeout(() => this.#giveUp(transaction), this.#options.timeoutMs);
+    const timeout = new OwnTimeout(this.#options.timeoutMs, () => this.#giveUp(transaction));
     try {
       this.#socket.write(encodeRead(transaction, request));
       return await promise;
     } finally {
-      clearTimeout(timer);
+      timeout.clear();
     }
   }
 

@@ -4,7 +4,7 @@
  * Invariants
  * - The order of calls is the order on the wire. A call that has to wait (the broker asked for a pause, the session is being renewed) makes
  *   all later ones wait behind it.
- * - Every call ends: with its answer, or when the connection breaks, or at its deadline, which breaks the connection, because
+ * - Every call ends: with its answer, or when the connection breaks, or at its deadline (own-timeout.ts), which breaks the connection, because
  *   answers come in order and none will pass the missing one.
  * Failure: `unavailable` when the connection broke, `timeout` at the deadline: the effect is unknown in both. `corrupt` for an answer
  * that cannot be read; the connection is given up then, too.
@@ -13,6 +13,7 @@
  */
 import type { Clock } from '../../clock.ts';
 import { PenstockError, describeError } from '../../errors.ts';
+import { OwnTimeout } from '../../own-timeout.ts';
 import type { HostPort } from '../../urls.ts';
 import type { ApiRequest } from './request.ts';
 import type { Transport, Wire } from './transport.ts';
@@ -103,10 +104,10 @@ export class BrokerLink {
     if (wire === undefined || !this.isOpen) throw new PenstockError('unavailable', `${what}: the connection is closed`);
     const late = new PenstockError('timeout', `${what}: no answer within ${timeoutMs} ms`);
     const expired = Promise.withResolvers<never>();
-    const timer = setTimeout(() => {
+    const timeout = new OwnTimeout(timeoutMs, () => {
       expired.reject(late);
       this.close();
-    }, timeoutMs);
+    });
     let answer: Buffer;
     try {
       answer = await Promise.race([wire.send(api, body), expired.promise]);
@@ -115,7 +116,7 @@ export class BrokerLink {
       if (error === late) throw late;
       throw new PenstockError('unavailable', `${what}: ${describeError(error)}`, { cause: error });
     } finally {
-      clearTimeout(timer);
+      timeout.clear();
     }
     try {
       const reader = new WireReader(answer, `the answer of ${this.#address} to ${api.name}`);

@@ -50,11 +50,15 @@ export async function openKafkaLog(url: URL): Promise<Log> {
   return openKafkaLogWith(parseKafkaUrl(url), DEFAULT_LIMITS);
 }
 
-export async function openKafkaLogWith(options: KafkaOptions, limits: KafkaLimits): Promise<Log> {
+export async function openKafkaLogWith(
+  options: KafkaOptions,
+  limits: KafkaLimits,
+  clock: Clock = systemClock,
+): Promise<Log> {
   const transport = (await transports[options.client]())(options, limits);
   const { bootstrap } = options;
-  const cluster = new Cluster({ bootstrap, transport, limits, clock: systemClock, random: Math.random });
-  return new KafkaLog(options.url, cluster, systemClock);
+  const cluster = new Cluster({ bootstrap, transport, limits, clock, random: Math.random });
+  return new KafkaLog(options.url, cluster, clock);
 }
 
 class KafkaLog implements Log {

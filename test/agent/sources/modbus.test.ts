@@ -254,6 +254,21 @@ test('a unit that is silent is asked less often and its late answers are taken f
   expect(events(running)['refused_answer']).toBeUndefined();
 });
 
+test('a device that answered while this process stood still was not silent', async () => {
+  let standstills = 3;
+  const standStill = (): void => {
+    if (standstills-- > 0) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 400);
+  };
+  const device = await scriptedDevice((asked) => {
+    // When it is called, the kernel has the answer.
+    asked.socket.write(addresses(asked), standStill);
+    return null;
+  });
+  const running = await follow(device.url, { timeout: '200ms', groups: [{ sensor: 's', registers: holding(1) }] });
+  for (const value of await running.values(5)) expect(value).toMatchObject({ quality: 'good', r1: 1 });
+  expect(events(running)['late_answer']).toBeUndefined();
+});
+
 test('a device that goes away or falls silent is connected to again, with its problem shown', async () => {
   let isSilent = false;
   const device: ScriptedDevice = await scriptedDevice((asked) => (isSilent ? null : addresses(asked)));
