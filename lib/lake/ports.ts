@@ -33,12 +33,12 @@ export async function openLake(
   config: PipelineConfig,
   baseDir: string,
   kind: string,
-  clock: Clock = systemClock,
+  { clock = systemClock, leaseMs = LEASE_MS }: { readonly clock?: Clock; readonly leaseMs?: number } = {},
 ): Promise<LakePorts> {
   const catalog = catalogOf(config, baseDir);
   const store = await openLakeStore(config, baseDir, catalog, clock);
   try {
-    const engine = await openMeta(absoluteUrl(config.meta, baseDir), { kind, leaseMs: LEASE_MS });
+    const engine = await openMeta(absoluteUrl(config.meta, baseDir), { kind, leaseMs });
     return {
       lake: { engine, store, volume: volumeOf(config), clock, ...(catalog && { catalog }) },
       close: async () => {

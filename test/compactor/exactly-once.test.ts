@@ -12,6 +12,7 @@ import {
   expectAccounts,
   HOUR_MS,
   landOnce,
+  LASTING,
   openTestPipeline,
   readRows,
   recordOf,
@@ -27,7 +28,7 @@ const readings = (from: number, count: number, hours = 1): TestRecord[] =>
 
 /** A second process's view: its own engine session and store. */
 async function rival(pipeline: TestPipeline): Promise<TestPipeline> {
-  const ports = await openLake(pipeline.config, pipeline.dir, 'rival');
+  const ports = await openLake(pipeline.config, pipeline.dir, 'rival', LASTING);
   const log = await openPipelineLog(pipeline.config, pipeline.dir);
   onTestFinished(async () => {
     await ports.close();

@@ -16,6 +16,7 @@ import {
   expectAccounts,
   HOUR_MS,
   landOnce,
+  LASTING,
   openTestPipeline,
   recordOf,
   TestProducer,
@@ -73,7 +74,7 @@ test('the commit of a lander that was robbed of one partition fails as a whole',
 test('a lander that cannot land leaves its share to one that can', async () => {
   const pipeline = await openTestPipeline('', 'lander: { commitEvery: 50ms }');
   const producer = new TestProducer(pipeline.log);
-  const ports = await openLake(pipeline.config, pipeline.dir, 'other');
+  const ports = await openLake(pipeline.config, pipeline.dir, 'other', LASTING);
   onTestFinished(() => ports.close());
   const stop = new AbortController();
   const shares = { broken: -1, whole: -1 };
