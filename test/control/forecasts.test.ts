@@ -1,4 +1,4 @@
-import { expect, test } from 'vitest';
+import { beforeEach, expect, onTestFinished, test, vi } from 'vitest';
 import { writeCost } from '../../compactor/cost/cost.ts';
 import { forecast, heldOut } from '../../control/lake/forecast.ts';
 import { recordLineage } from '../../control/lake/lineage.ts';
@@ -13,6 +13,12 @@ interface Item {
   readonly heldOut: Readonly<Record<'days' | 'errorPercent' | 'naiveErrorPercent' | 'insideBand', number>> | null;
   readonly reason: string | null;
 }
+
+/** Each test has one moment, at noon: at midnight the days that are whole would be others than those that it wrote. */
+beforeEach(() => {
+  vi.useFakeTimers({ toFake: ['Date'], now: Math.floor(Date.now() / 86_400_000) * 86_400_000 + 43_200_000 });
+  onTestFinished(() => void vi.useRealTimers());
+});
 
 test('weeks of runs become a forecast with its weekends, its growth, and the error it had in the last week', async () => {
   const { pipeline } = await landedPipeline();
