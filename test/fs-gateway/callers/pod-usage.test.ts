@@ -1,4 +1,5 @@
 /** Who uses a real mount, by real cgroups where this machine lets us make them. */
+import { randomUUID } from 'node:crypto';
 import { existsSync, mkdirSync, rmdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { describe, expect, onTestFinished, test } from 'vitest';
@@ -17,10 +18,8 @@ const MIB = 2 ** 20;
 const penstock = join(import.meta.dirname, '..', '..', '..', 'bin', 'penstock');
 /** Of version 2, of version 2 beside version 1, and of version 1 (whose block I/O is counted). */
 const ROOTS = ['/sys/fs/cgroup', '/sys/fs/cgroup/unified', '/sys/fs/cgroup/blkio'];
-const PODS = {
-  reader: '11111111-2222-3333-4444-555555555555',
-  writer: '66666666-7777-8888-9999-aaaaaaaaaaaa',
-};
+/** Of this run alone: what the driver notes of a pod, and cgroups, are the machine's. */
+const PODS = { reader: randomUUID(), writer: randomUUID() };
 const SYSTEMD = `kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod${PODS.reader.replaceAll('-', '_')}.slice`;
 const CGROUPFS = `kubepods/besteffort/pod${PODS.writer}`;
 
