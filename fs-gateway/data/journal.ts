@@ -30,7 +30,7 @@
  * is cut off before another is written, so nothing that is answered later stands behind it.
  * What has happened (a close, a commit) and finds the disk full is owed to the journal, in memory, until there is room.
  * Failure: killed while it owes, the next worker takes a file for open or staged that is not: what is committed is committed once more.
- * Limits: rewritten with what is live when it passes REWRITE_BYTES.
+ * Limits: rewritten with what is live when it passes REWRITE_BYTES, and twice what was live the last time.
  */
 import { crc32c } from '@node-rs/crc32';
 import {
@@ -100,6 +100,7 @@ export class Journal {
   #bytes = 0;
   /** Frames written since the journal was last empty or rewritten. */
   #frames = 0;
+  #rewriteAt = REWRITE_BYTES;
   /** There may be a part of a frame behind `#bytes`. */
   #torn = false;
   /** Frames that the disk had no room for, in order. */
@@ -140,7 +141,7 @@ export class Journal {
   }
 
   get overgrown(): boolean {
-    return this.#bytes > REWRITE_BYTES;
+    return this.#bytes > this.#rewriteAt;
   }
 
   /** What an earlier worker left, up to the first torn frame. Throws `unsupported` for what a newer version left: what is half read is committed twice. */
@@ -254,12 +255,15 @@ export class Journal {
     } catch (error) {
       closeSync(fd);
       rmSync(temporary, { force: true });
+      // To try it again with each write would take what is left of a full disk's time.
+      this.#rewriteAt = this.#bytes + REWRITE_BYTES;
       throw error;
     }
     syncFolder(join(this.path, '..'));
     closeSync(this.#fd);
     this.#fd = fd;
     this.#bytes = bytes;
+    this.#rewriteAt = Math.max(REWRITE_BYTES, 2 * bytes);
     this.#frames = count;
     this.#torn = false;
     this.#owed = [];
@@ -269,6 +273,7 @@ export class Journal {
   clear(): void {
     ftruncateSync(this.#fd);
     this.#bytes = 0;
+    this.#rewriteAt = REWRITE_BYTES;
     this.#frames = 0;
     this.#torn = false;
     this.#owed = [];

@@ -213,7 +213,7 @@ export class StagedFile {
 
   /**
    * Copies staged bytes of the flush under way; a large range while programs are served: the page cache takes milliseconds for a block. What they write
-   * meanwhile is in `active`, and is read again at once, as a write is seen whole or not at all.
+   * meanwhile is in `active`, and is read again at once, as a write is seen whole or not at all; also one of which a hole was made since.
    */
   async loadFlushing(offset: number, target: Buffer): Promise<void> {
     if (!this.#spilled || target.length < BESIDE_MIN) {
@@ -221,8 +221,8 @@ export class StagedFile {
       return;
     }
     await this.#segments?.readBeside(this.ino, offset, target);
-    for (const { start, end, kind } of this.active.within(offset, offset + target.length)) {
-      if (kind === 'data') this.load(start, target, start - offset, end - start);
+    for (const { start, end } of this.active.within(offset, offset + target.length)) {
+      this.load(start, target, start - offset, end - start);
     }
   }
 

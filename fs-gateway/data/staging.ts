@@ -117,6 +117,8 @@ export class Staging {
 
   /** The staged file of an inode whose committed size is `size`. */
   begin(ino: number, size: number): StagedFile {
+    // A file that is written over for days, and neither synced nor closed, would fill the disk with what it was.
+    if (this.#journal.overgrown) this.#tidy();
     return this.#files.get(ino) ?? this.#create(ino, size);
   }
 

@@ -2,8 +2,9 @@
 import { closeSync, openSync, readdirSync, renameSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
+import { Segments } from '../../fs-gateway/data/segments.ts';
 import { Staging } from '../../fs-gateway/data/staging.ts';
-import type { StagedFile } from '../../fs-gateway/data/staged-file.ts';
+import { StagedFile } from '../../fs-gateway/data/staged-file.ts';
 import { isRoot, memoryFolder } from '../support/loop-disk.ts';
 import { tempDir } from '../support/temp.ts';
 
@@ -79,6 +80,37 @@ test('a flush reads a large range while programs are served: a write that comes 
   await loading;
   expect(target.equals(expected)).toBe(true);
   staging.close();
+});
+
+/** Reads the second half when `meanwhile` was done behind the first. */
+class InTwo extends Segments {
+  meanwhile = (): void => undefined;
+
+  override async readBeside(ino: number, offset: number, target: Buffer): Promise<void> {
+    const half = target.length / 2;
+    await super.readBeside(ino, offset, target.subarray(0, half));
+    this.meanwhile();
+    await super.readBeside(ino, offset + half, target.subarray(half));
+  }
+}
+
+test('a write that comes while a flush reads is whole in it also where a hole was made of it since', async () => {
+  const segments = new InTwo(tempDir('segments'));
+  const file = new StagedFile(7, 0, segments);
+  file.takeSegments();
+  file.store(0, Buffer.alloc(MIB, 'a'));
+  file.wrote(0, MIB);
+  file.beginFlush();
+  const [from, bytes] = [MIB / 2 - 2048, 4096];
+  segments.meanwhile = () => {
+    file.store(from, Buffer.alloc(bytes, 'b'));
+    file.wrote(from, bytes);
+    file.punched(from, from + bytes);
+  };
+  const target = Buffer.alloc(MIB);
+  await file.loadFlushing(0, target);
+  expect(new Set(target.toString('latin1', from, from + bytes)).size).toBe(1);
+  segments.close();
 });
 
 test('a file in a segment that served another one has its own bytes only, also for the next worker', () => {

@@ -407,6 +407,31 @@ describe('the staging area', () => {
     next.close();
   });
 
+  test('a small file that stays open and is written over again and again does not fill the disk with the journal', () => {
+    const dir = tempDir('staging');
+    const staging = open(dir, 'boot 1');
+    staging.opened(7, 1n, 'open');
+    const bytes = Buffer.alloc(64_000);
+    for (let n = 0; n < 1200; n++) staging.write(staging.begin(7, 0), 0, bytes.fill(n), 2n);
+    expect(statSync(join(dir, 'journal')).size).toBeLessThan(40 * 2 ** 20);
+    staging.close();
+    const next = open(dir, 'boot 1');
+    expect(staged(next, 7, bytes.length).equals(bytes)).toBe(true);
+    expect(next.isOpen(7)).toBe(true);
+    next.close();
+  });
+
+  test('a journal of which nearly all is staged is not written again with each write', () => {
+    const dir = tempDir('staging');
+    const staging = open(dir, 'boot 1');
+    const write = (ino: number): void => staging.write(staging.begin(ino, 0), 0, Buffer.alloc(64_000), 1n);
+    for (let ino = 2; ino < 602; ino++) write(ino);
+    const { ino: before } = statSync(join(dir, 'journal'));
+    for (let ino = 602; ino < 610; ino++) write(ino);
+    expect(statSync(join(dir, 'journal')).ino).toBe(before);
+    staging.close();
+  });
+
   test('of two syncs of one file at once, the promise of the one that began later holds', async () => {
     const dir = tempDir('staging');
     const staging = open(dir, 'boot 1');
