@@ -202,6 +202,7 @@ async function assemble({
     dir: stagingDir,
     life: lockOwner,
     bootId: bootId(),
+    promises: options.writeback === true,
     isCommitted: (ino, id) => view.wasApplied(flushOperation(ino, id)),
   });
   options.kernel?.unregisterOthers(staging.journalPath, staging.backingIds);

@@ -73,8 +73,8 @@ export class Appends {
 
   /** What is staged, and appended up to `size`, is committed next under this id, and nothing behind it. */
   flushing(file: StagedFile, size: number, id: bigint): void {
-    const { ino, selfKept, append } = file;
-    this.#note({ kind: FrameKind.FLUSH, ino, timeNs: id, offset: size, length: selfKept ? 1 : 0 });
+    const { append } = file;
+    this.#note(flushFrame(file, size, id));
     if (append !== undefined) file.append = { from: append.from, id };
   }
 
@@ -134,6 +134,10 @@ export class Appends {
 function wroteFrame(ino: number, { request, start, end }: Wrote): Frame {
   const bytes = Buffer.from(request, 'latin1');
   return { kind: FrameKind.WROTE, ino, timeNs: 0n, offset: end, length: end - start, bytes };
+}
+
+export function flushFrame({ ino, selfKept }: StagedFile, size: number, id: bigint): Frame {
+  return { kind: FrameKind.FLUSH, ino, timeNs: id, offset: size, length: selfKept ? 1 : 0 };
 }
 
 export function appendFrame(ino: number, { from, id }: Append): Frame {

@@ -7,7 +7,7 @@
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fromSystemError, isCode } from '../../lib/errors.ts';
-import { appendFrame, Appends } from './appends.ts';
+import { appendFrame, Appends, flushFrame } from './appends.ts';
 import { FrameKind, Journal } from './journal.ts';
 import type { Frame } from './journal.ts';
 import { countedFrame, liveFrames } from './live-frames.ts';
@@ -22,9 +22,11 @@ import type { Flush } from './staged-file.ts';
 
 /** The life of the mount that was here last, and the boot. */
 export const LIFE_FILE = 'life';
-/** Behind a commit. Within it fewer requests are committed than the metadata remember (meta/repeats.ts). */
+/** Behind a commit. */
 const SYNC_SOON_MS = 50;
 const NO_BYTES = Buffer.alloc(0);
+/** So many commits may be made before the disk has the journal's word for them; the metadata remember twice as many (meta/repeats.ts). */
+const UNSYNCED_MAX = 512;
 
 export interface StagingOptions {
   readonly dir: string;
@@ -32,6 +34,8 @@ export interface StagingOptions {
   readonly life: string;
   /** Of what an earlier boot had staged only what was synced counts. */
   readonly bootId: string;
+  /** close and fsync are answered when the local disk has the bytes (`-o writeback`). */
+  readonly promises: boolean;
   /** Whether an earlier worker has committed a flush under this id. */
   readonly isCommitted: (ino: number, id: bigint) => boolean;
 }
@@ -41,14 +45,19 @@ export class Staging {
   readonly #segments: Segments;
   #syncs = 0;
   #syncTimer: NodeJS.Timeout | undefined;
+  /** Of promised bytes, in all, and those that the journal on the disk knows of. */
+  #commits = 0;
+  #commitsSynced = 0;
+  readonly #promises: boolean;
   readonly #journal: Journal;
   readonly #files: Map<number, StagedFile>;
   readonly #open: OpenCounts;
   readonly appends: Appends;
   readonly bases: Bases;
 
-  constructor({ dir, life, bootId, isCommitted }: StagingOptions) {
+  constructor({ dir, life, bootId, promises, isCommitted }: StagingOptions) {
     this.#dir = dir;
+    this.#promises = promises;
     mkdirSync(dir, { recursive: true, mode: 0o700 });
     this.#journal = new Journal(dir);
     this.#segments = new Segments(dir);
@@ -268,7 +277,8 @@ export class Staging {
    * this one: when it was committed and this process was killed, only that much of the file is taken for committed.
    */
   beginFlush(file: StagedFile, nowNs: bigint): Flush {
-    const { promiseId } = file;
+    // Nothing of it may be promised yet: what is promised while it is under way is committed by it all the same.
+    const promiseId = file.promiseId ?? (this.#promises ? nowNs : undefined);
     if (!file.selfKept) this.#noteFlush(file, promiseId ?? nowNs);
     const { active, size, sizeSet, mtimeNs, mtimesKept, ctimeNs, append } = file;
     file.beginFlush();
@@ -279,13 +289,9 @@ export class Staging {
   }
 
   #noteFlush(file: StagedFile, id: bigint): void {
-    if (file.append === undefined && file.promiseId === undefined) return;
-    try {
-      this.appends.flushing(file, file.size, id);
-    } catch (error) {
-      // A full disk gets room by the commit. The journal has the promise: what was written behind it is committed twice at worst.
-      if (file.append !== undefined) throw error;
-    }
+    if (file.append !== undefined) this.appends.flushing(file, file.size, id);
+    // A full disk gets room by the commit.
+    else if (this.#promises) this.#journal.owe(flushFrame(file, file.size, id));
   }
 
   /**
@@ -309,7 +315,7 @@ export class Staging {
         if (this.#files.get(file.ino) !== file) return;
       }
       this.#append({ kind: FrameKind.SYNC, ino: file.ino, timeNs: id, offset: mark, length: 0 });
-      await this.#journal.sync();
+      await this.#syncJournal();
       // Else a flush took the id meanwhile, and that may have failed.
       if (file.promiseId === id) file.promiseAgain = false;
     } catch (error) {
@@ -325,15 +331,26 @@ export class Staging {
    */
   async syncFlush(): Promise<void> {
     this.#syncs++;
-    await this.#journal.sync().catch(() => undefined);
+    await this.#syncJournal().catch(() => undefined);
     this.#syncs--;
+  }
+
+  /** Before a flush: what the metadata remember of commits is to be known by the journal on the disk before they forget it. */
+  keepUp(): Promise<void> | undefined {
+    return this.#commits - this.#commitsSynced < UNSYNCED_MAX ? undefined : this.syncFlush();
+  }
+
+  async #syncJournal(): Promise<void> {
+    const commits = this.#journal.owes ? this.#commitsSynced : this.#commits;
+    await this.#journal.sync();
+    this.#commitsSynced = Math.max(this.#commitsSynced, commits);
   }
 
   /** Where appended bytes begin is in the journal; one flush of the disk is for both. */
   async #syncLive(file: LiveFile): Promise<void> {
     const appends = file.append !== undefined;
     if (appends) this.#append({ kind: FrameKind.SYNC, ino: file.ino, timeNs: 0n, offset: 0, length: 0 });
-    await Promise.all([file.promise(), appends ? this.#journal.sync() : undefined]);
+    await Promise.all([file.promise(), appends ? this.#syncJournal() : undefined]);
   }
 
   /** The flush failed: all is as before it. */
@@ -344,12 +361,13 @@ export class Staging {
     file.active = older;
     this.#flushed(file);
     file.sizeSet ||= flush.sizeSet;
-    file.promiseAgain ||= flush.promiseId !== undefined;
+    file.promiseAgain ||= file.promised && !file.selfKept;
   }
 
   /** What was flushed is committed. */
   committed(file: StagedFile, flush: Flush, nowNs: bigint): void {
     this.#flushed(file);
+    this.#commits++;
     if (file.selfKept) {
       this.appends.committed(file, flush.append, nowNs);
       if (flush.append !== undefined) this.#syncSoon(file);
@@ -400,7 +418,7 @@ export class Staging {
       this.#syncs++;
       // It comes again with the next commit; a disk that fails is met by the next write.
       const done = (): number => this.#syncs--;
-      this.#journal.sync().then(done, done);
+      this.#syncJournal().then(done, done);
     }, SYNC_SOON_MS).unref();
   }
 

@@ -8,6 +8,7 @@
  */
 import { Overlay } from '../data/overlay.ts';
 import type { Flush } from '../data/staged-file.ts';
+import { FLUSH_OPERATION } from '../meta/repeats.ts';
 
 export interface PlacedFlush extends Flush {
   /** By how much what was appended moved. */
@@ -24,9 +25,9 @@ export function placeFlush(flush: Flush, committedSize: number): PlacedFlush {
   return { ...flush, overlay: moved, size: size + shift, shift };
 }
 
-/** Under which a commit of appended or promised bytes is noted (meta/repeats.ts). */
+/** Under which a commit of bytes that were appended, or may be promised, is noted (meta/repeats.ts). */
 export function flushOperation(ino: number, id: bigint): string {
-  return `append ${ino} ${id}`;
+  return `${FLUSH_OPERATION} ${ino} ${id}`;
 }
 
 /** The offset in the staging area of what goes to `offset` of the file. */

@@ -61,6 +61,8 @@ export class Flusher {
    */
   async flush(file: StagedFile): Promise<boolean> {
     const { staging, time, away, view } = this.#context;
+    const keptUp = staging.keepUp();
+    if (keptUp !== undefined) await keptUp;
     if (file.promiseAgain) await staging.sync(file, time.nowNs()).catch(() => undefined); // As staging.syncFlush.
     const flush = staging.beginFlush(file, time.nowNs());
     let aside: string | undefined;

@@ -11,7 +11,7 @@ import { tempDir } from '../support/temp.ts';
 const MIB = 2 ** 20;
 
 function openStaging(dir: string): Staging {
-  return new Staging({ dir, life: 'one', bootId: 'boot', isCommitted: () => false });
+  return new Staging({ dir, life: 'one', bootId: 'boot', promises: false, isCommitted: () => false });
 }
 
 function segmentsIn(dir: string): string[] {

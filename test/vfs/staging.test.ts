@@ -19,7 +19,7 @@ function open(
   life = 'one',
   isCommitted: StagingOptions['isCommitted'] = () => false,
 ): Staging {
-  return new Staging({ dir, life, bootId, isCommitted });
+  return new Staging({ dir, life, bootId, promises: true, isCommitted });
 }
 
 function staged(staging: Staging, ino: number, length: number): Buffer {
@@ -44,7 +44,7 @@ function onSmallDisk(dir: string, script: string): Worker {
   const prelude = `
     import { Staging } from '${join(import.meta.dirname, '../../fs-gateway/data/staging.ts')}';
     import { createInterface } from 'node:readline';
-    const staging = new Staging({ dir: process.argv[1], life: 'one', bootId: 'boot 1', isCommitted: () => false });
+    const staging = new Staging({ dir: process.argv[1], life: 'one', bootId: 'boot 1', promises: true, isCommitted: () => false });
     const lines = createInterface(process.stdin)[Symbol.asyncIterator]();
 `;
   const limited = ['-c', `trap '' XFSZ; ulimit -S -f 64; exec "$0" "$@"`, process.execPath];

@@ -1,0 +1,280 @@
+/**
+ * The staging area with `-o writeback` and a power cut: of what was not synced anything may be on the disk, in any combination. What was promised is found,
+ * what is committed is not found again, and no byte is another's.
+ */
+import { crashDisk } from '../support/crash-disk.ts';
+import type { CrashDisk, Keeps } from '../support/crash-disk.ts';
+import fc from 'fast-check';
+import { createHash } from 'node:crypto';
+import { rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect, onTestFinished, test, vi } from 'vitest';
+import { Staging } from '../../fs-gateway/data/staging.ts';
+import type { Flush, StagedFile } from '../../fs-gateway/data/staged-file.ts';
+import { tempDir } from '../support/temp.ts';
+
+const RUNS = Number(process.env['POWER_CUT_RUNS'] ?? 25);
+const SEED = process.env['POWER_CUT_SEED'];
+
+const SEGMENT_BYTES = 16 * 2 ** 20;
+/** Each place is one byte of a file, in a segment of its own or beside the byte before it. */
+const PLACES = Array.from({ length: 8 }, (_, n) => (n >> 1) * SEGMENT_BYTES + (n & 1) * 100_000);
+const INOS = [7, 8] as const;
+
+function settled(): Promise<void> {
+  return new Promise((resolve) => void setImmediate(resolve));
+}
+
+interface Write {
+  readonly place: number;
+  readonly value: number;
+}
+
+/** One inode, as programs and the metadata have it. */
+class ModelFile {
+  /** What was written here, in order. */
+  readonly writes: Write[] = [];
+  /** So many of them are committed, and were promised by an answer, or by one that may come. */
+  committed = 0;
+  promised = 0;
+  promising = 0;
+  /** In the metadata, with what another node has written there. */
+  readonly content = new Map<number, number>();
+  flushing: { readonly flush: Flush; readonly writes: number; readonly bytes: ReadonlyMap<number, number> } | undefined;
+
+  /** What a place may have behind the cut, when all that the next mount finds is committed. */
+  allowed(place: number): ReadonlySet<number | undefined> {
+    const allowed = new Set<number | undefined>();
+    const first = Math.max(this.committed, this.promised);
+    for (let end = first; end <= Math.max(first, this.promising); end++) {
+      const found = this.writes.slice(this.committed, end).filter((write) => write.place === place);
+      allowed.add(found.at(-1)?.value ?? this.content.get(place));
+      // Of what was written over it since, as much as the disk has.
+      if (found.length === 0) continue;
+      for (const later of this.writes.slice(end)) if (later.place === place) allowed.add(later.value);
+    }
+    return allowed;
+  }
+}
+
+class Mount {
+  readonly #base = tempDir('power-cut');
+  readonly #files = new Map(INOS.map((ino) => [ino as number, new ModelFile()]));
+  readonly #ids = new Set<string>();
+  readonly disk: CrashDisk;
+  readonly staging: Staging;
+  #now = 1n;
+  #value = 0;
+  #images = 0;
+
+  constructor() {
+    const dir = join(this.#base, 'mount');
+    this.disk = crashDisk(dir);
+    this.staging = this.#open(dir, 'boot');
+  }
+
+  #open(dir: string, bootId: string): Staging {
+    const isCommitted = (ino: number, id: bigint): boolean => this.#ids.has(`${ino} ${id}`);
+    return new Staging({ dir, life: 'one', bootId, promises: true, isCommitted });
+  }
+
+  #model(ino: number): ModelFile {
+    const model = this.#files.get(ino);
+    if (model === undefined) throw new Error(`inode ${ino} is not of the model`);
+    return model;
+  }
+
+  #next(): number {
+    return (this.#value = (this.#value % 255) + 1);
+  }
+
+  write(ino: number, place: number): void {
+    const model = this.#model(ino);
+    const value = this.#next();
+    const size = Math.max(0, ...model.content.keys().map((at) => (PLACES[at] ?? 0) + 1));
+    const file = this.staging.begin(ino, size);
+    this.staging.write(file, PLACES[place] ?? 0, Buffer.of(value), this.#now++);
+    model.writes.push({ place, value });
+  }
+
+  /** Its answer comes when its syncs have ended. */
+  sync(ino: number): Promise<void> {
+    const file = this.staging.get(ino);
+    if (file === undefined) return Promise.resolve();
+    const model = this.#model(ino);
+    const { length } = model.writes;
+    model.promising = length;
+    return this.staging.sync(file, this.#now++).then(() => void (model.promised = Math.max(model.promised, length)));
+  }
+
+  /** What it commits is uploaded at once. */
+  beginFlush(ino: number): void {
+    const file = this.staging.get(ino);
+    const model = this.#model(ino);
+    if (file?.dirty !== true || model.flushing !== undefined) return;
+    // As the flusher does.
+    if (file.promiseAgain) return void this.sync(ino);
+    const bytes = new Map<number, number>();
+    const flush = this.staging.beginFlush(file, this.#now++);
+    for (const place of PLACES.keys()) {
+      const at = PLACES[place] ?? 0;
+      if (flush.overlay.coversWithData(at, at + 1)) bytes.set(place, byteAt(file, at));
+    }
+    model.flushing = { flush, writes: model.writes.length, bytes };
+  }
+
+  /** The metadata have it; nobody here knows yet. */
+  commit(ino: number): void {
+    const model = this.#model(ino);
+    const { flushing } = model;
+    if (flushing === undefined || model.committed === flushing.writes) return;
+    const id = flushing.flush.append?.id ?? flushing.flush.promiseId;
+    if (id !== undefined) this.#ids.add(`${ino} ${id}`);
+    for (const [place, value] of flushing.bytes) model.content.set(place, value);
+    model.committed = flushing.writes;
+  }
+
+  /** The answer to the commit is here. */
+  committed(ino: number): void {
+    const model = this.#model(ino);
+    const { flushing } = model;
+    const file = this.staging.get(ino);
+    if (flushing === undefined || file === undefined) return;
+    this.commit(ino);
+    model.flushing = undefined;
+    this.staging.committed(file, flushing.flush, this.#now++);
+  }
+
+  /** The metadata do not have it. */
+  fail(ino: number): void {
+    const model = this.#model(ino);
+    const { flushing } = model;
+    const file = this.staging.get(ino);
+    if (flushing === undefined || file === undefined || model.committed === flushing.writes) return;
+    model.flushing = undefined;
+    this.staging.failedFlush(file, flushing.flush);
+  }
+
+  endSync(): void {
+    this.disk.endSync();
+  }
+
+  async promise(ino: number): Promise<void> {
+    const promised = this.sync(ino);
+    await settled();
+    while (this.disk.endSync()) await settled();
+    await promised;
+  }
+
+  /** What is done a moment later. */
+  wait(): void {
+    vi.advanceTimersByTime(1000);
+  }
+
+  /** Another node writes what was committed here. */
+  writeElsewhere(ino: number, place: number): void {
+    const model = this.#model(ino);
+    if (model.content.has(place)) model.content.set(place, this.#next());
+  }
+
+  /** What a mount behind a power cut finds. */
+  checkCut(keeps: Keeps): void {
+    const folder = join(this.#base, `image-${this.#images++}`);
+    const kept: string[] = [];
+    this.disk.cut(folder, (change, index) => {
+      const keep = keeps(change, index);
+      kept.push(`${keep ? 'kept' : 'lost'}: ${change}`);
+      return keep;
+    });
+    const staging = this.#open(folder, 'next boot');
+    try {
+      for (const [ino, model] of this.#files) {
+        const file = staging.get(ino);
+        for (const [place, at] of PLACES.entries()) {
+          const isStaged = file?.active.coversWithData(at, at + 1) === true;
+          const found = isStaged ? byteAt(file, at) : model.content.get(place);
+          const where = `place ${place} of inode ${ino}, ${isStaged ? 'staged' : 'committed'}`;
+          expect([...model.allowed(place)], `${where}\n${kept.join('\n')}`).toContain(found);
+        }
+      }
+    } finally {
+      staging.close();
+      rmSync(folder, { recursive: true });
+    }
+  }
+
+  close(): void {
+    this.staging.close();
+    this.disk.stop();
+    rmSync(this.#base, { recursive: true });
+  }
+}
+
+function byteAt(file: StagedFile, at: number): number {
+  const byte = Buffer.alloc(1);
+  file.load(at, byte, 0, 1);
+  return byte[0] ?? 0;
+}
+
+type Operation =
+  'write' | 'sync' | 'beginFlush' | 'commit' | 'committed' | 'fail' | 'writeElsewhere' | 'endSync' | 'promise' | 'wait';
+type Step = readonly [Operation, number, number];
+
+const ino = fc.constantFrom(7, 7, 7, 8);
+const place = fc.nat({ max: PLACES.length - 1 });
+const step: fc.Arbitrary<Step> = fc.oneof(
+  { weight: 6, arbitrary: fc.tuple(fc.constant('write' as const), ino, place) },
+  { weight: 4, arbitrary: fc.tuple(fc.constantFrom('sync' as const, 'beginFlush' as const), ino, place) },
+  { weight: 4, arbitrary: fc.tuple(fc.constantFrom('commit' as const, 'committed' as const), ino, place) },
+  { weight: 2, arbitrary: fc.tuple(fc.constantFrom('fail' as const, 'writeElsewhere' as const), ino, place) },
+  { weight: 5, arbitrary: fc.tuple(fc.constantFrom('endSync' as const, 'promise' as const), ino, place) },
+  { weight: 1, arbitrary: fc.tuple(fc.constant('wait' as const), ino, place) },
+);
+
+/** Which changes stay: one of them, all but one (or all), half of them, those of half of the files and names. */
+function* keepings(seed: number, count: number): Iterable<Keeps> {
+  const only = seed % (count + 1);
+  yield (_change, index) => index === only;
+  yield (_change, index) => index !== only;
+  yield (_change, index) => bit(`${seed} ${index}`);
+  yield (change) => bit(`${seed} ${change}`);
+}
+
+function bit(text: string): boolean {
+  return (createHash('sha256').update(text).digest()[0] ?? 0) % 2 === 0;
+}
+
+test('whatever of the changes that were not synced is on the disk, what was promised is found, and nothing that is committed', async () => {
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+  onTestFinished(() => void vi.useRealTimers());
+  await fc.assert(
+    fc.asyncProperty(fc.array(step, { minLength: 8, maxLength: 30 }), fc.nat(), async (steps, seed) => {
+      const mount = new Mount();
+      try {
+        for (const [index, [operation, ino, place]] of steps.entries()) {
+          const done = mount[operation](ino, place);
+          if (operation === 'promise') await done;
+          await settled();
+          for (const keeps of keepings(seed + index, mount.disk.unsynced.length)) mount.checkCut(keeps);
+        }
+      } finally {
+        mount.close();
+      }
+    }),
+    { numRuns: RUNS, ...(SEED !== undefined && { seed: Number(SEED) }) },
+  );
+});
+
+test('segments that a flush in the background gave back are gone from the disk, the word for its commit not there yet', async () => {
+  const mount = new Mount();
+  onTestFinished(() => mount.close());
+  mount.write(7, 0);
+  mount.write(7, 2);
+  mount.beginFlush(7);
+  mount.write(7, 4);
+  await mount.promise(7);
+  mount.committed(7);
+  mount.checkCut((change) => change.startsWith('remove'));
+  mount.writeElsewhere(7, 0);
+  mount.checkCut(() => false);
+});
