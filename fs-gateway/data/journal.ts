@@ -12,7 +12,8 @@
  *     CLEAN  everything of this inode before the frame number `offset` is committed
  *     DROP   nothing of this inode is staged any more, and its segments may serve other files; a later frame begins anew
  *     APPEND what is staged from `offset` on was appended; timeNs is the id under which it is committed (0: it is), if no FLUSH says another
- *     FLUSH  what is staged before the frame is committed next under the id timeNs, appended bytes up to `offset`; `length` 1: of a live file
+ *     FLUSH  what is staged before the frame is committed next under the id timeNs, appended bytes up to `offset`; `length` 1: of a live file.
+ *            With `writeback` each flush of staged bytes has one, before any SYNC that is written while it is under way
  *     WROTE  the bytes are the id of the request that appended last, `length` bytes; it is done when a live file has `offset` bytes
  *     MOVE   the bytes, which a live file has at `length`, go to `offset`, with zeros before them; an APPEND says that they are there
  *     SYNC   everything of this inode before the frame number `offset` (0: before this one) is on the disk and was promised; it is committed

@@ -9,6 +9,8 @@
  * - What is in a segment counts only where the journal says that it was written: one that served before has other bytes in it.
  * - A segment serves another file only behind the journal's word, in the journal, that its bytes are committed; and never where they were promised over a
  *   power cut (`-o writeback`), as the journal's word and the new name may reach the disk without one another.
+ * - That one is removed may reach the disk before the word for the commit: a promise that covers its bytes has the id of that commit, or is behind its FLUSH in
+ *   the journal, and the metadata tell by the id that they are committed (docs/decisions/0051).
  * - What an earlier version staged is in one file for all of it, `<dir>/<inode>`: it stays the one segment of that inode until it is given back.
  * Failure: the next worker finds segments by their names; those of no staged file are removed.
  * Limits: FREE_MAX segments that serve nobody (192 MiB), DESCRIPTORS_MAX of them open.

@@ -10,6 +10,7 @@ import { fromSystemError, isCode } from '../../lib/errors.ts';
 import { appendFrame, Appends, flushFrame } from './appends.ts';
 import { FrameKind, Journal } from './journal.ts';
 import type { Frame } from './journal.ts';
+import { JournalSyncs } from './journal-syncs.ts';
 import { countedFrame, liveFrames } from './live-frames.ts';
 import { LiveFile } from './live-file.ts';
 import { OpenCounts } from './open-counts.ts';
@@ -22,11 +23,7 @@ import type { Flush } from './staged-file.ts';
 
 /** The life of the mount that was here last, and the boot. */
 export const LIFE_FILE = 'life';
-/** Behind a commit. */
-const SYNC_SOON_MS = 50;
 const NO_BYTES = Buffer.alloc(0);
-/** So many commits may be made before the disk has the journal's word for them; the metadata remember twice as many (meta/repeats.ts). */
-const UNSYNCED_MAX = 512;
 
 export interface StagingOptions {
   readonly dir: string;
@@ -43,13 +40,9 @@ export interface StagingOptions {
 export class Staging {
   readonly #dir: string;
   readonly #segments: Segments;
-  #syncs = 0;
-  #syncTimer: NodeJS.Timeout | undefined;
-  /** Of promised bytes, in all, and those that the journal on the disk knows of. */
-  #commits = 0;
-  #commitsSynced = 0;
   readonly #promises: boolean;
   readonly #journal: Journal;
+  readonly #syncs: JournalSyncs;
   readonly #files: Map<number, StagedFile>;
   readonly #open: OpenCounts;
   readonly appends: Appends;
@@ -60,6 +53,7 @@ export class Staging {
     this.#promises = promises;
     mkdirSync(dir, { recursive: true, mode: 0o700 });
     this.#journal = new Journal(dir);
+    this.#syncs = new JournalSyncs(this.#journal);
     this.#segments = new Segments(dir);
     const path = join(dir, LIFE_FILE);
     const own = `${life}\n${bootId}\n`;
@@ -278,7 +272,7 @@ export class Staging {
    */
   beginFlush(file: StagedFile, nowNs: bigint): Flush {
     // Nothing of it may be promised yet: what is promised while it is under way is committed by it all the same.
-    const promiseId = file.promiseId ?? (this.#promises ? nowNs : undefined);
+    const promiseId = file.promiseId ?? (this.#promises && !file.selfKept ? nowNs : undefined);
     if (!file.selfKept) this.#noteFlush(file, promiseId ?? nowNs);
     const { active, size, sizeSet, mtimeNs, mtimesKept, ctimeNs, append } = file;
     file.beginFlush();
@@ -299,58 +293,51 @@ export class Staging {
    * commits all that had been staged at the call.
    */
   async sync(file: StagedFile, nowNs: bigint): Promise<void> {
-    this.#syncs++;
     try {
-      this.#journal.pay();
-      const mark = this.#journal.frames;
-      if (file instanceof LiveFile) {
-        await this.#syncLive(file);
-        return;
-      }
-      const id = (file.promiseId ??= nowNs);
-      file.promised = true;
-      if (!file.inMemory) {
-        await file.syncSegments();
-        // Dropped meanwhile, it would only bring back what nobody wants.
-        if (this.#files.get(file.ino) !== file) return;
-      }
-      this.#append({ kind: FrameKind.SYNC, ino: file.ino, timeNs: id, offset: mark, length: 0 });
-      await this.#syncJournal();
-      // Else a flush took the id meanwhile, and that may have failed.
-      if (file.promiseId === id) file.promiseAgain = false;
+      await this.#syncs.during(() => this.#sync(file, nowNs));
     } catch (error) {
       throw fromSystemError(error, 'syncing the cache directory');
-    } finally {
-      this.#syncs--;
     }
+  }
+
+  async #sync(file: StagedFile, nowNs: bigint): Promise<void> {
+    this.#journal.pay();
+    const mark = this.#journal.frames;
+    if (file instanceof LiveFile) {
+      await this.#syncLive(file);
+      return;
+    }
+    const id = (file.promiseId ??= nowNs);
+    file.promised = true;
+    if (!file.inMemory) {
+      await file.syncSegments();
+      // Dropped meanwhile, it would only bring back what nobody wants.
+      if (this.#files.get(file.ino) !== file) return;
+    }
+    this.#append({ kind: FrameKind.SYNC, ino: file.ino, timeNs: id, offset: mark, length: 0 });
+    await this.#syncs.sync();
+    // Else a flush took the id meanwhile, and that may have failed.
+    if (file.promiseId === id) file.promiseAgain = false;
   }
 
   /**
    * Before a commit whose id is in no promise: after a power cut the journal knows of it. A disk that fails is met by the next promise, and no reason
    * to commit nothing.
    */
-  async syncFlush(): Promise<void> {
-    this.#syncs++;
-    await this.#syncJournal().catch(() => undefined);
-    this.#syncs--;
+  syncFlush(): Promise<void> {
+    return this.#syncs.try();
   }
 
   /** Before a flush: what the metadata remember of commits is to be known by the journal on the disk before they forget it. */
   keepUp(): Promise<void> | undefined {
-    return this.#commits - this.#commitsSynced < UNSYNCED_MAX ? undefined : this.syncFlush();
-  }
-
-  async #syncJournal(): Promise<void> {
-    const commits = this.#journal.owes ? this.#commitsSynced : this.#commits;
-    await this.#journal.sync();
-    this.#commitsSynced = Math.max(this.#commitsSynced, commits);
+    return this.#syncs.keepUp();
   }
 
   /** Where appended bytes begin is in the journal; one flush of the disk is for both. */
   async #syncLive(file: LiveFile): Promise<void> {
     const appends = file.append !== undefined;
     if (appends) this.#append({ kind: FrameKind.SYNC, ino: file.ino, timeNs: 0n, offset: 0, length: 0 });
-    await Promise.all([file.promise(), appends ? this.#syncJournal() : undefined]);
+    await Promise.all([file.promise(), appends ? this.#syncs.sync() : undefined]);
   }
 
   /** The flush failed: all is as before it. */
@@ -367,7 +354,7 @@ export class Staging {
   /** What was flushed is committed. */
   committed(file: StagedFile, flush: Flush, nowNs: bigint): void {
     this.#flushed(file);
-    this.#commits++;
+    if (this.#promises) this.#syncs.committed();
     if (file.selfKept) {
       this.appends.committed(file, flush.append, nowNs);
       if (flush.append !== undefined) this.#syncSoon(file);
@@ -412,14 +399,7 @@ export class Staging {
 
   /** What is committed must not be committed again after a power cut: another node may have changed it since. */
   #syncSoon(file: StagedFile): void {
-    if (!file.promised || this.#syncTimer !== undefined) return;
-    this.#syncTimer = setTimeout(() => {
-      this.#syncTimer = undefined;
-      this.#syncs++;
-      // It comes again with the next commit; a disk that fails is met by the next write.
-      const done = (): number => this.#syncs--;
-      this.#syncJournal().then(done, done);
-    }, SYNC_SOON_MS).unref();
+    if (file.promised) this.#syncs.soon();
   }
 
   #append(frame: Frame): void {
@@ -438,7 +418,7 @@ export class Staging {
     }
     // The marks of flushes under way count frames of the journal as it is.
     const flushing = this.#files.values().some((file) => file.flushing !== undefined);
-    if (this.#journal.overgrown && !flushing && this.#syncs === 0) this.#tryRewrite();
+    if (this.#journal.overgrown && !flushing && !this.#syncs.underWay) this.#tryRewrite();
   }
 
   /** The journal as it stands says the same. */
@@ -455,7 +435,7 @@ export class Staging {
   }
 
   close(): void {
-    clearTimeout(this.#syncTimer);
+    this.#syncs.close();
     this.#segments.close();
     this.#journal.close();
   }

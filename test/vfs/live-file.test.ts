@@ -238,7 +238,13 @@ test('an append for a part of which the disk had room is not in the file', () =>
       throw Object.assign(new Error('no space'), { code: 'ENOSPC' });
     }
   }
-  const staging = new Staging({ dir: tempDir('staging'), life: 'life', bootId: 'boot', promises: false, isCommitted: () => false });
+  const staging = new Staging({
+    dir: tempDir('staging'),
+    life: 'life',
+    bootId: 'boot',
+    promises: false,
+    isCommitted: () => false,
+  });
   onTestFinished(() => staging.close());
   const whole = wholeFiles();
   const content: FileContent = { size: 5, extents: [], inline: Buffer.from('base,') };

@@ -13,6 +13,9 @@ import { replaceMethod } from '../support/replace-method.ts';
 import { appendElsewhere, readElsewhere, sizeElsewhere, writeElsewhere } from '../fs-gateway/passthrough-volume.ts';
 import { lookUp } from '../tools/volume-files.ts';
 import { loseStore } from '../fs-gateway/writeback-cases.ts';
+import { Repeats } from '../../fs-gateway/meta/repeats.ts';
+import { VolumeKeys } from '../../lib/volume/keys.ts';
+import { flushOperation } from '../../fs-gateway/vfs/append.ts';
 
 const O_RDWR = 2;
 const O_APPEND = 0o2000;
@@ -178,3 +181,11 @@ async function opened(
   const { handle } = await volume.operations.open(caller(), ino, flags);
   return { ino, handle };
 }
+
+test('requests of programs write over no record of a commit', () => {
+  const repeats = new Repeats(new VolumeKeys('lake'), 'mount');
+  const commit = repeats.record(flushOperation(7, 1n), 0).key;
+  const requests = Array.from({ length: 2048 }, (_, n) => repeats.record(`create ${n}`, 0).key);
+  expect(new Set(requests.map(({ field }) => field)).size).toBe(1024);
+  expect(requests).not.toContainEqual(commit);
+});
