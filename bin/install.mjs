@@ -106,7 +106,8 @@ const built = (name, needs, command, args, env, result) => async () => {
   const build = join(services, `.build-${name}-${process.pid}`);
   mkdirSync(build, { recursive: true });
   try {
-    const outcome = await run(command, args(build), { env: env(build) });
+    // What a tool leaves where it runs (Maven's markers) goes with the folder.
+    const outcome = await run(command, args(build), { env: env(build), cwd: build });
     if (outcome.ok) renameSync(join(build, result), join(services, name));
     return outcome;
   } finally {
