@@ -1,7 +1,7 @@
 /** What ends an instant on Redis, and what is left of one. */
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { InstantLostError } from '../../lib/meta/instant-lost.ts';
-import { V, apply, key, openFor, put } from '../support/meta-helpers.ts';
+import { BUCKET, V, apply, key, openFor, put } from '../support/meta-helpers.ts';
 import { startRedis } from '../support/redis.ts';
 import type { RedisServer } from '../support/redis.ts';
 import { missing } from '../support/services.ts';
@@ -76,4 +76,30 @@ describe.skipIf(missing('redis-server'))('with a redis-server', () => {
     await old.close();
     await (await engine.instant(V)).close();
   });
+
+  test.each(['lives', 'has ended', 'has ended, and others were opened'])(
+    'a session of an older Penstock that is opened while an instant stands ends it: its commits would be mixed in (%s)',
+    async (state) => {
+      const engine = await openFor(server.url());
+      await apply(engine, put('a', 'old'));
+      const instant = await engine.instant(V);
+      await (await openFor(server.url())).close();
+      expect((await instant.read([key('a')]))[0]?.value.toString()).toBe('old');
+      // What the opening of a former version does, a commit that keeps nothing, and its end.
+      const id = await server.admin.incr('penstock:last-session');
+      await server.admin.hset('penstock:sessions', String(id), '{"kind":"mount"}');
+      await server.admin.hset(`penstock:session:${id}`, 'x', '9999999999999');
+      await server.admin.hset(BUCKET, 'a', '0123456789mixed in');
+      if (state !== 'lives') {
+        await server.admin.hdel('penstock:sessions', String(id));
+        await server.admin.del(`penstock:session:${id}`);
+      }
+      if (state.endsWith('opened')) await openFor(server.url());
+      await expect(instant.read([key('a')])).rejects.toThrow('a session of an older Penstock was opened');
+      await expect(instant.scan(BUCKET, '', 10)).rejects.toBeInstanceOf(InstantLostError);
+      if (state === 'lives') return;
+      const next = await engine.instant(V);
+      expect((await next.read([key('a')]))[0]?.value.toString()).toBe('mixed in');
+    },
+  );
 });

@@ -5,7 +5,7 @@
  * Invariants
  * - Opening is one script, so between two commits. No commit waits for an instant; while none stands, it costs a commit one look.
  * - Each read asks in the same script whether the instant stands. So what was kept is complete when it is read.
- * - Sessions of a Penstock that keeps nothing are refused by name, as their commits would be torn out of the instant.
+ * - Sessions of a Penstock that keeps nothing are refused by name, as their commits would be torn out of the instant. One that is opened later ends it.
  * Failure: killed, its lease runs out: the next commit ends it, and whoever opens an instant of the tag next clears what was kept.
  * Limits: INSTANTS_MAX in a tag; BEFORE_BYTES_MAX kept for one (commit-script.ts), then it is lost.
  */
@@ -24,7 +24,7 @@ import {
   SCAN_BEFORE_SCRIPT,
   SCAN_INSTANT_SCRIPT,
 } from './instant-scripts.ts';
-import { SESSIONS_KEY, SESSION_PREFIX, beforeKey, instantsKey } from './keys.ts';
+import { KEEPING_KEY, LAST_SESSION_KEY, SESSIONS_KEY, SESSION_PREFIX, beforeKey, instantsKey } from './keys.ts';
 import { SCAN_COUNT, flatPairs, scanReply } from './replies.ts';
 import { Script } from './script.ts';
 
@@ -65,14 +65,16 @@ export class RedisInstants {
     const id = `${session}-${++this.#count}`;
     const limits = [String(Math.ceil(leaseMs)), SESSION_PREFIX, String(INSTANTS_MAX)];
     const answer = String(
-      await openScript.run(connection, ['2', argument(instantsKey(tag)), SESSIONS_KEY, id, ...limits]),
+      await openScript.run(connection, ['4', ...instantKeys(tag), SESSIONS_KEY, id, ...limits]),
     );
     if (answer === 'F') throw tooManyInstants(url, tag);
     if (answer.startsWith('O')) {
       const why = `session ${answer.slice(1)} is of an older Penstock, whose commits no instant can see: upgrade its program`;
       throw new PenstockError('unsupported', `${url}: ${why}`);
     }
-    const instant: RedisInstant = new RedisInstant(this.#options, tag, id, () => this.#open.delete(instant));
+    const instant: RedisInstant = new RedisInstant(this.#options, tag, { id, older: answer.slice(1) }, () =>
+      this.#open.delete(instant),
+    );
     this.#open.add(instant);
     return instant;
   }
@@ -82,24 +84,32 @@ export class RedisInstants {
   }
 }
 
+interface Opened {
+  readonly id: string;
+  readonly older: string;
+}
+
 class RedisInstant implements Instant {
   readonly #options: InstantsOptions;
   readonly #tag: string;
   readonly #id: string;
-  readonly #instants: Argument;
+  /** How many sessions of an older Penstock had been counted. */
+  readonly #older: string;
+  readonly #keys: readonly Argument[];
   readonly #before: string;
   readonly #onClose: () => void;
   readonly #timer: NodeJS.Timeout;
   #closed = false;
 
-  constructor(options: InstantsOptions, tag: string, id: string, onClose: () => void) {
+  constructor(options: InstantsOptions, tag: string, { id, older }: Opened, onClose: () => void) {
     this.#options = options;
     this.#tag = tag;
     this.#id = id;
-    this.#instants = argument(instantsKey(tag));
+    this.#older = older;
+    this.#keys = instantKeys(tag);
     this.#before = beforeKey(tag, id);
     this.#onClose = onClose;
-    const renew = ['1', this.#instants, id, String(Math.ceil(options.leaseMs))];
+    const renew = ['3', ...this.#keys, id, older, String(Math.ceil(options.leaseMs))];
     this.#timer = setInterval(() => {
       // Whether it stands is asked by every read; a renewal that failed is made again at the next third.
       renewScript.run(options.connection, renew).catch(() => undefined);
@@ -182,8 +192,7 @@ class RedisInstant implements Instant {
       const portion = keys.slice(at, at + READ_KEYS_MAX);
       const buckets = new Map<string, number>();
       const addresses = portion.flatMap(({ bucket, field }) => {
-        // The first of KEYS is that of the instants.
-        const index = buckets.get(bucket) ?? buckets.size + 2;
+        const index = buckets.get(bucket) ?? this.#keys.length + buckets.size + 1;
         buckets.set(bucket, index);
         return [String(index), argument(field)];
       });
@@ -200,13 +209,18 @@ class RedisInstant implements Instant {
     const { url, connection } = this.#options;
     if (this.#closed) throw new PenstockError('closed', `${url}: the instant was closed`);
     this.#options.check();
-    const answer = await script.run(connection, [String(1 + keys.length), this.#instants, ...keys, this.#id, ...args]);
+    const all = [...this.#keys, ...keys];
+    const answer = await script.run(connection, [String(all.length), ...all, this.#id, this.#older, ...args]);
     if (!Buffer.isBuffer(answer)) return answer;
     throw new InstantLostError(
       url,
-      'too much was changed meanwhile, or this process stood still for longer than its lease',
+      'too much was changed meanwhile, a session of an older Penstock was opened, or this process stood still for longer than its lease',
     );
   }
+}
+
+function instantKeys(tag: string): readonly Argument[] {
+  return [argument(instantsKey(tag)), LAST_SESSION_KEY, KEEPING_KEY];
 }
 
 function asRecord(found: unknown): Buffer | null {

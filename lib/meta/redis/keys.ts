@@ -13,6 +13,8 @@
  *   penstock:before:{tag}<instant>           hash    <bucket>   '': something of this bucket was kept
  *   penstock:before:{tag}<instant>:<bucket>  hash    <field>    what was there at the instant; '': nothing
  *   penstock:last-session      string                the highest session id that was given
+ *   penstock:keeping           hash    last          the highest id of a session whose commits keep what they overwrite for instants
+ *                                      older         how often another id was found above it
  *   penstock:flush             string                written so that WAIT has a write to wait for
  *
  *   version    u32 session, u48 counter of that session, big-endian
@@ -29,6 +31,7 @@
  */
 export const SESSIONS_KEY = 'penstock:sessions';
 export const LAST_SESSION_KEY = 'penstock:last-session';
+export const KEEPING_KEY = 'penstock:keeping';
 export const FLUSH_KEY = 'penstock:flush';
 /** Followed by the session's id. */
 export const SESSION_PREFIX = 'penstock:session:';

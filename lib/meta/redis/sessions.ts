@@ -4,7 +4,7 @@ import type { SessionInfo, SessionOptions } from '../engine.ts';
 import { FIRST_SECOND } from '../session-id.ts';
 import { refusal } from './commit-codec.ts';
 import type { RedisConnection } from './connection.ts';
-import { LAST_SESSION_KEY, SESSIONS_KEY, SESSION_PREFIX, sessionKey } from './keys.ts';
+import { KEEPING_KEY, LAST_SESSION_KEY, SESSIONS_KEY, SESSION_PREFIX, sessionKey } from './keys.ts';
 import { Script } from './script.ts';
 import {
   END_SESSION_SCRIPT,
@@ -44,7 +44,7 @@ export class RedisSessions {
     // `instants`: its commits keep what they overwrite (instants.ts).
     const info = JSON.stringify({ kind, detail, host, pid, startedMs: Date.now(), instants: true });
     const answer = await openScript.run(this.#connection, [
-      ...['2', SESSIONS_KEY, LAST_SESSION_KEY],
+      ...['3', SESSIONS_KEY, LAST_SESSION_KEY, KEEPING_KEY],
       ...[info, String(Math.ceil(leaseMs)), SESSION_PREFIX, String(DEAD_KEPT_MS), String(FIRST_SECOND)],
     ]);
     const [id, epoch] = Array.isArray(answer) ? (answer as unknown[]) : [];

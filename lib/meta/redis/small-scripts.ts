@@ -5,8 +5,19 @@
  * the sessions of those who would free it.
  */
 
-/** KEYS sessions, last-session, ARGV info (JSON), leaseMs, prefix of session keys, deadKeptMs, seconds of 2020. Returns id, epoch. */
-export const OPEN_SESSION_SCRIPT = `#!lua flags=allow-oom
+/**
+ * A session of an older Penstock may come and go between two reads of an instant, and its commits keep nothing (instants.ts). It leaves an id that is
+ * not known as that of a newer one: this counts it. KEYS 2, 3: last-session, keeping.
+ */
+export const COUNT_OLDER = `
+local last = redis.call('GET', KEYS[2])
+if last and last ~= redis.call('HGET', KEYS[3], 'last') then
+  redis.call('HINCRBY', KEYS[3], 'older', 1)
+  redis.call('HSET', KEYS[3], 'last', last)
+end`;
+
+/** KEYS sessions, last-session, keeping, ARGV info (JSON), leaseMs, prefix of session keys, deadKeptMs, seconds of 2020. Returns id, epoch. */
+export const OPEN_SESSION_SCRIPT = `#!lua flags=allow-oom${COUNT_OLDER}
 local time = redis.call('TIME')
 local now = math.floor(time[1] * 1000 + time[2] / 1000)
 local sessions = redis.call('HKEYS', KEYS[1])
@@ -17,9 +28,10 @@ for _, id in ipairs(sessions) do
     redis.call('HDEL', KEYS[1], id)
   end
 end
-local id = math.max(tonumber(redis.call('GET', KEYS[2]) or '0') + 1, tonumber(time[1]) - ARGV[5])
+local id = math.max(tonumber(last or '0') + 1, tonumber(time[1]) - ARGV[5])
 local name = string.format('%.0f', id)
 redis.call('SET', KEYS[2], name)
+redis.call('HSET', KEYS[3], 'last', name)
 redis.call('HSET', KEYS[1], name, ARGV[1])
 redis.call('HSET', ARGV[3] .. name, 'x', string.format('%.0f', now + ARGV[2]), 'r', string.format('%.0f', now))
 local epoch = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
