@@ -64,9 +64,7 @@ export class RedisInstants {
     await sweepDead(connection, tag);
     const id = `${session}-${++this.#count}`;
     const limits = [String(Math.ceil(leaseMs)), SESSION_PREFIX, String(INSTANTS_MAX)];
-    const answer = String(
-      await openScript.run(connection, ['4', ...instantKeys(tag), SESSIONS_KEY, id, ...limits]),
-    );
+    const answer = String(await openScript.run(connection, ['4', ...instantKeys(tag), SESSIONS_KEY, id, ...limits]));
     if (answer === 'F') throw tooManyInstants(url, tag);
     if (answer.startsWith('O')) {
       const why = `session ${answer.slice(1)} is of an older Penstock, whose commits no instant can see: upgrade its program`;
