@@ -1,13 +1,14 @@
 /**
  * How many connections are open at a time, so that those who only connect take neither the memory nor the descriptors of the server.
  *
- * Invariants: never more than `max` are served, and of one address ADDRESS_SHARE of that, so that nobody shuts out all others. What is above it is answered 503 at its first
+ * Invariants: never more than `max` are served, and of one address (of IPv6: one /64, which is what a single host is given) ADDRESS_SHARE of that, so that nobody shuts out all
+ * others. What is above it is answered 503 at its first
  * request, without a look at who asks, and closed; but `/healthz` is answered, for a full server is no reason to restart it.
  * Limits: `max`, or less where the process may not have so many files open; REFUSING_MAX connections that are being refused, REFUSED_MS each, and of one address ADDRESS_SHARE of
  * these, too; what is above that is closed at once.
  */
 import { readFileSync } from 'node:fs';
-import type { Socket } from 'node:net';
+import { isIPv4, type Socket } from 'node:net';
 import type { App } from './context.ts';
 import type { ControlMetrics } from './metrics.ts';
 import { sendProblem } from './problem.ts';
@@ -60,7 +61,7 @@ export function boundConnections(app: App, configured: number, metrics: ControlM
       reply,
       503,
       'unavailable',
-      `too many connections are open: at most ${max} (${why}), ${served.addressMax} of one address`,
+      `too many connections are open: at most ${max} (${why}), ${served.addressMax} of one address (of IPv6: one /64)`,
     );
   });
 }
@@ -83,7 +84,7 @@ class Places {
 
   /** false: there is none left, or none for this address. */
   take(socket: Socket): boolean {
-    const { remoteAddress: address = '' } = socket;
+    const address = originOf(socket.remoteAddress ?? '');
     const own = this.#byAddress.get(address) ?? 0;
     if (this.#taken >= this.#max || own >= this.addressMax) return false;
     this.#taken++;
@@ -96,6 +97,21 @@ class Places {
     });
     return true;
   }
+}
+
+/** Whose an address is: an IPv4 one, also as IPv6 writes it (RFC 4291, 2.5.5.2), stands for itself, an IPv6 one for its /64 (RFC 6177). */
+export function originOf(address: string): string {
+  const [plain = ''] = address.split('%');
+  const mapped = plain.replace(/^::ffff:/i, '');
+  if (isIPv4(mapped)) return mapped;
+  const [head = '', tail] = plain.split('::');
+  const groups = head === '' ? [] : head.split(':');
+  if (tail !== undefined) {
+    const behind = tail === '' ? [] : tail.split(':');
+    while (groups.length + behind.length < 8) groups.push('0');
+    groups.push(...behind);
+  }
+  return groups.slice(0, 4).join(':');
 }
 
 const nameOf = ({ remoteAddress = '', remotePort = 0 }: Socket): string => `${remoteAddress} ${remotePort}`;

@@ -9,6 +9,7 @@ import { expect, onTestFinished, test } from 'vitest';
 import { makeCertificates } from '../support/certificates.ts';
 import { HANG_MS } from '../support/hang.ts';
 import { tempDir } from '../support/temp.ts';
+import { originOf } from '../../control/connection-bound.ts';
 import { openTestPipeline } from '../compactor/pipeline.ts';
 import { Control, startControl } from './control.ts';
 
@@ -104,4 +105,16 @@ test('a process that may have fewer files open bounds its connections by that: i
   const others = await Promise.all(Array.from({ length: 8 }, () => open(control, OTHER)));
   expect(await asked(await open(control, OTHER), '/healthz')).toMatch(/^HTTP\/1\.1 200 /);
   expect(others.every((socket) => !socket.destroyed)).toBe(true);
+});
+
+test.each([
+  ['192.0.2.7', '192.0.2.7'],
+  ['::ffff:192.0.2.7', '192.0.2.7'],
+  ['2001:db8:1:2:a:b:c:d', '2001:db8:1:2'],
+  ['2001:db8:1:2::9', '2001:db8:1:2'],
+  ['2001:db8::9', '2001:db8:0:0'],
+  ['fe80::1%eth0', 'fe80:0:0:0'],
+  ['::1', '0:0:0:0'],
+])('connections of %s count to %s: a host has a whole /64 of IPv6, and an IPv4 address one', (address, origin) => {
+  expect(originOf(address)).toBe(origin);
 });
