@@ -67,10 +67,11 @@ export class TrashCan {
     const view = VolumeView.over(engine, format.volume);
     this.#view = view;
     this.#progress = progress;
-    // Nobody waits for these orphans: a mount that has one open enters itself, and the others, or gc, remove them.
+    // Nobody waits for these orphans: a mount that has one open enters itself, and the others, or gc, remove them. Nothing is opened here.
     const orphans = {
       add: (change: Change, ino: number) => change.write(view.keys.orphan(ino), encodeOrphan(['trash'])),
       unlinked: () => undefined,
+      reserve: () => Promise.resolve(null),
     };
     this.#namespace = new Namespace({ view, time: new TimeSource(clock), format }, orphans);
   }

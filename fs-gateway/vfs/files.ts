@@ -21,7 +21,7 @@ import type { EarlyUploads } from './early-uploads.ts';
 import type { Flusher } from './flusher.ts';
 import type { FreshOpens } from './fresh-opens.ts';
 import type { Flushes } from './flushes.ts';
-import type { Namespace } from './namespace.ts';
+import type { Made, Namespace } from './namespace.ts';
 import { Errno, PosixError } from './operations.ts';
 import type { Caller, OpenResult, Result } from './operations.ts';
 import type { Opened, Passthrough } from './passthrough.ts';
@@ -161,7 +161,16 @@ export class Files {
     }
   }
 
-  #handle(node: Node, flags: number, opened: Opened | null): OpenResult {
+  #handle(node: Node, flags: number, opened: Opened | null): Result<OpenResult> {
+    // It is counted: from here on it stays. It may have been unlinked a moment ago, though, and its removal have begun before.
+    const removal = node.inode.nlink === 0 ? this.#orphans.removal(node.ino) : undefined;
+    if (removal === undefined) return this.#present(node, flags, opened);
+    return removal
+      .then(() => nodeOrThrow(this.#context.view, node.ino))
+      .then((now) => this.#present(now, flags, opened));
+  }
+
+  #present(node: Node, flags: number, opened: Opened | null): OpenResult {
     if (node.inode.nlink === 0) this.#orphans.inodeChanged(node.ino); // by its descriptor in /proc, or unlinked at this moment
     if ((flags & O_TRUNC) !== 0) this.#truncateStaged(node, 0);
     if ((flags & O_ACCMODE) !== 0) this.#earlyUploads.watch(node.ino);
@@ -177,7 +186,7 @@ export class Files {
     mode: number,
     flags: number,
     umask: number,
-  ): Promise<Node> {
+  ): Promise<Made> {
     try {
       return await this.#namespace.make(caller, parent, name, mode, umask);
     } catch (error) {
@@ -187,7 +196,7 @@ export class Files {
     const node = await this.#namespace.lookup(parent, name);
     if (node === null) throw new PosixError(Errno.ENOENT, `'${name}' was removed at once`);
     if (!isRegular(node.inode)) throw new PosixError(Errno.EEXIST, `'${name}' exists`);
-    return this.#freshOpens.check(caller, node.ino);
+    return { node: await this.#freshOpens.check(caller, node.ino), again: false, gone: false };
   }
 
   read(ino: number, handle: bigint, offset: number, size: number): Result<Buffer> {

@@ -17,7 +17,7 @@ import type { Files } from './files.ts';
 import type { Flushes } from './flushes.ts';
 import type { Locks } from './locks.ts';
 import { LookAhead } from './look-ahead.ts';
-import type { Namespace } from './namespace.ts';
+import type { Made, Namespace } from './namespace.ts';
 import { Errno, PosixError } from './operations.ts';
 import type {
   Caller,
@@ -39,6 +39,11 @@ import type { ExtendedAttributes } from './xattrs.ts';
 const O_APPEND = 0o2000;
 const MODE_BITS = 0o7777;
 const CREATABLE = new Set([0o140000, 0o100000, 0o060000, 0o020000, 0o010000]);
+
+interface Created {
+  readonly entry: Entry;
+  readonly open: OpenResult;
+}
 
 export interface FileSystemParts {
   readonly context: Context;
@@ -81,6 +86,12 @@ export class FileSystem implements Operations {
     const { files, context } = this.#parts;
     const entry = entryOfNode(node, context.ttlMs, files.uncommitted(node.ino));
     return files.isLive(node.ino) ? { ...entry, attributesTtlMs: 0 } : entry;
+  }
+
+  /** What a request made. Of what was made before, the kernel asks again before it believes the name. */
+  #made({ node, again }: Pick<Made, 'node' | 'again'>): Entry {
+    const entry = this.#entry(node);
+    return again ? { ...entry, entryTtlMs: 0 } : entry;
   }
 
   lookup(_caller: Caller, parent: bigint, name: string): Result<LookupResult> {
@@ -141,20 +152,20 @@ export class FileSystem implements Operations {
       const type = mode & S_IFMT;
       const full = (type === 0 ? S_IFREG : type) | (mode & MODE_BITS);
       if (!CREATABLE.has(full & S_IFMT)) throw new PosixError(Errno.EINVAL, `mode 0${mode.toString(8)}`);
-      return this.#entry(await this.#parts.namespace.make(caller, Number(parent), name, full, umask, { rdev }));
+      return this.#made(await this.#parts.namespace.make(caller, Number(parent), name, full, umask, { rdev }));
     });
   }
 
   mkdir(caller: Caller, parent: bigint, name: string, mode: number, umask: number): Result<Entry> {
     return this.#guard(async () => {
       const full = S_IFDIR | (mode & MODE_BITS);
-      return this.#entry(await this.#parts.namespace.make(caller, Number(parent), name, full, umask));
+      return this.#made(await this.#parts.namespace.make(caller, Number(parent), name, full, umask));
     });
   }
 
   symlink(caller: Caller, parent: bigint, name: string, target: Buffer): Result<Entry> {
     return this.#guard(async () =>
-      this.#entry(await this.#parts.namespace.symlink(caller, Number(parent), name, target)),
+      this.#made(await this.#parts.namespace.symlink(caller, Number(parent), name, target)),
     );
   }
 
@@ -182,7 +193,7 @@ export class FileSystem implements Operations {
 
   link(caller: Caller, ino: bigint, newParent: bigint, newName: string): Result<Entry> {
     return this.#guard(async () =>
-      this.#entry(await this.#parts.namespace.link(caller, Number(ino), Number(newParent), newName)),
+      this.#made(await this.#parts.namespace.link(caller, Number(ino), Number(newParent), newName)),
     );
   }
 
@@ -190,33 +201,27 @@ export class FileSystem implements Operations {
     return this.#guard(() => this.#parts.files.open(caller, Number(ino), flags));
   }
 
-  create(
-    caller: Caller,
-    parent: bigint,
-    name: string,
-    mode: number,
-    flags: number,
-    umask: number,
-  ): Result<{ readonly entry: Entry; readonly open: OpenResult }> {
+  create(caller: Caller, parent: bigint, name: string, mode: number, flags: number, umask: number): Result<Created> {
     return this.#guard(async () => {
       const full = S_IFREG | (mode & MODE_BITS);
-      const node = await this.#parts.files.create(caller, Number(parent), name, full, flags, umask);
-      return { entry: this.#entry(node), open: await this.#parts.files.opened(caller, node, flags) };
+      const made = await this.#parts.files.create(caller, Number(parent), name, full, flags, umask);
+      if (made.gone) return this.#unnamed(caller, Number(parent), full, flags, umask);
+      return { entry: this.#made(made), open: await this.#parts.files.opened(caller, made.node, flags) };
     });
   }
 
-  tmpfile(
-    caller: Caller,
-    parent: bigint,
-    mode: number,
-    flags: number,
-    umask: number,
-  ): Result<{ readonly entry: Entry; readonly open: OpenResult }> {
-    return this.#guard(async () => {
-      const full = S_IFREG | (mode & MODE_BITS);
-      const node = await this.#parts.namespace.makeUnnamed(caller, Number(parent), full, umask);
-      return { entry: this.#entry(node), open: await this.#parts.files.opened(caller, node, flags) };
-    });
+  tmpfile(caller: Caller, parent: bigint, mode: number, flags: number, umask: number): Result<Created> {
+    return this.#guard(() => this.#unnamed(caller, Number(parent), S_IFREG | (mode & MODE_BITS), flags, umask));
+  }
+
+  async #unnamed(caller: Caller, parent: number, mode: number, flags: number, umask: number): Promise<Created> {
+    const { namespace, files, orphans } = this.#parts;
+    const node = await namespace.makeUnnamed(caller, parent, mode, umask);
+    try {
+      return { entry: this.#made({ node, again: true }), open: await files.opened(caller, node, flags) };
+    } finally {
+      orphans.opened(node.ino);
+    }
   }
 
   read(_caller: Caller, ino: bigint, handle: bigint, offset: bigint, size: number): Result<Buffer> {

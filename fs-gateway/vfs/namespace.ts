@@ -28,6 +28,7 @@ import { KernelNames } from './kernel-names.ts';
 import type { Found } from './kernel-names.ts';
 import { Errno, PosixError, RENAME_EXCHANGE, RENAME_NOREPLACE } from './operations.ts';
 import type { Caller, KernelNotifier, Result } from './operations.ts';
+import { inherit } from './ownership.ts';
 import { isReserved } from './system-directories.ts';
 import { Trash } from './trash.ts';
 import type { Orphans } from './orphans.ts';
@@ -44,16 +45,29 @@ export interface Requested {
   readonly uid?: number;
 }
 
+/** What a request made. */
+export interface Made {
+  readonly node: Node;
+  /** An earlier worker made it and was killed before the kernel knew: another mount may have taken its name since. */
+  readonly again: boolean;
+  /** Another mount has, and the inode is removed: `node` is what was made, without a name. */
+  readonly gone: boolean;
+}
+
 export type NamespaceContext = Pick<Context, 'view' | 'time' | 'format'>;
 
 export class Namespace {
   readonly #context: NamespaceContext;
-  readonly #orphans: Pick<Orphans, 'add' | 'unlinked'>;
+  readonly #orphans: Pick<Orphans, 'add' | 'reserve' | 'unlinked'>;
   readonly #trash: Trash;
   readonly #acls: Acls;
   readonly #kernel: KernelNames;
 
-  constructor(context: NamespaceContext, orphans: Pick<Orphans, 'add' | 'unlinked'>, notifier?: KernelNotifier) {
+  constructor(
+    context: NamespaceContext,
+    orphans: Pick<Orphans, 'add' | 'reserve' | 'unlinked'>,
+    notifier?: KernelNotifier,
+  ) {
     this.#context = context;
     this.#orphans = orphans;
     this.#trash = new Trash(context);
@@ -100,7 +114,7 @@ export class Namespace {
     mode: number,
     umask: number,
     fields: Partial<Inode> = {},
-  ): Promise<Node> {
+  ): Promise<Made> {
     assertNewName(parent, name);
     const { view, time } = this.#context;
     const ino = await view.newId('ino');
@@ -116,14 +130,31 @@ export class Namespace {
       change.touchDirectory(parent, nowNs, directory ? 1 : 0);
       change.count(1, 0, await view.quotas.account(parentNode.inode.quota));
     });
-    return nodeOrThrow(view, repeated ?? ino);
+    if (repeated === undefined) return { node: await nodeOrThrow(view, ino), again: false, gone: false };
+    const node = await view.node(repeated);
+    if (node !== null) return { node, again: true, gone: false };
+    return { node: await this.#asMade(repeated, caller, parent, mode & ~umask, fields), again: true, gone: true };
   }
 
-  /** O_TMPFILE. */
-  async makeUnnamed(caller: Caller, parent: number, mode: number, umask: number): Promise<Node> {
+  /** Nobody but the caller will see it: nothing is committed. */
+  async #asMade(ino: number, caller: Caller, parent: number, mode: number, fields: Partial<Inode>): Promise<Node> {
+    const { view, time } = this.#context;
+    const directory = await nodeOrThrow(view, parent);
+    const inode = inherit(directory, caller, mode, time.nowNs(), { ...fields, nlink: 0 });
+    return { ino, inode, version: directory.version, entriesChangedNs: 0n, subdirectories: 0 };
+  }
+
+  /** O_TMPFILE. What it makes is reserved: `Orphans.opened` is to be called when its open is counted, or has failed. */
+  async makeUnnamed(
+    caller: Caller,
+    parent: number,
+    mode: number,
+    umask: number,
+    operation = caller.operation,
+  ): Promise<Node> {
     const { view, time } = this.#context;
     const ino = await view.newId('ino');
-    const { repeated } = await view.change(caller.operation, async (change) => {
+    const { repeated } = await view.change(operation, async (change) => {
       const directory = await writableDirectory(view, parent);
       const { uid, gid } = caller;
       change.expectNode(directory);
@@ -132,17 +163,21 @@ export class Namespace {
       this.#orphans.add(change, ino);
       change.count(1, 0, await view.quotas.account(directory.inode.quota));
     });
-    return nodeOrThrow(view, repeated ?? ino);
+    const node = await this.#orphans.reserve(repeated ?? ino);
+    if (node !== null) return node;
+    if (repeated === undefined) throw new PosixError(Errno.EIO, `inode ${ino} was removed while it was made`);
+    // An earlier worker made it and was killed before anybody knew: it had no name and nobody had it open, so it was removed. Another is as good.
+    return this.makeUnnamed(caller, parent, mode, umask, `${operation} again`);
   }
 
-  symlink(caller: Caller, parent: number, name: string, target: Buffer): Promise<Node> {
+  symlink(caller: Caller, parent: number, name: string, target: Buffer): Promise<Made> {
     return this.make(caller, parent, name, S_IFLNK | 0o777, 0, { target: Buffer.from(target), size: target.length });
   }
 
-  async link(caller: Caller, ino: number, parent: number, name: string): Promise<Node> {
+  async link(caller: Caller, ino: number, parent: number, name: string): Promise<Made> {
     assertNewName(parent, name);
     const { view, time } = this.#context;
-    await view.change(caller.operation, async (change) => {
+    const { repeated } = await view.change(caller.operation, async (change) => {
       const node = await nodeOrThrow(view, ino);
       refuseFrozen(node);
       if ((node.inode.flags & INODE_TRASHED) !== 0) throw new PosixError(Errno.ENOENT, `inode ${ino} was removed`);
@@ -161,7 +196,7 @@ export class Namespace {
       change.putEntry(parent, name, null, ino, (node.inode.mode & S_IFMT) >> 12, { told: true });
       change.touchDirectory(parent, nowNs, 0);
     });
-    return nodeOrThrow(view, ino);
+    return { node: await nodeOrThrow(view, ino), again: repeated !== undefined, gone: false };
   }
 
   async unlink({ operation, uid }: Requested, parent: number, name: string): Promise<void> {

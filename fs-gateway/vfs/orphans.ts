@@ -6,6 +6,7 @@
  * once while no other mount of the volume lives. Whoever is last removes the records, in portions and in the background.
  * Invariants
  * - While a live mount that was heard of within the grace period has the file open, its inode and extents stay.
+ * - What is about to be opened here is reserved and stays; an open that meets a removal under way waits for it, and learns whether the file is there.
  * - Objects are never deleted here: gc does, when no extent refers to them and its own grace period is over.
  * Failure: a mount that dies is taken out by the others once its session is over for the grace period (`#sweep`), or by gc.
  * Limits: PORTION files in one commit, SWEEP_MAX records looked at in a sweep.
@@ -43,6 +44,8 @@ export class Orphans {
   readonly #waiting = new Map<number, number>();
   /** Where this mount is entered because it has the file open. */
   readonly #entered = new Set<number>();
+  /** Files that are about to be opened here. */
+  readonly #reserved = new Set<number>();
   #timer: NodeJS.Timeout | undefined;
   readonly #sweeper: NodeJS.Timeout;
   #running: Promise<void> | undefined;
@@ -63,6 +66,34 @@ export class Orphans {
     this.#options.onUnlinked(ino);
     if (this.#options.open.isOpen(ino)) return;
     this.#wait(ino, ORPHAN_GRACE_MS);
+  }
+
+  /** The file without names that is about to be opened here, which stays until `opened`; null: it is gone. */
+  async reserve(ino: number): Promise<Node | null> {
+    this.#reserved.add(ino);
+    let node: Node | null = null;
+    try {
+      await this.removal(ino);
+      node = await this.#options.view.node(ino);
+    } finally {
+      if (node === null) this.#reserved.delete(ino);
+    }
+    return node;
+  }
+
+  /** The open of a file that was reserved is counted, or has failed. */
+  opened(ino: number): void {
+    this.#reserved.delete(ino);
+    if (!this.#options.open.isOpen(ino)) this.#wait(ino, 0);
+  }
+
+  /** Behind it, what was open or reserved when it was asked for stays, or is gone. Undefined: nobody here removes it. */
+  removal(ino: number): Promise<void> | undefined {
+    return this.#waiting.has(ino) ? this.#running?.catch(() => undefined) : undefined;
+  }
+
+  #isWanted(ino: number): boolean {
+    return this.#reserved.has(ino) || this.#options.open.isOpen(ino);
   }
 
   /** After the last close here of a file without names. Its ctime is when the last one went. */
@@ -138,9 +169,9 @@ export class Orphans {
 
   async #settle(): Promise<void> {
     if (this.#waiting.size === 0) return;
-    const { view, mountId, clock, open } = this.#options;
+    const { mountId, clock, view } = this.#options;
     // Asked before: whoever mounts from now on cannot find these files any more.
-    for (const ino of this.#waiting.keys()) if (open.isOpen(ino)) this.#waiting.delete(ino);
+    for (const ino of this.#waiting.keys()) if (this.#isWanted(ino)) this.#waiting.delete(ino);
     const unlinked = [...this.#waiting];
     const alive = await this.#alive();
     const alone = [...alive].every((mount) => mount === mountId);
@@ -185,7 +216,7 @@ export class Orphans {
 
   /** Takes over what an earlier worker of this mount, or a mount that is dead, has left. */
   async #sweep(): Promise<void> {
-    const { view, mountId, open } = this.#options;
+    const { view, mountId } = this.#options;
     if (this.#waiting.size > 0 || this.#closed) return;
     const alive = await this.#alive();
     const left: number[] = [];
@@ -195,7 +226,7 @@ export class Orphans {
       for (const [field, { value }] of page.entries) {
         const mounts = decodeOrphan(value);
         const wanted = mounts.some((mount) => mount !== mountId && alive.has(mount));
-        if ((!wanted || mounts.includes(mountId)) && !open.isOpen(Number(field))) left.push(Number(field));
+        if ((!wanted || mounts.includes(mountId)) && !this.#isWanted(Number(field))) left.push(Number(field));
       }
       seen += page.entries.length;
       cursor = page.cursor;
