@@ -1,8 +1,8 @@
 /**
  * The thin path for bulk data: GETs whose length is known, from kept connections straight into the caller's buffer. The ordinary client makes
  * a buffer per 64 KiB, joins them, and its garbage has V8 look through the whole heap again and again: that was a third of the CPU of a cold
- * read. The request is the SDK's own, signed; and only a plain, whole answer is taken here. With any other (an error, a redirect, another
- * length, a chunked body) the answer is null: the ordinary client asks again, and says what is wrong.
+ * read. The request comes signed, from the SDK or from signed-gets.ts; and only a plain, whole answer is taken here. With any other (an error, a redirect,
+ * another length, a chunked body) the answer is null, or `refused` where that is the caller's own fault (4xx): the ordinary client asks again, and says what is wrong.
  *
  * Invariants: nothing is written to the target after the promise has settled. A connection is used again only when its answer ended where it
  * said. Failure: a cut or silent connection rejects with ECONNRESET or ETIMEDOUT, which the SDK tries again; on a connection that was idle it
@@ -19,8 +19,9 @@ const HEAD_BYTES_MAX = 16_384;
 const READ_BYTES_MAX = 2 ** 20;
 const IDLE_MS = 10_000;
 const HEAD_END = Buffer.from('\r\n\r\n');
+const REFUSED = /^HTTP\/1\.[01] 4\d\d(?: |\r|$)/;
 
-/** Of the SDK's signed request what is needed here. */
+/** Of a signed request what is needed here. */
 export interface DirectRequest {
   readonly protocol: string;
   readonly hostname: string;
@@ -34,6 +35,9 @@ export interface DirectAnswer {
   readonly statusCode: number;
   readonly headers: Record<string, string>;
 }
+
+/** Null and `refused`: ask another way. */
+export type DirectOutcome = DirectAnswer | 'refused' | null;
 
 export interface DirectLimits {
   readonly connectionsMax: number;
@@ -50,8 +54,8 @@ export class DirectGets {
     this.#limits = limits;
   }
 
-  /** Resolves when `target` is full, or null: ask another way. Rejects like the SDK's own handler. */
-  async get(request: DirectRequest, target: Buffer, signal: AbortSignal | undefined): Promise<DirectAnswer | null> {
+  /** Resolves when `target` is full, or it has to be asked for another way. Rejects like the SDK's own handler. */
+  async get(request: DirectRequest, target: Buffer, signal: AbortSignal | undefined): Promise<DirectOutcome> {
     const head = headOf(request);
     const connection = head === null || target.length === 0 ? null : this.#connection(request);
     if (head === null || connection === null) return null;
@@ -92,7 +96,7 @@ interface Exchange {
   /** The head of the answer, once it is whole. */
   answer: DirectAnswer | undefined;
   filled: number;
-  readonly settled: PromiseWithResolvers<DirectAnswer | null>;
+  readonly settled: PromiseWithResolvers<DirectOutcome>;
 }
 
 class Connection {
@@ -137,8 +141,8 @@ class Connection {
     return same && this.#exchange === undefined && !this.#ended;
   }
 
-  exchange(head: string, target: Buffer, ranged: boolean): Promise<DirectAnswer | null> {
-    const settled = Promise.withResolvers<DirectAnswer | null>();
+  exchange(head: string, target: Buffer, ranged: boolean): Promise<DirectOutcome> {
+    const settled = Promise.withResolvers<DirectOutcome>();
     this.#exchange = { target, ranged, answer: undefined, filled: 0, settled };
     if (this.#used) this.#socket.setTimeout(this.#limits.silenceMs);
     this.#socket.ref();
@@ -182,10 +186,11 @@ class Connection {
     const { target, ranged } = exchange;
     const end = this.#head.subarray(0, this.#headBytes).indexOf(HEAD_END);
     if (end < 0 && this.#headBytes < HEAD_BYTES_MAX - 1) return;
-    const answer = end < 0 ? null : parseHead(this.#head.toString('latin1', 0, end), ranged ? 206 : 200, target.length);
+    const head = end < 0 ? '' : this.#head.toString('latin1', 0, end);
+    const answer = parseHead(head, ranged ? 206 : 200, target.length);
     const body = this.#head.subarray(end + HEAD_END.length, this.#headBytes);
     if (answer === null || body.length > target.length) {
-      this.#settle(exchange, null);
+      this.#settle(exchange, REFUSED.test(head) ? 'refused' : null);
       this.end(new Error('left to the ordinary client'));
       return;
     }
@@ -200,7 +205,7 @@ class Connection {
     if (answer.headers['connection']?.toLowerCase() === 'close') this.end(new Error('closed by the server'));
   }
 
-  #settle({ settled }: Exchange, answer: DirectAnswer | null): void {
+  #settle({ settled }: Exchange, answer: DirectOutcome): void {
     this.#exchange = undefined;
     // Not when the next exchange begins: where its first bytes go is asked as soon as the last ones of this are here.
     this.#headBytes = 0;

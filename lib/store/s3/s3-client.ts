@@ -17,8 +17,10 @@ import { systemClock } from '../../clock.ts';
 import { PenstockError } from '../../errors.ts';
 import type { CredentialSource, StoreCredentials } from '../store.ts';
 import { DirectGets } from './direct-gets.ts';
+import type { DirectRequest } from './direct-gets.ts';
 import { Pace } from './pace.ts';
 import type { S3Options } from './s3-options.ts';
+import { SignedGets } from './signed-gets.ts';
 
 const CONNECT_TIMEOUT_MS = 5000;
 /** No byte for this long: the connection is dead. */
@@ -34,18 +36,25 @@ const PAUSE_MS_MAX = 5000;
 /** Another conditional request was in progress on the key (S3's 409): the answer comes with the next try. */
 const RETRYABLE_CLIENT_ERRORS = new Set(['ConditionalRequestConflict', 'OperationAborted']);
 
+export interface S3Access {
+  readonly client: S3Client;
+  /** Past the client. */
+  readonly gets: SignedGets;
+}
+
 /** Without credentials, those of the AWS chain. `lookup`: how hosts are resolved, of requests without `into`. */
-export function makeS3Client(
+export function makeS3Access(
   options: S3Options,
   credentials: StoreCredentials | CredentialSource | undefined,
   lookup?: LookupFunction,
-): S3Client {
+): S3Access {
+  const handler = new WholeResponseHandler(options, lookup);
   const client = new S3Client({
     ...(credentials === undefined ? {} : { credentials: given(credentials) }),
     region: options.region,
     forcePathStyle: options.pathStyle,
     ...(options.endpoint === null ? {} : { endpoint: options.endpoint }),
-    requestHandler: new WholeResponseHandler(options, lookup),
+    requestHandler: handler,
     retryStrategy: new BoundedRetry(options.attemptsMax),
     // Checksums that the server did not ask for break some S3 servers' streaming; content is checked end to end above this layer.
     requestChecksumCalculation: 'WHEN_REQUIRED',
@@ -60,7 +69,13 @@ export function makeS3Client(
     },
     { step: 'build', name: 'hashBody' },
   );
-  return client;
+  const gets = new SignedGets({
+    connections: handler.direct,
+    credentials: () => client.config.credentials(),
+    admitRequest: (signal) => handler.admitRequest(signal),
+    admitBytes: (bytes, signal) => handler.admitBytes(bytes, signal),
+  });
+  return { client, gets };
 }
 
 /**
@@ -97,12 +112,14 @@ type HandlerOptions = NonNullable<Parameters<NodeHttpHandler['handle']>[1]>;
 export interface SendOptions extends HandlerOptions {
   /** For a GET: where its body is to go. It may come in memory of its own all the same. */
   readonly into?: Buffer;
+  /** Gets the request as it was sent, once the server has filled `into`. */
+  readonly onFilled?: (request: DirectRequest) => void;
   /** A longer body is refused (`too-large`); without it one of more than ANSWER_BYTES_MAX. */
   readonly bytesMax?: number;
 }
 
 class WholeResponseHandler extends NodeHttpHandler {
-  readonly #direct: DirectGets;
+  readonly direct: DirectGets;
   readonly #requests: Pace | null;
   readonly #bytes: Pace | null;
 
@@ -118,7 +135,7 @@ class WholeResponseHandler extends NodeHttpHandler {
       // Calls that wait for a socket are normal here: the pool is the limit.
       socketAcquisitionWarningTimeout: TIMER_MS_MAX,
     });
-    this.#direct = new DirectGets({
+    this.direct = new DirectGets({
       connectionsMax: direct,
       connectTimeoutMs: CONNECT_TIMEOUT_MS,
       silenceMs: SILENCE_MAX_MS,
@@ -127,17 +144,27 @@ class WholeResponseHandler extends NodeHttpHandler {
     this.#bytes = options.bytesPerSecond === null ? null : new Pace(options.bytesPerSecond, systemClock);
   }
 
+  async admitRequest(signal: AbortSignal | undefined): Promise<void> {
+    await this.#requests?.wait(1, signal);
+  }
+
+  /** Of what came how much is known only then: it is waited for, so that the next request is not too early. */
+  async admitBytes(bytes: number, signal: AbortSignal | undefined): Promise<void> {
+    await this.#bytes?.wait(bytes, signal);
+  }
+
   override async handle(
     ...[request, options]: Parameters<NodeHttpHandler['handle']>
   ): ReturnType<NodeHttpHandler['handle']> {
     const signal = options?.abortSignal instanceof AbortSignal ? options.abortSignal : undefined;
     const sent: unknown = request.body;
-    await this.#requests?.wait(1, signal);
-    if (sent instanceof Uint8Array) await this.#bytes?.wait(sent.byteLength, signal);
-    const { into, bytesMax = ANSWER_BYTES_MAX } = (options ?? {}) as SendOptions; // from #send of the store
-    const answer = into === undefined ? null : await this.#direct.get(request, into, signal);
-    if (answer !== null && into !== undefined) {
-      await this.#bytes?.wait(into.length, signal);
+    await this.admitRequest(signal);
+    if (sent instanceof Uint8Array) await this.admitBytes(sent.byteLength, signal);
+    const { into, onFilled, bytesMax = ANSWER_BYTES_MAX } = (options ?? {}) as SendOptions; // from the store
+    const answer = into === undefined ? null : await this.direct.get(request, into, signal);
+    if (answer !== null && answer !== 'refused' && into !== undefined) {
+      onFilled?.(request);
+      await this.admitBytes(into.length, signal);
       // The SDK looks at its fields, not at its class.
       const plain: Pick<Response, 'statusCode' | 'headers' | 'body'> = { ...answer, body: Readable.from([into]) };
       return { response: plain };
@@ -149,15 +176,14 @@ class WholeResponseHandler extends NodeHttpHandler {
       // What an object may have, an error may not.
       const most = response.statusCode < 300 ? bytesMax : Math.min(bytesMax, ANSWER_BYTES_MAX);
       const bytes = await readWhole(body, announced === undefined ? null : Number(announced), most, signal);
-      // How much comes is known only now: what came is waited for, so that the next request is not too early.
-      await this.#bytes?.wait(bytes.length, signal);
+      await this.admitBytes(bytes.length, signal);
       response.body = Readable.from(bytes.length === 0 ? [] : [bytes]);
     }
     return { response };
   }
 
   override destroy(): void {
-    this.#direct.destroy();
+    this.direct.destroy();
     super.destroy();
   }
 }

@@ -115,3 +115,16 @@ function explain(code: ErrorCode, { name, message, status }: S3Failure, context:
   if (code === 'unavailable' && status === null) return `${server} does not answer (${name}: ${message})`;
   return `${name}${status === null ? '' : ` (HTTP ${status})`}: ${message}`;
 }
+
+export function changed(what: string, etag: string, cause?: unknown): PenstockError {
+  return new PenstockError('conflict', `${what}: its etag is not ${etag}`, { cause });
+}
+
+/** A proxy or cache between us and the server that mixes up ranges: of others' objects nothing else would show it. */
+export function otherRange(what: string, first: string, wanted: number): PenstockError {
+  return new PenstockError('corrupt', `${what}: the answer begins at byte ${first}, not at ${wanted} as was asked for`);
+}
+
+export function tooShort(what: string, bytes: number, wanted: number): PenstockError {
+  return new PenstockError('corrupt', `${what}: it has ${bytes} bytes, not the ${wanted} that were asked for`);
+}

@@ -34,12 +34,14 @@ import type {
   PutOptions,
   StoreCredentials,
 } from '../store.ts';
-import { ANSWER_BYTES_MAX, makeS3Client } from './s3-client.ts';
+import type { DirectRequest } from './direct-gets.ts';
+import { ANSWER_BYTES_MAX, makeS3Access } from './s3-client.ts';
 import type { SendOptions } from './s3-client.ts';
-import { failureOf, isAbsent, isPreconditionFailed, toStoreError } from './s3-errors.ts';
+import { changed, failureOf, isAbsent, isPreconditionFailed, otherRange, tooShort, toStoreError } from './s3-errors.ts';
 import { firstAnswer } from './hedge.ts';
 import { parseS3Url } from './s3-options.ts';
 import type { S3Options } from './s3-options.ts';
+import type { SignedGets } from './signed-gets.ts';
 
 const PART_BYTES = 8 * 2 ** 20;
 const PART_PARALLEL = 4;
@@ -59,13 +61,14 @@ class S3Store implements ObjectStore {
   readonly url: string;
   readonly #options: S3Options;
   readonly #client: S3Client;
+  readonly #gets: SignedGets;
   readonly #base: string;
   #bucketSeen = false;
   #closed = false;
 
   constructor(options: S3Options, credentials: StoreCredentials | CredentialSource | undefined) {
     this.#options = options;
-    this.#client = makeS3Client(options, credentials);
+    ({ client: this.#client, gets: this.#gets } = makeS3Access(options, credentials));
     this.#base = `s3://${options.bucket}/${options.prefix}`;
     const query = new URLSearchParams({ region: options.region });
     if (options.endpoint !== null) query.set('endpoint', options.endpoint);
@@ -105,38 +108,58 @@ class S3Store implements ObjectStore {
     const { offset = 0, length, ifMatch, into } = options;
     // HTTP has no empty range.
     if (length === 0) return this.#getNothing(key, what, options);
+    const address = this.#address(key);
+    // Two requests of one GET would write into one another's answer.
+    const direct = into?.length === length && this.#options.hedgeMs === null ? into : undefined;
+    return this.#call(what, key, options, 1, async (deadline) => {
+      const { Key } = address;
+      const past =
+        direct === undefined ? null : await this.#gets.get({ key: Key, offset, into: direct, ifMatch }, deadline);
+      if (past === 'full' && direct !== undefined) return direct;
+      const learn = (request: DirectRequest): void => this.#gets.learn(request, Key);
+      const sending = direct === undefined ? {} : { into: direct, onFilled: learn };
+      const bytes = await this.#getBySdk(key, what, options, sending, deadline);
+      if (past === 'refused') this.#gets.doubt();
+      if (into === undefined || bytes === into) return bytes;
+      bytes.copy(into);
+      return into;
+    });
+  }
+
+  async #getBySdk(
+    key: string,
+    what: string,
+    options: GetOptions,
+    sending: Pick<SendOptions, 'into' | 'onFilled'>,
+    deadline: AbortSignal,
+  ): Promise<Buffer> {
+    const { offset = 0, length, ifMatch } = options;
     const last = length === undefined ? '' : String(offset + length - 1);
     const input = {
       ...this.#address(key),
       ...(offset === 0 && length === undefined ? {} : { Range: `bytes=${offset}-${last}` }),
       ...(ifMatch === undefined ? {} : { IfMatch: `"${ifMatch}"` }),
     };
-    return this.#call(what, key, options, 1, async (deadline) => {
-      try {
-        // Two requests of one GET would write into one another's answer.
-        const direct = into !== undefined && this.#options.hedgeMs === null ? { into } : {};
-        const output = await firstAnswer(this.#options.hedgeMs, deadline, (signal) => {
-          // A server that does not know ranges sends more; what that is, is said below.
-          const bytesMax = length === undefined ? Infinity : Math.max(length, ANSWER_BYTES_MAX);
-          const sent: SendOptions = { abortSignal: signal, bytesMax, ...direct };
-          return this.#client.send(new GetObjectCommand(input), sent);
-        });
-        const bytes = await collect(output.Body as AsyncIterable<Buffer> | undefined); // Node's client gives a Readable
-        const first = /^bytes (\d+)-/.exec(output.ContentRange ?? '')?.[1];
-        if (first !== undefined && Number(first) !== offset) throw otherRange(what, first, offset);
-        const total = Number(/\/(\d+)$/.exec(output.ContentRange ?? '')?.[1] ?? output.ContentLength ?? bytes.length);
-        const wanted = length ?? total - offset;
-        if (bytes.length !== wanted) throw tooShort(what, offset + bytes.length, offset + wanted);
-        if (into === undefined || bytes === into) return bytes;
-        bytes.copy(into);
-        return into;
-      } catch (error) {
-        if (isPreconditionFailed(error) && ifMatch !== undefined) throw changed(what, ifMatch, error);
-        // The range begins at the end or behind it.
-        if (failureOf(error).status === 416) return this.#getNothing(key, what, options);
-        throw error;
-      }
-    });
+    try {
+      const output = await firstAnswer(this.#options.hedgeMs, deadline, (signal) => {
+        // A server that does not know ranges sends more; what that is, is said below.
+        const bytesMax = length === undefined ? Infinity : Math.max(length, ANSWER_BYTES_MAX);
+        const sent: SendOptions = { abortSignal: signal, bytesMax, ...sending };
+        return this.#client.send(new GetObjectCommand(input), sent);
+      });
+      const bytes = await collect(output.Body as AsyncIterable<Buffer> | undefined); // Node's client gives a Readable
+      const first = /^bytes (\d+)-/.exec(output.ContentRange ?? '')?.[1];
+      if (first !== undefined && Number(first) !== offset) throw otherRange(what, first, offset);
+      const total = Number(/\/(\d+)$/.exec(output.ContentRange ?? '')?.[1] ?? output.ContentLength ?? bytes.length);
+      const wanted = length ?? total - offset;
+      if (bytes.length !== wanted) throw tooShort(what, offset + bytes.length, offset + wanted);
+      return bytes;
+    } catch (error) {
+      if (isPreconditionFailed(error) && ifMatch !== undefined) throw changed(what, ifMatch, error);
+      // The range begins at the end or behind it.
+      if (failureOf(error).status === 416) return this.#getNothing(key, what, options);
+      throw error;
+    }
   }
 
   /** The empty answer to a read of no bytes inside of the object or at its end. */
@@ -421,17 +444,4 @@ function base64Of(crc32c: number): string {
 
 function unquote(etag: string | undefined): string {
   return etag?.replaceAll('"', '') ?? '';
-}
-
-function changed(what: string, etag: string, cause?: unknown): PenstockError {
-  return new PenstockError('conflict', `${what}: its etag is not ${etag}`, { cause });
-}
-
-/** A proxy or cache between us and the server that mixes up ranges: of others' objects nothing else would show it. */
-function otherRange(what: string, first: string, wanted: number): PenstockError {
-  return new PenstockError('corrupt', `${what}: the answer begins at byte ${first}, not at ${wanted} as was asked for`);
-}
-
-function tooShort(what: string, bytes: number, wanted: number): PenstockError {
-  return new PenstockError('corrupt', `${what}: it has ${bytes} bytes, not the ${wanted} that were asked for`);
 }

@@ -23,7 +23,7 @@ import {
 import { z } from 'zod';
 import { PenstockError } from '../../errors.ts';
 import { type VendorCall, vendorOf } from '../../vendor.ts';
-import { makeS3Client, type SendOptions } from './s3-client.ts';
+import { makeS3Access, type SendOptions } from './s3-client.ts';
 import { toStoreError } from './s3-errors.ts';
 import { parseS3Url, type S3Options } from './s3-options.ts';
 
@@ -160,7 +160,7 @@ export const s3Vendor = vendorOf<Client>({
   open: async (url, { credentials, lookup, bytesMax }, _signal, use) => {
     const options = { ...parseS3Url(url), attemptsMax: ATTEMPTS_MAX, connectionsMax: CONNECTIONS_MAX };
     const { accessKeyId = '', secretAccessKey = '' } = credentials;
-    const s3 = makeS3Client(options, { accessKeyId, secretAccessKey }, lookup);
+    const { client: s3 } = makeS3Access(options, { accessKeyId, secretAccessKey }, lookup);
     try {
       return await use({ options, s3, keyId: `${accessKeyId.slice(0, 4)}…`, bytesMax });
     } finally {
