@@ -16,7 +16,7 @@ import { DeliveryQueue } from '../delivery-queue.ts';
 import { readingOf } from '../reading-parser.ts';
 import type { Source, SourceOutput } from '../source.ts';
 import type { SyslogSourceConfig } from './config.ts';
-import { FramingError, SyslogFramer, type Framed } from './framing.ts';
+import { FramingError, SyslogFramer, tooLong, type Framed } from './framing.ts';
 import { parseSyslog } from './message.ts';
 
 // See lib/log/kafka/kafkajs-transport.ts.
@@ -25,6 +25,8 @@ const { createServer: createTlsServer } = process.getBuiltinModule('node:tls');
 /** A burst of some 10,000 messages while a sync is under way; the kernel may grant less. */
 const RECEIVE_BUFFER_BYTES = 4 * 1024 * 1024;
 const IDLE_MS = 24 * 3600_000;
+/** What follows a message with a false length is on its way: its sender wrote them at once. */
+const HELD_MS = 1000;
 /** How long after the last lost datagram the problem is shown. */
 const LOSS_STANDS_MS = 60_000;
 
@@ -80,12 +82,13 @@ class SyslogReceiver {
   }
 
   async #listenUdp(): Promise<() => Promise<void>> {
-    const { host, port } = hostAndPort(this.#config.listen);
+    const { listen, maxMessageBytes } = this.#config;
+    const { host, port } = hostAndPort(listen);
     const type = host.includes(':') ? 'udp6' : 'udp4';
     const socket: UdpSocket = createSocket({ type, recvBufferSize: RECEIVE_BUFFER_BYTES });
     socket.on('message', (bytes, { address }) => {
       if (this.#queue.isFull) this.#lose();
-      else this.#receive({ bytes, isTooLong: bytes.length > this.#config.maxMessageBytes }, address);
+      else this.#take(bytes, address, bytes.length > maxMessageBytes ? tooLong(maxMessageBytes) : null);
     });
     await this.#opened(socket, () => socket.bind(port, host));
     return () => new Promise((resolve) => socket.close(resolve));
@@ -131,29 +134,41 @@ class SyslogReceiver {
     this.#connections.add(socket);
     socket.setTimeout(IDLE_MS, () => socket.destroy());
     socket.on('error', () => undefined);
-    socket.on('close', () => this.#connections.delete(socket));
-    socket.on('end', () => {
-      const last = framer.finish();
-      if (last !== null)
-        this.#take(last.bytes, sender, last.isWhole ? null : 'the connection ended within the message');
+    const receive = (framed: readonly Framed[]): void => {
+      for (const { bytes, fault } of framed) this.#take(bytes, sender, fault);
+    };
+    let heldTimer: NodeJS.Timeout | undefined;
+    const hold = (): void => {
+      // Where it is not read on, what follows may be here all the same.
+      heldTimer = setTimeout(() => (socket.isPaused() ? hold() : receive(framer.release())), HELD_MS);
+    };
+    socket.on('close', () => {
+      clearTimeout(heldTimer);
+      receive(framer.release());
+      this.#connections.delete(socket);
     });
+    socket.on('end', () => receive(framer.finish()));
     socket.on('data', (chunk: Buffer) => {
+      clearTimeout(heldTimer);
       try {
-        for (const framed of framer.push(chunk)) this.#receive(framed, sender);
+        for (const { bytes, fault } of framer.push(chunk)) this.#take(bytes, sender, fault);
+        if (framer.isHolding) hold();
       } catch (error) {
         if (!(error instanceof FramingError)) throw error;
         this.#output.count('framing_broken');
-        this.#take(error.bytes, sender, `${error.message}: the connection is closed`);
+        this.#takePieces(error.bytes, sender, `${error.message}: the connection is closed`);
         socket.destroy();
       }
       if (this.#queue.isFull) for (const each of this.#connections) each.pause();
     });
   }
 
-  #receive({ bytes, isTooLong, announcedBytes }: Framed, sender: string): void {
-    const announced = announcedBytes === undefined ? '' : `: its sender announced ${announcedBytes} bytes`;
-    const reason = `the message is longer than maxMessageBytes (${this.#config.maxMessageBytes})${announced}`;
-    this.#take(bytes, sender, isTooLong ? reason : null);
+  /** The quarantine keeps a part of an item that is larger than any message may be. */
+  #takePieces(bytes: Buffer, sender: string, reason: string): void {
+    const { maxMessageBytes } = this.#config;
+    for (let at = 0; at < bytes.length; at += maxMessageBytes) {
+      this.#take(bytes.subarray(at, at + maxMessageBytes), sender, reason);
+    }
   }
 
   #take(bytes: Buffer, sender: string, reason: string | null): void {

@@ -5,7 +5,7 @@ import { connect as connectTls } from 'node:tls';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { expect, onTestFinished, test, vi } from 'vitest';
-import { SyslogFramer } from '../../../agent/sources/syslog/framing.ts';
+import { SyslogFramer, type Framed } from '../../../agent/sources/syslog/framing.ts';
 import { parseSyslog } from '../../../agent/sources/syslog/message.ts';
 import { syslogSource } from '../../../agent/sources/syslog/syslog-source.ts';
 import type { Spool } from '../../../agent/spool/spool.ts';
@@ -134,9 +134,9 @@ test('messages come out of a connection whole, counted or by lines, however the 
         const got: (string | null)[] = [];
         for (let at = 0; at < bytes.length; at += portion) {
           for (const framed of framer.push(bytes.subarray(at, at + portion)))
-            got.push(framed.isTooLong ? null : framed.bytes.toString());
+            got.push(framed.fault === null ? framed.bytes.toString() : null);
         }
-        expect(framer.finish()).toBeNull();
+        expect(framer.finish()).toEqual([]);
         expect(got).toEqual(texts.map((text) => (Buffer.byteLength(text) > 120 ? null : text)));
       },
     ),
@@ -334,4 +334,101 @@ test('over TCP: a message that is too long and honest is skipped, and those behi
       ]),
     WAIT,
   );
+});
+
+/** What comes out of a connection whose bytes come in portions. */
+function framedOf(text: string, portion = text.length, maxBytes = 480): { messages: string[]; faults: string[] } {
+  const bytes = Buffer.from(text);
+  const framer = new SyslogFramer(maxBytes);
+  const all: Framed[] = [];
+  for (let at = 0; at < bytes.length; at += portion) all.push(...framer.push(bytes.subarray(at, at + portion)));
+  all.push(...framer.finish());
+  return {
+    messages: all.filter(({ fault }) => fault === null).map(({ bytes: message }) => message.toString()),
+    faults: all.flatMap(({ bytes: message, fault }) => (fault === null ? [] : [`${fault}: ${message.toString()}`])),
+  };
+}
+
+const counted = (text: string, length = Buffer.byteLength(text)): string => `${length} ${text}`;
+
+test.each([1, 7, 1000])('a false length swallows no message behind it, in portions of %i bytes', (portion) => {
+  const others = [1, 2, 3, 4].map((n) => `<13>1 - h a - - - number ${n}`);
+  const behind = others.map((text) => counted(text)).join('');
+  const first = '<13>1 - h a - - - first';
+  expect(framedOf(`${counted('<13>before')}${counted(first, 60)}${behind}`, portion)).toEqual({
+    messages: ['<13>before', ...others],
+    faults: [
+      `its sender announced 60 bytes, which is false: others begin within them, and none behind them: 60 ${first}`,
+    ],
+  });
+  // A sender that counts characters: its first bytes are a message, as far as its length goes.
+  expect(framedOf(`${counted('<13>zwölf', 9)}${behind}`, portion)).toEqual({
+    messages: ['<13>zwöl', ...others],
+    faults: ['no message begins here: the length of the one before this is false: f'],
+  });
+  // What is left of it may be a digit.
+  const many = Array.from({ length: 40 }, (_, n) => `<13>1 - h a - - - numbered ${n}.`);
+  const behindDigit = many.map((text) => counted(text)).join('');
+  expect(framedOf(`${counted('<13>zwölf 7', 11)}${behindDigit}`, portion).messages).toEqual(['<13>zwölf ', ...many]);
+  expect(framedOf(`${counted('<13>zwölf', 9)}\n${behind}`, portion).messages).toEqual(['<13>zwöl', ...others]);
+});
+
+test.each([1, 7, 1000])('text in a message that looks like messages stays text, in portions of %i bytes', (portion) => {
+  const inner = [1, 2, 3].map((n) => counted(`<0>1 - admin su - - - forged ${n}`)).join('');
+  const outer = `<13>1 - h a - - - login of ${inner}`;
+  for (const text of [outer, `${outer} failed`]) {
+    const next = '<13>1 - h a - - - next';
+    expect(framedOf(`${counted(text)}${counted(next)}`, portion)).toEqual({ messages: [text, next], faults: [] });
+    expect(framedOf(`${counted(text)}\n${next}\n`, portion)).toEqual({ messages: [text, next], faults: [] });
+    // The last one, too.
+    expect(framedOf(counted(text), portion)).toEqual({ messages: [text], faults: [] });
+  }
+});
+
+test('whatever a length says, the messages behind it come, each once', () => {
+  fc.assert(
+    fc.property(
+      fc.integer({ min: 1, max: 3000 }),
+      fc.array(fc.string({ unit: fc.constantFrom('a', '1', ' ', '<', '>', 'ü'), maxLength: 60 }), {
+        minLength: 1,
+        maxLength: 9,
+      }),
+      fc.integer({ min: 1, max: 300 }),
+      (length, texts, portion) => {
+        const others = [...texts, ...Array.from({ length: 300 }, (_, n) => `number ${n}`)].map(
+          (text) => `<13>${text}.`,
+        );
+        const { messages } = framedOf(
+          `${counted('<13>first', length)}${others.map((text) => counted(text)).join('')}`,
+          portion,
+          4000,
+        );
+        const whole = messages.filter((text) => others.includes(text));
+        expect(whole.slice(-100)).toEqual(others.slice(-100));
+      },
+    ),
+    { numRuns: 200 },
+  );
+});
+
+test('over TCP: of a length above what is kept whole, with messages within, nothing is skipped unseen', async () => {
+  const { port, dir, output } = await receive({ transport: 'tcp' });
+  const socket = await open(port);
+  const closed = new Promise((resolve) => socket.once('close', resolve));
+  const texts = Array.from({ length: 3000 }, (_, n) => counted(`<13>1 - h a - - - number ${n}`));
+  socket.write(`${counted('<13>1 - h a - - - first', 900_000)}${texts.join('')}`);
+  await closed;
+  await vi.waitFor(() => expect(quarantinedIn(dir).length).toBeGreaterThan(0), WAIT);
+  const [{ reason, text } = { reason: '', text: '' }] = quarantinedIn(dir);
+  expect(reason).toBe('a message announces 900000 bytes, and others begin within them: the connection is closed');
+  expect(text).toMatch(/^900000 <13>1 - h a - - - first26 <13>/);
+  expect(output.counters.events).toEqual({ connection: 1, framing_broken: 1 });
+});
+
+test('over TCP: a message with others in its text is not held back for what follows it', async () => {
+  const { port, spool } = await receive({ transport: 'tcp' });
+  const socket = await open(port);
+  const text = `nested ${counted('<0>1 - admin su - - - forged')}`;
+  socket.write(counted(`<13>1 - h a - - - ${text}`));
+  expect((await messages(spool, 1)).map(({ message }) => message)).toEqual([text]);
 });
