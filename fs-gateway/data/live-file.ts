@@ -15,8 +15,8 @@
  *   the backing file, the lease test sees no writer.
  * - With `writeback` close and fsync *promise* the bytes (`promise`). From then on the base that a power cut leaves is saved behind the bytes that
  *   it speaks of, and synced: what differs from it then is newer than it. The one for the next worker is saved at once, beside it.
- * Failure: the base is saved after each commit. Killed between, the next worker finds blocks changed that are committed already, and commits the
- *   same bytes again, but for appended ones: the journal and the metadata say which those are (appends.ts).
+ * Failure: what becomes the base with a commit is saved before it, so that the next worker does not merge it as another node's (pending-base.ts); which
+ *   appended bytes are committed the journal and the metadata say (appends.ts).
  * Limits: a flush reads the whole file but for its holes (4 GB/s from the page cache, in a thread); content kept in the metadata is held in memory.
  */
 import { closeSync, constants, fdatasync, fstatSync, ftruncateSync, openSync, writeSync } from 'node:fs';
@@ -29,19 +29,17 @@ import type { FileHasher, Hole } from './file-hasher.ts';
 import { mergeExtents } from './merge-extents.ts';
 import { Overlay } from './overlay.ts';
 import type { Range } from './overlay.ts';
+import { PendingBase, type PendingBaseOptions } from './pending-base.ts';
 import { StagedFile } from './staged-file.ts';
-import type { Append, FileChange } from './staged-file.ts';
-import type { WholeFiles } from './whole-files.ts';
+import type { Append, Flush } from './staged-file.ts';
 import { blocksOf, contentKey, sameBytes } from './whole-record.ts';
 import type { FileContent, WholeRecord } from './whole-record.ts';
 
 const sync = promisify(fdatasync);
 const SECTOR_BYTES = 512;
 
-export interface LiveFileOptions {
-  readonly ino: number;
+export interface LiveFileOptions extends PendingBaseOptions {
   readonly base: WholeRecord;
-  readonly whole: WholeFiles;
   readonly hasher: FileHasher;
   readonly appends: Appends;
   /** Up to this size a file's content is in the metadata. */
@@ -62,6 +60,8 @@ export class LiveFile extends StagedFile {
   /** Hashes of what the flush under way commits. */
   #next = new BlockHashes(0);
   #nextSize = 0;
+  #nextId = 0n;
+  readonly #pending: PendingBase;
   /** Small content as it is committed. */
   #snapshot: Buffer | undefined;
   /** Local mtime as of the last commit, or as it was when somebody set another time. */
@@ -88,6 +88,7 @@ export class LiveFile extends StagedFile {
     this.#options = options;
     this.#base = options.base;
     this.promised = this.#isKept = options.whole.isKept(options.ino);
+    this.#pending = new PendingBase(options);
     this.#seenMtimeNs = options.base.mtimeNs;
     this.#readFd = openSync(options.whole.path(options.ino), 'r');
     this.#takeUp();
@@ -195,8 +196,9 @@ export class LiveFile extends StagedFile {
   }
 
   /** Merges what is committed now, and says what differs from it, in whole blocks; null: nothing. What was appended stands behind what is committed. */
-  async compare(committed: FileContent): Promise<FileChange | null> {
+  async compare(committed: FileContent): Promise<Omit<Flush, 'mark'> | null> {
     await this.early.settled();
+    this.#rebase(this.#pending.settle(committed, this.#base.content));
     if (contentKey(committed) !== contentKey(this.#base.content)) await this.#merge(committed);
     this.#closeWriter();
     const quiet = this.#options.isQuiet(this.#readFd);
@@ -218,12 +220,13 @@ export class LiveFile extends StagedFile {
     if (unchanged && this.mtimeNs === null) {
       // Else something wrote since (this process unsettled it), or somebody may still.
       this.#settled = quiet && unsettlings === this.#unsettlings;
-      this.append = this.#appendedBehind();
+      this.append = this.#appendedBehind(size);
       this.early.clear();
       return null;
     }
     this.#settled = false;
-    if (this.append !== undefined) this.#options.appends.flushing(this, size, this.#options.nowNs());
+    this.#nextId = this.#options.nowNs();
+    if (this.append !== undefined) this.#options.appends.flushing(this, size, this.#nextId);
     // A store to a page that is dirty already changes no time.
     const mtimeNs = this.mtimeNs ?? (unchanged || this.#keptMtimeNs !== undefined ? null : this.#options.nowNs());
     return {
@@ -234,6 +237,7 @@ export class LiveFile extends StagedFile {
       mtimesKept: this.mtimesKept,
       ctimeNs: this.#options.nowNs(),
       append: this.append,
+      promiseId: this.#nextId,
       whole: true,
     };
   }
@@ -278,7 +282,8 @@ export class LiveFile extends StagedFile {
     // What was written here just now is no change of this node.
     if (unchanged) this.#seenMtimeNs = fstatSync(this.#readFd, { bigint: true }).mtimeNs;
     this.#base = { ...this.#base, content: committed, hashes, mtimeNs: this.#seenMtimeNs };
-    this.#save();
+    this.#options.whole.saveBase(this.ino, this.#base);
+    this.#keepAgain();
   }
 
   /** Writes each run of bytes that changed there and not here. */
@@ -313,33 +318,42 @@ export class LiveFile extends StagedFile {
     this.#options.appends.note(this, { from: to, id: this.#options.nowNs() });
   }
 
-  /** These bytes were committed as its whole content. It may have become so small only while it was compared: then there is no snapshot. */
-  committedInline(bytes: Buffer): void {
-    this.#rebase({ size: bytes.length, extents: [], inline: bytes.length === 0 ? null : bytes });
+  /** These bytes are about to be committed as its whole content. It may have become so small only while it was compared: then there is no snapshot. */
+  committingInline(bytes: Buffer): void {
+    this.#committing({ size: bytes.length, extents: [], inline: bytes.length === 0 ? null : bytes });
   }
 
   override earlyExtents(overlay: Overlay): Promise<readonly Extent[]> {
     return Promise.resolve(this.early.matching(overlay, this.#next));
   }
 
-  /** These ranges were committed as these extents. */
-  committedExtents(ranges: readonly Range[], uploaded: readonly Extent[]): void {
+  /** These ranges are about to be committed as these extents. */
+  committingExtents(ranges: readonly Range[], uploaded: readonly Extent[]): void {
     const { content } = this.#base;
     const old = content.inline === null ? content.extents : [];
-    this.#rebase({ size: this.#nextSize, extents: mergeExtents(old, ranges, uploaded, this.#nextSize), inline: null });
+    const size = this.#nextSize;
+    this.#committing({ size, extents: mergeExtents(old, ranges, uploaded, size), inline: null });
   }
 
-  #rebase(content: FileContent): void {
-    this.#seenMtimeNs = this.mtimeNs ?? this.#seenMtimeNs;
-    this.#base = { ...this.#base, content, hashes: this.#next, mtimeNs: this.#seenMtimeNs };
-    this.append = this.#appendedBehind();
+  #committing(content: FileContent): void {
+    const mtimeNs = this.mtimeNs ?? this.#seenMtimeNs;
+    this.#pending.begin({ id: this.#nextId, record: { ...this.#base, content, hashes: this.#next, mtimeNs } });
+  }
+
+  /** What was about to be committed is. */
+  committed(): void {
+    this.#rebase(this.#pending.take());
+  }
+
+  #rebase(record: WholeRecord | undefined): void {
+    if (record === undefined) return;
+    this.#base = record;
+    this.#seenMtimeNs = record.mtimeNs;
+    this.append = this.#appendedBehind(record.content.size);
     this.#snapshot = undefined;
     this.early.clear();
-    this.#save();
-  }
-
-  #save(): void {
-    this.#options.whole.saveBase(this.ino, this.#base);
+    // Known here even where the disk fails to note it.
+    this.#options.whole.takeNext(this.ino, record);
     this.#keepAgain();
   }
 
@@ -389,8 +403,8 @@ export class LiveFile extends StagedFile {
   }
 
   /** What was appended while a flush was under way follows; it gets an id of its own. */
-  #appendedBehind(): Append | undefined {
-    return this.append !== undefined && this.size > this.#nextSize ? { from: this.#nextSize, id: 0n } : undefined;
+  #appendedBehind(committedSize: number): Append | undefined {
+    return this.append !== undefined && this.size > committedSize ? { from: committedSize, id: 0n } : undefined;
   }
 
   /** Nobody can change it but through an open that is yet to be answered. */

@@ -42,7 +42,7 @@ export interface FileChange {
 export interface Flush extends FileChange {
   /** Frames of the journal up to here are committed with it. */
   readonly mark: number;
-  /** The commit carries it when some of it was promised, so that after a power cut it is known to be made. */
+  /** The commit carries it when some of it was promised, so that after a power cut it is known to be made; that of a live file always. */
   readonly promiseId: bigint | undefined;
 }
 

@@ -4,6 +4,8 @@
  *   <dir>/<2 hex>/<ino>        the bytes, exactly as long as the file
  *   <dir>/<2 hex>/<ino>.ok     the record (whole-record.ts) of a *complete* file: nobody changes it
  *   <dir>/<2 hex>/<ino>.base   instead: the record as of the last flush of a *live* file, which programs may be changing
+ *   <dir>/<2 hex>/<ino>.next.<id>.<file>  beside it, while a flush is being committed under this id: the record as of that flush, of the backing file
+ *                              with this local inode and time of birth
  *   <dir>/<2 hex>/<ino>.kept   beside it: one that survives a power cut, of a live file whose bytes were promised (`-o writeback`)
  *   <dir>/<2 hex>/<ino>.tmp…   a record that is being written
  *
@@ -28,7 +30,7 @@ import {
 } from 'node:fs';
 import { open, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { describeError } from '../../lib/errors.ts';
+import { describeError, fromSystemError, isCode } from '../../lib/errors.ts';
 import { Descriptors, readUpTo } from './descriptors.ts';
 import { contentKey, decodeWhole, encodeWhole } from './whole-record.ts';
 import type { WholeRecord } from './whole-record.ts';
@@ -51,6 +53,12 @@ export interface WholeFilesOptions {
   report(message: string): void;
 }
 
+/** The record of a live file as of a flush that is committed under this id. */
+export interface NextBase {
+  readonly id: bigint;
+  readonly record: WholeRecord;
+}
+
 interface Entry {
   bytes: number;
   /** Of the complete content; undefined while its record was not read. Null: no record, its content is unknown. */
@@ -63,6 +71,8 @@ export class WholeFiles {
   /** In the order of use. */
   readonly #entries = new Map<number, Entry>();
   readonly #live = new Set<number>();
+  /** The next records that there are. */
+  readonly #nexts = new Map<number, { readonly id: bigint; readonly path: string }>();
   readonly #descriptors = new Descriptors();
   #bytes = 0;
   #keeps = 0;
@@ -78,6 +88,7 @@ export class WholeFiles {
 
   #adoptFolder(folder: string): void {
     const names = new Set(readdirSync(join(this.#options.dir, folder)));
+    const nexts = new Map<number, string>();
     for (const name of names) {
       const [number = '', kind] = name.split('.');
       const path = join(this.#options.dir, folder, name);
@@ -85,7 +96,16 @@ export class WholeFiles {
       const own = path.startsWith(this.path(ino));
       if (own && kind === undefined) this.#adopt(ino, names);
       else if (!own || kind === 'tmp' || !names.has(number)) rmSync(path, { force: true, recursive: true });
+      else if (kind === 'next') nexts.set(ino, path);
     }
+    for (const [ino, path] of nexts) this.#adoptNext(ino, path);
+  }
+
+  #adoptNext(ino: number, path: string): void {
+    const id = BigInt(/\.next\.(\d+)\./.exec(path)?.[1] ?? 0);
+    // One of a former backing file says nothing of this one.
+    if (this.#live.has(ino) && path === this.#nextPath(ino, id)) this.#nexts.set(ino, { id, path });
+    else rmSync(path, { force: true });
   }
 
   #adopt(ino: number, names: ReadonlySet<string>): void {
@@ -229,6 +249,50 @@ export class WholeFiles {
     this.#write(`${this.path(ino)}.base`, ino, { ...record, bootId: this.#options.bootId });
   }
 
+  /** Before that commit. A full disk does not keep what is written here from where there is room: then there is none. */
+  saveNext(ino: number, { id, record }: NextBase): void {
+    this.dropNext(ino);
+    const path = this.#nextPath(ino, id);
+    try {
+      this.#write(path, ino, { ...record, bootId: this.#options.bootId });
+      this.#nexts.set(ino, { id, path });
+    } catch (error) {
+      if (!isCode(fromSystemError(error, path), 'full')) throw error;
+    }
+  }
+
+  /** That commit is made: the live file as of it. */
+  takeNext(ino: number, record: WholeRecord): void {
+    const next = this.#nexts.get(ino);
+    this.#nexts.delete(ino);
+    if (next === undefined) this.saveBase(ino, record);
+    else renameSync(next.path, `${this.path(ino)}.base`);
+  }
+
+  /** Of a flush that the worker before this one did not live to hear of. */
+  next(ino: number): NextBase | undefined {
+    const next = this.#nexts.get(ino);
+    if (next === undefined) return undefined;
+    const record = this.#read(next.path);
+    if (record?.bootId === this.#options.bootId) return { id: next.id, record };
+    this.dropNext(ino);
+    return undefined;
+  }
+
+  /** It was not committed. */
+  dropNext(ino: number): void {
+    const next = this.#nexts.get(ino);
+    if (next === undefined) return;
+    rmSync(next.path, { force: true });
+    this.#nexts.delete(ino);
+  }
+
+  #nextPath(ino: number, id: bigint): string {
+    const path = this.path(ino);
+    const { ino: file, birthtimeNs } = statSync(path, { bigint: true });
+    return `${path}.next.${id}.${file}-${birthtimeNs}`;
+  }
+
   isKept(ino: number): boolean {
     return existsSync(`${this.path(ino)}.kept`);
   }
@@ -254,6 +318,7 @@ export class WholeFiles {
 
   /** Nobody writes a live file any more, its bytes are synced, and its base says what they are: it is complete again. */
   calm(ino: number, record: WholeRecord): void {
+    this.dropNext(ino);
     this.saveBase(ino, record);
     // All of it is committed: a power cut from here on loses nothing with it.
     rmSync(`${this.path(ino)}.kept`, { force: true });
@@ -269,7 +334,9 @@ export class WholeFiles {
     this.#entries.delete(ino);
     this.#bytes -= entry.bytes;
     this.#descriptors.close(this.path(ino));
-    for (const suffix of ['.ok', '.base', '.kept', '']) rmSync(`${this.path(ino)}${suffix}`, { force: true });
+    // The bytes first: with one of its records they would be compared with an older content than the last.
+    for (const suffix of ['', '.ok', '.base', '.kept']) rmSync(`${this.path(ino)}${suffix}`, { force: true });
+    this.dropNext(ino);
   }
 
   /** `bytes` more fit into the cache and leave the disk its reserve. */

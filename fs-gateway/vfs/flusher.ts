@@ -162,6 +162,7 @@ export class Flusher {
       if (gaps(flush.overlay.ranges, 0, Math.min(size, node.inode.size)).length > 0)
         await this.readCommitted(node, 0, bytes);
       await layOver(file, flush, 0, bytes);
+      if (file instanceof LiveFile) file.committingInline(bytes);
       const key = view.keys.inlineData(file.ino);
       const had = (node.inode.flags & INODE_INLINE) !== 0;
       if (size > 0) change.write(key, bytes);
@@ -172,7 +173,7 @@ export class Flusher {
     });
     const outcome = value ?? repeatedFlush(repeated);
     if (outcome !== 'committed' && outcome !== 'repeated') return outcome;
-    if (file instanceof LiveFile) file.committedInline(bytes);
+    if (file instanceof LiveFile) file.committed();
     if (outcome === 'repeated') return outcome;
     const committed = view.cachedNode(file.ino);
     if (committed !== undefined && bytes.length > 0) content.keepInline(committed, bytes);
@@ -195,6 +196,7 @@ export class Flusher {
     const uploaded = [...early, ...late].sort((a, b) => a.fileOffset - b.fileOffset);
     await this.#pages.cutFar(file, flush);
     const parts = await this.#pages.parts(seen, flush, plan.overlay.ranges, uploaded);
+    if (file instanceof LiveFile) file.committingExtents(plan.overlay.ranges, uploaded);
     let outcome: Outcome = flush.shift > 0 ? 'moved' : 'committed';
     let base: Version | undefined = parts.length === 1 ? seen.version : view.cachedNode(file.ino)?.version;
     for (const part of parts) {
@@ -215,7 +217,7 @@ export class Flusher {
       // The next part goes on top of our own.
       if (!part.last) away.settled(file, view.cachedNode(file.ino));
     }
-    if (file instanceof LiveFile) file.committedExtents(plan.overlay.ranges, uploaded);
+    if (file instanceof LiveFile) file.committed();
     return outcome;
   }
 
@@ -361,7 +363,7 @@ async function layOver(file: StagedFile, flush: PlacedFlush, from: number, targe
   }
 }
 
-/** A flush may be made again, but not one that appends, nor one that a node makes after a power cut, when others have seen it long since. */
+/** A flush may be made again, but not one that appends, nor one that a node makes after a power cut, when others have seen it long since; one of a live file must be known for its own. */
 function operationOf({ ino }: StagedFile, { append, promiseId }: Flush): string | undefined {
   const id = append?.id ?? promiseId;
   return id === undefined ? undefined : flushOperation(ino, id);

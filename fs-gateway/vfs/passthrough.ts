@@ -23,6 +23,7 @@ import type { WholeFiles } from '../data/whole-files.ts';
 import type { FileContent } from '../data/whole-record.ts';
 import { BoundedMap } from '../meta/bounded-map.ts';
 import type { Node } from '../meta/cache.ts';
+import { flushOperation } from './append.ts';
 import { Calming } from './calming.ts';
 import { contentOf, keyOf } from './content-of.ts';
 import type { Context } from './context.ts';
@@ -311,6 +312,7 @@ export class Passthrough {
         inlineBytes: context.format.inlineBytes,
         // Who has it open may write it, though the kernel has not opened the backing file for him yet.
         isQuiet: (fd) => !context.staging.isOpen(ino) && (kernel?.isQuiet(fd) ?? true),
+        isCommitted: (id) => context.view.wasApplied(flushOperation(ino, id)),
         holes: (fd) => kernel?.holes(fd) ?? [],
         read: (content, from, target) => this.#options.read(content, from, target),
         nowNs: () => context.time.nowNs(),

@@ -5,8 +5,10 @@ import {
   openSync,
   readdirSync,
   readFileSync,
+  renameSync,
   rmSync,
   statSync,
+  symlinkSync,
   truncateSync,
   writeFileSync,
 } from 'node:fs';
@@ -64,6 +66,7 @@ function openLive(options: Pick<LiveFileOptions, 'base' | 'whole'> & Partial<Liv
     appends: appendsOf({}),
     inlineBytes: INLINE_BYTES,
     isQuiet: () => false,
+    isCommitted: () => false,
     holes: () => [],
     read: zeros,
     nowNs: () => 1n,
@@ -93,7 +96,8 @@ test('a file that becomes small while it is compared is committed, and known, wi
   expect(change).toMatchObject({ size: 1000 });
   const bytes = Buffer.alloc(1000);
   file.load(0, bytes, 0, bytes.length);
-  file.committedInline(bytes);
+  file.committingInline(bytes);
+  file.committed();
   // The program goes on. What it wrote over must not come back as something that another node committed.
   writeFileSync(path, Buffer.alloc(1000), { flag: 'r+' });
   const next = await file.compare({ size: 1000, extents: [], inline: bytes });
@@ -185,7 +189,8 @@ describe('the base that a later boot finds', () => {
 
   async function commit(file: LiveFile, text: string): Promise<void> {
     await file.compare({ size: 0, extents: [], inline: null });
-    file.committedInline(Buffer.from(text));
+    file.committingInline(Buffer.from(text));
+    file.committed();
   }
 
   function recordOf(text: string): (mtimeNs: bigint) => WholeRecord {
@@ -258,6 +263,7 @@ test('an append for a part of which the disk had room is not in the file', () =>
     appends: staging.appends,
     inlineBytes: INLINE_BYTES,
     isQuiet: () => false,
+    isCommitted: () => false,
     holes: () => [],
     read: zeros,
     nowNs: () => 1n,
@@ -266,4 +272,41 @@ test('an append for a part of which the disk had room is not in the file', () =>
   expect(() => staging.append(file, Buffer.from('record'), 1n, 'request')).toThrow(/no space/);
   expect(readFileSync(whole.path(INO)).toString()).toBe('base,');
   file.close();
+});
+
+test('a commit for whose record the local disk has no room is made all the same, and known when there is room', async () => {
+  const whole = wholeFiles();
+  const content: FileContent = { size: 5, extents: [], inline: Buffer.from('base,') };
+  const base = { content, hashes: BlockHashes.of(Buffer.from('base,')), bootId: 'boot', mtimeNs: 1n };
+  whole.createLive(INO, Buffer.from('base,'), () => base);
+  const file = openLive({ base, whole });
+  const bytes = Buffer.from('committed');
+  writeFileSync(whole.path(INO), bytes);
+  await file.compare(content);
+  // Where the record is written first.
+  symlinkSync('/dev/full', `${whole.path(INO)}.tmp`);
+  file.committingInline(bytes);
+  rmSync(`${whole.path(INO)}.tmp`);
+  file.committed();
+  expect(wholeFiles(join(dirname(whole.path(INO)), '..')).base(INO)?.content).toEqual({
+    size: 9,
+    extents: [],
+    inline: bytes,
+  });
+  file.close();
+});
+
+test('the record of a flush under way is that of its backing file, and of no later one of the same inode', () => {
+  const dir = join(tempDir('live'), 'whole');
+  const whole = wholeFiles(dir);
+  const content: FileContent = { size: 5, extents: [], inline: Buffer.from('base,') };
+  const base = { content, hashes: BlockHashes.of(Buffer.from('base,')), bootId: 'boot', mtimeNs: 1n };
+  whole.createLive(INO, Buffer.from('base,'), () => base);
+  whole.saveNext(INO, { id: 3n, record: base });
+  expect(wholeFiles(dir).next(INO)?.id).toBe(3n);
+  const later = `${whole.path(INO)}.later`;
+  writeFileSync(later, 'later');
+  renameSync(later, whole.path(INO));
+  expect(wholeFiles(dir).next(INO)).toBeUndefined();
+  expect(readdirSync(dirname(whole.path(INO))).sort()).toEqual([String(INO), `${INO}.base`]);
 });

@@ -1,0 +1,55 @@
+/**
+ * What a flush of a live file is about to make the base. Known before the commit and under the commit's id, so that a commit of which this node did not
+ * hear (the worker was killed, the answer lost) is not taken for another node's, and merged over what programs have written here since.
+ *
+ * Invariants: it is on the disk before the commit is sent, and settled before the file is compared again: taken as the base, or forgotten.
+ * Failure: the next worker asks the metadata for the id (meta/repeats.ts).
+ * Limits: where a full disk had no room for it, or a flush in parts (vfs/page-commits.ts) was not finished, the commit is merged as another node's; also one whose
+ *   answer this worker did not get within the deadline of the metadata, if others have changed the file since.
+ */
+import type { NextBase, WholeFiles } from './whole-files.ts';
+import { contentKey } from './whole-record.ts';
+import type { FileContent, WholeRecord } from './whole-record.ts';
+
+export interface PendingBaseOptions {
+  readonly ino: number;
+  readonly whole: WholeFiles;
+  /** Whether an earlier worker has committed a flush of the file under this id. */
+  isCommitted(id: bigint): boolean;
+}
+
+export class PendingBase {
+  readonly #options: PendingBaseOptions;
+  #next: NextBase | undefined;
+
+  constructor(options: PendingBaseOptions) {
+    this.#options = options;
+    this.#next = options.whole.next(options.ino);
+  }
+
+  /** Before the commit. */
+  begin(next: NextBase): void {
+    this.#next = next;
+    this.#options.whole.saveNext(this.#options.ino, next);
+  }
+
+  /** The commit is made: the base from here on. Undefined: nothing was about to be committed. */
+  take(): WholeRecord | undefined {
+    const record = this.#next?.record;
+    this.#next = undefined;
+    return record;
+  }
+
+  /** The base, if a commit without an answer was made after all. `committed` tells where the id does not: no two commits have the same objects. */
+  settle(committed: FileContent, base: FileContent): WholeRecord | undefined {
+    if (this.#next === undefined) return undefined;
+    const { id, record } = this.#next;
+    const key = contentKey(committed);
+    // A commit of nothing but times leaves the content as it was.
+    const isIts = key === contentKey(record.content) && key !== contentKey(base);
+    if (isIts || this.#options.isCommitted(id)) return this.take();
+    this.#next = undefined;
+    this.#options.whole.dropNext(this.#options.ino);
+    return undefined;
+  }
+}
