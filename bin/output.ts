@@ -52,6 +52,16 @@ export function print(value: Readonly<Record<string, unknown>>, json: boolean | 
   for (const [key, text] of rows) process.stdout.write(`${key.padEnd(width)}  ${text}\n`);
 }
 
+/** What could not be done as it should be: a line on stderr, and the exit status of what is done in part. */
+export function sayPartly(what: string): void {
+  process.stderr.write(`penstock: ${oneLine(what)}\n`);
+  process.exitCode = EXIT_PARTLY;
+}
+
+/** For a copy, dump or backup that says of itself that it is not of one instant. */
+export const NOT_OF_ONE_INSTANT =
+  'consistent is false: what was changed meanwhile may be in it in part, and what was renamed twice or not at all';
+
 /** What others wrote (an agent its status, a user a path) as one line in which a terminal finds no command of its own. */
 export function oneLine(text: string): string {
   return text.replace(/[\p{Cc}\p{Bidi_Control}]/gu, (character) => {

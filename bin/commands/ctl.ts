@@ -10,7 +10,7 @@ import type { Command } from 'commander';
 import { parse } from 'yaml';
 import { z } from 'zod';
 import { describeError, isCode, PenstockError, type ErrorCode } from '../../lib/errors.ts';
-import { oneLine, printTable, toJson } from '../output.ts';
+import { NOT_OF_ONE_INSTANT, oneLine, printTable, sayPartly, toJson } from '../output.ts';
 import { COMPLETION_SCRIPT, completionsOf } from './ctl-completion.ts';
 import { columnsSchema, showAnswer } from './ctl-screen.ts';
 import { progressOnStderr } from './fs-arguments.ts';
@@ -38,6 +38,8 @@ const operationSchema = z.looseObject({
   requestBody: bodySchema.optional(),
   'x-columns': columnsSchema.optional(),
 });
+/** A copy of the volume that says so of itself. */
+const inconsistentSchema = z.object({ consistent: z.literal(false) });
 const documentSchema = z.object({ paths: z.record(z.string(), z.record(z.string(), operationSchema)) });
 
 interface Operation extends z.output<typeof operationSchema> {
@@ -77,6 +79,7 @@ export function addCtlCommand(program: Command): void {
       const answer = await toItsEnd(base, await call(base, operation, args));
       if (options.json === true) process.stdout.write(`${toJson(answer)}\n`);
       else showAnswer(answer, operation['x-columns']);
+      if (inconsistentSchema.safeParse(answer).success) sayPartly(NOT_OF_ONE_INSTANT);
     });
 }
 

@@ -1,8 +1,17 @@
 /** `penstock fs quota|trash|clone|snapshot|backup`: what the tools keep, and how much. */
 import type { Command } from 'commander';
-import { EXIT_PARTLY, print, printTable } from '../output.ts';
+import { EXIT_PARTLY, NOT_OF_ONE_INSTANT, print, printTable, sayPartly } from '../output.ts';
 import { parseAge, parseBytesLimit, parseInodesLimit, progressOnStderr } from './fs-arguments.ts';
 import type { ToolOptions } from './fs-arguments.ts';
+
+interface Copy {
+  readonly consistent: boolean;
+}
+
+function printCopy(report: Copy, json: boolean | undefined): void {
+  print({ ...report }, json);
+  if (!report.consistent) sayPartly(NOT_OF_ONE_INSTANT);
+}
 
 export function addFsSpaceCommands(fs: Command): void {
   addQuotaCommands(fs);
@@ -113,11 +122,13 @@ function addTrashCommands(fs: Command): void {
 
 function addCloneCommands(fs: Command): void {
   fs.command('clone <source> <target>')
-    .description('copy a file or a tree of a mount in an instant: both share their data until one is changed')
+    .description(
+      'copy a file or a tree of a mount in an instant: both share their data until one is changed; exit status 3 when it could not be of one',
+    )
     .option('--json', 'print as one JSON object')
     .action(async (source: string, target: string, { json }: ToolOptions) => {
       const { clonePath } = await import('../../fs-gateway/tools/main.ts');
-      print({ ...(await clonePath(source, target, { progress: progressOnStderr() })) }, json);
+      printCopy(await clonePath(source, target, { progress: progressOnStderr() }), json);
     });
 
   fs.command('publish <meta-url> <object-url> <path>')
@@ -137,13 +148,16 @@ function addCloneCommands(fs: Command): void {
 
   snapshot
     .command('create <meta-url> [snapshot]')
-    .description('copies metadata only; the name is the time unless one is given')
+    .description(
+      'copies metadata only; the name is the time unless one is given; exit status 3 when it could not be of one instant',
+    )
     .option('--name <name>', "the volume's name (default: lake)")
     .option('--json', 'print as one JSON object')
     .action(async (metaUrl: string, name: string | undefined, options: ToolOptions) => {
       const { snapshotVolume } = await import('../../fs-gateway/tools/main.ts');
       const request = { metaUrl, name: options.name, progress: progressOnStderr() };
-      print({ ...(await snapshotVolume({ ...request, ...(name !== undefined && { snapshot: name }) })) }, options.json);
+      const report = await snapshotVolume({ ...request, ...(name !== undefined && { snapshot: name }) });
+      printCopy(report, options.json);
     });
 
   snapshot
@@ -182,9 +196,7 @@ function addBackupCommands(fs: Command): void {
     .option('--json', 'print as one JSON object')
     .action(async (metaUrl: string, { name, json }: ToolOptions) => {
       const { backupVolume } = await import('../../fs-gateway/tools/main.ts');
-      const report = await backupVolume({ metaUrl, name, progress: progressOnStderr() });
-      print({ ...report }, json);
-      if (!report.consistent) process.exitCode = EXIT_PARTLY;
+      printCopy(await backupVolume({ metaUrl, name, progress: progressOnStderr() }), json);
     });
 
   backup

@@ -1,7 +1,16 @@
 /** `penstock fs status|gc|config|fsck|dump|load|destroy`, which work on a volume without a mount, and `info|warm|bench`, which work on a path. */
 import type { Command } from 'commander';
 import { describeError, PenstockError } from '../../lib/errors.ts';
-import { EXIT_PARTLY, oneLine, print, printTable, toJson, untilSignal } from '../output.ts';
+import {
+  EXIT_PARTLY,
+  NOT_OF_ONE_INSTANT,
+  oneLine,
+  print,
+  printTable,
+  sayPartly,
+  toJson,
+  untilSignal,
+} from '../output.ts';
 import { keyValues, parseAge, parseCount, parseSize, progressOnStderr } from './fs-arguments.ts';
 import type { ToolOptions } from './fs-arguments.ts';
 
@@ -123,7 +132,7 @@ export function addFsToolCommands(fs: Command): void {
       const { dumpToFile } = await import('../../fs-gateway/tools/main.ts');
       const report = await dumpToFile({ metaUrl, name: options.name, path, progress: progressOnStderr() });
       print({ ...report }, options.json);
-      if (!report.consistent) process.exitCode = EXIT_PARTLY;
+      if (!report.consistent) sayPartly(NOT_OF_ONE_INSTANT);
     });
 
   fs.command('load <meta-url> <file>')

@@ -158,12 +158,19 @@ function assertSnapshotName(name: string): void {
   );
 }
 
+function noInstant(path: string, cause: PenstockError): PenstockError {
+  const text = `'${path}' is not made, as it would not be of one instant: ${cause.message}`;
+  return new PenstockError('unavailable', text, { cause });
+}
+
 interface CopyTarget {
   readonly parent: Node;
   readonly name: string;
   /** For messages. */
   readonly path: string;
   readonly frozen: boolean;
+  /** Rather none than one that is not. */
+  readonly ofOneInstant?: boolean;
   /** A quota of its own with this limit (null: none), which counts to none above it. */
   readonly quota?: { readonly bytesMax: number | null };
 }
@@ -199,7 +206,7 @@ export class TreeWork {
     return root;
   }
 
-  /** Throws `exists`, `quota`. */
+  /** Throws `exists`, `quota`; with `ofOneInstant` also `unavailable`. */
   async copy(source: Node, target: CopyTarget): Promise<CopyReport> {
     for (let attempt = 1; ; attempt++) {
       try {
@@ -209,7 +216,19 @@ export class TreeWork {
       } catch (error) {
         // Too much was changed meanwhile. The last try needs no instant.
         if (!(error instanceof InstantLostError) || attempt > INSTANTS_TRIED) throw error;
+        if (target.ofOneInstant === true && attempt === INSTANTS_TRIED) throw noInstant(target.path, error);
       }
+    }
+  }
+
+  /** As of one instant where the engine gives one. */
+  async #sourceOf({ path, ofOneInstant = false }: CopyTarget): Promise<TreeSource> {
+    try {
+      return await TreeSource.open(this.#engine, this.view.keys);
+    } catch (error) {
+      if (!isCode(error, 'unsupported', 'held')) throw error;
+      if (ofOneInstant) throw noInstant(path, error);
+      return TreeSource.live(this.#engine, this.view.keys);
     }
   }
 
@@ -217,8 +236,7 @@ export class TreeWork {
   async #fill(source: Node, target: CopyTarget, root: number, quota: number, still: boolean): Promise<Copied> {
     const { view, nowNs } = this;
     const { parent, frozen } = target;
-    const { keys } = view;
-    const from = still ? await TreeSource.open(this.#engine, keys) : TreeSource.live(this.#engine, keys);
+    const from = still ? await this.#sourceOf(target) : TreeSource.live(this.#engine, view.keys);
     try {
       const copy = new TreeCopy({ view, source: from, quota, frozen, nowNs, progress: this.#progress });
       await copy.run(source.ino, parent.ino, root);

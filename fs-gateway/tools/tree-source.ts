@@ -2,7 +2,6 @@
  * Where a copy takes its tree from: the records of a volume as of one instant. Where the engine gives none (docs/decisions/0055), as they are when
  * they are read; then a file of several records has to be read again when it was changed meanwhile (`unchanged`).
  */
-import { isCode } from '../../lib/errors.ts';
 import type { Instant, MetaEngine, MetaReader, Stored } from '../../lib/meta/engine.ts';
 import type { Extent } from '../../lib/volume/extents.ts';
 import { INODE_INLINE, INODE_LISTING, INODE_XATTRS, isDirectory } from '../../lib/volume/inode.ts';
@@ -50,14 +49,10 @@ export class TreeSource {
     );
   }
 
+  /** As of one instant. Throws what the engine does where it gives none. */
   static async open(engine: MetaEngine, keys: VolumeKeys): Promise<TreeSource> {
-    try {
-      const instant = await engine.instant(keys.tag);
-      return new TreeSource(keys, instant, instant);
-    } catch (error) {
-      if (isCode(error, 'unsupported', 'held')) return TreeSource.live(engine, keys);
-      throw error;
-    }
+    const instant = await engine.instant(keys.tag);
+    return new TreeSource(keys, instant, instant);
   }
 
   /** The records as they are when they are read. */

@@ -6,7 +6,7 @@
  * Failure: killed in between, gc removes what no name leads to.
  */
 import { isCode } from '../../lib/errors.ts';
-import { newInode, S_IFDIR } from '../../lib/volume/inode.ts';
+import { INODE_FROZEN, newInode, S_IFDIR } from '../../lib/volume/inode.ts';
 import { ROOT_INO } from '../../lib/volume/keys.ts';
 import { encodeQuota } from '../../lib/volume/quota.ts';
 import { ensureSystemDirectory, VOLUMES_NAME } from '../vfs/system-directories.ts';
@@ -55,12 +55,17 @@ export interface FolderCopy {
   readonly frozen: boolean;
 }
 
-/** One that is there stays as it is. Throws `not-found` for the source, `quota` when it does not fit. */
+/**
+ * Of one instant, or none is made: nobody reads what a report would say. One that is there stays as it is. Throws `not-found` for the source, `quota` when
+ * it does not fit, `unavailable` when the engine gives no instant.
+ */
 export async function copyFolder(options: CloneOptions, { from, to, bytesMax, frozen }: FolderCopy): Promise<void> {
   const trees = await TreeWork.open(options);
   const source = await resolvePath(trees.view, pathOf(from));
   const parent = await resolvePath(trees.view, pathOf());
-  const target = { parent, name: to, path: pathOf(to), frozen, quota: { bytesMax } };
+  // What nobody can change is as it was.
+  const ofOneInstant = (source.inode.flags & INODE_FROZEN) === 0;
+  const target = { parent, name: to, path: pathOf(to), frozen, ofOneInstant, quota: { bytesMax } };
   try {
     await trees.copy(source, target);
   } catch (error) {
