@@ -136,6 +136,7 @@ class Destruction {
     for await (const [field] of scanBucket(engine, marker.bucket)) {
       if (field !== marker.field) others.push({ key: { bucket: marker.bucket, field }, value: null });
     }
+    await engine.clearInstants(tag);
     await this.#commit([...others, { key: marker, value: null }], []);
   }
 

@@ -153,6 +153,8 @@ class Collection {
   async collect(lock: VolumeLock): Promise<GcReport> {
     const { engine, store, volume, clock } = this.#options;
     const nowMs = clock.nowMs();
+    // First, as it is what the engine misses at once where it is full.
+    await engine.clearInstants(this.keys.tag);
     const expiredTrash = await this.#expireTrash(nowMs, false);
     const abandoned = await removeAbandoned(this.#options);
     await forgetQuotas(engine, volume);

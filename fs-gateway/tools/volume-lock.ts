@@ -23,6 +23,7 @@ export async function holdLock(engine: MetaEngine, key: Key, what: string): Prom
   const taken = await engine.commit({
     compare: [{ key, version: held?.version ?? null }],
     write: [{ key, value: Buffer.from(String(engine.sessionId)) }],
+    whenFull: true,
   });
   if (!taken.ok) throw new PenstockError('held', `${what} has just begun`);
   const { version } = taken;

@@ -80,6 +80,8 @@ export interface Minitransaction {
   readonly write?: readonly Write[];
   readonly patch?: readonly Patch[];
   readonly publish?: readonly Publish[];
+  /** Also where the engine is full. Of what takes next to nothing and without which nothing can be freed or saved: the lock of a gc or a backup. */
+  readonly whenFull?: true;
   /** Identifies a repeat of the same request within this session; at most 64 bytes. */
   readonly operation?: string;
 }
@@ -172,7 +174,7 @@ export interface MetaReader {
 
 /**
  * The records of one hash tag as they were at one instant. Reads after a commit that the opener saw include it. Close it soon: until then the
- * engine keeps what is overwritten (SQLite: its write-ahead log grows; Redis: BEFORE_BYTES_MAX, then the instant is lost).
+ * engine keeps what is overwritten, up to a bound of its own (reader.ts, instants.ts), past which the instant is lost.
  * Reads throw InstantLostError when it is lost: begin again with another one.
  */
 export interface Instant extends MetaReader {
@@ -198,6 +200,8 @@ export interface MetaEngine extends MetaReader {
 
   /** `tag`: of the buckets to read. Throws `held` when INSTANTS_MAX are open, `unsupported` while sessions of an older Penstock live. */
   instant(tag: string): Promise<Instant>;
+  /** Frees what is kept for instants of the tag that nobody holds any more, as those of a process that was killed. */
+  clearInstants(tag: string): Promise<void>;
 
   subscribe(shards: readonly string[], handlers: FeedHandlers): Promise<Subscription>;
   sessions(): Promise<readonly SessionInfo[]>;

@@ -48,6 +48,7 @@ export async function takeOver(engine: MetaEngine, keys: VolumeKeys, tree: Build
   const taken = await engine.commit({
     compare: [{ key, version: tree.version }],
     write: [{ key, value: encodeBuilder(engine.sessionId) }],
+    whenFull: true,
   });
   return taken.ok;
 }

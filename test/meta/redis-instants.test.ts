@@ -1,7 +1,8 @@
 /** What ends an instant on Redis, and what is left of one. */
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import type { MetaEngine } from '../../lib/meta/engine.ts';
 import { InstantLostError } from '../../lib/meta/instant-lost.ts';
-import { BUCKET, V, apply, key, openFor, put } from '../support/meta-helpers.ts';
+import { BUCKET, V, apply, key, openFor, put, readOne } from '../support/meta-helpers.ts';
 import { startRedis } from '../support/redis.ts';
 import type { RedisServer } from '../support/redis.ts';
 import { missing } from '../support/services.ts';
@@ -65,6 +66,82 @@ describe.skipIf(missing('redis-server'))('with a redis-server', () => {
     await expect(instant.read([key('f3')])).rejects.toBeInstanceOf(InstantLostError);
     await instant.close();
     expect(await keptKeys()).toBe(0);
+  });
+
+  describe('where Redis is full', () => {
+    afterEach(() => server.admin.config('SET', 'maxmemory', '0'));
+
+    async function fill(records: number): Promise<MetaEngine> {
+      const engine = await openFor(server.url());
+      for (let n = 0; n < records; n++) await apply(engine, put(`f${n}`, Buffer.alloc(MIB)));
+      return engine;
+    }
+
+    async function full(): Promise<void> {
+      await server.admin.config('SET', 'maxmemory', '1mb');
+    }
+
+    async function usedBytes(): Promise<number> {
+      return Number(/used_memory:(\d+)/.exec(await server.admin.info('memory'))?.[1]);
+    }
+
+    test('an instant is opened, read beside commits that change little, and closed', async () => {
+      const engine = await fill(4);
+      await apply(engine, put('small', 'old'));
+      await full();
+      const instant = await engine.instant(V);
+      await apply(engine, put('small', null));
+      await expect(engine.commit(put('more'))).rejects.toMatchObject({ code: 'full' });
+      expect((await instant.read([key('small')]))[0]?.value.toString()).toBe('old');
+      await instant.close();
+      expect(await keptKeys()).toBe(0);
+    });
+
+    test('commits that free memory do free it while an instant stands: it is lost instead', async () => {
+      const engine = await fill(20);
+      const instant = await engine.instant(V);
+      await full();
+      const before = await usedBytes();
+      for (let n = 0; n < 20; n++) await apply(engine, put(`f${n}`, null));
+      // What one commit deleted may still be kept: the next one would end that.
+      expect(await usedBytes()).toBeLessThan(before - 15 * MIB);
+      await expect(instant.read([key('f3')])).rejects.toBeInstanceOf(InstantLostError);
+      await instant.close();
+      expect(await keptKeys()).toBe(0);
+    });
+
+    test('a commit that grows is not refused for what is kept for an instant: it is lost instead', async () => {
+      const engine = await fill(20);
+      const instant = await engine.instant(V);
+      for (let n = 0; n < 20; n++) await apply(engine, put(`f${n}`, 'small'));
+      // The records are small now, and what was kept for the instant is all.
+      await server.admin.config('SET', 'maxmemory', '15mb');
+      await apply(engine, put('more', Buffer.alloc(1000)));
+      await expect(instant.read([key('f3')])).rejects.toBeInstanceOf(InstantLostError);
+    });
+
+    test('a lock and a commit that only compares are not refused', async () => {
+      const engine = await fill(2);
+      await full();
+      await apply(engine, { ...put('lock', 'mine'), whenFull: true });
+      const held = await readOne(engine, key('lock'));
+      await apply(engine, { compare: [{ key: key('lock'), version: held?.version ?? null }] });
+    });
+  });
+
+  test('what was kept for an instant whose process was killed is cleared without another instant, and without a commit', async () => {
+    const [killed, engine] = [await openFor(server.url(), { leaseMs: 600_000 }), await openFor(server.url())];
+    await apply(engine, put('a', 'old'));
+    await killed.instant(V);
+    await apply(engine, put('a', 'new'));
+    await engine.clearInstants(V);
+    expect(await keptKeys()).toBe(2);
+    // As when nobody has renewed it.
+    const [id = ''] = (await server.admin.hkeys(INSTANTS)).filter((name) => !name.endsWith('b'));
+    await server.admin.hset(INSTANTS, id, '1');
+    await engine.clearInstants(V);
+    expect(await keptKeys()).toBe(0);
+    expect(await server.admin.exists(INSTANTS)).toBe(0);
   });
 
   test('a session of an older Penstock, whose commits keep nothing, is refused by its number until it is over', async () => {

@@ -3,6 +3,7 @@ import { copyFileSync, mkdirSync, readFileSync, renameSync, statSync, truncateSy
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { describe, expect, onTestFinished, test } from 'vitest';
+import { InstantLostError } from '../../lib/meta/instant-lost.ts';
 import { openMeta } from '../../lib/registry.ts';
 import { HANG_MS } from '../support/hang.ts';
 import { Worker, expectWhole } from '../support/meta-crash.ts';
@@ -38,6 +39,26 @@ test('what waits is answered between the pages of a long scan', async () => {
   for (let cursor: string | null = ''; cursor !== null;) ({ cursor } = await engine.scan(key('').bucket, cursor, 3));
   isOver = true;
   expect(turns).toBeGreaterThanOrEqual(2);
+});
+
+test('an instant beside which the write-ahead log grows too much is lost, and the log can be cut again', async () => {
+  const path = freshPath();
+  const engine = await openFor(`sqlite:${path}`);
+  await apply(engine, put('a', 'old'));
+  const instant = await engine.instant(V);
+  await apply(engine, put('a', 'new'));
+  expect((await instant.read([key('a')]))[0]?.value.toString()).toBe('old');
+  // As after very many commits: SQLite reads nothing behind its last frame.
+  truncateSync(`${path}-wal`, 3 * 2 ** 30);
+  const untilLost = async (): Promise<never> => {
+    for (;;) await instant.read([key('a')]);
+  };
+  await expect(untilLost()).rejects.toBeInstanceOf(InstantLostError);
+  await expect(instant.scan(key('a').bucket, '', 10)).rejects.toThrow('write-ahead log has grown too much');
+  openRaw(path).exec('PRAGMA wal_checkpoint(TRUNCATE)');
+  expect(statSync(`${path}-wal`).size).toBe(0);
+  await instant.close();
+  expect((await readOne(engine, key('a')))?.value.toString()).toBe('new');
 });
 
 describe('processes on one file', () => {

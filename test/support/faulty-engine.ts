@@ -18,6 +18,7 @@ export function faultyEngine(engine: MetaEngine, plan: FaultPlan): MetaEngine {
     numbers: (bucket) => engine.numbers(bucket),
     commit: (transaction) => plan.run('commit', () => engine.commit(transaction)),
     instant: (tag) => engine.instant(tag),
+    clearInstants: (tag) => engine.clearInstants(tag),
     subscribe: (shards, handlers) => engine.subscribe(shards, handlers),
     sessions: () => engine.sessions(),
     endSession: (id) => engine.endSession(id),

@@ -41,7 +41,8 @@ export function decodeStored(bytes: Buffer): Stored {
 }
 
 /** True when the commit gives memory back, or takes next to none: what must still work when Redis is full. */
-export function freesMemory({ write = [], patch = [] }: Minitransaction): boolean {
+export function freesMemory({ write = [], patch = [], whenFull }: Minitransaction): boolean {
+  if (whenFull === true || write.length + patch.length === 0) return true;
   let deletes = patch.filter((one) => 'remove' in one).length;
   let written = 0;
   for (const { value } of write) {
@@ -91,7 +92,7 @@ export function encodeCommit(header: CommitHeader, transaction: Minitransaction)
 }
 
 /** The hash tag of what the commit changes; it changes nothing of another. */
-function tagOf({ write = [], patch = [] }: Minitransaction): string {
+export function tagOf({ write = [], patch = [] }: Minitransaction): string {
   const bucket = write[0]?.key.bucket ?? patch[0]?.number.bucket;
   return bucket === undefined ? '' : hashTag(bucket);
 }

@@ -3,6 +3,8 @@
  *
  * Every one asks first whether the instant still stands: its field in penstock:instants:{tag}, and that no session of an older Penstock was opened
  * since. The answer 'G' says that it does not. KEYS 1 to 3: instants, last-session, keeping; ARGV 1 and 2: the instant, what `older` was.
+ *
+ * All of them may run above `maxmemory`: a backup must be possible before somebody frees a full Redis, and what was kept must be freed there.
  */
 import { COUNT_OLDER } from './small-scripts.ts';
 
@@ -16,7 +18,7 @@ if keeping[1] ~= redis.call('GET', KEYS[2]) or (keeping[2] or '0') ~= ARGV[2] th
  * KEYS instants, last-session, keeping, sessions, ARGV instant, leaseMs, prefix of session keys, the most instants. Answers '+' and `older`, 'F' (there
  * are as many as may be), or 'O' and the session whose commits would keep nothing.
  */
-export const OPEN_INSTANT_SCRIPT = `#!lua${COUNT_OLDER}
+export const OPEN_INSTANT_SCRIPT = `#!lua flags=allow-oom${COUNT_OLDER}
 local time = redis.call('TIME')
 local now = math.floor(time[1] * 1000 + time[2] / 1000)
 local sessions = redis.call('HGETALL', KEYS[4])
@@ -39,6 +41,26 @@ return '+' .. (redis.call('HGET', KEYS[3], 'older') or '0')
 export const RENEW_INSTANT_SCRIPT = `#!lua flags=allow-oom${STANDS}
 local time = redis.call('TIME')
 redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f', math.floor(time[1] * 1000 + time[2] / 1000) + ARGV[3]))
+return '+'
+`;
+
+/** KEYS instants, ARGV bytesMax. Returns those that are over, and those for which more than that was kept. */
+export const SPENT_INSTANTS_SCRIPT = `#!lua flags=no-writes
+local time = redis.call('TIME')
+local now = time[1] * 1000 + time[2] / 1000
+local all, kept, spent = redis.call('HGETALL', KEYS[1]), {}, {}
+for i = 1, #all, 2 do kept[all[i]] = tonumber(all[i + 1]) end
+for id, expiry in pairs(kept) do
+  if string.sub(id, -1) ~= 'b' and (expiry <= now or (kept[id .. 'b'] or 0) > tonumber(ARGV[1])) then
+    spent[#spent + 1] = id
+  end
+end
+return spent
+`;
+
+/** KEYS instants, ARGV instant. Nothing is kept for it any more. */
+export const END_INSTANT_SCRIPT = `#!lua flags=allow-oom
+redis.call('HSET', KEYS[1], ARGV[1], '0')
 return '+'
 `;
 

@@ -6,7 +6,9 @@
  * - Opening is one script, so between two commits. No commit waits for an instant; while none stands, it costs a commit one look.
  * - Each read asks in the same script whether the instant stands. So what was kept is complete when it is read.
  * - Sessions of a Penstock that keeps nothing are refused by name, as their commits would be torn out of the instant. One that is opened later ends it.
- * Failure: killed, its lease runs out: the next commit ends it, and whoever opens an instant of the tag next clears what was kept.
+ * - Where Redis is full, no instant takes what a commit needs: the commit that finds it so ends those for which more than BEFORE_BYTES_WHEN_FULL was kept.
+ * Failure: killed, its lease runs out: the next commit ends it. What was kept is cleared by whoever opens an instant of the tag next, by gc, and by
+ * the first commit that finds Redis full.
  * Limits: INSTANTS_MAX in a tag; BEFORE_BYTES_MAX kept for one (commit-script.ts), then it is lost.
  */
 import { PenstockError } from '../../errors.ts';
@@ -18,11 +20,13 @@ import { argument, decodeStored } from './commit-codec.ts';
 import type { Argument } from './commit-codec.ts';
 import type { RedisConnection } from './connection.ts';
 import {
+  END_INSTANT_SCRIPT,
   OPEN_INSTANT_SCRIPT,
   READ_INSTANT_SCRIPT,
   RENEW_INSTANT_SCRIPT,
   SCAN_BEFORE_SCRIPT,
   SCAN_INSTANT_SCRIPT,
+  SPENT_INSTANTS_SCRIPT,
 } from './instant-scripts.ts';
 import { KEEPING_KEY, LAST_SESSION_KEY, SESSIONS_KEY, SESSION_PREFIX, beforeKey, instantsKey } from './keys.ts';
 import { SCAN_COUNT, flatPairs, scanReply } from './replies.ts';
@@ -31,12 +35,16 @@ import { Script } from './script.ts';
 /** Of a scan's cursor: the records that are there are done, what was kept of others follows. */
 const KEPT = 'k';
 const READ_KEYS_MAX = 1000;
+/** Some 5,000 changed records: a backup of a full Redis comes to its end beside programs that only try to write. */
+const BEFORE_BYTES_WHEN_FULL = 1 << 20;
 
 const openScript = new Script(OPEN_INSTANT_SCRIPT);
 const renewScript = new Script(RENEW_INSTANT_SCRIPT);
 const readScript = new Script(READ_INSTANT_SCRIPT);
 const scanScript = new Script(SCAN_INSTANT_SCRIPT);
 const scanBeforeScript = new Script(SCAN_BEFORE_SCRIPT);
+const spentScript = new Script(SPENT_INSTANTS_SCRIPT);
+const endScript = new Script(END_INSTANT_SCRIPT);
 
 export interface InstantsOptions {
   readonly url: string;
@@ -61,7 +69,7 @@ export class RedisInstants {
   async open(tag: string): Promise<Instant> {
     const { connection, leaseMs, url, session } = this.#options;
     assertBucketPrefix(tag);
-    await sweepDead(connection, tag);
+    await this.clear(tag);
     const id = `${session}-${++this.#count}`;
     const limits = [String(Math.ceil(leaseMs)), SESSION_PREFIX, String(INSTANTS_MAX)];
     const answer = String(await openScript.run(connection, ['4', ...instantKeys(tag), SESSIONS_KEY, id, ...limits]));
@@ -75,6 +83,16 @@ export class RedisInstants {
     );
     this.#open.add(instant);
     return instant;
+  }
+
+  /** Those that are over. */
+  async clear(tag: string): Promise<void> {
+    await sweepSpent(this.#options.connection, tag, Number.MAX_SAFE_INTEGER);
+  }
+
+  /** Redis is full: true when something was freed. */
+  async makeRoom(tag: string): Promise<boolean> {
+    return sweepSpent(this.#options.connection, tag, BEFORE_BYTES_WHEN_FULL);
   }
 
   async close(): Promise<void> {
@@ -212,7 +230,7 @@ class RedisInstant implements Instant {
     if (!Buffer.isBuffer(answer)) return answer;
     throw new InstantLostError(
       url,
-      'too much was changed meanwhile, a session of an older Penstock was opened, or this process stood still for longer than its lease',
+      'too much was changed meanwhile, Redis was full, a session of an older Penstock was opened, or this process stood still for longer than its lease',
     );
   }
 }
@@ -228,7 +246,7 @@ function asRecord(found: unknown): Buffer | null {
 /** Clears what was kept for an instant, and ends it where it stands. Killed in between, the next opening goes on. */
 async function sweep(connection: RedisConnection, tag: string, id: string): Promise<void> {
   const [instants, index] = [argument(instantsKey(tag)), argument(beforeKey(tag, id))];
-  await connection.call('hset', [instants, id, '0']);
+  await endScript.run(connection, ['1', instants, id]);
   for (let cursor = '0'; ;) {
     const [next, found] = scanReply(await connection.call('hscan', [index, cursor, 'COUNT', String(SCAN_COUNT)]));
     const kept = flatPairs(found).map(([bucket]) => argument(`${beforeKey(tag, id)}:${bucket}`));
@@ -240,10 +258,10 @@ async function sweep(connection: RedisConnection, tag: string, id: string): Prom
   await connection.call('hdel', [instants, id, `${id}b`]);
 }
 
-async function sweepDead(connection: RedisConnection, tag: string): Promise<void> {
-  // They are few: one page.
-  const answer = await connection.call('hscan', [argument(instantsKey(tag)), '0', 'COUNT', String(SCAN_COUNT)]);
-  for (const [id, expiry] of flatPairs(scanReply(answer)[1])) {
-    if (expiry.toString() === '0' && !id.endsWith('b')) await sweep(connection, tag, id);
-  }
+/** True when there was one. */
+async function sweepSpent(connection: RedisConnection, tag: string, bytesMax: number): Promise<boolean> {
+  const answer = await spentScript.run(connection, ['1', argument(instantsKey(tag)), String(bytesMax)]);
+  const spent: unknown[] = Array.isArray(answer) ? answer : [];
+  for (const id of spent) await sweep(connection, tag, String(id));
+  return spent.length > 0;
 }

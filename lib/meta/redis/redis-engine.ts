@@ -38,7 +38,9 @@ import {
   encodeVersion,
   freesMemory,
   refusal,
+  tagOf,
 } from './commit-codec.ts';
+import type { Argument } from './commit-codec.ts';
 import { COMMIT_SCRIPT, COMMIT_SCRIPT_WHEN_FULL } from './commit-script.ts';
 import { RedisConnection } from './connection.ts';
 import { RedisFeed } from './feed.ts';
@@ -220,11 +222,23 @@ class RedisEngine implements MetaEngine {
     const version = encodeVersion(this.sessionId, ++this.#counter);
     const dropped = transaction.operation === undefined ? [] : this.#noteOperation(transaction.operation);
     const header = { session: this.sessionId, epoch: this.epoch, database: this.#options.database, version, dropped };
-    const script = freesMemory(transaction) ? commitScriptWhenFull : commitScript;
     try {
-      return decodeCommit(await script.run(this.#connection, encodeCommit(header, transaction)), transaction);
+      return decodeCommit(await this.#runCommit(transaction, encodeCommit(header, transaction)), transaction);
     } catch (error) {
       if (isCode(error, 'fenced')) throw this.#lease.lose(`${this.url}: ${error.message}`);
+      throw error;
+    }
+  }
+
+  /** A full Redis refuses it before anything is changed, so running it again is no repeat. */
+  async #runCommit(transaction: Minitransaction, args: readonly Argument[]): Promise<unknown> {
+    try {
+      return await commitScript.run(this.#connection, args);
+    } catch (error) {
+      if (!isCode(error, 'full')) throw error;
+      const hasRoom = await this.#instants.makeRoom(tagOf(transaction));
+      if (freesMemory(transaction)) return commitScriptWhenFull.run(this.#connection, args);
+      if (hasRoom) return commitScript.run(this.#connection, args);
       throw error;
     }
   }
@@ -233,6 +247,12 @@ class RedisEngine implements MetaEngine {
     this.#assertOpen();
     this.#lease.check();
     return this.#instants.open(tag);
+  }
+
+  async clearInstants(tag: string): Promise<void> {
+    this.#assertOpen();
+    assertBucketPrefix(tag);
+    await this.#instants.clear(tag);
   }
 
   async subscribe(shards: readonly string[], handlers: FeedHandlers): Promise<Subscription> {

@@ -4,12 +4,17 @@
  *
  * Invariants: an instant takes no lock that a writer waits for.
  * Limits: while an instant is open, no checkpoint goes past it, so the write-ahead log grows with every commit; it is cut at the next one after it.
+ * When it has grown by WAL_GROWTH_MAX, or the disk is free for no more than it has grown, the instant is lost at its next read and the log can be cut.
+ * (A process that stands still does not read: its log grows until it goes on or is killed.)
  */
+import { statfsSync, statSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { DatabaseSync } from 'node:sqlite';
 import type { StatementSync } from 'node:sqlite';
 import { PenstockError } from '../../errors.ts';
 import type { Instant, Key, MetaReader, ScanPage, Stored, Version } from '../engine.ts';
+import { InstantLostError } from '../instant-lost.ts';
 import { SCAN_LIMIT_MAX, assertBucket, assertBucketPrefix, assertKey } from '../limits.ts';
 import type { SessionLease } from '../session-lease.ts';
 import { RecordStatements, blob, latin1 } from './minitransaction.ts';
@@ -17,6 +22,11 @@ import { fromSqliteError } from './schema.ts';
 
 /** A cursor is this and the last field that was given: the empty field is a legal one, and '' is the start. */
 const CURSOR_AFTER = '>';
+
+/** A copy that meets more of it goes without an instant, and a disk bears that much. */
+const WAL_GROWTH_MAX = 2 * 2 ** 30;
+/** Looking costs as much as reading a record. */
+const READS_PER_LOOK = 16;
 
 /** Runs what reads, so that it sees one state. */
 type Reading = <T>(action: () => T) => Promise<T>;
@@ -99,13 +109,17 @@ export class SqliteInstant implements Instant {
   readonly #lease: SessionLease;
   readonly #onClose: () => void;
   readonly #reader: RecordReader;
+  readonly #walBytes: number;
+  #reads = 0;
   #closed = false;
+  #lost = false;
 
   /** Throws an error that `isBusy` while another process has the file locked. `onClose` is called once. */
   constructor(path: string, lease: SessionLease, onClose: () => void) {
     this.#path = path;
     this.#lease = lease;
     this.#onClose = onClose;
+    this.#walBytes = walBytes(path);
     this.#database = new DatabaseSync(path, { timeout: 0 });
     try {
       this.#database.exec('BEGIN');
@@ -143,19 +157,36 @@ export class SqliteInstant implements Instant {
   close(): Promise<void> {
     if (!this.#closed) {
       this.#closed = true;
-      this.#database.close();
+      if (!this.#lost) this.#database.close();
       this.#onClose();
     }
     return Promise.resolve();
   }
 
+  #boundLog(): void {
+    if (this.#lost) return;
+    const grown = walBytes(this.#path) - this.#walBytes;
+    if (grown <= 0) return;
+    const { bavail, bsize } = statfsSync(dirname(this.#path));
+    if (grown <= WAL_GROWTH_MAX && grown < bavail * bsize) return;
+    this.#lost = true;
+    this.#database.close();
+  }
+
   async #reading<T>(action: () => T): Promise<T> {
     if (this.#closed) throw new PenstockError('closed', `${this.#path}: the instant was closed`);
-    this.#lease.check();
+    if (!this.#lost) this.#lease.check();
+    if (this.#reads++ % READS_PER_LOOK === 0) this.#boundLog();
+    if (this.#lost)
+      throw new InstantLostError(this.#path, 'its write-ahead log has grown too much, or the disk is full');
     try {
       return action();
     } catch (error) {
       throw fromSqliteError(error, this.#path);
     }
   }
+}
+
+function walBytes(path: string): number {
+  return statSync(`${path}-wal`, { throwIfNoEntry: false })?.size ?? 0;
 }

@@ -259,6 +259,11 @@ class SqliteEngine implements MetaEngine {
     return instant;
   }
 
+  /** Of one whose process is gone SQLite keeps nothing. */
+  clearInstants(): Promise<void> {
+    return Promise.resolve();
+  }
+
   async subscribe(shards: readonly string[], handlers: FeedHandlers): Promise<Subscription> {
     this.#assertOpen();
     return retryBusy(this.#options, () => this.#feed.subscribe(shards, handlers));
