@@ -216,8 +216,8 @@ export class Supervisor {
   async #usage(): Promise<ControlAnswer> {
     if (this.#worker === undefined)
       return { ok: false, reason: 'failed', message: `no worker serves (${this.#state})` };
-    // The worker's own answer: callers/usage.ts.
-    return { ok: true, value: { ...((await this.#worker.ask('usage', STATS_TIMEOUT_MS)) as object) } };
+    // The worker's own answer: callers/usage.ts. Without it there is nothing to tell, so a worker that has no core for a while is waited for.
+    return { ok: true, value: { ...((await this.#worker.ask('usage', PATIENCE_MS)) as object) } };
   }
 
   async #unmount({ force = false, lazy = false }: { force?: boolean; lazy?: boolean }): Promise<ControlAnswer> {
