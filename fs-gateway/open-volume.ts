@@ -48,6 +48,7 @@ import { Orphans } from './vfs/orphans.ts';
 import type { KernelBacking, KernelNotifier, Operations, Result } from './vfs/operations.ts';
 import type { PassthroughMode } from './vfs/passthrough.ts';
 import { Reclaimer } from './vfs/reclaim.ts';
+import { ToldNames } from './vfs/told-names.ts';
 import { Writeback } from './vfs/writeback.ts';
 import { ExtendedAttributes } from './vfs/xattrs.ts';
 
@@ -225,6 +226,7 @@ async function assemble({
     whole,
     away: new Away(clock, () => view.session, staging.bases),
     handles: new Handles(),
+    told: new ToldNames(),
     keptAside: new KeptAside(join(stagingDir, 'aside')),
     time: new TimeSource(clock),
     ttlMs: options.ttlMs,
@@ -268,9 +270,10 @@ async function assemble({
   const earlyUploads = new EarlyUploads({ context, uploader, clock, commit, staged: writeback === undefined });
   const freshOpens = new FreshOpens({
     view,
+    told: context.told,
     cached: options.openCache ?? false,
     monotonicMs: () => clock.monotonicMs(),
-    settled: (ino) => notifier?.settled(ino),
+    notifier,
   });
   const files = new Files({
     context,
@@ -330,6 +333,7 @@ async function assemble({
       context,
       namespace,
       files,
+      freshOpens,
       flushes,
       xattrs: new ExtendedAttributes(context, acls),
       acls,

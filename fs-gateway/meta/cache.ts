@@ -186,12 +186,6 @@ export class MetaCache {
     this.#overtake(directoryName(parent));
   }
 
-  /** Goes through all entries. */
-  dropEntriesTo(ino: number): void {
-    for (const [key, entry] of [...this.#entries.entries()])
-      if (entry?.ino === ino) this.dropEntry(parentOf(key), key.slice(key.indexOf('/') + 1));
-  }
-
   clear(): void {
     this.#nodes.clear();
     this.#entries.clear();

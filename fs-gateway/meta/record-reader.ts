@@ -21,6 +21,19 @@ export interface RecordReaderOptions {
   retry<T>(read: () => Promise<T>): Promise<T>;
 }
 
+export interface Name {
+  readonly parent: number;
+  readonly name: string;
+}
+
+/** An inode as the engine has it at a moment of the call. */
+export interface Checked {
+  /** Null: there is no such inode. */
+  readonly node: Node | null;
+  /** Of the names that were asked for, those that do not lead to it. */
+  readonly strays: readonly Name[];
+}
+
 export class RecordReader {
   readonly #options: RecordReaderOptions;
 
@@ -29,8 +42,13 @@ export class RecordReader {
   }
 
   /** Null: there is no such inode. Throws `corrupt`. */
-  node(ino: number): Promise<Node | null> {
-    return this.#options.retry(() => this.#node(ino));
+  async node(ino: number): Promise<Node | null> {
+    return (await this.checked(ino, [])).node;
+  }
+
+  /** An inode and names of it, in one round trip. Throws `corrupt`. */
+  checked(ino: number, names: readonly Name[]): Promise<Checked> {
+    return this.#options.retry(() => this.#checked(ino, names));
   }
 
   /** Null: there is no such name. */
@@ -38,20 +56,26 @@ export class RecordReader {
     return this.#options.retry(() => this.#entry(parent, name));
   }
 
-  async #node(ino: number): Promise<Node | null> {
+  async #checked(ino: number, names: readonly Name[]): Promise<Checked> {
+    const { keys, cache } = this.#options;
+    const wanted = [keys.inode(ino), ...names.map(({ parent, name }) => keys.entry(parent, name))];
     return this.#untilFresh(
-      () => this.#options.cache.beginNode(ino),
-      (reading) => this.#options.cache.endNode(ino, reading),
+      () => cache.beginNode(ino),
+      (reading) => cache.endNode(ino, reading),
       async () => {
         const engine = await this.#options.engine();
-        const [stored] = await engine.read([this.#options.keys.inode(ino)]);
-        const known = this.#options.cache.node(ino);
+        const [stored, ...entries] = await engine.read(wanted);
+        const strays = names.filter(({ parent, name }, index) => {
+          const entry = entries[index] ?? null;
+          return entry === null || entryOf(parent, name, entry).ino !== ino;
+        });
+        const known = cache.node(ino);
         // One node for one version: others keep what they know of it by the node. (A directory has numbers beside it, which have none.)
-        if (known !== undefined && known.version === stored?.version && !isDirectory(known.inode)) return known;
-        return this.#nodeFrom(engine, ino, stored ?? null);
+        const same = known !== undefined && known.version === stored?.version && !isDirectory(known.inode);
+        return { node: same ? known : await this.#nodeFrom(engine, ino, stored ?? null), strays };
       },
-      (node) => {
-        if (node !== null) this.#options.cache.putNode(node);
+      ({ node }) => {
+        if (node !== null) cache.putNode(node);
       },
     );
   }

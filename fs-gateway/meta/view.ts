@@ -21,6 +21,7 @@ import type { IdCounter } from './id-blocks.ts';
 import { LakeListings } from './lake-listings.ts';
 import { Quotas } from './quotas.ts';
 import { RecordReader } from './record-reader.ts';
+import type { Checked, Name } from './record-reader.ts';
 import { Repeats } from './repeats.ts';
 import { Unflushed } from './unflushed.ts';
 
@@ -196,11 +197,11 @@ export class VolumeView {
     return this.#cache.node(ino) ?? this.#reader.node(ino);
   }
 
-  /** The inode as the engine has it at a moment of this call; the cached one where that is the same version. */
-  async checkedNode(ino: number): Promise<Node | null> {
-    const node = await this.#reader.node(ino);
-    if (node === null) this.#cache.dropNode(ino);
-    return node;
+  /** The inode as the engine has it at a moment of this call (the cached one where that is the same version), and which of its names lead elsewhere. */
+  async checkedNode(ino: number, names: readonly Name[]): Promise<Checked> {
+    const checked = await this.#reader.checked(ino, names);
+    if (checked.node === null) this.#cache.dropNode(ino);
+    return checked;
   }
 
   /** Null: there is no such name. */
@@ -299,10 +300,6 @@ export class VolumeView {
 
   forgetEntry(parent: number, name: string): void {
     this.#cache.dropEntry(parent, name);
-  }
-
-  forgetNamesOf(ino: number): void {
-    this.#cache.dropEntriesTo(ino);
   }
 
   forgetNode(ino: number): void {

@@ -13,6 +13,7 @@ import type { Away } from './away.ts';
 import type { Handles } from './handles.ts';
 import { Errno, PosixError } from './operations.ts';
 import type { Result } from './operations.ts';
+import type { ToldNames } from './told-names.ts';
 
 export const NAME_MAX = 255;
 
@@ -27,6 +28,7 @@ export interface Context {
   readonly away: Away;
   readonly keptAside: KeptAside;
   readonly handles: Handles;
+  readonly told: ToldNames;
   /** Entries and attributes in the kernel; pushed invalidations make it long. */
   readonly ttlMs: number;
   report(message: string): void;

@@ -12,7 +12,7 @@
  * Limits: PAGE_ENTRIES, or WHOLE_MAX, in memory per open directory beside the hashes. After the worker's death pages are found again by
  * scanning from the start; where entries of earlier pages went away meanwhile, the borders of pages may have moved by as many.
  */
-import { INODE_LISTING, isDirectory, S_IFREG } from '../../lib/volume/inode.ts';
+import { INODE_LISTING, isDirectory, isRegular, S_IFREG } from '../../lib/volume/inode.ts';
 import { ROOT_INO } from '../../lib/volume/keys.ts';
 import { BoundedMap } from '../meta/bounded-map.ts';
 import type { CachedEntry, Node, Watch } from '../meta/cache.ts';
@@ -151,7 +151,7 @@ export class Directories {
     plus: boolean,
     accept: (entry: DirectoryEntry) => boolean,
   ): Promise<boolean> {
-    const { view, ttlMs } = this.#context;
+    const { view, ttlMs, told } = this.#context;
     let fetched: ReadonlyMap<number, Node> | undefined;
     let fetchedTo = 0;
     for (let at = from; at < entries.length; at++) {
@@ -175,7 +175,9 @@ export class Directories {
         const entry = this.#entry(listed.ino) ?? entryOfNode(node, ttlMs);
         if (!accept({ name, ino, type, cookie, entry })) return false;
         // With attributes the kernel enters the name.
-        if (record !== undefined && record.told !== true) view.tellEntry(directory, name, record);
+        if (record === undefined) continue;
+        if (isRegular(node.inode)) told.tell(listed.ino, directory, name);
+        if (record.told !== true) view.tellEntry(directory, name, record);
       }
     }
     return true;

@@ -193,10 +193,11 @@ export class Files {
       if (!(error instanceof PosixError) || error.errno !== Errno.EEXIST || (flags & O_EXCL) !== 0) throw error;
     }
     // Another client made it between the kernel's lookup and now: open(2) without O_EXCL opens that one.
+    this.#context.view.forgetEntry(parent, name);
     const node = await this.#namespace.lookup(parent, name);
     if (node === null) throw new PosixError(Errno.ENOENT, `'${name}' was removed at once`);
     if (!isRegular(node.inode)) throw new PosixError(Errno.EEXIST, `'${name}' exists`);
-    return { node: await this.#freshOpens.check(caller, node.ino), again: false, gone: false };
+    return { node: await this.#freshOpens.looked(node.ino), again: false, gone: false };
   }
 
   read(ino: number, handle: bigint, offset: number, size: number): Result<Buffer> {

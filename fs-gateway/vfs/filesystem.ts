@@ -4,9 +4,10 @@
  *
  * Invariants: inode numbers of the kernel are ours (the root is 1); answers come without a promise when the cache has them.
  */
-import { FILE_BYTES_MAX, S_IFDIR, S_IFMT, S_IFREG } from '../../lib/volume/inode.ts';
+import { FILE_BYTES_MAX, isRegular, S_IFDIR, S_IFMT, S_IFREG } from '../../lib/volume/inode.ts';
 import { INODE_LISTING } from '../../lib/volume/inode.ts';
 import type { Node } from '../meta/cache.ts';
+import type { Name } from '../meta/record-reader.ts';
 import type { Acls } from './acls.ts';
 import { attributesOf, entryOfNode } from './attributes.ts';
 import { nodeOrThrow } from './context.ts';
@@ -15,10 +16,11 @@ import { Directories } from './directories.ts';
 import { guard } from './errno.ts';
 import type { Files } from './files.ts';
 import type { Flushes } from './flushes.ts';
+import type { FreshOpens } from './fresh-opens.ts';
 import type { Locks } from './locks.ts';
 import { LookAhead } from './look-ahead.ts';
 import type { Made, Namespace } from './namespace.ts';
-import { Errno, PosixError } from './operations.ts';
+import { Errno, PosixError, RENAME_EXCHANGE } from './operations.ts';
 import type {
   Caller,
   DirectoryEntry,
@@ -37,6 +39,7 @@ import { spaceOf } from './space.ts';
 import type { ExtendedAttributes } from './xattrs.ts';
 
 const O_APPEND = 0o2000;
+const DT_REG = S_IFREG >> 12;
 const MODE_BITS = 0o7777;
 const CREATABLE = new Set([0o140000, 0o100000, 0o060000, 0o020000, 0o010000]);
 
@@ -49,6 +52,7 @@ export interface FileSystemParts {
   readonly context: Context;
   readonly namespace: Namespace;
   readonly files: Files;
+  readonly freshOpens: FreshOpens;
   readonly flushes: Flushes;
   readonly xattrs: ExtendedAttributes;
   readonly acls: Acls;
@@ -89,25 +93,35 @@ export class FileSystem implements Operations {
   }
 
   /** What a request made. Of what was made before, the kernel asks again before it believes the name. */
-  #made({ node, again }: Pick<Made, 'node' | 'again'>): Entry {
-    const entry = this.#entry(node);
+  #made(parent: bigint, name: string, { node, again }: Made): Entry {
+    const entry = this.#named(Number(parent), name, node);
     return again ? { ...entry, entryTtlMs: 0 } : entry;
   }
 
-  lookup(_caller: Caller, parent: bigint, name: string): Result<LookupResult> {
+  lookup(caller: Caller, parent: bigint, name: string): Result<LookupResult> {
     return this.#guard(() => {
-      const found = this.#parts.namespace.lookup(Number(parent), name);
+      const directory = Number(parent);
+      const { namespace, freshOpens, context } = this.#parts;
+      if (freshOpens.looksAgain(caller)) context.view.forgetEntry(directory, name);
+      const found = namespace.lookup(directory, name);
       if (!(found instanceof Promise)) {
-        this.#lookAhead.hit(Number(parent));
-        return this.#looked(found);
+        this.#lookAhead.hit(directory);
+        return this.#looked(caller, directory, name, found);
       }
-      this.#lookAhead.missed(Number(parent));
-      return found.then((node) => this.#looked(node));
+      this.#lookAhead.missed(directory);
+      return found.then((node) => this.#looked(caller, directory, name, node));
     });
   }
 
-  #looked(node: Node | null): LookupResult {
-    return node === null ? { negativeTtlMs: this.#parts.context.ttlMs } : this.#entry(node);
+  #looked(caller: Caller, parent: number, name: string, node: Node | null): LookupResult {
+    this.#parts.freshOpens.hasLooked(caller, node);
+    return node === null ? { negativeTtlMs: this.#parts.context.ttlMs } : this.#named(parent, name, node);
+  }
+
+  /** The kernel knows the inode by this name from now on. */
+  #named(parent: number, name: string, node: Node): Entry {
+    if (isRegular(node.inode)) this.#parts.context.told.tell(node.ino, parent, name);
+    return this.#entry(node);
   }
 
   /** Nothing is kept per lookup: an inode is found again by its number. */
@@ -152,20 +166,21 @@ export class FileSystem implements Operations {
       const type = mode & S_IFMT;
       const full = (type === 0 ? S_IFREG : type) | (mode & MODE_BITS);
       if (!CREATABLE.has(full & S_IFMT)) throw new PosixError(Errno.EINVAL, `mode 0${mode.toString(8)}`);
-      return this.#made(await this.#parts.namespace.make(caller, Number(parent), name, full, umask, { rdev }));
+      const made = await this.#parts.namespace.make(caller, Number(parent), name, full, umask, { rdev });
+      return this.#made(parent, name, made);
     });
   }
 
   mkdir(caller: Caller, parent: bigint, name: string, mode: number, umask: number): Result<Entry> {
     return this.#guard(async () => {
       const full = S_IFDIR | (mode & MODE_BITS);
-      return this.#made(await this.#parts.namespace.make(caller, Number(parent), name, full, umask));
+      return this.#made(parent, name, await this.#parts.namespace.make(caller, Number(parent), name, full, umask));
     });
   }
 
   symlink(caller: Caller, parent: bigint, name: string, target: Buffer): Result<Entry> {
     return this.#guard(async () =>
-      this.#made(await this.#parts.namespace.symlink(caller, Number(parent), name, target)),
+      this.#made(parent, name, await this.#parts.namespace.symlink(caller, Number(parent), name, target)),
     );
   }
 
@@ -188,13 +203,27 @@ export class FileSystem implements Operations {
     return this.#guard(async () => {
       await this.#parts.flushes.beforeNaming(Number(parent), name);
       await this.#parts.namespace.rename(caller, Number(parent), name, Number(newParent), newName, flags);
+      const [from, to] = [
+        { parent: Number(parent), name },
+        { parent: Number(newParent), name: newName },
+      ];
+      this.#moved(from, to);
+      if ((flags & RENAME_EXCHANGE) !== 0) this.#moved(to, from);
     });
   }
 
+  /** The kernel moves what it holds. What the cache no longer has is found out at the file's next open. */
+  #moved(from: Name, to: Name): void {
+    const { view, told } = this.#parts.context;
+    const entry = view.cachedEntry(to.parent, to.name);
+    if (entry?.type === DT_REG) told.move(entry.ino, from, to);
+  }
+
   link(caller: Caller, ino: bigint, newParent: bigint, newName: string): Result<Entry> {
-    return this.#guard(async () =>
-      this.#made(await this.#parts.namespace.link(caller, Number(ino), Number(newParent), newName)),
-    );
+    return this.#guard(async () => {
+      const made = await this.#parts.namespace.link(caller, Number(ino), Number(newParent), newName);
+      return this.#made(newParent, newName, made);
+    });
   }
 
   open(caller: Caller, ino: bigint, flags: number): Result<OpenResult> {
@@ -206,7 +235,8 @@ export class FileSystem implements Operations {
       const full = S_IFREG | (mode & MODE_BITS);
       const made = await this.#parts.files.create(caller, Number(parent), name, full, flags, umask);
       if (made.gone) return this.#unnamed(caller, Number(parent), full, flags, umask);
-      return { entry: this.#made(made), open: await this.#parts.files.opened(caller, made.node, flags) };
+      const entry = this.#made(parent, name, made);
+      return { entry, open: await this.#parts.files.opened(caller, made.node, flags) };
     });
   }
 
@@ -218,7 +248,9 @@ export class FileSystem implements Operations {
     const { namespace, files, orphans } = this.#parts;
     const node = await namespace.makeUnnamed(caller, parent, mode, umask);
     try {
-      return { entry: this.#made({ node, again: true }), open: await files.opened(caller, node, flags) };
+      // It has no name that the kernel could believe.
+      const entry = { ...this.#entry(node), entryTtlMs: 0 };
+      return { entry, open: await files.opened(caller, node, flags) };
     } finally {
       orphans.opened(node.ino);
     }

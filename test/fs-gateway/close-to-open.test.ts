@@ -2,7 +2,10 @@
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { formatVolume } from '../../fs-gateway/main.ts';
+import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
 import { VolumeView } from '../../fs-gateway/meta/view.ts';
+import { Errno } from '../../fs-gateway/vfs/operations.ts';
+import type { OpenResult } from '../../fs-gateway/vfs/operations.ts';
 import { caller, mountTestVolume, openTestVolume, testVolume } from '../support/fs-volume.ts';
 import type { TestVolume } from '../support/fs-volume.ts';
 import { startRedis } from '../support/redis.ts';
@@ -23,14 +26,14 @@ interface Far {
 }
 
 /** One volume, by a short way and by a long one. */
-async function twoWays(): Promise<Far> {
+async function twoWays(options: Readonly<Record<string, string>> = {}): Promise<Far> {
   const redis = await startRedis();
   onTestFinished(() => redis.stop());
   const proxy = await TcpProxy.start(() => redis.port);
   onTestFinished(() => proxy.close());
   const base = tempDir('volume');
   const near = { base, metaUrl: redis.url(), storeDir: join(base, 'objects') };
-  await formatVolume({ metaUrl: near.metaUrl, storeUrl: `dir:${near.storeDir}` });
+  await formatVolume({ metaUrl: near.metaUrl, storeUrl: `dir:${near.storeDir}`, options });
   return { near, far: { ...near, metaUrl: `redis://127.0.0.1:${proxy.port}/0` }, proxy };
 }
 
@@ -66,6 +69,86 @@ test.skipIf(missing('redis-server') || cannotMount()).for(['off', 'full'] as con
   },
 );
 
+/** Says by which change of names a file was opened that no longer had the name, by a program that changes them on one mount and opens on the other. */
+const MOVE_AND_READ = `import ctypes
+libc, AT_FDCWD, RENAME_EXCHANGE = ctypes.CDLL(None, use_errno=True), -100, 2
+other = sys.argv[2]
+wrong = []
+def write(name, data):
+    with open(path + name, 'w') as f: f.write(data)
+def read(name):
+    with open(other + '/' + name) as f: return f.read()
+def move(a, b): os.rename(path + a, path + b)
+def exchange(a, b):
+    if libc.renameat2(AT_FDCWD, (path + a).encode(), AT_FDCWD, (path + b).encode(), RENAME_EXCHANGE): raise OSError(ctypes.get_errno(), 'renameat2')
+def replaced(): write('next', 'new'); move('next', 'f')
+def replaced_beside_a_link(): os.link(path + 'f', path + 'copy'); write('next', 'new'); move('next', 'f')
+def rotated(): move('f', 'f.1'); write('f', 'new')
+def made_anew(): os.unlink(path + 'f'); write('f', 'new')
+def exchanged(): write('next', 'new'); exchange('next', 'f')
+for change in replaced, replaced_beside_a_link, rotated, made_anew, exchanged:
+    for i in range(3):
+        for name in 'f', 'f.1', 'copy':
+            if os.path.lexists(path + name): os.unlink(path + name)
+        write('f', 'old')
+        # Until the news of that have come: the kernel then believes what it has.
+        for _ in range(4): read('f')
+        change()
+        if read('f') != 'new': wrong.append(change.__name__)
+say(wrong)`;
+
+test.skipIf(missing('redis-server') || cannotMount()).for([
+  ['off', 'no trash', {}],
+  ['read', 'a trash', { trash: '1d' }],
+  ['full', 'no trash', {}],
+] as const)(
+  'an open by a name that leads to another file since a change on another mount opens that one, whichever change it was (passthrough=%s, %s)',
+  async ([passthrough, , options], context) => {
+    context.skip(passthrough !== 'off' && cannotPassThrough(), 'no passthrough here');
+    const { near, far, proxy } = await twoWays(options);
+    const [writer, reader] = [
+      await mountTestVolume(near, { passthrough }),
+      await mountTestVolume(far, { passthrough }),
+    ];
+    proxy.delayMs = LATE_MS;
+    expect(await python(writer, '', MOVE_AND_READ, [reader.mountpoint])).toBe('[]');
+  },
+);
+
+test('a name that was moved over is looked up anew, also when the news of it are here and have not reached the kernel', async () => {
+  const volume = await testVolume();
+  const writer = await openTestVolume(volume, 'writer');
+  await writeFile(writer, 'count', Buffer.from('old'));
+  const heard = Promise.withResolvers<undefined>();
+  const reader = await openTestVolume(
+    volume,
+    'reader',
+    [],
+    'lake',
+    {},
+    {
+      invalidateInode: () => undefined,
+      invalidateEntry(_parent, name) {
+        if (name === 'count') heard.resolve(undefined);
+      },
+      incrementEpoch: () => true,
+      settled: () => undefined,
+    },
+  );
+  const { ino } = await lookUp(reader, 1n, 'count');
+  await writeFile(writer, 'next', Buffer.from('new'));
+  await writer.operations.rename(caller(), 1n, 'next', 1n, 'count', 0);
+  await heard.promise;
+  // The kernel repeats what it was refused with ESTALE: behind a new look, or, through /proc/self/fd, as it was.
+  await expect(openNow(reader, ino)).rejects.toMatchObject({ errno: Errno.ESTALE });
+  const reopened = await openNow(reader, ino);
+  expect((await reader.operations.read(caller(), ino, reopened.handle, 0n, 5, 0)).toString()).toBe('old');
+  await expect(openNow(reader, ino)).rejects.toMatchObject({ errno: Errno.ESTALE });
+  const now = await lookUp(reader, 1n, 'count');
+  const { handle } = await openNow(reader, now.ino);
+  expect((await reader.operations.read(caller(), now.ino, handle, 0n, 5, 0)).toString()).toBe('new');
+});
+
 /** One thread replaces a file by rename on one mount, again and again, the other opens it on another mount: what it reads never goes back, and it meets no error. */
 const REPLACE_AND_READ = `import threading
 other = sys.argv[2]
@@ -95,6 +178,9 @@ test.skipIf(missing('redis-server') || cannotMount())(
     expect(await python(writer, '', REPLACE_AND_READ, [reader.mountpoint])).toBe('[[], 299]');
   },
 );
+
+const openNow = async ({ operations }: OpenVolume, ino: bigint): Promise<OpenResult> =>
+  operations.open(caller(), ino, 0);
 
 test('with openCache an open of a known file asks nobody', async () => {
   const open = await openTestVolume(await testVolume(), 'a', [], 'lake', { openCache: true });

@@ -6,7 +6,7 @@ import { formatVolume, mountVolume } from '../../fs-gateway/main.ts';
 import type { VolumeMountRequest } from '../../fs-gateway/main.ts';
 import { openVolume } from '../../fs-gateway/open-volume.ts';
 import type { OpenVolume, VolumeOptions } from '../../fs-gateway/open-volume.ts';
-import type { Caller } from '../../fs-gateway/vfs/operations.ts';
+import type { Caller, KernelNotifier } from '../../fs-gateway/vfs/operations.ts';
 import { startRedis } from './redis.ts';
 import type { RedisServer } from './redis.ts';
 import { startVersitygw } from './versitygw.ts';
@@ -76,6 +76,7 @@ export async function openTestVolume(
     Partial<VolumeOptions>,
     'passthrough' | 'kernel' | 'writeback' | 'openCache' | 'cacheBytes' | 'cacheGroup' | 'mountpoint' | 'mountLife'
   > = {},
+  notifier?: KernelNotifier,
 ): Promise<OpenVolume> {
   const opened = await openVolume(
     {
@@ -88,7 +89,7 @@ export async function openTestVolume(
       ...more,
     },
     systemClock,
-    undefined,
+    notifier,
     (message) => reports.push(message),
   );
   let closed: Promise<void> | undefined;

@@ -1,0 +1,52 @@
+/**
+ * The names by which the kernel may know each file: an open comes with an inode, and has to ask whether the name that led there still does.
+ *
+ * Invariants
+ * - Every name that the kernel was told of (LOOKUP, READDIRPLUS) or has made, and has not forgotten, is here, unless the file is unknown. Those that it has
+ *   forgotten may be here too: the next open of the file finds out, and they go once the kernel was told.
+ * Limits: FILES_MAX files, some 150 bytes each; one that was forgotten is unknown, and so is one with more than NAMES_MAX names. A file that was forgotten and
+ * told anew by one name while the kernel still had another of it is checked by the new one only.
+ */
+import { BoundedMap } from '../meta/bounded-map.ts';
+import type { Name } from '../meta/record-reader.ts';
+
+/** The kernel keeps a name for a minute at most, and looks up 2,000 a second at its busiest here. */
+const FILES_MAX = 131_072;
+const NAMES_MAX = 8;
+
+export class ToldNames {
+  readonly #files = new BoundedMap<number, readonly Name[]>(FILES_MAX);
+
+  /** Undefined: unknown. */
+  of(ino: number): readonly Name[] | undefined {
+    const names = this.#files.get(ino);
+    return names !== undefined && names.length > NAMES_MAX ? undefined : names;
+  }
+
+  tell(ino: number, parent: number, name: string): void {
+    const names = this.#files.get(ino) ?? [];
+    if (names.length > NAMES_MAX || names.some((known) => isSame(known, { parent, name }))) return;
+    this.#files.set(ino, [...names, { parent, name }]);
+  }
+
+  /** The kernel itself has moved what it holds. */
+  move(ino: number, from: Name, to: Name): void {
+    this.tell(ino, to.parent, to.name);
+    const names = this.of(ino);
+    if (names !== undefined) {
+      this.#files.set(
+        ino,
+        names.filter((known) => !isSame(known, from)),
+      );
+    }
+  }
+
+  /** Unless the file was forgotten since `names` were those of it. */
+  forget(ino: number, names: readonly Name[]): void {
+    if (this.#files.get(ino) === names) this.#files.delete(ino);
+  }
+}
+
+function isSame(a: Name, b: Name): boolean {
+  return a.name === b.name && a.parent === b.parent;
+}
