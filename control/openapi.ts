@@ -6,6 +6,13 @@ import { problemSchema } from './problem.ts';
 
 const FAILURE = { $ref: '#/components/responses/Problem' };
 
+/** Of what goes on without its request. */
+const LOCATION = {
+  description: 'where to see how far it is, and what came of it',
+  required: true,
+  schema: { type: 'string', format: 'uri-reference' },
+} as const;
+
 /** Of every operation; taken in front of the routes, by auth/tenants.ts. */
 const TENANT = {
   name: 'tenant',
@@ -43,6 +50,8 @@ export function openApiOptions(version: string): FastifyDynamicSwaggerOptions {
       for (const methods of Object.values(openapi.paths ?? {})) {
         for (const operation of Object.values(methods ?? {})) {
           if (typeof operation !== 'object' || !('responses' in operation)) continue;
+          const { 202: begun } = operation.responses;
+          if (begun !== undefined && 'description' in begun) begun.headers = { ...begun.headers, Location: LOCATION };
           operation.responses = { ...operation.responses, default: FAILURE };
           const isPublic = operation.security?.length === 0;
           if (!isPublic) operation.parameters = [...(operation.parameters ?? []), TENANT];

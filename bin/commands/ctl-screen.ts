@@ -35,7 +35,7 @@ export function showAnswer(value: unknown, columns: z.output<typeof columnsSchem
       false,
     );
   } else if (object.success) showObject(object.data);
-  else if (value !== '') process.stdout.write(String(value).split('\n').map(oneLine).join('\n'));
+  else process.stdout.write(String(value).split('\n').map(oneLine).join('\n'));
 }
 
 function showObject(object: Item): void {

@@ -233,7 +233,8 @@ async function request(
   }
   const text = await response.text();
   const isJson = response.headers.get('content-type')?.includes('json') ?? false;
-  const value: unknown = isJson && text !== '' ? JSON.parse(text) : text;
+  // Of no content there is an object with nothing in it, as of an operation that was followed to such an end.
+  const value: unknown = text === '' ? {} : isJson ? JSON.parse(text) : text;
   if (response.ok) {
     const goesOnAt = response.status === 202 ? response.headers.get('location') : null;
     return { value, goesOnAt };

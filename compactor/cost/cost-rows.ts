@@ -107,12 +107,17 @@ function fileRow({ compaction, estimate, ...files }: LandedFiles, currency: stri
     compactionGets: compaction.gets,
     compactionCpuSeconds: compaction.cpuSeconds,
     ...money('compaction', compaction.price),
-    estimateCommitEvery: estimate === null ? null : `${Math.round(estimate.commitEveryMs / 1000)}s`,
+    estimateCommitEvery: estimate === null ? null : duration(estimate.commitEveryMs),
     estimateFilesPerHour: estimate?.filesPerHour ?? null,
     estimateSavedRequests: estimate?.savedRequests ?? null,
     estimateSavedCpuSeconds: estimate?.savedCpuSeconds ?? null,
     ...money('estimateSaved', estimate?.savedPrice ?? null),
   };
+}
+
+/** As `lander.commitEvery` takes it: seconds, or milliseconds below a minute, where seconds would say another figure. */
+function duration(ms: number): string {
+  return ms < 60_000 && ms % 1000 !== 0 ? `${Math.round(ms)}ms` : `${Math.round(ms / 1000)}s`;
 }
 
 const percent = (change: number | null): number | null => (change === null ? null : round(100 * change, 1));

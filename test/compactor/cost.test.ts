@@ -81,6 +81,9 @@ test('what small files cost, and an estimate of what larger ones would save', as
       ...{ estimateSavedCpuSeconds: 28.3, estimateSavedEur: 0.3332 },
     },
   ]);
+  // Of less than a second it is no nought.
+  const quick = { ...pipeline.config, lander: { ...pipeline.config.lander, commitEvery: 5 } };
+  expect((await table(quick)).rows[0]).toMatchObject({ estimateCommitEvery: '640ms' });
   // Files that are as large as they should be leave nothing to gain.
   const full = { ...pipeline.config, lander: { ...pipeline.config.lander, fileBytes: 1_500_000 } };
   expect((await table(full)).rows[0]).toMatchObject({ estimateCommitEvery: null, estimateSavedRequests: null });

@@ -50,7 +50,10 @@ test('penstock serve tells its address, ctl asks it by its own document, SIGTERM
   await ctl('agents', 'configure', '7', '--config', `@${settings}`);
   const wanted = JSON.parse(await ctl('agents', 'config', '7', '--json')) as { version: string; config: object };
   expect(wanted.config).toEqual({ sources: [{ type: 'simulator', rate: 5, to: 'machine', sensors: 2 }] });
-  await ctl('agents', 'configure', '7', '--config', `@${settings}`, '--if-match', wanted.version);
+  const again = ['agents', 'configure', '7', '--config', `@${settings}`, '--if-match', wanted.version] as const;
+  // An answer without content.
+  expect(await ctl('agents', 'heartbeat', '7', '--status', '{}', '--json')).toBe('{}\n');
+  await ctl(...again);
   await expect(ctl('tokens', 'create', '--data', '[1]')).rejects.toMatchObject({ code: 2 });
   expect(JSON.parse(await ctl('tokens', 'create', '--name', '7', '--role', 'agent', '--json'))).toMatchObject({
     name: '7',

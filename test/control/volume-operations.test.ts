@@ -206,13 +206,17 @@ test('each change that may go on without its request takes a key, and says so in
   const place = placed();
   const control = await served(place);
   const { paths } = (await control.get('/openapi.json')) as unknown as {
-    paths: Record<string, Record<string, { operationId: string; parameters: { name: string }[]; responses: object }>>;
+    paths: Record<
+      string,
+      Record<string, { operationId: string; parameters: { name: string }[]; responses: Record<string, object> }>
+    >;
   };
   const changes = Object.values(paths)
     .flatMap((methods) => Object.values(methods))
     .filter(({ responses, parameters }) => '202' in responses && parameters.some(({ name }) => name === 'wait'));
   expect(changes).toHaveLength(6);
-  for (const { operationId, parameters } of changes) {
+  for (const { operationId, parameters, responses } of changes) {
+    expect(responses['202'], operationId).toMatchObject({ headers: { Location: { schema: { type: 'string' } } } });
     expect(
       parameters.map(({ name }) => name),
       operationId,

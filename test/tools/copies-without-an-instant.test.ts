@@ -36,7 +36,6 @@ describe.skipIf(missing('redis-server', 'versitygw'))('beside a session of an ol
     for (const args of [
       ['snapshot', 'create', metaUrl, 'torn'],
       ['dump', metaUrl, join(base, 'dump')],
-      ['backup', 'create', metaUrl],
     ]) {
       const { status, stdout, stderr } = await run(PENSTOCK, ['fs', ...args, '--json']);
       expect({ args, status }).toEqual({ args, status: 3 });
