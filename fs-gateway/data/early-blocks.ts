@@ -49,13 +49,6 @@ export class EarlyBlocks {
     return first === undefined ? 0 : this.#ageMs(first);
   }
 
-  /** In the store, or on their way there, for the next commit. */
-  get bytes(): number {
-    let sum = 0;
-    for (const { bytes } of this.#blocks.values()) sum += bytes;
-    return sum;
-  }
-
   /** Whether a block at this offset was uploaded, whatever became of it. */
   wasBegun(offset: number): boolean {
     return this.#begun.has(offset);

@@ -13,7 +13,7 @@
  *   the journal, and the metadata tell by the id that they are committed (docs/decisions/0051).
  * - What an earlier version staged is in one file for all of it, `<dir>/<inode>`: it stays the one segment of that inode until it is given back.
  * Failure: the next worker finds segments by their names; those of no staged file are removed.
- * Limits: FREE_MAX segments that serve nobody (192 MiB), DESCRIPTORS_MAX of them open.
+ * Limits: FREE_MAX segments that serve nobody (256 MiB), DESCRIPTORS_MAX of them open.
  */
 import {
   closeSync,
@@ -35,7 +35,7 @@ const SEGMENT_BYTES = 16 * 2 ** 20;
 /** More than any file has. */
 const UNDIVIDED_BYTES = 2 ** 53;
 /** What one file stages before it is flushed, and what is uploaded meanwhile. */
-const FREE_MAX = 12;
+const FREE_MAX = 16;
 const DESCRIPTORS_MAX = 128;
 const SYNCS_MAX = 4;
 

@@ -72,6 +72,8 @@ export class StagedFile {
   promiseId: bigint | undefined;
   /** A flush of what was promised failed: the next one has another id, of which the journal does not know yet. */
   promiseAgain = false;
+  /** How often its bytes have changed. */
+  changes = 0;
   readonly #segments: Segments | undefined;
   /** Of `flushing`. */
   #flushingEarly: EarlyBlocks | undefined;
@@ -157,6 +159,7 @@ export class StagedFile {
   }
 
   #changed(start: number, end: number, kind: Range['kind']): void {
+    this.changes++;
     this.active.set(start, end, kind);
     this.early.changed(start, end);
   }

@@ -4,7 +4,8 @@
  * Invariants: `upload` returns when every object is durable in the store; only then may metadata refer to its pieces. Object ids are
  * never used twice, so an object is written once. Memory is used again only behind a put that has succeeded: one that failed may still be sending.
  * Failure: objects without a reference stay behind; gc removes them.
- * Limits: UPLOADS_MAX at a time, and as many blocks of memory, which are given back when nothing was uploaded for IDLE_MS.
+ * Limits: UPLOADS_MAX at a time, and as many blocks of memory, beside LENT_MAX of blocks that are gathered (gathering.ts) or wait for their turn. Memory is given
+ * back when nothing was uploaded for IDLE_MS.
  */
 import { crc32c } from '@node-rs/crc32';
 import type { ObjectStore } from '../../lib/store/store.ts';
@@ -18,11 +19,26 @@ import { Slots } from './slots.ts';
 
 /** Uploads at a time, over all files: each holds one block in memory. */
 const UPLOADS_MAX = 8;
-const IDLE_MS = 1000;
+const LENT_MAX = 4;
+/** Longer than a program calculates between two files: with each 64 MiB that are new V8 looks for garbage, which takes as long as the upload of some blocks. */
+const IDLE_MS = 10_000;
 
 export interface ByteRange {
   readonly start: number;
   readonly end: number;
+}
+
+/** A whole block in memory of `lend`. */
+export interface Gathered {
+  readonly memory: Buffer;
+  readonly crc: number;
+}
+
+interface Content {
+  /** In the file. */
+  readonly start: number;
+  readonly content: Buffer;
+  readonly crc: number;
 }
 
 /** Fills a buffer with the file's bytes at an offset. */
@@ -42,6 +58,8 @@ export class Uploader {
   readonly #slots = new Slots(UPLOADS_MAX);
   /** Of a block each, used again: new ones for each would cost a page fault per 4 KiB, and have V8 look for garbage. */
   #free: Buffer[] = [];
+  /** Not yet in an upload that has begun. */
+  #lent = 0;
   #usedMs = 0;
   #idleTimer: NodeJS.Timeout | undefined;
   /** For statistics: what was put into the store, and by how much compression made it less. */
@@ -59,20 +77,47 @@ export class Uploader {
     return uploaded.flat();
   }
 
+  /** Memory for a block of which the bytes come one after another; undefined: enough is in use. It goes to `uploadGathered`, or is given back. */
+  lend(): Buffer | undefined {
+    if (this.#lent >= LENT_MAX) return undefined;
+    this.#lent++;
+    return this.#take(this.#options.blockSize);
+  }
+
+  giveBack(memory: Buffer): void {
+    this.#lent--;
+    this.#give(memory);
+  }
+
+  async uploadGathered(start: number, { memory, crc }: Gathered): Promise<Extent[]> {
+    return this.#slots.run(() => {
+      this.#lent--;
+      return this.#putContents(memory, [{ start, content: memory, crc }], false);
+    });
+  }
+
   async #put(pieces: readonly ByteRange[], load: Load, isHere: boolean): Promise<Extent[]> {
-    const { store, reader, volumeId, compression, blockSize } = this.#options;
-    const objectId = await this.#options.newObjectId();
     const memory = this.#take(pieces.reduce((sum, { start, end }) => sum + end - start, 0));
-    const extents: Extent[] = [];
-    const uploaded: (readonly [Piece, Buffer])[] = [];
-    const bodies: Buffer[] = [];
+    const contents: Content[] = [];
     let at = 0;
-    let pieceOffset = 0;
-    let objectCrc = 0;
     for (const { start, end } of pieces) {
       const content = memory.subarray(at, (at += end - start));
       await load(start, content);
-      const crc = crc32c(content);
+      contents.push({ start, content, crc: crc32c(content) });
+    }
+    return this.#putContents(memory, contents, isHere);
+  }
+
+  /** One object. `memory` is what the contents are in. */
+  async #putContents(memory: Buffer, contents: readonly Content[], isHere: boolean): Promise<Extent[]> {
+    const { store, reader, volumeId, compression, blockSize } = this.#options;
+    const objectId = await this.#options.newObjectId();
+    const extents: Extent[] = [];
+    const uploaded: (readonly [Piece, Buffer])[] = [];
+    const bodies: Buffer[] = [];
+    let pieceOffset = 0;
+    let objectCrc = 0;
+    for (const { start, content, crc } of contents) {
       const body = compression === 'zstd' ? await compressPiece(content) : content;
       const [pieceBytes, storedBytes] = [content.length, body.length];
       const source = { kind: 'own', objectId, pieceOffset, pieceBytes, storedBytes, crc } as const;
@@ -85,7 +130,7 @@ export class Uploader {
     }
     await store.put(objectKey(volumeId, objectId), bodies, { crc32c: objectCrc });
     this.uploadedBytes += pieceOffset;
-    this.savedBytes += at - pieceOffset;
+    this.savedBytes += contents.reduce((sum, { content }) => sum + content.length, -pieceOffset);
     // A block is one of many of its file: to copy them would cost as much as to upload them, and the kernel has the last ones in its pages.
     const kept = uploaded.filter(([piece, content]) =>
       reader.remember(piece, content, isHere || content.length === blockSize),

@@ -13,9 +13,10 @@
  */
 import type { Clock } from '../../lib/clock.ts';
 import { BlockHashes } from '../data/block-hashes.ts';
+import { Gatherings } from '../data/gathering.ts';
 import { LiveFile } from '../data/live-file.ts';
 import type { StagedFile } from '../data/staged-file.ts';
-import type { Uploader } from '../data/uploader.ts';
+import type { Gathered, Uploader } from '../data/uploader.ts';
 import type { Context } from './context.ts';
 import type { Result } from './operations.ts';
 
@@ -50,6 +51,7 @@ interface Watched {
 
 export class EarlyUploads {
   readonly #options: EarlyUploadsOptions;
+  readonly #gatherings: Gatherings;
   readonly #watched = new Map<number, Watched>();
   #timer: NodeJS.Timeout | undefined;
   #uploading = 0;
@@ -57,6 +59,7 @@ export class EarlyUploads {
 
   constructor(options: EarlyUploadsOptions) {
     this.#options = options;
+    this.#gatherings = new Gatherings(options.uploader, options.context.format.blockSize);
   }
 
   /** It was opened for writing. */
@@ -68,21 +71,36 @@ export class EarlyUploads {
     this.#timer ??= setInterval(() => this.#look(), LOOK_MS).unref();
   }
 
-  /** A program has written [from, to) through the daemon. */
-  wrote(file: StagedFile, from: number, to: number): void {
-    const { context, staged, uploader } = this.#options;
+  /** A program has written `data` at `from` through the daemon. */
+  wrote(file: StagedFile, from: number, data: Buffer): void {
+    const { context, staged } = this.#options;
     const { blockSize } = context.format;
-    const last = Math.floor(to / blockSize) * blockSize;
     // What is appended may move before it is committed.
-    if (!staged || last <= from || file.selfKept || file.inMemory || file.append !== undefined) return;
+    if (!staged || file.selfKept || file.inMemory || file.append !== undefined) return;
     if (context.view.cachedNode(file.ino)?.inode.nlink === 0) return;
-    for (let start = Math.floor(from / blockSize) * blockSize; start < last; start += blockSize) {
+    const to = from + data.length;
+    for (let start = Math.floor(from / blockSize) * blockSize; start < to; start += blockSize) {
+      const at = Math.max(from, start);
       const end = start + blockSize;
-      if (file.early.wasBegun(start) || !file.active.coversWithData(start, end)) continue;
-      const failed = (): void => undefined; // The flush does it, and reports.
-      const load = (offset: number, target: Buffer): void => file.load(offset, target, 0, target.length);
-      file.early.add([start, blockSize], uploader.upload([{ start, end }], load)).catch(failed);
+      const gathered = this.#gatherings.add(file, at, data.subarray(at - from, Math.min(to, end) - from));
+      if (end <= to) this.#uploadStaged(file, start, gathered);
     }
+  }
+
+  /** A write has come to the end of the block. */
+  #uploadStaged(file: StagedFile, start: number, gathered: Gathered | undefined): void {
+    const { context, uploader } = this.#options;
+    const { blockSize } = context.format;
+    const end = start + blockSize;
+    if (file.early.wasBegun(start) || !file.active.coversWithData(start, end)) {
+      if (gathered !== undefined) uploader.giveBack(gathered.memory);
+      return;
+    }
+    const failed = (): void => undefined; // The flush does it, and reports.
+    const load = (offset: number, target: Buffer): void => file.load(offset, target, 0, target.length);
+    const upload =
+      gathered === undefined ? uploader.upload([{ start, end }], load) : uploader.uploadGathered(start, gathered);
+    file.early.add([start, blockSize], upload).catch(failed);
   }
 
   #look(): void {
@@ -150,6 +168,7 @@ export class EarlyUploads {
 
   close(): void {
     this.#closed = true;
+    this.#gatherings.close();
     clearInterval(this.#timer);
   }
 }

@@ -5,8 +5,7 @@
  * Invariants
  * - An inode is enough to serve a handle: a handle of a previous worker works like one of ours.
  * - A file that is removed while it is open stays readable and writable until its last close.
- * Limits: `stagedMax` bytes staged in all before writers wait, STAGED_FILE_SHARE of them per file before it is flushed in the background, EARLY_FILE_SHARE of
- * what is uploaded already.
+ * Limits: `stagedMax` bytes staged in all before writers wait, STAGED_FILE_SHARE of them per file before it is flushed in the background.
  */
 import { FILE_BYTES_MAX, INODE_IMMUTABLE, isDirectory, isRegular } from '../../lib/volume/inode.ts';
 import { ReadAhead } from '../data/read-ahead.ts';
@@ -39,8 +38,6 @@ const O_TRUNC = 0o1000;
  * uploaded when it is closed or synced, however often a program writes over it meanwhile.
  */
 const STAGED_FILE_SHARE = 1 / 4;
-/** So much that is in the store already is committed with little work, which gives its place on the disk back. */
-const EARLY_FILE_SHARE = 1 / 8;
 const HANDLES_MAX = 65_536;
 /** So often a read begins again because the file changed under it; a file that changes faster is read as of some moment of the read. */
 const READ_ATTEMPTS_MAX = 16;
@@ -281,9 +278,7 @@ export class Files {
 
   /** It is to be flushed now; or, while it is, all that is staged is too much. */
   #isMuch(file: StagedFile | undefined): boolean {
-    if (file === undefined || file.stagedBytes < this.#stagedMax * EARLY_FILE_SHARE) return false;
-    const isMuch = file.stagedBytes >= this.#stagedMax * STAGED_FILE_SHARE;
-    if (!isMuch && file.early.bytes < this.#stagedMax * EARLY_FILE_SHARE) return false;
+    if (file === undefined || file.stagedBytes < this.#stagedMax * STAGED_FILE_SHARE) return false;
     return file.flushing === undefined || this.#context.staging.bytes >= this.#stagedMax;
   }
 
@@ -309,7 +304,7 @@ export class Files {
       throw new PosixError(Errno.EFBIG, `a file of more than ${FILE_BYTES_MAX} bytes`);
     if (append === undefined) {
       staging.write(file, offset, data, time.nowNs());
-      this.#earlyUploads.wrote(file, offset, offset + data.length);
+      this.#earlyUploads.wrote(file, offset, data);
     } else staging.append(file, data, time.nowNs(), append);
     return data.length;
   }

@@ -1,5 +1,6 @@
 /** A live file that grows is uploaded while it is written: what close then commits, and uploads. The kernel is played. */
-import { appendFileSync, ftruncateSync, openSync, writeSync } from 'node:fs';
+import { appendFileSync, closeSync, ftruncateSync, openSync, readdirSync, writeSync } from 'node:fs';
+import { join } from 'node:path';
 import { randomBytes } from 'node:crypto';
 import { describe, expect, test } from 'vitest';
 import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
@@ -13,6 +14,7 @@ import { playKernel } from '../support/played-kernel.ts';
 
 const BLOCK = 262_144;
 const BLOCKS = 12;
+const isSegment = (path: string): boolean => /\/\d+\.0$/.test(path);
 
 interface Growing {
   readonly volume: OpenVolume;
@@ -79,6 +81,8 @@ describe('through the daemon', () => {
   interface Written {
     readonly volume: OpenVolume;
     readonly other: OpenVolume;
+    /** Where what is staged lies. */
+    readonly segment: () => string;
     readonly write: (offset: number, data: Buffer) => Promise<unknown>;
     readonly truncate: (size: number) => Promise<unknown>;
     readonly punch: (offset: number, length: number) => Promise<unknown>;
@@ -95,6 +99,10 @@ describe('through the daemon', () => {
     return {
       volume,
       other: await openTestVolume(made, 'other'),
+      segment: () => {
+        const cacheDir = join(made.base, 'cache-a');
+        return join(cacheDir, readdirSync(cacheDir, { recursive: true, encoding: 'utf8' }).find(isSegment) ?? '');
+      },
       write: async (offset, data) => operations.write(caller(), ino, open.handle, BigInt(offset), data, 2, false),
       truncate: async (size) => operations.setattr(caller(), ino, { size: BigInt(size) }),
       punch: async (offset, length) =>
@@ -161,6 +169,65 @@ describe('through the daemon', () => {
     for (let n = 0; n < 600; n++) await write((n % 2) * BLOCK + 1, part);
     await fsync();
     expect(uploaded()).toBe(2 * part.length);
+  });
+
+  test('a block that was written from its first byte to its last is uploaded from memory: it was read back from the cache directory', async () => {
+    const { other, segment, write, fsync, uploaded } = await written();
+    const content = randomBytes(BLOCKS * BLOCK);
+    await write(0, content.subarray(0, BLOCK));
+    await expect.poll(uploaded).toBe(BLOCK);
+    const staged = openSync(segment(), 'r+');
+    for (let block = 1; block < BLOCKS; block++) {
+      for (let at = block * BLOCK; at < (block + 1) * BLOCK; at += BLOCK / 4) {
+        await write(at, content.subarray(at, at + BLOCK / 4));
+        writeSync(staged, Buffer.alloc(BLOCK / 4), 0, BLOCK / 4, at);
+      }
+      await expect.poll(uploaded).toBe((block + 1) * BLOCK);
+    }
+    closeSync(staged);
+    await fsync();
+    expect(uploaded()).toBe(content.length);
+    await expect.poll(async () => (await readElsewhere(other, 'f')).equals(content)).toBe(true);
+  });
+
+  test.each([
+    ['written over', async ({ write }: Written, at: number) => write(at, Buffer.alloc(100, 'over'))],
+    ['punched', async ({ punch }: Written, at: number) => punch(at, 100)],
+    ['cut off', async ({ truncate }: Written, at: number) => truncate(at)],
+    ['flushed', async ({ fsync }: Written) => fsync()],
+  ] as const)('a block of which bytes are %s while it is gathered is committed as it is', async (how, change) => {
+    const file = await written();
+    const content = randomBytes(3 * BLOCK);
+    const middle = BLOCK + BLOCK / 2;
+    await file.write(0, content.subarray(0, middle));
+    await change(file, BLOCK + 50);
+    if (how === 'written over') content.fill('over', BLOCK + 50, BLOCK + 150);
+    if (how === 'punched') content.fill(0, BLOCK + 50, BLOCK + 150);
+    if (how === 'cut off') content.fill(0, BLOCK + 50, middle);
+    // It goes on where it would have gone on without that.
+    await file.write(middle, content.subarray(middle));
+    await file.fsync();
+    await expect.poll(async () => (await readElsewhere(file.other, 'f')).equals(content)).toBe(true);
+  });
+
+  test('of more files than are gathered at once, each is committed as it was written', async () => {
+    const made = await testVolume({ blockSize: '256KiB' });
+    const { operations } = await openTestVolume(made);
+    const other = await openTestVolume(made, 'other');
+    const content = randomBytes(4 * BLOCK);
+    const files = await Promise.all(
+      Array.from({ length: 10 }, async (_, n) => operations.create(caller(), 1n, `f${n}`, 0o644, 2, 0)),
+    );
+    for (let at = 0; at < content.length; at += BLOCK / 4) {
+      for (const { entry, open } of files) {
+        const data = content.subarray(at, at + BLOCK / 4);
+        await operations.write(caller(), entry.attributes.ino, open.handle, BigInt(at), data, 2, false);
+      }
+    }
+    for (const { entry, open } of files) await operations.fsync(caller(), entry.attributes.ino, open.handle, false);
+    for (const n of files.keys()) {
+      await expect.poll(async () => (await readElsewhere(other, `f${n}`)).equals(content)).toBe(true);
+    }
   });
 
   test('with writeback nothing is uploaded before it is synced', async () => {
