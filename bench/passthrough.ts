@@ -1,8 +1,8 @@
 /**
  * Data rates of a mount beside those of the plain disk under its cache directory, and with JUICEFS=PATH beside JuiceFS, row by row in alternation, so that all
  * meet the same machine in the same minutes. Prints the median of each, the ratios, and the CPU seconds of the daemon per GB that programs moved.
- * usage: [JUICEFS=PATH] node bench/passthrough.ts [--mode off|read|full] [--writeback] [--size 512M] [--seconds 3] [--rounds 3] [--only TEXT] [--dir DIR] [--s3]
- *        (--s3: both keep their objects in a versitygw of their own. JuiceFS syncs nothing in a directory as its store, we sync each object. Needs fio, root, /dev/fuse; DIR on a local disk, default the temporary directory; JuiceFS needs redis-server; --only: rows with this in their name)
+ * usage: [JUICEFS=PATH] node bench/passthrough.ts [--mode off|read|full] [--writeback] [--size 512M] [--seconds 3] [--rounds 3] [--only TEXT] [--dir DIR] [--s3] [--redis]
+ *        (--s3: both keep their objects in a versitygw of their own. JuiceFS syncs nothing in a directory as its store, we sync each object. --redis: both keep their metadata in one Redis that syncs nothing; else ours are in SQLite, which syncs each commit. Needs fio, root, /dev/fuse; DIR on a local disk, default the temporary directory; JuiceFS needs redis-server; --only: rows with this in their name)
  */
 import { execFile } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
@@ -94,6 +94,7 @@ const { values } = parseArgs({
     only: { type: 'string', default: '' },
     dir: { type: 'string', default: tmpdir() },
     s3: { type: 'boolean', default: false },
+    redis: { type: 'boolean', default: false },
   },
 });
 const mode = (['off', 'read', 'full'] as const).find((known) => known === values.mode);
@@ -103,7 +104,9 @@ const disk = join(base, 'disk');
 const mountpoint = join(base, 'mnt');
 mkdirSync(disk);
 mkdirSync(mountpoint);
-const metaUrl = `sqlite:${join(base, 'meta.db')}`;
+const juicefs = process.env['JUICEFS'];
+const redisUrl = values.redis || juicefs !== undefined ? `redis://127.0.0.1:${await startRedis(base)}` : '';
+const metaUrl = values.redis ? `${redisUrl}/2` : `sqlite:${join(base, 'meta.db')}`;
 const s3Port = values.s3 ? await startS3(base) : undefined;
 Object.assign(process.env, credentials);
 const storeUrl =
@@ -122,17 +125,16 @@ const options = {
 };
 const { passthroughProblem } = await mountVolume(options);
 if (passthroughProblem !== undefined) process.stdout.write(`no passthrough: ${passthroughProblem}\n`);
-const juicefs = process.env['JUICEFS'];
 const peer = join(base, 'juicefs');
 if (juicefs !== undefined) {
-  const url = `redis://127.0.0.1:${await startRedis(base)}/1`;
+  const url = `${redisUrl}/1`;
   await formatJuicefs(juicefs, url, join(base, 'juicefs-objects'), s3Port);
   await mountJuicefs(juicefs, url, { path: peer, cacheDir: join(base, 'juicefs-cache') });
 }
 try {
   process.stdout.write(
     `${cpus().length} x ${cpus()[0]?.model ?? '?'}, Linux ${release()}, load ${loadavg()[0]?.toFixed(1)}; mode ${mode}` +
-      `${values.writeback ? ', writeback' : ''}, ${values.s3 ? 'S3' : 'local store'}, ${values.size}, ${values.rounds} rounds of ${values.seconds} s\n`,
+      `${values.writeback ? ', writeback' : ''}, ${values.s3 ? 'S3' : 'local store'}, ${values.redis ? 'Redis' : 'SQLite'}, ${values.size}, ${values.rounds} rounds of ${values.seconds} s\n`,
   );
   for (const row of rows(Number(values.seconds)).filter(({ name }) => name.includes(values.only))) {
     const rates = { disk: [] as number[], mount: [] as number[], peer: [] as number[] };
