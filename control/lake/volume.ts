@@ -3,6 +3,7 @@ import type { MetaEngine, SessionInfo } from '../../lib/meta/engine.ts';
 import { readFormat } from '../../lib/volume/format.ts';
 import { decodeLocks, type Lock } from '../../lib/volume/lock-record.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
+import { liveMounts } from '../../lib/volume/mounts.ts';
 
 const PAGE = 500;
 
@@ -55,7 +56,6 @@ export async function describeVolume(engine: MetaEngine, volume: string): Promis
   const keys = new VolumeKeys(volume);
   const format = await readFormat(engine, volume);
   const [bytes, inodes] = await engine.readNumbers([keys.counter('bytes'), keys.counter('inodes')]);
-  const sessions = await engine.sessions();
   return {
     name: volume,
     formatted: format !== null,
@@ -68,6 +68,6 @@ export async function describeVolume(engine: MetaEngine, volume: string): Promis
     createdMs: format?.createdMs ?? null,
     bytesUsed: Number(bytes ?? 0n),
     inodesUsed: Number(inodes ?? 0n),
-    mounts: sessions.filter(({ kind, live }) => kind === 'mount' && live),
+    mounts: await liveMounts(engine, volume),
   };
 }

@@ -18,8 +18,9 @@ import { mountVolume, requireFormat, umountVolume, WORKER_MODULE } from '../main
 import { absoluteUrl } from '../../lib/registry.ts';
 import { systemClock } from '../../lib/clock.ts';
 import type { Clock } from '../../lib/clock.ts';
+import { liveMounts } from '../../lib/volume/mounts.ts';
 import { setAsideUnused } from '../data/abandoned.ts';
-import { liveMounts, mountNames } from '../tools/tool.ts';
+import { mountNames } from '../tools/tool.ts';
 import { hasFolder } from '../tools/volume-folders.ts';
 import { assertStore, withEngine } from './backend.ts';
 import type { Capability } from './capabilities.ts';

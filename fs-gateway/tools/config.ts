@@ -15,7 +15,8 @@ import { PenstockError } from '../../lib/errors.ts';
 import type { MetaEngine } from '../../lib/meta/engine.ts';
 import { changeFormat, COMPRESSED_VERSION } from '../../lib/volume/format.ts';
 import type { VolumeFormat } from '../../lib/volume/format.ts';
-import { formatOf, liveMounts, mountNames } from './tool.ts';
+import { liveMounts } from '../../lib/volume/mounts.ts';
+import { formatOf, mountNames } from './tool.ts';
 
 const OF_MOUNTS = ['trashMs', 'inlineBytes', 'durability'] as const;
 

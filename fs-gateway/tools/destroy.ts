@@ -22,8 +22,9 @@ import type { VolumeFormat } from '../../lib/volume/format.ts';
 import { backupsOf } from '../../lib/volume/backups.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { scanBucket } from '../../lib/volume/references.ts';
+import { liveMounts } from '../../lib/volume/mounts.ts';
 import { holdsNumbers } from './dump-buckets.ts';
-import { liveMounts, mountNames } from './tool.ts';
+import { mountNames } from './tool.ts';
 import type { Progress } from './tool.ts';
 
 const PORTION = 400;

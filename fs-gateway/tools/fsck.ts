@@ -15,10 +15,11 @@ import { PenstockError } from '../../lib/errors.ts';
 import type { MetaEngine } from '../../lib/meta/engine.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
+import { liveMounts } from '../../lib/volume/mounts.ts';
 import { Check } from './fsck-check.ts';
 import type { Finding } from './fsck-findings.ts';
 import { Repair } from './fsck-repair.ts';
-import { formatOf, liveMounts, mountNames } from './tool.ts';
+import { formatOf, mountNames } from './tool.ts';
 import type { Progress } from './tool.ts';
 
 const FINDINGS_MAX = 10_000;

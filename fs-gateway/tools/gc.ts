@@ -30,6 +30,7 @@ import type { VolumeFormat } from '../../lib/volume/format.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { expireListings } from '../../lib/volume/lake-expire.ts';
 import { walkReferences, scanBucket } from '../../lib/volume/references.ts';
+import { liveMounts } from '../../lib/volume/mounts.ts';
 import { blocksPrefix, objectKey } from '../data/pieces.ts';
 import { VolumeView } from '../meta/view.ts';
 import { Reclaimer } from '../vfs/reclaim.ts';
@@ -42,7 +43,7 @@ import type { VolumeLock } from './volume-lock.ts';
 import { IdSet } from './id-set.ts';
 import { TrashCan } from './trash.ts';
 import { forgetQuotas } from './quota.ts';
-import { formatOf, liveMounts, mountNames, storeNowMs, storeTimeMs } from './tool.ts';
+import { formatOf, mountNames, storeNowMs, storeTimeMs } from './tool.ts';
 import type { Progress } from './tool.ts';
 
 /** One DeleteObjects request of S3, and one read of the engine. */

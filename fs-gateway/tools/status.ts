@@ -3,7 +3,8 @@ import type { MetaEngine } from '../../lib/meta/engine.ts';
 import type { VolumeFormat } from '../../lib/volume/format.ts';
 import { ROOT_INO, VolumeKeys } from '../../lib/volume/keys.ts';
 import { decodeQuota } from '../../lib/volume/quota.ts';
-import { formatOf, liveMounts } from './tool.ts';
+import { liveMounts } from '../../lib/volume/mounts.ts';
+import { formatOf } from './tool.ts';
 
 export interface VolumeStatus extends VolumeFormat {
   readonly usedBytes: number;

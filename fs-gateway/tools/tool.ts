@@ -32,14 +32,6 @@ export async function formatOf(engine: MetaEngine, volume: string): Promise<Volu
   return format;
 }
 
-/** The mounts of a volume that have a live session. One that does not say its volume may be of this one. */
-export async function liveMounts(engine: MetaEngine, volume: string): Promise<SessionInfo[]> {
-  const sessions = await engine.sessions();
-  return sessions.filter(
-    ({ live, kind, detail }) => live && kind === 'mount' && (detail['volume'] ?? volume) === volume,
-  );
-}
-
 export function mountNames(mounts: readonly SessionInfo[]): string {
   return mounts.map(({ host, detail }) => `${host}:${String(detail['mountpoint'])}`).join(', ');
 }

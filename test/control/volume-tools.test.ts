@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { parseConfig } from '../../lib/config/load.ts';
 import { pipelineSchema } from '../../lib/config/pipeline.ts';
+import { formatVolume } from '../../fs-gateway/main.ts';
 import { caller, openTestVolume, startServices, type Services } from '../support/fs-volume.ts';
 import { missing } from '../support/services.ts';
 import { tempDir } from '../support/temp.ts';
@@ -61,6 +62,19 @@ describe.skipIf(missing('redis-server', 'versitygw'))('on Redis and S3', () => {
 });
 
 function cases(placeIn: (dir: string) => Place): void {
+  test('a volume lists its own mounts, and none of another volume of the engine', async () => {
+    const { control, ask, volume } = await opened(placeIn);
+    expect((await ask('PUT', '', { options: {} })).status).toBe(204);
+    await formatVolume({ metaUrl: volume.metaUrl, name: 'other', storeUrl: `dir:${join(volume.base, 'other')}` });
+    const own = await openTestVolume(volume, 'own');
+    const other = await openTestVolume(volume, 'other', [], 'other');
+    expect(await control.get('/v1/volumes', FIRST)).toMatchObject({
+      items: [{ mounts: [{ detail: { mountpoint: '/nowhere/own' } }] }],
+    });
+    await own.close();
+    await other.close();
+  });
+
   test('a volume is made, limited, copied and brought back from its trash', async () => {
     const { control, ask, volume } = await opened(placeIn);
     expect((await ask('GET', '/quotas')).status).toBe(404);
