@@ -62,7 +62,7 @@ root = sys.argv[1]
 ${script}
 print('done', flush=True); sys.stdin.readline()`;
       const joined = `echo $$ > ${group}/cgroup.procs; exec python3 -c "$1" "$2"`;
-      const { child, finished } = start('bash', ['-euc', joined, 'bash', python, mount.mountpoint], HANG_MS, 'pipe');
+      const { child, finished } = start('sh', ['-euc', joined, 'sh', python, mount.mountpoint], HANG_MS, 'pipe');
       let said = '';
       child.stdout?.on('data', (text: string) => (said += text));
       await until('it is done', () => said === 'done\n' || child.exitCode !== null);
