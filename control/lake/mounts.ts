@@ -4,6 +4,7 @@ import type { MetaEngine } from '../../lib/meta/engine.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { mountReportSchema, readMountReports } from '../../lib/volume/mount-reports.ts';
 import type { MountReport } from '../../lib/volume/mount-reports.ts';
+import { liveMounts } from '../../lib/volume/mounts.ts';
 
 export const mountSchema = z.object({
   id: z.string().meta({ description: 'the same for every life of the mount' }),
@@ -27,10 +28,9 @@ export interface ReportingMount {
 
 /** By id. */
 export async function readMounts(engine: MetaEngine, volume: string): Promise<ReportingMount[]> {
-  const sessions = await engine.sessions();
+  const mounts = await liveMounts(engine, volume);
   const reports = await readMountReports(engine, new VolumeKeys(volume));
-  return sessions
-    .filter(({ kind, live, detail }) => kind === 'mount' && live && (detail['volume'] ?? volume) === volume)
+  return mounts
     .map(({ id: session, host, pid, detail, startedMs }) => {
       const id = String(detail['mountId'] ?? session);
       const report = reports.get(id);

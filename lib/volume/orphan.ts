@@ -4,6 +4,7 @@
  * Whoever takes the last id off removes the file's records.
  */
 import type { SessionInfo } from '../meta/engine.ts';
+import { isMountOf } from './mounts.ts';
 
 /**
  * So long a mount that has the file open may take to hear of the unlink and enter itself: three leases, so that one that lost its
@@ -25,9 +26,8 @@ export function decodeOrphan(value: Buffer): string[] {
 /** Ids of the volume's mounts that live, or lost their session so short a time ago that they may be about to renew it. */
 export function mountsAlive(sessions: readonly SessionInfo[], volume: string): Set<string> {
   const newestMs = Math.max(0, ...sessions.map(({ renewedMs }) => renewedMs));
-  const alive = sessions.filter(({ kind, detail, live, renewedMs }) => {
-    const here = kind === 'mount' && (detail['volume'] ?? volume) === volume;
-    return here && (live || renewedMs >= newestMs - ORPHAN_GRACE_MS);
-  });
+  const alive = sessions.filter(
+    (session) => isMountOf(session, volume) && (session.live || session.renewedMs >= newestMs - ORPHAN_GRACE_MS),
+  );
   return new Set(alive.map(({ detail }) => String(detail['mountId'])));
 }

@@ -134,7 +134,7 @@ class SyslogReceiver {
     this.#connections.add(socket);
     socket.setTimeout(IDLE_MS, () => socket.destroy());
     socket.on('error', () => undefined);
-    const receive = (framed: readonly Framed[]): void => {
+    const receive = (framed: Iterable<Framed>): void => {
       for (const { bytes, fault } of framed) this.#take(bytes, sender, fault);
     };
     let heldTimer: NodeJS.Timeout | undefined;
@@ -151,7 +151,7 @@ class SyslogReceiver {
     socket.on('data', (chunk: Buffer) => {
       clearTimeout(heldTimer);
       try {
-        for (const { bytes, fault } of framer.push(chunk)) this.#take(bytes, sender, fault);
+        receive(framer.push(chunk));
         if (framer.isHolding) hold();
       } catch (error) {
         if (!(error instanceof FramingError)) throw error;
