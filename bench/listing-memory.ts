@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import { parseArgs, promisify } from 'node:util';
 import { mountStats } from '../fs-gateway/main.ts';
 import { openMeta } from '../lib/registry.ts';
-import { encodeDentry } from '../lib/volume/dentry.ts';
+import { DT_DIR, DT_REG, encodeDentry } from '../lib/volume/dentry.ts';
 import { takeIds } from '../lib/volume/ids.ts';
 import { encodeInode, newInode, S_IFDIR, S_IFREG } from '../lib/volume/inode.ts';
 import { ROOT_INO, VolumeKeys } from '../lib/volume/keys.ts';
@@ -35,7 +35,7 @@ async function makeFiles(url: string): Promise<void> {
           key: keys.inode(directory),
           value: encodeInode(newInode(S_IFDIR | 0o755, 0, 0, nowNs, { parent: ROOT_INO })),
         },
-        { key: keys.entry(ROOT_INO, 'many'), value: encodeDentry(directory, S_IFDIR >> 12) },
+        { key: keys.entry(ROOT_INO, 'many'), value: encodeDentry(directory, DT_DIR) },
       ],
     });
     for (let made = 0; made < files; made += FILES_PER_COMMIT) {
@@ -43,7 +43,7 @@ async function makeFiles(url: string): Promise<void> {
       await engine.commit({
         write: numbers.flatMap((n) => [
           { key: keys.inode(directory + n), value: file },
-          { key: keys.entry(directory, `file${n}`), value: encodeDentry(directory + n, S_IFREG >> 12) },
+          { key: keys.entry(directory, `file${n}`), value: encodeDentry(directory + n, DT_REG) },
         ]),
       });
     }

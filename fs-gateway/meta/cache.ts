@@ -10,7 +10,7 @@
  *   somebody else changes an entry, or when the cache forgets one of its entries for want of room.
  * Limits: `capacity` inodes, and as many entries and complete directories; about 1000 bytes a pair; DROPPED_MAX inodes that are noted while entries are read.
  */
-import { decodeDentry } from '../../lib/volume/dentry.ts';
+import { DT_DIR, decodeDentry } from '../../lib/volume/dentry.ts';
 import type { Inode } from '../../lib/volume/inode.ts';
 import { decodeInode } from '../../lib/volume/inode.ts';
 import type { Stored, Version } from '../../lib/meta/engine.ts';
@@ -37,7 +37,6 @@ export interface CachedEntry {
   told?: boolean;
 }
 
-const DT_DIR = 4;
 /** More names than that are a circle in records that were read at different times. */
 const DEPTH_MAX = 256;
 /** More at once are a burst: then the inodes beside entries are read once more. */

@@ -16,7 +16,8 @@ import { isCode, PenstockError } from '../../lib/errors.ts';
 import type { MetaEngine, Write } from '../../lib/meta/engine.ts';
 import { InstantLostError } from '../../lib/meta/instant-lost.ts';
 import { encodeBuilder, takeOver, treesIn } from '../../lib/volume/building.ts';
-import { INODE_FROZEN, isDirectory, S_IFDIR, S_IFMT } from '../../lib/volume/inode.ts';
+import { DT_DIR, dentryType } from '../../lib/volume/dentry.ts';
+import { INODE_FROZEN, isDirectory, S_IFDIR } from '../../lib/volume/inode.ts';
 import { ROOT_INO, VolumeKeys } from '../../lib/volume/keys.ts';
 import { encodeQuota } from '../../lib/volume/quota.ts';
 import type { Node } from '../meta/cache.ts';
@@ -316,7 +317,7 @@ export class TreeWork {
       if (entry !== null) throw new PenstockError('exists', `'${path}' exists`);
       change.expectNode(directory);
       change.updateNode(node, { ...node.inode, ctimeNs: nowNs });
-      change.putEntry(parent, name, null, root, (node.inode.mode & S_IFMT) >> 12);
+      change.putEntry(parent, name, null, root, dentryType(node.inode.mode));
       change.touchDirectory(parent, nowNs, isDirectory(node.inode) ? 1 : 0);
       change.write(view.keys.building(root), null);
       if (beside !== undefined) change.write(beside.key, beside.value);
@@ -352,7 +353,7 @@ export class TreeWork {
     const { view, nowNs } = this;
     await view.change(undefined, async (change) => {
       if ((await view.entry(directory.ino, name)) !== null) return;
-      change.putEntry(directory.ino, name, null, root, S_IFDIR >> 12);
+      change.putEntry(directory.ino, name, null, root, DT_DIR);
       change.touchDirectory(directory.ino, nowNs, 1);
       change.write(view.keys.building(root), null);
     });

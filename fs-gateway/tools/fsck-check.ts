@@ -6,7 +6,7 @@
 import type { MetaEngine } from '../../lib/meta/engine.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
 import { describeError } from '../../lib/errors.ts';
-import { decodeDentry, encodeDentry } from '../../lib/volume/dentry.ts';
+import { decodeDentry, dentryType, encodeDentry } from '../../lib/volume/dentry.ts';
 import { decodeInode, INODE_IMMUTABLE, INODE_LISTING } from '../../lib/volume/inode.ts';
 import { isDirectory, isRegular, S_IFDIR, S_IFMT } from '../../lib/volume/inode.ts';
 import type { Inode } from '../../lib/volume/inode.ts';
@@ -113,7 +113,7 @@ export class Check {
       }
       const listing = (inode.flags & INODE_LISTING) !== 0;
       const kind = isDirectory(inode) ? (listing ? LISTING : DIRECTORY) : FILE;
-      this.#table.set(ino, kind, (inode.mode & S_IFMT) >> 12, inode.nlink);
+      this.#table.set(ino, kind, dentryType(inode.mode), inode.nlink);
       if (isDirectory(inode)) this.#dotdot.set(ino, inode.parent);
       this.#usage.note(ino, inode);
       if (isRegular(inode)) await this.#content.note(ino, inode);
@@ -126,7 +126,7 @@ export class Check {
       return true;
     });
     // Names that lead to it are good ones.
-    this.#table.set(ino, (mode & S_IFMT) === S_IFDIR ? DIRECTORY : FILE, (mode & S_IFMT) >> 12, 1);
+    this.#table.set(ino, (mode & S_IFMT) === S_IFDIR ? DIRECTORY : FILE, dentryType(mode), 1);
     this.#inodes++;
     this.#usage.noteLost(fields.size ?? 0);
   }

@@ -4,9 +4,9 @@
  */
 import { PenstockError } from '../../lib/errors.ts';
 import type { Key, MetaEngine, Patch, Write } from '../../lib/meta/engine.ts';
-import { encodeDentry } from '../../lib/volume/dentry.ts';
+import { DT_DIR, dentryType, encodeDentry } from '../../lib/volume/dentry.ts';
 import { takeIds } from '../../lib/volume/ids.ts';
-import { encodeInode, isDirectory, newInode, S_IFDIR, S_IFMT } from '../../lib/volume/inode.ts';
+import { encodeInode, isDirectory, newInode, S_IFDIR } from '../../lib/volume/inode.ts';
 import type { Inode } from '../../lib/volume/inode.ts';
 import { decodeInode } from '../../lib/volume/inode.ts';
 import { decodeDentry } from '../../lib/volume/dentry.ts';
@@ -16,7 +16,6 @@ import type { Quota } from '../../lib/volume/quota.ts';
 import type { VolumeKeys } from '../../lib/volume/keys.ts';
 
 const LOST_AND_FOUND = 'lost+found';
-const DIRECTORY_TYPE = S_IFDIR >> 12;
 
 export class Repair {
   readonly #engine: MetaEngine;
@@ -80,7 +79,7 @@ export class Repair {
     const placed = isDir ? { ...inode, parent: directory, nlink: 2 } : { ...inode, nlink: 1 };
     await this.#commit(
       [
-        { key: this.#keys.entry(directory, name), value: encodeDentry(ino, (inode.mode & S_IFMT) >> 12) },
+        { key: this.#keys.entry(directory, name), value: encodeDentry(ino, dentryType(inode.mode)) },
         { key: this.#keys.inode(ino), value: encodeInode(placed) },
         ...(from === undefined ? [] : [{ key: from, value: null }]),
       ],
@@ -107,7 +106,7 @@ export class Repair {
     const inode = newInode(S_IFDIR | 0o700, 0, 0, this.#nowNs, { parent: ROOT_INO });
     await this.#commit(
       [
-        { key, value: encodeDentry(ino, DIRECTORY_TYPE) },
+        { key, value: encodeDentry(ino, DT_DIR) },
         { key: this.#keys.inode(ino), value: encodeInode(inode) },
       ],
       [

@@ -8,6 +8,7 @@
  * Limits: one path of a directory in memory for each directory.
  */
 import type { Extent, ExternalObject } from '../../lib/volume/extents.ts';
+import { DT_DIR, DT_REG } from '../../lib/volume/dentry.ts';
 import { FILE_BYTES_MAX, INODE_FROZEN, newInode, S_IFDIR, S_IFREG } from '../../lib/volume/inode.ts';
 import { referenceNotes } from '../../lib/volume/references.ts';
 import type { Change } from '../meta/change.ts';
@@ -109,7 +110,7 @@ export class ObjectTree {
     const ino = await view.newId('ino');
     await this.#change(ino, async (change) => {
       await this.#addDirectory(change, ino, parent);
-      change.putEntry(parent, name, null, ino, S_IFDIR >> 12);
+      change.putEntry(parent, name, null, ino, DT_DIR);
       change.countSubdirectory(parent);
     });
     this.directories++;
@@ -125,7 +126,7 @@ export class ObjectTree {
     await this.#change(first.ino, async (change) => {
       for (const { file, directory, name, ino } of portion) {
         await this.#addFile(change, file, ino);
-        change.putEntry(directory, name, null, ino, S_IFREG >> 12);
+        change.putEntry(directory, name, null, ino, DT_REG);
       }
     });
     for (const { file } of portion) this.#counted(file);

@@ -8,7 +8,8 @@
 import type { Clock } from '../../lib/clock.ts';
 import { describeError, PenstockError } from '../../lib/errors.ts';
 import type { MetaEngine } from '../../lib/meta/engine.ts';
-import { INODE_TRASHED, isDirectory, S_IFDIR, S_IFLNK, S_IFREG } from '../../lib/volume/inode.ts';
+import { DT_DIR, DT_LNK, DT_REG } from '../../lib/volume/dentry.ts';
+import { INODE_TRASHED, isDirectory } from '../../lib/volume/inode.ts';
 import { ROOT_INO } from '../../lib/volume/keys.ts';
 import type { VolumeFormat } from '../../lib/volume/format.ts';
 import { encodeOrphan } from '../../lib/volume/orphan.ts';
@@ -27,9 +28,9 @@ const PAGE = 500;
 const PARALLEL = 16;
 const FAILURES_SHOWN = 20;
 const KINDS: Readonly<Record<number, string>> = {
-  [S_IFDIR >> 12]: 'directory',
-  [S_IFREG >> 12]: 'file',
-  [S_IFLNK >> 12]: 'symbolic link',
+  [DT_DIR]: 'directory',
+  [DT_REG]: 'file',
+  [DT_LNK]: 'symbolic link',
 };
 /** A tool asks once. */
 const ONCE = { operation: undefined };
@@ -161,9 +162,7 @@ export class TrashCan {
   }
 
   #paths(entries: readonly Entry[]): DirectoryPaths {
-    const directories = new Map(
-      entries.filter(({ type }) => type === S_IFDIR >> 12).map((entry) => [entry.ino, entry]),
-    );
+    const directories = new Map(entries.filter(({ type }) => type === DT_DIR).map((entry) => [entry.ino, entry]));
     return new DirectoryPaths(this.#view, (ino) => directories.get(ino));
   }
 
@@ -186,7 +185,7 @@ export class TrashCan {
 
   #remove({ hour, field, type }: Entry): Promise<void> {
     return ignore([Errno.ENOENT], () =>
-      type === S_IFDIR >> 12 ? this.#namespace.rmdir(ONCE, hour, field) : this.#namespace.unlink(ONCE, hour, field),
+      type === DT_DIR ? this.#namespace.rmdir(ONCE, hour, field) : this.#namespace.unlink(ONCE, hour, field),
     );
   }
 
@@ -270,7 +269,7 @@ class Restoring {
   }
 
   async #directoryThere(error: unknown, { type }: Entry, parent: number, name: string): Promise<number | undefined> {
-    if (!(error instanceof PosixError) || error.errno !== Errno.EEXIST || type !== S_IFDIR >> 12) return undefined;
+    if (!(error instanceof PosixError) || error.errno !== Errno.EEXIST || type !== DT_DIR) return undefined;
     const node = await this.#namespace.lookup(parent, name);
     return node !== null && isDirectory(node.inode) ? node.ino : undefined;
   }

@@ -15,6 +15,7 @@
 import { PenstockError } from '../../lib/errors.ts';
 import type { Write } from '../../lib/meta/engine.ts';
 import { InstantLostError } from '../../lib/meta/instant-lost.ts';
+import { dentryType } from '../../lib/volume/dentry.ts';
 import {
   INODE_FROZEN,
   INODE_IMMUTABLE,
@@ -24,7 +25,6 @@ import {
   INODE_XATTRS,
   countedBytes,
   isDirectory,
-  S_IFMT,
 } from '../../lib/volume/inode.ts';
 import type { Inode } from '../../lib/volume/inode.ts';
 import { referenceNotes } from '../../lib/volume/references.ts';
@@ -202,7 +202,7 @@ export class TreeCopy {
 
   async #copyInto(change: Change, { part, copy, name }: Planned, to: number): Promise<void> {
     await this.#copy(change, part, copy, to);
-    change.putEntry(to, name, null, copy, (part.node.inode.mode & S_IFMT) >> 12);
+    change.putEntry(to, name, null, copy, dentryType(part.node.inode.mode));
     if (isDirectory(part.node.inode)) change.countSubdirectory(to);
   }
 
@@ -233,7 +233,7 @@ export class TreeCopy {
       const node = await this.#view.node(copy);
       if (node === null) throw new PenstockError('corrupt', `the copy at inode ${copy} is gone`);
       change.updateNode(node, { ...node.inode, nlink: node.inode.nlink + 1 });
-      change.putEntry(to, name, null, copy, (node.inode.mode & S_IFMT) >> 12);
+      change.putEntry(to, name, null, copy, dentryType(node.inode.mode));
     });
   }
 

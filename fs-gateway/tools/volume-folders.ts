@@ -6,6 +6,7 @@
  * Failure: killed in between, gc removes what no name leads to.
  */
 import { isCode } from '../../lib/errors.ts';
+import { DT_DIR } from '../../lib/volume/dentry.ts';
 import { INODE_FROZEN, newInode, S_IFDIR } from '../../lib/volume/inode.ts';
 import { ROOT_INO } from '../../lib/volume/keys.ts';
 import { encodeQuota } from '../../lib/volume/quota.ts';
@@ -40,7 +41,7 @@ export async function makeFolder(options: CloneOptions, name: string, bytesMax: 
     change.expectNode(directory);
     await expectFormat(view, change);
     change.addNode(ino, newInode(FOLDER_MODE, 0, 0, nowNs, { parent: parent.ino, quota: ino }));
-    change.putEntry(parent.ino, name, null, ino, S_IFDIR >> 12);
+    change.putEntry(parent.ino, name, null, ino, DT_DIR);
     change.touchDirectory(parent.ino, nowNs, 1);
     change.count(1, 0, await view.quotas.account(directory.inode.quota));
     change.write(view.keys.quota(ino), encodeQuota({ outer: 0, bytesMax, inodesMax: null, counting: false }));

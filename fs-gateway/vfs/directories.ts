@@ -12,7 +12,8 @@
  * Limits: PAGE_ENTRIES, or WHOLE_MAX, in memory per open directory beside the hashes. After the worker's death pages are found again by
  * scanning from the start; where entries of earlier pages went away meanwhile, the borders of pages may have moved by as many.
  */
-import { INODE_LISTING, isDirectory, isRegular, S_IFREG } from '../../lib/volume/inode.ts';
+import { DT_DIR, DT_REG } from '../../lib/volume/dentry.ts';
+import { INODE_LISTING, isDirectory, isRegular } from '../../lib/volume/inode.ts';
 import { ROOT_INO } from '../../lib/volume/keys.ts';
 import { BoundedMap } from '../meta/bounded-map.ts';
 import type { CachedEntry, Node, Watch } from '../meta/cache.ts';
@@ -38,7 +39,6 @@ const POSITION_BITS = 32;
 const POSITIONS = 2 ** POSITION_BITS;
 /** Positions (below 2^32) times this are safe integers. */
 const INDICES = 2 ** 21;
-const DIRECTORY_TYPE = 4;
 
 interface Listed {
   readonly name: string;
@@ -127,9 +127,9 @@ export class Directories {
       this.#turn(directory, undefined);
       directory.cursors.length = 1;
     }
-    if (at < 1 && !accept({ name: '.', ino: BigInt(ino), type: DIRECTORY_TYPE, cookie: 1n })) return;
+    if (at < 1 && !accept({ name: '.', ino: BigInt(ino), type: DT_DIR, cookie: 1n })) return;
     const parent = BigInt(node.inode.parent === 0 ? ROOT_INO : node.inode.parent);
-    if (at < DOTS && !accept({ name: '..', ino: parent, type: DIRECTORY_TYPE, cookie: 2n })) return;
+    if (at < DOTS && !accept({ name: '..', ino: parent, type: DT_DIR, cookie: 2n })) return;
     if (at < DOTS) at = DOTS;
     const listing = (node.inode.flags & INODE_LISTING) !== 0;
     if (at === DOTS && !listing && this.#context.view.isWhole(ino, WHOLE_MAX)) at += WHOLE * POSITIONS;
@@ -234,7 +234,7 @@ export class Directories {
     const last = portion.at(-1);
     return {
       index,
-      entries: inOrder(portion.map(({ name, ino: file }) => listedOf(name, file, S_IFREG >> 12))),
+      entries: inOrder(portion.map(({ name, ino: file }) => listedOf(name, file, DT_REG))),
       next: last === undefined || start + portion.length >= entries.length ? null : last.name,
     };
   }

@@ -4,6 +4,7 @@
  *
  * Invariants: inode numbers of the kernel are ours (the root is 1); answers come without a promise when the cache has them.
  */
+import { DT_REG } from '../../lib/volume/dentry.ts';
 import { FILE_BYTES_MAX, isRegular, S_IFDIR, S_IFMT, S_IFREG } from '../../lib/volume/inode.ts';
 import { INODE_LISTING } from '../../lib/volume/inode.ts';
 import type { Node } from '../meta/cache.ts';
@@ -39,7 +40,6 @@ import { spaceOf } from './space.ts';
 import type { ExtendedAttributes } from './xattrs.ts';
 
 const O_APPEND = 0o2000;
-const DT_REG = S_IFREG >> 12;
 const MODE_BITS = 0o7777;
 const CREATABLE = new Set([0o140000, 0o100000, 0o060000, 0o020000, 0o010000]);
 

@@ -7,6 +7,7 @@
  * - Times and counts of the parents are patched, so operations in one directory never make each other retry.
  * Limits: LINK_MAX links of a file; ANCESTORS_MAX directories deep for a move between directories.
  */
+import { dentryType } from '../../lib/volume/dentry.ts';
 import {
   INODE_IMMUTABLE,
   INODE_LISTING,
@@ -126,7 +127,7 @@ export class Namespace {
       change.expectNode(parentNode);
       const { uid, gid } = caller;
       await this.#acls.addNode(change, ino, parentNode, { uid, gid, mode, umask, fields }, nowNs);
-      change.putEntry(parent, name, null, ino, (mode & S_IFMT) >> 12, { told: true });
+      change.putEntry(parent, name, null, ino, dentryType(mode), { told: true });
       change.touchDirectory(parent, nowNs, directory ? 1 : 0);
       change.count(1, 0, await view.quotas.account(parentNode.inode.quota));
     });
@@ -193,7 +194,7 @@ export class Namespace {
       change.updateNode(node, { ...node.inode, nlink: node.inode.nlink + 1, ctimeNs: nowNs });
       // A file that was made without a name is no orphan any more.
       if (node.inode.nlink === 0) change.write(view.keys.orphan(ino), null);
-      change.putEntry(parent, name, null, ino, (node.inode.mode & S_IFMT) >> 12, { told: true });
+      change.putEntry(parent, name, null, ino, dentryType(node.inode.mode), { told: true });
       change.touchDirectory(parent, nowNs, 0);
     });
     return { node: await nodeOrThrow(view, ino), again: repeated !== undefined, gone: false };

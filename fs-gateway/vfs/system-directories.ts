@@ -3,7 +3,8 @@
  * listing shows them (a glob over a dataset would find its rows twice), and in the root nobody can make or replace something of these names. Those of
  * the first two names are quota roots without limits, so that what they have is counted; in the third each folder is a quota root of its own.
  */
-import { isDirectory, newInode, S_IFDIR } from '../../lib/volume/inode.ts';
+import { DT_DIR } from '../../lib/volume/dentry.ts';
+import { isDirectory, newInode } from '../../lib/volume/inode.ts';
 import { ROOT_INO } from '../../lib/volume/keys.ts';
 import { encodeQuota } from '../../lib/volume/quota.ts';
 import type { Node } from '../meta/cache.ts';
@@ -60,7 +61,7 @@ export async function ensureSystemDirectory(
     const quota = fresh.inode.quota === 0 && !uncounted ? ino : fresh.inode.quota;
     change.expectNode(fresh);
     change.addNode(ino, newInode(mode, 0, 0, nowNs, { parent: parent.ino, flags, quota }));
-    change.putEntry(parent.ino, name, null, ino, S_IFDIR >> 12);
+    change.putEntry(parent.ino, name, null, ino, DT_DIR);
     change.touchDirectory(parent.ino, nowNs, 1);
     change.count(1, 0, await view.quotas.account(fresh.inode.quota));
     if (quota !== ino) return;

@@ -8,7 +8,8 @@
  * - `.trash` is a quota root without limits: what is removed counts to its directory's quotas no more, and how much the trash has is known.
  * - A removed directory is empty, as rmdir wants it: a tree is in the trash piece by piece, each with the directory it was in.
  */
-import { INODE_TRASHED, INODE_XATTRS, isDirectory, S_IFDIR, S_IFMT } from '../../lib/volume/inode.ts';
+import { dentryType } from '../../lib/volume/dentry.ts';
+import { INODE_TRASHED, INODE_XATTRS, isDirectory, S_IFDIR } from '../../lib/volume/inode.ts';
 import { ROOT_INO } from '../../lib/volume/keys.ts';
 import type { Node } from '../meta/cache.ts';
 import type { Change } from '../meta/change.ts';
@@ -61,7 +62,7 @@ export class Trash {
     }
     if (directory) change.expectEmpty(ino);
     change.expectNode(hour);
-    change.putEntry(hour.ino, full.slice(0, NAME_MAX), null, ino, (inode.mode & S_IFMT) >> 12);
+    change.putEntry(hour.ino, full.slice(0, NAME_MAX), null, ino, dentryType(inode.mode));
     change.touchDirectory(hour.ino, nowNs, directory ? 1 : 0);
     change.recount(inode, await view.quotas.of(node), await view.quotas.account(hour.inode.quota));
     const removed = { ...inode, flags, quota: hour.inode.quota, ctimeNs: nowNs };

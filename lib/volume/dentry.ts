@@ -1,8 +1,9 @@
 /**
  * A directory entry:  u64 big-endian inode number (so that `MetaEngine.follow` reads the inode in the same round trip), u8 type
- * (DT_*: the type bits of st_mode >> 12). Nine bytes; a damaged one is `corrupt` with the name of the entry.
+ * (DT_*). Nine bytes; a damaged one is `corrupt` with the name of the entry.
  */
 import { PenstockError } from '../errors.ts';
+import { S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from './inode.ts';
 
 export interface Dentry {
   readonly ino: number;
@@ -10,6 +11,15 @@ export interface Dentry {
 }
 
 const DENTRY_BYTES = 9;
+
+/** The type that readdir(3) gives an entry (`IFTODT` of dirent.h): DT_*, from st_mode. */
+export function dentryType(mode: number): number {
+  return (mode & S_IFMT) >> 12;
+}
+
+export const DT_DIR = dentryType(S_IFDIR);
+export const DT_REG = dentryType(S_IFREG);
+export const DT_LNK = dentryType(S_IFLNK);
 
 export function encodeDentry(ino: number, type: number): Buffer {
   const value = Buffer.allocUnsafe(DENTRY_BYTES);

@@ -7,7 +7,7 @@
  */
 import { PenstockError } from '../errors.ts';
 import type { MetaEngine } from '../meta/engine.ts';
-import { decodeDentry, encodeDentry } from './dentry.ts';
+import { DT_DIR, decodeDentry, encodeDentry } from './dentry.ts';
 import { encodeChanges } from './feed.ts';
 import { initialCounters } from './format.ts';
 import { takeIds } from './ids.ts';
@@ -17,7 +17,6 @@ import type { VolumeKeys } from './keys.ts';
 
 /** Someone else has to win each of these races, and each win makes the directory. */
 const ATTEMPTS_MAX = 20;
-const DIRECTORY_TYPE = S_IFDIR >> 12;
 const DIRECTORY_MODE = S_IFDIR | 0o755;
 
 /** `hour` counts hours since the epoch, UTC. Returns the inode numbers of the hour directories, in the order of `hours`. */
@@ -86,7 +85,7 @@ async function ensureDirectory(
         { key: keys.inode(parent), version: parentInode.version },
       ],
       write: [
-        { key: keys.entry(parent, name), value: encodeDentry(ino, DIRECTORY_TYPE) },
+        { key: keys.entry(parent, name), value: encodeDentry(ino, DT_DIR) },
         { key: keys.inode(ino), value: encodeInode(inode) },
       ],
       patch: [
