@@ -9,7 +9,7 @@
  * lease is over, up to LEASES_MS.
  */
 import { createHash, randomUUID } from 'node:crypto';
-import { existsSync, linkSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { linkSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -17,7 +17,7 @@ import { PenstockError, systemCode } from '../lib/errors.ts';
 import type { SessionInfo } from '../lib/meta/engine.ts';
 import { isGone } from '../lib/process-identity.ts';
 import { syncFolder } from './data/journal.ts';
-import { LIFE_FILE } from './data/staging.ts';
+import { readLife } from './data/staging-life.ts';
 
 const FILE = 'id';
 const LOOK_MS = 200;
@@ -42,8 +42,7 @@ export function refuseAnotherVolume(
   { cacheDir, mountpoint, life }: { readonly cacheDir: string; readonly mountpoint: string; readonly life: string },
 ): void {
   for (const folder of readdirSync(cacheDir)) {
-    const path = join(cacheDir, folder, stagingFolder(mountpoint), LIFE_FILE);
-    if (folder === volumeId || !existsSync(path) || readFileSync(path, 'utf8').split('\n')[0] !== life) continue;
+    if (folder === volumeId || readLife(join(cacheDir, folder, stagingFolder(mountpoint)))?.life !== life) continue;
     throw new PenstockError('not-found', `${mountpoint} is a mount of volume ${folder}, and there is another one now`);
   }
 }

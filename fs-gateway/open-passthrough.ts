@@ -42,7 +42,7 @@ export async function openWholeFiles(request: WholeFilesRequest): Promise<WholeF
     isInUse: (ino) => staging.backingOf(ino) !== undefined,
     report: (message) => request.report(message),
   });
-  cache.share(whole.bytes);
+  cache.share('whole files', whole.bytes);
   return whole;
 }
 
@@ -79,7 +79,7 @@ export function openPassthrough(request: PassthroughRequest): OpenPassthrough {
     read,
     onFilled(content) {
       reader.forget(content.extents, content.size);
-      cache.share(whole.bytes);
+      cache.share('whole files', whole.bytes);
     },
   });
   const passthrough = new Passthrough({

@@ -26,6 +26,7 @@ import { VolumeView } from './meta/view.ts';
 import { VolumeIdentity } from './meta/volume-identity.ts';
 import { mountIdOf, onlyOne, refuseAnotherVolume, stagingFolder } from './mount-identity.ts';
 import { WHOLE_FOLDER } from './data/whole-files.ts';
+import type { WholeFiles } from './data/whole-files.ts';
 import { bootId, openPassthrough, openWholeFiles } from './open-passthrough.ts';
 import { CacheGroup } from './peers/cache-group.ts';
 import type { CacheGroupOptions } from './peers/cache-group.ts';
@@ -60,6 +61,10 @@ const ENGINE_DEADLINE_MS = 30_000;
 const FREE_BYTES_MIN = 2 ** 30;
 /** Bytes staged before writers wait; with `writeback`, as many as the cache may have. */
 const STAGED_MAX = 2 ** 29;
+/** Of the cache: segments of the staging area that serve nobody at present. Whole files may have the rest (open-passthrough.ts). */
+const IDLE_SHARE = 0.1;
+/** A program that writes one file after the other wants them again within a moment. */
+const IDLE_MS = 30_000;
 const LOCK_WAIT_MS = 10_000;
 const LOCK_RETRY_MS = 50;
 
@@ -84,6 +89,8 @@ export interface VolumeOptions {
   readonly kernel?: KernelBacking;
   /** close and fsync return when the local disk has the bytes. */
   readonly writeback?: boolean;
+  /** Bytes staged before writers wait. */
+  readonly stagedMax?: number;
   /** Opens believe what the feed has told, without a round trip. */
   readonly openCache?: boolean;
   /** The mounts of this volume with the same name here serve each other blocks. */
@@ -199,8 +206,17 @@ async function assemble({
   });
   const peers = await group?.join({ view, format, store, mountId, clock });
   const reader = new BlockReader({ store, cache, volumeId: format.id, ...(peers !== undefined && { peers }) });
+  let wholeFiles: WholeFiles | undefined;
+  const room = {
+    idleBytesMax: options.cacheBytes * IDLE_SHARE,
+    idleMs: IDLE_MS,
+    hasReserve: () => cache.hasReserve(),
+    idleChanged: (bytes: number) => cache.share('staging', bytes),
+    giveWay: () => cache.giveWay() || wholeFiles?.giveWay() === true,
+  };
   const staging = new Staging({
     dir: stagingDir,
+    room,
     life: lockOwner,
     bootId: bootId(),
     promises: options.writeback === true,
@@ -216,6 +232,7 @@ async function assemble({
     cache,
     report,
   });
+  wholeFiles = whole;
   options.kernel?.omitAccessTimes(join(stagingDir, WHOLE_FOLDER));
   const context: Context = {
     view,
@@ -266,7 +283,8 @@ async function assemble({
   const flusher = new Flusher(context, uploader);
   const writeback = options.writeback === true ? new Writeback(clock, (ino) => flushes.flush(ino)) : undefined;
   const flushes: Flushes = new Flushes({ context, flusher, orphans, passthrough, writeback });
-  const stagedMax = writeback === undefined ? STAGED_MAX : Math.max(STAGED_MAX, options.cacheBytes);
+  const stagedMax =
+    options.stagedMax ?? (writeback === undefined ? STAGED_MAX : Math.max(STAGED_MAX, options.cacheBytes));
   const earlyUploads = new EarlyUploads({ context, uploader, clock, commit, staged: writeback === undefined });
   const freshOpens = new FreshOpens({
     view,
@@ -285,6 +303,7 @@ async function assemble({
     earlyUploads,
     freshOpens,
     stagedMax,
+    commit: (ino) => (writeback === undefined ? flushes.flush(ino) : writeback.inTurn(ino)),
   });
   if (notifier !== undefined) {
     // Names are looked up anew, and attributes with them; files that are open are not.

@@ -33,16 +33,26 @@ export interface RecoveredAppends {
   readonly wrote: Map<number, Wrote>;
 }
 
+/** How a frame gets into the journal. */
+export interface JournalNotes {
+  /** Before something is done that programs ask for. */
+  append(frame: Frame): void;
+  /** Before a flush, also on a full disk. */
+  appendReserved(frame: Frame): void;
+  /** Of what has happened. */
+  owe(frame: Frame): void;
+}
+
 export class Appends {
-  readonly #note: (frame: Frame) => void;
+  readonly #notes: JournalNotes;
   readonly #recovered: RecoveredAppends;
   /** The last append to each open inode. */
   readonly #wrote: Map<number, Wrote>;
 
-  constructor(recovered: RecoveredAppends, note: (frame: Frame) => void) {
+  constructor(recovered: RecoveredAppends, notes: JournalNotes) {
     this.#recovered = recovered;
     this.#wrote = recovered.wrote;
-    this.#note = note;
+    this.#notes = notes;
   }
 
   /** The request was an append that is done: the kernel makes appends to an inode one after the other, so the last one is all that may come again. */
@@ -62,31 +72,33 @@ export class Appends {
   }
 
   note(file: StagedFile, append: Append): void {
+    this.#notes.append(appendFrame(file.ino, append));
     file.append = append;
-    this.#note(appendFrame(file.ino, append));
   }
 
   #noteWrote(ino: number, wrote: Wrote): Wrote {
-    this.#note(wroteFrame(ino, wrote));
+    this.#notes.append(wroteFrame(ino, wrote));
     return wrote;
   }
 
   /** What is staged, and appended up to `size`, is committed next under this id, and nothing behind it. */
   flushing(file: StagedFile, size: number, id: bigint): void {
     const { append } = file;
-    this.#note(flushFrame(file, size, id));
+    this.#notes.appendReserved(flushFrame(file, size, id));
     if (append !== undefined) file.append = { from: append.from, id };
   }
 
   /** Of a live file: `append` is what it had when the flush began. */
   committed(file: StagedFile, append: Append | undefined, nowNs: bigint): void {
-    if (file.append?.id === 0n) this.note(file, { from: file.append.from, id: nowNs });
-    else if (append !== undefined && file.append === undefined) this.#note(appendFrame(file.ino, NO_APPEND));
+    if (file.append?.id === 0n) {
+      file.append = { from: file.append.from, id: nowNs };
+      this.#notes.owe(appendFrame(file.ino, file.append));
+    } else if (append !== undefined && file.append === undefined) this.#notes.owe(appendFrame(file.ino, NO_APPEND));
   }
 
   /** Before the bytes of a live file are moved; `note` says that they are. */
   moving({ ino }: StagedFile, { from, to, bytes }: Move): void {
-    this.#note({ kind: FrameKind.MOVE, ino, timeNs: 0n, offset: to, length: from, bytes });
+    this.#notes.append({ kind: FrameKind.MOVE, ino, timeNs: 0n, offset: to, length: from, bytes });
   }
 
   /** Before a live file is cut: its length will not tell what was appended last. */

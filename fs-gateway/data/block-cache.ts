@@ -17,6 +17,9 @@ import { Descriptors } from './descriptors.ts';
 import type { Piece } from './pieces.ts';
 
 export const CRC_BYTES = 4;
+/** What others keep on the disk of the cache, within its bound. */
+type Sharer = 'whole files' | 'staging';
+
 /** Asking the disk for its free space costs a system call; once per so many bytes written is enough. */
 const FREE_CHECK_BYTES = 64 * 2 ** 20;
 
@@ -37,7 +40,7 @@ export class BlockCache {
   readonly #files = new Map<string, CachedFile>();
   readonly #descriptors = new Descriptors();
   #bytes = 0;
-  #others = 0;
+  readonly #others = new Map<Sharer, number>();
   #sinceFreeCheck = FREE_CHECK_BYTES;
   #temporary = 0;
 
@@ -57,13 +60,36 @@ export class BlockCache {
   }
 
   /** What others keep in the same directory counts against the same bound. */
-  share(bytes: number): void {
-    this.#others = bytes;
+  share(sharer: Sharer, bytes: number): void {
+    this.#others.set(sharer, bytes);
     this.#evict(0);
   }
 
   get #bytesMax(): number {
-    return Math.max(0, this.#options.bytesMax - this.#others);
+    let others = 0;
+    for (const bytes of this.#others.values()) others += bytes;
+    return Math.max(0, this.#options.bytesMax - others);
+  }
+
+  /** The disk has what it is to keep free. */
+  hasReserve(): boolean {
+    try {
+      return this.#diskFree() >= this.#options.freeBytesMin;
+    } catch {
+      return false; // A directory that is gone.
+    }
+  }
+
+  #diskFree(): number {
+    const disk = statfsSync(this.#options.dir);
+    return disk.bavail * disk.bsize;
+  }
+
+  /** On a full disk: what is staged matters more. False when there is nothing left to give. */
+  giveWay(): boolean {
+    if (this.#files.size === 0) return false;
+    this.#evict(FREE_CHECK_BYTES);
+    return true;
   }
 
   /** The piece is not needed any more. */
@@ -154,13 +180,11 @@ export class BlockCache {
     this.#sinceFreeCheck += bytes;
     if (this.#sinceFreeCheck >= FREE_CHECK_BYTES) {
       this.#sinceFreeCheck = 0;
-      const disk = statfsSync(this.#options.dir);
-      const free = disk.bavail * disk.bsize;
+      const free = this.#diskFree();
       if (free - FREE_CHECK_BYTES < this.#options.freeBytesMin) {
         this.#sinceFreeCheck = FREE_CHECK_BYTES;
         this.#evict(this.#options.freeBytesMin + FREE_CHECK_BYTES - free);
-        const after = statfsSync(this.#options.dir);
-        if (after.bavail * after.bsize < this.#options.freeBytesMin) return false;
+        if (this.#diskFree() < this.#options.freeBytesMin) return false;
       }
     }
     this.#evict(bytes - (this.#bytesMax - this.#bytes));

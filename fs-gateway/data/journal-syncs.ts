@@ -52,6 +52,11 @@ export class JournalSyncs {
     this.#commits++;
   }
 
+  /** Of an earlier worker there may be as many that the disk does not know of. */
+  unknown(): void {
+    this.#commits += UNSYNCED_MAX;
+  }
+
   /** Before a flush. */
   keepUp(): Promise<void> | undefined {
     return this.#commits - this.#commitsSynced < UNSYNCED_MAX ? undefined : this.try();

@@ -29,9 +29,11 @@
  * Invariants: a write is answered after its frame was written (to the page cache: it survives the process, not the machine; fsync and
  * close wait for the store, or with `writeback` for `sync`). A torn frame ends the journal: it was not answered. One that a full disk tore
  * is cut off before another is written, so nothing that is answered later stands behind it.
- * What has happened (a close, a commit) and finds the disk full is owed to the journal, in memory, until there is room.
- * Failure: killed while it owes, the next worker takes a file for open or staged that is not: what is committed is committed once more.
- * Limits: rewritten with what is live when it passes REWRITE_BYTES, and twice what was live the last time.
+ * Behind the frames are zeros, the *reserve*: their place on the disk is ours already. What has happened (a close, a commit), and what a commit waits for,
+ * is written into it on a full disk; a change that programs ask for never is.
+ * Failure: what finds the reserve used up is owed to the journal, in memory, until there is room. Killed while it owes, the next worker takes a file for
+ * open or staged that is not: what is committed is committed once more.
+ * Limits: RESERVE_BYTES, which are some 4,000 closes and commits. Rewritten with what is live when it passes REWRITE_BYTES, and twice what was live the last time.
  */
 import { crc32c } from '@node-rs/crc32';
 import {
@@ -91,14 +93,17 @@ const HEAD_BYTES = 8;
 const FIXED_BYTES = 33;
 const EMPTY = new Uint8Array();
 const REWRITE_BYTES = 32 * 2 ** 20;
-/** Appending: where a frame goes does not depend on what was cut off before. */
-const NEW_FILE = constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC | constants.O_APPEND;
+const RESERVE_BYTES = 256 * 1024;
+const ZEROS = Buffer.alloc(RESERVE_BYTES);
+const OPENED = constants.O_RDWR | constants.O_CREAT;
 const KINDS = new Set<number>(Object.values(FrameKind));
 
 export class Journal {
   readonly path: string;
   #fd: number;
   #bytes = 0;
+  /** Of the file: from `#bytes` on there are zeros. */
+  #length = 0;
   /** Frames written since the journal was last empty or rewritten. */
   #frames = 0;
   #rewriteAt = REWRITE_BYTES;
@@ -114,7 +119,7 @@ export class Journal {
 
   constructor(dir: string) {
     this.path = join(dir, 'journal');
-    this.#fd = openSync(this.path, 'a', 0o600);
+    this.#fd = openSync(this.path, OPENED, 0o600);
     syncFolder(dir);
   }
 
@@ -175,15 +180,46 @@ export class Journal {
       at = end;
     }
     this.#bytes = at;
+    this.#length = content.length;
     this.#frames = frames.length;
-    this.#torn = at < content.length;
+    const rest = content.subarray(at);
+    this.#torn = !rest.equals(Buffer.alloc(rest.length));
     return frames;
   }
 
-  /** Throws Node's error when the disk does; then the frame is not there. */
+  /** Throws Node's error when the disk does; then the frame is not there. Leaves the reserve as it is. */
   append(frame: Frame): void {
-    this.#payOrThrow();
+    this.payOrThrow();
+    this.#extend(HEAD_BYTES + FIXED_BYTES + (frame.bytes?.length ?? 0));
     this.#append(frame);
+  }
+
+  /** The same of what a commit waits for, which gives the disk room: from the reserve. */
+  appendReserved(frame: Frame): void {
+    this.payOrThrow();
+    this.#append(frame);
+  }
+
+  /** So that a frame of so many bytes has its place before the reserve. */
+  #extend(bytes: number): void {
+    this.#cutTorn();
+    const least = this.#bytes + bytes + RESERVE_BYTES;
+    if (this.#length >= least) return;
+    try {
+      // Twice the reserve, so that few frames have to do it.
+      for (const most = least + RESERVE_BYTES; this.#length < most;) {
+        this.#length += writeSync(this.#fd, ZEROS, 0, Math.min(ZEROS.length, most - this.#length), this.#length);
+      }
+    } catch (error) {
+      if (this.#length < least) throw error;
+    }
+  }
+
+  #cutTorn(): void {
+    if (!this.#torn) return;
+    ftruncateSync(this.#fd, this.#bytes);
+    this.#length = this.#bytes;
+    this.#torn = false;
   }
 
   /** Of what has happened already: a disk that is full does not undo it. It comes before the next frame. */
@@ -199,13 +235,14 @@ export class Journal {
   /** There may be room now. */
   pay(): void {
     try {
-      this.#payOrThrow();
+      this.payOrThrow();
     } catch {
       // Whoever writes the next frame hears of the disk.
     }
   }
 
-  #payOrThrow(): void {
+  /** The same. Throws Node's error when there is not. */
+  payOrThrow(): void {
     for (let frame = this.#owed[0]; frame !== undefined; frame = this.#owed[0]) {
       this.#append(frame);
       this.#owed.shift();
@@ -213,14 +250,15 @@ export class Journal {
   }
 
   #append(frame: Frame): void {
-    if (this.#torn) ftruncateSync(this.#fd, this.#bytes);
+    this.#cutTorn();
     this.#torn = true;
-    this.#bytes += this.#write(this.#fd, frame);
+    this.#bytes += this.#write(this.#fd, frame, this.#bytes);
+    this.#length = Math.max(this.#length, this.#bytes);
     this.#torn = false;
     this.#frames++;
   }
 
-  #write(fd: number, frame: Frame): number {
+  #write(fd: number, frame: Frame, at: number): number {
     const head = this.#head;
     head.writeUInt8(frame.kind, HEAD_BYTES);
     head.writeDoubleLE(frame.ino, HEAD_BYTES + 1);
@@ -234,23 +272,26 @@ export class Journal {
     head.writeUInt32LE(isBare ? fixed : crc32c(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length), fixed), 4);
     const total = HEAD_BYTES + FIXED_BYTES + bytes.length;
     // Nearly every write of a large file is one of a frame without bytes.
-    let written = isBare ? writeSync(fd, head) : writevSync(fd, [head, bytes]);
+    let written = isBare ? writeSync(fd, head, 0, total, at) : writevSync(fd, [head, bytes], at);
     // A disk that is nearly full takes a part; the rest is what it says the error for.
-    while (written < total) written += writeSync(fd, Buffer.concat([head, bytes]), written);
+    while (written < total)
+      written += writeSync(fd, Buffer.concat([head, bytes]), written, total - written, at + written);
     return total;
   }
 
   /** Replaces the journal by these frames, atomically. Throws Node's error when the disk does; then it is as it was. */
   rewrite(frames: Iterable<Frame>): void {
     const temporary = `${this.path}.new`;
-    const fd = openSync(temporary, NEW_FILE, 0o600);
+    const fd = openSync(temporary, OPENED | constants.O_TRUNC, 0o600);
     let count = 0;
     let bytes = 0;
     try {
       for (const frame of frames) {
-        bytes += this.#write(fd, frame);
+        bytes += this.#write(fd, frame, bytes);
         count++;
       }
+      const end = bytes + RESERVE_BYTES;
+      for (let at = bytes; at < end;) at += writeSync(fd, ZEROS, 0, end - at, at);
       fdatasyncSync(fd);
       renameSync(temporary, this.path);
     } catch (error) {
@@ -264,6 +305,7 @@ export class Journal {
     closeSync(this.#fd);
     this.#fd = fd;
     this.#bytes = bytes;
+    this.#length = bytes + RESERVE_BYTES;
     this.#rewriteAt = Math.max(REWRITE_BYTES, 2 * bytes);
     this.#frames = count;
     this.#torn = false;
@@ -273,14 +315,20 @@ export class Journal {
   /** Nothing is staged any more. */
   clear(): void {
     ftruncateSync(this.#fd);
-    this.#bytes = 0;
+    this.#bytes = this.#length = 0;
     this.#rewriteAt = REWRITE_BYTES;
     this.#frames = 0;
     this.#torn = false;
     this.#owed = [];
   }
 
+  /** The reserve is for who is killed. */
   close(): void {
+    try {
+      ftruncateSync(this.#fd, this.#bytes);
+    } catch {
+      // A disk that became read-only: the next worker finds zeros.
+    }
     closeSync(this.#fd);
   }
 }

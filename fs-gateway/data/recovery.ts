@@ -22,6 +22,8 @@ export interface Recovered extends RecoveredAppends {
   /** All of them have changes. */
   readonly files: Map<number, StagedFile>;
   readonly open: OpenCounts;
+  /** Before which frame everything of an inode is committed, as the metadata say. The journal may not say so. */
+  readonly committed: ReadonlyMap<number, number>;
 }
 
 export function replay(
@@ -30,18 +32,20 @@ export function replay(
   sameBoot: boolean,
   isCommitted: (ino: number, id: bigint) => boolean,
 ): Recovered {
-  const replaying = new Replaying(segments, sameBoot);
   const cleanBefore = new Map<number, number>();
+  const committed = new Map<number, number>();
   const syncedBefore = new Map<number, number>();
   for (const [index, { kind, ino, offset, timeNs }] of frames.entries()) {
     if (kind === FrameKind.CLEAN) raise(cleanBefore, ino, offset);
-    if (kind === FrameKind.FLUSH && isCommitted(ino, timeNs)) raise(cleanBefore, ino, index + 1);
+    if (kind === FrameKind.FLUSH && isCommitted(ino, timeNs)) raise(committed, ino, index + 1);
     if (kind !== FrameKind.SYNC) continue;
     // Two who sync at once may note it in another order than that in which they began.
     const before = offset === 0 ? index : offset;
     raise(syncedBefore, ino, before);
-    if (isCommitted(ino, timeNs)) raise(cleanBefore, ino, before);
+    if (isCommitted(ino, timeNs)) raise(committed, ino, before);
   }
+  for (const [ino, mark] of committed) raise(cleanBefore, ino, mark);
+  const replaying = new Replaying(segments, sameBoot, committed);
   for (const [index, frame] of frames.entries()) {
     const there = sameBoot || index < (syncedBefore.get(frame.ino) ?? 0);
     replaying.frame(frame, index < (cleanBefore.get(frame.ino) ?? 0), there);
@@ -79,12 +83,14 @@ class Replaying implements Recovered {
   readonly appends = new Map<number, Append>();
   readonly moves = new Map<number, Move>();
   readonly wrote = new Map<number, Wrote>();
+  readonly committed: ReadonlyMap<number, number>;
   readonly #segments: Segments;
   readonly #sameBoot: boolean;
   /** Not live. */
   readonly #flushed = new Set<number>();
 
-  constructor(segments: Segments, sameBoot: boolean) {
+  constructor(segments: Segments, sameBoot: boolean, committed: ReadonlyMap<number, number>) {
+    this.committed = committed;
     this.#segments = segments;
     this.#sameBoot = sameBoot;
   }

@@ -13,7 +13,8 @@
  *   the journal, and the metadata tell by the id that they are committed (docs/decisions/0051).
  * - What an earlier version staged is in one file for all of it, `<dir>/<inode>`: it stays the one segment of that inode until it is given back.
  * Failure: the next worker finds segments by their names; those of no staged file are removed.
- * Limits: FREE_MAX segments that serve nobody (256 MiB), DESCRIPTORS_MAX of them open.
+ * Limits: of segments that serve nobody FREE_MAX (256 MiB), and no more than `SegmentRoom` allows: they count to the cache's bytes, go when the disk is short of
+ * room, and when none was wanted for `idleMs`. DESCRIPTORS_MAX open.
  */
 import {
   closeSync,
@@ -39,6 +40,23 @@ const FREE_MAX = 16;
 const DESCRIPTORS_MAX = 128;
 const SYNCS_MAX = 4;
 
+/** What segments that serve nobody may take. */
+export interface SegmentRoom {
+  readonly idleBytesMax: number;
+  /** So long after the last of them was wanted, or came. */
+  readonly idleMs: number;
+  /** The disk has what it is to keep free for others. */
+  hasReserve(): boolean;
+  idleChanged(bytes: number): void;
+}
+
+const AS_IT_COMES: SegmentRoom = {
+  idleBytesMax: Infinity,
+  idleMs: 30_000,
+  hasReserve: () => true,
+  idleChanged: () => undefined,
+};
+
 interface Segment {
   readonly index: number;
   readonly path: string;
@@ -51,15 +69,18 @@ export class Segments {
   readonly #ofFiles = new Map<number, Map<number, Segment>>();
   /** In the order of use. */
   readonly #descriptors = new Map<string, number>();
+  readonly #room: SegmentRoom;
   readonly #free: string[] = [];
+  #idle: NodeJS.Timeout | undefined;
   /** Inodes with one segment for all. */
   readonly #undivided = new Set<number>();
   #names = 0;
   /** Names that a power cut could take. */
   readonly #unnamed = new Set<Segment>();
 
-  constructor(dir: string) {
+  constructor(dir: string, room: SegmentRoom = AS_IT_COMES) {
     this.#dir = dir;
+    this.#room = room;
   }
 
   /** Finds those of an earlier worker's files, and removes the others. */
@@ -110,12 +131,37 @@ export class Segments {
   #begin(ino: number, index: number): Segment {
     const segment = this.#add(ino, index);
     const free = this.#free.pop();
+    if (free === undefined) return segment;
     try {
-      if (free !== undefined) renameSync(free, segment.path);
+      renameSync(free, segment.path);
     } catch {
       // Somebody has removed it: a new one does as well.
     }
+    this.#idleChanged();
     return segment;
+  }
+
+  #idleChanged(): void {
+    this.#room.idleChanged(this.#free.length * SEGMENT_BYTES);
+    clearTimeout(this.#idle);
+    if (this.#free.length > 0) this.#idle = setTimeout(() => this.giveBackIdle(), this.#room.idleMs).unref();
+  }
+
+  /** Those that serve nobody give their place on the disk back. False: there were none. */
+  giveBackIdle(): boolean {
+    const free = this.#free.splice(0);
+    if (free.length === 0) return false;
+    for (const path of free) this.#remove(path);
+    this.#idleChanged();
+    return true;
+  }
+
+  #remove(path: string): void {
+    try {
+      rmSync(path, { force: true });
+    } catch {
+      // A disk that became read-only, or a directory that is gone: the next worker removes it.
+    }
   }
 
   /** Fills `target` from `at` on with bytes that were written. */
@@ -220,27 +266,35 @@ export class Segments {
       this.#unnamed.delete(segment);
       this.#close(segment.path);
       // One that is larger would keep more of the disk than FREE_MAX says.
-      this.#giveBack(segment.path, mayServe && bytes === SEGMENT_BYTES && this.#free.length < FREE_MAX);
+      if (mayServe && bytes === SEGMENT_BYTES && this.#keepsAnother()) this.#keep(segment.path);
+      else this.#remove(segment.path);
     }
     if (segments?.size !== 0) return;
     this.#ofFiles.delete(ino);
     this.#undivided.delete(ino);
   }
 
-  #giveBack(path: string, serves: boolean): void {
+  #keepsAnother(): boolean {
+    const { idleBytesMax } = this.#room;
+    const count = this.#free.length + 1;
+    return count <= FREE_MAX && count * SEGMENT_BYTES <= idleBytesMax && this.#room.hasReserve();
+  }
+
+  #keep(path: string): void {
     const free = join(this.#dir, `free.${this.#names++}`);
     try {
-      if (serves) renameSync(path, free);
-      else rmSync(path, { force: true });
+      renameSync(path, free);
     } catch {
-      // A disk that became read-only, or a directory that is gone: the next worker removes it.
+      // As of `#remove`.
       return;
     }
-    if (serves) this.#free.push(free);
+    this.#free.push(free);
+    this.#idleChanged();
   }
 
   /** Without removing anything. */
   close(): void {
+    clearTimeout(this.#idle);
     for (const path of [...this.#descriptors.keys()]) this.#close(path);
   }
 }

@@ -3,6 +3,7 @@
  * since (vfs/away.ts). It is in the journal before the first change is, so that the next worker knows it as well, also after a power cut.
  */
 import type { Version } from '../../lib/meta/engine.ts';
+import type { JournalNotes } from './appends.ts';
 import { FrameKind } from './journal.ts';
 import type { Frame } from './journal.ts';
 import type { StagedFile } from './staged-file.ts';
@@ -20,17 +21,23 @@ export interface StagedBase {
 }
 
 export class Bases {
-  readonly #note: (frame: Frame) => void;
+  readonly #notes: Pick<JournalNotes, 'append' | 'owe'>;
 
-  constructor(note: (frame: Frame) => void) {
-    this.#note = note;
+  constructor(notes: Pick<JournalNotes, 'append' | 'owe'>) {
+    this.#notes = notes;
   }
 
-  /** Undefined: nobody needs to look. */
+  /** Of what is about to be staged. Throws `full` when the disk is; then it has none. */
+  begin(file: StagedFile, base: StagedBase): void {
+    this.#notes.append(baseFrame(file.ino, base));
+    file.base = base;
+  }
+
+  /** Of what is staged. Undefined: nobody needs to look. */
   set(file: StagedFile, base: StagedBase | undefined): void {
     if (file.base === undefined && base === undefined) return;
     file.base = base;
-    this.#note(baseFrame(file.ino, base));
+    this.#notes.owe(baseFrame(file.ino, base));
   }
 }
 

@@ -1,15 +1,16 @@
 /**
  * The staging area of a mount: every file with uncommitted changes, in memory and in the journal.
  *
- * Failure: the worker killed at any point, the next one finds what was answered (recovery.ts): ranges, bytes, sizes, which inodes were open.
+ * Failure: the worker killed at any point, the next one finds what was answered (recovery.ts): ranges, bytes, sizes, which inodes were open. On a full disk too:
+ * bytes stay until the journal has the word that they are committed.
  * Limits: the bytes staged are bounded by who writes (vfs/ flushes early and waits above its bound), the journal by its rewriting.
  */
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
-import { fromSystemError, isCode } from '../../lib/errors.ts';
+import { mkdirSync } from 'node:fs';
+import { fromSystemError } from '../../lib/errors.ts';
 import { appendFrame, Appends, flushFrame } from './appends.ts';
+import { DiskRoom } from './disk-room.ts';
+import type { StagingRoom } from './disk-room.ts';
 import { FrameKind, Journal } from './journal.ts';
-import type { Frame } from './journal.ts';
 import { JournalSyncs } from './journal-syncs.ts';
 import { countedFrame, liveFrames } from './live-frames.ts';
 import { LiveFile } from './live-file.ts';
@@ -20,9 +21,8 @@ import { Segments } from './segments.ts';
 import { Bases } from './staged-base.ts';
 import { MEMORY_BYTES_MAX, StagedFile } from './staged-file.ts';
 import type { Flush } from './staged-file.ts';
+import { readLife, writeLife } from './staging-life.ts';
 
-/** The life of the mount that was here last, and the boot. */
-export const LIFE_FILE = 'life';
 const NO_BYTES = Buffer.alloc(0);
 
 export interface StagingOptions {
@@ -35,47 +35,55 @@ export interface StagingOptions {
   readonly promises: boolean;
   /** Whether an earlier worker has committed a flush under this id. */
   readonly isCommitted: (ino: number, id: bigint) => boolean;
+  readonly room?: StagingRoom;
 }
 
 export class Staging {
   readonly #dir: string;
   readonly #segments: Segments;
   readonly #promises: boolean;
+  readonly #room: DiskRoom;
   readonly #journal: Journal;
   readonly #syncs: JournalSyncs;
   readonly #files: Map<number, StagedFile>;
   readonly #open: OpenCounts;
+  /** Files that are committed or dropped, and the journal does not know it yet: killed now, the next worker needs their segments. */
+  #dropped: StagedFile[] = [];
   readonly appends: Appends;
   readonly bases: Bases;
 
-  constructor({ dir, life, bootId, promises, isCommitted }: StagingOptions) {
+  constructor({ dir, life, bootId, promises, isCommitted, room }: StagingOptions) {
     this.#dir = dir;
     this.#promises = promises;
     mkdirSync(dir, { recursive: true, mode: 0o700 });
     this.#journal = new Journal(dir);
     this.#syncs = new JournalSyncs(this.#journal);
-    this.#segments = new Segments(dir);
-    const path = join(dir, LIFE_FILE);
-    const own = `${life}\n${bootId}\n`;
-    const earlier = existsSync(path) ? readFileSync(path, 'utf8') : '';
-    const [earlierLife = '', earlierBoot = ''] = earlier.split('\n');
-    const recovered = replay(this.#journal.read(), this.#segments, earlierBoot === bootId, isCommitted);
+    this.#segments = new Segments(dir, room);
+    this.#room = new DiskRoom(this.#journal, this.#segments, room);
+    const earlier = readLife(dir);
+    const recovered = replay(this.#journal.read(), this.#segments, earlier?.bootId === bootId, isCommitted);
     const { files, open } = recovered;
     [this.#files, this.#open] = [files, open];
-    if (earlierLife !== life) {
+    if (earlier?.life !== life) {
       open.clear();
       recovered.wrote.clear();
     }
-    this.appends = new Appends(recovered, (frame) => this.#append(frame));
-    this.bases = new Bases((frame) => this.#journal.owe(frame));
+    this.appends = new Appends(recovered, this.#room);
+    this.bases = new Bases(this.#room);
     this.#segments.adopt(files);
-    // A worker whose journal is right as it stands starts on a full disk, too.
-    if (earlier === own) this.#tryRewrite();
+    if (earlier?.life === life && earlier.bootId === bootId) this.#goOn(recovered.committed);
     else {
-      this.#journal.rewrite(this.#live());
-      // Written while it is needed, it would be empty for whoever is started when this one is killed.
-      writeFileSync(path, own, { mode: 0o600 });
+      this.#room.rewrite(() => this.#live());
+      writeLife(dir, { life, bootId });
     }
+  }
+
+  /** A worker whose journal is right as it stands starts on a full disk, too. What the metadata told is in it before they forget it. */
+  #goOn(committed: ReadonlyMap<number, number>): void {
+    if (this.#room.tryRewrite(this.#live())) return;
+    for (const [ino, offset] of committed)
+      this.#room.owe({ kind: FrameKind.CLEAN, ino, timeNs: 0n, offset, length: 0 });
+    this.#syncs.unknown();
   }
 
   get files(): ReadonlyMap<number, StagedFile> {
@@ -126,11 +134,19 @@ export class Staging {
   }
 
   #create(ino: number, size: number): StagedFile {
+    // What is left of its segments would be taken for what is staged now.
+    if (this.#dropped.some((file) => file.ino === ino)) this.#room.payOrThrow();
+    this.#discard();
     // A later worker learns from it that the file is longer than what it finds staged.
-    if (size > 0) this.#append({ kind: FrameKind.SIZE, ino, timeNs: 0n, offset: 0, length: size });
+    if (size > 0) this.#room.append({ kind: FrameKind.SIZE, ino, timeNs: 0n, offset: 0, length: size });
     const file = new StagedFile(ino, size, this.#segments);
     this.#files.set(ino, file);
     return file;
+  }
+
+  /** A change was refused. A file of which nothing is staged is none, and would keep its size as of now. */
+  refused(file: StagedFile, nowNs: bigint): void {
+    if (!file.selfKept && !file.dirty && file.flushing === undefined) this.drop(file, nowNs);
   }
 
   /** A live file takes the place of what would be staged. */
@@ -147,7 +163,14 @@ export class Staging {
   /** `backingId`: 0 through the daemon. It is in the journal before the kernel hears of it. Nothing when the request was counted before. */
   opened(ino: number, nowNs: bigint, request: string, backingId = 0): void {
     if (this.#open.counted(request)) return;
-    this.#append({ kind: FrameKind.OPEN, ino, timeNs: nowNs, offset: backingId, length: 1, bytes: idBytes(request) });
+    this.#room.append({
+      kind: FrameKind.OPEN,
+      ino,
+      timeNs: nowNs,
+      offset: backingId,
+      length: 1,
+      bytes: idBytes(request),
+    });
     this.#open.opened(ino, 1, backingId);
     this.#open.note(request);
   }
@@ -156,7 +179,7 @@ export class Staging {
   closed(ino: number, nowNs: bigint, request: string): boolean {
     const id = closeId(request);
     if (!this.#open.has(ino) || this.#open.counted(id)) return false;
-    this.#journal.owe({ kind: FrameKind.CLOSE, ino, timeNs: nowNs, offset: 0, length: 1, bytes: idBytes(request) });
+    this.#room.owe({ kind: FrameKind.CLOSE, ino, timeNs: nowNs, offset: 0, length: 1, bytes: idBytes(request) });
     this.#open.note(id);
     return this.#closed(ino, id);
   }
@@ -164,7 +187,7 @@ export class Staging {
   /** The open that the request had made failed behind that. True when nobody else has the inode open. */
   takeBack(ino: number, nowNs: bigint, request: string): boolean {
     if (!this.#open.counted(request)) return false;
-    this.#journal.owe({ kind: FrameKind.CLOSE, ino, timeNs: nowNs, offset: 0, length: 0, bytes: idBytes(request) });
+    this.#room.owe({ kind: FrameKind.CLOSE, ino, timeNs: nowNs, offset: 0, length: 0, bytes: idBytes(request) });
     this.#open.forget(request);
     return this.#closed(ino, '');
   }
@@ -174,7 +197,7 @@ export class Staging {
     if (last) this.appends.closed(ino);
     this.#tidy();
     // It is not answered yet.
-    if (id !== '' && this.#journal.frames === 0) this.#journal.owe(countedFrame(id));
+    if (id !== '' && this.#journal.frames === 0) this.#room.owe(countedFrame(id));
     return last;
   }
 
@@ -212,7 +235,7 @@ export class Staging {
     }
     const frame = { ino: file.ino, timeNs: nowNs, offset, length: data.length };
     const id = request === '' ? NO_BYTES : idBytes(request);
-    try {
+    const stage = (): void => {
       if (file.inMemory && end > MEMORY_BYTES_MAX) {
         file.spill();
         this.#journal.append({ ...frame, kind: FrameKind.SPILL });
@@ -224,19 +247,14 @@ export class Staging {
       } else if (id.length > 0 || !file.active.coversWithData(offset, end)) {
         this.#journal.append({ ...frame, kind: FrameKind.RANGE, bytes: id });
       }
-    } catch (error) {
-      throw fromSystemError(error, 'staging in the cache directory');
-    }
+    };
+    this.#room.in(stage, 'staging in the cache directory');
     file.wrote(offset, data.length);
     file.touched(nowNs);
   }
 
   #store(file: StagedFile, offset: number, data: Buffer): void {
-    try {
-      file.store(offset, data);
-    } catch (error) {
-      throw fromSystemError(error, 'writing a file in the cache directory');
-    }
+    this.#room.in(() => file.store(offset, data), 'writing a file in the cache directory');
   }
 
   punch(file: StagedFile, start: number, end: number, nowNs: bigint): void {
@@ -244,7 +262,7 @@ export class Staging {
       file.zero(start, end);
       return;
     }
-    this.#append({ kind: FrameKind.HOLE, ino: file.ino, timeNs: nowNs, offset: start, length: end - start });
+    this.#room.append({ kind: FrameKind.HOLE, ino: file.ino, timeNs: nowNs, offset: start, length: end - start });
     file.punched(start, end);
     file.touched(nowNs);
   }
@@ -255,14 +273,14 @@ export class Staging {
       file.resize(size, exact);
       return;
     }
-    this.#append({ kind: FrameKind.SIZE, ino: file.ino, timeNs: nowNs, offset: exact ? 1 : 0, length: size });
+    this.#room.append({ kind: FrameKind.SIZE, ino: file.ino, timeNs: nowNs, offset: exact ? 1 : 0, length: size });
     file.setSize(size, exact);
     file.touched(nowNs);
   }
 
   /** Somebody sets another mtime. */
   keepMtime(file: StagedFile, nowNs: bigint): void {
-    if (!file.selfKept) this.#append({ kind: FrameKind.KEEP, ino: file.ino, timeNs: nowNs, offset: 0, length: 0 });
+    if (!file.selfKept) this.#room.append({ kind: FrameKind.KEEP, ino: file.ino, timeNs: nowNs, offset: 0, length: 0 });
     file.keepMtime();
   }
 
@@ -285,7 +303,7 @@ export class Staging {
   #noteFlush(file: StagedFile, id: bigint): void {
     if (file.append !== undefined) this.appends.flushing(file, file.size, id);
     // A full disk gets room by the commit.
-    else if (this.#promises) this.#journal.owe(flushFrame(file, file.size, id));
+    else if (this.#promises) this.#room.owe(flushFrame(file, file.size, id));
   }
 
   /**
@@ -314,7 +332,7 @@ export class Staging {
       // Dropped meanwhile, it would only bring back what nobody wants.
       if (this.#files.get(file.ino) !== file) return;
     }
-    this.#append({ kind: FrameKind.SYNC, ino: file.ino, timeNs: id, offset: mark, length: 0 });
+    this.#room.append({ kind: FrameKind.SYNC, ino: file.ino, timeNs: id, offset: mark, length: 0 });
     await this.#syncs.sync();
     // Else a flush took the id meanwhile, and that may have failed.
     if (file.promiseId === id) file.promiseAgain = false;
@@ -336,7 +354,7 @@ export class Staging {
   /** Where appended bytes begin is in the journal; one flush of the disk is for both. */
   async #syncLive(file: LiveFile): Promise<void> {
     const appends = file.append !== undefined;
-    if (appends) this.#append({ kind: FrameKind.SYNC, ino: file.ino, timeNs: 0n, offset: 0, length: 0 });
+    if (appends) this.#room.append({ kind: FrameKind.SYNC, ino: file.ino, timeNs: 0n, offset: 0, length: 0 });
     await Promise.all([file.promise(), appends ? this.#syncs.sync() : undefined]);
   }
 
@@ -365,9 +383,9 @@ export class Staging {
       if (flush.append !== undefined) {
         // What was appended meanwhile follows what is committed now.
         file.append = { from: flush.size, id: nowNs };
-        this.#journal.owe(appendFrame(file.ino, file.append));
+        this.#room.owe(appendFrame(file.ino, file.append));
       }
-      this.#journal.owe({ kind: FrameKind.CLEAN, ino: file.ino, timeNs: nowNs, offset: flush.mark, length: 0 });
+      this.#room.owe({ kind: FrameKind.CLEAN, ino: file.ino, timeNs: nowNs, offset: flush.mark, length: 0 });
       // Until the journal has it, the next worker commits all of it once more, and needs the bytes.
       if (!this.#journal.owes) file.release(this.#mayServe(file));
       this.#syncSoon(file);
@@ -384,12 +402,17 @@ export class Staging {
   /** Nothing of the file is wanted any more. */
   drop(file: StagedFile, nowNs: bigint): void {
     this.#files.delete(file.ino);
-    this.#journal.owe({ kind: FrameKind.DROP, ino: file.ino, timeNs: nowNs, offset: 0, length: 0 });
-    file.discard(this.#mayServe(file));
-    // That has made room.
-    this.#journal.pay();
+    this.#room.owe({ kind: FrameKind.DROP, ino: file.ino, timeNs: nowNs, offset: 0, length: 0 });
+    if (this.#journal.owes && !file.inMemory) this.#dropped.push(file);
+    else file.discard(this.#mayServe(file));
     this.#tidy();
     this.#syncSoon(file);
+  }
+
+  #discard(): void {
+    if (this.#dropped.length === 0 || this.#journal.owes) return;
+    for (const file of this.#dropped) file.discard(false);
+    this.#dropped = [];
   }
 
   /** Whether the bytes of a file that are committed may be written over with those of another one (segments.ts). */
@@ -402,35 +425,21 @@ export class Staging {
     if (file.promised) this.#syncs.soon();
   }
 
-  #append(frame: Frame): void {
-    try {
-      this.#journal.append(frame);
-    } catch (error) {
-      throw fromSystemError(error, 'journal in the cache directory');
-    }
-  }
-
   #tidy(): void {
     if (this.#files.size === 0 && this.#open.size === 0) {
       // Only now and then: truncating costs as much as some frames.
       if (this.#journal.frames > 1000 || this.#journal.owes) this.#journal.clear();
+      this.#discard();
       return;
     }
+    this.#journal.pay();
+    this.#discard();
     // The marks of flushes under way count frames of the journal as it is.
     const flushing = this.#files.values().some((file) => file.flushing !== undefined);
-    if (this.#journal.overgrown && !flushing && !this.#syncs.underWay) this.#tryRewrite();
+    if (this.#journal.overgrown && !flushing && !this.#syncs.underWay) this.#room.tryRewrite(this.#live());
   }
 
-  /** The journal as it stands says the same. */
-  #tryRewrite(): void {
-    try {
-      this.#journal.rewrite(this.#live());
-    } catch (error) {
-      if (!isCode(fromSystemError(error, this.#dir), 'full')) throw error;
-    }
-  }
-
-  #live(): Iterable<Frame> {
+  #live(): ReturnType<typeof liveFrames> {
     return liveFrames(this.#open, this.appends, this.#files.values());
   }
 

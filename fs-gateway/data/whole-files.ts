@@ -352,14 +352,19 @@ export class WholeFiles {
 
   /** Evicts until `bytes` more fit; false when what is in use does not leave the room. */
   makeRoom(bytes: number): boolean {
-    for (const ino of this.#entries.keys()) {
-      if (this.#bytes + bytes <= this.#options.bytesMax) break;
-      const entry = this.#entries.get(ino);
+    while (this.#bytes + bytes > this.#options.bytesMax) if (!this.giveWay()) return false;
+    return true;
+  }
+
+  /** Evicts the file that was opened longest ago; false when all that there are are in use. */
+  giveWay(): boolean {
+    for (const [ino, entry] of this.#entries) {
       // Without a record and not in use: it is being filled.
-      if (entry?.key === null || this.#live.has(ino) || this.#options.isInUse(ino)) continue;
+      if (entry.key === null || this.#live.has(ino) || this.#options.isInUse(ino)) continue;
       this.drop(ino);
+      return true;
     }
-    return this.#bytes + bytes <= this.#options.bytesMax;
+    return false;
   }
 
   close(): void {

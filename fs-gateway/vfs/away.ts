@@ -48,9 +48,9 @@ export class Away {
     }
   }
 
-  /** Something is being staged on top of this version. A file without names dies with its last handle. */
+  /** Something is about to be staged on top of this version. A file without names dies with its last handle. Throws `full`. */
   staging(file: StagedFile, node: Node): void {
-    if (file.base === undefined && node.inode.nlink > 0) this.#set(file, node);
+    if (file.base === undefined && node.inode.nlink > 0 && !file.selfKept) this.#bases.begin(file, this.#baseAt(node));
   }
 
   /** Its last name was removed here: nobody else has done it. */
@@ -70,8 +70,12 @@ export class Away {
     else this.#set(file, now);
   }
 
-  #set(file: StagedFile, { version, inode }: Node): void {
-    if (!file.selfKept) this.#bases.set(file, { version, inode: encodeInode(inode), ...this.#now() });
+  #set(file: StagedFile, node: Node): void {
+    if (!file.selfKept) this.#bases.set(file, this.#baseAt(node));
+  }
+
+  #baseAt({ version, inode }: Node): StagedBase {
+    return { version, inode: encodeInode(inode), ...this.#now() };
   }
 
   #now(): Pick<StagedBase, 'session' | 'monotonicMs' | 'wallMs'> {

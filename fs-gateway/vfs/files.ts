@@ -5,7 +5,7 @@
  * Invariants
  * - An inode is enough to serve a handle: a handle of a previous worker works like one of ours.
  * - A file that is removed while it is open stays readable and writable until its last close.
- * Limits: `stagedMax` bytes staged in all before writers wait, STAGED_FILE_SHARE of them per file before it is flushed in the background.
+ * Limits: `stagedMax` bytes staged in all before writers wait (staged-bound.ts), STAGED_FILE_SHARE of them per file before it is flushed in the background.
  */
 import { FILE_BYTES_MAX, INODE_IMMUTABLE, isDirectory, isRegular } from '../../lib/volume/inode.ts';
 import { ReadAhead } from '../data/read-ahead.ts';
@@ -26,6 +26,7 @@ import type { Caller, OpenResult, Result } from './operations.ts';
 import type { Opened, Passthrough } from './passthrough.ts';
 import { withoutSuidGid } from './ownership.ts';
 import type { Orphans } from './orphans.ts';
+import { StagedBound } from './staged-bound.ts';
 import { seekFile } from './seek.ts';
 import { copyRange } from './share-extents.ts';
 import type { CopyEnd } from './share-extents.ts';
@@ -65,6 +66,8 @@ export interface FilesParts {
   readonly freshOpens: FreshOpens;
   /** Bytes staged in all before writers wait for the store. */
   readonly stagedMax: number;
+  /** Commits what is staged of a file, in its turn. */
+  commit(ino: number): Result<void>;
 }
 
 export class Files {
@@ -77,6 +80,7 @@ export class Files {
   readonly #earlyUploads: EarlyUploads;
   readonly #freshOpens: FreshOpens;
   readonly #stagedMax: number;
+  readonly #bound: StagedBound;
   readonly #readAheads = new BoundedMap<bigint, ReadAhead>(HANDLES_MAX);
 
   constructor(parts: FilesParts) {
@@ -90,6 +94,7 @@ export class Files {
     this.#earlyUploads = earlyUploads;
     this.#freshOpens = freshOpens;
     this.#stagedMax = stagedMax;
+    this.#bound = new StagedBound({ context, bytesMax: stagedMax, commit: (ino) => parts.commit(ino) });
   }
 
   isWritten(ino: number): boolean {
@@ -268,7 +273,7 @@ export class Files {
     const node = view.cachedNode(ino);
     const staged = staging.get(ino);
     const clears = write.killSuidGid && (node === undefined || withoutSuidGid(node.inode.mode) !== node.inode.mode);
-    const waits = node === undefined || clears || this.#isMuch(staged);
+    const waits = node === undefined || clears || this.#isMuch(staged) || this.#isAbove(staged);
     const admitted = waits ? undefined : admit(view, node, endOf(node, staged, write));
     if (waits || admitted !== undefined) {
       return this.#writeLater(ino, admitted, { ...write, data: Buffer.from(write.data) });
@@ -276,44 +281,57 @@ export class Files {
     return this.#write(node, write);
   }
 
-  /** It is to be flushed now; or, while it is, all that is staged is too much. */
+  /** All that is staged is too much for another write. Who writes to a live file, or one without names, stages nothing that could be committed. */
+  #isAbove(file: StagedFile | undefined): boolean {
+    return file?.selfKept !== true && this.#bound.isReached();
+  }
+
+  /** It is to be flushed now. */
   #isMuch(file: StagedFile | undefined): boolean {
-    if (file === undefined || file.stagedBytes < this.#stagedMax * STAGED_FILE_SHARE) return false;
-    return file.flushing === undefined || this.#context.staging.bytes >= this.#stagedMax;
+    if (file === undefined || file.flushing !== undefined) return false;
+    return file.stagedBytes >= this.#stagedMax * STAGED_FILE_SHARE;
   }
 
   async #writeLater(ino: number, admitted: Promise<void> | undefined, write: FileWrite): Promise<number> {
     const { view, staging } = this.#context;
     await admitted;
     if (write.killSuidGid) await this.#clearSuidGid(ino);
-    // Above the bounds a writer goes at the speed of the store.
-    if (this.#isMuch(staging.get(ino))) {
-      const flushing = this.#flushes.start(ino);
-      if (staging.bytes >= this.#stagedMax) await flushing;
+    if (this.#isMuch(staging.get(ino))) void this.#flushes.start(ino);
+    while (true) {
+      const node = await nodeOrThrow(view, ino);
+      await admit(view, node, endOf(node, staging.get(ino), write));
+      if (node.inode.nlink === 0 || !this.#isAbove(staging.get(ino))) return this.#write(node, write);
+      // A writer goes at the speed of the store.
+      await this.#bound.room(ino);
     }
-    const node = await nodeOrThrow(view, ino);
-    await admit(view, node, endOf(node, staging.get(ino), write));
-    return this.#write(node, write);
   }
 
   #write(node: Node, write: FileWrite): number {
     const { staging, time } = this.#context;
     const { offset, data, append } = write;
-    const file = this.#begin(node);
-    if (endOf(node, file, write) > FILE_BYTES_MAX)
+    if (endOf(node, staging.get(node.ino), write) > FILE_BYTES_MAX)
       throw new PosixError(Errno.EFBIG, `a file of more than ${FILE_BYTES_MAX} bytes`);
-    if (append === undefined) {
-      staging.write(file, offset, data, time.nowNs());
-      this.#earlyUploads.wrote(file, offset, data);
-    } else staging.append(file, data, time.nowNs(), append);
+    this.#stage(node, (file) => {
+      if (append === undefined) {
+        staging.write(file, offset, data, time.nowNs());
+        this.#earlyUploads.wrote(file, offset, data);
+      } else staging.append(file, data, time.nowNs(), append);
+    });
+    this.#bound.wrote(data.length);
     return data.length;
   }
 
-  #begin(node: Node): StagedFile {
-    const { staging, away } = this.#context;
+  /** Stages a change of the file. */
+  #stage(node: Node, change: (file: StagedFile) => void): void {
+    const { staging, away, time } = this.#context;
     const file = staging.begin(node.ino, node.inode.size);
-    away.staging(file, node);
-    return file;
+    try {
+      away.staging(file, node);
+      change(file);
+    } catch (error) {
+      staging.refused(file, time.nowNs());
+      throw error;
+    }
   }
 
   async #clearSuidGid(ino: number): Promise<void> {
@@ -342,7 +360,7 @@ export class Files {
 
   #truncateStaged(node: Node, size: number): void {
     const { staging, time } = this.#context;
-    staging.resize(this.#begin(node), size, true, time.nowNs());
+    this.#stage(node, (file) => staging.resize(file, size, true, time.nowNs()));
   }
 
   async fallocate(ino: number, mode: number, offset: bigint, length: bigint): Promise<void> {
@@ -357,14 +375,15 @@ export class Files {
     await this.#passthrough.beforeChange(ino);
     const node = await nodeOrThrow(view, ino);
     if ((mode & (KEEP_SIZE | PUNCH_HOLE)) === 0) await admit(view, node, Number(offset + length));
-    const file = this.#begin(node);
     const start = Number(offset);
     const end = start + Number(length);
     const nowNs = time.nowNs();
-    // Space in the store cannot be reserved: allocation is the size, and nothing where the size stays.
-    if ((mode & (PUNCH_HOLE | ZERO_RANGE)) !== 0)
-      staging.punch(file, start, Math.min(end, Math.max(file.size, start)), nowNs);
-    if ((mode & (KEEP_SIZE | PUNCH_HOLE)) === 0 && end > file.size) staging.resize(file, end, false, nowNs);
+    this.#stage(node, (file) => {
+      // Space in the store cannot be reserved: allocation is the size, and nothing where the size stays.
+      if ((mode & (PUNCH_HOLE | ZERO_RANGE)) !== 0)
+        staging.punch(file, start, Math.min(end, Math.max(file.size, start)), nowNs);
+      if ((mode & (KEEP_SIZE | PUNCH_HOLE)) === 0 && end > file.size) staging.resize(file, end, false, nowNs);
+    });
     if (!staging.isOpen(ino)) await this.#flushes.settle(ino);
   }
 

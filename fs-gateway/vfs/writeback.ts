@@ -9,6 +9,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Clock } from '../../lib/clock.ts';
 import type { Result } from './operations.ts';
+import { isOfOneFile } from './staged-bound.ts';
 
 const RETRY_MS = 5000;
 
@@ -24,6 +25,8 @@ export class Writeback {
   readonly #queue = new Map<number, Waiting>();
   #current: { readonly ino: number; readonly sinceMs: number } | undefined;
   #working: Promise<void> | undefined;
+  /** Rejects when the store or the metadata engine cannot be reached. */
+  #outage = outage();
   readonly #stopping = new AbortController();
 
   /** `flush` reports its own errors. */
@@ -43,6 +46,11 @@ export class Writeback {
     return waiting.committed.promise;
   }
 
+  /** The same; rejects when one before it, or it, meets an outage. Both are tried again. */
+  inTurn(ino: number): Promise<void> {
+    return Promise.race([this.add(ino), this.#outage.promise]);
+  }
+
   /** How long the oldest has been waiting; 0 when nothing is. */
   get oldestMs(): number {
     const times = [
@@ -60,7 +68,11 @@ export class Writeback {
       try {
         await this.#flush(ino);
         waiting.committed.resolve();
-      } catch {
+      } catch (error) {
+        if (!isOfOneFile(error)) {
+          this.#outage.reject(error);
+          this.#outage = outage();
+        }
         const again = this.#queue.get(ino);
         if (again === undefined) this.#queue.set(ino, waiting);
         else waiting.committed.resolve(again.committed.promise);
@@ -77,4 +89,11 @@ export class Writeback {
     this.#stopping.abort();
     await this.#working;
   }
+}
+
+/** Nobody may be waiting for it. */
+function outage(): PromiseWithResolvers<never> {
+  const resolvers = Promise.withResolvers<never>();
+  resolvers.promise.catch(() => undefined);
+  return resolvers;
 }

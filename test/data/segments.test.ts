@@ -1,8 +1,10 @@
 /** Segments of staged files that serve again: no byte of one file is ever another's. */
-import { closeSync, openSync, readdirSync, renameSync, writeFileSync, writeSync } from 'node:fs';
+import { closeSync, openSync, readdirSync, renameSync, rmSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
-import { expect, test } from 'vitest';
+import { expect, onTestFinished, test, vi } from 'vitest';
+import type { StagingRoom } from '../../fs-gateway/data/disk-room.ts';
 import { Segments } from '../../fs-gateway/data/segments.ts';
+import type { Version } from '../../lib/meta/engine.ts';
 import { Staging } from '../../fs-gateway/data/staging.ts';
 import { StagedFile } from '../../fs-gateway/data/staged-file.ts';
 import { isRoot, memoryFolder } from '../support/loop-disk.ts';
@@ -32,6 +34,13 @@ function fillDisk(dir: string, staging: Staging): void {
   expect(() => {
     for (;;) staging.punch(other, 0, 1, 1n);
   }).toThrow('ENOSPC');
+}
+
+/** So that what is owed to the journal has to wait. */
+function useUpReserve(staging: Staging): void {
+  const file = staging.begin(8, 0);
+  const base = { session: 1, wallMs: 0, monotonicMs: 0, version: '1' as Version, inode: Buffer.alloc(1000) };
+  for (let n = 0; n < 300; n++) staging.bases.set(file, base);
 }
 
 function content(file: StagedFile | undefined): Buffer {
@@ -160,7 +169,7 @@ test('what an earlier version had staged, in one file for all of it, is there, i
 });
 
 test.skipIf(!isRoot)(
-  'killed while a full disk keeps the word of a commit out of the journal, the next worker has all the bytes',
+  'killed while a full disk with no reserve keeps the word of a commit out of the journal, the next worker has all the bytes',
   () => {
     const dir = memoryFolder('40m');
     const staging = openStaging(dir);
@@ -169,6 +178,7 @@ test.skipIf(!isRoot)(
     const flush = staging.beginFlush(file, 2n);
     staging.write(file, 17 * MIB, Buffer.from('meanwhile'), 3n);
     fillDisk(dir, staging);
+    useUpReserve(staging);
     staging.committed(file, flush, 4n);
     // Killed here.
     const copy = openStaging(dir);
@@ -176,14 +186,130 @@ test.skipIf(!isRoot)(
     expected.write('meanwhile', 17 * MIB);
     expect(content(copy.get(7)).equals(expected)).toBe(true);
     copy.close();
-    // Else the rest of it makes room, and what was owed with it.
+    // All of it, now; and others make room.
     staging.committed(file, staging.beginFlush(file, 5n), 6n);
+    expect(segmentsIn(dir)).toEqual(['7.0', '7.1']);
+    rmSync(join(dir, 'others'));
+    staging.write(staging.begin(7, 0), 0, Buffer.from('anew'), 7n);
+    expect(segmentsIn(dir)).toEqual([]);
     staging.close();
     const next = openStaging(dir);
-    expect(next.get(7)).toBeUndefined();
+    expect(content(next.get(7)).toString()).toBe('anew');
     next.close();
   },
 );
+
+test.skipIf(!isRoot)(
+  'on a full disk what is committed is in the journal at once: the next worker does not commit it again',
+  () => {
+    const dir = memoryFolder('40m');
+    const staging = openStaging(dir);
+    const [small, large] = [staging.begin(6, 0), staging.begin(7, 0)];
+    staging.opened(6, 1n, 'open');
+    staging.write(small, 0, Buffer.from('small'), 1n);
+    staging.write(large, 0, Buffer.alloc(MIB, 'a'), 1n);
+    // As long as it is open its place is not free.
+    const fd = openSync(join(dir, '7.0'), 'r');
+    fillDisk(dir, staging);
+    for (const file of [small, large]) staging.committed(file, staging.beginFlush(file, 2n), 3n);
+    expect(staging.closed(6, 4n, 'close')).toBe(true);
+    // Killed here.
+    const copy = openStaging(dir);
+    expect([copy.get(6), copy.get(7), copy.isOpen(6)]).toEqual([undefined, undefined, false]);
+    copy.close();
+    closeSync(fd);
+    staging.close();
+  },
+);
+
+test.skipIf(!isRoot)('an append is flushed on a full disk, which gives it room', () => {
+  const dir = memoryFolder('40m');
+  const staging = openStaging(dir);
+  const file = staging.begin(7, 0);
+  staging.append(file, Buffer.alloc(MIB, 'a'), 1n, 'request');
+  fillDisk(dir, staging);
+  const flush = staging.beginFlush(file, 2n);
+  const isCommitted = (ino: number, id: bigint): boolean => ino === 7 && id === flush.append?.id;
+  // Killed behind the commit; the disk has no room for a journal that is written anew, either.
+  const full = openSync(join(dir, 'others'), 'a');
+  const next = new Staging({ dir, life: 'one', bootId: 'boot', promises: false, isCommitted });
+  expect(next.get(7)).toBeUndefined();
+  // Killed again, when other commits have written over the record of that one.
+  const last = openStaging(dir);
+  expect(last.get(7)).toBeUndefined();
+  closeSync(full);
+  for (const each of [last, next, staging]) each.close();
+});
+
+test.skipIf(!isRoot)('segments that serve nobody make room on a full disk before a program hears of it', () => {
+  const dir = memoryFolder('40m');
+  const staging = openStaging(dir);
+  const file = staging.begin(7, 0);
+  staging.write(file, 0, Buffer.alloc(15 * MIB, 'a'), 1n);
+  staging.committed(file, staging.beginFlush(file, 2n), 3n);
+  expect(segmentsIn(dir)).toEqual(['free.0']);
+  const fd = openSync(join(dir, 'others'), 'w');
+  expect(() => {
+    for (;;) writeSync(fd, Buffer.alloc(MIB));
+  }).toThrow('ENOSPC');
+  closeSync(fd);
+  const second = staging.begin(8, 0);
+  // The first segment is the one that served, the others are new.
+  staging.write(second, 0, Buffer.alloc(15 * MIB, 'b'), 4n);
+  staging.committed(second, staging.beginFlush(second, 5n), 6n);
+  // A small one has no segment: its frame needs the room.
+  for (let ino = 10; ino < 40; ino++) staging.write(staging.begin(ino, 0), 0, Buffer.alloc(64_000, 'c'), 7n);
+  expect(segmentsIn(dir)).toEqual([]);
+  staging.close();
+});
+
+function roomFor(over: Partial<StagingRoom>): { readonly room: StagingRoom; readonly idle: number[] } {
+  const idle: number[] = [];
+  const room: StagingRoom = {
+    idleBytesMax: 40 * MIB,
+    idleMs: 1000,
+    hasReserve: () => true,
+    idleChanged: (bytes) => void idle.push(bytes),
+    giveWay: () => false,
+    ...over,
+  };
+  return { room, idle };
+}
+
+test('segments that serve nobody are counted, bounded by the cache, and go when none is wanted for a while', () => {
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+  onTestFinished(() => void vi.useRealTimers());
+  const dir = tempDir('staging');
+  const { room, idle } = roomFor({});
+  const staging = new Staging({ dir, life: 'one', bootId: 'boot', promises: false, isCommitted: () => false, room });
+  const stage = (ino: number): void => {
+    const file = staging.begin(ino, 0);
+    for (let n = 0; n < 4; n++) staging.write(file, n * 16 * MIB, Buffer.alloc(100_000, 'a'), 1n);
+    staging.committed(file, staging.beginFlush(file, 2n), 3n);
+  };
+  stage(7);
+  expect(segmentsIn(dir).length).toBe(2);
+  expect(idle).toEqual([16 * MIB, 32 * MIB]);
+  vi.advanceTimersByTime(900);
+  stage(8);
+  vi.advanceTimersByTime(900);
+  expect(segmentsIn(dir).length).toBe(2);
+  vi.advanceTimersByTime(100);
+  expect(segmentsIn(dir)).toEqual([]);
+  expect(idle.at(-1)).toBe(0);
+  staging.close();
+});
+
+test('no segment is kept for the next bytes where the disk is short of its reserve', () => {
+  const dir = tempDir('staging');
+  const { room, idle } = roomFor({ hasReserve: () => false });
+  const staging = new Staging({ dir, life: 'one', bootId: 'boot', promises: false, isCommitted: () => false, room });
+  const file = staging.begin(7, 0);
+  staging.write(file, 0, Buffer.alloc(MIB, 'a'), 1n);
+  staging.committed(file, staging.beginFlush(file, 2n), 3n);
+  expect([segmentsIn(dir), idle]).toEqual([[], []]);
+  staging.close();
+});
 
 test('what was promised over a power cut is never written over with the bytes of another file', async () => {
   const dir = tempDir('staging');

@@ -74,7 +74,15 @@ export async function openTestVolume(
   volumeName = 'lake',
   more: Pick<
     Partial<VolumeOptions>,
-    'passthrough' | 'kernel' | 'writeback' | 'openCache' | 'cacheBytes' | 'cacheGroup' | 'mountpoint' | 'mountLife'
+    | 'passthrough'
+    | 'kernel'
+    | 'writeback'
+    | 'openCache'
+    | 'cacheBytes'
+    | 'cacheGroup'
+    | 'mountpoint'
+    | 'mountLife'
+    | 'stagedMax'
   > = {},
   notifier?: KernelNotifier,
 ): Promise<OpenVolume> {

@@ -39,7 +39,9 @@ class LateHasher extends FileHasher {
 
 /** As a worker that was killed left it. */
 function appendsOf(recovered: Partial<RecoveredAppends>): Appends {
-  return new Appends({ appends: new Map(), moves: new Map(), wrote: new Map(), ...recovered }, () => undefined);
+  const none = (): void => undefined;
+  const notes = { append: none, appendReserved: none, owe: none };
+  return new Appends({ appends: new Map(), moves: new Map(), wrote: new Map(), ...recovered }, notes);
 }
 
 function zeros(_content: FileContent, _from: number, target: Buffer): void {

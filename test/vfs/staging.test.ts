@@ -47,7 +47,7 @@ function onSmallDisk(dir: string, script: string): Worker {
     const staging = new Staging({ dir: process.argv[1], life: 'one', bootId: 'boot 1', promises: true, isCommitted: () => false });
     const lines = createInterface(process.stdin)[Symbol.asyncIterator]();
 `;
-  const limited = ['-c', `trap '' XFSZ; ulimit -S -f 64; exec "$0" "$@"`, process.execPath];
+  const limited = ['-c', `trap '' XFSZ; ulimit -S -f 1024; exec "$0" "$@"`, process.execPath];
   const child = spawn('bash', [...limited, '--input-type=module-typescript', '-e', prelude + script, dir], {
     stdio: ['pipe', 'pipe', 'ignore'],
   });
