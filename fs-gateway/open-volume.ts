@@ -26,7 +26,6 @@ import { VolumeView } from './meta/view.ts';
 import { VolumeIdentity } from './meta/volume-identity.ts';
 import { mountIdOf, onlyOne, refuseAnotherVolume, stagingFolder } from './mount-identity.ts';
 import { WHOLE_FOLDER } from './data/whole-files.ts';
-import type { WholeFiles } from './data/whole-files.ts';
 import { bootId, openPassthrough, openWholeFiles } from './open-passthrough.ts';
 import { CacheGroup } from './peers/cache-group.ts';
 import type { CacheGroupOptions } from './peers/cache-group.ts';
@@ -206,13 +205,14 @@ async function assemble({
   });
   const peers = await group?.join({ view, format, store, mountId, clock });
   const reader = new BlockReader({ store, cache, volumeId: format.id, ...(peers !== undefined && { peers }) });
-  let wholeFiles: WholeFiles | undefined;
+  /** What gives way to staged bytes on a full disk, in this order. */
+  const caches: { giveWay(): boolean }[] = [cache];
   const room = {
     idleBytesMax: options.cacheBytes * IDLE_SHARE,
     idleMs: IDLE_MS,
     hasReserve: () => cache.hasReserve(),
     idleChanged: (bytes: number) => cache.share('staging', bytes),
-    giveWay: () => cache.giveWay() || wholeFiles?.giveWay() === true,
+    giveWay: () => caches.some((each) => each.giveWay()),
   };
   const staging = new Staging({
     dir: stagingDir,
@@ -232,7 +232,7 @@ async function assemble({
     cache,
     report,
   });
-  wholeFiles = whole;
+  caches.push(whole);
   options.kernel?.omitAccessTimes(join(stagingDir, WHOLE_FOLDER));
   const context: Context = {
     view,

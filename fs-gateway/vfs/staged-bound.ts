@@ -56,7 +56,7 @@ export class StagedBound {
   /** Resolves in a turn in which there is room for a write to the file. */
   async room(ino: number): Promise<void> {
     const failed = new Set<number>();
-    let error: unknown;
+    let error: Error | undefined;
     while (this.isReached()) {
       const next = this.#flushes.size < FLUSHES_AT_ONCE ? this.#largest(failed) : undefined;
       if (next !== undefined) {
@@ -67,7 +67,7 @@ export class StagedBound {
       const ends = [...this.#flushes].map(([each, flush]) =>
         flush.catch((reason: unknown) => {
           failed.add(each);
-          error = reason;
+          error = reason instanceof Error ? reason : new Error(String(reason));
         }),
       );
       await Promise.race(ends);
