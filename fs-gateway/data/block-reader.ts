@@ -47,6 +47,12 @@ export interface PeerPieces {
   keeps(piece: Piece): boolean;
 }
 
+/** A piece in memory, true until it is given back, which has to be done once. */
+export interface LentMemory {
+  readonly data: Buffer;
+  readonly giveBack: () => void;
+}
+
 export interface BlockReaderOptions {
   readonly store: ObjectStore;
   readonly cache: BlockCache;
@@ -231,7 +237,7 @@ export class BlockReader {
    * For a peer: the piece, or the open file that holds it and its CRC32C (block-cache.ts), from here or from the store. Throws as a
    * read does.
    */
-  async lend(piece: Piece): Promise<Buffer | FileHandle> {
+  async lend(piece: Piece): Promise<LentMemory | FileHandle> {
     const recent = this.#recent.get(piece.name);
     if (recent !== undefined) return this.#lent(recent);
     const cached = (await this.#isCached(piece)) ? await this.#cache.open(piece) : null;
@@ -239,9 +245,8 @@ export class BlockReader {
     return this.#lent(await this.#fromStore(piece));
   }
 
-  #lent(data: Buffer): Buffer {
-    this.#memory.lend(data);
-    return data;
+  #lent(data: Buffer): LentMemory {
+    return { data, giveBack: this.#memory.lend(data) };
   }
 
   /** The object's own file, where the store is a directory of this machine and the file is as long as it has to be. */
@@ -308,13 +313,9 @@ export class BlockReader {
   async #fetch(piece: Piece): Promise<Buffer> {
     const memory = await this.#whenFits(piece.bytes, () => this.#memory.take(piece.bytes));
     try {
-      const data = await this.#pieces.fetch(piece, memory);
-      if (data !== memory) {
-        this.#memory.adopt(data);
-        this.#memory.give(memory);
-      }
-      this.#keep(piece, data);
-      return data;
+      await this.#pieces.fetch(piece, memory);
+      this.#keep(piece, memory);
+      return memory;
     } catch (error) {
       this.#memory.give(memory);
       throw error;
@@ -363,21 +364,13 @@ export class BlockReader {
     return this.#memory.fits(bytes);
   }
 
-  /**
-   * What was just uploaded is at hand for the next reader, if there is room; what is on this disk anyway (`isHere`), for peers. True: the memory is the
-   * reader's from now on.
-   */
-  remember(piece: Piece, data: Buffer, isHere: boolean): boolean {
-    if (this.#localPath(piece) !== null) {
-      // It need not be copied: it is read from the object's own file.
-      this.#verify(piece);
-      return false;
+  /** What was just uploaded is at hand for the next reader, if there is room; what is on this disk anyway (`isHere`), for peers. */
+  remember(piece: Piece, data: Buffer, isHere: boolean): void {
+    if (this.#localPath(piece) !== null) this.#verify(piece);
+    else if (!isHere || this.#peers?.keeps(piece) === true) {
+      this.#makeRoom(data.length);
+      if (this.#queued === 0 && this.#memory.willFit(data.length)) this.#adopt(piece, data);
     }
-    if (isHere && this.#peers?.keeps(piece) !== true) return false;
-    this.#makeRoom(data.length);
-    if (this.#queued > 0 || !this.#memory.willFit(data.length)) return false;
-    this.#adopt(piece, data);
-    return true;
   }
 
   #adopt(piece: Piece, data: Buffer): void {
@@ -386,8 +379,9 @@ export class BlockReader {
       this.#verify(piece);
       return;
     }
-    this.#memory.adopt(data);
-    this.#keep(piece, data);
+    const memory = this.#memory.take(data.length);
+    data.copy(memory);
+    this.#keep(piece, memory);
   }
 
   #verify(piece: Piece): void {

@@ -1,23 +1,27 @@
 /**
- * The memory of pieces: how much of it is in use, and large buffers that are used again. Memory that is new for each block costs a page fault per
- * 4 KiB and has V8 collect garbage all the time; with these, a cold read makes none.
+ * The memory of pieces: how much of it is in use, and one arena (arena.ts) that it is cut from, so that reads make no garbage.
  *
  * Invariants: what is given back is written to again in a later turn of the event loop at the earliest, so a view of it that was handed out
- * stays true for the rest of this turn. What was lent is never used again.
- * Limits: `bytesMax` in use, or one piece; what is not in use counts with it.
+ * stays true for the rest of this turn; and what was lent, not before its borrower has given it back too.
+ * Limits: `bytesMax` in use, a power of two, or one piece. Beside that, what is lent and no longer in use here. Where the arena is cut too small for a piece, or
+ * lent, that piece has memory of its own.
  */
+import { Arena, blockFor } from './arena.ts';
 
-/** Below, an allocation is cheap. Larger ones are rounded up to a power of two, so that blocks and their tails share buffers. */
-const REUSED_MIN = 2 ** 18;
+interface Loan {
+  borrowers: number;
+  /** Given back by us. */
+  isOver: boolean;
+}
 
 export class PieceMemory {
   readonly #bytesMax: number;
-  readonly #free = new Map<number, ArrayBuffer[]>();
-  #freeBytes = 0;
+  /** Made for the first piece: a mount of a local directory has none. */
+  #arena: Arena | undefined;
   /** Given back in this turn. */
   #resting: Buffer[] = [];
   #restingBytes = 0;
-  readonly #lent = new WeakSet<ArrayBufferLike>();
+  readonly #loans = new Map<Buffer, Loan>();
   #used = 0;
   readonly #waiting = new Set<() => void>();
 
@@ -27,14 +31,14 @@ export class PieceMemory {
 
   /** There is room for a piece of so many bytes, or would be but for what is `apart`. */
   fits(bytes: number, apart: readonly Buffer[] = []): boolean {
-    const used = apart.reduce((sum, data) => sum - capacityOf(data), this.#used);
-    return used === 0 || used + capacityFor(bytes) <= this.#bytesMax;
+    const used = apart.reduce((sum, data) => sum - blockFor(data.length), this.#used);
+    return used === 0 || used + blockFor(bytes) <= this.#bytesMax;
   }
 
   /** There will be, in the next turn. */
   willFit(bytes: number): boolean {
     const used = this.#used - this.#restingBytes;
-    return used === 0 || used + capacityFor(bytes) <= this.#bytesMax;
+    return used === 0 || used + blockFor(bytes) <= this.#bytesMax;
   }
 
   /** Resolves when it is worth asking again, and after so long at the latest. */
@@ -54,65 +58,40 @@ export class PieceMemory {
     this.#waiting.clear();
   }
 
+  /** With whatever was in it before. */
   take(bytes: number): Buffer {
-    const capacity = capacityFor(bytes);
-    this.#used += capacity;
-    if (capacity < REUSED_MIN) return Buffer.allocUnsafeSlow(bytes);
-    const free = this.#free.get(capacity)?.pop();
-    if (free !== undefined) {
-      this.#freeBytes -= capacity;
-      return Buffer.from(free, 0, bytes);
-    }
-    // What is free is of other sizes.
-    if (this.#used + this.#freeBytes > this.#bytesMax) this.#dropFree();
-    return Buffer.allocUnsafeSlow(capacity).subarray(0, bytes);
+    this.#used += blockFor(bytes);
+    this.#arena ??= new Arena(this.#bytesMax);
+    return this.#arena.take(bytes) ?? Buffer.allocUnsafeSlow(bytes);
   }
 
-  /** Counts memory that came from elsewhere. */
-  adopt(data: Buffer): void {
-    this.#used += capacityOf(data);
+  /** It goes to somebody who reads it longer than it is in use here, until the returned function is called. */
+  lend(data: Buffer): () => void {
+    const loan = this.#loans.get(data) ?? { borrowers: 0, isOver: false };
+    this.#loans.set(data, loan);
+    loan.borrowers++;
+    return () => {
+      if (--loan.borrowers > 0) return;
+      this.#loans.delete(data);
+      if (loan.isOver) this.#arena?.give(data);
+    };
   }
 
-  /** It goes to somebody who may keep it: it is never used for another piece. */
-  lend(data: Buffer): void {
-    this.#lent.add(data.buffer);
-  }
-
+  /** What `take` gave. */
   give(data: Buffer): void {
-    this.#restingBytes += capacityOf(data);
+    this.#restingBytes += blockFor(data.length);
     if (this.#resting.push(data) === 1) setImmediate(() => this.#rest());
   }
 
   #rest(): void {
     for (const data of this.#resting) {
-      const capacity = capacityOf(data);
-      this.#used -= capacity;
-      const { buffer } = data;
-      const whole = capacity >= REUSED_MIN && buffer.byteLength === capacity && buffer instanceof ArrayBuffer;
-      if (!whole || this.#lent.has(buffer)) continue;
-      if (this.#used + this.#freeBytes + capacity > this.#bytesMax) continue;
-      const free = this.#free.get(capacity);
-      if (free === undefined) this.#free.set(capacity, [buffer]);
-      else free.push(buffer);
-      this.#freeBytes += capacity;
+      this.#used -= blockFor(data.length);
+      const loan = this.#loans.get(data);
+      if (loan === undefined) this.#arena?.give(data);
+      else loan.isOver = true;
     }
     this.#resting = [];
     this.#restingBytes = 0;
     this.wake();
   }
-
-  #dropFree(): void {
-    this.#free.clear();
-    this.#freeBytes = 0;
-  }
-}
-
-function capacityFor(bytes: number): number {
-  return bytes < REUSED_MIN ? bytes : 2 ** Math.ceil(Math.log2(bytes));
-}
-
-/** Of memory of its own, all of it; of a part of other memory, that part. */
-function capacityOf(data: Buffer): number {
-  const capacity = capacityFor(data.length);
-  return data.byteOffset === 0 && data.buffer.byteLength === capacity ? capacity : data.length;
 }

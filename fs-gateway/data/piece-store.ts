@@ -27,24 +27,24 @@ export class PieceStore {
     this.#store = store;
   }
 
-  /** Into `into`, which has the piece's length, unless the piece is stored compressed; into memory of its own without. */
-  fetch(piece: Piece, into: Buffer | undefined): Promise<Buffer> {
+  /** Into `into`, which has the piece's length. */
+  fetch(piece: Piece, into: Buffer): Promise<void> {
     return this.#slots.run(() => this.#get(piece, into));
   }
 
-  async #get(piece: Piece, into: Buffer | undefined): Promise<Buffer> {
+  async #get(piece: Piece, into: Buffer): Promise<void> {
     try {
       const stored = await this.#store.get(piece.objectKey, {
         offset: piece.offset,
         length: piece.storedBytes,
         ...(piece.etag !== null && { ifMatch: piece.etag }),
-        ...(into !== undefined && !isCompressed(piece) && { into }),
+        ...(!isCompressed(piece) && { into }),
       });
       this.fetchedBytes += stored.length;
       const data = isCompressed(piece) ? await decompressed(piece, stored) : stored;
       if (data.length !== piece.bytes) throw damaged(piece, `gave ${data.length} bytes, expected ${piece.bytes}`);
       if (piece.crc !== null && crc32c(data) !== piece.crc) throw damaged(piece, 'does not match its checksum');
-      return data;
+      if (data !== into) data.copy(into);
     } catch (error) {
       if (isCode(error, 'not-found')) throw damaged(piece, 'is missing', error);
       if (isCode(error, 'conflict')) throw damaged(piece, 'was changed since it was published', error);

@@ -132,10 +132,8 @@ export class Uploader {
     this.uploadedBytes += pieceOffset;
     this.savedBytes += contents.reduce((sum, { content }) => sum + content.length, -pieceOffset);
     // A block is one of many of its file: to copy them would cost as much as to upload them, and the kernel has the last ones in its pages.
-    const kept = uploaded.filter(([piece, content]) =>
-      reader.remember(piece, content, isHere || content.length === blockSize),
-    );
-    if (kept.length === 0) this.#give(memory);
+    for (const [piece, content] of uploaded) reader.remember(piece, content, isHere || content.length === blockSize);
+    this.#give(memory);
     return extents;
   }
 

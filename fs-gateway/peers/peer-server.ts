@@ -101,11 +101,12 @@ export class PeerServer {
     const found = await reader.lend(piece).finally(() => clearInterval(alive));
     const cut = setTimeout(() => response.destroy(), ANSWER_MS);
     try {
-      if (Buffer.isBuffer(found)) await this.#sendMemory(found, piece, response);
+      if ('data' in found) await this.#sendMemory(found.data, piece, response);
       else await sendFile(found, piece, response);
       this.servedBytes += piece.bytes;
     } finally {
       clearTimeout(cut);
+      if ('data' in found) found.giveBack();
     }
   }
 

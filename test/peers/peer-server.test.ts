@@ -7,7 +7,7 @@ import { request } from 'node:http';
 import type { ClientRequest, IncomingMessage } from 'node:http';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
-import type { BlockReader } from '../../fs-gateway/data/block-reader.ts';
+import type { BlockReader, LentMemory } from '../../fs-gateway/data/block-reader.ts';
 import { ownPiece } from '../../fs-gateway/data/pieces.ts';
 import { PeerServer } from '../../fs-gateway/peers/peer-server.ts';
 import { piecePath } from '../../fs-gateway/peers/protocol.ts';
@@ -25,6 +25,10 @@ async function serve(lend: BlockReader['lend'] | undefined): Promise<PeerServer>
     server.serve({ volumeId: VOLUME_ID, token: TOKEN, reader: { lend }, metrics: () => 'metrics\n' });
   }
   return server;
+}
+
+function lent(data: Buffer, giveBack: () => void = () => undefined): LentMemory {
+  return { data, giveBack };
 }
 
 function ask({ address }: PeerServer, objectId: number, bytes: number): ClientRequest {
@@ -72,17 +76,17 @@ test('a file of another length than the piece is refused, and closed too', async
 });
 
 test('while the store is asked there are signs of life', async () => {
-  const waiting = Promise.withResolvers<Buffer>();
+  const waiting = Promise.withResolvers<LentMemory>();
   const asking = ask(await serve(() => waiting.promise), 1, 5);
   const [information] = (await once(asking, 'information')) as [{ statusCode: number }]; // what the event carries
   expect(information.statusCode).toBe(102);
   const body = bodyOf(asking);
-  waiting.resolve(Buffer.from('bytes'));
+  waiting.resolve(lent(Buffer.from('bytes')));
   expect((await body).subarray(0, 5).toString()).toBe('bytes');
 });
 
 test('more than 128 requests at a time are refused, and served again when there is room', async () => {
-  const waiting = Promise.withResolvers<Buffer>();
+  const waiting = Promise.withResolvers<LentMemory>();
   let lending = 0;
   const all = Promise.withResolvers<undefined>();
   const server = await serve(() => {
@@ -93,18 +97,20 @@ test('more than 128 requests at a time are refused, and served again when there 
   await all.promise;
   expect((await answerOf(ask(server, 200, 5))).statusCode).toBe(503);
   const bodies = Promise.all(asked.map(bodyOf));
-  waiting.resolve(Buffer.from('bytes'));
+  waiting.resolve(lent(Buffer.from('bytes')));
   expect(new Set((await bodies).map((body) => body.subarray(0, 5).toString()))).toEqual(new Set(['bytes']));
   expect((await bodyOf(ask(server, 200, 5))).length).toBe(9);
 });
 
 test('clients that read nothing hold 128 MiB of different blocks at most, however many hold the same', async () => {
   const blocks = new Map<number, Buffer>();
+  let onLoan = 0;
   const server = await serve(({ objectId }) => {
     const id = objectId ?? 0;
     const block = blocks.get(id) ?? Buffer.alloc(16 * MIB, id);
     blocks.set(id, block);
-    return Promise.resolve(block);
+    onLoan++;
+    return Promise.resolve(lent(block, () => onLoan--));
   });
   const held: IncomingMessage[] = [];
   for (let n = 0; n < 8; n++) {
@@ -117,6 +123,8 @@ test('clients that read nothing hold 128 MiB of different blocks at most, howeve
   let status = 503;
   while (status === 503) status = (await answerOf(ask(server, 8, 16 * MIB))).statusCode ?? 0;
   expect(status).toBe(200);
+  await server.close();
+  await until('all memory is given back', () => onLoan === 0);
 });
 
 test('before the volume is open it is alive and not ready', async () => {
