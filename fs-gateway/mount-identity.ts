@@ -16,6 +16,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { PenstockError, systemCode } from '../lib/errors.ts';
 import type { SessionInfo } from '../lib/meta/engine.ts';
 import { isGone } from '../lib/process-identity.ts';
+import { idOfLife } from '../lib/volume/format.ts';
 import { syncFolder } from './data/journal.ts';
 import { readLife } from './data/staging-life.ts';
 
@@ -34,16 +35,21 @@ export function stagingFolder(mountpoint: string): string {
 }
 
 /**
- * A worker that follows another one finds its volume under the name, not one that was made there since that was removed: the kernel has the inodes
- * of the first. Throws `not-found`; no worker serves the mount then, and it ends as one that cannot be served.
+ * A worker that follows another one finds its volume under the name, not one that was made there since that was removed, nor what was loaded from a
+ * dump of it: the kernel has the inodes of the first. `volumeLife`: of the one that there is (lib/volume/format.ts). Throws `not-found`; no worker serves the mount then, and it ends as one that cannot be served.
  */
 export function refuseAnotherVolume(
-  volumeId: string,
+  volumeLife: string,
   { cacheDir, mountpoint, life }: { readonly cacheDir: string; readonly mountpoint: string; readonly life: string },
 ): void {
   for (const folder of readdirSync(cacheDir)) {
-    if (folder === volumeId || readLife(join(cacheDir, folder, stagingFolder(mountpoint)))?.life !== life) continue;
-    throw new PenstockError('not-found', `${mountpoint} is a mount of volume ${folder}, and there is another one now`);
+    if (folder === volumeLife || readLife(join(cacheDir, folder, stagingFolder(mountpoint)))?.life !== life) continue;
+    const now =
+      idOfLife(folder) === idOfLife(volumeLife) ? 'a dump of it was loaded since' : 'there is another one now';
+    throw new PenstockError(
+      'not-found',
+      `${mountpoint} is a mount of volume ${folder}, and ${now}: unmount it here with --force`,
+    );
   }
 }
 

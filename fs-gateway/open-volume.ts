@@ -12,13 +12,14 @@ import type { ProcessLock } from '../lib/process-lock.ts';
 import type { SessionInfo } from '../lib/meta/engine.ts';
 import { openMeta, openStore } from '../lib/registry.ts';
 import type { StoreCredentials } from '../lib/store/store.ts';
-import { readFormat } from '../lib/volume/format.ts';
+import { lifeOf, readFormat } from '../lib/volume/format.ts';
 import type { VolumeFormat } from '../lib/volume/format.ts';
 import type { MountReport } from '../lib/volume/mount-reports.ts';
 import { BLOCKS_FOLDER } from './data/abandoned.ts';
 import { BlockCache } from './data/block-cache.ts';
 import { BlockReader } from './data/block-reader.ts';
-import { KeptAside } from './data/kept-aside.ts';
+import { EarlierLives } from './data/earlier-lives.ts';
+import { ASIDE_FOLDER, KeptAside } from './data/kept-aside.ts';
 import { Staging } from './data/staging.ts';
 import { Uploader } from './data/uploader.ts';
 import { Content } from './meta/content.ts';
@@ -140,7 +141,7 @@ export async function openVolume(
       throw new PenstockError('not-found', `volume '${options.volume}' is not formatted: run penstock fs format`);
     }
     const { cacheDir, mountLife: life } = options;
-    if (life !== undefined) refuseAnotherVolume(format.id, { cacheDir, mountpoint, life });
+    if (life !== undefined) refuseAnotherVolume(lifeOf(format), { cacheDir, mountpoint, life });
     return await assemble({ options, clock, notifier, report, view, format, mountId, lockOwner, group });
   } catch (error) {
     await group?.close();
@@ -186,8 +187,9 @@ async function assemble({
   group,
 }: Ingredients): Promise<OpenVolume> {
   const store = await openStore(format.store, options.credentials);
-  const base = join(options.cacheDir, format.id);
-  const stagingDir = join(base, stagingFolder(options.mountpoint));
+  const base = join(options.cacheDir, lifeOf(format));
+  const mountFolder = stagingFolder(options.mountpoint);
+  const stagingDir = join(base, mountFolder);
   const lock = await lockStaging(join(stagingDir, 'lock'), options.mountpoint, clock);
   const { cacheDir } = options;
   let earlier: readonly SessionInfo[];
@@ -244,7 +246,7 @@ async function assemble({
     away: new Away(clock, () => view.session, staging.bases),
     handles: new Handles(),
     told: new ToldNames(),
-    keptAside: new KeptAside(join(stagingDir, 'aside')),
+    keptAside: new KeptAside(join(stagingDir, ASIDE_FOLDER)),
     time: new TimeSource(clock),
     ttlMs: options.ttlMs,
     report,
@@ -329,6 +331,15 @@ async function assemble({
     inodeChanged: (ino) => passthrough.changed(ino),
     everythingChanged: () => passthrough.changedAll(),
   });
+  const earlierLives = new EarlierLives({
+    cacheDir,
+    life: lifeOf(format),
+    mountFolder,
+    bootId: bootId(),
+    clock,
+    holes: (fd) => options.kernel?.holes(fd) ?? [],
+    report,
+  });
   const acls = new Acls(view);
   const table = new LockTable({ view, mount: lockOwner, report });
   const locks = new Locks({
@@ -346,6 +357,7 @@ async function assemble({
   for (const ino of whole.live) earlyUploads.watch(ino);
   await orphans.resume();
   group?.serve(reader);
+  const keepingAside = earlierLives.keepAside();
   return {
     format,
     operations: new FileSystem({
@@ -363,7 +375,7 @@ async function assemble({
       volume: options.volume,
       stagedFiles: staging.files.size,
       stagedBytes: staging.bytes,
-      keptAside: context.keptAside.count,
+      keptAside: context.keptAside.count + earlierLives.keptAside,
       ...(writeback !== undefined && { writeback: 'on', oldestStagedMs: writeback.oldestMs }),
       cachedBytes: cache.bytes,
       fetchedBytes: reader.fetchedBytes,
@@ -376,6 +388,7 @@ async function assemble({
     pathsOf: (inos) => view.pathsOf(inos),
     saveReport: (report) => view.saveReport(report),
     async close() {
+      await keepingAside;
       await group?.close();
       locks.close();
       earlyUploads.close();

@@ -15,7 +15,8 @@ import { WHOLE_FOLDER } from './whole-files.ts';
 /** In the folder of a volume: the cache of its blocks, shared by its mount points. */
 export const BLOCKS_FOLDER = 'blocks';
 const GOING = 'blocks.unused';
-const VOLUME_ID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+/** Of a life of a volume (lib/volume/format.ts). */
+const LIFE = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(\.[0-9a-f-]{36})?$/;
 
 /** Of this volume, the whole files of other mount points than `own`. `base` has a folder `mount-…` for each. */
 export async function removeAbandoned(base: string, own: string): Promise<void> {
@@ -38,7 +39,7 @@ export async function setAsideUnused(
   failed: (error: unknown) => void,
 ): Promise<string[]> {
   const aside: string[] = [];
-  for (const name of readdirSync(cacheDir).filter((entry) => VOLUME_ID.test(entry))) {
+  for (const name of readdirSync(cacheDir).filter((entry) => LIFE.test(entry))) {
     try {
       aside.push(...(await setAside(join(cacheDir, name), beforeMs)));
     } catch (error) {
@@ -48,7 +49,8 @@ export async function setAsideUnused(
   return aside;
 }
 
-async function setAside(base: string, beforeMs: number): Promise<string[]> {
+/** The same of one volume: `base` is its folder. */
+export async function setAside(base: string, beforeMs: number): Promise<string[]> {
   const [blocks, going] = [join(base, BLOCKS_FOLDER), join(base, GOING)];
   // Of a process that was killed while it removed them.
   if (existsSync(going)) return [going];
@@ -79,8 +81,8 @@ function mountsIn(base: string): string[] {
     .map((name) => join(base, name));
 }
 
-/** Undefined when a mount has it. */
-async function tryLock(folder: string): Promise<ProcessLock | undefined> {
+/** Of the folder of a mount; undefined when a mount has it. */
+export async function tryLock(folder: string): Promise<ProcessLock | undefined> {
   try {
     return await acquireProcessLock(join(folder, 'lock'), { label: 'removal of caches' });
   } catch (error) {

@@ -1,5 +1,6 @@
 /**
- * What was written on this node and is not in the volume, because others had changed the same bytes while the node was away (vfs/away.ts).
+ * What was written on this node and is not in the volume, because others had changed the same bytes while the node was away (vfs/away.ts), or a dump of the volume
+ * was loaded (earlier-lives.ts).
  *
  *   <dir>/<time>-<ino>        the bytes at their offsets, up to the last of them; what was not written here is a hole
  *   <dir>/<time>-<ino>.json   the inode, the size that the file had here, and the ranges that were written
@@ -13,9 +14,17 @@ import { join } from 'node:path';
 import { makeDirectory, replaceFile, syncDirectory } from '../../lib/durable-files.ts';
 import { fromSystemError } from '../../lib/errors.ts';
 import type { Range } from './overlay.ts';
-import type { StagedFile } from './staged-file.ts';
 
+/** In the folder of a mount. */
+export const ASIDE_FOLDER = 'aside';
 const STEP_BYTES = 2 ** 20;
+
+/** Whose bytes are kept. */
+export interface WrittenFile {
+  readonly ino: number;
+  /** Copies bytes that were written: `length` of them from `offset` on, to `at` of the target. */
+  load(offset: number, target: Buffer, at: number, length: number): void;
+}
 
 export class KeptAside {
   readonly #dir: string;
@@ -34,7 +43,7 @@ export class KeptAside {
   }
 
   /** Returns where they are. Throws `full` and `io` when the local disk does. */
-  async keep(file: StagedFile, size: number, ranges: readonly Range[], nowMs: number): Promise<string> {
+  async keep(file: WrittenFile, size: number, ranges: readonly Range[], nowMs: number): Promise<string> {
     const path = join(this.#dir, `${new Date(nowMs).toISOString().replaceAll(':', '-')}-${file.ino}`);
     try {
       await makeDirectory(this.#dir);

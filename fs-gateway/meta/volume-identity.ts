@@ -1,14 +1,14 @@
 /**
- * While a mount had no session its volume may have been removed, and another one been made under the name: what is open or staged here means
- * nothing there. A removal looks for sessions again behind the format (tools/destroy.ts), so either it sees ours, or we see that the format is gone.
+ * While a mount had no session its volume may have been removed, and another one been made under the name, or a dump of it been loaded: what is open or
+ * staged here means nothing there. A removal looks for sessions again behind the format (tools/destroy.ts), so either it sees ours, or we see that the format is gone.
  */
 import { PenstockError } from '../../lib/errors.ts';
 import type { MetaEngine } from '../../lib/meta/engine.ts';
-import { readFormat } from '../../lib/volume/format.ts';
+import { idOfLife, lifeOf, readFormat } from '../../lib/volume/format.ts';
 
 export class VolumeIdentity {
   readonly #volume: string;
-  #id: string | undefined;
+  #life: string | undefined;
 
   constructor(volume: string) {
     this.#volume = volume;
@@ -28,9 +28,15 @@ export class VolumeIdentity {
 
   async #confirm(engine: MetaEngine): Promise<void> {
     const format = await readFormat(engine, this.#volume);
-    this.#id ??= format?.id;
-    if (format?.id === this.#id) return;
-    const what = format === null ? 'was removed' : 'is another one now';
+    const life = format === null ? undefined : lifeOf(format);
+    this.#life ??= life;
+    if (life === this.#life) return;
+    const what =
+      format === null
+        ? 'was removed'
+        : idOfLife(this.#life ?? '') === format.id
+          ? 'was loaded from a dump meanwhile, and what is staged here is not committed to it'
+          : 'is another one now';
     throw new PenstockError('not-found', `volume '${this.#volume}' ${what}: unmount it here with --force`);
   }
 }

@@ -6,9 +6,11 @@
  *   mounted; a marker ({v}meta load) tells the next load that it may clear away what an interrupted one left.
  * - Ids are given out from well above everything that the dump or the store has: nodes may have cached blocks, and staged files, of ids
  *   that were given out after the dump was taken.
+ * - Each load begins another life of the volume (lib/volume/format.ts): mounts that were away meanwhile write nothing of theirs into it.
  * Failure: killed at any point, the same load again clears and finishes.
  * Limits: PORTION records or PORTION_BYTES in a commit.
  */
+import { randomUUID } from 'node:crypto';
 import { PenstockError } from '../../lib/errors.ts';
 import type { MetaEngine, Patch, Write } from '../../lib/meta/engine.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
@@ -224,7 +226,7 @@ class Load {
   }
 
   async finish(format: VolumeFormat): Promise<void> {
-    const value = Buffer.from(JSON.stringify({ ...format, volume: this.#options.volume }));
+    const value = Buffer.from(JSON.stringify({ ...format, volume: this.#options.volume, loaded: randomUUID() }));
     await this.#engine.commit({
       write: [
         { key: this.#keys.formatKey, value },

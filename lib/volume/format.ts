@@ -47,6 +47,8 @@ const recordSchema = z.strictObject({
   /** How often the mounts collect garbage; 0: never. */
   gcMs: z.number().int().min(0).default(DAY_MS),
   createdMs: z.number(),
+  /** Which load of a dump the volume is of: each has an id of its own. */
+  loaded: z.uuid().optional(),
 });
 
 const formatSchema = recordSchema.refine(
@@ -77,6 +79,19 @@ export const FORMAT_DEFAULTS = {
 export async function readFormat(engine: MetaEngine, volume: string): Promise<VolumeFormat | null> {
   const [stored] = await engine.read([new VolumeKeys(volume).formatKey]);
   return stored === null || stored === undefined ? null : parseFormat(stored.value, volume);
+}
+
+/**
+ * Names the volume as it has been since it was formatted, or since a dump of it was loaded: after a load it is the same volume (its objects have the same keys), but an
+ * inode number may be another file's, and what is cached, open or staged of it anywhere is of the life before. A name for folders, too.
+ */
+export function lifeOf({ id, loaded }: Pick<VolumeFormat, 'id' | 'loaded'>): string {
+  return loaded === undefined ? id : `${id}.${loaded}`;
+}
+
+/** The id of the volume that has or had this life. */
+export function idOfLife(life: string): string {
+  return life.replace(/\..*/, '');
 }
 
 /** Throws `corrupt`, and `unsupported` for a newer version. */

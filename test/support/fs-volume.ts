@@ -83,6 +83,7 @@ export async function openTestVolume(
     | 'mountpoint'
     | 'mountLife'
     | 'stagedMax'
+    | 'cacheDir'
   > = {},
   notifier?: KernelNotifier,
 ): Promise<OpenVolume> {

@@ -1,6 +1,7 @@
 /** What the tests of the volume tools share: a volume with its ports open, on either pair of services. */
 import { afterAll, beforeAll, describe, expect, onTestFinished } from 'vitest';
 import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
+import { holdsNumbers } from '../../fs-gateway/tools/dump-buckets.ts';
 import { collectGarbage } from '../../fs-gateway/tools/gc.ts';
 import type { GcReport } from '../../fs-gateway/tools/gc.ts';
 import { fsckVolume } from '../../fs-gateway/tools/main.ts';
@@ -9,6 +10,7 @@ import type { Clock } from '../../lib/clock.ts';
 import type { MetaEngine } from '../../lib/meta/engine.ts';
 import { openMeta, openStore } from '../../lib/registry.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
+import { scanBucket } from '../../lib/volume/references.ts';
 import { openTestVolume, startServices, testVolume } from '../support/fs-volume.ts';
 import type { Services, TestVolume } from '../support/fs-volume.ts';
 import { missing } from '../support/services.ts';
@@ -49,6 +51,20 @@ export async function openEngine(volume: TestVolume): Promise<MetaEngine> {
   const engine = await openMeta(volume.metaUrl, { kind: 'test' });
   onTestFinished(() => engine.close());
   return engine;
+}
+
+/** All records of the volume `lake` are gone; its objects are not. */
+export async function loseMetadata(engine: MetaEngine): Promise<void> {
+  const tag = '{lake}';
+  for await (const bucket of engine.buckets(tag)) {
+    if (holdsNumbers(bucket.slice(tag.length))) {
+      for (const [field] of await engine.numbers(bucket))
+        await engine.commit({ patch: [{ number: { bucket, field }, remove: true }] });
+      continue;
+    }
+    for await (const [field] of scanBucket(engine, bucket))
+      await engine.commit({ write: [{ key: { bucket, field }, value: null }] });
+  }
 }
 
 export function later(ms: number): Clock {
