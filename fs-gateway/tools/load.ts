@@ -6,11 +6,14 @@
  *   mounted; a marker ({v}meta load) tells the next load that it may clear away what an interrupted one left.
  * - Ids are given out from well above everything that the dump or the store has: nodes may have cached blocks, and staged files, of ids
  *   that were given out after the dump was taken.
+ * - A volume that mounts still have (`held`) is refused: who opened his session before the marker was there, and goes on with it, may have read the format that
+ *   there was, and goes on with what he knows. Who opens it later finds no format, or the new one.
  * - Each load begins another life of the volume (lib/volume/format.ts): mounts that were away meanwhile write nothing of theirs into it.
  * Failure: killed at any point, the same load again clears and finishes.
  * Limits: PORTION records or PORTION_BYTES in a commit.
  */
 import { randomUUID } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { PenstockError } from '../../lib/errors.ts';
 import type { MetaEngine, Patch, Write } from '../../lib/meta/engine.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
@@ -18,15 +21,20 @@ import { isOrphanNote, ORPHAN_NOTES } from '../../lib/table/orphan-notes.ts';
 import { parseFormat } from '../../lib/volume/format.ts';
 import type { VolumeFormat } from '../../lib/volume/format.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
+import { liveMounts } from '../../lib/volume/mounts.ts';
 import { allInodes, scanBucket } from '../../lib/volume/references.ts';
 import { blocksPrefix } from '../data/pieces.ts';
 import { holdsNumbers } from './dump-buckets.ts';
 import { listsPrefix } from './gc-lists.ts';
 import { readDump, verifyDump } from './dump-file.ts';
 import type { DumpLine } from './dump-file.ts';
+import { mountNames } from './tool.ts';
 import type { Progress } from './tool.ts';
 
 const PORTION = 400;
+/** A lease, and a little: of a mount that was killed, or that looks now and then whether its volume is there again. */
+const MOUNTS_GO_MS = 6000;
+const MOUNTS_LOOK_MS = 200;
 const PORTION_BYTES = 4 * 2 ** 20;
 const MISSING_SHOWN = 20;
 /** More ids than a volume gives out in the life of a dump, and far from the end of 53 bits. */
@@ -54,7 +62,7 @@ export interface LoadOptions {
   readonly progress?: Progress;
 }
 
-/** Throws `exists` when the volume has records, `corrupt` and `unsupported` as `verifyDump`. */
+/** Throws `exists` when the volume has records, `held` when mounts still have it, `corrupt` and `unsupported` as `verifyDump`. */
 export async function loadVolume(options: LoadOptions): Promise<LoadReport> {
   const { end } = await verifyDump(options.path);
   const load = new Load(options);
@@ -104,6 +112,11 @@ class Load {
   }
 
   async begin(): Promise<void> {
+    await this.#mark();
+    await this.#refuseMounted();
+  }
+
+  async #mark(): Promise<void> {
     const [marker] = await this.#engine.read([this.#marker]);
     if (marker === null || marker === undefined) {
       for await (const bucket of this.#engine.buckets(this.#tag)) {
@@ -117,6 +130,22 @@ class Load {
     }
     for await (const bucket of this.#engine.buckets(this.#tag)) {
       if (bucket !== this.#marker.bucket) await this.#clear(bucket);
+    }
+  }
+
+  async #refuseMounted(): Promise<void> {
+    const { volume } = this.#options;
+    const before = new Set((await liveMounts(this.#engine, volume)).map(({ id }) => id));
+    for (let waitedMs = 0; before.size > 0; waitedMs += MOUNTS_LOOK_MS) {
+      const left = (await liveMounts(this.#engine, volume)).filter(({ id }) => before.has(id));
+      if (left.length === 0) return;
+      if (waitedMs >= MOUNTS_GO_MS) {
+        throw new PenstockError(
+          'held',
+          `volume '${volume}' is not there, and still mounted: ${mountNames(left)}. Unmount it with --force and load again`,
+        );
+      }
+      await sleep(MOUNTS_LOOK_MS);
     }
   }
 

@@ -13,6 +13,7 @@ import { FaultPlan } from '../support/fault.ts';
 import { faultyEngine } from '../support/faulty-engine.ts';
 import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
 import type { TestVolume } from '../support/fs-volume.ts';
+import { loseMetadata, openEngine } from './volume-bench.ts';
 import { lookUp, writeFile } from './volume-files.ts';
 
 const OPTIONS = { blockSize: '64KiB', inlineBytes: '100', grace: '1h' };
@@ -65,6 +66,20 @@ test('a volume is loaded only where it is not, also under another name', async (
   await expect(loadFromFile({ ...volume, path })).rejects.toMatchObject({ code: 'exists' });
   expect(await loadFromFile({ ...volume, path, name: 'copy' })).toMatchObject({ volume: 'copy' });
   expect(await fsckVolume({ ...volume, name: 'copy' })).toMatchObject({ findings: [], inodes: 10 });
+});
+
+test('a volume that was lost under a mount is not loaded while it is mounted', async () => {
+  const { volume, path } = await filled();
+  await dumpToFile({ ...volume, path });
+  const open = await openTestVolume(volume);
+  await loseMetadata(await openEngine(volume));
+  await expect(loadFromFile({ ...volume, path })).rejects.toMatchObject({
+    code: 'held',
+    message: expect.stringMatching(/still mounted: .*\/nowhere\/a.*Unmount it with --force and load again/) as string,
+  });
+  await expect(fsckVolume(volume)).rejects.toMatchObject({ code: 'not-found' });
+  await open.close();
+  expect(await loadFromFile({ ...volume, path })).toMatchObject({ volume: 'lake' });
 });
 
 test('a damaged, cut, foreign or newer file is refused before anything is written', async () => {

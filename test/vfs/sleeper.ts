@@ -47,10 +47,12 @@ export async function sleeper(more: Partial<VolumeOptions> = {}, over?: TestVolu
     undefined,
     (message) => reports.push(message),
   );
-  onTestFinished(() => open.close());
+  let closed: Promise<void> | undefined;
+  const close = (): Promise<void> => (closed ??= open.close());
+  onTestFinished(close);
   return {
     volume,
-    open,
+    open: { ...open, close },
     other,
     reports,
     async sleep(ms) {
