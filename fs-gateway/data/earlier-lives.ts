@@ -32,8 +32,8 @@ export interface EarlierLivesOptions {
   readonly mountFolder: string;
   readonly bootId: string;
   readonly clock: Clock;
-  holes(fd: number): readonly Hole[];
-  report(message: string): void;
+  readonly holes: (fd: number) => readonly Hole[];
+  readonly report: (message: string) => void;
 }
 
 export class EarlierLives {
