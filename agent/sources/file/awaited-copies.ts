@@ -8,7 +8,16 @@
 import type { FileHandle } from 'node:fs/promises';
 import { Marks } from './file-marks.ts';
 import { FollowedFile, type OpenFile } from './followed-file.ts';
-import { fits, MARK_BYTES, type FileStats } from './tailed-file.ts';
+import {
+  bytesAt,
+  fits,
+  MARK_BYTES,
+  markOf,
+  openFile,
+  type FilePosition,
+  type FileStats,
+  type MarkedOffset,
+} from './tailed-file.ts';
 
 const COPY_WAIT_MS = 5000;
 const COPYING_MS_MAX = 600_000;
@@ -29,9 +38,10 @@ export class AwaitedCopies {
     handle: FileHandle,
     { inode, size }: FileStats,
     openFiles: Iterable<OpenFile>,
+    resting: Iterable<[inode: string, position: FilePosition]>,
     nowMs: number,
   ): Promise<boolean> {
-    const isWhole = await isCopy(handle, size, openFiles);
+    const isWhole = await isCopy(handle, size, openFiles, resting);
     if (isWhole === null) return false;
     const before = this.#copies.get(inode);
     const isSame = before !== undefined && before.isWhole === isWhole && (isWhole || before.size === size);
@@ -49,8 +59,13 @@ export class AwaitedCopies {
   }
 }
 
-/** Of any of the open files: true, of all that was read of it; false, of its beginning; null, of none. */
-async function isCopy(handle: FileHandle, size: number, openFiles: Iterable<OpenFile>): Promise<boolean | null> {
+/** Of any of the files: true, of all that was read of it; false, of its beginning; null, of none. */
+async function isCopy(
+  handle: FileHandle,
+  size: number,
+  openFiles: Iterable<OpenFile>,
+  resting: Iterable<[inode: string, position: FilePosition]>,
+): Promise<boolean | null> {
   const end = size < MARK_BYTES ? null : (await Marks.at(handle, size)).end(size);
   let isPart = false;
   for (const file of openFiles) {
@@ -58,5 +73,24 @@ async function isCopy(handle: FileHandle, size: number, openFiles: Iterable<Open
     if (position.tail.bytes > 0 && (await fits(handle, position))) return true;
     isPart ||= end !== null && size < position.offset && file instanceof FollowedFile && (await file.holds(end));
   }
+  // There may be thousands of these, and a thousand new files to compare: most differ in their first bytes, which are read once.
+  const beginning = await bytesAt(handle, 0, MARK_BYTES);
+  for (const [inode, position] of resting) {
+    const { offset, head, tail } = position;
+    if (tail.bytes === 0 || markOf(beginning.subarray(0, head.bytes)).crc !== head.crc) continue;
+    if (offset <= size && (await fits(handle, position))) return true;
+    isPart ||= end !== null && size < offset && (await holds(inode, position.path, end));
+  }
   return isPart ? false : null;
+}
+
+/** Whether a file that is not open has all of a content that ends like that. */
+async function holds(inode: string, path: string, end: MarkedOffset): Promise<boolean> {
+  const handle = await openFile(path, inode);
+  if (handle === null) return false;
+  try {
+    return await fits(handle, end);
+  } finally {
+    await handle.close();
+  }
 }

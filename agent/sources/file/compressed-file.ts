@@ -14,6 +14,7 @@ import type { FilePosition } from './tailed-file.ts';
 export class CompressedFile implements OpenFile {
   readonly inode: string;
   readonly lines: FileLines;
+  readonly restsAs = null;
   rotatedSinceMs: number | undefined;
   readonly #context: LineContext;
   readonly #handle: FileHandle;

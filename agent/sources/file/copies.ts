@@ -31,6 +31,8 @@ export interface Lost {
   /** Under which it is stored. */
   readonly key: string;
   readonly position: FilePosition;
+  /** Its writer may have it open still. */
+  readonly mayGrow?: boolean;
 }
 
 export interface FoundCopy {

@@ -13,8 +13,10 @@
  * - Compressed: a gzip file that the glob matches is looked at once it has not changed for SETTLED_MS. Where the file is still open that it was
  *   made of, that one is read, and then there is nothing left in this one; where it is gone, this one goes on in its place; else it is a file
  *   of its own.
- * Limits: FILES_MAX open files, FILES_KNOWN_MAX with the compressed ones that are read. What is written between a copytruncate's copy and its
- * truncation is lost by that method itself. While the content of a compressed file is compared (100 MB take a second or less), the others wait.
+ * Many files: where more match than may be open, the one that rests longest is closed at its end, and opened again when it has changed.
+ * Limits: FILES_MAX open files, FILES_KNOWN_MAX with those that rest and the compressed ones that are read. What is written to a file that rests,
+ * and deleted between two looks, is lost. What is written between a copytruncate's copy and its truncation is lost by that method itself.
+ * While the content of a compressed file is compared (100 MB take a second or less), the others wait.
  * What matches beyond these waits, and its number is a problem of the source; looks take a tenth of the time at most, and end with the signal.
  */
 import type { FileHandle } from 'node:fs/promises';
@@ -25,7 +27,7 @@ import { pause, type Source, type SourceOutput } from '../source.ts';
 import { AwaitedCopies } from './awaited-copies.ts';
 import { CompressedFile } from './compressed-file.ts';
 import { Marks } from './file-marks.ts';
-import { ChunkBuffer, CHUNK_BYTES_MAX, FollowedFile, type OpenFile } from './followed-file.ts';
+import { ChunkBuffer, CHUNK_BYTES_MAX, FollowedFile, rotatedFirst, type OpenFile } from './followed-file.ts';
 import { compressionOf, contentEnd, endOf, matchContent, type ContentEnd, type Match } from './gzip-content.ts';
 import type { LineJoiner } from './line-joiner.ts';
 import { LostFiles } from './lost-files.ts';
@@ -50,7 +52,12 @@ interface Original extends ContentEnd {
   readonly inode: string;
 }
 
-export async function fileSource(config: FileSourceConfig, baseDir: string, spoolBytesMax = Infinity): Promise<Source> {
+export async function fileSource(
+  config: FileSourceConfig,
+  baseDir: string,
+  spoolBytesMax = Infinity,
+  filesMax = FILES_MAX,
+): Promise<Source> {
   const pattern = resolve(baseDir, config.path);
   const name = `file:${pattern}`;
   const chunkBytes = Math.min(CHUNK_BYTES_MAX, Math.floor(spoolBytesMax / CHUNKS_PER_SPOOL));
@@ -61,7 +68,7 @@ export async function fileSource(config: FileSourceConfig, baseDir: string, spoo
     run: (output, signal) => {
       const makeJoiner = (): LineJoiner | undefined =>
         joining && multiline && new joining.LineJoiner(multiline, () => output.count('multiline_cut'));
-      return new FileFollower(name, pattern, config, chunkBytes, output, makeJoiner, signal).run();
+      return new FileFollower(name, pattern, config, chunkBytes, filesMax, output, makeJoiner, signal).run();
     },
   };
 }
@@ -70,10 +77,11 @@ class FileFollower {
   readonly #pattern: string;
   readonly #config: FileSourceConfig;
   readonly #buffer: ChunkBuffer;
+  readonly #filesMax: number;
   readonly #output: SourceOutput;
   readonly #makeJoiner: () => LineJoiner | undefined;
   readonly #signal: AbortSignal;
-  /** By inode. */
+  /** By inode, what had something to read last at the end. */
   readonly #files = new Map<string, OpenFile>();
   readonly #positions: StoredPositions;
   readonly #lost: LostFiles;
@@ -95,6 +103,7 @@ class FileFollower {
     pattern: string,
     config: FileSourceConfig,
     chunkBytes: number,
+    filesMax: number,
     output: SourceOutput,
     makeJoiner: () => LineJoiner | undefined,
     signal: AbortSignal,
@@ -102,6 +111,7 @@ class FileFollower {
     this.#pattern = pattern;
     this.#config = config;
     this.#buffer = new ChunkBuffer(chunkBytes);
+    this.#filesMax = filesMax;
     this.#output = output;
     this.#makeJoiner = makeJoiner;
     this.#signal = signal;
@@ -168,6 +178,7 @@ class FileFollower {
     }
     await this.#lost.find();
     const waiting: string[] = [];
+    let opened = 0;
     for (const { path, stats } of matches) {
       if (this.#isOver()) return;
       found.add(stats.inode);
@@ -176,11 +187,14 @@ class FileFollower {
         known.lines.path = path;
         known.rotatedSinceMs = undefined;
       } else if (this.#positions.isFinished(stats)) continue;
-      else if (this.#hasRoomForFile()) await this.#guarded(path, () => this.#discover(path, stats));
-      else waiting.push(path);
+      else if (this.#mayFollow(stats.inode) && (await this.#makesRoom())) {
+        opened += 1;
+        await this.#guarded(path, () => this.#discover(path, stats));
+      } else waiting.push(path);
     }
     if (this.#isOver()) return;
-    this.#noteWaiting(waiting, matches.length);
+    // Where others had their turn, these will have theirs.
+    if (opened === 0 || this.#knownCount >= FILES_KNOWN_MAX) this.#noteWaiting(waiting, matches.length);
     for (const file of this.#files.values()) {
       if (!found.has(file.inode)) file.rotatedSinceMs ??= this.#output.clock.monotonicMs();
     }
@@ -195,11 +209,29 @@ class FileFollower {
       }
       await this.#positions.bound();
     }
+    for (const [inode, position] of this.#positions.restingBut(found)) this.#lost.addMissing(inode, position, true);
     this.#positions.keepFinished(found);
   }
 
-  #hasRoomForFile(): boolean {
-    return this.#files.size < FILES_MAX && this.#files.size + this.#positions.finishedCount < FILES_KNOWN_MAX;
+  get #knownCount(): number {
+    return this.#files.size + this.#positions.finishedCount;
+  }
+
+  #mayFollow(inode: string): boolean {
+    return this.#knownCount < FILES_KNOWN_MAX || this.#positions.isResting(inode);
+  }
+
+  /** Whether a file may be opened, maybe instead of one that rests. */
+  async #makesRoom(): Promise<boolean> {
+    if (this.#files.size < this.#filesMax) return true;
+    for (const file of this.#files.values()) {
+      const { restsAs } = file;
+      if (restsAs === null || file.rotatedSinceMs !== undefined || (await file.isDeleted())) continue;
+      this.#positions.finish(restsAs);
+      await this.#close(file);
+      return true;
+    }
+    return false;
   }
 
   /** One problem for all of them: 100,000 would be the memory of the agent. */
@@ -208,7 +240,7 @@ class FileFollower {
     const which = others.length === 0 ? `${first} waits` : `${first} and ${others.length} others wait`;
     this.#problems.set(
       this.#pattern,
-      `${count} files match ${this.#pattern}, more than are read at once (${FILES_MAX}; ${FILES_KNOWN_MAX} with compressed ones): ${which}`,
+      `${count} files match ${this.#pattern}, more than are followed (${FILES_KNOWN_MAX}, ${this.#filesMax} of them open): ${which}`,
     );
   }
 
@@ -236,23 +268,27 @@ class FileFollower {
     const { inode, size } = stats;
     const remembered = this.#positions.get(inode);
     if (remembered !== undefined) {
-      if (await isSameFile(handle, remembered)) return { ...remembered, path };
-      await this.#lost.addReplaced(inode, remembered);
-      return { ...BEGINNING, path };
+      // If it was replaced during this look, the next one finds the copy of what it held before any file is taken for a new one.
+      return (await isSameFile(handle, remembered)) ? { ...remembered, path } : 'wait';
     }
     const renumbered = await this.#positions.ofOtherDevice(inode, path, handle);
     if (renumbered !== undefined) return renumbered;
-    const nowMs = this.#output.clock.monotonicMs();
-    if (await this.#copies.waits(handle, stats, this.#files.values(), nowMs)) return 'wait';
-    this.#copies.delete(inode);
-    if (!this.#startsAtEnd || !this.#isFirstLook || size === 0) return { ...BEGINNING, path };
+    if (!this.#startsAtEnd || !this.#isFirstLook) {
+      const nowMs = this.#output.clock.monotonicMs();
+      const resting = this.#positions.resting();
+      if (await this.#copies.waits(handle, stats, this.#files.values(), resting, nowMs)) return 'wait';
+      this.#copies.delete(inode);
+      return { ...BEGINNING, path };
+    }
     // In the middle of a line, its end is skipped too.
-    const skipping = (await bytesAt(handle, size - 1, 1))[0] !== LF;
+    const skipping = size > 0 && (await bytesAt(handle, size - 1, 1))[0] !== LF;
     const marks = await Marks.at(handle, size);
     const position = { ...BEGINNING, ...(await bornOf(handle)), ...marks.end(size), path, skipping };
-    // Stored at once: what is written while the agent is down is new.
+    // Stored at once: what is written while the agent is down is new. It is opened when it has changed: of more than may be open, none is read
+    // from its beginning.
     await this.#positions.store(inode, position);
-    return position;
+    this.#positions.finish(stats);
+    return 'wait';
   }
 
   /** Where a gzip file that the glob matches is read from; `wait` also when there is nothing in it to read. */
@@ -345,6 +381,7 @@ class FileFollower {
     const isBusy = await this.#guarded(file.lines.path, async () => {
       const before = file.lines.position.offset;
       const result = await file.readOn(this.#signal);
+      if (file.lines.position.offset > before && this.#files.delete(file.inode)) this.#files.set(file.inode, file);
       if (result === 'changed') await this.#startOver(file);
       if (result === 'finished') await this.#close(file);
       if (result !== 'end') return result !== 'finished';
@@ -385,13 +422,14 @@ class FileFollower {
     inode: string,
     position: FilePosition,
     isCompressed: boolean,
-  ): Promise<void> {
-    if (this.#files.size >= FILES_MAX) {
+  ): Promise<boolean> {
+    if (!(await this.#makesRoom())) {
       await handle.close();
-      throw new NotFollowed(`more than ${FILES_MAX} files are open: ${position.path} is read on at the next start`);
+      return false;
     }
     const file = await this.#follow(handle, inode, position, isCompressed);
     file.rotatedSinceMs = this.#output.clock.monotonicMs();
+    return true;
   }
 
   /** What the file system refuses is reported and tried again at the next look (undefined); everything else goes up. */
@@ -408,9 +446,4 @@ class FileFollower {
       return undefined;
     }
   }
-}
-
-function rotatedFirst(files: readonly OpenFile[]): OpenFile[] {
-  const rank = ({ rotatedSinceMs }: OpenFile): number => (rotatedSinceMs === undefined ? 1 : 0);
-  return files.toSorted((a, b) => rank(a) - rank(b));
 }

@@ -2,7 +2,7 @@
 import type { FileHandle } from 'node:fs/promises';
 import { FileLines, type LineContext } from './file-lines.ts';
 import { Marks } from './file-marks.ts';
-import { fits, type FilePosition, type MarkedOffset } from './tailed-file.ts';
+import { fits, type FilePosition, type FileStats, type MarkedOffset } from './tailed-file.ts';
 
 /**
  * What is read at once is delivered at once: each delivery costs a write, a sync and a read by the uplink. With 256 KiB a line of 200 bytes costs
@@ -43,6 +43,8 @@ export interface OpenFile {
    * `changed` when this is no longer the file that was read (truncated or rewritten).
    */
   readOn(signal: AbortSignal): Promise<'more' | 'end' | 'finished' | 'changed'>;
+  /** As what it was read to its end, if nothing of it is held; null otherwise, and where it cannot be closed and gone on with cheaply. */
+  readonly restsAs: FileStats | null;
   /** Whether the file has no name any more. */
   isDeleted(): Promise<boolean>;
   close(): Promise<void>;
@@ -103,6 +105,12 @@ export class FollowedFile implements OpenFile {
     return 'more';
   }
 
+  get restsAs(): FileStats | null {
+    const { size, modifiedMs } = this.#seen;
+    // As `statFile` has it.
+    return size < 0 || this.lines.isHolding ? null : { inode: this.inode, size, modifiedMs: Math.floor(modifiedMs) };
+  }
+
   /** Whether the file, as it is now, has all of a content that ends like that. */
   holds(end: MarkedOffset): Promise<boolean> {
     return fits(this.#handle, end);
@@ -116,4 +124,10 @@ export class FollowedFile implements OpenFile {
     await this.lines.settled().catch(() => undefined);
     await this.#handle.close();
   }
+}
+
+/** What was rotated away comes before what took its place. */
+export function rotatedFirst(files: readonly OpenFile[]): OpenFile[] {
+  const rank = ({ rotatedSinceMs }: OpenFile): number => (rotatedSinceMs === undefined ? 1 : 0);
+  return files.toSorted((a, b) => rank(a) - rank(b));
 }

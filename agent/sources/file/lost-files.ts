@@ -26,8 +26,13 @@ export interface LostFilesHost {
   readonly output: SourceOutput;
   readonly signal: AbortSignal;
   readonly isOpen: (inode: string) => boolean;
-  /** Takes over the handle. */
-  readonly follow: (handle: FileHandle, inode: string, position: FilePosition, isCompressed: boolean) => Promise<void>;
+  /** Takes over the handle. False where there is no room for another open file. */
+  readonly follow: (
+    handle: FileHandle,
+    inode: string,
+    position: FilePosition,
+    isCompressed: boolean,
+  ) => Promise<boolean>;
   /** Keeps what the file system refuses, as a problem of this path. */
   readonly guarded: (path: string, act: () => Promise<true>) => Promise<true | undefined>;
 }
@@ -43,9 +48,12 @@ export class LostFiles {
     this.#host = host;
   }
 
-  /** A file of an earlier run that is not found by its name. It may be in a file system that is not mounted yet. */
-  addMissing(key: string, position: FilePosition): void {
-    this.#lost.push({ key, position });
+  /**
+   * A file of an earlier run that is not found by its name, and may be in a file system that is not mounted yet; or, which `mayGrow`, one that was
+   * renamed just now, or waits for room.
+   */
+  addMissing(key: string, position: FilePosition, mayGrow = false): void {
+    this.#lost.push({ key, position, mayGrow });
   }
 
   /** Whose search was broken off, as by a kill. */
@@ -92,13 +100,15 @@ export class LostFiles {
 
   /** What is found, or is where it was, is not in `sought` any more. */
   async #findIn(folder: string, sought: Map<string, Lost>): Promise<true> {
-    const { positions, signal } = this.#host;
+    const { positions, signal, isOpen } = this.#host;
     const files = await filesIn(folder);
     const byInode = new Map(files.map((file) => [file.stats.inode, file]));
     for (const one of [...sought.values()]) {
       const same = byInode.get(one.key);
-      if (same === undefined) continue;
-      const goesOn = await this.#goesOn(same, one.position);
+      // One that had to wait for room may have been met by the glob meanwhile.
+      if (isOpen(one.key)) sought.delete(one.key);
+      if (same === undefined || isOpen(one.key)) continue;
+      const goesOn = await this.#goesOn(same, one);
       if (!goesOn && signal.aborted) return true;
       if (!goesOn) {
         const key = await positions.setAside(one.key, one.position);
@@ -134,8 +144,13 @@ export class LostFiles {
       const position = { ...lost.position, ...(await bornOf(handle)), path: file.path };
       await positions.store(file.stats.inode, position, lost.key);
       sought.delete(lost.key);
-      await this.#host.follow(handle, file.stats.inode, position, isCompressed);
+      await this.#follow(handle, file.stats.inode, position, isCompressed);
     }
+  }
+
+  /** Where there is no room for it now, its position is kept, and it is looked for again. */
+  async #follow(handle: FileHandle, inode: string, position: FilePosition, isCompressed: boolean): Promise<void> {
+    if (!(await this.#host.follow(handle, inode, position, isCompressed))) this.addMissing(inode, position, true);
   }
 
   /** A copy may have been compressed, or renamed, while it was looked for. */
@@ -145,7 +160,7 @@ export class LostFiles {
   }
 
   /** Whether a file of an earlier run still is the one it was, under another name; it is read on where there is more in it. */
-  async #goesOn({ path, stats }: FoundFile, position: FilePosition): Promise<boolean> {
+  async #goesOn({ path, stats }: FoundFile, { position, mayGrow = false }: Lost): Promise<boolean> {
     if (position.ended !== undefined) return true;
     const handle = await openFile(path, stats.inode);
     if (handle === null) return false;
@@ -153,8 +168,8 @@ export class LostFiles {
     const isIt = isCompressed
       ? (await matchContent(handle, [[stats.inode, position]], this.#host.signal)).key !== null
       : await isSameFile(handle, position);
-    if (isIt && (isCompressed || stats.size !== position.offset)) {
-      await this.#host.follow(handle, stats.inode, { ...position, path }, isCompressed);
+    if (isIt && (isCompressed || mayGrow || stats.size !== position.offset)) {
+      await this.#follow(handle, stats.inode, { ...position, path }, isCompressed);
     } else await handle.close();
     return isIt;
   }

@@ -1,6 +1,6 @@
 /**
- * The positions of a source's files that are not open, as the spool has them: of earlier runs, rotated away, deleted, and of compressed files
- * that were read to their end.
+ * The positions of a source's files that are not open, as the spool has them: of earlier runs, rotated away, deleted, of files that rest (closed
+ * at their end, because too many are open), and of compressed files that were read to their end.
  *
  * A position has the file's inode as its key. That of a file that is deleted, or whose content was replaced, gets a key of its own, because the
  * inode is or will be another content's. A deleted one is kept to recognise the file when it comes back compressed, a replaced one until its
@@ -20,7 +20,7 @@ export class StoredPositions {
   readonly #name: string;
   readonly #output: SourceOutput;
   readonly #positions = new Map<string, FilePosition>();
-  /** Compressed files that the glob matches and whose content is done with, by inode, as they were then. */
+  /** Files that the glob matches and that are read to their end, by inode, as they were then. */
   readonly #finished = new Map<string, FileStats>();
 
   constructor(name: string, output: SourceOutput) {
@@ -117,6 +117,24 @@ export class StoredPositions {
   isFinished({ inode, size, modifiedMs }: FileStats): boolean {
     const then = this.#finished.get(inode);
     return then !== undefined && then.size === size && then.modifiedMs === modifiedMs;
+  }
+
+  /** Whether this is the inode of a file that was read to its end, and may have changed. */
+  isResting(inode: string): boolean {
+    return this.#finished.has(inode);
+  }
+
+  /** Of those that were not compressed. */
+  *resting(): Generator<[inode: string, position: FilePosition], void> {
+    for (const inode of this.#finished.keys()) {
+      const position = this.#positions.get(inode);
+      if (position !== undefined && position.ended === undefined) yield [inode, position];
+    }
+  }
+
+  /** The same without those in `found`. */
+  restingBut(found: ReadonlySet<string>): [inode: string, position: FilePosition][] {
+    return [...this.resting()].filter(([inode]) => !found.has(inode));
   }
 
   /** The glob matches `found`, and no other file. */
