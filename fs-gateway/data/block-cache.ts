@@ -1,18 +1,30 @@
 /**
- * The block cache: pieces of objects on the local disk, one file each, `<dir>/<2 hex>/<piece name>` = data, u32 CRC32C.
+ * The block cache: pieces of objects on the local disk, one file each, `<dir>/<1 hex>/<piece name>` = data, u32 CRC32C.
  *
  * Invariants
- * - A file is trusted only after its checksum was verified by this process; a damaged one is removed and counts as absent.
- * - A file appears whole (written under a temporary name, renamed). It is not fsynced: what a power loss tears fails its checksum.
+ * - A file is trusted only after its checksum was verified by this process, or it was written by it; a damaged one is removed and counts as absent.
+ * - A file is written under its own name, and not fsynced: what a kill or a power loss tears, and what another mount of the same folder is still writing, has
+ *   another length or fails its checksum.
  * - At most `bytesMax`, and never so much that the disk has less than `freeBytesMin` left; the least recently used goes first.
  * Failure: a full or broken disk makes the cache smaller or useless, never wrong; `put` then does nothing.
  */
 import { crc32c } from '@node-rs/crc32';
-import { createHash } from 'node:crypto';
-import { mkdirSync, readdirSync, readSync, rmSync, statfsSync, statSync } from 'node:fs';
-import { open, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { hash } from 'node:crypto';
+import {
+  close,
+  mkdirSync,
+  open as openFile,
+  readdirSync,
+  readSync,
+  rmSync,
+  statfsSync,
+  statSync,
+  writev,
+} from 'node:fs';
+import { open, readFile, rm } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
+import { promisify } from 'node:util';
 import { Descriptors } from './descriptors.ts';
 import type { Piece } from './pieces.ts';
 
@@ -22,6 +34,11 @@ type Sharer = 'whole files' | 'staging';
 
 /** Asking the disk for its free space costs a system call; once per so many bytes written is enough. */
 const FREE_CHECK_BYTES = 64 * 2 ** 20;
+
+// A FileHandle costs as much CPU again as the file.
+const openAsync = promisify(openFile);
+const writevAsync = promisify(writev);
+const closeAsync = promisify(close);
 
 export interface BlockCacheOptions {
   readonly dir: string;
@@ -42,15 +59,17 @@ export class BlockCache {
   #bytes = 0;
   readonly #others = new Map<Sharer, number>();
   #sinceFreeCheck = FREE_CHECK_BYTES;
-  #temporary = 0;
+  /** Those that were there when they were wanted last. */
+  readonly #folders = new Set<string>();
 
   constructor(options: BlockCacheOptions) {
     this.#options = options;
     mkdirSync(options.dir, { recursive: true });
     for (const folder of readdirSync(options.dir, { withFileTypes: true })) {
       if (!folder.isDirectory()) continue;
-      for (const name of readdirSync(join(options.dir, folder.name)))
-        this.#adopt(join(options.dir, folder.name, name), name);
+      const path = join(options.dir, folder.name);
+      this.#folders.add(path);
+      for (const name of readdirSync(path)) this.#adopt(join(path, name), name);
     }
     this.#evict(0);
   }
@@ -98,8 +117,8 @@ export class BlockCache {
   }
 
   #adopt(path: string, name: string): void {
-    if (name.endsWith('.tmp')) {
-      rmSync(path, { force: true });
+    if (path !== this.#path(name)) {
+      rmSync(path, { recursive: true, force: true }); // Of an earlier version.
       return;
     }
     const { size } = statSync(path);
@@ -159,21 +178,34 @@ export class BlockCache {
     const bytes = piece.bytes + CRC_BYTES;
     if (this.#files.has(piece.name)) return;
     const path = this.#path(piece.name);
-    const temporary = `${path}.${this.#temporary++}.tmp`;
     try {
       if (!this.#makeRoom(bytes)) return;
       const trailer = Buffer.allocUnsafe(CRC_BYTES);
       trailer.writeUInt32LE(piece.crc ?? crc32c(data));
-      mkdirSync(join(path, '..'), { recursive: true });
-      await writeFile(temporary, [data, trailer]);
-      await rename(temporary, path);
+      await this.#write(path, [data, trailer]);
     } catch {
-      await rm(temporary, { force: true }).catch(() => undefined);
+      // Perhaps the folder was removed under us: the next piece makes it anew.
+      this.#folders.delete(dirname(path));
+      await rm(path, { force: true }).catch(() => undefined);
       return;
     }
     this.#files.set(piece.name, { bytes, verified: true });
     this.#bytes += bytes;
     this.#evict(0);
+  }
+
+  /** Throws Node's errors, and when the disk takes a part only. */
+  async #write(path: string, parts: readonly Buffer[]): Promise<void> {
+    const folder = dirname(path);
+    if (!this.#folders.has(folder)) mkdirSync(folder, { recursive: true });
+    this.#folders.add(folder);
+    const fd = await openAsync(path, 'w');
+    try {
+      const { bytesWritten } = await writevAsync(fd, parts);
+      if (bytesWritten !== parts.reduce((sum, { length }) => sum + length, 0)) throw new Error(`${path} is too short`);
+    } finally {
+      await closeAsync(fd);
+    }
   }
 
   #makeRoom(bytes: number): boolean {
@@ -216,7 +248,8 @@ export class BlockCache {
   }
 
   #path(name: string): string {
-    const folder = createHash('md5').update(name).digest('hex').slice(0, 2);
+    // More of them would be made one by one while a new mount reads its first files: on ext4 a folder costs more than a file.
+    const folder = hash('md5', name).slice(0, 1);
     return join(this.#options.dir, folder, name);
   }
 
