@@ -33,7 +33,7 @@ function filesOf(dir: string): string[] {
 
 test('what a process that was killed in a put leaves is whole, or gone when it is asked for', async () => {
   const dir = tempDir('block-cache');
-  const child = spawn(process.execPath, [join(import.meta.dirname, 'cache-writer.ts'), dir], {
+  const child = spawn(process.execPath, [join(import.meta.dirname, 'block-cache-child.ts'), dir], {
     stdio: ['ignore', 'pipe', 'inherit'],
   });
   onTestFinished(() => void child.kill('SIGKILL'));
