@@ -33,6 +33,8 @@ export interface CachedEntry {
   /** DT_*. */
   readonly type: number;
   readonly version: Version;
+  /** That of the inode when it was read, or written, at one moment with the entry: an inode that has it yet has the name, too (change.ts). */
+  readonly heldAt: Version;
   /** The kernel was told of this very version, or made it. */
   told?: boolean;
 }
@@ -266,5 +268,6 @@ export function nodeOf(ino: number, stored: Stored, entriesChangedNs = 0n, subdi
 
 export function entryOf(parent: number, name: string, stored: Stored): CachedEntry {
   const { ino, type } = decodeDentry(stored.value, parent, name);
-  return { ino, type, version: stored.version };
+  // Whoever sets a name writes the inode in the same commit; where it was another commit, no inode has this version.
+  return { ino, type, version: stored.version, heldAt: stored.version };
 }

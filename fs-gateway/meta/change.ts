@@ -3,6 +3,9 @@
  *
  * The planner of an operation says what must still be so (`expect…`) and what becomes so (`put…`, `remove…`); on success the cache
  * learns the new state without a read, after a failed compare it learns the fresh state that came back, so the retry needs none.
+ *
+ * Invariant: what takes a file's name away, or sets it, writes the file's inode in the same commit. So an inode whose version is the same has the same
+ * names, and an open need not ask for them (fs-gateway/vfs/told-names.ts).
  */
 import type {
   Compare,
@@ -214,7 +217,7 @@ export class Change {
     this.#write.push({ key: this.#keys.entry(parent, name), value: encodeDentry(ino, type) });
     this.announce({ kind: 'entry', parent, name });
     const put = (cache: MetaCache, version: Version): void =>
-      cache.changeEntry(parent, name, { ino, type, version, told });
+      cache.changeEntry(parent, name, { ino, type, version, heldAt: version, told });
     this.#puts.push({ subject: { kind: 'entry', parent, name }, before: before?.version ?? null, removed: false, put });
   }
 

@@ -46,7 +46,7 @@ export class RecordReader {
     return (await this.checked(ino, [])).node;
   }
 
-  /** An inode and names of it, in one round trip. Throws `corrupt`. */
+  /** An inode and, behind it, names of it, in one round trip. Throws `corrupt`. */
   checked(ino: number, names: readonly Name[]): Promise<Checked> {
     return this.#options.retry(() => this.#checked(ino, names));
   }
@@ -122,7 +122,8 @@ export class RecordReader {
           this.#options.keys.entry(parent, name),
           this.#options.keys.entryToInode,
         );
-        const entry = record === null ? null : entryOf(parent, name, record);
+        const found = record === null ? null : entryOf(parent, name, record);
+        const entry = found === null || target === null ? found : { ...found, heldAt: target.version };
         if (entry !== null && target !== null && this.#options.cache.mayKeepTarget(entry.ino)) {
           // The inode came in the same answer. The numbers beside a directory take another round trip.
           const node = await this.#nodeFrom(engine, entry.ino, target);

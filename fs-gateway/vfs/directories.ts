@@ -176,7 +176,7 @@ export class Directories {
         if (!accept({ name, ino, type, cookie, entry })) return false;
         // With attributes the kernel enters the name.
         if (record === undefined) continue;
-        if (isRegular(node.inode)) told.tell(listed.ino, directory, name);
+        if (isRegular(node.inode)) told.tell(listed.ino, { parent: directory, name }, record.heldAt);
         if (record.told !== true) view.tellEntry(directory, name, record);
       }
     }

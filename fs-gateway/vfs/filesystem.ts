@@ -120,7 +120,11 @@ export class FileSystem implements Operations {
 
   /** The kernel knows the inode by this name from now on. */
   #named(parent: number, name: string, node: Node): Entry {
-    if (isRegular(node.inode)) this.#parts.context.told.tell(node.ino, parent, name);
+    if (isRegular(node.inode)) {
+      const { told, view } = this.#parts.context;
+      const entry = view.cachedEntry(parent, name);
+      told.tell(node.ino, { parent, name }, entry?.ino === node.ino ? entry.heldAt : undefined);
+    }
     return this.#entry(node);
   }
 
@@ -216,7 +220,7 @@ export class FileSystem implements Operations {
   #moved(from: Name, to: Name): void {
     const { view, told } = this.#parts.context;
     const entry = view.cachedEntry(to.parent, to.name);
-    if (entry?.type === DT_REG) told.move(entry.ino, from, to);
+    if (entry?.type === DT_REG) told.move(entry.ino, from, to, entry.heldAt);
   }
 
   link(caller: Caller, ino: bigint, newParent: bigint, newName: string): Result<Entry> {

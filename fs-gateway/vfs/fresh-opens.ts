@@ -22,7 +22,7 @@ import type { VolumeView } from '../meta/view.ts';
 import { nodeOrThrow } from './context.ts';
 import { Errno, PosixError } from './operations.ts';
 import type { Caller, KernelNotifier, Result } from './operations.ts';
-import type { ToldNames } from './told-names.ts';
+import type { ToldName, ToldNames } from './told-names.ts';
 
 /** A supervisor that is stopped, or a page that waits for the store, holds up what the kernel is told: that is nobody's reason not to open. */
 const SETTLED_MAX_MS = 1000;
@@ -86,7 +86,7 @@ export class FreshOpens {
     const { told, notifier } = this.#options;
     const isRepeat = this.#refusedOf(pid)?.ino === ino;
     const names = told.of(ino);
-    const { node, strays } = await this.#checked(ino, names ?? []);
+    const { node, strays } = await this.#checkedNames(ino, names ?? []);
     const isNamed = isForEver(node) || (node !== null && names !== undefined && strays.length === 0);
     if (notifier !== undefined && !isNamed && !isRepeat) {
       this.#refused.set(pid, { atMs: this.#options.monotonicMs(), ino });
@@ -102,6 +102,19 @@ export class FreshOpens {
     return existing(ino, (await this.#checked(ino, [])).node);
   }
 
+  /** The inode's version alone says that names hold which did at that version. */
+  async #checkedNames(ino: number, names: readonly ToldName[]): ReturnType<VolumeView['checkedNode']> {
+    const { view, told } = this.#options;
+    const version = view.cachedNode(ino)?.version;
+    if (version !== undefined && names.every(({ heldAt }) => heldAt === version)) {
+      const checked = await this.#checked(ino, []);
+      if (checked.node?.version === version) return checked;
+    }
+    const checked = await this.#checked(ino, names);
+    if (checked.node !== null && checked.strays.length === 0) told.held(ino, names, checked.node.version);
+    return checked;
+  }
+
   async #checked(ino: number, names: readonly Name[]): ReturnType<VolumeView['checkedNode']> {
     const { view } = this.#options;
     const known = view.cachedNode(ino);
@@ -112,7 +125,7 @@ export class FreshOpens {
   }
 
   /** Names that the kernel has of the file and should not; until it knows, opens of the file find them again. */
-  #takeBack(ino: number, names: readonly Name[] | undefined, strays: readonly Name[]): void {
+  #takeBack(ino: number, names: readonly ToldName[] | undefined, strays: readonly Name[]): void {
     const { view, told, notifier } = this.#options;
     if (names === undefined || strays.length === 0) return;
     for (const { parent, name } of strays) view.announceStaleEntry(parent, name);

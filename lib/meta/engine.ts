@@ -155,6 +155,7 @@ export interface SessionOptions {
 }
 
 export interface MetaReader {
+  /** In one round trip: the first at a moment that is not after those of the others. */
   read(keys: readonly Key[]): Promise<readonly (Stored | null)[]>;
   readNumbers(keys: readonly Key[]): Promise<readonly (bigint | null)[]>;
   /**
@@ -191,7 +192,7 @@ export interface MetaEngine extends MetaReader {
   /** Aborted when the session or the epoch is lost; the reason is a PenstockError `fenced`. Open a new engine afterwards. */
   readonly lost: AbortSignal;
 
-  /** Reads `key` and the record that it links to, in one round trip. `target` is null when either is absent. */
+  /** Reads `key` and the record that it links to, in one round trip and, for ids below 2^53, as of one moment. `target` is null when either is absent. */
   follow(key: Key, link: Link): Promise<{ readonly record: Stored | null; readonly target: Stored | null }>;
   /** Number of value records in a bucket. */
   count(bucket: string): Promise<number>;

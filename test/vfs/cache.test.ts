@@ -25,12 +25,12 @@ test('a directory made here answers for names that it does not have, until someb
   const cache = new MetaCache(100);
   cache.endDirectory(5, cache.beginDirectory(5), true);
   expect(cache.entry(5, 'x')).toBeNull();
-  cache.putEntry(5, 'x', { ino: 7, type: 8, version });
+  cache.putEntry(5, 'x', { ino: 7, type: 8, version, heldAt: version });
   expect(cache.entry(5, 'x')).toMatchObject({ ino: 7 });
   cache.putEntry(5, 'absent', null);
-  cache.putEntry(5, 'w', { ino: 8, type: 8, version });
+  cache.putEntry(5, 'w', { ino: 8, type: 8, version, heldAt: version });
   cache.changeEntry(5, 'w', null);
-  expect([...(cache.entriesOf(5) ?? [])]).toEqual([['x', { ino: 7, type: 8, version }]]);
+  expect([...(cache.entriesOf(5) ?? [])]).toEqual([['x', { ino: 7, type: 8, version, heldAt: version }]]);
   cache.dropEntry(5, 'y');
   expect(cache.entry(5, 'z')).toBeUndefined();
   expect(cache.entriesOf(5)).toBeUndefined();
@@ -50,7 +50,7 @@ test('what was not used for long is forgotten, and only the directories that los
   expect(cache.node(7)).toBe(node);
   for (let i = 0; i < 200; i++) {
     cache.putNode({ ...node, ino: 1000 + i });
-    cache.putEntry(5, `n${i}`, { ino: 1000 + i, type: 8, version });
+    cache.putEntry(5, `n${i}`, { ino: 1000 + i, type: 8, version, heldAt: version });
   }
   expect(cache.node(7)).toBeUndefined();
   expect(cache.entry(5, 'n0')).toBeUndefined();
