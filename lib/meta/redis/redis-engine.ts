@@ -44,6 +44,7 @@ import type { Argument } from './commit-codec.ts';
 import { COMMIT_SCRIPT, COMMIT_SCRIPT_WHEN_FULL } from './commit-script.ts';
 import { RedisConnection } from './connection.ts';
 import { RedisFeed } from './feed.ts';
+import { FieldReads } from './field-reads.ts';
 import { RedisInstants } from './instants.ts';
 import { FLUSH_KEY } from './keys.ts';
 import { parseOptions, type EngineOptions } from './options.ts';
@@ -94,6 +95,7 @@ class RedisEngine implements MetaEngine {
   readonly #sessions: RedisSessions;
   readonly #lease: SessionLease;
   readonly #feed: RedisFeed;
+  readonly #fields: FieldReads;
   readonly #instants: RedisInstants;
   readonly epoch: string;
   /** A connection of its own: WAIT blocks the one that it is sent on. */
@@ -119,6 +121,7 @@ class RedisEngine implements MetaEngine {
     this.#sessions = opened.sessions;
     this.epoch = opened.epoch;
     this.#feed = new RedisFeed(opened.options, opened.leaseMs / 3, opened.connection);
+    this.#fields = new FieldReads(this.#connection);
     this.#instants = new RedisInstants({
       url: this.url,
       connection: this.#connection,
@@ -337,15 +340,12 @@ class RedisEngine implements MetaEngine {
     return connection;
   }
 
-  /** The raw fields of `keys`, in their order: one command per bucket, all in one write. */
+  /** The raw fields of `keys`, in their order: one command per bucket, all in one write, in the order of the first key of each. */
   async #readFields(keys: readonly Key[]): Promise<(Buffer | null)[]> {
     this.#assertOpen();
     keys.forEach(assertKey);
     const [only, second] = keys;
-    if (only !== undefined && second === undefined) {
-      const record = await this.#connection.call('hget', [argument(only.bucket), argument(only.field)]);
-      return [Buffer.isBuffer(record) ? record : null];
-    }
+    if (only !== undefined && second === undefined) return [await this.#fields.read(only)];
     const byBucket = Map.groupBy(keys.keys(), (i) => keys[i]?.bucket ?? '');
     const records = new Array<Buffer | null>(keys.length).fill(null);
     await Promise.all(
