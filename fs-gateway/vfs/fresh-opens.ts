@@ -1,7 +1,7 @@
 /**
  * Close-to-open: an open(2) that begins after a close, or a change of the name, on another mount was answered sees that. The feed tells of it within
  * milliseconds, but pushes news and proves nothing, and what the worker has heard the kernel may not know yet: so an open asks the engine for the inode, and
- * whether the names by which the kernel knows it still lead there, in one round trip (docs/decisions/0036).
+ * whether the names by which the kernel knows it still lead there, in one round trip (docs/decisions/0036, 0058).
  *
  * Invariants
  * - The answer to an open comes behind what its kernel has to forget: attributes (the size!) and pages of an older version.

@@ -4,7 +4,7 @@
  * Invariants
  * - Every name that the kernel was told of (LOOKUP, READDIRPLUS) or has made, and has not forgotten, is here, unless the file is unknown. Those that it has
  *   forgotten may be here too: the next open of the file finds out, and they go once the kernel was told.
- * - Who changes a name of a file writes the file's inode in the same commit (Namespace). So a name that led there while the inode had a version does so for
+ * - Who changes a name of a file writes the file's inode in the same commit (change.ts). So a name that led there while the inode had a version does so for
  *   as long as the inode has that version: versions never come back.
  * Limits: FILES_MAX files, some 150 bytes each; one that was forgotten is unknown, and so is one with more than NAMES_MAX names. A file that was forgotten and
  * told anew by one name while the kernel still had another of it is checked by the new one only.
