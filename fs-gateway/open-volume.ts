@@ -350,8 +350,8 @@ async function assemble({
   });
   view.lockEvents = locks;
   await table.claim();
-  context.away.resume(staging.files.values(), earlier);
   passthrough.resume();
+  context.away.resume(staging.files.values(), earlier);
   await flushes.recover();
   passthrough.lookAfter();
   for (const ino of whole.live) earlyUploads.watch(ino);

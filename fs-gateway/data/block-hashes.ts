@@ -102,6 +102,11 @@ export class BlockHashes {
     return block < this.count && block < other.count && this.#get(block).equals(other.#get(block));
   }
 
+  /** The block is of these bytes. */
+  isOf(block: number, data: Buffer): boolean {
+    return block < this.count && this.#get(block).equals(hashOf(data));
+  }
+
   equals(other: BlockHashes): boolean {
     return this.#bytes === other.#bytes && this.differences(other).next().done === true;
   }

@@ -224,6 +224,9 @@ export class Journal {
 
   /** Of what has happened already: a disk that is full does not undo it. It comes before the next frame. */
   owe(frame: Frame): void {
+    // The last one counts: each commit makes one, and a disk may stay full for long.
+    if (frame.kind === FrameKind.BASE)
+      this.#owed = this.#owed.filter(({ kind, ino }) => kind !== FrameKind.BASE || ino !== frame.ino);
     this.#owed.push(frame);
     this.pay();
   }

@@ -12,7 +12,7 @@ import { readdirSync } from 'node:fs';
 import { open, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { makeDirectory, replaceFile, syncDirectory } from '../../lib/durable-files.ts';
-import { fromSystemError } from '../../lib/errors.ts';
+import { fromSystemError, PenstockError } from '../../lib/errors.ts';
 import type { Range } from './overlay.ts';
 
 /** In the folder of a mount. */
@@ -24,6 +24,13 @@ export interface WrittenFile {
   readonly ino: number;
   /** Copies bytes that were written: `length` of them from `offset` on, to `at` of the target. */
   load(offset: number, target: Buffer, at: number, length: number): void;
+}
+
+/** It is not in the volume, and will not be. */
+export class KeptAsideError extends PenstockError {
+  constructor(message: string) {
+    super('io', message);
+  }
 }
 
 export class KeptAside {

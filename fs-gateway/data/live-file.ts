@@ -7,7 +7,7 @@
  *   that were uploaded; a store that came between hashing and uploading is in the one or changes the hash of the next.
  * - What another node committed meanwhile is *merged* first: its bytes are written into the backing file where the bytes of the base still stand, so that
  *   programs here see it; then the committed content is the base. Exactly the bytes that changed there are written, because a mapping may store
- *   beside them at that moment. Two who change the same byte: the last one wins, as on a local disk.
+ *   beside them at that moment. Two who change the same byte: the last one wins, as on a local disk; but not behind an absence (`meets`, `yieldTo`).
  * - Changed blocks are committed whole, and only onto the version that is the base.
  * - Appended bytes stand behind what is committed, unless the file was cut here meanwhile; how far a flush commits them is in the journal before.
  * - This process keeps no descriptor for writing open over `isQuiet`: it would answer for itself.
@@ -22,34 +22,35 @@
 import { closeSync, constants, fdatasync, fstatSync, ftruncateSync, openSync, writeSync } from 'node:fs';
 import { promisify } from 'node:util';
 import type { Extent } from '../../lib/volume/extents.ts';
-import { BlockHashes, HASH_BLOCK_BYTES } from './block-hashes.ts';
 import type { Appends, Move } from './appends.ts';
 import { readUpTo } from './descriptors.ts';
-import type { FileHasher, Hole } from './file-hasher.ts';
+import { KeptBase } from './kept-base.ts';
+import { LiveComparison } from './live-comparison.ts';
+import type { LiveComparisonOptions } from './live-comparison.ts';
+import { findMeeting, giveUp, mergeCommitted } from './live-merge.ts';
+import type { Meeting, Written } from './live-merge.ts';
 import { mergeExtents } from './merge-extents.ts';
-import { Overlay } from './overlay.ts';
-import type { Range } from './overlay.ts';
+import type { Overlay, Range } from './overlay.ts';
 import { PendingBase, type PendingBaseOptions } from './pending-base.ts';
 import { StagedFile } from './staged-file.ts';
 import type { Append, Flush } from './staged-file.ts';
-import { blocksOf, contentKey, sameBytes } from './whole-record.ts';
+import { contentKey } from './whole-record.ts';
 import type { FileContent, WholeRecord } from './whole-record.ts';
 
 const sync = promisify(fdatasync);
 const SECTOR_BYTES = 512;
 
-export interface LiveFileOptions extends PendingBaseOptions {
+export interface LiveFileOptions extends PendingBaseOptions, LiveComparisonOptions {
   readonly base: WholeRecord;
-  readonly hasher: FileHasher;
   readonly appends: Appends;
-  /** Up to this size a file's content is in the metadata. */
-  readonly inlineBytes: number;
   isQuiet(fd: number): boolean;
-  holes(fd: number): readonly Hole[];
   /** Fills the buffer with the content from an offset on; zeros where it has none. */
   read(content: FileContent, from: number, target: Buffer): void | Promise<void>;
   nowNs(): bigint;
 }
+
+/** Written here, and meeting what others have committed. */
+export type MetElsewhere = Written & { readonly meeting: Meeting };
 
 export class LiveFile extends StagedFile {
   override readonly selfKept = true;
@@ -57,13 +58,10 @@ export class LiveFile extends StagedFile {
   readonly #readFd: number;
   #writeFd: number | undefined;
   #base: WholeRecord;
-  /** Hashes of what the flush under way commits. */
-  #next = new BlockHashes(0);
-  #nextSize = 0;
+  /** What the flush under way commits. */
+  readonly #next: LiveComparison;
   #nextId = 0n;
   readonly #pending: PendingBase;
-  /** Small content as it is committed. */
-  #snapshot: Buffer | undefined;
   /** Local mtime as of the last commit, or as it was when somebody set another time. */
   #seenMtimeNs: bigint;
   #keptMtimeNs: bigint | undefined;
@@ -71,13 +69,9 @@ export class LiveFile extends StagedFile {
   #settled = false;
   /** How often it was unsettled: a comparison that one came into settles nothing. */
   #unsettlings = 0;
-  /** How long the last comparison read the file (not what it waited for), and which part of that found nothing. */
-  compareMs = 0;
-  wastedMs = 0;
-  /** Also over a power cut there is a base. */
-  #isKept: boolean;
-  #kept: Promise<void> = Promise.resolve();
-  #keeping: Promise<void> | undefined;
+  /** Since the base. The worker's death forgets it. */
+  #cut = false;
+  readonly #kept: KeptBase;
   #syncs = 0;
   #closed = false;
   #released = false;
@@ -87,10 +81,18 @@ export class LiveFile extends StagedFile {
     super(options.ino, options.base.content.size);
     this.#options = options;
     this.#base = options.base;
-    this.promised = this.#isKept = options.whole.isKept(options.ino);
+    this.#kept = new KeptBase({
+      ino: options.ino,
+      whole: options.whole,
+      base: () => this.#base,
+      syncBytes: () => this.#syncBytes(),
+      isWanted: () => !this.#closed,
+    });
+    this.promised = this.#kept.isThere;
     this.#pending = new PendingBase(options);
     this.#seenMtimeNs = options.base.mtimeNs;
     this.#readFd = openSync(options.whole.path(options.ino), 'r');
+    this.#next = new LiveComparison(options, this.#readFd);
     this.#takeUp();
     this.look();
     // The worker before this one may have died between a commit and that.
@@ -100,7 +102,7 @@ export class LiveFile extends StagedFile {
   /** Brings to its end what the worker before this one was doing with appended bytes. */
   #takeUp(): void {
     const { append, move, cutTo } = this.#options.appends.takeUp(this.ino, this.size);
-    if (cutTo < this.size) this.resize(cutTo, true);
+    if (cutTo < this.size) this.#setSize(cutTo);
     this.append = append;
     if (move !== undefined) this.#put(move);
   }
@@ -118,8 +120,19 @@ export class LiveFile extends StagedFile {
     return contentKey(this.#base.content);
   }
 
-  get baseSize(): number {
-    return this.#base.content.size;
+  /** The base. */
+  get record(): WholeRecord {
+    return this.#base;
+  }
+
+  /** How long the last comparison read the file (not what it waited for). */
+  get compareMs(): number {
+    return this.#next.ms;
+  }
+
+  /** Which part of that found nothing. */
+  get wastedMs(): number {
+    return this.#next.wastedMs;
   }
 
   /** Somebody may write it from now on, or has committed another content elsewhere. */
@@ -173,8 +186,13 @@ export class LiveFile extends StagedFile {
   }
 
   resize(size: number, exact: boolean): void {
-    if (size < this.size && exact) this.#options.appends.cutting(this, size);
-    if (exact || size > this.size) ftruncateSync(this.#writable(), size);
+    this.#cut ||= exact && size < this.size;
+    if (exact || size > this.size) this.#setSize(size);
+  }
+
+  #setSize(size: number): void {
+    if (size < this.size) this.#options.appends.cutting(this, size);
+    ftruncateSync(this.#writable(), size);
   }
 
   /** An append that failed: the disk may have had room for a part of it. */
@@ -183,16 +201,7 @@ export class LiveFile extends StagedFile {
   }
 
   override load(offset: number, target: Buffer, at: number, length: number): void {
-    const part = target.subarray(at, at + length);
-    if (this.#snapshot === undefined) part.fill(0, readUpTo(this.#readFd, part, offset));
-    else part.fill(0, this.#snapshot.copy(part, 0, offset, offset + length));
-    const end = Math.min(offset + length, this.#nextSize);
-    for (let block = Math.floor(offset / HASH_BLOCK_BYTES); block * HASH_BLOCK_BYTES < end; block++) {
-      const from = block * HASH_BLOCK_BYTES;
-      const to = Math.min(from + HASH_BLOCK_BYTES, this.#nextSize);
-      if (from >= offset && to <= offset + length) this.#next.put(block, part.subarray(from - offset, to - offset));
-      else this.#next.putUnknown(block);
-    }
+    this.#next.load(offset, target.subarray(at, at + length));
   }
 
   /** Merges what is committed now, and says what differs from it, in whole blocks; null: nothing. What was appended stands behind what is committed. */
@@ -203,23 +212,15 @@ export class LiveFile extends StagedFile {
     this.#closeWriter();
     const quiet = this.#options.isQuiet(this.#readFd);
     const unsettlings = this.#unsettlings;
-    const { size, hashes, ms } = await this.#hash();
-    this.compareMs = ms;
-    this.#next = hashes;
-    this.#nextSize = size;
-    const overlay = new Overlay();
-    let changed = 0;
-    for (const { first, end, hole } of hashes.differences(this.#base.hashes)) {
-      overlay.set(first * HASH_BLOCK_BYTES, Math.min(end * HASH_BLOCK_BYTES, size), hole ? 'hole' : 'data');
-      changed += end - first;
-    }
-    this.wastedMs = size === 0 ? 0 : this.compareMs * (1 - changed / hashes.count);
+    const overlay = await this.#next.changes(this.size, this.#base.hashes);
+    const { size } = this.#next;
     this.look();
     const shrunk = size < this.#base.content.size;
     const unchanged = overlay.empty && size === this.#base.content.size;
     if (unchanged && this.mtimeNs === null) {
       // Else something wrote since (this process unsettled it), or somebody may still.
       this.#settled = quiet && unsettlings === this.#unsettlings;
+      this.#cut = false;
       this.append = this.#appendedBehind(size);
       this.early.clear();
       return null;
@@ -242,20 +243,41 @@ export class LiveFile extends StagedFile {
     };
   }
 
-  async #hash(): Promise<{ readonly size: number; readonly hashes: BlockHashes; readonly ms: number }> {
-    const { size } = this;
-    this.#snapshot = undefined;
-    if (size > this.#options.inlineBytes) {
-      // A store into a hole since this look counts as one since the block was read.
-      const holes = this.#options.holes(this.#readFd);
-      const { bytes, hashes, ms } = await this.#options.hasher.hash(this.#readFd, holes);
-      return { size: bytes, hashes, ms };
-    }
-    const startedMs = performance.now();
-    const snapshot = Buffer.alloc(size);
-    this.overlay(0, snapshot);
-    this.#snapshot = snapshot;
-    return { size, hashes: BlockHashes.of(snapshot), ms: performance.now() - startedMs };
+  /**
+   * After an absence: what was written here, if others have committed to the same pages since; null: they have not. `committed`: null where the file
+   * is gone. `known`: the last commit of this node, where that is known.
+   */
+  async meets(committed: FileContent | null, known: FileContent | null): Promise<MetElsewhere | null> {
+    if (committed !== null) this.#rebase(this.#pending.settle(committed, this.#base.content));
+    const overlay = await this.#next.changes(this.size, this.#base.hashes);
+    const { size } = this.#next;
+    const cut = this.#cut || size < this.#base.content.size;
+    const written = { size, overlay, cut, appendedFrom: this.append?.from ?? size };
+    if (committed === null) return overlay.empty && !cut ? null : { ...written, meeting: -1 };
+    const meeting = await findMeeting(this, written, committed, known);
+    return meeting === undefined ? null : { ...written, meeting };
+  }
+
+  /** What `meets` found is kept aside, in the file of this descriptor: takes what is committed in its place. */
+  async yieldTo(committed: FileContent, met: MetElsewhere, aside: number): Promise<void> {
+    const sync = async (): Promise<void> => (this.promised ? this.#syncBytes() : undefined);
+    const hashes = await giveUp(this, met, committed, aside, met.meeting, sync);
+    // What is longer by now was written behind what is kept aside.
+    if (this.size === met.size) this.#setSize(committed.size);
+    this.#closeWriter();
+    // What was appended while it was given up, too, is at its place for good.
+    const { append } = this;
+    this.append = undefined;
+    this.#options.appends.committed(this, append, 0n);
+    this.#next.done();
+    this.#cut = false;
+    this.early.clear();
+    const { mtimeNs } = fstatSync(this.#readFd, { bigint: true });
+    this.#takeBase({ ...this.#base, content: committed, hashes, mtimeNs });
+  }
+
+  read(content: FileContent, from: number, target: Buffer): void | Promise<void> {
+    return this.#options.read(content, from, target);
   }
 
   /** Takes over what another node committed since the base. */
@@ -263,41 +285,13 @@ export class LiveFile extends StagedFile {
     const base = this.#base.content;
     const unchanged = fstatSync(this.#readFd, { bigint: true }).mtimeNs === this.#seenMtimeNs;
     this.#moveAppended(committed.size);
-    const hashes = this.#base.hashes.resized(committed.size);
-    for (const block of blocksOf(base, committed)) {
-      const start = block * HASH_BLOCK_BYTES;
-      const end = Math.min(start + HASH_BLOCK_BYTES, committed.size);
-      const sameEnd = Math.min(start + HASH_BLOCK_BYTES, base.size) === end;
-      if (sameEnd && sameBytes(base, committed, start, end)) continue;
-      const theirs = Buffer.alloc(end - start);
-      const was = Buffer.alloc(end - start);
-      await this.#options.read(committed, start, theirs);
-      await this.#options.read(base, start, was);
-      this.#takeOver(start, was, theirs);
-      hashes.put(block, theirs);
-    }
+    const hashes = await mergeCommitted(this, committed);
     const { size } = this;
-    if (size >= base.size && size < committed.size) this.resize(committed.size, true);
-    if (size === base.size && size > committed.size) this.resize(committed.size, true);
+    if (size >= base.size && size < committed.size) this.#setSize(committed.size);
+    if (size === base.size && size > committed.size) this.#setSize(committed.size);
     // What was written here just now is no change of this node.
-    if (unchanged) this.#seenMtimeNs = fstatSync(this.#readFd, { bigint: true }).mtimeNs;
-    this.#base = { ...this.#base, content: committed, hashes, mtimeNs: this.#seenMtimeNs };
-    this.#options.whole.saveBase(this.ino, this.#base);
-    this.#keepAgain();
-  }
-
-  /** Writes each run of bytes that changed there and not here. */
-  #takeOver(start: number, was: Buffer, theirs: Buffer): void {
-    const ours = Buffer.alloc(theirs.length);
-    this.overlay(start, ours);
-    let from = -1;
-    for (let at = 0; at <= theirs.length; at++) {
-      const takes = at < theirs.length && was[at] !== theirs[at] && ours[at] === was[at];
-      if (takes && from < 0) from = at;
-      if (takes || from < 0) continue;
-      this.store(start + from, theirs.subarray(from, at));
-      from = -1;
-    }
+    const mtimeNs = unchanged ? fstatSync(this.#readFd, { bigint: true }).mtimeNs : this.#seenMtimeNs;
+    this.#takeBase({ ...this.#base, content: committed, hashes, mtimeNs });
   }
 
   /** What was appended here goes behind what was appended there; where the file was cut here, it stays. */
@@ -324,20 +318,20 @@ export class LiveFile extends StagedFile {
   }
 
   override earlyExtents(overlay: Overlay): Promise<readonly Extent[]> {
-    return Promise.resolve(this.early.matching(overlay, this.#next));
+    return Promise.resolve(this.early.matching(overlay, this.#next.hashes));
   }
 
   /** These ranges are about to be committed as these extents. */
   committingExtents(ranges: readonly Range[], uploaded: readonly Extent[]): void {
     const { content } = this.#base;
     const old = content.inline === null ? content.extents : [];
-    const size = this.#nextSize;
+    const { size } = this.#next;
     this.#committing({ size, extents: mergeExtents(old, ranges, uploaded, size), inline: null });
   }
 
   #committing(content: FileContent): void {
     const mtimeNs = this.mtimeNs ?? this.#seenMtimeNs;
-    this.#pending.begin({ id: this.#nextId, record: { ...this.#base, content, hashes: this.#next, mtimeNs } });
+    this.#pending.begin({ id: this.#nextId, record: { ...this.#base, content, hashes: this.#next.hashes, mtimeNs } });
   }
 
   /** What was about to be committed is. */
@@ -347,48 +341,39 @@ export class LiveFile extends StagedFile {
 
   #rebase(record: WholeRecord | undefined): void {
     if (record === undefined) return;
-    this.#base = record;
-    this.#seenMtimeNs = record.mtimeNs;
     this.append = this.#appendedBehind(record.content.size);
-    this.#snapshot = undefined;
+    this.#next.done();
+    this.#cut = false;
     this.early.clear();
-    // Known here even where the disk fails to note it.
+    this.#takeBase(record);
+  }
+
+  /** Known here even where the disk fails to note it. */
+  #takeBase(record: WholeRecord): void {
+    this.#seenMtimeNs = record.mtimeNs;
+    this.#base = record;
     this.#options.whole.takeNext(this.ino, record);
     this.#keepAgain();
   }
 
-  /** A disk that fails is met by the next fsync; until it is kept, a power cut has the same bytes committed again. */
   #keepAgain(): void {
-    if (this.promised) this.#keepSoon().catch(() => (this.#isKept = false));
+    if (this.promised) this.#kept.again();
   }
 
-  #keepSoon(): Promise<void> {
-    this.#keeping ??= this.#kept
-      .catch(() => undefined)
-      .then(() => {
-        this.#keeping = undefined;
-        return (this.#kept = this.#keep());
-      });
-    return this.#keeping;
+  /** What a later boot finds is as of the last commit. */
+  kept(): Promise<void> {
+    return this.#kept.settled();
   }
 
-  async #keep(): Promise<void> {
-    const base = this.#base;
-    await this.#syncBytes();
-    if (this.#closed) return;
-    await this.#options.whole.keepBase(this.ino, base, () => !this.#closed);
-    this.#isKept = true;
-  }
-
-  /** Nothing is being kept any more: what a later boot finds is as of the last commit. */
-  async kept(): Promise<void> {
-    await (this.#keeping ?? this.#kept).catch(() => undefined);
+  /** What a later boot finds may be of an earlier commit than the last one. */
+  get isKeptLate(): boolean {
+    return this.#kept.isLate;
   }
 
   /** What the file has now survives a power cut when this resolves, and the next mount finds it. */
   async promise(): Promise<void> {
     this.promised = true;
-    await (this.#isKept ? this.#syncBytes() : this.#keepSoon());
+    await (this.#kept.isThere ? this.#syncBytes() : this.#kept.soon());
   }
 
   async #syncBytes(): Promise<void> {

@@ -6,15 +6,23 @@ import type { Frame } from './journal.ts';
 import type { OpenCounts } from './open-counts.ts';
 import { Overlay } from './overlay.ts';
 import { baseFrame } from './staged-base.ts';
+import type { Bases } from './staged-base.ts';
 import type { StagedFile } from './staged-file.ts';
 
-export function* liveFrames(open: OpenCounts, appends: Appends, files: Iterable<StagedFile>): Iterable<Frame> {
+export function* liveFrames(
+  open: OpenCounts,
+  appends: Appends,
+  bases: Bases,
+  files: Iterable<StagedFile>,
+): Iterable<Frame> {
   for (const [ino, count] of open.all()) {
     yield { kind: FrameKind.OPEN, ino, timeNs: 0n, offset: open.backingOf(ino) ?? 0, length: count };
   }
   for (const request of open.recent) yield countedFrame(request);
   yield* appends.frames();
+  yield* bases.frames();
   for (const file of files) {
+    if (file.base !== undefined) yield baseFrame(file.ino, file.base);
     if (!file.selfKept) yield* framesOf(file);
     else if (file.append !== undefined) yield appendFrame(file.ino, file.append);
   }
@@ -28,7 +36,6 @@ export function countedFrame(request: string): Frame {
 function* framesOf(file: StagedFile): Iterable<Frame> {
   const { ino, ctimeNs: timeNs } = file;
   const all = new Overlay();
-  if (file.base !== undefined) yield baseFrame(ino, file.base);
   if (file.flushing !== undefined) all.add(file.flushing);
   all.add(file.active);
   if (!file.inMemory) yield { kind: FrameKind.SPILL, ino, timeNs, offset: 0, length: 0 };

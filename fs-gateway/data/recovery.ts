@@ -14,6 +14,7 @@ import type { Frame } from './journal.ts';
 import type { Move, RecoveredAppends, Wrote } from './appends.ts';
 import { OpenCounts } from './open-counts.ts';
 import { baseOf } from './staged-base.ts';
+import type { StagedBase } from './staged-base.ts';
 import type { Segments } from './segments.ts';
 import { StagedFile } from './staged-file.ts';
 import type { Append } from './staged-file.ts';
@@ -24,6 +25,8 @@ export interface Recovered extends RecoveredAppends {
   readonly open: OpenCounts;
   /** Before which frame everything of an inode is committed, as the metadata say. The journal may not say so. */
   readonly committed: ReadonlyMap<number, number>;
+  /** Of files that may be live. */
+  readonly bases: Map<number, StagedBase>;
 }
 
 export function replay(
@@ -81,6 +84,7 @@ class Replaying implements Recovered {
   readonly files = new Map<number, StagedFile>();
   readonly open = new OpenCounts();
   readonly appends = new Map<number, Append>();
+  readonly bases = new Map<number, StagedBase>();
   readonly moves = new Map<number, Move>();
   readonly wrote = new Map<number, Wrote>();
   readonly committed: ReadonlyMap<number, number>;
@@ -103,17 +107,26 @@ class Replaying implements Recovered {
       this.wrote.set(ino, { request, start: end === 0 ? 0 : end - length, end });
     }
     if (kind === FrameKind.WROTE) return;
+    if (kind === FrameKind.BASE) this.#base(frame);
     if (kind === FrameKind.MOVE) this.moves.set(ino, { from: length, to: offset, bytes: Buffer.from(bytes ?? []) });
     if (kind === FrameKind.APPEND || kind === FrameKind.DROP) this.moves.delete(ino);
     if (kind === FrameKind.OPEN || kind === FrameKind.CLOSE || kind === FrameKind.COUNTED) this.#count(frame);
     else if (kind === FrameKind.DROP) {
       this.files.delete(ino);
+      this.bases.delete(ino);
       this.#flushed.delete(ino);
     } else if (kind === FrameKind.SYNC) {
       const file = this.files.get(ino);
       if (file !== undefined) file.promised = file.promiseAgain = true;
     } else if (kind !== FrameKind.CLEAN && kind !== FrameKind.MOVE && (there || committed))
       this.#change(frame, committed, there);
+  }
+
+  /** Of a live file it counts whether the disk was to have it or not: what it says was so. */
+  #base(frame: Frame): void {
+    const base = baseOf(frame, this.#sameBoot);
+    if (base === undefined) this.bases.delete(frame.ino);
+    else this.bases.set(frame.ino, base);
   }
 
   #count({ kind, ino, offset, length, bytes }: Frame): void {
@@ -153,7 +166,10 @@ class Replaying implements Recovered {
 
   end(): Recovered {
     for (const [ino, file] of this.files) {
-      if (file.dirty) continue;
+      if (file.dirty) {
+        this.bases.delete(ino);
+        continue;
+      }
       if (file.append !== undefined && !this.#flushed.has(ino)) this.appends.set(ino, file.append);
       this.files.delete(ino);
     }

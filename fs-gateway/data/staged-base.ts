@@ -16,15 +16,42 @@ export interface StagedBase {
   /** Undefined: in an earlier process. */
   readonly monotonicMs: number | undefined;
   readonly version: Version;
-  /** As `encodeInode` has it. */
+  /** As `encodeInode` has it; empty: not known. */
   readonly inode: Buffer;
 }
 
+const UNKNOWN: StagedBase = {
+  session: 0,
+  wallMs: -Infinity,
+  monotonicMs: undefined,
+  version: '' as Version, // of no record
+  inode: Buffer.alloc(0),
+};
+
 export class Bases {
   readonly #notes: Pick<JournalNotes, 'append' | 'owe'>;
+  /** Of files that were live when the worker before this one ended. */
+  readonly #recovered: Map<number, StagedBase>;
 
-  constructor(notes: Pick<JournalNotes, 'append' | 'owe'>) {
+  constructor(recovered: Map<number, StagedBase>, notes: Pick<JournalNotes, 'append' | 'owe'>) {
+    this.#recovered = recovered;
     this.#notes = notes;
+  }
+
+  /** Once for each live file. `sameBoot`: of the file; what an earlier one had is of long ago, also where its journal did not reach the disk. */
+  takeUp(file: StagedFile, sameBoot: boolean): void {
+    file.base = this.#recovered.get(file.ino) ?? (sameBoot ? undefined : UNKNOWN);
+    this.#recovered.delete(file.ino);
+  }
+
+  /** All live files are there. */
+  resumed(): void {
+    this.#recovered.clear();
+  }
+
+  /** What the journal has to say of files that are not there yet. */
+  *frames(): Iterable<Frame> {
+    for (const [ino, base] of this.#recovered) yield baseFrame(ino, base);
   }
 
   /** Of what is about to be staged. Throws `full` when the disk is; then it has none. */
@@ -61,7 +88,7 @@ export function baseOf({ timeNs, offset, length, bytes }: Frame, sameBoot: boole
   return {
     session: offset,
     // A clock that is not kept while the machine is off tells nothing.
-    wallMs: sameBoot ? Number(timeNs / 1_000_000n) : -Infinity,
+    wallMs: sameBoot && timeNs > 0n ? Number(timeNs / 1_000_000n) : -Infinity,
     monotonicMs: undefined,
     version: content.toString('latin1', 0, length) as Version, // as `baseFrame` wrote it
     inode: content.subarray(length),

@@ -69,7 +69,7 @@ export class Staging {
       recovered.wrote.clear();
     }
     this.appends = new Appends(recovered, this.#room);
-    this.bases = new Bases(this.#room);
+    this.bases = new Bases(recovered.bases, this.#room);
     this.#segments.adopt(files);
     if (earlier?.life === life && earlier.bootId === bootId) this.#goOn(recovered.committed);
     else {
@@ -351,11 +351,13 @@ export class Staging {
     return this.#syncs.keepUp();
   }
 
-  /** Where appended bytes begin is in the journal; one flush of the disk is for both. */
+  /** Where appended bytes begin, and the base, are in the journal; one flush of the disk is for both. */
   async #syncLive(file: LiveFile): Promise<void> {
     const appends = file.append !== undefined;
     if (appends) this.#room.append({ kind: FrameKind.SYNC, ino: file.ino, timeNs: 0n, offset: 0, length: 0 });
-    await Promise.all([file.promise(), appends ? this.#syncs.sync() : undefined]);
+    // Else, after a power cut, what was committed here last would be taken for another node's.
+    const noted = appends || file.isKeptLate;
+    await Promise.all([file.promise(), noted ? this.#syncs.sync() : undefined]);
   }
 
   /** The flush failed: all is as before it. */
@@ -376,6 +378,7 @@ export class Staging {
     if (file.selfKept) {
       this.appends.committed(file, flush.append, nowNs);
       if (flush.append !== undefined) this.#syncSoon(file);
+      this.#tidy();
       return;
     }
     if (file.mtimeNs === flush.mtimeNs) file.mtimeNs = null;
@@ -440,7 +443,7 @@ export class Staging {
   }
 
   #live(): ReturnType<typeof liveFrames> {
-    return liveFrames(this.#open, this.appends, this.#files.values());
+    return liveFrames(this.#open, this.appends, this.bases, this.#files.values());
   }
 
   close(): void {

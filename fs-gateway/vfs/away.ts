@@ -7,7 +7,8 @@
  * that of the one before it if that was heard of just now (`resume`).
  * Invariants: what is staged knows its base before it is (data/staged-base.ts). What was written while a flush was under way is as old as the flush.
  * Limits: what is known of the content before is its extents. Of a small file, which is in the metadata, and of one with pages of extents it is only
- * whether it changed. Live files merge (data/live-file.ts).
+ * whether it changed. A live file finds out by itself what was written to it, by page (data/live-file.ts); it may be older than its base says, which is
+ * as of the last comparison.
  */
 import type { Clock } from '../../lib/clock.ts';
 import type { SessionInfo } from '../../lib/meta/engine.ts';
@@ -43,14 +44,21 @@ export class Away {
     const recent = sessions.filter(({ renewedMs }) => nowMs - renewedMs < AWAY_MIN_MS);
     const unbroken = new Set(recent.map(({ id }) => id));
     for (const file of files) {
-      if (file.base !== undefined && unbroken.has(file.base.session))
+      // Behind another boot a live file may be as of an earlier commit of this node, and others may have seen a later one.
+      const isUnsure = file.selfKept && file.base?.wallMs === -Infinity;
+      if (file.base !== undefined && !isUnsure && unbroken.has(file.base.session))
         this.#bases.set(file, { ...file.base, ...this.#now() });
     }
   }
 
-  /** Something is about to be staged on top of this version. A file without names dies with its last handle. Throws `full`. */
+  /**
+   * Something is about to be staged on top of this version. A file without names dies with its last handle. Throws `full`, but not of a live file, which
+   * takes no room in the journal by what is written to it.
+   */
   staging(file: StagedFile, node: Node): void {
-    if (file.base === undefined && node.inode.nlink > 0 && !file.selfKept) this.#bases.begin(file, this.#baseAt(node));
+    if (file.base !== undefined || node.inode.nlink === 0) return;
+    if (file.selfKept) this.#set(file, node);
+    else this.#bases.begin(file, this.#baseAt(node));
   }
 
   /** Its last name was removed here: nobody else has done it. */
@@ -62,16 +70,16 @@ export class Away {
   settled(file: StagedFile, now: Node | undefined): void {
     const met = this.#met.get(file);
     this.#met.delete(file);
-    // Nothing of it is staged any more.
-    if (!file.dirty && file.flushing === undefined) return;
+    // Nothing of it is staged any more. A live file may be written again before it is complete.
+    if (!file.selfKept && !file.dirty && file.flushing === undefined) return;
     const { active: overlay, sizeSet, append } = file;
     if (met !== undefined && this.writesOver(file, { overlay, sizeSet, append }, met)) return;
-    if (now === undefined) this.#bases.set(file, undefined);
+    if (now === undefined || now.inode.nlink === 0) this.#bases.set(file, undefined);
     else this.#set(file, now);
   }
 
   #set(file: StagedFile, node: Node): void {
-    if (!file.selfKept) this.#bases.set(file, this.#baseAt(node));
+    this.#bases.set(file, this.#baseAt(node));
   }
 
   #baseAt({ version, inode }: Node): StagedBase {
@@ -95,7 +103,7 @@ export class Away {
   /** Whether this would write over what others committed while this node was away; null, or without names: they have removed the file. */
   writesOver(file: StagedFile, { overlay, sizeSet, append }: Written, now: Node | null): boolean {
     const base = this.#baseBefore(file);
-    if (base === undefined) return false;
+    if (base === undefined || file.selfKept) return false;
     this.#met.set(file, now);
     if (now === null || now.inode.nlink === 0) return !overlay.empty;
     const { ino } = file;
@@ -110,6 +118,12 @@ export class Away {
     return written.some(({ start, end }) => !isUntouched(before, after, start, end));
   }
 
+  /** What this node committed last, or staged upon, as far as it is known byte by byte. */
+  lastContent({ base, ino }: StagedFile): FileContent | null {
+    if (base === undefined || base.inode.length === 0) return null;
+    return contentOf({ inode: decodeInode(base.inode, ino) });
+  }
+
   #baseBefore(file: StagedFile): StagedBase | undefined {
     return file.base?.session !== this.#session() && this.mayHaveBeen(file) ? file.base : undefined;
   }
@@ -122,7 +136,7 @@ export class Away {
 }
 
 /** Null: it is in records of their own. */
-function contentOf({ inode: { flags, size, extents } }: Node): FileContent | null {
+function contentOf({ inode: { flags, size, extents } }: Pick<Node, 'inode'>): FileContent | null {
   return (flags & (INODE_INLINE | INODE_PAGED)) === 0 ? { size, extents, inline: null } : null;
 }
 

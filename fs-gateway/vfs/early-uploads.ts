@@ -115,7 +115,7 @@ export class EarlyUploads {
       watched.size = size;
       // A file that was cut grows anew, and what is committed is not uploaded again.
       const { blockSize } = format;
-      const committed = Math.ceil(watched.file.baseSize / blockSize) * blockSize;
+      const committed = Math.ceil(watched.file.record.content.size / blockSize) * blockSize;
       watched.next = Math.max(Math.min(watched.next, Math.floor(size / blockSize) * blockSize), committed);
       // One without names is nobody's but the program's; and one that is mostly holes would be read for nothing.
       const isNot = size < BLOCKS_MIN * blockSize || watched.file.isSparse;

@@ -12,11 +12,13 @@
  * refers to are garbage for gc. What would write over changes of others after a long absence is kept aside (away.ts).
  * Limits: EXTENTS_INLINE extents in the inode, then pages; FRAGMENTS_MAX extents in a block, then it is written whole.
  */
+import { open } from 'node:fs/promises';
 import { PenstockError } from '../../lib/errors.ts';
 import type { Version } from '../../lib/meta/engine.ts';
 import type { Extent } from '../../lib/volume/extents.ts';
 import { extentsWithin } from '../../lib/volume/extents.ts';
 import { INODE_INLINE, INODE_PAGED } from '../../lib/volume/inode.ts';
+import { KeptAsideError } from '../data/kept-aside.ts';
 import { LiveFile } from '../data/live-file.ts';
 import { gaps, mergeExtents } from '../data/merge-extents.ts';
 import { Overlay } from '../data/overlay.ts';
@@ -27,7 +29,7 @@ import type { Node } from '../meta/cache.ts';
 import type { Change } from '../meta/change.ts';
 import { flushOperation, placeFlush, stagedOffset } from './append.ts';
 import type { PlacedFlush } from './append.ts';
-import { contentOf, knownKey } from './content-of.ts';
+import { contentOf, keyOf, knownKey } from './content-of.ts';
 import type { Context } from './context.ts';
 import { PageCommits, sizeAfter } from './page-commits.ts';
 import type { FlushPart } from './page-commits.ts';
@@ -66,24 +68,30 @@ export class Flusher {
     if (file.promiseAgain) await staging.sync(file, time.nowNs()).catch(() => undefined); // As staging.syncFlush.
     const flush = staging.beginFlush(file, time.nowNs());
     let aside: string | undefined;
+    let removed = false;
     try {
       for (let attempt = 0; aside === undefined; attempt++) {
         if (attempt === RESTARTS_MAX) {
           throw new PenstockError('conflict', `inode ${file.ino} was changed elsewhere during ${RESTARTS_MAX} flushes`);
         }
+        if (file instanceof LiveFile) await this.#confirmSession(file);
         const node = await view.node(file.ino);
+        removed = node === null || node.inode.nlink === 0;
+        if (file instanceof LiveFile && away.was(file)) {
+          aside = await this.#yieldWhereMet(file, node);
+          if (aside !== undefined) continue;
+        }
         const outcome = away.writesOver(file, flush, node)
           ? await this.#over(file, flush, node)
           : await this.#attempt(file, flush, node);
         if (outcome === 'restart') continue;
         if (outcome === 'over' || (outcome === 'gone' && away.writesOver(file, flush, null))) {
-          aside = await this.#keepAside(file, flush, outcome === 'gone' ? null : node);
+          aside = (await this.#keepAside(file, flush, outcome === 'gone' ? null : node)).told;
           continue;
         }
         if (outcome === 'gone') {
           this.#context.report(`inode ${file.ino} was removed with ${file.stagedBytes} staged bytes`);
-          staging.failedFlush(file, flush); // It reads no more.
-          staging.drop(file, time.nowNs());
+          this.#gone(file, flush);
         } else this.#committed(file, flush);
         return outcome === 'moved' || outcome === 'repeated';
       }
@@ -91,11 +99,18 @@ export class Flusher {
       staging.failedFlush(file, flush);
       throw error;
     }
-    this.#committed(file, flush);
+    if (file.selfKept && removed) this.#gone(file, flush);
+    else this.#committed(file, flush);
     if (staging.isOpen(file.ino)) this.#context.handles.lost(file.ino, aside);
     // The kernel's pages have what was written here.
     view.announceStale(file.ino);
-    throw new PenstockError('io', aside);
+    throw new KeptAsideError(aside);
+  }
+
+  #gone(file: StagedFile, flush: Flush): void {
+    const { staging, time } = this.#context;
+    staging.failedFlush(file, flush); // It reads no more.
+    staging.drop(file, time.nowNs());
   }
 
   #committed(file: StagedFile, flush: Flush): void {
@@ -122,12 +137,42 @@ export class Flusher {
     return 'committed';
   }
 
-  /** Returns what to tell of it. */
-  async #keepAside(file: StagedFile, { overlay, size }: Flush, node: Node | null): Promise<string> {
+  /** Before a live file takes over what others have committed: it may not have noticed yet that it was away. */
+  async #confirmSession(file: LiveFile): Promise<void> {
+    const { away, view } = this.#context;
+    if (!away.mayHaveBeen(file) || away.was(file)) return;
+    const node = await view.node(file.ino);
+    if (node === null || (await keyOf(this.#context, node)) !== file.baseKey) await view.confirmSession();
+  }
+
+  /** Of a live file: what to tell where it met what others have committed; undefined: it did not. */
+  async #yieldWhereMet(file: LiveFile, node: Node | null): Promise<string | undefined> {
+    const committed = node === null || node.inode.nlink === 0 ? null : await contentOf(this.#context, node);
+    const met = await file.meets(committed, this.#context.away.lastContent(file));
+    if (met === null) return undefined;
+    const { told, path } = await this.#keepAside(file, met, node);
+    if (committed !== null) {
+      const aside = await open(path, 'r');
+      try {
+        await file.yieldTo(committed, met, aside.fd);
+      } finally {
+        await aside.close();
+      }
+    }
+    return told;
+  }
+
+  /** Where it is kept, and what to tell of it. */
+  async #keepAside(
+    file: StagedFile,
+    { overlay, size }: Pick<Flush, 'overlay' | 'size'>,
+    node: Node | null,
+  ): Promise<{ readonly path: string; readonly told: string }> {
     const nowMs = Number(this.#context.time.nowNs() / 1_000_000n);
     const path = await this.#context.keptAside.keep(file, size, overlay.ranges, nowMs);
     const what = node === null || node.inode.nlink === 0 ? 'removed' : 'changed';
-    return `inode ${file.ino} was ${what} elsewhere while this node was away: what was written to it here is kept in ${path}, and not in the volume`;
+    const told = `inode ${file.ino} was ${what} elsewhere while this node was away: what was written to it here is kept in ${path}, and not in the volume`;
+    return { path, told };
   }
 
   async #attempt(file: StagedFile, flush: Flush, node: Node | null): Promise<Outcome> {

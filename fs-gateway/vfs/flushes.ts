@@ -8,6 +8,7 @@
  * - One flush per file at a time. What failed stays staged, is reported, and is tried again.
  */
 import { describeError, isCode, PenstockError } from '../../lib/errors.ts';
+import { KeptAsideError } from '../data/kept-aside.ts';
 import { LiveFile } from '../data/live-file.ts';
 import type { StagedFile } from '../data/staged-file.ts';
 import { BoundedMap } from '../meta/bounded-map.ts';
@@ -82,11 +83,11 @@ export class Flushes {
 
   #retryLater(ino: number, error: unknown): void {
     const { context, writeback } = this.#options;
-    if (context.staging.get(ino)?.dirty !== true) {
-      context.report(describeError(error));
-      return;
-    }
-    context.report(`inode ${ino} stays staged: ${describeError(error)}`);
+    const dirty = context.staging.get(ino)?.dirty === true;
+    // What is staged then was written since.
+    const stays = dirty && !(error instanceof KeptAsideError);
+    context.report(`${stays ? `inode ${ino} stays staged: ` : ''}${describeError(error)}`);
+    if (!dirty) return;
     setTimeout(() => {
       if (context.staging.get(ino)?.dirty !== true) return;
       if (writeback !== undefined) void writeback.add(ino);

@@ -18,6 +18,7 @@ import { describeError, fromSystemError, isCode, PenstockError } from '../../lib
 import { INODE_IMMUTABLE, INODE_INLINE, isRegular } from '../../lib/volume/inode.ts';
 import { BlockHashes } from '../data/block-hashes.ts';
 import type { FileHasher } from '../data/file-hasher.ts';
+import { KeptAsideError } from '../data/kept-aside.ts';
 import { LiveFile } from '../data/live-file.ts';
 import type { WholeFiles } from '../data/whole-files.ts';
 import type { FileContent } from '../data/whole-record.ts';
@@ -26,6 +27,7 @@ import type { Node } from '../meta/cache.ts';
 import { flushOperation } from './append.ts';
 import { Calming } from './calming.ts';
 import { contentOf, keyOf } from './content-of.ts';
+import { nodeOrThrow } from './context.ts';
 import type { Context } from './context.ts';
 import type { Filler } from './filler.ts';
 import type { KernelBacking, Result } from './operations.ts';
@@ -155,12 +157,12 @@ export class Passthrough {
     // The kernel holds pages of it: a passthrough open would be refused until the last of the others is closed.
     if (mode === 'off' || context.staging.isOpen(ino)) return null;
     const staged = context.staging.get(ino);
-    if (staged instanceof LiveFile) return this.#register(ino, whole.path(ino), flags, writes);
+    if (staged instanceof LiveFile) return this.#register(node, whole.path(ino), flags, writes);
     if (staged !== undefined || key === null) return null;
     const own = this.#ownObject(node);
-    if (own !== null) return this.#register(ino, own, flags, writes);
+    if (own !== null) return this.#register(node, own, flags, writes);
     if (whole.isComplete(ino, key) && !filler.isFilling(ino)) {
-      return this.#register(ino, whole.path(ino), flags, writes);
+      return this.#register(node, whole.path(ino), flags, writes);
     }
     if (writes && inode.size <= context.format.inlineBytes && !filler.isFilling(ino) && whole.hasRoom(NEW_FILE_BYTES)) {
       return this.#create(node, flags);
@@ -187,7 +189,7 @@ export class Passthrough {
       whole.drop(node.ino);
       return null;
     }
-    const opened = this.#register(node.ino, whole.path(node.ino), flags, true);
+    const opened = this.#register(node, whole.path(node.ino), flags, true);
     if (opened === null) whole.drop(node.ino);
     return opened;
   }
@@ -201,7 +203,8 @@ export class Passthrough {
     return this.#options.context.reader.localObject(source.key, source.objectBytes);
   }
 
-  #register(ino: number, path: string, flags: number, writes: boolean): Opened | null {
+  #register(node: Node, path: string, flags: number, writes: boolean): Opened | null {
+    const { ino } = node;
     const { kernel, whole, context } = this.#options;
     let fd: number;
     try {
@@ -218,7 +221,7 @@ export class Passthrough {
       this.#refused = true;
       return null;
     }
-    if (writes) this.#makeLive(ino);
+    if (writes) this.#makeLive(node);
     return { backingId: id, directIo: this.#isDaemonPath(flags, writes) };
   }
 
@@ -243,7 +246,12 @@ export class Passthrough {
   async #mergeNews(node: Node, file: LiveFile): Promise<void> {
     if ((await keyOf(this.#options.context, node)) === file.baseKey) return;
     file.unsettle();
-    await this.#options.flush(node.ino);
+    try {
+      await this.#options.flush(node.ino);
+    } catch (error) {
+      // Then it has the news, too.
+      if (!(error instanceof KeptAsideError)) throw error;
+    }
   }
 
   /** The kernel reads the content that is committed now. */
@@ -260,30 +268,34 @@ export class Passthrough {
   async beforeChange(ino: number): Promise<void> {
     const { context, whole, filler } = this.#options;
     if (context.staging.backingOf(ino) === undefined) return;
+    const node = await nodeOrThrow(context.view, ino);
     if (!(context.staging.get(ino) instanceof LiveFile)) {
       // Nobody changes it in place from now on; and what has no record is not known well enough to be changed.
       while (filler.isFilling(ino) || whole.record(ino) === null) await filler.now(ino);
     }
-    this.#makeLive(ino);
+    this.#makeLive(node);
   }
 
-  #makeLive(ino: number): void {
+  #makeLive(node: Node): void {
     const { context, whole } = this.#options;
+    const { ino } = node;
     const known = context.staging.get(ino);
     if (known instanceof LiveFile) {
       known.unsettle();
+      context.away.staging(known, node);
       return;
     }
     if (!whole.live.has(ino)) whole.enliven(ino);
-    this.#adopt(ino);
+    context.away.staging(this.#adopt(ino), node);
   }
 
   /** After a start: files that programs were writing when the worker before this one ended. Flush them next. */
   resume(): void {
-    const { whole, context } = this.#options;
+    const { whole, context, bootId } = this.#options;
     for (const ino of whole.live) {
       try {
-        this.#adopt(ino);
+        const file = this.#adopt(ino);
+        context.staging.bases.takeUp(file, file.record.bootId === bootId);
       } catch (error) {
         if (isCode(fromSystemError(error, whole.path(ino)), 'full')) throw error; // The next worker may have room.
         context.report(`what was written to inode ${ino} is lost with its file: ${describeError(error)}`);
@@ -291,6 +303,7 @@ export class Passthrough {
       }
     }
     context.staging.appends.resumed();
+    context.staging.bases.resumed();
   }
 
   /** After that flush: what nobody has open any more becomes complete, or is looked after. */
@@ -298,26 +311,26 @@ export class Passthrough {
     for (const ino of this.#options.whole.live) this.calmLater(ino);
   }
 
-  #adopt(ino: number): void {
+  #adopt(ino: number): LiveFile {
     const { context, whole, hasher, kernel } = this.#options;
     const base = whole.base(ino);
     if (base === null) throw new PenstockError('corrupt', `the record of the live file of inode ${ino} is gone`);
-    context.staging.adopt(
-      new LiveFile({
-        ino,
-        base,
-        whole,
-        hasher,
-        appends: context.staging.appends,
-        inlineBytes: context.format.inlineBytes,
-        // Who has it open may write it, though the kernel has not opened the backing file for him yet.
-        isQuiet: (fd) => !context.staging.isOpen(ino) && (kernel?.isQuiet(fd) ?? true),
-        isCommitted: (id) => context.view.wasApplied(flushOperation(ino, id)),
-        holes: (fd) => kernel?.holes(fd) ?? [],
-        read: (content, from, target) => this.#options.read(content, from, target),
-        nowNs: () => context.time.nowNs(),
-      }),
-    );
+    const file = new LiveFile({
+      ino,
+      base,
+      whole,
+      hasher,
+      appends: context.staging.appends,
+      inlineBytes: context.format.inlineBytes,
+      // Who has it open may write it, though the kernel has not opened the backing file for him yet.
+      isQuiet: (fd) => !context.staging.isOpen(ino) && (kernel?.isQuiet(fd) ?? true),
+      isCommitted: (id) => context.view.wasApplied(flushOperation(ino, id)),
+      holes: (fd) => kernel?.holes(fd) ?? [],
+      read: (content, from, target) => this.#options.read(content, from, target),
+      nowNs: () => context.time.nowNs(),
+    });
+    context.staging.adopt(file);
+    return file;
   }
 
   /** Another client changed it: who has it open by the kernel sees the news as soon as they are here. */

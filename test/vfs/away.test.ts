@@ -1,18 +1,16 @@
 /** A node that sleeps for an hour: its clock jumps, and its session is over. */
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { Errno } from '../../fs-gateway/vfs/operations.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { readElsewhere, writeElsewhere } from '../fs-gateway/passthrough-volume.ts';
 import { caller } from '../support/fs-volume.ts';
-import { playKernel } from '../support/played-kernel.ts';
 import { openEngine } from '../tools/volume-bench.ts';
 import { errnoOf, lookUp } from '../tools/volume-files.ts';
 import { BLOCK, HOUR_MS, sleeper } from './sleeper.ts';
 
 const O_WRONLY = 1;
 const O_RDWR = 2;
-const O_CREAT = 0o100;
 const O_APPEND = 0o2000;
 const PAGE = 64 * 2 ** 20;
 /** More than one commit takes. */
@@ -107,27 +105,6 @@ test('what was written to a file that others removed meanwhile is kept aside', a
       .equals(Buffer.alloc(2 * BLOCK, 'm')),
   ).toBe(true);
   expect(open.stats()).toMatchObject({ stagedFiles: 0, keptAside: 1 });
-});
-
-test('a file that the kernel writes merges after an absence as ever', async () => {
-  const kernel = playKernel(true);
-  const { open, other, sleep } = await sleeper({ passthrough: 'full', kernel, cacheBytes: 256e6 });
-  const { operations } = open;
-  const { entry, open: opened } = await operations.create(caller(), 1n, 'f', 0o644, O_RDWR | O_CREAT, 0o022);
-  const { ino } = entry.attributes;
-  const path = kernel.backing.get(opened.backingId ?? 0) ?? '';
-  const content = Buffer.alloc(3 * BLOCK, 'a');
-  writeFileSync(path, content, { flag: 'r+' });
-  await operations.fsync(caller(), ino, opened.handle, false);
-  await sleep(HOUR_MS);
-  await writeElsewhere(other, 'f', Buffer.from('theirs'), 0);
-  content.write('theirs', 0);
-  content.write('mine', 10);
-  const now = readFileSync(path);
-  now.write('mine', 10);
-  writeFileSync(path, now, { flag: 'r+' });
-  await operations.fsync(caller(), ino, opened.handle, false);
-  await expect.poll(async () => (await readElsewhere(other, 'f')).equals(content)).toBe(true);
 });
 
 test('a large file that nobody else has changed is committed in its parts', async () => {

@@ -172,6 +172,36 @@ test('of a file that the kernel writes: what was appended is not there a second 
   expect(found.subarray(200_000).toString()).toBe('theirs');
 });
 
+test('of a file that the kernel writes: what was committed is not committed again over what another node wrote since; it is kept aside', async () => {
+  const volume = await testVolume();
+  const kernel = playKernel(true);
+  const options = { ...WRITEBACK, passthrough: 'full', kernel } as const;
+  const a = await openTestVolume(volume, 'a', [], 'lake', options);
+  const other = await openTestVolume(volume, 'other');
+  const { entry, open } = await a.operations.create(caller(), 1n, 'f', 0o644, O_RDWR, 0);
+  const { ino } = entry.attributes;
+  const kernelWrites = async (text: string): Promise<void> => {
+    writeFileSync(kernel.backing.get(open.backingId ?? 0) ?? '', Buffer.alloc(100_000, text), { flag: 'r+' });
+    await a.operations.fsync(caller(), ino, open.handle, false);
+    await expect.poll(async () => (await readElsewhere(other, 'f')).toString('latin1', 0, 1)).toBe(text);
+    await a.operations.drain();
+  };
+  await kernelWrites('s');
+  const disk = watchDisk(volume);
+  const committed = disk.committed();
+  await kernelWrites('o');
+  await committed;
+  await a.close();
+  disk.cut();
+  await writeElsewhere(other, 'f', Buffer.from('theirs'), 10);
+  const next = await openTestVolume(volume, 'a', [], 'lake', options);
+  await next.operations.drain().catch(() => undefined);
+  const content = Buffer.alloc(100_000, 'o');
+  content.write('theirs', 10);
+  expect((await readElsewhere(next, 'f')).equals(content)).toBe(true);
+  await expect.poll(async () => (await readElsewhere(other, 'f')).equals(content)).toBe(true);
+});
+
 async function opened(
   volume: OpenVolume,
   name: string,
