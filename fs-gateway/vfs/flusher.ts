@@ -84,7 +84,8 @@ export class Flusher {
         const outcome = away.writesOver(file, flush, node)
           ? await this.#over(file, flush, node)
           : await this.#attempt(file, flush, node);
-        if (outcome === 'restart') continue;
+        // It went a moment ago: of a live file it is yet to be asked whether this node was away.
+        if (outcome === 'restart' || (outcome === 'gone' && file.selfKept && node !== null)) continue;
         if (outcome === 'over' || (outcome === 'gone' && away.writesOver(file, flush, null))) {
           aside = (await this.#keepAside(file, flush, outcome === 'gone' ? null : node)).told;
           continue;

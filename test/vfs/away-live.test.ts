@@ -1,12 +1,15 @@
 /** A node that sleeps for an hour while programs have files open that the kernel writes by itself (`passthrough=full`). */
 import { existsSync, globSync, readFileSync, writeFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
+import { LiveFile } from '../../fs-gateway/data/live-file.ts';
 import type { VolumeOptions } from '../../fs-gateway/open-volume.ts';
+import { Flusher } from '../../fs-gateway/vfs/flusher.ts';
 import { Errno } from '../../fs-gateway/vfs/operations.ts';
 import { appendElsewhere, readElsewhere, writeElsewhere } from '../fs-gateway/passthrough-volume.ts';
 import { caller } from '../support/fs-volume.ts';
 import { HANG_MS } from '../support/hang.ts';
 import { playKernel } from '../support/played-kernel.ts';
+import { replaceMethod } from '../support/replace-method.ts';
 import { errnoOf } from '../tools/volume-files.ts';
 import { BLOCK, HOUR_MS, sleeper } from './sleeper.ts';
 import type { Sleeper } from './sleeper.ts';
@@ -15,7 +18,9 @@ const O_RDWR = 2;
 const O_CREAT = 0o100;
 const PAGE = 4096;
 
-interface Live extends Sleeper {
+interface Live extends Omit<Sleeper, 'sleep'> {
+  /** Programs write, the node sleeps for an hour before it has committed anything of it, and others work on meanwhile. */
+  readonly sleep: (writes: () => unknown, others: () => Promise<unknown>) => Promise<void>;
   readonly ino: bigint;
   readonly handle: bigint;
   /** As the kernel writes. */
@@ -24,6 +29,24 @@ interface Live extends Sleeper {
   readonly path: string;
   readonly fsync: (handle?: bigint) => Promise<number>;
   readonly asides: () => string[];
+}
+
+/** A live file is compared and committed at any moment, also when its node hears that its session is over. Returns what lets that go on. */
+function holdFlushes(): () => void {
+  const gate = Promise.withResolvers<void>();
+  const restore = replaceMethod(
+    Flusher.prototype,
+    'flush',
+    (flush) =>
+      async function (this: Flusher, file) {
+        if (file instanceof LiveFile) await gate.promise;
+        return flush.call(this, file);
+      },
+  );
+  return () => {
+    restore();
+    gate.resolve();
+  };
 }
 
 /** With a live file of `content`, which is committed. */
@@ -42,6 +65,14 @@ async function liveSleeper(content: Buffer, more: Partial<VolumeOptions> = {}): 
     ...node,
     ino,
     handle: opened.handle,
+    async sleep(writes, others) {
+      await operations.drain();
+      const letGo = holdFlushes();
+      await writes();
+      await node.sleep(HOUR_MS);
+      await others();
+      letGo();
+    },
     path,
     fsync,
     kernelWrites(offset, text) {
@@ -60,11 +91,16 @@ test('what the kernel wrote before an absence, to pages that others have changed
   const content = Buffer.alloc(5 * BLOCK, 'a');
   const { open, other, reports, sleep, ino, handle, kernelWrites, backing, fsync, asides } = await liveSleeper(content);
   const { handle: second } = await open.operations.open(caller(), ino, O_RDWR);
-  kernelWrites(10, 'sleeper');
-  kernelWrites(3 * BLOCK, 'elsewhere');
-  await sleep(HOUR_MS);
-  await writeElsewhere(other, 'f', Buffer.from('others'), 12);
-  await writeElsewhere(other, 'f', Buffer.from('others'), 2 * BLOCK);
+  await sleep(
+    () => {
+      kernelWrites(10, 'sleeper');
+      kernelWrites(3 * BLOCK, 'elsewhere');
+    },
+    async () => {
+      await writeElsewhere(other, 'f', Buffer.from('others'), 12);
+      await writeElsewhere(other, 'f', Buffer.from('others'), 2 * BLOCK);
+    },
+  );
   content.write('others', 12);
   content.write('others', 2 * BLOCK);
   expect(await fsync()).toBe(Errno.EIO);
@@ -100,9 +136,10 @@ test('what the kernel wrote before an absence, to pages that others have changed
 test('what the kernel wrote before an absence to other pages than others is committed beside theirs', async () => {
   const content = Buffer.alloc(3 * BLOCK, 'a');
   const { open, other, sleep, kernelWrites, backing, fsync } = await liveSleeper(content);
-  kernelWrites(PAGE, 'mine');
-  await sleep(HOUR_MS);
-  await writeElsewhere(other, 'f', Buffer.from('theirs'), 0);
+  await sleep(
+    () => kernelWrites(PAGE, 'mine'),
+    () => writeElsewhere(other, 'f', Buffer.from('theirs'), 0),
+  );
   content.write('mine', PAGE);
   content.write('theirs', 0);
   expect(await fsync()).toBe(0);
@@ -111,33 +148,43 @@ test('what the kernel wrote before an absence to other pages than others is comm
   expect(open.stats()).toMatchObject({ keptAside: 0 });
 });
 
-test('of a file that the kernel made longer before an absence, and others too, theirs is in the volume; what was cut meets every change', async () => {
+test('of a file that the kernel made longer before an absence, and others too, theirs is in the volume', async () => {
   const content = Buffer.alloc(BLOCK, 'a');
-  const { open, other, sleep, ino, kernelWrites, backing, fsync } = await liveSleeper(content);
-  kernelWrites(BLOCK, 'a longer end of this node');
-  await sleep(HOUR_MS);
-  await writeElsewhere(other, 'f', Buffer.from('another'), BLOCK);
+  const { open, other, sleep, kernelWrites, backing, fsync } = await liveSleeper(content);
+  await sleep(
+    () => kernelWrites(BLOCK, 'a longer end of this node'),
+    () => writeElsewhere(other, 'f', Buffer.from('another'), BLOCK),
+  );
   expect(await fsync()).toBe(Errno.EIO);
   const grown = Buffer.concat([content, Buffer.from('another')]);
   expect(backing().equals(grown)).toBe(true);
   expect((await readElsewhere(other, 'f')).equals(grown)).toBe(true);
+  expect(open.stats()).toMatchObject({ keptAside: 1 });
+});
 
-  await open.operations.setattr(caller(), ino, { size: 0n });
-  kernelWrites(0, 'b'.repeat(2 * BLOCK));
-  await sleep(HOUR_MS);
-  await appendElsewhere(other, 'f', 'appended');
+test('a file that was cut before an absence, and grew again, meets every change that others made', async () => {
+  const content = Buffer.alloc(BLOCK, 'a');
+  const { open, other, sleep, ino, kernelWrites, backing, fsync } = await liveSleeper(content);
+  await sleep(
+    async () => {
+      await open.operations.setattr(caller(), ino, { size: 0n });
+      kernelWrites(0, 'b'.repeat(2 * BLOCK));
+    },
+    () => appendElsewhere(other, 'f', 'appended'),
+  );
   expect(await fsync()).toBe(Errno.EIO);
-  const appended = Buffer.concat([grown, Buffer.from('appended')]);
+  const appended = Buffer.concat([content, Buffer.from('appended')]);
   expect(backing().equals(appended)).toBe(true);
   expect((await readElsewhere(other, 'f')).equals(appended)).toBe(true);
-  expect(open.stats()).toMatchObject({ keptAside: 2 });
+  expect(open.stats()).toMatchObject({ keptAside: 1 });
 });
 
 test('a small file that the kernel wrote before an absence, and others rewrote, is as the others have it', async () => {
   const { other, sleep, kernelWrites, backing, fsync, asides } = await liveSleeper(Buffer.from('{"a": 1, "b": 2}'));
-  kernelWrites(6, '5');
-  await sleep(HOUR_MS);
-  await writeElsewhere(other, 'f', Buffer.from('{"a": 1, "b": 7}'));
+  await sleep(
+    () => kernelWrites(6, '5'),
+    () => writeElsewhere(other, 'f', Buffer.from('{"a": 1, "b": 7}')),
+  );
   expect(await fsync()).toBe(Errno.EIO);
   expect(backing().toString()).toBe('{"a": 1, "b": 7}');
   expect((await readElsewhere(other, 'f')).toString()).toBe('{"a": 1, "b": 7}');
@@ -148,10 +195,13 @@ test('what the kernel wrote before an absence to a file that others removed mean
   const { open, other, reports, sleep, ino, handle, path, kernelWrites, fsync, asides } = await liveSleeper(
     Buffer.alloc(3 * BLOCK, 'a'),
   );
-  kernelWrites(BLOCK, 'mine');
-  await sleep(HOUR_MS);
-  await other.operations.unlink(caller(), 1n, 'f');
-  await other.operations.drain();
+  await sleep(
+    () => kernelWrites(BLOCK, 'mine'),
+    async () => {
+      await other.operations.unlink(caller(), 1n, 'f');
+      await other.operations.drain();
+    },
+  );
   expect([0, Errno.EIO]).toContain(await fsync());
   expect([0, Errno.EIO]).toContain(await errnoOf(() => open.operations.flush(caller(), ino, handle, 0n)));
   await open.operations.release(caller(), ino, handle, undefined);
@@ -164,10 +214,10 @@ test('what the kernel wrote before an absence to a file that others removed mean
 test('with writeback, what fsync had answered before an absence is kept aside behind its answer, and the next fsync says so', async () => {
   const content = Buffer.alloc(3 * BLOCK, 'a');
   const { open, other, sleep, kernelWrites, backing, fsync } = await liveSleeper(content, { writeback: true });
-  await open.operations.drain();
-  kernelWrites(10, 'sleeper');
-  await sleep(HOUR_MS);
-  await writeElsewhere(other, 'f', Buffer.from('others'), 12);
+  await sleep(
+    () => kernelWrites(10, 'sleeper'),
+    () => writeElsewhere(other, 'f', Buffer.from('others'), 12),
+  );
   content.write('others', 12);
   await fsync();
   await expect.poll(() => open.stats(), { timeout: HANG_MS }).toMatchObject({ keptAside: 1 });

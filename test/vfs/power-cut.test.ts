@@ -155,6 +155,7 @@ test('of a file that the kernel writes: what was appended is not there a second 
   await a.operations.write(caller(), ino, handle, 0n, Buffer.alloc(100_000, 's'), flags, false);
   await a.operations.fsync(caller(), ino, handle, false);
   await expect.poll(async () => sizeElsewhere(other, 'log')).toBe(100_000);
+  await a.operations.drain();
   const disk = watchDisk(volume);
   const committed = disk.committed();
   await a.operations.write(caller(), ino, handle, 0n, Buffer.alloc(100_000, 'o'), flags, false);
