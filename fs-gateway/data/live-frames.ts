@@ -28,9 +28,21 @@ export function* liveFrames(
   }
 }
 
+export function idBytes(request: string): Buffer {
+  return Buffer.from(request, 'latin1');
+}
+
+export function openFrame(ino: number, timeNs: bigint, backingId: number, request: string): Frame {
+  return { kind: FrameKind.OPEN, ino, timeNs, offset: backingId, length: 1, bytes: idBytes(request) };
+}
+
+/** `length` 0: of an open that is taken back. */
+export function closeFrame(ino: number, timeNs: bigint, length: 0 | 1, request: string): Frame {
+  return { kind: FrameKind.CLOSE, ino, timeNs, offset: 0, length, bytes: idBytes(request) };
+}
+
 export function countedFrame(request: string): Frame {
-  const bytes = Buffer.from(request, 'latin1');
-  return { kind: FrameKind.COUNTED, ino: 0, timeNs: 0n, offset: 0, length: 0, bytes };
+  return { kind: FrameKind.COUNTED, ino: 0, timeNs: 0n, offset: 0, length: 0, bytes: idBytes(request) };
 }
 
 function* framesOf(file: StagedFile): Iterable<Frame> {

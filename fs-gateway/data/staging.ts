@@ -12,7 +12,7 @@ import { DiskRoom } from './disk-room.ts';
 import type { StagingRoom } from './disk-room.ts';
 import { FrameKind, Journal } from './journal.ts';
 import { JournalSyncs } from './journal-syncs.ts';
-import { countedFrame, liveFrames } from './live-frames.ts';
+import { closeFrame, countedFrame, idBytes, liveFrames, openFrame } from './live-frames.ts';
 import { LiveFile } from './live-file.ts';
 import { OpenCounts } from './open-counts.ts';
 import { Overlay } from './overlay.ts';
@@ -163,14 +163,7 @@ export class Staging {
   /** `backingId`: 0 through the daemon. It is in the journal before the kernel hears of it. Nothing when the request was counted before. */
   opened(ino: number, nowNs: bigint, request: string, backingId = 0): void {
     if (this.#open.counted(request)) return;
-    this.#room.append({
-      kind: FrameKind.OPEN,
-      ino,
-      timeNs: nowNs,
-      offset: backingId,
-      length: 1,
-      bytes: idBytes(request),
-    });
+    this.#room.append(openFrame(ino, nowNs, backingId, request));
     this.#open.opened(ino, 1, backingId);
     this.#open.note(request);
   }
@@ -179,7 +172,7 @@ export class Staging {
   closed(ino: number, nowNs: bigint, request: string): boolean {
     const id = closeId(request);
     if (!this.#open.has(ino) || this.#open.counted(id)) return false;
-    this.#room.owe({ kind: FrameKind.CLOSE, ino, timeNs: nowNs, offset: 0, length: 1, bytes: idBytes(request) });
+    this.#room.owe(closeFrame(ino, nowNs, 1, request));
     this.#open.note(id);
     return this.#closed(ino, id);
   }
@@ -187,7 +180,7 @@ export class Staging {
   /** The open that the request had made failed behind that. True when nobody else has the inode open. */
   takeBack(ino: number, nowNs: bigint, request: string): boolean {
     if (!this.#open.counted(request)) return false;
-    this.#room.owe({ kind: FrameKind.CLOSE, ino, timeNs: nowNs, offset: 0, length: 0, bytes: idBytes(request) });
+    this.#room.owe(closeFrame(ino, nowNs, 0, request));
     this.#open.forget(request);
     return this.#closed(ino, '');
   }
@@ -451,8 +444,4 @@ export class Staging {
     this.#segments.close();
     this.#journal.close();
   }
-}
-
-function idBytes(request: string): Buffer {
-  return Buffer.from(request, 'latin1');
 }
