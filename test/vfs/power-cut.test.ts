@@ -199,6 +199,7 @@ test('of a file that the kernel writes: what was committed is not committed agai
   await next.operations.drain().catch(() => undefined);
   const content = Buffer.alloc(100_000, 'o');
   content.write('theirs', 10);
+  expect(next.stats()).toMatchObject({ keptAside: 1 });
   expect((await readElsewhere(next, 'f')).equals(content)).toBe(true);
   await expect.poll(async () => (await readElsewhere(other, 'f')).equals(content)).toBe(true);
 });
