@@ -33,7 +33,7 @@ interface Live extends Omit<Sleeper, 'sleep'> {
 
 /** A live file is compared and committed at any moment, also when its node hears that its session is over. Returns what lets that go on. */
 function holdFlushes(): () => void {
-  const gate = Promise.withResolvers<void>();
+  const gate: PromiseWithResolvers<void> = Promise.withResolvers();
   const restore = replaceMethod(
     Flusher.prototype,
     'flush',
