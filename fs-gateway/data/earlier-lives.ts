@@ -6,20 +6,19 @@
  * Failure: is never one of the mount. What cannot be kept stays staged, the log says why, and the next mount tries again; killed between the two, a mount has kept
  *   the same bytes under one name, and the next one keeps them under another.
  */
-import { closeSync, existsSync, openSync, readdirSync } from 'node:fs';
+import { closeSync, existsSync, fstatSync, openSync, readdirSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Clock } from '../../lib/clock.ts';
 import { describeError } from '../../lib/errors.ts';
 import { idOfLife } from '../../lib/volume/format.ts';
 import { setAside, tryLock } from './abandoned.ts';
-import { HASH_BLOCK_BYTES } from './block-hashes.ts';
-import { readUpTo } from './descriptors.ts';
 import { FileHasher } from './file-hasher.ts';
 import type { Hole } from './file-hasher.ts';
 import { ASIDE_FOLDER, KeptAside } from './kept-aside.ts';
 import type { WrittenFile } from './kept-aside.ts';
-import { Overlay } from './overlay.ts';
+import { LiveComparison } from './live-comparison.ts';
+import type { Overlay } from './overlay.ts';
 import { Staging } from './staging.ts';
 import { readLife } from './staging-life.ts';
 import { WHOLE_FOLDER, WholeFiles } from './whole-files.ts';
@@ -114,14 +113,12 @@ export class EarlierLives {
         if (base === null) continue;
         const fd = openSync(whole.path(ino), 'r');
         try {
-          const { bytes, hashes } = await hasher.hash(fd, holes(fd));
-          const changed = new Overlay();
-          for (const { first, end, hole } of hashes.differences(base.hashes))
-            changed.set(first * HASH_BLOCK_BYTES, Math.min(end * HASH_BLOCK_BYTES, bytes), hole ? 'hole' : 'data');
-          const load: WrittenFile['load'] = (offset, target, at, length) => {
-            readUpTo(fd, target.subarray(at, at + length), offset);
-          };
-          if (!changed.empty || bytes !== base.content.size) await this.#keep(aside, { ino, load }, bytes, changed);
+          const compared = new LiveComparison({ hasher, inlineBytes: 0, holes }, fd);
+          const changed = await compared.changes(fstatSync(fd).size, base.hashes);
+          const { size } = compared;
+          const load: WrittenFile['load'] = (offset, target, at, length) =>
+            compared.load(offset, target.subarray(at, at + length));
+          if (!changed.empty || size !== base.content.size) await this.#keep(aside, { ino, load }, size, changed);
         } finally {
           closeSync(fd);
         }
