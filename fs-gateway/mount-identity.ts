@@ -57,9 +57,14 @@ function digest(text: string): string {
   return createHash('sha256').update(text).digest('hex').slice(0, 16);
 }
 
+/** The file that says which cache directory it is. */
+export function identityPath(cacheDir: string): string {
+  return join(cacheDir, FILE);
+}
+
 function directoryId(cacheDir: string): string {
   mkdirSync(cacheDir, { recursive: true, mode: 0o700 });
-  const path = join(cacheDir, FILE);
+  const path = identityPath(cacheDir);
   const known = readId(path);
   if (known !== undefined) return known;
   const fresh = `${path}.${randomUUID()}`;

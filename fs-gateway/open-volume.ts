@@ -25,7 +25,7 @@ import { Uploader } from './data/uploader.ts';
 import { Content } from './meta/content.ts';
 import { VolumeView } from './meta/view.ts';
 import { VolumeIdentity } from './meta/volume-identity.ts';
-import { mountIdOf, onlyOne, refuseAnotherVolume, stagingFolder } from './mount-identity.ts';
+import { identityPath, mountIdOf, onlyOne, refuseAnotherVolume, stagingFolder } from './mount-identity.ts';
 import { WHOLE_FOLDER } from './data/whole-files.ts';
 import { bootId, openPassthrough, openWholeFiles } from './open-passthrough.ts';
 import { CacheGroup } from './peers/cache-group.ts';
@@ -223,6 +223,8 @@ async function assemble({
     bootId: bootId(),
     promises: options.writeback === true,
     isCommitted: (ino, id) => view.wasApplied(flushOperation(ino, id)),
+    identity: identityPath(cacheDir),
+    report,
   });
   options.kernel?.unregisterOthers(staging.journalPath, staging.backingIds);
   const whole = await openWholeFiles({

@@ -39,14 +39,17 @@ import { crc32c } from '@node-rs/crc32';
 import {
   closeSync,
   constants,
+  copyFileSync,
   fdatasync,
   fdatasyncSync,
+  fstatSync,
   fsyncSync,
   ftruncateSync,
   openSync,
   readFileSync,
   renameSync,
   rmSync,
+  statSync,
   writeSync,
   writevSync,
 } from 'node:fs';
@@ -313,6 +316,25 @@ export class Journal {
     this.#frames = count;
     this.#torn = false;
     this.#owed = [];
+  }
+
+  /** Somebody has removed it, or what it is in: nobody will find what is written into it. */
+  get isRemoved(): boolean {
+    return statSync(this.path, { throwIfNoEntry: false })?.ino !== fstatSync(this.#fd).ino;
+  }
+
+  /** Puts it back, the same. Throws Node's errors. */
+  restore(): void {
+    const temporary = `${this.path}.new`;
+    copyFileSync(`/proc/self/fd/${this.#fd}`, temporary);
+    const fd = openSync(temporary, OPENED, 0o600);
+    fsyncSync(fd);
+    renameSync(temporary, this.path);
+    syncFolder(join(this.path, '..'));
+    const removed = this.#fd;
+    this.#fd = fd;
+    // One that is under way has its number.
+    void Promise.allSettled([this.#syncing]).then(() => closeSync(removed));
   }
 
   /** Nothing is staged any more. */

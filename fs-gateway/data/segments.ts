@@ -6,7 +6,8 @@
  * has to fetch new memory from its host a tenth or less.
  *
  * Invariants
- * - What is in a segment counts only where the journal says that it was written: one that served before has other bytes in it.
+ * - What is in a segment counts only where the journal says that it was written: one that served before has other bytes in it. So one that somebody removes is never made
+ *   anew: it would have zeros where bytes were staged. As long as it is open here, its bytes are there, and are put back.
  * - A segment serves another file only behind the journal's word, in the journal, that its bytes are committed; and never where they were promised over a
  *   power cut (`-o writeback`), as the journal's word and the new name may reach the disk without one another.
  * - That one is removed may reach the disk before the word for the commit: a promise that covers its bytes has the id of that commit, or is behind its FLUSH in
@@ -19,7 +20,10 @@
 import {
   closeSync,
   constants,
+  copyFileSync,
+  existsSync,
   fdatasyncSync,
+  mkdirSync,
   openSync,
   readdirSync,
   readSync,
@@ -28,8 +32,11 @@ import {
   writeSync,
 } from 'node:fs';
 import { open } from 'node:fs/promises';
+import type { FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
+import { PenstockError, systemCode } from '../../lib/errors.ts';
 import { syncFolder } from './journal.ts';
+import type { Overlay, Range } from './overlay.ts';
 import { Slots } from './slots.ts';
 
 const SEGMENT_BYTES = 16 * 2 ** 20;
@@ -56,6 +63,12 @@ const AS_IT_COMES: SegmentRoom = {
   hasReserve: () => true,
   idleChanged: () => undefined,
 };
+
+/** Of a file that an earlier worker had staged. */
+interface StagedRanges {
+  readonly inMemory: boolean;
+  readonly active: Overlay;
+}
 
 interface Segment {
   readonly index: number;
@@ -84,15 +97,27 @@ export class Segments {
   }
 
   /** Finds those of an earlier worker's files, and removes the others. */
-  adopt(inos: { has(ino: number): boolean }): void {
+  adopt(files: ReadonlyMap<number, StagedRanges>): void {
     for (const name of readdirSync(this.#dir)) {
       const [, ino, index] = /^(\d+|free)(?:\.(\d+))?$/.exec(name) ?? [];
       if (ino === undefined) continue;
-      if (!inos.has(Number(ino))) rmSync(join(this.#dir, name), { force: true });
+      if (!files.has(Number(ino))) rmSync(join(this.#dir, name), { force: true });
       else if (index !== undefined) this.#add(Number(ino), Number(index));
       else {
         this.#undivided.add(Number(ino));
         this.#add(Number(ino), 0, name);
+      }
+    }
+    for (const [ino, file] of files) if (!file.inMemory) this.#addMissing(ino, file.active.ranges);
+  }
+
+  /** Somebody has removed them: they are known, so that none is begun in their place. */
+  #addMissing(ino: number, ranges: readonly Range[]): void {
+    for (const { start, end, kind } of ranges) {
+      for (let at = start; kind === 'data' && at < end;) {
+        const { index, room } = this.#placeOf(ino, at);
+        if (this.#ofFiles.get(ino)?.has(index) !== true) this.#add(ino, index);
+        at += room;
       }
     }
   }
@@ -124,21 +149,25 @@ export class Segments {
       const { index, at, room } = this.#placeOf(ino, offset + done);
       const segment = this.#ofFiles.get(ino)?.get(index) ?? this.#begin(ino, index);
       segment.unsynced++;
-      done += writeSync(this.#fd(segment), data, done, Math.min(data.length - done, room), at);
+      done += writeSync(this.#fd(ino, segment), data, done, Math.min(data.length - done, room), at);
     }
   }
 
   #begin(ino: number, index: number): Segment {
-    const segment = this.#add(ino, index);
+    const path = join(this.#dir, `${ino}.${index}`);
     const free = this.#free.pop();
-    if (free === undefined) return segment;
-    try {
-      renameSync(free, segment.path);
-    } catch {
-      // Somebody has removed it: a new one does as well.
+    if (free !== undefined) {
+      try {
+        renameSync(free, path);
+      } catch {
+        // Somebody has removed it: a new one does as well.
+      }
+      this.#idleChanged();
     }
-    this.#idleChanged();
-    return segment;
+    mkdirSync(this.#dir, { recursive: true, mode: 0o700 });
+    // Here only. It is never truncated: what an earlier worker staged may be in it.
+    this.#open(path, constants.O_CREAT);
+    return this.#add(ino, index);
   }
 
   #idleChanged(): void {
@@ -170,7 +199,7 @@ export class Segments {
       const { index, at: from, room } = this.#placeOf(ino, offset + done);
       const segment = this.#ofFiles.get(ino)?.get(index);
       const most = Math.min(length - done, room);
-      const read = segment === undefined ? 0 : readSync(this.#fd(segment), target, at + done, most, from);
+      const read = segment === undefined ? 0 : readSync(this.#fd(ino, segment), target, at + done, most, from);
       if (read === 0) throw endsEarly(ino, offset + done);
       done += read;
     }
@@ -182,8 +211,7 @@ export class Segments {
       const { index, at, room } = this.#placeOf(ino, offset + done);
       const segment = this.#ofFiles.get(ino)?.get(index);
       if (segment === undefined) throw endsEarly(ino, offset + done);
-      // Of its own: one of ours may be closed meanwhile, and be another file's the next moment.
-      const file = await open(segment.path, 'r');
+      const file = await this.#openBeside(ino, segment);
       try {
         const { bytesRead } = await file.read(target, done, Math.min(target.length - done, room), at);
         if (bytesRead === 0) throw endsEarly(ino, offset + done);
@@ -194,15 +222,52 @@ export class Segments {
     }
   }
 
-  #fd({ path }: Segment): number {
+  #fd(ino: number, { path }: Segment): number {
     const known = this.#descriptors.get(path);
     if (known !== undefined) {
       this.#descriptors.delete(path);
       this.#descriptors.set(path, known);
       return known;
     }
-    // Never truncated: an earlier worker's bytes may be in it.
-    const fd = openSync(path, constants.O_RDWR | constants.O_CREAT, 0o600);
+    try {
+      return this.#open(path);
+    } catch (error) {
+      throw asLost(error, ino, path);
+    }
+  }
+
+  /** Of its own: one of ours may be closed meanwhile, and be another file's the next moment. */
+  async #openBeside(ino: number, segment: Segment): Promise<FileHandle> {
+    const { path } = segment;
+    try {
+      return await open(path, 'r');
+    } catch (error) {
+      if (!this.#restore(segment)) throw asLost(error, ino, path);
+      return open(path, 'r');
+    }
+  }
+
+  /** Puts back what somebody has removed. */
+  restore(): void {
+    for (const segments of this.#ofFiles.values()) for (const segment of segments.values()) this.#restore(segment);
+  }
+
+  /** It is there for as long as we have it open. False: it is not gone, or for good. */
+  #restore(segment: Segment): boolean {
+    const { path } = segment;
+    const fd = this.#descriptors.get(path);
+    if (fd === undefined || existsSync(path)) return false;
+    mkdirSync(this.#dir, { recursive: true, mode: 0o700 });
+    copyFileSync(`/proc/self/fd/${fd}`, path);
+    this.#close(path);
+    this.#open(path);
+    segment.unsynced++;
+    this.#unnamed.add(segment);
+    return true;
+  }
+
+  #open(path: string, flags = 0): number {
+    const fd = openSync(path, constants.O_RDWR | flags, 0o600);
     this.#descriptors.set(path, fd);
     for (const oldest of this.#descriptors.keys()) {
       if (this.#descriptors.size <= DESCRIPTORS_MAX) break;
@@ -228,8 +293,7 @@ export class Segments {
   async #sync(ino: number, segment: Segment): Promise<void> {
     const { unsynced } = segment;
     if (unsynced === 0) return;
-    // Of its own: one of ours may be closed meanwhile, and be another file's the next moment.
-    const file = await open(segment.path, 'r').catch((error: unknown) => {
+    const file = await this.#openBeside(ino, segment).catch((error: unknown) => {
       if (this.#ofFiles.get(ino)?.get(segment.index) === segment) throw error;
     });
     // Given back meanwhile: it is committed.
@@ -245,7 +309,7 @@ export class Segments {
   /** The same at once. */
   syncNow(ino: number): void {
     for (const segment of this.#ofFiles.get(ino)?.values() ?? []) {
-      if (segment.unsynced > 0) fdatasyncSync(this.#fd(segment));
+      if (segment.unsynced > 0) fdatasyncSync(this.#fd(ino, segment));
       segment.unsynced = 0;
     }
     this.#syncNames();
@@ -297,6 +361,16 @@ export class Segments {
     clearTimeout(this.#idle);
     for (const path of [...this.#descriptors.keys()]) this.#close(path);
   }
+}
+
+/** A segment that is known has bytes, of which the journal says that they are there. */
+function asLost(error: unknown, ino: number, path: string): unknown {
+  if (systemCode(error) !== 'ENOENT') return error;
+  return new PenstockError(
+    'io',
+    `what was staged of inode ${ino} is lost: somebody has removed ${path} from the cache directory. Remove the file that has this inode, and write it anew`,
+    { cause: error },
+  );
 }
 
 function endsEarly(ino: number, offset: number): Error {

@@ -10,9 +10,13 @@ export interface StagingLife {
   readonly bootId: string;
 }
 
+export function lifePath(dir: string): string {
+  return join(dir, FILE);
+}
+
 /** Undefined: nobody was here. */
 export function readLife(dir: string): StagingLife | undefined {
-  const path = join(dir, FILE);
+  const path = lifePath(dir);
   if (!existsSync(path)) return undefined;
   const [life = '', bootId = ''] = readFileSync(path, 'utf8').split('\n');
   return { life, bootId };
@@ -20,5 +24,5 @@ export function readLife(dir: string): StagingLife | undefined {
 
 /** Written while it is needed, it would be empty for whoever is started when this one is killed: so only when it is another. */
 export function writeLife(dir: string, { life, bootId }: StagingLife): void {
-  writeFileSync(join(dir, FILE), `${life}\n${bootId}\n`, { mode: 0o600 });
+  writeFileSync(lifePath(dir), `${life}\n${bootId}\n`, { mode: 0o600 });
 }

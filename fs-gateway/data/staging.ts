@@ -21,7 +21,8 @@ import { Segments } from './segments.ts';
 import { Bases } from './staged-base.ts';
 import { MEMORY_BYTES_MAX, StagedFile } from './staged-file.ts';
 import type { Flush } from './staged-file.ts';
-import { readLife, writeLife } from './staging-life.ts';
+import { lifePath, readLife, writeLife } from './staging-life.ts';
+import { StagingWatch } from './staging-watch.ts';
 
 const NO_BYTES = Buffer.alloc(0);
 
@@ -36,6 +37,9 @@ export interface StagingOptions {
   /** Whether an earlier worker has committed a flush under this id. */
   readonly isCommitted: (ino: number, id: bigint) => boolean;
   readonly room?: StagingRoom;
+  /** A file of the cache directory that says whose it is. */
+  readonly identity?: string;
+  readonly report?: (message: string) => void;
 }
 
 export class Staging {
@@ -45,6 +49,7 @@ export class Staging {
   readonly #room: DiskRoom;
   readonly #journal: Journal;
   readonly #syncs: JournalSyncs;
+  readonly #watch: StagingWatch;
   readonly #files: Map<number, StagedFile>;
   readonly #open: OpenCounts;
   /** Files that are committed or dropped, and the journal does not know it yet: killed now, the next worker needs their segments. */
@@ -52,7 +57,7 @@ export class Staging {
   readonly appends: Appends;
   readonly bases: Bases;
 
-  constructor({ dir, life, bootId, promises, isCommitted, room }: StagingOptions) {
+  constructor({ dir, life, bootId, promises, isCommitted, room, identity, report }: StagingOptions) {
     this.#dir = dir;
     this.#promises = promises;
     mkdirSync(dir, { recursive: true, mode: 0o700 });
@@ -76,6 +81,12 @@ export class Staging {
       this.#room.rewrite(() => this.#live());
       writeLife(dir, { life, bootId });
     }
+    this.#watch = new StagingWatch({
+      journal: this.#journal,
+      segments: this.#segments,
+      files: [lifePath(dir), ...(identity === undefined ? [] : [identity])],
+      report: report ?? (() => undefined),
+    });
   }
 
   /** A worker whose journal is right as it stands starts on a full disk, too. What the metadata told is in it before they forget it. */
@@ -327,6 +338,7 @@ export class Staging {
     }
     this.#room.append({ kind: FrameKind.SYNC, ino: file.ino, timeNs: id, offset: mark, length: 0 });
     await this.#syncs.sync();
+    this.#watch.look();
     // Else a flush took the id meanwhile, and that may have failed.
     if (file.promiseId === id) file.promiseAgain = false;
   }
@@ -440,6 +452,7 @@ export class Staging {
   }
 
   close(): void {
+    this.#watch.close();
     this.#syncs.close();
     this.#segments.close();
     this.#journal.close();

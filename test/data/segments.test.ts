@@ -333,3 +333,43 @@ test('segments of no staged file are removed at the start, and what serves nobod
   openStaging(dir).close();
   expect(segmentsIn(dir)).toEqual([]);
 });
+
+test('a segment that somebody has removed is not made anew with zeros in the place of what was staged', async () => {
+  const dir = tempDir('staging');
+  const earlier = openStaging(dir);
+  earlier.write(earlier.begin(7, 0), 15 * MIB, Buffer.alloc(2 * MIB, 'a'), 1n);
+  earlier.close();
+  rmSync(join(dir, '7.1'));
+  const staging = openStaging(dir);
+  const file = staging.begin(7, 0);
+  const lost =
+    /what was staged of inode 7 is lost: somebody has removed .*\/7\.1 from .* Remove the file .* write it anew/;
+  expect(() => staging.write(file, 17 * MIB, Buffer.alloc(MIB, 'b'), 2n)).toThrow(lost);
+  expect(() => content(file)).toThrow(lost);
+  // What is in other segments is there, and they are written.
+  staging.write(file, 0, Buffer.alloc(MIB, 'c'), 3n);
+  staging.write(file, 40 * MIB, Buffer.alloc(MIB, 'd'), 4n);
+  staging.beginFlush(file, 5n);
+  const part = Buffer.alloc(MIB);
+  await file.loadFlushing(15 * MIB, part);
+  expect(part.equals(Buffer.alloc(MIB, 'a'))).toBe(true);
+  await expect(file.loadFlushing(16 * MIB, part)).rejects.toThrow(lost);
+  staging.close();
+});
+
+test('what was staged in segments that somebody has removed is there as long as this worker has them open, and is put back', async () => {
+  const dir = tempDir('staging');
+  const staging = openStaging(dir);
+  const file = staging.begin(7, 0);
+  staging.write(file, 0, Buffer.alloc(20 * MIB, 'a'), 1n);
+  for (const name of segmentsIn(dir)) rmSync(join(dir, name));
+  await staging.sync(file, 2n);
+  expect(segmentsIn(dir)).toEqual(['7.0', '7.1']);
+  for (const name of segmentsIn(dir)) rmSync(join(dir, name));
+  staging.write(file, MIB, Buffer.alloc(MIB, 'b'), 3n);
+  staging.beginFlush(file, 4n);
+  const bytes = Buffer.alloc(20 * MIB);
+  await file.loadFlushing(0, bytes);
+  expect(bytes.equals(Buffer.alloc(20 * MIB, 'a').fill('b', MIB, 2 * MIB))).toBe(true);
+  staging.close();
+});
