@@ -14,17 +14,17 @@ export interface StagingRoom extends SegmentRoom {
   giveWay(): boolean;
 }
 
-const JOURNAL = 'journal in the cache directory';
-
 export class DiskRoom {
   readonly #journal: Journal;
   readonly #segments: Segments;
   readonly #room: StagingRoom | undefined;
+  readonly #what: string;
 
   constructor(journal: Journal, segments: Segments, room: StagingRoom | undefined) {
     this.#journal = journal;
     this.#segments = segments;
     this.#room = room;
+    this.#what = `journal in the cache directory, ${journal.path}`;
   }
 
   /** Does what may be done again, as often as there comes room for it. Throws `full` and `io`. */
@@ -45,12 +45,12 @@ export class DiskRoom {
   }
 
   append(frame: Frame): void {
-    this.in(() => this.#journal.append(frame), JOURNAL);
+    this.in(() => this.#journal.append(frame), this.#what);
   }
 
   /** Of what a commit waits for. */
   appendReserved(frame: Frame): void {
-    this.in(() => this.#journal.appendReserved(frame), JOURNAL);
+    this.in(() => this.#journal.appendReserved(frame), this.#what);
   }
 
   owe(frame: Frame): void {
@@ -59,11 +59,11 @@ export class DiskRoom {
   }
 
   payOrThrow(): void {
-    this.in(() => this.#journal.payOrThrow(), JOURNAL);
+    this.in(() => this.#journal.payOrThrow(), this.#what);
   }
 
   rewrite(frames: () => Iterable<Frame>): void {
-    this.in(() => this.#journal.rewrite(frames()), JOURNAL);
+    this.in(() => this.#journal.rewrite(frames()), this.#what);
   }
 
   /** False: the disk is full. The journal as it stands says the same; it is nobody's loss, so nobody gives room. */
@@ -72,7 +72,7 @@ export class DiskRoom {
       this.#journal.rewrite(frames);
       return true;
     } catch (error) {
-      if (!isCode(fromSystemError(error, JOURNAL), 'full')) throw error;
+      if (!isCode(fromSystemError(error, this.#what), 'full')) throw error;
       return false;
     }
   }

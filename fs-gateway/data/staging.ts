@@ -252,13 +252,13 @@ export class Staging {
         this.#journal.append({ ...frame, kind: FrameKind.RANGE, bytes: id });
       }
     };
-    this.#room.in(stage, 'staging in the cache directory');
+    this.#room.in(stage, `staging in the cache directory, ${this.#dir}`);
     file.wrote(offset, data.length);
     file.touched(nowNs);
   }
 
   #store(file: StagedFile, offset: number, data: Buffer): void {
-    this.#room.in(() => file.store(offset, data), 'writing a file in the cache directory');
+    this.#room.in(() => file.store(offset, data), `writing a file in the cache directory, ${this.#dir}`);
   }
 
   punch(file: StagedFile, start: number, end: number, nowNs: bigint): void {

@@ -343,6 +343,8 @@ export class WholeFiles {
   hasRoom(bytes: number): boolean {
     const nowMs = performance.now();
     if (nowMs - this.#diskSeenMs > DISK_LOOK_MS) {
+      // Somebody may have removed it under the mount.
+      mkdirSync(this.#options.dir, { recursive: true, mode: 0o700 });
       const disk = statfsSync(this.#options.dir);
       this.#diskFree = disk.bavail * disk.bsize;
       this.#diskSeenMs = nowMs;
