@@ -3,9 +3,11 @@ import { closeSync, ftruncateSync, globSync, openSync, readFileSync, writeSync }
 import { join } from 'node:path';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { LiveFile } from '../../fs-gateway/data/live-file.ts';
+import type { StagedFile } from '../../fs-gateway/data/staged-file.ts';
 import { formatVolume } from '../../fs-gateway/main.ts';
 import { Change } from '../../fs-gateway/meta/change.ts';
 import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
+import { Flusher } from '../../fs-gateway/vfs/flusher.ts';
 import { openMeta } from '../../lib/registry.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { readElsewhere, writeElsewhere } from '../fs-gateway/passthrough-volume.ts';
@@ -84,11 +86,26 @@ async function liveFile(volume: TestVolume, content: Buffer): Promise<Live> {
   };
 }
 
-/** The worker does and hears nothing more from here on, until what is returned is called. */
+/** The worker does nothing more from here on, whatever it hears and tries again; what is returned lets the next one work. */
 function killedAt(place: 'before the commit' | 'behind the commit'): () => void {
   const kill = (): never => {
     throw new Error('killed');
   };
+  const dead = new WeakSet<StagedFile>();
+  replaceMethod(
+    Flusher.prototype,
+    'flush',
+    (flush) =>
+      async function (this: Flusher, file) {
+        if (dead.has(file)) kill();
+        try {
+          return await flush.call(this, file);
+        } catch (error) {
+          dead.add(file);
+          throw error;
+        }
+      },
+  );
   if (place === 'behind the commit') return replaceMethod(LiveFile.prototype, 'committed', () => kill);
   return replaceMethod(Change.prototype, 'transaction', () => kill);
 }
