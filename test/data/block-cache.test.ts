@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdirSync, readdirSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { BlockCache } from '../../fs-gateway/data/block-cache.ts';
 import { isRoot, memoryFolder } from '../support/loop-disk.ts';
@@ -38,18 +38,15 @@ test('what a process that was killed in a put leaves is whole, or gone when it i
   });
   onTestFinished(() => void child.kill('SIGKILL'));
   const exited = once(child, 'exit');
-  let last = 0;
-  for await (const line of child.stdout) {
-    last = Number(String(line).trim().split('\n').at(-1));
-    if (last >= 3) break;
-  }
+  for await (const line of child.stdout) if (Number(String(line).trim().split('\n').at(-1)) >= 3) break;
   child.kill('SIGKILL');
   await exited;
+  // However far it came: its cache has room for nine of them, and one more may be there in part.
+  const found = filesOf(dir).map((path) => Number(basename(path).slice('piece-'.length)));
   const cache = openCache(dir);
-  // What was said to be put may be evicted again, but not the last one; and one more may be there in part.
-  expect(await isThere(cache, last)).toBe(true);
   let whole = 0;
-  for (let n = 0; n < last + 100; n++) if (await isThere(cache, n)) whole++;
+  for (const n of found) if (await isThere(cache, n)) whole++;
+  expect(whole).toBeGreaterThanOrEqual(Math.max(3, found.length - 1));
   expect(filesOf(dir).length).toBe(whole);
   expect(cache.bytes).toBe(whole * (4 * MIB + 4));
 });
