@@ -303,16 +303,20 @@ export class DeviceLoop {
     const key = identity(request.low, request.high);
     this.#inFlight.set(key, request);
     request.waited = true;
-    result
-      .then(
-        (value) => this.#answer(request, args, value),
-        (error: unknown) => this.#fail(request, error),
-      )
-      .catch((error: unknown) => this.#fail(request, error))
-      .finally(() => {
+    const settle = (answer: () => void): void => {
+      try {
+        answer();
+      } catch (error) {
+        this.#fail(request, error);
+      } finally {
         this.#inFlight.delete(key);
         if (this.#inFlight.size === 0) this.#settled?.();
-      });
+      }
+    };
+    void result.then(
+      (value) => settle(() => this.#answer(request, args, value)),
+      (error: unknown) => settle(() => this.#fail(request, error)),
+    );
   }
 
   #answer(request: Request, args: unknown, result: unknown): void {

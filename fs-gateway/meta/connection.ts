@@ -67,7 +67,8 @@ export class Connection {
   async retry<T>(read: () => Promise<T>): Promise<T> {
     const endMs = performance.now() + this.#options.deadlineMs;
     while (true) {
-      const engine = await this.get();
+      const ready = this.get();
+      const engine = ready instanceof Promise ? await ready : ready;
       try {
         return await read();
       } catch (error) {

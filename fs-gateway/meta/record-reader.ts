@@ -51,6 +51,13 @@ export class RecordReader {
     return this.#options.retry(() => this.#checked(ino, names));
   }
 
+  /** Whether the engine has this very version of the inode, and no news of another came meanwhile. */
+  async isCurrent({ ino, version }: Node): Promise<boolean> {
+    const key = this.#options.keys.inode(ino);
+    const [stored] = await this.#options.retry(async () => (await this.#options.engine()).read([key]));
+    return stored?.version === version && this.#options.cache.node(ino)?.version === version;
+  }
+
   /** Null: there is no such name. */
   entry(parent: number, name: string): Promise<CachedEntry | null> {
     return this.#options.retry(() => this.#entry(parent, name));

@@ -204,6 +204,11 @@ export class VolumeView {
     return checked;
   }
 
+  /** Whether the engine, at a moment of this call, and then the cache have this very version of the inode. */
+  isCurrent(node: Node): Promise<boolean> {
+    return this.#reader.isCurrent(node);
+  }
+
   /** Null: there is no such name. */
   entry(parent: number, name: string): CachedEntry | null | Promise<CachedEntry | null> {
     const cached = this.#cache.entry(parent, name);

@@ -70,23 +70,33 @@ export class FreshOpens {
 
   /** For an open(2). Throws ENOENT, ESTALE. */
   node(caller: Caller, ino: number): Result<Node> {
-    const { view, cached } = this.#options;
+    const { view, cached, told } = this.#options;
     const known = view.cachedNode(ino);
-    return cached || isForEver(known) ? nodeOrThrow(view, ino) : this.#settledNode(caller, ino);
+    if (cached || isForEver(known)) return nodeOrThrow(view, ino);
+    // The inode's version alone says that names hold which did at that version.
+    if (known !== undefined && !this.looksAgain(caller) && told.areHeld(ino, known.version)) {
+      return view.isCurrent(known).then((current) => (current ? this.#settled(known) : this.#settledNode(caller, ino)));
+    }
+    return this.#settledNode(caller, ino);
   }
 
   async #settledNode(caller: Caller, ino: number): Promise<Node> {
-    const node = await this.#check(caller, ino);
-    const settled = this.#options.notifier?.settled(BigInt(ino));
-    if (settled !== undefined) await Promise.race([settled, sleep(SETTLED_MAX_MS, undefined, { ref: false })]);
-    return node;
+    return this.#settled(await this.#check(caller, ino));
+  }
+
+  /** Once the kernel has forgotten what it is to forget of it. */
+  #settled(node: Node): Result<Node> {
+    const settled = this.#options.notifier?.settled(BigInt(node.ino));
+    if (settled === undefined) return node;
+    return Promise.race([settled, sleep(SETTLED_MAX_MS, undefined, { ref: false })]).then(() => node);
   }
 
   async #check({ pid }: Caller, ino: number): Promise<Node> {
     const { told, notifier } = this.#options;
     const isRepeat = this.#refusedOf(pid)?.ino === ino;
     const names = told.of(ino);
-    const { node, strays } = await this.#checkedNames(ino, names ?? []);
+    const { node, strays } = await this.#checked(ino, names ?? []);
+    if (node !== null && names !== undefined && strays.length === 0) told.held(ino, names, node.version);
     const isNamed = isForEver(node) || (node !== null && names !== undefined && strays.length === 0);
     if (notifier !== undefined && !isNamed && !isRepeat) {
       this.#refused.set(pid, { atMs: this.#options.monotonicMs(), ino });
@@ -100,19 +110,6 @@ export class FreshOpens {
   /** A file that was just looked up, where the kernel may hold its directory, as in CREATE: it is not waited for. Throws ENOENT. */
   async looked(ino: number): Promise<Node> {
     return existing(ino, (await this.#checked(ino, [])).node);
-  }
-
-  /** The inode's version alone says that names hold which did at that version. */
-  async #checkedNames(ino: number, names: readonly ToldName[]): ReturnType<VolumeView['checkedNode']> {
-    const { view, told } = this.#options;
-    const version = view.cachedNode(ino)?.version;
-    if (version !== undefined && names.every(({ heldAt }) => heldAt === version)) {
-      const checked = await this.#checked(ino, []);
-      if (checked.node?.version === version) return checked;
-    }
-    const checked = await this.#checked(ino, names);
-    if (checked.node !== null && checked.strays.length === 0) told.held(ino, names, checked.node.version);
-    return checked;
   }
 
   async #checked(ino: number, names: readonly Name[]): ReturnType<VolumeView['checkedNode']> {

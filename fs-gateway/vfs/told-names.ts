@@ -49,6 +49,11 @@ export class ToldNames {
     }
   }
 
+  /** All names of the file led to it while its inode had the version, or behind that. */
+  areHeld(ino: number, version: Version): boolean {
+    return this.of(ino)?.every(({ heldAt }) => heldAt === version) === true;
+  }
+
   /** `names` are those of the file, and all led to it at a moment behind one at which its inode had the version. */
   held(ino: number, names: readonly ToldName[], version: Version): void {
     if (this.#files.get(ino) !== names || names.every(({ heldAt }) => heldAt === version)) return;

@@ -26,6 +26,15 @@ function questions(): number[] {
         return original.call(this, ino, names);
       },
   );
+  replaceMethod(
+    VolumeView.prototype,
+    'isCurrent',
+    (original) =>
+      function (this: VolumeView, node) {
+        asked.push(0);
+        return original.call(this, node);
+      },
+  );
   return asked;
 }
 

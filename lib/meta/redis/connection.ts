@@ -89,31 +89,33 @@ export class RedisConnection {
   }
 
   /** Sends one command and returns the reply, its strings as Buffers. */
-  async call(command: string, args: readonly Argument[]): Promise<unknown> {
-    if (!this.#open) await this.#whenReady();
-    return this.send(command, args);
+  call(command: string, args: readonly Argument[]): Promise<unknown> {
+    return this.#open ? this.send(command, args) : this.#whenReady().then(() => this.send(command, args));
   }
 
   /** The same, on the connection as it is: for `onReady`. */
-  async send(command: string, args: readonly Argument[]): Promise<unknown> {
-    if (this.#ended !== undefined) throw this.#ended;
+  send(command: string, args: readonly Argument[]): Promise<unknown> {
+    if (this.#ended !== undefined) return Promise.reject(this.#ended);
     if (this.#underWay >= WAITING_MAX) {
-      throw new PenstockError('unavailable', `${this.#options.url}: ${WAITING_MAX} commands are under way already`);
+      const what = `${WAITING_MAX} commands are under way already`;
+      return Promise.reject(new PenstockError('unavailable', `${this.#options.url}: ${what}`));
     }
     this.#cork();
     this.#underWay++;
     const connection = this.#connection;
-    try {
-      return await this.#redis.callBuffer(command, ...args);
-    } catch (error) {
+    return this.#redis.callBuffer(command, ...args).then(this.#answered, (error: unknown) => {
+      this.#underWay--;
       const mapped = fromRedisError(error, this.#options.url);
       // Neither heals on this connection: a master that became a replica, a peer that does not answer.
       if (connection === this.#connection && (isReadOnly(error) || mapped.code === 'timeout')) this.reconnect();
       throw mapped;
-    } finally {
-      this.#underWay--;
-    }
+    });
   }
+
+  readonly #answered = (reply: unknown): unknown => {
+    this.#underWay--;
+    return reply;
+  };
 
   reconnect(): void {
     if (this.#ended !== undefined) return;
