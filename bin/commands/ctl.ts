@@ -219,19 +219,20 @@ async function request(
   const token = process.env['PENSTOCK_TOKEN'];
   const authorization = token === undefined || token === '' ? undefined : { authorization: `Bearer ${token}` };
   let response: Response;
+  let text: string;
   try {
     response = await fetch(url, {
       ...options,
       headers: { ...options.headers, ...authorization },
       signal: AbortSignal.timeout(TIMEOUT_MS),
     });
+    text = await response.text();
   } catch (error) {
     throw new PenstockError(
       'unavailable',
       `${url.origin} does not answer: ${describeError(error)} (--url or PENSTOCK_URL says where \`penstock serve\` is)`,
     );
   }
-  const text = await response.text();
   const isJson = response.headers.get('content-type')?.includes('json') ?? false;
   // Of no content there is an object with nothing in it, as of an operation that was followed to such an end.
   const value: unknown = text === '' ? {} : isJson ? JSON.parse(text) : text;
