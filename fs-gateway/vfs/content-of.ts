@@ -1,4 +1,5 @@
 /** The content of a version of an inode as one value, and its key: what tells whether a local copy is the copy of this version. */
+import { PenstockError } from '../../lib/errors.ts';
 import { INODE_INLINE, INODE_PAGED } from '../../lib/volume/inode.ts';
 import { contentKey } from '../data/whole-record.ts';
 import type { FileContent } from '../data/whole-record.ts';
@@ -6,20 +7,44 @@ import type { Node } from '../meta/cache.ts';
 import type { Context } from './context.ts';
 import type { Result } from './operations.ts';
 
+/** Another node writes the file again and again. */
+const READS_MAX = 64;
+
 /** A node is one version of an inode, which never changes. */
 const keys = new WeakMap<Node, string>();
 
-/** Of a large file this reads its pages. */
-export function contentOf({ content }: Context, node: Node): Result<FileContent> {
-  const { size, flags } = node.inode;
-  if ((flags & INODE_INLINE) !== 0) {
-    const inline = content.inline(node);
-    if (inline instanceof Promise) return inline.then((bytes) => ({ size, extents: [], inline: bytes }));
-    return { size, extents: [], inline };
+/** Of a large file this reads its pages. What is read is of one version: that of the node, or the one that it has become meanwhile. */
+export function contentOf(context: Context, node: Node): Result<FileContent> {
+  return knownContent(context, node) ?? readContent(context, node);
+}
+
+function knownContent({ content }: Context, node: Node): FileContent | undefined {
+  const { size, flags, extents } = node.inode;
+  if ((flags & INODE_PAGED) !== 0) return undefined;
+  if ((flags & INODE_INLINE) === 0) return { size, extents, inline: null };
+  const inline = content.keptInline(node);
+  return inline === undefined ? undefined : { size, extents: [], inline };
+}
+
+async function readContent(context: Context, node: Node): Promise<FileContent> {
+  const { content, view } = context;
+  let now = node;
+  for (let attempt = 1; attempt <= READS_MAX; attempt++) {
+    const known = knownContent(context, now);
+    if (known !== undefined) return known;
+    const { size, flags } = now.inode;
+    if ((flags & INODE_PAGED) !== 0) {
+      const extents = await content.extentsOf(now);
+      if (extents !== undefined) return { size, extents, inline: null };
+    } else {
+      const inline = await content.inlineOf(now);
+      if (inline !== undefined) return { size, extents: [], inline };
+    }
+    const next = await view.node(now.ino);
+    if (next === null) throw new PenstockError('conflict', `inode ${node.ino} was removed elsewhere while it was read`);
+    now = next;
   }
-  const extents = content.extents(node, 0, size);
-  if (extents instanceof Promise) return extents.then((list) => ({ size, extents: list, inline: null }));
-  return { size, extents, inline: null };
+  throw new PenstockError('conflict', `inode ${node.ino} was changed elsewhere ${READS_MAX} times while it was read`);
 }
 
 export function keyOf(context: Context, node: Node): Result<string> {
