@@ -6,6 +6,8 @@ import { expect, onTestFinished, test } from 'vitest';
 import { formatVolume, mountStats } from '../../fs-gateway/main.ts';
 import { dumpToFile, loadFromFile } from '../../fs-gateway/tools/main.ts';
 import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
+import { leastSessionId } from '../../lib/meta/session-id.ts';
+import { openMeta } from '../../lib/registry.ts';
 import { mountTestVolume, openTestVolume } from '../support/fs-volume.ts';
 import type { MountedVolume, TestVolume } from '../support/fs-volume.ts';
 import { killIfAlive, until } from '../support/mount-guard.ts';
@@ -51,6 +53,7 @@ async function world(): Promise<World> {
   return {
     ...{ volume, mount, program, workerPid: Number(workerPid) },
     async lose() {
+      await idsAreBehindTheClock(volume);
       await empty(redis.port);
       await loadFromFile({ metaUrl: volume.metaUrl, path });
       const anew = await openTestVolume(volume, 'anew');
@@ -58,6 +61,13 @@ async function world(): Promise<World> {
       return anew;
     },
   };
+}
+
+/** An emptied Redis counts sessions from the seconds of its clock on, and this test has opened more than one in a second. */
+async function idsAreBehindTheClock({ metaUrl }: TestVolume): Promise<void> {
+  const engine = await openMeta(metaUrl, { kind: 'test' });
+  await engine.close();
+  await until('no id is ahead of the clock', () => leastSessionId(Date.now()) > engine.sessionId);
 }
 
 async function empty(port: number): Promise<void> {
