@@ -14,6 +14,7 @@ import { openMeta, openStore } from '../lib/registry.ts';
 import type { StoreCredentials } from '../lib/store/store.ts';
 import { lifeOf, readFormat } from '../lib/volume/format.ts';
 import type { VolumeFormat } from '../lib/volume/format.ts';
+import { saveMountReport } from '../lib/volume/mount-reports.ts';
 import type { MountReport } from '../lib/volume/mount-reports.ts';
 import { BLOCKS_FOLDER } from './data/abandoned.ts';
 import { BlockCache } from './data/block-cache.ts';
@@ -55,7 +56,7 @@ import { ExtendedAttributes } from './vfs/xattrs.ts';
 
 /** With its entry, version and times about 1000 bytes each: 50 MB of cached metadata. */
 const CACHED_INODES = 49_152;
-/** An operation waits so long for a metadata engine that is gone before it fails with EIO. */
+/** Longer than a failover takes. */
 const ENGINE_DEADLINE_MS = 30_000;
 /** Kept free on the cache's disk, for everybody else. */
 const FREE_BYTES_MIN = 2 ** 30;
@@ -89,6 +90,8 @@ export interface VolumeOptions {
   readonly kernel?: KernelBacking;
   /** close and fsync return when the local disk has the bytes. */
   readonly writeback?: boolean;
+  /** How long an operation waits for a metadata engine that is gone, before it fails with EIO. */
+  readonly engineDeadlineMs?: number;
   /** Bytes staged before writers wait. */
   readonly stagedMax?: number;
   /** Opens believe what the feed has told, without a round trip. */
@@ -129,7 +132,7 @@ export async function openVolume(
     volume,
     mountId,
     cacheEntries: CACHED_INODES,
-    deadlineMs: ENGINE_DEADLINE_MS,
+    deadlineMs: options.engineDeadlineMs ?? ENGINE_DEADLINE_MS,
     report,
   }).catch(async (error: unknown) => {
     await group?.close();
@@ -388,7 +391,7 @@ async function assemble({
     }),
     passesThrough: (ino) => staging.backingOf(ino) !== undefined,
     pathsOf: (inos) => view.pathsOf(inos),
-    saveReport: (report) => view.saveReport(report),
+    saveReport: async (report) => saveMountReport(await view.engine(), view.keys, mountId, report),
     async close() {
       await keepingAside;
       await group?.close();

@@ -85,7 +85,7 @@ export class Appends {
   flushing(file: StagedFile, size: number, id: bigint): void {
     const { append } = file;
     this.#notes.appendReserved(flushFrame(file, size, id));
-    if (append !== undefined) file.append = { from: append.from, id };
+    if (append !== undefined) file.append = { from: append.from, id, ...(file.selfKept && { to: size }) };
   }
 
   /** Of a live file: `append` is what it had when the flush began. */

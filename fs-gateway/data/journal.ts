@@ -33,7 +33,8 @@
  * is written into it on a full disk; a change that programs ask for never is.
  * Failure: what finds the reserve used up is owed to the journal, in memory, until there is room. Killed while it owes, the next worker takes a file for
  * open or staged that is not: what is committed is committed once more.
- * Limits: RESERVE_BYTES, which are some 4,000 closes and commits. Rewritten with what is live when it passes REWRITE_BYTES, and twice what was live the last time.
+ * Limits: RESERVE_BYTES, which are some 4,000 closes and commits. Rewritten with what is live (live-frames.ts) when it passes REWRITE_BYTES, and twice what was live the
+ *   last time.
  */
 import { crc32c } from '@node-rs/crc32';
 import {

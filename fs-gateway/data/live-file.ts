@@ -115,6 +115,10 @@ export class LiveFile extends StagedFile {
     return !this.#settled;
   }
 
+  override get sentId(): bigint {
+    return this.#nextId;
+  }
+
   /** Of the content that it was last compared with. */
   get baseKey(): string {
     return contentKey(this.#base.content);
@@ -205,7 +209,7 @@ export class LiveFile extends StagedFile {
   }
 
   /** Merges what is committed now, and says what differs from it, in whole blocks; null: nothing. What was appended stands behind what is committed. */
-  async compare(committed: FileContent): Promise<Omit<Flush, 'mark'> | null> {
+  async compare(committed: FileContent): Promise<Flush | null> {
     await this.early.settled();
     this.#rebase(this.#pending.settle(committed, this.#base.content));
     if (contentKey(committed) !== contentKey(this.#base.content)) await this.#merge(committed);

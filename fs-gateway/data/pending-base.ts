@@ -3,9 +3,8 @@
  * hear (the worker was killed, the answer lost) is not taken for another node's, and merged over what programs have written here since.
  *
  * Invariants: it is on the disk before the commit is sent, and settled before the file is compared again: taken as the base, or forgotten.
- * Failure: the next worker asks the metadata for the id (meta/repeats.ts).
- * Limits: where a full disk had no room for it, or a flush in parts (vfs/page-commits.ts) was not finished, the commit is merged as another node's; also one whose
- *   answer this worker did not get within the deadline of the metadata, if others have changed the file since.
+ * Failure: the next worker asks the metadata for the id (meta/repeats.ts), and this one, when it reaches them again.
+ * Limits: where a full disk had no room for it, or a flush in parts (vfs/page-commits.ts) was not finished, the commit is merged as another node's.
  */
 import type { NextBase, WholeFiles } from './whole-files.ts';
 import { contentKey } from './whole-record.ts';
@@ -14,7 +13,7 @@ import type { FileContent, WholeRecord } from './whole-record.ts';
 export interface PendingBaseOptions {
   readonly ino: number;
   readonly whole: WholeFiles;
-  /** Whether an earlier worker has committed a flush of the file under this id. */
+  /** Whether an earlier worker has committed a flush of the file under this id, or this one without an answer. */
   isCommitted(id: bigint): boolean;
 }
 

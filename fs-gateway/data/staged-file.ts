@@ -21,6 +21,8 @@ export interface Append {
   readonly from: number;
   /** Unique: a commit carries it, so that it is not made twice. */
   readonly id: bigint;
+  /** Of a live file: up to where the last flush under this id goes. */
+  readonly to?: number;
 }
 
 /** What a flush of a file commits. */
@@ -40,10 +42,13 @@ export interface FileChange {
 
 /** What one flush commits. */
 export interface Flush extends FileChange {
-  /** Frames of the journal up to here are committed with it. */
-  readonly mark: number;
   /** The commit carries it when some of it was promised, so that after a power cut it is known to be made; that of a live file always. */
   readonly promiseId: bigint | undefined;
+}
+
+/** Under which the metadata know of its commit; undefined: under none. */
+export function flushId({ append, promiseId }: Pick<Flush, 'append' | 'promiseId'>): bigint | undefined {
+  return append?.id ?? promiseId;
 }
 
 export class StagedFile {
@@ -52,6 +57,11 @@ export class StagedFile {
   readonly selfKept: boolean = false;
   active = new Overlay();
   flushing: Overlay | undefined;
+  /** The same flush; frames of the journal up to `flushMark` are committed with it. */
+  flush: Flush | undefined;
+  flushMark = 0;
+  /** The last flush has failed, and may have been committed. It is under way until the metadata tell; but of a live file, which compares itself then. */
+  isUnsettled = false;
   /** Of `active`. */
   early = new EarlyBlocks();
   base: StagedBase | undefined;
@@ -108,7 +118,12 @@ export class StagedFile {
   }
 
   get dirty(): boolean {
-    return !this.active.empty || this.sizeSet || this.mtimeNs !== null;
+    return !this.active.empty || this.sizeSet || this.mtimeNs !== null || this.isUnsettled;
+  }
+
+  /** Under which the flush under way is committed. */
+  get sentId(): bigint | undefined {
+    return this.flush === undefined ? undefined : flushId(this.flush);
   }
 
   /** What was written again while it is flushed counts twice. */

@@ -11,6 +11,7 @@ import { appendFrame, Appends, flushFrame } from './appends.ts';
 import { DiskRoom } from './disk-room.ts';
 import type { StagingRoom } from './disk-room.ts';
 import { FrameKind, Journal } from './journal.ts';
+import type { Frame } from './journal.ts';
 import { JournalSyncs } from './journal-syncs.ts';
 import { closeFrame, countedFrame, idBytes, liveFrames, openFrame } from './live-frames.ts';
 import { LiveFile } from './live-file.ts';
@@ -22,16 +23,14 @@ import { Bases } from './staged-base.ts';
 import { MEMORY_BYTES_MAX, StagedFile } from './staged-file.ts';
 import type { Flush } from './staged-file.ts';
 import { lifePath, readLife, writeLife } from './staging-life.ts';
+import type { StagingLife } from './staging-life.ts';
 import { StagingWatch } from './staging-watch.ts';
 
 const NO_BYTES = Buffer.alloc(0);
 
-export interface StagingOptions {
+/** What an earlier life of the mount had open is closed; of what an earlier boot had staged only what was synced counts. */
+export interface StagingOptions extends StagingLife {
   readonly dir: string;
-  /** One for all workers of a mount: what an earlier mount had open is closed. */
-  readonly life: string;
-  /** Of what an earlier boot had staged only what was synced counts. */
-  readonly bootId: string;
   /** close and fsync are answered when the local disk has the bytes (`-o writeback`). */
   readonly promises: boolean;
   /** Whether an earlier worker has committed a flush under this id. */
@@ -78,7 +77,7 @@ export class Staging {
     this.#segments.adopt(files);
     if (earlier?.life === life && earlier.bootId === bootId) this.#goOn(recovered.committed);
     else {
-      this.#room.rewrite(() => this.#live());
+      this.#room.rewrite(() => this.#live(() => undefined));
       writeLife(dir, { life, bootId });
     }
     this.#watch = new StagingWatch({
@@ -91,7 +90,7 @@ export class Staging {
 
   /** A worker whose journal is right as it stands starts on a full disk, too. What the metadata told is in it before they forget it. */
   #goOn(committed: ReadonlyMap<number, number>): void {
-    if (this.#room.tryRewrite(this.#live())) return;
+    if (this.#tryRewrite()) return;
     for (const [ino, offset] of committed)
       this.#room.owe({ kind: FrameKind.CLEAN, ino, timeNs: 0n, offset, length: 0 });
     this.#syncs.unknown();
@@ -234,7 +233,7 @@ export class Staging {
   write(file: StagedFile, offset: number, data: Buffer, nowNs: bigint, request = ''): void {
     const end = offset + data.length;
     if (file.selfKept) {
-      this.#store(file, offset, data);
+      this.#room.in(() => file.store(offset, data), `writing a file in the cache directory, ${this.#dir}`);
       return;
     }
     const frame = { ino: file.ino, timeNs: nowNs, offset, length: data.length };
@@ -255,10 +254,6 @@ export class Staging {
     this.#room.in(stage, `staging in the cache directory, ${this.#dir}`);
     file.wrote(offset, data.length);
     file.touched(nowNs);
-  }
-
-  #store(file: StagedFile, offset: number, data: Buffer): void {
-    this.#room.in(() => file.store(offset, data), `writing a file in the cache directory, ${this.#dir}`);
   }
 
   punch(file: StagedFile, start: number, end: number, nowNs: bigint): void {
@@ -296,12 +291,14 @@ export class Staging {
     // Nothing of it may be promised yet: what is promised while it is under way is committed by it all the same.
     const promiseId = file.promiseId ?? (this.#promises && !file.selfKept ? nowNs : undefined);
     if (!file.selfKept) this.#noteFlush(file, promiseId ?? nowNs);
-    const { active, size, sizeSet, mtimeNs, mtimesKept, ctimeNs, append } = file;
+    const { active: overlay, size, sizeSet, mtimeNs, mtimesKept, ctimeNs, append } = file;
+    const flush = { overlay, size, sizeSet, mtimeNs, mtimesKept, ctimeNs, append, promiseId, whole: false };
     file.beginFlush();
     file.sizeSet = false;
     file.promiseId = undefined;
-    const { frames: mark } = this.#journal;
-    return { overlay: active, size, sizeSet, mtimeNs, mtimesKept, ctimeNs, append, mark, promiseId, whole: false };
+    file.flush = flush;
+    file.flushMark = this.#journal.frames;
+    return flush;
   }
 
   #noteFlush(file: StagedFile, id: bigint): void {
@@ -365,6 +362,12 @@ export class Staging {
     await Promise.all([file.promise(), noted ? this.#syncs.sync() : undefined]);
   }
 
+  /** The flush failed, and may have been committed: until one of the next two is called, its ranges and its id stay apart, also in a new journal. */
+  unsettledFlush(file: StagedFile, flush: Flush): void {
+    if (file.selfKept) this.failedFlush(file, flush);
+    file.isUnsettled = true;
+  }
+
   /** The flush failed: all is as before it. */
   failedFlush(file: StagedFile, flush: Flush): void {
     const older = new Overlay();
@@ -378,6 +381,7 @@ export class Staging {
 
   /** What was flushed is committed. */
   committed(file: StagedFile, flush: Flush, nowNs: bigint): void {
+    const { flushMark: mark } = file;
     this.#flushed(file);
     if (this.#promises) this.#syncs.committed();
     if (file.selfKept) {
@@ -393,7 +397,7 @@ export class Staging {
         file.append = { from: flush.size, id: nowNs };
         this.#room.owe(appendFrame(file.ino, file.append));
       }
-      this.#room.owe({ kind: FrameKind.CLEAN, ino: file.ino, timeNs: nowNs, offset: flush.mark, length: 0 });
+      this.#room.owe({ kind: FrameKind.CLEAN, ino: file.ino, timeNs: nowNs, offset: mark, length: 0 });
       // Until the journal has it, the next worker commits all of it once more, and needs the bytes.
       if (!this.#journal.owes) file.release(this.#mayServe(file));
       this.#syncSoon(file);
@@ -403,7 +407,8 @@ export class Staging {
   }
 
   #flushed(file: StagedFile): void {
-    file.flushing = undefined;
+    file.flushing = file.flush = undefined;
+    file.isUnsettled = false;
     file.flushed();
   }
 
@@ -442,13 +447,19 @@ export class Staging {
     }
     this.#journal.pay();
     this.#discard();
-    // The marks of flushes under way count frames of the journal as it is.
-    const flushing = this.#files.values().some((file) => file.flushing !== undefined);
-    if (this.#journal.overgrown && !flushing && !this.#syncs.underWay) this.#room.tryRewrite(this.#live());
+    // Their marks count frames of the journal as it is.
+    if (this.#journal.overgrown && !this.#syncs.underWay) this.#tryRewrite();
   }
 
-  #live(): ReturnType<typeof liveFrames> {
-    return liveFrames(this.#open, this.appends, this.bases, this.#files.values());
+  #tryRewrite(): boolean {
+    const marks = new Map<StagedFile, number>();
+    const done = this.#room.tryRewrite(this.#live((file, mark) => marks.set(file, mark)));
+    if (done) for (const [file, mark] of marks) file.flushMark = mark;
+    return done;
+  }
+
+  #live(flushed: (file: StagedFile, mark: number) => void): Iterable<Frame> {
+    return liveFrames(this.#open, this.appends, this.bases, this.#files.values(), flushed);
   }
 
   close(): void {

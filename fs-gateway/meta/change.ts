@@ -8,6 +8,7 @@
  * names, and an open need not ask for them (fs-gateway/vfs/told-names.ts).
  */
 import type {
+  CommitResult,
   Compare,
   Key,
   Mismatch,
@@ -74,6 +75,11 @@ interface UnderWay {
 export interface Settled {
   readonly compared: readonly boolean[];
   readonly put: readonly boolean[];
+}
+
+export interface Committed {
+  readonly result: CommitResult;
+  readonly settled: Settled;
 }
 
 function beginReading(cache: MetaCache, subject: Subject): Reading | undefined {

@@ -6,7 +6,7 @@
  * - `onReplaced` runs before the first call on a new session, so nothing cached under the old one is used with it.
  * - The old session is ended in the engine before that: what may still be on its way under it can no longer be applied.
  * Failure: a commit that was under way when the session fell fails with `fenced`; one whose answer was lost is fenced by `fence`.
- * VolumeView.change then finds out whether it was applied.
+ * VolumeView.change then finds out whether it was applied; where its time is over, `onOpened` does.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { PenstockError, describeError, isCode } from '../../lib/errors.ts';
@@ -32,22 +32,25 @@ export class Connection {
   #engine: MetaEngine;
   #replacing: Promise<void> | undefined;
   #closed = false;
+  /** It is replaced when it is lost. */
+  readonly #isOwn: boolean;
 
-  private constructor(engine: MetaEngine, options: ConnectionOptions) {
+  private constructor(engine: MetaEngine, options: ConnectionOptions, isOwn: boolean) {
     this.#engine = engine;
     this.#options = options;
+    this.#isOwn = isOwn;
   }
 
   static async open(options: ConnectionOptions): Promise<Connection> {
     const engine = await prepared(options);
-    const connection = new Connection(engine, options);
+    const connection = new Connection(engine, options, true);
     connection.#watch(engine);
     return connection;
   }
 
   /** An engine that somebody else opened, and replaces and closes. */
   static over(engine: MetaEngine): Connection {
-    return new Connection(engine, {
+    const options = {
       open: () => Promise.resolve(engine),
       shards: [],
       feed: { onMessage: () => undefined, onGap: () => undefined },
@@ -55,7 +58,8 @@ export class Connection {
       onReplaced: () => undefined,
       report: () => undefined,
       deadlineMs: 0,
-    });
+    };
+    return new Connection(engine, options, false);
   }
 
   /** The live engine, at once when there is one. Throws `closed`, `timeout`. */
@@ -86,14 +90,15 @@ export class Connection {
 
   /**
    * After a commit that failed: returns when it may be planned again, because it was not applied or never will be unless it was already.
-   * Throws the error when that is no way out, or when `endMs` has passed.
+   * Throws the error when that is no way out, or when `endMs` has passed; it will not be applied behind that either.
    */
   async recover(engine: MetaEngine, error: unknown, endMs: number): Promise<void> {
-    if (this.#closed || performance.now() > endMs) throw error;
-    if (this.#fell(engine, error)) return;
-    if (isCode(error, 'timeout')) await this.#fence(engine);
-    else if (isCode(error, 'unavailable')) await sleep(RETRY_FIRST_MS);
-    else throw error;
+    const isLost = isCode(error, 'timeout');
+    if (isLost && this.#isOwn) await this.#fence(engine);
+    if (this.#closed || !this.#isOwn || performance.now() > endMs) throw error;
+    if (isLost || this.#fell(engine, error)) return;
+    if (!isCode(error, 'unavailable')) throw error;
+    await sleep(RETRY_FIRST_MS);
   }
 
   /**

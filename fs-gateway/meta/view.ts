@@ -6,15 +6,14 @@
  * Invariants: see cache.ts. A change that is repeated under the same operation id (a request sent again by the kernel) is applied once.
  * Limits: ATTEMPTS_MAX failed compares of one change are `conflict`.
  */
-import { PenstockError, describeError } from '../../lib/errors.ts';
-import type { CommitResult, Key, MetaEngine, ScanPage, SessionInfo, Stored } from '../../lib/meta/engine.ts';
+import { PenstockError, describeError, isCode } from '../../lib/errors.ts';
+import type { Key, MetaEngine, ScanPage, SessionInfo, Stored } from '../../lib/meta/engine.ts';
 import { decodeChanges } from '../../lib/volume/feed.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
-import type { MountReport } from '../../lib/volume/mount-reports.ts';
 import { entryOf, MetaCache } from './cache.ts';
 import type { CachedEntry, Node, Watch } from './cache.ts';
 import { Change } from './change.ts';
-import type { Settled } from './change.ts';
+import type { Committed, Settled } from './change.ts';
 import { Connection } from './connection.ts';
 import { IdBlocks } from './id-blocks.ts';
 import type { IdCounter } from './id-blocks.ts';
@@ -142,12 +141,6 @@ export class VolumeView {
   /** Resolves when the session was found alive; the next one, if it was over. */
   confirmSession(): Promise<unknown> {
     return this.#retry(async () => (await this.engine()).commit({}));
-  }
-
-  /** For whoever shows it; lost with the engine, and nothing depends on it. */
-  async saveReport(report: MountReport): Promise<void> {
-    const key = { bucket: this.keys.mountReports, field: this.#options.mountId };
-    await (await this.engine()).commit({ write: [{ key, value: Buffer.from(JSON.stringify(report)) }] });
   }
 
   /** Where these inodes are, as far as their names are in the cache. */
@@ -315,9 +308,21 @@ export class VolumeView {
     return this.#retry(async () => (await this.engine()).read(keys));
   }
 
-  /** An earlier worker of the mount applied the operation. */
+  /** An earlier worker of the mount applied the operation, or a commit of this one whose answer was lost. */
   wasApplied(operation: string): boolean {
     return this.#repeats.applied(operation) !== undefined;
+  }
+
+  /** The same, or its answer was lost and nobody knows yet. */
+  mayBeApplied(operation: string): boolean {
+    return this.wasApplied(operation) || this.#repeats.isUnsettled(operation);
+  }
+
+  /** The inode that the operation made (0: none); undefined: it was not applied, and never will be. */
+  async outcome(operation: string): Promise<number | undefined> {
+    await this.#retry(async () => this.#repeats.settle(await this.engine()));
+    if (this.#repeats.isUnsettled(operation)) throw new PenstockError('closed', 'the volume is closed');
+    return this.#repeats.applied(operation);
   }
 
   /**
@@ -334,22 +339,20 @@ export class VolumeView {
       const planned = plan(change);
       const value = planned instanceof Promise ? await planned : planned;
       if (change.empty) return { value, repeated: undefined };
-      const record = operation === undefined ? undefined : this.#repeats.record(operation, change.made);
+      const record = operation === undefined ? undefined : this.#repeats.next(operation, change.made);
       if (record !== undefined) change.write(record.key, record.value);
       const ready = this.engine();
       const engine = ready instanceof Promise ? await ready : ready;
-      let committed: { readonly result: CommitResult; readonly settled: Settled };
+      let committed: Committed;
       try {
         committed = await this.#commit(engine, change);
       } catch (error) {
+        if (record !== undefined && isCode(error, 'timeout')) this.#repeats.unheard(record, engine);
         endMs ??= performance.now() + this.#options.deadlineMs;
         await this.#connection?.recover(engine, error, endMs);
-        // Whether it was applied is written in its record. (Changes without one are flushes and clean-ups: doing them twice is doing
-        // them once.)
-        const [stored] = record === undefined ? [] : await this.read([record.key]);
-        if (record !== undefined && stored?.value.equals(record.value) === true) {
-          return { value: undefined, repeated: change.made };
-        }
+        // (Changes without an operation are flushes and clean-ups: doing them twice is doing them once.)
+        const made = operation === undefined ? undefined : await this.outcome(operation);
+        if (made !== undefined) return { value: undefined, repeated: made };
         continue;
       }
       const { result, settled } = committed;
@@ -368,10 +371,7 @@ export class VolumeView {
   }
 
   /** Commits; the cache knows meanwhile that answers of older reads, and news of others, come in between. */
-  async #commit(
-    engine: MetaEngine,
-    change: Change,
-  ): Promise<{ readonly result: CommitResult; readonly settled: Settled }> {
+  async #commit(engine: MetaEngine, change: Change): Promise<Committed> {
     const directory = change.madeDirectory ? this.#cache.beginDirectory(change.made) : undefined;
     change.begin(this.#cache);
     let made = false;
@@ -401,6 +401,7 @@ export class VolumeView {
   }
 
   async #onOpened(engine: MetaEngine): Promise<void> {
+    await this.#repeats.settle(engine);
     const lost = await this.#unflushed.adopt(engine);
     if (lost.length === 0) return;
     const named = lost.slice(0, NAMED_MAX).join(' ');

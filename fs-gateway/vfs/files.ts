@@ -288,7 +288,7 @@ export class Files {
 
   /** It is to be flushed now. */
   #isMuch(file: StagedFile | undefined): boolean {
-    if (file === undefined || file.flushing !== undefined) return false;
+    if (file === undefined || (file.flushing !== undefined && !file.isUnsettled)) return false;
     return file.stagedBytes >= this.#stagedMax * STAGED_FILE_SHARE;
   }
 

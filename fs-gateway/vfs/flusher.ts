@@ -8,7 +8,8 @@
  *   holds only for the version that they were read from.
  * - What was appended goes behind the end of the file as it is at the commit (append.ts), once: the commit carries an id, and so does one of what was
  *   promised. The journal has the id before, over a power cut too where the bytes would be there.
- * Failure: until the commit the old content stands; the staged bytes are kept and flushed again. Uploaded objects that no commit
+ * Failure: until the commit the old content stands; the staged bytes are kept and flushed again. A flush whose answer was lost is settled before the next
+ * one begins: as committed, or as failed. Uploaded objects that no commit
  * refers to are garbage for gc. What would write over changes of others after a long absence is kept aside (away.ts).
  * Limits: EXTENTS_INLINE extents in the inode, then pages; FRAGMENTS_MAX extents in a block, then it is written whole.
  */
@@ -23,6 +24,7 @@ import { LiveFile } from '../data/live-file.ts';
 import { gaps, mergeExtents } from '../data/merge-extents.ts';
 import { Overlay } from '../data/overlay.ts';
 import type { Range } from '../data/overlay.ts';
+import { flushId } from '../data/staged-file.ts';
 import type { Flush, StagedFile } from '../data/staged-file.ts';
 import type { ByteRange, Uploader } from '../data/uploader.ts';
 import type { Node } from '../meta/cache.ts';
@@ -63,6 +65,7 @@ export class Flusher {
    */
   async flush(file: StagedFile): Promise<boolean> {
     const { staging, time, away, view } = this.#context;
+    if (file.isUnsettled && (await this.#settle(file))) return true;
     const keptUp = staging.keepUp();
     if (keptUp !== undefined) await keptUp;
     if (file.promiseAgain) await staging.sync(file, time.nowNs()).catch(() => undefined); // As staging.syncFlush.
@@ -97,7 +100,9 @@ export class Flusher {
         return outcome === 'moved' || outcome === 'repeated';
       }
     } catch (error) {
-      staging.failedFlush(file, flush);
+      const { ino, sentId } = file;
+      if (sentId !== undefined && view.mayBeApplied(flushOperation(ino, sentId))) staging.unsettledFlush(file, flush);
+      else staging.failedFlush(file, flush);
       throw error;
     }
     if (file.selfKept && removed) this.#gone(file, flush);
@@ -112,6 +117,25 @@ export class Flusher {
     const { staging, time } = this.#context;
     staging.failedFlush(file, flush); // It reads no more.
     staging.drop(file, time.nowNs());
+  }
+
+  /** What became of the flush before, whose answer was lost. True when it was committed: appended bytes may be elsewhere. */
+  async #settle(file: StagedFile): Promise<boolean> {
+    const { staging, view } = this.#context;
+    const { ino, sentId, flush } = file;
+    const isMade = sentId !== undefined && (await view.outcome(flushOperation(ino, sentId))) !== undefined;
+    if (flush === undefined) {
+      file.isUnsettled = false;
+      return false;
+    }
+    if (!isMade) {
+      staging.failedFlush(file, flush);
+      return false;
+    }
+    // What is staged behind it is staged upon this version.
+    await view.node(ino);
+    this.#committed(file, flush);
+    return true;
   }
 
   #committed(file: StagedFile, flush: Flush): void {
@@ -410,8 +434,8 @@ async function layOver(file: StagedFile, flush: PlacedFlush, from: number, targe
 }
 
 /** A flush may be made again, but not one that appends, nor one that a node makes after a power cut, when others have seen it long since; one of a live file must be known for its own. */
-function operationOf({ ino }: StagedFile, { append, promiseId }: Flush): string | undefined {
-  const id = append?.id ?? promiseId;
+function operationOf({ ino }: StagedFile, flush: Flush): string | undefined {
+  const id = flushId(flush);
   return id === undefined ? undefined : flushOperation(ino, id);
 }
 

@@ -89,9 +89,14 @@ export class StagedBound {
 
   #largest(failed: ReadonlySet<number>): StagedFile | undefined {
     let largest: StagedFile | undefined;
+    let most = 0;
     for (const file of this.#options.context.staging.files.values()) {
-      if (file.active.dataBytes <= (largest?.active.dataBytes ?? 0)) continue;
-      if (!failed.has(file.ino) && !this.#flushes.has(file.ino) && !this.#isUnnamed(file)) largest = file;
+      // What a flush has begun to commit it will give back.
+      const bytes = file.isUnsettled ? file.stagedBytes : file.active.dataBytes;
+      if (bytes <= most) continue;
+      if (failed.has(file.ino) || this.#flushes.has(file.ino) || this.#isUnnamed(file)) continue;
+      largest = file;
+      most = bytes;
     }
     return largest;
   }

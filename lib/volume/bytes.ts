@@ -176,6 +176,11 @@ export class ByteReader {
     return this.#buffer.toString('latin1', at, at + length);
   }
 
+  /** Nothing is left: an older version wrote no more. */
+  get isAtEnd(): boolean {
+    return this.#offset === this.#end;
+  }
+
   /** Nothing may be left. */
   end(): void {
     if (this.#offset !== this.#end) throw this.damaged(`${this.#end - this.#offset} bytes too many`);

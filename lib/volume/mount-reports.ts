@@ -77,3 +77,14 @@ export async function readMountReports(
   }
   return reports;
 }
+
+/** Lost with the engine, and nothing depends on it. */
+export async function saveMountReport(
+  engine: MetaEngine,
+  keys: VolumeKeys,
+  mountId: string,
+  report: MountReport,
+): Promise<void> {
+  const key = { bucket: keys.mountReports, field: mountId };
+  await engine.commit({ write: [{ key, value: Buffer.from(JSON.stringify(report)) }] });
+}

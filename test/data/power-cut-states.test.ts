@@ -1,10 +1,10 @@
 /**
  * The staging area with `-o writeback` and a power cut: of what was not synced anything may be on the disk, in any combination. What was promised is found,
- * what is committed is not found again, and no byte is another's.
+ * what is committed is not found again, and no byte is another's. And when the worker is killed, all that was written and is not committed is found, and nothing else.
  *
- * The sampling reaches: two files that are written, promised and flushed (with success, without, and with an answer that is late) in any order, syncs that end
- * between any of the steps, and after each step four choices of the changes that stay. It does not reach: appends, truncates and holes, live files, a worker that
- * is killed, a journal that is rewritten, a disk that is full, one write of which a part is on the disk, a second cut during the mount behind the first, and more
+ * The sampling reaches: two files that are written, promised and flushed (with success, without, and with an answer that is late or never comes) in any order, a
+ * journal that is rewritten and syncs that end between any of the steps, and after each step four choices of the changes that stay. It does not reach: appends,
+ * truncates and holes, live files, a disk that is full, one write of which a part is on the disk, a second cut during the mount behind the first, and more
  * commits than the metadata remember. With so few runs it finds a rare fault by luck only: for the one that is known there is the test behind it.
  * POWER_CUT_RUNS and POWER_CUT_SEED make more runs, or the same ones again.
  */
@@ -15,6 +15,7 @@ import { createHash } from 'node:crypto';
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, onTestFinished, test, vi } from 'vitest';
+import { Journal } from '../../fs-gateway/data/journal.ts';
 import { Staging } from '../../fs-gateway/data/staging.ts';
 import type { Flush, StagedFile } from '../../fs-gateway/data/staged-file.ts';
 import { tempDir } from '../support/temp.ts';
@@ -47,6 +48,14 @@ class ModelFile {
   /** In the metadata, with what another node has written there. */
   readonly content = new Map<number, number>();
   flushing: { readonly flush: Flush; readonly writes: number; readonly bytes: ReadonlyMap<number, number> } | undefined;
+  /** Nobody here will hear of its commit, and none is made any more. */
+  isUnsettled = false;
+
+  /** What a place has when the worker was killed and the next one has committed what it found. */
+  expected(place: number): number | undefined {
+    const found = this.writes.slice(this.committed).findLast((write) => write.place === place);
+    return found?.value ?? this.content.get(place);
+  }
 
   /** What a place may have behind the cut, when all that the next mount finds is committed. */
   allowed(place: number): ReadonlySet<number | undefined> {
@@ -133,7 +142,7 @@ class Mount {
   commit(ino: number): void {
     const model = this.#model(ino);
     const { flushing } = model;
-    if (flushing === undefined || model.committed === flushing.writes) return;
+    if (flushing === undefined || model.isUnsettled || model.committed === flushing.writes) return;
     const id = flushing.flush.append?.id ?? flushing.flush.promiseId;
     if (id !== undefined) this.#ids.add(`${ino} ${id}`);
     for (const [place, value] of flushing.bytes) model.content.set(place, value);
@@ -147,8 +156,22 @@ class Mount {
     const file = this.staging.get(ino);
     if (flushing === undefined || file === undefined) return;
     this.commit(ino);
+    if (model.committed !== flushing.writes) {
+      this.fail(ino);
+      return;
+    }
     model.flushing = undefined;
+    model.isUnsettled = false;
     this.staging.committed(file, flushing.flush, this.#now++);
+  }
+
+  /** The answer is lost; another step tells what became of it. */
+  lose(ino: number): void {
+    const model = this.#model(ino);
+    const file = this.staging.get(ino);
+    if (model.flushing === undefined || file === undefined) return;
+    model.isUnsettled = true;
+    this.staging.unsettledFlush(file, model.flushing.flush);
   }
 
   /** The metadata do not have it. */
@@ -158,7 +181,17 @@ class Mount {
     const file = this.staging.get(ino);
     if (flushing === undefined || file === undefined || model.committed === flushing.writes) return;
     model.flushing = undefined;
+    model.isUnsettled = false;
     this.staging.failedFlush(file, flushing.flush);
+  }
+
+  /** As the journal is rewritten when it has become long. */
+  rewrite(ino: number, place: number): void {
+    // All that is staged of a file of which something is promised goes with it.
+    for (const model of this.#files.values()) model.promising = model.writes.length;
+    const overgrown = vi.spyOn(Journal.prototype, 'overgrown', 'get').mockReturnValue(true);
+    this.write(ino, place);
+    overgrown.mockRestore();
   }
 
   endSync(): void {
@@ -209,6 +242,26 @@ class Mount {
     }
   }
 
+  /** What the next workers find when this one is killed. */
+  checkKill(): void {
+    const folder = join(this.#base, `image-${this.#images++}`);
+    this.disk.cut(folder, () => true);
+    // The second one reads what the first has rewritten.
+    for (let worker = 0; worker < 2; worker++) {
+      const staging = this.#open(folder, 'boot');
+      for (const [ino, model] of this.#files) {
+        const file = staging.get(ino);
+        for (const [place, at] of PLACES.entries()) {
+          const isStaged = file?.active.coversWithData(at, at + 1) === true;
+          const found = isStaged ? byteAt(file, at) : model.content.get(place);
+          expect(found, `place ${place} of inode ${ino}, killed`).toBe(model.expected(place));
+        }
+      }
+      staging.close();
+    }
+    rmSync(folder, { recursive: true });
+  }
+
   close(): void {
     this.staging.close();
     this.disk.stop();
@@ -223,7 +276,18 @@ function byteAt(file: StagedFile, at: number): number {
 }
 
 type Operation =
-  'write' | 'sync' | 'beginFlush' | 'commit' | 'committed' | 'fail' | 'writeElsewhere' | 'endSync' | 'promise' | 'wait';
+  | 'write'
+  | 'sync'
+  | 'beginFlush'
+  | 'commit'
+  | 'committed'
+  | 'fail'
+  | 'lose'
+  | 'rewrite'
+  | 'writeElsewhere'
+  | 'endSync'
+  | 'promise'
+  | 'wait';
 type Step = readonly [Operation, number, number];
 
 const ino = fc.constantFrom(7, 7, 7, 8);
@@ -233,6 +297,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   { weight: 4, arbitrary: fc.tuple(fc.constantFrom('sync' as const, 'beginFlush' as const), ino, place) },
   { weight: 4, arbitrary: fc.tuple(fc.constantFrom('commit' as const, 'committed' as const), ino, place) },
   { weight: 2, arbitrary: fc.tuple(fc.constantFrom('fail' as const, 'writeElsewhere' as const), ino, place) },
+  { weight: 2, arbitrary: fc.tuple(fc.constantFrom('lose' as const, 'rewrite' as const), ino, place) },
   { weight: 5, arbitrary: fc.tuple(fc.constantFrom('endSync' as const, 'promise' as const), ino, place) },
   { weight: 1, arbitrary: fc.tuple(fc.constant('wait' as const), ino, place) },
 );
@@ -262,6 +327,7 @@ test('whatever of the changes that were not synced is on the disk, what was prom
           if (operation === 'promise') await done;
           await settled();
           for (const keeps of keepings(seed + index, mount.disk.unsynced.length)) mount.checkCut(keeps);
+          mount.checkKill();
         }
       } finally {
         mount.close();

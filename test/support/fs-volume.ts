@@ -84,6 +84,7 @@ export async function openTestVolume(
     | 'mountLife'
     | 'stagedMax'
     | 'cacheDir'
+    | 'engineDeadlineMs'
   > = {},
   notifier?: KernelNotifier,
 ): Promise<OpenVolume> {

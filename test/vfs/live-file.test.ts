@@ -13,13 +13,14 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { describe, expect, onTestFinished, test } from 'vitest';
+import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import { BlockHashes } from '../../fs-gateway/data/block-hashes.ts';
 import { Appends } from '../../fs-gateway/data/appends.ts';
 import type { RecoveredAppends } from '../../fs-gateway/data/appends.ts';
 import { FileHasher, type FileHashes, type Hole } from '../../fs-gateway/data/file-hasher.ts';
 import { LiveFile, type LiveFileOptions } from '../../fs-gateway/data/live-file.ts';
-import { Staging } from '../../fs-gateway/data/staging.ts';
+import { Journal } from '../../fs-gateway/data/journal.ts';
+import { Staging, type StagingOptions } from '../../fs-gateway/data/staging.ts';
 import { WholeFiles } from '../../fs-gateway/data/whole-files.ts';
 import type { FileContent, WholeRecord } from '../../fs-gateway/data/whole-record.ts';
 import { tempDir } from '../support/temp.ts';
@@ -274,6 +275,29 @@ test('an append for a part of which the disk had room is not in the file', () =>
   expect(() => staging.append(file, Buffer.from('record'), 1n, 'request')).toThrow(/no space/);
   expect(readFileSync(whole.path(INO)).toString()).toBe('base,');
   file.close();
+});
+
+test('a journal that is rewritten while a flush is under way knows how far that commits appended bytes', async () => {
+  const dir = tempDir('staging');
+  const open = (isCommitted: StagingOptions['isCommitted']): Staging =>
+    new Staging({ dir, life: 'life', bootId: 'boot', promises: false, isCommitted });
+  const staging = open(() => false);
+  const whole = wholeFiles();
+  const content: FileContent = { size: 5, extents: [], inline: Buffer.from('base,') };
+  const base = { content, hashes: BlockHashes.of(Buffer.from('base,')), bootId: 'boot', mtimeNs: 1n };
+  whole.createLive(INO, Buffer.from('base,'), () => base);
+  const file = openLive({ base, whole, appends: staging.appends });
+  staging.adopt(file);
+  staging.append(file, Buffer.from('record'), 1n, 'request');
+  const change = await file.compare(content);
+  const overgrown = vi.spyOn(Journal.prototype, 'overgrown', 'get').mockReturnValue(true);
+  staging.begin(INO + 1, 0);
+  overgrown.mockRestore();
+  file.close();
+  staging.close();
+  const next = open((ino, id) => ino === INO && id === change?.promiseId);
+  expect(next.appends.takeUp(INO, 11).append?.from).toBe(11);
+  next.close();
 });
 
 test('a commit for whose record the local disk has no room is made all the same, and known when there is room', async () => {

@@ -223,8 +223,8 @@ async function opened(
 
 test('requests of programs write over no record of a commit', () => {
   const repeats = new Repeats(new VolumeKeys('lake'), 'mount');
-  const commit = repeats.record(flushOperation(7, 1n), 0).key;
-  const requests = Array.from({ length: 2048 }, (_, n) => repeats.record(`create ${n}`, 0).key);
+  const commit = repeats.next(flushOperation(7, 1n), 0).key;
+  const requests = Array.from({ length: 2048 }, (_, n) => repeats.next(`create ${n}`, 0).key);
   expect(new Set(requests.map(({ field }) => field)).size).toBe(1024);
   expect(requests).not.toContainEqual(commit);
 });

@@ -1,5 +1,5 @@
 /** Requests that a worker had committed when it was killed, and that the kernel sends again to the next one: done once, and never an error. */
-import { expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { VolumeView } from '../../fs-gateway/meta/view.ts';
 import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
 import { Errno, RENAME_EXCHANGE } from '../../fs-gateway/vfs/operations.ts';
@@ -7,10 +7,11 @@ import type { Caller, Entry, OpenResult } from '../../fs-gateway/vfs/operations.
 import { Orphans } from '../../fs-gateway/vfs/orphans.ts';
 import { Reclaimer } from '../../fs-gateway/vfs/reclaim.ts';
 import { fsckVolume } from '../../fs-gateway/tools/main.ts';
-import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
-import type { TestVolume } from '../support/fs-volume.ts';
+import { caller, onServices, openTestVolume, testVolume } from '../support/fs-volume.ts';
+import type { NewVolume, TestVolume } from '../support/fs-volume.ts';
 import { playKernel } from '../support/played-kernel.ts';
 import { replaceMethod } from '../support/replace-method.ts';
+import { missing } from '../support/services.ts';
 import { errnoOf, lookUp, makeDirectory, namesIn, writeFile } from '../tools/volume-files.ts';
 
 const O_RDWR = 2;
@@ -198,4 +199,34 @@ test('an open that meets the removal of the file waits for it, and is ENOENT whe
   const opened = errnoOf(() => worker.operations.open(caller(), ino, 0));
   go.resolve(undefined);
   expect(await opened).toBe(Errno.ENOENT);
+});
+
+/** As many requests as the mount remembers. */
+const REMEMBERED = 1024;
+
+function requestsAreRemembered(newVolume: NewVolume): void {
+  test('a request whose worker was killed is done once, also when others were killed behind it and the mount has made more changes than it remembers', async () => {
+    const volume = await newVolume();
+    const first = await openTestVolume(volume, 'a');
+    const names = Array.from({ length: REMEMBERED }, (_, n) => `d${n}`);
+    for (const name of names) await makeDirectory(first, name);
+    const request = caller();
+    const make = ({ operations }: OpenVolume): unknown => operations.mkdir(request, 1n, 'made', 0o755, 0);
+    await killBehindCommit(first, make);
+    // It has other things to do before it comes to that, and is killed.
+    const second = await openTestVolume(volume, 'a');
+    for (const name of ['e0', 'e1']) await makeDirectory(second, name);
+    await second.close();
+    const third = await openTestVolume(volume, 'a');
+    expect(await errnoOf(() => make(third))).toBe(0);
+    expect((await namesIn(third, 1n)).sort()).toEqual([...names, 'e0', 'e1', 'made'].sort());
+  });
+}
+
+describe('on SQLite', () => {
+  requestsAreRemembered(testVolume);
+});
+
+describe.skipIf(missing('redis-server') || missing('versitygw'))('on Redis and S3', () => {
+  onServices(requestsAreRemembered);
 });

@@ -6,8 +6,9 @@ import { LiveFile } from '../../fs-gateway/data/live-file.ts';
 import type { StagedFile } from '../../fs-gateway/data/staged-file.ts';
 import { formatVolume } from '../../fs-gateway/main.ts';
 import { Change } from '../../fs-gateway/meta/change.ts';
-import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
+import type { OpenVolume, VolumeOptions } from '../../fs-gateway/open-volume.ts';
 import { Flusher } from '../../fs-gateway/vfs/flusher.ts';
+import { Errno } from '../../fs-gateway/vfs/operations.ts';
 import { openMeta } from '../../lib/registry.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { readElsewhere, writeElsewhere } from '../fs-gateway/passthrough-volume.ts';
@@ -19,6 +20,7 @@ import { replaceMethod } from '../support/replace-method.ts';
 import { missing } from '../support/services.ts';
 import { TcpProxy } from '../support/tcp-proxy.ts';
 import { tempDir } from '../support/temp.ts';
+import { errnoOf } from '../tools/volume-files.ts';
 
 const O_RDWR = 2;
 const O_CREAT = 0o100;
@@ -60,10 +62,14 @@ interface Live {
 }
 
 /** A live file `f` of which this content is committed. */
-async function liveFile(volume: TestVolume, content: Buffer): Promise<Live> {
+async function liveFile(
+  volume: TestVolume,
+  content: Buffer,
+  more: Pick<VolumeOptions, 'engineDeadlineMs'> = {},
+): Promise<Live> {
   const kernel = playKernel(false);
   const open = (): Promise<OpenVolume> =>
-    openTestVolume(volume, 'a', [], 'lake', { passthrough: 'full', kernel, cacheBytes: 256e6 });
+    openTestVolume(volume, 'a', [], 'lake', { passthrough: 'full', kernel, cacheBytes: 256e6, ...more });
   const worker = await open();
   const { operations } = worker;
   const created = await operations.create(caller(), 1n, 'f', 0o644, O_RDWR | O_CREAT, 0o022);
@@ -181,35 +187,55 @@ describe.each([
   });
 });
 
-test.skipIf(missing('redis-server'))(
-  'when its answer was lost on the way, what a program has rewritten with the bytes of before stays',
-  async () => {
-    const redis = await startRedis();
-    onTestFinished(() => redis.stop());
-    const base = tempDir('volume');
-    const direct = { base, metaUrl: redis.url(), storeDir: join(base, 'objects') };
-    await formatVolume({ metaUrl: direct.metaUrl, storeUrl: `dir:${direct.storeDir}`, options: {} });
-    const proxy = await TcpProxy.start(() => redis.port);
-    onTestFinished(() => proxy.close());
-    const before = Buffer.alloc(1000);
-    const { ino, backing, fsync } = await liveFile({ ...direct, metaUrl: `redis://127.0.0.1:${proxy.port}/0` }, before);
-    const engine = await openMeta(direct.metaUrl, { kind: 'test' });
-    onTestFinished(() => engine.close());
-    const version = async (): Promise<string | undefined> =>
-      (await engine.read([new VolumeKeys('lake').inode(Number(ino))]))[0]?.version;
-    const seen = await version();
-    backing.write(Buffer.alloc(1000, 'a'));
-    const held = proxy.swallowAnswers();
-    const synced = fsync();
-    await held;
-    await expect.poll(version).not.toBe(seen);
-    backing.write(before);
-    proxy.deliverAnswers();
-    proxy.reset();
-    await synced;
-    await fsync();
-    expect(backing.read().equals(before)).toBe(true);
-    const other = await openTestVolume(direct, 'other');
-    expect((await readElsewhere(other, 'f')).equals(before)).toBe(true);
-  },
-);
+test.skipIf(missing('redis-server')).each([
+  ['when its answer was lost on the way', undefined],
+  ['when its answer did not come as long as fsync waits, and others have changed the file since', 0],
+])('%s, what a program has rewritten with the bytes of before stays', async (_when, engineDeadlineMs) => {
+  const redis = await startRedis();
+  onTestFinished(() => redis.stop());
+  const base = tempDir('volume');
+  const direct = { base, metaUrl: redis.url(), storeDir: join(base, 'objects') };
+  await formatVolume({ metaUrl: direct.metaUrl, storeUrl: `dir:${direct.storeDir}`, options: {} });
+  const proxy = await TcpProxy.start(() => redis.port);
+  onTestFinished(() => proxy.close());
+  const before = Buffer.alloc(1000);
+  const linked = { ...direct, metaUrl: `redis://127.0.0.1:${proxy.port}/0` };
+  const { ino, backing, fsync } = await liveFile(
+    linked,
+    before,
+    engineDeadlineMs === undefined ? {} : { engineDeadlineMs },
+  );
+  const engine = await openMeta(direct.metaUrl, { kind: 'test' });
+  onTestFinished(() => engine.close());
+  const version = async (): Promise<string | undefined> =>
+    (await engine.read([new VolumeKeys('lake').inode(Number(ino))]))[0]?.version;
+  const seen = await version();
+  backing.write(Buffer.alloc(1000, 'a'));
+  const held = proxy.swallowAnswers();
+  const synced = errnoOf(fsync);
+  await held;
+  await expect.poll(version).not.toBe(seen);
+  backing.write(before);
+  proxy.deliverAnswers();
+  proxy.reset();
+  const isLate = engineDeadlineMs !== undefined;
+  expect(await synced).toBe(isLate ? Errno.EIO : 0);
+  // Nothing is compared before others have changed it.
+  const goOn = replaceMethod(
+    Flusher.prototype,
+    'flush',
+    (flush) =>
+      async function (this: Flusher, file) {
+        if (file instanceof LiveFile) throw new Error('not yet');
+        return flush.call(this, file);
+      },
+  );
+  const other = await openTestVolume(direct, 'other');
+  const theirs = Buffer.from(isLate ? 'theirs' : '');
+  if (isLate) await writeElsewhere(other, 'f', theirs, before.length);
+  goOn();
+  const expected = Buffer.concat([before, theirs]);
+  // It hears of theirs in a moment.
+  await expect.poll(async () => (await errnoOf(fsync)) === 0 && backing.read().equals(expected)).toBe(true);
+  expect((await readElsewhere(other, 'f')).equals(expected)).toBe(true);
+});
