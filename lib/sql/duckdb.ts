@@ -68,10 +68,14 @@ export class DuckDb {
       autoinstall_known_extensions: 'false',
       autoload_known_extensions: 'false',
       allow_community_extensions: 'false',
-      // Results must not depend on the machine: times are UTC (set by TimeZone where the extension is there), NULLs last.
       default_null_order: 'nulls_last',
     });
-    return new DuckDb(instance, true, await instance.connect());
+    const db = new DuckDb(instance, true, await instance.connect());
+    // By default TZ and LC_ALL of the process: a time without an offset in an erasure's condition would mean another instant on each machine.
+    // They cannot be given with the others: their extension is loaded when there is a connection.
+    await db.run("SET GLOBAL TimeZone = 'UTC'");
+    await db.run("SET GLOBAL Calendar = 'gregorian'");
+    return db;
   }
 
   /**

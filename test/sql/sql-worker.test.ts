@@ -27,6 +27,23 @@ test('answers queries with exact integers, and errors by kind', async () => {
   expect(worker.cpuSeconds).toBeGreaterThan(0);
 });
 
+test('a time means the same instant whatever the time zone and the locale of the process', async () => {
+  const before = { TZ: process.env['TZ'], LC_ALL: process.env['LC_ALL'] };
+  onTestFinished(() => {
+    for (const [name, value] of Object.entries(before)) {
+      if (value === undefined) Reflect.deleteProperty(process.env, name);
+      else process.env[name] = value;
+    }
+  });
+  // The calendar of Thailand counts from 543 years earlier.
+  Object.assign(process.env, { TZ: 'Asia/Kolkata', LC_ALL: 'th_TH.UTF-8' });
+  const worker = await startWorker();
+  const time = "TIMESTAMPTZ '2026-01-31 07:00:00'";
+  expect(await worker.query(`SELECT epoch_ms(${time}) AS ms, ${time}::VARCHAR AS text, year(${time}) AS year`)).toEqual([
+    { ms: BigInt(Date.UTC(2026, 0, 31, 7)), text: '2026-01-31 07:00:00+00', year: 2026n },
+  ]);
+});
+
 test('a query beyond its memory and scratch fails as full, and the next one works', async () => {
   const worker = await startWorker(60e6, 1e6);
   const sort =
