@@ -5,21 +5,20 @@
  * Invariants
  * - Whole hours only, and an hour is dropped from the table and from its directory in the same instant.
  * - landed = live + duplicates + quarantined + removed stays true: the rows are counted in the same minitransaction.
- * - Nothing is dropped by a clock that is off: this machine's must agree with the metadata engine's to CLOCK_SKEW_MS_MAX.
+ * - Nothing is dropped by a clock that is off (engine-clock.ts).
  * Failure: killed anywhere, the next run drops what is left. Late records of a dropped hour land, and go with the next run.
  */
 import type { DatasetConfig } from '../../lib/config/pipeline.ts';
-import { PenstockError } from '../../lib/errors.ts';
 import { addToCounters } from '../../lib/lake/counters.ts';
 import { commitTable } from '../../lib/table/commit.ts';
 import type { LiveFile } from '../../lib/table/data-file.ts';
 import { type LakeContext, loadTable } from '../../lib/table/table.ts';
 import { fileNameOf } from '../parquet-object.ts';
+import { assertEngineClock } from './engine-clock.ts';
 
 const MS_PER_HOUR = 3_600_000;
 /** Two records of the minitransaction each, far below its bound. */
 const HOURS_A_COMMIT = 100;
-const CLOCK_SKEW_MS_MAX = 300_000;
 
 export interface Dropped {
   readonly hours: number;
@@ -41,7 +40,7 @@ export async function dropExpired(lake: LakeContext, dataset: DatasetConfig, sig
   const expired = new Set<number>();
   for await (const { hour } of table.liveFiles()) if (hour < firstKept) expired.add(hour);
   if (expired.size === 0) return sum;
-  await assertClock(lake);
+  await assertEngineClock(lake);
   const hours = [...expired].sort((a, b) => a - b);
   for (let at = 0; at < hours.length; at += HOURS_A_COMMIT) {
     signal.throwIfAborted();
@@ -78,16 +77,4 @@ async function dropHours(lake: LakeContext, dataset: string, hours: readonly num
     };
   });
   return dropped;
-}
-
-/** The engine renews our session by its own clock, some seconds ago. */
-async function assertClock(lake: LakeContext): Promise<void> {
-  const own = (await lake.engine.sessions()).find((session) => session.id === lake.engine.sessionId);
-  const differenceMs = Math.abs(lake.clock.nowMs() - (own?.renewedMs ?? NaN));
-  if (differenceMs <= CLOCK_SKEW_MS_MAX) return;
-  throw new PenstockError(
-    'unavailable',
-    `retention drops nothing: the clock of this machine and that of the metadata engine differ by ${Math.round(differenceMs / 1000)} s`,
-    { retryable: false },
-  );
 }

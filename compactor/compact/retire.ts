@@ -3,7 +3,8 @@
  * are the objects deleted that nothing refers to any more. Also removes what killed runs left in the store.
  *
  * Invariants: an object is deleted only when neither a snapshot of the table nor the volume, nor a backup of the volume's metadata, refers to
- * it, and it is older than the grace (see lib/table/maintenance.ts, which reads the table anew before every batch).
+ * it, and it is older than the grace (see lib/table/maintenance.ts, which reads the table anew before every batch). By a clock that is off
+ * no grace ends (engine-clock.ts).
  */
 import { expireSnapshots, removeOrphans } from '../../lib/table/maintenance.ts';
 import { type LakeContext, loadTable } from '../../lib/table/table.ts';
@@ -15,6 +16,7 @@ import { openableNames } from '../../lib/volume/listed-hours.ts';
 import { clonedLakeObjects } from '../../lib/volume/references.ts';
 import { deadLetterFolder, quarantineBucket } from '../../lib/lake/quarantine.ts';
 import { fileNameOf } from '../parquet-object.ts';
+import { assertEngineClock } from './engine-clock.ts';
 
 /** A commit that is under way may take this long from its first object to its last. */
 const GRACE_MS_MIN = 3_600_000;
@@ -26,12 +28,14 @@ export interface Retired {
   readonly bytes: number;
 }
 
+/** Throws `unavailable` when the clocks disagree. */
 export async function removeReplaced(
   lake: LakeContext,
   dataset: string,
   options: { readonly keepReplacedMs: number; readonly signal: AbortSignal },
 ): Promise<Retired> {
   if ((await loadTable(lake, dataset)) === null) return { snapshots: 0, objects: 0, bytes: 0 };
+  await assertEngineClock(lake);
   const nowMs = lake.clock.nowMs();
   await expireListings(lake.engine, lake.volume, nowMs, options.keepReplacedMs);
   const snapshots = await expireSnapshots(lake, dataset, { olderThanMs: nowMs - options.keepReplacedMs, keepLast: 1 });

@@ -66,6 +66,23 @@ export async function openPipelineOf(yamlOf: (dir: string) => string, topic: Top
   return { dir, yaml, config, log, lake: ports.lake };
 }
 
+/** The same when so many hours have passed, for the metadata engine, too: a clock that is alone ahead ends no grace. */
+export function hoursLater<T extends { readonly lake: LakeContext }>(pipeline: T, hours: number): T {
+  const { engine, clock } = pipeline.lake;
+  const laterMs = hours * 3_600_000;
+  const sessions: typeof engine.sessions = async () =>
+    (await engine.sessions()).map((session) => ({ ...session, renewedMs: session.renewedMs + laterMs }));
+  const laterEngine = new Proxy(engine, {
+    get: (target, name) => {
+      if (name === 'sessions') return sessions;
+      const value: unknown = Reflect.get(target, name);
+      return typeof value === 'function' ? (value.bind(target) as unknown) : value;
+    },
+  });
+  const later = { ...clock, nowMs: () => clock.nowMs() + laterMs };
+  return { ...pipeline, lake: { ...pipeline.lake, engine: laterEngine, clock: later } };
+}
+
 export function landOnce(pipeline: TestPipeline, changed: Partial<LanderOptions> = {}): Promise<LandResult> {
   return runLander({
     config: pipeline.config,

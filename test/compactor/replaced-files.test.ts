@@ -10,11 +10,13 @@ import { fetchBackup, fsckVolume } from '../../fs-gateway/tools/main.ts';
 import type { LoadReport } from '../../fs-gateway/tools/load.ts';
 import { systemClock } from '../../lib/clock.ts';
 import { openMeta, openStore } from '../../lib/registry.ts';
+import { loadTable } from '../../lib/table/table.ts';
 import type { Backup } from '../../lib/volume/backups.ts';
 import {
   compactAll,
   DATASET,
   HOUR_MS,
+  hoursLater,
   landOnce,
   liveFiles,
   openTestPipeline,
@@ -26,17 +28,12 @@ import {
 
 const MS_PER_HOUR = 3_600_000;
 
-function at(pipeline: TestPipeline, hours: number): TestPipeline {
-  const clock = { ...systemClock, nowMs: () => Date.now() + hours * MS_PER_HOUR };
-  return { ...pipeline, lake: { ...pipeline.lake, clock } };
-}
-
 /** Two small files, landed `hours` ago. */
 async function landed(pipeline: TestPipeline, hours: number): Promise<readonly string[]> {
   const producer = new TestProducer(pipeline.log);
   for (const seq of [0, 1]) {
     await producer.append(0, [recordOf({ seq, value: { sensor: 's', ts: HOUR_MS + seq, rms: 1 } })]);
-    await landOnce(at(pipeline, -hours));
+    await landOnce(hoursLater(pipeline, -hours));
   }
   const objects = join(pipeline.dir, 'objects');
   for (const entry of readdirSync(objects, { recursive: true, withFileTypes: true })) {
@@ -56,9 +53,9 @@ test('files of a dataset that had been at rest stay for as long as those of any 
   const replaced = await landed(pipeline, 48);
   expect((await compactAll(pipeline)).summary).toMatchObject({ groups: 1, filesBefore: 2, filesAfter: 1 });
   expect(await there(pipeline, replaced)).toBe(2);
-  await compactAll(at(pipeline, 23));
+  await compactAll(hoursLater(pipeline, 23));
   expect(await there(pipeline, replaced)).toBe(2);
-  await compactAll(at(pipeline, 25));
+  await compactAll(hoursLater(pipeline, 25));
   expect(await there(pipeline, replaced)).toBe(0);
   expect(
     await there(
@@ -67,6 +64,26 @@ test('files of a dataset that had been at rest stay for as long as those of any 
     ),
   ).toBe(1);
 });
+
+test('a clock that is ahead of the metadata engine ends no grace period, and is named', async () => {
+  const pipeline = await openTestPipeline();
+  const replaced = await landed(pipeline, 48);
+  await compactAll(pipeline);
+  const before = await readState(pipeline);
+  const clock = { ...systemClock, nowMs: () => Date.now() + 48 * MS_PER_HOUR };
+  const { problems } = await compactAll({ ...pipeline, lake: { ...pipeline.lake, clock } });
+  expect(problems).toEqual([
+    expect.stringMatching(/replaced files were not removed: the clock of this machine .* 17280\d s/),
+  ]);
+  expect(await there(pipeline, replaced)).toBe(2);
+  expect(await readState(pipeline)).toEqual(before);
+});
+
+/** What older readers of the table can still go to. */
+async function readState({ lake }: TestPipeline): Promise<readonly bigint[]> {
+  const table = await loadTable(lake, DATASET);
+  return (table?.metadata.snapshots ?? []).map((snapshot) => snapshot['snapshot-id']);
+}
 
 async function backUp({ lake, dir }: TestPipeline): Promise<Backup> {
   return createBackup({ engine: lake.engine, store: lake.store, volume: 'lake', clock: systemClock, directory: dir });
@@ -107,17 +124,17 @@ test('nothing of the lake is deleted that a kept backup needs; it goes when the 
   await compactAll(pipeline);
   // Names and snapshots go in their time, twice over: what they referred to waits for the backup.
   for (const hours of [25, 26, 50]) {
-    await compactAll(at(pipeline, hours));
+    await compactAll(hoursLater(pipeline, hours));
     expect(await there(pipeline, replaced)).toBe(2);
   }
   const { report, lake } = await load(pipeline, backup);
   expect(report).toMatchObject({ consistent: true, missingLakeObjects: 0, missing: [] });
   expect(await readRows(lake)).toHaveLength(2);
   // The load began all waiting anew.
-  await compactAll(at(pipeline, 51));
+  await compactAll(hoursLater(pipeline, 51));
   const younger = await backUp(pipeline);
   await pipeline.lake.store.delete([backup.key]);
-  await compactAll(at(pipeline, 52));
+  await compactAll(hoursLater(pipeline, 52));
   expect(await there(pipeline, replaced)).toBe(0);
   expect((await load(pipeline, younger)).report).toMatchObject({ missingLakeObjects: 0 });
   expect(await readRows(pipeline.lake)).toHaveLength(2);

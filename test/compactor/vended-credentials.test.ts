@@ -32,6 +32,7 @@ import {
   pipelineYaml,
   TestProducer,
   type TestPipeline,
+  hoursLater,
 } from './pipeline.ts';
 
 const BUCKET = 'lake';
@@ -154,9 +155,7 @@ describe.skipIf(missing('iceberg-rest', 'versitygw'))('credentials that a catalo
       await expectWhole(pipeline.lake, landing + 1, false);
     }
     // An hour later: what nobody refers to goes, a dead letter stays.
-    const nowMs = (): number => Date.now() + 7_200_000;
-    const later = { ...pipeline.lake, clock: { ...pipeline.lake.clock, nowMs } };
-    expect((await compactAll({ ...pipeline, lake: later })).problems).toEqual([]);
+    expect((await compactAll(hoursLater(pipeline, 2))).problems).toEqual([]);
     await expectWhole(pipeline.lake, 2, true);
     // Hidden from Iceberg's own removal of orphans.
     const folder = `${tableFolder(DATASET)}_quarantine/`;

@@ -39,9 +39,9 @@ test('a time means the same instant whatever the time zone and the locale of the
   Object.assign(process.env, { TZ: 'Asia/Kolkata', LC_ALL: 'th_TH.UTF-8' });
   const worker = await startWorker();
   const time = "TIMESTAMPTZ '2026-01-31 07:00:00'";
-  expect(await worker.query(`SELECT epoch_ms(${time}) AS ms, ${time}::VARCHAR AS text, year(${time}) AS year`)).toEqual([
-    { ms: BigInt(Date.UTC(2026, 0, 31, 7)), text: '2026-01-31 07:00:00+00', year: 2026n },
-  ]);
+  expect(await worker.query(`SELECT epoch_ms(${time}) AS ms, ${time}::VARCHAR AS text, year(${time}) AS year`)).toEqual(
+    [{ ms: BigInt(Date.UTC(2026, 0, 31, 7)), text: '2026-01-31 07:00:00+00', year: 2026n }],
+  );
 });
 
 test('a query beyond its memory and scratch fails as full, and the next one works', async () => {

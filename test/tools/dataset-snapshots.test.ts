@@ -22,6 +22,7 @@ import {
   openTestPipeline,
   recordOf,
   TestProducer,
+  hoursLater,
 } from '../compactor/pipeline.ts';
 import type { TestPipeline } from '../compactor/pipeline.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
@@ -78,7 +79,7 @@ test('the files of a snapshot stay, byte for byte, when the table replaces them 
 
   await land(pipeline, 2);
   await compactAll(pipeline);
-  const later = { ...lake, clock: { ...systemClock, nowMs: () => Date.now() + 30 * 86_400_000 } };
+  const { lake: later } = hoursLater(pipeline, 30 * 24);
   await expireSnapshots(later, DATASET, { olderThanMs: later.clock.nowMs(), keepLast: 1 });
   expect((await loadTable(lake, DATASET))?.metadata.snapshots).toHaveLength(1);
   await compactAll({ ...pipeline, lake: later });
