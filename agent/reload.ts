@@ -40,6 +40,7 @@ export async function runReloading({ path, signal, onStatus, log }: RunReloading
       const ended = new AbortController();
       const until = AbortSignal.any([signal, ended.signal]);
       const { config, baseDir } = await desired.choose();
+      let hadGrace = false;
       const changes = [watch.next(until), desired.next(until)] as const;
       for (const change of changes) {
         void change.then((changed) => {
@@ -51,7 +52,10 @@ export async function runReloading({ path, signal, onStatus, log }: RunReloading
         baseDir,
         signal: AbortSignal.any([signal, reload.signal]),
         // What is in the spool can wait for the new configuration.
-        drainMs: () => (signal.aborted ? undefined : 0),
+        drainMs: () => {
+          hadGrace = signal.aborted;
+          return hadGrace ? undefined : 0;
+        },
         desired: () => desired.status,
         log,
         onStatus: (status) => {
@@ -69,7 +73,8 @@ export async function runReloading({ path, signal, onStatus, log }: RunReloading
         if (!(await desired.failed(run.error))) throw run.error;
       } else {
         await desired.ended();
-        if (signal.aborted) {
+        // A signal that comes behind the end for a reload has one more start: its sources rest, and what is in the spool gets its time.
+        if (signal.aborted && hadGrace) {
           manager.stopping();
           return run.summary;
         }

@@ -6,8 +6,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect, onTestFinished, test } from 'vitest';
+import { runReloading } from '../../agent/reload.ts';
+import { Spool } from '../../agent/spool/spool.ts';
 import type { AgentStatus } from '../../agent/status.ts';
 import { eventually } from '../support/processes.ts';
+import { replaceMethod } from '../support/replace-method.ts';
 import { tempDir } from '../support/temp.ts';
 import { valuesIn } from './log-values.ts';
 import { HANG_MS } from '../support/hang.ts';
@@ -241,7 +244,7 @@ test('a changed file and SIGHUP take effect without a lost or doubled reading; o
   configIn(dir, port, 300);
   child.kill('SIGHUP');
   await expect.poll(() => metric('rule_sampled_out_total')).toBe('0');
-  // Nobody answers while the agent starts anew, and an end in that moment would leave in the spool what is there.
+  // Nobody answers while the agent starts anew.
   const answers = async (): Promise<boolean> => (await metric('topic_readings_total{topic="machine"}')) !== undefined;
   await expect
     .poll(async () => (await metric('rule_active{rule="0: uplink down"}')) === undefined && (await answers()))
@@ -251,6 +254,45 @@ test('a changed file and SIGHUP take effect without a lost or doubled reading; o
   // The simulator counts over the life of the data directory.
   const numbers = (await valuesIn(dir, 'machine')).map(({ n = NaN }) => n).sort((a, b) => a - b);
   expect(numbers).toEqual(Array.from({ length: Number(summary['readings']) }, (_, index) => index));
+});
+
+test('a SIGTERM in the middle of a reload has the time that any has: what is in the spool is delivered', async () => {
+  const dir = tempDir();
+  const path = join(dir, 'agent.yaml');
+  const nobody = `kafka://127.0.0.1:${await freePort()}`;
+  const configure = (log: string): void =>
+    writeFileSync(
+      path,
+      `agent: { id: edge-7, dataDir: ./agent }
+log: ${log}
+sources: [{ type: simulator, rate: 1000, sensors: 5, count: 100, to: machine }]
+`,
+    );
+  const terminated = new AbortController();
+  const stored = Promise.withResolvers<unknown>();
+  configure(nobody);
+  const running = runReloading({
+    path,
+    signal: terminated.signal,
+    log: () => undefined,
+    onStatus: ({ readings }) => readings === 100 && stored.resolve(undefined),
+  });
+  await stored.promise;
+  // Behind the last delivery of the old configuration, in front of the start of the new one.
+  replaceMethod(
+    Spool.prototype,
+    'close',
+    (close) =>
+      async function (this: Spool) {
+        terminated.abort();
+        await close.call(this);
+      },
+  );
+  configure('file:./log');
+  process.emit('SIGHUP');
+  const summary = await running;
+  expect([summary.readings, summary.delivered]).toEqual([100, 100]);
+  expect((await valuesIn(dir, 'machine')).length).toBe(100);
 });
 
 test('a file that is being written takes effect when it is whole: what its first half lacks keeps its state', async () => {
