@@ -2,7 +2,7 @@
 import { constants } from 'node:fs';
 import { copyFile, readdir, rm } from 'node:fs/promises';
 import { basename, dirname } from 'node:path';
-import { systemCode } from '../lib/errors.ts';
+import { fromSystemError, systemCode } from '../lib/errors.ts';
 
 /** Copies the present bytes of a file to a second name, for a person to look at; an earlier copy of that name is left as it is. */
 export async function keepEvidence(path: string, as: string): Promise<void> {
@@ -12,7 +12,7 @@ export async function keepEvidence(path: string, as: string): Promise<void> {
     if (systemCode(error) === 'EEXIST') return;
     await rm(as, { force: true });
     // On a full disk the evidence is given up, the readings around the damage are not.
-    if (systemCode(error) !== 'ENOSPC') throw error;
+    if (fromSystemError(error, as).code !== 'full') throw error;
   }
 }
 

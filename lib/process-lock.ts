@@ -6,13 +6,13 @@
  *
  * Invariants: at most one holder over all processes and over all threads of one process. The lock file is never deleted: a
  * deleted file would let a second process lock a new file of the same name.
- * Failure: a killed holder leaves both files; the next one takes the lock at once and overwrites the text.
+ * Failure: a killed holder leaves both files; the next one takes the lock at once and overwrites the text. A full disk has no room for the text.
  * Limits: needs a file system with working fcntl locks (every local one; NFS with lockd).
  */
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
-import { PenstockError, fromSystemError } from './errors.ts';
+import { PenstockError, fromSystemError, isCode } from './errors.ts';
 import { isAlive } from './process-identity.ts';
 
 export interface ProcessLock {
@@ -44,9 +44,9 @@ export async function acquireProcessLock(
   try {
     mkdirSync(dirname(path), { recursive: true });
     database = new DatabaseSync(path, { timeout: 0 });
-    database.exec('PRAGMA journal_mode = DELETE; BEGIN EXCLUSIVE');
-    const holder: Holder = { pid: process.pid, label: options.label, since: new Date().toISOString() };
-    writeFileSync(holderPath, `${JSON.stringify(holder)}\n`);
+    // A journal in memory: nothing is written, and one on the disk would need room on a full one.
+    database.exec('PRAGMA journal_mode = MEMORY; BEGIN EXCLUSIVE');
+    writeHolder(holderPath, options.label);
   } catch (error) {
     database?.close();
     if (isBusy(error)) throw await heldError(options.of ?? dirname(path), holderPath);
@@ -66,6 +66,16 @@ export async function acquireProcessLock(
       held.close();
     },
   };
+}
+
+function writeHolder(path: string, label: string): void {
+  const holder: Holder = { pid: process.pid, label, since: new Date().toISOString() };
+  try {
+    writeFileSync(path, `${JSON.stringify(holder)}\n`);
+  } catch (error) {
+    // Whoever is refused is not told by whom, then.
+    if (!isCode(fromSystemError(error, path), 'full')) throw error;
+  }
 }
 
 function isBusy(error: unknown): boolean {

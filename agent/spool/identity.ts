@@ -46,7 +46,10 @@ export async function loadIdentity(dir: string, agent: string, machine: string, 
 
 export async function renewIdentity(dir: string, agent: string, machine: string, nowMs: number): Promise<Identity> {
   const identity = { agent, machine, incarnation: randomUUID(), since: new Date(nowMs).toISOString() };
-  await replaceFile(join(dir, 'identity.json'), `${JSON.stringify(identity)}\n`);
+  const path = join(dir, 'identity.json');
+  await replaceFile(path, `${JSON.stringify(identity)}\n`).catch((error: unknown) => {
+    throw fromSystemError(error, `cannot write ${path}`);
+  });
   return identity;
 }
 

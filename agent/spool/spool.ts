@@ -15,7 +15,7 @@
  */
 import { join } from 'node:path';
 import { systemClock, type Clock } from '../../lib/clock.ts';
-import { describeError, PenstockError } from '../../lib/errors.ts';
+import { describeError, isCode, PenstockError } from '../../lib/errors.ts';
 import { acquireProcessLock, type ProcessLock } from '../../lib/process-lock.ts';
 import { DiskReserve } from './disk-reserve.ts';
 import { DropPlanner, type DropPolicy } from './dropping.ts';
@@ -25,7 +25,7 @@ import { assertCarried, type Readings } from './packed-readings.ts';
 import { PendingGroup } from './pending-group.ts';
 import { RecentFrames } from './recent-frames.ts';
 import { segmentBytesFor } from './segment-files.ts';
-import { recoverSpool, type Segment } from './recovery.ts';
+import { recoverSpool, type RecoveredSpool, type Segment } from './recovery.ts';
 import { Room } from './room.ts';
 import { SegmentWriter, SyncFailure } from './segment-writer.ts';
 import { gapReading } from './gap-report.ts';
@@ -60,14 +60,13 @@ export async function openSpool(options: SpoolOptions): Promise<Spool> {
   await makeDirectory(dir);
   const lock = await acquireProcessLock(join(dir, 'lock'), { label: `agent ${agent}` });
   try {
-    const clock = options.clock ?? systemClock;
-    const machine = options.machine ?? (await machineFingerprint());
     const recovered = await recoverSpool(dir);
-    const identity = recovered.uncertain
-      ? await renewIdentity(dir, agent, machine, clock.nowMs())
-      : await loadIdentity(dir, agent, machine, clock.nowMs());
-    recovered.state.eras.begin(identity, recovered.state.topics());
-    const writer = await SegmentWriter.create(dir, recovered.lastNumber + 1, identity, recovered.state);
+    const { identity, writer } = await begin(options, recovered).catch(async (error: unknown) => {
+      if (!isCode(error, 'full')) throw error;
+      // A disk that others filled meanwhile: the reserve is for what delivers, and so frees, what the spool holds.
+      await new DiskReserve(dir).giveUp();
+      return begin(options, recovered);
+    });
     const spool = new Spool(options, lock, identity, recovered.state, recovered.segments, writer, recovered.setAside);
     await spool.removeDelivered();
     return spool;
@@ -75,6 +74,17 @@ export async function openSpool(options: SpoolOptions): Promise<Spool> {
     lock.release();
     throw error;
   }
+}
+
+/** Throws `full`, `denied` or `io`. */
+async function begin(
+  { dir, agent, machine, clock = systemClock }: SpoolOptions,
+  { uncertain, state, lastNumber }: RecoveredSpool,
+): Promise<{ readonly identity: Identity; readonly writer: SegmentWriter }> {
+  const load = uncertain ? renewIdentity : loadIdentity;
+  const identity = await load(dir, agent, machine ?? (await machineFingerprint()), clock.nowMs());
+  state.eras.begin(identity, state.topics());
+  return { identity, writer: await SegmentWriter.create(dir, lastNumber + 1, identity, state) };
 }
 
 export class Spool implements SpoolReader {

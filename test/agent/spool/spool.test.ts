@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process';
-import { readdirSync, statSync } from 'node:fs';
+import { readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
@@ -352,6 +352,26 @@ test.skipIf(process.platform !== 'linux' || process.getuid?.() !== 0)(
     await expect.poll(() => spool.durablyAcknowledged('t')).toBe(last);
     await spool.append([readingOf('after')]);
     await spool.close();
+  },
+);
+
+test.skipIf(process.platform !== 'linux' || process.getuid?.() !== 0)(
+  'a start on a disk that others filled takes the room of the reserve, so that what it holds is delivered (needs root for a tmpfs)',
+  async () => {
+    const { dir, spool } = await spoolOnSmallDisk();
+    await spool.append([readingOf('before')]);
+    await spool.close();
+    const others = join(dir, '..', 'others');
+    expect(() => writeFileSync(others, Buffer.alloc(4e6))).toThrow(/ENOSPC/);
+    const again = await spoolIn(dir);
+    expect(contentOf(await readAll(again))).toEqual(['before']);
+    await expect(again.append([readingOf('refused')])).rejects.toMatchObject({ code: 'full' });
+    again.acknowledge('t', 1n);
+    await again.sync();
+    expect(again.durablyAcknowledged('t')).toBe(1n);
+    rmSync(others);
+    await again.append([readingOf('after')]);
+    await again.close();
   },
 );
 
