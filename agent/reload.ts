@@ -40,7 +40,7 @@ export async function runReloading({ path, signal, onStatus, log }: RunReloading
       const ended = new AbortController();
       const until = AbortSignal.any([signal, ended.signal]);
       const { config, baseDir } = await desired.choose();
-      let hadGrace = false;
+      const end = { hadGrace: false };
       const changes = [watch.next(until), desired.next(until)] as const;
       for (const change of changes) {
         void change.then((changed) => {
@@ -53,8 +53,8 @@ export async function runReloading({ path, signal, onStatus, log }: RunReloading
         signal: AbortSignal.any([signal, reload.signal]),
         // What is in the spool can wait for the new configuration.
         drainMs: () => {
-          hadGrace = signal.aborted;
-          return hadGrace ? undefined : 0;
+          end.hadGrace = signal.aborted;
+          return end.hadGrace ? undefined : 0;
         },
         desired: () => desired.status,
         log,
@@ -74,7 +74,7 @@ export async function runReloading({ path, signal, onStatus, log }: RunReloading
       } else {
         await desired.ended();
         // A signal that comes behind the end for a reload has one more start: its sources rest, and what is in the spool gets its time.
-        if (signal.aborted && hadGrace) {
+        if (signal.aborted && end.hadGrace) {
           manager.stopping();
           return run.summary;
         }
