@@ -50,8 +50,9 @@ export class AwaitedCopies {
     return nowMs - copy.sinceMs < COPY_WAIT_MS && nowMs - copy.firstMs < COPYING_MS_MAX;
   }
 
-  keys(): Iterable<string> {
-    return this.#copies.keys();
+  /** Forgets those that the glob does not match any more. */
+  keep(found: ReadonlySet<string>): void {
+    for (const inode of this.#copies.keys()) if (!found.has(inode)) this.#copies.delete(inode);
   }
 
   delete(inode: string): void {

@@ -23,7 +23,7 @@ import type { SourceOutput } from '../source.ts';
 import type { Marks } from './file-marks.ts';
 import type { Line, LineJoiner } from './line-joiner.ts';
 import { LineSplitter } from './line-splitter.ts';
-import type { FilePosition } from './tailed-file.ts';
+import { movedTo, type FilePlace, type FilePosition } from './tailed-file.ts';
 
 /** What the frames have beside the lines: 24 bytes and a sensor's id each. */
 const PACKED_BYTES_PER_BYTE = 1.25;
@@ -51,7 +51,7 @@ interface Made {
 
 export class FileLines {
   /** Where the file was found last; it may have been renamed since. */
-  path: string;
+  place: FilePlace;
   readonly #context: LineContext;
   readonly #splitter: LineSplitter;
   readonly #marks: Marks;
@@ -65,11 +65,12 @@ export class FileLines {
   /** `marks` are those at the position. */
   constructor(context: LineContext, position: FilePosition, marks: Marks) {
     const { format, maxLineBytes } = context.config;
-    this.path = position.path;
+    const { path, folder } = position;
+    this.place = { path, ...(folder !== undefined && { folder }) };
     this.#context = context;
     this.#splitter = new LineSplitter(position.offset, position.skipping, maxLineBytes);
     this.#marks = marks;
-    this.#isCsv = (format ?? (CSV_NAME.test(position.path) ? 'csv' : 'ndjson')) === 'csv';
+    this.#isCsv = (format ?? (CSV_NAME.test(path) ? 'csv' : 'ndjson')) === 'csv';
     this.#isPlain = !this.#isCsv && format !== 'text' && context.joiner === undefined;
     this.#columns = position.columns;
     this.#position = position;
@@ -127,13 +128,13 @@ export class FileLines {
   async breakOff(reason: string): Promise<void> {
     await this.flushLines();
     const { rest, position } = this.#splitter;
-    await this.#context.output.quarantine([{ reason, position: `${this.path}@${position}`, input: rest }]);
+    await this.#context.output.quarantine([{ reason, position: `${this.place.path}@${position}`, input: rest }]);
   }
 
   /** The whole file was read, which was compressed. */
   async storeEnd(ended: NonNullable<FilePosition['ended']>): Promise<void> {
     await this.settled();
-    const state = { ...this.#position, path: this.path, ended };
+    const state = { ...movedTo(this.#position, this.place), ended };
     await this.#context.output.deliver([], [{ source: this.#context.key, state }]);
     this.#position = state;
   }
@@ -178,7 +179,8 @@ export class FileLines {
     const result = this.#parse(line, made.mapping, made.arrivalUs);
     if (result === null) return;
     const reason = isRejected(result) ? result.reason : isSurelyFine(result) ? null : refusal(result);
-    if (reason !== null) made.rejected.push({ reason, position: `${this.path}@${line.start}`, input: line.bytes });
+    if (reason !== null)
+      made.rejected.push({ reason, position: `${this.place.path}@${line.start}`, input: line.bytes });
     else if (!isRejected(result)) made.readings.add(result);
   }
 
@@ -189,7 +191,7 @@ export class FileLines {
     if (lines === 0 && isSkipping === this.#position.skipping) return;
     const { born } = this.#position;
     const position: FilePosition = {
-      path: this.path,
+      ...this.place,
       ...(born !== undefined && { born }),
       ...this.#marks.end(offset),
       skipping: isSkipping,
@@ -206,7 +208,7 @@ export class FileLines {
 
   #mapping(): ReadingMapping {
     const { to: topic, priority, sensor, eventTime } = this.#context.config;
-    const key = sensor === undefined ? null : sensor === 'path' ? { text: this.path } : { field: sensor };
+    const key = sensor === undefined ? null : sensor === 'path' ? { text: this.place.path } : { field: sensor };
     return { input: 'line', topic, priority, key, eventTime };
   }
 

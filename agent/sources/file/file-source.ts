@@ -7,16 +7,13 @@
  * Rotation
  * - Renamed: the open handle is read to its end, until nothing came for ROTATED_WAIT_MS; a file that was renamed while the agent was
  *   down is looked for by its inode in the folder where it lay, and then by its content in what is compressed there. One that is not
- *   found may lie in a file system that is not mounted yet: its position is kept.
+ *   found may lie in a file system that is not mounted yet: its position is kept. Where a link led to it, that is the folder it lay in.
  * - Copied and truncated: the copy is found by its marks, and read from where the original was; a copy that the glob matches
  *   waits for its original to be truncated (awaited-copies.ts), and is a file of its own if that does not happen.
- * - Compressed: a gzip file that the glob matches is looked at once it has not changed for SETTLED_MS. Where the file is still open that it was
- *   made of, that one is read, and then there is nothing left in this one; where it is gone, this one goes on in its place; else it is a file
- *   of its own.
+ * - Compressed: a gzip file that the glob matches is compared with what was read (matched-archives.ts).
  * Many files: where more match than may be open, the one that rests longest is closed at its end, and opened again when it has changed.
  * Limits: FILES_MAX open files, FILES_KNOWN_MAX with those that rest and the compressed ones that are read. What is written to a file that rests,
  * and deleted between two looks, is lost. What is written between a copytruncate's copy and its truncation is lost by that method itself.
- * While the content of a compressed file is compared (100 MB take a second or less), the others wait.
  * What matches beyond these waits, and its number is a problem of the source; looks take a tenth of the time at most, and end with the signal.
  */
 import type { FileHandle } from 'node:fs/promises';
@@ -28,16 +25,25 @@ import { AwaitedCopies } from './awaited-copies.ts';
 import { CompressedFile } from './compressed-file.ts';
 import { Marks } from './file-marks.ts';
 import { ChunkBuffer, CHUNK_BYTES_MAX, FollowedFile, rotatedFirst, type OpenFile } from './followed-file.ts';
-import { compressionOf, contentEnd, endOf, matchContent, type ContentEnd, type Match } from './gzip-content.ts';
+import { compressionOf } from './gzip-content.ts';
 import type { LineJoiner } from './line-joiner.ts';
 import { LostFiles } from './lost-files.ts';
+import { MatchedArchives } from './matched-archives.ts';
 import { matchingFiles, NotFollowed } from './matching-files.ts';
 import { isReplaced, StoredPositions } from './stored-positions.ts';
-import { BEGINNING, bornOf, bytesAt, isSameFile, openFile, type FilePosition, type FileStats } from './tailed-file.ts';
+import {
+  BEGINNING,
+  bornOf,
+  bytesAt,
+  isSameFile,
+  movedTo,
+  openFile,
+  placeOf,
+  type FilePosition,
+  type FileStats,
+} from './tailed-file.ts';
 
 const ROTATED_WAIT_MS = 5000;
-/** A compressor writes all the time; one that pauses longer only makes the file come in two parts. */
-const SETTLED_MS = 10_000;
 /** Well below the usual limit of 1024 descriptors. */
 const FILES_MAX = 800;
 /** A spool takes a whole delivery while it is below its bound: in a small one, deliveries are small. */
@@ -47,10 +53,6 @@ const FILES_KNOWN_MAX = 2000;
 /** A look at 100,000 files takes seconds, in which none of them is read: for so many times as long, no other follows. */
 const READING_PER_LOOK = 9;
 const LF = 10;
-
-interface Original extends ContentEnd {
-  readonly inode: string;
-}
 
 export async function fileSource(
   config: FileSourceConfig,
@@ -68,28 +70,36 @@ export async function fileSource(
     run: (output, signal) => {
       const makeJoiner = (): LineJoiner | undefined =>
         joining && multiline && new joining.LineJoiner(multiline, () => output.count('multiline_cut'));
-      return new FileFollower(name, pattern, config, chunkBytes, filesMax, output, makeJoiner, signal).run();
+      return new FileFollower({ name, pattern, config, chunkBytes, filesMax, output, makeJoiner, signal }).run();
     },
   };
 }
 
+interface Following {
+  readonly name: string;
+  readonly pattern: string;
+  readonly config: FileSourceConfig;
+  /** What is read of a file at once. */
+  readonly chunkBytes: number;
+  /** So many are open. */
+  readonly filesMax: number;
+  readonly output: SourceOutput;
+  /** Of each file; undefined where a line is a reading. */
+  readonly makeJoiner: () => LineJoiner | undefined;
+  readonly signal: AbortSignal;
+}
+
 class FileFollower {
-  readonly #pattern: string;
-  readonly #config: FileSourceConfig;
-  readonly #buffer: ChunkBuffer;
-  readonly #filesMax: number;
+  readonly #options: Following;
   readonly #output: SourceOutput;
-  readonly #makeJoiner: () => LineJoiner | undefined;
   readonly #signal: AbortSignal;
+  readonly #buffer: ChunkBuffer;
   /** By inode, what had something to read last at the end. */
   readonly #files = new Map<string, OpenFile>();
   readonly #positions: StoredPositions;
   readonly #lost: LostFiles;
   readonly #copies = new AwaitedCopies();
-  /** Compressed files, since when they are as they are. */
-  readonly #settling = new Map<string, FileStats & { readonly sinceMs: number }>();
-  /** Compressed files, with the open file that each was made of and the end of what it holds. */
-  readonly #originals = new Map<string, Original>();
+  readonly #archives: MatchedArchives;
   /** By path, as of the last look and what was read since: of a file that is gone, none is left. */
   readonly #problems = new Map<string, string>();
   /** By folder, what keeps lost files from being looked for. */
@@ -98,29 +108,22 @@ class FileFollower {
   readonly #startsAtEnd: boolean;
   #isFirstLook = true;
 
-  constructor(
-    name: string,
-    pattern: string,
-    config: FileSourceConfig,
-    chunkBytes: number,
-    filesMax: number,
-    output: SourceOutput,
-    makeJoiner: () => LineJoiner | undefined,
-    signal: AbortSignal,
-  ) {
-    this.#pattern = pattern;
-    this.#config = config;
-    this.#buffer = new ChunkBuffer(chunkBytes);
-    this.#filesMax = filesMax;
+  constructor(options: Following) {
+    const { name, config, chunkBytes, output, signal } = options;
+    this.#options = options;
     this.#output = output;
-    this.#makeJoiner = makeJoiner;
     this.#signal = signal;
+    this.#buffer = new ChunkBuffer(chunkBytes);
     this.#positions = new StoredPositions(name, output);
     this.#lost = new LostFiles({
       ...{ positions: this.#positions, output, signal },
       isOpen: (inode) => this.#files.has(inode),
       follow: (handle, inode, position, isCompressed) => this.#followRotated(handle, inode, position, isCompressed),
       guarded: (folder, act) => this.#guarded(folder, act, this.#folderProblems),
+    });
+    this.#archives = new MatchedArchives({
+      ...{ positions: this.#positions, lost: this.#lost, openFiles: this.#files },
+      ...{ output, signal },
     });
     this.#startsAtEnd = config.start === 'end' && this.#positions.isEmpty;
   }
@@ -134,7 +137,7 @@ class FileFollower {
         if (beganMs >= nextLookMs) {
           await this.#look();
           const endedMs = clock.monotonicMs();
-          nextLookMs = Math.max(beganMs + this.#config.poll, endedMs + READING_PER_LOOK * (endedMs - beganMs));
+          nextLookMs = Math.max(beganMs + this.#options.config.poll, endedMs + READING_PER_LOOK * (endedMs - beganMs));
         }
         // What was left of it comes before what took its place.
         await this.#lost.find();
@@ -152,7 +155,7 @@ class FileFollower {
           ...problems.values().take(1),
         ]);
         this.#output.report(problem);
-        if (!isBusy) await pause(this.#config.poll, this.#signal);
+        if (!isBusy) await pause(this.#options.config.poll, this.#signal);
       }
     } finally {
       for (const file of this.#files.values()) await file.close();
@@ -169,7 +172,7 @@ class FileFollower {
     // What still is one is met again, here or when the files are read on.
     this.#problems.clear();
     const found = new Set<string>();
-    const matches = await matchingFiles(this.#pattern, (path, act) => this.#guarded(path, act), this.#signal);
+    const matches = await matchingFiles(this.#options.pattern, (path, act) => this.#guarded(path, act), this.#signal);
     // Before any file is taken for a new one: it may be the copy of one of these.
     if (this.#isFirstLook) this.#lost.addLeft();
     for (const file of matches) {
@@ -184,7 +187,7 @@ class FileFollower {
       found.add(stats.inode);
       const known = this.#files.get(stats.inode);
       if (known !== undefined) {
-        known.lines.path = path;
+        if (known.lines.place.path !== path) known.lines.place = await placeOf(path);
         known.rotatedSinceMs = undefined;
       } else if (this.#positions.isFinished(stats)) continue;
       else if (this.#mayFollow(stats.inode) && (await this.#makesRoom())) {
@@ -198,9 +201,8 @@ class FileFollower {
     for (const file of this.#files.values()) {
       if (!found.has(file.inode)) file.rotatedSinceMs ??= this.#output.clock.monotonicMs();
     }
-    for (const seen of [this.#copies, this.#settling, this.#originals]) {
-      for (const inode of seen.keys()) if (!found.has(inode)) seen.delete(inode);
-    }
+    this.#copies.keep(found);
+    this.#archives.keep(found);
     if (this.#isFirstLook) {
       this.#isFirstLook = false;
       // Of earlier runs: renamed, and maybe compressed, while the agent was down; deleted; or not mounted yet.
@@ -223,7 +225,7 @@ class FileFollower {
 
   /** Whether a file may be opened, maybe instead of one that rests. */
   async #makesRoom(): Promise<boolean> {
-    if (this.#files.size < this.#filesMax) return true;
+    if (this.#files.size < this.#options.filesMax) return true;
     for (const file of this.#files.values()) {
       const { restsAs } = file;
       if (restsAs === null || file.rotatedSinceMs !== undefined || (await file.isDeleted())) continue;
@@ -239,8 +241,8 @@ class FileFollower {
     if (first === undefined) return;
     const which = others.length === 0 ? `${first} waits` : `${first} and ${others.length} others wait`;
     this.#problems.set(
-      this.#pattern,
-      `${count} files match ${this.#pattern}, more than are followed (${FILES_KNOWN_MAX}, ${this.#filesMax} of them open): ${which}`,
+      this.#options.pattern,
+      `${count} files match ${this.#options.pattern}, more than are followed (${FILES_KNOWN_MAX}, ${this.#options.filesMax} of them open): ${which}`,
     );
   }
 
@@ -255,8 +257,9 @@ class FileFollower {
       if (compression !== null && !isCompressed) {
         throw new NotFollowed(`${path} is compressed by ${compression}: of compressed files, those of gzip are read`);
       }
+      const isPassedOver = this.#startsAtEnd && this.#isFirstLook;
       position = isCompressed
-        ? await this.#compressedPosition(handle, path, stats)
+        ? await this.#archives.startOf(handle, path, stats, isPassedOver)
         : await this.#startPosition(handle, path, stats);
     } finally {
       if (position === undefined || position === 'wait') await handle.close();
@@ -283,7 +286,8 @@ class FileFollower {
     // In the middle of a line, its end is skipped too.
     const skipping = size > 0 && (await bytesAt(handle, size - 1, 1))[0] !== LF;
     const marks = await Marks.at(handle, size);
-    const position = { ...BEGINNING, ...(await bornOf(handle)), ...marks.end(size), path, skipping };
+    const place = await placeOf(path);
+    const position = { ...BEGINNING, ...(await bornOf(handle)), ...marks.end(size), ...place, skipping };
     // Stored at once: what is written while the agent is down is new. It is opened when it has changed: of more than may be open, none is read
     // from its beginning.
     await this.#positions.store(inode, position);
@@ -291,82 +295,10 @@ class FileFollower {
     return 'wait';
   }
 
-  /** Where a gzip file that the glob matches is read from; `wait` also when there is nothing in it to read. */
-  async #compressedPosition(handle: FileHandle, path: string, stats: FileStats): Promise<FilePosition | 'wait'> {
-    const { inode } = stats;
-    if (await this.#positions.isReadToItsEnd(inode, handle)) {
-      this.#positions.finish(stats);
-      return 'wait';
-    }
-    if (this.#startsAtEnd && this.#isFirstLook) return this.#setAside(handle, stats, { ...BEGINNING, path });
-    if (!this.#isSettled(stats)) return 'wait';
-    const original = this.#originals.get(inode);
-    const made = original === undefined ? undefined : this.#files.get(original.inode);
-    if (original !== undefined && made !== undefined) {
-      const { position } = made.lines;
-      const isRead = original.isWhole && position.offset >= original.end.offset;
-      return isRead ? this.#setAside(handle, stats, { ...position, ...original.end, path }) : 'wait';
-    }
-    this.#originals.delete(inode);
-    const { key, isShort } = await this.#matchOriginal(handle, inode);
-    if (this.#isOver() || this.#originals.has(inode)) return 'wait';
-    if (key === null && isShort) {
-      const reason = 'the gzip file is damaged or cut off, within what was read before it was compressed';
-      await this.#output.quarantine([{ reason, position: path, input: Buffer.alloc(0) }]);
-      this.#output.count('gzip_damaged');
-      return this.#setAside(handle, stats, { ...BEGINNING, path });
-    }
-    const before = this.#positions.get(inode);
-    if (before !== undefined && key !== inode) await this.#lost.addReplaced(inode, before);
-    const from = key === null ? BEGINNING : this.#positions.get(key);
-    if (from === undefined) return 'wait';
-    const position = { ...from, path };
-    if (key !== null && key !== inode) await this.#positions.store(inode, position, key);
-    return position;
-  }
-
-  /** By content, the file that a compressed one was made of: of those that were not compressed when they were read, and what was read of it. */
-  async #matchOriginal(handle: FileHandle, inode: string): Promise<Match<string>> {
-    const closed = this.#positions.entries().filter(([key, { ended }]) => key === inode || ended === undefined);
-    const open = new Map<string, FollowedFile>();
-    for (const file of this.#files.values()) if (file instanceof FollowedFile) open.set(file.inode, file);
-    let content: ContentEnd | undefined;
-    for (;;) {
-      const ofOpen = [...open.values()].map((file): [string, FilePosition] => [file.inode, file.lines.position]);
-      const match = await matchContent(handle, [...ofOpen, ...closed], this.#signal);
-      const file = open.get(match.key ?? '');
-      if (file === undefined || this.#isOver()) return match;
-      content ??= await contentEnd(handle);
-      // What was read of it so far (a header, say) may be the beginning of many files. One that was truncated is about to be looked for.
-      if ((await file.holds(content.end)) || !(await file.holds(file.lines.position))) {
-        this.#originals.set(inode, { ...content, inode: file.inode });
-        return match;
-      }
-      open.delete(file.inode);
-    }
-  }
-
-  /** Nothing of the file is read; if it changes, it goes on behind `position`. */
-  async #setAside(handle: FileHandle, stats: FileStats, position: FilePosition): Promise<'wait'> {
-    await this.#positions.store(stats.inode, { ...position, ended: await endOf(handle) });
-    this.#positions.finish(stats);
-    return 'wait';
-  }
-
-  #isSettled(stats: FileStats): boolean {
-    const nowMs = this.#output.clock.monotonicMs();
-    const before = this.#settling.get(stats.inode);
-    if (before?.size === stats.size && before.modifiedMs === stats.modifiedMs) {
-      return nowMs - before.sinceMs >= SETTLED_MS;
-    }
-    this.#settling.set(stats.inode, { ...stats, sinceMs: nowMs });
-    this.#originals.delete(stats.inode);
-    return false;
-  }
-
-  async #follow(handle: FileHandle, inode: string, position: FilePosition, isCompressed: boolean): Promise<OpenFile> {
+  async #follow(handle: FileHandle, inode: string, found: FilePosition, isCompressed: boolean): Promise<OpenFile> {
     const key = this.#positions.checkpointOf(inode);
-    const context = { key, config: this.#config, output: this.#output, joiner: this.#makeJoiner() };
+    const position = movedTo(found, await placeOf(found.path));
+    const context = { key, config: this.#options.config, output: this.#output, joiner: this.#options.makeJoiner() };
     const file = isCompressed
       ? new CompressedFile(inode, context, handle, position)
       : await FollowedFile.at(inode, context, handle, { ...position, ...(await bornOf(handle)) }, this.#buffer);
@@ -378,7 +310,7 @@ class FileFollower {
 
   /** Returns whether there is more to read at once. */
   async #readOn(file: OpenFile): Promise<boolean> {
-    const isBusy = await this.#guarded(file.lines.path, async () => {
+    const isBusy = await this.#guarded(file.lines.place.path, async () => {
       const before = file.lines.position.offset;
       const result = await file.readOn(this.#signal);
       if (file.lines.position.offset > before && this.#files.delete(file.inode)) this.#files.set(file.inode, file);
@@ -403,9 +335,10 @@ class FileFollower {
     await file.close();
     this.#files.delete(inode);
     await this.#lost.addReplaced(inode, lines.position);
-    const handle = await openFile(lines.path, inode);
+    const { path } = lines.place;
+    const handle = await openFile(path, inode);
     if (handle === null) return;
-    const again = await this.#follow(handle, inode, { ...BEGINNING, path: lines.path }, false);
+    const again = await this.#follow(handle, inode, { ...BEGINNING, path }, false);
     again.rotatedSinceMs = rotatedSinceMs;
   }
 

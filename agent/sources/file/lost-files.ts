@@ -9,12 +9,11 @@
  * other files have come meanwhile.
  */
 import type { FileHandle } from 'node:fs/promises';
-import { dirname } from 'node:path';
 import type { SourceOutput } from '../source.ts';
 import { filesIn, findCopies, type FoundFile, type Lost } from './copies.ts';
 import { compressionOf, matchContent } from './gzip-content.ts';
 import { isReplaced, type StoredPositions } from './stored-positions.ts';
-import { bornOf, isSameFile, openFile, type FilePosition } from './tailed-file.ts';
+import { bornOf, folderOf, isSameFile, movedTo, openFile, type FilePosition } from './tailed-file.ts';
 
 /** At a folder in which more and more files appear. */
 const LOOKS_MAX = 4;
@@ -88,7 +87,7 @@ export class LostFiles {
   async find(): Promise<void> {
     const nowMs = this.#host.output.clock.monotonicMs();
     if (this.#refused.length > 0 && nowMs - this.#refusedMs >= RETRY_MS) this.#lost.push(...this.#refused.splice(0));
-    const byFolder = Map.groupBy(this.#lost, ({ position }) => dirname(position.path));
+    const byFolder = Map.groupBy(this.#lost, ({ position }) => folderOf(position));
     this.#lost = [];
     for (const [folder, lost] of byFolder) {
       const sought = new Map(lost.map((one) => [one.key, one]));
@@ -141,7 +140,7 @@ export class LostFiles {
       signal,
       onRefused,
     )) {
-      const position = { ...lost.position, ...(await bornOf(handle)), path: file.path };
+      const position = movedTo({ ...lost.position, ...(await bornOf(handle)) }, { path: file.path });
       await positions.store(file.stats.inode, position, lost.key);
       sought.delete(lost.key);
       await this.#follow(handle, file.stats.inode, position, isCompressed);

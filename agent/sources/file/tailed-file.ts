@@ -9,7 +9,8 @@
  * where the file system does not say when a file was made (FUSE, NFS before 4.2), one that got the inode of another.
  */
 import { crc32c } from '@node-rs/crc32';
-import { open, stat, type FileHandle } from 'node:fs/promises';
+import { open, realpath, stat, type FileHandle } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import { z } from 'zod';
 import { systemCode } from '../../../lib/errors.ts';
 import type { CheckpointState } from '../../spool/spool-state.ts';
@@ -19,6 +20,8 @@ export const MARK_BYTES = 256;
 const markSchema = z.strictObject({ bytes: z.int().nonnegative(), crc: z.int().nonnegative() });
 const positionSchema = z.strictObject({
   path: z.string(),
+  /** Where the file lies, if `path` is a link to another folder (as those of /var/log/containers): there it stays when it is rotated. */
+  folder: z.string().exactOptional(),
   /** When the file was made, nanoseconds since the epoch by the clock of then; left out where nobody says. */
   born: z.string().exactOptional(),
   offset: z.int().nonnegative(),
@@ -39,6 +42,8 @@ export type FilePosition = z.infer<typeof positionSchema>;
 /** An offset of a content, and the marks by which it is known there. */
 export type MarkedOffset = Pick<FilePosition, 'offset' | 'head' | 'tail'>;
 
+export type FilePlace = Pick<FilePosition, 'path' | 'folder'>;
+
 export interface FileStats {
   /** `device:inode`. */
   readonly inode: string;
@@ -57,6 +62,27 @@ export const BEGINNING: Omit<FilePosition, 'path'> = {
 /** undefined when it is not ours (another version's). */
 export function parsePosition(state: CheckpointState | undefined): FilePosition | undefined {
   return positionSchema.safeParse(state).data;
+}
+
+/** Of the file to which a path leads at present. */
+export async function placeOf(path: string): Promise<FilePlace> {
+  try {
+    const folder = dirname(await realpath(path));
+    return folder === (await realpath(dirname(path))) ? { path } : { path, folder };
+  } catch {
+    // It was renamed meanwhile: the next look finds it again.
+    return { path };
+  }
+}
+
+/** The same offset of the same content, found at another place. */
+export function movedTo({ folder: _, ...position }: FilePosition, place: FilePlace): FilePosition {
+  return { ...position, ...place };
+}
+
+/** The folder in which what was read at a position is looked for. */
+export function folderOf({ path, folder }: FilePlace): string {
+  return folder ?? dirname(path);
 }
 
 /** null when there is no such regular file. */

@@ -5,6 +5,7 @@ import {
   openSync,
   renameSync,
   rmSync,
+  symlinkSync,
   truncateSync,
   utimesSync,
   writeFileSync,
@@ -93,6 +94,33 @@ test('rotation by rename: the rest of the old file and all of the new one, runni
   const second = await spoolIn(join(dir, 'spool'));
   runSource(await fileSource(config, '/'), second, dir);
   await expectNumbers(second, 100);
+});
+
+test('what was rotated behind a link while the agent was down is read on in the folder where it lies, also when the link is gone', async () => {
+  const { dir, logs } = setUp();
+  const config = fileConfig(`${logs}/*.log`, { format: 'ndjson' });
+  // As Kubernetes has it: /var/log/containers links to the folders of the pods, in which the logs are rotated.
+  const pod = join(dir, 'pod');
+  mkdirSync(pod);
+  const path = join(pod, '0.log');
+  const link = join(logs, 'container.log');
+  writeFileSync(path, lines(1, 50));
+  symlinkSync(path, link);
+  const readUpTo = async (count: number): Promise<void> => {
+    const spool = await spoolIn(join(dir, 'spool'));
+    const running = runSource(await fileSource(config, '/'), spool, dir);
+    await expectNumbers(spool, count);
+    await running.stop();
+    await spool.close();
+  };
+  await readUpTo(50);
+  appendFileSync(path, lines(51, 60));
+  renameSync(path, `${path}.20260131`);
+  writeFileSync(path, lines(61, 80));
+  await readUpTo(80);
+  appendFileSync(path, lines(81, 90));
+  rmSync(link);
+  await readUpTo(90);
 });
 
 test('a renamed file that the glob still matches is the same file', async () => {
