@@ -3,17 +3,18 @@
  * an outage of any of them and can say what is down and since when. Servers of one volume tell each other over the engine's change feed what must be known at once.
  *
  * Invariants: `get()` gives a port that answered its last probe, or throws `unavailable` with the reason; a port that is replaced is
- * closed. Failure: a probe that hangs counts as down after PROBE_MS; the next round tries again.
+ * closed. Failure: a probe that hangs counts as down after PROBE_MS; the next round tries again, and goes on waiting for what is being opened.
  * Limits: one probe of a port at a time, every PROBE_EVERY_MS.
  */
 import type { Clock } from '../lib/clock.ts';
 import type { PipelineConfig } from '../lib/config/pipeline.ts';
-import { describeError, PenstockError } from '../lib/errors.ts';
+import { describeError, isCode, PenstockError } from '../lib/errors.ts';
 import { catalogOf, openLakeStore, volumeOf } from '../lib/lake/ports.ts';
 import type { Log } from '../lib/log/log.ts';
 import type { MetaEngine } from '../lib/meta/engine.ts';
 import { absoluteUrl, openLog, openMeta } from '../lib/registry.ts';
 import type { ObjectStore } from '../lib/store/store.ts';
+import { OwnTimeout } from '../lib/own-timeout.ts';
 import type { ForeignCatalog } from '../lib/table/foreign/foreign-catalog.ts';
 import type { LakeContext } from '../lib/table/table.ts';
 import { withoutCredentials } from '../lib/urls.ts';
@@ -22,6 +23,8 @@ import { VolumeKeys } from '../lib/volume/keys.ts';
 const PROBE_EVERY_MS = 3000;
 /** Longer than a slow answer of a healthy service, shorter than a person's patience with a page. */
 const PROBE_MS = 5000;
+/** At the start an engine that is late is waited for as long as that many probes: on a machine with much else to do, ending and beginning anew takes longer. */
+const START_ROUNDS = 12;
 /** The control plane commits little and may be busy answering: no reason to be fenced. */
 const LEASE_MS = 30_000;
 
@@ -52,7 +55,10 @@ class Connection<T extends Closable> {
   readonly #clock: Clock;
   readonly #configured: string;
   #port: T | undefined;
+  /** Late is not lost: the next round waits on for it, and what it opens is used, and closed. */
+  #opening: Promise<T> | undefined;
   #health: { ok: boolean; sinceMs: number; problem: string | null };
+  #isLate = false;
   #checking: Promise<void> | undefined;
   #closed = false;
 
@@ -76,6 +82,11 @@ class Connection<T extends Closable> {
     return { name: this.#name, url: this.#port?.url ?? this.#configured, ...this.#health };
   }
 
+  /** The last round ended without an answer, neither a good one nor an error. */
+  get isLate(): boolean {
+    return this.#isLate;
+  }
+
   get(): T {
     if (this.#port !== undefined && this.#health.ok) return this.#port;
     const since = new Date(this.#health.sinceMs).toISOString();
@@ -90,10 +101,12 @@ class Connection<T extends Closable> {
   async #check(): Promise<void> {
     if (this.#closed) return;
     try {
-      const port = (this.#port ??= await withDeadline(this.#open()));
+      const port = this.#port ?? (await withDeadline(this.#openOne()));
       await withDeadline(this.#probe(port));
+      this.#isLate = false;
       this.#set(true, null);
     } catch (error) {
+      this.#isLate = isCode(error, 'timeout');
       this.#set(false, describeError(error));
       const lost = this.#port;
       if (lost !== undefined && 'lost' in lost && lost.lost instanceof AbortSignal && lost.lost.aborted) {
@@ -104,6 +117,13 @@ class Connection<T extends Closable> {
     }
   }
 
+  #openOne(): Promise<T> {
+    return (this.#opening ??= Promise.resolve()
+      .then(() => this.#open())
+      .then((port) => (this.#port = port))
+      .finally(() => (this.#opening = undefined)));
+  }
+
   #set(ok: boolean, problem: string | null): void {
     const sinceMs = ok === this.#health.ok ? this.#health.sinceMs : this.#clock.nowMs();
     this.#health = { ok, sinceMs, problem };
@@ -112,19 +132,20 @@ class Connection<T extends Closable> {
   async close(): Promise<void> {
     this.#closed = true;
     await this.#checking;
+    await this.#opening?.catch(() => undefined);
     await this.#port?.close();
   }
 }
 
 async function withDeadline<T>(work: Promise<T>): Promise<T> {
-  let timer: NodeJS.Timeout | undefined;
-  const deadline = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => reject(new PenstockError('timeout', `no answer within ${PROBE_MS} ms`)), PROBE_MS);
-  });
+  const late = Promise.withResolvers<never>();
+  const timeout = new OwnTimeout(PROBE_MS, () =>
+    late.reject(new PenstockError('timeout', `no answer within ${PROBE_MS} ms`)),
+  );
   try {
-    return await Promise.race([work, deadline]);
+    return await Promise.race([work, late.promise]);
   } finally {
-    clearTimeout(timer);
+    timeout.clear();
   }
 }
 
@@ -180,6 +201,7 @@ export class Connections {
   static async open(config: PipelineConfig, baseDir: string, clock: Clock): Promise<Connections> {
     const connections = new Connections(config, baseDir, clock);
     await connections.check();
+    for (let round = 1; round < START_ROUNDS && connections.#engine.isLate; round++) await connections.#engine.check();
     try {
       connections.#engine.get();
     } catch (error) {

@@ -22,6 +22,8 @@ interface CtlOptions {
 
 const TIMEOUT_MS = 60_000;
 const LOOK_MS = 500;
+/** What goes on in the server is followed over an absence as long as this: a pod that another node has to take over. */
+const AWAY_MS = 300_000;
 
 const parameterSchema = z.object({ name: z.string(), in: z.string(), required: z.boolean().optional() });
 const bodySchema = z.object({
@@ -263,7 +265,7 @@ async function toItsEnd(base: string, { value, goesOnAt }: Answer): Promise<unkn
       answeredMs = performance.now();
     } catch (error) {
       // A server that is started again, or its engine.
-      if (isCode(error, 'unavailable') && performance.now() - answeredMs < TIMEOUT_MS) continue;
+      if (isCode(error, 'unavailable') && performance.now() - answeredMs < AWAY_MS) continue;
       throw error instanceof PenstockError ? new PenstockError(error.code, `${error.message}; ${look}`) : error;
     }
     const parsed = operationStateSchema.safeParse(seen);

@@ -63,4 +63,22 @@ describe.skipIf(missing('redis-server'))('an engine that goes away', () => {
     await until(async () => (await control.request('GET', '/readyz')).status === 200);
     expect(await control.get('/v1/runs', TOKEN)).toMatchObject({ items: [{ kind: 'land', rows: 2 }] });
   });
+
+  test('an engine that answers late is waited for at the start, and opened once', async () => {
+    const redis = await startRedis();
+    onTestFinished(() => redis.stop());
+    const dir = tempDir('late');
+    const yaml = [
+      `log: file:${join(dir, 'log')}`,
+      `store: dir:${join(dir, 'objects')}`,
+      // The only bound is the one of a probe.
+      `meta: ${redis.url(0, '?deadline=60s')}`,
+      'datasets: [{ name: unit, topic: unit }]',
+    ].join('\n');
+    // Longer than that.
+    await redis.admin.call('CLIENT', 'PAUSE', '7000', 'ALL');
+    const control = await startControl(parseConfig(yaml, 'pipeline.yaml', pipelineSchema), dir, TOKEN);
+    const { items } = await control.get('/v1/sessions', TOKEN);
+    expect(items).toMatchObject([{ kind: 'control' }]);
+  });
 });

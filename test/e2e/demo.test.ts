@@ -21,6 +21,8 @@ import { tempDir } from '../support/temp.ts';
 
 /** Each further demo reads on where the one before was. */
 const RUNS_MAX = 10;
+/** Seconds, of a demo that its test ends when it has seen what it came for. */
+const UNTIL_TOLD = 600;
 
 interface Summary {
   readonly readings: number;
@@ -131,7 +133,7 @@ const isMounted = (dir: string): boolean => readFileSync('/proc/self/mounts', 'u
 
 it('accounts for every reading, goes on where it was, and tells a second demo who holds the directory', async () => {
   const dir = tempDir('demo');
-  const first = new Demo(dir, 10);
+  const first = new Demo(dir, UNTIL_TOLD);
   await first.find('agent run');
   // As `penstock agent top` and `tap` do, with the file that the demo has written.
   const { config } = await loadAgentConfig(join(dir, 'agent.yaml'));
@@ -157,6 +159,7 @@ it('accounts for every reading, goes on where it was, and tells a second demo wh
     agents = await (await fetch(new URL('v1/agents', `${url}/`))).text();
   }
 
+  first.child.kill('SIGTERM');
   const one = await first.summary();
   expectAccounted(one);
   expect(one.readings).toBeGreaterThan(200);
@@ -170,8 +173,10 @@ it('loses and doubles nothing when each of its processes is killed with -9', asy
   const dir = tempDir('demo-kill');
   const lines = new NumberedLines(dir);
   lines.append(500);
-  const demo = new Demo(dir, 20);
+  const demo = new Demo(dir, UNTIL_TOLD);
   for (const part of ['agent run', 'land -c', 'serve -c', 'fs mount', 'worker.ts', 'compact -c', 'sql-worker']) {
+    // What has no compactor under way compacts, and queries, at its end.
+    if (part === 'sql-worker') demo.child.kill('SIGTERM');
     const pid = await demo.find(part);
     lines.append(500);
     kill(pid);

@@ -56,6 +56,7 @@ export async function eventually<T>(what: string, find: () => T | undefined | fa
     const found = find();
     if (found !== undefined && found !== false) return found;
     if (performance.now() > end) throw new Error(`${what} did not happen within ${HANG_MS} ms`);
-    await delay(20);
+    // A look at every process costs 4 ms, and more on a machine that is busy.
+    await delay(50);
   }
 }

@@ -1,0 +1,19 @@
+/** Run as a process by global-setup.ts: loads what most processes of the tests load, so that it is in Node's compile cache. Those that are killed would never write it. */
+import '../../agent/main.ts';
+import '../../bin/demo/demo.ts';
+import '../../compactor/main.ts';
+import '../../control/main.ts';
+import '../../fs-gateway/csi/main.ts';
+import '../../fs-gateway/open-passthrough.ts';
+import '../../fs-gateway/tools/main.ts';
+import '../../lib/lake/ports.ts';
+import '../../lib/log/file/file-log.ts';
+import '../../lib/log/kafka/kafka-log.ts';
+import '../../lib/log/kafka/kafkajs-transport.ts';
+import '../../lib/log/kafka/platformatic-transport.ts';
+import '../../lib/meta/redis/redis-engine.ts';
+import '../../lib/meta/sqlite/sqlite-engine.ts';
+import '../../lib/sql/duckdb.ts';
+import '../../lib/store/dir/dir-store.ts';
+import '../../lib/store/s3/s3-store.ts';
+import '../compactor/known-records.ts';
