@@ -1,4 +1,5 @@
 /** What every ObjectStore adapter must do; run by test/store/ on each of them. */
+import { spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -6,6 +7,7 @@ import fc from 'fast-check';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import type { ObjectStore } from '../../lib/store/store.ts';
 import { collect } from './collect.ts';
+import { HANG_MS } from './hang.ts';
 import { tempDir } from './temp.ts';
 
 /** `open` gives an empty store; each call another one. `reopen` opens the same store again, as another process would. */
@@ -161,6 +163,16 @@ export function storeContract(open: () => Promise<{ store: ObjectStore; reopen: 
       expect(await store.putFile('dir/file', join(folder, 'in'))).toMatchObject({ bytes: size });
       expect(await store.getFile('dir/file', join(folder, 'out'))).toMatchObject({ bytes: size });
       expect((await readFile(join(folder, 'out'))).equals(bytes)).toBe(true);
+    });
+
+    it('that do not fit on the disk are an error, also where it took the beginning of a write', async ({ skip }) => {
+      const store = await emptyStore();
+      const small = tempDir('small');
+      const mounted = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', small], { timeout: HANG_MS });
+      if (mounted.status !== 0) skip('no right to mount a tmpfs here');
+      onTestFinished(() => void spawnSync('umount', ['-l', small], { timeout: HANG_MS }));
+      await store.put('large', randomBytes(1_500_000));
+      await expect(store.getFile('large', join(small, 'out'))).rejects.toMatchObject({ code: 'full' });
     });
 
     it('of many parts obey ifAbsent', async () => {

@@ -19,6 +19,7 @@ import type { FileHandle } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { fromSystemError, PenstockError, systemCode } from '../../errors.ts';
 import { pathOfUrl } from '../../urls.ts';
+import { writeAll } from '../../write-all.ts';
 import { assertObjectKey, throwIfAborted } from '../object-key.ts';
 import type { CallOptions, GetOptions, ObjectInfo, ObjectStore, PutOptions } from '../store.ts';
 import { DurableDirectories } from './durable-directories.ts';
@@ -349,10 +350,6 @@ function folderOf(key: string): string {
 function toInfo(key: string, stats: BigIntStats): ObjectInfo {
   const etag = `${stats.ino.toString(36)}-${stats.size.toString(36)}-${stats.mtimeNs.toString(36)}`;
   return { key, bytes: Number(stats.size), modifiedMs: Number(stats.mtimeNs / 1_000_000n), etag };
-}
-
-async function writeAll(handle: FileHandle, bytes: Uint8Array): Promise<void> {
-  for (let at = 0; at < bytes.byteLength;) at += (await handle.write(bytes, at)).bytesWritten;
 }
 
 async function readAll(handle: FileHandle, buffer: Buffer, offset: number, location: string): Promise<void> {

@@ -24,6 +24,7 @@ import {
 import type { PutObjectCommandInput, S3Client } from '@aws-sdk/client-s3';
 import { Upload } from '@aws-sdk/lib-storage';
 import { fromSystemError, PenstockError } from '../../errors.ts';
+import { writeAll } from '../../write-all.ts';
 import { assertObjectKey, isObjectKey, throwIfAborted } from '../object-key.ts';
 import type {
   CallOptions,
@@ -184,7 +185,7 @@ class S3Store implements ObjectStore {
           const length = Math.min(PART_BYTES, info.bytes - offset);
           next += length;
           const part = await this.get(key, { ...options, offset, length, ifMatch: info.etag });
-          await file.write(part, 0, length, offset).catch((error: unknown) => {
+          await writeAll(file, part, offset).catch((error: unknown) => {
             throw fromSystemError(error, `${what} to ${path}`);
           });
         }

@@ -1,0 +1,12 @@
+import type { FileHandle } from 'node:fs/promises';
+
+/**
+ * Writes all of `bytes`, from `offset` on, or where the file stands. One write does not: a disk that fills up takes a part of it without an
+ * error, which only the next one has.
+ */
+export async function writeAll(file: FileHandle, bytes: Uint8Array, offset: number | null = null): Promise<void> {
+  for (let done = 0; done < bytes.byteLength;) {
+    const at = offset === null ? null : offset + done;
+    done += (await file.write(bytes, done, bytes.byteLength - done, at)).bytesWritten;
+  }
+}
