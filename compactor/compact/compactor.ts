@@ -14,7 +14,7 @@ import type { DatasetConfig, PipelineConfig } from '../../lib/config/pipeline.ts
 import { describeError, isCode, PenstockError } from '../../lib/errors.ts';
 import { defaultScratchRoot, makeScratch } from '../../lib/sql/scratch.ts';
 import { SqlWorker } from '../../lib/sql/sql-worker-client.ts';
-import { type LakeContext, loadTable } from '../../lib/table/table.ts';
+import { type LakeContext, loadTable, type TableState } from '../../lib/table/table.ts';
 import type { SpanSink } from '../../lib/tracing/span.ts';
 import { CostMeter, writeCost } from '../cost/cost.ts';
 import { selectDatasets } from '../../lib/config/dataset-selection.ts';
@@ -26,6 +26,7 @@ import { type Group, planGroups, type Shard } from './plan.ts';
 import { limitsOf, type Verdict } from './selection.ts';
 import { dropExpired, firstKeptHour } from './retention.ts';
 import { removeReplaced } from './retire.ts';
+import { differences, takeOverOrder } from './table-order.ts';
 
 /** Measured with a limit of 400 MB: the worker takes some 300 MB beside it, this process 250 (docs/decisions/0006). Less spills more. */
 const MEMORY_SHARE = 0.4;
@@ -60,7 +61,7 @@ export interface CompactResult {
   readonly choices: readonly PlannedFile[];
   /** What could not be compacted, by name. Not empty: exit status 3. */
   readonly problems: readonly string[];
-  /** Groups that were left to another compactor. */
+  /** Groups that were left to another compactor, and what of the configuration is not so in a table. */
   readonly notes: readonly string[];
 }
 
@@ -200,7 +201,7 @@ class CompactorRun {
   async #planOf(dataset: DatasetConfig): Promise<Group[] | null> {
     const { config, lake, hour, shard, ignoreLag = false, rewriteAll = false, explain = false } = this.#options;
     try {
-      const table = await loadTable(lake, dataset.name);
+      const table = await this.#tableOf(dataset);
       if (table === null) return [];
       const planned = await planGroups(
         table,
@@ -222,6 +223,18 @@ class CompactorRun {
       this.#problem(`${dataset.name}: its files cannot be planned: ${describeError(error)}`);
       return null;
     }
+  }
+
+  async #tableOf(dataset: DatasetConfig): Promise<TableState | null> {
+    const { lake, hour, dryRun = false, rewriteAll = false } = this.#options;
+    let table = await loadTable(lake, dataset.name);
+    // With another order a single hour would make all the others unsorted.
+    if (table !== null && rewriteAll && hour === undefined && !dryRun) {
+      await takeOverOrder(lake, table, dataset);
+      table = await loadTable(lake, dataset.name);
+    }
+    for (const difference of table === null ? [] : differences(table, dataset)) this.#note(difference);
+    return table;
   }
 
   async #compactAll(work: readonly DatasetWork[]): Promise<void> {

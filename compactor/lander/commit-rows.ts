@@ -6,7 +6,7 @@ import type { Minitransaction } from '../../lib/meta/engine.ts';
 import { commitTable } from '../../lib/table/commit.ts';
 import type { Schema } from '../../lib/table/schema.ts';
 import { createTable } from '../../lib/table/table.ts';
-import { SORT_TAIL } from '../sort-order.ts';
+import { configuredOrder } from '../sort-order.ts';
 import type { Field } from './fields.ts';
 import { type CommitScope, type OffsetRange, offsetRanges, type StagedFile } from './land-files.ts';
 import { addedIcebergFields, fitsSchema, schemaChange, toIceberg } from './table-fields.ts';
@@ -25,12 +25,9 @@ export interface LandedRows {
 
 /** Makes the table unless it is there: before its first file, as a catalog may hand out credentials for what is in tables only. */
 export async function ensureTable({ lake, dataset }: CommitScope, fields: readonly Field[]): Promise<void> {
-  const sortFields = dataset.sort.filter((name) => fields.some((field) => field.name === name));
   const schema: Schema = { type: 'struct', fields: [...addedIcebergFields(), ...fields.map(toIceberg)] };
-  await createTable(lake, dataset.name, {
-    schema,
-    sortFields: [...sortFields, ...SORT_TAIL].map((name) => ({ name })),
-  });
+  const sortFields = configuredOrder(dataset, schema).map((name) => ({ name }));
+  await createTable(lake, dataset.name, { schema, sortFields });
 }
 
 /** Into a table that is there. Throws `conflict` from `assertCurrent`, and when others changed the schema in another way. */

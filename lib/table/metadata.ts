@@ -8,6 +8,7 @@
  * Limits: the metadata log keeps METADATA_LOG_MAX older documents; the number of snapshots is bounded by `expireSnapshots`.
  */
 import { randomBytes } from 'node:crypto';
+import { isDeepStrictEqual } from 'node:util';
 import { z } from 'zod';
 import { PenstockError } from '../errors.ts';
 import { parseJson, stringifyJson } from './json.ts';
@@ -140,7 +141,7 @@ export function newMetadata(options: {
     );
   }
   const hourOfEventTime = { 'source-id': eventTime.id, 'field-id': HOUR_FIELD_ID, name: HOUR_FIELD, transform: 'hour' };
-  const sorted = sortOrder(schema, options.sortFields);
+  const sorted = options.sortFields.length === 0 ? [] : [sortOrder(1, schema, options.sortFields)];
   return {
     'format-version': 2,
     'table-uuid': options.uuid,
@@ -163,8 +164,9 @@ export function newMetadata(options: {
   };
 }
 
-function sortOrder(schema: Schema, fields: readonly SortField[]): TableMetadata['sort-orders'] {
-  if (fields.length === 0) return [];
+type SortOrder = TableMetadata['sort-orders'][number];
+
+function sortOrder(id: number, schema: Schema, fields: readonly SortField[]): SortOrder {
   const resolved = fields.map(({ name, direction = 'asc', nulls = 'last' }) => {
     const field = schema.fields.find((candidate) => candidate.name === name);
     if (field === undefined)
@@ -172,7 +174,20 @@ function sortOrder(schema: Schema, fields: readonly SortField[]): TableMetadata[
     const nullOrder = nulls === 'first' ? ('nulls-first' as const) : ('nulls-last' as const);
     return { transform: 'identity', 'source-id': field.id, direction, 'null-order': nullOrder };
   });
-  return [{ 'order-id': 1, fields: resolved }];
+  return { 'order-id': id, fields: resolved };
+}
+
+/** `metadata` with this sort order in force, itself where it is already; an equal one that is there is taken. `fields` is not empty. */
+export function withSortOrder(metadata: TableMetadata, fields: readonly SortField[]): TableMetadata {
+  const orders = metadata['sort-orders'];
+  const next = sortOrder(Math.max(...orders.map((order) => order['order-id'])) + 1, currentSchema(metadata), fields);
+  const equal = orders.filter((order) => isDeepStrictEqual(order.fields, next.fields));
+  if (equal.some((order) => order['order-id'] === metadata['default-sort-order-id'])) return metadata;
+  return {
+    ...metadata,
+    'sort-orders': equal.length === 0 ? [...orders, next] : orders,
+    'default-sort-order-id': (equal[0] ?? next)['order-id'],
+  };
 }
 
 /** For files without field ids: readers find a column by its name. */

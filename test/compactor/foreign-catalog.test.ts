@@ -15,7 +15,17 @@ import { loadTable, type TableCatalog } from '../../lib/table/table.ts';
 import { startIcebergRest } from '../support/iceberg-rest.ts';
 import { missing } from '../support/services.ts';
 import { expectWhole, listedNames, openForeignPipeline, PER_LANDING, records } from './foreign-catalog-pipeline.ts';
-import { compactAll, DATASET, HOUR_MS, landOnce, liveFiles, readRows, recordOf, TestProducer } from './pipeline.ts';
+import {
+  compactAll,
+  DATASET,
+  HOUR_MS,
+  landOnce,
+  liveFiles,
+  readRows,
+  recordOf,
+  sortedBy,
+  TestProducer,
+} from './pipeline.ts';
 import { freePorts } from '../support/ports.ts';
 
 describe.skipIf(missing('iceberg-rest'))('tables in Iceberg’s reference catalog', () => {
@@ -36,6 +46,10 @@ describe.skipIf(missing('iceberg-rest'))('tables in Iceberg’s reference catalo
     const table = await loadTable(lake, DATASET);
     expect(table?.schema.fields.at(-1)).toMatchObject({ name: 'axis' });
     expect((await readRows(lake)).filter((row) => row['axis'] !== undefined && row['axis'] !== null)).toHaveLength(1);
+
+    const sorted = sortedBy(pipeline, 'axis', 'sensor');
+    expect((await compactAll(sorted, { rewriteAll: true })).problems).toEqual([]);
+    expect(await compactAll(sorted)).toMatchObject({ summary: { groups: 0 }, notes: [] });
   });
 
   test('a commit whose answer is lost is found in the catalog, and made once', async () => {

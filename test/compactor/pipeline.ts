@@ -83,6 +83,15 @@ export function hoursLater<T extends { readonly lake: LakeContext }>(pipeline: T
   return { ...pipeline, lake: { ...pipeline.lake, engine: laterEngine, clock: later } };
 }
 
+/** The same with `sort` changed in its configuration. */
+export function sortedBy(pipeline: TestPipeline, ...sort: readonly string[]): TestPipeline {
+  const { config } = pipeline;
+  return {
+    ...pipeline,
+    config: { ...config, datasets: config.datasets.map((dataset) => ({ ...dataset, sort: [...sort] })) },
+  };
+}
+
 export function landOnce(pipeline: TestPipeline, changed: Partial<LanderOptions> = {}): Promise<LandResult> {
   return runLander({
     config: pipeline.config,

@@ -10,7 +10,7 @@ export interface Update {
 /** "What this commit added last": the catalog gives the ids. */
 const LAST_ADDED = -1;
 
-/** From `before` to `after`: schemas, properties, snapshots, branch main and refs that are over; nothing else is ever changed by us. */
+/** From `before` to `after`: schemas, the sort order, properties, snapshots, branch main and refs that are over; nothing else is ever changed by us. */
 export function updatesBetween(before: TableMetadata, after: TableMetadata): Update[] {
   const updates: Update[] = [];
   const known = new Set(before.schemas.map((schema) => schema['schema-id']));
@@ -22,6 +22,7 @@ export function updatesBetween(before: TableMetadata, after: TableMetadata): Upd
     const isAdded = added?.['schema-id'] === after['current-schema-id'];
     updates.push({ action: 'set-current-schema', 'schema-id': isAdded ? LAST_ADDED : after['current-schema-id'] });
   }
+  if (after['default-sort-order-id'] !== before['default-sort-order-id']) updates.push(...sortOrderUpdates(after));
   const set = Object.entries(after.properties).filter(([key, value]) => before.properties[key] !== value);
   if (set.length > 0) updates.push({ action: 'set-properties', updates: Object.fromEntries(set) });
   const had = new Set(before.snapshots.map((snapshot) => snapshot['snapshot-id']));
@@ -42,11 +43,19 @@ export function updatesBetween(before: TableMetadata, after: TableMetadata): Upd
   return updates;
 }
 
-/** A new table with the ids that `metadata` has. */
-export function updatesOfNew(metadata: TableMetadata): Update[] {
+/** The catalog takes an equal order that it has for the one that is added. */
+function sortOrderUpdates(metadata: TableMetadata): Update[] {
   const order = metadata['sort-orders'].find(
     (candidate) => candidate['order-id'] === metadata['default-sort-order-id'],
   );
+  return [
+    { action: 'add-sort-order', 'sort-order': order },
+    { action: 'set-default-sort-order', 'sort-order-id': LAST_ADDED },
+  ];
+}
+
+/** A new table with the ids that `metadata` has. */
+export function updatesOfNew(metadata: TableMetadata): Update[] {
   return [
     { action: 'assign-uuid', uuid: metadata['table-uuid'] },
     { action: 'upgrade-format-version', 'format-version': metadata['format-version'] },
@@ -54,8 +63,7 @@ export function updatesOfNew(metadata: TableMetadata): Update[] {
     { action: 'set-current-schema', 'schema-id': LAST_ADDED },
     { action: 'add-spec', spec: metadata['partition-specs'][0] },
     { action: 'set-default-spec', 'spec-id': LAST_ADDED },
-    { action: 'add-sort-order', 'sort-order': order },
-    { action: 'set-default-sort-order', 'sort-order-id': LAST_ADDED },
+    ...sortOrderUpdates(metadata),
     { action: 'set-location', location: metadata.location },
     { action: 'set-properties', updates: metadata.properties },
   ];
