@@ -3,8 +3,8 @@
  *
  * Invariants
  * - A file is trusted only after its checksum was verified by this process, or it was written by it; a damaged one is removed and counts as absent.
- * - A file is written under its own name, and not fsynced: what a kill or a power loss tears, and what another mount of the same folder is still writing, has
- *   another length or fails its checksum.
+ * - A file is written under its own name from its beginning to its end, never cut, and not fsynced: what a kill or a power loss tears, and what another mount of the same folder
+ *   is still writing, has another length or fails its checksum. Two that write one file write the same bytes to the same places.
  * - At most `bytesMax`, and never so much that the disk has less than `freeBytesMin` left; the least recently used goes first.
  * Failure: a full or broken disk makes the cache smaller or useless, never wrong; `put` then does nothing.
  */
@@ -12,6 +12,7 @@ import { crc32c } from '@node-rs/crc32';
 import { hash } from 'node:crypto';
 import {
   close,
+  constants,
   mkdirSync,
   open as openFile,
   readdirSync,
@@ -205,12 +206,13 @@ export class BlockCache {
     const folder = dirname(path);
     if (!this.#folders.has(folder)) mkdirSync(folder, { recursive: true });
     this.#folders.add(folder);
-    const fd = await openAsync(path, 'w');
+    // Not cut (`w`): between two writes of another mount that would leave zeros in a file of the right length.
+    const fd = await openAsync(path, constants.O_WRONLY | constants.O_CREAT);
     try {
       for (let at = 0; at < data.length; at += WRITE_BYTES_MAX) {
         const part = data.subarray(at, at + WRITE_BYTES_MAX);
         const parts = at + part.length < data.length ? [part] : [part, trailer];
-        const { bytesWritten } = await writevAsync(fd, parts);
+        const { bytesWritten } = await writevAsync(fd, parts, at);
         if (bytesWritten !== parts.reduce((sum, { length }) => sum + length, 0)) throw new Error(`${path} is too short`);
       }
     } finally {

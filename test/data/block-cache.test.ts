@@ -121,3 +121,18 @@ test('two mounts that keep blocks in one folder read no wrong bytes of one anoth
   isOver = true;
   await reading;
 });
+
+test('two mounts that write one block at once: whoever is done reads all of it, however far the other is', async () => {
+  const dir = tempDir('block-cache');
+  const target = Buffer.alloc(4 * MIB);
+  for (let delay = 0; delay < 24; delay++) {
+    const [one, two] = [openCache(dir), openCache(dir)];
+    const put = async (cache: BlockCache, turns: number): Promise<void> => {
+      for (let turn = 0; turn < turns; turn++) await new Promise((resolve) => setImmediate(resolve));
+      await cache.put(pieceOf(delay), bytesOf(delay));
+      expect(cache.readSync(pieceOf(delay), 0, target, 0, target.length)).toBe(true);
+      expect(target.equals(bytesOf(delay)), `behind ${delay} turns`).toBe(true);
+    };
+    await Promise.all([put(one, 0), put(two, delay)]);
+  }
+});
