@@ -40,7 +40,7 @@ const FREE_CHECK_BYTES = 64 * 2 ** 20;
  * The page cache takes the largest folios that a write fills. Those of 2 MiB are what a hypervisor takes back from its guests when they are free (free page
  * reporting), and each has to be had from it again: a GiB that was written by 4 MiB took 0.8 to 1.9 s of CPU, and 0.5 by 1 MiB.
  */
-const WRITE_BYTES_MAX = 2 ** 20;
+export const WRITE_BYTES_MAX = 2 ** 20;
 
 // A FileHandle costs as much CPU again as the file.
 const openAsync = promisify(openFile);

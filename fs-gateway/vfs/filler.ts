@@ -10,6 +10,7 @@ import { open } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
 import { describeError, PenstockError } from '../../lib/errors.ts';
 import { extentsWithin } from '../../lib/volume/extents.ts';
+import { WRITE_BYTES_MAX } from '../data/block-cache.ts';
 import type { BlockHashes } from '../data/block-hashes.ts';
 import type { FileHasher, Hole } from '../data/file-hasher.ts';
 import type { WholeFiles } from '../data/whole-files.ts';
@@ -161,7 +162,8 @@ export class Filler {
       if (this.#closed) throw new PenstockError('closed', 'the mount ends');
       await this.#options.read(to, at, part);
       for (let done = 0; done < part.length;) {
-        done += (await file.write(part, done, part.length - done, at + done)).bytesWritten;
+        const bytes = Math.min(WRITE_BYTES_MAX, part.length - done);
+        done += (await file.write(part, done, bytes, at + done)).bytesWritten;
       }
     }
   }
