@@ -213,7 +213,8 @@ export class BlockCache {
         const part = data.subarray(at, at + WRITE_BYTES_MAX);
         const parts = at + part.length < data.length ? [part] : [part, trailer];
         const { bytesWritten } = await writevAsync(fd, parts, at);
-        if (bytesWritten !== parts.reduce((sum, { length }) => sum + length, 0)) throw new Error(`${path} is too short`);
+        if (bytesWritten !== parts.reduce((sum, { length }) => sum + length, 0))
+          throw new Error(`${path} is too short`);
       }
     } finally {
       await closeAsync(fd);

@@ -125,7 +125,7 @@ test('two mounts that keep blocks in one folder read no wrong bytes of one anoth
 test('two mounts that write one block at once: whoever is done reads all of it, however far the other is', async () => {
   const dir = tempDir('block-cache');
   const target = Buffer.alloc(4 * MIB);
-  for (let delay = 0; delay < 24; delay++) {
+  for (let delay = 0; delay < 12; delay++) {
     const [one, two] = [openCache(dir), openCache(dir)];
     const put = async (cache: BlockCache, turns: number): Promise<void> => {
       for (let turn = 0; turn < turns; turn++) await new Promise((resolve) => setImmediate(resolve));
