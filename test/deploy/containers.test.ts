@@ -117,7 +117,7 @@ describe.skipIf(cannotMount() || missing('helm'))('the containers of the chart',
       expect(status, `${where}: ${stderr}`).toBe(0);
     }
     expect(readdirSync(tmp)).toEqual(expect.arrayContaining(['log', 'meta.db', 'objects']));
-  }, 240_000);
+  });
 
   it('let the compactor use a folder of the host that is root’s', async () => {
     const base = tempDir('containers');
@@ -129,5 +129,5 @@ describe.skipIf(cannotMount() || missing('helm'))('the containers of the chart',
       await startContainer(one, { base, config: configOf(rendered), secrets: PORTS })
     ).finished;
     expect(status, stderr).toBe(0);
-  }, 60_000);
+  });
 });

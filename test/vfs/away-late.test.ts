@@ -80,7 +80,7 @@ test('the last close of a file that others removed, before the node has noticed 
   await operations.flush(caller(), ino, handle, 0n);
   await operations.release(caller(), ino, handle, undefined);
   gate.resolve();
-  await expect.poll(() => open.stats(), { timeout: 5000 }).toMatchObject({ stagedFiles: 0, keptAside: 1 });
+  await expect.poll(() => open.stats()).toMatchObject({ stagedFiles: 0, keptAside: 1 });
 });
 
 test('a line that others appended is theirs, though it says the same: what this node appended with other changes is kept aside', async () => {

@@ -65,7 +65,7 @@ onBothServices((newVolume) => {
     const flushed = Promise.all(inos.map((ino) => errnoOf(() => open.operations.flush(caller(), ino, 0n, 0n))));
     flushed.catch(() => undefined); // It waits for a session, and fails when none comes.
     await expect
-      .poll(() => reports.join('\n'), { timeout: 30_000 })
+      .poll(() => reports.join('\n'))
       .toMatch(
         /volume 'lake' was loaded from a dump meanwhile, and what is staged here is not committed to it: unmount/,
       );

@@ -130,7 +130,7 @@ test('what is refused is named with its line, and nothing of it is taken', async
     });
   }
   expect(await post(url.replace('/ingest', '/else'), '{}', { authorization })).toMatchObject({ status: 404 });
-  const got = await fetch(url, { signal: AbortSignal.timeout(5000) });
+  const got = await fetch(url, { signal: AbortSignal.timeout(HANG_MS) });
   expect([got.status, got.headers.get('allow')]).toEqual([405, 'POST']);
   expect(spool.lastSeq('t')).toBe(0n);
   expect(output.counters).toMatchObject({ readings: 0, quarantined: 0 });
@@ -342,7 +342,7 @@ test('the token of a file may change while the agent runs; a missing file is a p
   expect((await post(url, '{}', { authorization: 'Bearer one' })).status).toBe(401);
   const config = sourceConfig({ type: 'http', listen: '127.0.0.1:1', to: 't', tokenFile: './none' });
   const output = { clock: { nowMs: Date.now, monotonicMs: () => performance.now() } };
-  await expect(httpSource(config, dir, 1).run(output as never, AbortSignal.timeout(5000))).rejects.toMatchObject({
+  await expect(httpSource(config, dir, 1).run(output as never, AbortSignal.timeout(HANG_MS))).rejects.toMatchObject({
     code: 'config',
     message: expect.stringContaining('tokenFile: cannot read ./none') as string,
   });
