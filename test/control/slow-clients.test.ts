@@ -8,6 +8,8 @@ import { tempDir } from '../support/temp.ts';
 import { landedPipeline, startControl, type Control } from './control.ts';
 
 const BYTE_MS = 20;
+/** The others on the server have it, too: longer than this process stands still. */
+const REQUEST_MS = 2000;
 const LONG = { requestMs: 3_600_000, answerMs: 3_600_000 };
 
 async function served(bounds: Partial<typeof LONG>): Promise<Control> {
@@ -42,9 +44,10 @@ test.for([
 ] as const)(
   'who sends %s a byte at a time is told so and cut, while others are answered',
   async ([what, first, rest]) => {
-    const control = await served({ requestMs: 1000 });
+    const control = await served({ requestMs: REQUEST_MS });
     // The first answers take longest: what they need is loaded.
     for (const path of ['/v1/overview', '/v1/runs']) await control.get(path);
+    const begunMs = performance.now();
     const { socket, closed } = await connected(control);
     let answer = '';
     socket.on('data', (chunk) => (answer += chunk.toString()));
@@ -53,7 +56,8 @@ test.for([
     eachByte(socket, () => socket.write(rest.slice(sent, ++sent)));
     await control.get('/v1/overview');
     await control.get('/v1/runs');
-    expect(socket.destroyed, what).toBe(false);
+    // A machine that takes longer for these has cut it by right.
+    if (performance.now() - begunMs < REQUEST_MS) expect(socket.destroyed, what).toBe(false);
     await closed;
     expect(answer).toMatch(/^HTTP\/1\.1 408 .*application\/problem\+json.*"status":408/s);
     await control.get('/v1/overview');
