@@ -4,7 +4,7 @@ import type { SourceCounters } from './source-output.ts';
 import type { RuleState } from './rules/rules.ts';
 import type { SpoolStats } from './spool/spool-stats.ts';
 import type { TransformCounters } from './transforms/chain.ts';
-import type { UplinkStatus } from './uplink/uplink.ts';
+import type { UplinkStatus } from './uplink/uplink-status.ts';
 
 export interface AgentStatus {
   readonly agent: string;

@@ -50,6 +50,8 @@ export interface LaneContext extends StepContext {
   readonly giveUp: (reading: Quarantined) => Promise<void>;
   readonly onDelivered: (intent: SendIntent, bytes: number) => void;
   readonly onCut: (cut: LogCut) => void;
+  /** The topic was made anew with another number of partitions: this lane's readings belong elsewhere. */
+  readonly onOtherPartitions: () => void;
 }
 
 interface Batch {
@@ -369,7 +371,9 @@ export class Lane {
     const { error } = failed;
     if (isCode(error, 'not-found')) {
       const topic = await this.#context.ensureTopic(this.#topic.name);
-      if (topic.id === this.#maker.topicId) {
+      if (topic.partitions !== this.#topic.partitions) {
+        this.#context.onOtherPartitions();
+      } else if (topic.id === this.#maker.topicId) {
         this.#sendAgain();
       } else {
         this.#maker.topicId = topic.id;

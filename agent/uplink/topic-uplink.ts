@@ -123,6 +123,11 @@ export class TopicUplink {
     return new TopicUplink(context, info, left.covered, live, replay, acknowledged, liveFrom);
   }
 
+  /** Ends after the signal of its lanes fired and every answer is in. */
+  async closed(): Promise<void> {
+    await Promise.all(this.lanes.map((lane) => lane.closed()));
+  }
+
   get lanes(): readonly Lane[] {
     return [...this.#live, ...(this.#replay ?? [])];
   }
@@ -298,6 +303,8 @@ export class TopicUplink {
     };
     for (const [index, entry] of entries.entries()) {
       if (index % READINGS_PER_TURN === READINGS_PER_TURN - 1) await nextTurn();
+      // What is added to lanes that have ended is delivered by nobody.
+      this.#context.lanes.signal.throwIfAborted();
       if (entry.kind === 'reading' && this.#isExpired(entry)) {
         const { topic, seq } = entry;
         expired = { kind: 'gap', topic, fromSeq: expired?.fromSeq ?? seq, toSeq: seq, reason: REASON_EXPIRED };

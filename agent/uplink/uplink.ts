@@ -16,8 +16,9 @@
  * Failure: kill -9 anywhere is repaired by the next start from the intent file. Errors of the log are retried for ever and shown in
  * `status()`. If the intent file is lost, readings that were stored but not yet acknowledged in the spool are stored again; the
  * lander drops them by identity.
- * Limits: `bytesInMemoryMax` in all lanes, and a reading of each topic beyond; more stays in the spool. OPENINGS_MAX topics are opened at a time. The partition count of a topic is looked up at the start; a topic
- * that is made anew with fewer partitions is served after a restart.
+ * A topic that is made anew with another number of partitions is opened again as at a start.
+ * Limits: `bytesInMemoryMax` in all lanes, and a reading of each topic beyond; more stays in the spool. OPENINGS_MAX topics are opened at a time. The
+ * partition count of a topic is looked up when it is opened: partitions that are added to it are used from the next start on.
  */
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -35,7 +36,8 @@ import { problemOf, RetriedStep, type UplinkProblem } from './retried-step.ts';
 import { SendIntents } from './send-intents.ts';
 import { leftOver } from './topic-start.ts';
 import { TopicUplink, type UplinkOrder } from './topic-uplink.ts';
-import { UplinkBudget, type BudgetOptions, type BudgetStatus } from './uplink-budget.ts';
+import { UplinkBudget, type BudgetOptions } from './uplink-budget.ts';
+import type { HeldUpTopic, UplinkStatus } from './uplink-status.ts';
 
 /** Smaller ones compress badly. */
 const BATCH_BYTES_UNDER_BUDGET_MIN = 4096;
@@ -74,50 +76,18 @@ export interface UplinkOptions {
   readonly say?: (line: string) => void;
 }
 
-export interface UplinkStatus {
-  /** Readings stored by this run, batches found stored at the start included. */
-  readonly delivered: number;
-  /** Their bytes as sent. */
-  readonly bytes: number;
-  /** Batches sent and not answered. */
-  readonly inFlight: number;
-  /** Readings in the spool that are not acknowledged to it. */
-  readonly lag: bigint;
-  /** Whether something is sent behind the present. */
-  readonly backlog: boolean;
-  /** null without a limit. */
-  readonly budget: BudgetStatus | null;
-  readonly quarantined: number;
-  /** Damaged files that were set aside at the start. */
-  readonly setAside: readonly string[];
-  /** What went wrong since the last delivery, or at the last step of a topic. */
-  readonly lastError: UplinkProblem | null;
-  /** Why nothing gets through at present; null while something does, or nothing is to be sent. */
-  readonly linkProblem: string | null;
-  /** Topics that the log does not take, with what they hold up. */
-  readonly heldUp: readonly HeldUpTopic[];
-  /** What the log forgot of what it had acknowledged, since the start: the newest, in words. */
-  readonly cuts: readonly string[];
-}
-
-export interface HeldUpTopic {
-  readonly topic: string;
-  readonly problem: string;
-  /** True: the log answered, and will not take it as things are. */
-  readonly isRefused: boolean;
-  readonly readings: number;
-}
-
 export class Uplink {
   readonly #options: UplinkOptions;
   readonly #intents: SendIntents;
   readonly #quarantine: Quarantine;
   readonly #budget: UplinkBudget;
-  readonly #context: LaneContext;
+  readonly #context: Omit<LaneContext, 'onOtherPartitions'>;
   readonly #stop = new AbortController();
   readonly #topics = new Map<string, TopicUplink>();
   /** Of topics that are not open yet. */
   readonly #openings = new Map<string, RetriedStep>();
+  /** Topics whose lanes wait for their last answers. */
+  readonly #ending = new Set<TopicUplink>();
   /** For the present, and as much for the backlog. */
   readonly #bytesInMemoryMax: number;
   #delivered = 0;
@@ -263,7 +233,7 @@ export class Uplink {
     this.#stop.abort();
     this.#onProgress();
     await this.#running;
-    await Promise.all(this.#lanes().map((lane) => lane.closed()));
+    await Promise.all([...this.#topics.values(), ...this.#ending].map((topic) => topic.closed()));
     await this.#intents.close();
     await this.#quarantine.close();
   }
@@ -412,8 +382,13 @@ export class Uplink {
     const info = await log.ensureTopic(name, topics);
     signal.throwIfAborted();
     const left = await leftOver(log, spool, this.#intents, info, signal, this.#context.onCut);
+    const end = new AbortController();
     const context = {
-      lanes: this.#context,
+      lanes: {
+        ...this.#context,
+        signal: AbortSignal.any([signal, end.signal]),
+        onOtherPartitions: () => this.#openAgain(name, end),
+      },
       spool,
       order,
       clock,
@@ -427,6 +402,24 @@ export class Uplink {
     this.#topics.set(name, topic);
     this.#openings.delete(name);
     return true;
+  }
+
+  /** What its lanes hold goes where it belongs now. */
+  #openAgain(name: string, end: AbortController): void {
+    const topic = this.#topics.get(name);
+    if (topic === undefined || end.signal.aborted) return;
+    end.abort();
+    this.#topics.delete(name);
+    this.#ending.add(topic);
+    const opening = new RetriedStep(this.#context);
+    this.#openings.set(name, opening);
+    void opening
+      .take(async () => {
+        await topic.closed();
+        this.#ending.delete(topic);
+        return this.#open(name);
+      })
+      .then(() => this.#onProgress());
   }
 }
 

@@ -33,12 +33,30 @@ export function ratesOf(before: TimedStatus, now: TimedStatus): Readonly<Record<
       usedPercent: Math.round((1000 * spool.bytes) / spool.maxBytes) / 10,
     },
     disk: diskOf(before, now),
-    uplink: { ...uplink, bytesPerSecond: rate((of) => of.uplink.bytes), problem: uplinkProblem },
+    uplink: {
+      ...uplink,
+      state: uplinkStateOf(now.value),
+      bytesPerSecond: rate((of) => of.uplink.bytes),
+      problem: uplinkProblem,
+    },
     rules,
     sampledOut,
     quarantined,
     controlProblem,
   };
+}
+
+/** `partly`: the log takes readings, but not those of each topic. */
+function uplinkStateOf({ uplink, uplinkProblem }: AgentStatus): 'up' | 'partly' | 'down' {
+  if (uplinkProblem !== null) return 'down';
+  return uplink.heldUp.length > 0 ? 'partly' : 'up';
+}
+
+function sayUplink(status: AgentStatus): string {
+  const { uplink, uplinkProblem, spool } = status;
+  const state = uplinkStateOf(status);
+  if (state === 'down') return `down: ${uplinkProblem}`;
+  return state === 'up' ? 'up' : `partly up: ${uplink.heldUp.length} of ${spool.topics.length} topics are held up`;
 }
 
 interface DiskRates {
@@ -73,7 +91,7 @@ export function drawTop(before: TimedStatus, now: TimedStatus): string {
     `agent ${status.agent}   spool ${String(rates.spool['usedPercent'])} % of ${status.spool.maxBytes} bytes   quarantined ${status.quarantined}`,
   ];
   lines.push(
-    `uplink ${status.uplinkProblem ?? 'up'}   ${String(rates.uplink['bytesPerSecond'])} bytes/s${status.uplink.backlog ? '   draining a backlog' : ''}`,
+    `uplink ${sayUplink(status)}   ${String(rates.uplink['bytesPerSecond'])} bytes/s${status.uplink.backlog ? '   draining a backlog' : ''}`,
   );
   lines.push(`disk ${sayDisk(diskOf(before, now))}`);
   for (const cut of status.uplink.cuts) lines.push(cut);

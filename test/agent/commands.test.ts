@@ -1,7 +1,7 @@
 /** `penstock agent run|test|tap|top` as a person uses them: the real command line, beside a real agent. */
 import { execFile, execFileSync, spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { chmodSync, existsSync, mkdirSync, readFileSync, statfsSync, writeFileSync } from 'node:fs';
+import { appendFileSync, chmodSync, existsSync, mkdirSync, readFileSync, statfsSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -143,7 +143,7 @@ test('tap shows readings at both stages, top their rates; both say what is missi
     agent: 'edge-7',
     sources: [{ name: 'simulator:0:machine', heldUp: false, problem: null }],
     topics: [{ topic: 'machine' }],
-    uplink: { problem: null, budget: null },
+    uplink: { state: 'up', problem: null, budget: null },
     rules: [],
   });
   const [source] = top?.['sources'] as { readingsPerSecond: number }[];
@@ -154,6 +154,21 @@ test('tap shows readings at both stages, top their rates; both say what is missi
   const bad = await fetch(`http://127.0.0.1:${port}/tap?stage=middle`);
   expect([bad.status, await bad.text()]).toEqual([400, 'stage: expected in or out\n']);
   await endAgent(child);
+});
+
+test('top tells an uplink that takes the readings of some topics only from one that is up or down', async () => {
+  const dir = tempDir();
+  const port = await freePort();
+  const path = configIn(dir, port, 10);
+  appendFileSync(path, 'transforms: [{ type: route, on: machine, when: int(value.n) % 2 == 0, to: broken }]\n');
+  // Not a folder, as a topic's is.
+  mkdirSync(join(dir, 'log', 'topics'), { recursive: true });
+  writeFileSync(join(dir, 'log', 'topics', 'broken'), '');
+  startAgent(path);
+  const top = async (...more: string[]): Promise<string> =>
+    (await run(['agent', 'top', '-c', path, '--once', ...more])).out;
+  await expect.poll(() => top('--json')).toMatch(/"uplink":\{.*"state":"partly"/);
+  await expect.poll(() => top()).toMatch(/^uplink partly up: 1 of 2 topics are held up /m);
 });
 
 /** A file system in memory has no disk that writes could be counted for. */
