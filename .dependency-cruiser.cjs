@@ -31,6 +31,13 @@ module.exports = {
       to: { path: '^fs-gateway/fuse/' },
     },
     {
+      name: 'mounts-load-no-yaml',
+      comment: 'What each process of a mount loads is paid for by each pod.',
+      severity: 'error',
+      from: { path: '^(fs-gateway|lib/(meta|store|volume))/' },
+      to: { path: '^lib/config/load.ts$|node_modules/yaml' },
+    },
+    {
       name: 'the-page-is-apart',
       comment:
         'web/ runs in a browser: it imports only itself and uPlot, and no program imports it. Of the API it imports the shapes, which are types.',

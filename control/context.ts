@@ -8,7 +8,7 @@ import type {
 } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import type { Clock } from '../lib/clock.ts';
-import type { KeyProblem } from '../lib/config/load.ts';
+import type { KeyProblem } from '../lib/config/issues.ts';
 import type { PipelineConfig } from '../lib/config/pipeline.ts';
 import { AgentConfigs } from './agents/agent-configs.ts';
 import { ConfigRecords } from './agents/config-records.ts';

@@ -6,7 +6,7 @@
  * configurations to whoever may read.
  */
 import { z } from 'zod';
-import { describeIssue, ISSUES, type KeyProblem } from '../../lib/config/load.ts';
+import { describeIssue, ISSUES, type KeyProblem } from '../../lib/config/issues.ts';
 import { agentSchema, type AgentConfig } from '../config.ts';
 
 const OWN_KEYS = ['agent', 'control'] as const;

@@ -5,7 +5,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import { z } from 'zod';
-import type { KeyProblem } from '../../lib/config/load.ts';
+import type { KeyProblem } from '../../lib/config/issues.ts';
 import { PenstockError } from '../../lib/errors.ts';
 import { scanJson } from '../../lib/lake/scan.ts';
 import type { Compare, Key, MetaEngine, Minitransaction, Write } from '../../lib/meta/engine.ts';

@@ -9,7 +9,7 @@
  * Failure: the record and the root directory are one commit.
  */
 import { z } from 'zod';
-import { describeIssue, ISSUES } from '../config/load.ts';
+import { describeIssue, ISSUES } from '../config/issues.ts';
 import { PenstockError, describeError } from '../errors.ts';
 import type { MetaEngine } from '../meta/engine.ts';
 import { encodeInode, newInode, S_IFDIR } from './inode.ts';
