@@ -10,7 +10,7 @@ import type { Services } from '../support/fs-volume.ts';
 import { guardMount, isMounted, killIfAlive, shell, start, until } from '../support/mount-guard.ts';
 import { tempDir } from '../support/temp.ts';
 import { createRequest, csiSecrets, secretsFolder, volumeOf, WRITER } from './csi-volume.ts';
-import { HANG_MS } from '../support/hang.ts';
+import { BESIDE_MS } from '../support/hang.ts';
 
 /** Appends, replaces by rename and reads back until the file `$2` appears; any error ends it with a status. */
 const PROGRAM = `
@@ -35,7 +35,7 @@ export interface Program {
 
 export async function startProgram(node: TestNode, pod = 'pod'): Promise<Program> {
   const [target, stopFile] = [node.target(pod), join(node.base, 'stop')];
-  const program = start('bash', ['-euc', PROGRAM, 'bash', target, stopFile], 2 * HANG_MS);
+  const program = start('bash', ['-euc', PROGRAM, 'bash', target, stopFile], BESIDE_MS);
   const lines = async (): Promise<number> => Number(await shell('wc -l < "$1/log" || echo 0', target));
   const goesOn = async (): Promise<void> => {
     const before = await lines();

@@ -8,7 +8,6 @@ import { guardMount, isMounted, run, shell, until } from '../support/mount-guard
 import { cannotMount } from '../support/services.ts';
 
 const HELPER = join(import.meta.dirname, '../../bin/mount.penstock');
-const HANG_MS = 120_000;
 
 describe.skipIf(cannotMount())('the helper of mount(8)', () => {
   test('mounts with the options of fstab, leaves what is mounted, and refuses what it does not know', async () => {
@@ -21,7 +20,7 @@ describe.skipIf(cannotMount())('the helper of mount(8)', () => {
     const log = join(base, 'access.log');
     const own = `cacheDir=${join(base, 'c')},cacheSize=100MB,accesslog=${log},environmentFile=${join(base, 'env')}`;
     const options = `rw,_netdev,nofail,nosuid,x-systemd.requires=redis.service,${own}`;
-    const mount = (text: string) => run(HELPER, ['${WHERE}', dir, '-n', '-v', '-o', text], HANG_MS);
+    const mount = (text: string) => run(HELPER, ['${WHERE}', dir, '-n', '-v', '-o', text]);
 
     const refused = await mount(`${options},fast`);
     expect(refused).toMatchObject({ status: 2, stdout: '' });
@@ -35,7 +34,7 @@ describe.skipIf(cannotMount())('the helper of mount(8)', () => {
     const again = await mount(options);
     expect(again).toMatchObject({ status: 0, stderr: `mount.penstock: ${dir} is mounted already\n` });
 
-    expect(await run('umount', [dir], HANG_MS)).toMatchObject({ status: 0, stderr: '' });
+    expect(await run('umount', [dir])).toMatchObject({ status: 0, stderr: '' });
     expect(await mount(`${options},ro`)).toMatchObject({ status: 0 });
     expect(await shell('cat "$1/file"; touch "$1/file" 2>&1 || true', dir)).toMatch(
       /^text\n.*Read-only file system\n$/,
@@ -53,7 +52,7 @@ describe.skipIf(cannotMount())('the helper of mount(8)', () => {
     writeFileSync(join(base, 'env'), `# of lake\nWHERE=${where}\ndir="$(touch ${marker}) ;& 'x"\n`);
     const script = 'cd "$1" && shift && exec "$@"';
     const mount = (place: string, options: string) =>
-      run('sh', ['-c', script, 'sh', base, HELPER, '${WHERE}', place, '-o', options], HANG_MS);
+      run('sh', ['-c', script, 'sh', base, HELPER, '${WHERE}', place, '-o', options]);
     const options = `cacheDir=${join(base, 'c')},environmentFile=env`;
 
     expect(await mount('my 1 \\ data', options)).toMatchObject({ status: 0, stdout: '', stderr: '' });
@@ -68,8 +67,8 @@ describe.skipIf(cannotMount())('the helper of mount(8)', () => {
     });
     // A folder of the volume that is shown elsewhere is not mounted at the path that it has in the volume.
     const shown = join(base, 'shown');
-    onTestFinished(() => run('umount', [shown], HANG_MS).then(() => undefined));
-    await run('sh', ['-ec', 'mkdir -p "$1$2" "$3"; mount --bind "$1$2" "$3"', 'sh', dir, base, shown], HANG_MS);
+    onTestFinished(() => run('umount', [shown]).then(() => undefined));
+    await run('sh', ['-ec', 'mkdir -p "$1$2" "$3"; mount --bind "$1$2" "$3"', 'sh', dir, base, shown]);
     expect(isMounted(shown)).toBe(true);
     expect(await mount(base, 'fast')).toMatchObject({
       status: 2,

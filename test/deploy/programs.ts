@@ -6,7 +6,7 @@ import { onTestFinished } from 'vitest';
 import { run } from '../support/mount-guard.ts';
 import type { Finished } from '../support/mount-guard.ts';
 import { eventually } from '../support/processes.ts';
-import { HANG_MS } from '../support/hang.ts';
+import { BESIDE_MS } from '../support/hang.ts';
 
 /** A PATH on which Node and the system's own tools are, and an environment with nothing else. */
 export function bareEnvironment(base: string): Record<string, string> {
@@ -21,7 +21,7 @@ export function runBare(
   environment: Readonly<Record<string, string>>,
   command: string,
   args: readonly string[],
-  deadlineMs = HANG_MS,
+  deadlineMs = BESIDE_MS,
 ): Promise<Finished> {
   const pairs = Object.entries(environment).map(([name, value]) => `${name}=${value}`);
   return run('env', ['-i', ...pairs, command, ...args], deadlineMs);

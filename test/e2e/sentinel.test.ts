@@ -16,7 +16,7 @@ import { startSentinelGroup } from '../support/sentinel.ts';
 import type { SentinelGroup } from '../support/sentinel.ts';
 import { cannotMount, missing } from '../support/services.ts';
 import { tempDir } from '../support/temp.ts';
-import { HANG_MS } from '../support/hang.ts';
+import { BESIDE_MS, HANG_MS } from '../support/hang.ts';
 
 /**
  * Makes, syncs, renames and appends without a pause until its input ends; says what was synced. Any error ends it, but EIO of an fsync: what went
@@ -92,7 +92,7 @@ describe.skipIf(cannotMount() || missing('redis-server'))('Redis under Sentinels
     const volume = await formatted(sentinels.url('&durability=wait&replicas=1'));
     const mounts = [await mountTestVolume(volume), await mountTestVolume(volume)];
     const writers = mounts.map(({ mountpoint }, n) => {
-      const running = start('python3', ['-c', WRITER, mountpoint, `w${n}`], HANG_MS, 'pipe');
+      const running = start('python3', ['-c', WRITER, mountpoint, `w${n}`], BESIDE_MS, 'pipe');
       const synced: string[] = [];
       const pausesMs: number[] = [];
       createInterface({ input: running.child.stdout ?? process.stdin }).on('line', (line) => {
@@ -154,7 +154,7 @@ print(tried(lambda: os.mkdir('lost/inside')), tried(lambda: os.fsync(fd)), tried
     open('file').read(), tried(lambda: os.pwrite(kept, b'NEW', 0) and None), tried(lambda: os.fsync(kept)), tried(lambda: os.fsync(folder)), flush=True)`,
         a.mountpoint,
       ],
-      HANG_MS,
+      BESIDE_MS,
       'pipe',
     );
     let said = '';

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { formatVolume } from '../../fs-gateway/main.ts';
 import { mountTestVolume } from '../support/fs-volume.ts';
-import { HANG_MS } from '../support/hang.ts';
+import { BESIDE_MS } from '../support/hang.ts';
 import { run, start, until } from '../support/mount-guard.ts';
 import { startRedis } from '../support/redis.ts';
 import { cannotMount, missing } from '../support/services.ts';
@@ -39,7 +39,7 @@ test.skipIf(cannotMount() || missing('redis-server'))(
     await run('bash', ['-ec', 'printf old > $1/kept; : > $1/file', 'bash', a.mountpoint]);
     const look = async (): Promise<string> => (await run('python3', ['-c', LOOK, b.mountpoint])).stdout.trim();
     await until('the other mount has the files', async () => (await look()) === 'name True False old');
-    const keeper = start('python3', ['-c', KEEP, b.mountpoint], HANG_MS, 'pipe');
+    const keeper = start('python3', ['-c', KEEP, b.mountpoint], BESIDE_MS, 'pipe');
     let said = '';
     keeper.child.stdout?.on('data', (text: string) => (said += text));
     keeper.child.stdin?.write('\n');

@@ -7,7 +7,7 @@ import { caller, openTestVolume } from '../support/fs-volume.ts';
 import type { MountedVolume, NewVolume, TestVolume } from '../support/fs-volume.ts';
 import { run, start, until } from '../support/mount-guard.ts';
 import type { Running } from '../support/mount-guard.ts';
-import { HANG_MS } from '../support/hang.ts';
+import { BESIDE_MS } from '../support/hang.ts';
 
 const O_RDWR = 2;
 const O_CREAT = 0o100;
@@ -150,7 +150,7 @@ export interface Conversation {
 
 /** The same program, talked with. */
 export function converse(mount: MountedVolume, name: string, script: string): Conversation {
-  const running = start('python3', ['-c', PRELUDE + script, `${mount.mountpoint}/${name}`], HANG_MS, 'pipe');
+  const running = start('python3', ['-c', PRELUDE + script, `${mount.mountpoint}/${name}`], BESIDE_MS, 'pipe');
   let text = '';
   let wake = (): void => undefined;
   running.child.stdout?.on('data', (chunk: string) => {

@@ -10,7 +10,7 @@ import { onTestFinished } from 'vitest';
 import { controlRequest } from '../../fs-gateway/fuse/control.ts';
 import { mountAndSupervise } from '../../fs-gateway/fuse/lifecycle.ts';
 import { makeTempDir } from './temp.ts';
-import { HANG_MS } from './hang.ts';
+import { BESIDE_MS, HANG_MS } from './hang.ts';
 
 const guarded = new Set<string>();
 process.on('exit', () => {
@@ -138,7 +138,7 @@ export interface Running {
 export function start(
   command: string,
   args: readonly string[],
-  deadlineMs = HANG_MS,
+  deadlineMs = BESIDE_MS,
   input: 'ignore' | 'pipe' = 'ignore',
 ): Running {
   const child = spawn(command, args, { stdio: [input, 'pipe', 'pipe'] });
@@ -160,7 +160,7 @@ export function start(
   return { child, finished };
 }
 
-export function run(command: string, args: readonly string[], deadlineMs?: number): Promise<Finished> {
+export function run(command: string, args: readonly string[], deadlineMs = HANG_MS): Promise<Finished> {
   return start(command, args, deadlineMs).finished;
 }
 

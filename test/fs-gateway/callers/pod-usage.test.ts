@@ -12,7 +12,7 @@ import { run, shell, start, until } from '../../support/mount-guard.ts';
 import { cannotPassThrough } from '../../support/passthrough.ts';
 import { cannotMount } from '../../support/services.ts';
 import { makeWhole, volumeWithFile } from '../passthrough-volume.ts';
-import { HANG_MS } from '../../support/hang.ts';
+import { BESIDE_MS } from '../../support/hang.ts';
 
 const MIB = 2 ** 20;
 const penstock = join(import.meta.dirname, '..', '..', '..', 'bin', 'penstock');
@@ -62,7 +62,7 @@ root = sys.argv[1]
 ${script}
 print('done', flush=True); sys.stdin.readline()`;
       const joined = `echo $$ > ${group}/cgroup.procs; exec python3 -c "$1" "$2"`;
-      const { child, finished } = start('sh', ['-euc', joined, 'sh', python, mount.mountpoint], HANG_MS, 'pipe');
+      const { child, finished } = start('sh', ['-euc', joined, 'sh', python, mount.mountpoint], BESIDE_MS, 'pipe');
       let said = '';
       child.stdout?.on('data', (text: string) => (said += text));
       await until('it is done', () => said === 'done\n' || child.exitCode !== null);
@@ -148,7 +148,7 @@ except OSError: pass`,
         `import sys\nf = open(sys.argv[1], 'rb', buffering=0)\nf.read(2000000)\nprint('read', flush=True)\nsys.stdin.readline()`,
         join(mount.mountpoint, 'f'),
       ],
-      HANG_MS,
+      BESIDE_MS,
       'pipe',
     );
     let said = '';
