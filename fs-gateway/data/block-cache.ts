@@ -1,5 +1,5 @@
 /**
- * The block cache: pieces of objects on the local disk, one file each, `<dir>/<1 hex>/<piece name>` = data, u32 CRC32C.
+ * The block cache: pieces of objects on the local disk, one file each, `<dir>/<1 hex>/<piece name>` = data, u32 checksum (pieces.ts).
  *
  * Invariants
  * - A file is trusted only after its checksum was verified by this process, or it was written by it; a damaged one is removed and counts as absent.
@@ -8,7 +8,6 @@
  * - At most `bytesMax`, and never so much that the disk has less than `freeBytesMin` left; the least recently used goes first.
  * Failure: a full or broken disk makes the cache smaller or useless, never wrong; `put` then does nothing.
  */
-import { crc32c } from '@node-rs/crc32';
 import { hash } from 'node:crypto';
 import {
   close,
@@ -27,6 +26,7 @@ import type { FileHandle } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import { Descriptors } from './descriptors.ts';
+import { checksumOf } from './pieces.ts';
 import type { Piece } from './pieces.ts';
 
 export const CRC_BYTES = 4;
@@ -166,7 +166,7 @@ export class BlockCache {
     const content = await readFile(this.#path(piece.name)).catch(() => Buffer.alloc(0));
     const data = content.subarray(0, Math.max(0, content.length - CRC_BYTES));
     const whole = data.length === piece.bytes && content.length === piece.bytes + CRC_BYTES;
-    const crc = whole ? crc32c(data) : 0;
+    const crc = whole ? checksumOf(piece, data) : 0;
     if (!whole || crc !== content.readUInt32LE(piece.bytes) || (piece.crc !== null && piece.crc !== crc)) {
       this.#forget(piece.name);
       return false;
@@ -175,7 +175,7 @@ export class BlockCache {
     return true;
   }
 
-  /** The file of a verified piece: its bytes, then their CRC32C. The caller closes it. Null when it is gone. */
+  /** The file of a verified piece: its bytes, then their checksum. The caller closes it. Null when it is gone. */
   async open(piece: Piece): Promise<FileHandle | null> {
     return open(this.#path(piece.name), 'r').catch(() => null);
   }
@@ -188,7 +188,7 @@ export class BlockCache {
     try {
       if (!this.#makeRoom(bytes)) return;
       const trailer = Buffer.allocUnsafe(CRC_BYTES);
-      trailer.writeUInt32LE(piece.crc ?? crc32c(data));
+      trailer.writeUInt32LE(piece.crc ?? checksumOf(piece, data));
       await this.#write(path, data, trailer);
     } catch {
       // Perhaps the folder was removed under us: the next piece makes it anew.

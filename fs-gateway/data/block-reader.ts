@@ -6,23 +6,25 @@
  * - Never wrong bytes: an own piece is verified against its extent's CRC32C before any of it is used; an external object against its
  *   length. What is missing, short or damaged is `corrupt` and names the object.
  * - The first read in a chunk of an external object fetches a part of it, another one all of it: a random read costs little, and a chunk at most two GETs.
+ * - Chunks that are fetched ahead come by two in one GET. Where the object is damaged each is asked for by itself, and its own answer is the one that counts.
  * - One fetch per piece, however many readers wait for it. What is lent to a peer never waits for another peer, so no circle of nodes
  *   waits for itself.
  * Limits: MEMORY_BYTES of pieces, those on their way from the store included: fetches wait in their order until there is room, so that large pieces get
  * theirs too, and a piece stays until the disk cache has it, unless it waits longer than PUT_PATIENCE_MS: a disk that is much slower than the store
- * holds nobody up. What was uploaded while there is no room is not kept. Beside that, LENT_MAX pieces on their way from peers, and on a disk that hangs PUTS_MAX. AHEAD_BYTES_MAX are
- * fetched ahead of all readers.
+ * holds nobody up. What was uploaded while there is no room is not kept. Beside that, LENT_MAX pieces on their way from peers, and on a disk that hangs PUTS_MAX.
+ * What is fetched ahead is bounded in fetched-ahead.ts.
  */
 import { readSync } from 'node:fs';
 import type { FileHandle } from 'node:fs/promises';
-import { PenstockError, systemCode } from '../../lib/errors.ts';
+import { isCode, PenstockError, systemCode } from '../../lib/errors.ts';
 import type { ObjectStore } from '../../lib/store/store.ts';
 import type { Extent } from '../../lib/volume/extents.ts';
 import type { BlockCache } from './block-cache.ts';
 import { Descriptors } from './descriptors.ts';
+import { FetchedAhead } from './fetched-ahead.ts';
 import { PieceMemory } from './piece-memory.ts';
 import { damaged, PieceStore } from './piece-store.ts';
-import { inPart, isCompressed, partsOf, piecesOf } from './pieces.ts';
+import { inPart, isCompressed, partsOf, piecesOf, togetherWith } from './pieces.ts';
 import type { Piece, PieceSlice } from './pieces.ts';
 import { Slots } from './slots.ts';
 
@@ -30,12 +32,8 @@ const MEMORY_BYTES = 64 * 2 ** 20;
 const PUTS_MAX = 2;
 /** With a full memory that is 200 MB/s. */
 const PUT_PATIENCE_MS = 200;
-/** With PUTS_MAX blocks of the default size, and one that is being read, it fills the memory. */
-const AHEAD_BYTES_MAX = 40 * 2 ** 20;
 /** As many as the client of the peers fetches at a time. */
 const LENT_MAX = 16;
-/** What nobody came for by then is evicted like all others. */
-const AHEAD_MS_MAX = 2000;
 /** Names of local pieces that were verified: 100 bytes each. */
 const VERIFIED_MAX = 65_536;
 
@@ -81,9 +79,7 @@ export class BlockReader {
   readonly #lending = new Slots(LENT_MAX);
   /** Verified pieces in memory, the oldest first. */
   readonly #recent = new Map<string, Buffer>();
-  /** Fetched ahead, or being fetched, and not read yet. */
-  readonly #ahead = new Map<string, { readonly bytes: number; readonly sinceMs: number }>();
-  #aheadBytes = 0;
+  readonly #ahead = new FetchedAhead();
   readonly #local = new Descriptors();
   readonly #verified = new Set<string>();
 
@@ -172,27 +168,54 @@ export class BlockReader {
   /** Starts fetching what is not at hand of [from, to); errors are met by the reader who comes. */
   prefetch(extents: readonly Extent[], from: number, to: number): void {
     const nowMs = performance.now();
-    for (const [name, { sinceMs }] of this.#ahead) {
-      if (sinceMs > nowMs - AHEAD_MS_MAX) break;
-      this.#arrived(name);
-    }
+    this.#ahead.forgetOld(nowMs);
+    const missing: Piece[] = [];
     for (const { piece } of piecesOf(this.#volumeId, extents, from, to)) {
       if (this.#isAtHand(piece) || this.#isKnown(piece)) continue;
-      if (this.#aheadBytes + piece.bytes > AHEAD_BYTES_MAX) return;
-      this.#ahead.set(piece.name, { bytes: piece.bytes, sinceMs: nowMs });
-      this.#aheadBytes += piece.bytes;
-      this.#obtain(piece).catch(() => this.#arrived(piece.name));
+      if (!this.#ahead.add(piece, nowMs)) break;
+      missing.push(piece);
+    }
+    for (const [index, piece] of missing.entries()) {
+      const next = missing[index + 1];
+      // A group asks each chunk of the node that keeps it.
+      if (this.#peers === undefined && next !== undefined && !this.#fetching.has(piece.name))
+        this.#bringBoth(piece, next);
+      this.#obtain(piece).catch(() => this.#ahead.arrived(piece.name));
     }
   }
 
-  /** A reader has come to it, or nobody will. */
-  #arrived(name: string): void {
-    this.#aheadBytes -= this.#ahead.get(name)?.bytes ?? 0;
-    this.#ahead.delete(name);
+  /** If one GET can have both. Whoever obtains them hears of what fails. */
+  #bringBoth(first: Piece, second: Piece): void {
+    const both = togetherWith(first, second);
+    if (both === null) return;
+    const fetched = this.#fetchBoth(both, [first, second]);
+    for (const piece of [first, second]) {
+      void this.#await(
+        piece,
+        fetched.then((done) => (done ? undefined : this.#bring(piece))),
+      );
+    }
+  }
+
+  /** False: each has to be asked for by itself, as one of them may be whole. */
+  async #fetchBoth(both: Piece, pieces: readonly Piece[]): Promise<boolean> {
+    const memory = await this.#whenFits(both.bytes, () => this.#memory.take(both.bytes));
+    try {
+      await this.#pieces.fetch(both, memory);
+    } catch (error) {
+      this.#memory.give(memory);
+      if (isCode(error, 'corrupt')) return false;
+      throw error;
+    }
+    for (const piece of pieces) {
+      const at = piece.offset - both.offset;
+      this.#keep(piece, memory.subarray(at, at + piece.bytes));
+    }
+    return true;
   }
 
   #inMemory(piece: Piece): Buffer | undefined {
-    if (this.#ahead.size > 0) this.#arrived(piece.name);
+    this.#ahead.arrived(piece.name);
     return this.#recent.get(piece.name);
   }
 
@@ -234,7 +257,7 @@ export class BlockReader {
   }
 
   /**
-   * For a peer: the piece, or the open file that holds it and its CRC32C (block-cache.ts), from here or from the store. Throws as a
+   * For a peer: the piece, or the open file that holds it and its checksum (block-cache.ts), from here or from the store. Throws as a
    * read does.
    */
   async lend(piece: Piece): Promise<LentMemory | FileHandle> {
@@ -271,11 +294,12 @@ export class BlockReader {
 
   /** Resolves when the piece can be read from memory, the cache or the object's local file. */
   #obtain(piece: Piece): Promise<void> {
-    let fetching = this.#fetching.get(piece.name);
-    if (fetching === undefined) {
-      fetching = this.#bring(piece).finally(() => this.#fetching.delete(piece.name));
-      this.#fetching.set(piece.name, fetching);
-    }
+    return this.#fetching.get(piece.name) ?? this.#await(piece, this.#bring(piece));
+  }
+
+  #await({ name }: Piece, bringing: Promise<void>): Promise<void> {
+    const fetching = bringing.finally(() => this.#fetching.delete(name));
+    this.#fetching.set(name, fetching);
     return fetching;
   }
 
@@ -357,7 +381,7 @@ export class BlockReader {
         if ((this.#toPut.get(name)?.sinceMs ?? -Infinity) > nowMs - PUT_PATIENCE_MS) continue;
         this.#recent.delete(name);
         this.#toPut.delete(name);
-        this.#arrived(name);
+        this.#ahead.arrived(name);
         this.#memory.give(oldest);
       }
     }

@@ -4,7 +4,7 @@
  * only the pieces it touches.
  */
 const WINDOW_FIRST = 4 * 2 ** 20;
-/** At 20 ms a request, 32 MiB in flight are some 1.5 GB/s; block-reader.ts bounds what is ahead of all readers. */
+/** At 20 ms a request, 32 MiB in flight are some 1.5 GB/s; fetched-ahead.ts bounds what is ahead of all readers. */
 const WINDOW_MAX = 32 * 2 ** 20;
 
 export class ReadAhead {

@@ -6,7 +6,6 @@
  * peer's own checksum shows damage on the way, and members of the group are trusted not to lie (they hold the volume's token).
  * Limits: FETCHES_MAX at a time, each with one piece in memory; `silenceMs` without a byte, `deadlineMs` in all, in time of this process (own-timeout.ts).
  */
-import { crc32c } from '@node-rs/crc32';
 import { Agent, request } from 'node:http';
 import type { IncomingMessage } from 'node:http';
 import type { Clock } from '../../lib/clock.ts';
@@ -14,6 +13,7 @@ import { describeError, PenstockError } from '../../lib/errors.ts';
 import { OwnTimeout } from '../../lib/own-timeout.ts';
 import { CRC_BYTES } from '../data/block-cache.ts';
 import type { PeerPieces } from '../data/block-reader.ts';
+import { checksumOf } from '../data/pieces.ts';
 import type { Piece } from '../data/pieces.ts';
 import { Slots } from '../data/slots.ts';
 import type { Peer, PeerDirectory } from './peer-directory.ts';
@@ -121,7 +121,7 @@ export class PeerClient implements PeerPieces {
   async #get(peer: Peer, piece: Piece): Promise<Buffer> {
     const body = await this.#request(peer, piecePath(this.#options.volumeId, piece), piece.bytes + CRC_BYTES);
     const data = body.subarray(0, piece.bytes);
-    const crc = crc32c(data);
+    const crc = checksumOf(piece, data);
     if (crc !== body.readUInt32LE(piece.bytes) || (piece.crc !== null && piece.crc !== crc)) {
       throw new PeerError('lied', `what it sent of object ${piece.objectKey} does not match its checksum`);
     }

@@ -7,7 +7,6 @@
  * Limits: CONNECTIONS_MAX; REQUESTS_MAX pieces at a time, and LENT_BYTES_MAX of them in memory (from the disk they are streamed): more is
  * 503, and the peer asks the store. A peer that does not take its answer is cut off after ANSWER_MS.
  */
-import { crc32c } from '@node-rs/crc32';
 import { createServer } from 'node:http';
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { FileHandle } from 'node:fs/promises';
@@ -15,6 +14,7 @@ import { pipeline } from 'node:stream/promises';
 import { isCode, PenstockError } from '../../lib/errors.ts';
 import { CRC_BYTES } from '../data/block-cache.ts';
 import type { BlockReader } from '../data/block-reader.ts';
+import { checksumOf } from '../data/pieces.ts';
 import type { Piece } from '../data/pieces.ts';
 import { announced, listen, parseListen } from './address.ts';
 import { isAuthorized, parsePiecePath } from './protocol.ts';
@@ -120,7 +120,7 @@ export class PeerServer {
     if (holders === 0) this.#lentBytes += data.length;
     try {
       const trailer = Buffer.allocUnsafe(CRC_BYTES);
-      trailer.writeUInt32LE(piece.crc ?? crc32c(data));
+      trailer.writeUInt32LE(piece.crc ?? checksumOf(piece, data));
       writeHead(piece, response);
       await pipeline([data, trailer], response);
     } finally {

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { setImmediate as turn } from 'node:timers/promises';
 import { crc32c } from '@node-rs/crc32';
 import { expect, onTestFinished, test } from 'vitest';
-import { BlockCache } from '../../fs-gateway/data/block-cache.ts';
+import { BlockCache, CRC_BYTES } from '../../fs-gateway/data/block-cache.ts';
 import { BlockReader } from '../../fs-gateway/data/block-reader.ts';
 import { PieceMemory } from '../../fs-gateway/data/piece-memory.ts';
 import { objectKey, piecesOf } from '../../fs-gateway/data/pieces.ts';
@@ -19,21 +19,24 @@ const MIB = 2 ** 20;
 const BLOCK = 8 * MIB;
 
 /** A store that is not a directory of this machine, as far as a reader knows, and counts what it gives. */
-async function remoteStore(dir: string): Promise<{ readonly store: ObjectStore; readonly given: () => number }> {
+async function remoteStore(
+  dir: string,
+): Promise<{ readonly store: ObjectStore; readonly given: () => number; readonly asked: () => number }> {
   const store = await openStore(`dir:${dir}`);
-  let given = 0;
+  let [given, asked] = [0, 0];
   const remote = new Proxy(store, {
     get(target, name) {
       if (name === 'localPath') return () => null;
       if (name !== 'get') return (Reflect.get(target, name) as () => unknown).bind(target);
       return async (...args: Parameters<ObjectStore['get']>) => {
+        asked++;
         const bytes = await target.get(...args);
         given += bytes.length;
         return bytes;
       };
     },
   });
-  return { store: remote, given: () => given };
+  return { store: remote, given: () => given, asked: () => asked };
 }
 
 async function fileOf(store: ObjectStore, blocks: number): Promise<{ data: Buffer; extents: Extent[] }> {
@@ -151,9 +154,9 @@ test('a random read of an object that was published fetches a part of its chunk,
   expect(cache.bytes).toBe(0);
 });
 
-test('who reads a published object from its beginning to its end fetches each byte once, in chunks', async () => {
+test('who reads a published object from its beginning to its end fetches each byte once, two chunks in one GET', async () => {
   const base = tempDir('reader');
-  const { store, given } = await remoteStore(join(base, 'objects'));
+  const { store, given, asked } = await remoteStore(join(base, 'objects'));
   const { data, extents } = await publishedFile(store, 20 * MIB);
   const cache = new BlockCache({ dir: join(base, 'cache'), bytesMax: 0, freeBytesMin: 0 });
   const reader = new BlockReader({ store, cache, volumeId: 'v' });
@@ -166,6 +169,52 @@ test('who reads a published object from its beginning to its end fetches each by
     expect(reader.view(extents, from, from + MIB)?.equals(data.subarray(from, from + MIB))).toBe(true);
   }
   expect(given()).toBe(data.length);
+  // The first chunk is asked for when nobody knows yet that more will be read.
+  expect(asked()).toBe(3);
+});
+
+test('chunks that are asked for at once are read and cached one by one, also by the mount behind it', async () => {
+  const base = tempDir('reader');
+  const { store, given, asked } = await remoteStore(join(base, 'objects'));
+  const { data, extents } = await publishedFile(store, 8 * MIB + 5);
+  for (let mount = 0; mount < 2; mount++) {
+    const cache = new BlockCache({ dir: join(base, 'cache'), bytesMax: 1e9, freeBytesMin: 0 });
+    const reader = new BlockReader({ store, cache, volumeId: 'v' });
+    reader.prefetch(extents, 0, data.length);
+    const target = Buffer.alloc(data.length);
+    await reader.read(extents, 0, target);
+    expect(target.equals(data)).toBe(true);
+    await reader.close();
+    expect(cache.bytes).toBe(data.length + 3 * CRC_BYTES);
+    expect([asked(), given()]).toEqual([2, data.length]);
+  }
+});
+
+test('of an object that somebody cut, what it still has is read, also where the rest was asked for at once', async () => {
+  const base = tempDir('reader');
+  const { store } = await remoteStore(join(base, 'objects'));
+  const data = randomBytes(8 * MIB);
+  const { key } = await store.put('raw/object', data);
+  const extentOf = (etag: string | undefined): Extent[] => {
+    const source = { kind: 'external', key, objectBytes: data.length, ...(etag !== undefined && { etag }) } as const;
+    return [{ fileOffset: 0, length: data.length, sliceOffset: 0, source }];
+  };
+  await store.put('raw/object', data.subarray(0, 6 * MIB));
+  const cache = new BlockCache({ dir: join(base, 'cache'), bytesMax: 1e9, freeBytesMin: 0 });
+  const reader = new BlockReader({ store, cache, volumeId: 'v' });
+  onTestFinished(() => reader.close());
+  const target = Buffer.alloc(4 * MIB);
+  reader.prefetch(extentOf(undefined), 0, data.length);
+  await reader.read(extentOf(undefined), 0, target);
+  expect(target.equals(data.subarray(0, 4 * MIB))).toBe(true);
+  await expect(async () => reader.read(extentOf(undefined), 4 * MIB, target)).rejects.toMatchObject({
+    code: 'corrupt',
+  });
+  // Of a version that is gone nothing is read.
+  reader.prefetch(extentOf('gone'), 0, data.length);
+  await expect(async () => reader.read(extentOf('gone'), 0, target)).rejects.toThrow(
+    'was changed since it was published',
+  );
 });
 
 test('pieces of all sizes, fetched and uploaded ones, are in one stretch of memory: each of its own had V8 look for garbage', async () => {
