@@ -123,7 +123,13 @@ const external = externalPiece({ key: 'tables/a/b/data/x.parquet', objectBytes: 
 test.each<[what: string, listener: RequestListener, problem: string, asideMs: number, piece: Piece]>([
   ['other bytes with their own checksum', send(answer(flipped)), 'lied', 600_000, PIECE],
   ['other bytes with the right checksum', send(answer(flipped, crc32c(DATA))), 'lied', 600_000, PIECE],
-  ['damage on the way, of an object of the lake', send(answer(flipped, checksumOf(external, DATA))), 'lied', 600_000, external],
+  [
+    'damage on the way, of an object of the lake',
+    send(answer(flipped, checksumOf(external, DATA))),
+    'lied',
+    600_000,
+    external,
+  ],
   ['too few bytes', send(answer(DATA.subarray(1))), 'lied', 600_000, PIECE],
   ['too many bytes', send(Buffer.concat([answer(DATA), DATA])), 'lied', 600_000, PIECE],
   ['no length', (_, response) => void response.writeHead(200).end(answer(DATA)), 'lied', 600_000, PIECE],
