@@ -5,10 +5,12 @@ import { missing } from '../support/services.ts';
 import { expectWhole, openForeignPipeline, PER_LANDING, records } from './foreign-catalog-pipeline.ts';
 import { runKilledAt } from './kill-points.ts';
 import { compactAll, landOnce, TestProducer } from './pipeline.ts';
+import { LONG_MS } from '../support/hang.ts';
 
 describe.skipIf(missing('iceberg-rest'))('in Iceberg’s reference catalog', () => {
   test.each(['land', 'compact'] as const)(
     '%s killed -9 at every external write: the next run ends whole',
+    { timeout: LONG_MS },
     async (role) => {
       const pipeline = await openForeignPipeline(await startIcebergRest());
       const { lake } = pipeline;

@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import { onTestFinished } from 'vitest';
 import { descendants, kill } from '../support/processes.ts';
-import { HANG_MS } from '../support/hang.ts';
+import { BESIDE_MS } from '../support/hang.ts';
 
 const penstock = fileURLToPath(new URL('../../bin/penstock.ts', import.meta.url));
 
@@ -27,7 +27,7 @@ export function startCommand(args: readonly string[], env: Readonly<Record<strin
   let [stdout, stderr] = ['', ''];
   child.stdout?.on('data', (text: Buffer) => (stdout += text.toString()));
   child.stderr?.on('data', (text: Buffer) => (stderr += text.toString()));
-  const exit = once(child, 'close', { signal: AbortSignal.timeout(HANG_MS) }).then(([code]) => code as unknown);
+  const exit = once(child, 'close', { signal: AbortSignal.timeout(BESIDE_MS) }).then(([code]) => code as unknown);
   return { child, pid, exit, stdout: () => stdout, stderr: () => stderr };
 }
 

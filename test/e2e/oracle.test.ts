@@ -35,6 +35,7 @@ import { startRedis, type RedisServer } from '../support/redis.ts';
 import { missing } from '../support/services.ts';
 import { tempDir } from '../support/temp.ts';
 import { startVersitygw, type S3Server } from '../support/versitygw.ts';
+import { LONG_MS } from '../support/hang.ts';
 
 const READ_EVERY_MS = 100;
 const RECORDS_A_ROUND = 60;
@@ -115,7 +116,7 @@ describe.skipIf(missing('kafka', 'redis-server', 'versitygw'))('killed at every 
     await Promise.all([broker.close(), redis.stop(), s3.stop()]);
   });
 
-  test('no reader sees a gap or a double, and in the end the rows are the oracle’s', { timeout: 600_000 }, async () => {
+  test('no reader sees a gap or a double, and in the end the rows are the oracle’s', { timeout: LONG_MS }, async () => {
     const { pipeline, close } = await open();
     try {
       const producer = new TestProducer(pipeline.log);

@@ -20,7 +20,7 @@ import { startRedis, type RedisServer } from '../support/redis.ts';
 import { cannotMount, missing } from '../support/services.ts';
 import { startVersitygw, type S3Server } from '../support/versitygw.ts';
 import type { Watched } from './snapshot-reader-child.ts';
-import { HANG_MS } from '../support/hang.ts';
+import { HANG_MS, LONG_MS } from '../support/hang.ts';
 import { freePorts } from '../support/ports.ts';
 
 const BUCKET = 'plant';
@@ -247,7 +247,7 @@ describe.skipIf(missing('kafka', 'redis-server', 'versitygw') || cannotMount())(
     await Promise.all([broker.close(), redis.stop(), s3.stop()]);
   });
 
-  it('loses and doubles nothing, whatever is killed or out of reach', async () => {
+  it('loses and doubles nothing, whatever is killed or out of reach', { timeout: LONG_MS }, async () => {
     const { base: dir, mountpoint } = mountDirs();
     guardMount(mountpoint);
     const [agentPort = 0] = await freePorts(1);

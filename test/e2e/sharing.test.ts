@@ -16,6 +16,7 @@ import { startRedis, type RedisServer } from '../support/redis.ts';
 import { missing } from '../support/services.ts';
 import { tempDir } from '../support/temp.ts';
 import { startVersitygw, type S3Server } from '../support/versitygw.ts';
+import { LONG_MS } from '../support/hang.ts';
 
 const GROUP = `penstock-lander-${DATASET}`;
 
@@ -67,7 +68,7 @@ describe.skipIf(missing('kafka', 'redis-server', 'versitygw'))('landers that sha
     await Promise.all([broker.close(), redis.stop(), s3.stop()]);
   });
 
-  test('land each record once, whatever is killed, paused, ended or started', async () => {
+  test('land each record once, whatever is killed, paused, ended or started', { timeout: LONG_MS }, async () => {
     await withPipeline('kills', TOPIC, 6, (pipeline) => expectSharedLanding(pipeline, 10));
   });
 

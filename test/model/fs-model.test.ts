@@ -10,6 +10,7 @@ import { PosixError } from '../../fs-gateway/vfs/operations.ts';
 import type { DirectoryEntry } from '../../fs-gateway/vfs/operations.ts';
 import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
 import type { TestVolume } from '../support/fs-volume.ts';
+import { LONG_MS } from '../support/hang.ts';
 
 const ROOT = 1n;
 const O_RDWR = 2;
@@ -300,7 +301,7 @@ function firstDifference(a: Buffer, b: Buffer): number {
 
 test(
   'random operations agree with a model of POSIX, also after a restart and for another client',
-  { timeout: 600_000 },
+  { timeout: LONG_MS },
   async () => {
     await fc.assert(
       fc.asyncProperty(fc.array(step, { minLength: 5, maxLength: 60 }), compression, async (steps, codec) => {

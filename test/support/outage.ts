@@ -49,7 +49,6 @@ const MQTT_PAUSE_MS = 10;
 const MQTT_BACKLOG_MAX = 3000;
 /** Sensors of one sender have numbers of their own. */
 const NUMBERS_OF_SENSOR = 1e8;
-const DEADLINE_MS = 120_000;
 
 /** What a sender needs to know, and tells. */
 class Senders {
@@ -260,8 +259,8 @@ async function metric(port: number, name: string, label: string): Promise<number
 }
 
 async function eventually(what: string, isSo: () => Promise<boolean>): Promise<void> {
-  for (const end = performance.now() + DEADLINE_MS; !(await isSo().catch(() => false));) {
-    if (performance.now() > end) throw new Error(`${what} did not happen within ${DEADLINE_MS / 1000} s`);
+  for (const end = performance.now() + HANG_MS; !(await isSo().catch(() => false));) {
+    if (performance.now() > end) throw new Error(`${what} did not happen within ${HANG_MS / 1000} s`);
     await delay(10);
   }
 }
