@@ -6,11 +6,12 @@
  * is in flight is answered, and everything begins again on the same spool. So nothing is lost or doubled that kill -9 would not lose either.
  * A changed file is taken after two looks at the same bytes, and those bytes are what is parsed: a file that is being written may be valid
  * in the middle, and a transform that it seems to lack would be ended. At SIGHUP whoever sent it says that the file is whole.
- * Failure: a configuration with problems changes nothing; they are logged, and the agent goes on with what it has. When the new start
+ * Failure: a configuration with problems, or with another data directory, changes nothing; they are logged, and the agent goes on with what it has. When the new start
  * fails (an address that is in use), the agent ends with that error, as it would have at its start; with a configuration of the control
  * plane, it goes back to the one before.
  */
-import { describeError } from '../lib/errors.ts';
+import { resolve } from 'node:path';
+import { describeError, PenstockError } from '../lib/errors.ts';
 import { systemClock } from '../lib/clock.ts';
 import { readConfig, type Loaded } from '../lib/config/load.ts';
 import type { AgentConfig } from './config.ts';
@@ -41,7 +42,7 @@ export async function runReloading({ path, signal, onStatus, log }: RunReloading
       const until = AbortSignal.any([signal, ended.signal]);
       const { config, baseDir } = await desired.choose();
       const end = { hadGrace: false };
-      const changes = [watch.next(until), desired.next(until)] as const;
+      const changes = [watch.next(until, dataDirOf({ config, baseDir })), desired.next(until)] as const;
       for (const change of changes) {
         void change.then((changed) => {
           if (changed !== null && changed !== false) reload.abort();
@@ -103,8 +104,8 @@ class ConfigWatch {
     process.on('SIGHUP', this.#onHangup);
   }
 
-  /** Resolves with the next configuration that is valid, or null when the signal fires. Never rejects. */
-  async next(signal: AbortSignal): Promise<Loaded<AgentConfig> | null> {
+  /** Resolves with the next configuration that is valid and for the same spool, or null when the signal fires. Never rejects. */
+  async next(signal: AbortSignal, dataDir: string): Promise<Loaded<AgentConfig> | null> {
     for (let last = this.#judged; !signal.aborted;) {
       await pause(LOOK_EVERY_MS, AbortSignal.any([signal, this.#hangup.signal]));
       const isAsked = this.#hangup.signal.aborted;
@@ -116,7 +117,7 @@ class ConfigWatch {
       this.#judged = look;
       try {
         if ('problem' in look) throw look.problem;
-        return await agentConfigFrom(look.text, this.#path);
+        return onSameSpool(await agentConfigFrom(look.text, this.#path), dataDir);
       } catch (error) {
         this.#log(
           `the configuration was not taken over, the agent goes on with the one before:\n${describeError(error)}`,
@@ -129,6 +130,18 @@ class ConfigWatch {
   close(): void {
     process.off('SIGHUP', this.#onHangup);
   }
+}
+
+function dataDirOf({ config, baseDir }: Pick<Loaded<AgentConfig>, 'config' | 'baseDir'>): string {
+  return resolve(baseDir, config.agent.dataDir);
+}
+
+/** Throws `config`: on another spool, what waits in this one would be left behind, and files be read from their beginning. */
+function onSameSpool(loaded: Loaded<AgentConfig>, dataDir: string): Loaded<AgentConfig> {
+  const other = dataDirOf(loaded);
+  if (other === dataDir) return loaded;
+  const remedy = `stop the agent, move ${dataDir} to ${other} and start it: readings wait in it, and it knows what is read`;
+  throw new PenstockError('config', `${loaded.path}: agent.dataDir cannot change under a running agent: ${remedy}`);
 }
 
 type Look = { readonly text: string } | { readonly problem: Error };

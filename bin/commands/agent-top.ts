@@ -46,17 +46,26 @@ export function ratesOf(before: TimedStatus, now: TimedStatus): Readonly<Record<
   };
 }
 
-/** `partly`: the log takes readings, but not those of each topic. */
-function uplinkStateOf({ uplink, uplinkProblem }: AgentStatus): 'up' | 'partly' | 'down' {
+/** `partly`: the log takes readings, but not those of each topic; `trying`: it has neither taken nor refused any. */
+function uplinkStateOf({ uplink, uplinkProblem, spool }: AgentStatus): 'up' | 'partly' | 'trying' | 'down' {
   if (uplinkProblem !== null) return 'down';
-  return uplink.heldUp.length > 0 ? 'partly' : 'up';
+  if (uplink.heldUp.length > 0) return 'partly';
+  const isWaiting = spool.topics.some(({ accepted, acknowledged }) => accepted > acknowledged);
+  return isWaiting && uplink.bytes === 0 ? 'trying' : 'up';
 }
 
 function sayUplink(status: AgentStatus): string {
   const { uplink, uplinkProblem, spool } = status;
-  const state = uplinkStateOf(status);
-  if (state === 'down') return `down: ${uplinkProblem}`;
-  return state === 'up' ? 'up' : `partly up: ${uplink.heldUp.length} of ${spool.topics.length} topics are held up`;
+  switch (uplinkStateOf(status)) {
+    case 'down':
+      return `down: ${uplinkProblem}`;
+    case 'partly':
+      return `partly up: ${uplink.heldUp.length} of ${spool.topics.length} topics are held up`;
+    case 'trying':
+      return 'tries: the log has taken nothing since the start';
+    case 'up':
+      return 'up';
+  }
 }
 
 interface DiskRates {

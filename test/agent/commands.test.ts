@@ -256,6 +256,12 @@ test('a changed file and SIGHUP take effect without a lost or doubled reading; o
   await eventually('the refusal', () => errors().includes('the agent goes on with the one before'));
   expect(errors()).toContain(`${path}:2: log: expected the URL of a log`);
   expect(await metric('rule_active{rule="0: uplink down"}')).toBe('0');
+  // On another spool, what waits in this one would be left behind.
+  configIn(dir, port, 300);
+  writeFileSync(path, readFileSync(path, 'utf8').replace('./agent', './other'));
+  child.kill('SIGHUP');
+  await eventually('the other refusal', () => errors().includes(`${path}: agent.dataDir cannot change`));
+  expect(await metric('rule_active{rule="0: uplink down"}')).toBe('0');
   configIn(dir, port, 300);
   child.kill('SIGHUP');
   await expect.poll(() => metric('rule_sampled_out_total')).toBe('0');
