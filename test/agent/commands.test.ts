@@ -143,7 +143,7 @@ test('tap shows readings at both stages, top their rates; both say what is missi
     agent: 'edge-7',
     sources: [{ name: 'simulator:0:machine', heldUp: false, problem: null }],
     topics: [{ topic: 'machine' }],
-    uplink: { state: 'up', problem: null, budget: null },
+    uplink: { problem: null, budget: null },
     rules: [],
   });
   const [source] = top?.['sources'] as { readingsPerSecond: number }[];
