@@ -6,9 +6,10 @@
  *   message of whoever changed it, everything is dropped at a gap. A stale record costs a failed compare, never a wrong commit.
  * - A read that was under way while its record changed is not kept (`Reading`): its answer may be older than the message. The inode that
  *   comes along with an entry is not known before, so every inode that is dropped while entries are read counts as changed (`#dropped`).
- * - A *complete* directory is one that we made and have seen all changes of: a name that is not here is absent. It stops being one when
- *   somebody else changes an entry, or when the cache forgets one of its entries for want of room.
- * Limits: `capacity` inodes, and as many entries and complete directories; about 1000 bytes a pair; DROPPED_MAX inodes that are noted while entries are read.
+ * - A *complete* directory is one that we made, or read from its first name to its last, and have seen all changes of: a name that is not here is
+ *   absent. It stops being one when somebody else changes an entry, or when the cache forgets one of its entries for want of room.
+ * Limits: `capacity` inodes, and as many entries and complete directories; about 1000 bytes a pair; directories are read whole up to a quarter of it;
+ * DROPPED_MAX inodes that are noted while entries are read.
  */
 import { DT_DIR, decodeDentry } from '../../lib/volume/dentry.ts';
 import type { Inode } from '../../lib/volume/inode.ts';
@@ -55,6 +56,17 @@ export interface Watch {
   changed: boolean;
 }
 
+/** A directory that is being read from its first name to its last. */
+export interface Learning {
+  readonly directory: number;
+  /** Up to so many names it may have. */
+  readonly namesMax: number;
+  /** What changed, or was looked up, meanwhile: the cache has it, or somebody else has changed it. */
+  readonly names: Set<string>;
+  /** News were missed. */
+  isVoid: boolean;
+}
+
 export class MetaCache {
   readonly #nodes: BoundedMap<number, Node>;
   /** Keys are `<parent>/<name>`; null: the name is absent. */
@@ -62,6 +74,8 @@ export class MetaCache {
   readonly #readings = new Map<string, Reading>();
   /** What is in each complete directory. */
   readonly #complete: BoundedMap<number, Map<string, CachedEntry>>;
+  readonly #learnings = new Map<number, Learning>();
+  readonly #learnedMax: number;
   /** Inodes dropped while entries are being read; null: too many to note. */
   #dropped: Set<number> | null = new Set();
   #entryReadings = 0;
@@ -70,7 +84,8 @@ export class MetaCache {
   constructor(capacity: number) {
     this.#nodes = new BoundedMap(capacity);
     this.#complete = new BoundedMap(capacity);
-    this.#entries = new BoundedMap(capacity, (key) => this.#complete.delete(parentOf(key)));
+    this.#entries = new BoundedMap(capacity, (key) => this.#forgotten(parentOf(key), nameOf(key)));
+    this.#learnedMax = Math.floor(capacity / 4);
   }
 
   node(ino: number): Node | undefined {
@@ -104,7 +119,7 @@ export class MetaCache {
       const names: string[] = [];
       let at = ino;
       for (let key = places.get(at); key !== undefined && names.length < DEPTH_MAX; key = places.get(at)) {
-        names.unshift(Buffer.from(key.slice(key.indexOf('/') + 1), 'latin1').toString('utf8'));
+        names.unshift(Buffer.from(nameOf(key), 'latin1').toString('utf8'));
         at = parentOf(key);
       }
       if (at === ROOT_INO && names.length > 0) paths.set(ino, `/${names.join('/')}`);
@@ -122,6 +137,34 @@ export class MetaCache {
     if (this.#end(directoryName(ino), reading) && made) this.#complete.set(ino, new Map());
   }
 
+  /** Before the first page of a directory is read, by one reader at a time; `endLearning` in any case. */
+  beginLearning(directory: number): Learning {
+    const learning = { directory, namesMax: this.#learnedMax, names: new Set<string>(), isVoid: false };
+    this.#learnings.set(directory, learning);
+    return learning;
+  }
+
+  /** `read`: all that the pages had, null where they did not come to the end. The directory is complete then, unless somebody else changed it. */
+  endLearning(learning: Learning, read: ReadonlyMap<string, CachedEntry> | null): void {
+    const { directory, namesMax, names, isVoid } = learning;
+    this.#learnings.delete(directory);
+    if (read === null || isVoid || read.size > namesMax) return;
+    const complete = new Map<string, CachedEntry>();
+    for (const name of new Set([...read.keys(), ...names])) {
+      const known = this.#entries.get(entryName(directory, name));
+      const entry = known === undefined && !names.has(name) ? read.get(name) : known;
+      if (entry === undefined) return;
+      if (entry !== null) complete.set(name, entry);
+    }
+    for (const [name, entry] of complete) this.#entries.set(entryName(directory, name), entry);
+    this.#complete.set(directory, complete);
+  }
+
+  #forgotten(parent: number, name: string): void {
+    // That a name is absent a complete directory knows without it.
+    if (this.#complete.get(parent)?.has(name) === true) this.#complete.delete(parent);
+  }
+
   putNode(node: Node): void {
     this.#nodes.set(node.ino, node);
     this.#overtake(String(node.ino));
@@ -132,8 +175,13 @@ export class MetaCache {
     const known = this.#entries.get(key);
     if (entry !== null && known?.told === true && known.version === entry.version) entry.told = true;
     this.#entries.set(key, entry);
-    if (entry === null) this.#complete.get(parent)?.delete(name);
-    else this.#complete.get(parent)?.set(name, entry);
+    const complete = this.#complete.get(parent);
+    if (entry !== null) complete?.set(name, entry);
+    else if (complete !== undefined) {
+      complete.delete(name);
+      this.#entries.delete(key);
+    }
+    this.#learnings.get(parent)?.names.add(name);
     this.#overtake(key);
   }
 
@@ -182,6 +230,7 @@ export class MetaCache {
     const key = entryName(parent, name);
     this.#entries.delete(key);
     this.#complete.delete(parent);
+    this.#learnings.get(parent)?.names.add(name);
     this.#disturb(parent);
     this.#overtake(key);
     this.#overtake(directoryName(parent));
@@ -192,6 +241,7 @@ export class MetaCache {
     this.#entries.clear();
     this.#complete.clear();
     for (const directory of this.#watches.keys()) this.#disturb(directory);
+    for (const learning of this.#learnings.values()) learning.isVoid = true;
     if (this.#entryReadings > 0) this.#dropped = null;
     for (const reading of this.#readings.values()) reading.stale = true;
     this.#readings.clear();
@@ -254,6 +304,10 @@ function entryName(parent: number, name: string): string {
 
 function parentOf(entry: string): number {
   return Number.parseInt(entry, 10);
+}
+
+function nameOf(entry: string): string {
+  return entry.slice(entry.indexOf('/') + 1);
 }
 
 export function nodeOf(ino: number, stored: Stored, entriesChangedNs = 0n, subdirectories = 0): Node {

@@ -10,11 +10,12 @@ import { PenstockError, describeError, isCode } from '../../lib/errors.ts';
 import type { Key, MetaEngine, ScanPage, SessionInfo, Stored } from '../../lib/meta/engine.ts';
 import { decodeChanges } from '../../lib/volume/feed.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
-import { entryOf, MetaCache } from './cache.ts';
+import { MetaCache } from './cache.ts';
 import type { CachedEntry, Node, Watch } from './cache.ts';
 import { Change } from './change.ts';
 import type { Committed, Settled } from './change.ts';
 import { Connection } from './connection.ts';
+import { DirectoryPages } from './directory-pages.ts';
 import { IdBlocks } from './id-blocks.ts';
 import type { IdCounter } from './id-blocks.ts';
 import { LakeListings } from './lake-listings.ts';
@@ -43,12 +44,6 @@ export interface LockEvents {
   locksUnknown(): void;
 }
 
-export interface EntryPage {
-  readonly entries: readonly (readonly [string, CachedEntry])[];
-  /** Null: the last page. */
-  readonly cursor: string | null;
-}
-
 export type Changed<T> =
   { readonly value: T; readonly repeated: undefined } | { readonly value: undefined; readonly repeated: number };
 
@@ -65,6 +60,7 @@ export interface ViewOptions {
 
 export class VolumeView {
   readonly keys: VolumeKeys;
+  readonly directories: DirectoryPages;
   readonly lake: LakeListings;
   readonly quotas: Quotas;
   readonly #cache: MetaCache;
@@ -86,6 +82,12 @@ export class VolumeView {
     const retry = <T>(read: () => Promise<T>): Promise<T> => this.#retry(read);
     this.#ids = new IdBlocks({ keys: this.keys, engine, retry });
     this.#reader = new RecordReader({ keys: this.keys, cache: this.#cache, engine, retry });
+    this.directories = new DirectoryPages({
+      keys: this.keys,
+      cache: this.#cache,
+      nodes: (inos) => this.nodes(inos),
+      scanRecords: (bucket, cursor, limit) => this.scanRecords(bucket, cursor, limit),
+    });
     this.lake = new LakeListings(this.keys, engine, retry);
     this.quotas = new Quotas(this.keys, engine, retry);
   }
@@ -213,45 +215,10 @@ export class VolumeView {
     return this.#reader.nodes(inos);
   }
 
-  /** Caches a page of a directory's entries with their inodes; returns the cursor of the next page, null at the end. */
-  async loadEntries(directory: number, cursor: string, limit: number): Promise<string | null> {
-    const watch = this.#cache.watch(directory);
-    try {
-      const page = await this.scan(directory, cursor, limit);
-      await this.nodes(page.entries.map(([, entry]) => entry.ino));
-      if (!watch.changed) for (const [name, entry] of page.entries) this.#cache.putEntry(directory, name, entry);
-      return page.cursor;
-    } finally {
-      this.#cache.unwatch(watch);
-    }
-  }
-
   /** Whether the cache has all of a directory's entries, and they are no more than `countMax`. */
   isWhole(directory: number, countMax: number): boolean {
     const entries = this.#cache.entriesOf(directory);
     return entries !== undefined && entries.size <= countMax;
-  }
-
-  /** All of a directory's entries, each once: from the cache where it has them. */
-  async allEntries(directory: number, limit: number): Promise<readonly (readonly [string, CachedEntry])[]> {
-    const cached = this.#cache.entriesOf(directory);
-    if (cached !== undefined) return [...cached];
-    const entries = new Map<string, CachedEntry>();
-    for (let cursor: string | null = ''; cursor !== null;) {
-      const page: EntryPage = await this.scan(directory, cursor, limit);
-      for (const [name, entry] of page.entries) entries.set(name, entry);
-      cursor = page.cursor;
-    }
-    return [...entries];
-  }
-
-  /** A page of a directory's entries, in no order; cursor '' starts, null ends. */
-  async scan(directory: number, cursor: string, limit: number): Promise<EntryPage> {
-    const page = await this.scanRecords(this.keys.entries(directory), cursor, limit);
-    return {
-      entries: page.entries.map(([name, stored]) => [name, entryOf(directory, name, stored)] as const),
-      cursor: page.cursor,
-    };
   }
 
   /** A page of a bucket of other records. */

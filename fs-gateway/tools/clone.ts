@@ -22,6 +22,7 @@ import { ROOT_INO, VolumeKeys } from '../../lib/volume/keys.ts';
 import { encodeQuota } from '../../lib/volume/quota.ts';
 import type { Node } from '../meta/cache.ts';
 import type { Change } from '../meta/change.ts';
+import type { EntryPage } from '../meta/directory-pages.ts';
 import { VolumeView } from '../meta/view.ts';
 import { assertName, writableDirectory } from '../vfs/context.ts';
 import { ensureSystemDirectory, isReservedIn, SNAPSHOTS_NAME } from '../vfs/system-directories.ts';
@@ -108,7 +109,7 @@ export async function listSnapshots({ engine, volume }: CloneOptions): Promise<S
 export async function snapshotsIn(view: VolumeView, directory: number): Promise<Omit<Snapshot, 'path'>[]> {
   const snapshots: Omit<Snapshot, 'path'>[] = [];
   for (let cursor: string | null = ''; cursor !== null;) {
-    const page: Awaited<ReturnType<VolumeView['scan']>> = await view.scan(directory, cursor, 500);
+    const page: EntryPage = await view.directories.scan(directory, cursor, 500);
     const nodes = await view.nodes(page.entries.map(([, { ino }]) => ino));
     for (const [name, { ino }] of page.entries) {
       const node = nodes.get(ino);

@@ -19,6 +19,7 @@ import { scanBucket } from '../../lib/volume/references.ts';
 import type { CachedEntry } from '../meta/cache.ts';
 import type { Change } from '../meta/change.ts';
 import type { Account } from '../meta/quotas.ts';
+import type { EntryPage } from '../meta/directory-pages.ts';
 import { VolumeView } from '../meta/view.ts';
 import type { Progress } from './tool.ts';
 import { LAKE_NAME } from '../vfs/system-directories.ts';
@@ -214,7 +215,7 @@ class Counting {
     const left = [this.#root];
     for (let directory = left.pop(); directory !== undefined; directory = left.pop()) {
       for (let cursor: string | null = ''; cursor !== null;) {
-        const page: Awaited<ReturnType<VolumeView['scan']>> = await this.#view.scan(directory, cursor, SCAN_PAGE);
+        const page: EntryPage = await this.#view.directories.scan(directory, cursor, SCAN_PAGE);
         cursor = page.cursor;
         for (let at = 0; at < page.entries.length; at += PORTION) {
           left.push(...(await this.#portion(directory, page.entries.slice(at, at + PORTION))));

@@ -14,6 +14,7 @@ import { ROOT_INO } from '../../lib/volume/keys.ts';
 import type { VolumeFormat } from '../../lib/volume/format.ts';
 import { encodeOrphan } from '../../lib/volume/orphan.ts';
 import type { Change } from '../meta/change.ts';
+import type { EntryPage } from '../meta/directory-pages.ts';
 import { VolumeView } from '../meta/view.ts';
 import { NAME_MAX, TimeSource } from '../vfs/context.ts';
 import { Namespace } from '../vfs/namespace.ts';
@@ -286,12 +287,9 @@ class Restoring {
   }
 }
 
-async function* scanAll(
-  view: VolumeView,
-  directory: number,
-): AsyncGenerator<Awaited<ReturnType<VolumeView['scan']>>['entries'][number]> {
+async function* scanAll(view: VolumeView, directory: number): AsyncGenerator<EntryPage['entries'][number]> {
   for (let cursor: string | null = ''; cursor !== null;) {
-    const page: Awaited<ReturnType<VolumeView['scan']>> = await view.scan(directory, cursor, PAGE);
+    const page: EntryPage = await view.directories.scan(directory, cursor, PAGE);
     yield* page.entries;
     cursor = page.cursor;
   }

@@ -8,6 +8,7 @@ import { INODE_XATTRS, isDirectory } from '../../lib/volume/inode.ts';
 import { encodeOrphan } from '../../lib/volume/orphan.ts';
 import type { CachedEntry, Node } from '../meta/cache.ts';
 import type { Change } from '../meta/change.ts';
+import type { EntryPage } from '../meta/directory-pages.ts';
 import type { VolumeView } from '../meta/view.ts';
 import type { Progress } from './tool.ts';
 
@@ -40,7 +41,7 @@ export class TreeRemoval {
     for (let found = true; found;) {
       found = false;
       for (let cursor: string | null = ''; cursor !== null;) {
-        const page: Awaited<ReturnType<VolumeView['scan']>> = await this.#view.scan(directory, cursor, PORTION);
+        const page: EntryPage = await this.#view.directories.scan(directory, cursor, PORTION);
         const entries = new Map(page.entries);
         found ||= entries.size > 0;
         const nodes = await this.#view.nodes([...entries.values()].map(({ ino }) => ino));

@@ -3,6 +3,7 @@ import { PenstockError } from '../../lib/errors.ts';
 import { INODE_LISTING, isDirectory } from '../../lib/volume/inode.ts';
 import { ROOT_INO } from '../../lib/volume/keys.ts';
 import type { Node } from '../meta/cache.ts';
+import type { EntryPage } from '../meta/directory-pages.ts';
 import type { VolumeView } from '../meta/view.ts';
 import { showName } from './fsck-paths.ts';
 
@@ -88,7 +89,7 @@ export class DirectoryPaths {
 
   async #nameIn(directory: number, ino: number): Promise<string | undefined> {
     for (let cursor: string | null = ''; cursor !== null;) {
-      const page: Awaited<ReturnType<VolumeView['scan']>> = await this.#view.scan(directory, cursor, SCAN_PAGE);
+      const page: EntryPage = await this.#view.directories.scan(directory, cursor, SCAN_PAGE);
       const found = page.entries.find(([, entry]) => entry.ino === ino);
       if (found !== undefined) return found[0];
       cursor = page.cursor;

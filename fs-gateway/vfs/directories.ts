@@ -17,7 +17,7 @@ import { INODE_LISTING, isDirectory, isRegular } from '../../lib/volume/inode.ts
 import { ROOT_INO } from '../../lib/volume/keys.ts';
 import { BoundedMap } from '../meta/bounded-map.ts';
 import type { CachedEntry, Node, Watch } from '../meta/cache.ts';
-import type { EntryPage } from '../meta/view.ts';
+import type { EntryPage } from '../meta/directory-pages.ts';
 import type { Context } from './context.ts';
 import { nodeOrThrow } from './context.ts';
 import { entryOfNode } from './attributes.ts';
@@ -208,8 +208,8 @@ export class Directories {
     try {
       page =
         index === WHOLE
-          ? { entries: await view.allEntries(ino, PAGE_ENTRIES), cursor: null }
-          : await view.scan(ino, cursor, PAGE_ENTRIES);
+          ? { entries: await view.directories.all(ino, PAGE_ENTRIES), cursor: null }
+          : await view.directories.scan(ino, cursor, PAGE_ENTRIES);
     } catch (error) {
       view.unwatch(watch);
       throw error;

@@ -72,7 +72,10 @@ export class FileSystem implements Operations {
     this.#lookAhead = new LookAhead(parts.context);
     parts.context.view.listen({
       inodeChanged: (ino) => this.#directories.changed(ino),
-      entryChanged: (parent) => this.#directories.changed(parent),
+      entryChanged: (parent) => {
+        this.#directories.changed(parent);
+        this.#lookAhead.changed(parent);
+      },
       everythingChanged: () => this.#directories.everythingChanged(),
     });
     this.#directories = new Directories(parts.context, (ino) => {
@@ -108,8 +111,10 @@ export class FileSystem implements Operations {
         this.#lookAhead.hit(directory);
         return this.#looked(caller, directory, name, found);
       }
-      this.#lookAhead.missed(directory);
-      return found.then((node) => this.#looked(caller, directory, name, node));
+      return found.then((node) => {
+        this.#lookAhead.missed(directory, node !== null);
+        return this.#looked(caller, directory, name, node);
+      });
     });
   }
 

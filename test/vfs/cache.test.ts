@@ -1,5 +1,7 @@
+import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { MetaCache } from '../../fs-gateway/meta/cache.ts';
+import type { CachedEntry, Learning, Reading } from '../../fs-gateway/meta/cache.ts';
 import { Change } from '../../fs-gateway/meta/change.ts';
 import { Quotas } from '../../fs-gateway/meta/quotas.ts';
 import type { Version } from '../../lib/meta/engine.ts';
@@ -88,4 +90,128 @@ test('the answer of a commit that news of a later change overtook is not kept ei
   quiet.begin(cache);
   quiet.succeed(cache, quiet.end(cache), version, []);
   expect(cache.node(7)?.inode.nlink).toBe(3);
+});
+
+test('names that are renamed or removed take no room in a directory that is known whole', () => {
+  const cache = new MetaCache(100);
+  cache.endDirectory(5, cache.beginDirectory(5), true);
+  cache.putEntry(5, 'x', { ino: 7, type: 8, version, heldAt: version });
+  for (let i = 0; i < 200; i++) cache.changeEntry(5, `gone-${i}`, null);
+  expect(cache.entry(5, 'x')).toMatchObject({ ino: 7 });
+  expect(cache.entry(5, 'gone-7')).toBeNull();
+});
+
+const DIRECTORY = 5;
+const NAMES = Array.from({ length: 12 }, (_, n) => `name-${n}`);
+const PAGE = 4;
+
+/** A directory, what news of it are under way, and a client's cache that reads it. */
+class Client {
+  readonly cache = new MetaCache(64);
+  readonly truth = new Map<string, CachedEntry>();
+  readonly #news: string[] = [];
+  readonly #looks: { readonly name: string; readonly reading: Reading; readonly entry: CachedEntry | null }[] = [];
+  #learning: { readonly of: Learning; readonly read: Map<string, CachedEntry>; at: number } | undefined;
+  #changes = 0;
+
+  #set(name: string, removes: boolean): CachedEntry | null {
+    const stamp = `v${++this.#changes}` as Version; // opaque
+    const entry = { ino: 100 + this.#changes, type: 8, version: stamp, heldAt: stamp };
+    if (removes) this.truth.delete(name);
+    else this.truth.set(name, entry);
+    return removes ? null : entry;
+  }
+
+  own(name: string, removes: boolean): void {
+    this.cache.changeEntry(DIRECTORY, name, this.#set(name, removes));
+  }
+
+  others(name: string, removes: boolean): void {
+    this.#set(name, removes);
+    this.#news.push(name);
+  }
+
+  hear(): void {
+    const name = this.#news.shift();
+    if (name !== undefined) this.cache.dropEntry(DIRECTORY, name);
+  }
+
+  look(name: string): void {
+    const reading = this.cache.beginEntry(DIRECTORY, name);
+    this.#looks.push({ name, reading, entry: this.truth.get(name) ?? null });
+  }
+
+  answer(): void {
+    const look = this.#looks.shift();
+    if (look === undefined) return;
+    if (this.cache.endEntry(DIRECTORY, look.name, look.reading)) this.cache.putEntry(DIRECTORY, look.name, look.entry);
+  }
+
+  /** The next page of a pass over the directory. */
+  page(): void {
+    this.#learning ??= { of: this.cache.beginLearning(DIRECTORY), read: new Map<string, CachedEntry>(), at: 0 };
+    const { of, read, at } = this.#learning;
+    for (const name of NAMES.slice(at, at + PAGE)) {
+      const entry = this.truth.get(name);
+      if (entry !== undefined) read.set(name, entry);
+    }
+    this.#learning.at += PAGE;
+    if (this.#learning.at < NAMES.length) return;
+    this.#learning = undefined;
+    this.cache.endLearning(of, read);
+  }
+
+  /** Other directories want room. */
+  crowd(count: number): void {
+    for (let n = 0; n < count; n++) this.cache.putEntry(9, `other-${++this.#changes}`, null);
+  }
+
+  /** What others did until now is never told. */
+  gap(): void {
+    this.#news.length = 0;
+    this.cache.clear();
+  }
+
+  settle(): void {
+    while (this.#looks.length > 0) this.answer();
+    while (this.#learning !== undefined) this.page();
+    while (this.#news.length > 0) this.hear();
+  }
+}
+
+test('whatever happens while a directory is learned, the cache believes nothing wrong of it once all news were heard', () => {
+  const name = fc.constantFrom(...NAMES);
+  const step = fc.oneof(
+    fc.tuple(fc.constantFrom('own' as const, 'others' as const), name, fc.boolean()),
+    fc.tuple(fc.constant('look' as const), name),
+    fc.tuple(fc.constantFrom('page' as const, 'page' as const, 'hear' as const, 'answer' as const)),
+    fc.tuple(fc.constant('crowd' as const), fc.nat(40)),
+    fc.tuple(fc.constant('gap' as const)),
+  );
+  let learned = 0;
+  fc.assert(
+    fc.property(fc.array(step, { maxLength: 60 }), (steps) => {
+      const client = new Client();
+      for (const one of steps) {
+        if (one[0] === 'own' || one[0] === 'others') client[one[0]](one[1], one[2]);
+        else if (one[0] === 'look') client.look(one[1]);
+        else if (one[0] === 'crowd') client.crowd(one[1]);
+        else client[one[0]]();
+      }
+      client.settle();
+      const { cache, truth } = client;
+      for (const each of NAMES) {
+        const known = cache.entry(DIRECTORY, each);
+        if (known !== undefined) expect(known?.version).toBe(truth.get(each)?.version);
+      }
+      const all = cache.entriesOf(DIRECTORY);
+      if (all === undefined) return;
+      learned++;
+      expect(new Map([...all].map(([key, entry]) => [key, entry.ino]))).toEqual(
+        new Map([...truth].map(([key, entry]) => [key, entry.ino])),
+      );
+    }),
+    { numRuns: 5000 },
+  );
+  expect(learned).toBeGreaterThan(100);
 });

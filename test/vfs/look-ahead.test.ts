@@ -1,7 +1,8 @@
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { formatVolume } from '../../fs-gateway/main.ts';
-import { VolumeView } from '../../fs-gateway/meta/view.ts';
+import { MetaCache } from '../../fs-gateway/meta/cache.ts';
+import { DirectoryPages } from '../../fs-gateway/meta/directory-pages.ts';
 import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
 import { caller, openTestVolume } from '../support/fs-volume.ts';
 import { startRedis } from '../support/redis.ts';
@@ -19,32 +20,18 @@ async function directoryOf(open: OpenVolume, count: number): Promise<bigint> {
 test.skipIf(missing('redis-server'))(
   'looks at the files of a directory one by one are not a round trip each',
   async () => {
-    const redis = await startRedis();
-    onTestFinished(() => redis.stop());
-    const base = tempDir('volume');
-    const volume = { base, metaUrl: redis.url(), storeDir: join(base, 'objects') };
-    await formatVolume({ metaUrl: volume.metaUrl, storeUrl: `dir:${volume.storeDir}` });
-    const a = await openTestVolume(volume, 'a');
+    const open = await volumeOnRedis();
+    const a = await open('a');
     const ino = await directoryOf(a, 2500);
-    const b = await openTestVolume(volume, 'b');
-    let page: Promise<unknown> | undefined;
-    replaceMethod(
-      VolumeView.prototype,
-      'loadEntries',
-      (load) =>
-        function (this: VolumeView, ...args) {
-          const loading = load.apply(this, args);
-          page = loading.catch(() => undefined);
-          return loading;
-        },
-    );
+    const b = await open('b');
+    const passes = watchPasses();
     let trips = 0;
     for (let n = 0; n < 2500; n++) {
       const found = b.operations.lookup(caller(), ino, `file-${n}`);
       if (found instanceof Promise) trips++;
       expect(await found).toHaveProperty('attributes');
       // How many are looked up one by one while it is read depends on the machine.
-      await page;
+      await passes.ended();
     }
     // The first looks, some for each page; and again where a standstill of the machine has cost the session, and all that was known with it.
     expect(trips).toBeLessThan(500);
@@ -52,6 +39,90 @@ test.skipIf(missing('redis-server'))(
     // What somebody else changes is looked up anew.
     await a.operations.unlink(caller(), ino, 'file-7');
     await expect.poll(async () => b.operations.lookup(caller(), ino, 'file-7')).toHaveProperty('negativeTtlMs');
+  },
+);
+
+/** Opens clients of one volume, on a Redis of its own. */
+async function volumeOnRedis(): Promise<(name: string) => Promise<OpenVolume>> {
+  const redis = await startRedis();
+  onTestFinished(() => redis.stop());
+  const base = tempDir('volume');
+  const volume = { base, metaUrl: redis.url(), storeDir: join(base, 'objects') };
+  await formatVolume({ metaUrl: volume.metaUrl, storeUrl: `dir:${volume.storeDir}` });
+  return (name) => openTestVolume(volume, name);
+}
+
+/** Waits for each pass over a directory that looks begin; returns how many entries they have read. */
+function watchPasses(): { readonly ended: () => Promise<unknown>; readonly entries: () => number } {
+  let pass: Promise<unknown> | undefined;
+  let entries = 0;
+  const counted = <T>(reading: Promise<T>, count: (read: T) => number): Promise<T> => {
+    pass = reading.then((read) => (entries += count(read))).catch(() => undefined);
+    return reading;
+  };
+  replaceMethod(
+    DirectoryPages.prototype,
+    'load',
+    (load) =>
+      function (this: DirectoryPages, ...args) {
+        return counted(load.apply(this, args), (page) => page.entries.length);
+      },
+  );
+  replaceMethod(
+    DirectoryPages.prototype,
+    'learn',
+    (learn) =>
+      function (this: DirectoryPages, ...args) {
+        return counted(learn.apply(this, args), (read) => read);
+      },
+  );
+  return { ended: async () => pass, entries: () => entries };
+}
+
+test.skipIf(missing('redis-server'))(
+  'files that are made in an old directory do not ask for each name whether it is there, until somebody else makes some there',
+  async () => {
+    const open = await volumeOnRedis();
+    const a = await open('a');
+    const ino = await directoryOf(a, 1500);
+    const b = await open('b');
+    const passes = watchPasses();
+    let asked = 0;
+    const make = async (name: string): Promise<void> => {
+      const found = b.operations.lookup(caller(), ino, name);
+      if (found instanceof Promise) asked++;
+      expect(await found).toHaveProperty('negativeTtlMs');
+      await b.operations.mknod(caller(), ino, name, 0o100644, 0, 0);
+      await passes.ended();
+    };
+    for (let n = 0; n < 400; n++) await make(`alone-${n}`);
+    // Eight; and again where a standstill of the machine has cost the session, and all that was known with it.
+    expect(asked).toBeLessThan(100);
+    expect(passes.entries()).toBeLessThan(20_000);
+    await expect(b.operations.mknod(caller(), ino, 'file-7', 0o100644, 0, 0)).rejects.toThrow('exists');
+
+    await a.operations.mknod(caller(), ino, 'theirs', 0o100644, 0, 0);
+    await expect.poll(async () => b.operations.lookup(caller(), ino, 'theirs')).toHaveProperty('attributes');
+    asked = 0;
+    for (let n = 0; n < 100; n++) await make(`beside-${n}`);
+    expect(asked).toBe(100);
+  },
+);
+
+test.skipIf(missing('redis-server'))(
+  'looks for which the cache has no room read a directory ahead for a few entries each, not whole again and again',
+  async () => {
+    const open = await volumeOnRedis();
+    const a = await open('a');
+    const ino = await directoryOf(a, 300);
+    const passes = watchPasses();
+    replaceMethod(MetaCache.prototype, 'entry', () => () => undefined);
+    for (let n = 0; n < 2000; n++) {
+      const name = `file-${n % 300}`;
+      expect(await a.operations.lookup(caller(), ino, name)).toHaveProperty('attributes');
+      await passes.ended();
+    }
+    expect(passes.entries()).toBeLessThanOrEqual(5000 + 2000 * 4);
   },
 );
 
