@@ -31,8 +31,7 @@ export class DirectoryPages {
 
   /** A page of a directory's entries, in no order; cursor '' starts, null ends. A later page may have an entry again. */
   async scan(directory: number, cursor: string, limit: number): Promise<EntryPage> {
-    const { keys, scanRecords } = this.#options;
-    const page = await scanRecords(keys.entries(directory), cursor, limit);
+    const page = await this.#options.scanRecords(this.#options.keys.entries(directory), cursor, limit);
     return {
       entries: page.entries.map(([name, stored]) => [name, entryOf(directory, name, stored)] as const),
       cursor: page.cursor,
@@ -41,11 +40,11 @@ export class DirectoryPages {
 
   /** Caches a page with the inodes of its entries, unless an entry of the directory changes meanwhile. */
   async load(directory: number, cursor: string, limit: number): Promise<EntryPage> {
-    const { cache, nodes } = this.#options;
+    const { cache } = this.#options;
     const watch = cache.watch(directory);
     try {
       const page = await this.scan(directory, cursor, limit);
-      await nodes(page.entries.map(([, entry]) => entry.ino));
+      await this.#options.nodes(page.entries.map(([, entry]) => entry.ino));
       if (!watch.changed) for (const [name, entry] of page.entries) cache.putEntry(directory, name, entry);
       return page;
     } finally {
