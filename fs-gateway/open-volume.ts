@@ -227,6 +227,7 @@ async function assemble({
     promises: options.writeback === true,
     isCommitted: (ino, id) => view.wasApplied(flushOperation(ino, id)),
     identity: identityPath(cacheDir),
+    lock,
     report,
   });
   options.kernel?.unregisterOthers(staging.journalPath, staging.backingIds);

@@ -5,17 +5,21 @@
  * Node); a second file beside it, `<path>.holder`, tells the next one who has it. The lock decides, the text only explains.
  *
  * Invariants: at most one holder over all processes and over all threads of one process. The lock file is never deleted: a
- * deleted file would let a second process lock a new file of the same name.
+ * deleted file would let a second process lock a new file of the same name. Whoever holds it for long looks (`isRemoved`) whether somebody else has.
  * Failure: a killed holder leaves both files; the next one takes the lock at once and overwrites the text. A full disk has no room for the text.
  * Limits: needs a file system with working fcntl locks (every local one; NFS with lockd).
  */
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { PenstockError, fromSystemError, isCode } from './errors.ts';
 import { isAlive } from './process-identity.ts';
 
 export interface ProcessLock {
+  /** Its file is not at its path any more: another process could take it. */
+  readonly isRemoved: boolean;
+  /** Takes it anew at its path. Throws `held` when another process was faster, `denied`, `full` or `io`. */
+  restore(): void;
   /** Gives the lock up; a second call does nothing. */
   release(): void;
 }
@@ -39,33 +43,77 @@ export async function acquireProcessLock(
   path: string,
   options: { readonly label: string; readonly of?: string },
 ): Promise<ProcessLock> {
-  const holderPath = `${path}.holder`;
-  let database: DatabaseSync | undefined;
+  const lock = new SqliteLock(path, options.label);
   try {
-    mkdirSync(dirname(path), { recursive: true });
-    database = new DatabaseSync(path, { timeout: 0 });
-    // A journal in memory: nothing is written, and one on the disk would need room on a full one.
-    database.exec('PRAGMA journal_mode = MEMORY; BEGIN EXCLUSIVE');
-    writeHolder(holderPath, options.label);
+    lock.take();
   } catch (error) {
-    database?.close();
-    if (isBusy(error)) throw await heldError(options.of ?? dirname(path), holderPath);
+    if (isBusy(error)) throw await heldError(options.of ?? dirname(path), holderPathOf(path));
     throw fromSystemError(error, `cannot lock ${path}`);
   }
-  const held = database;
-  let released = false;
-  return {
-    release: () => {
-      if (released) return;
-      released = true;
-      try {
-        rmSync(holderPath, { force: true });
-      } catch {
-        // A disk that has failed is read-only by now: the text only explains, and what ended the holder must not be hidden by this.
-      }
-      held.close();
-    },
-  };
+  return lock;
+}
+
+function holderPathOf(path: string): string {
+  return `${path}.holder`;
+}
+
+class SqliteLock implements ProcessLock {
+  readonly #path: string;
+  readonly #label: string;
+  /** The last one is that of the file at the path; those before it are of files that somebody has removed. */
+  readonly #held: DatabaseSync[] = [];
+  #file: string | undefined;
+
+  constructor(path: string, label: string) {
+    this.#path = path;
+    this.#label = label;
+  }
+
+  /** Throws what SQLite and Node throw. */
+  take(): void {
+    mkdirSync(dirname(this.#path), { recursive: true });
+    const database = new DatabaseSync(this.#path, { timeout: 0 });
+    try {
+      // A journal in memory: nothing is written, and one on the disk would need room on a full one.
+      database.exec('PRAGMA journal_mode = MEMORY; BEGIN EXCLUSIVE');
+      writeHolder(holderPathOf(this.#path), this.#label);
+    } catch (error) {
+      database.close();
+      throw error;
+    }
+    this.#held.push(database);
+    this.#file = fileAt(this.#path);
+  }
+
+  get isRemoved(): boolean {
+    return this.#held.length > 0 && fileAt(this.#path) !== this.#file;
+  }
+
+  restore(): void {
+    try {
+      this.take();
+    } catch (error) {
+      if (!isBusy(error)) throw fromSystemError(error, `cannot lock ${this.#path} again, which was removed`);
+      const who = describeHolder(readHolder(holderPathOf(this.#path)));
+      throw new PenstockError('held', `${this.#path} was removed, and is held by ${who} now: stop it`);
+    }
+  }
+
+  release(): void {
+    if (this.#held.length === 0) return;
+    try {
+      rmSync(holderPathOf(this.#path), { force: true });
+    } catch {
+      // A disk that has failed is read-only by now: the text only explains, and what ended the holder must not be hidden by this.
+    }
+    for (const database of this.#held.splice(0)) database.close();
+  }
+}
+
+/** Undefined: there is none. */
+function fileAt(path: string): string | undefined {
+  const file = statSync(path, { throwIfNoEntry: false });
+  return file === undefined ? undefined : `${file.dev}:${file.ino}`;
 }
 
 function writeHolder(path: string, label: string): void {
@@ -89,9 +137,15 @@ async function heldError(directory: string, holderPath: string): Promise<Penstoc
     await new Promise((resolve) => setTimeout(resolve, 20));
     holder = readHolder(holderPath);
   }
-  const who =
-    holder === undefined ? 'another process' : `process ${holder.pid} (${holder.label}), running since ${holder.since}`;
-  return new PenstockError('held', `${directory} is held by ${who}; stop it first or use another directory`);
+  return new PenstockError(
+    'held',
+    `${directory} is held by ${describeHolder(holder)}; stop it first or use another directory`,
+  );
+}
+
+function describeHolder(holder: Holder | undefined): string {
+  if (holder === undefined) return 'another process';
+  return `process ${holder.pid} (${holder.label}), running since ${holder.since}`;
 }
 
 function readHolder(path: string): Holder | undefined {

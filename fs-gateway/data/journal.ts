@@ -54,6 +54,7 @@ import {
   writeSync,
   writevSync,
 } from 'node:fs';
+import type { Stats } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { PenstockError } from '../../lib/errors.ts';
@@ -319,9 +320,10 @@ export class Journal {
     this.#owed = [];
   }
 
-  /** Somebody has removed it, or what it is in: nobody will find what is written into it. */
+  /** Somebody has removed it, or what it is in, or has mounted another disk there: nobody will find what is written into it. */
   get isRemoved(): boolean {
-    return statSync(this.path, { throwIfNoEntry: false })?.ino !== fstatSync(this.#fd).ino;
+    const there = statSync(this.path, { throwIfNoEntry: false });
+    return there === undefined || !isSameFile(there, fstatSync(this.#fd));
   }
 
   /** Puts it back, the same. Throws Node's errors. */
@@ -357,6 +359,10 @@ export class Journal {
     }
     closeSync(this.#fd);
   }
+}
+
+export function isSameFile(a: Stats, b: Stats): boolean {
+  return a.ino === b.ino && a.dev === b.dev;
 }
 
 /** Names made in it survive a power cut. */

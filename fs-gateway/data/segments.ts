@@ -12,6 +12,7 @@
  *   power cut (`-o writeback`), as the journal's word and the new name may reach the disk without one another.
  * - That one is removed may reach the disk before the word for the commit: a promise that covers its bytes has the id of that commit, or is behind its FLUSH in
  *   the journal, and the metadata tell by the id that they are committed (docs/decisions/0051).
+ * - The file that was opened first counts: where a disk is unmounted under the mount, and mounted again, its path may have an older one.
  * - What an earlier version staged is in one file for all of it, `<dir>/<inode>`: it stays the one segment of that inode until it is given back.
  * Failure: the next worker finds segments by their names; those of no staged file are removed.
  * Limits: of segments that serve nobody FREE_MAX (256 MiB), and no more than `SegmentRoom` allows: they count to the cache's bytes, go when the disk is short of
@@ -21,21 +22,23 @@ import {
   closeSync,
   constants,
   copyFileSync,
-  existsSync,
   fdatasyncSync,
+  fstatSync,
   mkdirSync,
   openSync,
   readdirSync,
   readSync,
   renameSync,
   rmSync,
+  statSync,
   writeSync,
 } from 'node:fs';
+import type { Stats } from 'node:fs';
 import { open } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import { PenstockError, systemCode } from '../../lib/errors.ts';
-import { syncFolder } from './journal.ts';
+import { isSameFile, syncFolder } from './journal.ts';
 import type { Overlay, Range } from './overlay.ts';
 import { Slots } from './slots.ts';
 
@@ -75,6 +78,8 @@ interface Segment {
   readonly path: string;
   /** Written since it was synced last: how often. */
   unsynced: number;
+  /** As it was opened first: the one that is at its path later may be of another disk. */
+  file?: Stats;
 }
 
 export class Segments {
@@ -99,9 +104,9 @@ export class Segments {
   /** Finds those of an earlier worker's files, and removes the others. */
   adopt(files: ReadonlyMap<number, StagedRanges>): void {
     for (const name of readdirSync(this.#dir)) {
-      const [, ino, index] = /^(\d+|free)(?:\.(\d+))?$/.exec(name) ?? [];
+      const [, ino, index, unfinished] = /^(\d+|free)(?:\.(\d+)(\.new)?)?$/.exec(name) ?? [];
       if (ino === undefined) continue;
-      if (!files.has(Number(ino))) rmSync(join(this.#dir, name), { force: true });
+      if (!files.has(Number(ino)) || unfinished !== undefined) rmSync(join(this.#dir, name), { force: true });
       else if (index !== undefined) this.#add(Number(ino), Number(index));
       else {
         this.#undivided.add(Number(ino));
@@ -127,12 +132,17 @@ export class Segments {
   }
 
   #add(ino: number, index: number, name = `${ino}.${index}`): Segment {
-    const segment = { index, path: join(this.#dir, name), unsynced: 1 };
+    const segment: Segment = { index, path: join(this.#dir, name), unsynced: 1 };
+    this.#register(ino, segment);
+    return segment;
+  }
+
+  #register(ino: number, segment: Segment): void {
+    const { index } = segment;
     const segments = this.#ofFiles.get(ino);
     if (segments === undefined) this.#ofFiles.set(ino, new Map([[index, segment]]));
     else segments.set(index, segment);
     this.#unnamed.add(segment);
-    return segment;
   }
 
   /** The segment and the place in it for the byte at `offset`, and how many can follow it there. */
@@ -165,9 +175,11 @@ export class Segments {
       this.#idleChanged();
     }
     mkdirSync(this.#dir, { recursive: true, mode: 0o700 });
+    const segment: Segment = { index, path, unsynced: 1 };
     // Here only. It is never truncated: what an earlier worker staged may be in it.
-    this.#open(path, constants.O_CREAT);
-    return this.#add(ino, index);
+    this.#open(ino, segment, constants.O_CREAT);
+    this.#register(ino, segment);
+    return segment;
   }
 
   #idleChanged(): void {
@@ -222,52 +234,68 @@ export class Segments {
     }
   }
 
-  #fd(ino: number, { path }: Segment): number {
+  #fd(ino: number, segment: Segment): number {
+    const { path } = segment;
     const known = this.#descriptors.get(path);
     if (known !== undefined) {
       this.#descriptors.delete(path);
       this.#descriptors.set(path, known);
       return known;
     }
-    try {
-      return this.#open(path);
-    } catch (error) {
-      throw asLost(error, ino, path);
-    }
+    return this.#open(ino, segment);
   }
 
   /** Of its own: one of ours may be closed meanwhile, and be another file's the next moment. */
   async #openBeside(ino: number, segment: Segment): Promise<FileHandle> {
-    const { path } = segment;
+    this.#restore(ino, segment);
+    let file: FileHandle | undefined;
     try {
-      return await open(path, 'r');
+      file = await open(segment.path, 'r');
+      expectSame(ino, segment, fstatSync(file.fd));
+      return file;
     } catch (error) {
-      if (!this.#restore(segment)) throw asLost(error, ino, path);
-      return open(path, 'r');
+      await file?.close();
+      throw asLost(error, ino, segment.path);
     }
   }
 
   /** Puts back what somebody has removed. */
   restore(): void {
-    for (const segments of this.#ofFiles.values()) for (const segment of segments.values()) this.#restore(segment);
+    for (const [ino, segments] of this.#ofFiles) for (const segment of segments.values()) this.#restore(ino, segment);
   }
 
-  /** It is there for as long as we have it open. False: it is not gone, or for good. */
-  #restore(segment: Segment): boolean {
+  /** What is not at its path any more is there for as long as we have it open. */
+  #restore(ino: number, segment: Segment): void {
     const { path } = segment;
     const fd = this.#descriptors.get(path);
-    if (fd === undefined || existsSync(path)) return false;
+    if (fd === undefined) return;
+    const there = statSync(path, { throwIfNoEntry: false });
+    if (there !== undefined && isSameFile(there, fstatSync(fd))) return;
     mkdirSync(this.#dir, { recursive: true, mode: 0o700 });
-    copyFileSync(`/proc/self/fd/${fd}`, path);
+    const temporary = `${path}.new`;
+    copyFileSync(`/proc/self/fd/${fd}`, temporary);
+    renameSync(temporary, path);
     this.#close(path);
-    this.#open(path);
+    delete segment.file;
+    this.#open(ino, segment);
     segment.unsynced++;
     this.#unnamed.add(segment);
-    return true;
   }
 
-  #open(path: string, flags = 0): number {
-    const fd = openSync(path, constants.O_RDWR | flags, 0o600);
+  #open(ino: number, segment: Segment, flags = 0): number {
+    const { path } = segment;
+    let fd: number;
+    try {
+      fd = openSync(path, constants.O_RDWR | flags, 0o600);
+    } catch (error) {
+      throw asLost(error, ino, path);
+    }
+    try {
+      expectSame(ino, segment, fstatSync(fd));
+    } catch (error) {
+      closeSync(fd);
+      throw error;
+    }
     this.#descriptors.set(path, fd);
     for (const oldest of this.#descriptors.keys()) {
       if (this.#descriptors.size <= DESCRIPTORS_MAX) break;
@@ -365,11 +393,22 @@ export class Segments {
 
 /** A segment that is known has bytes, of which the journal says that they are there. */
 function asLost(error: unknown, ino: number, path: string): unknown {
-  if (systemCode(error) !== 'ENOENT') return error;
+  return systemCode(error) === 'ENOENT'
+    ? lost(ino, `somebody has removed ${path} from the cache directory`, error)
+    : error;
+}
+
+function expectSame(ino: number, segment: Segment, opened: Stats): void {
+  segment.file ??= opened;
+  if (isSameFile(segment.file, opened)) return;
+  throw lost(ino, `${segment.path} is another file than it was: a disk was mounted or unmounted under the mount`);
+}
+
+function lost(ino: number, why: string, cause?: unknown): PenstockError {
   return new PenstockError(
     'io',
-    `what was staged of inode ${ino} is lost: somebody has removed ${path} from the cache directory. Remove the file that has this inode, and write it anew`,
-    { cause: error },
+    `what was staged of inode ${ino} is lost: ${why}. Remove the file that has this inode, and write it anew`,
+    { cause },
   );
 }
 

@@ -1,22 +1,26 @@
 /**
- * Puts back what somebody removes of a staging area under its mount: a clean-up of old files, an `rm -rf` of the cache directory. What is open here is on the disk still, and
- * nobody else would ever find it.
+ * Puts back what somebody removes of a staging area under its mount: a clean-up of old files, an `rm -rf` of the cache directory, an `umount -l` of its disk. What is open here is on
+ * the disk still, and nobody else would ever find it.
  *
- * Invariants: the journal is put back as it is, frame by frame, so that what counts its frames stays true; and with it who the staging area is of (staging-life.ts, mount-identity.ts),
- * or the next worker would take what it finds for another mount's.
+ * Invariants: the lock comes first, so that nobody else takes the area meanwhile. The journal is put back as it is, frame by frame, so that what counts its frames stays true; and with
+ * it who the staging area is of (staging-life.ts, mount-identity.ts), or the next worker would take what it finds for another mount's. What is open here counts, and not what an
+ * earlier disk, mounted again, has in its place.
  * Failure: what is not open here is lost, and its files say so (segments.ts). A kill within LOOK_MS of the removal loses what was staged; a promise (`sync`) looks before it is given.
  */
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { describeError } from '../../lib/errors.ts';
+import type { ProcessLock } from '../../lib/process-lock.ts';
 import type { Journal } from './journal.ts';
 import type { Segments } from './segments.ts';
 
 const LOOK_MS = 1000;
+const REMEDY = 'Leave the cache directory alone while it is in use, or unmount first';
 
 export interface WatchedStaging {
   readonly journal: Journal;
   readonly segments: Segments;
+  readonly lock: ProcessLock | undefined;
   /** Small files that stay as they are while the mount lives. */
   readonly files: readonly string[];
   readonly report: (message: string) => void;
@@ -26,32 +30,47 @@ export class StagingWatch {
   readonly #watched: WatchedStaging;
   readonly #contents: ReadonlyMap<string, Buffer>;
   readonly #timer: NodeJS.Timeout;
+  #device: number;
   #told = '';
 
   constructor(watched: WatchedStaging) {
     this.#watched = watched;
+    this.#device = statSync(dirname(watched.journal.path)).dev;
     this.#contents = new Map(watched.files.map((path) => [path, readFileSync(path)]));
     this.#timer = setInterval(() => {
       try {
         this.look();
       } catch (error) {
-        this.#tell(`${watched.journal.path} was removed, and cannot be put back: ${describeError(error)}`);
+        this.#tell(
+          `${watched.journal.path} was removed, or is on another disk, and cannot be put back: ${describeError(error)}`,
+        );
       }
     }, LOOK_MS).unref();
   }
 
-  /** Throws Node's errors when something is gone and cannot be put back. */
+  /** Throws Node's errors, and those of the lock, when something is gone and cannot be put back. */
   look(): void {
-    const { journal, segments, report } = this.#watched;
-    if (!journal.isRemoved) return;
-    mkdirSync(dirname(journal.path), { recursive: true, mode: 0o700 });
-    segments.restore();
-    for (const [path, content] of this.#contents) if (!existsSync(path)) writeFileSync(path, content, { mode: 0o600 });
-    journal.restore();
+    const { journal, segments, lock, report } = this.#watched;
+    const gone = [...this.#contents].filter(([path]) => !isThere(path));
+    if (!journal.isRemoved && lock?.isRemoved !== true && gone.length === 0) return;
+    const dir = dirname(journal.path);
+    mkdirSync(dir, { recursive: true, mode: 0o700 });
+    if (lock?.isRemoved === true) lock.restore();
+    for (const [path, content] of gone) writeFileSync(path, content, { mode: 0o600 });
+    if (journal.isRemoved) {
+      segments.restore();
+      journal.restore();
+    }
     this.#told = '';
-    report(
-      `${journal.path} was removed under the mount: it is put back with what was open here. Leave the cache directory alone while it is in use, or unmount first`,
-    );
+    report(`${this.#whatHappened(dir)}: it is put back with what was open here. ${REMEDY}`);
+  }
+
+  #whatHappened(dir: string): string {
+    const device = statSync(dir).dev;
+    const before = this.#device;
+    this.#device = device;
+    if (device === before) return `${dir} or a part of it was removed under the mount`;
+    return `${dir} is on another disk than before: somebody has mounted or unmounted one there under the mount (device ${describeDevice(before)} before, ${describeDevice(device)} now)`;
   }
 
   /** What is the same each second is told once. */
@@ -63,4 +82,13 @@ export class StagingWatch {
   close(): void {
     clearInterval(this.#timer);
   }
+}
+
+function isThere(path: string): boolean {
+  return statSync(path, { throwIfNoEntry: false }) !== undefined;
+}
+
+/** As lsblk and /proc/self/mountinfo call it. */
+function describeDevice(device: number): string {
+  return `${Math.floor(device / 256) % 4096}:${(device % 256) + Math.floor(device / 2 ** 20) * 256}`;
 }

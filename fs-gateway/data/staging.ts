@@ -7,6 +7,7 @@
  */
 import { mkdirSync } from 'node:fs';
 import { fromSystemError } from '../../lib/errors.ts';
+import type { ProcessLock } from '../../lib/process-lock.ts';
 import { appendFrame, Appends, flushFrame } from './appends.ts';
 import { DiskRoom } from './disk-room.ts';
 import type { StagingRoom } from './disk-room.ts';
@@ -38,6 +39,8 @@ export interface StagingOptions extends StagingLife {
   readonly room?: StagingRoom;
   /** A file of the cache directory that says whose it is. */
   readonly identity?: string;
+  /** Of `dir`. */
+  readonly lock?: ProcessLock;
   readonly report?: (message: string) => void;
 }
 
@@ -56,7 +59,7 @@ export class Staging {
   readonly appends: Appends;
   readonly bases: Bases;
 
-  constructor({ dir, life, bootId, promises, isCommitted, room, identity, report }: StagingOptions) {
+  constructor({ dir, life, bootId, promises, isCommitted, room, identity, lock, report }: StagingOptions) {
     this.#dir = dir;
     this.#promises = promises;
     mkdirSync(dir, { recursive: true, mode: 0o700 });
@@ -83,6 +86,7 @@ export class Staging {
     this.#watch = new StagingWatch({
       journal: this.#journal,
       segments: this.#segments,
+      lock,
       files: [lifePath(dir), ...(identity === undefined ? [] : [identity])],
       report: report ?? (() => undefined),
     });

@@ -1,9 +1,12 @@
-/** A staging area that somebody removes under its mount. */
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+/** A staging area that somebody removes under its mount, or whose disk he unmounts. */
+import { mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, onTestFinished, test, vi } from 'vitest';
 import { Staging } from '../../fs-gateway/data/staging.ts';
 import type { StagedFile } from '../../fs-gateway/data/staged-file.ts';
+import { acquireProcessLock } from '../../lib/process-lock.ts';
+import type { ProcessLock } from '../../lib/process-lock.ts';
+import { isRoot, memoryFolder, mountOver } from '../support/loop-disk.ts';
 import { tempDir } from '../support/temp.ts';
 
 const LARGE = Buffer.alloc(200_000, 'a');
@@ -12,23 +15,23 @@ const SMALL = Buffer.from('small');
 interface Area {
   readonly cacheDir: string;
   readonly reports: string[];
-  readonly open: () => Staging;
+  readonly open: (lock?: ProcessLock) => Staging;
 }
 
-function area(): Area {
-  const cacheDir = join(tempDir('watch'), 'cache');
+function area(cacheDir = join(tempDir('watch'), 'cache')): Area {
   const identity = join(cacheDir, 'id');
-  mkdirSync(cacheDir);
+  mkdirSync(cacheDir, { recursive: true });
   writeFileSync(identity, 'of this directory');
   const reports: string[] = [];
   return {
     cacheDir,
     reports,
-    open() {
+    open(lock) {
       const staging = new Staging({
         ...{ dir: join(cacheDir, 'volume', 'mount'), life: 'one', bootId: 'boot', promises: true, identity },
         isCommitted: () => false,
         report: (message) => reports.push(message),
+        ...(lock !== undefined && { lock }),
       });
       onTestFinished(() => staging.close());
       return staging;
@@ -53,7 +56,7 @@ function stage(staging: Staging): StagedFile {
 
 function expectFound({ cacheDir, open, reports }: Area): void {
   expect(reports).toEqual([
-    expect.stringMatching(/journal was removed under the mount: it is put back .* unmount first/),
+    expect.stringMatching(/mount or a part of it was removed under the mount: it is put back .* unmount first/),
   ]);
   const next = open();
   expect(content(next.get(7)).equals(LARGE)).toBe(true);
@@ -97,9 +100,93 @@ test('nothing is promised while a cache directory that was removed cannot be put
     message: expect.stringContaining(made.cacheDir) as string,
   });
   vi.advanceTimersByTime(5000);
-  expect(made.reports).toEqual([expect.stringMatching(/journal was removed, and cannot be put back: /)]);
+  expect(made.reports).toEqual([
+    expect.stringMatching(/journal was removed, or is on another disk, and cannot be put back: /),
+  ]);
   rmSync(made.cacheDir);
   await staging.sync(small, 5n);
   made.reports.shift();
   expectFound(made);
+});
+
+/** Each look of the watch is one of ours. */
+function fakeLooks(): () => void {
+  vi.useFakeTimers({ toFake: ['setInterval', 'clearInterval'] });
+  onTestFinished(() => void vi.useRealTimers());
+  return () => void vi.advanceTimersByTime(1000);
+}
+
+test.skipIf(!isRoot)(
+  'a cache disk that is unmounted under its mount, and mounted again, gives no older bytes in the place of what was staged since',
+  async () => {
+    const look = fakeLooks();
+    const disk = memoryFolder('20m');
+    const place = tempDir('watch');
+    let unmount = mountOver(disk, place);
+    const made = area(join(place, 'cache'));
+    const staging = made.open();
+    const file = staging.begin(7, 0);
+    staging.write(file, 0, Buffer.alloc(LARGE.length, 'old'), 1n);
+    const before = statSync(made.cacheDir).dev;
+    unmount();
+    look();
+    expect(made.reports.splice(0)).toEqual([
+      expect.stringMatching(/mount is on another disk than before: .* \(device \d+:\d+ before, \d+:\d+ now\)/),
+    ]);
+    expect(statSync(made.cacheDir).dev).not.toBe(before);
+    staging.write(file, 0, LARGE, 2n);
+    unmount = mountOver(disk, place);
+    // No look has come between.
+    staging.beginFlush(file, 3n);
+    const flushed = Buffer.alloc(LARGE.length);
+    await file.loadFlushing(0, flushed);
+    expect(flushed.equals(LARGE)).toBe(true);
+    look();
+    expect(made.reports).toEqual([expect.stringContaining('is on another disk than before')]);
+    expect(content(made.open().get(7)).equals(LARGE)).toBe(true);
+    unmount();
+  },
+);
+
+test('the lock of a staging area that somebody removes is taken again: nobody else gets the area', async () => {
+  const look = fakeLooks();
+  const made = area();
+  const path = join(made.cacheDir, 'volume', 'mount', 'lock');
+  const lock = await acquireProcessLock(path, { label: 'mount' });
+  onTestFinished(() => lock.release());
+  made.open(lock);
+  rmSync(path);
+  look();
+  await expect(acquireProcessLock(path, { label: 'another' })).rejects.toMatchObject({ code: 'held' });
+  expect(made.reports).toEqual([expect.stringMatching(/a part of it was removed under the mount: it is put back/)]);
+});
+
+test('nothing is put back, and nothing promised, while another process has taken the lock that was removed', async () => {
+  const look = fakeLooks();
+  const made = area();
+  const path = join(made.cacheDir, 'volume', 'mount', 'lock');
+  const lock = await acquireProcessLock(path, { label: 'mount' });
+  onTestFinished(() => lock.release());
+  const staging = made.open(lock);
+  const small = stage(staging);
+  rmSync(made.cacheDir, { recursive: true });
+  const other = await acquireProcessLock(path, { label: 'another' });
+  await expect(staging.sync(small, 4n)).rejects.toMatchObject({ code: 'held' });
+  look();
+  look();
+  expect(made.reports.splice(0)).toEqual([
+    expect.stringMatching(/cannot be put back: .*lock was removed, and is held by process \d+ \(another\)/),
+  ]);
+  other.release();
+  await staging.sync(small, 5n);
+  expectFound(made);
+});
+
+test('the file that says whose cache directory it is is put back when somebody removes it', () => {
+  const look = fakeLooks();
+  const made = area();
+  made.open();
+  rmSync(join(made.cacheDir, 'id'));
+  look();
+  expect(readFileSync(join(made.cacheDir, 'id'), 'utf8')).toBe('of this directory');
 });

@@ -63,3 +63,11 @@ export function memoryFolder(size: string): string {
   onTestFinished(() => void spawnSync('umount', ['-l', folder], { timeout: HANG_MS }));
   return folder;
 }
+
+/** Shows `folder` at another place; returns what ends that, also while files are open there (`umount -l`). */
+export function mountOver(folder: string, place: string): () => void {
+  run('mount', '--bind', folder, place);
+  const unmount = (): void => void spawnSync('umount', ['-l', place], { timeout: HANG_MS });
+  onTestFinished(unmount);
+  return unmount;
+}
