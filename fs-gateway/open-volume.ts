@@ -5,7 +5,7 @@
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Clock } from '../lib/clock.ts';
-import { isCode, PenstockError } from '../lib/errors.ts';
+import { describeError, isCode, PenstockError } from '../lib/errors.ts';
 import { thisProcess } from '../lib/process-identity.ts';
 import { acquireProcessLock } from '../lib/process-lock.ts';
 import type { ProcessLock } from '../lib/process-lock.ts';
@@ -381,6 +381,7 @@ async function assemble({
       volume: options.volume,
       stagedFiles: staging.files.size,
       stagedBytes: staging.bytes,
+      ...(staging.failure !== undefined && { cacheDisk: describeError(staging.failure) }),
       keptAside: context.keptAside.count + earlierLives.keptAside,
       ...(writeback !== undefined && { writeback: 'on', oldestStagedMs: writeback.oldestMs }),
       cachedBytes: cache.bytes,

@@ -12,7 +12,7 @@
 import { mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
-import { PenstockError, fromSystemError, isCode } from './errors.ts';
+import { PenstockError, fromSystemError, isCode, systemCode } from './errors.ts';
 import { isAlive } from './process-identity.ts';
 
 export interface ProcessLock {
@@ -31,6 +31,7 @@ interface Holder {
 }
 
 const SQLITE_BUSY = 5;
+const SQLITE_READONLY = 8;
 /** A new holder writes its name right after it took the lock; this is how long a refused process waits for the name. */
 const HOLDER_TEXT_WAIT_MS = 500;
 
@@ -48,7 +49,7 @@ export async function acquireProcessLock(
     lock.take();
   } catch (error) {
     if (isBusy(error)) throw await heldError(options.of ?? dirname(path), holderPathOf(path));
-    throw fromSystemError(error, `cannot lock ${path}`);
+    throw asRefused(error, `cannot lock ${path}`);
   }
   return lock;
 }
@@ -93,7 +94,7 @@ class SqliteLock implements ProcessLock {
     try {
       this.take();
     } catch (error) {
-      if (!isBusy(error)) throw fromSystemError(error, `cannot lock ${this.#path} again, which was removed`);
+      if (!isBusy(error)) throw asRefused(error, `cannot lock ${this.#path} again, which was removed`);
       const who = describeHolder(readHolder(holderPathOf(this.#path)));
       throw new PenstockError('held', `${this.#path} was removed, and is held by ${who} now: stop it`);
     }
@@ -127,7 +128,22 @@ function writeHolder(path: string, label: string): void {
 }
 
 function isBusy(error: unknown): boolean {
-  return error instanceof Error && 'errcode' in error && error.errcode === SQLITE_BUSY;
+  return sqliteCode(error) === SQLITE_BUSY;
+}
+
+function sqliteCode(error: unknown): number | undefined {
+  return error instanceof Error && 'errcode' in error && typeof error.errcode === 'number'
+    ? error.errcode & 0xff
+    : undefined;
+}
+
+function asRefused(error: unknown, what: string): PenstockError {
+  if (sqliteCode(error) !== SQLITE_READONLY && systemCode(error) !== 'EROFS') return fromSystemError(error, what);
+  return new PenstockError(
+    'denied',
+    `${what}: its disk is read-only. Look for errors of the disk in the log of the kernel (dmesg), repair it (fsck) and mount it again`,
+    { cause: error },
+  );
 }
 
 async function heldError(directory: string, holderPath: string): Promise<PenstockError> {

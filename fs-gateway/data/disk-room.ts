@@ -1,11 +1,13 @@
 /**
  * What the staging area does where the disk of the cache directory is full: whoever can give room there does, before a program hears of it. Segments that serve
- * nobody first, then what the caches can fetch again.
+ * nobody first, then what the caches can fetch again. And what it knows of a disk that takes nothing any more: ext4 makes itself read-only at an I/O error.
  *
  * Invariant: a change that programs ask for leaves the reserve of the journal (journal.ts) to what has happened already.
+ * Failure: a disk that fails is told of once, and once when it is written to again.
  * Limits: it ends when nobody has anything left to give; then the error is `full` (ENOSPC, and EDQUOT of a disk quota).
  */
-import { fromSystemError, isCode } from '../../lib/errors.ts';
+import { dirname } from 'node:path';
+import { describeError, fromSystemError, isCode, PenstockError, systemCode } from '../../lib/errors.ts';
 import type { Frame, Journal } from './journal.ts';
 import type { SegmentRoom, Segments } from './segments.ts';
 
@@ -14,17 +16,60 @@ export interface StagingRoom extends SegmentRoom {
   giveWay(): boolean;
 }
 
+const REMEDY =
+  'Look for the errors of the disk in the log of the kernel (dmesg), repair it (fsck) and mount it in its place again; or unmount with --force, and mount with another --cache-dir';
+
+/** The disk of the cache directory has become read-only. */
+export class ReadOnlyDiskError extends PenstockError {
+  constructor(message: string, cause: unknown) {
+    super('denied', message, { cause });
+  }
+}
+
 export class DiskRoom {
   readonly #journal: Journal;
   readonly #segments: Segments;
   readonly #room: StagingRoom | undefined;
   readonly #what: string;
+  readonly #report: (message: string) => void;
+  #failure: PenstockError | undefined;
 
-  constructor(journal: Journal, segments: Segments, room: StagingRoom | undefined) {
+  constructor(
+    journal: Journal,
+    segments: Segments,
+    room: StagingRoom | undefined,
+    report: (message: string) => void = () => undefined,
+  ) {
+    this.#report = report;
     this.#journal = journal;
     this.#segments = segments;
     this.#room = room;
     this.#what = `journal in the cache directory, ${journal.path}`;
+  }
+
+  /** What the disk says to whoever writes to it; undefined: it takes that, or is only full. */
+  get failure(): PenstockError | undefined {
+    return this.#failure;
+  }
+
+  /** What it says to be thrown. Others than these say something of a file, and not of the disk. */
+  #failed(error: unknown, what: string): PenstockError {
+    const code = systemCode(error);
+    const known = code === 'EROFS' ? new ReadOnlyDiskError(`${what}: ${describeError(error)}`, error) : undefined;
+    if (known === undefined && code !== 'EIO') return fromSystemError(error, what);
+    const failure = known ?? fromSystemError(error, what);
+    if (this.#failure === undefined) {
+      this.#report(
+        `the disk of the cache directory cannot be written to: files are read from it and from the store, writes are refused (${describeError(failure)}). ${REMEDY}`,
+      );
+    }
+    return (this.#failure = failure);
+  }
+
+  #worked(): void {
+    if (this.#failure === undefined) return;
+    this.#failure = undefined;
+    this.#report(`the disk of the cache directory takes writes again, ${dirname(this.#journal.path)}`);
   }
 
   /** Does what may be done again, as often as there comes room for it. Throws `full` and `io`. */
@@ -32,9 +77,10 @@ export class DiskRoom {
     for (;;) {
       try {
         work();
+        this.#worked();
         return;
       } catch (error) {
-        const known = fromSystemError(error, what);
+        const known = this.#failed(error, what);
         if (!isCode(known, 'full') || !this.#make()) throw known;
       }
     }
@@ -66,13 +112,26 @@ export class DiskRoom {
     this.in(() => this.#journal.rewrite(frames()), this.#what);
   }
 
-  /** False: the disk is full. The journal as it stands says the same; it is nobody's loss, so nobody gives room. */
+  /** False: the disk is full, or fails. The journal as it stands says the same; it is nobody's loss, so nobody gives room. */
   tryRewrite(frames: Iterable<Frame>): boolean {
     try {
       this.#journal.rewrite(frames);
+      this.#worked();
       return true;
     } catch (error) {
-      if (!isCode(fromSystemError(error, this.#what), 'full')) throw error;
+      const known = this.#failed(error, this.#what);
+      if (known !== this.#failure && !isCode(known, 'full')) throw known;
+      return false;
+    }
+  }
+
+  /** Nothing is staged any more. False: the disk fails, and the journal says what it said. */
+  tryClear(): boolean {
+    try {
+      this.#journal.clear();
+      return true;
+    } catch (error) {
+      this.#failed(error, this.#what);
       return false;
     }
   }

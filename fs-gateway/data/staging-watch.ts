@@ -24,6 +24,8 @@ export interface WatchedStaging {
   /** Small files that stay as they are while the mount lives. */
   readonly files: readonly string[];
   readonly report: (message: string) => void;
+  /** After each look at a staging area that is in its place. */
+  readonly looked?: () => void;
 }
 
 export class StagingWatch {
@@ -40,6 +42,7 @@ export class StagingWatch {
     this.#timer = setInterval(() => {
       try {
         this.look();
+        watched.looked?.();
       } catch (error) {
         this.#tell(
           `${watched.journal.path} was removed, or is on another disk, and cannot be put back: ${describeError(error)}`,

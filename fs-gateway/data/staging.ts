@@ -7,6 +7,7 @@
  */
 import { mkdirSync } from 'node:fs';
 import { fromSystemError } from '../../lib/errors.ts';
+import type { PenstockError } from '../../lib/errors.ts';
 import type { ProcessLock } from '../../lib/process-lock.ts';
 import { appendFrame, Appends, flushFrame } from './appends.ts';
 import { DiskRoom } from './disk-room.ts';
@@ -54,6 +55,8 @@ export class Staging {
   readonly #watch: StagingWatch;
   readonly #files: Map<number, StagedFile>;
   readonly #open: OpenCounts;
+  /** It lacks opens that only read, and closes: the disk failed meanwhile. */
+  #isBehind = false;
   /** Files that are committed or dropped, and the journal does not know it yet: killed now, the next worker needs their segments. */
   #dropped: StagedFile[] = [];
   readonly appends: Appends;
@@ -66,7 +69,7 @@ export class Staging {
     this.#journal = new Journal(dir);
     this.#syncs = new JournalSyncs(this.#journal);
     this.#segments = new Segments(dir, room);
-    this.#room = new DiskRoom(this.#journal, this.#segments, room);
+    this.#room = new DiskRoom(this.#journal, this.#segments, room, report);
     const earlier = readLife(dir);
     const recovered = replay(this.#journal.read(), this.#segments, earlier?.bootId === bootId, isCommitted);
     const { files, open } = recovered;
@@ -89,7 +92,25 @@ export class Staging {
       lock,
       files: [lifePath(dir), ...(identity === undefined ? [] : [identity])],
       report: report ?? (() => undefined),
+      looked: () => this.#catchUp(),
     });
+  }
+
+  /** Where the disk takes writes again. */
+  #catchUp(): void {
+    if (!this.#isBehind && this.failure === undefined) return;
+    // Their marks count frames of the journal as it is.
+    if (!this.#syncs.underWay && this.#tryRewrite()) this.#discard();
+  }
+
+  /** What the disk of the cache directory says to whoever writes to it; undefined: it takes that, or is only full. */
+  get failure(): PenstockError | undefined {
+    return this.#room.failure;
+  }
+
+  /** Before what is followed by a write. Throws what that would. */
+  expectWritable(): void {
+    if (this.failure !== undefined) throw this.failure;
   }
 
   /** A worker whose journal is right as it stands starts on a full disk, too. What the metadata told is in it before they forget it. */
@@ -174,10 +195,18 @@ export class Staging {
     file.close();
   }
 
-  /** `backingId`: 0 through the daemon. It is in the journal before the kernel hears of it. Nothing when the request was counted before. */
-  opened(ino: number, nowNs: bigint, request: string, backingId = 0): void {
+  /**
+   * `backingId`: 0 through the daemon. It is in the journal before the kernel hears of it. Nothing when the request was counted before. `onlyReads`: it
+   * does not need the disk; where that fails, this worker knows of it, and the journal when it can be written again.
+   */
+  opened(ino: number, nowNs: bigint, request: string, backingId = 0, onlyReads = false): void {
     if (this.#open.counted(request)) return;
-    this.#room.append(openFrame(ino, nowNs, backingId, request));
+    try {
+      this.#room.append(openFrame(ino, nowNs, backingId, request));
+    } catch (error) {
+      if (!onlyReads) throw error;
+      this.#isBehind = true;
+    }
     this.#open.opened(ino, 1, backingId);
     this.#open.note(request);
   }
@@ -186,7 +215,7 @@ export class Staging {
   closed(ino: number, nowNs: bigint, request: string): boolean {
     const id = closeId(request);
     if (!this.#open.has(ino) || this.#open.counted(id)) return false;
-    this.#room.owe(closeFrame(ino, nowNs, 1, request));
+    this.#noteClose(closeFrame(ino, nowNs, 1, request));
     this.#open.note(id);
     return this.#closed(ino, id);
   }
@@ -194,9 +223,14 @@ export class Staging {
   /** The open that the request had made failed behind that. True when nobody else has the inode open. */
   takeBack(ino: number, nowNs: bigint, request: string): boolean {
     if (!this.#open.counted(request)) return false;
-    this.#room.owe(closeFrame(ino, nowNs, 0, request));
+    this.#noteClose(closeFrame(ino, nowNs, 0, request));
     this.#open.forget(request);
     return this.#closed(ino, '');
+  }
+
+  /** A journal that lacks opens is written anew: until then closes would be owed to it without end. */
+  #noteClose(frame: Frame): void {
+    if (!this.#isBehind) this.#room.owe(frame);
   }
 
   #closed(ino: number, id: string): boolean {
@@ -445,7 +479,8 @@ export class Staging {
   #tidy(): void {
     if (this.#files.size === 0 && this.#open.size === 0) {
       // Only now and then: truncating costs as much as some frames.
-      if (this.#journal.frames > 1000 || this.#journal.owes) this.#journal.clear();
+      const clears = this.#journal.frames > 1000 || this.#journal.owes || this.#isBehind;
+      if (clears && this.#room.tryClear()) this.#isBehind = false;
       this.#discard();
       return;
     }
@@ -458,8 +493,10 @@ export class Staging {
   #tryRewrite(): boolean {
     const marks = new Map<StagedFile, number>();
     const done = this.#room.tryRewrite(this.#live((file, mark) => marks.set(file, mark)));
-    if (done) for (const [file, mark] of marks) file.flushMark = mark;
-    return done;
+    if (!done) return false;
+    for (const [file, mark] of marks) file.flushMark = mark;
+    this.#isBehind = false;
+    return true;
   }
 
   #live(flushed: (file: StagedFile, mark: number) => void): Iterable<Frame> {

@@ -1,10 +1,11 @@
 /**
  * From errors to errno: the one place. What POSIX says of names, modes and sizes is thrown as `PosixError` where it is decided. All else is a failure of the
- * store, the metadata engine or the cache directory: a program that reads, writes or closes expects EIO, ENOSPC or EDQUOT of those, and could only
- * misunderstand what a missing object or a refused credential would be called.
+ * store, the metadata engine or the cache directory: a program that reads, writes or closes expects EIO, ENOSPC or EDQUOT of those, and EROFS of a disk that
+ * became read-only, and could only misunderstand what a missing object or a refused credential would be called.
  */
 import { PenstockError, describeError, fromSystemError, systemCode } from '../../lib/errors.ts';
 import type { ErrorCode } from '../../lib/errors.ts';
+import { ReadOnlyDiskError } from '../data/disk-room.ts';
 import { NotEmptyError } from '../meta/change.ts';
 import { Errno, PosixError } from './operations.ts';
 import type { Result } from './operations.ts';
@@ -47,7 +48,8 @@ function toPosix(error: unknown, report: (message: string) => void): unknown {
   // What the disk of the cache directory said.
   const known = SYSTEM_CODE.test(systemCode(error) ?? '') ? fromSystemError(error, 'cache directory') : error;
   if (!(known instanceof PenstockError)) return known;
-  const errno = errnoOf(known.code);
+  // Told once by who met it first.
+  const errno = known instanceof ReadOnlyDiskError ? Errno.EROFS : errnoOf(known.code);
   if (errno === Errno.EIO) report(describeError(known));
   return new PosixError(errno, known.message, { cause: known });
 }

@@ -128,7 +128,7 @@ export class Files {
   }
 
   #open(caller: Caller, node: Node, flags: number): Result<OpenResult> {
-    const writes = (flags & O_ACCMODE) !== 0 || (flags & O_TRUNC) !== 0;
+    const writes = isForWriting(flags);
     if (isDirectory(node.inode) && writes) throw new PosixError(Errno.EISDIR, `inode ${node.ino} is a directory`);
     if (writes) refuseFrozen(node);
     if (writes && (node.inode.flags & INODE_IMMUTABLE) !== 0) {
@@ -143,7 +143,7 @@ export class Files {
   }
 
   #opened({ operation }: Caller, node: Node, flags: number): Result<OpenResult> {
-    const writes = (flags & O_ACCMODE) !== 0 || (flags & O_TRUNC) !== 0;
+    const writes = isForWriting(flags);
     const opened = this.#passthrough.open(node, flags, writes, operation);
     if (opened instanceof Promise) return opened.then((later) => this.#handle(node, flags, later));
     return this.#handle(node, flags, opened);
@@ -189,6 +189,8 @@ export class Files {
     flags: number,
     umask: number,
   ): Promise<Made> {
+    // Else an empty file would stay of each try.
+    if (isForWriting(flags)) this.#context.staging.expectWritable();
     try {
       return await this.#namespace.make(caller, parent, name, mode, umask);
     } catch (error) {
@@ -400,6 +402,10 @@ export class Files {
     this.#readAheads.delete(handle);
     this.#flushes.release(ino, operation);
   }
+}
+
+function isForWriting(flags: number): boolean {
+  return (flags & O_ACCMODE) !== 0 || (flags & O_TRUNC) !== 0;
 }
 
 /** Where a write ends. */

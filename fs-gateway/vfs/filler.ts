@@ -56,7 +56,8 @@ export class Filler {
 
   /** In the background, if there is room. */
   later(ino: number): void {
-    if (this.#closed || this.#jobs.has(ino) || this.#queue.size >= QUEUE_MAX) return;
+    const { staging } = this.#options.context;
+    if (this.#closed || staging.failure !== undefined || this.#jobs.has(ino) || this.#queue.size >= QUEUE_MAX) return;
     this.#queue.add(ino);
     this.#next();
   }

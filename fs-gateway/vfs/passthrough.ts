@@ -119,21 +119,26 @@ export class Passthrough {
   #answer(node: Node, key: string | null, flags: number, writes: boolean, request: string): Result<Opened | null> {
     const id = this.#options.context.staging.backingOf(node.ino);
     if (id !== undefined) return this.#joinCounted(node, id, flags, writes, request);
-    const opened = this.#begin(node, key, flags, writes);
+    // The next worker would not know of the backing file.
+    const canNote = this.#options.context.staging.failure === undefined;
+    const opened = canNote ? this.#begin(node, key, flags, writes) : null;
     try {
-      this.#count(node.ino, opened?.backingId ?? 0, request);
+      this.#count(node.ino, opened?.backingId ?? 0, request, !writes && opened === null);
     } catch (error) {
       // Nobody will close what the kernel does not hear of.
       if (opened !== null) this.closed(node.ino, opened.backingId);
       this.calmLater(node.ino);
-      throw error;
+      if (writes) throw error;
+      this.#count(node.ino, 0, request, true);
+      return null;
     }
     return opened;
   }
 
-  #count(ino: number, backingId: number, request: string): void {
+  /** `mayBeUnnoted`: where the disk fails. */
+  #count(ino: number, backingId: number, request: string, mayBeUnnoted: boolean): void {
     const { staging, time } = this.#options.context;
-    staging.opened(ino, time.nowNs(), request, backingId);
+    staging.opened(ino, time.nowNs(), request, backingId, mayBeUnnoted);
     if (backingId > 0) this.#opens++;
   }
 
@@ -143,7 +148,7 @@ export class Passthrough {
     staging.hold(node.ino);
     try {
       const opened = await this.#join(node, id, flags, writes);
-      this.#count(node.ino, id, request);
+      this.#count(node.ino, id, request, !writes);
       return opened;
     } finally {
       this.#options.letGo(node.ino);

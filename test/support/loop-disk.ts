@@ -2,18 +2,42 @@
  * A disk of its own for a test: ext4 in a file, behind a loop device. What the file holds is what a power cut would leave, so a copy of it that
  * is mounted is the machine after one. Needs root.
  */
-import { closeSync, copyFileSync, fsyncSync, mkdirSync, openSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  accessSync,
+  closeSync,
+  constants,
+  copyFileSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { spawnSync } from 'node:child_process';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { onTestFinished } from 'vitest';
 import { HANG_MS } from './hang.ts';
 import { tempDir } from './temp.ts';
 
 export const isRoot = process.platform === 'linux' && process.getuid?.() === 0;
+const EXT4 = '/sys/fs/ext4';
+/** The kernel lets us have an ext4 find an error in itself (`failReadOnly`): not in a container whose /sys is read-only. */
+export const canFailDisks = isRoot && isWritable(EXT4);
 
-function run(command: string, ...args: readonly string[]): void {
-  const { status, stderr } = spawnSync(command, args, { timeout: HANG_MS, encoding: 'utf8' });
+function isWritable(path: string): boolean {
+  try {
+    accessSync(path, constants.W_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function run(command: string, ...args: readonly string[]): string {
+  const { status, stdout, stderr } = spawnSync(command, args, { timeout: HANG_MS, encoding: 'utf8' });
   if (status !== 0) throw new Error(`${command} ${args.join(' ')}: ${stderr}`);
+  return stdout;
 }
 
 export class LoopDisk {
@@ -35,6 +59,18 @@ export class LoopDisk {
     truncateSync(image, 48 * 2 ** 20);
     run('mkfs.ext4', '-q', '-F', '-b', '1024', '-J', 'size=1', '-N', '64', image);
     return new LoopDisk(image);
+  }
+
+  /** An error that ext4 finds in itself, as behind a failed write: it makes itself read-only, as it is mounted on most machines. */
+  failReadOnly(): void {
+    run('mount', '-o', 'remount,errors=remount-ro', this.mountpoint);
+    const [device = ''] = /^\S+(?=\n)/.exec(run('findmnt', '-n', '-o', 'SOURCE', this.mountpoint)) ?? [];
+    writeFileSync(join(EXT4, basename(device), 'trigger_fs_error'), '1');
+  }
+
+  /** Its place is what was there before, while files are open on it. */
+  unmount(): void {
+    run('umount', '-l', this.mountpoint);
   }
 
   /** Goes round its journal once, so that the journal has all its blocks: what may fail from here on are those of files. */
