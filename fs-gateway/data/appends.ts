@@ -7,8 +7,8 @@
  * Failure (of a live file, whose bytes are in no frame): an append that was torn by the worker's death is cut off, and one that was being moved
  *   behind those of another node is moved again (`takeUp`).
  */
-import { FrameKind, NO_APPEND } from './journal.ts';
-import type { Frame } from './journal.ts';
+import { FrameKind, NO_APPEND } from './journal-frames.ts';
+import type { Frame } from './journal-frames.ts';
 import type { Append, StagedFile } from './staged-file.ts';
 
 /** The last append to an inode, done by the request of this id. */

@@ -8,7 +8,8 @@
  */
 import { dirname } from 'node:path';
 import { describeError, fromSystemError, isCode, PenstockError, systemCode } from '../../lib/errors.ts';
-import type { Frame, Journal } from './journal.ts';
+import type { Journal } from './journal.ts';
+import type { Frame } from './journal-frames.ts';
 import type { SegmentRoom, Segments } from './segments.ts';
 
 export interface StagingRoom extends SegmentRoom {

@@ -1,33 +1,9 @@
 /**
  * The journal of staged changes: what was written through this mount and is not committed yet. It survives the worker (kill -9): the
- * next worker of the mount replays it and goes on.
- *
- *   frame:  u32 length of the body, u32 CRC32C of the body, body
- *   body:   u8 kind, f64 ino, i64 timeNs, f64 offset, f64 length, bytes
- *     DATA   bytes written at offset (small files: they have no segments)
- *     RANGE  [offset, offset + length) was written to segments
- *     HOLE   [offset, offset + length) reads as zeros
- *     SIZE   the file's size was set to `length` (truncate; offset 1) or at least to it (offset 0)
- *     SPILL  what DATA said is in segments from here on
- *     CLEAN  everything of this inode before the frame number `offset` is committed
- *     DROP   nothing of this inode is staged any more, and its segments may serve other files; a later frame begins anew
- *     APPEND what is staged from `offset` on was appended; timeNs is the id under which it is committed (0: it is), if no FLUSH says another
- *     FLUSH  what is staged before the frame is committed next under the id timeNs, appended bytes up to `offset`; `length` 1: of a live file.
- *            With `writeback` each flush of staged bytes has one, before any SYNC that is written while it is under way
- *     WROTE  the bytes are the id of the request that appended last, `length` bytes; it is done when a live file has `offset` bytes
- *     MOVE   the bytes, which a live file has at `length`, go to `offset`, with zeros before them; an APPEND says that they are there
- *     SYNC   everything of this inode before the frame number `offset` (0: before this one) is on the disk and was promised; it is committed
- *            under the id timeNs (0: not known)
- *     KEEP   somebody has set another mtime: what was staged until now leaves it
- *     OPEN, CLOSE   the inode was opened (`length` times; `offset` is its backing id, 0 through the daemon) or closed; the bytes are the id of
- *            the request. A CLOSE of `length` 0 takes back the open that this request had made
- *     BASE   what is staged from here on is staged upon this version: the bytes are a version of `length` bytes and the inode's record; `offset` is the
- *            session, timeNs the wall clock. `length` 0: upon none
- *     COUNTED  the bytes are the id of a request that opened or closed an inode
- *   DATA and RANGE of an append end in the id of its request (behind the `length` bytes of DATA).
+ * next worker of the mount replays it and goes on. What it consists of: journal-frames.ts.
  *
  * Invariants: a write is answered after its frame was written (to the page cache: it survives the process, not the machine; fsync and
- * close wait for the store, or with `writeback` for `sync`). A torn frame ends the journal: it was not answered. One that a full disk tore
+ * close wait for the store, or with `writeback` for `sync`). A torn frame ends the journal: it was not answered (of damaged ones: journal-frames.ts). One that a full disk tore
  * is cut off before another is written, so nothing that is answered later stands behind it.
  * Behind the frames are zeros, the *reserve*: their place on the disk is ours already. What has happened (a close, a commit), and what a commit waits for,
  * is written into it on a full disk; a change that programs ask for never is.
@@ -51,57 +27,32 @@ import {
   renameSync,
   rmSync,
   statSync,
+  writeFileSync,
   writeSync,
   writevSync,
 } from 'node:fs';
 import type { Stats } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { PenstockError } from '../../lib/errors.ts';
+import { FIXED_BYTES, FrameKind, HEAD_BYTES, LOST_FRAME, readJournal } from './journal-frames.ts';
+import type { Frame, LostFrame } from './journal-frames.ts';
 
 const sync = promisify(fdatasync);
 
-export const FrameKind = {
-  DATA: 1,
-  RANGE: 2,
-  HOLE: 3,
-  SIZE: 4,
-  SPILL: 5,
-  CLEAN: 6,
-  OPEN: 7,
-  CLOSE: 8,
-  DROP: 10,
-  APPEND: 11,
-  SYNC: 12,
-  KEEP: 13,
-  FLUSH: 14,
-  WROTE: 15,
-  MOVE: 16,
-  COUNTED: 17,
-  BASE: 18,
-} as const;
-export type FrameKind = (typeof FrameKind)[keyof typeof FrameKind];
-
-/** The id in a frame APPEND: what was appended is committed. */
-export const NO_APPEND = { from: 0, id: 0n };
-
-export interface Frame {
-  readonly kind: FrameKind;
-  readonly ino: number;
-  readonly timeNs: bigint;
-  readonly offset: number;
-  readonly length: number;
-  readonly bytes?: Uint8Array;
-}
-
-const HEAD_BYTES = 8;
-const FIXED_BYTES = 33;
 const EMPTY = new Uint8Array();
 const REWRITE_BYTES = 32 * 2 ** 20;
 const RESERVE_BYTES = 256 * 1024;
 const ZEROS = Buffer.alloc(RESERVE_BYTES);
 const OPENED = constants.O_RDWR | constants.O_CREAT;
-const KINDS = new Set<number>(Object.values(FrameKind));
+
+export interface JournalDamage {
+  /** In order, not empty. */
+  readonly lost: readonly LostFrame[];
+  /** The journal as it was found. */
+  readonly copy: string;
+  /** What to tell of it. */
+  readonly message: string;
+}
 
 export class Journal {
   readonly path: string;
@@ -114,6 +65,7 @@ export class Journal {
   #rewriteAt = REWRITE_BYTES;
   /** There may be a part of a frame behind `#bytes`. */
   #torn = false;
+  #damage: JournalDamage | undefined;
   /** Frames that the disk had no room for, in order. */
   #owed: Frame[] = [];
   readonly #head = Buffer.alloc(HEAD_BYTES + FIXED_BYTES);
@@ -155,41 +107,52 @@ export class Journal {
     return this.#bytes > this.#rewriteAt;
   }
 
-  /** What an earlier worker left, up to the first torn frame. Throws `unsupported` for what a newer version left: what is half read is committed twice. */
-  read(): Frame[] {
+  /**
+   * What an earlier worker left. `sameBoot`: what was lost in between is in `damage`; else the journal ends there. Throws `unsupported` for what a newer
+   * version left.
+   */
+  read(sameBoot = true): Frame[] {
     const content = readFileSync(this.path);
-    const frames: Frame[] = [];
-    let at = 0;
-    while (at + HEAD_BYTES <= content.length) {
-      const length = content.readUInt32LE(at);
-      const end = at + HEAD_BYTES + length;
-      if (length < FIXED_BYTES || end > content.length) break;
-      const body = content.subarray(at + HEAD_BYTES, end);
-      const kind = body.readUInt8(0);
-      if (crc32c(body) !== content.readUInt32LE(at + 4)) break;
-      if (!KINDS.has(kind)) {
-        const remedy = 'mount it with that version until everything is uploaded';
-        throw new PenstockError(
-          'unsupported',
-          `${this.path}: a newer version wrote it (frame of kind ${kind}): ${remedy}`,
-        );
-      }
-      frames.push({
-        kind: kind as FrameKind, // one of KINDS
-        ino: body.readDoubleLE(1),
-        timeNs: body.readBigInt64LE(9),
-        offset: body.readDoubleLE(17),
-        length: body.readDoubleLE(25),
-        bytes: body.subarray(FIXED_BYTES),
-      });
-      at = end;
-    }
-    this.#bytes = at;
+    const { frames, bytes, lost } = readJournal(content, this.path);
+    this.#bytes = bytes;
     this.#length = content.length;
     this.#frames = frames.length;
-    const rest = content.subarray(at);
+    const rest = content.subarray(bytes);
     this.#torn = !rest.equals(Buffer.alloc(rest.length));
-    return frames;
+    const [first] = lost;
+    if (first === undefined) return frames;
+    const before = sameBoot ? frames : frames.slice(0, frames.indexOf(LOST_FRAME));
+    const behind = frames.slice(before.length);
+    // Of what was not synced a power cut may have left any part.
+    if (sameBoot || behind.some(({ kind }) => kind === FrameKind.SYNC))
+      this.#damage = this.#describe(lost, this.#keepDamaged(content), sameBoot);
+    return before;
+  }
+
+  /** What `read` found; undefined: it is whole. */
+  get damage(): JournalDamage | undefined {
+    return this.#damage;
+  }
+
+  #describe(lost: readonly LostFrame[], copy: string, sameBoot: boolean): JournalDamage {
+    const where = lost.map(({ at, ino }) => `byte ${at}, of inode ${ino} as it says`).join('; ');
+    const what = sameBoot
+      ? 'of what was written to it something is lost. What others have changed since where anything is staged is kept, and what is staged there is put aside'
+      : 'what stands behind that is not used, some of which may have been promised';
+    return {
+      lost,
+      copy,
+      message: `${this.path} is damaged (${where}): ${what}. It is kept as it was found in ${copy}`,
+    };
+  }
+
+  #keepDamaged(content: Buffer): string {
+    for (let number = 1; ; number++) {
+      const copy = `${this.path}.damaged.${number}`;
+      if (statSync(copy, { throwIfNoEntry: false }) !== undefined) continue;
+      writeFileSync(copy, content, { mode: 0o600, flush: true });
+      return copy;
+    }
   }
 
   /** Throws Node's error when the disk does; then the frame is not there. Leaves the reserve as it is. */

@@ -1,8 +1,8 @@
 /** What the journal has to say when it is rewritten: what recovery.ts would find in the frames that it replaces. */
 import { appendFrame, flushFrame } from './appends.ts';
 import type { Appends } from './appends.ts';
-import { FrameKind } from './journal.ts';
-import type { Frame } from './journal.ts';
+import { FrameKind } from './journal-frames.ts';
+import type { Frame } from './journal-frames.ts';
 import type { OpenCounts } from './open-counts.ts';
 import { baseFrame } from './staged-base.ts';
 import type { Bases } from './staged-base.ts';

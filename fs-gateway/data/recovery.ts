@@ -9,12 +9,12 @@
  *   metadata says whether they are, when the worker was killed before the journal did: they must not be appended twice, nor what was
  *   appended behind them be lost.
  */
-import { FrameKind, NO_APPEND } from './journal.ts';
-import type { Frame } from './journal.ts';
+import { FrameKind, NO_APPEND } from './journal-frames.ts';
+import type { Frame } from './journal-frames.ts';
 import type { Move, RecoveredAppends, Wrote } from './appends.ts';
 import { OpenCounts } from './open-counts.ts';
 import { baseOf } from './staged-base.ts';
-import type { StagedBase } from './staged-base.ts';
+import type { Origin, StagedBase } from './staged-base.ts';
 import type { Segments } from './segments.ts';
 import { StagedFile } from './staged-file.ts';
 import type { Append } from './staged-file.ts';
@@ -32,7 +32,7 @@ export interface Recovered extends RecoveredAppends {
 export function replay(
   frames: readonly Frame[],
   segments: Segments,
-  sameBoot: boolean,
+  origin: Origin,
   isCommitted: (ino: number, id: bigint) => boolean,
 ): Recovered {
   const cleanBefore = new Map<number, number>();
@@ -48,9 +48,9 @@ export function replay(
     if (isCommitted(ino, timeNs)) raise(committed, ino, before);
   }
   for (const [ino, mark] of committed) raise(cleanBefore, ino, mark);
-  const replaying = new Replaying(segments, sameBoot, committed);
+  const replaying = new Replaying(segments, origin, committed);
   for (const [index, frame] of frames.entries()) {
-    const there = sameBoot || index < (syncedBefore.get(frame.ino) ?? 0);
+    const there = origin.sameBoot || index < (syncedBefore.get(frame.ino) ?? 0);
     replaying.frame(frame, index < (cleanBefore.get(frame.ino) ?? 0), there);
   }
   return replaying.end();
@@ -89,14 +89,14 @@ class Replaying implements Recovered {
   readonly wrote = new Map<number, Wrote>();
   readonly committed: ReadonlyMap<number, number>;
   readonly #segments: Segments;
-  readonly #sameBoot: boolean;
+  readonly #origin: Origin;
   /** Not live. */
   readonly #flushed = new Set<number>();
 
-  constructor(segments: Segments, sameBoot: boolean, committed: ReadonlyMap<number, number>) {
+  constructor(segments: Segments, origin: Origin, committed: ReadonlyMap<number, number>) {
     this.committed = committed;
     this.#segments = segments;
-    this.#sameBoot = sameBoot;
+    this.#origin = origin;
   }
 
   frame(frame: Frame, committed: boolean, there: boolean): void {
@@ -124,7 +124,7 @@ class Replaying implements Recovered {
 
   /** Of a live file it counts whether the disk was to have it or not: what it says was so. */
   #base(frame: Frame): void {
-    const base = baseOf(frame, this.#sameBoot);
+    const base = baseOf(frame, this.#origin);
     if (base === undefined) this.bases.delete(frame.ino);
     else this.bases.set(frame.ino, base);
   }
@@ -149,7 +149,7 @@ class Replaying implements Recovered {
     if (kind === FrameKind.FLUSH && length === 0) this.#flushed.add(ino);
     if (kind === FrameKind.APPEND) file.append = timeNs === NO_APPEND.id ? undefined : { from: offset, id: timeNs };
     if (kind === FrameKind.KEEP) file.keepMtime();
-    if (kind === FrameKind.BASE) file.base = baseOf(frame, this.#sameBoot);
+    if (kind === FrameKind.BASE) file.base = baseOf(frame, this.#origin);
     if (WITHOUT_CHANGE.has(kind)) return;
     if (committed) {
       // What follows was done to a file of this size.

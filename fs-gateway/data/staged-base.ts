@@ -4,8 +4,8 @@
  */
 import type { Version } from '../../lib/meta/engine.ts';
 import type { JournalNotes } from './appends.ts';
-import { FrameKind } from './journal.ts';
-import type { Frame } from './journal.ts';
+import { FrameKind } from './journal-frames.ts';
+import type { Frame } from './journal-frames.ts';
 import type { StagedFile } from './staged-file.ts';
 
 export interface StagedBase {
@@ -27,6 +27,13 @@ const UNKNOWN: StagedBase = {
   version: '' as Version, // of no record
   inode: Buffer.alloc(0),
 };
+
+/** Of a journal. */
+export interface Origin {
+  readonly sameBoot: boolean;
+  /** Nothing of it is damaged, and it is no copy of another one: whoever wrote it may have committed since what it says. */
+  readonly isWhole: boolean;
+}
 
 export class Bases {
   readonly #notes: Pick<JournalNotes, 'append' | 'owe'>;
@@ -82,13 +89,17 @@ export function baseFrame(ino: number, base: StagedBase | undefined): Frame {
   };
 }
 
-export function baseOf({ timeNs, offset, length, bytes }: Frame, sameBoot: boolean): StagedBase | undefined {
+/** Where the journal is not whole, what it says may be of long ago, whoever goes on with its session. */
+export function baseOf(
+  { timeNs, offset, length, bytes }: Frame,
+  { sameBoot, isWhole }: Origin,
+): StagedBase | undefined {
   if (length === 0 || bytes === undefined) return undefined;
   const content = Buffer.from(bytes);
   return {
-    session: offset,
+    session: isWhole ? offset : 0,
     // A clock that is not kept while the machine is off tells nothing.
-    wallMs: sameBoot && timeNs > 0n ? Number(timeNs / 1_000_000n) : -Infinity,
+    wallMs: sameBoot && isWhole && timeNs > 0n ? Number(timeNs / 1_000_000n) : -Infinity,
     monotonicMs: undefined,
     version: content.toString('latin1', 0, length) as Version, // as `baseFrame` wrote it
     inode: content.subarray(length),

@@ -12,8 +12,9 @@ import type { ProcessLock } from '../../lib/process-lock.ts';
 import { appendFrame, Appends, flushFrame } from './appends.ts';
 import { DiskRoom } from './disk-room.ts';
 import type { StagingRoom } from './disk-room.ts';
-import { FrameKind, Journal } from './journal.ts';
-import type { Frame } from './journal.ts';
+import { Journal } from './journal.ts';
+import { FrameKind } from './journal-frames.ts';
+import type { Frame } from './journal-frames.ts';
 import { JournalSyncs } from './journal-syncs.ts';
 import { closeFrame, countedFrame, idBytes, liveFrames, openFrame } from './live-frames.ts';
 import { LiveFile } from './live-file.ts';
@@ -71,7 +72,12 @@ export class Staging {
     this.#segments = new Segments(dir, room);
     this.#room = new DiskRoom(this.#journal, this.#segments, room, report);
     const earlier = readLife(dir);
-    const recovered = replay(this.#journal.read(), this.#segments, earlier?.bootId === bootId, isCommitted);
+    const sameBoot = earlier?.bootId === bootId;
+    const frames = this.#journal.read(sameBoot);
+    const { damage } = this.#journal;
+    const isWhole = damage === undefined && earlier?.isCopy !== true;
+    if (damage !== undefined) report?.(damage.message);
+    const recovered = replay(frames, this.#segments, { sameBoot, isWhole }, isCommitted);
     const { files, open } = recovered;
     [this.#files, this.#open] = [files, open];
     if (earlier?.life !== life) {
@@ -101,6 +107,12 @@ export class Staging {
     if (!this.#isBehind && this.failure === undefined) return;
     // Their marks count frames of the journal as it is.
     if (!this.#syncs.underWay && this.#tryRewrite()) this.#discard();
+  }
+
+  /** What was staged of an inode, and is lost with a frame of the journal. */
+  get losses(): readonly { readonly ino: number; readonly message: string }[] {
+    const { damage } = this.#journal;
+    return damage === undefined ? [] : damage.lost.map(({ ino }) => ({ ino, message: damage.message }));
   }
 
   /** What the disk of the cache directory says to whoever writes to it; undefined: it takes that, or is only full. */

@@ -2,7 +2,8 @@
 import { globSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
-import { FrameKind, Journal } from '../../fs-gateway/data/journal.ts';
+import { Journal } from '../../fs-gateway/data/journal.ts';
+import { FrameKind } from '../../fs-gateway/data/journal-frames.ts';
 import { formatVolume, mountStats } from '../../fs-gateway/main.ts';
 import { mountTestVolume, openTestVolume } from '../support/fs-volume.ts';
 import type { MountedVolume, TestVolume } from '../support/fs-volume.ts';

@@ -5,9 +5,11 @@ import { expect, onTestFinished, test } from 'vitest';
 import { mountIdOf } from '../../fs-gateway/mount-identity.ts';
 import { thisProcess } from '../../lib/process-identity.ts';
 import { openMeta } from '../../lib/registry.ts';
+import { readElsewhere, writeElsewhere } from '../fs-gateway/passthrough-volume.ts';
 import { lookUp, writeFile } from '../tools/volume-files.ts';
 import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
 
+const O_WRONLY = 1;
 const SAME = { mountpoint: '/nowhere/same' };
 
 test('of two containers with one host name and mount point, neither removes what the other has open', async () => {
@@ -39,6 +41,34 @@ test('a mount that is mounted again, or over a copy of its cache that nobody use
   await copy.close();
   const original = await openTestVolume(volume, 'a', [], 'lake', { ...SAME, mountLife: 'fourth' });
   await writeFile(original, 'file', Buffer.from('content'));
+});
+
+test('a mount over a copy of a cache directory commits nothing of it over what others have written since', async () => {
+  const volume = await testVolume({ inlineBytes: '0' });
+  const others = await openTestVolume(volume, 'others');
+  await writeElsewhere(others, 'changed', Buffer.alloc(100_000, 'a'));
+  await writeElsewhere(others, 'left', Buffer.alloc(100_000, 'a'));
+  const first = await openTestVolume(volume, 'a', [], 'lake', { ...SAME, mountLife: 'first' });
+  const { operations } = first;
+  const staged = [];
+  for (const name of ['changed', 'left']) {
+    const { ino } = await lookUp(first, 1n, name);
+    const { handle } = await operations.open(caller(), ino, O_WRONLY);
+    await operations.write(caller(), ino, handle, 0n, Buffer.from('mine'), O_WRONLY, false);
+    staged.push({ ino, handle });
+  }
+  cpSync(join(volume.base, 'cache-a'), join(volume.base, 'cache-copy'), { recursive: true });
+  for (const { ino, handle } of staged) {
+    await operations.flush(caller(), ino, handle, 0n);
+    await operations.release(caller(), ino, handle, undefined);
+  }
+  await first.close();
+  await writeElsewhere(others, 'changed', Buffer.from('theirs'));
+  const copy = await openTestVolume(volume, 'copy', [], 'lake', { ...SAME, mountLife: 'copy' });
+  expect((await readElsewhere(copy, 'changed')).toString('latin1', 0, 8)).toBe('theirsaa');
+  expect((await readElsewhere(copy, 'left')).toString('latin1', 0, 8)).toBe('mineaaaa');
+  // What was written there is no secret: a person may want it.
+  expect(copy.stats()).toMatchObject({ stagedFiles: 0, keptAside: 1 });
 });
 
 test('a mount that was killed on this machine is followed at once, though its session is still live', async () => {

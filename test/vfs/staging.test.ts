@@ -1,12 +1,13 @@
 /** The staging area over restarts and power cuts, without a mount. */
 import { crc32c } from '@node-rs/crc32';
 import { spawn, spawnSync } from 'node:child_process';
-import { appendFileSync, copyFileSync, readFileSync, statSync } from 'node:fs';
+import { appendFileSync, copyFileSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { describe, expect, onTestFinished, test } from 'vitest';
-import { FrameKind, Journal } from '../../fs-gateway/data/journal.ts';
+import { Journal } from '../../fs-gateway/data/journal.ts';
+import { FrameKind } from '../../fs-gateway/data/journal-frames.ts';
 import { Staging } from '../../fs-gateway/data/staging.ts';
 import type { StagingOptions } from '../../fs-gateway/data/staging.ts';
 import { tempDir } from '../support/temp.ts';
@@ -18,8 +19,9 @@ function open(
   bootId: string,
   life = 'one',
   isCommitted: StagingOptions['isCommitted'] = () => false,
+  reports: string[] = [],
 ): Staging {
-  return new Staging({ dir, life, bootId, promises: true, isCommitted });
+  return new Staging({ dir, life, bootId, promises: true, isCommitted, report: (message) => reports.push(message) });
 }
 
 function staged(staging: Staging, ino: number, length: number): Buffer {
@@ -204,6 +206,61 @@ describe('the staging area', () => {
     expect(staged(next, 7, LARGE + 9).equals(Buffer.concat([Buffer.from('in memory'), Buffer.alloc(LARGE, 'b')]))).toBe(
       true,
     );
+    next.close();
+  });
+
+  const flips: readonly (readonly [what: string, flip: (journal: Buffer, frame: number) => void])[] = [
+    ['in its bytes', (journal, frame) => (journal[frame + 45] = 0)],
+    ['in its length', (journal, frame) => (journal[frame] = 0xff)],
+  ];
+  test.each(flips)(
+    'a frame of the journal that is damaged %s costs that frame, and is named; what stands behind it is there',
+    (_what, flip) => {
+      const dir = tempDir('staging');
+      const first = open(dir, 'boot 1');
+      for (const ino of [7, 8, 9]) first.write(first.begin(ino, 0), 0, Buffer.from(`staged of ${ino}`), 1n);
+      first.opened(5, 1n, 'request');
+      first.close();
+      const path = join(dir, 'journal');
+      const damaged = readFileSync(path);
+      const frame = damaged.indexOf('staged of 8') - 41;
+      flip(damaged, frame);
+      writeFileSync(path, damaged);
+      const reports: string[] = [];
+      const next = open(dir, 'boot 1', 'one', () => false, reports);
+      expect(staged(next, 7, 11).toString()).toBe('staged of 7');
+      expect(staged(next, 9, 11).toString()).toBe('staged of 9');
+      expect(next.get(8)).toBeUndefined();
+      expect(next.isOpen(5)).toBe(true);
+      expect(next.losses).toMatchObject([{ ino: 8 }]);
+      expect(reports).toEqual([expect.stringContaining(`${path} is damaged (byte ${frame}, of inode 8 as it says)`)]);
+      expect(readFileSync(`${path}.damaged.1`).equals(damaged)).toBe(true);
+      next.close();
+      // It was written anew.
+      const last = open(dir, 'boot 1');
+      expect(last.losses).toEqual([]);
+      expect(staged(last, 9, 11).toString()).toBe('staged of 9');
+      last.close();
+    },
+  );
+
+  test('promises that stand behind a damaged frame are named where the machine was started anew, and kept', async () => {
+    const dir = tempDir('staging');
+    const first = open(dir, 'boot 1');
+    for (const ino of [7, 8]) {
+      first.write(first.begin(ino, 0), 0, Buffer.from(`staged of ${ino}`), 1n);
+      await first.sync(first.begin(ino, 0), 2n);
+    }
+    first.close();
+    const path = join(dir, 'journal');
+    const damaged = readFileSync(path);
+    damaged[damaged.indexOf('staged of 8')] = 0;
+    writeFileSync(path, damaged);
+    const reports: string[] = [];
+    const next = open(dir, 'boot 2', 'two', () => false, reports);
+    expect(staged(next, 7, 11).toString()).toBe('staged of 7');
+    expect(reports).toEqual([expect.stringMatching(/is damaged .* may have been promised.*journal.damaged.1$/)]);
+    expect(readFileSync(`${path}.damaged.1`).equals(damaged)).toBe(true);
     next.close();
   });
 
