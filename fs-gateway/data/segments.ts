@@ -40,6 +40,8 @@ import { join } from 'node:path';
 import { PenstockError, systemCode } from '../../lib/errors.ts';
 import { isSameFile, syncFolder } from './journal.ts';
 import type { Overlay, Range } from './overlay.ts';
+import { SegmentSums } from './segment-sums.ts';
+import type { Sum } from './segment-sums.ts';
 import { Slots } from './slots.ts';
 
 const SEGMENT_BYTES = 16 * 2 ** 20;
@@ -78,6 +80,8 @@ interface Segment {
   readonly path: string;
   /** Written since it was synced last: how often. */
   unsynced: number;
+  /** Of what this worker has written to it. */
+  readonly sums?: SegmentSums;
   /** As it was opened first: the one that is at its path later may be of another disk. */
   file?: Stats;
 }
@@ -96,9 +100,13 @@ export class Segments {
   /** Names that a power cut could take. */
   readonly #unnamed = new Set<Segment>();
 
-  constructor(dir: string, room: SegmentRoom = AS_IT_COMES) {
+  readonly #sums: boolean;
+
+  /** `sums`: what is staged stays long, and is checked before it is uploaded. */
+  constructor(dir: string, room: SegmentRoom = AS_IT_COMES, sums = false) {
     this.#dir = dir;
     this.#room = room;
+    this.#sums = sums;
   }
 
   /** Finds those of an earlier worker's files, and removes the others. */
@@ -159,7 +167,9 @@ export class Segments {
       const { index, at, room } = this.#placeOf(ino, offset + done);
       const segment = this.#ofFiles.get(ino)?.get(index) ?? this.#begin(ino, index);
       segment.unsynced++;
-      done += writeSync(this.#fd(ino, segment), data, done, Math.min(data.length - done, room), at);
+      const written = writeSync(this.#fd(ino, segment), data, done, Math.min(data.length - done, room), at);
+      segment.sums?.wrote(at, data.subarray(done, done + written));
+      done += written;
     }
   }
 
@@ -175,7 +185,7 @@ export class Segments {
       this.#idleChanged();
     }
     mkdirSync(this.#dir, { recursive: true, mode: 0o700 });
-    const segment: Segment = { index, path, unsynced: 1 };
+    const segment: Segment = { index, path, unsynced: 1, ...(this.#sums && { sums: new SegmentSums() }) };
     // Here only. It is never truncated: what an earlier worker staged may be in it.
     this.#open(ino, segment, constants.O_CREAT);
     this.#register(ino, segment);
@@ -212,7 +222,9 @@ export class Segments {
       const segment = this.#ofFiles.get(ino)?.get(index);
       const most = Math.min(length - done, room);
       const read = segment === undefined ? 0 : readSync(this.#fd(ino, segment), target, at + done, most, from);
-      if (read === 0) throw endsEarly(ino, offset + done);
+      if (segment === undefined || read === 0) throw endsEarly(ino, offset + done);
+      const bytes = target.subarray(at + done, at + done + read);
+      expectSums(ino, segment, segment.sums?.within(from, from + read), from, bytes);
       done += read;
     }
   }
@@ -223,10 +235,15 @@ export class Segments {
       const { index, at, room } = this.#placeOf(ino, offset + done);
       const segment = this.#ofFiles.get(ino)?.get(index);
       if (segment === undefined) throw endsEarly(ino, offset + done);
+      const most = Math.min(target.length - done, room);
+      const sums = segment.sums?.within(at, at + most);
       const file = await this.#openBeside(ino, segment);
       try {
-        const { bytesRead } = await file.read(target, done, Math.min(target.length - done, room), at);
+        const { bytesRead } = await file.read(target, done, most, at);
         if (bytesRead === 0) throw endsEarly(ino, offset + done);
+        // A part is rare, and checked no less in what it has whole.
+        const whole = sums?.filter(({ end }) => end <= at + bytesRead);
+        expectSums(ino, segment, whole, at, target.subarray(done, done + bytesRead));
         done += bytesRead;
       } finally {
         await file.close();
@@ -409,6 +426,23 @@ function lost(ino: number, why: string, cause?: unknown): PenstockError {
     'io',
     `what was staged of inode ${ino} is lost: ${why}. Remove the file that has this inode, and write it anew`,
     { cause },
+  );
+}
+
+/** Throws `corrupt` when bytes from `from` on are not what was written. */
+function expectSums(
+  ino: number,
+  { index, path, sums }: Segment,
+  before: readonly Sum[] | undefined,
+  from: number,
+  bytes: Uint8Array,
+): void {
+  const off = before === undefined ? undefined : sums?.firstOff(before, from, bytes);
+  if (off === undefined) return;
+  const [start, end] = [off.start, off.end].map((at) => index * SEGMENT_BYTES + at);
+  throw new PenstockError(
+    'corrupt',
+    `what was staged of inode ${ino} is damaged, bytes ${start} to ${end}: the disk gives other bytes of ${path} than were written. The file is not uploaded; write it anew, and look after the disk`,
   );
 }
 

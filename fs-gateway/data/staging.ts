@@ -69,7 +69,7 @@ export class Staging {
     mkdirSync(dir, { recursive: true, mode: 0o700 });
     this.#journal = new Journal(dir);
     this.#syncs = new JournalSyncs(this.#journal);
-    this.#segments = new Segments(dir, room);
+    this.#segments = new Segments(dir, room, promises);
     this.#room = new DiskRoom(this.#journal, this.#segments, room, report);
     const earlier = readLife(dir);
     const sameBoot = earlier?.bootId === bootId;

@@ -357,6 +357,36 @@ test('a segment that somebody has removed is not made anew with zeros in the pla
   staging.close();
 });
 
+test('staged bytes that the disk gives back otherwise than they were written are not uploaded, and named with their range', async () => {
+  const dir = tempDir('staging');
+  const staging = new Staging({ dir, life: 'one', bootId: 'boot', promises: true, isCommitted: () => false });
+  onTestFinished(() => staging.close());
+  const file = staging.begin(7, 0);
+  // In pieces that no bound of a checksum falls on, and beside that a file that is written over.
+  for (let at = 0; at < 20 * MIB; at += 100_000) staging.write(file, at, Buffer.alloc(100_000, at / 1000), 1n);
+  const over = staging.begin(8, 0);
+  for (const offset of [0, 100_000, 50_000]) staging.write(over, offset, Buffer.alloc(300_000, 'over'), 1n);
+  const load = async (staged: StagedFile, offset: number): Promise<Buffer> => {
+    const bytes = Buffer.alloc(3 * MIB);
+    await staged.loadFlushing(offset, bytes.subarray(0, Math.min(bytes.length, staged.size - offset)));
+    return bytes;
+  };
+  staging.beginFlush(file, 2n);
+  staging.beginFlush(over, 2n);
+  expect((await load(file, 16 * MIB))[0]).toBe(16_700 % 256);
+  await load(over, 0);
+  const fd = openSync(join(dir, '7.1'), 'r+');
+  writeSync(fd, Buffer.from([255]), 0, 1, MIB + 5);
+  closeSync(fd);
+  await expect(load(file, 16 * MIB)).rejects.toMatchObject({
+    code: 'corrupt',
+    message: expect.stringMatching(/inode 7 is damaged, bytes 17825792 to 18087936: .*7\.1 /) as string,
+  });
+  // What is written in its place while it is flushed is no damage.
+  staging.write(file, 17 * MIB, Buffer.alloc(300_000, 'new'), 3n);
+  await load(file, 16 * MIB);
+});
+
 test('what was staged in segments that somebody has removed is there as long as this worker has them open, and is put back', async () => {
   const dir = tempDir('staging');
   const staging = openStaging(dir);
