@@ -56,15 +56,17 @@ export class DiskRoom {
   /** What it says to be thrown. Others than these say something of a file, and not of the disk. */
   #failed(error: unknown, what: string): PenstockError {
     const code = systemCode(error);
-    const known = code === 'EROFS' ? new ReadOnlyDiskError(`${what}: ${describeError(error)}`, error) : undefined;
-    if (known === undefined && code !== 'EIO') return fromSystemError(error, what);
-    const failure = known ?? fromSystemError(error, what);
-    if (this.#failure === undefined) {
+    if (code !== 'EROFS' && code !== 'EIO') return fromSystemError(error, what);
+    const failure: PenstockError =
+      code === 'EROFS'
+        ? new ReadOnlyDiskError(`${what}: ${describeError(error)}`, error)
+        : fromSystemError(error, what);
+    if (this.#failure === undefined)
       this.#report(
         `the disk of the cache directory cannot be written to: files are read from it and from the store, writes are refused (${describeError(failure)}). ${REMEDY}`,
       );
-    }
-    return (this.#failure = failure);
+    this.#failure = failure;
+    return failure;
   }
 
   #worked(): void {
@@ -121,8 +123,8 @@ export class DiskRoom {
       return true;
     } catch (error) {
       const known = this.#failed(error, this.#what);
-      if (known !== this.#failure && !isCode(known, 'full')) throw known;
-      return false;
+      if (known.code === 'full' || known === this.#failure) return false;
+      throw known;
     }
   }
 
