@@ -11,7 +11,7 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { DatasetConfig, PipelineConfig } from '../../lib/config/pipeline.ts';
-import { describeError, isCode, PenstockError } from '../../lib/errors.ts';
+import { describeError, fromSystemError, isCode, isSystemError, PenstockError } from '../../lib/errors.ts';
 import { defaultScratchRoot, makeScratch } from '../../lib/sql/scratch.ts';
 import { SqlWorker } from '../../lib/sql/sql-worker-client.ts';
 import { type LakeContext, loadTable, type TableState } from '../../lib/table/table.ts';
@@ -37,6 +37,18 @@ const MEMORY_SHARE = 0.4;
 const WORKER_ROWS_MAX = 4_000_000;
 /** Sorting 50 times the memory: spilled runs are about as large as the data, uncompressed. */
 const SCRATCH_PER_MEMORY_BYTE = 100;
+/** What a group may fail by while the others go on. `unsupported`: delete files of a kind that cannot be applied. */
+const GROUP_FAILURES = [
+  'corrupt',
+  'denied',
+  'full',
+  'io',
+  'not-found',
+  'timeout',
+  'unavailable',
+  'unsupported',
+] as const;
+
 export interface CompactSummary {
   readonly groups: number;
   readonly in: number;
@@ -324,14 +336,14 @@ class CompactorRun {
       for (const { message, rows } of result.damaged)
         this.#problem(`${name}: ${message}; its ${rows} rows stay as they are`);
       return result;
-    } catch (error) {
+    } catch (caught) {
       signal.throwIfAborted();
+      const error = isSystemError(caught) ? fromSystemError(caught, `scratch directory ${scratchDir}`) : caught;
       if (isCode(error, 'conflict', 'held')) {
         this.#note(`${name}: ${describeError(error)}`);
         return null;
       }
-      // `unsupported`: delete files of a kind that cannot be applied; this group stays, the others go on.
-      if (!isCode(error, 'corrupt', 'full', 'unavailable', 'io', 'not-found', 'timeout', 'unsupported')) throw error;
+      if (!isCode(error, ...GROUP_FAILURES)) throw error;
       this.#problem(`${name}: ${describeError(error)}`);
       // A worker after an error may have died or hold what the next one needs.
       await this.#endWorker();

@@ -89,7 +89,8 @@ export class GroupLease {
 
   async #renew(): Promise<void> {
     try {
-      const result = await this.#lake.engine.commit({
+      // With an answer lost, we would hold the lease under a version that we do not know, and take ourselves for another.
+      const result = await commitSurely(this.#lake.engine, {
         compare: [{ key: this.#key, version: this.#version }],
         write: [{ key: this.#key, value: leaseValue(this.#lake) }],
       });

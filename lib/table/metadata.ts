@@ -5,7 +5,7 @@
  * writers) are kept as they are.
  * Invariants: a document is never changed; every commit writes a new one. Ids of snapshots are 63-bit and bigint here; those
  * made here stay below 2^53 so that readers in JavaScript can follow.
- * Limits: the metadata log keeps METADATA_LOG_MAX older documents; the number of snapshots is bounded by `expireSnapshots`.
+ * Limits: the metadata log keeps as many older documents as the table's properties say, or METADATA_LOG_MAX; the number of snapshots is bounded by `expireSnapshots`.
  */
 import { randomBytes } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
@@ -15,7 +15,8 @@ import { parseJson, stringifyJson } from './json.ts';
 import { childFields, maxFieldId, schemaSchema } from './schema.ts';
 import type { FieldType, Schema } from './schema.ts';
 
-/** Iceberg's own default, `write.metadata.previous-versions-max`. */
+const METADATA_LOG_KEY = 'write.metadata.previous-versions-max';
+/** Iceberg's own default. */
 const METADATA_LOG_MAX = 100;
 /** The partition field `hour(_event_time)`; ids of partition fields start at 1000. */
 export const HOUR_FIELD_ID = 1000;
@@ -283,6 +284,12 @@ export function succeed(metadata: TableMetadata, previousLocation: string, nowMs
     ...metadata,
     // Readers expect times that do not go back; a clock that was set back must not undo that.
     'last-updated-ms': Math.max(nowMs, metadata['last-updated-ms']),
-    'metadata-log': [...metadata['metadata-log'], previous].slice(-METADATA_LOG_MAX),
+    'metadata-log': [...metadata['metadata-log'], previous].slice(-logMax(metadata)),
   };
+}
+
+/** At least one, as Iceberg's own writers have it; what is no number is as if it were not there. */
+function logMax({ properties }: TableMetadata): number {
+  const text = properties[METADATA_LOG_KEY] ?? '';
+  return /^\d+$/.test(text) ? Math.max(1, Number(text)) : METADATA_LOG_MAX;
 }

@@ -158,6 +158,20 @@ describe('a commit', () => {
     expect(sequences).toEqual(names.map((_, index) => BigInt(index + 1)));
   });
 
+  it('keeps as many older documents in the log as the table is told to', async () => {
+    for (const [told, kept] of [
+      ['2', 2],
+      ['0', 1],
+      ['many', 5],
+    ] as const) {
+      const lake = await openLake();
+      const properties = { 'write.metadata.previous-versions-max': told };
+      await createTable(lake, TABLE, { schema: SCHEMA, properties });
+      for (let n = 0; n < 5; n++) await commit(lake, { add: [dataFile(lake.store, `f${n}`)] });
+      expect((await mustLoad(lake)).metadata['metadata-log'], told).toHaveLength(kept);
+    }
+  });
+
   it('takes a manifest list without manifests for damage, not for an empty table', async () => {
     const lake = await lakeWithTable();
     await commit(lake, { add: [dataFile(lake.store, 'a')] });
