@@ -28,16 +28,8 @@ import { FILE } from '../../lib/lake/sql-types.ts';
 import type { DeleteFile } from '../../lib/table/delete-manifest.ts';
 import type { CostMeter } from '../cost/cost.ts';
 import { watchClock } from '../steady-clock.ts';
-import {
-  COMPACTED,
-  describeDataFile,
-  fileFingerprint,
-  fileNameOf,
-  hourFolder,
-  hourName,
-  MERGED,
-  parquetName,
-} from '../parquet-object.ts';
+import { describeDataFile, fileFingerprint, fileNameOf, hourFolder, hourName } from '../parquet-object.ts';
+import { COMPACTED, MERGED, parquetName } from '../../lib/lake/file-names.ts';
 import { CompactionTraces } from './compaction-traces.ts';
 import { expectContent, LEFT_OUT_TABLE } from './content.ts';
 import {

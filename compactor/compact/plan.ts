@@ -8,7 +8,7 @@ import type { LiveFile } from '../../lib/table/data-file.ts';
 import type { Field, Schema } from '../../lib/table/schema.ts';
 import type { TableState } from '../../lib/table/table.ts';
 import type { DatasetConfig } from '../../lib/config/pipeline.ts';
-import { isCompacted, isInOrder } from '../parquet-object.ts';
+import { isCompacted, isSortedIn } from '../../lib/lake/file-names.ts';
 import { keyColumns, ROW_GROUP_ROWS, sortOrderOf } from './group-sql.ts';
 import { type Range, rangeOf } from './ranges.ts';
 import {
@@ -93,7 +93,7 @@ export async function planGroups(table: TableState, options: PlanOptions, withId
 
 function describer(table: TableState, { dataset, limits }: PlanOptions): (file: LiveFile) => Candidate {
   const { metadata, schema } = table;
-  const sortOrderId = metadata['default-sort-order-id'];
+  const isSorted = isSortedIn(metadata);
   const keys = fieldsOf(schema, keyColumns(dataset, schema));
   return (file) => ({
     location: file.location,
@@ -101,8 +101,7 @@ function describer(table: TableState, { dataset, limits }: PlanOptions): (file: 
     rows: Number(file.recordCount),
     hour: file.hour,
     sequenceNumber: file.sequenceNumber,
-    // A table that another program made unordered has no order that a file could be said to have.
-    isSorted: sortOrderId === 0 ? isInOrder(file.location) : file.sortOrderId === sortOrderId,
+    isSorted: isSorted(file),
     isCompacted: isCompacted(file.location),
     keyedRows: keyedRows(file, keys),
     pieces: piecesOf(file, limits.targetBytes),

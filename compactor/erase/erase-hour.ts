@@ -20,16 +20,8 @@ import type { TableState } from '../../lib/table/table.ts';
 import { contentOf, expectContent } from '../compact/content.ts';
 import { fetchDeletes, fetchInputs, type LocalFile } from '../compact/group-inputs.ts';
 import type { CostMeter } from '../cost/cost.ts';
-import {
-  COMPACTED,
-  describeDataFile,
-  fileFingerprint,
-  fileNameOf,
-  hourFolder,
-  hourName,
-  isCompacted,
-  parquetName,
-} from '../parquet-object.ts';
+import { describeDataFile, fileFingerprint, fileNameOf, hourFolder, hourName } from '../parquet-object.ts';
+import { COMPACTED, isCompacted, parquetName } from '../../lib/lake/file-names.ts';
 import { watchClock } from '../steady-clock.ts';
 import { countStatement, DELETED_TABLE, keptStatement, rewriteStatement } from './erase-sql.ts';
 import { pendingHour } from './pending.ts';

@@ -4,6 +4,7 @@
  * `landed` comes from the summaries of the snapshots that are still kept: an append's files are counted at the mean of that append,
  * because the files themselves may be replaced. Limits: one scan of the manifests a snapshot, shared by everybody who asks.
  */
+import { isSortedIn } from '../../lib/lake/file-names.ts';
 import type { TableState } from '../../lib/table/table.ts';
 
 /** Upper bounds in bytes; the last class has none. */
@@ -43,10 +44,10 @@ export class FileSizeIndex {
 }
 
 async function scan(table: TableState, snapshotId: string): Promise<FileSizes> {
-  const sortOrderId = table.metadata['default-sort-order-id'];
+  const isSorted = isSortedIn(table.metadata);
   const [landed, small, compacted] = [landedSizes(table), noSizes(), noSizes()];
   for await (const file of table.liveFiles()) {
-    count(file.sortOrderId === sortOrderId ? compacted : small, Number(file.bytes), 1);
+    count(isSorted(file) ? compacted : small, Number(file.bytes), 1);
   }
   return {
     boundsBytes: SIZE_BOUNDS,

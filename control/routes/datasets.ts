@@ -1,5 +1,6 @@
 /** Datasets with their figures and file sizes, and the tables behind them: schema, snapshots, files. */
 import { z } from 'zod';
+import { isSortedIn } from '../../lib/lake/file-names.ts';
 import { PenstockError } from '../../lib/errors.ts';
 import type { TableState } from '../../lib/table/table.ts';
 import type { App } from '../context.ts';
@@ -184,13 +185,14 @@ export function datasetRoutes(app: App): void {
       const hour = request.query.hour === undefined ? undefined : Date.parse(`${request.query.hour}:00:00Z`) / HOUR_MS;
       if (Number.isNaN(hour)) throw new PenstockError('usage', 'hour: there is no such hour');
       const files: z.output<typeof fileSchema>[] = [];
+      const isSorted = isSortedIn(table.metadata);
       for await (const file of table.liveFiles(hour === undefined ? {} : { hour })) {
         files.push({
           location: file.location,
           hour: new Date(file.hour * HOUR_MS).toISOString().slice(0, 13),
           rows: Number(file.recordCount),
           bytes: Number(file.bytes),
-          compacted: file.sortOrderId === table.metadata['default-sort-order-id'],
+          compacted: isSorted(file),
         });
       }
       const key = (file: { readonly hour: string; readonly location: string }): string[] => [file.hour, file.location];

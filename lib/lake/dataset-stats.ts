@@ -1,6 +1,7 @@
 /** What a dataset adds up to: its counters and its live files. */
 import { type LakeContext, loadTable } from '../table/table.ts';
 import { readCounters } from './counters.ts';
+import { isSortedIn } from './file-names.ts';
 
 export interface DatasetStats {
   /** Taken from the log, quarantined ones included. */
@@ -29,12 +30,12 @@ export async function datasetStats(lake: LakeContext, dataset: string): Promise<
   const table = await loadTable(lake, dataset);
   const live = { rows: 0, files: 0, bytes: 0, small: 0 };
   if (table !== null) {
-    const sortOrderId = table.metadata['default-sort-order-id'];
+    const isSorted = isSortedIn(table.metadata);
     for await (const file of table.liveFiles()) {
       live.rows += Number(file.recordCount);
       live.files++;
       live.bytes += Number(file.bytes);
-      if (file.sortOrderId !== sortOrderId) live.small++;
+      if (!isSorted(file)) live.small++;
     }
   }
   return {

@@ -66,7 +66,7 @@ test('a late file that is damaged is no reason to rewrite the finished ones that
   expect((await compactAll(pipeline)).summary).toMatchObject({ groups: 1, in: 5800, out: 5800, filesBefore: 3 });
 });
 
-test('an hour of a table that another program made unordered is compacted once', async () => {
+test('an hour of a table that another program made unordered is compacted once, and has no small files then', async () => {
   const { pipeline, land } = await openLake();
   await land(readings(0, 100));
   // As Spark's WRITE UNORDERED does.
@@ -80,7 +80,9 @@ test('an hour of a table that another program made unordered is compacted once',
     extra: {},
   }));
   await land(readings(90, 100));
+  await expectAccounts(pipeline.lake, { smallFiles: 2 });
   expect((await compactAll(pipeline)).summary).toMatchObject({ groups: 1, out: 190 });
+  await expectAccounts(pipeline.lake, { smallFiles: 0, liveFiles: 1 });
   expect(await compactAll(pipeline)).toMatchObject({ plan: [], summary: { groups: 0 } });
 });
 
