@@ -243,7 +243,9 @@ class RunningAgent {
       await this.#whenStopped();
       await this.#spool.sync();
       await uplinkStarted;
-      await this.#uplink?.drain((typeof drainMs === 'function' ? drainMs() : drainMs) ?? DRAIN_MS_DEFAULT);
+      // Asked also where no uplink could be started: whoever gives the time knows by that which end this is.
+      const graceMs = (typeof drainMs === 'function' ? drainMs() : drainMs) ?? DRAIN_MS_DEFAULT;
+      await this.#uplink?.drain(graceMs);
     } finally {
       clearInterval(timer);
       signal.removeEventListener('abort', stop);

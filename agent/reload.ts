@@ -41,7 +41,8 @@ export async function runReloading({ path, signal, onStatus, log }: RunReloading
       const ended = new AbortController();
       const until = AbortSignal.any([signal, ended.signal]);
       const { config, baseDir } = await desired.choose();
-      const end = { hadGrace: false };
+      // One that begins behind the signal is the last, whether it comes to be asked for its time or not.
+      const end = { hadGrace: signal.aborted };
       const changes = [watch.next(until, dataDirOf({ config, baseDir })), desired.next(until)] as const;
       for (const change of changes) {
         void change.then((changed) => {

@@ -316,6 +316,38 @@ sources: [{ type: simulator, rate: 1000, sensors: 5, count: 100, to: machine }]
   expect((await valuesIn(dir, 'machine')).length).toBe(100);
 });
 
+test('a SIGTERM ends an agent whose log cannot be opened, as its password is not there: it does not start again', async () => {
+  const path = join(tempDir(), 'agent.yaml');
+  writeFileSync(
+    path,
+    `agent: { id: edge-7, dataDir: ./agent }
+log: kafka://127.0.0.1:${await freePort()}?sasl=plain&user=edge&passwordFile=/nowhere
+sources: [{ type: simulator, rate: 1000, sensors: 5, count: 100, to: machine }]
+`,
+  );
+  const terminated = new AbortController();
+  let ends = 0;
+  replaceMethod(
+    Spool.prototype,
+    'close',
+    (close) =>
+      async function (this: Spool) {
+        await close.call(this);
+        ends += 1;
+        if (ends > 2) throw new Error('the agent starts again and again');
+      },
+  );
+  const summary = await runReloading({
+    path,
+    signal: terminated.signal,
+    log: () => undefined,
+    onStatus: ({ readings, uplinkProblem }) => {
+      if (readings === 100 && uplinkProblem?.includes('cannot read the password file')) terminated.abort();
+    },
+  });
+  expect([summary.readings, summary.delivered, ends]).toEqual([100, 0, 1]);
+});
+
 test('a file that is being written takes effect when it is whole: what its first half lacks keeps its state', async () => {
   const dir = tempDir();
   const port = await freePort();
