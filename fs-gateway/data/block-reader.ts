@@ -165,14 +165,20 @@ export class BlockReader {
     return this.#recent.has(piece.name) || this.#cache.has(piece) || this.#fetching.has(piece.name);
   }
 
-  /** Starts fetching what is not at hand of [from, to); errors are met by the reader who comes. */
-  prefetch(extents: readonly Extent[], from: number, to: number): void {
+  /**
+   * Starts fetching what is not at hand of [from, to), as far as there is room; returns to where. Errors are met by the reader who comes.
+   */
+  prefetch(extents: readonly Extent[], from: number, to: number): number {
     const nowMs = performance.now();
     this.#ahead.forgetOld(nowMs);
     const missing: Piece[] = [];
-    for (const { piece } of piecesOf(this.#volumeId, extents, from, to)) {
+    let reached = to;
+    for (const { piece, fileOffset } of piecesOf(this.#volumeId, extents, from, to)) {
       if (this.#isAtHand(piece) || this.#isKnown(piece)) continue;
-      if (!this.#ahead.add(piece, nowMs)) break;
+      if (!this.#ahead.add(piece, nowMs)) {
+        reached = fileOffset;
+        break;
+      }
       missing.push(piece);
     }
     for (const [index, piece] of missing.entries()) {
@@ -182,6 +188,7 @@ export class BlockReader {
         this.#bringBoth(piece, next);
       this.#obtain(piece).catch(() => this.#ahead.arrived(piece.name));
     }
+    return reached;
   }
 
   /** If one GET can have both. Whoever obtains them hears of what fails. */

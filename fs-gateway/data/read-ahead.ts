@@ -29,4 +29,9 @@ export class ReadAhead {
     this.#fetchedTo = Math.min(size, this.#next + this.#window);
     return start < this.#fetchedTo ? { from: start, to: this.#fetchedTo } : null;
   }
+
+  /** Of the range nothing behind `offset` is fetched, for want of room: a later read asks for it again. */
+  reached(offset: number): void {
+    this.#fetchedTo = Math.min(this.#fetchedTo, offset);
+  }
 }

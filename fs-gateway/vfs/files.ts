@@ -7,6 +7,7 @@
  * - A file that is removed while it is open stays readable and writable until its last close.
  * Limits: `stagedMax` bytes staged in all before writers wait (staged-bound.ts), STAGED_FILE_SHARE of them per file before it is flushed in the background.
  */
+import type { Extent } from '../../lib/volume/extents.ts';
 import { FILE_BYTES_MAX, INODE_IMMUTABLE, isDirectory, isRegular } from '../../lib/volume/inode.ts';
 import { ReadAhead } from '../data/read-ahead.ts';
 import type { StagedFile } from '../data/staged-file.ts';
@@ -259,13 +260,16 @@ export class Files {
   #readAhead(node: Node, handle: bigint, from: number, to: number): void {
     const { content, reader } = this.#context;
     if (node.inode.size <= to - from) return;
-    let readAhead = this.#readAheads.get(handle);
-    if (readAhead === undefined) this.#readAheads.set(handle, (readAhead = new ReadAhead()));
+    const readAhead = this.#readAheads.get(handle) ?? new ReadAhead();
+    this.#readAheads.set(handle, readAhead);
     const window = readAhead.after(from, to, node.inode.size);
     if (window === null) return;
+    const fetch = (extents: readonly Extent[]): void => {
+      readAhead.reached(reader.prefetch(extents, window.from, window.to));
+    };
     const extents = content.extents(node, window.from, window.to);
-    if (!(extents instanceof Promise)) reader.prefetch(extents, window.from, window.to);
-    else extents.then((list) => reader.prefetch(list, window.from, window.to)).catch(() => undefined); // The reader meets it.
+    if (!(extents instanceof Promise)) fetch(extents);
+    else extents.then(fetch).catch(() => undefined); // The reader meets it.
   }
 
   write(ino: number, write: FileWrite): Result<number> {

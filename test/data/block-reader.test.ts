@@ -59,9 +59,13 @@ async function fileOf(store: ObjectStore, blocks: number): Promise<{ data: Buffe
 }
 
 /** An object of somebody else, of one version. */
-async function publishedFile(store: ObjectStore, bytes: number): Promise<{ data: Buffer; extents: Extent[] }> {
+async function publishedFile(
+  store: ObjectStore,
+  bytes: number,
+  name = 'raw/object',
+): Promise<{ data: Buffer; extents: Extent[] }> {
   const data = randomBytes(bytes);
-  const { key, etag } = await store.put('raw/object', data);
+  const { key, etag } = await store.put(name, data);
   const source = { kind: 'external', key, objectBytes: bytes, etag } as const;
   return { data, extents: [{ fileOffset: 0, length: bytes, sliceOffset: 0, source }] };
 }
@@ -171,6 +175,25 @@ test('who reads a published object from its beginning to its end fetches each by
   expect(given()).toBe(data.length);
   // The first chunk is asked for when nobody knows yet that more will be read.
   expect(asked()).toBe(3);
+});
+
+test('what many readers together have no room to fetch ahead is asked for again once there is, and not only by who comes to it', async () => {
+  const base = tempDir('reader');
+  const { store } = await remoteStore(join(base, 'objects'));
+  const first = await publishedFile(store, 40 * MIB, 'raw/first');
+  const second = await publishedFile(store, 8 * MIB, 'raw/second');
+  const cache = new BlockCache({ dir: join(base, 'cache'), bytesMax: 0, freeBytesMin: 0 });
+  const reader = new BlockReader({ store, cache, volumeId: 'v' });
+  onTestFinished(() => reader.close());
+  expect(reader.prefetch(first.extents, 0, first.data.length)).toBe(first.data.length);
+  const ahead = new ReadAhead();
+  const window = ahead.after(0, MIB, second.data.length);
+  expect(window).toEqual({ from: MIB, to: 5 * MIB });
+  ahead.reached(reader.prefetch(second.extents, MIB, 5 * MIB));
+  // Who reads the first makes room.
+  for (let from = 0; from < first.data.length; from += 4 * MIB) await reader.bring(first.extents, from, from + MIB);
+  expect(ahead.after(MIB, 2 * MIB, second.data.length)).toEqual({ from: 2 * MIB, to: 8 * MIB });
+  expect(reader.prefetch(second.extents, 2 * MIB, 8 * MIB)).toBe(8 * MIB);
 });
 
 test('chunks that are asked for at once are read and cached one by one, also by the mount behind it', async () => {
