@@ -171,18 +171,20 @@ export class BlockReader {
   prefetch(extents: readonly Extent[], from: number, to: number): number {
     const nowMs = performance.now();
     this.#ahead.forgetOld(nowMs);
-    const missing: Piece[] = [];
+    const missing = new Map<string, Piece>();
     let reached = to;
     for (const { piece, fileOffset } of piecesOf(this.#volumeId, extents, from, to)) {
-      if (this.#isAtHand(piece) || this.#isKnown(piece)) continue;
+      // What was written into the middle of a block leaves two extents of it.
+      if (missing.has(piece.name) || this.#isAtHand(piece) || this.#isKnown(piece)) continue;
       if (!this.#ahead.add(piece, nowMs)) {
         reached = fileOffset;
         break;
       }
-      missing.push(piece);
+      missing.set(piece.name, piece);
     }
-    for (const [index, piece] of missing.entries()) {
-      const next = missing[index + 1];
+    const pieces = [...missing.values()];
+    for (const [index, piece] of pieces.entries()) {
+      const next = pieces[index + 1];
       // A group asks each chunk of the node that keeps it.
       if (this.#peers === undefined && next !== undefined && !this.#fetching.has(piece.name))
         this.#bringBoth(piece, next);

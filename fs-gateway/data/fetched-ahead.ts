@@ -28,6 +28,8 @@ export class FetchedAhead {
 
   /** False: it is too much. */
   add({ name, bytes }: Piece, nowMs: number): boolean {
+    // It was fetched for somebody who did not come, and went again.
+    this.arrived(name);
     if (this.#bytes + bytes > BYTES_MAX) return false;
     this.#pieces.set(name, { bytes, sinceMs: nowMs });
     this.#bytes += bytes;

@@ -137,8 +137,9 @@ export class MetaCache {
     if (this.#end(directoryName(ino), reading) && made) this.#complete.set(ino, new Map());
   }
 
-  /** Before the first page of a directory is read, by one reader at a time; `endLearning` in any case. */
-  beginLearning(directory: number): Learning {
+  /** Before the first page of a directory is read, `endLearning` in any case; undefined: another one is reading it. */
+  beginLearning(directory: number): Learning | undefined {
+    if (this.#learnings.has(directory)) return undefined;
     const learning = { directory, namesMax: this.#learnedMax, names: new Set<string>(), isVoid: false };
     this.#learnings.set(directory, learning);
     return learning;
@@ -156,8 +157,8 @@ export class MetaCache {
       if (entry === undefined) return;
       if (entry !== null) complete.set(name, entry);
     }
-    for (const [name, entry] of complete) this.#entries.set(entryName(directory, name), entry);
     this.#complete.set(directory, complete);
+    for (const [name, entry] of complete) this.#entries.set(entryName(directory, name), entry);
   }
 
   #forgotten(parent: number, name: string): void {

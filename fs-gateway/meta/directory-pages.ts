@@ -59,6 +59,7 @@ export class DirectoryPages {
   async learn(directory: number, limit: number): Promise<number> {
     const { cache } = this.#options;
     const learning = cache.beginLearning(directory);
+    if (learning === undefined) return 0;
     let read: Names | undefined;
     try {
       read = await this.#read(directory, limit, learning.namesMax);

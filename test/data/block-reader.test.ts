@@ -191,9 +191,29 @@ test('what many readers together have no room to fetch ahead is asked for again 
   expect(window).toEqual({ from: MIB, to: 5 * MIB });
   ahead.reached(reader.prefetch(second.extents, MIB, 5 * MIB));
   // Who reads the first makes room.
-  for (let from = 0; from < first.data.length; from += 4 * MIB) await reader.bring(first.extents, from, from + MIB);
+  for (let from = 0; from < first.data.length; from += 4 * MIB)
+    await reader.read(first.extents, from, Buffer.alloc(MIB));
   expect(ahead.after(MIB, 2 * MIB, second.data.length)).toEqual({ from: 2 * MIB, to: 8 * MIB });
   expect(reader.prefetch(second.extents, 2 * MIB, 8 * MIB)).toBe(8 * MIB);
+});
+
+test('blocks of which a part was written over, and that nobody comes for, leave room to fetch ahead', async () => {
+  const base = tempDir('reader');
+  const { store } = await remoteStore(join(base, 'objects'));
+  const { data, extents } = await fileOf(store, 4);
+  const cache = new BlockCache({ dir: join(base, 'cache'), bytesMax: 0, freeBytesMin: 0 });
+  const reader = new BlockReader({ store, cache, volumeId: 'v' });
+  onTestFinished(() => reader.close());
+  // Each block in two extents, as it is around a hole that was punched.
+  const torn = extents.flatMap((extent) => [
+    { ...extent, length: MIB },
+    { ...extent, fileOffset: extent.fileOffset + 2 * MIB, sliceOffset: extent.sliceOffset + 2 * MIB, length: 1000 },
+  ]);
+  for (let pass = 0; pass < 4; pass++) {
+    expect(reader.prefetch(torn, 0, data.length)).toBe(data.length);
+    for (const { fileOffset } of extents) await reader.read(torn, fileOffset, Buffer.alloc(MIB));
+    reader.forget(extents, data.length);
+  }
 });
 
 test('chunks that are asked for at once are read and cached one by one, also by the mount behind it', async () => {

@@ -101,6 +101,17 @@ test('names that are renamed or removed take no room in a directory that is know
   expect(cache.entry(5, 'gone-7')).toBeNull();
 });
 
+test('two passes over one directory at a time: one of them learns it', () => {
+  const cache = new MetaCache(100);
+  const learning = cache.beginLearning(5);
+  expect(cache.beginLearning(5)).toBeUndefined();
+  const entry = { ino: 7, type: 8, version, heldAt: version };
+  cache.changeEntry(5, 'x', entry);
+  if (learning !== undefined) cache.endLearning(learning, new Map());
+  expect([...(cache.entriesOf(5) ?? [])]).toEqual([['x', entry]]);
+  expect(cache.beginLearning(5)).toBeDefined();
+});
+
 const DIRECTORY = 5;
 const NAMES = Array.from({ length: 12 }, (_, n) => `name-${n}`);
 const PAGE = 4;
@@ -111,7 +122,7 @@ class Client {
   readonly truth = new Map<string, CachedEntry>();
   readonly #news: string[] = [];
   readonly #looks: { readonly name: string; readonly reading: Reading; readonly entry: CachedEntry | null }[] = [];
-  #learning: { readonly of: Learning; readonly read: Map<string, CachedEntry>; at: number } | undefined;
+  #learning: { readonly of: Learning | undefined; readonly read: Map<string, CachedEntry>; at: number } | undefined;
   #changes = 0;
 
   #set(name: string, removes: boolean): CachedEntry | null {
@@ -158,7 +169,7 @@ class Client {
     this.#learning.at += PAGE;
     if (this.#learning.at < NAMES.length) return;
     this.#learning = undefined;
-    this.cache.endLearning(of, read);
+    if (of !== undefined) this.cache.endLearning(of, read);
   }
 
   /** Other directories want room. */
