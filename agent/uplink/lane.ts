@@ -214,7 +214,8 @@ export class Lane {
 
   #seal(): void {
     const filling = this.#filling;
-    if (filling === undefined) return;
+    // Of a lane that has ended nobody would send it, nor resolve its intent: its readings are read again for another lane.
+    if (filling === undefined || this.#context.signal.aborted) return;
     this.#isFlushWanted = false;
     const { builder, priority } = filling;
     const { batch, intent } = this.#maker.seal(builder, { ...filling, from: this.#coveredTo + 1n });
@@ -371,10 +372,11 @@ export class Lane {
     const { error } = failed;
     if (isCode(error, 'not-found')) {
       const topic = await this.#context.ensureTopic(this.#topic.name);
-      if (topic.partitions !== this.#topic.partitions) {
-        this.#context.onOtherPartitions();
-      } else if (topic.id === this.#maker.topicId) {
+      if (topic.id === this.#maker.topicId) {
+        // Also where partitions were added: the first sending may still arrive late, and only its own identity makes it the same.
         this.#sendAgain();
+      } else if (topic.partitions !== this.#topic.partitions) {
+        this.#context.onOtherPartitions();
       } else {
         this.#maker.topicId = topic.id;
         this.#maker.end.reset();

@@ -294,25 +294,30 @@ export class TopicUplink {
     lanes: readonly Lane[],
     advance: (seq: bigint) => void,
   ): Promise<void> {
+    const { spool, lanes: context } = this.#context;
     let expired: SpoolGap | undefined;
     const record = async (): Promise<void> => {
       if (expired === undefined) return;
-      await this.#context.spool.recordGap(expired);
+      await spool.recordGap(expired);
       advance(expired.toSeq);
       expired = undefined;
     };
     for (const [index, entry] of entries.entries()) {
       if (index % READINGS_PER_TURN === READINGS_PER_TURN - 1) await nextTurn();
       // What is added to lanes that have ended is delivered by nobody.
-      this.#context.lanes.signal.throwIfAborted();
+      context.signal.throwIfAborted();
       if (entry.kind === 'reading' && this.#isExpired(entry)) {
         const { topic, seq } = entry;
         expired = { kind: 'gap', topic, fromSeq: expired?.fromSeq ?? seq, toSeq: seq, reason: REASON_EXPIRED };
         continue;
       }
-      if (expired !== undefined) await record();
-      if (entry.kind === 'gap') await this.#context.spool.recordGap(entry);
-      else if (entry.kind === 'reading' && !this.#put(entry, lanes)) await this.#context.lanes.giveUp(tooLarge(entry));
+      if (expired !== undefined) {
+        await record();
+        // They may have ended while the disk was waited for.
+        context.signal.throwIfAborted();
+      }
+      if (entry.kind === 'gap') await spool.recordGap(entry);
+      else if (entry.kind === 'reading' && !this.#put(entry, lanes)) await context.giveUp(tooLarge(entry));
       advance(endOf(entry));
     }
     await record();

@@ -316,27 +316,6 @@ test('a topic that comes back with other partitions gets the readings of those t
   expect(flaws(await delivered(log, 't'), 400)).toBe('');
 });
 
-test('a topic that is made anew with fewer partitions under a running uplink is served on', async () => {
-  const directory = tempDir();
-  const log = await openLog(directory);
-  const spool = new GeneratedSpool('t', join(directory, 'acknowledged'), 50);
-  const uplink = closing(await startUplink(log, spool, directory));
-  expect(await uplink.drain(HANG_MS)).toBe(true);
-  await log.deleteTopic('t');
-  await log.ensureTopic('t', { partitions: 1, retentionMs: 3_600_000 });
-  spool.grow(1000);
-  expect(await uplink.drain(HANG_MS)).toBe(true);
-  spool.grow(1000);
-  expect(await uplink.drain(HANG_MS)).toBe(true);
-  const found = await delivered(log, 't');
-  expect(
-    flaws(
-      found.map((one) => ({ ...one, seq: one.seq - 50 })),
-      2000,
-    ),
-  ).toBe('');
-});
-
 test('memory is bounded while the log does not answer, and everything arrives afterwards', async () => {
   const directory = tempDir();
   const log = await openLog(directory);
