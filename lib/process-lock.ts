@@ -18,7 +18,7 @@ import { isAlive } from './process-identity.ts';
 export interface ProcessLock {
   /** Its file is not at its path any more: another process could take it. */
   readonly isRemoved: boolean;
-  /** Takes it anew at its path. Throws `held` when another process was faster, `denied`, `full` or `io`. */
+  /** Takes it anew at its path, and lets go of the file that it had. Throws `held` when another process was faster, `denied`, `full` or `io`; then it has what it had. */
   restore(): void;
   /** Gives the lock up; a second call does nothing. */
   release(): void;
@@ -61,8 +61,7 @@ function holderPathOf(path: string): string {
 class SqliteLock implements ProcessLock {
   readonly #path: string;
   readonly #label: string;
-  /** The last one is that of the file at the path; those before it are of files that somebody has removed. */
-  readonly #held: DatabaseSync[] = [];
+  #held: DatabaseSync | undefined;
   #file: string | undefined;
 
   constructor(path: string, label: string) {
@@ -82,12 +81,15 @@ class SqliteLock implements ProcessLock {
       database.close();
       throw error;
     }
-    this.#held.push(database);
+    const before = this.#held;
+    this.#held = database;
     this.#file = fileAt(this.#path);
+    // Open, it would keep a disk in use that was unmounted; and mounted again, it would refuse the file to us.
+    before?.close();
   }
 
   get isRemoved(): boolean {
-    return this.#held.length > 0 && fileAt(this.#path) !== this.#file;
+    return this.#held !== undefined && fileAt(this.#path) !== this.#file;
   }
 
   restore(): void {
@@ -101,13 +103,14 @@ class SqliteLock implements ProcessLock {
   }
 
   release(): void {
-    if (this.#held.length === 0) return;
+    if (this.#held === undefined) return;
     try {
       rmSync(holderPathOf(this.#path), { force: true });
     } catch {
       // A disk that has failed is read-only by now: the text only explains, and what ended the holder must not be hidden by this.
     }
-    for (const database of this.#held.splice(0)) database.close();
+    this.#held.close();
+    this.#held = undefined;
   }
 }
 
