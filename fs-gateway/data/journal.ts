@@ -17,6 +17,7 @@ import {
   closeSync,
   constants,
   copyFileSync,
+  existsSync,
   fdatasync,
   fdatasyncSync,
   fstatSync,
@@ -32,8 +33,9 @@ import {
   writevSync,
 } from 'node:fs';
 import type { Stats } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
+import { describeError } from '../../lib/errors.ts';
 import { FIXED_BYTES, FrameKind, HEAD_BYTES, LOST_FRAME, readJournal } from './journal-frames.ts';
 import type { Frame, LostFrame } from './journal-frames.ts';
 
@@ -48,8 +50,6 @@ const OPENED = constants.O_RDWR | constants.O_CREAT;
 export interface JournalDamage {
   /** In order, not empty. */
   readonly lost: readonly LostFrame[];
-  /** The journal as it was found. */
-  readonly copy: string;
   /** What to tell of it. */
   readonly message: string;
 }
@@ -73,6 +73,8 @@ export class Journal {
   /** The fdatasync under way, and the one that begins behind it for all who came meanwhile. */
   #syncing: Promise<void> | undefined;
   #nextSync: Promise<void> | undefined;
+  /** A power cut could bring back the one that was replaced. */
+  #isUnnamed = false;
 
   constructor(dir: string) {
     this.path = join(dir, 'journal');
@@ -92,11 +94,21 @@ export class Journal {
 
   #beginSync(): Promise<void> {
     this.#nextSync = undefined;
-    const syncing = sync(this.#fd).finally(() => {
+    const syncing = this.#syncAll().finally(() => {
       if (this.#syncing === syncing) this.#syncing = undefined;
     });
     this.#syncing = syncing;
     return syncing;
+  }
+
+  async #syncAll(): Promise<void> {
+    this.#syncName();
+    await sync(this.#fd);
+  }
+
+  #syncName(): void {
+    if (this.#isUnnamed) syncFolder(dirname(this.path));
+    this.#isUnnamed = false;
   }
 
   get frames(): number {
@@ -125,7 +137,10 @@ export class Journal {
     const behind = frames.slice(before.length);
     // Of what was not synced a power cut may have left any part.
     if (sameBoot || behind.some(({ kind }) => kind === FrameKind.SYNC))
-      this.#damage = this.#describe(lost, this.#keepDamaged(content), sameBoot);
+      this.#damage = {
+        lost,
+        message: `${this.#describe(lost, sameBoot)}. ${this.#keepDamaged(content)}`,
+      };
     return before;
   }
 
@@ -134,24 +149,32 @@ export class Journal {
     return this.#damage;
   }
 
-  #describe(lost: readonly LostFrame[], copy: string, sameBoot: boolean): JournalDamage {
+  #describe(lost: readonly LostFrame[], sameBoot: boolean): string {
     const where = lost.map(({ at, ino }) => `byte ${at}, of inode ${ino} as it says`).join('; ');
     const what = sameBoot
       ? 'of what was written to it something is lost. What others have changed since where anything is staged is kept, and what is staged there is put aside'
       : 'what stands behind that is not used, some of which may have been promised';
-    return {
-      lost,
-      copy,
-      message: `${this.path} is damaged (${where}): ${what}. It is kept as it was found in ${copy}`,
-    };
+    return `${this.path} is damaged (${where}): ${what}`;
   }
 
+  /** What to tell of that. On a full disk what is staged counts more than the copy. */
   #keepDamaged(content: Buffer): string {
+    const copy = this.#copyFor(content);
+    try {
+      if (!existsSync(copy)) writeFileSync(copy, content, { mode: 0o600, flush: true });
+      return `It is kept as it was found in ${copy}`;
+    } catch (error) {
+      rmSync(copy, { force: true });
+      return `No copy of it as it was found could be kept (${describeError(error)})`;
+    }
+  }
+
+  /** One that is not there, or has just that: a worker that cannot start is started again and again. */
+  #copyFor(content: Buffer): string {
     for (let number = 1; ; number++) {
       const copy = `${this.path}.damaged.${number}`;
-      if (statSync(copy, { throwIfNoEntry: false }) !== undefined) continue;
-      writeFileSync(copy, content, { mode: 0o600, flush: true });
-      return copy;
+      const size = statSync(copy, { throwIfNoEntry: false })?.size;
+      if (size === undefined || (size === content.length && readFileSync(copy).equals(content))) return copy;
     }
   }
 
@@ -264,7 +287,7 @@ export class Journal {
       const end = bytes + RESERVE_BYTES;
       for (let at = bytes; at < end;) at += writeSync(fd, ZEROS, 0, end - at, at);
       fdatasyncSync(fd);
-      renameSync(temporary, this.path);
+      this.#replaceBy(fd, temporary);
     } catch (error) {
       closeSync(fd);
       rmSync(temporary, { force: true });
@@ -272,15 +295,29 @@ export class Journal {
       this.#rewriteAt = this.#bytes + REWRITE_BYTES;
       throw error;
     }
-    syncFolder(join(this.path, '..'));
-    closeSync(this.#fd);
-    this.#fd = fd;
     this.#bytes = bytes;
     this.#length = bytes + RESERVE_BYTES;
     this.#rewriteAt = Math.max(REWRITE_BYTES, 2 * bytes);
     this.#frames = count;
     this.#torn = false;
     this.#owed = [];
+    try {
+      this.#syncName();
+    } catch {
+      // It is the journal for all that. A promise (`sync`) tries it again, and is refused until it is done.
+    }
+  }
+
+  /** From here on frames go to the file that is at the path. */
+  #replaceBy(fd: number, temporary: string): void {
+    renameSync(temporary, this.path);
+    const replaced = this.#fd;
+    this.#fd = fd;
+    this.#isUnnamed = true;
+    const close = (): void => closeSync(replaced);
+    // One that is under way has its number.
+    if (this.#syncing === undefined) close();
+    else void this.#syncing.then(close, close);
   }
 
   /** Somebody has removed it, or what it is in, or has mounted another disk there: nobody will find what is written into it. */
@@ -292,15 +329,18 @@ export class Journal {
   /** Puts it back, the same. Throws Node's errors. */
   restore(): void {
     const temporary = `${this.path}.new`;
-    copyFileSync(`/proc/self/fd/${this.#fd}`, temporary);
-    const fd = openSync(temporary, OPENED, 0o600);
-    fsyncSync(fd);
-    renameSync(temporary, this.path);
-    syncFolder(join(this.path, '..'));
-    const removed = this.#fd;
-    this.#fd = fd;
-    // One that is under way has its number.
-    void Promise.allSettled([this.#syncing]).then(() => closeSync(removed));
+    let fd: number | undefined;
+    try {
+      copyFileSync(`/proc/self/fd/${this.#fd}`, temporary);
+      fd = openSync(temporary, OPENED, 0o600);
+      fsyncSync(fd);
+      this.#replaceBy(fd, temporary);
+    } catch (error) {
+      if (fd !== undefined) closeSync(fd);
+      rmSync(temporary, { force: true });
+      throw error;
+    }
+    this.#syncName();
   }
 
   /** Nothing is staged any more. */

@@ -209,14 +209,15 @@ export class Staging {
 
   /**
    * `backingId`: 0 through the daemon. It is in the journal before the kernel hears of it. Nothing when the request was counted before. `onlyReads`: it
-   * does not need the disk; where that fails, this worker knows of it, and the journal when it can be written again.
+   * does not need the disk; where that fails, this worker knows of it, and the journal when it can be written again. Where it is only full it throws all the
+   * same: the journal goes on to hear of closes, and the next worker would not know what is open.
    */
   opened(ino: number, nowNs: bigint, request: string, backingId = 0, onlyReads = false): void {
     if (this.#open.counted(request)) return;
     try {
       this.#room.append(openFrame(ino, nowNs, backingId, request));
     } catch (error) {
-      if (!onlyReads) throw error;
+      if (!onlyReads || this.failure === undefined) throw error;
       this.#isBehind = true;
     }
     this.#open.opened(ino, 1, backingId);

@@ -1,7 +1,7 @@
 /** The staging area over restarts and power cuts, without a mount. */
 import { crc32c } from '@node-rs/crc32';
 import { spawn, spawnSync } from 'node:child_process';
-import { appendFileSync, copyFileSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { appendFileSync, copyFileSync, globSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -10,6 +10,8 @@ import { Journal } from '../../fs-gateway/data/journal.ts';
 import { FrameKind } from '../../fs-gateway/data/journal-frames.ts';
 import { Staging } from '../../fs-gateway/data/staging.ts';
 import type { StagingOptions } from '../../fs-gateway/data/staging.ts';
+import { HANG_MS } from '../support/hang.ts';
+import { isRoot, memoryFolder } from '../support/loop-disk.ts';
 import { tempDir } from '../support/temp.ts';
 
 const LARGE = 200_000;
@@ -192,6 +194,73 @@ describe('the staging area', () => {
     next.close();
   });
 
+  test('an open that only reads is refused by a full disk, and closes are written into what was kept for them', async () => {
+    const dir = tempDir('staging');
+    const worker = onSmallDisk(
+      dir,
+      `
+      staging.opened(7, 1n, 'open');
+      const refuses = (ino) => {
+        try {
+          staging.opened(ino, 1n, '', 0, true);
+          return false;
+        } catch {
+          return true;
+        }
+      };
+      // The smallest of frames, so that none has room behind it.
+      for (let n = 0; n < 40_000 && !refuses(8); n++);
+      console.log(refuses(9), staging.closed(7, 2n, 'close'));
+      await lines.next();`,
+    );
+    expect(await worker.hear()).toBe('true true');
+    await worker.kill();
+    const next = open(dir, 'boot 1');
+    expect([7, 8, 9].filter((ino) => next.isOpen(ino))).toEqual([8]);
+    next.close();
+  });
+
+  test('a journal that was written anew has what is written next, also where its folder cannot be synced; no promise is given then', () => {
+    const dir = tempDir('staging');
+    const script = `
+      import { spawnSync } from 'node:child_process';
+      import { closeSync, openSync } from 'node:fs';
+      import { Journal } from '${join(import.meta.dirname, '../../fs-gateway/data/journal.ts')}';
+      const frame = (ino) => ({ kind: 1, ino, timeNs: 1n, offset: 0, length: 0 });
+      const journal = new Journal(process.argv[1]);
+      journal.append(frame(7));
+      const openAll = () => {
+        for (let last = openSync('/dev/null'); ;) {
+          try {
+            last = openSync('/dev/null');
+          } catch {
+            return last;
+          }
+        }
+      };
+      spawnSync('prlimit', ['--pid', String(process.pid), '--nofile=64:']);
+      // One file more can be opened, which is the new journal.
+      closeSync(openAll());
+      // The one before stays open for as long as it is synced.
+      const synced = journal.sync();
+      try {
+        journal.rewrite([frame(7)]);
+      } catch {}
+      journal.append(frame(8));
+      await synced;
+      openAll();
+      const refused = await journal.sync().then(() => 'promised', ({ code }) => code);
+      console.log(refused);`;
+    const { stdout, stderr } = spawnSync(process.execPath, ['--input-type=module-typescript', '-e', script, dir], {
+      encoding: 'utf8',
+      timeout: HANG_MS,
+    });
+    expect(stdout, stderr).toBe('EMFILE\n');
+    const journal = new Journal(dir);
+    expect(journal.read().map(({ ino }) => ino)).toEqual([7, 8]);
+    journal.close();
+  });
+
   test('has what is in a staging file also when the disk had no room for the word that it is there', () => {
     const dir = tempDir('staging');
     const first = open(dir, 'boot 1');
@@ -241,6 +310,35 @@ describe('the staging area', () => {
       expect(last.losses).toEqual([]);
       expect(staged(last, 9, 11).toString()).toBe('staged of 9');
       last.close();
+    },
+  );
+
+  test.skipIf(!isRoot)(
+    'a damaged journal on a full disk is gone on with, though no copy of it can be kept; of each there is one copy',
+    () => {
+      const dir = memoryFolder('2m');
+      const path = join(dir, 'journal');
+      const first = open(dir, 'boot 1');
+      for (let ino = 1; ino <= 20; ino++) first.write(first.begin(ino, 0), 0, Buffer.alloc(60_000, 'staged'), 1n);
+      first.close();
+      const damaged = readFileSync(path);
+      damaged[100_000] = 0;
+      writeFileSync(path, damaged);
+      const reports: string[] = [];
+      const next = open(dir, 'boot 1', 'one', () => false, reports);
+      expect(reports).toEqual([expect.stringMatching(/inode 2 as it says.*No copy of it .*ENOSPC/)]);
+      expect(globSync(`${path}.*`)).toEqual([]);
+      expect(staged(next, 20, 6).toString()).toBe('staged');
+      next.close();
+      const roomy = tempDir('staging');
+      writeFileSync(join(roomy, 'journal'), damaged);
+      writeFileSync(join(roomy, 'journal.damaged.1'), 'another');
+      for (let start = 0; start < 2; start++) {
+        const journal = new Journal(roomy);
+        journal.read();
+        journal.close();
+      }
+      expect(globSync(join(roomy, 'journal.*')).map((copy) => readFileSync(copy).length)).toEqual([7, damaged.length]);
     },
   );
 
