@@ -109,7 +109,7 @@ never = os.open(path + '-never', os.O_RDWR | os.O_CREAT); os.write(never, bytes(
 /** The machine was started since: nothing but the boot id tells. */
 function afterBoot(base: string, liveFiles: number): void {
   const lives = globSync(join(base, 'cache', '*', 'mount-*', 'life'));
-  for (const path of lives) writeFileSync(path, readFileSync(path, 'utf8').replace(/\n.*\n$/, '\nearlier boot\n'));
+  for (const path of lives) writeFileSync(path, readFileSync(path, 'utf8').replace(/\n.*\n/, '\nearlier boot\n'));
   const records = globSync(join(base, 'cache', '*', 'mount-*', 'whole', '*', '*.base'));
   expect([lives.length, records.length]).toEqual([1, liveFiles]);
   for (const path of records) {

@@ -81,7 +81,7 @@ function watchDisk(volume: TestVolume): Disk {
       expect(isFrozen).toBe(true);
       for (const [path, bytes] of image) writeFileSync(path, bytes);
       const life = mountFile(volume, 'life');
-      writeFileSync(life, readFileSync(life, 'utf8').replace(/\n.*\n$/, '\nearlier boot\n'));
+      writeFileSync(life, readFileSync(life, 'utf8').replace(/\n.*\n/, '\nearlier boot\n'));
       for (const path of globSync(join(volume.base, 'cache-a', '*', 'mount-*', 'whole', '*', '*.base')))
         writeFileSync(path, encodeWhole({ ...decodeWhole(readFileSync(path), path), bootId: 'earlier boot' }));
     },
