@@ -290,8 +290,13 @@ export class Segments {
     if (there !== undefined && isSameFile(there, fstatSync(fd))) return;
     mkdirSync(this.#dir, { recursive: true, mode: 0o700 });
     const temporary = `${path}.new`;
-    copyFileSync(`/proc/self/fd/${fd}`, temporary);
-    renameSync(temporary, path);
+    try {
+      copyFileSync(`/proc/self/fd/${fd}`, temporary);
+      renameSync(temporary, path);
+    } catch (error) {
+      rmSync(temporary, { force: true });
+      throw error;
+    }
     this.#close(path);
     delete segment.file;
     this.#open(ino, segment);

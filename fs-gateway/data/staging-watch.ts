@@ -5,22 +5,28 @@
  * Invariants: the lock comes first, so that nobody else takes the area meanwhile. The journal is put back as it is, frame by frame, so that what counts its frames stays true; and with
  * it who the staging area is of (staging-life.ts, mount-identity.ts), or the next worker would take what it finds for another mount's. What is open here counts, and not what an
  * earlier disk, mounted again, has in its place.
+ * Limits: onto a disk that has no room it is tried once a minute, and with each promise.
  * Failure: what is not open here is lost, and its files say so (segments.ts). A kill within LOOK_MS of the removal loses what was staged; a promise (`sync`) looks before it is given.
  */
 import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
-import { describeError } from '../../lib/errors.ts';
+import { describeError, fromSystemError, isCode } from '../../lib/errors.ts';
 import type { ProcessLock } from '../../lib/process-lock.ts';
 import type { Journal } from './journal.ts';
 import type { Segments } from './segments.ts';
+import { lifePath, writeLife } from './staging-life.ts';
+import type { StagingLife } from './staging-life.ts';
 
 const LOOK_MS = 1000;
+/** On a disk that has no room for it: each try writes all that fits. */
+const LOOKS_LEFT_OUT = 59;
 const REMEDY = 'Leave the cache directory alone while it is in use, or unmount first';
 
 export interface WatchedStaging {
   readonly journal: Journal;
   readonly segments: Segments;
   readonly lock: ProcessLock | undefined;
+  readonly life: StagingLife;
   /** Small files that stay as they are while the mount lives. */
   readonly files: readonly string[];
   readonly report: (message: string) => void;
@@ -34,37 +40,48 @@ export class StagingWatch {
   readonly #timer: NodeJS.Timeout;
   #device: number;
   #told = '';
+  /** Of the next looks. */
+  #leftOut = 0;
 
   constructor(watched: WatchedStaging) {
     this.#watched = watched;
     this.#device = statSync(dirname(watched.journal.path)).dev;
     this.#contents = new Map(watched.files.map((path) => [path, readFileSync(path)]));
-    this.#timer = setInterval(() => {
-      try {
-        this.look();
-        watched.looked?.();
-      } catch (error) {
-        this.#tell(
-          `${watched.journal.path} was removed, or is on another disk, and cannot be put back: ${describeError(error)}`,
-        );
-      }
-    }, LOOK_MS).unref();
+    this.#timer = setInterval(() => this.#lookInTurn(), LOOK_MS).unref();
+  }
+
+  #lookInTurn(): void {
+    if (this.#leftOut > 0) {
+      this.#leftOut--;
+      return;
+    }
+    const { journal, looked } = this.#watched;
+    try {
+      this.look();
+      looked?.();
+    } catch (error) {
+      if (isCode(fromSystemError(error, journal.path), 'full')) this.#leftOut = LOOKS_LEFT_OUT;
+      this.#tell(`${journal.path} was removed, or is on another disk, and cannot be put back: ${describeError(error)}`);
+    }
   }
 
   /** Throws Node's errors, and those of the lock, when something is gone and cannot be put back. */
   look(): void {
-    const { journal, segments, lock, report } = this.#watched;
-    const gone = [...this.#contents].filter(([path]) => !isThere(path));
-    if (!journal.isRemoved && lock?.isRemoved !== true && gone.length === 0) return;
+    const { journal, segments, lock, life, report } = this.#watched;
     const dir = dirname(journal.path);
+    const gone = [...this.#contents].filter(([path]) => !isThere(path));
+    if (!journal.isRemoved && lock?.isRemoved !== true && gone.length === 0 && isThere(lifePath(dir))) return;
     mkdirSync(dir, { recursive: true, mode: 0o700 });
     if (lock?.isRemoved === true) lock.restore();
     for (const [path, content] of gone) writeFileSync(path, content, { mode: 0o600 });
+    // Another folder has it, by now.
+    writeLife(dir, life);
     if (journal.isRemoved) {
       segments.restore();
       journal.restore();
     }
     this.#told = '';
+    this.#leftOut = 0;
     report(`${this.#whatHappened(dir)}: it is put back with what was open here. ${REMEDY}`);
   }
 

@@ -25,7 +25,7 @@ import { Segments } from './segments.ts';
 import { Bases } from './staged-base.ts';
 import { MEMORY_BYTES_MAX, StagedFile } from './staged-file.ts';
 import type { Flush } from './staged-file.ts';
-import { lifePath, readLife, writeLife } from './staging-life.ts';
+import { readLife, writeLife } from './staging-life.ts';
 import type { StagingLife } from './staging-life.ts';
 import { StagingWatch } from './staging-watch.ts';
 
@@ -87,16 +87,16 @@ export class Staging {
     this.appends = new Appends(recovered, this.#room);
     this.bases = new Bases(recovered.bases, this.#room);
     this.#segments.adopt(files);
-    if (earlier?.life === life && earlier.bootId === bootId) this.#goOn(recovered.committed);
-    else {
-      this.#room.rewrite(() => this.#live(() => undefined));
-      writeLife(dir, { life, bootId });
-    }
+    const goesOn = earlier?.life === life && sameBoot;
+    if (!goesOn) this.#room.rewrite(() => this.#live(() => undefined));
+    // A copy is none any more behind that.
+    if (!goesOn || this.#goOn(recovered.committed)) writeLife(dir, { life, bootId });
     this.#watch = new StagingWatch({
       journal: this.#journal,
       segments: this.#segments,
       lock,
-      files: [lifePath(dir), ...(identity === undefined ? [] : [identity])],
+      life: { life, bootId },
+      files: identity === undefined ? [] : [identity],
       report: report ?? (() => undefined),
       looked: () => this.#catchUp(),
     });
@@ -125,12 +125,16 @@ export class Staging {
     if (this.failure !== undefined) throw this.failure;
   }
 
-  /** A worker whose journal is right as it stands starts on a full disk, too. What the metadata told is in it before they forget it. */
-  #goOn(committed: ReadonlyMap<number, number>): void {
-    if (this.#tryRewrite()) return;
+  /**
+   * A worker whose journal is right as it stands starts on a full disk, too. What the metadata told is in it before they forget it. True: it is written
+   * anew.
+   */
+  #goOn(committed: ReadonlyMap<number, number>): boolean {
+    if (this.#tryRewrite()) return true;
     for (const [ino, offset] of committed)
       this.#room.owe({ kind: FrameKind.CLEAN, ino, timeNs: 0n, offset, length: 0 });
     this.#syncs.unknown();
+    return false;
   }
 
   get files(): ReadonlyMap<number, StagedFile> {

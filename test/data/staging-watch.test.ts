@@ -1,9 +1,20 @@
 /** A staging area that somebody removes under its mount, or whose disk he unmounts. */
-import { mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  fstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { expect, onTestFinished, test, vi } from 'vitest';
 import { Staging } from '../../fs-gateway/data/staging.ts';
 import type { StagedFile } from '../../fs-gateway/data/staged-file.ts';
+import { folderOf, isOfAnother, readLife } from '../../fs-gateway/data/staging-life.ts';
 import { acquireProcessLock } from '../../lib/process-lock.ts';
 import type { ProcessLock } from '../../lib/process-lock.ts';
 import { isRoot, memoryFolder, mountOver } from '../support/loop-disk.ts';
@@ -14,21 +25,25 @@ const SMALL = Buffer.from('small');
 
 interface Area {
   readonly cacheDir: string;
+  /** The staging area. */
+  readonly dir: string;
   readonly reports: string[];
   readonly open: (lock?: ProcessLock) => Staging;
 }
 
 function area(cacheDir = join(tempDir('watch'), 'cache')): Area {
   const identity = join(cacheDir, 'id');
+  const dir = join(cacheDir, 'volume', 'mount');
   mkdirSync(cacheDir, { recursive: true });
   writeFileSync(identity, 'of this directory');
   const reports: string[] = [];
   return {
     cacheDir,
+    dir,
     reports,
     open(lock) {
       const staging = new Staging({
-        ...{ dir: join(cacheDir, 'volume', 'mount'), life: 'one', bootId: 'boot', promises: true, identity },
+        ...{ dir, life: 'one', bootId: 'boot', promises: true, identity },
         isCommitted: () => false,
         report: (message) => reports.push(message),
         ...(lock !== undefined && { lock }),
@@ -116,6 +131,18 @@ function fakeLooks(): () => void {
   return () => void vi.advanceTimersByTime(1000);
 }
 
+/** Of the files that this process has open. */
+function openDevices(): number[] {
+  return readdirSync('/proc/self/fd').flatMap((fd) => {
+    try {
+      return [fstatSync(Number(fd)).dev];
+    } catch {
+      // That of the list itself.
+      return [];
+    }
+  });
+}
+
 test.skipIf(!isRoot)(
   'a cache disk that is unmounted under its mount, and mounted again, gives no older bytes in the place of what was staged since',
   async () => {
@@ -124,7 +151,10 @@ test.skipIf(!isRoot)(
     const place = tempDir('watch');
     let unmount = mountOver(disk, place);
     const made = area(join(place, 'cache'));
-    const staging = made.open();
+    const lockPath = join(made.dir, 'lock');
+    const lock = await acquireProcessLock(lockPath, { label: 'mount' });
+    onTestFinished(() => lock.release());
+    const staging = made.open(lock);
     const file = staging.begin(7, 0);
     staging.write(file, 0, Buffer.alloc(LARGE.length, 'old'), 1n);
     const before = statSync(made.cacheDir).dev;
@@ -134,6 +164,8 @@ test.skipIf(!isRoot)(
       expect.stringMatching(/mount is on another disk than before: .* \(device \d+:\d+ before, \d+:\d+ now\)/),
     ]);
     expect(statSync(made.cacheDir).dev).not.toBe(before);
+    // Nobody could check a disk that is in use, or mount it anew.
+    expect(openDevices()).not.toContain(before);
     staging.write(file, 0, LARGE, 2n);
     unmount = mountOver(disk, place);
     // No look has come between.
@@ -143,6 +175,7 @@ test.skipIf(!isRoot)(
     expect(flushed.equals(LARGE)).toBe(true);
     look();
     expect(made.reports).toEqual([expect.stringContaining('is on another disk than before')]);
+    await expect(acquireProcessLock(lockPath, { label: 'another' })).rejects.toMatchObject({ code: 'held' });
     expect(content(made.open().get(7)).equals(LARGE)).toBe(true);
     unmount();
   },
@@ -151,7 +184,7 @@ test.skipIf(!isRoot)(
 test('the lock of a staging area that somebody removes is taken again: nobody else gets the area', async () => {
   const look = fakeLooks();
   const made = area();
-  const path = join(made.cacheDir, 'volume', 'mount', 'lock');
+  const path = join(made.dir, 'lock');
   const lock = await acquireProcessLock(path, { label: 'mount' });
   onTestFinished(() => lock.release());
   made.open(lock);
@@ -164,7 +197,7 @@ test('the lock of a staging area that somebody removes is taken again: nobody el
 test('nothing is put back, and nothing promised, while another process has taken the lock that was removed', async () => {
   const look = fakeLooks();
   const made = area();
-  const path = join(made.cacheDir, 'volume', 'mount', 'lock');
+  const path = join(made.dir, 'lock');
   const lock = await acquireProcessLock(path, { label: 'mount' });
   onTestFinished(() => lock.release());
   const staging = made.open(lock);
@@ -190,3 +223,77 @@ test('the file that says whose cache directory it is is put back when somebody r
   look();
   expect(readFileSync(join(made.cacheDir, 'id'), 'utf8')).toBe('of this directory');
 });
+
+test('a staging area that was put back is none that was copied, for the workers that come', () => {
+  const look = fakeLooks();
+  const made = area();
+  made.open();
+  // Where its inode is free again at once, another folder has it.
+  renameSync(made.cacheDir, `${made.cacheDir}-before`);
+  look();
+  expect(readLife(made.dir)).toEqual({ life: 'one', bootId: 'boot', isCopy: false });
+});
+
+test('a staging area of the release before, whose file does not say which folder it is, is none that was copied; from then on it says so', () => {
+  const made = area();
+  made.open();
+  const path = join(made.dir, 'life');
+  const said = readFileSync(path, 'utf8');
+  writeFileSync(path, 'one\nboot\n');
+  expect(readLife(made.dir)?.isCopy).toBe(false);
+  made.open();
+  expect(isOfAnother(folderLine(path), folderLine(path, said))).toBe(false);
+  expect(folderLine(path)).not.toBe('');
+});
+
+test('a copied staging area is one for its first worker, which has written the journal anew, and not for those behind it', () => {
+  const made = area();
+  made.open();
+  const copy = area(join(tempDir('watch'), 'cache'));
+  cpSync(made.cacheDir, copy.cacheDir, { recursive: true });
+  expect(readLife(copy.dir)?.isCopy).toBe(true);
+  copy.open();
+  expect(readLife(copy.dir)?.isCopy).toBe(false);
+});
+
+function folderLine(path: string, said = readFileSync(path, 'utf8')): string {
+  return said.split('\n')[2] ?? '';
+}
+
+test('where nobody knows when a folder was made, its inode tells a copy', () => {
+  const known = folderOf({ ino: 7n, birthtimeNs: 1n, ctimeNs: 2n });
+  const later = folderOf({ ino: 7n, birthtimeNs: 3n, ctimeNs: 4n });
+  expect(isOfAnother(known, later)).toBe(true);
+  for (const birthtimeNs of [0n, 5n]) {
+    const unknown = folderOf({ ino: 7n, birthtimeNs, ctimeNs: 5n });
+    expect(isOfAnother(known, unknown)).toBe(false);
+    expect(isOfAnother(unknown, known)).toBe(false);
+    expect(isOfAnother(unknown, folderOf({ ino: 8n, birthtimeNs, ctimeNs: 5n }))).toBe(true);
+  }
+});
+
+test.skipIf(!isRoot)(
+  'a staging area that finds no room on the disk beneath leaves nothing unfinished there, and is tried again after a minute, or with a promise',
+  async () => {
+    const look = fakeLooks();
+    const place = memoryFolder('2m');
+    const filler = join(place, 'filler');
+    writeFileSync(filler, Buffer.alloc(1_500_000));
+    const unmount = mountOver(memoryFolder('20m'), place);
+    const made = area(join(place, 'cache'));
+    const staging = made.open();
+    const large = Buffer.alloc(1_000_000, 'a');
+    const file = staging.begin(7, 0);
+    staging.write(file, 0, large, 1n);
+    unmount();
+    look();
+    expect(made.reports).toEqual([expect.stringMatching(/cannot be put back: .*ENOSPC/)]);
+    expect(readdirSync(made.dir)).toEqual(['life']);
+    rmSync(filler);
+    for (let looks = 1; looks < 60; looks++) look();
+    expect(made.reports).toHaveLength(1);
+    look();
+    expect(made.reports.slice(1)).toEqual([expect.stringContaining('is on another disk than before')]);
+    expect(content(made.open().get(7)).equals(large)).toBe(true);
+  },
+);
