@@ -7,7 +7,7 @@
  * Rotation
  * - Renamed: the open handle is read to its end, until nothing came for ROTATED_WAIT_MS; a file that was renamed while the agent was
  *   down is looked for by its inode in the folder where it lay, and then by its content in what is compressed there. One that is not
- *   found may lie in a file system that is not mounted yet: its position is kept. Where a link led to it, that is the folder it lay in.
+ *   found may lie in a file system that is not mounted yet: its position is kept. Where a link led to it, that is the folder behind it.
  * - Copied and truncated: the copy is found by its marks, and read from where the original was; a copy that the glob matches
  *   waits for its original to be truncated (awaited-copies.ts), and is a file of its own if that does not happen.
  * - Compressed: a gzip file that the glob matches is compared with what was read (matched-archives.ts).
@@ -184,10 +184,13 @@ class FileFollower {
     let opened = 0;
     for (const { path, stats } of matches) {
       if (this.#isOver()) return;
+      // Of several names, as of two links to one file, it has the first.
+      const isNamed = found.has(stats.inode);
       found.add(stats.inode);
       const known = this.#files.get(stats.inode);
       if (known !== undefined) {
-        if (known.lines.place.path !== path) known.lines.place = await placeOf(path);
+        const { place } = known.lines;
+        if (!isNamed && place.path !== path) known.lines.place = await placeOf(path, stats.inode, place);
         known.rotatedSinceMs = undefined;
       } else if (this.#positions.isFinished(stats)) continue;
       else if (this.#mayFollow(stats.inode) && (await this.#makesRoom())) {
@@ -286,7 +289,7 @@ class FileFollower {
     // In the middle of a line, its end is skipped too.
     const skipping = size > 0 && (await bytesAt(handle, size - 1, 1))[0] !== LF;
     const marks = await Marks.at(handle, size);
-    const place = await placeOf(path);
+    const place = await placeOf(path, inode);
     const position = { ...BEGINNING, ...(await bornOf(handle)), ...marks.end(size), ...place, skipping };
     // Stored at once: what is written while the agent is down is new. It is opened when it has changed: of more than may be open, none is read
     // from its beginning.
@@ -297,7 +300,7 @@ class FileFollower {
 
   async #follow(handle: FileHandle, inode: string, found: FilePosition, isCompressed: boolean): Promise<OpenFile> {
     const key = this.#positions.checkpointOf(inode);
-    const position = movedTo(found, await placeOf(found.path));
+    const position = movedTo(found, await placeOf(found.path, inode, found));
     const context = { key, config: this.#options.config, output: this.#output, joiner: this.#options.makeJoiner() };
     const file = isCompressed
       ? new CompressedFile(inode, context, handle, position)

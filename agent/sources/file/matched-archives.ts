@@ -53,7 +53,7 @@ export class MatchedArchives {
       positions.finish(stats);
       return 'wait';
     }
-    const place = await placeOf(path);
+    const place = await placeOf(path, inode);
     const beginning = { ...BEGINNING, ...place };
     if (isPassedOver) return this.#setAside(handle, stats, beginning);
     if (!this.#isSettled(stats)) return 'wait';
@@ -62,7 +62,7 @@ export class MatchedArchives {
     if (original !== undefined && made !== undefined) {
       const { position } = made.lines;
       const isRead = original.isWhole && position.offset >= original.end.offset;
-      return isRead ? this.#setAside(handle, stats, { ...position, ...original.end, path }) : 'wait';
+      return isRead ? this.#setAside(handle, stats, movedTo({ ...position, ...original.end }, place)) : 'wait';
     }
     this.#originals.delete(inode);
     const match = await this.#matchOriginal(handle, inode);

@@ -20,7 +20,7 @@ export const MARK_BYTES = 256;
 const markSchema = z.strictObject({ bytes: z.int().nonnegative(), crc: z.int().nonnegative() });
 const positionSchema = z.strictObject({
   path: z.string(),
-  /** Where the file lies, if `path` is a link to another folder (as those of /var/log/containers): there it stays when it is rotated. */
+  /** Where the file lies, if `path` leads there over a link (/var/log/containers, the folder of a release): there it is when the link leads elsewhere. */
   folder: z.string().exactOptional(),
   /** When the file was made, nanoseconds since the epoch by the clock of then; left out where nobody says. */
   born: z.string().exactOptional(),
@@ -64,14 +64,17 @@ export function parsePosition(state: CheckpointState | undefined): FilePosition 
   return positionSchema.safeParse(state).data;
 }
 
-/** Of the file to which a path leads at present. */
-export async function placeOf(path: string): Promise<FilePlace> {
+/** Of the file of that inode, to which `path` led a moment ago; where that is over, what is known of it from `before`. */
+export async function placeOf(path: string, inode: string, before: FilePlace = { path }): Promise<FilePlace> {
   try {
-    const folder = dirname(await realpath(path));
-    return folder === (await realpath(dirname(path))) ? { path } : { path, folder };
+    const file = await realpath(path);
+    // The path may lead to another file by now, whose folder is another one too.
+    if ((await statFile(file))?.inode !== inode) return before;
+    const folder = dirname(file);
+    return folder === dirname(path) ? { path } : { path, folder };
   } catch {
     // It was renamed meanwhile: the next look finds it again.
-    return { path };
+    return before;
   }
 }
 
