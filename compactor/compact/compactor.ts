@@ -14,7 +14,7 @@ import type { DatasetConfig, PipelineConfig } from '../../lib/config/pipeline.ts
 import { describeError, fromSystemError, isCode, isSystemError, PenstockError } from '../../lib/errors.ts';
 import { defaultScratchRoot, makeScratch } from '../../lib/sql/scratch.ts';
 import { SqlWorker } from '../../lib/sql/sql-worker-client.ts';
-import { type LakeContext, loadTable, type TableState } from '../../lib/table/table.ts';
+import { type LakeContext, loadTable } from '../../lib/table/table.ts';
 import type { SpanSink } from '../../lib/tracing/span.ts';
 import { CostMeter, writeCost } from '../cost/cost.ts';
 import { selectDatasets } from '../../lib/config/dataset-selection.ts';
@@ -184,7 +184,7 @@ class CompactorRun {
     if (!dryRun) await this.#dropExpired(datasets);
     for (const dataset of datasets) {
       signal.throwIfAborted();
-      const groups = await this.#planOf(dataset);
+      const groups = (await this.#takeOverOrder(dataset)) ? await this.#planOf(dataset) : null;
       const rates = await measuredRates(lake, dataset.name);
       work.push({ dataset, groups, rates });
       this.#plan.push(...(groups ?? []).map((group) => this.#planned(dataset, group, rates)));
@@ -213,8 +213,9 @@ class CompactorRun {
   async #planOf(dataset: DatasetConfig): Promise<Group[] | null> {
     const { config, lake, hour, shard, ignoreLag = false, rewriteAll = false, explain = false } = this.#options;
     try {
-      const table = await this.#tableOf(dataset);
+      const table = await loadTable(lake, dataset.name);
       if (table === null) return [];
+      for (const difference of differences(table, dataset)) this.#note(difference);
       const planned = await planGroups(
         table,
         {
@@ -237,16 +238,14 @@ class CompactorRun {
     }
   }
 
-  async #tableOf(dataset: DatasetConfig): Promise<TableState | null> {
+  /** False: that failed. Nothing is to be rewritten then in an order that nobody asked for. */
+  async #takeOverOrder(dataset: DatasetConfig): Promise<boolean> {
     const { lake, hour, dryRun = false, rewriteAll = false } = this.#options;
-    let table = await loadTable(lake, dataset.name);
     // With another order a single hour would make all the others unsorted.
-    if (table !== null && rewriteAll && hour === undefined && !dryRun) {
-      await takeOverOrder(lake, table, dataset);
-      table = await loadTable(lake, dataset.name);
-    }
-    for (const difference of table === null ? [] : differences(table, dataset)) this.#note(difference);
-    return table;
+    if (!rewriteAll || hour !== undefined || dryRun) return true;
+    return this.#attempt(`${dataset.name}: the configured order was not taken over`, () =>
+      takeOverOrder(lake, dataset),
+    );
   }
 
   async #compactAll(work: readonly DatasetWork[]): Promise<void> {
@@ -391,12 +390,9 @@ class CompactorRun {
     const { lake, signal } = this.#options;
     if (!this.#isAboutTables) return;
     for (const dataset of datasets) {
-      try {
+      await this.#attempt(`${dataset.name}: hours past its retention were not dropped`, async () => {
         this.#expired += (await dropExpired(lake, dataset, signal)).rows;
-      } catch (error) {
-        if (isCode(error, 'fenced') || signal.aborted) throw error;
-        this.#problem(`${dataset.name}: hours past its retention were not dropped: ${describeError(error)}`);
-      }
+      });
     }
   }
 
@@ -404,12 +400,21 @@ class CompactorRun {
     const { lake, config, signal } = this.#options;
     if (!this.#isAboutTables) return;
     for (const dataset of datasets) {
-      try {
+      await this.#attempt(`${dataset.name}: replaced files were not removed`, async () => {
         await removeReplaced(lake, dataset.name, { keepReplacedMs: config.compactor.keepReplaced, signal });
-      } catch (error) {
-        if (isCode(error, 'fenced') || signal.aborted) throw error;
-        this.#problem(`${dataset.name}: replaced files were not removed: ${describeError(error)}`);
-      }
+      });
+    }
+  }
+
+  /** False: it failed, which is a problem of its dataset alone. */
+  async #attempt(failure: string, work: () => Promise<void>): Promise<boolean> {
+    try {
+      await work();
+      return true;
+    } catch (error) {
+      if (isCode(error, 'fenced') || this.#options.signal.aborted) throw error;
+      this.#problem(`${failure}: ${describeError(error)}`);
+      return false;
     }
   }
 

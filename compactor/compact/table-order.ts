@@ -5,7 +5,7 @@
 import type { DatasetConfig } from '../../lib/config/pipeline.ts';
 import { commitDraft } from '../../lib/table/commit-loop.ts';
 import { currentSchema, type TableMetadata, withSortOrder } from '../../lib/table/metadata.ts';
-import type { LakeContext, TableState } from '../../lib/table/table.ts';
+import { type LakeContext, loadTable, type TableState } from '../../lib/table/table.ts';
 import { configuredOrder, SORT_TAIL } from '../sort-order.ts';
 import { sortOrderOf } from './group-sql.ts';
 
@@ -18,7 +18,7 @@ export function differences(table: TableState, dataset: DatasetConfig): string[]
   for (const column of typeof dedup === 'string' ? [] : dedup.key.filter(hasNo)) {
     found.push(`${name}: no repeats are removed: dedup.key has ${column}, and the table no such column`);
   }
-  if (sort.every(hasNo) || isConfigured(metadata, dataset)) return found;
+  if (withConfigured(metadata, dataset) === metadata) return found;
   const wanted = sort.filter((column) => !hasNo(column)).join(', ');
   return [
     ...found,
@@ -27,24 +27,23 @@ export function differences(table: TableState, dataset: DatasetConfig): string[]
 }
 
 /** The configured order becomes the table's: what was sorted by another one is unsorted from now on. */
-export async function takeOverOrder(
-  lake: LakeContext,
-  { metadata }: TableState,
-  dataset: DatasetConfig,
-): Promise<void> {
-  if (dataset.sort.length === 0 || isConfigured(metadata, dataset)) return;
+export async function takeOverOrder(lake: LakeContext, dataset: DatasetConfig): Promise<void> {
+  const table = await loadTable(lake, dataset.name);
+  if (table === null || withConfigured(table.metadata, dataset) === table.metadata) return;
   await commitDraft(lake, dataset.name, (state) =>
     Promise.resolve({ metadata: withConfigured(state.metadata, dataset), objects: [], extra: {} }),
   );
 }
 
-/** A table that another program made without an order is sorted as the configuration says, whatever that is. */
-function isConfigured(metadata: TableMetadata, dataset: DatasetConfig): boolean {
-  return metadata['default-sort-order-id'] === 0 || withConfigured(metadata, dataset) === metadata;
-}
-
+/**
+ * `metadata` with the configured order in force; itself where it is already, and where no column of `sort` is there: a misspelt one is no
+ * wish for another order. A table that another program made without an order is sorted as the configuration says, whatever that is.
+ */
 function withConfigured(metadata: TableMetadata, dataset: DatasetConfig): TableMetadata {
-  const names = configuredOrder(dataset, currentSchema(metadata));
+  const schema = currentSchema(metadata);
+  const isThere = dataset.sort.some((name) => schema.fields.some((field) => field.name === name));
+  if (!isThere || metadata['default-sort-order-id'] === 0) return metadata;
+  const names = configuredOrder(dataset, schema);
   return withSortOrder(
     metadata,
     names.map((name) => ({ name })),

@@ -1,5 +1,7 @@
 /** What the configuration says of the order and of repeats, beside a table that was made when it said something else, or had other columns. */
 import { expect, test } from 'vitest';
+import { FaultPlan } from '../support/fault.ts';
+import { withFaults } from './fault-points.ts';
 import { readings } from './finished-files.ts';
 import { compactAll, landOnce, openTestPipeline, readRows, recordOf, sortedBy, TestProducer } from './pipeline.ts';
 
@@ -27,6 +29,30 @@ test('a changed sort is named, taken over by --rewrite-all, and costs nothing be
   // Back to the one that it was made with.
   expect((await compactAll(pipeline, { rewriteAll: true })).notes).toEqual([]);
   expect(await compactAll(pipeline)).toMatchObject({ summary: { groups: 0 }, notes: [] });
+});
+
+test('a sort of which the table has no column is named, and --rewrite-all keeps the table’s order', async () => {
+  const pipeline = await openTestPipeline();
+  await new TestProducer(pipeline.log).append(0, readings(0, 30));
+  await landOnce(pipeline);
+  const misspelt = sortedBy(pipeline, 'sensr');
+  expect((await compactAll(misspelt, { rewriteAll: true })).notes).toEqual([
+    'plant.vibration: not sorted by sensr: the table has no such column',
+  ]);
+  expect(await compactAll(pipeline)).toMatchObject({ summary: { groups: 0 }, notes: [] });
+});
+
+test('an order that cannot be taken over is a problem of its dataset, of which nothing is rewritten', async () => {
+  const pipeline = await openTestPipeline();
+  await new TestProducer(pipeline.log).append(0, readings(0, 30));
+  await landOnce(pipeline);
+  const changed = sortedBy(pipeline, 'rms');
+  const plan = new FaultPlan({ call: 0, moment: 'before', operation: 'put' });
+  expect(await compactAll(withFaults(changed, plan), { rewriteAll: true })).toMatchObject({
+    summary: { groups: 0 },
+    problems: [expect.stringContaining('plant.vibration: the configured order was not taken over: injected fault')],
+  });
+  expect(await compactAll(changed, { rewriteAll: true })).toMatchObject({ summary: { groups: 1 }, problems: [] });
 });
 
 test('columns that came after the table was made, or never, are named', async () => {
