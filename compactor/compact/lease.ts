@@ -32,14 +32,15 @@ export class GroupLease {
   readonly #key: Key;
   #version: Version;
   readonly #timer: NodeJS.Timeout;
-  #renewal: Promise<void> = Promise.resolve();
+  #renewal: Promise<void> | undefined;
 
   private constructor(lake: LakeContext, key: Key, version: Version) {
     this.#lake = lake;
     this.#key = key;
     this.#version = version;
     this.#timer = setInterval(() => {
-      this.#renewal = this.#renew();
+      // One at a time: each goes by the version that the one before gave, and `release` waits for the last one.
+      this.#renewal ??= this.#renew().finally(() => (this.#renewal = undefined));
     }, RENEW_MS).unref();
   }
 

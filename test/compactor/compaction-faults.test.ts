@@ -61,3 +61,28 @@ test('a lease whose renewal is not answered is still known to be ours', async ()
   expect(plan.fired).toBe(1);
   expect(await lease.isOurs()).toBe(true);
 });
+
+test('a lease is not renewed while a renewal is under way, and is released under the version that this one gave', async () => {
+  const pipeline = await openTestPipeline();
+  const answers = Promise.withResolvers<undefined>();
+  let commits = 0;
+  const plan = new (class extends FaultPlan {
+    override async run<T>(operation: string, effect: () => Promise<T>): Promise<T> {
+      const isRenewal = operation === 'commit' && ++commits > 1;
+      const result = await effect();
+      if (isRenewal) await answers.promise;
+      return result;
+    }
+  })();
+  vi.useFakeTimers({ toFake: ['setInterval', 'clearInterval'] });
+  onTestFinished(() => void vi.useRealTimers());
+  const lease = await GroupLease.take(withFaults(pipeline, plan).lake, DATASET, 1);
+  if ('holder' in lease) throw new Error(lease.holder);
+  vi.advanceTimersToNextTimer();
+  vi.advanceTimersToNextTimer();
+  expect(commits).toBe(2);
+  const released = lease.release();
+  answers.resolve(undefined);
+  const { compare, write } = await released;
+  expect(await pipeline.lake.engine.commit({ compare: [compare], write: [write] })).toMatchObject({ ok: true });
+});
