@@ -3,8 +3,9 @@
  * are the objects deleted that nothing refers to any more. Also removes what killed runs left in the store.
  *
  * Invariants: an object is deleted only when neither a snapshot of the table nor the volume, nor a backup of the volume's metadata, refers to
- * it, and it is older than the grace (see lib/table/maintenance.ts, which reads the table anew before every batch). By a clock that is off
- * no grace ends (engine-clock.ts).
+ * it, and it is older than the grace (see lib/table/maintenance.ts, which reads the table anew before every batch). While the clocks of this
+ * machine and of the metadata engine are apart nothing is removed (engine-clock.ts). A clock that both go by (SQLite, or a Redis on this
+ * machine) and that is set forward is not seen: it ends grace periods early.
  */
 import { expireSnapshots, removeOrphans } from '../../lib/table/maintenance.ts';
 import { type LakeContext, loadTable } from '../../lib/table/table.ts';

@@ -73,7 +73,7 @@ test('a clock that is ahead of the metadata engine ends no grace period, and is 
   const clock = { ...systemClock, nowMs: () => Date.now() + 48 * MS_PER_HOUR };
   const { problems } = await compactAll({ ...pipeline, lake: { ...pipeline.lake, clock } });
   expect(problems).toEqual([
-    expect.stringMatching(/replaced files were not removed: the clock of this machine .* 17280\d s/),
+    expect.stringMatching(/replaced files were not removed: the clock of this machine .* differ by \d+ s/),
   ]);
   expect(await there(pipeline, replaced)).toBe(2);
   expect(await readState(pipeline)).toEqual(before);
