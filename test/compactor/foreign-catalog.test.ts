@@ -50,6 +50,9 @@ describe.skipIf(missing('iceberg-rest'))('tables in Iceberg’s reference catalo
     const sorted = sortedBy(pipeline, 'axis', 'sensor');
     expect((await compactAll(sorted, { rewriteAll: true })).problems).toEqual([]);
     expect(await compactAll(sorted)).toMatchObject({ summary: { groups: 0 }, notes: [] });
+    // Back to an order that the catalog has from before.
+    expect(await compactAll(pipeline, { rewriteAll: true })).toMatchObject({ problems: [], notes: [] });
+    expect(await compactAll(pipeline)).toMatchObject({ summary: { groups: 0 }, notes: [] });
   });
 
   test('a commit whose answer is lost is found in the catalog, and made once', async () => {
@@ -64,6 +67,11 @@ describe.skipIf(missing('iceberg-rest'))('tables in Iceberg’s reference catalo
     }
     lose();
     expect((await compactAll(pipeline)).problems).toEqual([]);
+    await expectWhole(pipeline.lake, 3, true);
+    // A commit of the order alone, which makes no snapshot to be known by.
+    const sorted = sortedBy(pipeline, 'ts');
+    lose();
+    expect(await compactAll(sorted, { rewriteAll: true })).toMatchObject({ problems: [], notes: [] });
     await expectWhole(pipeline.lake, 3, true);
   });
 

@@ -2,11 +2,11 @@
  * Tables whose truth is in another program's Iceberg REST catalog, instead of in our metadata engine.
  *
  * Invariants
- * - A commit is one request of the catalog that requires branch main to be the snapshot that it was drafted on; the engine follows
- *   (follow.ts), before the commit is reported and whenever the table is loaded.
+ * - A commit is one request of the catalog that requires branch main to be the snapshot that it was drafted on, and the sort order to be
+ *   that one when it sets another; the engine follows (follow.ts), before the commit is reported and whenever the table is loaded.
  * - Tables lie in their folder of our store: the volume's directories show their files, and orphan removal knows them.
- * Failure: a request without an answer is sent again: main is no longer what it requires once it was applied. When the catalog stays
- * silent the outcome is thrown as `timeout`, and nothing that was written is deleted.
+ * Failure: a request without an answer is sent again: main, or the sort order, is no longer what it requires once it was applied. When the
+ * catalog stays silent the outcome is thrown as `timeout`, and nothing that was written is deleted.
  * Limits: SENDS_MAX sends of one commit.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -67,17 +67,24 @@ export class ForeignCatalog implements TableCatalog {
     if (!(await holds(lake.engine, extra.compare ?? []))) return null;
     const { name, metadata: before } = state;
     const after = withRedo(lake, name, next, extra);
+    const updates = updatesBetween(before, after);
+    // A sort order that another process set meanwhile, or a request of ours whose answer was lost.
+    if (updates.length === 0) return state.metadataLocation;
     const main = before.refs['main']?.['snapshot-id'] ?? null;
+    const orderId = before['default-sort-order-id'];
     const request = {
       requirements: [
         { type: 'assert-table-uuid', uuid: before['table-uuid'] },
         { type: 'assert-ref-snapshot-id', ref: 'main', 'snapshot-id': main },
+        ...(after['default-sort-order-id'] === orderId
+          ? []
+          : [{ type: 'assert-default-sort-order-id', 'default-sort-order-id': orderId }]),
         // A tag that is over may just have been given to another snapshot.
         ...Object.entries(before.refs)
           .filter(([ref]) => after.refs[ref] === undefined)
           .map(([ref, { 'snapshot-id': id }]) => ({ type: 'assert-ref-snapshot-id', ref, 'snapshot-id': id })),
       ],
-      updates: updatesBetween(before, after),
+      updates,
     };
     const committed = await this.#send(name, request, currentSnapshot(after)?.['snapshot-id'] ?? null, main);
     if (committed === null) return null;

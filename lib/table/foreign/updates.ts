@@ -22,7 +22,12 @@ export function updatesBetween(before: TableMetadata, after: TableMetadata): Upd
     const isAdded = added?.['schema-id'] === after['current-schema-id'];
     updates.push({ action: 'set-current-schema', 'schema-id': isAdded ? LAST_ADDED : after['current-schema-id'] });
   }
-  if (after['default-sort-order-id'] !== before['default-sort-order-id']) updates.push(...sortOrderUpdates(after));
+  const orderId = after['default-sort-order-id'];
+  if (orderId !== before['default-sort-order-id']) {
+    const hasIt = before['sort-orders'].some((order) => order['order-id'] === orderId);
+    // An order that is there does not count as added, and "what was added last" would then be nothing.
+    updates.push(...(hasIt ? [setSortOrder(orderId)] : newSortOrder(after)));
+  }
   const set = Object.entries(after.properties).filter(([key, value]) => before.properties[key] !== value);
   if (set.length > 0) updates.push({ action: 'set-properties', updates: Object.fromEntries(set) });
   const had = new Set(before.snapshots.map((snapshot) => snapshot['snapshot-id']));
@@ -43,15 +48,15 @@ export function updatesBetween(before: TableMetadata, after: TableMetadata): Upd
   return updates;
 }
 
-/** The catalog takes an equal order that it has for the one that is added. */
-function sortOrderUpdates(metadata: TableMetadata): Update[] {
+function newSortOrder(metadata: TableMetadata): Update[] {
   const order = metadata['sort-orders'].find(
     (candidate) => candidate['order-id'] === metadata['default-sort-order-id'],
   );
-  return [
-    { action: 'add-sort-order', 'sort-order': order },
-    { action: 'set-default-sort-order', 'sort-order-id': LAST_ADDED },
-  ];
+  return [{ action: 'add-sort-order', 'sort-order': order }, setSortOrder(LAST_ADDED)];
+}
+
+function setSortOrder(id: number): Update {
+  return { action: 'set-default-sort-order', 'sort-order-id': id };
 }
 
 /** A new table with the ids that `metadata` has. */
@@ -63,7 +68,7 @@ export function updatesOfNew(metadata: TableMetadata): Update[] {
     { action: 'set-current-schema', 'schema-id': LAST_ADDED },
     { action: 'add-spec', spec: metadata['partition-specs'][0] },
     { action: 'set-default-spec', 'spec-id': LAST_ADDED },
-    ...sortOrderUpdates(metadata),
+    ...newSortOrder(metadata),
     { action: 'set-location', location: metadata.location },
     { action: 'set-properties', updates: metadata.properties },
   ];
