@@ -358,7 +358,10 @@ async function assemble({
   await table.claim();
   passthrough.resume();
   context.away.resume(staging.files.values(), earlier);
-  for (const { ino, message } of staging.losses) if (staging.isOpen(ino)) context.handles.lost(ino, message);
+  for (const { ino, message } of staging.losses) {
+    if (ino === undefined) context.handles.lostOfAny(message);
+    else if (staging.isOpen(ino)) context.handles.lost(ino, message);
+  }
   await flushes.recover();
   passthrough.lookAfter();
   for (const ino of whole.live) earlyUploads.watch(ino);

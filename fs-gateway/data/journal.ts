@@ -36,7 +36,7 @@ import type { Stats } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import { describeError } from '../../lib/errors.ts';
-import { FIXED_BYTES, FrameKind, HEAD_BYTES, LOST_FRAME, readJournal } from './journal-frames.ts';
+import { describeLost, FIXED_BYTES, FrameKind, HEAD_BYTES, readJournal } from './journal-frames.ts';
 import type { Frame, LostFrame } from './journal-frames.ts';
 
 const sync = promisify(fdatasync);
@@ -125,7 +125,7 @@ export class Journal {
    */
   read(sameBoot = true): Frame[] {
     const content = readFileSync(this.path);
-    const { frames, bytes, lost } = readJournal(content, this.path);
+    const { frames, bytes, lost } = readJournal(content, this.path, sameBoot);
     this.#bytes = bytes;
     this.#length = content.length;
     this.#frames = frames.length;
@@ -133,7 +133,7 @@ export class Journal {
     this.#torn = !rest.equals(Buffer.alloc(rest.length));
     const [first] = lost;
     if (first === undefined) return frames;
-    const before = sameBoot ? frames : frames.slice(0, frames.indexOf(LOST_FRAME));
+    const before = sameBoot ? frames : frames.slice(0, first.before);
     const behind = frames.slice(before.length);
     // Of what was not synced a power cut may have left any part.
     if (sameBoot || behind.some(({ kind }) => kind === FrameKind.SYNC))
@@ -150,7 +150,7 @@ export class Journal {
   }
 
   #describe(lost: readonly LostFrame[], sameBoot: boolean): string {
-    const where = lost.map(({ at, ino }) => `byte ${at}, of inode ${ino} as it says`).join('; ');
+    const where = lost.map(describeLost).join('; ');
     const what = sameBoot
       ? 'of what was written to it something is lost. What others have changed since where anything is staged is kept, and what is staged there is put aside'
       : 'what stands behind that is not used, some of which may have been promised';

@@ -9,11 +9,11 @@
  *   metadata says whether they are, when the worker was killed before the journal did: they must not be appended twice, nor what was
  *   appended behind them be lost.
  */
-import { FrameKind, NO_APPEND } from './journal-frames.ts';
+import { FrameKind, lostAtMost, NO_APPEND } from './journal-frames.ts';
 import type { Frame } from './journal-frames.ts';
 import type { Move, RecoveredAppends, Wrote } from './appends.ts';
 import { OpenCounts } from './open-counts.ts';
-import { baseOf } from './staged-base.ts';
+import { baseOf, UNKNOWN_BASE } from './staged-base.ts';
 import type { Origin, StagedBase } from './staged-base.ts';
 import type { Segments } from './segments.ts';
 import { StagedFile } from './staged-file.ts';
@@ -38,12 +38,15 @@ export function replay(
   const cleanBefore = new Map<number, number>();
   const committed = new Map<number, number>();
   const syncedBefore = new Map<number, number>();
-  for (const [index, { kind, ino, offset, timeNs }] of frames.entries()) {
-    if (kind === FrameKind.CLEAN) raise(cleanBefore, ino, offset);
+  const uncounted = new Uncounted();
+  for (const [index, frame] of frames.entries()) {
+    const { kind, ino, offset, timeNs } = frame;
+    uncounted.pass(frame, index);
+    if (kind === FrameKind.CLEAN) raise(cleanBefore, ino, uncounted.sure(offset));
     if (kind === FrameKind.FLUSH && isCommitted(ino, timeNs)) raise(committed, ino, index + 1);
     if (kind !== FrameKind.SYNC) continue;
     // Two who sync at once may note it in another order than that in which they began.
-    const before = offset === 0 ? index : offset;
+    const before = offset === 0 ? index : uncounted.sure(offset);
     raise(syncedBefore, ino, before);
     if (isCommitted(ino, timeNs)) raise(committed, ino, before);
   }
@@ -54,6 +57,28 @@ export function replay(
     replaying.frame(frame, index < (cleanBefore.get(frame.ino) ?? 0), there);
   }
   return replaying.end();
+}
+
+/**
+ * Marks count frames, also those that were lost and that nobody can count (journal-frames.ts). To take too many for committed would lose what was answered;
+ * what is committed once more is compared first (vfs/away.ts).
+ */
+class Uncounted {
+  #first = Infinity;
+  /** More than the one that each of them counts as. */
+  #more = 0;
+
+  pass(frame: Frame, index: number): void {
+    const lost = lostAtMost(frame);
+    if (lost === 0) return;
+    this.#first = Math.min(this.#first, index);
+    this.#more += lost - 1;
+  }
+
+  /** The frames that are before the mark however many were lost before it was made. */
+  sure(mark: number): number {
+    return mark <= this.#first ? mark : Math.max(this.#first, mark - this.#more);
+  }
 }
 
 function raise(marks: Map<number, number>, ino: number, mark: number): void {
@@ -90,6 +115,7 @@ class Replaying implements Recovered {
   readonly committed: ReadonlyMap<number, number>;
   readonly #segments: Segments;
   readonly #origin: Origin;
+  #isDamaged = false;
   /** Not live. */
   readonly #flushed = new Set<number>();
 
@@ -101,6 +127,7 @@ class Replaying implements Recovered {
 
   frame(frame: Frame, committed: boolean, there: boolean): void {
     const { kind, ino, offset, length, bytes } = frame;
+    if (lostAtMost(frame) > 0) this.#isDamaged = true;
     const request = requestOf(frame);
     if (request !== '') {
       const end = kind === FrameKind.WROTE ? offset : 0;
@@ -167,6 +194,8 @@ class Replaying implements Recovered {
   end(): Recovered {
     for (const [ino, file] of this.files) {
       if (file.dirty) {
+        // The frame that said it may be what was lost.
+        if (this.#isDamaged) file.base ??= UNKNOWN_BASE;
         this.bases.delete(ino);
         continue;
       }

@@ -20,11 +20,11 @@ export interface StagedBase {
   readonly inode: Buffer;
 }
 
-const UNKNOWN: StagedBase = {
+export const UNKNOWN_BASE: StagedBase = {
   session: 0,
   wallMs: -Infinity,
   monotonicMs: undefined,
-  version: '' as Version, // of no record
+  version: '?' as Version, // of no record, and not empty: in the journal that is none
   inode: Buffer.alloc(0),
 };
 
@@ -47,7 +47,7 @@ export class Bases {
 
   /** Once for each live file. `sameBoot`: of the file; what an earlier one had is of long ago, also where its journal did not reach the disk. */
   takeUp(file: StagedFile, sameBoot: boolean): void {
-    file.base = this.#recovered.get(file.ino) ?? (sameBoot ? undefined : UNKNOWN);
+    file.base = this.#recovered.get(file.ino) ?? (sameBoot ? undefined : UNKNOWN_BASE);
     this.#recovered.delete(file.ino);
   }
 

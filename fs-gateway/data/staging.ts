@@ -109,10 +109,12 @@ export class Staging {
     if (!this.#syncs.underWay && this.#tryRewrite()) this.#discard();
   }
 
-  /** What was staged of an inode, and is lost with a frame of the journal. */
-  get losses(): readonly { readonly ino: number; readonly message: string }[] {
+  /** What was staged of an inode, and is lost with a frame of the journal. `ino` undefined: it may be of any, also of one that was opened meanwhile. */
+  get losses(): readonly { readonly ino: number | undefined; readonly message: string }[] {
     const { damage } = this.#journal;
-    return damage === undefined ? [] : damage.lost.map(({ ino }) => ({ ino, message: damage.message }));
+    if (damage === undefined) return [];
+    const inos = damage.lost.map(({ ino }) => ino);
+    return (inos.includes(undefined) ? [undefined] : inos).map((ino) => ({ ino, message: damage.message }));
   }
 
   /** What the disk of the cache directory says to whoever writes to it; undefined: it takes that, or is only full. */

@@ -105,17 +105,22 @@ export class Away {
     const base = this.#baseBefore(file);
     if (base === undefined || file.selfKept) return false;
     this.#met.set(file, now);
-    if (now === null || now.inode.nlink === 0) return !overlay.empty;
-    const { ino } = file;
-    const node = { ...now, ino, version: base.version, inode: decodeInode(base.inode, ino) };
-    if (contentMark(node) === contentMark(now)) return false;
-    const [before, after] = [contentOf(node), contentOf(now)];
+    if (now === null) return !overlay.empty;
+    const isKnown = base.inode.length > 0;
+    // One that was unlinked here has no base either, and there is nothing of others to write over.
+    if (now.inode.nlink === 0) return isKnown && !overlay.empty;
+    if (isKnown && !this.#hasChanged(file.ino, base, now)) return false;
+    const [before, after] = [this.lastContent(file), contentOf(now)];
     // Cut here, and changed there.
     if (sizeSet) return true;
     // What was appended goes behind the end.
     const written = overlay.within(0, append?.from ?? Infinity);
     if (before === null || after === null) return written.length > 0;
     return written.some(({ start, end }) => !isUntouched(before, after, start, end));
+  }
+
+  #hasChanged(ino: number, { version, inode }: StagedBase, now: Node): boolean {
+    return contentMark({ ...now, ino, version, inode: decodeInode(inode, ino) }) !== contentMark(now);
   }
 
   /** What this node committed last, or staged upon, as far as it is known byte by byte. */

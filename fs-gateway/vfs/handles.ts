@@ -23,6 +23,7 @@ export class Handles {
   /** Handles of a previous worker are below: they begin at another millisecond. */
   #next = BigInt(Date.now()) << 20n;
   readonly #lost = new BoundedMap<number, Lost>(LOST_MAX);
+  #lostOfAny: Lost | undefined;
 
   next(): bigint {
     return this.#next++;
@@ -31,6 +32,11 @@ export class Handles {
   /** Something that was written to an open inode is not in the volume, and will not be. */
   lost(ino: number, message: string): void {
     this.#lost.set(ino, { message, before: this.#next, told: new Set() });
+  }
+
+  /** The same, and nobody knows of which inode: each handle is told. */
+  lostOfAny(message: string): void {
+    this.#lostOfAny = { message, before: this.#next, told: new Set() };
   }
 
   /** The last handle is closed. */
@@ -56,9 +62,10 @@ export class Handles {
   }
 
   #tell(ino: number, handle: bigint): void {
-    const lost = this.#lost.get(ino);
-    if (lost === undefined || handle >= lost.before || lost.told.has(handle)) return;
-    lost.told.add(handle);
-    throw new PenstockError('io', lost.message);
+    for (const lost of [this.#lost.get(ino), this.#lostOfAny]) {
+      if (lost === undefined || handle >= lost.before || lost.told.has(handle)) continue;
+      lost.told.add(handle);
+      throw new PenstockError('io', lost.message);
+    }
   }
 }

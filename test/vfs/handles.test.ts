@@ -24,3 +24,16 @@ test('an fsync that fails for another reason has told nobody of what is lost', a
   ).rejects.toThrow('too');
   expect(handles.telling(7, first, fine)).toBeUndefined();
 });
+
+test('what is lost of nobody knows which inode is told to each handle that was open, once', () => {
+  const handles = new Handles();
+  const [first, second] = [handles.next(), handles.next()];
+  handles.lostOfAny('the journal is damaged');
+  const later = handles.next();
+  const fine = (): void => undefined;
+  expect(handles.telling(7, later, fine)).toBeUndefined();
+  expect(() => handles.telling(7, first, fine)).toThrow('the journal is damaged');
+  expect(handles.telling(7, first, fine)).toBeUndefined();
+  handles.closed(8);
+  expect(() => handles.telling(8, second, fine)).toThrow('the journal is damaged');
+});

@@ -1,13 +1,15 @@
 /** Two mounts never take each other for one, whatever they have in common. */
-import { cpSync } from 'node:fs';
+import { cpSync, globSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
+import { FIXED_BYTES, FrameKind } from '../../fs-gateway/data/journal-frames.ts';
 import { mountIdOf } from '../../fs-gateway/mount-identity.ts';
 import { thisProcess } from '../../lib/process-identity.ts';
 import { openMeta } from '../../lib/registry.ts';
 import { readElsewhere, writeElsewhere } from '../fs-gateway/passthrough-volume.ts';
 import { lookUp, writeFile } from '../tools/volume-files.ts';
 import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
+import type { TestVolume } from '../support/fs-volume.ts';
 
 const O_WRONLY = 1;
 const SAME = { mountpoint: '/nowhere/same' };
@@ -43,15 +45,12 @@ test('a mount that is mounted again, or over a copy of its cache that nobody use
   await writeFile(original, 'file', Buffer.from('content'));
 });
 
-test('a mount over a copy of a cache directory commits nothing of it over what others have written since', async () => {
-  const volume = await testVolume({ inlineBytes: '0' });
-  const others = await openTestVolume(volume, 'others');
-  await writeElsewhere(others, 'changed', Buffer.alloc(100_000, 'a'));
-  await writeElsewhere(others, 'left', Buffer.alloc(100_000, 'a'));
+/** A copy of a cache directory in which something is staged of each of these files; then it was committed. Their inodes. */
+async function copyWithStaged(volume: TestVolume, names: readonly string[]): Promise<bigint[]> {
   const first = await openTestVolume(volume, 'a', [], 'lake', { ...SAME, mountLife: 'first' });
   const { operations } = first;
   const staged = [];
-  for (const name of ['changed', 'left']) {
+  for (const name of names) {
     const { ino } = await lookUp(first, 1n, name);
     const { handle } = await operations.open(caller(), ino, O_WRONLY);
     await operations.write(caller(), ino, handle, 0n, Buffer.from('mine'), O_WRONLY, false);
@@ -63,11 +62,39 @@ test('a mount over a copy of a cache directory commits nothing of it over what o
     await operations.release(caller(), ino, handle, undefined);
   }
   await first.close();
+  return staged.map(({ ino }) => ino);
+}
+
+test('a mount over a copy of a cache directory commits nothing of it over what others have written since', async () => {
+  const volume = await testVolume({ inlineBytes: '0' });
+  const others = await openTestVolume(volume, 'others');
+  const names = ['changed', 'left'];
+  for (const name of names) await writeElsewhere(others, name, Buffer.alloc(100_000, 'a'));
+  await copyWithStaged(volume, names);
   await writeElsewhere(others, 'changed', Buffer.from('theirs'));
   const copy = await openTestVolume(volume, 'copy', [], 'lake', { ...SAME, mountLife: 'copy' });
   expect((await readElsewhere(copy, 'changed')).toString('latin1', 0, 8)).toBe('theirsaa');
   expect((await readElsewhere(copy, 'left')).toString('latin1', 0, 8)).toBe('mineaaaa');
   // What was written there is no secret: a person may want it.
+  expect(copy.stats()).toMatchObject({ stagedFiles: 0, keptAside: 1 });
+});
+
+test('what is staged upon a version that was lost with a damaged frame is kept aside, and not written over what others have written', async () => {
+  const volume = await testVolume({ inlineBytes: '0' });
+  const others = await openTestVolume(volume, 'others');
+  await writeElsewhere(others, 'changed', Buffer.alloc(100_000, 'a'));
+  const [ino] = await copyWithStaged(volume, ['changed']);
+  await writeElsewhere(others, 'changed', Buffer.from('theirs'));
+  const [path = ''] = globSync(join(volume.base, 'cache-copy', '**', 'journal'));
+  const journal = readFileSync(path);
+  const base = Buffer.alloc(9);
+  base.writeUInt8(FrameKind.BASE, 0);
+  base.writeDoubleLE(Number(ino), 1);
+  expect(journal.includes(base)).toBe(true);
+  journal.writeUInt8(0xff, journal.indexOf(base) + FIXED_BYTES);
+  writeFileSync(path, journal);
+  const copy = await openTestVolume(volume, 'copy', [], 'lake', { ...SAME, mountLife: 'copy' });
+  expect((await readElsewhere(copy, 'changed')).toString('latin1', 0, 8)).toBe('theirsaa');
   expect(copy.stats()).toMatchObject({ stagedFiles: 0, keptAside: 1 });
 });
 

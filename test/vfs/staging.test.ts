@@ -342,6 +342,106 @@ describe('the staging area', () => {
     },
   );
 
+  /** The frames of a journal in which this inode is staged, as somebody who copies it into a volume writes them. */
+  function journalOf(ino: number): Buffer {
+    const dir = tempDir('another');
+    const another = open(dir, 'boot 1');
+    for (let n = 0; n < 100; n++) another.write(another.begin(ino, 0), n, Buffer.from('not ours'), 1n);
+    another.close();
+    return readFileSync(join(dir, 'journal'));
+  }
+
+  test('a damaged stretch of many frames makes no mark behind it swallow what was written after the flush', () => {
+    const dir = tempDir('staging');
+    const path = join(dir, 'journal');
+    const first = open(dir, 'boot 1');
+    for (const ino of [5, 6]) first.opened(ino, 1n, `open ${ino}`);
+    const file = first.begin(7, 0);
+    const write = (from: number, count: number): void => {
+      for (let n = from; n < from + count; n++) first.write(file, LARGE + n * 2000, Buffer.from('x'), 1n);
+    };
+    first.write(file, 0, Buffer.alloc(LARGE), 1n);
+    write(0, 300);
+    const flush = first.beginFlush(file, 2n);
+    write(300, 99);
+    first.committed(file, flush, 3n);
+    first.close();
+    const damaged = readFileSync(path);
+    const end = damaged.length;
+    // Of 399 frames behind the large one, before CLEAN: a page within the first 300.
+    damaged.fill(0xee, end - 390 * 41 + 7, end - 290 * 41 + 7);
+    writeFileSync(path, damaged);
+    const reports: string[] = [];
+    const next = open(dir, 'boot 1', 'one', () => false, reports);
+    const starts = next.get(7)?.active.ranges.map(({ start }) => (start - LARGE) / 2000) ?? [];
+    expect(starts.filter((n) => n >= 300)).toHaveLength(99);
+    // And nothing that was committed whatever was lost.
+    expect(Math.min(...starts)).toBeGreaterThan(190);
+    expect(next.losses.map(({ ino }) => ino)).toEqual([undefined]);
+    expect(reports).toEqual([expect.stringContaining('of which inodes nobody can tell')]);
+    next.close();
+  });
+
+  test('a frame that was torn in the bytes of a file brings nothing of those back: a journal that was copied into a volume', () => {
+    const dir = tempDir('staging');
+    const path = join(dir, 'journal');
+    const first = open(dir, 'boot 1');
+    first.write(first.begin(7, 0), 0, Buffer.from('staged of 7'), 1n);
+    first.write(first.begin(8, 0), 0, Buffer.concat([journalOf(99), Buffer.alloc(1000, 'x')]), 1n);
+    first.close();
+    // Killed within the write: the reserve stands behind what was done of it.
+    const left = readFileSync(path);
+    writeFileSync(path, Buffer.concat([left.subarray(0, -500), Buffer.alloc(100_000)]));
+    const reports: string[] = [];
+    const next = open(dir, 'boot 1', 'one', () => false, reports);
+    expect(staged(next, 7, 11).toString()).toBe('staged of 7');
+    expect([next.get(8)?.stagedBytes ?? 0, next.get(99)]).toEqual([0, undefined]);
+    expect([reports, next.losses]).toEqual([[], []]);
+    next.close();
+  });
+
+  test('of a frame with a damaged head nothing in the bytes of its file is taken for frames; what stands behind it is there', () => {
+    const dir = tempDir('staging');
+    const path = join(dir, 'journal');
+    const first = open(dir, 'boot 1');
+    const copied = journalOf(99);
+    first.write(first.begin(8, 0), 0, Buffer.concat([copied, Buffer.from('and more')]), 1n);
+    first.write(first.begin(9, 0), 0, Buffer.from('staged of 9'), 1n);
+    first.close();
+    const damaged = readFileSync(path);
+    damaged.fill(0xee, damaged.indexOf(copied) - 41, damaged.indexOf(copied));
+    // The last frame was torn beside that.
+    writeFileSync(path, Buffer.concat([damaged, damaged.subarray(-52, -3), Buffer.alloc(100_000)]));
+    const next = open(dir, 'boot 1');
+    expect(staged(next, 9, 11).toString()).toBe('staged of 9');
+    expect(next.get(99)).toBeUndefined();
+    expect(next.losses.map(({ ino }) => ino)).toEqual([undefined]);
+    next.close();
+  });
+
+  test('frames that do not follow one another to the end of a journal whose heads are damaged are lost, and that is said', () => {
+    const dir = tempDir('staging');
+    const path = join(dir, 'journal');
+    const first = open(dir, 'boot 1');
+    for (const ino of [6, 7, 8, 9]) first.write(first.begin(ino, 0), 0, Buffer.from(`staged of ${ino}`), 1n);
+    first.close();
+    const damaged = readFileSync(path);
+    for (const ino of [7, 9]) {
+      const at = damaged.indexOf(`staged of ${ino}`);
+      damaged.fill(0xee, at - 41, at);
+    }
+    writeFileSync(path, damaged);
+    const reports: string[] = [];
+    const next = open(dir, 'boot 1', 'one', () => false, reports);
+    expect([...next.files.keys()]).toEqual([6]);
+    expect(next.losses.map(({ ino }) => ino)).toEqual([undefined]);
+    expect(reports).toEqual([expect.stringContaining('of which inodes nobody can tell')]);
+    next.close();
+    const last = open(dir, 'boot 1');
+    expect([[...last.files.keys()], last.losses]).toEqual([[6], []]);
+    last.close();
+  });
+
   test('promises that stand behind a damaged frame are named where the machine was started anew, and kept', async () => {
     const dir = tempDir('staging');
     const first = open(dir, 'boot 1');
