@@ -29,8 +29,8 @@
  * *lost*. It counts as one frame where the next one begins at the end that its head says, or there is no place for another, so that what counts frames stays true. Else nobody
  * knows how many were lost: what counts frames is then believed as far as it is true for any number of them (recovery.ts).
  * What programs wrote is never taken for frames where a head can be believed: nothing is looked for within its body. Behind a head that cannot, the bytes of a file look like
- * frames where somebody has copied a journal into a volume. So frames behind what was not counted are used only if they follow one another to the end of the journal; else all
- * of that is lost.
+ * frames where somebody has copied a journal into a volume. So frames behind what was not counted are used only if they follow one another to the end of the journal; what does
+ * not is lost.
  * Failure: the last frame, damaged, is taken for a torn one. Behind a power cut nobody can tell a damaged frame from one that was not synced: the journal ends there. Frames in the
  * bytes of a file that end where its frame ends cannot be told from others, when the head of that frame is damaged.
  */
@@ -132,7 +132,7 @@ function behindDamaged(
   isUsed: boolean,
 ): { readonly next: number | undefined; readonly atMost: number } {
   const end = headEnd(content, at);
-  if (end !== undefined && isFrame(content, end)) return { next: end, atMost: 1 };
+  if (end !== undefined && isCountedLost(content, at, end)) return { next: end, atMost: 1 };
   const next = nextFrame(content, end ?? at + 1, used, isUsed);
   return { next, atMost: next === undefined ? Infinity : Math.max(1, Math.floor((next - at) / BARE_BYTES)) };
 }
@@ -242,11 +242,16 @@ function runsToEnd(content: Buffer, from: number, used: number, broken: Set<numb
   while (!broken.has(at)) {
     if (isTorn(content, at, used)) return true;
     const end = endAt(content, at);
-    if (end === undefined || !isWhole(content, at, end)) return false;
+    if (end === undefined || !(isWhole(content, at, end) || isCountedLost(content, at, end))) return false;
     broken.add(at);
     at = end;
   }
   return false;
+}
+
+/** A damaged one that ends where its head says. */
+function isCountedLost(content: Buffer, at: number, end: number): boolean {
+  return headEnd(content, at) === end && isFrame(content, end);
 }
 
 function isFrame(content: Buffer, at: number): boolean {
