@@ -1,15 +1,5 @@
 /** A staging area that somebody removes under its mount, or whose disk he unmounts. */
-import {
-  cpSync,
-  fstatSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs';
+import { cpSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, onTestFinished, test, vi } from 'vitest';
 import { Staging } from '../../fs-gateway/data/staging.ts';
@@ -17,7 +7,7 @@ import type { StagedFile } from '../../fs-gateway/data/staged-file.ts';
 import { folderOf, isOfAnother, readLife } from '../../fs-gateway/data/staging-life.ts';
 import { acquireProcessLock } from '../../lib/process-lock.ts';
 import type { ProcessLock } from '../../lib/process-lock.ts';
-import { isRoot, memoryFolder, mountOver } from '../support/loop-disk.ts';
+import { isRoot, memoryFolder, mountOver, openDevices } from '../support/loop-disk.ts';
 import { tempDir } from '../support/temp.ts';
 
 const LARGE = Buffer.alloc(200_000, 'a');
@@ -131,18 +121,6 @@ function fakeLooks(): () => void {
   return () => void vi.advanceTimersByTime(1000);
 }
 
-/** Of the files that this process has open. */
-function openDevices(): number[] {
-  return readdirSync('/proc/self/fd').flatMap((fd) => {
-    try {
-      return [fstatSync(Number(fd)).dev];
-    } catch {
-      // That of the list itself.
-      return [];
-    }
-  });
-}
-
 test.skipIf(!isRoot)(
   'a cache disk that is unmounted under its mount, and mounted again, gives no older bytes in the place of what was staged since',
   async () => {
@@ -164,7 +142,6 @@ test.skipIf(!isRoot)(
       expect.stringMatching(/mount is on another disk than before: .* \(device \d+:\d+ before, \d+:\d+ now\)/),
     ]);
     expect(statSync(made.cacheDir).dev).not.toBe(before);
-    // Nobody could check a disk that is in use, or mount it anew.
     expect(openDevices()).not.toContain(before);
     staging.write(file, 0, LARGE, 2n);
     unmount = mountOver(disk, place);
@@ -273,8 +250,8 @@ test('where nobody knows when a folder was made, its inode tells a copy', () => 
 });
 
 test.skipIf(!isRoot)(
-  'a staging area that finds no room on the disk beneath leaves nothing unfinished there, and is tried again after a minute, or with a promise',
-  async () => {
+  'a staging area that finds no room on the disk beneath leaves nothing unfinished there, and is tried again after a minute',
+  () => {
     const look = fakeLooks();
     const place = memoryFolder('2m');
     const filler = join(place, 'filler');

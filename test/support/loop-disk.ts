@@ -7,9 +7,11 @@ import {
   closeSync,
   constants,
   copyFileSync,
+  fstatSync,
   fsyncSync,
   mkdirSync,
   openSync,
+  readdirSync,
   rmSync,
   truncateSync,
   writeFileSync,
@@ -106,4 +108,16 @@ export function mountOver(folder: string, place: string): () => void {
   const unmount = (): void => void spawnSync('umount', ['-l', place], { timeout: HANG_MS });
   onTestFinished(unmount);
   return unmount;
+}
+
+/** Of the files that this process has open: nobody can check such a disk, or mount it anew. */
+export function openDevices(): number[] {
+  return readdirSync('/proc/self/fd').flatMap((fd) => {
+    try {
+      return [fstatSync(Number(fd)).dev];
+    } catch {
+      // That of the list itself.
+      return [];
+    }
+  });
 }

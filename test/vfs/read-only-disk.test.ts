@@ -1,11 +1,13 @@
 /** A disk of the cache directory that makes itself read-only under a mount, as ext4 does at an I/O error. */
+import { statSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, onTestFinished, test, vi } from 'vitest';
 import { Staging } from '../../fs-gateway/data/staging.ts';
 import { Errno } from '../../fs-gateway/vfs/operations.ts';
+import { acquireProcessLock } from '../../lib/process-lock.ts';
 import { readElsewhere } from '../fs-gateway/passthrough-volume.ts';
 import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
-import { canFailDisks, LoopDisk } from '../support/loop-disk.ts';
+import { canFailDisks, LoopDisk, openDevices } from '../support/loop-disk.ts';
 import { tempDir } from '../support/temp.ts';
 import { errnoOf, lookUp, makeDirectory, namesIn, removeFile, writeFile } from '../tools/volume-files.ts';
 
@@ -60,14 +62,17 @@ test.skipIf(!canFailDisks)(
 
 test.skipIf(!canFailDisks)(
   'what was opened and closed while the disk was read-only is known to the next worker, once it can be written again',
-  () => {
+  async () => {
     vi.useFakeTimers({ toFake: ['setInterval', 'clearInterval'] });
     onTestFinished(() => void vi.useRealTimers());
     const disk = LoopDisk.make(tempDir('cache-disk'));
     const reports: string[] = [];
+    const dir = join(disk.mountpoint, 'mount');
+    const lock = await acquireProcessLock(join(dir, 'lock'), { label: 'mount' });
+    onTestFinished(() => lock.release());
     const open = (): Staging => {
       const staging = new Staging({
-        ...{ dir: join(disk.mountpoint, 'mount'), life: 'one', bootId: 'boot', promises: false },
+        ...{ dir, lock, life: 'one', bootId: 'boot', promises: false },
         isCommitted: () => false,
         report: (message) => reports.push(message),
       });
@@ -85,6 +90,7 @@ test.skipIf(!canFailDisks)(
     vi.advanceTimersByTime(3000);
     expect(reports).toEqual([]);
     // Another disk comes in its place.
+    const { dev } = statSync(dir);
     disk.unmount();
     vi.advanceTimersByTime(1000);
     expect(reports).toEqual([
@@ -92,6 +98,7 @@ test.skipIf(!canFailDisks)(
       expect.stringContaining('takes writes again'),
     ]);
     expect(staging.failure).toBeUndefined();
+    expect(openDevices()).not.toContain(dev);
     const next = open();
     expect([7, 8, 10].filter((ino) => next.isOpen(ino))).toEqual([8]);
     const bytes = Buffer.alloc(CONTENT.length);
