@@ -36,7 +36,7 @@ function run(url: string): Promise<{ readonly status: number; readonly output: s
       {
         cwd: tempDir('schemathesis'),
         env: { ...process.env, PYTHONPATH: requireService('schemathesis') },
-        timeout: HANG_MS,
+        timeout: 2 * HANG_MS,
         killSignal: 'SIGKILL',
         maxBuffer: 64 << 20,
       },
