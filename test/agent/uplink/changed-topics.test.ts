@@ -1,12 +1,9 @@
 /** Topics that change under a running uplink: made anew with other partitions, or with partitions added. */
 import { join } from 'node:path';
-import { expect, onTestFinished, test } from 'vitest';
+import { expect, test } from 'vitest';
 import type { SpoolEntry } from '../../../agent/spool/spool-reader.ts';
 import { SendIntents } from '../../../agent/uplink/send-intents.ts';
-import type { Uplink } from '../../../agent/uplink/uplink.ts';
-import { systemClock } from '../../../lib/clock.ts';
 import { PenstockError } from '../../../lib/errors.ts';
-import { openFileLogAt } from '../../../lib/log/file/file-log.ts';
 import type { Log } from '../../../lib/log/log.ts';
 import { FaultPlan } from '../../support/fault.ts';
 import { HANG_MS } from '../../support/hang.ts';
@@ -14,18 +11,7 @@ import { faultyLog } from '../../support/log-faulty.ts';
 import { tempDir } from '../../support/temp.ts';
 import { delivered, flaws } from './delivered.ts';
 import { GeneratedSpool } from './generated-spool.ts';
-import { startUplink } from './start-uplink.ts';
-
-async function openLog(directory: string): Promise<Log> {
-  const log = await openFileLogAt(join(directory, 'log'), { segmentBytes: 1 << 20, clock: systemClock });
-  onTestFinished(() => log.close());
-  return log;
-}
-
-function closing(uplink: Uplink): Uplink {
-  onTestFinished(() => uplink.close());
-  return uplink;
-}
+import { closing, openLog, startUplink } from './start-uplink.ts';
 
 test('a topic that is made anew with fewer partitions under a running uplink is served on', async () => {
   const directory = tempDir();

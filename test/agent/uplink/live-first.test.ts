@@ -1,8 +1,6 @@
 import { join } from 'node:path';
 import { expect, onTestFinished, test, vi } from 'vitest';
-import { systemClock } from '../../../lib/clock.ts';
 import { PenstockError } from '../../../lib/errors.ts';
-import { openFileLogAt } from '../../../lib/log/file/file-log.ts';
 import type { Log } from '../../../lib/log/log.ts';
 import type { SpoolEntry } from '../../../agent/spool/spool-reader.ts';
 import type { UplinkOptions } from '../../../agent/uplink/uplink.ts';
@@ -12,16 +10,10 @@ import { tempDir } from '../../support/temp.ts';
 import { delivered, outOfOrder, type Delivered } from './delivered.ts';
 import { placeOf } from './place-of.ts';
 import { GeneratedSpool } from './generated-spool.ts';
-import { startUplink } from './start-uplink.ts';
+import { openLog, startUplink } from './start-uplink.ts';
 import { HANG_MS } from '../../support/hang.ts';
 
 const LIVE_FIRST = { order: 'liveFirst' } satisfies Partial<UplinkOptions>;
-
-async function openLog(directory: string): Promise<Log> {
-  const log = await openFileLogAt(join(directory, 'log'), { segmentBytes: 1 << 20, clock: systemClock });
-  onTestFinished(() => log.close());
-  return log;
-}
 
 /** `backlog` readings of an earlier run; those that are added arrive now. Small reads, so that a drain takes many steps. */
 function spoolWith(directory: string, backlog: number, readBytes = 4000): GeneratedSpool {

@@ -1,7 +1,23 @@
+import { join } from 'node:path';
+import { onTestFinished } from 'vitest';
 import { Uplink, type UplinkOptions } from '../../../agent/uplink/uplink.ts';
 import type { SpoolReader } from '../../../agent/spool/spool-reader.ts';
 import { systemClock } from '../../../lib/clock.ts';
+import { openFileLogAt } from '../../../lib/log/file/file-log.ts';
 import type { Log } from '../../../lib/log/log.ts';
+
+/** Closed when the test ends. */
+export async function openLog(directory: string): Promise<Log> {
+  const log = await openFileLogAt(join(directory, 'log'), { segmentBytes: 1 << 20, clock: systemClock });
+  onTestFinished(() => log.close());
+  return log;
+}
+
+/** Closes it when the test ends. */
+export function closing(uplink: Uplink): Uplink {
+  onTestFinished(() => uplink.close());
+  return uplink;
+}
 
 /** An uplink with short waits; a test overrides what it is about. */
 export function startUplink(

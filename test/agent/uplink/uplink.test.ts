@@ -1,25 +1,17 @@
 import { crc32c } from '@node-rs/crc32';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { expect, onTestFinished, test } from 'vitest';
-import type { Uplink, UplinkOptions } from '../../../agent/uplink/uplink.ts';
-import { systemClock } from '../../../lib/clock.ts';
+import { expect, test } from 'vitest';
+import type { UplinkOptions } from '../../../agent/uplink/uplink.ts';
 import { PenstockError } from '../../../lib/errors.ts';
-import { openFileLogAt } from '../../../lib/log/file/file-log.ts';
 import type { Log } from '../../../lib/log/log.ts';
 import { FaultPlan, type FaultMoment } from '../../support/fault.ts';
 import { faultyLog } from '../../support/log-faulty.ts';
 import { tempDir } from '../../support/temp.ts';
 import { delivered, flaws } from './delivered.ts';
 import { GeneratedSpool, IDENTITY, SENSORS } from './generated-spool.ts';
-import { startUplink } from './start-uplink.ts';
+import { closing, openLog, startUplink } from './start-uplink.ts';
 import { HANG_MS } from '../../support/hang.ts';
-
-async function openLog(directory: string): Promise<Log> {
-  const log = await openFileLogAt(join(directory, 'log'), { segmentBytes: 1 << 20, clock: systemClock });
-  onTestFinished(() => log.close());
-  return log;
-}
 
 /** `partitions`: those of the appends that have ended, whether by an answer or an error. */
 function watchAppends(log: Log): { readonly log: Log; readonly partitions: Set<number> } {
@@ -33,11 +25,6 @@ function watchAppends(log: Log): { readonly log: Log; readonly partitions: Set<n
     };
   };
   return { log: { ...log, producer }, partitions };
-}
-
-function closing(uplink: Uplink): Uplink {
-  onTestFinished(() => uplink.close());
-  return uplink;
 }
 
 test('every reading arrives once, in order per sensor, with its identity, and the spool is acknowledged to the end', async () => {
