@@ -6,7 +6,7 @@
  *   before anything is asked of it.
  * - A command that was sent and has no answer when the connection ends fails with `timeout`: its effect is unknown, and the caller
  *   decides. One that could not be sent waits for a connection until the deadline and then fails with `unavailable`.
- * - Commands of one turn of the event loop leave in one write.
+ * - Where nothing is under way, a command leaves at once: the server works on it while the others of this turn are made. Those leave in one write.
  * Failure: reconnection goes on until `close`, RETRY_FIRST_MS to RETRY_MAX_MS apart. A peer that is silent for `silenceMs`, or the
  * deadline where that is shorter, while an answer is due is given up: a half-open TCP connection would otherwise swallow commands for minutes.
  * Limits: WAITING_MAX commands are under way at once.
@@ -100,7 +100,7 @@ export class RedisConnection {
       const what = `${WAITING_MAX} commands are under way already`;
       return Promise.reject(new PenstockError('unavailable', `${this.#options.url}: ${what}`));
     }
-    this.#cork();
+    if (this.#underWay > 0) this.#cork();
     this.#underWay++;
     const connection = this.#connection;
     return this.#redis.callBuffer(command, ...args).then(this.#answered, (error: unknown) => {
