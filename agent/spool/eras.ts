@@ -13,16 +13,14 @@ import type { SeqRange } from '../seq-ranges.ts';
 import type { Identity } from './identity.ts';
 import type { TopicState } from './spool-state.ts';
 
-/** A machine that renews its incarnation at every start, and cannot deliver in between: two months of one start a day. */
+/** A machine that cannot deliver: two months of one start a day. */
 const ERAS_MAX = 64;
-
-export type Owner = Pick<Identity, 'agent' | 'incarnation'>;
 
 export const erasSchema = z.array(
   z.tuple([z.string(), z.string(), z.array(z.tuple([z.int().positive(), z.int().positive()]))]),
 );
 
-interface Era extends Owner {
+interface Era extends Identity {
   readonly starts: ReadonlyMap<number, number>;
 }
 
@@ -34,13 +32,9 @@ export class Eras {
   }
 
   /** From now on readings are stored under this identity. */
-  begin({ agent, incarnation }: Owner, topics: readonly Pick<TopicState, 'id' | 'nextSeq'>[]): void {
+  begin({ agent, incarnation }: Identity, topics: readonly Pick<TopicState, 'id' | 'nextSeq'>[]): void {
     const last = this.#eras.pop();
     if (last !== undefined) {
-      if (last.agent === agent && last.incarnation === incarnation) {
-        this.#eras.push(last);
-        return;
-      }
       const starts = topics
         .map(({ id, nextSeq }) => ({ id, nextSeq, start: last.starts.get(id) ?? 1 }))
         .filter(({ start, nextSeq }) => start < nextSeq);
@@ -52,8 +46,8 @@ export class Eras {
   }
 
   /** The parts of a topic's range by whose they are, ascending; null: not known any more. */
-  ownersOf(topicId: number, { first, last }: SeqRange): (SeqRange & { readonly owner: Owner | null })[] {
-    const parts: (SeqRange & { readonly owner: Owner | null })[] = [];
+  ownersOf(topicId: number, { first, last }: SeqRange): (SeqRange & { readonly owner: Identity | null })[] {
+    const parts: (SeqRange & { readonly owner: Identity | null })[] = [];
     let end = last;
     for (const [index, era] of [...this.#eras.entries()].toReversed()) {
       const start = era.starts.get(topicId) ?? (index === this.#eras.length - 1 ? 1 : Infinity);

@@ -13,8 +13,7 @@
  *   is written anew as another file, and synced, before anything counts on it; where that fails, the spool does not open. On a full disk it
  *   is synced in its place.
  * - A last group that is there by length but damaged is not taken, and a copy is set aside as `*.corrupt-<n>`. Whether it was
- *   acknowledged cannot be known, so `uncertain` asks for a new incarnation: a sequence given out again can then never be
- *   mistaken for the lost reading's repeat.
+ *   acknowledged cannot be known; a sequence that is given out again is never mistaken for the lost reading's repeat (identity.ts).
  * - A segment without an intact head is set aside whole, by renaming.
  */
 import { open, readdir, rename, rm, truncate } from 'node:fs/promises';
@@ -46,8 +45,6 @@ export interface RecoveredSpool {
   readonly segments: Segment[];
   readonly state: SpoolState;
   readonly lastNumber: number;
-  /** Acknowledged readings may be lost whose sequences are not known: the incarnation must be renewed. */
-  readonly uncertain: boolean;
   /** Names of the files that were set aside now. */
   readonly setAside: readonly string[];
 }
@@ -96,21 +93,16 @@ async function recover(dir: string): Promise<RecoveredSpool> {
     }
   }
   const state = new SpoolState();
-  let uncertain = segments.length === 0 && orphans.length > 0;
   const last = segments.at(-1);
   if (last !== undefined && lastHead !== undefined) {
     state.apply(lastHead);
     state.eras.restore(lastHead.eras.length > 0 ? lastHead.eras : erasOf(segments));
     const replayed = await replay(last, state);
-    if (replayed.aside !== undefined) setAside.push(replayed.aside);
-    uncertain ||= replayed.uncertain;
+    if (replayed !== undefined) setAside.push(replayed);
   }
   for (const path of orphans) await raiseSequences(path, state);
-  if (orphans.length > 0) {
-    uncertain = true;
-    await syncDirectory(dir);
-  }
-  return { segments, state, lastNumber, uncertain, setAside };
+  if (orphans.length > 0) await syncDirectory(dir);
+  return { segments, state, lastNumber, setAside };
 }
 
 /** Of a version that did not keep them: what the heads of the segments say. */
@@ -151,8 +143,8 @@ interface Group {
   end: number;
 }
 
-/** Brings the state up to the last durable group and cuts what is behind it. */
-async function replay(segment: Segment, state: SpoolState): Promise<{ uncertain: boolean; aside?: string }> {
+/** Brings the state up to the last durable group and cuts what is behind it; returns where a copy was set aside. */
+async function replay(segment: Segment, state: SpoolState): Promise<string | undefined> {
   const handle = await open(segment.path, 'r');
   let held: Group | undefined;
   let damagedBefore: number | undefined;
@@ -198,7 +190,7 @@ async function replay(segment: Segment, state: SpoolState): Promise<{ uncertain:
   }
   segment.bytes = keep;
   await secure(segment);
-  return aside === undefined ? { uncertain: false } : { uncertain: true, aside };
+  return aside;
 }
 
 /** Makes sure that the segment is on the disk as it was read, up to its `bytes`. */

@@ -20,12 +20,12 @@ import { acquireProcessLock, type ProcessLock } from '../../lib/process-lock.ts'
 import { DiskReserve } from './disk-reserve.ts';
 import { DropPlanner, type DropPolicy } from './dropping.ts';
 import { makeDirectory } from '../../lib/durable-files.ts';
-import { loadIdentity, machineFingerprint, renewIdentity, type Identity } from './identity.ts';
+import { newIdentity, type Identity } from './identity.ts';
 import { assertCarried, type Readings } from './packed-readings.ts';
 import { PendingGroup } from './pending-group.ts';
 import { RecentFrames } from './recent-frames.ts';
 import { segmentBytesFor } from './segment-files.ts';
-import { recoverSpool, type RecoveredSpool, type Segment } from './recovery.ts';
+import { recoverSpool, type Segment } from './recovery.ts';
 import { Room } from './room.ts';
 import { SegmentWriter, SyncFailure } from './segment-writer.ts';
 import { gapReading } from './gap-report.ts';
@@ -50,8 +50,6 @@ export interface SpoolOptions {
   readonly whenFull: 'reject' | DropPolicy;
   readonly segmentBytes?: number;
   readonly clock?: Clock;
-  /** The fingerprint of the machine; given by tests. */
-  readonly machine?: string;
 }
 
 /** Throws `held` when another process has the spool, `denied`, `full` or `io` when the folder cannot be used. */
@@ -60,31 +58,23 @@ export async function openSpool(options: SpoolOptions): Promise<Spool> {
   await makeDirectory(dir);
   const lock = await acquireProcessLock(join(dir, 'lock'), { label: `agent ${agent}` });
   try {
-    const recovered = await recoverSpool(dir);
-    const { identity, writer } = await begin(options, recovered).catch(async (error: unknown) => {
+    const { state, segments, lastNumber, setAside } = await recoverSpool(dir);
+    const identity = newIdentity(agent);
+    state.eras.begin(identity, state.topics());
+    const create = (): Promise<SegmentWriter> => SegmentWriter.create(dir, lastNumber + 1, identity, state);
+    const writer = await create().catch(async (error: unknown) => {
       if (!isCode(error, 'full')) throw error;
       // A disk that others filled meanwhile: the reserve is for what delivers, and so frees, what the spool holds.
       await new DiskReserve(dir).giveUp();
-      return begin(options, recovered);
+      return create();
     });
-    const spool = new Spool(options, lock, identity, recovered.state, recovered.segments, writer, recovered.setAside);
+    const spool = new Spool(options, lock, identity, state, segments, writer, setAside);
     await spool.removeDelivered();
     return spool;
   } catch (error) {
     lock.release();
     throw error;
   }
-}
-
-/** Throws `full`, `denied` or `io`. */
-async function begin(
-  { dir, agent, machine, clock = systemClock }: SpoolOptions,
-  { uncertain, state, lastNumber }: RecoveredSpool,
-): Promise<{ readonly identity: Identity; readonly writer: SegmentWriter }> {
-  const load = uncertain ? renewIdentity : loadIdentity;
-  const identity = await load(dir, agent, machine ?? (await machineFingerprint()), clock.nowMs());
-  state.eras.begin(identity, state.topics());
-  return { identity, writer: await SegmentWriter.create(dir, lastNumber + 1, identity, state) };
 }
 
 export class Spool implements SpoolReader {

@@ -52,7 +52,6 @@ export const MATRIX: Readonly<Record<string, object>> = {
   'pipeline only': {
     ca: { configMap: 'authorities' },
     compactor: { spot: false, karpenter: { enabled: true }, scratch: { storageClassName: 'local' } },
-    agent: { machineId: '' },
     csi: { enabled: false },
     control: { enabled: false },
     gc: { enabled: false },

@@ -250,13 +250,7 @@ describe('Idempotency-Key', () => {
     expect((await post(first.url, '{"n":3}', key('k2'))).body).toEqual({ accepted: 1 });
     await first.stop();
     await spool.close();
-    const again = await openSpool({
-      dir: join(dir, 'spool'),
-      agent: 'a',
-      maxBytes: 1e9,
-      whenFull: 'reject',
-      machine: 'm',
-    });
+    const again = await openSpool({ dir: join(dir, 'spool'), agent: 'a', maxBytes: 1e9, whenFull: 'reject' });
     onTestFinished(() => again.close());
     // On the same port: the address is the source's name.
     const config = sourceConfig({ type: 'http', listen: `127.0.0.1:${first.port}`, path: '/ingest', to: 't' });

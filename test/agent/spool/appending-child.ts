@@ -10,7 +10,6 @@ const spool = await openSpool({
   agent: 'a',
   maxBytes: 1e9,
   whenFull: 'reject',
-  machine: 'm',
   segmentBytes: 300_000,
 });
 // Eight sources at once, so that groups hold several appends; each source's numbers are its own.

@@ -5,7 +5,7 @@
 import { openSpool } from '../../../agent/spool/spool.ts';
 
 const [dir = ''] = process.argv.slice(2);
-const spool = await openSpool({ dir, agent: 'a', maxBytes: 1_048_576, whenFull: 'reject', machine: 'm' });
+const spool = await openSpool({ dir, agent: 'a', maxBytes: 1_048_576, whenFull: 'reject' });
 for (let n = Number(spool.checkpoint('s') ?? 0); ; n += 20) {
   const readings = Array.from({ length: 20 }, (_, index) => ({
     topic: (n + index + 1) % 100 === 0 ? 'held' : 'good',

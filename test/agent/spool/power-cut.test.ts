@@ -8,8 +8,7 @@ import { openSpool, type Spool } from '../../../agent/spool/spool.ts';
 import { isRoot, LoopDisk, memoryFolder } from '../../support/loop-disk.ts';
 import { contentOf, readAll, readingOf } from './support.ts';
 
-const open = (dir: string): Promise<Spool> =>
-  openSpool({ dir, agent: 'a', maxBytes: 1e9, whenFull: 'reject', machine: 'm' });
+const open = (dir: string): Promise<Spool> => openSpool({ dir, agent: 'a', maxBytes: 1e9, whenFull: 'reject' });
 
 /** What the spool of a disk holds after a power cut: its readings, with gaps as numbers, and the checkpoint. */
 async function afterPowerCut(disk: LoopDisk): Promise<unknown> {

@@ -14,7 +14,7 @@ export const readingOf = (value: string | Uint8Array, topic = 't', priority = 4)
 
 /** Opens a spool that is closed when the test ends. */
 export async function spoolIn(dir: string, options: Partial<SpoolOptions> = {}): Promise<Spool> {
-  const spool = await openSpool({ dir, agent: 'a', maxBytes: 1e9, whenFull: 'reject', machine: 'm', ...options });
+  const spool = await openSpool({ dir, agent: 'a', maxBytes: 1e9, whenFull: 'reject', ...options });
   onTestFinished(() => spool.close());
   return spool;
 }

@@ -12,7 +12,7 @@ const readingOf = (value: string): NewReading => ({
   arrivalUs: 1,
   priority: 4,
 });
-const spool = await openSpool({ dir, agent: 'a', maxBytes: 1e9, whenFull: 'reject', machine: 'm' });
+const spool = await openSpool({ dir, agent: 'a', maxBytes: 1e9, whenFull: 'reject' });
 await spool.append([readingOf('one')], [{ source: 's', state: 'one' }]);
 const handle = await open(process.execPath);
 const prototype = Object.getPrototypeOf(handle) as typeof handle; // the class is not exported
