@@ -1,6 +1,7 @@
 /** What every command shares: exit statuses, printing, and ending on a signal. */
 import { readFileSync } from 'node:fs';
 import { isCode, PenstockError } from '../lib/errors.ts';
+import { formatBytes, formatDuration } from '../lib/units.ts';
 
 export const EXIT_FAILED = 1;
 export const EXIT_USAGE = 2;
@@ -8,6 +9,9 @@ export const EXIT_PARTLY = 3;
 const PARENT_EVERY_MS = 1000;
 /** A longer cell pads no other: one message of 30 KB would fill the screen with spaces in each row. */
 const CELL_WIDTH_MAX = 100;
+
+/** September of 2001: no duration is that long, and no instant of ours that early. */
+const INSTANT_MS_MIN = 1e12;
 
 /** The exit status for an error, exhaustive over what a command can throw. */
 export function exitStatus(error: unknown): number {
@@ -83,8 +87,17 @@ function flat(value: object, prefix: string): (readonly [key: string, text: stri
     if (part === null || part === undefined) return [[key, '-']];
     if (part instanceof Date) return [[key, part.toISOString()]];
     if (typeof part === 'object' && !Array.isArray(part)) return flat(part, `${key}.`);
-    return [[key, oneLine(typeof part === 'string' ? part : toJson(part))]];
+    const text = oneLine(typeof part === 'string' ? part : toJson(part));
+    const inUnits = typeof part === 'number' ? readable(name, part) : undefined;
+    return [[key, inUnits === undefined ? text : `${text} (${inUnits})`]];
   });
+}
+
+/** A number whose name says what it counts (`usedBytes`, `graceMs`, `createdMs`), beside it as a person reads it. */
+function readable(name: string, value: number): string | undefined {
+  if (/bytes(?:Max)?$|Size$/i.test(name) && value >= 1000) return formatBytes(value);
+  if (!name.endsWith('Ms') || value < 1000) return undefined;
+  return value >= INSTANT_MS_MIN ? new Date(value).toISOString() : formatDuration(value);
 }
 
 /** Rows as an aligned table, or as one JSON array. Of none, stdout has nothing without `json`: a count of lines is one of rows and a heading. */

@@ -20,6 +20,7 @@ import type { SupervisedMount, UmountOptions, UmountReport } from './fuse/lifecy
 import { findMount } from './fuse/mount.ts';
 import type { MountStats } from './fuse/mount-stats.ts';
 import { passthroughProblem } from './fuse/passthrough-support.ts';
+import { refuseOwnParts } from './mount-place.ts';
 import { assertListen, DEFAULT_LISTEN } from './peers/address.ts';
 import type { PassthroughMode } from './vfs/passthrough.ts';
 
@@ -41,17 +42,17 @@ export interface FormatRequest {
   readonly options?: Readonly<Record<string, string>>;
 }
 
-/** Throws `exists` when the volume has a format, `config` for an option it does not know. */
+/** Throws `exists` when the volume has a format, `config` for an option it does not know, and what the store says when nothing can be written to it. */
 export async function formatVolume(request: FormatRequest): Promise<VolumeFormat> {
   const { url, volume } = splitMetaUrl(request.metaUrl, request.name);
   const options = parseOptions(request.options ?? {});
   const storeUrl = storeOf(request);
-  const store = await openStore(storeUrl);
-  await store.close();
+  const id = randomUUID();
+  await tryStore(storeUrl, id);
   const engine = await openMeta(url, { kind: 'format' });
   try {
     return await writeFormat(engine, {
-      id: randomUUID(),
+      id,
       volume,
       store: storeUrl,
       createdMs: Date.now(),
@@ -60,6 +61,19 @@ export async function formatVolume(request: FormatRequest): Promise<VolumeFormat
     });
   } finally {
     await engine.close();
+  }
+}
+
+/** A bucket that is missing or denied is told now, and not with EIO to the first program that writes. (Opening a directory makes it.) */
+async function tryStore(storeUrl: string, volumeId: string): Promise<void> {
+  const store = await openStore(storeUrl);
+  try {
+    const key = `${volumeId}/format-check`;
+    if (store.localPath(key) !== null) return;
+    await store.put(key, Buffer.from('written and removed by penstock fs format'));
+    await store.delete([key]);
+  } finally {
+    await store.close();
   }
 }
 
@@ -158,6 +172,7 @@ export async function mountVolume(request: VolumeMountRequest): Promise<VolumeMo
   const { store } = format;
   if (request.peerListen !== undefined) await assertListen(request.peerListen);
   const cacheDir = resolve(request.cacheDir ?? defaultCacheDir());
+  refuseOwnParts(request.mountpoint, { cacheDir, metaUrl: url, storeUrl: store });
   try {
     mkdirSync(cacheDir, { recursive: true, mode: 0o700 });
   } catch (error) {
@@ -298,7 +313,10 @@ function parseMetaUrl(metaUrl: string, name?: string): { readonly url: string; r
   const absolute = absoluteUrl(expandEnvironment(metaUrl), process.cwd());
   const parsed = parsePortUrl(absolute);
   if (parsed === null)
-    throw new PenstockError('config', `${shownInError(metaUrl)} is not the URL of a metadata engine`);
+    throw new PenstockError(
+      'config',
+      `${shownInError(metaUrl)} is not the URL of a metadata engine: expected sqlite:PATH or redis://HOST:PORT/DB`,
+    );
   const inUrl = parsed.searchParams.get('volume');
   parsed.searchParams.delete('volume');
   if (inUrl !== null && name !== undefined && inUrl !== name) {

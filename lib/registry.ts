@@ -99,7 +99,7 @@ export async function describeDrivers(): Promise<DriverInfo[]> {
   );
 }
 
-const KINDS = { log: 'log', store: 'object store', meta: 'metadata engine' } as const;
+const KINDS = { log: 'log', store: 'store', meta: 'metadata engine' } as const;
 
 /**
  * What is wrong with the URL of a port, in words; null when nothing is. Asks nobody, and says nothing of files that the URL names: they may be on the

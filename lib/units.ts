@@ -45,6 +45,14 @@ export function parseDuration(text: string): number {
   return ms;
 }
 
+/** 86400000 -> `1d`, 5400000 -> `90m`: as `parseDuration` reads it, in the largest unit that it is a whole number of. */
+export function formatDuration(ms: number): string {
+  for (const [unit, size] of Object.entries(DURATION_UNITS).toReversed()) {
+    if (ms >= size && ms % size === 0) return `${ms / size}${unit}`;
+  }
+  return `${ms}ms`;
+}
+
 /** 1234567 -> `1.2 MB`. */
 export function formatBytes(bytes: number): string {
   for (const [unit, size] of [

@@ -18,7 +18,7 @@ interface TestOptions extends AgentOptions {
 interface TapOptions extends AgentOptions {
   readonly stage: 'in' | 'out';
   readonly topic?: string;
-  readonly limit: number;
+  readonly limit?: number;
 }
 
 interface TopOptions extends AgentOptions {
@@ -97,12 +97,12 @@ export function addAgentCommands(program: Command): void {
         .default('out'),
     )
     .option('--topic <topic>', 'of this topic only')
-    .option('--limit <n>', 'end after so many', positive, Infinity)
+    .option('--limit <n>', 'end after so many', positive)
     .action(async (options: TapOptions) => {
       const { loadAgentConfig } = await import('../../agent/main.ts');
       const { tapReadings } = await import('../../agent/look.ts');
       const { config } = await loadAgentConfig(options.config);
-      const { stage, topic, limit } = options;
+      const { stage, topic, limit = Infinity } = options;
       const show = (line: string): void => void process.stdout.write(`${line}\n`);
       await tapReadings(config, { stage, topic, limit }, show, untilSignal());
     });

@@ -1,7 +1,8 @@
 /** What the arguments and options of the volume tools are, and how they show progress. */
 import { InvalidArgumentError } from 'commander';
 import { isCode, PenstockError } from '../../lib/errors.ts';
-import { parseBytes, parseDuration } from '../../lib/units.ts';
+import { formatBytes, parseBytes, parseDuration } from '../../lib/units.ts';
+import type { MountStats } from '../../fs-gateway/fuse/mount-stats.ts';
 
 export interface ToolOptions {
   readonly name?: string;
@@ -20,6 +21,28 @@ export function progressOnStderr(): (phase: string, done: number) => void {
     lastMs = nowMs;
     process.stderr.write(`${phase}: ${done}\n`);
   };
+}
+
+/** The same of a flush, which tells nothing by itself: what is still staged is asked of the mount. */
+export function stagedOnStderr(look: () => Promise<MountStats>): { stop(): void } {
+  let asking = false;
+  const ask = async (): Promise<void> => {
+    if (asking) return;
+    asking = true;
+    try {
+      const { worker } = await look();
+      const { stagedFiles = 0, stagedBytes = 0 } =
+        (worker !== undefined && 'volume' in worker ? worker.volume : {}) ?? {};
+      if (Number(stagedFiles) > 0)
+        process.stderr.write(`files staged: ${stagedFiles}, ${formatBytes(Number(stagedBytes))}\n`);
+    } catch {
+      // The mount has ended meanwhile, or does not answer: the command itself says so.
+    } finally {
+      asking = false;
+    }
+  };
+  const timer = setInterval(() => void ask(), PROGRESS_EVERY_MS);
+  return { stop: () => clearInterval(timer) };
 }
 
 function checked<T>(parse: (text: string) => T): (text: string) => T {

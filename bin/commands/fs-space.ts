@@ -1,5 +1,6 @@
 /** `penstock fs quota|trash|clone|snapshot|backup`: what the tools keep, and how much. */
 import type { Command } from 'commander';
+import { PenstockError } from '../../lib/errors.ts';
 import { EXIT_PARTLY, NOT_OF_ONE_INSTANT, print, printTable, sayPartly } from '../output.ts';
 import { parseAge, parseBytesLimit, parseInodesLimit, progressOnStderr } from './fs-arguments.ts';
 import type { ToolOptions } from './fs-arguments.ts';
@@ -38,6 +39,9 @@ function addQuotaCommands(fs: Command): void {
       ) => {
         const { setVolumeQuota } = await import('../../fs-gateway/tools/main.ts');
         const { bytes, inodes, name, json } = options;
+        if (bytes === undefined && inodes === undefined) {
+          throw new PenstockError('usage', 'quota set needs a limit: --bytes, --inodes or both (none takes one away)');
+        }
         const limits = {
           ...(bytes !== undefined && { bytesMax: bytes === 'none' ? null : bytes }),
           ...(inodes !== undefined && { inodesMax: inodes === 'none' ? null : inodes }),

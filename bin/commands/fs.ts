@@ -1,8 +1,6 @@
 /** `penstock fs format|mount|umount|stats|upgrade`; the tools are in fs-tools.ts. */
-import { InvalidArgumentError, Option, type Command } from 'commander';
-import { isCode } from '../../lib/errors.ts';
-import { parseBytes } from '../../lib/units.ts';
-import { keyValues } from './fs-arguments.ts';
+import { Option, type Command } from 'commander';
+import { keyValues, parseSize, stagedOnStderr } from './fs-arguments.ts';
 import { addFsSpaceCommands } from './fs-space.ts';
 import { addFsToolCommands } from './fs-tools.ts';
 import { EXIT_FAILED, EXIT_PARTLY, print, printTable, reportToParent, toJson, untilSignal } from '../output.ts';
@@ -37,20 +35,8 @@ interface StatsOptions extends Json {
 
 const collect = (value: string, previous: readonly string[] | undefined): string[] => [...(previous ?? []), value];
 
-function parseSize(text: string): number {
-  try {
-    return parseBytes(text);
-  } catch (error) {
-    throw new InvalidArgumentError(isCode(error, 'config') ? error.message : String(error));
-  }
-}
-
-/** `K=V` pairs. Throws `usage`. */
 export function addFsCommands(program: Command): void {
   const fs = program.command('fs').description('the shared file system: volumes and mounts');
-
-  addFsToolCommands(fs);
-  addFsSpaceCommands(fs);
 
   fs.command('format <meta-url>')
     .description('make a volume: its metadata in META_URL (?volume=NAME), its data in the store')
@@ -82,8 +68,11 @@ export function addFsCommands(program: Command): void {
   fs.command('mount <meta-url> <mountpoint>')
     .description('mount a volume; stays in the foreground until SIGTERM, unless --background')
     .option('--name <name>', "the volume's name (default: lake)")
-    .option('--cache-dir <dir>', "on the node's fastest disk")
-    .option('--cache-size <size>', 'bound of the cache, as 100GB', parseSize)
+    .option(
+      '--cache-dir <dir>',
+      "on the node's fastest disk (default: /var/cache/penstock; of another user than root ~/.cache/penstock)",
+    )
+    .option('--cache-size <size>', 'bound of the cache, as 100GB (default: 10GB)', parseSize)
     .option('--read-only', 'nothing can be changed through this mount')
     .option(
       '-o <options>',
@@ -127,8 +116,12 @@ export function addFsCommands(program: Command): void {
     .option('--lazy', 'also under open files')
     .option('--json', 'print as one JSON object')
     .action(async (mountpoint: string, options: Json & { readonly force?: true; readonly lazy?: true }) => {
-      const { umountVolume } = await import('../../fs-gateway/main.ts');
-      const report = await umountVolume(mountpoint, { force: options.force === true, lazy: options.lazy === true });
+      const { mountStats, umountVolume } = await import('../../fs-gateway/main.ts');
+      const progress = stagedOnStderr(() => mountStats(mountpoint));
+      const report = await umountVolume(mountpoint, {
+        force: options.force === true,
+        lazy: options.lazy === true,
+      }).finally(() => progress.stop());
       print({ ...report }, options.json);
       if (!report.flushed && report.by === 'supervisor') process.exitCode = EXIT_PARTLY;
     });
@@ -175,4 +168,7 @@ export function addFsCommands(program: Command): void {
       const { upgradeMount } = await import('../../fs-gateway/main.ts');
       print({ ...(await upgradeMount(mountpoint)) }, options.json);
     });
+
+  addFsToolCommands(fs);
+  addFsSpaceCommands(fs);
 }

@@ -122,7 +122,7 @@ class Load {
       for await (const bucket of this.#engine.buckets(this.#tag)) {
         throw new PenstockError(
           'exists',
-          `volume '${this.#options.volume}' has records (in ${bucket}): load into another`,
+          `volume '${this.#options.volume}' is there (it has records in ${bucket}): load under another --name, or into another database`,
         );
       }
       await this.#engine.commit({ write: [{ key: this.#marker, value: Buffer.from(String(this.#engine.sessionId)) }] });

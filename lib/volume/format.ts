@@ -146,7 +146,10 @@ export async function writeFormat(engine: MetaEngine, format: Omit<VolumeFormat,
     ? fresh
     : await engine.commit({ compare: [absent], write: [record] });
   if (overLake.ok) return checked;
-  throw new PenstockError('exists', `volume '${format.volume}' is already formatted`);
+  throw new PenstockError(
+    'exists',
+    `volume '${format.volume}' is already formatted: penstock fs status shows it, fs config changes it`,
+  );
 }
 
 /** The names of all volumes of an engine, in order. Goes through the names of all its buckets. */

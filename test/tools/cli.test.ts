@@ -1,9 +1,10 @@
 /** Exit statuses and JSON of the tools on the command line. */
-import { readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { openTestVolume, testVolume } from '../support/fs-volume.ts';
 import { run } from '../support/mount-guard.ts';
+import { tempDir } from '../support/temp.ts';
 import { writeFile } from './volume-files.ts';
 
 const PENSTOCK = join(import.meta.dirname, '../../bin/penstock');
@@ -66,6 +67,38 @@ test('quotas are set and shown, also of the volume', async () => {
   expect(await penstock('quota', 'get', volume.metaUrl)).toMatchObject({ json: [{ path: '/' }] });
   expect(await penstock('quota', 'set', volume.metaUrl, '/', '--inodes', 'few')).toMatchObject({ status: 2 });
   expect(await penstock('quota', 'get', volume.metaUrl, '/none')).toMatchObject({ status: 1 });
+  const nothing = await penstock('quota', 'set', volume.metaUrl, '/');
+  expect(nothing).toMatchObject({ status: 2, stderr: expect.stringContaining('needs a limit: --bytes') as string });
+});
+
+test('a mount is refused where it would hide its own cache, store or metadata: it would wait for itself', async () => {
+  const { base, metaUrl, storeDir } = await testVolume();
+  const refused = async (mountpoint: string, cacheDir: string): Promise<string> => {
+    const { status, stderr } = await penstock('mount', metaUrl, mountpoint, '--cache-dir', cacheDir, '--background');
+    expect(status, stderr).toBe(2);
+    return stderr;
+  };
+  const cache = tempDir('cache');
+  const link = join(cache, 'link');
+  mkdirSync(join(base, 'mnt'));
+  symlinkSync(join(base, 'mnt'), link);
+  expect(await refused(join(base, 'mnt'), join(base, 'mnt', 'cache'))).toMatch(
+    /cache directory .* below the mount point/,
+  );
+  expect(await refused(link, join(base, 'mnt', 'cache'))).toMatch(/cache directory .* below the mount point/);
+  expect(readdirSync(join(base, 'mnt'))).toEqual([]);
+  expect(await refused(base, cache)).toMatch(/metadata .* below the mount point/);
+  expect(await refused(storeDir, cache)).toMatch(/object store .* below the mount point/);
+});
+
+test('sizes, durations and instants are shown as numbers and as a person reads them, in JSON as numbers alone', async () => {
+  const { metaUrl } = await testVolume({ blockSize: '4MiB', trash: '36h' });
+  const { stdout } = await run(PENSTOCK, ['fs', 'config', metaUrl]);
+  expect(stdout).toMatch(/^blockSize +4194304 \(4\.2 MB\)$/m);
+  expect(stdout).toMatch(/^trashMs +129600000 \(36h\)$/m);
+  expect(stdout).toMatch(/^graceMs +86400000 \(1d\)$/m);
+  expect(stdout).toMatch(/^createdMs +\d+ \(\d{4}-\d\d-\d\dT[\d:.]+Z\)$/m);
+  expect(await penstock('config', metaUrl)).toMatchObject({ json: { blockSize: 2 ** 22, trashMs: 129_600_000 } });
 });
 
 test('what the operating system refuses is one line without a stack, and a mistyped path leaves nothing behind', async () => {
@@ -77,7 +110,9 @@ test('what the operating system refuses is one line without a stack, and a misty
   const line = (text: string | RegExp): unknown => [1, [expect.stringMatching(text)]];
   const file = join(base, 'file');
   writeFileSync(file, '');
-  expect(await lines('mount', metaUrl, base, '--cache-dir', file)).toEqual(line(/cache directory .*EEXIST/));
+  expect(await lines('mount', metaUrl, join(base, 'mnt'), '--cache-dir', file)).toEqual(
+    line(/cache directory .*EEXIST/),
+  );
   expect(await lines('mount', metaUrl, join(base, 'none'))).toEqual(line(/mount point .*none does not exist$/));
   expect(await lines('stats', base)).toEqual(line(/is not a mount of Penstock$/));
   expect(await lines('warm', base)).toEqual(line(/is not in a mount of Penstock$/));

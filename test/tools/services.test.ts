@@ -1,6 +1,8 @@
 /** The volume tools on Redis and S3, where scans repeat and listings come in pages. */
+import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest';
+import { findVolume, formatVolume } from '../../fs-gateway/main.ts';
 import { dumpToFile, fsckVolume, gcVolume, loadFromFile } from '../../fs-gateway/tools/main.ts';
 import { openMeta } from '../../lib/registry.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
@@ -17,6 +19,24 @@ describe.skipIf(missing('redis-server', 'versitygw'))('volume tools on Redis and
     services = await startServices();
   });
   afterAll(() => services.stop());
+
+  test('a volume is not made over a bucket that is missing, or that takes nothing from these credentials', async () => {
+    const { metaUrl } = await services.volume();
+    const other = metaUrl.replace(/\d+$/, '15');
+    const format = (bucket: string): Promise<unknown> =>
+      formatVolume({ metaUrl: other, storeUrl: `s3://${bucket}?endpoint=${services.s3.endpoint}&region=us-east-1` });
+    await expect(format('mistyped/lake')).rejects.toMatchObject({
+      code: 'not-found',
+      message: expect.stringContaining("bucket 'mistyped' does not exist") as string,
+    });
+    vi.stubEnv('AWS_SECRET_ACCESS_KEY', 'mistyped');
+    onTestFinished(() => void vi.unstubAllEnvs());
+    await expect(format('volumes/lake')).rejects.toMatchObject({ code: 'denied' });
+    vi.unstubAllEnvs();
+    await expect(findVolume(other)).rejects.toMatchObject({ code: 'not-found' });
+    await format('volumes/lake');
+    expect(readdirSync(join(services.s3.folder, 'volumes'))).not.toContain('lake');
+  });
 
   test('gc, fsck, dump and load', async () => {
     const volume = await services.volume({ blockSize: '64KiB', inlineBytes: '100', grace: '0s' });
