@@ -1,21 +1,25 @@
 /**
  * The frames of a journal (journal.ts), and how they are read, also those of one that is damaged.
  *
- *   frame:  u32 length of the body, u32 CRC32C of the body, body
+ *   journal: NUMBER, frames
+ *   frame:  u32 length of the body, u32 seal, body
+ *   seal:   CRC32C of the body XOR the number of the journal XOR a hash of the byte of the journal at which the frame begins
  *   body:   u8 kind, f64 ino, i64 timeNs, f64 offset, f64 length, bytes
+ *     NUMBER `length` is the number of the journal, which is random. For its own seal the number is 0
  *     DATA   bytes written at offset (small files: they have no segments)
  *     RANGE  [offset, offset + length) was written to segments
  *     HOLE   [offset, offset + length) reads as zeros
  *     SIZE   the file's size was set to `length` (truncate; offset 1) or at least to it (offset 0)
  *     SPILL  what DATA said is in segments from here on
- *     CLEAN  everything of this inode before the frame number `offset` is committed
+ *     SEGMENT the segment `offset` of the inode was begun anew, as its generation `length` (segments.ts): what was in it before is committed, or not wanted
+ *     CLEAN  everything of this inode before the byte `offset` of the journal is committed
  *     DROP   nothing of this inode is staged any more, and its segments may serve other files; a later frame begins anew
  *     APPEND what is staged from `offset` on was appended; timeNs is the id under which it is committed (0: it is), if no FLUSH says another
  *     FLUSH  what is staged before the frame is committed next under the id timeNs, appended bytes up to `offset`; `length` 1: of a live file.
  *            With `writeback` each flush of staged bytes has one, before any SYNC that is written while it is under way
  *     WROTE  the bytes are the id of the request that appended last, `length` bytes; it is done when a live file has `offset` bytes
  *     MOVE   the bytes, which a live file has at `length`, go to `offset`, with zeros before them; an APPEND says that they are there
- *     SYNC   everything of this inode before the frame number `offset` (0: before this one) is on the disk and was promised; it is committed
+ *     SYNC   everything of this inode before the byte `offset` (0: before this frame) is on the disk and was promised; it is committed
  *            under the id timeNs (0: not known)
  *     KEEP   somebody has set another mtime: what was staged until now leaves it
  *     OPEN, CLOSE   the inode was opened (`length` times; `offset` is its backing id, 0 through the daemon) or closed; the bytes are the id of
@@ -26,13 +30,13 @@
  *   DATA and RANGE of an append end in the id of its request (behind the `length` bytes of DATA).
  *
  * Invariants: a frame that is torn (behind what its head says there are zeros, or nothing) ends the journal, as it was not answered. One with anything behind it was answered: it is
- * *lost*. It counts as one frame where the next one begins at the end that its head says, or there is no place for another, so that what counts frames stays true. Else nobody
- * knows how many were lost: what counts frames is then believed as far as it is true for any number of them (recovery.ts).
- * What programs wrote is never taken for frames where a head can be believed: nothing is looked for within its body. Behind a head that cannot, the bytes of a file look like
- * frames where somebody has copied a journal into a volume. So frames behind what was not counted are used only if they follow one another to the end of the journal; what does
- * not is lost.
- * Failure: the last frame, damaged, is taken for a torn one. Behind a power cut nobody can tell a damaged frame from one that was not synced: the journal ends there. Frames in the
- * bytes of a file that end where its frame ends cannot be told from others, when the head of that frame is damaged.
+ * *lost*. It is one frame where the next one begins at the end that its head says, or there is no place for another. Else nobody knows how many were lost, nor of which inodes; marks name bytes of the
+ * journal, so they stay true.
+ * What programs wrote is never taken for frames, also where somebody has copied a journal into a volume, be it this one: the seal is of another journal or another place.
+ * The journal of a version before has no number: its seals are the CRC32C alone, its marks count frames, and it has no SEGMENT. It is read, and written anew before anything is
+ * written to it. Where it is damaged, what is not counted as one frame ends it, which the log says.
+ * Failure: the last frame, damaged, is taken for a torn one. Behind a power cut nobody can tell a damaged frame from one that was not synced: the journal ends there. A damaged
+ * NUMBER is found from the seals of two frames that follow one another.
  */
 import { crc32c } from '@node-rs/crc32';
 import { PenstockError } from '../../lib/errors.ts';
@@ -55,6 +59,8 @@ export const FrameKind = {
   MOVE: 16,
   COUNTED: 17,
   BASE: 18,
+  NUMBER: 19,
+  SEGMENT: 20,
 } as const;
 export type FrameKind = (typeof FrameKind)[keyof typeof FrameKind];
 
@@ -72,13 +78,21 @@ export interface Frame {
 
 export const HEAD_BYTES = 8;
 export const FIXED_BYTES = 33;
-/** A frame without bytes. */
+/** A frame without bytes, as the one with the number is. */
 const BARE_BYTES = HEAD_BYTES + FIXED_BYTES;
+/** Where the frame behind that begins. */
+export const FIRST_AT = BARE_BYTES;
 const KINDS = new Set<number>(Object.values(FrameKind));
 
 /** Of what a frame has behind its fixed part, beside bytes of a program and a version: the id of a request, the record of an inode. */
 const ID_BYTES_MAX = 128;
 const RECORD_BYTES_MAX = 64 * 1024;
+
+/** As it is found in a journal. */
+export interface PlacedFrame extends Frame {
+  /** What marks compare with: the byte at which it begins; of a journal without a number, how many frames are before it. */
+  readonly at: number;
+}
 
 export interface LostFrame {
   /** In the journal, bytes. */
@@ -90,67 +104,65 @@ export interface LostFrame {
 }
 
 export interface JournalContent {
-  /** Also lost ones (`lostAtMost`). */
-  readonly frames: Frame[];
+  /** Without those that were lost. */
+  readonly frames: PlacedFrame[];
   /** Where the last of them ends. */
   readonly bytes: number;
   readonly lost: readonly LostFrame[];
+  /** Undefined: there is none, or the journal is empty. */
+  readonly number: number | undefined;
 }
 
-/**
- * Throws `unsupported` for what a newer version left: what is half read is committed twice. `path` is for that message. `isUsed`: what is found behind a
- * lost frame is replayed, and not only looked at.
- */
-export function readJournal(content: Buffer, path: string, isUsed: boolean): JournalContent {
+export function frameBytes({ bytes }: Frame): number {
+  return BARE_BYTES + (bytes?.length ?? 0);
+}
+
+export function numberFrame(number: number): Frame {
+  return { kind: FrameKind.NUMBER, ino: 0, timeNs: 0n, offset: 0, length: number };
+}
+
+/** Of a frame that begins at the byte `at`. */
+export function sealOf(crc: number, number: number, at: number): number {
+  return (crc ^ number ^ hashOf(at)) >>> 0;
+}
+
+/** The finalizer of MurmurHash3, of the lower 32 bits: two places that are a fixed distance apart have nothing in common by it. 0 stays 0. */
+function hashOf(at: number): number {
+  let hash = at | 0;
+  hash = Math.imul(hash ^ (hash >>> 16), 0x85ebca6b);
+  hash = Math.imul(hash ^ (hash >>> 13), 0xc2b2ae35);
+  return hash ^ (hash >>> 16);
+}
+
+/** Throws `unsupported` for what a newer version left: what is half read is committed twice. `path` is for that message. */
+export function readJournal(content: Buffer, path: string): JournalContent {
   const used = usedBytes(content);
-  const frames: Frame[] = [];
+  const number = numberOf(content, used);
+  const reader = new Reader(content, number);
+  const frames: PlacedFrame[] = [];
   const lost: LostFrame[] = [];
-  let at = 0;
+  let at = number === undefined ? 0 : FIRST_AT;
   while (at < used) {
-    const read = frameAt(content, at, path);
-    if (read !== undefined) {
-      frames.push(read.frame);
-      at = read.end;
+    const end = reader.endOfFrame(at);
+    if (end !== undefined) {
+      frames.push({ ...decode(content, at, end, path), at: number === undefined ? frames.length + lost.length : at });
+      at = end;
       continue;
     }
     if (isTorn(content, at, used)) break;
-    const { next, atMost } = behindDamaged(content, at, used, isUsed);
+    const next = reader.nextFrame(at, used);
     const ino = inoAt(content, at);
-    lost.push({ at, before: frames.length, ino: atMost === 1 && isCount(ino) ? ino : undefined });
+    lost.push({ at, before: frames.length, ino: isOneFrame(content, at, next) && isCount(ino) ? ino : undefined });
     if (next === undefined) break;
-    frames.push(lostFrame(atMost));
     at = next;
   }
-  return { frames, bytes: at, lost };
-}
-
-/** Where the next frame begins, if one can be believed, and how many may be lost before it. */
-function behindDamaged(
-  content: Buffer,
-  at: number,
-  used: number,
-  isUsed: boolean,
-): { readonly next: number | undefined; readonly atMost: number } {
-  const end = headEnd(content, at);
-  if (end !== undefined && isCountedLost(content, at, end)) return { next: end, atMost: 1 };
-  const next = nextFrame(content, end ?? at + 1, used, isUsed);
-  return { next, atMost: next === undefined ? Infinity : Math.max(1, Math.floor((next - at) / BARE_BYTES)) };
+  return { frames, bytes: Math.min(at, content.length), lost, number };
 }
 
 export function describeLost({ at, ino }: LostFrame): string {
   return ino === undefined
     ? `from byte ${at} on, of which inodes nobody can tell`
     : `byte ${at}, of inode ${ino} as it says`;
-}
-
-/** In the place of so many frames, or fewer. */
-function lostFrame(atMost: number): Frame {
-  return { kind: FrameKind.COUNTED, ino: 0, timeNs: 0n, offset: 0, length: atMost };
-}
-
-/** How many frames were lost where this one stands; 0: it is none that was lost. */
-export function lostAtMost({ kind, length }: Frame): number {
-  return kind === FrameKind.COUNTED ? length : 0;
 }
 
 /** Behind them is the reserve. */
@@ -160,8 +172,66 @@ function usedBytes(content: Buffer): number {
   return used;
 }
 
+/** What the journal says, or else the seals of two frames that follow one another. */
+function numberOf(content: Buffer, used: number): number | undefined {
+  const plain = new Reader(content, undefined);
+  if (plain.endOfFrame(0) !== undefined)
+    return content.readUInt8(HEAD_BYTES) === FrameKind.NUMBER ? content.readDoubleLE(BARE_BYTES - 8) : undefined;
+  for (let at = FIRST_AT; at < used; at++) {
+    const end = headEnd(content, at);
+    const number = end === undefined ? undefined : numberBy(content, at, end);
+    const nextEnd = end === undefined ? undefined : headEnd(content, end);
+    if (end === undefined || number === undefined || nextEnd === undefined) continue;
+    if (numberBy(content, end, nextEnd) === number) return number;
+  }
+  return undefined;
+}
+
+/** The number of a journal in which that is a frame. */
+function numberBy(content: Buffer, at: number, end: number): number | undefined {
+  if (end > content.length) return undefined;
+  return sealOf(crc32c(content.subarray(at + HEAD_BYTES, end)), content.readUInt32LE(at + 4), at);
+}
+
+class Reader {
+  readonly #content: Buffer;
+  /** Undefined: of a version before. */
+  readonly #number: number | undefined;
+
+  constructor(content: Buffer, number: number | undefined) {
+    this.#content = content;
+    this.#number = number;
+  }
+
+  /** Undefined: none begins there, or it is damaged. */
+  endOfFrame(at: number): number | undefined {
+    const content = this.#content;
+    if (at + BARE_BYTES > content.length) return undefined;
+    const length = content.readUInt32LE(at);
+    const end = at + HEAD_BYTES + length;
+    if (length < FIXED_BYTES || end > content.length) return undefined;
+    const crc = crc32c(content.subarray(at + HEAD_BYTES, end));
+    const seal = this.#number === undefined ? crc : sealOf(crc, this.#number, at);
+    return seal === content.readUInt32LE(at + 4) ? end : undefined;
+  }
+
+  /** Behind one that is damaged; undefined: there is none that can be believed. */
+  nextFrame(damaged: number, used: number): number | undefined {
+    const end = headEnd(this.#content, damaged);
+    if (this.#number === undefined) return end !== undefined && this.endOfFrame(end) !== undefined ? end : undefined;
+    for (let at = damaged + 1; at < used; at++)
+      if (headEnd(this.#content, at) !== undefined && this.endOfFrame(at) !== undefined) return at;
+    return undefined;
+  }
+}
+
 function inoAt(content: Buffer, at: number): number {
   return content.readDoubleLE(at + HEAD_BYTES + 1);
+}
+
+/** Between the two. */
+function isOneFrame(content: Buffer, at: number, next: number | undefined): boolean {
+  return next !== undefined && (next === headEnd(content, at) || next - at < 2 * BARE_BYTES);
 }
 
 /** There is nothing behind it. Of a head that was torn itself there is no more than a head. */
@@ -190,32 +260,14 @@ function ownBytesMax(kind: number): number {
   return kind === FrameKind.BASE ? RECORD_BYTES_MAX : ID_BYTES_MAX;
 }
 
-/** Where the body of the frame ends, as its head says; undefined: none begins there. */
-function endAt(content: Buffer, at: number): number | undefined {
-  if (at + HEAD_BYTES > content.length) return undefined;
-  const length = content.readUInt32LE(at);
-  const end = at + HEAD_BYTES + length;
-  return length < FIXED_BYTES || end > content.length ? undefined : end;
-}
-
-function isWhole(content: Buffer, at: number, end: number): boolean {
-  return crc32c(content.subarray(at + HEAD_BYTES, end)) === content.readUInt32LE(at + 4);
-}
-
-function frameAt(
-  content: Buffer,
-  at: number,
-  path: string,
-): { readonly frame: Frame; readonly end: number } | undefined {
-  const end = endAt(content, at);
-  if (end === undefined || !isWhole(content, at, end)) return undefined;
+function decode(content: Buffer, at: number, end: number, path: string): Frame {
   const body = content.subarray(at + HEAD_BYTES, end);
   const kind = body.readUInt8(0);
   if (!KINDS.has(kind)) {
     const remedy = 'mount it with that version until everything is uploaded';
     throw new PenstockError('unsupported', `${path}: a newer version wrote it (frame of kind ${kind}): ${remedy}`);
   }
-  const frame = {
+  return {
     kind: kind as FrameKind, // one of KINDS
     ino: body.readDoubleLE(1),
     timeNs: body.readBigInt64LE(9),
@@ -223,38 +275,4 @@ function frameAt(
     length: body.readDoubleLE(25),
     bytes: body.subarray(FIXED_BYTES),
   };
-  return { frame, end };
-}
-
-/** Behind one that is damaged; undefined: there is none that can be believed. */
-function nextFrame(content: Buffer, from: number, used: number, isUsed: boolean): number | undefined {
-  const broken = new Set<number>();
-  for (let at = from; at < used; at++) {
-    if (headEnd(content, at) === undefined || !isFrame(content, at)) continue;
-    if (!isUsed || runsToEnd(content, at, used, broken)) return at;
-  }
-  return undefined;
-}
-
-/** `broken`: where frames begin that do not, as far as that is known. */
-function runsToEnd(content: Buffer, from: number, used: number, broken: Set<number>): boolean {
-  let at = from;
-  while (!broken.has(at)) {
-    if (isTorn(content, at, used)) return true;
-    const end = endAt(content, at);
-    if (end === undefined || !(isWhole(content, at, end) || isCountedLost(content, at, end))) return false;
-    broken.add(at);
-    at = end;
-  }
-  return false;
-}
-
-/** A damaged one that ends where its head says. */
-function isCountedLost(content: Buffer, at: number, end: number): boolean {
-  return headEnd(content, at) === end && isFrame(content, end);
-}
-
-function isFrame(content: Buffer, at: number): boolean {
-  const end = endAt(content, at);
-  return end !== undefined && isWhole(content, at, end);
 }

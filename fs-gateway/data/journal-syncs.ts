@@ -23,7 +23,7 @@ export class JournalSyncs {
     this.#journal = journal;
   }
 
-  /** Marks of it count frames of the journal as it is. */
+  /** Marks of it are of the journal as it is. */
   get underWay(): boolean {
     return this.#underWay > 0;
   }

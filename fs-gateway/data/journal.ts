@@ -13,6 +13,7 @@
  *   last time.
  */
 import { crc32c } from '@node-rs/crc32';
+import { randomInt } from 'node:crypto';
 import {
   closeSync,
   constants,
@@ -36,8 +37,17 @@ import type { Stats } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import { describeError } from '../../lib/errors.ts';
-import { describeLost, FIXED_BYTES, FrameKind, HEAD_BYTES, readJournal } from './journal-frames.ts';
-import type { Frame, LostFrame } from './journal-frames.ts';
+import {
+  describeLost,
+  FIXED_BYTES,
+  frameBytes,
+  FrameKind,
+  HEAD_BYTES,
+  numberFrame,
+  readJournal,
+  sealOf,
+} from './journal-frames.ts';
+import type { Frame, LostFrame, PlacedFrame } from './journal-frames.ts';
 
 const sync = promisify(fdatasync);
 
@@ -62,6 +72,9 @@ export class Journal {
   #length = 0;
   /** Frames written since the journal was last empty or rewritten. */
   #frames = 0;
+  /** Of its seals. One that was emptied, or is written anew, has another. */
+  #number = 0;
+  #isOlder = false;
   #rewriteAt = REWRITE_BYTES;
   /** There may be a part of a frame behind `#bytes`. */
   #torn = false;
@@ -115,6 +128,16 @@ export class Journal {
     return this.#frames;
   }
 
+  /** Where the next frame begins: what marks name. */
+  get end(): number {
+    return this.#bytes;
+  }
+
+  /** What `read` found is of a version before: `rewrite` comes before any other frame. */
+  get isOlder(): boolean {
+    return this.#isOlder;
+  }
+
   get overgrown(): boolean {
     return this.#bytes > this.#rewriteAt;
   }
@@ -123,9 +146,11 @@ export class Journal {
    * What an earlier worker left. `sameBoot`: what was lost in between is in `damage`; else the journal ends there. Throws `unsupported` for what a newer
    * version left.
    */
-  read(sameBoot = true): Frame[] {
+  read(sameBoot = true): PlacedFrame[] {
     const content = readFileSync(this.path);
-    const { frames, bytes, lost } = readJournal(content, this.path, sameBoot);
+    const { frames, bytes, lost, number } = readJournal(content, this.path);
+    this.#number = number ?? 0;
+    this.#isOlder = number === undefined && bytes > 0;
     this.#bytes = bytes;
     this.#length = content.length;
     this.#frames = frames.length;
@@ -181,7 +206,7 @@ export class Journal {
   /** Throws Node's error when the disk does; then the frame is not there. Leaves the reserve as it is. */
   append(frame: Frame): void {
     this.payOrThrow();
-    this.#extend(HEAD_BYTES + FIXED_BYTES + (frame.bytes?.length ?? 0));
+    this.#extend(frameBytes(frame));
     this.#append(frame);
   }
 
@@ -245,14 +270,23 @@ export class Journal {
 
   #append(frame: Frame): void {
     this.#cutTorn();
-    this.#torn = true;
-    this.#bytes += this.#write(this.#fd, frame, this.#bytes);
-    this.#length = Math.max(this.#length, this.#bytes);
-    this.#torn = false;
+    if (this.#bytes === 0) {
+      const number = newNumber();
+      this.#put(numberFrame(number), 0);
+      this.#number = number;
+    }
+    this.#put(frame, this.#number);
     this.#frames++;
   }
 
-  #write(fd: number, frame: Frame, at: number): number {
+  #put(frame: Frame, number: number): void {
+    this.#torn = true;
+    this.#bytes += this.#write(this.#fd, frame, this.#bytes, number);
+    this.#length = Math.max(this.#length, this.#bytes);
+    this.#torn = false;
+  }
+
+  #write(fd: number, frame: Frame, at: number, number: number): number {
     const head = this.#head;
     head.writeUInt8(frame.kind, HEAD_BYTES);
     head.writeDoubleLE(frame.ino, HEAD_BYTES + 1);
@@ -263,7 +297,8 @@ export class Journal {
     head.writeUInt32LE(FIXED_BYTES + bytes.length, 0);
     const fixed = crc32c(this.#fixed);
     const isBare = bytes.length === 0;
-    head.writeUInt32LE(isBare ? fixed : crc32c(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length), fixed), 4);
+    const crc = isBare ? fixed : crc32c(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length), fixed);
+    head.writeUInt32LE(sealOf(crc, number, at), 4);
     const total = HEAD_BYTES + FIXED_BYTES + bytes.length;
     // Nearly every write of a large file is one of a frame without bytes.
     let written = isBare ? writeSync(fd, head, 0, total, at) : writevSync(fd, [head, bytes], at);
@@ -277,11 +312,13 @@ export class Journal {
   rewrite(frames: Iterable<Frame>): void {
     const temporary = `${this.path}.new`;
     const fd = openSync(temporary, OPENED | constants.O_TRUNC, 0o600);
+    const number = newNumber();
     let count = 0;
     let bytes = 0;
     try {
+      bytes += this.#write(fd, numberFrame(number), 0, 0);
       for (const frame of frames) {
-        bytes += this.#write(fd, frame, bytes);
+        bytes += this.#write(fd, frame, bytes, number);
         count++;
       }
       const end = bytes + RESERVE_BYTES;
@@ -299,6 +336,8 @@ export class Journal {
     this.#length = bytes + RESERVE_BYTES;
     this.#rewriteAt = Math.max(REWRITE_BYTES, 2 * bytes);
     this.#frames = count;
+    this.#number = number;
+    this.#isOlder = false;
     this.#torn = false;
     this.#owed = [];
     try {
@@ -362,6 +401,10 @@ export class Journal {
     }
     closeSync(this.#fd);
   }
+}
+
+function newNumber(): number {
+  return randomInt(1, 2 ** 32);
 }
 
 export function isSameFile(a: Stats, b: Stats): boolean {

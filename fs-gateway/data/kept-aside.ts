@@ -1,19 +1,24 @@
 /**
  * What was written on this node and is not in the volume, because others had changed the same bytes while the node was away (vfs/away.ts), or a dump of the volume
- * was loaded (earlier-lives.ts).
+ * was loaded (earlier-lives.ts), or nobody can tell whether its bytes are what was written.
  *
- *   <dir>/<time>-<ino>        the bytes at their offsets, up to the last of them; what was not written here is a hole
- *   <dir>/<time>-<ino>.json   the inode, the size that the file had here, and the ranges that were written
+ *   <dir>/<time>-<ino>           the bytes at their offsets, up to the last of them; what was not written here is a hole
+ *   <dir>/<time>-<ino>.json      the inode, the size that the file had here, and the ranges that were written
+ *   <dir>/<time>-<ino>.<index>   a segment (found-segments.ts) as it is, written last at that time; its `.json` has the inode, the `offset` of its first byte in the file, and
+ *                                the ranges of the file that the journal knows to be written
  *
  * Invariants: both are on the disk, with their names, before the bytes are let go. Nobody but a person removes them.
  * Failure: what could not be kept whole is removed, as it is tried again and again; killed on the way, a file without its `.json` stays.
  */
-import { readdirSync } from 'node:fs';
+import { mkdirSync, readdirSync, renameSync, statSync, writeFileSync } from 'node:fs';
 import { open, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { makeDirectory, replaceFile, syncDirectory } from '../../lib/durable-files.ts';
-import { fromSystemError, PenstockError } from '../../lib/errors.ts';
+import { describeError, fromSystemError, PenstockError } from '../../lib/errors.ts';
+import { writeAll } from '../../lib/write-all.ts';
+import type { DoubtfulSegment } from './found-segments.ts';
 import type { Range } from './overlay.ts';
+import { SEGMENT_BYTES } from './segment-file.ts';
 
 /** In the folder of a mount. */
 export const ASIDE_FOLDER = 'aside';
@@ -60,8 +65,7 @@ export class KeptAside {
           for (let at = start; kind === 'data' && at < end; at += STEP_BYTES) {
             const bytes = Buffer.alloc(Math.min(STEP_BYTES, end - at));
             file.load(at, bytes, 0, bytes.length);
-            for (let done = 0; done < bytes.length;)
-              done += (await target.write(bytes, done, bytes.length - done, at + done)).bytesWritten;
+            await writeAll(target, bytes, at);
           }
         }
         await target.sync();
@@ -76,4 +80,29 @@ export class KeptAside {
     }
     return path;
   }
+}
+
+/** What a worker does not go on with. At once, as it starts; what cannot be moved is said, and no reason not to start. Returns what to tell. */
+export function keepDoubtful(dir: string, doubtful: readonly DoubtfulSegment[]): string {
+  const told = doubtful.map((segment) => {
+    const { ino, ranges, path } = segment;
+    const bytes = ranges.map(({ start, end }) => `${start} to ${end}`).join(', ');
+    const what = `inode ${ino}${bytes === '' ? '' : `, bytes ${bytes}`}`;
+    if (path === undefined) return `${what}: not there any more`;
+    try {
+      return `${what}: kept in ${keepSegment(dir, path, segment)}`;
+    } catch (error) {
+      return `${what}: in ${path} until the next start, as it cannot be kept (${describeError(error)})`;
+    }
+  });
+  return `of what was staged nobody can tell whether it is committed, because the word for it is lost; it is not uploaded: ${told.join('; ')}`;
+}
+
+function keepSegment(dir: string, path: string, { ino, ranges, offset }: DoubtfulSegment): string {
+  const time = statSync(path).mtime.toISOString().replaceAll(':', '-');
+  const kept = join(dir, `${time}-${ino}.${offset / SEGMENT_BYTES}`);
+  mkdirSync(dir, { recursive: true, mode: 0o700 });
+  writeFileSync(`${kept}.json`, `${JSON.stringify({ inode: ino, offset, ranges })}\n`, { mode: 0o600, flush: true });
+  renameSync(path, kept);
+  return kept;
 }

@@ -1,7 +1,7 @@
 /** What the journal has to say when it is rewritten: what recovery.ts would find in the frames that it replaces. */
 import { appendFrame, flushFrame } from './appends.ts';
 import type { Appends } from './appends.ts';
-import { FrameKind } from './journal-frames.ts';
+import { FIRST_AT, frameBytes, FrameKind } from './journal-frames.ts';
 import type { Frame } from './journal-frames.ts';
 import type { OpenCounts } from './open-counts.ts';
 import { baseFrame } from './staged-base.ts';
@@ -10,21 +10,21 @@ import { flushId } from './staged-file.ts';
 import type { Append, FileChange, StagedFile } from './staged-file.ts';
 
 /**
- * `flushed` hears of each file that is being flushed how many frames there are up to its flush: they are committed with it, whatever the journal before
- * said of that.
+ * `flushed` hears of each file that is being flushed where in the new journal its flush ends: what is before that is committed with it, whatever the journal
+ * before said of that.
  */
 export function* liveFrames(
   open: OpenCounts,
   appends: Appends,
   bases: Bases,
   files: Iterable<StagedFile>,
-  flushed: (file: StagedFile, frames: number) => void,
+  flushed: (file: StagedFile, mark: number) => void,
 ): Iterable<Frame> {
-  let count = 0;
+  let at = FIRST_AT;
   for (const next of parts(open, appends, bases, files)) {
-    if ('selfKept' in next) flushed(next, count);
+    if ('selfKept' in next) flushed(next, at);
     else {
-      count++;
+      at += frameBytes(next);
       yield next;
     }
   }
@@ -69,6 +69,11 @@ export function closeFrame(ino: number, timeNs: bigint, length: 0 | 1, request: 
   return { kind: FrameKind.CLOSE, ino, timeNs, offset: 0, length, bytes: idBytes(request) };
 }
 
+/** Before the first byte is in it. */
+export function segmentFrame(ino: number, index: number, generation: number): Frame {
+  return { kind: FrameKind.SEGMENT, ino, timeNs: 0n, offset: index, length: generation };
+}
+
 export function countedFrame(request: string): Frame {
   return { kind: FrameKind.COUNTED, ino: 0, timeNs: 0n, offset: 0, length: 0, bytes: idBytes(request) };
 }
@@ -76,7 +81,10 @@ export function countedFrame(request: string): Frame {
 /** What is being flushed comes first, and the id under which it may be committed already. */
 function* framesOf(file: StagedFile): Iterable<Frame | StagedFile> {
   const { ino, flush } = file;
-  if (!file.inMemory) yield { kind: FrameKind.SPILL, ino, timeNs: file.ctimeNs, offset: 0, length: 0 };
+  if (!file.inMemory) {
+    for (const [index, generation] of file.segments) yield segmentFrame(ino, index, generation);
+    yield { kind: FrameKind.SPILL, ino, timeNs: file.ctimeNs, offset: 0, length: 0 };
+  }
   if (flush !== undefined) {
     yield* changeFrames(file, flush);
     const id = flushId(flush);

@@ -141,6 +141,19 @@ export class Overlay {
     return from >= to || (range !== undefined && range.kind === 'data' && range.start <= from && range.end >= to);
   }
 
+  /** The same without the bytes that were written in [from, to). Holes stay. */
+  withoutData(from: number, to: number): Overlay {
+    const rest = new Overlay();
+    for (const { start, end, kind } of this.ranges) {
+      if (kind === 'hole') rest.set(start, end, kind);
+      else {
+        rest.set(start, Math.min(end, from), kind);
+        rest.set(Math.max(start, to), end, kind);
+      }
+    }
+    return rest;
+  }
+
   /** Puts the ranges of a newer overlay on top. */
   add(newer: Overlay): void {
     for (const { start, end, kind } of newer.ranges) this.set(start, end, kind);

@@ -9,12 +9,14 @@
  *   metadata says whether they are, when the worker was killed before the journal did: they must not be appended twice, nor what was
  *   appended behind them be lost.
  */
-import { FrameKind, lostAtMost, NO_APPEND } from './journal-frames.ts';
-import type { Frame } from './journal-frames.ts';
+import { FrameKind, NO_APPEND } from './journal-frames.ts';
+import type { Frame, LostFrame, PlacedFrame } from './journal-frames.ts';
 import type { Move, RecoveredAppends, Wrote } from './appends.ts';
 import { OpenCounts } from './open-counts.ts';
 import { baseOf, UNKNOWN_BASE } from './staged-base.ts';
 import type { Origin, StagedBase } from './staged-base.ts';
+import { segmentSpan } from './segment-file.ts';
+import type { Generations } from './segment-file.ts';
 import type { Segments } from './segments.ts';
 import { StagedFile } from './staged-file.ts';
 import type { Append } from './staged-file.ts';
@@ -27,10 +29,13 @@ export interface Recovered extends RecoveredAppends {
   readonly committed: ReadonlyMap<number, number>;
   /** Of files that may be live. */
   readonly bases: Map<number, StagedBase>;
+  /** Of each inode the segments that were begun last, and as what generation. */
+  readonly generations: Generations;
 }
 
 export function replay(
-  frames: readonly Frame[],
+  frames: readonly PlacedFrame[],
+  lost: readonly LostFrame[],
   segments: Segments,
   origin: Origin,
   isCommitted: (ino: number, id: bigint) => boolean,
@@ -38,47 +43,22 @@ export function replay(
   const cleanBefore = new Map<number, number>();
   const committed = new Map<number, number>();
   const syncedBefore = new Map<number, number>();
-  const uncounted = new Uncounted();
-  for (const [index, frame] of frames.entries()) {
-    const { kind, ino, offset, timeNs } = frame;
-    uncounted.pass(frame, index);
-    if (kind === FrameKind.CLEAN) raise(cleanBefore, ino, uncounted.sure(offset));
-    if (kind === FrameKind.FLUSH && isCommitted(ino, timeNs)) raise(committed, ino, index + 1);
+  for (const { kind, ino, offset, timeNs, at } of frames) {
+    if (kind === FrameKind.CLEAN) raise(cleanBefore, ino, offset);
+    if (kind === FrameKind.FLUSH && isCommitted(ino, timeNs)) raise(committed, ino, at + 1);
     if (kind !== FrameKind.SYNC) continue;
     // Two who sync at once may note it in another order than that in which they began.
-    const before = offset === 0 ? index : uncounted.sure(offset);
+    const before = offset === 0 ? at : offset;
     raise(syncedBefore, ino, before);
     if (isCommitted(ino, timeNs)) raise(committed, ino, before);
   }
   for (const [ino, mark] of committed) raise(cleanBefore, ino, mark);
-  const replaying = new Replaying(segments, origin, committed);
-  for (const [index, frame] of frames.entries()) {
-    const there = origin.sameBoot || index < (syncedBefore.get(frame.ino) ?? 0);
-    replaying.frame(frame, index < (cleanBefore.get(frame.ino) ?? 0), there);
+  const replaying = new Replaying(segments, origin, lost, committed);
+  for (const frame of frames) {
+    const there = origin.sameBoot || frame.at < (syncedBefore.get(frame.ino) ?? 0);
+    replaying.frame(frame, frame.at < (cleanBefore.get(frame.ino) ?? 0), there);
   }
   return replaying.end();
-}
-
-/**
- * Marks count frames, also those that were lost and that nobody can count (journal-frames.ts). To take too many for committed would lose what was answered;
- * what is committed once more is compared first (vfs/away.ts).
- */
-class Uncounted {
-  #first = Infinity;
-  /** More than the one that each of them counts as. */
-  #more = 0;
-
-  pass(frame: Frame, index: number): void {
-    const lost = lostAtMost(frame);
-    if (lost === 0) return;
-    this.#first = Math.min(this.#first, index);
-    this.#more += lost - 1;
-  }
-
-  /** The frames that are before the mark however many were lost before it was made. */
-  sure(mark: number): number {
-    return mark <= this.#first ? mark : Math.max(this.#first, mark - this.#more);
-  }
 }
 
 function raise(marks: Map<number, number>, ino: number, mark: number): void {
@@ -113,27 +93,35 @@ class Replaying implements Recovered {
   readonly moves = new Map<number, Move>();
   readonly wrote = new Map<number, Wrote>();
   readonly committed: ReadonlyMap<number, number>;
+  readonly generations: Generations = new Map();
   readonly #segments: Segments;
   readonly #origin: Origin;
-  #isDamaged = false;
+  readonly #lost: readonly LostFrame[];
   /** Not live. */
   readonly #flushed = new Set<number>();
+  /** Of each inode, where its last bytes in the journal are, and where its first segment was begun last. */
+  readonly #lastData = new Map<number, number>();
+  readonly #firstBegun = new Map<number, number>();
 
-  constructor(segments: Segments, origin: Origin, committed: ReadonlyMap<number, number>) {
+  constructor(segments: Segments, origin: Origin, lost: readonly LostFrame[], committed: ReadonlyMap<number, number>) {
     this.committed = committed;
     this.#segments = segments;
     this.#origin = origin;
+    this.#lost = lost;
   }
 
-  frame(frame: Frame, committed: boolean, there: boolean): void {
+  frame(frame: PlacedFrame, committed: boolean, there: boolean): void {
     const { kind, ino, offset, length, bytes } = frame;
-    if (lostAtMost(frame) > 0) this.#isDamaged = true;
     const request = requestOf(frame);
     if (request !== '') {
       const end = kind === FrameKind.WROTE ? offset : 0;
       this.wrote.set(ino, { request, start: end === 0 ? 0 : end - length, end });
     }
     if (kind === FrameKind.WROTE) return;
+    if (kind === FrameKind.SEGMENT) {
+      this.#begun(frame);
+      return;
+    }
     if (kind === FrameKind.BASE) this.#base(frame);
     if (kind === FrameKind.MOVE) this.moves.set(ino, { from: length, to: offset, bytes: Buffer.from(bytes ?? []) });
     if (kind === FrameKind.APPEND || kind === FrameKind.DROP) this.moves.delete(ino);
@@ -164,13 +152,37 @@ class Replaying implements Recovered {
     else this.open.note(kind === FrameKind.CLOSE ? closeId(id) : id);
   }
 
-  #change(frame: Frame, committed: boolean, there: boolean): void {
+  /** What was in the segment before was given back, behind the word for its commit. Where that is lost, it would be taken from what is in it now. */
+  #begun({ ino, offset: index, length: generation, at }: PlacedFrame): void {
+    const file = this.files.get(ino);
+    if (file?.inMemory === false) file.active = file.active.withoutData(...segmentSpan(index));
+    const generations = this.generations.get(ino);
+    if (generations === undefined) this.generations.set(ino, new Map([[index, generation]]));
+    else generations.set(index, generation);
+    if (index === 0) this.#firstBegun.set(ino, at);
+  }
+
+  #takeSegments(file: StagedFile, { kind, ino }: Frame): void {
+    if (!file.inMemory) return;
+    // The word for what was in memory is lost. It went to the first segment when that was begun, unless the word for a commit is lost, too.
+    const [from, to] = [this.#lastData.get(ino) ?? Infinity, this.#firstBegun.get(ino) ?? 0];
+    const mayBeLost = this.#lost.some((lost) => (lost.ino ?? ino) === ino && lost.at > from && lost.at < to);
+    if (kind === FrameKind.RANGE && mayBeLost) file.active = file.active.withoutData(0, Infinity);
+    file.takeSegments();
+  }
+
+  #change(frame: PlacedFrame, committed: boolean, there: boolean): void {
     const { kind, ino, offset, length, timeNs, bytes } = frame;
     let file = this.files.get(ino);
     if (file === undefined) this.files.set(ino, (file = new StagedFile(ino, 0, this.#segments)));
     // A full disk may have had no room for the frame that says SPILL.
-    if ((kind === FrameKind.SPILL || kind === FrameKind.RANGE) && there) file.takeSegments();
-    if (kind === FrameKind.DATA && bytes !== undefined && file.inMemory) file.store(offset, bytes.subarray(0, length));
+    if ((kind === FrameKind.SPILL || kind === FrameKind.RANGE) && there) this.#takeSegments(file, frame);
+    if (kind === FrameKind.DATA && bytes !== undefined) {
+      // Once in segments, its bytes come into memory again only behind a DROP, which is lost.
+      if (!file.inMemory) file.takeMemory();
+      file.store(offset, bytes.subarray(0, length));
+      this.#lastData.set(ino, frame.at);
+    }
     // Behind what is committed: what is staged from here on.
     if (kind === FrameKind.FLUSH && committed && file.append !== undefined) file.append = { from: offset, id: timeNs };
     if (kind === FrameKind.FLUSH && length === 0) this.#flushed.add(ino);
@@ -195,7 +207,7 @@ class Replaying implements Recovered {
     for (const [ino, file] of this.files) {
       if (file.dirty) {
         // The frame that said it may be what was lost.
-        if (this.#isDamaged) file.base ??= UNKNOWN_BASE;
+        if (this.#lost.length > 0) file.base ??= UNKNOWN_BASE;
         this.bases.delete(ino);
         continue;
       }

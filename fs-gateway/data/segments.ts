@@ -1,5 +1,5 @@
 /**
- * The bytes of staged files that have left memory: a local file for each SEGMENT_BYTES of a staged file, `<dir>/<inode>.<index>`.
+ * The bytes of staged files that have left memory: a local file for each SEGMENT_BYTES of a staged file (segment-file.ts).
  *
  * What is committed gives its segments back while the file is still being written, so the disk holds what is not committed yet and no more. Some are kept,
  * as `<dir>/free.<number>`, and serve the next bytes: to write over pages that the page cache has takes half the CPU of new ones, and where a virtual machine
@@ -8,6 +8,8 @@
  * Invariants
  * - What is in a segment counts only where the journal says that it was written: one that served before has other bytes in it. So one that somebody removes is never made
  *   anew: it would have zeros where bytes were staged. As long as it is open here, its bytes are there, and are put back.
+ * - Each has a generation, in its name and in the journal before its first byte. Where frames of the journal are lost, one that is newer than the journal knows may have other
+ *   bytes than those that the journal speaks of: they are doubtful, and nobody uploads them.
  * - A segment serves another file only behind the journal's word, in the journal, that its bytes are committed; and never where they were promised over a
  *   power cut (`-o writeback`), as the journal's word and the new name may reach the disk without one another.
  * - That one is removed may reach the disk before the word for the commit: a promise that covers its bytes has the id of that commit, or is behind its FLUSH in
@@ -26,25 +28,23 @@ import {
   fstatSync,
   mkdirSync,
   openSync,
-  readdirSync,
   readSync,
   renameSync,
   rmSync,
   statSync,
   writeSync,
 } from 'node:fs';
-import type { Stats } from 'node:fs';
 import { open } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
-import { PenstockError, systemCode } from '../../lib/errors.ts';
+import { FoundSegments } from './found-segments.ts';
+import type { AdoptedFile, DoubtfulSegment } from './found-segments.ts';
 import { isSameFile, syncFolder } from './journal.ts';
-import type { Overlay, Range } from './overlay.ts';
+import { asLost, endsEarly, expectSame, expectSums, SEGMENT_BYTES, segmentName } from './segment-file.ts';
+import type { Generations, Segment } from './segment-file.ts';
 import { SegmentSums } from './segment-sums.ts';
-import type { Sum } from './segment-sums.ts';
 import { Slots } from './slots.ts';
 
-const SEGMENT_BYTES = 16 * 2 ** 20;
 /** More than any file has. */
 const UNDIVIDED_BYTES = 2 ** 53;
 /** What one file stages before it is flushed, and what is uploaded meanwhile. */
@@ -69,21 +69,12 @@ const AS_IT_COMES: SegmentRoom = {
   idleChanged: () => undefined,
 };
 
-/** Of a file that an earlier worker had staged. */
-interface StagedRanges {
-  readonly inMemory: boolean;
-  readonly active: Overlay;
-}
-
-interface Segment {
-  readonly index: number;
-  readonly path: string;
-  /** Written since it was synced last: how often. */
-  unsynced: number;
-  /** Of what this worker has written to it. */
-  readonly sums?: SegmentSums;
-  /** As it was opened first: the one that is at its path later may be of another disk. */
-  file?: Stats;
+export interface SegmentsOptions {
+  readonly room?: SegmentRoom | undefined;
+  /** What is staged stays long, and is checked before it is uploaded. */
+  readonly sums?: boolean;
+  /** The journal hears of each that is begun. */
+  readonly begun?: (ino: number, index: number, generation: number) => void;
 }
 
 export class Segments {
@@ -97,52 +88,48 @@ export class Segments {
   /** Inodes with one segment for all. */
   readonly #undivided = new Set<number>();
   #names = 0;
+  /** Of the segment that was begun last. */
+  #generation = 0;
   /** Names that a power cut could take. */
   readonly #unnamed = new Set<Segment>();
 
-  readonly #sums: boolean;
+  readonly #options: SegmentsOptions;
 
-  /** `sums`: what is staged stays long, and is checked before it is uploaded. */
-  constructor(dir: string, room: SegmentRoom = AS_IT_COMES, sums = false) {
+  constructor(dir: string, options: SegmentsOptions = {}) {
     this.#dir = dir;
-    this.#room = room;
-    this.#sums = sums;
+    this.#options = options;
+    this.#room = options.room ?? AS_IT_COMES;
   }
 
-  /** Finds those of an earlier worker's files, and removes the others. */
-  adopt(files: ReadonlyMap<number, StagedRanges>): void {
-    for (const name of readdirSync(this.#dir)) {
-      const [, ino, index, unfinished] = /^(\d+|free)(?:\.(\d+)(\.new)?)?$/.exec(name) ?? [];
-      if (ino === undefined) continue;
-      if (!files.has(Number(ino)) || unfinished !== undefined) rmSync(join(this.#dir, name), { force: true });
-      else if (index !== undefined) this.#add(Number(ino), Number(index));
-      else {
-        this.#undivided.add(Number(ino));
-        this.#add(Number(ino), 0, name);
-      }
-    }
-    for (const [ino, file] of files) if (!file.inMemory) this.#addMissing(ino, file.active.ranges);
+  /**
+   * Finds those of an earlier worker's files, and removes the others. `isDamaged`: frames of the journal are lost. Returns what is doubtful because of that.
+   */
+  adopt(
+    files: ReadonlyMap<number, AdoptedFile>,
+    generations: Generations,
+    isDamaged: boolean,
+  ): readonly DoubtfulSegment[] {
+    const found = new FoundSegments(this.#dir, generations);
+    this.#generation = found.lastGeneration;
+    found.adopt(files, isDamaged);
+    for (const ino of found.undivided) this.#undivided.add(ino);
+    for (const { ino, index, generation, name } of found.adopted)
+      this.#register(ino, { index, generation, path: join(this.#dir, name), unsynced: 1 });
+    return found.doubtful;
   }
 
-  /** Somebody has removed them: they are known, so that none is begun in their place. */
-  #addMissing(ino: number, ranges: readonly Range[]): void {
-    for (const { start, end, kind } of ranges) {
-      for (let at = start; kind === 'data' && at < end;) {
-        const { index, room } = this.#placeOf(ino, at);
-        if (this.#ofFiles.get(ino)?.has(index) !== true) this.#add(ino, index);
-        at += room;
-      }
-    }
+  /** Of those that have bytes of the file, by index. */
+  generationsOf(ino: number): ReadonlyMap<number, number> {
+    return new Map(
+      this.#ofFiles
+        .get(ino)
+        ?.values()
+        .map(({ index, generation }) => [index, generation]),
+    );
   }
 
   #bytesOf(ino: number): number {
     return this.#undivided.has(ino) ? UNDIVIDED_BYTES : SEGMENT_BYTES;
-  }
-
-  #add(ino: number, index: number, name = `${ino}.${index}`): Segment {
-    const segment: Segment = { index, path: join(this.#dir, name), unsynced: 1 };
-    this.#register(ino, segment);
-    return segment;
   }
 
   #register(ino: number, segment: Segment): void {
@@ -174,7 +161,9 @@ export class Segments {
   }
 
   #begin(ino: number, index: number): Segment {
-    const path = join(this.#dir, `${ino}.${index}`);
+    const generation = ++this.#generation;
+    const path = join(this.#dir, segmentName(ino, index, generation));
+    this.#options.begun?.(ino, index, generation);
     const free = this.#free.pop();
     if (free !== undefined) {
       try {
@@ -185,7 +174,8 @@ export class Segments {
       this.#idleChanged();
     }
     mkdirSync(this.#dir, { recursive: true, mode: 0o700 });
-    const segment: Segment = { index, path, unsynced: 1, ...(this.#sums && { sums: new SegmentSums() }) };
+    const sums = this.#options.sums === true && { sums: new SegmentSums() };
+    const segment: Segment = { index, generation, path, unsynced: 1, ...sums };
     // Here only. It is never truncated: what an earlier worker staged may be in it.
     this.#open(ino, segment, constants.O_CREAT);
     this.#register(ino, segment);
@@ -411,46 +401,4 @@ export class Segments {
     clearTimeout(this.#idle);
     for (const path of [...this.#descriptors.keys()]) this.#close(path);
   }
-}
-
-/** A segment that is known has bytes, of which the journal says that they are there. */
-function asLost(error: unknown, ino: number, path: string): unknown {
-  return systemCode(error) === 'ENOENT'
-    ? lost(ino, `somebody has removed ${path} from the cache directory`, error)
-    : error;
-}
-
-function expectSame(ino: number, segment: Segment, opened: Stats): void {
-  segment.file ??= opened;
-  if (isSameFile(segment.file, opened)) return;
-  throw lost(ino, `${segment.path} is another file than it was: a disk was mounted or unmounted under the mount`);
-}
-
-function lost(ino: number, why: string, cause?: unknown): PenstockError {
-  return new PenstockError(
-    'io',
-    `what was staged of inode ${ino} is lost: ${why}. Remove the file that has this inode, and write it anew`,
-    { cause },
-  );
-}
-
-/** Throws `corrupt` when bytes from `from` on are not what was written. */
-function expectSums(
-  ino: number,
-  { index, path, sums }: Segment,
-  before: readonly Sum[] | undefined,
-  from: number,
-  bytes: Uint8Array,
-): void {
-  const off = before === undefined ? undefined : sums?.firstOff(before, from, bytes);
-  if (off === undefined) return;
-  const [start, end] = [off.start, off.end].map((at) => index * SEGMENT_BYTES + at);
-  throw new PenstockError(
-    'corrupt',
-    `what was staged of inode ${ino} is damaged, bytes ${start} to ${end}: the disk gives other bytes of ${path} than were written. The file is not uploaded; write it anew, and look after the disk`,
-  );
-}
-
-function endsEarly(ino: number, offset: number): Error {
-  return new Error(`what is staged of inode ${ino} ends at ${offset}`);
 }

@@ -57,7 +57,7 @@ export class StagedFile {
   readonly selfKept: boolean = false;
   active = new Overlay();
   flushing: Overlay | undefined;
-  /** The same flush; frames of the journal up to `flushMark` are committed with it. */
+  /** The same flush; what is before the byte `flushMark` of the journal is committed with it. */
   flush: Flush | undefined;
   flushMark = 0;
   /** The last flush has failed, and may have been committed. It is under way until the metadata tell; but of a live file, which compares itself then. */
@@ -221,6 +221,17 @@ export class StagedFile {
   takeSegments(): void {
     this.#spilled = true;
     this.#memory = undefined;
+  }
+
+  /** Nothing of it is in segments any more: the next bytes are in memory. */
+  takeMemory(): void {
+    this.active = this.active.withoutData(0, Infinity);
+    this.#spilled = false;
+  }
+
+  /** Those that have bytes of it, by index, with the generation of each. */
+  get segments(): ReadonlyMap<number, number> {
+    return this.#segments?.generationsOf(this.ino) ?? new Map();
   }
 
   /** Copies staged bytes; the range must be covered by `data`. */

@@ -2,7 +2,7 @@
  * Puts back what somebody removes of a staging area under its mount: a clean-up of old files, an `rm -rf` of the cache directory, an `umount -l` of its disk. What is open here is on
  * the disk still, and nobody else would ever find it.
  *
- * Invariants: the lock comes first, so that nobody else takes the area meanwhile. The journal is put back as it is, frame by frame, so that what counts its frames stays true; and with
+ * Invariants: the lock comes first, so that nobody else takes the area meanwhile. The journal is put back as it is, byte by byte, so that its marks stay true; and with
  * it who the staging area is of (staging-life.ts, mount-identity.ts), or the next worker would take what it finds for another mount's. What is open here counts, and not what an
  * earlier disk, mounted again, has in its place.
  * Limits: onto a disk that has no room it is tried once a minute, and with each promise.

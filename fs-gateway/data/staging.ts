@@ -6,6 +6,7 @@
  * Limits: the bytes staged are bounded by who writes (vfs/ flushes early and waits above its bound), the journal by its rewriting.
  */
 import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
 import { fromSystemError } from '../../lib/errors.ts';
 import type { PenstockError } from '../../lib/errors.ts';
 import type { ProcessLock } from '../../lib/process-lock.ts';
@@ -16,7 +17,8 @@ import { Journal } from './journal.ts';
 import { FrameKind } from './journal-frames.ts';
 import type { Frame } from './journal-frames.ts';
 import { JournalSyncs } from './journal-syncs.ts';
-import { closeFrame, countedFrame, idBytes, liveFrames, openFrame } from './live-frames.ts';
+import { ASIDE_FOLDER, keepDoubtful } from './kept-aside.ts';
+import { closeFrame, countedFrame, idBytes, liveFrames, openFrame, segmentFrame } from './live-frames.ts';
 import { LiveFile } from './live-file.ts';
 import { OpenCounts } from './open-counts.ts';
 import { Overlay } from './overlay.ts';
@@ -69,7 +71,11 @@ export class Staging {
     mkdirSync(dir, { recursive: true, mode: 0o700 });
     this.#journal = new Journal(dir);
     this.#syncs = new JournalSyncs(this.#journal);
-    this.#segments = new Segments(dir, room, promises);
+    this.#segments = new Segments(dir, {
+      room,
+      sums: promises,
+      begun: (ino, index, generation) => this.#journal.append(segmentFrame(ino, index, generation)),
+    });
     this.#room = new DiskRoom(this.#journal, this.#segments, room, report);
     const earlier = readLife(dir);
     const sameBoot = earlier?.bootId === bootId;
@@ -77,7 +83,8 @@ export class Staging {
     const { damage } = this.#journal;
     const isWhole = damage === undefined && earlier?.isCopy !== true;
     if (damage !== undefined) report?.(damage.message);
-    const recovered = replay(frames, this.#segments, { sameBoot, isWhole }, isCommitted);
+    const lost = damage?.lost ?? [];
+    const recovered = replay(frames, lost, this.#segments, { sameBoot, isWhole }, isCommitted);
     const { files, open } = recovered;
     [this.#files, this.#open] = [files, open];
     if (earlier?.life !== life) {
@@ -86,8 +93,9 @@ export class Staging {
     }
     this.appends = new Appends(recovered, this.#room);
     this.bases = new Bases(recovered.bases, this.#room);
-    this.#segments.adopt(files);
-    const goesOn = earlier?.life === life && sameBoot;
+    const doubtful = this.#segments.adopt(files, recovered.generations, damage !== undefined);
+    if (doubtful.length > 0) report?.(keepDoubtful(join(dir, ASIDE_FOLDER), doubtful));
+    const goesOn = earlier?.life === life && sameBoot && !this.#journal.isOlder;
     if (!goesOn) this.#room.rewrite(() => this.#live(() => undefined));
     // A copy is none any more behind that.
     if (!goesOn || this.#goOn(recovered.committed)) writeLife(dir, { life, bootId });
@@ -105,7 +113,7 @@ export class Staging {
   /** Where the disk takes writes again. */
   #catchUp(): void {
     if (!this.#isBehind && this.failure === undefined) return;
-    // Their marks count frames of the journal as it is.
+    // Their marks are of the journal as it is.
     if (!this.#syncs.underWay && this.#tryRewrite()) this.#discard();
   }
 
@@ -354,7 +362,7 @@ export class Staging {
     file.sizeSet = false;
     file.promiseId = undefined;
     file.flush = flush;
-    file.flushMark = this.#journal.frames;
+    file.flushMark = this.#journal.end;
     return flush;
   }
 
@@ -378,7 +386,7 @@ export class Staging {
 
   async #sync(file: StagedFile, nowNs: bigint): Promise<void> {
     this.#journal.pay();
-    const mark = this.#journal.frames;
+    const mark = this.#journal.end;
     if (file instanceof LiveFile) {
       await this.#syncLive(file);
       return;
@@ -505,7 +513,7 @@ export class Staging {
     }
     this.#journal.pay();
     this.#discard();
-    // Their marks count frames of the journal as it is.
+    // Their marks are of the journal as it is.
     if (this.#journal.overgrown && !this.#syncs.underWay) this.#tryRewrite();
   }
 

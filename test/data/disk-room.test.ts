@@ -1,14 +1,21 @@
 /** What a full cache disk does to the staging area, and what in the cache directory gives way to it. */
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { closeSync, openSync, rmSync, symlinkSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
-import { expect, test } from 'vitest';
+import { createInterface } from 'node:readline';
+import { expect, onTestFinished, test } from 'vitest';
 import { BlockCache } from '../../fs-gateway/data/block-cache.ts';
+import { Journal } from '../../fs-gateway/data/journal.ts';
+import { FrameKind } from '../../fs-gateway/data/journal-frames.ts';
 import type { Piece } from '../../fs-gateway/data/pieces.ts';
 import { Staging } from '../../fs-gateway/data/staging.ts';
 import { Errno } from '../../fs-gateway/vfs/operations.ts';
 import { readElsewhere, sizeElsewhere, writeElsewhere } from '../fs-gateway/passthrough-volume.ts';
 import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
 import { isRoot, memoryFolder } from '../support/loop-disk.ts';
+import { openStaging, stagedBytes } from '../support/staging.ts';
+import { tempDir } from '../support/temp.ts';
 import { lookUp } from '../tools/volume-files.ts';
 
 const MIB = 2 ** 20;
@@ -82,3 +89,148 @@ test.skipIf(!isRoot)(
     expect(await write()).toBe(MIB);
   },
 );
+
+interface Worker {
+  hear(): Promise<unknown>;
+  /** There is room from now on; the script hears a line. */
+  goOn(): void;
+  /** kill -9; resolves when it has ended. */
+  kill(): Promise<void>;
+}
+
+/**
+ * Runs a script that has the `staging` of a directory, and hears `lines`. The limit of a file's size stands for the size of the disk: a write that
+ * crosses it is done in part, the next one fails.
+ */
+function onSmallDisk(dir: string, script: string): Worker {
+  const prelude = `
+    import { Staging } from '${join(import.meta.dirname, '../../fs-gateway/data/staging.ts')}';
+    import { createInterface } from 'node:readline';
+    const staging = new Staging({ dir: process.argv[1], life: 'one', bootId: 'boot 1', promises: true, isCommitted: () => false });
+    const lines = createInterface(process.stdin)[Symbol.asyncIterator]();
+`;
+  const limited = ['-c', `trap '' XFSZ; ulimit -S -f 1024; exec "$0" "$@"`, process.execPath];
+  const child = spawn('bash', [...limited, '--input-type=module-typescript', '-e', prelude + script, dir], {
+    stdio: ['pipe', 'pipe', 'ignore'],
+  });
+  onTestFinished(() => void child.kill('SIGKILL'));
+  const lines = createInterface(child.stdout)[Symbol.asyncIterator]();
+  return {
+    hear: async () => (await lines.next()).value,
+    goOn() {
+      expect(spawnSync('prlimit', ['--pid', String(child.pid), '--fsize=unlimited:unlimited']).status).toBe(0);
+      child.stdin.write('go on\n');
+    },
+    async kill() {
+      child.kill('SIGKILL');
+      await once(child, 'exit');
+    },
+  };
+}
+
+test('a frame that a full disk tore takes nothing with it that is answered later', async () => {
+  const dir = tempDir('staging');
+  const worker = onSmallDisk(
+    dir,
+    `
+    let full = '';
+    for (let ino = 1; full === ''; ino++) {
+      try {
+        staging.write(staging.begin(ino, 0), 0, Buffer.alloc(5000, 'x'), 1n);
+      } catch (error) {
+        full = error.message;
+      }
+    }
+    console.log(full);
+    await lines.next();
+    staging.write(staging.begin(1000, 0), 0, Buffer.from('answered'), 1n);
+    console.log('answered');
+    await lines.next();`,
+  );
+  expect(await worker.hear()).toContain('staging in the cache directory');
+  worker.goOn();
+  expect(await worker.hear()).toBe('answered');
+  await worker.kill();
+  const next = openStaging(dir, 'boot 1');
+  expect(stagedBytes(next, 1000, 8).toString()).toBe('answered');
+  expect(next.get(1)?.size).toBe(5000);
+  next.close();
+});
+
+test('closes files and lets go of what is committed on a full disk, and the next worker hears of it once there was room', async () => {
+  const dir = tempDir('staging');
+  const worker = onSmallDisk(
+    dir,
+    `
+    staging.opened(7, 1n, 'open');
+    for (const ino of [1, 2, 3]) staging.write(staging.begin(ino, 0), 0, Buffer.from('staged'), 1n);
+    for (let full = false; !full;) {
+      try {
+        staging.opened(8, 1n, '');
+      } catch {
+        full = true;
+      }
+    }
+    const [one, two] = [staging.begin(1, 0), staging.begin(2, 0)];
+    staging.committed(one, staging.beginFlush(one, 2n), 2n);
+    staging.committed(two, staging.beginFlush(two, 2n), 2n);
+    console.log(staging.closed(7, 2n, 'close'));
+    await lines.next();
+    staging.write(staging.begin(2, 0), 0, Buffer.from('anew'), 3n);
+    console.log('answered');
+    await lines.next();`,
+  );
+  expect(await worker.hear()).toBe('true');
+  worker.goOn();
+  expect(await worker.hear()).toBe('answered');
+  await worker.kill();
+  const next = openStaging(dir, 'boot 1');
+  expect([next.isOpen(7), next.isOpen(8)]).toEqual([false, true]);
+  expect(next.get(1)).toBeUndefined();
+  expect(stagedBytes(next, 2, 4).toString()).toBe('anew');
+  expect(stagedBytes(next, 3, 6).toString()).toBe('staged');
+  next.close();
+});
+
+test('an open that only reads is refused by a full disk, and closes are written into what was kept for them', async () => {
+  const dir = tempDir('staging');
+  const worker = onSmallDisk(
+    dir,
+    `
+    staging.opened(7, 1n, 'open');
+    const refuses = (ino) => {
+      try {
+        staging.opened(ino, 1n, '', 0, true);
+        return false;
+      } catch {
+        return true;
+      }
+    };
+    // The smallest of frames, so that none has room behind it.
+    for (let n = 0; n < 40_000 && !refuses(8); n++);
+    console.log(refuses(9), staging.closed(7, 2n, 'close'));
+    await lines.next();`,
+  );
+  expect(await worker.hear()).toBe('true true');
+  await worker.kill();
+  const next = openStaging(dir, 'boot 1');
+  expect([7, 8, 9].filter((ino) => next.isOpen(ino))).toEqual([8]);
+  next.close();
+});
+
+test('has what is in a staging file also when the disk had no room for the word that it is there', () => {
+  const dir = tempDir('staging');
+  const first = openStaging(dir, 'boot 1');
+  const file = first.begin(7, 0);
+  first.write(file, 0, Buffer.from('in memory'), 1n);
+  first.write(file, 9, Buffer.alloc(200_000, 'b'), 2n);
+  first.close();
+  const journal = new Journal(dir);
+  journal.rewrite(journal.read().filter(({ kind }) => kind !== FrameKind.SPILL));
+  journal.close();
+  const next = openStaging(dir, 'boot 1');
+  expect(
+    stagedBytes(next, 7, 200_000 + 9).equals(Buffer.concat([Buffer.from('in memory'), Buffer.alloc(200_000, 'b')])),
+  ).toBe(true);
+  next.close();
+});

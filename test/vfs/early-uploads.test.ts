@@ -14,7 +14,7 @@ import { playKernel } from '../support/played-kernel.ts';
 
 const BLOCK = 262_144;
 const BLOCKS = 12;
-const isSegment = (path: string): boolean => /\/\d+\.0$/.test(path);
+const isSegment = (path: string): boolean => /\/\d+\.0\.\d+$/.test(path);
 
 interface Growing {
   readonly volume: OpenVolume;
