@@ -21,7 +21,7 @@ export interface SpooledReading {
   readonly topic: string;
   /**
    * Who stored it, and in which incarnation of its spool: with topic and seq the identity of the reading. A backlog keeps the identity it was
-   * stored under when the incarnation is renewed (another machine, a damaged tail), so these differ between readings of one topic.
+   * stored under, and each start is another incarnation, so these differ between readings of one topic.
    */
   readonly agent: string;
   readonly incarnation: string;
@@ -85,6 +85,8 @@ export interface SpoolReader {
   durablyAcknowledged(topic: string): bigint;
   /** The first sequence number that this run of the agent gives, or gave, to a reading of the topic: those below come from earlier runs. */
   firstOfRun(topic: string): bigint;
+  /** How long this run has been taking readings: none of its own is older, whatever the wall clock says. */
+  runningMs(): number;
   /** The last sequence number given to a reading of the topic (0n: none). */
   lastSeq(topic: string): bigint;
   /** Resolves when something may have been added since the call (or at once); rejects with `aborted` when the signal fires. */

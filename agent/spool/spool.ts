@@ -81,6 +81,8 @@ export class Spool implements SpoolReader {
   readonly identity: Identity;
   readonly room: Room;
   readonly #options: SpoolOptions;
+  readonly #clock: Clock;
+  readonly #openedMs: number;
   readonly #segmentBytes: number;
   readonly #lock: ProcessLock;
   readonly #state: SpoolState;
@@ -118,6 +120,8 @@ export class Spool implements SpoolReader {
   ) {
     this.identity = identity;
     this.#options = options;
+    this.#clock = options.clock ?? systemClock;
+    this.#openedMs = this.#clock.monotonicMs();
     this.room = new Room(options);
     this.#segmentBytes = segmentBytesFor(options.maxBytes, options.segmentBytes);
     this.#lock = lock;
@@ -241,7 +245,7 @@ export class Spool implements SpoolReader {
 
   async recordGap(gap: SpoolGap): Promise<void> {
     this.#assertOpen();
-    const nowMs = (this.#options.clock ?? systemClock).nowMs();
+    const nowMs = this.#clock.nowMs();
     const { agent } = this.identity;
     const topicId = this.#state.topic(gap.topic)?.id ?? 0;
     for (const part of this.#state.eras.ownersOf(topicId, { first: Number(gap.fromSeq), last: Number(gap.toSeq) })) {
@@ -255,6 +259,10 @@ export class Spool implements SpoolReader {
 
   firstOfRun(topic: string): bigint {
     return BigInt(this.#firstNewSeqs.get(topic) ?? 1);
+  }
+
+  runningMs(): number {
+    return this.#clock.monotonicMs() - this.#openedMs;
   }
 
   lastSeq(topic: string): bigint {

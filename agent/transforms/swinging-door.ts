@@ -103,9 +103,9 @@ class SwingingDoor implements Step {
     this.#remember(draft, { ...base, low, high, held }, out);
   }
 
-  /** By the clock of the arrival: a sensor that has fallen silent shows its last reading. */
+  /** By the clock of the arrival, also one that was set back since: a sensor that has fallen silent shows its last reading. */
   overdue(nowUs: number, out: Outlet): void {
-    this.#release((door) => nowUs - (door.held?.arrivalUs ?? nowUs) >= this.#maxGapUs, out);
+    this.#release((door) => Math.abs(nowUs - (door.held?.arrivalUs ?? nowUs)) >= this.#maxGapUs, out);
   }
 
   flush(out: Outlet): void {

@@ -4,7 +4,7 @@
  *   { "sensor", "ts": start of the window (epoch ms), "windowMs", "count", "<field>_min", "_max", "_mean", "_last" for each field }
  *
  * A window is closed by the sensor's first reading of a later one, or when `wait` is over behind its end (counted from its last
- * arrival, so that a wrong clock of a sensor cannot keep it open).
+ * arrival, so that a wrong clock of a sensor cannot keep it open; nor can one of this machine that was ahead when it arrived).
  *
  * Invariants: an open window is durable together with the positions of the sources whose readings are in it, so each reading is in it
  * once, also after a kill. A reading of a window that is closed becomes a window of its own: with `count`, `min`, `max` and
@@ -90,7 +90,9 @@ class WindowAggregate implements Step {
       const arrivalMs = arrivalUs / 1000;
       // The clock of the sensor may be wrong, by years: a window stays open no longer than its length behind the last arrival.
       const endMs = Math.max(arrivalMs, Math.min(startMs, arrivalMs) + this.#windowMs);
-      return nowMs >= endMs + this.#waitMs;
+      // Set back since: all that comes now would be late for it, each reading a window of its own, until the clock is there again.
+      const wasAhead = nowMs < arrivalMs - this.#windowMs - this.#waitMs;
+      return wasAhead || nowMs >= endMs + this.#waitMs;
     }, out);
   }
 

@@ -327,7 +327,10 @@ export class TopicUplink {
   #isExpired(reading: SpooledReading): boolean {
     const maxAgeMs = this.#context.maxAgeMs(reading.topic);
     if (maxAgeMs === undefined || reading.priority >= ALARM_PRIORITY) return false;
-    const ageMs = this.#context.clock.nowMs() - reading.arrivalUs / 1000;
+    const { clock, spool } = this.#context;
+    const byWallMs = clock.nowMs() - reading.arrivalUs / 1000;
+    // A machine without a battery for its clock boots with the time of its last shutdown, and NTP sets it ahead by days.
+    const ageMs = reading.replayed ? byWallMs : Math.min(byWallMs, spool.runningMs());
     return ageMs > maxAgeMs && ageMs < maxAgeMs + IMPLAUSIBLE_AGE_MS && !this.#isCovered(reading);
   }
 

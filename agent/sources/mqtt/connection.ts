@@ -3,7 +3,7 @@
  *
  * Failure: whatever ends the connection (also a broker that is silent for longer than the keep-alive time) settles `closed` with the reason;
  * the caller makes another one.
- * Limits: CONNECT_TIMEOUT_MS until the broker accepts, ANSWER_TIMEOUT_MS for an answer to a request, both not counted while paused.
+ * Limits: CONNECT_TIMEOUT_MS until the broker accepts, ANSWER_TIMEOUT_MS for an answer to a request, both not counted while paused; PINGS_MAX.
  */
 import { connect as connectTcp, type Socket } from 'node:net';
 import {
@@ -26,6 +26,8 @@ const { connect: connectTls } = process.getBuiltinModule('node:tls');
 
 const CONNECT_TIMEOUT_MS = 20_000;
 const ANSWER_TIMEOUT_MS = 20_000;
+/** Unanswered: more than a slow link has under way. A broker that answers none may go on sending, and each would stay in memory. */
+const PINGS_MAX = 256;
 /** The type of the packet that a broker sends first. */
 const CONNACK = 2;
 
@@ -41,6 +43,8 @@ export interface ConnectionOptions {
   /** `payloadBytes`: of the whole message, where `payload` is only its beginning. */
   readonly onPublish: (packet: IPublishPacket, payloadBytes: number, connection: Connection) => void;
   readonly onRelease: (packetId: number, connection: Connection) => void;
+  /** Before anything that the broker sent behind its CONNACK. */
+  readonly onAccept: (connack: IConnackPacket) => void;
   /** Gives up opening; an open connection is ended by `end`. */
   readonly signal: AbortSignal;
 }
@@ -90,8 +94,7 @@ export class Connection {
     this.#socket.once('error', (error) => (this.#reason ??= connectionError(error)));
     this.#socket.once('close', () => {
       clearInterval(this.#pingTimer);
-      // What we ended without a reason rejects what still waits, too.
-      const reason = this.#reason ?? new PenstockError('unavailable', 'the broker closed the connection');
+      const reason = this.#endedReason();
       this.#accepted.reject(reason);
       for (const { reject } of this.#pending.values()) reject(reason);
       resolve(this.#reason);
@@ -123,8 +126,10 @@ export class Connection {
     }
   }
 
-  /** SUBSCRIBE or UNSUBSCRIBE, and its answer. */
+  /** SUBSCRIBE or UNSUBSCRIBE, and its answer. Throws the reason why the connection ended, also where it had before. */
   async request(make: (messageId: number) => ISubscribePacket | IUnsubscribePacket): Promise<Answer> {
+    // Nobody would be told of its end again.
+    if (this.#socket.destroyed) throw this.#endedReason();
     const messageId = this.#nextPacketId++;
     const packet = make(messageId);
     const { promise, resolve, reject } = Promise.withResolvers<Answer>();
@@ -147,9 +152,12 @@ export class Connection {
     if (this.#socket.writable) this.#socket.write(bytes);
   }
 
-  /** `onAnswer`: the broker has read all that was written before. Never called when the connection ends first. */
+  /**
+   * `onAnswer`: the broker has read all that was written before. Never called when the connection ends first, or where the broker has left
+   * too many unanswered.
+   */
   ping(onAnswer: () => void): void {
-    if (!this.#socket.writable) return;
+    if (!this.#socket.writable || this.#pings.length >= PINGS_MAX) return;
     this.#pings.push(onAnswer);
     this.#send({ cmd: 'pingreq' });
   }
@@ -175,6 +183,11 @@ export class Connection {
       this.#send({ cmd: 'disconnect', reasonCode: 0 });
       this.#socket.end(() => this.#socket.destroy());
     }
+  }
+
+  /** What we ended without a reason rejects what still waits, too. */
+  #endedReason(): Error {
+    return this.#reason ?? new PenstockError('unavailable', 'the broker closed the connection');
   }
 
   #send(packet: Packet): void {
@@ -210,10 +223,15 @@ export class Connection {
   #take(packet: Packet): void {
     switch (packet.cmd) {
       case 'publish':
-        this.#options.onPublish(packet, packet.payload.length, this);
+        if (packet.qos > 0 && !isPacketId(packet.messageId)) this.#endMalformed('PUBLISH without a packet id');
+        // On the next connection it has to name the topic again.
+        else if (packet.topic === '')
+          this.#endMalformed('PUBLISH without a topic, by an alias that it was not offered');
+        else this.#options.onPublish(packet, packet.payload.length, this);
         return;
       case 'pubrel':
-        this.#options.onRelease(packet.messageId ?? 0, this);
+        if (isPacketId(packet.messageId)) this.#options.onRelease(packet.messageId, this);
+        else this.#endMalformed('PUBREL without a packet id');
         return;
       case 'connack':
         this.#welcome(packet);
@@ -233,11 +251,19 @@ export class Connection {
         this.#pings.shift()?.();
         return;
       default:
-        this.end(new PenstockError('corrupt', `the broker sent ${packet.cmd.toUpperCase()}, which is not for clients`));
+        this.#endMalformed(`${packet.cmd.toUpperCase()}, which is not for clients`);
     }
   }
 
+  #endMalformed(what: string): void {
+    this.end(new PenstockError('corrupt', `the broker sent ${what}`));
+  }
+
   #welcome(packet: IConnackPacket): void {
+    if (this.#pingTimer !== undefined) {
+      this.#endMalformed('a second CONNACK');
+      return;
+    }
     const code = packet.reasonCode ?? packet.returnCode ?? 0;
     if (code !== 0) {
       const text = this.#options.version === '5' ? reasonCodeText(code) : returnCodeText(code);
@@ -247,6 +273,7 @@ export class Connection {
     }
     const keepAliveMs = (packet.properties?.serverKeepAlive ?? 0) * 1000 || this.#options.keepAliveMs;
     this.#pingTimer = setInterval(() => this.#keepAlive(keepAliveMs), keepAliveMs / 2);
+    this.#options.onAccept(packet);
     this.#accepted.resolve(packet);
   }
 
@@ -260,6 +287,11 @@ export class Connection {
       });
     }
   }
+}
+
+/** The parser takes what is cut off for -1. */
+function isPacketId(id: number | undefined): id is number {
+  return id !== undefined && id > 0;
 }
 
 /** TLS names hosts, not addresses. */

@@ -52,7 +52,9 @@ interface Heard {
 }
 /** Nothing has come for a while. */
 const QUIET = 'quiet';
-type Entry = Message | Release | Heard | typeof QUIET;
+/** The broker has a new session: packet ids of what came before mean nothing any more. In the queue, as new messages follow at once. */
+const FORGET = 'forget';
+type Entry = Message | Release | Heard | typeof QUIET | typeof FORGET;
 
 export class Inflow {
   readonly #source: string;
@@ -99,12 +101,9 @@ export class Inflow {
     this.#queue.push({ release: packetId, connection }, 0);
   }
 
-  /** The broker has a new session: its packet ids mean nothing any more. */
-  async forget(): Promise<void> {
-    await this.idle();
-    const receipts = [...this.#output.receipts().keys()].map((id) => ({ source: this.#source, id, content: null }));
-    await this.#output.deliver([], [], receipts);
-    this.#doubts.clear();
+  /** The broker has a new session: what was taken in the old one is nothing that it could repeat. */
+  forget(): void {
+    this.#queue.push(FORGET, 0);
   }
 
   /** Resolves when nothing waits. Never rejects. */
@@ -127,6 +126,11 @@ export class Inflow {
     const arrivalUs = this.#output.clock.nowMs() * 1000;
     for (const entry of batch) {
       if (entry === QUIET) continue;
+      if (entry === FORGET) {
+        for (const id of [...stored.keys(), ...changed.keys()]) changed.set(id, null);
+        this.#doubts.clear();
+        continue;
+      }
       if ('heard' in entry) {
         this.#doubts.end(entry.heard);
         continue;
@@ -143,7 +147,7 @@ export class Inflow {
       ofConnection.bytes.push(answer, 2, id >> 8, id & 0xff);
       if (answer === PUBACK) ofConnection.doubts.push(this.#doubts.add(String(id), entry.connection));
     }
-    if (batch.every((entry) => entry !== QUIET && 'heard' in entry)) {
+    if (batch.every((entry) => typeof entry !== 'string' && 'heard' in entry)) {
       this.#forgetLater();
       return;
     }

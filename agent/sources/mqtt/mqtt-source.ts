@@ -122,7 +122,7 @@ class MqttSession {
     signal.addEventListener('abort', stop, { once: true });
     if (signal.aborted) stop();
     try {
-      if (!connack.sessionPresent) await this.#forgetSession();
+      if (!connack.sessionPresent) await this.#store(NONE);
       const problems = [await this.#subscribe(connection), shortenedSession(connack, this.#config)];
       this.#output.report(problems.filter((problem) => problem !== null).join('; ') || null);
     } catch (error) {
@@ -176,12 +176,10 @@ class MqttSession {
         this.#inflow.message(packet, payloadBytes, connection);
       },
       onRelease: (packetId, connection) => this.#inflow.release(packetId, connection),
+      onAccept: ({ sessionPresent }) => {
+        if (!sessionPresent) this.#inflow.forget();
+      },
     };
-  }
-
-  async #forgetSession(): Promise<void> {
-    await this.#inflow.forget();
-    await this.#store(NONE);
   }
 
   /** Returns what the broker did not grant, in words, or null. */

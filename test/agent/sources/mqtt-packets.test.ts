@@ -287,3 +287,70 @@ test('a broker that keeps the session for less than it was asked for is a proble
   broker.connections.at(-1)?.destroy();
   await vi.waitFor(() => expect(output.counters.problem).toBeNull(), WAIT);
 });
+
+test('a broker that closes the connection between CONNACK and SUBSCRIBE is asked again, not waited for for ever', async () => {
+  const broker = await fakeBroker((packet, connection) => {
+    if (packet.cmd !== 'connect' || connection > 0) return undefined;
+    // Before the agent has stored that there is a new session.
+    broker.connections[connection]?.end(generate({ cmd: 'connack', reasonCode: 0, sessionPresent: false }, V5));
+    return null;
+  });
+  const { output } = await follow(broker.port);
+  await vi.waitFor(() => expect(broker.received.map(({ cmd }) => cmd)).toContain('subscribe'), WAIT);
+  await vi.waitFor(() => expect(output.counters.problem).toBeNull(), WAIT);
+});
+
+test('a new session, and a message in the same bytes that equals one of the old session: it is a new one', async () => {
+  const connack = (sessionPresent: boolean): Packet => ({ cmd: 'connack', reasonCode: 0, sessionPresent });
+  const broker = await fakeBroker((packet, connection) => {
+    if (packet.cmd !== 'connect') return undefined;
+    // As brokers do that subscribe for their clients.
+    return Buffer.concat([connack(connection > 1), publish(1, 2, 1)].map((each) => generate(each, V5)));
+  });
+  const { spool, output } = await follow(broker.port);
+  await vi.waitFor(() => expect(answersOf(broker)).toEqual(['pubrec 1']), WAIT);
+  await reconnected(broker, 2);
+  await vi.waitFor(() => expect(answersOf(broker)).toEqual(['pubrec 1', 'pubrec 1']), WAIT);
+  expect(await numbers(spool)).toEqual([1, 1]);
+  // And what came before the new session was stored is known as taken in it.
+  await reconnected(broker, 3);
+  await vi.waitFor(() => expect(answersOf(broker)).toHaveLength(3), WAIT);
+  expect(await numbers(spool)).toEqual([1, 1]);
+  expect(output.counters.events['repeat']).toBe(1);
+});
+
+test.each<[string, Buffer, string]>([
+  ['a second CONNACK', generate({ cmd: 'connack', reasonCode: 0, sessionPresent: true }, V5), 'a second CONNACK'],
+  ['a PUBREL that is cut off', Buffer.from([0x62, 1, 0]), 'PUBREL without a packet id'],
+  ['a message of QoS 1 with packet id 0', generate(publish(0, 1, 1), V5), 'PUBLISH without a packet id'],
+  [
+    'a topic alias',
+    generate({ ...publish(1, 1, 1), topic: '', properties: { topicAlias: 1 } }, V5),
+    'PUBLISH without a topic, by an alias that it was not offered',
+  ],
+])('%s ends the connection with its reason, and nothing of it is taken or acknowledged', async (_, bytes, reason) => {
+  const broker = await fakeBroker();
+  const { spool, output } = await follow(broker.port);
+  const problems: (string | null)[] = [];
+  output.report = (problem) => void problems.push(problem);
+  await vi.waitFor(() => expect(broker.received.map(({ cmd }) => cmd)).toContain('subscribe'), WAIT);
+  broker.connections.at(-1)?.write(bytes);
+  await vi.waitFor(() => expect(problems).toContain(`the broker sent ${reason}`), WAIT);
+  // It connects again, and works.
+  await vi.waitFor(() => expect(broker.connections).toHaveLength(2), WAIT);
+  await vi.waitFor(() => expect(problems.at(-1)).toBeNull(), WAIT);
+  expect(answersOf(broker)).toEqual([]);
+  expect(await numbers(spool)).toEqual([]);
+});
+
+test('a broker that answers no PINGREQ and goes on sending gets a bounded number of them', async () => {
+  const broker = await fakeBroker(withoutPingresp);
+  await follow(broker.port);
+  await vi.waitFor(() => expect(broker.received.map(({ cmd }) => cmd)).toContain('subscribe'), WAIT);
+  // Each by itself, so that each is a group with a PINGREQ behind it.
+  for (let n = 1; n <= 300; n += 1) {
+    broker.send(publish(n, 1, n));
+    await vi.waitFor(() => expect(answersOf(broker)).toHaveLength(n), { timeout: HANG_MS, interval: 1 });
+  }
+  expect(broker.received.filter(({ cmd }) => cmd === 'pingreq').length).toBeLessThanOrEqual(256);
+});

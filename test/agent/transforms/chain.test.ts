@@ -306,6 +306,25 @@ test('a window closes by a later reading of its sensor, or after its wait; last 
   expect(chain.counters()).toMatchObject([{ seen: 5, dropped: 4, missed: 1, made: 2 }]);
 });
 
+test.each([
+  { type: 'aggregate', on: 't', fields: ['v'], window: '1s', wait: '2s' },
+  { type: 'swingingDoor', on: 't', field: 'v', by: 1, maxGap: '3s' },
+])(
+  'what $type holds back of a clock that was ahead is released when the clock is set back, not years later',
+  async (config) => {
+    const chain = await chainOf(config);
+    const at = (ms: number, v: number): NewReading => reading({ v }, { eventUs: ms * 1000, arrivalUs: ms * 1000 });
+    const yearMs = 365 * 86_400_000;
+    await through(chain, at(yearMs, 1), at(yearMs + 500, 2));
+    const [holder] = chain.holding;
+    if (holder === undefined) throw new Error('it holds readings back');
+    // A small step, as NTP makes them, closes nothing.
+    expect(await chain.overdue((yearMs - 1000) * 1000, holder)).toBeNull();
+    expect(commit(await chain.overdue(1_000_000, holder))).toHaveLength(1);
+    expect(await chain.overdue(2_000_000, holder)).toBeNull();
+  },
+);
+
 test('a sensor that has to make room for others loses nothing that was held back', async () => {
   const door = await chainOf({ type: 'swingingDoor', on: 't', field: 'v', by: 1, sensors: 2 });
   const of = (key: string, ms: number): NewReading => reading({ key, ms, v: 0 }, { key, eventUs: ms * 1000 });

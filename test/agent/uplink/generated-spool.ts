@@ -22,6 +22,7 @@ export class GeneratedSpool implements SpoolReader {
   #waiting: (() => void)[] = [];
   /** Whether the readings of this run arrive at the moment they are read. */
   arrivesNow = false;
+  runsForMs = Infinity;
   readonly ranges: [bigint, bigint][] = [];
   readonly gaps: SpoolGap[] = [];
 
@@ -47,6 +48,10 @@ export class GeneratedSpool implements SpoolReader {
     this.#last += BigInt(count);
     replaceNumber(`${this.#path}.last`, this.#last);
     for (const wake of this.#waiting.splice(0)) wake();
+  }
+
+  runningMs(): number {
+    return this.runsForMs;
   }
 
   topics(): readonly string[] {

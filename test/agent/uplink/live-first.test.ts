@@ -10,7 +10,7 @@ import { tempDir } from '../../support/temp.ts';
 import { delivered, outOfOrder, type Delivered } from './delivered.ts';
 import { placeOf } from './place-of.ts';
 import { GeneratedSpool } from './generated-spool.ts';
-import { openLog, startUplink } from './start-uplink.ts';
+import { closing, openLog, startUplink } from './start-uplink.ts';
 import { HANG_MS } from '../../support/hang.ts';
 
 const LIVE_FIRST = { order: 'liveFirst' } satisfies Partial<UplinkOptions>;
@@ -305,4 +305,22 @@ test('what waited longer than the maxAge of its topic is recorded as a gap; alar
   ]);
   const kept = (await delivered(log, 't')).map(({ seq }) => seq).sort((a, b) => a - b);
   expect(kept).toEqual([4, 5, 7, 8, ...Array.from({ length: 11 }, (_, index) => index + 10)]);
+});
+
+test('a clock that is set ahead makes no reading of this run older than the run; one of an earlier run has only the clock', async () => {
+  const directory = tempDir();
+  const log = await openLog(directory);
+  const dayAgoUs = (Date.now() - 86_400_000) * 1000;
+  const arrived = { arrivalUs: dayAgoUs };
+  const special = new Map<bigint, { arrivalUs: number; replayed?: boolean }>([
+    [1n, { ...arrived, replayed: true }],
+    [2n, arrived],
+    [3n, arrived],
+  ]);
+  const spool = new GeneratedSpool('t', join(directory, 'acknowledged'), 3, special);
+  spool.runsForMs = 59_000;
+  const uplink = closing(await startUplink(log, spool, directory, { ...LIVE_FIRST, maxAgeMs: { t: 60_000 } }));
+  expect(await uplink.drain(HANG_MS)).toBe(true);
+  expect(spool.gaps.map(({ fromSeq, toSeq }) => [fromSeq, toSeq])).toEqual([[1n, 1n]]);
+  expect((await delivered(log, 't')).map(({ seq }) => seq).toSorted()).toEqual([2, 3]);
 });
