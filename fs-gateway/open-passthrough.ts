@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { removeAbandoned } from './data/abandoned.ts';
 import type { BlockCache } from './data/block-cache.ts';
+import type { FileHolder } from './data/file-holder.ts';
 import { FileHasher } from './data/file-hasher.ts';
 import type { Staging } from './data/staging.ts';
 import { WHOLE_FOLDER, WholeFiles } from './data/whole-files.ts';
@@ -12,6 +13,7 @@ import { Filler } from './vfs/filler.ts';
 import type { KernelBacking, Result } from './vfs/operations.ts';
 import { Passthrough } from './vfs/passthrough.ts';
 import type { PassthroughMode } from './vfs/passthrough.ts';
+import type { RemovedFiles } from './vfs/removed-files.ts';
 
 /** Of the cache's bytes; the rest is for blocks of files that are not whole. */
 const WHOLE_SHARE = 0.9;
@@ -24,6 +26,7 @@ export interface WholeFilesRequest {
   readonly freeBytesMin: number;
   readonly staging: Staging;
   readonly cache: BlockCache;
+  readonly holder: FileHolder | undefined;
   report(message: string): void;
 }
 
@@ -40,6 +43,7 @@ export async function openWholeFiles(request: WholeFilesRequest): Promise<WholeF
     freeBytesMin: request.freeBytesMin,
     bootId: bootId(),
     isInUse: (ino) => staging.backingOf(ino) !== undefined,
+    holder: request.holder,
     report: (message) => request.report(message),
   });
   cache.share('whole files', whole.bytes);
@@ -51,6 +55,7 @@ export interface PassthroughRequest {
   readonly cache: BlockCache;
   readonly mode: PassthroughMode;
   readonly kernel: KernelBacking | undefined;
+  readonly removed: RemovedFiles;
   flush(ino: number): Result<void>;
   commit(ino: number): Result<void>;
   letGo(ino: number): void;
@@ -85,6 +90,7 @@ export function openPassthrough(request: PassthroughRequest): OpenPassthrough {
   const passthrough = new Passthrough({
     context,
     kernel,
+    removed: request.removed,
     mode,
     whole,
     filler,

@@ -20,6 +20,7 @@ import { BLOCKS_FOLDER } from './data/abandoned.ts';
 import { BlockCache } from './data/block-cache.ts';
 import { BlockReader } from './data/block-reader.ts';
 import { EarlierLives } from './data/earlier-lives.ts';
+import type { FileHolder } from './data/file-holder.ts';
 import { ASIDE_FOLDER, KeptAside } from './data/kept-aside.ts';
 import { Staging } from './data/staging.ts';
 import { Uploader } from './data/uploader.ts';
@@ -50,6 +51,7 @@ import { Orphans } from './vfs/orphans.ts';
 import type { KernelBacking, KernelNotifier, Operations, Result } from './vfs/operations.ts';
 import type { PassthroughMode } from './vfs/passthrough.ts';
 import { Reclaimer } from './vfs/reclaim.ts';
+import { RemovedFiles } from './vfs/removed-files.ts';
 import { ToldNames } from './vfs/told-names.ts';
 import { Writeback } from './vfs/writeback.ts';
 import { ExtendedAttributes } from './vfs/xattrs.ts';
@@ -88,6 +90,8 @@ export interface VolumeOptions {
   /** Which opens the kernel serves by itself; needs `kernel`. Default `off`. */
   readonly passthrough?: PassthroughMode;
   readonly kernel?: KernelBacking;
+  /** Of files that somebody removes while the kernel has them. */
+  readonly holder?: FileHolder;
   /** close and fsync return when the local disk has the bytes. */
   readonly writeback?: boolean;
   /** How long an operation waits for a metadata engine that is gone, before it fails with EIO. */
@@ -238,6 +242,7 @@ async function assemble({
     freeBytesMin: FREE_BYTES_MIN,
     staging,
     cache,
+    holder: options.holder,
     report,
   });
   caches.push(whole);
@@ -279,8 +284,10 @@ async function assemble({
   });
   const namespace = new Namespace(context, orphans, notifier);
   const commit = (ino: number): Result<void> => (writeback === undefined ? flushes.flush(ino) : writeback.add(ino));
+  const removed = new RemovedFiles(context, commit);
   const { passthrough, ...passing } = openPassthrough({
     context,
+    removed,
     cache,
     mode: options.passthrough ?? 'off',
     kernel: options.kernel,
@@ -290,7 +297,7 @@ async function assemble({
   });
   const flusher = new Flusher(context, uploader);
   const writeback = options.writeback === true ? new Writeback(clock, (ino) => flushes.flush(ino)) : undefined;
-  const flushes: Flushes = new Flushes({ context, flusher, orphans, passthrough, writeback });
+  const flushes: Flushes = new Flushes({ context, flusher, orphans, passthrough, removed, writeback });
   const stagedMax =
     options.stagedMax ?? (writeback === undefined ? STAGED_MAX : Math.max(STAGED_MAX, options.cacheBytes));
   const earlyUploads = new EarlyUploads({ context, uploader, clock, commit, staged: writeback === undefined });
@@ -403,6 +410,7 @@ async function assemble({
       await group?.close();
       locks.close();
       earlyUploads.close();
+      removed.close();
       await orphans.close();
       await writeback?.close();
       await passing.close();

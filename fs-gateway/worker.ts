@@ -37,7 +37,7 @@ const workerOptions = z.strictObject({
 
 await runWorker(async (assignment) => {
   const { credentials, cacheGroup, folder, ...options } = workerOptions.parse(assignment.options);
-  const { backing, log } = assignment;
+  const { backing, holder, log } = assignment;
   if (options.passthrough !== 'off' && backing === undefined) {
     log('the kernel has no FUSE passthrough: the daemon serves the data');
   }
@@ -49,6 +49,7 @@ await runWorker(async (assignment) => {
       ...(folder !== undefined && { folder }),
       passthrough: backing === undefined ? 'off' : options.passthrough,
       ...(backing !== undefined && { kernel: backing }),
+      holder,
       mountpoint: assignment.mountpoint,
       mountLife: assignment.session,
       ttlMs: assignment.negotiated.incrementEpoch ? TTL_MS : TTL_WITHOUT_EPOCH_MS,

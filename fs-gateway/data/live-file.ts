@@ -19,12 +19,13 @@
  *   appended bytes are committed the journal and the metadata say (appends.ts).
  * Limits: a flush reads the whole file but for its holes (4 GB/s from the page cache, in a thread); content kept in the metadata is held in memory.
  */
-import { closeSync, constants, fdatasync, fstatSync, ftruncateSync, openSync, writeSync } from 'node:fs';
+import { fdatasync, ftruncateSync, writeSync } from 'node:fs';
 import { promisify } from 'node:util';
 import type { Extent } from '../../lib/volume/extents.ts';
 import type { Appends, Move } from './appends.ts';
 import { readUpTo } from './descriptors.ts';
 import { KeptBase } from './kept-base.ts';
+import { LiveBytes } from './live-bytes.ts';
 import { LiveComparison } from './live-comparison.ts';
 import type { LiveComparisonOptions } from './live-comparison.ts';
 import { findMeeting, giveUp, mergeCommitted } from './live-merge.ts';
@@ -55,8 +56,7 @@ export type MetElsewhere = Written & { readonly meeting: Meeting };
 export class LiveFile extends StagedFile {
   override readonly selfKept = true;
   readonly #options: LiveFileOptions;
-  readonly #readFd: number;
-  #writeFd: number | undefined;
+  readonly #bytes: LiveBytes;
   #base: WholeRecord;
   /** What the flush under way commits. */
   readonly #next: LiveComparison;
@@ -89,10 +89,10 @@ export class LiveFile extends StagedFile {
       isWanted: () => !this.#closed,
     });
     this.promised = this.#kept.isThere;
-    this.#pending = new PendingBase(options);
     this.#seenMtimeNs = options.base.mtimeNs;
-    this.#readFd = openSync(options.whole.path(options.ino), 'r');
-    this.#next = new LiveComparison(options, this.#readFd);
+    this.#bytes = new LiveBytes(options.ino, options.whole);
+    this.#pending = new PendingBase(options, this.#bytes);
+    this.#next = new LiveComparison(options, this.#bytes.fd);
     this.#takeUp();
     this.look();
     // The worker before this one may have died between a commit and that.
@@ -108,7 +108,7 @@ export class LiveFile extends StagedFile {
   }
 
   override get size(): number {
-    return fstatSync(this.#readFd).size;
+    return this.#bytes.stat.size;
   }
 
   override get dirty(): boolean {
@@ -145,9 +145,15 @@ export class LiveFile extends StagedFile {
     this.#unsettlings++;
   }
 
+  /** Whether somebody has removed its backing file: then a power cut takes what is not committed. What is open of it goes on as the file. */
+  isRemoved(): boolean {
+    if (this.#bytes.look(this.#base)) this.#pending.again();
+    return this.#options.whole.isRemoved(this.ino);
+  }
+
   /** Takes over the times that the kernel gave the backing file. */
   override look(): void {
-    const { mtimeNs } = fstatSync(this.#readFd, { bigint: true });
+    const { mtimeNs } = this.#bytes.exactStat;
     const changed = mtimeNs !== this.#seenMtimeNs && mtimeNs !== this.#keptMtimeNs;
     this.mtimeNs = changed ? mtimeNs : null;
     this.ctimeNs = changed ? mtimeNs : 0n;
@@ -155,12 +161,12 @@ export class LiveFile extends StagedFile {
 
   override keepMtime(): void {
     super.keepMtime();
-    this.#keptMtimeNs = fstatSync(this.#readFd, { bigint: true }).mtimeNs;
+    this.#keptMtimeNs = this.#bytes.exactStat.mtimeNs;
   }
 
   /** Most of it is holes. */
   get isSparse(): boolean {
-    const { size, blocks } = fstatSync(this.#readFd);
+    const { size, blocks } = this.#bytes.stat;
     return blocks * SECTOR_BYTES < size / 2;
   }
 
@@ -169,13 +175,12 @@ export class LiveFile extends StagedFile {
   }
 
   override overlay(from: number, target: Buffer): void {
-    target.fill(0, readUpTo(this.#readFd, target, from));
+    target.fill(0, readUpTo(this.#bytes.fd, target, from));
   }
 
   #writable(): number {
     this.unsettle();
-    this.#writeFd ??= openSync(this.#options.whole.path(this.ino), constants.O_RDWR);
-    return this.#writeFd;
+    return this.#bytes.writable();
   }
 
   override store(offset: number, data: Uint8Array): void {
@@ -211,10 +216,11 @@ export class LiveFile extends StagedFile {
   /** Merges what is committed now, and says what differs from it, in whole blocks; null: nothing. What was appended stands behind what is committed. */
   async compare(committed: FileContent): Promise<Flush | null> {
     await this.early.settled();
+    this.isRemoved();
     this.#rebase(this.#pending.settle(committed, this.#base.content));
     if (contentKey(committed) !== contentKey(this.#base.content)) await this.#merge(committed);
-    this.#closeWriter();
-    const quiet = this.#options.isQuiet(this.#readFd);
+    this.#bytes.closeWriter();
+    const quiet = this.#options.isQuiet(this.#bytes.fd);
     const unsettlings = this.#unsettlings;
     const overlay = await this.#next.changes(this.size, this.#base.hashes);
     const { size } = this.#next;
@@ -252,6 +258,7 @@ export class LiveFile extends StagedFile {
    * is gone. `known`: the last commit of this node, where that is known.
    */
   async meets(committed: FileContent | null, known: FileContent | null): Promise<MetElsewhere | null> {
+    this.isRemoved();
     if (committed !== null) this.#rebase(this.#pending.settle(committed, this.#base.content));
     const overlay = await this.#next.changes(this.size, this.#base.hashes);
     const { size } = this.#next;
@@ -268,7 +275,7 @@ export class LiveFile extends StagedFile {
     const hashes = await giveUp(this, met, committed, aside, met.meeting, sync);
     // What is longer by now was written behind what is kept aside.
     if (this.size === met.size) this.#setSize(committed.size);
-    this.#closeWriter();
+    this.#bytes.closeWriter();
     // What was appended while it was given up, too, is at its place for good.
     const { append } = this;
     this.append = undefined;
@@ -276,7 +283,7 @@ export class LiveFile extends StagedFile {
     this.#next.done();
     this.#cut = false;
     this.early.clear();
-    const { mtimeNs } = fstatSync(this.#readFd, { bigint: true });
+    const { mtimeNs } = this.#bytes.exactStat;
     this.#takeBase({ ...this.#base, content: committed, hashes, mtimeNs });
   }
 
@@ -287,14 +294,14 @@ export class LiveFile extends StagedFile {
   /** Takes over what another node committed since the base. */
   async #merge(committed: FileContent): Promise<void> {
     const base = this.#base.content;
-    const unchanged = fstatSync(this.#readFd, { bigint: true }).mtimeNs === this.#seenMtimeNs;
+    const unchanged = this.#bytes.exactStat.mtimeNs === this.#seenMtimeNs;
     this.#moveAppended(committed.size);
     const hashes = await mergeCommitted(this, committed);
     const { size } = this;
     if (size >= base.size && size < committed.size) this.#setSize(committed.size);
     if (size === base.size && size > committed.size) this.#setSize(committed.size);
     // What was written here just now is no change of this node.
-    const mtimeNs = unchanged ? fstatSync(this.#readFd, { bigint: true }).mtimeNs : this.#seenMtimeNs;
+    const mtimeNs = unchanged ? this.#bytes.exactStat.mtimeNs : this.#seenMtimeNs;
     this.#takeBase({ ...this.#base, content: committed, hashes, mtimeNs });
   }
 
@@ -361,7 +368,8 @@ export class LiveFile extends StagedFile {
   }
 
   #keepAgain(): void {
-    if (this.promised) this.#kept.again();
+    // What somebody has removed is found by no boot.
+    if (this.promised && !this.#options.whole.isRemoved(this.ino)) this.#kept.again();
   }
 
   /** What a later boot finds is as of the last commit. */
@@ -384,7 +392,7 @@ export class LiveFile extends StagedFile {
     if (this.#released) return;
     this.#syncs++;
     try {
-      await sync(this.#readFd);
+      await sync(this.#bytes.fd);
     } finally {
       this.#syncs--;
       this.flushed();
@@ -398,8 +406,8 @@ export class LiveFile extends StagedFile {
 
   /** Nobody can change it but through an open that is yet to be answered. */
   get quiet(): boolean {
-    this.#closeWriter();
-    return this.#options.isQuiet(this.#readFd);
+    this.#bytes.closeWriter();
+    return this.#options.isQuiet(this.#bytes.fd);
   }
 
   isSettled(): boolean {
@@ -412,11 +420,6 @@ export class LiveFile extends StagedFile {
     return this.#base;
   }
 
-  #closeWriter(): void {
-    if (this.#writeFd !== undefined) closeSync(this.#writeFd);
-    this.#writeFd = undefined;
-  }
-
   /** A flush under way reads on: a descriptor that is closed under it may be another file's the next moment. */
   close(): void {
     this.#closed = true;
@@ -426,8 +429,7 @@ export class LiveFile extends StagedFile {
   override flushed(): void {
     if (!this.#closed || this.#released || this.flushing !== undefined || this.#syncs > 0) return;
     this.#released = true;
-    this.#closeWriter();
-    closeSync(this.#readFd);
+    this.#bytes.close();
   }
 
   override discard(): void {

@@ -6,6 +6,7 @@
  * Failure: the next worker asks the metadata for the id (meta/repeats.ts), and this one, when it reaches them again.
  * Limits: where a full disk had no room for it, or a flush in parts (vfs/page-commits.ts) was not finished, the commit is merged as another node's.
  */
+import type { LiveBytes } from './live-bytes.ts';
 import type { NextBase, WholeFiles } from './whole-files.ts';
 import { contentKey } from './whole-record.ts';
 import type { FileContent, WholeRecord } from './whole-record.ts';
@@ -19,17 +20,28 @@ export interface PendingBaseOptions {
 
 export class PendingBase {
   readonly #options: PendingBaseOptions;
+  readonly #bytes: Pick<LiveBytes, 'exactStat'>;
   #next: NextBase | undefined;
 
-  constructor(options: PendingBaseOptions) {
+  constructor(options: PendingBaseOptions, bytes: Pick<LiveBytes, 'exactStat'>) {
     this.#options = options;
+    this.#bytes = bytes;
     this.#next = options.whole.next(options.ino);
   }
 
   /** Before the commit. */
   begin(next: NextBase): void {
     this.#next = next;
-    this.#options.whole.saveNext(this.#options.ino, next);
+    this.#save(next);
+  }
+
+  /** Somebody has removed it. */
+  again(): void {
+    if (this.#next !== undefined) this.#save(this.#next);
+  }
+
+  #save(next: NextBase): void {
+    this.#options.whole.saveNext(this.#options.ino, next, this.#bytes.exactStat);
   }
 
   /** The commit is made: the base from here on. Undefined: nothing was about to be committed. */

@@ -51,6 +51,11 @@ export class Bases {
     this.#recovered.delete(file.ino);
   }
 
+  /** Of which none is there yet. */
+  get unclaimed(): Iterable<number> {
+    return this.#recovered.keys();
+  }
+
   /** All live files are there. */
   resumed(): void {
     this.#recovered.clear();

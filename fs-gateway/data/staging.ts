@@ -218,6 +218,8 @@ export class Staging {
   /** The live file is complete: its backing file stays. */
   release(file: LiveFile): void {
     this.#files.delete(file.ino);
+    // Whose base the journal has, and who is not there any more, is lost (vfs/removed-files.ts).
+    this.bases.set(file, undefined);
     file.close();
   }
 

@@ -13,6 +13,8 @@
  * - A record is written after the bytes are synced, and removed before they are changed. After a boot that the record does not know, the
  *   file counts as complete only when its blocks have been hashed again.
  * - A file that is open for passthrough, or live, is never evicted.
+ * - A live file whose bytes somebody removes, or whose disk is not here any more, is found by what is open of it (live-bytes.ts); its records are where they were. It ends with its last
+ *   handle, and is never complete.
  * Failure: a file without a record is removed by the next start, unless somebody has it open: then it is filled again. A live file of
  *   an earlier boot is removed, unless its bytes were promised: then it is what it was as of the kept record, which was synced behind the bytes, and newer.
  * Limits: at most `bytesMax` (local blocks, so holes are free); the least recently opened goes first.
@@ -28,10 +30,13 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs';
+import type { BigIntStats } from 'node:fs';
 import { open, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { describeError, fromSystemError, isCode } from '../../lib/errors.ts';
+import { describeError, fromSystemError, isCode, systemCode } from '../../lib/errors.ts';
 import { Descriptors, readUpTo } from './descriptors.ts';
+import { isAt } from './file-holder.ts';
+import type { FileHolder } from './file-holder.ts';
 import { contentKey, decodeWhole, encodeWhole } from './whole-record.ts';
 import type { WholeRecord } from './whole-record.ts';
 
@@ -50,6 +55,7 @@ export interface WholeFilesOptions {
   readonly bootId: string;
   /** Somebody has it open for passthrough. */
   isInUse(ino: number): boolean;
+  readonly holder?: FileHolder | undefined;
   report(message: string): void;
 }
 
@@ -73,6 +79,8 @@ export class WholeFiles {
   readonly #live = new Set<number>();
   /** The next records that there are. */
   readonly #nexts = new Map<number, { readonly id: bigint; readonly path: string }>();
+  /** Where the bytes of live files can be opened that are not at their paths any more. */
+  readonly #removed: Map<number, string>;
   readonly #descriptors = new Descriptors();
   #bytes = 0;
   #keeps = 0;
@@ -81,8 +89,10 @@ export class WholeFiles {
 
   constructor(options: WholeFilesOptions) {
     this.#options = options;
+    this.#removed = new Map(options.holder?.held);
     mkdirSync(options.dir, { recursive: true, mode: 0o700 });
     for (const folder of readdirSync(options.dir)) this.#adoptFolder(folder);
+    for (const ino of this.#removed.keys()) this.#adoptRemoved(ino);
     this.makeRoom(0);
   }
 
@@ -93,6 +103,7 @@ export class WholeFiles {
       const [number = '', kind] = name.split('.');
       const path = join(this.#options.dir, folder, name);
       const ino = Number(number);
+      if (this.#removed.has(ino)) continue;
       const own = path.startsWith(this.path(ino));
       if (own && kind === undefined) this.#adopt(ino, names);
       else if (!own || kind === 'tmp' || !names.has(number)) rmSync(path, { force: true, recursive: true });
@@ -101,10 +112,21 @@ export class WholeFiles {
     for (const [ino, path] of nexts) this.#adoptNext(ino, path);
   }
 
+  /** What is at its path is of another disk, or nothing; its records are its own. */
+  #adoptRemoved(ino: number): void {
+    const folder = join(this.place(ino), '..');
+    const names = existsSync(folder) ? readdirSync(folder) : [];
+    this.#entries.set(ino, { bytes: 0, key: null, verified: false });
+    this.#live.add(ino);
+    if (this.base(ino) === null) this.drop(ino);
+    for (const name of names) if (name.startsWith(`${ino}.next.`)) this.#adoptNext(ino, join(folder, name));
+  }
+
   #adoptNext(ino: number, path: string): void {
     const id = BigInt(/\.next\.(\d+)\./.exec(path)?.[1] ?? 0);
     // One of a former backing file says nothing of this one.
-    if (this.#live.has(ino) && path === this.#nextPath(ino, id)) this.#nexts.set(ino, { id, path });
+    if (this.#live.has(ino) && path === this.#nextPath(ino, id, statSync(this.path(ino), { bigint: true })))
+      this.#nexts.set(ino, { id, path });
     else rmSync(path, { force: true });
   }
 
@@ -136,8 +158,19 @@ export class WholeFiles {
     return this.#entries.has(ino);
   }
 
+  /** Where the bytes can be opened. */
   path(ino: number): string {
+    return this.#removed.get(ino) ?? this.place(ino);
+  }
+
+  /** Where it belongs, with its records. */
+  place(ino: number): string {
     return join(this.#options.dir, (ino % FOLDERS).toString(16).padStart(2, '0'), String(ino));
+  }
+
+  /** Where there is one, it can be opened. */
+  isReachable(ino: number): boolean {
+    return this.#entries.has(ino) && existsSync(this.path(ino));
   }
 
   /** The whole content of this key is here, synced, and has been verified since the machine was started. */
@@ -170,13 +203,13 @@ export class WholeFiles {
 
   /** The record of a complete file; null where there is none that can be read. */
   record(ino: number): WholeRecord | null {
-    return this.#read(`${this.path(ino)}.ok`);
+    return this.#read(`${this.place(ino)}.ok`);
   }
 
   /** What a live file is compared with: as of this boot, or else as it was kept. */
   base(ino: number): WholeRecord | null {
-    const base = this.#read(`${this.path(ino)}.base`);
-    return base?.bootId === this.#options.bootId ? base : this.#read(`${this.path(ino)}.kept`);
+    const base = this.#read(`${this.place(ino)}.base`);
+    return base?.bootId === this.#options.bootId ? base : this.#read(`${this.place(ino)}.kept`);
   }
 
   #read(path: string): WholeRecord | null {
@@ -197,7 +230,7 @@ export class WholeFiles {
   /** Its bytes are about to be written: from now on it is not complete. */
   begin(ino: number): void {
     mkdirSync(join(this.path(ino), '..'), { recursive: true, mode: 0o700 });
-    rmSync(`${this.path(ino)}.ok`, { force: true });
+    rmSync(`${this.place(ino)}.ok`, { force: true });
     const entry = this.#entries.get(ino);
     if (entry === undefined) this.#entries.set(ino, { bytes: 0, key: null, verified: false });
     else entry.key = null;
@@ -205,7 +238,7 @@ export class WholeFiles {
 
   /** Its bytes are written and synced. */
   complete(ino: number, record: WholeRecord): void {
-    this.#write(`${this.path(ino)}.ok`, ino, record);
+    this.#write(`${this.place(ino)}.ok`, ino, record);
     this.#settle(ino, contentKey(record.content));
   }
 
@@ -221,14 +254,47 @@ export class WholeFiles {
   }
 
   #write(path: string, ino: number, record: WholeRecord): void {
-    const temporary = `${this.path(ino)}.tmp`;
-    writeFileSync(temporary, encodeWhole(record), { mode: 0o600 });
-    renameSync(temporary, path);
+    const temporary = `${this.place(ino)}.tmp`;
+    const write = (): void => {
+      writeFileSync(temporary, encodeWhole(record), { mode: 0o600 });
+      renameSync(temporary, path);
+    };
+    try {
+      write();
+    } catch (error) {
+      if (systemCode(error) !== 'ENOENT') throw error;
+      // Somebody has removed the folder.
+      mkdirSync(join(path, '..'), { recursive: true, mode: 0o700 });
+      write();
+    }
+  }
+
+  /** Somebody has removed the bytes of the live file, or their disk, and that is known. */
+  isRemoved(ino: number): boolean {
+    return this.#removed.has(ino);
+  }
+
+  /**
+   * Whether its bytes, which are open here, are at their path no more, or its record: then they are found by the descriptor from here on, and the record, `base`, is
+   * put back.
+   */
+  lookFor(ino: number, fd: number, base: WholeRecord): boolean {
+    if (!this.#removed.has(ino)) {
+      if (isAt(this.place(ino), fd)) return false;
+      this.#removed.set(ino, `/proc/self/fd/${fd}`);
+      this.#options.holder?.hold(ino, fd);
+    } else if (existsSync(`${this.place(ino)}.base`)) return false;
+    try {
+      this.saveBase(ino, base);
+    } catch (error) {
+      this.#options.report(`the next worker will not know inode ${ino}: ${describeError(error)}`);
+    }
+    return true;
   }
 
   /** A complete file becomes a live one. Throws Node's errors. */
   enliven(ino: number): void {
-    renameSync(`${this.path(ino)}.ok`, `${this.path(ino)}.base`);
+    renameSync(`${this.place(ino)}.ok`, `${this.place(ino)}.base`);
     this.#live.add(ino);
     const entry = this.#entries.get(ino);
     if (entry !== undefined) entry.key = null;
@@ -246,13 +312,13 @@ export class WholeFiles {
 
   /** The live file as of a flush that was committed. */
   saveBase(ino: number, record: WholeRecord): void {
-    this.#write(`${this.path(ino)}.base`, ino, { ...record, bootId: this.#options.bootId });
+    this.#write(`${this.place(ino)}.base`, ino, { ...record, bootId: this.#options.bootId });
   }
 
   /** Before that commit. A full disk does not keep what is written here from where there is room: then there is none. */
-  saveNext(ino: number, { id, record }: NextBase): void {
+  saveNext(ino: number, { id, record }: NextBase, backingFile: BigIntStats): void {
     this.dropNext(ino);
-    const path = this.#nextPath(ino, id);
+    const path = this.#nextPath(ino, id, backingFile);
     try {
       this.#write(path, ino, { ...record, bootId: this.#options.bootId });
       this.#nexts.set(ino, { id, path });
@@ -265,8 +331,18 @@ export class WholeFiles {
   takeNext(ino: number, record: WholeRecord): void {
     const next = this.#nexts.get(ino);
     this.#nexts.delete(ino);
-    if (next === undefined) this.saveBase(ino, record);
-    else renameSync(next.path, `${this.path(ino)}.base`);
+    if (next === undefined || !this.#take(next.path, `${this.place(ino)}.base`)) this.saveBase(ino, record);
+  }
+
+  /** False: somebody has removed it. */
+  #take(path: string, to: string): boolean {
+    try {
+      renameSync(path, to);
+      return true;
+    } catch (error) {
+      if (systemCode(error) !== 'ENOENT') throw error;
+      return false;
+    }
   }
 
   /** Of a flush that the worker before this one did not live to hear of. */
@@ -287,24 +363,22 @@ export class WholeFiles {
     this.#nexts.delete(ino);
   }
 
-  #nextPath(ino: number, id: bigint): string {
-    const path = this.path(ino);
-    const { ino: file, birthtimeNs } = statSync(path, { bigint: true });
-    return `${path}.next.${id}.${file}-${birthtimeNs}`;
+  #nextPath(ino: number, id: bigint, { ino: file, birthtimeNs }: BigIntStats): string {
+    return `${this.place(ino)}.next.${id}.${file}-${birthtimeNs}`;
   }
 
   isKept(ino: number): boolean {
-    return existsSync(`${this.path(ino)}.kept`);
+    return existsSync(`${this.place(ino)}.kept`);
   }
 
   /** The same for bytes that are synced: it survives a power cut when this resolves, unless the file is not live any more (`isWanted`). */
   async keepBase(ino: number, record: WholeRecord, isWanted: () => boolean): Promise<void> {
     // The file may become live anew while the record of its last life is being written.
-    const temporary = `${this.path(ino)}.tmp.${this.#keeps++}`;
+    const temporary = `${this.place(ino)}.tmp.${this.#keeps++}`;
     try {
       await writeFile(temporary, encodeWhole(record), { mode: 0o600, flush: true });
       if (!isWanted()) return;
-      renameSync(temporary, `${this.path(ino)}.kept`);
+      renameSync(temporary, `${this.place(ino)}.kept`);
     } finally {
       rmSync(temporary, { force: true });
     }
@@ -321,8 +395,8 @@ export class WholeFiles {
     this.dropNext(ino);
     this.saveBase(ino, record);
     // All of it is committed: a power cut from here on loses nothing with it.
-    rmSync(`${this.path(ino)}.kept`, { force: true });
-    renameSync(`${this.path(ino)}.base`, `${this.path(ino)}.ok`);
+    rmSync(`${this.place(ino)}.kept`, { force: true });
+    renameSync(`${this.place(ino)}.base`, `${this.place(ino)}.ok`);
     this.#live.delete(ino);
     this.#settle(ino, contentKey(record.content));
   }
@@ -333,10 +407,11 @@ export class WholeFiles {
     if (entry === undefined) return;
     this.#entries.delete(ino);
     this.#bytes -= entry.bytes;
-    this.#descriptors.close(this.path(ino));
+    this.#descriptors.close(this.place(ino));
     // The bytes first: with one of its records they would be compared with an older content than the last.
-    for (const suffix of ['', '.ok', '.base', '.kept']) rmSync(`${this.path(ino)}${suffix}`, { force: true });
+    for (const suffix of ['', '.ok', '.base', '.kept']) rmSync(`${this.place(ino)}${suffix}`, { force: true });
     this.dropNext(ino);
+    if (this.#removed.delete(ino)) this.#options.holder?.letGo(ino);
   }
 
   /** `bytes` more fit into the cache and leave the disk its reserve. */

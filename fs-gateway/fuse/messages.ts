@@ -1,6 +1,7 @@
 /** What supervisor and worker say to each other over the child process's IPC channel (JSON), and how a worker is started. */
 import type { ErrorCode } from '../../lib/errors.ts';
 import type { Negotiated } from './handshake.ts';
+import type { HeldFile } from './held-files.ts';
 import type { Notification } from './notifier.ts';
 
 /** The worker inherits /dev/fuse as this descriptor (stdin, stdout, stderr, IPC, device). */
@@ -16,6 +17,8 @@ export interface Assignment {
   /** Somebody else has the device too (keeper.ts): without its supervisor a worker ends as if it was killed, and another takes over. */
   readonly kept: boolean;
   readonly accessLogPath?: string;
+  /** What the workers before this one gave the supervisor to hold, and where that can be opened. Absent: an older one holds nothing. */
+  readonly held?: readonly (readonly [id: number, path: string])[];
   /** The caller's own options for its worker module, as JSON. */
   readonly options: unknown;
 }
@@ -42,6 +45,9 @@ export type FromWorker =
   | { readonly type: 'failed'; readonly message: string }
   | { readonly type: 'unmounted' }
   | { readonly type: 'notify'; readonly batch: readonly Notification[] }
+  /** This descriptor is of a file that the next worker could not open, until it is let go. An older supervisor knows neither. */
+  | { readonly type: 'hold'; readonly held: number; readonly fd: number; readonly file: HeldFile }
+  | { readonly type: 'let-go'; readonly held: number }
   | { readonly type: 'answer'; readonly id: number; readonly value?: unknown; readonly error?: string };
 
 /** What a supervisor in the background says to the command that started it. */

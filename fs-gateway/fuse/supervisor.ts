@@ -21,6 +21,7 @@ import { answerInit, type HandshakeChoices, type Negotiated } from './handshake.
 import { mountDevice, widenReadAhead } from './mount.ts';
 import { MountPlace } from './mount-place.ts';
 import type { MountStats } from './mount-stats.ts';
+import { HeldFiles } from './held-files.ts';
 import { KeeperLink } from './keeper-link.ts';
 import { native } from './native.ts';
 import { NotificationWriter } from './notification-writer.ts';
@@ -84,6 +85,7 @@ export class Supervisor {
   #negotiated: Negotiated | undefined;
   #worker: WorkerProcess | undefined;
   #notifications: NotificationWriter | undefined;
+  readonly #held = new HeldFiles();
   #link: KeeperLink | undefined;
   #state: State = 'starting';
   #generation = 0;
@@ -305,7 +307,7 @@ export class Supervisor {
 
   #fork(): WorkerProcess {
     this.#notifications ??= new NotificationWriter(this.#fd);
-    return new WorkerProcess(this.#options.workerModule, this.#fd, this.#notifications);
+    return new WorkerProcess(this.#options.workerModule, this.#fd, this.#notifications, this.#held);
   }
 
   #assign(worker: WorkerProcess): void {
@@ -318,6 +320,7 @@ export class Supervisor {
       generation: this.#generation,
       negotiated: this.#negotiated,
       kept: this.#link !== undefined,
+      held: this.#held.paths,
       options: workerOptions,
       ...(accessLogPath !== undefined && { accessLogPath }),
     });
@@ -424,6 +427,7 @@ export class Supervisor {
     this.#link?.release();
     if (this.#fd >= 0) closeSync(this.#fd);
     this.#notifications?.close();
+    this.#held.close();
     this.#worker?.kill();
     // The answer to an umount may still be on its way to whoever asked.
     const timer = setTimeout(() => this.#end.resolve(orderly), ANSWER_GRACE_MS);

@@ -2,6 +2,7 @@
 import { fork, type ChildProcess } from 'node:child_process';
 import { PenstockError } from '../../lib/errors.ts';
 import type { Assignment, FromWorker, ToWorker, WorkerAnswer } from './messages.ts';
+import type { HeldFiles } from './held-files.ts';
 import type { NotificationWriter } from './notification-writer.ts';
 
 /** Workers of one mount share libuv's pool with the loop's idle wait (one thread), hence more than the default of four. */
@@ -31,7 +32,7 @@ export class WorkerProcess {
   #listening = false;
   #answers: readonly WorkerAnswer[] = [];
 
-  constructor(modulePath: string, fd: number, notifications: NotificationWriter) {
+  constructor(modulePath: string, fd: number, notifications: NotificationWriter, held: HeldFiles) {
     const child = fork(modulePath, [], {
       stdio: ['ignore', 2, 2, 'ipc', fd], // the device becomes DEVICE_FD; standard output is the command's own
       execArgv: [...process.execArgv, ...HEAP_LIMITS],
@@ -54,6 +55,10 @@ export class WorkerProcess {
         this.unmounted = true;
       } else if (message.type === 'notify') {
         void notifications.write(message.batch).then((count) => this.#send({ type: 'notified', count }));
+      } else if (message.type === 'hold') {
+        held.hold(message.held, this.pid, message.fd, message.file);
+      } else if (message.type === 'let-go') {
+        held.letGo(message.held);
       } else {
         this.#settle(message);
       }

@@ -9,9 +9,11 @@
  *   a keeper has the device, leaves at once for the next supervisor's worker.
  * Failure: killed at any moment, the requests in flight are sent again by the kernel to the next worker.
  */
+import { fstatSync } from 'node:fs';
 import { describeError } from '../../lib/errors.ts';
 import { Callers } from '../callers/callers.ts';
 import type { Usage } from '../callers/usage.ts';
+import type { FileHolder } from '../data/file-holder.ts';
 import type { KernelBacking, Operations } from '../vfs/operations.ts';
 import { AccessLog } from './access-log.ts';
 import { DeviceBacking } from './backing.ts';
@@ -37,6 +39,8 @@ export interface WorkerAssignment extends Assignment {
   readonly notifier: Notifier;
   /** Present when the kernel agreed to passthrough. */
   readonly backing: KernelBacking | undefined;
+  /** The supervisor. */
+  readonly holder: FileHolder;
   readonly log: (message: string) => void;
 }
 
@@ -74,7 +78,15 @@ export async function runWorker(body: (assignment: WorkerAssignment) => Promise<
     });
     process.once('disconnect', () => notifier.close());
     const backing = assignment.negotiated.passthrough ? new DeviceBacking(native(), DEVICE_FD) : undefined;
-    await body({ ...assignment, fd: DEVICE_FD, notifier, backing, log });
+    const holder: FileHolder = {
+      held: new Map(assignment.held),
+      hold(held, fd) {
+        const { dev: device, ino: file } = fstatSync(fd);
+        tell({ type: 'hold', held, fd, file: { device, file } });
+      },
+      letGo: (held) => tell({ type: 'let-go', held }),
+    };
+    await body({ ...assignment, fd: DEVICE_FD, notifier, backing, holder, log });
     notifier.close();
   } catch (error) {
     log(describeError(error));

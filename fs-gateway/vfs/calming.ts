@@ -51,8 +51,9 @@ export class Calming {
       return;
     }
     const seen = context.view.cachedNode(ino);
-    if (seen === undefined || (seen.inode.flags & INODE_INLINE) !== 0 || seen.inode.size === 0) {
-      // Its content is in the metadata: the next reader has it in one request.
+    const isInMetadata = seen === undefined || (seen.inode.flags & INODE_INLINE) !== 0 || seen.inode.size === 0;
+    if (isInMetadata || file.isRemoved()) {
+      // The next reader has it in one request; or nobody would find it.
       context.staging.release(file);
       whole.drop(ino);
       return;

@@ -10,6 +10,7 @@ import { open } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
 import { describeError, PenstockError } from '../../lib/errors.ts';
 import { extentsWithin } from '../../lib/volume/extents.ts';
+import { writeAll } from '../../lib/write-all.ts';
 import { WRITE_BYTES_MAX } from '../data/block-cache.ts';
 import type { BlockHashes } from '../data/block-hashes.ts';
 import type { FileHasher, Hole } from '../data/file-hasher.ts';
@@ -90,6 +91,7 @@ export class Filler {
     const { context, whole } = this.#options;
     const node = await context.view.node(ino);
     if (node === null) return;
+    this.#expectReachable(ino);
     const content = await contentOf(context, node);
     const record = whole.record(ino);
     const base: FileContent = record?.content ?? { size: 0, extents: [], inline: null };
@@ -121,6 +123,16 @@ export class Filler {
       await file.close();
     }
     this.#options.onFilled(content);
+  }
+
+  /** Where somebody has removed the file that the kernel has, another one in its place would be nobody's. */
+  #expectReachable(ino: number): void {
+    const { whole } = this.#options;
+    if (this.#isKept(ino) && !whole.isReachable(ino))
+      throw new PenstockError(
+        'io',
+        `its file in the cache directory, ${whole.place(ino)}, was removed under the mount`,
+      );
   }
 
   #isKept(ino: number): boolean {
@@ -162,10 +174,7 @@ export class Filler {
       if (from !== null && at >= from.size && isHole(to, at, at + part.length)) continue;
       if (this.#closed) throw new PenstockError('closed', 'the mount ends');
       await this.#options.read(to, at, part);
-      for (let done = 0; done < part.length;) {
-        const bytes = Math.min(WRITE_BYTES_MAX, part.length - done);
-        done += (await file.write(part, done, bytes, at + done)).bytesWritten;
-      }
+      await writeAll(file, part, at, WRITE_BYTES_MAX);
     }
   }
 

@@ -19,6 +19,7 @@ import type { Flusher } from './flusher.ts';
 import type { Result } from './operations.ts';
 import type { Orphans } from './orphans.ts';
 import type { Passthrough } from './passthrough.ts';
+import type { RemovedFiles } from './removed-files.ts';
 import type { Writeback } from './writeback.ts';
 
 /** A file that programs go on writing, and that takes longer to compare (100 MB), is compared less often: in this share of a core. */
@@ -33,6 +34,7 @@ export interface FlushesOptions {
   readonly flusher: Flusher;
   readonly orphans: Orphans;
   readonly passthrough: Passthrough;
+  readonly removed: RemovedFiles;
   readonly writeback: Writeback | undefined;
 }
 
@@ -118,9 +120,12 @@ export class Flushes {
 
   /** At close(2), and where a change without a handle ends. */
   settle(ino: number): Result<void> {
-    const { context, writeback } = this.#options;
+    const { context, writeback, removed } = this.#options;
     const file = context.staging.get(ino);
-    if (file === undefined) return;
+    if (file === undefined) {
+      removed.expectFound(ino);
+      return;
+    }
     return writeback === undefined ? this.#flushAll(file) : this.#stage(file, writeback);
   }
 
@@ -128,7 +133,12 @@ export class Flushes {
     const { staging, time } = this.#options.context;
     // Nobody could have written it since it was committed.
     if (file instanceof LiveFile && file.isSettled()) return;
-    await staging.sync(file, time.nowNs());
+    const isRemoved = (): boolean => file instanceof LiveFile && file.isRemoved();
+    await staging.sync(file, time.nowNs()).catch((error: unknown) => {
+      if (!isRemoved()) throw error;
+    });
+    // A power cut would take it, whatever is synced.
+    if (isRemoved()) return this.#flushAll(file);
     if (staging.get(file.ino) !== file) return;
     if (file instanceof LiveFile && staging.isOpen(file.ino)) this.#commitSoon(file, writeback);
     else void writeback.add(file.ino);

@@ -31,6 +31,7 @@ import { nodeOrThrow } from './context.ts';
 import type { Context } from './context.ts';
 import type { Filler } from './filler.ts';
 import type { KernelBacking, Result } from './operations.ts';
+import type { RemovedFiles } from './removed-files.ts';
 
 const O_APPEND = 0o2000;
 /** O_DSYNC, O_SYNC: each write is to be in the store; the kernel would sync the backing file only. */
@@ -60,6 +61,7 @@ export interface PassthroughOptions {
   readonly whole: WholeFiles;
   readonly filler: Filler;
   readonly hasher: FileHasher;
+  readonly removed: RemovedFiles;
   readonly bootId: string;
   read(content: FileContent, from: number, target: Buffer): void | Promise<void>;
   /** Commits what a live file has changed, at once. */
@@ -226,7 +228,15 @@ export class Passthrough {
       this.#refused = true;
       return null;
     }
-    if (writes) this.#makeLive(node);
+    try {
+      if (writes) this.#makeLive(node);
+    } catch (error) {
+      // Somebody has removed it, or its record, at this moment.
+      kernel?.unregister(id);
+      whole.drop(ino);
+      context.report(`inode ${ino} is written through the daemon: ${describeError(error)}`);
+      return null;
+    }
     return { backingId: id, directIo: this.#isDaemonPath(flags, writes) };
   }
 
@@ -261,8 +271,10 @@ export class Passthrough {
 
   /** The kernel reads the content that is committed now. */
   async #refresh(node: Node): Promise<void> {
-    const { context, whole, filler } = this.#options;
-    if (!whole.isComplete(node.ino, await keyOf(context, node))) await filler.now(node.ino);
+    const { context, whole, filler, removed } = this.#options;
+    if (whole.isComplete(node.ino, await keyOf(context, node))) return;
+    removed.expectReachable(node.ino);
+    await filler.now(node.ino);
   }
 
   #isDaemonPath(flags: number, writes: boolean): boolean {
@@ -271,8 +283,9 @@ export class Passthrough {
 
   /** Before an inode that the kernel has open for passthrough is changed here: nothing where it has not. */
   async beforeChange(ino: number): Promise<void> {
-    const { context, whole, filler } = this.#options;
+    const { context, whole, filler, removed } = this.#options;
     if (context.staging.backingOf(ino) === undefined) return;
+    removed.expectReachable(ino);
     const node = await nodeOrThrow(context.view, ino);
     if (!(context.staging.get(ino) instanceof LiveFile)) {
       // Nobody changes it in place from now on; and what has no record is not known well enough to be changed.
@@ -296,7 +309,7 @@ export class Passthrough {
 
   /** After a start: files that programs were writing when the worker before this one ended. Flush them next. */
   resume(): void {
-    const { whole, context, bootId } = this.#options;
+    const { whole, context, removed, bootId } = this.#options;
     for (const ino of whole.live) {
       try {
         const file = this.#adopt(ino);
@@ -307,8 +320,11 @@ export class Passthrough {
         whole.drop(ino);
       }
     }
-    context.staging.appends.resumed();
-    context.staging.bases.resumed();
+    const { bases, appends } = context.staging;
+    for (const ino of bases.unclaimed)
+      if (context.staging.backingOf(ino) !== undefined && whole.record(ino) === null) removed.noteLost(ino);
+    appends.resumed();
+    bases.resumed();
   }
 
   /** After that flush: what nobody has open any more becomes complete, or is looked after. */
@@ -393,6 +409,7 @@ export class Passthrough {
       this.#bytesRead.delete(ino);
       return;
     }
+    this.#options.removed.closed(ino);
     this.#options.kernel?.unregister(id);
   }
 

@@ -328,7 +328,7 @@ test('the record of a flush under way is that of its backing file, and of no lat
   const content: FileContent = { size: 5, extents: [], inline: Buffer.from('base,') };
   const base = { content, hashes: BlockHashes.of(Buffer.from('base,')), bootId: 'boot', mtimeNs: 1n };
   whole.createLive(INO, Buffer.from('base,'), () => base);
-  whole.saveNext(INO, { id: 3n, record: base });
+  whole.saveNext(INO, { id: 3n, record: base }, statSync(whole.path(INO), { bigint: true }));
   expect(wholeFiles(dir).next(INO)?.id).toBe(3n);
   const later = `${whole.path(INO)}.later`;
   writeFileSync(later, 'later');
