@@ -59,9 +59,9 @@ export class Turns {
     this.#waitingMax = waiting;
   }
 
-  /** Throws `unavailable` when too much of this party waits already. */
-  async run<T>(party: Party, work: () => Promise<T>): Promise<T> {
-    if ((this.#waiting.get(party)?.length ?? 0) > 0 || !this.#running.take(party)) await this.#wait(party);
+  /** Throws `unavailable` when too much of this party waits already, and the reason of `signal` while it waits. */
+  async run<T>(party: Party, work: () => Promise<T>, signal?: AbortSignal): Promise<T> {
+    if ((this.#waiting.get(party)?.length ?? 0) > 0 || !this.#running.take(party)) await this.#wait(party, signal);
     try {
       return await work();
     } finally {
@@ -70,13 +70,25 @@ export class Turns {
     }
   }
 
-  #wait(party: Party): Promise<void> {
+  #wait(party: Party, signal: AbortSignal | undefined): Promise<void> {
     const queue = this.#waiting.get(party) ?? [];
     if (queue.length >= this.#waitingMax) {
       throw new PenstockError('unavailable', `${this.#waitingMax} requests are waiting already`);
     }
     this.#waiting.set(party, queue);
-    return new Promise((begin) => queue.push(begin));
+    const { promise, resolve: begin, reject } = Promise.withResolvers<undefined>();
+    const turn = (): void => {
+      signal?.removeEventListener('abort', leave);
+      begin(undefined);
+    };
+    const leave = (): void => {
+      queue.splice(queue.indexOf(turn), 1);
+      if (queue.length === 0) this.#waiting.delete(party);
+      reject(signal?.reason as Error); // of `abort`, which is given one
+    };
+    queue.push(turn);
+    signal?.addEventListener('abort', leave, { once: true });
+    return promise;
   }
 
   /** To the first party in the round that may take it; that goes to the end of the round. */

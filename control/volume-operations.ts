@@ -6,7 +6,8 @@
  * Invariants: an id stands for one request; its repeats (idempotency.ts) are answered with what came of the first, and do again only what was interrupted or failed for a reason
  * that passes. A copy and the record that says that it is done become true in one commit, and nothing replaces that. Whoever is answered finds the record as it is.
  * Failure: of a server that is killed the sessions end, and its operations show as interrupted; what they had begun, `fs gc` removes. One that only lost its session and whose
- * operation was asked for again elsewhere meanwhile ends its own attempt, and leaves the record to the other. While the engine is away the last state is kept here and written when
+ * operation was asked for again elsewhere meanwhile ends its own attempt, and leaves the record to the other. A cancellation may come by any server: it stands in the record, where
+ * the one that does the work looks each SAVE_MS; what is done before that is done. While the engine is away the last state is kept here and written when
  * it is back.
  * Limits: one at a time, so that two do not slow down all mounts, and WAITING_MAX wait; KEPT_MAX records, of which the oldest that have ended go first; a record is
  * written each SAVE_MS while something moves. Lists of what there is do not wait for changes, but for each other.
@@ -14,7 +15,7 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { z } from 'zod';
 import type { Clock } from '../lib/clock.ts';
-import { describeError, PenstockError } from '../lib/errors.ts';
+import { describeError, isCode, PenstockError } from '../lib/errors.ts';
 import { parseJson, scanJson } from '../lib/lake/scan.ts';
 import type { Key, Stored, Version, Write } from '../lib/meta/engine.ts';
 import type { Connections } from './connections.ts';
@@ -37,6 +38,8 @@ const keptSchema = volumeOperationSchema.extend({
   request: z.string(),
   /** It failed, and may succeed later. */
   retryable: z.boolean(),
+  /** Who wants it to end before it is done. */
+  cancelBy: z.string().nullable(),
 });
 type Kept = z.output<typeof keptSchema>;
 
@@ -67,6 +70,8 @@ interface Live {
   saving: Promise<void>;
   /** Another server has begun it again: the record is not for this one any more. */
   isLost: boolean;
+  /** Leaves the queue of those that wait. */
+  readonly leave: AbortController;
   /** What it ended with. */
   failure: Error | undefined;
   readonly ended: Promise<void>;
@@ -109,7 +114,8 @@ export class VolumeOperations {
     if (live !== undefined) await within(live.ended, waitMs);
     const now = live?.kept ?? known;
     if (now.state === 'done') return { result: schema.parse(now.result) };
-    if (now.state !== 'failed') return { operation: now, ended: live?.ended.then(() => live.kept) ?? null };
+    if (now.state !== 'failed' && now.state !== 'cancelled')
+      return { operation: now, ended: live?.ended.then(() => live.kept) ?? null };
     const { status = 500, code = 'internal', detail = '' } = now.error ?? {};
     throw live?.failure ?? new HttpProblem(status, code, detail);
   }
@@ -120,6 +126,34 @@ export class VolumeOperations {
     const kept = keptOf(stored);
     if (kept === null) throw new PenstockError('not-found', `there is no operation ${id}, or no longer`);
     return (await this.#shown([kept]))[0] ?? kept;
+  }
+
+  /**
+   * Has it end at its next step; one that waits has ended when this returns, where it is of this server. Once more is the same. Throws `not-found`, and `conflict` for what has ended in
+   * another way.
+   */
+  async cancel(id: string, by: string): Promise<VolumeOperation> {
+    const { engine } = this.#connections;
+    const key = this.#key(id);
+    for (;;) {
+      const operation = await this.get(id);
+      if (operation.state === 'cancelled') return operation;
+      if (isOver(operation)) throw new PenstockError('conflict', `operation ${id} is over: ${operation.state}`);
+      const [stored] = await engine.read([key]);
+      const kept = keptOf(stored);
+      if (kept === null || isOver(kept)) continue;
+      if (kept.cancelBy === null) {
+        const value = Buffer.from(JSON.stringify({ ...kept, cancelBy: by }));
+        const compare = [{ key, version: stored?.version ?? null }];
+        const result = await engine.commit({ compare, write: [{ key, value }], operation: randomUUID() });
+        if (!result.ok) continue;
+      }
+      const live = this.#live.get(kept.attempt);
+      if (live === undefined) return this.get(id);
+      await this.#save(live);
+      if (live.kept.state === 'waiting') await live.ended;
+      return live.kept;
+    }
   }
 
   /** The newest first. */
@@ -191,7 +225,7 @@ export class VolumeOperations {
     const nowMs = this.#clock.nowMs();
     const kept: Kept = {
       ...{ ...said, state: 'waiting', startedMs: nowMs, changedMs: nowMs, progress: null, result: null, error: null },
-      ...{ attempt: randomUUID(), session: engine.sessionId, request, retryable: false },
+      ...{ attempt: randomUUID(), session: engine.sessionId, request, retryable: false, cancelBy: null },
     };
     const compare = [{ key, version: stored?.version ?? null }];
     const result = await engine.commit({ compare, write: [this.#write(kept)], operation: randomUUID() });
@@ -211,6 +245,7 @@ export class VolumeOperations {
     const { promise: ended, resolve: end } = Promise.withResolvers<undefined>();
     const live: Live = {
       ...{ kept, version, ended, changed: false, saving: Promise.resolve(), isLost: false, failure: undefined },
+      leave: new AbortController(),
     };
     this.#live.set(kept.attempt, live);
     this.#timer ??= setInterval(() => void this.#saveAll(), SAVE_MS).unref();
@@ -235,12 +270,16 @@ export class VolumeOperations {
       return work(this.#tools, hooks);
     };
     this.#changes
-      .run(null, run)
+      .run(null, run, live.leave.signal)
       .then(
         (result) => say(done(result)),
         (error: unknown) => {
           if (this.#ending.aborted) {
             say(interrupted(live.kept, 'the server has ended'));
+            return;
+          }
+          if (live.kept.cancelBy !== null && isCode(error, 'aborted')) {
+            say(cancelled(live.kept.cancelBy));
             return;
           }
           if (!(error instanceof PenstockError)) onUnexpected(error);
@@ -254,9 +293,10 @@ export class VolumeOperations {
       .catch(() => undefined);
   }
 
-  #assertGoesOn({ isLost }: Live): void {
+  #assertGoesOn({ isLost, kept }: Live): void {
     if (this.#ending.aborted) throw new PenstockError('aborted', 'the server ends');
     if (isLost) throw new PenstockError('aborted', 'it was begun again by another server');
+    if (kept.cancelBy !== null) throw new PenstockError('aborted', 'it was cancelled');
   }
 
   async #saveAll(): Promise<void> {
@@ -273,6 +313,7 @@ export class VolumeOperations {
 
   async #saveNow(live: Live): Promise<void> {
     const { engine } = this.#connections;
+    if (!isOver(live.kept)) await this.#hear(live);
     const isNews = live.changed || live.kept.session !== engine.sessionId;
     live.kept = { ...live.kept, session: engine.sessionId };
     const { kept } = live;
@@ -292,6 +333,18 @@ export class VolumeOperations {
     this.#timer = undefined;
   }
 
+  /** Whether it was cancelled by another server. */
+  async #hear(live: Live): Promise<void> {
+    const [stored] = await this.#connections.engine.read([this.#key(live.kept.id)]);
+    const written = keptOf(stored);
+    if (written?.attempt === live.kept.attempt && written.cancelBy !== null) this.#stop(live, written.cancelBy);
+  }
+
+  #stop(live: Live, cancelBy: string): void {
+    live.kept = { ...live.kept, cancelBy };
+    live.leave.abort(new PenstockError('aborted', 'it was cancelled'));
+  }
+
   /** Only over what this attempt wrote here: the work itself may have written what came of it, and another server may have begun it again. */
   async #commit(live: Live, kept: Kept): Promise<void> {
     const { engine } = this.#connections;
@@ -305,9 +358,10 @@ export class VolumeOperations {
     const current = mismatch?.kind === 'value' ? mismatch.current : null;
     const written = keptOf(current);
     if (written?.attempt === kept.attempt && !isOver(written)) {
-      // Ours, whose answer was lost. Nothing else of this attempt is written before its end, so this is once.
+      // Ours, whose answer was lost, or it was cancelled. Nothing else of this attempt is written before its end, so this is twice at most.
       live.version = current?.version ?? null;
-      await this.#commit(live, kept);
+      if (written.cancelBy !== null) this.#stop(live, written.cancelBy);
+      await this.#commit(live, { ...kept, cancelBy: written.cancelBy });
       return;
     }
     live.isLost = written?.attempt !== kept.attempt;
@@ -336,6 +390,11 @@ function keptOf(stored: Stored | null | undefined): Kept | null {
 function interrupted(kept: Kept, why: string): Kept {
   const detail = `${why}: ask for it again; what it had begun is removed by \`penstock fs gc\``;
   return { ...kept, state: 'interrupted', error: { status: 503, code: 'interrupted', detail } };
+}
+
+function cancelled(by: string): Partial<Kept> {
+  const detail = `cancelled by ${by}: of a copy nothing is seen, and \`penstock fs gc\` removes it; what was removed or brought back until then stays so`;
+  return { state: 'cancelled', error: { status: 409, code: 'conflict', detail } };
 }
 
 function failed(error: unknown): Partial<Kept> {

@@ -50,7 +50,7 @@ export const volumeOperationSchema = z.object({
   target: z.string(),
   by: z.string(),
   state: z
-    .enum(['waiting', 'running', 'done', 'failed', 'interrupted'])
+    .enum(['waiting', 'running', 'done', 'failed', 'interrupted', 'cancelled'])
     .meta({ description: 'interrupted: its server ended; ask for it again' }),
   startedMs: z.number(),
   changedMs: z.number(),

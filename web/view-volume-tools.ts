@@ -47,7 +47,7 @@ export function volumeTools(signal: AbortSignal): readonly HTMLElement[] {
       title: 'Work on the volume',
       note: 'What takes long goes on without this page: the last 20.',
       read: () => read<VolumeOperation>('operations', signal),
-      render: (shown) => (shown === null ? noVolume() : renderOperations(shown.items.slice(0, 20))),
+      render: (shown) => (shown === null ? noVolume() : renderOperations(shown)),
       signal,
       everyMs: OPERATIONS_MS,
     }),
@@ -231,10 +231,15 @@ function renderTrash({ path, items }: Shown<Trashed>, again: () => void): Node {
   );
 }
 
-function renderOperations(operations: readonly VolumeOperation[]): Node {
-  if (operations.length === 0)
+function renderOperations({ path, items }: Shown<VolumeOperation>): Node {
+  if (items.length === 0)
     return empty('Nothing was done yet', 'Copies, snapshots and what else takes time stand here.');
-  return table(
+  const refused = refusal();
+  const cancel = (button: HTMLButtonElement, { id, operation, target }: VolumeOperation): void =>
+    act(button, refused, `Cancel ${operation} of ${target}?`, async () => {
+      await api(`${path}/operations/${id}/cancel`, { method: 'POST' });
+    });
+  const shown = table(
     'Work on the volume',
     [
       { title: 'What', cell: ({ operation }) => operation },
@@ -250,7 +255,17 @@ function renderOperations(operations: readonly VolumeOperation[]): Node {
         cell: ({ progress }) => (progress === null ? '' : `${progress.phase} ${count(progress.done)}`),
       },
       { title: 'Begun', cell: ({ startedMs }) => moment(startedMs) },
+      {
+        title: '',
+        cell: (operation) =>
+          operation.state === 'waiting' || operation.state === 'running'
+            ? actButton('Cancel', `Cancel ${operation.operation} of ${operation.target}`, (button) =>
+                cancel(button, operation),
+              )
+            : '',
+      },
     ],
-    operations,
+    items.slice(0, 20),
   );
+  return h('div', {}, refused, shown);
 }

@@ -13,6 +13,8 @@ const WAIT_SECONDS_MAX = 30;
 
 export const volumeParams = z.object({ volume: z.string().max(200) });
 
+const operationParams = volumeParams.extend({ operation: z.uuid() });
+
 export const waitQuery = z.object({
   wait: z.coerce
     .number()
@@ -87,10 +89,24 @@ export function volumeOperationRoutes(app: App): void {
         operationId: 'operations.get',
         tags: ['volumes'],
         summary: 'How far it is, and what came of it',
-        params: volumeParams.extend({ operation: z.uuid() }),
+        params: operationParams,
         response: { 200: volumeOperationSchema },
       },
     },
     async ({ scope, params }) => scope.volume(params.volume).get(params.operation),
+  );
+  app.post(
+    '/v1/volumes/:volume/operations/:operation/cancel',
+    {
+      config: { access: 'operator' },
+      schema: {
+        operationId: 'operations.cancel',
+        tags: ['volumes'],
+        summary: 'End it before it is done: at its next step, or at once where it waits',
+        params: operationParams,
+        response: { 200: volumeOperationSchema },
+      },
+    },
+    async ({ scope, params, principal }) => scope.volume(params.volume).cancel(params.operation, principal?.name ?? ''),
   );
 }

@@ -224,24 +224,58 @@ test('each change that may go on without its request takes a key, and says so in
   }
 });
 
+/** A copy that goes on until its progress is refused. */
+const untilStopped: VolumeTools['clone'] = (from, to, { onProgress }) =>
+  new Promise((_, reject) => {
+    const step = (): void => {
+      try {
+        onProgress('copied', 1);
+        setTimeout(step, 10);
+      } catch (error) {
+        reject(error instanceof Error ? error : new Error(String(error)));
+      }
+    };
+    step();
+  });
+
+test('what is cancelled ends: what waits at once, what runs at its next step, by whichever server it is asked', async () => {
+  const place = placed();
+  const first = await served(place, { ...tools(place), clone: untilStopped });
+  const { open } = await formatted(place, first);
+  const second = await served(place);
+  const body = { from: '/models', to: '/copy' };
+  const runs = await ask(first, 'POST', '/clones?wait=0', body, 'k');
+  const waited = ask(first, 'POST', '/snapshots?wait=30', { name: 'a' }, 'l');
+  await expect
+    .poll(() => first.get(`${VOLUME}/operations`), { timeout: HANG_MS })
+    .toMatchObject({ items: [{ state: 'waiting' }, { state: 'running' }] });
+  const [waits] = (await first.get(`${VOLUME}/operations`))['items'] as { id: string }[];
+  const cancel = (control: Control, location: string): Promise<Answer> => control.request('POST', `${location}/cancel`);
+
+  const error = { status: 409, detail: expect.stringContaining('cancelled by local') as string };
+  expect((await cancel(first, `${VOLUME}/operations/${String(waits?.id)}`)).json).toMatchObject({
+    ...{ state: 'cancelled', error },
+  });
+  expect((await waited).json).toMatchObject(error);
+  const location = runs.headers.get('location') ?? '';
+  expect((await cancel(second, location)).status).toBe(200);
+  expect(await ended(second, location)).toMatchObject({ state: 'cancelled', error });
+  // Once more is the same, a repeat of the request is told so, and what is asked for anew is done.
+  expect((await cancel(first, location)).json).toMatchObject({ state: 'cancelled' });
+  const repeated = await ask(second, 'POST', '/clones', body, 'k');
+  expect([repeated.status, repeated.json]).toMatchObject([409, error]);
+  expect(await namesIn(open, 1n)).not.toContain('copy');
+  const anew = await ask(second, 'POST', '/clones', body, 'm');
+  expect([anew.status, anew.json]).toMatchObject([201, { files: 1 }]);
+  const [done] = (await second.get(`${VOLUME}/operations`))['items'] as { id: string }[];
+  const late = await cancel(first, `${VOLUME}/operations/${String(done?.id)}`);
+  expect([late.status, late.text]).toEqual([409, expect.stringContaining('is over: done')]);
+});
+
 test('a server that ends leaves what it did as interrupted, and its repeat does it', async () => {
   const place = placed();
   const real = tools(place);
-  const first = await served(place, {
-    ...real,
-    clone: (from, to, { onProgress }) =>
-      new Promise((_, reject) => {
-        const step = (): void => {
-          try {
-            onProgress('copied', 1);
-            setTimeout(step, 10);
-          } catch (error) {
-            reject(error instanceof Error ? error : new Error(String(error)));
-          }
-        };
-        step();
-      }),
-  });
+  const first = await served(place, { ...real, clone: untilStopped });
   await formatted(place, first);
   const body = { from: '/models', to: '/copy' };
   const begun = await ask(first, 'POST', '/clones?wait=0', body, 'k');
