@@ -10,3 +10,6 @@ export const systemClock: Clock = {
   nowMs: () => Date.now(),
   monotonicMs: () => performance.now(),
 };
+
+/** By as much the clocks of two machines may differ; more is one that is off. */
+export const CLOCK_SKEW_MS_MAX = 300_000;

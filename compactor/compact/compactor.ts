@@ -17,6 +17,7 @@ import { SqlWorker } from '../../lib/sql/sql-worker-client.ts';
 import { type LakeContext, loadTable } from '../../lib/table/table.ts';
 import type { SpanSink } from '../../lib/tracing/span.ts';
 import { CostMeter, writeCost } from '../cost/cost.ts';
+import { onEngineTime } from '../engine-clock.ts';
 import { selectDatasets } from '../../lib/config/dataset-selection.ts';
 import { fileNameOf, hourName } from '../parquet-object.ts';
 import { compactGroup, type GroupContext, type GroupResult } from './compact-group.ts';
@@ -271,7 +272,7 @@ class CompactorRun {
     scratchDir: string,
   ): Promise<void> {
     const { lake, signal } = this.#options;
-    const meter = new CostMeter(lake);
+    const meter = new CostMeter(await onEngineTime(lake));
     const rowsBefore = this.#sum.in;
     try {
       for (const [index, group] of groups.entries()) {
@@ -282,14 +283,8 @@ class CompactorRun {
         if (result === null) continue;
         this.#count(result);
         const etaSeconds = left.reduce((sum, next) => sum + next.bytes, 0) / rates.bytesPerSecond;
-        const status = {
-          kind: 'group',
-          group: this.#planned(dataset, group, rates),
-          result,
-          left: left.length,
-          etaSeconds,
-        } as const;
-        this.#options.onStatus?.(status);
+        const planned = this.#planned(dataset, group, rates);
+        this.#options.onStatus?.({ kind: 'group', group: planned, result, left: left.length, etaSeconds });
       }
     } finally {
       const rows = this.#sum.in - rowsBefore;
@@ -306,7 +301,7 @@ class CompactorRun {
     group: Group,
     scratchDir: string,
   ): Promise<GroupResult | null> {
-    const { signal, config, lake } = this.#options;
+    const [{ signal, config }, { lake }] = [this.#options, meter];
     const name = `${group.dataset} ${hourName(group.hour)}`;
     const lease = await GroupLease.take(lake, group.dataset, group.hour);
     if ('holder' in lease) {

@@ -4,10 +4,12 @@
  *
  *   {VOLUME}leases / compact:<dataset>:<hour>      { "session", "host", "pid", "space", "born", "untilMs" } as JSON
  *
- * Failure: the lease of a killed process is free at once for processes of its machine, else when it ends (LEASE_MS).
+ * Failure: the lease of a killed process is free at once for processes of its machine, else when it ends (LEASE_MS). One that ends
+ * later than any can was written by a clock that is off, ours or the other one, and protects nobody: it would hold its hour up for years.
  */
 import { hostname } from 'node:os';
 import { z } from 'zod';
+import { CLOCK_SKEW_MS_MAX } from '../../lib/clock.ts';
 import type { Compare, Key, Stored, Version, Write } from '../../lib/meta/engine.ts';
 import { isGone, thisProcess } from '../../lib/process-identity.ts';
 import type { LakeContext } from '../../lib/table/table.ts';
@@ -113,7 +115,9 @@ function holderOf(lake: LakeContext, stored: Stored | null): string | null {
   if (stored === null) return null;
   const parsed = leaseSchema.safeParse(parse(stored.value));
   // A record that nobody understands protects nobody.
-  if (!parsed.success || parsed.data.untilMs <= lake.clock.nowMs()) return null;
+  if (!parsed.success) return null;
+  const leftMs = parsed.data.untilMs - lake.clock.nowMs();
+  if (leftMs <= 0 || leftMs > LEASE_MS + CLOCK_SKEW_MS_MAX) return null;
   const { host, pid, untilMs } = parsed.data;
   if (isGone(parsed.data)) return null;
   return `process ${pid} on ${host} until ${new Date(untilMs).toISOString()}`;

@@ -45,7 +45,7 @@ export interface Group {
 export interface PlanOptions {
   readonly dataset: DatasetConfig;
   readonly limits: SelectionLimits;
-  /** Only hours that ended before it. */
+  /** Only hours that ended before it, or that are so far ahead that nothing lands there any more. */
   readonly endedBeforeMs: number;
   /** Older ones are past the retention: they are dropped, not compacted. */
   readonly firstHour?: number;
@@ -69,7 +69,7 @@ export async function planGroups(table: TableState, options: PlanOptions, withId
   const filter = options.hour === undefined ? {} : { hour: options.hour };
   const deletes = await table.rowDeletes(filter);
   for await (const file of table.liveFiles(filter)) {
-    if ((file.hour + 1) * MS_PER_HOUR > options.endedBeforeMs || file.hour < (options.firstHour ?? -Infinity)) continue;
+    if (isOpen(file.hour, options) || file.hour < (options.firstHour ?? -Infinity)) continue;
     if (options.shard !== undefined && !isInShard(options.shard, table.name, file.hour)) continue;
     const group = hours.get(file.hour) ?? [];
     hours.set(file.hour, group);
@@ -90,6 +90,10 @@ export async function planGroups(table: TableState, options: PlanOptions, withId
     )
     .filter(({ files }) => withIdle || files.length > 0);
 }
+
+/** An hour that is years ahead would never be over: its small files would be read by each plan for ever. */
+const isOpen = (hour: number, { endedBeforeMs, dataset }: PlanOptions): boolean =>
+  (hour + 1) * MS_PER_HOUR > endedBeforeMs && hour * MS_PER_HOUR <= endedBeforeMs + dataset.maxFuture;
 
 function describer(table: TableState, { dataset, limits }: PlanOptions): (file: LiveFile) => Candidate {
   const { metadata, schema } = table;

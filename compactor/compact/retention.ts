@@ -14,7 +14,7 @@ import { commitTable } from '../../lib/table/commit.ts';
 import type { LiveFile } from '../../lib/table/data-file.ts';
 import { type LakeContext, loadTable } from '../../lib/table/table.ts';
 import { fileNameOf } from '../parquet-object.ts';
-import { assertEngineClock } from './engine-clock.ts';
+import { assertEngineClock } from '../engine-clock.ts';
 
 const MS_PER_HOUR = 3_600_000;
 /** Two records of the minitransaction each, far below its bound. */

@@ -17,7 +17,7 @@ import { openableNames } from '../../lib/volume/listed-hours.ts';
 import { clonedLakeObjects } from '../../lib/volume/references.ts';
 import { deadLetterFolder, quarantineBucket } from '../../lib/lake/quarantine.ts';
 import { fileNameOf } from '../parquet-object.ts';
-import { assertEngineClock } from './engine-clock.ts';
+import { assertEngineClock } from '../engine-clock.ts';
 
 /** A commit that is under way may take this long from its first object to its last. */
 const GRACE_MS_MIN = 3_600_000;

@@ -2,10 +2,12 @@
 import type { DatasetConfig } from '../../lib/config/pipeline.ts';
 import type { DuckDb } from '../../lib/sql/duckdb.ts';
 import { type LakeContext, loadTable } from '../../lib/table/table.ts';
+import { engineTimeMs } from '../engine-clock.ts';
 import { ADDED_COLUMNS } from './field-names.ts';
 import { maxFieldId } from '../../lib/table/schema.ts';
 import type { ValueDecoder } from '../values/value-decoder.ts';
 import { Staging } from './staging.ts';
+import { Timely } from './timely.ts';
 import { fieldsFor, toIceberg } from './table-fields.ts';
 
 export interface OpenStaging {
@@ -28,10 +30,16 @@ export async function openStaging(
   const staging = await Staging.open({
     db,
     dataset: dataset.name,
+    timely: new Timely(dataset, await latestTimeMs(lake)),
     eventTime: dataset.eventTime,
     infer: dataset.schema === 'infer',
     fields,
     decoder,
   });
   return { staging, nextFieldId: () => ++lastFieldId };
+}
+
+/** By a clock that is years behind every reading would be one of the future. */
+async function latestTimeMs(lake: LakeContext): Promise<number> {
+  return Math.max(lake.clock.nowMs(), (await engineTimeMs(lake)) || 0);
 }

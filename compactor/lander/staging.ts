@@ -19,6 +19,7 @@ import type { ValueDecoder } from '../values/value-decoder.ts';
 import { DEPTH_MAX, type Field, FieldWriter, parseExactly, shown, stagedType } from './fields.ts';
 import { FIT, type Fit, INEXACT, TOO_DEEP } from './fit.ts';
 import { Identity } from './identity.ts';
+import type { Timely } from './timely.ts';
 import { typeText } from './scalar-text.ts';
 
 /**
@@ -43,6 +44,7 @@ export interface Place {
 export interface StagingOptions {
   readonly db: DuckDb;
   readonly dataset: string;
+  readonly timely: Timely;
   /** A field that holds the event time. */
   readonly eventTime: string | undefined;
   /** New fields become columns; else a record with one is quarantined. */
@@ -276,6 +278,8 @@ export class Staging {
     const row = table.row;
     const eventMicros = this.#eventMicros(reader, record);
     if (typeof eventMicros === 'string') return this.#quarantine(reader, place, offset, eventMicros);
+    const untimely = this.#options.timely.refusal(eventMicros, reader.appendedMs);
+    if (untimely !== undefined) return this.#quarantine(reader, place, offset, untimely);
     const arrival = optionalInteger(reader, ARRIVAL_HEADER);
     if (Number.isNaN(arrival)) return this.#quarantine(reader, place, offset, 'header arrival is not a whole number');
     const hour = Math.floor(eventMicros / MICROS_PER_HOUR);

@@ -25,6 +25,7 @@ const fieldName = z
   .refine((name) => !name.startsWith('_'), "a field's name must not begin with _: those columns are the lander's");
 
 const HOUR_MS = 3_600_000;
+const DAY_MS = 86_400_000;
 const SERVE_CONNECTIONS_MAX = 25_000;
 const PRIMITIVE =
   /^(boolean|int|long|float|double|string|date|time|timestamp|timestamptz|uuid|binary|decimal\(\d{1,2}, ?\d{1,2}\))$/;
@@ -134,6 +135,10 @@ const dataset = z
         mergeRatio: z.number().min(0).max(1).default(0.1),
       })
       .prefault({}),
+    /** Readings from further ahead are quarantined: a clock that is set to any time makes a directory and a file of each reading. A month of forecasts fits. */
+    maxFuture: duration().default(30 * DAY_MS),
+    /** The same for what is older; default: nothing is, whoever lands an archive has old readings. */
+    maxPast: duration().optional(),
     /** Hours that ended longer ago are dropped from the table and its listings; default: nothing is. */
     retention: duration()
       .refine((ms) => ms >= HOUR_MS, 'expected at least 1h: whole hours are dropped')

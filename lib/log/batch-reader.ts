@@ -106,6 +106,11 @@ export class RecordBatchReader {
     return header.isLogAppendTime ? header.maxTimestampMs : header.baseTimestampMs + this.#timestampDelta;
   }
 
+  /** When the log took the record, epoch ms; undefined: only its producer's time is known. */
+  get appendedMs(): number | undefined {
+    return this.#header?.isLogAppendTime === true ? this.#header.maxTimestampMs : undefined;
+  }
+
   /** A view into the batch, valid as long as its bytes are. */
   key(): Buffer | null {
     return this.#keyBytes < 0 ? null : this.#bytes.subarray(this.#keyStart, this.#keyStart + this.#keyBytes);

@@ -24,6 +24,7 @@ import { OrphanNotes } from './orphan-notes.ts';
 import type { Snapshot, TableMetadata } from './metadata.ts';
 import { loadTable } from './table.ts';
 import type { LakeContext, TableState } from './table.ts';
+import { trueTimes } from './true-times.ts';
 
 const ORPHAN_GRACE_MS_MIN = 3600_000;
 /** One DeleteObjects request on S3. */
@@ -40,7 +41,7 @@ export interface ExpiryOptions {
 
 /**
  * Removes from the metadata the branches and tags that are past their own age, then the snapshots that are too old, but never one that a
- * branch or tag names, or that a branch is to keep of its history. Returns the ids that are gone.
+ * branch or tag names, or that a branch is to keep of its history. Returns the ids that are gone. Times that cannot be become those that can (true-times.ts).
  *
  * Source: https://iceberg.apache.org/spec/#snapshot-retention-policy; ages count from when a snapshot was made.
  */
@@ -52,12 +53,18 @@ export async function expireSnapshots(
   const state = await loadTable(ctx, name);
   if (state === null) throw new PenstockError('not-found', `there is no table ${name}`);
   const nowMs = ctx.clock.nowMs();
+  const settle = await trueTimes(ctx, state, nowMs);
   const isIdle = ({ ids, refs }: Expired): boolean => ids.length + refs.length === 0;
-  if (isIdle(expirable(state.metadata, options, nowMs))) return [];
+  const settled = settle(state.metadata);
+  const isSettled = ctx.catalog !== undefined || settled === state.metadata;
+  if (isSettled && isIdle(expirable(settled, options, nowMs))) return [];
   let ids: readonly bigint[] = [];
-  await commitDraft(ctx, name, async ({ metadata }) => {
-    const expired = expirable(metadata, options, nowMs);
+  await commitDraft(ctx, name, async (current) => {
+    const times = settle(current.metadata);
+    const expired = expirable(times, options, nowMs);
     ids = expired.ids;
+    // Another program's catalog takes snapshots away, and changes none.
+    const metadata = ctx.catalog === undefined ? times : current.metadata;
     const refs = Object.fromEntries(Object.entries(metadata.refs).filter(([ref]) => !expired.refs.includes(ref)));
     return { metadata: withoutSnapshots({ ...metadata, refs }, new Set(ids)), objects: [], extra: {} };
   });

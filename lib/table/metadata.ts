@@ -277,6 +277,40 @@ export function withSnapshot(metadata: TableMetadata, snapshot: Snapshot): Table
   };
 }
 
+/** When snapshots and documents were made, as far as is known. */
+export interface Times {
+  readonly byId: ReadonlyMap<bigint, number>;
+  /** Of the document at a location that states a time. */
+  written(location: string, statedMs: number): number;
+  /** Of the newest document. */
+  readonly lastMs: number;
+}
+
+/** `metadata` with these times where it states later ones, its logs in order; itself when it has them. */
+export function withTimes(metadata: TableMetadata, { byId, written, lastMs }: Times): TableMetadata {
+  const made = (id: bigint, statedMs: number): number => Math.min(statedMs, byId.get(id) ?? statedMs);
+  const snapshots = metadata.snapshots.map((snapshot) => ({
+    ...snapshot,
+    'timestamp-ms': made(snapshot['snapshot-id'], snapshot['timestamp-ms']),
+  }));
+  const log = inOrder(metadata['snapshot-log'], (line) => made(line['snapshot-id'], line['timestamp-ms']));
+  const documents = inOrder(metadata['metadata-log'], (line) => written(line['metadata-file'], line['timestamp-ms']));
+  const times = [...snapshots, ...log, ...documents].map((line) => line['timestamp-ms']);
+  const statedMs = metadata['last-updated-ms'];
+  const updatedMs = times.reduce((latest, time) => Math.max(latest, time), Math.min(statedMs, lastMs));
+  const changed = { snapshots, 'snapshot-log': log, 'metadata-log': documents, 'last-updated-ms': updatedMs };
+  const next = { ...metadata, ...changed };
+  return isDeepStrictEqual(next, metadata) ? metadata : next;
+}
+
+function inOrder<T extends { readonly 'timestamp-ms': number }>(lines: readonly T[], timeOf: (line: T) => number): T[] {
+  let lastMs = -Infinity;
+  return lines.map((line) => {
+    lastMs = Math.max(lastMs, timeOf(line));
+    return { ...line, 'timestamp-ms': lastMs };
+  });
+}
+
 /** The successor of the document at `previousLocation`: its time, and its predecessor in the bounded log. */
 export function succeed(metadata: TableMetadata, previousLocation: string, nowMs: number): TableMetadata {
   const previous = { 'metadata-file': previousLocation, 'timestamp-ms': metadata['last-updated-ms'] };

@@ -103,7 +103,7 @@ test('a declared schema refuses what it does not name, and grows by a new declar
 });
 
 test('event times far away land in their own hours, a bounded number of files a commit', async () => {
-  const pipeline = await openTestPipeline();
+  const pipeline = await openTestPipeline(', maxFuture: 36500d');
   const hours = Array.from({ length: 250 }, (_, n) =>
     recordOf({ seq: n, value: { sensor: 's', ts: n === 0 ? 1000 : Date.UTC(2100, 0, 1) + n * 3_600_000, rms: n } }),
   );

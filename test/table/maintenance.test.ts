@@ -48,7 +48,53 @@ async function dataFiles(lake: LakeContext): Promise<string[]> {
   return (await keys(lake)).filter((key) => key.includes('/data/')).map((key) => key.slice(key.lastIndexOf('/') + 1));
 }
 
+/** The same lake as a machine sees it whose clock is so much ahead, or behind. */
+const shifted = (lake: LakeContext, ms: number): LakeContext => ({
+  ...lake,
+  clock: { ...lake.clock, nowMs: () => lake.clock.nowMs() + ms },
+});
+
+async function times(lake: LakeContext): Promise<Record<string, number[]>> {
+  const { metadata } = await mustLoad(lake);
+  const of = (lines: readonly { readonly 'timestamp-ms': number }[]): number[] => lines.map((l) => l['timestamp-ms']);
+  return {
+    snapshots: of(metadata.snapshots),
+    log: of(metadata['snapshot-log']),
+    documents: [...of(metadata['metadata-log']), metadata['last-updated-ms']],
+  };
+}
+
 describe('expiry', () => {
+  it('of snapshots that a clock years ahead has stamped goes by when they were written, and their times are set right', async () => {
+    const lake = await openLake();
+    const ahead = shifted(lake, 10 * 365 * 24 * HOUR_MS);
+    await createTable(lake, TABLE, { schema: SCHEMA });
+    const files = ['a', 'b', 'c', 'd'].map((name) => dataFile(lake.store, name));
+    for (const [at, file] of files.entries()) await replace(at === 1 ? ahead : lake, [file]);
+    const stamped = (await times(lake))['snapshots'] ?? [];
+    expect(stamped.map((time) => time > Date.now() + HOUR_MS)).toEqual([false, true, true, true]);
+    await age(lake);
+    await replace(lake, [dataFile(lake.store, 'e')], files);
+    const ids = (await mustLoad(lake)).metadata.snapshots.map((snapshot) => snapshot['snapshot-id']);
+    const options = { olderThanMs: Date.now() - HOUR_MS, keepLast: 1 };
+    expect(await expireSnapshots(lake, TABLE, options)).toEqual(ids.slice(0, 4));
+    for (const kind of Object.values(await times(lake))) {
+      expect(kind).toEqual(kind.toSorted((a, b) => a - b));
+      expect(kind.filter((time) => time > Date.now())).toEqual([]);
+    }
+    await replace(lake, [dataFile(lake.store, 'f')]);
+    expect((await times(lake))['snapshots']?.at(-1)).toBeLessThanOrEqual(Date.now());
+    expect(await liveNames(lake)).toEqual(['e', 'f']);
+  });
+
+  it('by a clock that is years behind changes no time and removes nothing', async () => {
+    const lake = await lakeWithHistory();
+    const before = await times(lake);
+    const behind = shifted(lake, -30 * 365 * 24 * HOUR_MS);
+    expect(await expireSnapshots(behind, TABLE, { olderThanMs: behind.clock.nowMs(), keepLast: 1 })).toEqual([]);
+    expect((await times(lake))['snapshots']).toEqual(before['snapshots']);
+  });
+
   it('keeps the newest, and drops the rest with their log', async () => {
     const lake = await lakeWithHistory();
     const [first, second, third] = (await mustLoad(lake)).metadata.snapshots.map((snapshot) => snapshot['snapshot-id']);
