@@ -281,7 +281,7 @@ export function withSnapshot(metadata: TableMetadata, snapshot: Snapshot): Table
 export interface Times {
   readonly byId: ReadonlyMap<bigint, number>;
   /** Of the document at a location that states a time. */
-  written(location: string, statedMs: number): number;
+  readonly written: (location: string, statedMs: number) => number;
   /** Of the newest document. */
   readonly lastMs: number;
 }
