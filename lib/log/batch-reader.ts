@@ -6,11 +6,11 @@
  * Invariants: nothing is handed out of a batch whose checksum fails; a record never reaches beyond its own length, nor a batch
  * beyond its bytes. Every flaw is `corrupt` and names the partition and the offset.
  * Failure: after an error the reader may be opened on another batch.
- * Limits: RECORDS_BYTES_MAX uncompressed. Snappy and lz4 are `unsupported` (Node has no codec for them). Control batches
- * (transaction markers) read as empty unless they are asked for.
+ * Limits: RECORDS_BYTES_MAX uncompressed. Control batches (transaction markers) read as empty unless they are asked for.
  */
 import { gunzipSync, zstdDecompressSync } from 'node:zlib';
 import { PenstockError, describeError } from '../errors.ts';
+import { lz4Decompress } from './lz4.ts';
 import {
   BATCH_HEADER_BYTES,
   COMPRESSION,
@@ -20,6 +20,7 @@ import {
   viewOf,
   type BatchHeader,
 } from './record-batch.ts';
+import { snappyDecompress } from './snappy.ts';
 
 /** A batch of BATCH_BYTES_MAX that blows up 128 times is no batch of ours: a bound against decompression bombs. */
 const RECORDS_BYTES_MAX = 128 * 2 ** 20;
@@ -236,13 +237,15 @@ function decompress(body: Buffer, header: BatchHeader, where: string): Buffer {
     if (header.compression === COMPRESSION.zstd)
       return zstdDecompressSync(body, { maxOutputLength: RECORDS_BYTES_MAX });
     if (header.compression === COMPRESSION.gzip) return gunzipSync(body, { maxOutputLength: RECORDS_BYTES_MAX });
+    // Node has no codec for these two.
+    if (header.compression === COMPRESSION.lz4) return lz4Decompress(body, RECORDS_BYTES_MAX);
+    if (header.compression === COMPRESSION.snappy) return snappyDecompress(body, RECORDS_BYTES_MAX);
   } catch (error) {
     throw corruptBatch(where, header.baseOffset, `it does not decompress: ${describeError(error)}`);
   }
-  const name = Object.entries(COMPRESSION).find(([, code]) => code === header.compression)?.[0];
   throw new PenstockError(
     'unsupported',
-    `${where}: the batch at offset ${header.baseOffset} is compressed with ${name ?? `code ${header.compression}`}; none, gzip and zstd can be read`,
+    `${where}: the batch at offset ${header.baseOffset} is compressed with code ${header.compression}, which nobody knows`,
   );
 }
 

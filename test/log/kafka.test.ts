@@ -1,5 +1,5 @@
 /** The Kafka adapter against a real broker, through both transports. */
-import { randomUUID } from 'node:crypto';
+import { randomBytes, randomUUID } from 'node:crypto';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { ConfigResourceTypes, Kafka, logLevel, type Admin } from 'kafkajs';
@@ -8,6 +8,7 @@ import { decodeRecords } from '../../lib/log/batch-reader.ts';
 import { openKafkaLogWith } from '../../lib/log/kafka/kafka-log.ts';
 import { parseKafkaUrl } from '../../lib/log/kafka/kafka-url.ts';
 import type { Log, LogProducer } from '../../lib/log/log.ts';
+import { COMPRESSION, readBatchHeader } from '../../lib/log/record-batch.ts';
 import { openLog } from '../../lib/registry.ts';
 import { KAFKA_PASSWORD, KAFKA_USER, KafkaBroker } from '../support/kafka.ts';
 import { encodeBatch, readValues, textBatch } from '../support/log-batches.ts';
@@ -106,6 +107,33 @@ describe.skipIf(missing('kafka'))('kafka:', () => {
       const batch = textBatch(['x'.repeat(2000)], producer, 0);
       await expect(producer.append(small, 0, batch)).rejects.toMatchObject({ code: 'too-large' });
     });
+
+    test.each(['gzip', 'lz4', 'snappy', 'zstd'] as const)(
+      'what it compresses as %s, because its topic says so, is read',
+      async (codec) => {
+        const { log, producer } = await topicAndProducer();
+        const compressed = `t-${randomUUID()}`;
+        const configEntries = [{ name: 'compression.type', value: codec }];
+        await (await admin()).createTopics({ topics: [{ topic: compressed, configEntries }], waitForLeaders: true });
+        // Long repeats, what cannot be compressed, what repeats at all distances, and nothing.
+        const readings = Array.from(
+          { length: 2000 },
+          (_, n) => `{"sensor":"s-${n % 7}","n":${n},"rms":${Math.sin(n)}}`,
+        );
+        const values = ['x'.repeat(300_000), randomBytes(90_000).toString('base64'), ...readings, '', 'x'];
+        await producer.append(compressed, 0, textBatch(values, producer, 0));
+        await producer.append(compressed, 0, textBatch(['alone'], producer, values.length));
+        expect(await readValues(log, compressed, 0)).toEqual([...values, 'alone']);
+        const { batches } = await log.fetch({
+          topic: compressed,
+          partition: 0,
+          offset: 0n,
+          maxBytes: 1 << 20,
+          maxWaitMs: 0,
+        });
+        expect(batches.map((batch) => readBatchHeader(batch, 0, compressed).compression)).toContain(COMPRESSION[codec]);
+      },
+    );
 
     test('in a topic that another client made anew, an append is new although its offset is small', async () => {
       const { topic, producer } = await topicAndProducer();

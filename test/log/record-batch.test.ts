@@ -2,7 +2,9 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { RecordBatchBuilder, HeaderBlock } from '../../lib/log/batch-builder.ts';
 import { RecordBatchReader, decodeRecords } from '../../lib/log/batch-reader.ts';
+import { lz4Decompress } from '../../lib/log/lz4.ts';
 import { readBatchHeader, sequenceAfter, stampedHeader } from '../../lib/log/record-batch.ts';
+import { snappyDecompress } from '../../lib/log/snappy.ts';
 import { varintBytes, writeVarint } from '../../lib/log/varint.ts';
 import { encodeBatch } from '../support/log-batches.ts';
 
@@ -163,4 +165,207 @@ test('zigzag varints have the length that was announced, and sequences wrap to z
     }),
   );
   expect(sequenceAfter(2 ** 31 - 3, 3)).toBe(0);
+});
+
+/** 'abc' and a copy of 9 bytes from 3 before; the lz4 one with a literal behind it, as the format wants. */
+const RAW_SNAPPY = Buffer.from([12, 8, ...Buffer.from('abc'), 0x15, 3]);
+const LZ4_BLOCK = [0x35, ...Buffer.from('abc'), 3, 0, 0x10, ...Buffer.from('x')];
+const LZ4_FRAME = Buffer.from([
+  4,
+  0x22,
+  0x4d,
+  0x18,
+  0x60,
+  0x40,
+  0x82,
+  LZ4_BLOCK.length,
+  0,
+  0,
+  0,
+  ...LZ4_BLOCK,
+  0,
+  0,
+  0,
+  0,
+]);
+
+test('snappy without a stream, as other clients than Kafka’s write it, and lz4 are read up to a bound', () => {
+  expect(snappyDecompress(RAW_SNAPPY, 12).toString()).toBe('abcabcabcabc');
+  expect(lz4Decompress(LZ4_FRAME, 13).toString()).toBe('abcabcabcabcx');
+  expect(() => snappyDecompress(RAW_SNAPPY, 11)).toThrow('more than 11 bytes');
+  expect(() => lz4Decompress(LZ4_FRAME, 12)).toThrow('more than 12 bytes');
+});
+
+function attempt(work: () => Buffer): Buffer | Error {
+  try {
+    return work();
+  } catch (error) {
+    return error as Error;
+  }
+}
+
+test('whatever the bytes, a decompressor answers within its bound or says what is wrong', () => {
+  const flips = fc.array(fc.tuple(fc.nat(), fc.nat(255)), { maxLength: 4 });
+  const cut = fc.nat();
+  fc.assert(
+    fc.property(flips, cut, fc.uint8Array({ maxLength: 40 }), (changes, length, junk) => {
+      for (const [decompress, whole] of [
+        [snappyDecompress, RAW_SNAPPY],
+        [lz4Decompress, LZ4_FRAME],
+      ] as const) {
+        const damaged = Buffer.from(whole);
+        for (const [at, byte] of changes) damaged[at % damaged.length] = byte;
+        for (const input of [damaged, whole.subarray(0, length % whole.length), Buffer.concat([damaged, junk])]) {
+          const output = attempt(() => decompress(input, 1000));
+          if (Buffer.isBuffer(output)) expect(output.length).toBeLessThanOrEqual(1000);
+          else expect(output.constructor).toBe(Error);
+        }
+      }
+    }),
+    { numRuns: 500 },
+  );
+});
+
+test('the bytes are those that Kafka documents', () => {
+  const batch = encodeBatch(
+    [{ timestampMs: 1000, key: Buffer.from('k'), value: Buffer.from('v'), headers: [['h', Buffer.from('x')]] }],
+    { producerId: 7n, producerEpoch: 2, baseSequence: 9 },
+  );
+  expect(batch.subarray(0, 17).toString('hex')).toBe('0000000000000000' + '0000003e' + 'ffffffff' + '02');
+  expect(batch.subarray(21, 61).toString('hex')).toBe(
+    '0000' +
+      '00000000' +
+      '00000000000003e8' +
+      '00000000000003e8' +
+      '0000000000000007' +
+      '0002' +
+      '00000009' +
+      '00000001',
+  );
+  // length 12: attributes, timestamp delta, offset delta, key, value, one header
+  expect(batch.subarray(61).toString('hex')).toBe('18' + '00' + '00' + '00' + '026b' + '0276' + '02' + '0268' + '0278');
+});
+
+test('a stored batch carries offset, epoch and append time under a valid checksum, and the sent bytes stay as they were', () => {
+  const sent = encodeBatch([
+    { timestampMs: 5, key: null, value: Buffer.from('a'), headers: [] },
+    { timestampMs: 9, key: null, value: Buffer.from('b'), headers: [] },
+  ]);
+  const before = Buffer.from(sent);
+  const stored = Buffer.concat([stampedHeader(sent, 41n, 3, 777), sent.subarray(61)]);
+  expect(sent).toEqual(before);
+  expect(decodeRecords(stored, 'test').map((r) => [r.offset, r.timestampMs])).toEqual([
+    [41n, 777],
+    [42n, 777],
+  ]);
+});
+
+test('headers are found in any order, and numbers only where the digits are', () => {
+  const batch = encodeBatch([
+    {
+      timestampMs: 0,
+      key: null,
+      value: null,
+      headers: [
+        ['agent', Buffer.from('edge-7')],
+        ['seq', Buffer.from('1764230400000000')],
+        ['none', null],
+        ['bad', Buffer.from('12x')],
+      ],
+    },
+  ]);
+  const reader = new RecordBatchReader();
+  reader.open(batch, 'test');
+  expect(reader.next()).toBe(true);
+  expect(reader.headerInteger(Buffer.from('seq'))).toBe(1764230400000000);
+  expect(reader.headerText(Buffer.from('agent'))).toBe('edge-7');
+  expect(reader.header(Buffer.from('none'))).toBeNull();
+  expect(reader.headerInteger(Buffer.from('bad'))).toBeNaN();
+  expect(reader.header(Buffer.from('absent'))).toBeNull();
+  expect(reader.headerText(Buffer.from('agent'))).toBe('edge-7');
+  expect(reader.next()).toBe(false);
+});
+
+test('a builder that is full says so and keeps what it has', () => {
+  const builder = new RecordBatchBuilder(200);
+  const block = new HeaderBlock(16);
+  block.addAscii('a', '1');
+  expect(builder.add(1, null, Buffer.alloc(100, 'x'), block)).toBe(true);
+  expect(builder.add(2, null, Buffer.alloc(100, 'y'), block)).toBe(false);
+  const decoded = decodeRecords(builder.seal({ producerId: -1n, producerEpoch: -1, baseSequence: -1 }, 'none'), 'test');
+  expect(decoded.map((r) => r.value?.toString())).toEqual(['x'.repeat(100)]);
+  expect(builder.records).toBe(0);
+});
+
+test('zigzag varints have the length that was announced, and sequences wrap to zero', () => {
+  const buffer = new Uint8Array(12);
+  fc.assert(
+    fc.property(fc.integer({ min: -(2 ** 50), max: 2 ** 50 }), (value) => {
+      expect(writeVarint(buffer, 0, value)).toBe(varintBytes(value));
+    }),
+  );
+  expect(sequenceAfter(2 ** 31 - 3, 3)).toBe(0);
+});
+
+/** 'abc' and a copy of 9 bytes from 3 before; the lz4 one with a literal behind it, as the format wants. */
+const RAW_SNAPPY = Buffer.from([12, 8, ...Buffer.from('abc'), 0x15, 3]);
+const LZ4_BLOCK = [0x35, ...Buffer.from('abc'), 3, 0, 0x10, ...Buffer.from('x')];
+const LZ4_FRAME = Buffer.from([
+  4,
+  0x22,
+  0x4d,
+  0x18,
+  0x60,
+  0x40,
+  0x82,
+  LZ4_BLOCK.length,
+  0,
+  0,
+  0,
+  ...LZ4_BLOCK,
+  0,
+  0,
+  0,
+  0,
+]);
+
+test('snappy without a stream, as other clients than Kafka’s write it, and lz4 are read up to a bound', () => {
+  expect(snappyDecompress(RAW_SNAPPY, 12).toString()).toBe('abcabcabcabc');
+  expect(lz4Decompress(LZ4_FRAME, 13).toString()).toBe('abcabcabcabcx');
+  expect(() => snappyDecompress(RAW_SNAPPY, 11)).toThrow('more than 11 bytes');
+  expect(() => lz4Decompress(LZ4_FRAME, 12)).toThrow('more than 12 bytes');
+});
+
+function attempt(work: () => Buffer): Buffer | Error {
+  try {
+    return work();
+  } catch (error) {
+    return error as Error;
+  }
+}
+
+test('whatever the bytes, a decompressor answers within its bound or says what is wrong', () => {
+  const flips = fc.array(fc.tuple(fc.nat(), fc.nat(255)), { maxLength: 4 });
+  const cut = fc.nat();
+  fc.assert(
+    fc.property(flips, cut, fc.uint8Array({ maxLength: 40 }), (changes, length, junk) => {
+      for (const [decompress, whole] of [
+        [snappyDecompress, RAW_SNAPPY],
+        [lz4Decompress, LZ4_FRAME],
+      ] as const) {
+        const damaged = Buffer.from(whole);
+        for (const [at, byte] of changes) damaged[at % damaged.length] = byte;
+        for (const input of [damaged, whole.subarray(0, length % whole.length), Buffer.concat([damaged, junk])]) {
+          try {
+            expect(decompress(input, 1000).length).toBeLessThanOrEqual(1000);
+          } catch (error) {
+            expect(error).toMatchObject({ message: expect.stringMatching(/./) as string });
+            expect(error).not.toBeInstanceOf(RangeError);
+            expect(error).not.toBeInstanceOf(TypeError);
+          }
+        }
+      }
+    }),
+    { numRuns: 2000 },
+  );
 });
