@@ -76,7 +76,8 @@ export class BatchMaker {
       from,
       first,
       last,
-    }: Pick<NewIntent, 'incarnation' | 'replayed' | 'from' | 'first' | 'last'>,
+      partitions = this.#topic.partitions,
+    }: Pick<NewIntent, 'incarnation' | 'replayed' | 'from' | 'first' | 'last'> & Partial<Pick<NewIntent, 'partitions'>>,
   ): Part {
     const { producerId, producerEpoch } = this.#producer;
     const baseSequence = this.#nextSequence;
@@ -87,7 +88,7 @@ export class BatchMaker {
     const intent: NewIntent = {
       topic: this.#topic.name,
       incarnation,
-      partitions: this.#topic.partitions,
+      partitions,
       partition: this.#partition,
       topicId: this.topicId,
       producerId,
@@ -108,7 +109,8 @@ export class BatchMaker {
 
   /**
    * The records of a batch in new batches under the present producer, cut where they are above the target; together they cover the same, up to the
-   * last record (of an earlier run's batch, the spool may not have those behind it any more).
+   * last record (of an earlier run's batch, the spool may not have those behind it any more). By the number of partitions of old, also where some
+   * were added: of the partition of today it does not hold all that lies in between.
    */
   repack(old: SendIntent, records: readonly Pick<RecordCopy, 'seq' | 'bytes' | 'addTo'>[]): Part[] {
     const builder = this.takeBuilder();

@@ -16,7 +16,7 @@ export interface LeftOver {
   readonly stored: readonly SendIntent[];
   /** With those of their readings that the spool still has. */
   readonly missing: readonly { readonly intent: SendIntent; readonly readings: readonly SpooledReading[] }[];
-  /** Not stored, of another number of partitions: their readings are read again, and go where they belong now. */
+  /** Not stored, and of partitions that are no more: their readings are read again, and go where they belong now. */
   readonly outdated: readonly SendIntent[];
   readonly covered: Covered;
 }
@@ -38,8 +38,10 @@ export async function leftOver(
     for (const id of await findStored(log, ofPartition, signal, onCut)) found.add(id);
   }
   const [stored, unknown] = [open.filter(({ id }) => found.has(id)), open.filter(({ id }) => !found.has(id))];
-  // What a batch of theirs covers in the partitions of today, it does not hold: readings of others would be left out.
-  const outdated = unknown.filter(({ partitions }) => partitions !== info.partitions);
+  // Where partitions were only added, the first sending may still arrive late, and only its own identity makes the second one the same.
+  const isThereStill = ({ topicId, partition }: SendIntent): boolean =>
+    topicId === info.id && partition < info.partitions;
+  const outdated = unknown.filter((intent) => intent.partitions !== info.partitions && !isThereStill(intent));
   const missing: LeftOver['missing'][number][] = [];
   for (const intent of unknown) {
     if (!outdated.includes(intent)) missing.push({ intent, readings: await readingsOf(spool, intent) });

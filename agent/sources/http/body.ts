@@ -10,7 +10,8 @@ import { Refusal } from './refusal.ts';
 
 /** The most that the body may take in memory. Throws a Refusal when the client says it is larger, or coded in a way that is not known. */
 export function announcedBytes(request: IncomingMessage, maxBytes: number): number {
-  const { 'content-length': length, 'content-encoding': coding = 'identity' } = request.headers;
+  const { 'content-length': length } = request.headers;
+  const coding = codingOf(request);
   if (!['identity', 'gzip', 'x-gzip'].includes(coding)) {
     const headers = { 'accept-encoding': 'gzip' };
     throw new Refusal(415, `Content-Encoding '${coding}' is not supported: expected gzip or none`, { headers });
@@ -25,8 +26,7 @@ export function announcedBytes(request: IncomingMessage, maxBytes: number): numb
  * goes away or its time is over.
  */
 export async function readBody(request: IncomingMessage, maxBytes: number): Promise<Buffer> {
-  const isCoded = (request.headers['content-encoding'] ?? 'identity') !== 'identity';
-  if (!isCoded) return collect(request, maxBytes);
+  if (codingOf(request) === 'identity') return collect(request, maxBytes);
   const decoder = createGunzip();
   const giveUp = (error: Error): void => void decoder.destroy(error);
   request.once('error', giveUp);
@@ -41,6 +41,11 @@ export async function readBody(request: IncomingMessage, maxBytes: number): Prom
     request.unpipe(decoder);
     decoder.destroy();
   }
+}
+
+/** Names of codings are case-insensitive (RFC 9110, section 8.4.1). */
+function codingOf(request: IncomingMessage): string {
+  return request.headers['content-encoding']?.toLowerCase() ?? 'identity';
 }
 
 async function collect(stream: Readable, maxBytes: number): Promise<Buffer> {

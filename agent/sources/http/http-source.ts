@@ -101,6 +101,8 @@ class HttpIngest {
         ? createServer(options)
         : createTlsServer({ ...options, ...(await serverTlsFiles(this.#baseDir, tls)) });
     server.maxConnections = maxConnections;
+    // A client may end its side behind the request, and waits for its answer all the same. Node has no option for it, only this field.
+    Object.assign(server, { httpAllowHalfOpen: true });
     server.on('request', (request: IncomingMessage, response: ServerResponse) => void this.#handle(request, response));
     server.on('checkContinue', (request: IncomingMessage, response: ServerResponse) => {
       void this.#handle(request, response);
@@ -135,7 +137,7 @@ class HttpIngest {
   async #accept(request: IncomingMessage, response: ServerResponse): Promise<Accepted> {
     await this.#authorise(request);
     const format = bodyFormat(request.headers['content-type']);
-    const key = idempotencyKey(request.headers['idempotency-key']);
+    const key = idempotencyKey(request.headersDistinct['idempotency-key']);
     const bytes = announcedBytes(request, this.#config.maxBodyBytes);
     if (!(await this.#budget.reserve(bytes, WAIT_FOR_MEMORY_MS))) {
       throw unavailable(503, 'too many requests are being received');

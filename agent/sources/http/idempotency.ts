@@ -84,10 +84,11 @@ export class IdempotencyKeys {
   }
 }
 
-/** Throws a Refusal. */
-export function idempotencyKey(header: string | string[] | undefined): string | undefined {
-  if (header === undefined) return undefined;
-  if (typeof header !== 'string' || header === '' || header.length > KEY_LENGTH_MAX) {
+/** `headers`: all of that name, as Node would join them to one key that the client never chose. Throws a Refusal. */
+export function idempotencyKey(headers: readonly string[] | undefined): string | undefined {
+  if (headers === undefined) return undefined;
+  const [header = ''] = headers;
+  if (headers.length !== 1 || header === '' || header.length > KEY_LENGTH_MAX) {
     throw new Refusal(400, `Idempotency-Key: expected one key of 1 to ${KEY_LENGTH_MAX} characters`);
   }
   return header;

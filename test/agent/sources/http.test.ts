@@ -48,6 +48,19 @@ function once(socket: Socket): Promise<void> {
   });
 }
 
+/** A request as it stands on the wire, whose client then ends its side; resolves to the whole answer. */
+async function sendRaw(port: number, headers: string, body: string, announced = body.length): Promise<string> {
+  const socket = connect({ port, host: '127.0.0.1', allowHalfOpen: true });
+  onTestFinished(() => void socket.destroy());
+  let text = '';
+  socket.on('data', (chunk: Buffer) => (text += chunk.toString()));
+  socket.on('error', () => undefined);
+  const head = `POST /ingest HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-ndjson\r\n${headers}`;
+  socket.end(`${head}content-length: ${announced}\r\n\r\n${body}`);
+  await new Promise((resolve) => socket.once('end', resolve));
+  return text;
+}
+
 interface Answer {
   readonly status: number;
   readonly body: { accepted?: number; error?: string; line?: number };
@@ -220,6 +233,13 @@ test('slow clients are answered 408 and hold up nobody; connections are bounded'
   await vi.waitFor(() => expect(output.counters.events['connection_dropped']).toBe(4), HANG_MS);
 });
 
+test('a client that ends its side behind the request gets its answer; one that ends it within the request is told, and nothing is taken', async () => {
+  const { port, spool } = await ingest();
+  expect(await sendRaw(port, '', '{"n":1}')).toMatch(/^HTTP\/1.1 200[^]*{"accepted":1}\n$/);
+  expect(await sendRaw(port, '', '{"n":2}', 70)).toMatch(/^HTTP\/1.1 400/);
+  expect((await stored(spool)).map(({ value }) => value)).toEqual(['{"n":1}']);
+});
+
 test('bodies share a bounded memory: who finds none waits in order, and gives up after its time', async () => {
   const budget = new BodyBudget(100);
   expect(await budget.reserve(60, 10_000)).toBe(true);
@@ -247,6 +267,9 @@ describe('Idempotency-Key', () => {
     expect(answers.filter(({ headers }) => headers.get('idempotency-replayed') === null)).toHaveLength(1);
     expect(await post(first.url, '{"n":3}', key('k1'))).toMatchObject({ status: 422 });
     expect(await post(first.url, 'bad', key('k2'))).toMatchObject({ status: 400 });
+    // A proxy that sets it twice; joined it would be a key that nobody repeats.
+    const twice = await sendRaw(first.port, 'idempotency-key: k2\r\nidempotency-key: k2\r\n', '{"n":3}');
+    expect(twice).toMatch(/^HTTP\/1.1 400[^]*expected one key/);
     expect((await post(first.url, '{"n":3}', key('k2'))).body).toEqual({ accepted: 1 });
     await first.stop();
     await spool.close();
@@ -257,7 +280,7 @@ describe('Idempotency-Key', () => {
     runSource(httpSource(config, dir, 1000), again, dir);
     await vi.waitFor(
       async () =>
-        expect((await post(first.url, gzipSync(body), { ...key('k1'), 'content-encoding': 'gzip' })).body).toEqual({
+        expect((await post(first.url, gzipSync(body), { ...key('k1'), 'content-encoding': 'GZip' })).body).toEqual({
           accepted: 2,
         }),
       HANG_MS,

@@ -4,7 +4,7 @@ import { expect, test } from 'vitest';
 import type { SpoolEntry } from '../../../agent/spool/spool-reader.ts';
 import { SendIntents } from '../../../agent/uplink/send-intents.ts';
 import { PenstockError } from '../../../lib/errors.ts';
-import type { Log } from '../../../lib/log/log.ts';
+import type { Log, LogProducer } from '../../../lib/log/log.ts';
 import { FaultPlan } from '../../support/fault.ts';
 import { HANG_MS } from '../../support/hang.ts';
 import { faultyLog } from '../../support/log-faulty.ts';
@@ -65,6 +65,58 @@ test('a batch that comes late, behind the answer that there is no such partition
   expect(await late?.()).toBeDefined();
   expect(flaws(await delivered(log, 't'), 200)).toBe('');
 });
+
+test.each([
+  ['and whole', 'unavailable', 200],
+  ['and cut anew, as the log does not know its producer any more', 'unknown-producer', 201],
+] as const)(
+  'partitions that are found added at a start: what had no answer goes where it was sent, once, %s',
+  async (_, second, readings) => {
+    const directory = tempDir();
+    const log = await openLog(directory);
+    // One that has four partitions, of which the agent found three at its first start.
+    await log.ensureTopic('t', { partitions: 4, retentionMs: 3_600_000 });
+    const late: (() => Promise<unknown>)[] = [];
+    const withoutAnswers: Log = {
+      ...faultyLog(log, new FaultPlan()),
+      ensureTopic: async (name, options) => ({ ...(await log.ensureTopic(name, options)), partitions: 3 }),
+      producer: async () => {
+        const producer = await log.producer();
+        const append: LogProducer['append'] = (...batch) => {
+          late.push(() => producer.append(...batch));
+          return Promise.reject(new PenstockError('unavailable', 'the link is cut'));
+        };
+        return { ...producer, append };
+      },
+    };
+    const spool = new GeneratedSpool('t', join(directory, 'acknowledged'), readings);
+    const first = await startUplink(withoutAnswers, spool, directory);
+    await expect.poll(() => late.length, { timeout: HANG_MS }).toBeGreaterThanOrEqual(3);
+    await first.close();
+    const refused = new Set<number>();
+    const grown: Log = {
+      ...faultyLog(log, new FaultPlan()),
+      producer: async () => {
+        const producer = await log.producer();
+        const append: LogProducer['append'] = (topic, partition, bytes) => {
+          if (second === 'unavailable' || refused.has(partition)) return producer.append(topic, partition, bytes);
+          refused.add(partition);
+          return Promise.reject(new PenstockError(second, 'UNKNOWN_PRODUCER_ID'));
+        };
+        return { ...producer, append };
+      },
+    };
+    const uplink = closing(await startUplink(grown, spool, directory));
+    expect(await uplink.drain(HANG_MS)).toBe(true);
+    if (second === 'unavailable') for (const arrive of late) await arrive().catch(() => undefined);
+    spool.grow(200);
+    expect(await uplink.drain(HANG_MS)).toBe(true);
+    const found = await delivered(log, 't');
+    expect(found.map(({ seq }) => seq).toSorted((a, b) => a - b)).toEqual(
+      Array.from({ length: readings + 200 }, (_, index) => index + 1),
+    );
+  },
+);
 
 test('a topic is made anew while what of it is too old is recorded: the step that waited for that goes on with nothing', async () => {
   const directory = tempDir();
