@@ -215,7 +215,7 @@ async function assemble({
   const peers = await group?.join({ view, format, store, mountId, clock });
   const reader = new BlockReader({ store, cache, volumeId: format.id, ...(peers !== undefined && { peers }) });
   /** What gives way to staged bytes on a full disk, in this order. */
-  const caches: { giveWay(): boolean }[] = [cache];
+  const caches: { giveWay(): boolean; close(): void }[] = [cache];
   const room = {
     idleBytesMax: options.cacheBytes * IDLE_SHARE,
     idleMs: IDLE_MS,
@@ -233,6 +233,9 @@ async function assemble({
     identity: identityPath(cacheDir),
     lock,
     report,
+    putBack: () => {
+      for (const each of caches) each.close();
+    },
   });
   options.kernel?.unregisterOthers(staging.journalPath, staging.backingIds);
   const whole = await openWholeFiles({

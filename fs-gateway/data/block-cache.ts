@@ -266,6 +266,7 @@ export class BlockCache {
     return join(this.#options.dir, folder, name);
   }
 
+  /** What is read behind that is opened anew. */
   close(): void {
     this.#descriptors.closeAll();
   }

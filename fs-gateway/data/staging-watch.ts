@@ -30,6 +30,8 @@ export interface WatchedStaging {
   /** Small files that stay as they are while the mount lives. */
   readonly files: readonly string[];
   readonly report: (message: string) => void;
+  /** What others have open of the cache directory, and can open again, keeps a disk in use that is gone. */
+  readonly putBack?: (() => void) | undefined;
   /** After each look at a staging area that is in its place. */
   readonly looked?: () => void;
 }
@@ -67,7 +69,7 @@ export class StagingWatch {
 
   /** Throws Node's errors, and those of the lock, when something is gone and cannot be put back. */
   look(): void {
-    const { journal, segments, lock, life, report } = this.#watched;
+    const { journal, segments, lock, life, report, putBack } = this.#watched;
     const dir = dirname(journal.path);
     const gone = [...this.#contents].filter(([path]) => !isThere(path));
     if (!journal.isRemoved && lock?.isRemoved !== true && gone.length === 0 && isThere(lifePath(dir))) return;
@@ -82,6 +84,7 @@ export class StagingWatch {
     }
     this.#told = '';
     this.#leftOut = 0;
+    putBack?.();
     report(`${this.#whatHappened(dir)}: it is put back with what was open here. ${REMEDY}`);
   }
 

@@ -46,6 +46,8 @@ export interface StagingOptions extends StagingLife {
   /** Of `dir`. */
   readonly lock?: ProcessLock;
   readonly report?: (message: string) => void;
+  /** Somebody had removed it, or its disk. */
+  readonly putBack?: (() => void) | undefined;
 }
 
 export class Staging {
@@ -65,7 +67,7 @@ export class Staging {
   readonly appends: Appends;
   readonly bases: Bases;
 
-  constructor({ dir, life, bootId, promises, isCommitted, room, identity, lock, report }: StagingOptions) {
+  constructor({ dir, life, bootId, promises, isCommitted, room, identity, lock, report, putBack }: StagingOptions) {
     this.#dir = dir;
     this.#promises = promises;
     mkdirSync(dir, { recursive: true, mode: 0o700 });
@@ -106,6 +108,7 @@ export class Staging {
       life: { life, bootId },
       files: identity === undefined ? [] : [identity],
       report: report ?? (() => undefined),
+      putBack,
       looked: () => this.#catchUp(),
     });
   }

@@ -444,6 +444,7 @@ export class WholeFiles {
     return false;
   }
 
+  /** What is read behind that is opened anew. */
   close(): void {
     this.#descriptors.closeAll();
   }

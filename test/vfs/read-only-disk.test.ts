@@ -7,7 +7,8 @@ import { Errno } from '../../fs-gateway/vfs/operations.ts';
 import { acquireProcessLock } from '../../lib/process-lock.ts';
 import { readElsewhere } from '../fs-gateway/passthrough-volume.ts';
 import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
-import { canFailDisks, LoopDisk, openDevices } from '../support/loop-disk.ts';
+import { canFailDisks, isRoot, LoopDisk, memoryFolder, mountOver, openDevices } from '../support/loop-disk.ts';
+import { until } from '../support/mount-guard.ts';
 import { tempDir } from '../support/temp.ts';
 import { errnoOf, lookUp, makeDirectory, namesIn, removeFile, writeFile } from '../tools/volume-files.ts';
 
@@ -104,5 +105,29 @@ test.skipIf(!canFailDisks)(
     const bytes = Buffer.alloc(CONTENT.length);
     next.get(9)?.overlay(0, bytes);
     expect(bytes.equals(CONTENT)).toBe(true);
+  },
+);
+
+test.skipIf(!isRoot)(
+  'a cache disk that is unmounted under its mount is not kept in use by what was read from it',
+  async () => {
+    const place = tempDir('cache-place');
+    // More than the mount leaves free: else it would keep nothing there.
+    const unmount = mountOver(memoryFolder('3g'), place);
+    // Pieces of a folder of this machine are not copied, unless they are compressed.
+    const volume = await testVolume({ compression: 'zstd' });
+    await writeFile(await openTestVolume(volume, 'b'), 'f', CONTENT);
+    const more = { cacheDir: join(place, 'cache') };
+    const filling = await openTestVolume(volume, 'a', [], 'lake', more);
+    expect((await readElsewhere(filling, 'f')).equals(CONTENT)).toBe(true);
+    await filling.close();
+    const here = await openTestVolume(volume, 'a', [], 'lake', more);
+    expect((await readElsewhere(here, 'f')).equals(CONTENT)).toBe(true);
+    expect(here.stats()).toMatchObject({ fetchedBytes: 0 });
+    const { dev } = statSync(more.cacheDir);
+    expect(openDevices()).toContain(dev);
+    unmount();
+    await until('nothing of the disk is open', () => !openDevices().includes(dev));
+    expect((await readElsewhere(here, 'f')).equals(CONTENT)).toBe(true);
   },
 );
