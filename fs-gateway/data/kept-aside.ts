@@ -1,9 +1,9 @@
 /**
  * What was written on this node and is not in the volume, because others had changed the same bytes while the node was away (vfs/away.ts), or a dump of the volume
- * was loaded (earlier-lives.ts), or nobody can tell whether its bytes are what was written.
+ * was loaded (earlier-lives.ts), or its bytes are not what was written, or nobody can tell whether they are.
  *
  *   <dir>/<time>-<ino>           the bytes at their offsets, up to the last of them; what was not written here is a hole
- *   <dir>/<time>-<ino>.json      the inode, the size that the file had here, and the ranges that were written
+ *   <dir>/<time>-<ino>.json      the inode, the size that the file had here, the ranges that were written, and of those some that are `damaged`
  *   <dir>/<time>-<ino>.<index>   a segment (found-segments.ts) as it is, written last at that time; its `.json` has the inode, the `offset` of its first byte in the file, and
  *                                the ranges of the file that the journal knows to be written
  *
@@ -18,7 +18,7 @@ import { describeError, fromSystemError, PenstockError } from '../../lib/errors.
 import { writeAll } from '../../lib/write-all.ts';
 import type { DoubtfulSegment } from './found-segments.ts';
 import type { Range } from './overlay.ts';
-import { SEGMENT_BYTES } from './segment-file.ts';
+import { SEGMENT_BYTES, StagedDamageError } from './segment-file.ts';
 
 /** In the folder of a mount. */
 export const ASIDE_FOLDER = 'aside';
@@ -29,6 +29,8 @@ export interface WrittenFile {
   readonly ino: number;
   /** Copies bytes that were written: `length` of them from `offset` on, to `at` of the target. */
   load(offset: number, target: Buffer, at: number, length: number): void;
+  /** The same where that throws StagedDamageError. */
+  loadDamaged?(offset: number, target: Buffer, at: number, length: number): void;
 }
 
 /** It is not in the volume, and will not be. */
@@ -57,6 +59,7 @@ export class KeptAside {
   /** Returns where they are. Throws `full` and `io` when the local disk does. */
   async keep(file: WrittenFile, size: number, ranges: readonly Range[], nowMs: number): Promise<string> {
     const path = join(this.#dir, `${new Date(nowMs).toISOString().replaceAll(':', '-')}-${file.ino}`);
+    const damaged: { readonly start: number; readonly end: number }[] = [];
     try {
       await makeDirectory(this.#dir);
       const target = await open(path, 'w', 0o600);
@@ -64,7 +67,8 @@ export class KeptAside {
         for (const { start, end, kind } of ranges) {
           for (let at = start; kind === 'data' && at < end; at += STEP_BYTES) {
             const bytes = Buffer.alloc(Math.min(STEP_BYTES, end - at));
-            file.load(at, bytes, 0, bytes.length);
+            const damage = load(file, at, bytes);
+            if (damage !== undefined) damaged.push({ start: damage.start, end: damage.end });
             await writeAll(target, bytes, at);
           }
         }
@@ -72,13 +76,26 @@ export class KeptAside {
       } finally {
         await target.close();
       }
-      await replaceFile(`${path}.json`, `${JSON.stringify({ inode: file.ino, size, ranges })}\n`);
+      const record = { inode: file.ino, size, ranges, ...(damaged.length > 0 && { damaged }) };
+      await replaceFile(`${path}.json`, `${JSON.stringify(record)}\n`);
       await syncDirectory(this.#dir);
     } catch (error) {
       await rm(path, { force: true }).catch(() => undefined);
       throw fromSystemError(error, `keeping what was written to inode ${file.ino} in ${this.#dir}`);
     }
     return path;
+  }
+}
+
+/** Returns what is off of it first. */
+function load(file: WrittenFile, at: number, bytes: Buffer): StagedDamageError | undefined {
+  try {
+    file.load(at, bytes, 0, bytes.length);
+    return undefined;
+  } catch (error) {
+    if (!(error instanceof StagedDamageError) || file.loadDamaged === undefined) throw error;
+    file.loadDamaged(at, bytes, 0, bytes.length);
+    return error;
   }
 }
 

@@ -2,6 +2,7 @@
 import { extentsWithin } from '../../lib/volume/extents.ts';
 import type { Extent } from '../../lib/volume/extents.ts';
 import type { Range } from './overlay.ts';
+import type { ByteRange } from './uploader.ts';
 
 /** All three lists in the order of their offsets; `uploaded` lies within the ranges. */
 export function mergeExtents(
@@ -52,4 +53,10 @@ export function gaps(
   }
   if (at < to) found.push({ start: at, end: to });
   return found;
+}
+
+/** What of the data in these ranges is not in the extents, which are in order. */
+export function withoutExtents(ranges: readonly Range[], extents: readonly Extent[]): readonly ByteRange[] {
+  const there = extents.map(({ fileOffset, length }) => ({ start: fileOffset, end: fileOffset + length }));
+  return ranges.flatMap(({ start, end, kind }) => (kind === 'data' ? gaps(there, start, end) : []));
 }

@@ -84,7 +84,22 @@ function lost(ino: number, why: string, cause?: unknown): PenstockError {
   );
 }
 
-/** Throws `corrupt` when bytes from `from` on are not what was written. */
+/** The disk gives other bytes of the file back, from `start` to `end`, than were staged. */
+export class StagedDamageError extends PenstockError {
+  readonly start: number;
+  readonly end: number;
+
+  constructor(ino: number, start: number, end: number, path: string) {
+    super(
+      'corrupt',
+      `what was staged of inode ${ino} is damaged, bytes ${start} to ${end}: the disk gives other bytes of ${path} than were written. Look after the disk`,
+    );
+    this.start = start;
+    this.end = end;
+  }
+}
+
+/** Throws StagedDamageError when bytes from `from` on are not what was written. */
 export function expectSums(
   ino: number,
   { index, path, sums }: Segment,
@@ -94,11 +109,8 @@ export function expectSums(
 ): void {
   const off = before === undefined ? undefined : sums?.firstOff(before, from, bytes);
   if (off === undefined) return;
-  const [start, end] = [off.start, off.end].map((at) => index * SEGMENT_BYTES + at);
-  throw new PenstockError(
-    'corrupt',
-    `what was staged of inode ${ino} is damaged, bytes ${start} to ${end}: the disk gives other bytes of ${path} than were written. The file is not uploaded; write it anew, and look after the disk`,
-  );
+  const [begin] = segmentSpan(index);
+  throw new StagedDamageError(ino, begin + off.start, begin + off.end, path);
 }
 
 export function endsEarly(ino: number, offset: number): Error {

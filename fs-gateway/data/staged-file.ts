@@ -240,6 +240,11 @@ export class StagedFile {
     else this.#memory?.copy(target, at, offset, offset + length);
   }
 
+  /** The same as they are, also where they are damaged: for who looks after them. */
+  loadDamaged(offset: number, target: Buffer, at: number, length: number): void {
+    this.#segments?.read(this.ino, offset, target, at, length, false);
+  }
+
   /**
    * Copies staged bytes of the flush under way; a large range while programs are served: the page cache takes milliseconds for a block. What they write
    * meanwhile is in `active`, and is read again at once, as a write is seen whole or not at all; also one of which a hole was made since.

@@ -7,7 +7,8 @@
  * Limits: a file that was cut to a size here in the same flush is placed as staged, and so is one that another mount cut.
  */
 import { Overlay } from '../data/overlay.ts';
-import type { Flush } from '../data/staged-file.ts';
+import { flushId } from '../data/staged-file.ts';
+import type { Flush, StagedFile } from '../data/staged-file.ts';
 import { FLUSH_OPERATION } from '../meta/repeats.ts';
 
 export interface PlacedFlush extends Flush {
@@ -30,7 +31,22 @@ export function flushOperation(ino: number, id: bigint): string {
   return `${FLUSH_OPERATION} ${ino} ${id}`;
 }
 
+/** A flush may be made again, but not one that appends, nor one that a node makes after a power cut, when others have seen it long since; one of a live file must be known for its own. */
+export function operationOf({ ino }: StagedFile, flush: Flush): string | undefined {
+  const id = flushId(flush);
+  return id === undefined ? undefined : flushOperation(ino, id);
+}
+
 /** The offset in the staging area of what goes to `offset` of the file. */
-export function stagedOffset({ append, shift }: PlacedFlush, offset: number): number {
+function stagedOffset({ append, shift }: PlacedFlush, offset: number): number {
   return append !== undefined && offset >= append.from + shift ? offset - shift : offset;
+}
+
+/** Lays what is flushed of [from, from + target.length) over `target`. */
+export async function layOver(file: StagedFile, flush: PlacedFlush, from: number, target: Buffer): Promise<void> {
+  for (const { start, end, kind } of flush.overlay.within(from, from + target.length)) {
+    const part = target.subarray(start - from, end - from);
+    if (kind === 'hole') part.fill(0);
+    else await file.loadFlushing(stagedOffset(flush, start), part);
+  }
 }

@@ -14,22 +14,22 @@
  * Limits: EXTENTS_INLINE extents in the inode, then pages; FRAGMENTS_MAX extents in a block, then it is written whole.
  */
 import { open } from 'node:fs/promises';
-import { PenstockError } from '../../lib/errors.ts';
+import { describeError, PenstockError } from '../../lib/errors.ts';
 import type { Version } from '../../lib/meta/engine.ts';
 import type { Extent } from '../../lib/volume/extents.ts';
 import { extentsWithin } from '../../lib/volume/extents.ts';
 import { INODE_INLINE, INODE_PAGED } from '../../lib/volume/inode.ts';
 import { KeptAsideError } from '../data/kept-aside.ts';
 import { LiveFile } from '../data/live-file.ts';
-import { gaps, mergeExtents } from '../data/merge-extents.ts';
+import { gaps, mergeExtents, withoutExtents } from '../data/merge-extents.ts';
 import { Overlay } from '../data/overlay.ts';
 import type { Range } from '../data/overlay.ts';
-import { flushId } from '../data/staged-file.ts';
+import { StagedDamageError } from '../data/segment-file.ts';
 import type { Flush, StagedFile } from '../data/staged-file.ts';
-import type { ByteRange, Uploader } from '../data/uploader.ts';
+import type { Uploader } from '../data/uploader.ts';
 import type { Node } from '../meta/cache.ts';
 import type { Change } from '../meta/change.ts';
-import { flushOperation, placeFlush, stagedOffset } from './append.ts';
+import { flushOperation, layOver, operationOf, placeFlush } from './append.ts';
 import type { PlacedFlush } from './append.ts';
 import { contentOf, keyOf, knownKey } from './content-of.ts';
 import type { Context } from './context.ts';
@@ -61,7 +61,7 @@ export class Flusher {
 
   /**
    * Commits all that is staged at the call. One flush per file at a time. True when appended bytes went elsewhere than staged. Throws `io` once, when
-   * it was kept aside instead (away.ts).
+   * it was kept aside instead (away.ts), or because the local disk has other bytes than were staged.
    */
   async flush(file: StagedFile): Promise<boolean> {
     const { staging, time, away, view } = this.#context;
@@ -100,10 +100,13 @@ export class Flusher {
         return outcome === 'moved' || outcome === 'repeated';
       }
     } catch (error) {
+      if (error instanceof StagedDamageError) aside = await this.#keepDamaged(file, flush, error);
       const { ino, sentId } = file;
-      if (sentId !== undefined && view.mayBeApplied(flushOperation(ino, sentId))) staging.unsettledFlush(file, flush);
-      else staging.failedFlush(file, flush);
-      throw error;
+      if (aside === undefined) {
+        if (sentId !== undefined && view.mayBeApplied(flushOperation(ino, sentId))) staging.unsettledFlush(file, flush);
+        else staging.failedFlush(file, flush);
+        throw error;
+      }
     }
     if (file.selfKept && removed) this.#gone(file, flush);
     else this.#committed(file, flush);
@@ -190,14 +193,31 @@ export class Flusher {
   /** Where it is kept, and what to tell of it. */
   async #keepAside(
     file: StagedFile,
-    { overlay, size }: Pick<Flush, 'overlay' | 'size'>,
+    flush: Pick<Flush, 'overlay' | 'size'>,
     node: Node | null,
   ): Promise<{ readonly path: string; readonly told: string }> {
-    const nowMs = Number(this.#context.time.nowNs() / 1_000_000n);
-    const path = await this.#context.keptAside.keep(file, size, overlay.ranges, nowMs);
+    const path = await this.#keep(file, flush);
     const what = node === null || node.inode.nlink === 0 ? 'removed' : 'changed';
     const told = `inode ${file.ino} was ${what} elsewhere while this node was away: what was written to it here is kept in ${path}, and not in the volume`;
     return { path, told };
+  }
+
+  /**
+   * What to tell; undefined: it cannot be kept, and is tried again. Of what was written nothing is committed: a part of it would be a content that nobody has written.
+   */
+  async #keepDamaged(file: StagedFile, flush: Flush, damage: StagedDamageError): Promise<string | undefined> {
+    try {
+      const path = await this.#keep(file, flush);
+      return `${damage.message}. What was written to it and not committed is kept in ${path}, and not in the volume: write it anew`;
+    } catch (error) {
+      this.#context.report(`what is damaged of inode ${file.ino} stays staged: ${describeError(error)}`);
+      return undefined;
+    }
+  }
+
+  #keep(file: StagedFile, { overlay, size }: Pick<Flush, 'overlay' | 'size'>): Promise<string> {
+    const { keptAside, time } = this.#context;
+    return keptAside.keep(file, size, overlay.ranges, Number(time.nowNs() / 1_000_000n));
   }
 
   async #attempt(file: StagedFile, flush: Flush, node: Node | null): Promise<Outcome> {
@@ -414,29 +434,9 @@ export class Flusher {
   }
 }
 
-/** What of the data in these ranges is not in the extents, which are in order. */
-function withoutExtents(ranges: readonly Range[], extents: readonly Extent[]): readonly ByteRange[] {
-  const there = extents.map(({ fileOffset, length }) => ({ start: fileOffset, end: fileOffset + length }));
-  return ranges.flatMap(({ start, end, kind }) => (kind === 'data' ? gaps(there, start, end) : []));
-}
-
 function fillFrom(bytes: Buffer, from: number, target: Buffer): void {
   const copied = from < bytes.length ? bytes.copy(target, 0, from) : 0;
   if (copied < target.length) target.fill(0, copied);
-}
-
-async function layOver(file: StagedFile, flush: PlacedFlush, from: number, target: Buffer): Promise<void> {
-  for (const { start, end, kind } of flush.overlay.within(from, from + target.length)) {
-    const part = target.subarray(start - from, end - from);
-    if (kind === 'hole') part.fill(0);
-    else await file.loadFlushing(stagedOffset(flush, start), part);
-  }
-}
-
-/** A flush may be made again, but not one that appends, nor one that a node makes after a power cut, when others have seen it long since; one of a live file must be known for its own. */
-function operationOf({ ino }: StagedFile, flush: Flush): string | undefined {
-  const id = flushId(flush);
-  return id === undefined ? undefined : flushOperation(ino, id);
 }
 
 /** The commit was made and its answer lost. */

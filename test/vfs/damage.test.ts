@@ -1,13 +1,16 @@
-import { readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { globSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { BlockReader } from '../../fs-gateway/data/block-reader.ts';
 import { Errno } from '../../fs-gateway/vfs/operations.ts';
 import { openMeta } from '../../lib/registry.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
+import { readElsewhere, writeElsewhere } from '../fs-gateway/passthrough-volume.ts';
 import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
 import type { TestVolume } from '../support/fs-volume.ts';
+import { until } from '../support/mount-guard.ts';
 import { replaceMethod } from '../support/replace-method.ts';
+import { lookUp } from '../tools/volume-files.ts';
 
 const keys = new VolumeKeys('lake');
 
@@ -127,4 +130,47 @@ test('a block that memory had no room for at each look, and is then missing, is 
   expect(looks).toBe(3);
   // A rejection that nobody waits for, which would end the daemon, fails this test in the next turn.
   await new Promise((resolve) => setImmediate(resolve));
+});
+
+test('staged bytes that are damaged before they are uploaded (writeback) are kept aside by name, not tried for ever, and hold up no umount', async () => {
+  const volume = await testVolume({ inlineBytes: '0' });
+  const other = await openTestVolume(volume, 'other');
+  await writeElsewhere(other, 'changed', Buffer.alloc(200_000, 'a'));
+  const reports: string[] = [];
+  const open = await openTestVolume(volume, 'writer', reports, 'lake', { writeback: true });
+  const { operations } = open;
+  const { ino } = await lookUp(open, 1n, 'changed');
+  const [first, second] = [await operations.open(caller(), ino, 2), await operations.open(caller(), ino, 2)];
+  const data = Buffer.alloc(200_000, 'mine');
+  await operations.write(caller(), ino, first.handle, 0n, data, 2, false);
+  const [segment = ''] = globSync(join(volume.base, 'cache-writer', '*', 'mount-*', `${ino}.0.*`));
+  const damaged = readFileSync(segment);
+  damaged[777] = (damaged[777] ?? 0) ^ 4;
+  writeFileSync(segment, damaged);
+  // What is committed of it would be neither what was there nor what was written.
+  await operations.flush(caller(), ino, first.handle, 0n);
+  await until('it is kept aside', () => open.stats()['keptAside'] === 1);
+  await until('nothing is staged', () => open.stats()['stagedFiles'] === 0);
+  const [record = ''] = globSync(join(volume.base, 'cache-writer', '*', 'mount-*', 'aside', '*.json'));
+  const path = record.slice(0, -'.json'.length);
+  expect(JSON.parse(readFileSync(record, 'utf8'))).toEqual({
+    inode: Number(ino),
+    size: data.length,
+    ranges: [{ start: 0, end: data.length, kind: 'data' }],
+    damaged: [{ start: 0, end: data.length }],
+  });
+  expect(readFileSync(path).equals(damaged.subarray(0, data.length))).toBe(true);
+  expect(reports).toEqual([expect.stringContaining(`${segment} than were written`)]);
+  expect(reports[0]).toContain(`is kept in ${path}, and not in the volume: write it anew`);
+  await expect(async () => operations.fsync(caller(), ino, second.handle, false)).rejects.toMatchObject({
+    errno: Errno.EIO,
+  });
+  expect((await operations.read(caller(), ino, second.handle, 0n, 4, 0)).toString()).toBe('aaaa');
+  for (const { handle } of [first, second]) await operations.release(caller(), ino, handle, undefined);
+  await operations.drain();
+  expect((await readElsewhere(other, 'changed')).equals(Buffer.alloc(200_000, 'a'))).toBe(true);
+  // And it is written as any other.
+  await writeElsewhere(open, 'changed', data);
+  await operations.drain();
+  expect((await readElsewhere(other, 'changed')).equals(data)).toBe(true);
 });
