@@ -46,9 +46,10 @@ export function serverUrl(ports: Readonly<Record<string, number>>, expected: str
   });
 }
 
-/** Of a `serverUrl`. */
+/** Of a `serverUrl`. Sources are compared by it also where one of them has no URL there, which is refused beside that: it is like no other then. */
 export function serverAddress(text: string, ports: Readonly<Record<string, number>>): { host: string; port: number } {
-  const url = new URL(text);
+  const url = URL.parse(text);
+  if (url === null) return { host: text, port: 0 };
   const port = url.port === '' ? (ports[url.protocol] ?? 0) : Number(url.port);
   return { host: url.hostname.replace(/^\[(.*)\]$/, '$1'), port };
 }

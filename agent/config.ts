@@ -205,6 +205,12 @@ export const agentSchema = keysSchema.superRefine((config, context) => {
       context.addIssue({ code: 'custom', path: ['rules', index, 'do', 'disable'], message });
     }
   }
+  sources.forEach((entry, index) => {
+    const isTcp = entry.type === 'http' || (entry.type === 'syslog' && entry.transport === 'tcp');
+    if (!isTcp || entry.listen !== config.agent.listen) return;
+    const message = 'the agent itself listens there (agent.listen): expected another port';
+    context.addIssue({ code: 'custom', path: ['sources', index, 'listen'], message });
+  });
   const keysMax = receiptsPerSource(config);
   sources.forEach((entry, index) => {
     if (entry.type !== 'http' || (entry.idempotencyKeys ?? 0) <= keysMax) return;

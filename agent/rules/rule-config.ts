@@ -12,11 +12,13 @@ export interface Threshold {
 
 const THRESHOLD = /^([<>])\s*(\d{1,3}(?:\.\d+)?)\s*%$/;
 
-const threshold: z.ZodType<Threshold, string> = z.string().transform((text, context) => {
+const PERCENT = "expected > or < and percent, as '>80%' (in quotes)";
+
+const threshold: z.ZodType<Threshold, string> = z.string(PERCENT).transform((text, context) => {
   const match = THRESHOLD.exec(text);
   const value = Number(match?.[2]);
   if (match !== null && value <= 100) return { above: match[1] === '>', value };
-  context.issues.push({ code: 'custom', message: "expected > or < and percent, as '>80%' (in quotes)", input: text });
+  context.issues.push({ code: 'custom', message: PERCENT, input: text });
   return z.NEVER;
 });
 

@@ -51,11 +51,11 @@ export function addAgentCommands(program: Command): void {
     .option('--json', 'print as one JSON object')
     .action(async (options: AgentOptions) => {
       const { checkAgentConfig } = await import('../../agent/main.ts');
+      const { remarksOf } = await import('../../agent/config-remarks.ts');
       const { config, path } = await checkAgentConfig(options.config);
-      print(
-        { path, valid: true, agent: config.agent.id, sources: config.sources.length, log: config.log },
-        options.json,
-      );
+      const { agent: self, sources, log } = config;
+      const remarks = remarksOf(config);
+      print({ path, valid: true, agent: self.id, sources: sources.length, log, remarks }, options.json);
     });
 
   agent

@@ -40,9 +40,22 @@ export const problemAt = (path: readonly PropertyKey[], issue: z.core.$ZodIssue)
 });
 
 function messageOf(issue: z.core.$ZodIssue): string {
-  if (issue.code === 'invalid_type' && issue.input === undefined) return `missing: expected ${issue.expected}`;
+  if (issue.code === 'invalid_type' && issue.input === undefined)
+    return `missing: expected ${kindName(issue.expected)}`;
+  // (A schema's own message does not begin so.)
+  if (issue.code === 'invalid_type' && issue.message.startsWith('Invalid input'))
+    return `expected ${kindName(issue.expected)}, and this is ${kindOf(issue.input)}`;
   if (issue.code === 'invalid_value') return `expected one of ${issue.values.map(String).join(', ')}`;
   return issue.message;
+}
+
+/** Kinds of values as YAML has them, where the schema's own name is one of JavaScript. */
+const KINDS: Readonly<Record<string, string>> = { string: 'a text', object: 'a map of keys', array: 'a list', int: 'a whole number', number: 'a number', boolean: 'true or false', record: 'a map of keys' }; // prettier-ignore
+const kindName = (expected: string): string => KINDS[expected] ?? expected;
+
+function kindOf(input: unknown): string {
+  if (input === null) return 'empty';
+  return kindName(Array.isArray(input) ? 'array' : typeof input);
 }
 
 export function keyName(path: readonly PropertyKey[]): string {

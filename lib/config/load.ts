@@ -13,6 +13,7 @@ import { describeError, isCode, PenstockError, systemCode } from '../errors.ts';
 import { parseBytes, parseDuration } from '../units.ts';
 import { expandEnvironment } from './environment.ts';
 import { ISSUES, keyName, pathsOf, problemAt, type KeyProblem } from './issues.ts';
+import { yamlProblems } from './yaml-errors.ts';
 
 export interface Loaded<T> {
   readonly config: T;
@@ -100,10 +101,7 @@ function parseLocated<T>(
   const document = parseDocument(text, { lineCounter, prettyErrors: false, uniqueKeys: true });
   const lineOf = (offset: number): number => lineCounter.linePos(offset).line;
   if (document.errors.length > 0) {
-    throw new ConfigError(
-      path,
-      document.errors.map((error) => ({ line: lineOf(error.pos[0]), key: '', message: error.message })),
-    );
+    throw new ConfigError(path, yamlProblems(text, document.errors, lineCounter));
   }
   const unset: ConfigProblem[] = [];
   visit(document, {

@@ -1,6 +1,7 @@
 import { writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { expect, test } from 'vitest';
+import { remarksOf } from '../../agent/config-remarks.ts';
 import { loadAgentConfig, validateAgent } from '../../agent/main.ts';
 import { tempDir } from '../support/temp.ts';
 
@@ -88,12 +89,35 @@ test('what two sources cannot share, what the spool has no room for, and keys th
   const http = '{ type: http, listen: 127.0.0.1:80, to: t';
   const listening = configFile(`${head}sources: [${http}}, ${http}, path: /b}]`);
   await expect(loadAgentConfig(listening)).rejects.toThrow('sources[1].listen: two sources listen on the same address');
+  const own = configFile(`agent: { id: a, listen: 127.0.0.1:80 }\nlog: file:x\nsources: [${http}}]`);
+  await expect(loadAgentConfig(own)).rejects.toThrow('sources[0].listen: the agent itself listens there');
   const keys = configFile(`${head}spool: { maxBytes: 1MiB }\nsources: [${http}, idempotencyKeys: 1000}]`);
   await expect(loadAgentConfig(keys)).rejects.toThrow('has room for 256 keys of each source');
   const tokens = configFile(`${head}sources: [${http}, token: a, tokenFile: b}]`);
   await expect(loadAgentConfig(tokens)).rejects.toThrow('sources[0].tokenFile: a token and a file with it are given');
   const csv = configFile(`${head}sources: [{ type: file, path: x.csv, to: t, start: end }]`);
   await expect(loadAgentConfig(csv)).rejects.toThrow('sources[0].start: a CSV file must be read from its beginning');
+});
+
+test('an address of a device or broker that is no URL is a problem with its line, not a crash of the comparison with others', async () => {
+  const path = configFile(
+    'agent: { id: a }\nlog: file:x\nsources:\n  - { type: mqtt, url: 127.0.0.1:1883, topics: [a], to: t }\n  - { type: modbus, url: 127.0.0.1:502, to: t, groups: [{ sensor: s, registers: [{ name: r, address: 0 }] }] }\n',
+  );
+  const problems = await validateAgent(path);
+  expect(problems.map(({ line, key }) => [line, key])).toEqual([
+    [4, 'sources[0].url'],
+    [5, 'sources[1].url'],
+  ]);
+});
+
+test('a transform whose topic nobody gives is a remark, and no fault', async () => {
+  const head = 'agent: { id: a }\nlog: file:x\nsources: [{ type: host, to: host }]\ntransforms:\n';
+  const remarks = async (transforms: string): Promise<readonly string[]> =>
+    remarksOf((await loadAgentConfig(configFile(head + transforms))).config);
+  const select = (on: string): string => `  - { type: select, on: ${on}, fields: [a] }\n`;
+  expect(await remarks(select('hots'))).toEqual(["transforms[0].on: no source gives the topic 'hots': there are host"]);
+  const routed = "  - { type: route, on: host, when: 'true', to: alarms }\n";
+  expect(await remarks(routed + select('alarms') + select('host'))).toEqual([]);
 });
 
 test('transforms that cannot be told apart, or hold back more than the spool has room for, and wrong units are refused', async () => {

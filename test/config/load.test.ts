@@ -50,7 +50,7 @@ describe('configuration', () => {
     expect(problems(text)).toEqual([
       expect.stringMatching(/^agent\.yaml:3: spool\.maxBytes: 'lots' is not a size: expected/),
       'agent.yaml:4: spool.whenFull: expected one of reject, dropOldest',
-      'agent.yaml:7: sources[1].path: missing: expected string',
+      'agent.yaml:7: sources[1].path: missing: expected a text',
       'agent.yaml:7: sources[1].paht: unknown key',
       'agent.yaml:8: colour: unknown key',
     ]);
@@ -58,7 +58,9 @@ describe('configuration', () => {
 
   it('refuses what is not YAML, repeated keys and endless aliases, with the line', () => {
     expect(problems('log: [unclosed\n')[0]).toMatch(/^agent\.yaml:\d+: /);
-    expect(problems('log: a\nlog: b\n')[0]).toMatch(/^agent\.yaml:2: .*unique/);
+    expect(problems('log: a\nlog: b\n')[0]).toBe(
+      "agent.yaml:2: the key 'log' is there already: keys of one map differ",
+    );
     const bomb = [
       'a: &a [x,x,x,x,x,x,x,x,x,x]',
       ...'bcdefgh'.split('').map((k, i) => `${k}: &${k} [${`*${'abcdefg'[i] ?? ''},`.repeat(10)}]`),
@@ -66,8 +68,26 @@ describe('configuration', () => {
     expect(problems(bomb.join('\n'))[0]).toMatch(/alias/i);
   });
 
+  it('a tab, a wrong indentation or a bare ${NAME} is one fault in words that say what to do, not a page of what follows from it', () => {
+    const sources = 'log: a\nsources:\n  - path: b\n';
+    expect(problems(`${sources}\tpoll: 1s\n    x: 1\n    y: 1\n`)).toEqual([
+      'agent.yaml:4: a tab in the indentation: YAML takes spaces only',
+    ]);
+    const indented = problems(`${sources}     poll: 1s\n    x: 1\n`);
+    expect(indented).toHaveLength(1);
+    expect(indented[0]).toMatch(/^agent\.yaml:3: not YAML: .* indented as their neighbours/);
+    expect(problems('log: a\nagent: { id: ${NAME}, listen: x }\n')).toEqual([
+      "agent.yaml:2: not YAML: within { } and [ ], ${NAME} needs quotes, as '${NAME}'",
+    ]);
+  });
+
+  it('a value of another kind is named by what YAML calls it', () => {
+    expect(problems('log: [a]\n')).toEqual(['agent.yaml:1: log: expected a text, and this is a list']);
+    expect(problems('log: a\nsources: 5\n')).toEqual(['agent.yaml:2: sources: expected a list, and this is a number']);
+  });
+
   it('an empty file is an empty configuration: what is missing is named', () => {
-    expect(problems('')).toEqual(['agent.yaml:1: log: missing: expected string']);
+    expect(problems('')).toEqual(['agent.yaml:1: log: missing: expected a text']);
   });
 
   it('names a file that is missing and resolves its folder', async () => {
