@@ -1,6 +1,8 @@
 /** What is wrong with a text that is no YAML, as the person who wrote it can mend it: the library's own words are about its grammar. */
 import type { LineCounter, YAMLParseError } from 'yaml';
 
+type YamlFault = Pick<YAMLParseError, 'code' | 'message' | 'pos'>;
+
 interface YamlProblem {
   readonly line: number;
   readonly key: string;
@@ -8,11 +10,7 @@ interface YamlProblem {
 }
 
 /** Repeated keys are each a fault; of the others all but the first follow from it. */
-export function yamlProblems(
-  text: string,
-  errors: readonly YAMLParseError[],
-  lines: LineCounter,
-): readonly YamlProblem[] {
+export function yamlProblems(text: string, errors: readonly YamlFault[], lines: LineCounter): readonly YamlProblem[] {
   const repeated = errors.filter(({ code }) => code === 'DUPLICATE_KEY');
   const first = errors.find(({ code }) => code !== 'DUPLICATE_KEY');
   return [...(first === undefined ? [] : [first]), ...repeated].map((error) => {
@@ -21,7 +19,7 @@ export function yamlProblems(
   });
 }
 
-function messageOf({ code, message, pos }: YAMLParseError, text: string, line: string): string {
+function messageOf({ code, message, pos }: YamlFault, text: string, line: string): string {
   // `{ id: ${NAME} }`: the brace of the variable begins a map in a map.
   if (/[{[,].*:\s*\$\{/.test(line)) return "not YAML: within { } and [ ], ${NAME} needs quotes, as '${NAME}'";
   switch (code) {

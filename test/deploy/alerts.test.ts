@@ -112,6 +112,14 @@ describe.skipIf(missing('helm', 'promtool'))('the alerts', () => {
     await expectFiring(rules, [[late, '0x20'], others], { PenstockAgentsLate: 0 });
   });
 
+  it('fire for files that an agent has set aside, also at its start, with which its counter begins', async () => {
+    const rules = rulesOf(await render({}));
+    const aside = 'penstock_agent_set_aside_total';
+    await expectFiring(rules, [[aside, '1x20']], { PenstockFilesSetAside: 1 });
+    await expectFiring(rules, [[aside, '0x5 1x15']], { PenstockFilesSetAside: 1 });
+    await expectFiring(rules, [[aside, '0x20']], { PenstockFilesSetAside: 0 });
+  });
+
   it('fire for connections that are refused, and not for those that once were', async () => {
     const rules = rulesOf(await render({}));
     const refused = 'penstock_control_connections_refused_total';
