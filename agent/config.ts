@@ -52,8 +52,10 @@ const fileSource = z
     type: z.literal('file'),
     /** A path or a glob. */
     path: z.string().min(1),
-    /** By the name: `.csv` is CSV with a header line, everything else one JSON value a line. `text` is any line. */
-    format: z.enum(['ndjson', 'csv', 'text']).optional(),
+    /** Globs of files that are left alone. */
+    exclude: z.array(z.string().min(1)).max(100).optional(),
+    /** By the name: `.csv` is CSV with a header line, everything else one JSON value a line. `text` is any line; `cri` and `docker` are containers' logs. */
+    format: z.enum(['ndjson', 'csv', 'text', 'cri', 'docker']).optional(),
     /** Several lines are one reading. */
     multiline: multiline.optional(),
     /** A field of the value, or `path`. Without it, readings have no key and go to the partitions in turn. */
@@ -65,6 +67,10 @@ const fileSource = z
     maxLineBytes: bytes()
       .refine((size) => size >= 64 && size <= 64 * MIB, 'expected 64 B to 64MiB')
       .default(MIB),
+    /** Of a container's message, which its runtime writes in pieces of 16 KiB; as much as `multiline` joins. */
+    maxMessageBytes: bytes()
+      .refine((size) => size >= 64 && size <= MIB, 'expected 64 B to 1MiB')
+      .optional(),
     /** What was written before the agent first saw the file: readings too, so nothing is skipped unless asked for. */
     start: z.enum(['beginning', 'end']).default('beginning'),
     /** How often files are looked at: the latency of a line, against a few system calls per file. */
@@ -80,10 +86,18 @@ const fileSource = z
     path: ['multiline'],
     error: 'a CSV file has one reading a line',
   })
+  .refine(({ format, maxMessageBytes }) => maxMessageBytes === undefined || isContainerLog(format), {
+    path: ['maxMessageBytes'],
+    error: 'only the formats cri and docker have messages of several lines: expected `maxLineBytes` here',
+  })
   .refine(({ format, sensor }) => format !== 'text' || sensor === undefined || sensor === 'path', {
     path: ['sensor'],
     error: 'text has no fields: expected `path`, or none',
   });
+
+function isContainerLog(format: string | undefined): boolean {
+  return format === 'cri' || format === 'docker';
+}
 
 function isCsv(format: string | undefined, path: string): boolean {
   return format === 'csv' || (format === undefined && path.endsWith('.csv'));

@@ -20,8 +20,9 @@ import {
   type RejectedInput,
 } from '../reading-parser.ts';
 import type { SourceOutput } from '../source.ts';
+import { containerNames, containerReading, type ContainerNames } from './container-log.ts';
 import type { Marks } from './file-marks.ts';
-import type { Line, LineJoiner } from './line-joiner.ts';
+import type { Assembler, Line } from './line-joiner.ts';
 import { LineSplitter } from './line-splitter.ts';
 import { movedTo, type FilePlace, type FilePosition } from './tailed-file.ts';
 
@@ -37,7 +38,8 @@ export interface LineContext {
   readonly key: string;
   readonly config: FileSourceConfig;
   readonly output: SourceOutput;
-  readonly joiner: LineJoiner | undefined;
+  /** undefined where a line is a reading. */
+  readonly joiner: Assembler | undefined;
 }
 
 /** What was made of the lines since the last delivery. */
@@ -61,6 +63,8 @@ export class FileLines {
   #columns: readonly string[] | null;
   #position: FilePosition;
   #inFlight: Promise<void> = Promise.resolve();
+  /** What the name of the file says, if it is a container's. */
+  #named: { readonly place: FilePlace; readonly names: ContainerNames } | undefined;
 
   /** `marks` are those at the position. */
   constructor(context: LineContext, position: FilePosition, marks: Marks) {
@@ -149,6 +153,16 @@ export class FileLines {
     return this.#context.joiner?.position ?? this.#splitter.position;
   }
 
+  /** What is delivered behind that. */
+  #ahead(): Pick<FilePosition, 'ahead'> {
+    const { position } = this.#splitter;
+    const ahead = this.#context.joiner?.ahead?.(position) ?? null;
+    if (ahead === null) return {};
+    // An earlier run had read further: its mark stands.
+    const before = ahead.to > position ? this.#position.ahead : undefined;
+    return { ahead: { ...ahead, tail: before?.tail ?? this.#marks.tail(ahead.to) } };
+  }
+
   #make(bytes: number): Made {
     const { config, output } = this.#context;
     const readings = new PackedReadings(config.to, config.priority, bytes * PACKED_BYTES_PER_BYTE);
@@ -196,6 +210,7 @@ export class FileLines {
       ...this.#marks.end(offset),
       skipping: isSkipping,
       columns: this.#columns === null ? null : [...this.#columns],
+      ...this.#ahead(),
     };
     await this.#inFlight;
     if (rejected.length > 0) await output.quarantine(rejected);
@@ -212,12 +227,19 @@ export class FileLines {
     return { input: 'line', topic, priority, key, eventTime };
   }
 
+  #names(): ContainerNames {
+    if (this.#named?.place !== this.place) this.#named = { place: this.place, names: containerNames(this.place) };
+    return this.#named.names;
+  }
+
   /** null for a line that says nothing. */
   #parse(line: Line, mapping: ReadingMapping, arrivalUs: number): NewReading | RejectedInput | null {
     const { config } = this.#context;
     if (line.isTooLong) return { reason: `the line is longer than maxLineBytes (${config.maxLineBytes})` };
     const bytes = line.start === 0 && line.bytes.subarray(0, 3).equals(BOM) ? line.bytes.subarray(3) : line.bytes;
     if (isBlank(bytes)) return null;
+    if (line.refusal !== undefined) return { reason: line.refusal };
+    if (line.origin !== undefined) return containerReading(line, line.origin, this.#names(), mapping, arrivalUs);
     if (config.format === 'text') return parseText(bytes, mapping, arrivalUs);
     if (!this.#isCsv) return parseJson(bytes, mapping, arrivalUs);
     if (this.#columns !== null) {

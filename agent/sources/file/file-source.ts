@@ -17,16 +17,17 @@
  * What matches beyond these waits, and its number is a problem of the source; looks take a tenth of the time at most, and end with the signal.
  */
 import type { FileHandle } from 'node:fs/promises';
-import { resolve } from 'node:path';
+import { matchesGlob, resolve } from 'node:path';
 import { describeError, PenstockError, systemCode } from '../../../lib/errors.ts';
 import type { FileSourceConfig } from '../../config.ts';
 import { pause, type Source, type SourceOutput } from '../source.ts';
+import { assemblerOf } from './assembler.ts';
 import { AwaitedCopies } from './awaited-copies.ts';
 import { CompressedFile } from './compressed-file.ts';
 import { Marks } from './file-marks.ts';
 import { ChunkBuffer, CHUNK_BYTES_MAX, FollowedFile, rotatedFirst, type OpenFile } from './followed-file.ts';
 import { compressionOf } from './gzip-content.ts';
-import type { LineJoiner } from './line-joiner.ts';
+import type { Assembler } from './line-joiner.ts';
 import { LostFiles } from './lost-files.ts';
 import { MatchedArchives } from './matched-archives.ts';
 import { matchingFiles, NotFollowed } from './matching-files.ts';
@@ -39,6 +40,7 @@ import {
   movedTo,
   openFile,
   placeOf,
+  withAhead,
   type FilePosition,
   type FileStats,
 } from './tailed-file.ts';
@@ -63,29 +65,31 @@ export async function fileSource(
   const pattern = resolve(baseDir, config.path);
   const name = `file:${pattern}`;
   const chunkBytes = Math.min(CHUNK_BYTES_MAX, Math.floor(spoolBytesMax / CHUNKS_PER_SPOOL));
-  const { multiline } = config;
-  const joining = multiline === undefined ? undefined : await import('./line-joiner.ts');
+  const makeAssembler = await assemblerOf(config);
+  const excluded = (config.exclude ?? []).map((glob) => resolve(baseDir, glob));
+  const isExcluded = (path: string): boolean => excluded.some((glob) => matchesGlob(path, glob));
   return {
     name,
-    run: (output, signal) => {
-      const makeJoiner = (): LineJoiner | undefined =>
-        joining && multiline && new joining.LineJoiner(multiline, () => output.count('multiline_cut'));
-      return new FileFollower({ name, pattern, config, chunkBytes, filesMax, output, makeJoiner, signal }).run();
-    },
+    run: (output, signal) =>
+      new FileFollower({
+        ...{ name, pattern, isExcluded, config, chunkBytes, filesMax, output, signal },
+        makeJoiner: (position) => makeAssembler(position, (event) => output.count(event)),
+      }).run(),
   };
 }
 
 interface Following {
   readonly name: string;
   readonly pattern: string;
+  readonly isExcluded: (path: string) => boolean;
   readonly config: FileSourceConfig;
   /** What is read of a file at once. */
   readonly chunkBytes: number;
   /** So many are open. */
   readonly filesMax: number;
   readonly output: SourceOutput;
-  /** Of each file; undefined where a line is a reading. */
-  readonly makeJoiner: () => LineJoiner | undefined;
+  /** Of a file that is read from there; undefined where a line is a reading. */
+  readonly makeJoiner: (position: FilePosition) => Assembler | undefined;
   readonly signal: AbortSignal;
 }
 
@@ -172,7 +176,8 @@ class FileFollower {
     // What still is one is met again, here or when the files are read on.
     this.#problems.clear();
     const found = new Set<string>();
-    const matches = await matchingFiles(this.#options.pattern, (path, act) => this.#guarded(path, act), this.#signal);
+    const { pattern, isExcluded } = this.#options;
+    const matches = await matchingFiles(pattern, isExcluded, (path, act) => this.#guarded(path, act), this.#signal);
     // Before any file is taken for a new one: it may be the copy of one of these.
     if (this.#isFirstLook) this.#lost.addLeft();
     for (const file of matches) {
@@ -210,7 +215,9 @@ class FileFollower {
       this.#isFirstLook = false;
       // Of earlier runs: renamed, and maybe compressed, while the agent was down; deleted; or not mounted yet.
       for (const [key, position] of this.#positions.entries()) {
-        if (!found.has(key) && !isReplaced(key)) this.#lost.addMissing(key, position);
+        // What is excluded since then is not looked for: it is where it was.
+        const isSought = !found.has(key) && !isReplaced(key) && !this.#options.isExcluded(position.path);
+        if (isSought) this.#lost.addMissing(key, position);
       }
       await this.#positions.bound();
     }
@@ -300,8 +307,10 @@ class FileFollower {
 
   async #follow(handle: FileHandle, inode: string, found: FilePosition, isCompressed: boolean): Promise<OpenFile> {
     const key = this.#positions.checkpointOf(inode);
-    const position = movedTo(found, await placeOf(found.path, inode, found));
-    const context = { key, config: this.#options.config, output: this.#output, joiner: this.#options.makeJoiner() };
+    const moved = movedTo(found, await placeOf(found.path, inode, found));
+    const position = isCompressed ? moved : await withAhead(handle, moved);
+    const joiner = this.#options.makeJoiner(position);
+    const context = { key, config: this.#options.config, output: this.#output, joiner };
     const file = isCompressed
       ? new CompressedFile(inode, context, handle, position)
       : await FollowedFile.at(inode, context, handle, { ...position, ...(await bornOf(handle)) }, this.#buffer);

@@ -9,6 +9,8 @@
 import { RE2JS } from 're2js';
 import { describeError } from '../../../lib/errors.ts';
 import type { FileSourceConfig } from '../../config.ts';
+import type { Origin } from './container-log.ts';
+import type { FilePosition } from './tailed-file.ts';
 
 const MATCHED_BYTES_MAX = 4096;
 const LF = Buffer.from('\n');
@@ -32,9 +34,29 @@ export interface Line {
   /** Where it begins in the file. */
   readonly start: number;
   readonly isTooLong: boolean;
+  /** Of a message of a container. */
+  readonly origin?: Origin;
+  /** Why it is none. */
+  readonly refusal?: string;
 }
 
-export class LineJoiner {
+export type Ahead = Pick<NonNullable<FilePosition['ahead']>, 'to' | 'held'>;
+
+/** What makes readings of lines. */
+export interface Assembler {
+  /** Where the first reading under way begins; null when there is none. */
+  readonly position: number | null;
+  /** Takes the next line, and returns what is complete with it. */
+  push(line: Line, nowMs: number): Line[];
+  /** What is under way, where nothing came for too long. */
+  overdue(nowMs: number): Line[];
+  /** What is under way, as nothing comes any more. */
+  finish(): Line[];
+  /** Of what was read up to `readTo`, what is given out behind `position`: the same as `FilePosition` has it. null where that is nothing. */
+  ahead?(readTo: number): Ahead | null;
+}
+
+export class LineJoiner implements Assembler {
   readonly #config: MultilineConfig;
   readonly #pattern: RE2JS;
   readonly #onCut: () => void;
@@ -49,12 +71,14 @@ export class LineJoiner {
     this.#onCut = onCut;
   }
 
-  /** Where the reading under way begins; null when there is none. */
+  get timeoutMs(): number {
+    return this.#config.timeout;
+  }
+
   get position(): number | null {
     return this.#held[0]?.start ?? null;
   }
 
-  /** Takes the next line, and returns what is complete with it. */
   push(line: Line, nowMs: number): Line[] {
     if (line.isTooLong) return [...this.finish(), line];
     let complete: Line[] = [];
@@ -72,19 +96,17 @@ export class LineJoiner {
     return complete;
   }
 
-  /** What is under way, where nothing came for `timeout`. */
   overdue(nowMs: number): Line[] {
-    return nowMs - this.#lastMs >= this.#config.timeout ? this.finish() : [];
+    return nowMs - this.#lastMs >= this.timeoutMs ? this.finish() : [];
   }
 
-  /** What is under way, as nothing comes any more. */
   finish(): Line[] {
     const [first, ...others] = this.#held;
     this.#held = [];
     this.#heldBytes = 0;
     if (first === undefined) return [];
     const bytes = Buffer.concat([first.bytes, ...others.flatMap((line) => [LF, line.bytes])]);
-    return [{ bytes, start: first.start, isTooLong: false }];
+    return [{ ...first, bytes }];
   }
 
   #begins(bytes: Buffer): boolean {

@@ -15,10 +15,15 @@ export class NotFollowed extends Error {}
 type Guard = (path: string, act: () => Promise<FoundFile | null>) => Promise<FoundFile | null | undefined>;
 
 /** The oldest first, so that rotated files come in the order in which they were written. Ends early, with a part of them, when the signal fires. */
-export async function matchingFiles(pattern: string, guarded: Guard, signal: AbortSignal): Promise<FoundFile[]> {
+export async function matchingFiles(
+  pattern: string,
+  isExcluded: (path: string) => boolean,
+  guarded: Guard,
+  signal: AbortSignal,
+): Promise<FoundFile[]> {
   // A name that exists is meant as it stands, whatever characters are in it.
   const literal = await statFile(pattern);
-  if (literal !== null) return [{ path: pattern, stats: literal }];
+  if (literal !== null) return isExcluded(pattern) ? [] : [{ path: pattern, stats: literal }];
   const matches: FoundFile[] = [];
   let paths: string[] = [];
   const look = async (): Promise<void> => {
@@ -28,7 +33,7 @@ export async function matchingFiles(pattern: string, guarded: Guard, signal: Abo
   };
   for await (const path of glob(pattern)) {
     if (signal.aborted) break;
-    if (paths.push(path) >= STATS_AT_ONCE) await look();
+    if (!isExcluded(path) && paths.push(path) >= STATS_AT_ONCE) await look();
   }
   await look();
   return matches.sort((a, b) => a.stats.modifiedMs - b.stats.modifiedMs);

@@ -33,6 +33,20 @@ const positionSchema = z.strictObject({
   tail: markSchema,
   /** The header of a CSV file. */
   columns: z.array(z.string()).nullable(),
+  /**
+   * Of a container's log: lines between `offset` and `to` are delivered, but for those of the streams in `held`, from there on. `tail` is the mark
+   * of `to`: in other content the same lines are not delivered.
+   */
+  ahead: z
+    .strictObject({
+      to: z.int().nonnegative(),
+      tail: markSchema,
+      held: z.strictObject({
+        stdout: z.int().nonnegative().exactOptional(),
+        stderr: z.int().nonnegative().exactOptional(),
+      }),
+    })
+    .exactOptional(),
   /** Of a compressed file that was read to its end: its own length, and a checksum of its own last bytes. */
   ended: z.strictObject({ bytes: z.int().nonnegative(), crc: z.int().nonnegative() }).exactOptional(),
 });
@@ -150,6 +164,14 @@ export async function fits(handle: FileHandle, { offset, head, tail }: MarkedOff
     (await crcAt(handle, 0, head.bytes)) === head.crc &&
     (await crcAt(handle, offset - tail.bytes, tail.bytes)) === tail.crc
   );
+}
+
+/** What is said of the lines behind the offset is left out where others stand there: the file was truncated while nobody looked. */
+export async function withAhead(handle: FileHandle, position: FilePosition): Promise<FilePosition> {
+  const { ahead, ...others } = position;
+  return ahead === undefined || (await fits(handle, { ...position, offset: ahead.to, tail: ahead.tail }))
+    ? position
+    : others;
 }
 
 export function markOf(bytes: Buffer): FilePosition['head'] {

@@ -1,0 +1,114 @@
+/**
+ * What container runtimes write: a line of their log to its text, and a file's name to the container. Pure.
+ *
+ *   cri      2026-11-28T10:11:12.123456789Z stdout F TEXT      containerd, CRI-O (Kubernetes, design proposal "kubelet-cri-logging")
+ *            P in place of F: the text goes on in the stream's next line. Further tags may follow, as F:TAG.
+ *   docker   {"log":"TEXT\n","stream":"stdout","time":"2026-11-28T10:11:12.123456789Z"}      without \n, the text goes on
+ *
+ *   /var/log/containers/POD_NAMESPACE_CONTAINER-ID.log      a link to
+ *   /var/log/pods/NAMESPACE_POD_UID/CONTAINER/N.log         N.log.20261128-101112, and with .gz, when the kubelet has rotated it
+ *   /var/lib/docker/containers/ID/ID-json.log
+ */
+import { isUtf8 } from 'node:buffer';
+import type { NewReading } from '../../spool/frame.ts';
+import { readingOf, type ReadingMapping, type RejectedInput } from '../reading-parser.ts';
+import type { Line } from './line-joiner.ts';
+
+export type ContainerFormat = 'cri' | 'docker';
+export type Stream = 'stdout' | 'stderr';
+
+/** Where a message came from: of its first line, where several are joined. */
+export interface Origin {
+  /** As it stands in the log. */
+  readonly time: string;
+  readonly stream: Stream;
+}
+
+export interface ContainerLine extends Origin {
+  readonly text: Buffer;
+  readonly isPartial: boolean;
+}
+
+/** The fields that a file's name gives. */
+export type ContainerNames = Readonly<
+  Partial<Record<'namespace' | 'pod' | 'podUid' | 'container' | 'containerId', string>>
+>;
+
+const SPACE = 0x20;
+const PARTIAL = 0x50;
+const FULL = 0x46;
+const TAG_END = 0x3a;
+const TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)$/;
+const NAME_OF_LINK =
+  /\/(?<pod>[^/_]+)_(?<namespace>[^/_]+)_(?<container>[^/]+)-(?<containerId>[0-9a-f]{12,64})\.log[^/]*$/;
+const NAME_OF_POD = /\/(?<namespace>[^/_]+)_(?<pod>[^/_]+)_(?<podUid>[^/_]+)\/(?<container>[^/]+)\/\d+\.log[^/]*$/;
+const NAME_OF_DOCKER = /\/(?<containerId>[0-9a-f]{12,64})-json\.log[^/]*$/;
+
+/** `bytes` is without its line end. */
+export function parseContainerLine(bytes: Buffer, format: ContainerFormat): ContainerLine | RejectedInput {
+  return format === 'cri' ? parseCri(bytes) : parseDocker(bytes);
+}
+
+function parseCri(bytes: Buffer): ContainerLine | RejectedInput {
+  const timeEnd = bytes.indexOf(SPACE);
+  const streamEnd = bytes.indexOf(SPACE, timeEnd + 1);
+  const time = bytes.toString('latin1', 0, Math.max(0, timeEnd));
+  const stream = bytes.toString('latin1', timeEnd + 1, Math.max(0, streamEnd));
+  const tag = bytes[streamEnd + 1];
+  const behindTag = bytes[streamEnd + 2];
+  const isTag = (tag === PARTIAL || tag === FULL) && [SPACE, TAG_END, undefined].includes(behindTag);
+  if (timeEnd < 0 || streamEnd < 0 || !TIME.test(time) || !isStream(stream) || !isTag) {
+    return { reason: 'the line is none of a CRI log: expected TIME stdout|stderr P|F TEXT' };
+  }
+  const tagsEnd = behindTag === SPACE ? streamEnd + 2 : bytes.indexOf(SPACE, streamEnd + 1);
+  return { time, stream, text: tagsEnd < 0 ? Buffer.alloc(0) : bytes.subarray(tagsEnd + 1), isPartial: tag === PARTIAL };
+}
+
+function parseDocker(bytes: Buffer): ContainerLine | RejectedInput {
+  const reason = "the line is none of Docker's json-file log: expected {\"log\": ..., \"stream\": ..., \"time\": ...}";
+  let value: unknown;
+  try {
+    value = JSON.parse(bytes.toString('utf8'));
+  } catch {
+    return { reason };
+  }
+  if (typeof value !== 'object' || value === null || !('log' in value) || !('stream' in value) || !('time' in value)) {
+    return { reason };
+  }
+  const { log, stream, time } = value;
+  if (typeof log !== 'string' || !isStream(stream) || typeof time !== 'string' || !TIME.test(time)) return { reason };
+  const text = log.replace(/\r?\n$/, '');
+  return { time, stream, text: Buffer.from(text), isPartial: !log.endsWith('\n') };
+}
+
+function isStream(text: unknown): text is Stream {
+  return text === 'stdout' || text === 'stderr';
+}
+
+/** Of the file at `path`, which lies in `folder` where a link leads there. Empty where it is called otherwise. */
+export function containerNames({ path, folder }: { readonly path: string; readonly folder?: string }): ContainerNames {
+  const ofLink = NAME_OF_LINK.exec(path)?.groups ?? NAME_OF_DOCKER.exec(path)?.groups;
+  // A link has no uid, and what it leads to no id of the container.
+  const ofPod = NAME_OF_POD.exec(folder === undefined ? path : `${folder}/0.log`)?.groups;
+  const { namespace, pod, podUid, container, containerId } = { ...ofPod, ...ofLink };
+  return {
+    ...(namespace !== undefined && { namespace }),
+    ...(pod !== undefined && { pod }),
+    ...(podUid !== undefined && { podUid }),
+    ...(container !== undefined && { container }),
+    ...(containerId !== undefined && { containerId }),
+  };
+}
+
+/** The reading of a whole message. */
+export function containerReading(
+  { bytes }: Line,
+  { time, stream }: Origin,
+  names: ContainerNames,
+  mapping: ReadingMapping,
+  arrivalUs: number,
+): NewReading | RejectedInput {
+  if (!isUtf8(bytes)) return { reason: 'the message is not UTF-8' };
+  const fields = { ts: time, stream, ...names, message: bytes.toString('utf8') };
+  return readingOf(JSON.stringify(fields), fields, mapping, arrivalUs);
+}
