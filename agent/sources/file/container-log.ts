@@ -61,11 +61,16 @@ function parseCri(bytes: Buffer): ContainerLine | RejectedInput {
     return { reason: 'the line is none of a CRI log: expected TIME stdout|stderr P|F TEXT' };
   }
   const tagsEnd = behindTag === SPACE ? streamEnd + 2 : bytes.indexOf(SPACE, streamEnd + 1);
-  return { time, stream, text: tagsEnd < 0 ? Buffer.alloc(0) : bytes.subarray(tagsEnd + 1), isPartial: tag === PARTIAL };
+  return {
+    time,
+    stream,
+    text: tagsEnd < 0 ? Buffer.alloc(0) : bytes.subarray(tagsEnd + 1),
+    isPartial: tag === PARTIAL,
+  };
 }
 
 function parseDocker(bytes: Buffer): ContainerLine | RejectedInput {
-  const reason = "the line is none of Docker's json-file log: expected {\"log\": ..., \"stream\": ..., \"time\": ...}";
+  const reason = 'the line is none of Docker\'s json-file log: expected {"log": ..., "stream": ..., "time": ...}';
   let value: unknown;
   try {
     value = JSON.parse(bytes.toString('utf8'));

@@ -72,7 +72,10 @@ test('pieces of messages are joined by stream, with the names of pod and contain
   ]);
   const [first] = await readAll(spool);
   if (first?.kind !== 'reading') throw new Error('expected a reading');
-  expect([String(first.key), first.eventUs]).toEqual(['app-7d9f-x2x', Date.parse('2026-11-28T00:00:02.000Z') * 1000 + 456]);
+  expect([String(first.key), first.eventUs]).toEqual([
+    'app-7d9f-x2x',
+    Date.parse('2026-11-28T00:00:02.000Z') * 1000 + 456,
+  ]);
   expect(quarantinedIn(dir)).toMatchObject([{ text: 'no line of a container' }]);
   expect(output.counters.events).toEqual({});
 });
@@ -93,26 +96,38 @@ test("Docker's files: a message goes on until its line end is there", async () =
   expect(quarantinedIn(dir)).toMatchObject([{ text: '{"log":1}' }]);
 });
 
-/** Both streams always have something under way: pieces of one stand between those of the other, and stacks of one between lines of the other. */
+/** Both streams always have something under way, stdout three pieces for one of stderr: a message of one begins and ends within one of the other. */
 class Writer {
-  readonly #lines: string[] = [];
-  readonly written: Record<string, string[]> = { stdout: [], stderr: [] };
+  readonly written = { stdout: [] as string[], stderr: [] as string[] };
+  readonly #waiting = { stdout: [] as string[], stderr: [] as string[] };
   #count = 0;
 
-  write(messages: number): string {
-    for (let last = this.#count + messages; this.#count < last;) this.#both();
-    return this.#lines.splice(0).join('');
+  write(pieces: number): string {
+    const lines: string[] = [];
+    for (let index = 0; index < pieces; index += 1) {
+      const stream = index % 4 === 3 ? 'stderr' : 'stdout';
+      if (this.#waiting[stream].length === 0) this.#begin(stream);
+      lines.push(...this.#waiting[stream].splice(0, 1));
+    }
+    return lines.join('');
   }
 
-  #both(): void {
-    const queues = ['stdout', 'stderr'].map((stream) => {
-      const n = (this.#count += 1);
-      const lines = [`[${n}] begins ${'x'.repeat(n % 400)}`, ...Array.from({ length: n % 3 }, (_, i) => `  at f${i} of ${n}`)];
-      this.written[stream]?.push(lines.join('\n'));
-      return lines.flatMap((line) => piecesOf(line, n).map((piece) => `${timeAt(n / 1000)} ${stream} ${piece}\n`));
-    });
-    // The next message of stdout has begun before the last line of stderr's.
-    for (; queues.some((queue) => queue.length > 0);) for (const queue of queues) this.#lines.push(...queue.splice(0, 1));
+  /** The ends of what is begun. */
+  end(): string {
+    return Object.values(this.#waiting)
+      .flatMap((pieces) => pieces.splice(0))
+      .join('');
+  }
+
+  #begin(stream: 'stdout' | 'stderr'): void {
+    const n = (this.#count += 1);
+    const lines = [
+      `[${n}] begins ${'x'.repeat(n % 400)}`,
+      ...Array.from({ length: n % 3 }, (_, i) => `  at f${i} of ${n}`),
+    ];
+    this.written[stream].push(lines.join('\n'));
+    const pieces = lines.flatMap((line) => piecesOf(line, n));
+    this.#waiting[stream].push(...pieces.map((piece) => `${timeAt(n / 1000)} ${stream} ${piece}\n`));
   }
 }
 
@@ -138,10 +153,10 @@ sources: [{ type: file, path: ./containers/*.log, format: cri, sensor: pod, to: 
   const accepted = (): number => Number(agent.output.trim().split('\n').at(-1));
   for (let kill = 0; kill < 5; kill += 1) {
     const before = written();
-    appendFileSync(file, writer.write(200));
+    appendFileSync(file, writer.write(2000));
     agent.start();
     const writing = setInterval(() => {
-      const text = writer.write(4);
+      const text = writer.write(20);
       // Cut within a line.
       appendFileSync(file, text.slice(0, text.length / 2));
       appendFileSync(file, text.slice(text.length / 2));
@@ -150,10 +165,12 @@ sources: [{ type: file, path: ./containers/*.log, format: cri, sensor: pod, to: 
     clearInterval(writing);
     await agent.end('SIGKILL');
     if (kill === 2) {
+      appendFileSync(file, writer.end());
       renameSync(file, `${file}.20261128-101112`);
       writeFileSync(file, '');
     }
   }
+  appendFileSync(file, writer.end());
   agent.start();
   await expect.poll(accepted).toBe(written());
   expect(await agent.end('SIGTERM')).toBe(0);
