@@ -106,6 +106,11 @@ async function modulesProblems({ log, sources, transforms }: AgentConfig, baseDi
     }
   }
   for (const [index, transform] of transforms.entries()) {
+    if (transform.type === 'parse') {
+      const { parsePatternProblem } = await import('./transforms/parse/parse-step.ts');
+      const problem = parsePatternProblem(transform);
+      if (problem !== null) problems.push({ path: ['transforms', index, problem.key], message: problem.message });
+    }
     if (transform.type !== 'wasm') continue;
     const { moduleProblem } = await import('./transforms/wasm/wasm-step.ts');
     const message = await moduleProblem(transform, baseDir);

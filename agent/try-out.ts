@@ -2,8 +2,15 @@
  * `penstock agent test`: what a configuration makes of readings, without an agent, a spool or a log. Conditions, windows and the others run
  * as they do in the agent; at the end of the input everything that is held back is shown.
  */
-import type { AgentConfig, SourceConfig } from './config.ts';
+import type { AgentConfig, FileSourceConfig, SourceConfig } from './config.ts';
+import { systemClock } from '../lib/clock.ts';
+import type { Rejected } from './quarantine.ts';
+import { assemblerOf } from './sources/file/assembler.ts';
+import { FileLines } from './sources/file/file-lines.ts';
+import { Marks } from './sources/file/file-marks.ts';
+import { BEGINNING } from './sources/file/tailed-file.ts';
 import { isRejected, parseJson, type ReadingMapping } from './sources/reading-parser.ts';
+import type { SourceOutput } from './sources/source.ts';
 import type { NewReading } from './spool/frame.ts';
 import { TransformChain, type ChainRun } from './transforms/chain.ts';
 import { textOf } from './transforms/draft.ts';
@@ -14,12 +21,23 @@ export interface TriedOut {
   readonly failed: number;
 }
 
-/** `lines` are what the source would take in, one JSON value each. */
+/** Lines that a source would take in: of a file, as it is configured; of others, one JSON value each. */
+export interface SampleInput {
+  readonly lines: readonly string[];
+  /** What the names of pod and container are taken from. */
+  readonly path: string;
+}
+
+interface Taken {
+  readonly readings: readonly NewReading[];
+  readonly rejected: readonly { readonly reason: string }[];
+}
+
 export async function tryOut(
   config: AgentConfig,
   baseDir: string,
   source: SourceConfig,
-  lines: readonly string[],
+  { lines, path }: SampleInput,
   nowMs: number,
 ): Promise<TriedOut> {
   const chain = await TransformChain.open(config.transforms, baseDir);
@@ -37,17 +55,80 @@ export async function tryOut(
     for (const reading of run?.readings ?? []) results.push(shown(reading));
   };
   try {
-    for (const [index, line] of lines.entries()) {
-      if (line.trim() === '') continue;
-      const reading = parseJson(Buffer.from(line), mappingOf(source), nowMs * 1000);
-      if (isRejected(reading)) fail({ failed: reading.reason, line: index + 1 });
-      else settle(await chain.run([reading]));
+    const taken =
+      source.type === 'file' ? takenFromFile(source, path, lines, nowMs) : takenFromOther(source, lines, nowMs);
+    let line = 0;
+    for await (const { readings, rejected } of taken) {
+      line += 1;
+      for (const { reason } of rejected) fail({ failed: reason, line: Math.min(line, lines.length) });
+      if (readings.length > 0) settle(await chain.run(readings));
     }
     settle(await chain.flush());
   } finally {
     await chain.close();
   }
   return { results, failed };
+}
+
+/** What each line gives; what is there at the end comes behind the last one. */
+async function* takenFromFile(
+  config: FileSourceConfig,
+  path: string,
+  lines: readonly string[],
+  nowMs: number,
+): AsyncGenerator<Taken, void> {
+  let readings: NewReading[] = [];
+  let rejected: Rejected[] = [];
+  const output = collecting(
+    nowMs,
+    (taken) => readings.push(...taken),
+    (refused) => rejected.push(...refused),
+  );
+  const joiner = (await assemblerOf(config))({}, () => undefined);
+  const file = new FileLines({ key: '', config, output, joiner }, { ...BEGINNING, path }, Marks.ofBeginning());
+  for (const line of [...lines, null]) {
+    if (line === null) await file.finish();
+    else await file.push(Buffer.from(`${line}\n`));
+    await file.settled();
+    yield { readings, rejected };
+    readings = [];
+    rejected = [];
+  }
+}
+
+function* takenFromOther(source: SourceConfig, lines: readonly string[], nowMs: number): Generator<Taken, void> {
+  for (const line of lines) {
+    const reading = line.trim() === '' ? null : parseJson(Buffer.from(line), mappingOf(source), nowMs * 1000);
+    if (reading === null) yield { readings: [], rejected: [] };
+    else yield isRejected(reading) ? { readings: [], rejected: [reading] } : { readings: [reading], rejected: [] };
+  }
+}
+
+/** An agent's side that keeps nothing. */
+function collecting(
+  nowMs: number,
+  take: (readings: Iterable<NewReading>) => void,
+  refuse: (items: readonly Rejected[]) => void,
+): SourceOutput {
+  const deliver = (readings: Iterable<NewReading>): Promise<void> => {
+    take(readings);
+    return Promise.resolve();
+  };
+  return {
+    clock: { ...systemClock, nowMs: () => nowMs },
+    deliver,
+    offer: deliver,
+    quarantine: (items) => {
+      refuse(items);
+      return Promise.resolve();
+    },
+    checkpoint: () => undefined,
+    checkpointKeys: () => [],
+    receipts: () => new Map(),
+    count: () => undefined,
+    report: () => undefined,
+    remark: () => undefined,
+  };
 }
 
 function mappingOf(source: SourceConfig): ReadingMapping {

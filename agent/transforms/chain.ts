@@ -242,6 +242,10 @@ async function stepOf(config: TransformConfig, baseDir: string): Promise<Step> {
       return swingingDoorStep(config);
     case 'aggregate':
       return aggregateStep(config);
+    case 'parse': {
+      const { parseStep } = await import('./parse/parse-step.ts');
+      return parseStep(config);
+    }
     case 'wasm': {
       // Loaded when it is configured, as the sources are.
       const { wasmStep } = await import('./wasm/wasm-step.ts');

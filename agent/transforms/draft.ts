@@ -28,19 +28,17 @@ export class Draft {
   #isChanged = false;
   topic: string;
   priority: number;
+  eventUs: number;
 
   constructor(reading: NewReading) {
     this.#original = reading;
     this.topic = reading.topic;
     this.priority = reading.priority;
+    this.eventUs = reading.eventUs;
   }
 
   get key(): string | null {
     return this.#original.key;
-  }
-
-  get eventUs(): number {
-    return this.#original.eventUs;
   }
 
   get arrivalUs(): number {
@@ -79,9 +77,9 @@ export class Draft {
   }
 
   toReading(): NewReading {
-    const { topic, priority } = this;
+    const { topic, priority, eventUs } = this;
     const value = this.#isChanged ? JSON.stringify(this.#fields) : this.#original.value;
-    return { ...this.#original, topic, priority, value };
+    return { ...this.#original, topic, priority, eventUs, value };
   }
 }
 
@@ -94,7 +92,18 @@ export function textOf(value: string | Uint8Array): string {
   return typeof value === 'string' ? value : Buffer.from(value.buffer, value.byteOffset, value.length).toString();
 }
 
-function parseObject(text: string): FieldValues | null {
+/** The text of a number of `fields`; null for anything else. */
+export function numberIn(value: unknown): string | null {
+  return exactJson.isRawJSON(value) ? value.rawJSON : typeof value === 'number' ? String(value) : null;
+}
+
+/** A whole number as `fields` has it, digit for digit. */
+export function exactWhole(text: string): unknown {
+  return exactJson.rawJSON(text.replace(/^\+/, '').replace(/^(-?)0+(?=\d)/, '$1'));
+}
+
+/** null where the text is no JSON object. */
+export function parseObject(text: string): FieldValues | null {
   let parsed: unknown;
   try {
     parsed = MANY_DIGITS.test(text) ? exactJson.parse(text, keepDigits) : JSON.parse(text);

@@ -4,6 +4,7 @@ import { bytes, duration } from '../../lib/config/load.ts';
 import { isCode } from '../../lib/errors.ts';
 import { ALARM_PRIORITY } from '../spool/frame.ts';
 import { parseCondition, type Condition } from './condition.ts';
+import { parse } from './parse/parse-config.ts';
 import { conversionRefusal } from './units.ts';
 
 const topic = z
@@ -147,7 +148,20 @@ const wasm = z.strictObject({
     .default(16 * 1024),
 });
 
-const TYPES = [rename, select, filter, route, sample, scale, convert, deadband, swingingDoor, aggregate, wasm] as const;
+const TYPES = [
+  parse,
+  rename,
+  select,
+  filter,
+  route,
+  sample,
+  scale,
+  convert,
+  deadband,
+  swingingDoor,
+  aggregate,
+  wasm,
+] as const;
 const NAMES = TYPES.map((type) => type.shape.type.value);
 
 const transformSchema = z.discriminatedUnion('type', TYPES, {

@@ -61,9 +61,9 @@ export function addAgentCommands(program: Command): void {
   agent
     .command('test')
     .description(
-      'what the transforms make of readings: JSON lines in, JSON lines out; exit status 3 when some would be quarantined',
+      'what an agent makes of lines, in the format of the source (JSON where it is no file), as JSON lines; exit status 3 when some would be quarantined',
     )
-    .argument('[file]', 'a file of JSON lines; standard input without it')
+    .argument('[file]', 'a file of lines; standard input without it')
     .requiredOption('-c, --config <file>', 'agent.yaml')
     .option('--topic <topic>', "as readings of the source with this `to`; the first source's without it")
     .action(async (file: string | undefined, options: TestOptions) => {
@@ -80,7 +80,8 @@ export function addAgentCommands(program: Command): void {
           throw new PenstockError('usage', `cannot read ${file ?? 'standard input'}`, { cause: error });
         },
       );
-      const { results, failed } = await tryOut(config, baseDir, source, input.split('\n'), Date.now());
+      const path = file ?? (source.type === 'file' ? source.path : '');
+      const { results, failed } = await tryOut(config, baseDir, source, { lines: input.split('\n'), path }, Date.now());
       for (const result of results) process.stdout.write(`${toJson(result)}\n`);
       if (failed > 0) process.exitCode = EXIT_PARTLY;
     });

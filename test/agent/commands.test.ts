@@ -99,6 +99,32 @@ transforms:
   expect((await run(['agent', 'test', '-c', path, '--topic', 'other'])).err).toContain('expected one of machine');
 });
 
+test('test shows what is made of the lines of a container, joined and parsed', async () => {
+  const dir = tempDir();
+  const path = join(dir, 'agent.yaml');
+  writeFileSync(
+    path,
+    `agent: { id: edge-7 }
+log: file:./log
+sources: [{ type: file, path: '/var/log/containers/*.log', format: cri, sensor: pod, to: logs }]
+transforms: [{ type: parse, on: logs, field: message, format: json }]
+`,
+  );
+  const log = join(dir, `web-0_shop_nginx-${'0f'.repeat(32)}.log`);
+  const time = '2026-11-28T10:11:12.123456789Z';
+  writeFileSync(log, `${time} stdout P {"level":\n${time} stdout F "info"}\nnone\n${time} stderr F plain\n`);
+  const { code, out } = await run(['agent', 'test', '-c', path, log]);
+  const fields = { ts: time, namespace: 'shop', pod: 'web-0', container: 'nginx', containerId: '0f'.repeat(32) };
+  expect(jsonLines(out)).toEqual([
+    expect.objectContaining({ sensor: 'web-0', value: { ...fields, stream: 'stdout', level: 'info' } }),
+    { failed: expect.stringContaining('the line is none of a CRI log') as string, line: 3 },
+    expect.objectContaining({
+      value: { ...fields, stream: 'stderr', message: 'plain', parseProblem: 'message is no JSON object' },
+    }),
+  ]);
+  expect(code).toBe(3);
+});
+
 test('tap shows readings at both stages, top their rates; both say what is missing when they cannot', async () => {
   const dir = tempDir();
   const port = await freePort();
