@@ -149,7 +149,6 @@ const wasm = z.strictObject({
 });
 
 const TYPES = [
-  parse,
   rename,
   select,
   filter,
@@ -160,6 +159,7 @@ const TYPES = [
   deadband,
   swingingDoor,
   aggregate,
+  parse,
   wasm,
 ] as const;
 const NAMES = TYPES.map((type) => type.shape.type.value);

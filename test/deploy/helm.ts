@@ -26,8 +26,16 @@ export const MATRIX: Readonly<Record<string, object>> = {
     pipeline: { compactor: { memoryBytes: '2GB' }, topics: { partitions: 12 } },
     volume: { options: ['blockSize=4MiB'], claim: { subPath: 'lake' } },
     agent: {
-      hostPaths: [{ name: 'logs', path: '/var/log/machine' }],
-      sources: [{ type: 'file', path: '/var/log/machine/*.ndjson', sensor: 'id', to: 'machine' }],
+      hostPaths: [
+        { name: 'logs', path: '/var/log/machine' },
+        { name: 'containers', path: '/var/log/containers' },
+        { name: 'pods', path: '/var/log/pods' },
+      ],
+      sources: [
+        { type: 'file', path: '/var/log/machine/*.ndjson', sensor: 'id', to: 'machine' },
+        { type: 'file', path: '/var/log/containers/*.log', exclude: ['**/*_penstock_*'], format: 'cri', to: 'logs' },
+      ],
+      extraConfig: { transforms: [{ type: 'parse', on: 'logs', field: 'message', format: 'json' }] },
       control: { tokenSecret: 'agents' },
       nodeSelector: { edge: 'true' },
       priorityClassName: 'high',

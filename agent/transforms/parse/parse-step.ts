@@ -116,8 +116,8 @@ function typed(
 function merge(draft: Draft, text: string, fields: FieldValues, config: ParseConfig): void {
   const { field, as, keepText, overwrite } = config;
   const named: FieldValues = as === undefined ? fields : { [as]: fields };
-  const others = Object.assign(emptyFields(), draft.fields);
-  delete others[field];
+  const others = emptyFields();
+  for (const [name, value] of Object.entries(draft.fields ?? {})) if (name !== field) others[name] = value;
   const isTaken = !overwrite && Object.keys(named).some((name) => Object.hasOwn(others, name));
   // The text holds what would be lost, and is lost where something found has its name.
   const kept = keepText || isTaken ? { [field]: text } : {};
