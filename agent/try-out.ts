@@ -22,7 +22,7 @@ export interface TriedOut {
 }
 
 /** Lines that a source would take in: of a file, as it is configured; of others, one JSON value each. */
-export interface SampleInput {
+interface SampleInput {
   readonly lines: readonly string[];
   /** What the names of pod and container are taken from. */
   readonly path: string;

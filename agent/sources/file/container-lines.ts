@@ -13,7 +13,7 @@ import type { Ahead, Assembler, Line, LineJoiner } from './line-joiner.ts';
 /** A runtime writes the rest of a line at once where it has it. What waits longer has no rest: the runtime was killed. */
 const PARTIAL_TIMEOUT_MS = 30_000;
 
-export interface ContainerLinesOptions {
+interface ContainerLinesOptions {
   readonly format: ContainerFormat;
   readonly maxMessageBytes: number;
   /** Of each stream; undefined where a message is a reading. */

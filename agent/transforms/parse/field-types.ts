@@ -3,7 +3,7 @@ import { exactWhole, numberIn } from '../draft.ts';
 import type { FieldType } from './parse-config.ts';
 import { timeParser } from './time-format.ts';
 
-export interface Converted {
+interface Converted {
   readonly value: unknown;
   /** Of a time. */
   readonly us?: number;

@@ -4,14 +4,14 @@
  * A time without an offset is of the zone that is configured: where its clock shows it twice, the earlier one; where it skips it, as much
  * later. A date without a year is in the year that brings it nearest to the arrival, at most a day ahead of it.
  */
-export interface ParsedTime {
+interface ParsedTime {
   /** RFC 3339, in UTC. */
   readonly text: string;
   readonly us: number;
 }
 
 /** null for what is no such time. */
-export type TimeParser = (text: string, arrivalMs: number) => ParsedTime | null;
+type TimeParser = (text: string, arrivalMs: number) => ParsedTime | null;
 
 interface Parts {
   year?: number;
