@@ -60,7 +60,7 @@ module.exports = {
     onlyIn('duckdb-in-sql', '@duckdb', '^lib/sql/'),
     onlyIn('kafkajs-in-its-adapter', 'kafkajs', '^lib/log/kafka/'),
     onlyIn('platformatic-kafka-in-its-adapter', '@platformatic/kafka', '^lib/log/kafka/'),
-    onlyIn('re2-in-joined-lines', 're2js', '^agent/sources/file/line-joiner.ts'),
+    onlyIn('re2-in-patterns', 're2js', '^agent/pattern.ts'),
     onlyIn('cel-in-conditions', '@marcbachmann/cel-js', '^agent/transforms/condition.ts'),
     onlyIn('grpc-in-csi', '@grpc', '^fs-gateway/csi/'),
     onlyIn('mqtt-packet-in-its-source', 'mqtt-packet', '^agent/sources/mqtt/'),

@@ -99,7 +99,7 @@ async function modulesProblems({ log, sources, transforms }: AgentConfig, baseDi
       if (message !== null) problems.push({ path: ['sources', index, 'type'], message });
     }
     if (source.type !== 'file' || source.multiline === undefined) continue;
-    const { patternProblem } = await import('./sources/file/line-joiner.ts');
+    const { patternProblem } = await import('./pattern.ts');
     for (const key of ['start', 'continuation'] as const) {
       const message = patternProblem(source.multiline[key] ?? '');
       if (message !== null) problems.push({ path: ['sources', index, 'multiline', key], message });

@@ -6,9 +6,8 @@
  * Limits: `maxLines` and `maxBytes` of a reading (what follows is another one); a pattern is asked about the first MATCHED_BYTES_MAX of a line. Patterns
  * are RE2's, which take time in proportion to the text: with backtracking, one line could stall the agent.
  */
-import { RE2JS } from 're2js';
-import { describeError } from '../../../lib/errors.ts';
 import type { FileSourceConfig } from '../../config.ts';
+import { compilePattern, type Pattern } from '../../pattern.ts';
 import type { Origin } from './container-log.ts';
 import type { FilePosition } from './tailed-file.ts';
 
@@ -16,16 +15,6 @@ const MATCHED_BYTES_MAX = 4096;
 const LF = Buffer.from('\n');
 
 export type MultilineConfig = NonNullable<FileSourceConfig['multiline']>;
-
-/** Why it is no pattern, or null. */
-export function patternProblem(pattern: string): string | null {
-  try {
-    RE2JS.compile(pattern);
-    return null;
-  } catch (error) {
-    return `no pattern of RE2 (backreferences and lookarounds are none): ${describeError(error)}`;
-  }
-}
 
 /** A line, or several with their line ends in between. */
 export interface Line {
@@ -58,7 +47,7 @@ export interface Assembler {
 
 export class LineJoiner implements Assembler {
   readonly #config: MultilineConfig;
-  readonly #pattern: RE2JS;
+  readonly #pattern: Pattern;
   readonly #onCut: () => void;
   #held: Line[] = [];
   #heldBytes = 0;
@@ -67,7 +56,7 @@ export class LineJoiner implements Assembler {
   /** `onCut` is told of each reading that a limit ended. */
   constructor(config: MultilineConfig, onCut: () => void) {
     this.#config = config;
-    this.#pattern = RE2JS.compile(config.start ?? config.continuation ?? '');
+    this.#pattern = compilePattern(config.start ?? config.continuation ?? '');
     this.#onCut = onCut;
   }
 

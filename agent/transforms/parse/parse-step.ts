@@ -5,8 +5,8 @@
  * field of the same name, both stay, the text's in the text.
  * Limits: a pattern is asked about texts of up to MATCHED_MAX; RE2's take time in proportion to them, so that no text can stall the agent.
  */
-import { RE2JS } from 're2js';
 import { describeError } from '../../../lib/errors.ts';
+import { compilePattern, patternProblem } from '../../pattern.ts';
 import { emptyFields, parseObject, type Draft, type FieldValues } from '../draft.ts';
 import type { Step } from '../step.ts';
 import { conversionOf, type Conversion } from './field-types.ts';
@@ -20,16 +20,13 @@ const PROBLEM_FIELD = 'parseProblem';
 /** What is wrong with the pattern of a configuration that is right otherwise; null for nothing. */
 export function parsePatternProblem({ pattern, types }: ParseConfig): { key: string; message: string } | null {
   if (pattern === undefined) return null;
-  try {
-    const names = Object.keys(RE2JS.compile(pattern).namedGroups());
-    if (names.length === 0) return { key: 'pattern', message: 'expected named groups, as (?P<status>\\d+)' };
-    const unknown = Object.keys(types).find((name) => !names.includes(name));
-    const message = `the pattern has no group ${unknown}: it has ${names.join(', ')}`;
-    return unknown === undefined ? null : { key: 'types', message };
-  } catch (error) {
-    const message = `no pattern of RE2 (backreferences and lookarounds are none): ${describeError(error)}`;
-    return { key: 'pattern', message };
-  }
+  const refused = patternProblem(pattern);
+  if (refused !== null) return { key: 'pattern', message: refused };
+  const names = Object.keys(compilePattern(pattern).namedGroups());
+  if (names.length === 0) return { key: 'pattern', message: 'expected named groups, as (?P<status>\\d+)' };
+  const unknown = Object.keys(types).find((name) => !names.includes(name));
+  const message = `the pattern has no group ${unknown}: it has ${names.join(', ')}`;
+  return unknown === undefined ? null : { key: 'types', message };
 }
 
 /** What a text says. Throws an Error that says why it is none. */
@@ -68,7 +65,7 @@ export function parseStep(config: ParseConfig): Step {
 function parserOf({ field, format, pattern = '' }: ParseConfig): Parser {
   if (format === 'json') return (text) => found(parseObject(text), `${field} is no JSON object`);
   if (format === 'logfmt') return (text) => found(parseLogfmt(text), `${field} is no logfmt (key=value)`);
-  const compiled = RE2JS.compile(pattern);
+  const compiled = compilePattern(pattern);
   const groups = Object.entries(compiled.namedGroups());
   return (text) => {
     if (text.length > MATCHED_MAX) throw new Error(`${field} is longer than ${MATCHED_MAX} characters`);
