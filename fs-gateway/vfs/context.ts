@@ -63,7 +63,7 @@ export function nodeOrThrow(view: VolumeView, ino: number): Result<Node> {
   return node ?? missing(ino);
 }
 
-function missing(ino: number): never {
+export function missing(ino: number): never {
   throw new PosixError(Errno.ENOENT, `inode ${ino} is gone`);
 }
 

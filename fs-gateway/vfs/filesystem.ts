@@ -11,7 +11,7 @@ import type { Node } from '../meta/cache.ts';
 import type { Name } from '../meta/record-reader.ts';
 import type { Acls } from './acls.ts';
 import { attributesOf, entryOfNode } from './attributes.ts';
-import { nodeOrThrow } from './context.ts';
+import { missing, nodeOrThrow } from './context.ts';
 import type { Context } from './context.ts';
 import { Directories } from './directories.ts';
 import { guard } from './errno.ts';
@@ -140,10 +140,14 @@ export class FileSystem implements Operations {
 
   getattr(_caller: Caller, ino: bigint, _handle: bigint | undefined): Result<Entry> {
     return this.#guard(() => {
-      const node = nodeOrThrow(this.#parts.context.view, Number(ino));
-      if (node instanceof Promise) return node.then((read) => this.#attributes(read));
-      return this.#attributes(node);
+      const node = this.#parts.context.view.node(Number(ino));
+      if (node instanceof Promise) return node.then((read) => this.#attributes(read ?? this.#removed(ino)));
+      return this.#attributes(node ?? this.#removed(ino));
     });
+  }
+
+  #removed(ino: bigint): Node {
+    return this.#parts.namespace.removedDirectories.get(Number(ino)) ?? missing(Number(ino));
   }
 
   #attributes(node: Node): Result<Entry> {

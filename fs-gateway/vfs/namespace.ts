@@ -20,6 +20,7 @@ import {
 } from '../../lib/volume/inode.ts';
 import type { Inode } from '../../lib/volume/inode.ts';
 import { ROOT_INO } from '../../lib/volume/keys.ts';
+import { BoundedMap } from '../meta/bounded-map.ts';
 import type { Node } from '../meta/cache.ts';
 import type { Change } from '../meta/change.ts';
 import { Acls } from './acls.ts';
@@ -39,6 +40,7 @@ const LINK_MAX = 65_000;
 const ANCESTORS_MAX = 900;
 /** A name that points to an inode that is gone is a race with its removal: looked at again this often. */
 const DANGLING_RETRIES = 3;
+const REMOVED_DIRECTORIES_MAX = 1024;
 
 /** What is asked again under the same id was asked once; a tool has none. */
 export interface Requested {
@@ -63,6 +65,8 @@ export class Namespace {
   readonly #trash: Trash;
   readonly #acls: Acls;
   readonly #kernel: KernelNames;
+  /** Directories that this mount has removed, the last ones: as fstat(2) shows them to programs that have them open. */
+  readonly removedDirectories = new BoundedMap<number, Node>(REMOVED_DIRECTORIES_MAX);
 
   constructor(
     context: NamespaceContext,
@@ -396,6 +400,7 @@ export class Namespace {
     }
     change.expectEmpty(node.ino);
     change.removeNode(node);
+    this.removedDirectories.set(node.ino, { ...node, inode: { ...node.inode, nlink: 0, ctimeNs: nowNs } });
     change.count(-1, 0, await view.quotas.of(node));
     if ((node.inode.flags & INODE_XATTRS) === 0) return;
     for (const name of await view.xattrNames(node.ino)) change.write(view.keys.xattr(node.ino, name), null);

@@ -130,6 +130,17 @@ export const posixCases: Readonly<Record<string, (dir: string) => void>> = {
     rmdirSync(join(dir, 'd'));
     assert.throws(() => rmdirSync(join(dir, 'd')), code('ENOENT'));
   },
+  'a directory that is open is seen without a name when it is removed or replaced'(dir) {
+    for (const name of ['removed', 'replaced', 'by']) mkdirSync(join(dir, name), { mode: 0o750 });
+    const open = ['removed', 'replaced'].map((name) => openSync(join(dir, name), 'r'));
+    rmdirSync(join(dir, 'removed'));
+    renameSync(join(dir, 'by'), join(dir, 'replaced'));
+    for (const fd of open) {
+      const { nlink, mode } = fstatSync(fd);
+      assert.deepEqual([nlink, mode & 0o7777], [0, 0o750]);
+      closeSync(fd);
+    }
+  },
   'a listing gives each of many names once, while others come and go'(dir) {
     for (let i = 0; i < 2500; i++) writeFileSync(join(dir, `stays-${i}`), '');
     const open = opendirSync(dir, { bufferSize: 50 });
