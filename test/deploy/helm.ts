@@ -35,7 +35,10 @@ export const MATRIX: Readonly<Record<string, object>> = {
         { type: 'file', path: '/var/log/machine/*.ndjson', sensor: 'id', to: 'machine' },
         { type: 'file', path: '/var/log/containers/*.log', exclude: ['**/*_penstock_*'], format: 'cri', to: 'logs' },
       ],
-      extraConfig: { transforms: [{ type: 'parse', on: 'logs', field: 'message', format: 'json' }] },
+      extraConfig: {
+        transforms: [{ type: 'parse', on: 'logs', field: 'message', format: 'json' }],
+        rules: [{ when: { spoolUsed: '>80%' }, do: { sample: 0.1 }, on: ['logs'] }],
+      },
       control: { tokenSecret: 'agents' },
       nodeSelector: { edge: 'true' },
       priorityClassName: 'high',
