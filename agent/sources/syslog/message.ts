@@ -29,6 +29,7 @@ const MONTHS = ['Jan', 'Feb', 'Mar', 'Apr', 'May', 'Jun', 'Jul', 'Aug', 'Sep', '
 const SD_ID = /^\[([!#-<>-\\^-~]{1,32})/;
 const SD_PARAM = /^ ([!#-<>-\\^-~]{1,32})="((?:[^"\\\]]|\\[\s\S])*)"/;
 const DAY_MS = 86_400_000;
+const HOUR_MS = 3_600_000;
 
 /** `sender`: the address it came from. */
 export function parseSyslog(
@@ -116,5 +117,14 @@ function timeOf(parts: readonly string[], arrivalMs: number): string | null {
   const real = candidates.filter((date) => date.getDate() === day || second === 60);
   // A sender's clock may be ahead, but not by much: what seems to come from the future is of last year.
   const past = real.filter((date) => date.getTime() <= arrivalMs + DAY_MS);
-  return (past.at(-1) ?? real[0])?.toISOString() ?? null;
+  const found = past.at(-1) ?? real[0];
+  return found === undefined ? null : nearerOf(found, arrivalMs).toISOString();
+}
+
+/** When the clock is set back in autumn, it shows an hour twice. */
+function nearerOf(first: Date, arrivalMs: number): Date {
+  const second = new Date(first.getTime() + HOUR_MS);
+  const isShownTwice = second.getHours() === first.getHours();
+  const isNearer = Math.abs(second.getTime() - arrivalMs) < Math.abs(first.getTime() - arrivalMs);
+  return isShownTwice && isNearer ? second : first;
 }

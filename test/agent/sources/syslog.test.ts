@@ -1,8 +1,10 @@
+import { execFile } from 'node:child_process';
 import { createSocket } from 'node:dgram';
 import { readFileSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { connect as connectTls } from 'node:tls';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import fc from 'fast-check';
 import { expect, onTestFinished, test, vi } from 'vitest';
 import { SyslogFramer, type Framed } from '../../../agent/sources/syslog/framing.ts';
@@ -66,6 +68,34 @@ test('messages of RFC 5424', () => {
   ]) {
     expect(parse(text ?? '')).toEqual({ reason: expect.stringContaining(reason ?? '') as string });
   }
+});
+
+test('the hour that a clock shows twice, and the turn of a year: the time that is near the arrival', async () => {
+  // The zone is that of a process.
+  const module = new URL('../../../agent/sources/syslog/message.ts', import.meta.url).href;
+  const program = `
+    import { parseSyslog } from '${module}';
+    const ts = (text, arrival) => parseSyslog(Buffer.from('<13>' + text + ' h app: m'), 's', Date.parse(arrival)).ts;
+    console.log(JSON.stringify([
+      ts('Oct 25 02:30:00', '2026-10-25T00:30:01Z'),
+      ts('Oct 25 02:30:00', '2026-10-25T01:30:01Z'),
+      ts('Oct 25 03:30:00', '2026-10-25T02:30:01Z'),
+      ts('Dec 31 23:59:59', '2026-12-31T23:00:02Z'),
+      ts('Jan  1 00:00:01', '2026-12-31T22:59:58Z'),
+      ts('Feb 29 12:00:00', '2028-02-29T11:00:01Z'),
+    ]));`;
+  const { stdout } = await promisify(execFile)(process.execPath, ['--input-type=module', '-e', program], {
+    env: { ...process.env, TZ: 'Europe/Berlin' },
+    timeout: HANG_MS,
+  });
+  expect(JSON.parse(stdout)).toEqual([
+    '2026-10-25T00:30:00.000Z',
+    '2026-10-25T01:30:00.000Z',
+    '2026-10-25T02:30:00.000Z',
+    '2026-12-31T22:59:59.000Z',
+    '2026-12-31T23:00:01.000Z',
+    '2028-02-29T11:00:00.000Z',
+  ]);
 });
 
 test('messages of RFC 3164, and what devices make of it', () => {
