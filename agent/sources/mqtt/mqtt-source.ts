@@ -122,7 +122,7 @@ class MqttSession {
     signal.addEventListener('abort', stop, { once: true });
     if (signal.aborted) stop();
     try {
-      if (!connack.sessionPresent) await this.#store(NONE);
+      if (!connack.sessionPresent) await this.#forgetSession();
       const problems = [await this.#subscribe(connection), shortenedSession(connack, this.#config)];
       this.#output.report(problems.filter((problem) => problem !== null).join('; ') || null);
     } catch (error) {
@@ -180,6 +180,13 @@ class MqttSession {
         if (!sessionPresent) this.#inflow.forget();
       },
     };
+  }
+
+  /** Nothing is subscribed before the old receipts are forgotten on the disk: killed, the agent would take new messages for repeats. */
+  async #forgetSession(): Promise<void> {
+    await this.#inflow.idle();
+    if (this.#failure !== undefined) throw this.#failure;
+    await this.#store(NONE);
   }
 
   /** Returns what the broker did not grant, in words, or null. */
