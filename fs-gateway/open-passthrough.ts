@@ -42,7 +42,7 @@ export async function openWholeFiles(request: WholeFilesRequest): Promise<WholeF
     bytesMax: cacheBytes * WHOLE_SHARE,
     freeBytesMin: request.freeBytesMin,
     bootId: bootId(),
-    isInUse: (ino) => staging.backingOf(ino) !== undefined,
+    isInUse: (ino) => staging.opens.backingOf(ino) !== undefined,
     holder: request.holder,
     report: (message) => request.report(message),
   });

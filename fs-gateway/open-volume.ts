@@ -237,7 +237,7 @@ async function assemble({
       for (const each of caches) each.close();
     },
   });
-  options.kernel?.unregisterOthers(staging.journalPath, staging.backingIds);
+  options.kernel?.unregisterOthers(staging.journalPath, staging.opens.backingIds);
   const whole = await openWholeFiles({
     base,
     stagingDir,
@@ -278,7 +278,7 @@ async function assemble({
     mountId,
     reclaimer: new Reclaimer(view),
     clock,
-    open: staging,
+    open: staging.opens,
     onUnlinked(ino) {
       const file = staging.get(ino);
       if (file !== undefined) context.away.unlinked(file);
@@ -326,7 +326,7 @@ async function assemble({
   if (notifier !== undefined) {
     // Names are looked up anew, and attributes with them; files that are open are not.
     const forgetOpen = (): void => {
-      for (const ino of staging.openInos()) notifier.invalidateInode(BigInt(ino), 0n, 0n);
+      for (const ino of staging.opens.inos()) notifier.invalidateInode(BigInt(ino), 0n, 0n);
     };
     view.listen({
       inodeChanged: (ino) => notifier.invalidateInode(BigInt(ino), 0n, 0n),
@@ -370,7 +370,7 @@ async function assemble({
   context.away.resume(staging.files.values(), earlier);
   for (const { ino, message } of staging.losses) {
     if (ino === undefined) context.handles.lostOfAny(message);
-    else if (staging.isOpen(ino)) context.handles.lost(ino, message);
+    else if (staging.opens.has(ino)) context.handles.lost(ino, message);
   }
   await flushes.recover();
   passthrough.lookAfter();
@@ -405,7 +405,7 @@ async function assemble({
       ...passthrough.stats(),
       ...group?.stats(),
     }),
-    passesThrough: (ino) => staging.backingOf(ino) !== undefined,
+    passesThrough: (ino) => staging.opens.backingOf(ino) !== undefined,
     pathsOf: (inos) => view.pathsOf(inos),
     saveReport: async (report) => saveMountReport(await view.engine(), view.keys, mountId, report),
     async close() {

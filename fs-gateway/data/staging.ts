@@ -18,11 +18,11 @@ import { FrameKind } from './journal-frames.ts';
 import type { Frame } from './journal-frames.ts';
 import { JournalSyncs } from './journal-syncs.ts';
 import { ASIDE_FOLDER, keepDoubtful } from './kept-aside.ts';
-import { closeFrame, countedFrame, idBytes, liveFrames, openFrame, segmentFrame } from './live-frames.ts';
+import { idBytes, liveFrames, segmentFrame } from './live-frames.ts';
 import { LiveFile } from './live-file.ts';
-import { OpenCounts } from './open-counts.ts';
+import { Opens } from './opens.ts';
 import { Overlay } from './overlay.ts';
-import { closeId, replay } from './recovery.ts';
+import { replay } from './recovery.ts';
 import { Segments } from './segments.ts';
 import { Bases } from './staged-base.ts';
 import { MEMORY_BYTES_MAX, StagedFile } from './staged-file.ts';
@@ -59,13 +59,11 @@ export class Staging {
   readonly #syncs: JournalSyncs;
   readonly #watch: StagingWatch;
   readonly #files: Map<number, StagedFile>;
-  readonly #open: OpenCounts;
-  /** It lacks opens that only read, and closes: the disk failed meanwhile. */
-  #isBehind = false;
   /** Files that are committed or dropped, and the journal does not know it yet: killed now, the next worker needs their segments. */
   #dropped: StagedFile[] = [];
   readonly appends: Appends;
   readonly bases: Bases;
+  readonly opens: Opens;
 
   constructor({ dir, life, bootId, promises, isCommitted, room, identity, lock, report, putBack }: StagingOptions) {
     this.#dir = dir;
@@ -88,13 +86,20 @@ export class Staging {
     const lost = damage?.lost ?? [];
     const recovered = replay(frames, lost, this.#segments, { sameBoot, isWhole }, isCommitted);
     const { files, open } = recovered;
-    [this.#files, this.#open] = [files, open];
+    this.#files = files;
     if (earlier?.life !== life) {
       open.clear();
       recovered.wrote.clear();
     }
     this.appends = new Appends(recovered, this.#room);
     this.bases = new Bases(recovered.bases, this.#room);
+    this.opens = new Opens({
+      counts: open,
+      room: this.#room,
+      journal: this.#journal,
+      lastClosed: (ino) => this.appends.closed(ino),
+      closed: () => this.#tidy(),
+    });
     const doubtful = this.#segments.adopt(files, recovered.generations, damage !== undefined);
     if (doubtful.length > 0) report?.(keepDoubtful(join(dir, ASIDE_FOLDER), doubtful));
     const goesOn = earlier?.life === life && sameBoot && !this.#journal.isOlder;
@@ -115,7 +120,7 @@ export class Staging {
 
   /** Where the disk takes writes again. */
   #catchUp(): void {
-    if (!this.#isBehind && this.failure === undefined) return;
+    if (!this.opens.isBehind && this.failure === undefined) return;
     // Their marks are of the journal as it is.
     if (!this.#syncs.underWay && this.#tryRewrite()) this.#discard();
   }
@@ -152,28 +157,6 @@ export class Staging {
 
   get files(): ReadonlyMap<number, StagedFile> {
     return this.#files;
-  }
-
-  isOpen(ino: number): boolean {
-    return this.#open.has(ino);
-  }
-
-  openInos(): Iterable<number> {
-    return this.#open.inos();
-  }
-
-  /** Under which id the kernel has the inode open; undefined: it is not open, or through the daemon. */
-  backingOf(ino: number): number | undefined {
-    return this.#open.backingOf(ino);
-  }
-
-  get backed(): Iterable<number> {
-    return this.#open.backed;
-  }
-
-  /** Under which the kernel has inodes open. */
-  get backingIds(): ReadonlySet<number> {
-    return new Set(this.#open.backingIds);
   }
 
   get journalPath(): string {
@@ -224,66 +207,6 @@ export class Staging {
     // Whose base the journal has, and who is not there any more, is lost (vfs/removed-files.ts).
     this.bases.set(file, undefined);
     file.close();
-  }
-
-  /**
-   * `backingId`: 0 through the daemon. It is in the journal before the kernel hears of it. Nothing when the request was counted before. `onlyReads`: it
-   * does not need the disk; where that fails, this worker knows of it, and the journal when it can be written again. Where it is only full it throws all the
-   * same: the journal goes on to hear of closes, and the next worker would not know what is open.
-   */
-  opened(ino: number, nowNs: bigint, request: string, backingId = 0, onlyReads = false): void {
-    if (this.#open.counted(request)) return;
-    try {
-      this.#room.append(openFrame(ino, nowNs, backingId, request));
-    } catch (error) {
-      if (!onlyReads || this.failure === undefined) throw error;
-      this.#isBehind = true;
-    }
-    this.#open.opened(ino, 1, backingId);
-    this.#open.note(request);
-  }
-
-  /** True at the last close; nothing when the request was counted before. */
-  closed(ino: number, nowNs: bigint, request: string): boolean {
-    const id = closeId(request);
-    if (!this.#open.has(ino) || this.#open.counted(id)) return false;
-    this.#noteClose(closeFrame(ino, nowNs, 1, request));
-    this.#open.note(id);
-    return this.#closed(ino, id);
-  }
-
-  /** The open that the request had made failed behind that. True when nobody else has the inode open. */
-  takeBack(ino: number, nowNs: bigint, request: string): boolean {
-    if (!this.#open.counted(request)) return false;
-    this.#noteClose(closeFrame(ino, nowNs, 0, request));
-    this.#open.forget(request);
-    return this.#closed(ino, '');
-  }
-
-  /** A journal that lacks opens is written anew: until then closes would be owed to it without end. */
-  #noteClose(frame: Frame): void {
-    if (!this.#isBehind) this.#room.owe(frame);
-  }
-
-  #closed(ino: number, id: string): boolean {
-    const last = this.#open.closed(ino);
-    if (last) this.appends.closed(ino);
-    this.#tidy();
-    // It is not answered yet.
-    if (id !== '' && this.#journal.frames === 0) this.#room.owe(countedFrame(id));
-    return last;
-  }
-
-  /** An open waits: until `letGo` the inode counts as open for this worker, and not for the next one, which gets the request again. */
-  hold(ino: number): void {
-    this.#open.hold(ino);
-  }
-
-  /** True when nobody else has the inode open. */
-  letGo(ino: number): boolean {
-    const last = this.#open.letGo(ino);
-    if (last) this.appends.closed(ino);
-    return last;
   }
 
   /** At the end of the file. Throws as `write` does. */
@@ -509,10 +432,10 @@ export class Staging {
   }
 
   #tidy(): void {
-    if (this.#files.size === 0 && this.#open.size === 0) {
+    if (this.#files.size === 0 && this.opens.counts.size === 0) {
       // Only now and then: truncating costs as much as some frames.
-      const clears = this.#journal.frames > 1000 || this.#journal.owes || this.#isBehind;
-      if (clears && this.#room.tryClear()) this.#isBehind = false;
+      const clears = this.#journal.frames > 1000 || this.#journal.owes || this.opens.isBehind;
+      if (clears && this.#room.tryClear()) this.opens.isBehind = false;
       this.#discard();
       return;
     }
@@ -527,12 +450,12 @@ export class Staging {
     const done = this.#room.tryRewrite(this.#live((file, mark) => marks.set(file, mark)));
     if (!done) return false;
     for (const [file, mark] of marks) file.flushMark = mark;
-    this.#isBehind = false;
+    this.opens.isBehind = false;
     return true;
   }
 
   #live(flushed: (file: StagedFile, mark: number) => void): Iterable<Frame> {
-    return liveFrames(this.#open, this.appends, this.bases, this.#files.values(), flushed);
+    return liveFrames(this.opens.counts, this.appends, this.bases, this.#files.values(), flushed);
   }
 
   close(): void {

@@ -39,7 +39,7 @@ export class Calming {
   async #calm(ino: number, pauseMs: number): Promise<void> {
     const { context, whole, filler } = this.#options;
     const file = context.staging.get(ino);
-    if (this.#closed || !(file instanceof LiveFile) || context.staging.isOpen(ino)) return;
+    if (this.#closed || !(file instanceof LiveFile) || context.staging.opens.has(ino)) return;
     if (!file.quiet) {
       this.#later(ino, Math.max(pauseMs, Math.min(pauseMs * 2, CALM_MAX_MS)));
       return;
@@ -74,7 +74,7 @@ export class Calming {
   #isFinal(file: LiveFile): boolean {
     const { staging } = this.#options.context;
     return (
-      file.isSettled() && !staging.isOpen(file.ino) && staging.get(file.ino) === file && file.flushing === undefined
+      file.isSettled() && !staging.opens.has(file.ino) && staging.get(file.ino) === file && file.flushing === undefined
     );
   }
 

@@ -106,7 +106,7 @@ export class EarlyUploads {
   #look(): void {
     const { staging, view, format } = this.#options.context;
     for (const [ino, watched] of this.#watched) {
-      if (staging.get(ino) !== watched.file || !staging.isOpen(ino)) {
+      if (staging.get(ino) !== watched.file || !staging.opens.has(ino)) {
         this.#watched.delete(ino);
         continue;
       }

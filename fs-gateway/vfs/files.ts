@@ -360,7 +360,7 @@ export class Files {
     await this.#passthrough.beforeChange(ino);
     this.#truncateStaged(await nodeOrThrow(this.#context.view, ino), Number(size));
     // Without an open handle no close will flush it.
-    if (!this.#context.staging.isOpen(ino)) await this.#flushes.settle(ino);
+    if (!this.#context.staging.opens.has(ino)) await this.#flushes.settle(ino);
     this.#passthrough.calmLater(ino);
   }
 
@@ -390,7 +390,7 @@ export class Files {
         staging.punch(file, start, Math.min(end, Math.max(file.size, start)), nowNs);
       if ((mode & (KEEP_SIZE | PUNCH_HOLE)) === 0 && end > file.size) staging.resize(file, end, false, nowNs);
     });
-    if (!staging.isOpen(ino)) await this.#flushes.settle(ino);
+    if (!staging.opens.has(ino)) await this.#flushes.settle(ino);
   }
 
   async seek(ino: number, offset: bigint, whence: number): Promise<bigint> {

@@ -136,7 +136,7 @@ export class Filler {
   }
 
   #isKept(ino: number): boolean {
-    return this.#options.context.staging.backingOf(ino) !== undefined;
+    return this.#options.context.staging.opens.backingOf(ino) !== undefined;
   }
 
   async #isIntact({ ino }: Node, expected: BlockHashes): Promise<boolean> {

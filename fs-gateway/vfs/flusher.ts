@@ -110,7 +110,7 @@ export class Flusher {
     }
     if (file.selfKept && removed) this.#gone(file, flush);
     else this.#committed(file, flush);
-    if (staging.isOpen(file.ino)) this.#context.handles.lost(file.ino, aside);
+    if (staging.opens.has(file.ino)) this.#context.handles.lost(file.ino, aside);
     // The kernel's pages have what was written here.
     view.announceStale(file.ino);
     throw new KeptAsideError(aside);

@@ -103,7 +103,7 @@ export class Flushes {
     if (file === undefined) return;
     const node = await context.view.node(ino);
     // Nobody else can read a file without names: it dies with its last handle.
-    if (node?.inode.nlink === 0 && context.staging.isOpen(ino)) return;
+    if (node?.inode.nlink === 0 && context.staging.opens.has(ino)) return;
     const before = node === null ? '' : contentMark(node);
     if (await flusher.flush(file)) {
       // The kernel's pages have the appended bytes where they are not.
@@ -140,7 +140,7 @@ export class Flushes {
     // A power cut would take it, whatever is synced.
     if (isRemoved()) return this.#flushAll(file);
     if (staging.get(file.ino) !== file) return;
-    if (file instanceof LiveFile && staging.isOpen(file.ino)) this.#commitSoon(file, writeback);
+    if (file instanceof LiveFile && staging.opens.has(file.ino)) this.#commitSoon(file, writeback);
     else void writeback.add(file.ino);
   }
 
@@ -179,24 +179,24 @@ export class Flushes {
    */
   release(ino: number, request: string): void {
     const { staging, time } = this.#options.context;
-    this.#close(ino, () => staging.closed(ino, time.nowNs(), request));
+    this.#close(ino, () => staging.opens.closed(ino, time.nowNs(), request));
   }
 
   /** The request's open failed, whether it was counted or not. */
   takeBack(ino: number, request: string): void {
     const { staging, time } = this.#options.context;
-    this.#close(ino, () => staging.takeBack(ino, time.nowNs(), request));
+    this.#close(ino, () => staging.opens.takeBack(ino, time.nowNs(), request));
   }
 
   /** An open does not wait any more. */
   letGo(ino: number): void {
-    this.#close(ino, () => this.#options.context.staging.letGo(ino));
+    this.#close(ino, () => this.#options.context.staging.opens.letGo(ino));
   }
 
   /** `isLast` says whether nobody has the inode open any more; behind that, nobody knows its backing id. */
   #close(ino: number, isLast: () => boolean): void {
     const { context, passthrough } = this.#options;
-    const backing = context.staging.backingOf(ino);
+    const backing = context.staging.opens.backingOf(ino);
     if (!isLast()) return;
     context.handles.closed(ino);
     passthrough.closed(ino, backing);

@@ -34,7 +34,7 @@ export interface OrphansOptions {
   readonly reclaimer: Reclaimer;
   readonly clock: Clock;
   /** Which inodes programs of this mount have open. */
-  readonly open: { isOpen(ino: number): boolean; openInos(): Iterable<number> };
+  readonly open: { has(ino: number): boolean; inos(): Iterable<number> };
   report(message: string): void;
 }
 
@@ -64,7 +64,7 @@ export class Orphans {
   unlinked(ino: number | undefined): void {
     if (ino === undefined) return;
     this.#options.onUnlinked(ino);
-    if (this.#options.open.isOpen(ino)) return;
+    if (this.#options.open.has(ino)) return;
     this.#wait(ino, ORPHAN_GRACE_MS);
   }
 
@@ -84,7 +84,7 @@ export class Orphans {
   /** The open of a file that was reserved is counted, or has failed. */
   opened(ino: number): void {
     this.#reserved.delete(ino);
-    if (!this.#options.open.isOpen(ino)) this.#wait(ino, 0);
+    if (!this.#options.open.has(ino)) this.#wait(ino, 0);
   }
 
   /** Behind it, what was open or reserved when it was asked for stays, or is gone. Undefined: nobody here removes it. */
@@ -93,7 +93,7 @@ export class Orphans {
   }
 
   #isWanted(ino: number): boolean {
-    return this.#reserved.has(ino) || this.#options.open.isOpen(ino);
+    return this.#reserved.has(ino) || this.#options.open.has(ino);
   }
 
   /** After the last close here of a file without names. Its ctime is when the last one went. */
@@ -105,13 +105,13 @@ export class Orphans {
 
   /** Somebody else changed the inode. */
   inodeChanged(ino: number): void {
-    if (!this.#options.open.isOpen(ino) || this.#entered.has(ino)) return;
+    if (!this.#options.open.has(ino) || this.#entered.has(ino)) return;
     this.#inBackground(`inode ${ino}`, () => this.#enter([ino]));
   }
 
   /** News were missed. */
   everythingChanged(): void {
-    const inos = [...this.#options.open.openInos()].filter((ino) => !this.#entered.has(ino));
+    const inos = [...this.#options.open.inos()].filter((ino) => !this.#entered.has(ino));
     if (inos.length > 0) this.#inBackground('files that are open', () => this.#enter(inos));
   }
 
@@ -121,7 +121,7 @@ export class Orphans {
     for (const ino of inos) {
       const node = nodes.get(ino);
       if (node === undefined) this.#vanished(ino);
-      else if (node.inode.nlink === 0 && open.isOpen(ino)) await this.#enterOne(ino);
+      else if (node.inode.nlink === 0 && open.has(ino)) await this.#enterOne(ino);
     }
   }
 
@@ -144,7 +144,7 @@ export class Orphans {
       change.write(key, encodeOrphan([...mounts, mountId]));
     });
     // It may have been closed meanwhile, by a close that came before the entry.
-    if (open.isOpen(ino)) this.#entered.add(ino);
+    if (open.has(ino)) this.#entered.add(ino);
     else this.#wait(ino, 0);
   }
 

@@ -110,7 +110,7 @@ export class Passthrough {
   /** A whole file of the committed content may serve it. */
   #isCandidate({ ino, inode }: Node, flags: number, writes: boolean): boolean {
     const { context, mode } = this.#options;
-    if (mode === 'off' || context.staging.isOpen(ino) || context.staging.get(ino) !== undefined) return false;
+    if (mode === 'off' || context.staging.opens.has(ino) || context.staging.get(ino) !== undefined) return false;
     if (!isRegular(inode)) return false;
     if (!writes) return (inode.flags & INODE_INLINE) === 0 && inode.size > 0;
     if (mode !== 'full' || this.#daemonOnly.get(ino) === true) return false;
@@ -119,7 +119,7 @@ export class Passthrough {
 
   /** Decides and counts in one go: nothing else runs in between. */
   #answer(node: Node, key: string | null, flags: number, writes: boolean, request: string): Result<Opened | null> {
-    const id = this.#options.context.staging.backingOf(node.ino);
+    const id = this.#options.context.staging.opens.backingOf(node.ino);
     if (id !== undefined) return this.#joinCounted(node, id, flags, writes, request);
     // The next worker would not know of the backing file.
     const canNote = this.#options.context.staging.failure === undefined;
@@ -140,14 +140,14 @@ export class Passthrough {
   /** `mayBeUnnoted`: where the disk fails. */
   #count(ino: number, backingId: number, request: string, mayBeUnnoted: boolean): void {
     const { staging, time } = this.#options.context;
-    staging.opened(ino, time.nowNs(), request, backingId, mayBeUnnoted);
+    staging.opens.opened(ino, time.nowNs(), request, backingId, mayBeUnnoted);
     if (backingId > 0) this.#opens++;
   }
 
   /** It may wait long, and comes again to the next worker if this one is killed meanwhile: so it is counted at its end. */
   async #joinCounted(node: Node, id: number, flags: number, writes: boolean, request: string): Promise<Opened> {
     const { staging } = this.#options.context;
-    staging.hold(node.ino);
+    staging.opens.hold(node.ino);
     try {
       const opened = await this.#join(node, id, flags, writes);
       this.#count(node.ino, id, request, !writes);
@@ -162,7 +162,7 @@ export class Passthrough {
     const { context, whole, filler, mode } = this.#options;
     const { ino, inode } = node;
     // The kernel holds pages of it: a passthrough open would be refused until the last of the others is closed.
-    if (mode === 'off' || context.staging.isOpen(ino)) return null;
+    if (mode === 'off' || context.staging.opens.has(ino)) return null;
     const staged = context.staging.get(ino);
     if (staged instanceof LiveFile) return this.#register(node, whole.path(ino), flags, writes);
     if (staged !== undefined || key === null) return null;
@@ -284,7 +284,7 @@ export class Passthrough {
   /** Before an inode that the kernel has open for passthrough is changed here: nothing where it has not. */
   async beforeChange(ino: number): Promise<void> {
     const { context, whole, filler, removed } = this.#options;
-    if (context.staging.backingOf(ino) === undefined) return;
+    if (context.staging.opens.backingOf(ino) === undefined) return;
     removed.expectReachable(ino);
     const node = await nodeOrThrow(context.view, ino);
     if (!(context.staging.get(ino) instanceof LiveFile)) {
@@ -322,7 +322,7 @@ export class Passthrough {
     }
     const { bases, appends } = context.staging;
     for (const ino of bases.unclaimed)
-      if (context.staging.backingOf(ino) !== undefined && whole.record(ino) === null) removed.noteLost(ino);
+      if (context.staging.opens.backingOf(ino) !== undefined && whole.record(ino) === null) removed.noteLost(ino);
     appends.resumed();
     bases.resumed();
   }
@@ -344,7 +344,7 @@ export class Passthrough {
       appends: context.staging.appends,
       inlineBytes: context.format.inlineBytes,
       // Who has it open may write it, though the kernel has not opened the backing file for him yet.
-      isQuiet: (fd) => !context.staging.isOpen(ino) && (kernel?.isQuiet(fd) ?? true),
+      isQuiet: (fd) => !context.staging.opens.has(ino) && (kernel?.isQuiet(fd) ?? true),
       isCommitted: (id) => context.view.wasApplied(flushOperation(ino, id)),
       holes: (fd) => kernel?.holes(fd) ?? [],
       read: (content, from, target) => this.#options.read(content, from, target),
@@ -359,7 +359,7 @@ export class Passthrough {
     const { context, whole } = this.#options;
     const file = context.staging.get(ino);
     const live = file instanceof LiveFile;
-    if (!live && (context.staging.backingOf(ino) === undefined || !whole.has(ino))) return;
+    if (!live && (context.staging.opens.backingOf(ino) === undefined || !whole.has(ino))) return;
     if (live) file.unsettle();
     const following = this.#follow(ino, live)
       .catch((error: unknown) => context.report(`inode ${ino} is not up to date here: ${describeError(error)}`))
@@ -381,7 +381,7 @@ export class Passthrough {
 
   /** News may have been missed. */
   changedAll(): void {
-    for (const ino of this.#options.context.staging.backed) this.changed(ino);
+    for (const ino of this.#options.context.staging.opens.backed) this.changed(ino);
   }
 
   /** The daemon read these bytes of it. */

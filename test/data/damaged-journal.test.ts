@@ -26,7 +26,7 @@ test.each(flips)(
     const dir = tempDir('staging');
     const first = openStaging(dir, 'boot 1');
     for (const ino of [7, 8, 9]) first.write(first.begin(ino, 0), 0, Buffer.from(`staged of ${ino}`), 1n);
-    first.opened(5, 1n, 'request');
+    first.opens.opened(5, 1n, 'request');
     first.close();
     const path = join(dir, 'journal');
     const damaged = readFileSync(path);
@@ -38,7 +38,7 @@ test.each(flips)(
     expect(stagedBytes(next, 7, 11).toString()).toBe('staged of 7');
     expect(stagedBytes(next, 9, 11).toString()).toBe('staged of 9');
     expect(next.get(8)).toBeUndefined();
-    expect(next.isOpen(5)).toBe(true);
+    expect(next.opens.has(5)).toBe(true);
     expect(next.losses).toMatchObject([{ ino: 8 }]);
     expect(reports).toEqual([expect.stringContaining(`${path} is damaged (byte ${frame}, of inode 8 as it says)`)]);
     expect(readFileSync(`${path}.damaged.1`).equals(damaged)).toBe(true);
@@ -93,7 +93,7 @@ test('a damaged stretch of many frames makes no mark behind it swallow what was 
   const dir = tempDir('staging');
   const path = join(dir, 'journal');
   const first = openStaging(dir, 'boot 1');
-  for (const ino of [5, 6]) first.opened(ino, 1n, `open ${ino}`);
+  for (const ino of [5, 6]) first.opens.opened(ino, 1n, `open ${ino}`);
   const file = first.begin(7, 0);
   const write = (from: number, count: number): void => {
     for (let n = from; n < from + count; n++) first.write(file, LARGE + n * 2000, Buffer.from('x'), 1n);
@@ -416,7 +416,7 @@ function makeOlder(dir: string): void {
 test('a journal of the version before is read, written anew, and gone on with', () => {
   const dir = tempDir('staging');
   const first = openPlain(dir);
-  first.opened(5, 1n, 'request');
+  first.opens.opened(5, 1n, 'request');
   const file = first.begin(7, 0);
   first.write(file, 0, Buffer.alloc(MIB, 'a'), 1n);
   commit(first, file, () => first.write(file, 100, Buffer.alloc(MIB, 'b'), 2n));
@@ -428,7 +428,7 @@ test('a journal of the version before is read, written anew, and gone on with', 
     expect(next.losses).toEqual([]);
     expect(next.get(7)?.active.ranges[0]).toEqual({ start: 100, end: 100 + MIB, kind: 'data' });
     expectWritten(next.get(7), () => 'b');
-    expect([stagedBytes(next, 8, 11).toString(), next.isOpen(5)]).toEqual(['staged of 8', true]);
+    expect([stagedBytes(next, 8, 11).toString(), next.opens.has(5)]).toEqual(['staged of 8', true]);
     next.write(next.begin(7, 0), 32 * MIB + worker, Buffer.from('b'), 5n);
     next.close();
   }

@@ -162,11 +162,11 @@ test('closes files and lets go of what is committed on a full disk, and the next
   const worker = onSmallDisk(
     dir,
     `
-    staging.opened(7, 1n, 'open');
+    staging.opens.opened(7, 1n, 'open');
     for (const ino of [1, 2, 3]) staging.write(staging.begin(ino, 0), 0, Buffer.from('staged'), 1n);
     for (let full = false; !full;) {
       try {
-        staging.opened(8, 1n, '');
+        staging.opens.opened(8, 1n, '');
       } catch {
         full = true;
       }
@@ -174,7 +174,7 @@ test('closes files and lets go of what is committed on a full disk, and the next
     const [one, two] = [staging.begin(1, 0), staging.begin(2, 0)];
     staging.committed(one, staging.beginFlush(one, 2n), 2n);
     staging.committed(two, staging.beginFlush(two, 2n), 2n);
-    console.log(staging.closed(7, 2n, 'close'));
+    console.log(staging.opens.closed(7, 2n, 'close'));
     await lines.next();
     staging.write(staging.begin(2, 0), 0, Buffer.from('anew'), 3n);
     console.log('answered');
@@ -185,7 +185,7 @@ test('closes files and lets go of what is committed on a full disk, and the next
   expect(await worker.hear()).toBe('answered');
   await worker.kill();
   const next = openStaging(dir, 'boot 1');
-  expect([next.isOpen(7), next.isOpen(8)]).toEqual([false, true]);
+  expect([next.opens.has(7), next.opens.has(8)]).toEqual([false, true]);
   expect(next.get(1)).toBeUndefined();
   expect(stagedBytes(next, 2, 4).toString()).toBe('anew');
   expect(stagedBytes(next, 3, 6).toString()).toBe('staged');
@@ -197,10 +197,10 @@ test('an open that only reads is refused by a full disk, and closes are written 
   const worker = onSmallDisk(
     dir,
     `
-    staging.opened(7, 1n, 'open');
+    staging.opens.opened(7, 1n, 'open');
     const refuses = (ino) => {
       try {
-        staging.opened(ino, 1n, '', 0, true);
+        staging.opens.opened(ino, 1n, '', 0, true);
         return false;
       } catch {
         return true;
@@ -208,13 +208,13 @@ test('an open that only reads is refused by a full disk, and closes are written 
     };
     // The smallest of frames, so that none has room behind it.
     for (let n = 0; n < 40_000 && !refuses(8); n++);
-    console.log(refuses(9), staging.closed(7, 2n, 'close'));
+    console.log(refuses(9), staging.opens.closed(7, 2n, 'close'));
     await lines.next();`,
   );
   expect(await worker.hear()).toBe('true true');
   await worker.kill();
   const next = openStaging(dir, 'boot 1');
-  expect([7, 8, 9].filter((ino) => next.isOpen(ino))).toEqual([8]);
+  expect([7, 8, 9].filter((ino) => next.opens.has(ino))).toEqual([8]);
   next.close();
 });
 

@@ -213,17 +213,17 @@ test.skipIf(!isRoot)(
     const dir = memoryFolder('40m');
     const staging = openStaging(dir);
     const [small, large] = [staging.begin(6, 0), staging.begin(7, 0)];
-    staging.opened(6, 1n, 'open');
+    staging.opens.opened(6, 1n, 'open');
     staging.write(small, 0, Buffer.from('small'), 1n);
     staging.write(large, 0, Buffer.alloc(MIB, 'a'), 1n);
     // As long as it is open its place is not free.
     const fd = openSync(pathOf(dir, '7.0'), 'r');
     fillDisk(dir, staging);
     for (const file of [small, large]) staging.committed(file, staging.beginFlush(file, 2n), 3n);
-    expect(staging.closed(6, 4n, 'close')).toBe(true);
+    expect(staging.opens.closed(6, 4n, 'close')).toBe(true);
     // Killed here.
     const copy = openStaging(dir);
-    expect([copy.get(6), copy.get(7), copy.isOpen(6)]).toEqual([undefined, undefined, false]);
+    expect([copy.get(6), copy.get(7), copy.opens.has(6)]).toEqual([undefined, undefined, false]);
     copy.close();
     closeSync(fd);
     staging.close();

@@ -55,7 +55,7 @@ function stage(staging: Staging): StagedFile {
   staging.write(staging.begin(7, 0), 0, LARGE, 1n);
   const small = staging.begin(8, 0);
   staging.write(small, 0, SMALL, 2n);
-  staging.opened(9, 3n, 'request');
+  staging.opens.opened(9, 3n, 'request');
   return small;
 }
 
@@ -66,7 +66,7 @@ function expectFound({ cacheDir, open, reports }: Area): void {
   const next = open();
   expect(content(next.get(7)).equals(LARGE)).toBe(true);
   expect(content(next.get(8)).equals(SMALL)).toBe(true);
-  expect(next.isOpen(9)).toBe(true);
+  expect(next.opens.has(9)).toBe(true);
   expect(readFileSync(join(cacheDir, 'id'), 'utf8')).toBe('of this directory');
 }
 

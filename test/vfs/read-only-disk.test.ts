@@ -81,12 +81,12 @@ test.skipIf(!canFailDisks)(
       return staging;
     };
     const staging = open();
-    staging.opened(7, 1n, 'open 7');
+    staging.opens.opened(7, 1n, 'open 7');
     staging.write(staging.begin(9, 0), 0, CONTENT, 1n);
     disk.failReadOnly();
-    staging.opened(8, 2n, 'open 8', 0, true);
-    expect(() => staging.opened(10, 2n, 'open 10')).toThrow('EROFS');
-    expect(staging.closed(7, 3n, 'close 7')).toBe(true);
+    staging.opens.opened(8, 2n, 'open 8', 0, true);
+    expect(() => staging.opens.opened(10, 2n, 'open 10')).toThrow('EROFS');
+    expect(staging.opens.closed(7, 3n, 'close 7')).toBe(true);
     expect(reports.splice(0)).toEqual([expect.stringContaining('cannot be written to')]);
     vi.advanceTimersByTime(3000);
     expect(reports).toEqual([]);
@@ -101,7 +101,7 @@ test.skipIf(!canFailDisks)(
     expect(staging.failure).toBeUndefined();
     expect(openDevices()).not.toContain(dev);
     const next = open();
-    expect([7, 8, 10].filter((ino) => next.isOpen(ino))).toEqual([8]);
+    expect([7, 8, 10].filter((ino) => next.opens.has(ino))).toEqual([8]);
     const bytes = Buffer.alloc(CONTENT.length);
     next.get(9)?.overlay(0, bytes);
     expect(bytes.equals(CONTENT)).toBe(true);

@@ -59,14 +59,14 @@ test('finds what was staged after the journal was emptied', () => {
   const dir = tempDir('staging');
   const first = openStaging(dir, 'boot 1');
   for (let n = 0; n < 600; n++) {
-    first.opened(5, 1n, `open ${n}`);
-    first.closed(5, 2n, `close ${n}`);
+    first.opens.opened(5, 1n, `open ${n}`);
+    first.opens.closed(5, 2n, `close ${n}`);
   }
-  first.opened(7, 3n, 'open');
+  first.opens.opened(7, 3n, 'open');
   first.write(first.begin(7, 0), 0, Buffer.from('staged'), 3n);
   first.close();
   const next = openStaging(dir, 'boot 1');
-  expect([next.isOpen(5), next.isOpen(7), stagedBytes(next, 7, 6).toString()]).toEqual([false, true, 'staged']);
+  expect([next.opens.has(5), next.opens.has(7), stagedBytes(next, 7, 6).toString()]).toEqual([false, true, 'staged']);
   next.close();
 });
 
@@ -132,16 +132,16 @@ test('in the same boot has all that was answered', () => {
   const dir = tempDir('staging');
   const first = openStaging(dir, 'boot 1');
   first.write(first.begin(7, 0), 0, Buffer.alloc(LARGE, 'a'), 1n);
-  first.opened(7, 1n, 'one', 5);
-  first.opened(7, 1n, 'two');
+  first.opens.opened(7, 1n, 'one', 5);
+  first.opens.opened(7, 1n, 'two');
   first.close();
   const worker = openStaging(dir, 'boot 1');
   expect(stagedBytes(worker, 7, LARGE).equals(Buffer.alloc(LARGE, 'a'))).toBe(true);
-  expect([worker.isOpen(7), worker.backingOf(7)]).toEqual([true, 5]);
+  expect([worker.opens.has(7), worker.opens.backingOf(7)]).toEqual([true, 5]);
   worker.close();
   // Another mount: the handles of the one before are gone, what it staged is not.
   const mount = openStaging(dir, 'boot 1', 'two');
-  expect([mount.isOpen(7), mount.backingOf(7), mount.get(7)?.size]).toEqual([false, undefined, LARGE]);
+  expect([mount.opens.has(7), mount.opens.backingOf(7), mount.get(7)?.size]).toEqual([false, undefined, LARGE]);
   mount.close();
 });
 
@@ -209,12 +209,12 @@ test('knows the last append to a file that is open, also when it is committed, a
   const dir = tempDir('staging');
   const first = openStaging(dir, 'boot 1');
   for (const ino of [7, 8]) {
-    first.opened(ino, 1n, `open ${ino}`);
+    first.opens.opened(ino, 1n, `open ${ino}`);
     const file = first.begin(ino, 0);
     first.append(file, Buffer.from('line'), 1n, `request ${ino}`);
     first.committed(file, first.beginFlush(file, 2n), 3n);
   }
-  first.closed(8, 4n, 'close 8');
+  first.opens.closed(8, 4n, 'close 8');
   first.close();
   for (let worker = 0; worker < 2; worker++) {
     const next = openStaging(dir, 'boot 1');
@@ -230,21 +230,25 @@ test('knows the last append to a file that is open, also when it is committed, a
 test('counts an open and a close once, also when the kernel sends them again to a worker after the next', () => {
   const dir = tempDir('staging');
   const first = openStaging(dir, 'boot 1');
-  for (const request of ['one', 'two', 'three']) first.opened(7, 1n, request);
-  expect(first.closed(7, 2n, 'four')).toBe(false);
-  expect(first.takeBack(7, 2n, 'three')).toBe(false);
+  for (const request of ['one', 'two', 'three']) first.opens.opened(7, 1n, request);
+  expect(first.opens.closed(7, 2n, 'four')).toBe(false);
+  expect(first.opens.takeBack(7, 2n, 'three')).toBe(false);
   first.close();
   for (let worker = 0; worker < 2; worker++) {
     const next = openStaging(dir, 'boot 1');
-    next.opened(7, 3n, 'two');
-    next.opened(7, 3n, 'one');
-    expect([next.closed(7, 3n, 'four'), next.isOpen(7)]).toEqual([false, true]);
+    next.opens.opened(7, 3n, 'two');
+    next.opens.opened(7, 3n, 'one');
+    expect([next.opens.closed(7, 3n, 'four'), next.opens.has(7)]).toEqual([false, true]);
     next.close();
   }
   const last = openStaging(dir, 'boot 1');
   // It failed before: what comes again opens.
-  last.opened(7, 4n, 'three');
-  expect([last.closed(7, 5n, 'five'), last.closed(7, 5n, 'six'), last.isOpen(7)]).toEqual([false, true, false]);
+  last.opens.opened(7, 4n, 'three');
+  expect([last.opens.closed(7, 5n, 'five'), last.opens.closed(7, 5n, 'six'), last.opens.has(7)]).toEqual([
+    false,
+    true,
+    false,
+  ]);
   last.close();
 });
 
@@ -252,27 +256,27 @@ test('knows the close that emptied the journal', () => {
   const dir = tempDir('staging');
   const first = openStaging(dir, 'boot 1');
   for (let n = 0; n <= 500; n++) {
-    first.opened(5, 1n, `open ${n}`);
-    first.closed(5, 2n, `close ${n}`);
+    first.opens.opened(5, 1n, `open ${n}`);
+    first.opens.closed(5, 2n, `close ${n}`);
   }
   first.close();
   const next = openStaging(dir, 'boot 1');
-  next.opened(5, 3n, 'another');
-  expect([next.closed(5, 3n, 'close 500'), next.isOpen(5)]).toEqual([false, true]);
+  next.opens.opened(5, 3n, 'another');
+  expect([next.opens.closed(5, 3n, 'close 500'), next.opens.has(5)]).toEqual([false, true]);
   next.close();
 });
 
 test('an inode whose open waits is open for this worker, and not for the next one', () => {
   const dir = tempDir('staging');
   const first = openStaging(dir, 'boot 1');
-  first.opened(7, 1n, 'one', 5);
-  first.hold(7);
-  expect([first.closed(7, 2n, 'two'), first.isOpen(7), first.backingOf(7)]).toEqual([false, true, 5]);
+  first.opens.opened(7, 1n, 'one', 5);
+  first.opens.hold(7);
+  expect([first.opens.closed(7, 2n, 'two'), first.opens.has(7), first.opens.backingOf(7)]).toEqual([false, true, 5]);
   first.close();
   const next = openStaging(dir, 'boot 1');
-  expect(next.isOpen(7)).toBe(false);
+  expect(next.opens.has(7)).toBe(false);
   next.close();
-  expect([first.letGo(7), first.isOpen(7), first.backingOf(7)]).toEqual([true, false, undefined]);
+  expect([first.opens.letGo(7), first.opens.has(7), first.opens.backingOf(7)]).toEqual([true, false, undefined]);
 });
 
 test('a promise keeps its id in a journal that is rewritten', async () => {
@@ -284,8 +288,8 @@ test('a promise keeps its id in a journal that is rewritten', async () => {
   await first.sync(file, 2n);
   // Rewritten at the next close.
   for (let n = 0; n < 600; n++) first.write(filler, 0, Buffer.alloc(64_000), 3n);
-  first.opened(9, 3n, 'open');
-  first.closed(9, 3n, 'close');
+  first.opens.opened(9, 3n, 'open');
+  first.opens.closed(9, 3n, 'close');
   expect(statSync(join(dir, 'journal')).size).toBeLessThan(2 ** 20);
   const { promiseId } = first.beginFlush(file, 4n);
   first.close();
@@ -298,14 +302,14 @@ test('a promise keeps its id in a journal that is rewritten', async () => {
 test('a small file that stays open and is written over again and again does not fill the disk with the journal', () => {
   const dir = tempDir('staging');
   const staging = openStaging(dir, 'boot 1');
-  staging.opened(7, 1n, 'open');
+  staging.opens.opened(7, 1n, 'open');
   const bytes = Buffer.alloc(64_000);
   for (let n = 0; n < 1200; n++) staging.write(staging.begin(7, 0), 0, bytes.fill(n), 2n);
   expect(statSync(join(dir, 'journal')).size).toBeLessThan(40 * 2 ** 20);
   staging.close();
   const next = openStaging(dir, 'boot 1');
   expect(stagedBytes(next, 7, bytes.length).equals(bytes)).toBe(true);
-  expect(next.isOpen(7)).toBe(true);
+  expect(next.opens.has(7)).toBe(true);
   next.close();
 });
 
