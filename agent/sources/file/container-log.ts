@@ -105,15 +105,16 @@ export function containerNames({ path, folder }: { readonly path: string; readon
   };
 }
 
-/** The reading of a whole message. */
+/** The reading of a whole message. `names` are those of its file, as JSON without its braces: printed once, as they are the same in all of its lines. */
 export function containerReading(
   { bytes }: Line,
   { time, stream }: Origin,
-  names: ContainerNames,
+  names: string,
   mapping: ReadingMapping,
   arrivalUs: number,
 ): NewReading | RejectedInput {
   if (!isUtf8(bytes)) return { reason: 'the message is not UTF-8' };
-  const fields = { ts: time, stream, ...names, message: bytes.toString('utf8') };
-  return readingOf(JSON.stringify(fields), fields, mapping, arrivalUs);
+  const message = bytes.toString('utf8');
+  const value = `{"ts":"${time}","stream":"${stream}",${names}${names === '' ? '' : ','}"message":${JSON.stringify(message)}}`;
+  return readingOf(value, { ts: time, stream, message }, mapping, arrivalUs);
 }

@@ -51,6 +51,14 @@ interface Made {
   lines: number;
 }
 
+/** What the name of a container's file says. */
+interface Named {
+  readonly place: FilePlace;
+  readonly names: ContainerNames;
+  /** Without its braces. */
+  readonly json: string;
+}
+
 export class FileLines {
   /** Where the file was found last; it may have been renamed since. */
   place: FilePlace;
@@ -64,7 +72,7 @@ export class FileLines {
   #position: FilePosition;
   #inFlight: Promise<void> = Promise.resolve();
   /** What the name of the file says, if it is a container's. */
-  #named: { readonly place: FilePlace; readonly names: ContainerNames } | undefined;
+  #named: Named | undefined;
 
   /** `marks` are those at the position. */
   constructor(context: LineContext, position: FilePosition, marks: Marks) {
@@ -222,14 +230,18 @@ export class FileLines {
   }
 
   #mapping(): ReadingMapping {
-    const { to: topic, priority, sensor, eventTime } = this.#context.config;
-    const key = sensor === undefined ? null : sensor === 'path' ? { text: this.place.path } : { field: sensor };
+    const { to: topic, priority, sensor, eventTime, format } = this.#context.config;
+    const names = format === 'cri' || format === 'docker' ? this.#names().names : {};
+    const key = sensor === undefined ? null : keyOf(sensor, this.place.path, names);
     return { input: 'line', topic, priority, key, eventTime };
   }
 
-  #names(): ContainerNames {
-    if (this.#named?.place !== this.place) this.#named = { place: this.place, names: containerNames(this.place) };
-    return this.#named.names;
+  #names(): Named {
+    if (this.#named?.place !== this.place) {
+      const names = containerNames(this.place);
+      this.#named = { place: this.place, names, json: JSON.stringify(names).slice(1, -1) };
+    }
+    return this.#named;
   }
 
   /** null for a line that says nothing. */
@@ -239,7 +251,7 @@ export class FileLines {
     const bytes = line.start === 0 && line.bytes.subarray(0, 3).equals(BOM) ? line.bytes.subarray(3) : line.bytes;
     if (isBlank(bytes)) return null;
     if (line.refusal !== undefined) return { reason: line.refusal };
-    if (line.origin !== undefined) return containerReading(line, line.origin, this.#names(), mapping, arrivalUs);
+    if (line.origin !== undefined) return containerReading(line, line.origin, this.#names().json, mapping, arrivalUs);
     if (config.format === 'text') return parseText(bytes, mapping, arrivalUs);
     if (!this.#isCsv) return parseJson(bytes, mapping, arrivalUs);
     if (this.#columns !== null) {
@@ -250,6 +262,13 @@ export class FileLines {
     this.#columns = 'reason' in header ? [] : header;
     return 'reason' in header ? header : null;
   }
+}
+
+/** What is the same in all lines of a file is looked for once. */
+function keyOf(sensor: string, path: string, names: ContainerNames): NonNullable<ReadingMapping['key']> {
+  if (sensor === 'path') return { text: path };
+  const named = Object.entries(names).find(([name]) => name === sensor)?.[1];
+  return named === undefined ? { field: sensor } : { text: named };
 }
 
 function isBlank(bytes: Buffer): boolean {
