@@ -97,7 +97,7 @@ export function drawTop(before: TimedStatus, now: TimedStatus): string {
   const rates = ratesOf(before, now) as { sources: SourceRow[]; topics: Row[]; spool: Row; uplink: Row; rules: Row[] }; // the object above
   const { value: status } = now;
   const lines = [
-    `agent ${status.agent}   spool ${String(rates.spool['usedPercent'])} % of ${status.spool.maxBytes} bytes   quarantined ${status.quarantined}`,
+    `agent ${status.agent}   spool ${String(rates.spool['usedPercent'])} % of ${formatBytes(status.spool.maxBytes)}   quarantined ${status.quarantined}`,
   ];
   lines.push(
     `uplink ${sayUplink(status)}   ${String(rates.uplink['bytesPerSecond'])} bytes/s${status.uplink.backlog ? '   draining a backlog' : ''}`,

@@ -52,7 +52,9 @@ interface Operation extends z.output<typeof operationSchema> {
 export function addCtlCommand(program: Command): void {
   program
     .command('ctl [resource] [verb] [args...]')
-    .description('ask and steer a running `penstock serve`; without RESOURCE it lists what there is')
+    .description(
+      'ask and steer a running `penstock serve`; without RESOURCE it lists what there is, with RESOURCE alone what its verbs take',
+    )
     .option('--url <url>', 'of the server', process.env['PENSTOCK_URL'] ?? 'http://127.0.0.1:8080')
     .option('--json', 'print the answer as JSON')
     .allowUnknownOption()
@@ -74,8 +76,9 @@ export function addCtlCommand(program: Command): void {
         const shown = operations.filter(
           ({ operationId }) => resource === undefined || operationId.startsWith(`${resource}.`),
         );
-        if (resource !== undefined) throw unknownOperation(`${resource} ${verb ?? ''}`, shown, operations);
-        printTable(shown.map(describe), options.json);
+        if (resource === undefined) printTable(shown.map(describe), options.json);
+        else if (verb === undefined && shown.length > 0) printTable(shown.map(describeWhole), options.json);
+        else throw unknownOperation(`${resource} ${verb ?? ''}`, shown, operations);
         return;
       }
       const answer = await toItsEnd(base, await call(base, operation, args));
@@ -111,6 +114,13 @@ function describe(operation: Operation): Record<string, string> {
   return { resource, verb, arguments: pathParameters(operation).join(' ').toUpperCase(), summary: operation.summary };
 }
 
+/** Of one resource there is room for what each verb takes behind `--`. */
+function describeWhole(operation: Operation): Record<string, string> {
+  const { resource = '', verb = '', arguments: names = '', summary = '' } = describe(operation);
+  const options = completable(operation).options.map((name) => `--${name}`);
+  return { resource, verb, arguments: names, options: options.join(' '), summary };
+}
+
 /** With its verbs where the resource is known, else with the resources. */
 function unknownOperation(asked: string, ofResource: readonly Operation[], all: readonly Operation[]): PenstockError {
   const resources = new Set(all.map(({ operationId }) => operationId.split('.')[0]));
@@ -118,7 +128,7 @@ function unknownOperation(asked: string, ofResource: readonly Operation[], all: 
     ofResource.length > 0 ? ofResource.map(({ operationId }) => operationId.replace('.', ' ')) : [...resources];
   return new PenstockError(
     'usage',
-    `no '${asked.trim()}': expected one of ${known.join(', ')} (\`penstock ctl\` alone lists all)`,
+    `no '${asked.trim()}': expected one of ${known.join(', ')} (\`penstock ctl\` alone lists all, \`penstock ctl RESOURCE\` what each takes)`,
   );
 }
 

@@ -173,7 +173,7 @@ export async function changeFormat(
   const key = new VolumeKeys(volume).formatKey;
   const [stored] = await engine.read([key]);
   if (stored === null || stored === undefined) {
-    throw new PenstockError('not-found', `volume '${volume}' is not formatted`);
+    throw new PenstockError('not-found', `volume '${volume}' is not formatted: run penstock fs format`);
   }
   const changed = checkFormat(change(parseFormat(stored.value, volume)));
   const written = await engine.commit({

@@ -112,6 +112,11 @@ test('penstock serve tells its address, ctl asks it by its own document, SIGTERM
     code: 2,
     stderr: expect.stringMatching(/^penstock: no 'agent list': expected one of health, .*, agents, .*\n$/) as string,
   });
+  // Of a resource alone, what its verbs take.
+  const tokens = await ctl('tokens');
+  expect(tokens).toMatch(/^resource +verb +arguments +options +summary\n/);
+  expect(tokens).toMatch(/^tokens +create .*--role\b/m);
+  expect(tokens).toMatch(/^tokens +create .*--name\b/m);
   // A shell asks for what may follow.
   expect((await ctl('completion', '.')).split('\n')).toContain('datasets');
   expect((await ctl('completion', 'datasets', '.')).split('\n')).toContain('get');
