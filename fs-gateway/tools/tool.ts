@@ -28,7 +28,8 @@ export type Progress = (phase: string, done: number) => void;
 /** Throws `not-found` when the volume was never formatted. */
 export async function formatOf(engine: MetaEngine, volume: string): Promise<VolumeFormat> {
   const format = await readFormat(engine, volume);
-  if (format === null) throw new PenstockError('not-found', `volume '${volume}' is not formatted: run penstock fs format`);
+  if (format === null)
+    throw new PenstockError('not-found', `volume '${volume}' is not formatted: run penstock fs format`);
   return format;
 }
 
