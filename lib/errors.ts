@@ -55,8 +55,12 @@ export function describeError(error: unknown): string {
   return error.message.includes(cause) ? error.message : `${error.message}: ${cause}`;
 }
 
+/** What libuv calls EDQUOT of Linux, which it does not know: 122 (x86-64, arm64). */
+const QUOTA_CODE = 'Unknown system error -122';
+
 /** The `code` of a Node system error such as ENOENT, or undefined. */
 export function systemCode(error: unknown): string | undefined {
+  if (error instanceof Error && 'code' in error && error.code === QUOTA_CODE) return 'EDQUOT';
   return error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : undefined;
 }
 

@@ -149,7 +149,8 @@ export const fallocate = row<{ handle: bigint; offset: bigint; length: bigint; m
 /** 0 fh u64, 8 offset u64, 16 whence u32, 20 padding u32; the answer is { offset u64 } */
 export const lseek = row<{ handle: bigint; offset: bigint; whence: number }, bigint>({
   name: 'LSEEK',
-  decode: (request) => ({ handle: request.u64(0), offset: request.offset64(8), whence: request.u32(16) }),
+  // The only one whose offset a program may choose as it likes: a negative one is ENXIO.
+  decode: (request) => ({ handle: request.u64(0), offset: request.i64(8), whence: request.u32(16) }),
   call: (ops, caller, ino, a) => ops.lseek(caller, ino, a.handle, a.offset, a.whence),
   encode: (reply, offset) => reply.u64(offset),
 });

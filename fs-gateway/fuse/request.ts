@@ -75,9 +75,12 @@ export class RequestReader {
   u64(offset: number): bigint {
     return this.#buffer.readBigUInt64LE(this.#at(offset, 8));
   }
-  /** File offsets are loff_t: the kernel sends none that are negative. */
+  i64(offset: number): bigint {
+    return this.#buffer.readBigInt64LE(this.#at(offset, 8));
+  }
+  /** File offsets are loff_t: the kernel sends none that are negative, but for LSEEK. */
   offset64(offset: number): bigint {
-    const value = this.#buffer.readBigInt64LE(this.#at(offset, 8));
+    const value = this.i64(offset);
     if (value < 0n) throw new MalformedRequest('negative file offset');
     return value;
   }

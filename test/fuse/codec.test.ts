@@ -164,6 +164,13 @@ describe('request decoding', () => {
     body.writeUInt32LE(999_999_999, 60);
     expect(decode(4, body)).toEqual({ size: 123n, atimeNs: 'now', mtimeNs: -1_000_000_001n });
   });
+
+  it("takes a negative offset of lseek, which is a program's own", () => {
+    const body = Buffer.alloc(24);
+    body.writeBigInt64LE(-1n, 8);
+    body.writeUInt32LE(3, 16);
+    expect(decode(46, body)).toEqual({ handle: 0n, offset: -1n, whence: 3 });
+  });
 });
 
 describe('replies', () => {

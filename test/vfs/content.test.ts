@@ -146,6 +146,7 @@ test('copies, special files, limits and unsupported requests answer as Linux doe
   expect(await errno(() => operations.setattr(caller(), source.ino, { size: 2n ** 62n }))).toBe(Errno.EFBIG);
   expect(await errno(() => operations.fallocate(caller(), source.ino, 0n, 8, 0n, 10n))).toBe(Errno.EOPNOTSUPP);
   expect(await errno(() => operations.lseek(caller(), source.ino, 0n, 300_000n, SEEK_DATA))).toBe(Errno.ENXIO);
+  expect(await errno(() => operations.lseek(caller(), source.ino, 0n, -1n, SEEK_DATA))).toBe(Errno.ENXIO);
   expect(await errno(() => operations.setxattr(caller(), source.ino, 'system.x', data, 0, false))).toBe(
     Errno.EOPNOTSUPP,
   );
