@@ -39,7 +39,7 @@ const keptSchema = volumeOperationSchema.extend({
   /** It failed, and may succeed later. */
   retryable: z.boolean(),
   /** Who wants it to end before it is done. */
-  cancelBy: z.string().nullable(),
+  cancelBy: z.string().nullable().default(null),
 });
 type Kept = z.output<typeof keptSchema>;
 

@@ -37,6 +37,7 @@ import { Away } from './vfs/away.ts';
 import { flushOperation } from './vfs/append.ts';
 import { TimeSource } from './vfs/context.ts';
 import type { Context } from './vfs/context.ts';
+import { DirectWrites } from './vfs/direct-writes.ts';
 import { EarlyUploads } from './vfs/early-uploads.ts';
 import { Files } from './vfs/files.ts';
 import { FileSystem } from './vfs/filesystem.ts';
@@ -311,6 +312,7 @@ async function assemble({
     monotonicMs: () => clock.monotonicMs(),
     notifier,
   });
+  const directWrites = new DirectWrites(staging.opens.counts, notifier);
   const files = new Files({
     context,
     namespace,
@@ -320,6 +322,7 @@ async function assemble({
     flushes,
     earlyUploads,
     freshOpens,
+    directWrites,
     stagedMax,
     commit: (ino) => (writeback === undefined ? flushes.flush(ino) : writeback.inTurn(ino)),
   });
@@ -385,6 +388,7 @@ async function assemble({
       namespace,
       files,
       freshOpens,
+      directWrites,
       flushes,
       xattrs: new ExtendedAttributes(context, acls),
       acls,

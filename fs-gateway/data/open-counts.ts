@@ -21,6 +21,11 @@ export class OpenCounts {
     return this.#counts.has(ino) || this.#held.has(ino);
   }
 
+  /** How often it is open, without opens that wait. */
+  of(ino: number): number {
+    return this.#counts.get(ino) ?? 0;
+  }
+
   inos(): Iterable<number> {
     return this.#counts.keys();
   }
@@ -67,13 +72,13 @@ export class OpenCounts {
 
   /** `backingId`: 0 through the daemon. */
   opened(ino: number, times: number, backingId: number): void {
-    this.#counts.set(ino, (this.#counts.get(ino) ?? 0) + times);
+    this.#counts.set(ino, this.of(ino) + times);
     if (backingId > 0) this.#backing.set(ino, backingId);
   }
 
   /** True at the last close. */
   closed(ino: number): boolean {
-    const count = this.#counts.get(ino) ?? 0;
+    const count = this.of(ino);
     if (count > 1) {
       this.#counts.set(ino, count - 1);
       return false;

@@ -17,6 +17,7 @@ import { nodeOrThrow, refuseFrozen } from './context.ts';
 import type { Context } from './context.ts';
 import { admit } from './space.ts';
 import type { Uncommitted } from './attributes.ts';
+import type { DirectWrites } from './direct-writes.ts';
 import type { EarlyUploads } from './early-uploads.ts';
 import type { Flusher } from './flusher.ts';
 import type { FreshOpens } from './fresh-opens.ts';
@@ -65,6 +66,7 @@ export interface FilesParts {
   readonly flushes: Flushes;
   readonly earlyUploads: EarlyUploads;
   readonly freshOpens: FreshOpens;
+  readonly directWrites: DirectWrites;
   /** Bytes staged in all before writers wait for the store. */
   readonly stagedMax: number;
   /** Commits what is staged of a file, in its turn. */
@@ -80,6 +82,7 @@ export class Files {
   readonly #flushes: Flushes;
   readonly #earlyUploads: EarlyUploads;
   readonly #freshOpens: FreshOpens;
+  readonly #directWrites: DirectWrites;
   readonly #stagedMax: number;
   readonly #bound: StagedBound;
   readonly #readAheads = new BoundedMap<bigint, ReadAhead>(HANDLES_MAX);
@@ -94,6 +97,7 @@ export class Files {
     this.#flushes = flushes;
     this.#earlyUploads = earlyUploads;
     this.#freshOpens = freshOpens;
+    this.#directWrites = parts.directWrites;
     this.#stagedMax = stagedMax;
     this.#bound = new StagedBound({ context, bytesMax: stagedMax, commit: (ino) => parts.commit(ino) });
   }
@@ -178,6 +182,7 @@ export class Files {
     if ((flags & O_TRUNC) !== 0) this.#truncateStaged(node, 0);
     if ((flags & O_ACCMODE) !== 0) this.#earlyUploads.watch(node.ino);
     const handle = this.#context.handles.next();
+    this.#directWrites.opened(node.ino, handle, flags);
     if (opened !== null) return { handle, ...opened };
     return { handle, keepCache: this.#flushes.keepsPages(node) };
   }
@@ -404,6 +409,7 @@ export class Files {
 
   release({ operation }: Caller, ino: number, handle: bigint): void {
     this.#readAheads.delete(handle);
+    this.#directWrites.released(ino, handle);
     this.#flushes.release(ino, operation);
   }
 }

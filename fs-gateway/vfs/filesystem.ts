@@ -13,6 +13,7 @@ import type { Acls } from './acls.ts';
 import { attributesOf, entryOfNode } from './attributes.ts';
 import { missing, nodeOrThrow } from './context.ts';
 import type { Context } from './context.ts';
+import type { DirectWrites } from './direct-writes.ts';
 import { Directories } from './directories.ts';
 import { guard } from './errno.ts';
 import type { Files } from './files.ts';
@@ -53,6 +54,7 @@ export interface FileSystemParts {
   readonly namespace: Namespace;
   readonly files: Files;
   readonly freshOpens: FreshOpens;
+  readonly directWrites: DirectWrites;
   readonly flushes: Flushes;
   readonly xattrs: ExtendedAttributes;
   readonly acls: Acls;
@@ -283,8 +285,10 @@ export class FileSystem implements Operations {
     killSuidGid: boolean,
   ): Result<number> {
     const append = (flags & O_APPEND) === 0 ? undefined : caller.operation;
+    const { files, directWrites } = this.#parts;
+    const write = { offset: Number(offset), data, append, killSuidGid };
     return this.#guard(() =>
-      this.#parts.files.write(Number(ino), { offset: Number(offset), data, append, killSuidGid }),
+      directWrites.answer(Number(ino), flags, write.offset, data.length, files.write(Number(ino), write)),
     );
   }
 
