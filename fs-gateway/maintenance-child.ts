@@ -6,6 +6,7 @@ import { setPriority } from 'node:os';
 import { z } from 'zod';
 import { systemClock } from '../lib/clock.ts';
 import { describeError } from '../lib/errors.ts';
+import { onEngineTime } from '../lib/meta/engine-time.ts';
 import { openMeta, openStore } from '../lib/registry.ts';
 import { readFormat } from '../lib/volume/format.ts';
 import { maintain } from './tools/maintenance.ts';
@@ -32,7 +33,9 @@ async function run(message: unknown): Promise<void> {
     if (format === null) return;
     const store = await openStore(format.store, credentials);
     try {
-      await maintain({ engine, store, volume, clock: systemClock, directory, report });
+      // By a clock of its own that is days ahead, one node would end the time of the trash, the grace of the lake's files, and all backups but its own.
+      const clock = await onEngineTime(engine, systemClock);
+      await maintain({ engine, store, volume, clock, directory, report });
     } finally {
       await store.close();
     }

@@ -12,12 +12,12 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { DatasetConfig, PipelineConfig } from '../../lib/config/pipeline.ts';
 import { describeError, fromSystemError, isCode, isSystemError, PenstockError } from '../../lib/errors.ts';
+import { onEngineTime } from '../../lib/meta/engine-time.ts';
 import { defaultScratchRoot, makeScratch } from '../../lib/sql/scratch.ts';
 import { SqlWorker } from '../../lib/sql/sql-worker-client.ts';
 import { type LakeContext, loadTable } from '../../lib/table/table.ts';
 import type { SpanSink } from '../../lib/tracing/span.ts';
 import { CostMeter, writeCost } from '../cost/cost.ts';
-import { onEngineTime } from '../engine-clock.ts';
 import { selectDatasets } from '../../lib/config/dataset-selection.ts';
 import { fileNameOf, hourName } from '../parquet-object.ts';
 import { compactGroup, type GroupContext, type GroupResult } from './compact-group.ts';
@@ -272,7 +272,7 @@ class CompactorRun {
     scratchDir: string,
   ): Promise<void> {
     const { lake, signal } = this.#options;
-    const meter = new CostMeter(await onEngineTime(lake));
+    const meter = new CostMeter({ ...lake, clock: await onEngineTime(lake.engine, lake.clock) });
     const rowsBefore = this.#sum.in;
     try {
       for (const [index, group] of groups.entries()) {

@@ -2,7 +2,7 @@
 import type { DatasetConfig } from '../../lib/config/pipeline.ts';
 import type { DuckDb } from '../../lib/sql/duckdb.ts';
 import { type LakeContext, loadTable } from '../../lib/table/table.ts';
-import { engineTimeMs } from '../engine-clock.ts';
+import { engineTimeMs } from '../../lib/meta/engine-time.ts';
 import { ADDED_COLUMNS } from './field-names.ts';
 import { maxFieldId } from '../../lib/table/schema.ts';
 import type { ValueDecoder } from '../values/value-decoder.ts';
@@ -41,5 +41,5 @@ export async function openStaging(
 
 /** By a clock that is years behind every reading would be one of the future. */
 async function latestTimeMs(lake: LakeContext): Promise<number> {
-  return Math.max(lake.clock.nowMs(), (await engineTimeMs(lake)) || 0);
+  return Math.max(lake.clock.nowMs(), (await engineTimeMs(lake.engine)) || 0);
 }

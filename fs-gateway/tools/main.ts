@@ -2,8 +2,9 @@
 import { tmpdir } from 'node:os';
 import { dirname, relative, resolve } from 'node:path';
 import { z } from 'zod';
-import { systemClock } from '../../lib/clock.ts';
+import { systemClock, type Clock } from '../../lib/clock.ts';
 import type { MetaEngine } from '../../lib/meta/engine.ts';
+import { onEngineTime } from '../../lib/meta/engine-time.ts';
 import { isCode, PenstockError } from '../../lib/errors.ts';
 import { absoluteUrl, openMeta, openStore } from '../../lib/registry.ts';
 import type { PipelineConfig } from '../../lib/config/pipeline.ts';
@@ -106,10 +107,10 @@ export async function gcVolume(
   request: ToolRequest & { readonly graceMs?: number; readonly uploadMs?: number; readonly dryRun?: boolean },
 ): Promise<GcReport> {
   const { graceMs, uploadMs, dryRun = false, progress } = request;
-  return withVolume(request, (ports) =>
+  return withVolume(request, async (ports) =>
     collectGarbage({
       ...ports,
-      clock: systemClock,
+      clock: await onEngineTime(ports.engine, systemClock),
       dryRun,
       ...(graceMs !== undefined && { graceMs }),
       ...(uploadMs !== undefined && { uploadMs }),
@@ -225,14 +226,17 @@ export async function emptyTrash(
   request: ToolRequest & { readonly olderThanMs?: number },
 ): Promise<{ removed: number }> {
   const { olderThanMs } = request;
-  const untilMs = olderThanMs === undefined ? Number.POSITIVE_INFINITY : systemClock.nowMs() - olderThanMs;
-  return withTrash(request, async (trash) => ({ removed: await trash.empty(untilMs) }));
+  return withTrash(request, async (trash, clock) => {
+    const untilMs = olderThanMs === undefined ? Number.POSITIVE_INFINITY : clock.nowMs() - olderThanMs;
+    return { removed: await trash.empty(untilMs) };
+  });
 }
 
-async function withTrash<T>(request: ToolRequest, work: (trash: TrashCan) => Promise<T>): Promise<T> {
-  return withVolume(request, async ({ engine, volume }) =>
-    work(await TrashCan.open(engine, volume, systemClock, request.progress)),
-  );
+async function withTrash<T>(request: ToolRequest, work: (trash: TrashCan, clock: Clock) => Promise<T>): Promise<T> {
+  return withVolume(request, async ({ engine, volume }) => {
+    const clock = await onEngineTime(engine, systemClock);
+    return work(await TrashCan.open(engine, volume, clock, request.progress), clock);
+  });
 }
 
 /**

@@ -21,7 +21,7 @@ export const HOUR_MS = Date.UTC(2026, 0, 31, 7);
 
 /**
  * A session of these tests outlives any standstill of the machine: one of 144 s was seen, and fenced landers that were to share the work. It is
- * renewed at a third of that, from which a compactor takes the engine's time (engine-clock.ts), in a test that takes minutes, too.
+ * renewed at a third of that, from which a compactor takes the engine's time (lib/meta/engine-time.ts), in a test that takes minutes, too.
  */
 export const LASTING = { leaseMs: 450_000 };
 
