@@ -129,19 +129,29 @@ export class VolumeOperations {
   }
 
   /**
-   * Has it end at its next step; one that waits has ended when this returns, where it is of this server. Once more is the same. Throws `not-found`, and `conflict` for what has ended in
-   * another way.
+   * Has it end at its next step; one that waits has ended when this returns, where it is of this server. Once more is the same. Throws `not-found`, `denied` for another's, unless
+   * `ofOthers`, and `conflict` for what has ended in another way.
    */
-  async cancel(id: string, by: string): Promise<VolumeOperation> {
+  async cancel(id: string, by: string, ofOthers: boolean): Promise<VolumeOperation> {
     const { engine } = this.#connections;
     const key = this.#key(id);
     for (;;) {
       const operation = await this.get(id);
+      if (operation.by !== by && !ofOthers) {
+        throw new PenstockError(
+          'denied',
+          `operation ${id} is ${operation.by}'s: an administrator cancels what others began`,
+        );
+      }
       if (operation.state === 'cancelled') return operation;
       if (isOver(operation)) throw new PenstockError('conflict', `operation ${id} is over: ${operation.state}`);
       const [stored] = await engine.read([key]);
       const kept = keptOf(stored);
-      if (kept === null || isOver(kept)) continue;
+      if (kept === null || isOver(kept)) {
+        // Its work has ended, and what was open for it has not yet.
+        if (kept !== null) await this.#live.get(kept.attempt)?.ended;
+        continue;
+      }
       if (kept.cancelBy === null) {
         const value = Buffer.from(JSON.stringify({ ...kept, cancelBy: by }));
         const compare = [{ key, version: stored?.version ?? null }];
@@ -393,7 +403,7 @@ function interrupted(kept: Kept, why: string): Kept {
 }
 
 function cancelled(by: string): Partial<Kept> {
-  const detail = `cancelled by ${by}: of a copy nothing is seen, and \`penstock fs gc\` removes it; what was removed or brought back until then stays so`;
+  const detail = `cancelled by ${by}: of a copy nothing is seen, and \`penstock fs gc\` removes it; what was removed or brought back until then stays so, and a quota is to be set again`;
   return { state: 'cancelled', error: { status: 409, code: 'conflict', detail } };
 }
 

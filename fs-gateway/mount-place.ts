@@ -3,6 +3,7 @@ import { realpathSync } from 'node:fs';
 import { basename, dirname, join, resolve, sep } from 'node:path';
 import { PenstockError } from '../lib/errors.ts';
 import { pathOfUrl } from '../lib/urls.ts';
+import { resolveMountpoint } from './fuse/mount.ts';
 
 export interface MountParts {
   readonly cacheDir: string;
@@ -12,10 +13,11 @@ export interface MountParts {
 
 /**
  * A mount hides what lay at its mount point. Where that is its own cache, its store, its metadata or its program, the first request waits for the
- * mount that has to answer it: neither the mount nor whoever looks at it ever ends. Throws `config`.
+ * mount that has to answer it: neither the mount nor whoever looks at it ever ends. Throws `config`, and `not-found` without a mount point.
  */
 export function refuseOwnParts(mountpoint: string, parts: MountParts): void {
-  const place = realPath(mountpoint);
+  // Not by looking at it: a mount that is there may not answer.
+  const place = resolveMountpoint(mountpoint);
   const files: readonly (readonly [what: string, path: string | undefined])[] = [
     ['the cache directory (--cache-dir)', parts.cacheDir],
     ['the metadata', localPath(parts.metaUrl)],
@@ -41,7 +43,7 @@ function realPath(path: string): string {
   try {
     return realpathSync(absolute);
   } catch {
-    // It does not exist, or a mount there does not answer.
+    // It does not exist.
     return absolute === dirname(absolute) ? absolute : join(realPath(dirname(absolute)), basename(absolute));
   }
 }

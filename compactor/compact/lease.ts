@@ -117,7 +117,8 @@ function holderOf(lake: LakeContext, stored: Stored | null): string | null {
   // A record that nobody understands protects nobody.
   if (!parsed.success) return null;
   const leftMs = parsed.data.untilMs - lake.clock.nowMs();
-  if (leftMs <= 0 || leftMs > LEASE_MS + CLOCK_SKEW_MS_MAX) return null;
+  // Both clocks may be as far from the engine's, one before and one behind it.
+  if (leftMs <= 0 || leftMs > LEASE_MS + 2 * CLOCK_SKEW_MS_MAX) return null;
   const { host, pid, untilMs } = parsed.data;
   if (isGone(parsed.data)) return null;
   return `process ${pid} on ${host} until ${new Date(untilMs).toISOString()}`;

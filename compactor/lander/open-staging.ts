@@ -1,13 +1,13 @@
 /** An empty staging area for the table of a dataset as it is now. */
 import type { DatasetConfig } from '../../lib/config/pipeline.ts';
 import type { DuckDb } from '../../lib/sql/duckdb.ts';
-import { type LakeContext, loadTable } from '../../lib/table/table.ts';
+import { type LakeContext, loadTable, type TableState } from '../../lib/table/table.ts';
 import { engineTimeMs } from '../../lib/meta/engine-time.ts';
 import { ADDED_COLUMNS } from './field-names.ts';
 import { maxFieldId } from '../../lib/table/schema.ts';
 import type { ValueDecoder } from '../values/value-decoder.ts';
 import { Staging } from './staging.ts';
-import { Timely } from './timely.ts';
+import { Timely, type Now } from './timely.ts';
 import { fieldsFor, toIceberg } from './table-fields.ts';
 
 export interface OpenStaging {
@@ -30,7 +30,7 @@ export async function openStaging(
   const staging = await Staging.open({
     db,
     dataset: dataset.name,
-    timely: new Timely(dataset, await latestTimeMs(lake)),
+    timely: new Timely(dataset, await now(lake, table)),
     eventTime: dataset.eventTime,
     infer: dataset.schema === 'infer',
     fields,
@@ -39,7 +39,15 @@ export async function openStaging(
   return { staging, nextFieldId: () => ++lastFieldId };
 }
 
-/** By a clock that is years behind every reading would be one of the future. */
-async function latestTimeMs(lake: LakeContext): Promise<number> {
-  return Math.max(lake.clock.nowMs(), (await engineTimeMs(lake.engine)) || 0);
+/**
+ * By a clock that is years behind every reading would be one of the future, by one that is ahead one of the past. On a machine by itself lander and engine go by one clock; that it
+ * is behind is told by the table, which was changed before.
+ */
+async function now(lake: LakeContext, table: TableState | null): Promise<Now> {
+  const ownMs = lake.clock.nowMs();
+  const engineMs = (await engineTimeMs(lake.engine)) || ownMs;
+  return {
+    earliestMs: Math.min(ownMs, engineMs),
+    latestMs: Math.max(ownMs, engineMs, table?.metadata['last-updated-ms'] ?? 0),
+  };
 }

@@ -102,11 +102,12 @@ export function volumeOperationRoutes(app: App): void {
       schema: {
         operationId: 'operations.cancel',
         tags: ['volumes'],
-        summary: 'End it before it is done: at its next step, or at once where it waits',
+        summary: 'End what one has begun, or as an administrator what others have, before it is done',
         params: operationParams,
         response: { 200: volumeOperationSchema },
       },
     },
-    async ({ scope, params, principal }) => scope.volume(params.volume).cancel(params.operation, principal?.name ?? ''),
+    async ({ scope, params, principal }) =>
+      scope.volume(params.volume).cancel(params.operation, principal?.name ?? '', principal?.role === 'admin'),
   );
 }

@@ -12,9 +12,13 @@ export async function engineTimeMs(engine: Pick<MetaEngine, 'sessions' | 'sessio
   return own?.renewedMs ?? NaN;
 }
 
-/** A clock that tells the engine's time, where this machine's is off: what others will count ages from. */
+/**
+ * A clock that tells the engine's time, where this machine's is off: what others will count ages from. It goes on by the time that passes, so that one
+ * that is set right meanwhile does not carry it along.
+ */
 export async function onEngineTime(engine: Pick<MetaEngine, 'sessions' | 'sessionId'>, clock: Clock): Promise<Clock> {
-  const aheadMs = clock.nowMs() - (await engineTimeMs(engine));
-  if (!(Math.abs(aheadMs) > CLOCK_SKEW_MS_MAX)) return clock;
-  return { nowMs: () => clock.nowMs() - aheadMs, monotonicMs: () => clock.monotonicMs() };
+  const engineMs = await engineTimeMs(engine);
+  const startMs = clock.monotonicMs();
+  if (!(Math.abs(clock.nowMs() - engineMs) > CLOCK_SKEW_MS_MAX)) return clock;
+  return { nowMs: () => Math.floor(engineMs + clock.monotonicMs() - startMs), monotonicMs: () => clock.monotonicMs() };
 }

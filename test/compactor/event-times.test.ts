@@ -2,6 +2,7 @@
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { GroupLease } from '../../compactor/compact/lease.ts';
+import { Timely } from '../../compactor/lander/timely.ts';
 import { runReplay } from '../../compactor/quarantine/replay.ts';
 import { openableNames } from '../../lib/volume/listed-hours.ts';
 import type { TestRecord } from '../support/log-batches.ts';
@@ -110,4 +111,16 @@ test('what a compactor replaces whose clock is days behind stays openable for th
   expect(problems).toEqual([expect.stringContaining('the clock of this machine')]);
   await compactAll(pipeline);
   expect(await openable()).toBe(3);
+});
+
+test('one clock that is off, years ahead or behind, refuses no reading of today', () => {
+  const today = Date.UTC(2026, 10, 28);
+  const years = 10 * 365 * DAY_MS;
+  for (const now of [
+    { earliestMs: today, latestMs: today + years },
+    { earliestMs: today - years, latestMs: today },
+  ]) {
+    const timely = new Timely({ maxFuture: 30 * DAY_MS, maxPast: 90 * DAY_MS }, now);
+    expect(timely.refusal(today * 1000, undefined)).toBeUndefined();
+  }
 });

@@ -13,6 +13,12 @@ test('ages are counted by the time of the engine where the clock of this machine
     const clock = await onEngineTime(engine, later(days * 86_400_000));
     expect(Math.abs(clock.nowMs() - Date.now())).toBeLessThan(CLOCK_SKEW_MS_MAX);
   }
+  // Set right while it is used, as by NTP.
+  let aheadMs = 10 * 365 * 86_400_000;
+  const set = await onEngineTime(engine, { ...systemClock, nowMs: () => Date.now() + aheadMs });
+  aheadMs = 0;
+  expect(Math.abs(set.nowMs() - Date.now())).toBeLessThan(CLOCK_SKEW_MS_MAX);
+  expect(Number.isInteger(set.nowMs())).toBe(true);
   // One that is right stays: the engine's is some seconds late.
   expect(await onEngineTime(engine, systemClock)).toBe(systemClock);
 });

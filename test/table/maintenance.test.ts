@@ -90,6 +90,9 @@ describe('expiry', () => {
   it('by a clock that is years behind changes no time and removes nothing', async () => {
     const lake = await lakeWithHistory();
     const before = await times(lake);
+    // On a machine by itself the store goes by the same clock.
+    const newest = (await mustLoad(lake)).metadata.snapshots.at(-1)?.['manifest-list'] ?? '';
+    await utimes(lake.store.localPath(lake.store.keyOf(newest) ?? '') ?? '', 0, 0);
     const behind = shifted(lake, -30 * 365 * 24 * HOUR_MS);
     expect(await expireSnapshots(behind, TABLE, { olderThanMs: behind.clock.nowMs(), keepLast: 1 })).toEqual([]);
     expect((await times(lake))['snapshots']).toEqual(before['snapshots']);

@@ -221,12 +221,9 @@ class DirStore implements ObjectStore {
     }
   }
 
-  /** Seconds with six digits, above every earlier one of this store. */
+  /** Seconds with six digits, above every earlier one of this store. By the clock as it is now: `performance.timeOrigin` is what it was when the process was started. */
   #nextStamp(): number {
-    this.#lastStampUs = Math.max(
-      this.#lastStampUs + 1,
-      Math.round((performance.timeOrigin + performance.now()) * 1000),
-    );
+    this.#lastStampUs = Math.max(this.#lastStampUs + 1, Date.now() * 1000 + Math.floor((performance.now() % 1) * 1000));
     return this.#lastStampUs / 1e6;
   }
 
