@@ -12,6 +12,7 @@ import type { VolumeTools } from '../../control/volume-tools.ts';
 import { cloneInVolume } from '../../fs-gateway/tools/main.ts';
 import { PenstockError } from '../../lib/errors.ts';
 import { parseConfig } from '../../lib/config/load.ts';
+import { openMeta } from '../../lib/registry.ts';
 import { pipelineSchema } from '../../lib/config/pipeline.ts';
 import { openTestVolume } from '../support/fs-volume.ts';
 import { HANG_MS } from '../support/hang.ts';
@@ -222,6 +223,39 @@ test('each change that may go on without its request takes a key, and says so in
       operationId,
     ).toContain('idempotency-key');
   }
+});
+
+test('what is cancelled when it is done already, and its tool has not closed yet, is done, and the server answers others meanwhile', async () => {
+  const place = placed();
+  const held = Promise.withResolvers<undefined>();
+  const real = tools(place);
+  const control = await served(place, {
+    ...real,
+    clone: async (...copy) => {
+      const report = await real.clone(...copy);
+      await held.promise;
+      return report;
+    },
+  });
+  const { open } = await formatted(place, control);
+  const { headers } = await ask(control, 'POST', '/clones?wait=0', { from: '/models', to: '/copy' }, 'k');
+  await expect.poll(() => namesIn(open, 1n), { timeout: HANG_MS }).toContain('copy');
+  const location = headers.get('location') ?? '';
+  const late = control.request('POST', `${location}/cancel`);
+  expect((await ask(control, 'GET', '/snapshots')).status).toBe(200);
+  held.resolve(undefined);
+  const answer = await late;
+  expect([answer.status, answer.text]).toEqual([409, expect.stringContaining('is over: done')]);
+
+  // A record of a version that knew no cancellation.
+  const engine = await openMeta(place.metaUrl, { kind: 'test' });
+  onTestFinished(() => engine.close());
+  const key = { bucket: '{lake}operations', field: location.slice(location.lastIndexOf('/') + 1) };
+  const [stored] = await engine.read([key]);
+  const { cancelBy, ...older } = JSON.parse(Buffer.from(stored?.value ?? '').toString()) as Record<string, unknown>;
+  expect(cancelBy).toBe(null);
+  await engine.commit({ write: [{ key, value: Buffer.from(JSON.stringify(older)) }] });
+  expect(await control.get(location)).toMatchObject({ state: 'done' });
 });
 
 /** A copy that goes on until its progress is refused. */
