@@ -41,6 +41,10 @@ export class ContainerLines implements Assembler {
     return Math.min(stdout.position, stderr.position);
   }
 
+  get beginnings(): readonly number[] {
+    return Object.values(this.#streams).flatMap((stream) => stream.beginnings);
+  }
+
   /** What is given out of the lines before `readTo` and behind `position`; null where that is nothing. */
   ahead(readTo: number): Ahead | null {
     const { to, held } = this.#before;
@@ -101,10 +105,15 @@ class StreamLines {
     return this.#joiner?.position ?? this.#partial?.start ?? null;
   }
 
+  get beginnings(): readonly number[] {
+    return [...(this.#joiner?.beginnings ?? []), ...(this.#partial === null ? [] : [this.#partial.start])];
+  }
+
   push(start: number, line: ContainerLine, nowMs: number): Line[] {
+    // What had no rest for so long does not get this one.
+    const complete = this.#partial === null ? [] : this.overdueAt(line.time);
     this.#last = { nowMs, time: line.time };
-    if (this.#partial === null && !line.isPartial) return this.#join(start, line, line.text);
-    const complete: Line[] = [];
+    if (this.#partial === null && !line.isPartial) return [...complete, ...this.#join(start, line, line.text)];
     const bytes = (this.#partial?.bytes ?? 0) + line.text.length;
     if (this.#partial !== null && bytes > this.#options.maxMessageBytes) complete.push(...this.#cut());
     this.#partial ??= { start, first: line, texts: [], bytes: 0 };

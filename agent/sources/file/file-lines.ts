@@ -111,7 +111,7 @@ export class FileLines {
       this.#take(made, text, from, to, start, isTooLong),
     );
     const delivered = this.#deliver(made);
-    this.#marks.keep(this.#offset);
+    this.#marks.keep(this.#splitter.position, this.#context.joiner?.beginnings);
     return delivered;
   }
 

@@ -7,6 +7,8 @@ export class Marks {
   /** What was read last: what is kept of it, and what came since. */
   #recent: readonly Buffer[] = [];
   #recentEnd: number;
+  /** Of offsets that lie before that: the text from there on, which has no bound, need not be kept. */
+  #tails: ReadonlyMap<number, FilePosition['tail']> = new Map();
 
   private constructor(offset: number) {
     this.#recentEnd = offset;
@@ -33,8 +35,9 @@ export class Marks {
     this.#recentEnd += chunk.length;
   }
 
-  /** Keeps a copy of what it takes to mark each offset from `offset` on. */
-  keep(offset: number): void {
+  /** Keeps a copy of what it takes to mark each offset from `offset` on, and the marks of `others`, which can be marked at present. */
+  keep(offset: number, others: readonly number[] = []): void {
+    this.#tails = new Map(others.map((other) => [other, this.tail(other)]));
     this.#recent = [lastOf(this.#recent, Math.max(0, this.#recentEnd - offset) + MARK_BYTES)];
   }
 
@@ -43,8 +46,10 @@ export class Marks {
     return markOf(this.#head.subarray(0, offset));
   }
 
-  /** `offset` must lie at or behind what was kept. */
+  /** `offset` must be one of the others that were kept, or lie at or behind what was. */
   tail(offset: number): FilePosition['tail'] {
+    const kept = this.#tails.get(offset);
+    if (kept !== undefined) return kept;
     const behind = this.#recentEnd - offset;
     const bytes = lastOf(this.#recent, behind + MARK_BYTES);
     return markOf(bytes.subarray(0, Math.max(0, bytes.length - behind)));

@@ -35,6 +35,8 @@ export type Ahead = Pick<NonNullable<FilePosition['ahead']>, 'to' | 'held'>;
 export interface Assembler {
   /** Where the first reading under way begins; null when there is none. */
   readonly position: number | null;
+  /** Where each reading under way begins: one of these is the next `position`, or it is behind what was taken. */
+  readonly beginnings: readonly number[];
   /** Takes the next line, and returns what is complete with it. */
   push(line: Line, nowMs: number): Line[];
   /** What is under way, where nothing came for too long. */
@@ -66,6 +68,10 @@ export class LineJoiner implements Assembler {
 
   get position(): number | null {
     return this.#held[0]?.start ?? null;
+  }
+
+  get beginnings(): readonly number[] {
+    return this.#held.slice(0, 1).map(({ start }) => start);
   }
 
   push(line: Line, nowMs: number): Line[] {

@@ -1,14 +1,13 @@
 import { spawnSync } from 'node:child_process';
 import { readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { setFlagsFromString } from 'node:v8';
-import { runInNewContext } from 'node:vm';
 import fc from 'fast-check';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import type { NewReading } from '../../../agent/spool/frame.ts';
 import { openSpool, type Spool } from '../../../agent/spool/spool.ts';
 import type { Receipt } from '../../../agent/spool/spool-state.ts';
 import { isCode } from '../../../lib/errors.ts';
+import { heldBytes } from '../../support/held-memory.ts';
 import { tempDir } from '../../support/temp.ts';
 import { contentOf, readAll, readingOf, spoolIn } from './support.ts';
 import { HANG_MS } from '../../support/hang.ts';
@@ -379,13 +378,6 @@ test('memory stays flat while a backlog far larger than the windows is read', as
   const batch: NewReading[] = Array.from({ length: 1000 }, (_, index) => readingOf(String(index).padEnd(1000, '.')));
   for (let index = 0; index < 120; index += 1) await spool.append(batch);
   expect(segmentsIn(dir).reduce((sum, name) => sum + statSync(join(dir, name)).size, 0)).toBeGreaterThan(120e6);
-  setFlagsFromString('--expose-gc');
-  const collect = runInNewContext('gc') as () => void; // V8's own
-  /** Without what only waits for the collector. */
-  const heldBytes = (): number => {
-    collect();
-    return process.memoryUsage().arrayBuffers;
-  };
   const before = heldBytes();
   let peak = 0;
   let after = 0n;

@@ -6,6 +6,7 @@ import { fileSource } from '../../../../agent/sources/file/file-source.ts';
 import type { Spool } from '../../../../agent/spool/spool.ts';
 import { systemClock, type Clock } from '../../../../lib/clock.ts';
 import { AgentProcess } from '../../../support/agent-process.ts';
+import { heldBytes } from '../../../support/held-memory.ts';
 import { tempDir } from '../../../support/temp.ts';
 import { valuesIn } from '../../log-values.ts';
 import { contentOf, readAll, spoolIn } from '../../spool/support.ts';
@@ -210,6 +211,43 @@ test('what has no end is given out when the log or the clock says that none come
     .toBe(5n);
   expect((await messages()).at(-1)).toBe('by the clock');
   expect(output.counters.events).toEqual({ partial_cut: 3 });
+});
+
+test('a beginning without an end does not keep in memory what the other stream goes on to say', async () => {
+  const dir = tempDir();
+  const { file, glob } = podLog(dir);
+  const { clock, pass } = standingClock();
+  const spool = await spoolIn(join(dir, 'spool'));
+  const config = fileConfig(glob, { format: 'cri' });
+  const before = heldBytes();
+  const running = runSource(await fileSource(config, '/'), spool, dir, clock);
+  const said = `${timeAt(1)} stderr F ${'x'.repeat(16_000)}\n`.repeat(500);
+  appendFileSync(file, `${timeAt(1)} stdout P begun\n`);
+  for (let part = 1; part <= 5; part += 1) {
+    appendFileSync(file, said);
+    await expect.poll(() => spool.lastSeq('t')).toBe(BigInt(part * 500));
+  }
+  // What was read since the beginning is 40 MB.
+  expect(heldBytes() - before).toBeLessThan(20e6);
+  pass(30_000);
+  await expect.poll(() => spool.lastSeq('t')).toBe(2501n);
+  await running.stop();
+  appendFileSync(file, `${timeAt(2)} stdout F later\n`);
+  runSource(await fileSource(config, '/'), spool, dir, clock);
+  await expect.poll(() => spool.lastSeq('t')).toBe(2502n);
+  expect((await messagesIn(spool)).slice(-2).map(({ message }) => message)).toEqual(['begun', 'later']);
+});
+
+test('a beginning whose runtime was killed is not put together with what its stream says later', async () => {
+  const dir = tempDir();
+  const { file, glob } = podLog(dir);
+  appendFileSync(file, `${timeAt(1)} stdout P begun\n${timeAt(3601)} stdout P hel\n${timeAt(3602)} stdout F lo\n`);
+  const spool = await spoolIn(join(dir, 'spool'));
+  const { clock } = standingClock();
+  const { output } = runSource(await fileSource(fileConfig(glob, { format: 'cri' }), '/'), spool, dir, clock);
+  await expect.poll(() => spool.lastSeq('t')).toBeGreaterThan(0n);
+  expect((await messagesIn(spool)).map(({ message }) => message)).toEqual(['begun', 'hello']);
+  expect(output.counters.events).toEqual({ partial_cut: 1 });
 });
 
 test('what one stream gave out while the other one had a beginning is not said of other content in the place of it', async () => {
