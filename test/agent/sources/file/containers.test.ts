@@ -146,7 +146,7 @@ test('under kill -9, again and again, and rotation, each message of both streams
     `agent: { id: a, dataDir: ./data }
 log: file:./log
 uplink: { order: oldestFirst }
-sources: [{ type: file, path: ./containers/*.log, format: cri, sensor: pod, to: machine, poll: 10ms, multiline: { start: '^\\[', timeout: 1s } }]
+sources: [{ type: file, path: ./containers/*.log, format: cri, sensor: pod, to: machine, poll: 10ms, multiline: { start: '^\\[', timeout: 10m } }]
 `,
   );
   const writer = new Writer();
@@ -171,7 +171,9 @@ sources: [{ type: file, path: ./containers/*.log, format: cri, sensor: pod, to: 
       writeFileSync(file, '');
     }
   }
-  appendFileSync(file, writer.end());
+  // The last message of each stream ends where another one begins, at no time that a slow machine could miss.
+  const others = ['stdout', 'stderr'].map((stream) => `${timeAt(60)} ${stream} F [another]\n`);
+  appendFileSync(file, [writer.end(), ...others].join(''));
   agent.start();
   await expect.poll(accepted).toBe(written());
   expect(await agent.end('SIGTERM')).toBe(0);
