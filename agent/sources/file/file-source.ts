@@ -36,6 +36,7 @@ import {
   BEGINNING,
   bornOf,
   bytesAt,
+  folderOf,
   isSameFile,
   movedTo,
   openFile,
@@ -146,14 +147,18 @@ class FileFollower {
         // What was left of it comes before what took its place.
         await this.#lost.find();
         let isBusy = false;
+        const waitedFor = new Set<string>();
         // What was rotated away comes before what took its place.
         for (const file of rotatedFirst([...this.#files.values()])) {
           if (this.#isOver()) break;
+          const { path } = file.lines.place;
+          const folder = folderOf(file.lines.place);
+          if (waitedFor.has(path) || waitedFor.has(folder)) continue;
           let hasMore = await this.#readOn(file);
           while (hasMore && !this.#isOver() && file.rotatedSinceMs !== undefined) hasMore = await this.#readOn(file);
           isBusy ||= hasMore;
-          // Its last reading waits for its timeout.
-          if (file.rotatedSinceMs !== undefined && file.lines.isHolding) break;
+          // Its last reading waits for its timeout. What took its place has its path, or is in its folder if the file is a copy or was renamed.
+          if (file.rotatedSinceMs !== undefined && file.lines.isHolding) waitedFor.add(path).add(folder);
         }
         const [problem = null] = [this.#folderProblems, this.#problems].flatMap((problems) => [
           ...problems.values().take(1),

@@ -269,6 +269,35 @@ test('what one stream gave out while the other one had a beginning is not said o
   }
 });
 
+test('the last message of a rotated file waits for its timeout, and only what took its place for that', async () => {
+  const dir = tempDir();
+  const { file, glob } = podLog(dir, 'web');
+  const other = podLog(dir, 'other');
+  const { clock, pass } = standingClock();
+  const spool = await spoolIn(join(dir, 'spool'));
+  const config = fileConfig(glob, { format: 'cri', multiline: { start: String.raw`^\[`, timeout: '1h' } });
+  const linesOf = (...numbers: number[]): string => numbers.map((n) => `${timeAt(n)} stdout F [${n}]\n`).join('');
+  appendFileSync(file, linesOf(1, 2));
+  const before = runSource(await fileSource(config, '/'), spool, dir, clock);
+  await expect.poll(() => spool.lastSeq('t')).toBe(1n);
+  await before.stop();
+  renameSync(file, `${file}.20261128-101112`);
+  writeFileSync(file, linesOf(3, 4));
+  appendFileSync(other.file, linesOf(5, 6));
+  runSource(await fileSource(config, '/'), spool, dir, clock);
+  await expect.poll(() => spool.lastSeq('t')).toBe(2n);
+  const messages = async (): Promise<string[]> => (await messagesIn(spool)).map(({ message }) => message);
+  expect(await messages()).toEqual(['[1]', '[5]']);
+  await expect
+    .poll(() => {
+      pass(3_600_000);
+      return spool.lastSeq('t');
+    })
+    .toBe(6n);
+  const ofWeb = (await messages()).filter((message) => !['[5]', '[6]'].includes(message));
+  expect(ofWeb).toEqual(['[1]', '[2]', '[3]', '[4]']);
+});
+
 test('files that are excluded are left alone, also those that were followed before', async () => {
   const dir = tempDir();
   const kept = podLog(dir, 'web');
