@@ -7,11 +7,12 @@
  * message is complete depends on lines and on the times that stand in them, and on the clock only where nothing comes any more.
  * Limits: `maxMessageBytes` of a message: what follows is another one, and counted.
  */
-import { parseContainerLine, type ContainerFormat, type ContainerLine, type Stream } from './container-log.ts';
+import { parseContainerLine, withoutHalves, type ContainerFormat, type ContainerLine, type Stream } from './container-log.ts';
 import type { Ahead, Assembler, Line, LineJoiner } from './line-joiner.ts';
 
 /** A runtime writes the rest of a line at once where it has it. What waits longer has no rest: the runtime was killed. */
 const PARTIAL_TIMEOUT_MS = 30_000;
+const CR = Buffer.from('\r');
 
 interface ContainerLinesOptions {
   readonly format: ContainerFormat;
@@ -69,7 +70,10 @@ export class ContainerLines implements Assembler {
     if (line.start < to && !(line.start >= (held[parsed.stream] ?? Infinity))) return [];
     const { stdout, stderr } = this.#streams;
     const [own, other] = parsed.stream === 'stdout' ? [stdout, stderr] : [stderr, stdout];
-    return [...other.overdueAt(parsed.time), ...own.push(line.start, parsed, nowMs)];
+    // Of a piece it is no line end, but where the runtime cut.
+    const isCrOfText = line.hasCr === true && parsed.isPartial && this.#options.format === 'cri';
+    const whole = isCrOfText ? { ...parsed, text: Buffer.concat([parsed.text, CR]) } : parsed;
+    return [...other.overdueAt(parsed.time), ...own.push(line.start, whole, nowMs)];
   }
 
   overdue(nowMs: number): Line[] {
@@ -92,6 +96,8 @@ class StreamLines {
   readonly #options: ContainerLinesOptions;
   readonly #joiner: LineJoiner | undefined;
   #partial: Partial | null = null;
+  /** The next message may be the rest of one that was cut: here, or before the place that is read from. */
+  #isRest = true;
   /** Of its last line: by the clock here, and as it stands there. */
   #last = { nowMs: 0, time: '' };
 
@@ -113,13 +119,13 @@ class StreamLines {
     // What had no rest for so long does not get this one.
     const complete = this.#partial === null ? [] : this.overdueAt(line.time);
     this.#last = { nowMs, time: line.time };
-    if (this.#partial === null && !line.isPartial) return [...complete, ...this.#join(start, line, line.text)];
+    if (this.#partial === null && !line.isPartial) return [...complete, ...this.#join(start, line, line.text, false)];
     const bytes = (this.#partial?.bytes ?? 0) + line.text.length;
     if (this.#partial !== null && bytes > this.#options.maxMessageBytes) complete.push(...this.#cut());
     this.#partial ??= { start, first: line, texts: [], bytes: 0 };
     this.#partial.texts.push(line.text);
     this.#partial.bytes += line.text.length;
-    if (!line.isPartial) complete.push(...this.#whole());
+    if (!line.isPartial) complete.push(...this.#whole(false));
     return complete;
   }
 
@@ -145,16 +151,18 @@ class StreamLines {
 
   #cut(): Line[] {
     this.#options.onCut();
-    return this.#whole();
+    return this.#whole(true);
   }
 
-  #whole(): Line[] {
+  #whole(isCut: boolean): Line[] {
     const partial = this.#partial;
     this.#partial = null;
-    return partial === null ? [] : this.#join(partial.start, partial.first, Buffer.concat(partial.texts));
+    return partial === null ? [] : this.#join(partial.start, partial.first, Buffer.concat(partial.texts), isCut);
   }
 
-  #join(start: number, origin: ContainerLine, bytes: Buffer): Line[] {
+  #join(start: number, origin: ContainerLine, text: Buffer, isCut: boolean): Line[] {
+    const bytes = withoutHalves(text, this.#isRest, isCut);
+    this.#isRest = isCut;
     const line: Line = { bytes, start, isTooLong: false, origin };
     return this.#joiner?.push(line, this.#last.nowMs) ?? [line];
   }

@@ -38,6 +38,9 @@ const SPACE = 0x20;
 const PARTIAL = 0x50;
 const FULL = 0x46;
 const TAG_END = 0x3a;
+/** Of a character in UTF-8. */
+const CONTINUATIONS_MAX = 3;
+const NOTHING = Buffer.alloc(0);
 const TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)$/;
 const NAME_OF_LINK =
   /\/(?<pod>[^/_]+)_(?<namespace>[^/_]+)_(?<container>[^/]+)-(?<containerId>[0-9a-f]{12,64})\.log[^/]*$/;
@@ -64,7 +67,7 @@ function parseCri(bytes: Buffer): ContainerLine | RejectedInput {
   return {
     time,
     stream,
-    text: tagsEnd < 0 ? Buffer.alloc(0) : bytes.subarray(tagsEnd + 1),
+    text: tagsEnd < 0 ? NOTHING : bytes.subarray(tagsEnd + 1),
     isPartial: tag === PARTIAL,
   };
 }
@@ -84,6 +87,27 @@ function parseDocker(bytes: Buffer): ContainerLine | RejectedInput {
   if (typeof log !== 'string' || !isStream(stream) || typeof time !== 'string' || !TIME.test(time)) return { reason };
   const text = log.replace(/\r?\n$/, '');
   return { time, stream, text: Buffer.from(text), isPartial: !log.endsWith('\n') };
+}
+
+/**
+ * Runtimes cut a message at any byte. Where it became two, each has U+FFFD for its part of a character: in `isRest` at the beginning, in `isCut` at
+ * the end. What is no UTF-8 elsewhere stays.
+ */
+export function withoutHalves(bytes: Buffer, isRest: boolean, isCut: boolean): Buffer {
+  if ((!isRest && !isCut) || isUtf8(bytes)) return bytes;
+  let from = 0;
+  while (isRest && from < CONTINUATIONS_MAX && isContinuation(bytes[from])) from += 1;
+  let to = bytes.length;
+  while (isCut && to > from && bytes.length - to < CONTINUATIONS_MAX && isContinuation(bytes[to - 1])) to -= 1;
+  const first = bytes[to - 1] ?? 0;
+  const expected = first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : first >= 0xc0 ? 2 : 1;
+  to = isCut && to > from && expected > bytes.length - to + 1 ? to - 1 : bytes.length;
+  const half = Buffer.from('\ufffd');
+  return Buffer.concat([from > 0 ? half : NOTHING, bytes.subarray(from, to), to < bytes.length ? half : NOTHING]);
+}
+
+function isContinuation(byte: number | undefined): boolean {
+  return byte !== undefined && (byte & 0xc0) === 0x80;
 }
 
 function isStream(text: unknown): text is Stream {

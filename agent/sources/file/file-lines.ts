@@ -28,6 +28,7 @@ import { movedTo, type FilePlace, type FilePosition } from './tailed-file.ts';
 
 /** What the frames have beside the lines: 24 bytes and a sensor's id each. */
 const PACKED_BYTES_PER_BYTE = 1.25;
+const CR = 13;
 const BOM = Buffer.from([0xef, 0xbb, 0xbf]);
 /** Also `app.csv.1`, `app.csv-20260131` and these with `.gz`. */
 const CSV_NAME = /\.csv(?:[.-]\d+)*(?:\.gz)?$/i;
@@ -192,7 +193,7 @@ export class FileLines {
         return;
       }
     }
-    const line = { bytes: Buffer.from(text.subarray(from, to)), start, isTooLong };
+    const line = { bytes: Buffer.from(text.subarray(from, to)), start, isTooLong, hasCr: text[to] === CR };
     for (const each of joiner?.push(line, output.clock.monotonicMs()) ?? [line]) this.#put(made, each);
   }
 

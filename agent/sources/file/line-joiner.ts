@@ -23,6 +23,8 @@ export interface Line {
   /** Where it begins in the file. */
   readonly start: number;
   readonly isTooLong: boolean;
+  /** A CR stands before its line end. */
+  readonly hasCr?: boolean;
   /** Of a message of a container. */
   readonly origin?: Origin;
   /** Why it is none. */

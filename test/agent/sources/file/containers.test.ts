@@ -215,6 +215,42 @@ test('what has no end is given out when the log or the clock says that none come
   expect(output.counters.events).toEqual({ partial_cut: 3 });
 });
 
+test('a character that a cut divides does not send the two parts to the quarantine, and a CR within a message stays', async () => {
+  const dir = tempDir();
+  const { file, glob } = podLog(dir);
+  const euro = Buffer.from('€');
+  const pieces: [second: number, tag: string, text: (string | Buffer)[]][] = [
+    // Of a message that began in the file before this one.
+    [0, 'F', [euro.subarray(2), 'rotated']],
+    [1, 'P', ['x'.repeat(60), euro.subarray(0, 1)]],
+    [1, 'P', [euro.subarray(1), 'y'.repeat(60), euro.subarray(0, 2)]],
+    [40, 'P', [euro.subarray(2), 'late ', euro.subarray(0, 2)]],
+    [40, 'P', [euro.subarray(2), 'a\r']],
+    [40, 'F', ['b\r']],
+    // Nothing is cut here.
+    [41, 'F', [euro.subarray(2), '1']],
+    [41, 'F', ['2', euro.subarray(0, 2)]],
+  ];
+  const parts = pieces.flatMap(([second, tag, text]) => [`${timeAt(second)} stdout ${tag} `, ...text, '\n']);
+  appendFileSync(file, Buffer.concat(parts.map((part) => Buffer.from(part))));
+  const spool = await spoolIn(join(dir, 'spool'));
+  const config = fileConfig(glob, { format: 'cri', maxMessageBytes: '100B' });
+  const { output } = runSource(await fileSource(config, '/'), spool, dir, standingClock().clock);
+  await expect.poll(() => spool.lastSeq('t')).toBe(4n);
+  expect((await messagesIn(spool)).map(({ message }) => message)).toEqual([
+    '\ufffdrotated',
+    `${'x'.repeat(60)}\ufffd`,
+    `\ufffd${'y'.repeat(60)}\ufffd`,
+    '\ufffdlate €a\rb',
+  ]);
+  expect(quarantinedIn(dir).map(({ base64 }) => base64)).toEqual(
+    [[euro.subarray(2), '1'], ['2', euro.subarray(0, 2)]].map((text) =>
+      Buffer.concat(text.map((part) => Buffer.from(part))).toString('base64'),
+    ),
+  );
+  expect(output.counters.events).toEqual({ partial_cut: 2 });
+});
+
 test('a beginning without an end does not keep in memory what the other stream goes on to say', async () => {
   const dir = tempDir();
   const { file, glob } = podLog(dir);
