@@ -11,6 +11,7 @@ import { FollowedFile, type OpenFile } from './followed-file.ts';
 import {
   bytesAt,
   fits,
+  knownBy,
   MARK_BYTES,
   markOf,
   openFile,
@@ -70,7 +71,7 @@ async function isCopy(
   const end = size < MARK_BYTES ? null : (await Marks.at(handle, size)).end(size);
   let isPart = false;
   for (const file of openFiles) {
-    const { position } = file.lines;
+    const position = knownBy(file.lines.position);
     if (position.tail.bytes > 0 && (await fits(handle, position))) return true;
     isPart ||= end !== null && size < position.offset && file instanceof FollowedFile && (await file.holds(end));
   }

@@ -7,7 +7,13 @@
  * message is complete depends on lines and on the times that stand in them, and on the clock only where nothing comes any more.
  * Limits: `maxMessageBytes` of a message: what follows is another one, and counted.
  */
-import { parseContainerLine, withoutHalves, type ContainerFormat, type ContainerLine, type Stream } from './container-log.ts';
+import {
+  parseContainerLine,
+  withoutHalves,
+  type ContainerFormat,
+  type ContainerLine,
+  type Stream,
+} from './container-log.ts';
 import type { Ahead, Assembler, Line, LineJoiner } from './line-joiner.ts';
 
 /** A runtime writes the rest of a line at once where it has it. What waits longer has no rest: the runtime was killed. */

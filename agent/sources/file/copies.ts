@@ -13,6 +13,7 @@ import {
   bytesAt,
   fits,
   isSameFile,
+  knownBy,
   markOf,
   MARK_BYTES,
   openFile,
@@ -112,9 +113,9 @@ class Sought {
   readonly #headLengths = new Set<number>();
 
   constructor(lost: readonly Lost[]) {
-    for (const one of lost.toSorted((a, b) => b.position.offset - a.position.offset)) {
+    for (const one of lost.toSorted(byFurthest)) {
       // A position without marks says nothing about a content, and what was compressed and read to its end is not copied.
-      const { head, tail, ended } = one.position;
+      const { head, tail, ended } = knownBy(one.position);
       if (tail.bytes === 0 || ended !== undefined) continue;
       this.#headLengths.add(head.bytes);
       const same = this.#byHead.get(keyOf(head));
@@ -128,7 +129,7 @@ class Sought {
   }
 
   remove(one: Lost): void {
-    const key = keyOf(one.position.head);
+    const key = keyOf(knownBy(one.position).head);
     const others = this.#byHead.get(key)?.filter((other) => other !== one) ?? [];
     if (others.length === 0) this.#byHead.delete(key);
     else this.#byHead.set(key, others);
@@ -140,9 +141,9 @@ class Sought {
     for (const length of this.#headLengths) {
       if (length <= head.length) candidates.push(...(this.#byHead.get(keyOf(markOf(head.subarray(0, length)))) ?? []));
     }
-    for (const candidate of candidates.sort((a, b) => b.position.offset - a.position.offset)) {
+    for (const candidate of candidates.sort(byFurthest)) {
       const isOfInode = candidate.key.endsWith(inode);
-      if (await (isOfInode ? isSameFile : fits)(handle, candidate.position)) return candidate;
+      if (await (isOfInode ? isSameFile : fits)(handle, knownBy(candidate.position))) return candidate;
     }
     return undefined;
   }
@@ -153,6 +154,10 @@ class Sought {
     const { key } = await matchContent(handle, positions, signal);
     return signal.aborted ? undefined : (key ?? undefined);
   }
+}
+
+function byFurthest(a: Lost, b: Lost): number {
+  return knownBy(b.position).offset - knownBy(a.position).offset;
 }
 
 function keyOf({ bytes, crc }: FilePosition['head']): string {

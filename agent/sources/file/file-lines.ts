@@ -167,9 +167,10 @@ export class FileLines {
     const { position } = this.#splitter;
     const ahead = this.#context.joiner?.ahead?.(position) ?? null;
     if (ahead === null) return {};
-    // An earlier run had read further: its mark stands.
+    // An earlier run had read further: its marks stand.
     const before = ahead.to > position ? this.#position.ahead : undefined;
-    return { ahead: { ...ahead, tail: before?.tail ?? this.#marks.tail(ahead.to) } };
+    const { head, tail } = before ?? this.#marks.end(ahead.to);
+    return { ahead: { ...ahead, head, tail } };
   }
 
   #make(bytes: number): Made {

@@ -2,7 +2,7 @@
 import type { FileHandle } from 'node:fs/promises';
 import { FileLines, type LineContext } from './file-lines.ts';
 import { Marks } from './file-marks.ts';
-import { fits, type FilePosition, type FileStats, type MarkedOffset } from './tailed-file.ts';
+import { fits, knownBy, type FilePosition, type FileStats, type MarkedOffset } from './tailed-file.ts';
 
 /**
  * What is read at once is delivered at once: each delivery costs a write, a sync and a read by the uplink. With 256 KiB a line of 200 bytes costs
@@ -86,7 +86,7 @@ export class FollowedFile implements OpenFile {
       await lines.settled();
       return 'end';
     }
-    if (seen.size < lines.readPosition || !(await fits(this.#handle, lines.position))) {
+    if (seen.size < lines.readPosition || !(await fits(this.#handle, knownBy(lines.position)))) {
       // Its lines are whole, and may be nowhere else any more.
       await lines.flushLines();
       return 'changed';

@@ -8,7 +8,7 @@ import type { FileHandle } from 'node:fs/promises';
 import { createGunzip } from 'node:zlib';
 import { describeError, systemCode } from '../../../lib/errors.ts';
 import { Marks } from './file-marks.ts';
-import { bytesAt, MARK_BYTES, type FilePosition, type MarkedOffset } from './tailed-file.ts';
+import { bytesAt, knownBy, MARK_BYTES, type FilePosition, type MarkedOffset } from './tailed-file.ts';
 
 const PIECE_BYTES = [65_536, 1024, 1] as const;
 const OUTPUT_BYTES = 256 * 1024;
@@ -135,11 +135,14 @@ export async function matchContent<K>(
   signal: AbortSignal,
 ): Promise<Match<K>> {
   // A position without marks says nothing about a content.
-  let open = [...positions].filter(([, { tail }]) => tail.bytes > 0).sort(([, a], [, b]) => a.offset - b.offset);
+  let open = [...positions]
+    .map(([of, position]): [K, MarkedOffset] => [of, knownBy(position)])
+    .filter(([, { tail }]) => tail.bytes > 0)
+    .sort(([, a], [, b]) => a.offset - b.offset);
   let key: K | null = null;
   const marks = Marks.ofBeginning();
   let offset = 0;
-  const isSameBeginning = ([, { head, offset: end }]: readonly [K, FilePosition]): boolean =>
+  const isSameBeginning = ([, { head, offset: end }]: readonly [K, MarkedOffset]): boolean =>
     head.crc === marks.head(end).crc;
   if (open.length === 0) return { key, isShort: false };
   try {

@@ -11,7 +11,15 @@ import { FollowedFile, type OpenFile } from './followed-file.ts';
 import { contentEnd, endOf, matchContent, type ContentEnd, type Match } from './gzip-content.ts';
 import type { LostFiles } from './lost-files.ts';
 import type { StoredPositions } from './stored-positions.ts';
-import { BEGINNING, movedTo, placeOf, type FilePlace, type FilePosition, type FileStats } from './tailed-file.ts';
+import {
+  BEGINNING,
+  knownBy,
+  movedTo,
+  placeOf,
+  type FilePlace,
+  type FilePosition,
+  type FileStats,
+} from './tailed-file.ts';
 
 /** A compressor writes all the time; one that pauses longer only makes the file come in two parts. */
 const SETTLED_MS = 10_000;
@@ -112,7 +120,7 @@ export class MatchedArchives {
       if (file === undefined || this.#isOver()) return match;
       content ??= await contentEnd(handle);
       // What was read of it so far (a header, say) may be the beginning of many files. One that was truncated is about to be looked for.
-      if ((await file.holds(content.end)) || !(await file.holds(file.lines.position))) {
+      if ((await file.holds(content.end)) || !(await file.holds(knownBy(file.lines.position)))) {
         this.#originals.set(inode, { ...content, inode: file.inode });
         return match;
       }

@@ -10,7 +10,7 @@
 import type { FileHandle } from 'node:fs/promises';
 import type { SourceOutput } from '../source.ts';
 import { endOf } from './gzip-content.ts';
-import { isSameFile, parsePosition, type FilePosition, type FileStats } from './tailed-file.ts';
+import { isSameFile, knownBy, parsePosition, type FilePosition, type FileStats } from './tailed-file.ts';
 
 const REMEMBERED_MAX = 1000;
 const DELETED = 'deleted:';
@@ -94,7 +94,7 @@ export class StoredPositions {
     const number = inode.slice(inode.indexOf(':'));
     for (const [key, position] of this.#positions) {
       if (key.startsWith(DELETED) || isReplaced(key) || !key.endsWith(number) || position.path !== path) continue;
-      if (position.tail.bytes === 0 || !(await isSameFile(handle, position))) continue;
+      if (knownBy(position).tail.bytes === 0 || !(await isSameFile(handle, position))) continue;
       await this.store(inode, position, key);
       return position;
     }

@@ -34,12 +34,13 @@ const positionSchema = z.strictObject({
   /** The header of a CSV file. */
   columns: z.array(z.string()).nullable(),
   /**
-   * Of a container's log: lines between `offset` and `to` are delivered, but for those of the streams in `held`, from there on. `tail` is the mark
-   * of `to`: in other content the same lines are not delivered.
+   * Of a container's log: lines between `offset` and `to` are delivered, but for those of the streams in `held`, from there on. `head` and `tail` are
+   * the marks of `to`: in other content the same lines are not delivered.
    */
   ahead: z
     .strictObject({
       to: z.int().nonnegative(),
+      head: markSchema,
       tail: markSchema,
       held: z.strictObject({
         stdout: z.int().nonnegative().exactOptional(),
@@ -135,7 +136,7 @@ export async function openFile(path: string, inode: string): Promise<FileHandle 
 export async function isSameFile(handle: FileHandle, position: FilePosition): Promise<boolean> {
   const { born } = await bornOf(handle);
   const wasMadeSince = born !== undefined && position.born !== undefined && born !== position.born;
-  return !wasMadeSince && fits(handle, position);
+  return !wasMadeSince && fits(handle, knownBy(position));
 }
 
 /** When a file was made, for its position. */
@@ -157,6 +158,16 @@ function tellsBirth(): Promise<boolean> {
   return birthIsTold;
 }
 
+/** By what a position is known in a content: at the beginning of a file it has no marks of its own, but what was read behind it has. */
+export function knownBy(position: FilePosition): FilePosition {
+  const { ahead, tail } = position;
+  return ahead === undefined || tail.bytes > 0 ? position : { ...position, ...endOfAhead(ahead) };
+}
+
+function endOfAhead({ to, head, tail }: NonNullable<FilePosition['ahead']>): MarkedOffset {
+  return { offset: to, head, tail };
+}
+
 /** Whether `position` was taken in this content: it is long enough and both marks fit. */
 export async function fits(handle: FileHandle, { offset, head, tail }: MarkedOffset): Promise<boolean> {
   return (
@@ -169,9 +180,7 @@ export async function fits(handle: FileHandle, { offset, head, tail }: MarkedOff
 /** What is said of the lines behind the offset is left out where others stand there: the file was truncated while nobody looked. */
 export async function withAhead(handle: FileHandle, position: FilePosition): Promise<FilePosition> {
   const { ahead, ...others } = position;
-  return ahead === undefined || (await fits(handle, { ...position, offset: ahead.to, tail: ahead.tail }))
-    ? position
-    : others;
+  return ahead === undefined || (await fits(handle, endOfAhead(ahead))) ? position : others;
 }
 
 export function markOf(bytes: Buffer): FilePosition['head'] {

@@ -1,6 +1,16 @@
 /** Logs of containers: what the runtime cut is put together, by stream, once; and files that are left alone. */
-import { appendFileSync, mkdirSync, renameSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  appendFileSync,
+  copyFileSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { dirname, join } from 'node:path';
+import { gzipSync } from 'node:zlib';
 import { expect, test } from 'vitest';
 import { fileSource } from '../../../../agent/sources/file/file-source.ts';
 import type { Spool } from '../../../../agent/spool/spool.ts';
@@ -244,9 +254,10 @@ test('a character that a cut divides does not send the two parts to the quaranti
     '\ufffdlate €a\rb',
   ]);
   expect(quarantinedIn(dir).map(({ base64 }) => base64)).toEqual(
-    [[euro.subarray(2), '1'], ['2', euro.subarray(0, 2)]].map((text) =>
-      Buffer.concat(text.map((part) => Buffer.from(part))).toString('base64'),
-    ),
+    [
+      [euro.subarray(2), '1'],
+      ['2', euro.subarray(0, 2)],
+    ].map((text) => Buffer.concat(text.map((part) => Buffer.from(part))).toString('base64')),
   );
   expect(output.counters.events).toEqual({ partial_cut: 2 });
 });
@@ -304,6 +315,56 @@ test('what one stream gave out while the other one had a beginning is not said o
     appendFileSync(file, `${timeAt(2)} stderr F other 1\n${timeAt(2)} stderr F other 2\n`);
   }
 });
+
+/** Of a file whose first line is the beginning of a message that has no end yet, while the agent is down. */
+const MOVES: { what: string; move: (file: string, spool: Spool) => unknown }[] = [
+  {
+    what: 'is on a device that got another number',
+    move: async (_, spool) => {
+      const [key = ''] = spool.checkpointSources('file:');
+      const state = spool.checkpoint(key) ?? null;
+      const other = { source: key.replace(/\|\d+:/, '|987654:'), state };
+      await spool.append([], [{ source: key, state: null }, other]);
+    },
+  },
+  {
+    what: 'was copied and truncated',
+    move: (file) => {
+      copyFileSync(file, `${file}.1`);
+      truncateSync(file);
+    },
+  },
+  {
+    what: 'was compressed',
+    move: (file) => {
+      writeFileSync(`${file}.1.gz`, gzipSync(readFileSync(file)));
+      // Made before the other one is gone, whose inode it could get.
+      writeFileSync(`${file}.new`, '');
+      renameSync(`${file}.new`, file);
+    },
+  },
+];
+
+test.each(MOVES)(
+  'what was read behind a beginning at the head of a file is known again where the file $what',
+  async ({ move }) => {
+    const dir = tempDir();
+    const { file, glob } = podLog(dir);
+    const { clock } = standingClock();
+    const spool = await spoolIn(join(dir, 'spool'));
+    const config = fileConfig(glob, { format: 'cri' });
+    appendFileSync(file, `${timeAt(1)} stdout P begun\n${timeAt(1)} stderr F given out\n`);
+    const before = runSource(await fileSource(config, '/'), spool, dir, clock);
+    await expect.poll(() => spool.lastSeq('t')).toBe(1n);
+    await before.stop();
+    appendFileSync(file, `${timeAt(2)} stdout F , ended\n`);
+    await move(file, spool);
+    appendFileSync(file, `${timeAt(3)} stdout F last\n`);
+    runSource(await fileSource(config, '/'), spool, dir, clock);
+    await expect.poll(() => spool.lastSeq('t')).toBeGreaterThanOrEqual(3n);
+    expect((await messagesIn(spool)).map(({ message }) => message)).toEqual(['given out', 'begun, ended', 'last']);
+  },
+);
 
 test('the last message of a rotated file waits for its timeout, and only what took its place for that', async () => {
   const dir = tempDir();
