@@ -147,6 +147,8 @@ export class LiveFile extends StagedFile {
 
   /** Whether somebody has removed its backing file: then a power cut takes what is not committed. What is open of it goes on as the file. */
   isRemoved(): boolean {
+    // Its descriptor may be another file's by now.
+    if (this.#closed) return false;
     if (this.#bytes.look(this.#base)) this.#pending.again();
     return this.#options.whole.isRemoved(this.ino);
   }

@@ -4,7 +4,7 @@
  *
  * Invariants: it is on the disk before the commit is sent, and settled before the file is compared again: taken as the base, or forgotten.
  * Failure: the next worker asks the metadata for the id (meta/repeats.ts), and this one, when it reaches them again.
- * Limits: where a full disk had no room for it, or a flush in parts (vfs/page-commits.ts) was not finished, the commit is merged as another node's.
+ * Limits: where a full disk had no room for it, nothing took it of a removed file, or a flush in parts (vfs/page-commits.ts) was not finished, the commit is merged as another node's.
  */
 import type { LiveBytes } from './live-bytes.ts';
 import type { NextBase, WholeFiles } from './whole-files.ts';
@@ -35,9 +35,13 @@ export class PendingBase {
     this.#save(next);
   }
 
-  /** Somebody has removed it. */
+  /** Somebody has removed it. Where the disk does not take it again, there is none. */
   again(): void {
-    if (this.#next !== undefined) this.#save(this.#next);
+    try {
+      if (this.#next !== undefined) this.#save(this.#next);
+    } catch {
+      // The flush goes on: a commit is worth more than what the next worker knows of it.
+    }
   }
 
   #save(next: NextBase): void {

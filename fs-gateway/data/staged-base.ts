@@ -37,7 +37,7 @@ export interface Origin {
 
 export class Bases {
   readonly #notes: Pick<JournalNotes, 'append' | 'owe'>;
-  /** Of files that were live when the worker before this one ended. */
+  /** Of files that were live when the worker before this one ended, and are not there: not yet, or lost, and not closed (vfs/removed-files.ts). */
   readonly #recovered: Map<number, StagedBase>;
 
   constructor(recovered: Map<number, StagedBase>, notes: Pick<JournalNotes, 'append' | 'owe'>) {
@@ -51,17 +51,17 @@ export class Bases {
     this.#recovered.delete(file.ino);
   }
 
-  /** Of which none is there yet. */
+  /** Of files that are not there. */
   get unclaimed(): Iterable<number> {
     return this.#recovered.keys();
   }
 
-  /** All live files are there. */
-  resumed(): void {
-    this.#recovered.clear();
+  /** It is not live, or lost and closed. */
+  forget(ino: number): void {
+    if (this.#recovered.delete(ino)) this.#notes.owe(baseFrame(ino, undefined));
   }
 
-  /** What the journal has to say of files that are not there yet. */
+  /** What the journal has to say of files that are not there. */
   *frames(): Iterable<Frame> {
     for (const [ino, base] of this.#recovered) yield baseFrame(ino, base);
   }

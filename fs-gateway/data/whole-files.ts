@@ -19,6 +19,7 @@
  *   an earlier boot is removed, unless its bytes were promised: then it is what it was as of the kept record, which was synced behind the bytes, and newer.
  * Limits: at most `bytesMax` (local blocks, so holes are free); the least recently opened goes first.
  */
+import assert from 'node:assert/strict';
 import {
   existsSync,
   mkdirSync,
@@ -81,6 +82,8 @@ export class WholeFiles {
   readonly #nexts = new Map<number, { readonly id: bigint; readonly path: string }>();
   /** Where the bytes of live files can be opened that are not at their paths any more. */
   readonly #removed: Map<number, string>;
+  /** Those of them whose record the disk does not take. */
+  readonly #unsaved = new Set<number>();
   readonly #descriptors = new Descriptors();
   #bytes = 0;
   #keeps = 0;
@@ -280,16 +283,26 @@ export class WholeFiles {
    */
   lookFor(ino: number, fd: number, base: WholeRecord): boolean {
     if (!this.#removed.has(ino)) {
-      if (isAt(this.place(ino), fd)) return false;
-      this.#removed.set(ino, `/proc/self/fd/${fd}`);
+      // Of one that has ended, the descriptor may be another file's by now.
+      if (!this.#live.has(ino) || isAt(this.place(ino), fd)) return false;
       this.#options.holder?.hold(ino, fd);
-    } else if (existsSync(`${this.place(ino)}.base`)) return false;
-    try {
-      this.saveBase(ino, base);
-    } catch (error) {
-      this.#options.report(`the next worker will not know inode ${ino}: ${describeError(error)}`);
-    }
+      this.#removed.set(ino, `/proc/self/fd/${fd}`);
+    } else if (!this.#unsaved.has(ino) && existsSync(`${this.place(ino)}.base`)) return false;
+    this.#saving(ino, () => this.saveBase(ino, base));
     return true;
+  }
+
+  /** Where a removed file belongs there may be nothing that takes its record: that is no reason to commit nothing, is told once, and tried again at each look. */
+  #saving(ino: number, save: () => void): void {
+    try {
+      save();
+      this.#unsaved.delete(ino);
+    } catch (error) {
+      if (!this.#removed.has(ino)) throw error;
+      if (!this.#unsaved.has(ino))
+        this.#options.report(`the next worker will not know inode ${ino}: ${describeError(error)}`);
+      this.#unsaved.add(ino);
+    }
   }
 
   /** A complete file becomes a live one. Throws Node's errors. */
@@ -315,15 +328,15 @@ export class WholeFiles {
     this.#write(`${this.place(ino)}.base`, ino, { ...record, bootId: this.#options.bootId });
   }
 
-  /** Before that commit. A full disk does not keep what is written here from where there is room: then there is none. */
+  /** Before that commit. A full disk does not keep what is written here from where there is room, nor any a removed file: then there is none. */
   saveNext(ino: number, { id, record }: NextBase, backingFile: BigIntStats): void {
-    this.dropNext(ino);
     const path = this.#nextPath(ino, id, backingFile);
     try {
+      this.dropNext(ino);
       this.#write(path, ino, { ...record, bootId: this.#options.bootId });
       this.#nexts.set(ino, { id, path });
     } catch (error) {
-      if (!isCode(fromSystemError(error, path), 'full')) throw error;
+      if (!this.#removed.has(ino) && !isCode(fromSystemError(error, path), 'full')) throw error;
     }
   }
 
@@ -331,7 +344,9 @@ export class WholeFiles {
   takeNext(ino: number, record: WholeRecord): void {
     const next = this.#nexts.get(ino);
     this.#nexts.delete(ino);
-    if (next === undefined || !this.#take(next.path, `${this.place(ino)}.base`)) this.saveBase(ino, record);
+    this.#saving(ino, () => {
+      if (next === undefined || !this.#take(next.path, `${this.place(ino)}.base`)) this.saveBase(ino, record);
+    });
   }
 
   /** False: somebody has removed it. */
@@ -359,8 +374,8 @@ export class WholeFiles {
   dropNext(ino: number): void {
     const next = this.#nexts.get(ino);
     if (next === undefined) return;
-    rmSync(next.path, { force: true });
     this.#nexts.delete(ino);
+    rmSync(next.path, { force: true });
   }
 
   #nextPath(ino: number, id: bigint, { ino: file, birthtimeNs }: BigIntStats): string {
@@ -392,6 +407,7 @@ export class WholeFiles {
 
   /** Nobody writes a live file any more, its bytes are synced, and its base says what they are: it is complete again. */
   calm(ino: number, record: WholeRecord): void {
+    assert(!this.#removed.has(ino), `inode ${ino} was removed: nobody would find it`);
     this.dropNext(ino);
     this.saveBase(ino, record);
     // All of it is committed: a power cut from here on loses nothing with it.
@@ -403,6 +419,16 @@ export class WholeFiles {
 
   drop(ino: number): void {
     this.#live.delete(ino);
+    try {
+      this.#dropFiles(ino);
+    } finally {
+      // Its descriptor is another file's the next moment.
+      this.#unsaved.delete(ino);
+      if (this.#removed.delete(ino)) this.#options.holder?.letGo(ino);
+    }
+  }
+
+  #dropFiles(ino: number): void {
     const entry = this.#entries.get(ino);
     if (entry === undefined) return;
     this.#entries.delete(ino);
@@ -411,20 +437,27 @@ export class WholeFiles {
     // The bytes first: with one of its records they would be compared with an older content than the last.
     for (const suffix of ['', '.ok', '.base', '.kept']) rmSync(`${this.place(ino)}${suffix}`, { force: true });
     this.dropNext(ino);
-    if (this.#removed.delete(ino)) this.#options.holder?.letGo(ino);
   }
 
   /** `bytes` more fit into the cache and leave the disk its reserve. */
   hasRoom(bytes: number): boolean {
     const nowMs = performance.now();
     if (nowMs - this.#diskSeenMs > DISK_LOOK_MS) {
-      // Somebody may have removed it under the mount.
-      mkdirSync(this.#options.dir, { recursive: true, mode: 0o700 });
-      const disk = statfsSync(this.#options.dir);
-      this.#diskFree = disk.bavail * disk.bsize;
+      this.#diskFree = this.#lookAtDisk();
       this.#diskSeenMs = nowMs;
     }
     return this.#diskFree - bytes >= this.#options.freeBytesMin && this.makeRoom(bytes);
+  }
+
+  /** Free bytes: none where somebody has removed the folder, or its disk, and what is there takes no other. */
+  #lookAtDisk(): number {
+    try {
+      mkdirSync(this.#options.dir, { recursive: true, mode: 0o700 });
+      const { bavail, bsize } = statfsSync(this.#options.dir);
+      return bavail * bsize;
+    } catch {
+      return 0; // Who watches the cache directory reports it (staging-watch.ts).
+    }
   }
 
   /** Evicts until `bytes` more fit; false when what is in use does not leave the room. */

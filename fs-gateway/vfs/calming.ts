@@ -52,18 +52,19 @@ export class Calming {
     }
     const seen = context.view.cachedNode(ino);
     const isInMetadata = seen === undefined || (seen.inode.flags & INODE_INLINE) !== 0 || seen.inode.size === 0;
-    if (isInMetadata || file.isRemoved()) {
-      // The next reader has it in one request; or nobody would find it.
-      context.staging.release(file);
-      whole.drop(ino);
-      return;
-    }
-    const record = await file.sync();
+    const record = isInMetadata || file.isRemoved() ? undefined : await file.sync();
     if (!this.#isFinal(file)) {
       this.#later(ino, pauseMs);
       return;
     }
+    // Somebody may have removed it while it was synced.
+    const isRemoved = file.isRemoved();
     context.staging.release(file);
+    if (record === undefined || isRemoved) {
+      // The next reader has it in one request; or nobody would find it.
+      whole.drop(ino);
+      return;
+    }
     whole.calm(ino, record);
     const node = context.view.cachedNode(ino);
     // Another node changed it meanwhile.

@@ -133,13 +133,15 @@ export class Flushes {
     const { staging, time } = this.#options.context;
     // Nobody could have written it since it was committed.
     if (file instanceof LiveFile && file.isSettled()) return;
+    const isStaged = (): boolean => staging.get(file.ino) === file;
     const isRemoved = (): boolean => file instanceof LiveFile && file.isRemoved();
     await staging.sync(file, time.nowNs()).catch((error: unknown) => {
-      if (!isRemoved()) throw error;
+      if (isStaged() && !isRemoved()) throw error;
     });
+    // Committed meanwhile, or not wanted any more.
+    if (!isStaged()) return;
     // A power cut would take it, whatever is synced.
     if (isRemoved()) return this.#flushAll(file);
-    if (staging.get(file.ino) !== file) return;
     if (file instanceof LiveFile && staging.opens.has(file.ino)) this.#commitSoon(file, writeback);
     else void writeback.add(file.ino);
   }

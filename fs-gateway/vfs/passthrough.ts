@@ -323,8 +323,8 @@ export class Passthrough {
     const { bases, appends } = context.staging;
     for (const ino of bases.unclaimed)
       if (context.staging.opens.backingOf(ino) !== undefined && whole.record(ino) === null) removed.noteLost(ino);
+      else bases.forget(ino);
     appends.resumed();
-    bases.resumed();
   }
 
   /** After that flush: what nobody has open any more becomes complete, or is looked after. */

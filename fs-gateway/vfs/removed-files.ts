@@ -5,6 +5,7 @@
  * removal is found, as a power cut would take it. It ends with its last handle.
  * Failure: a worker that is killed before it has found the removal (LOOK_MS), or together with the supervisor, leaves nobody who could read what the kernel writes. Every fsync, close and open for writing
  *   of such a file is refused until its last handle is closed.
+ * Limits: LOOKED_MAX live files each LOOK_MS, in turn.
  */
 import { PenstockError } from '../../lib/errors.ts';
 import { LiveFile } from '../data/live-file.ts';
@@ -12,6 +13,8 @@ import type { Context } from './context.ts';
 import type { Result } from './operations.ts';
 
 const LOOK_MS = 1000;
+/** Files that a look asks for, 2 system calls each, while nothing else runs. */
+const LOOKED_MAX = 256;
 /** Of the files that a line names. */
 const NAMED_MAX = 8;
 const REMEDY = 'Leave the cache directory alone while it is in use, or unmount first';
@@ -20,8 +23,10 @@ export class RemovedFiles {
   readonly #context: Pick<Context, 'staging' | 'whole' | 'report'>;
   readonly #commit: (ino: number) => Result<void>;
   readonly #timer: NodeJS.Timeout;
+  /** Of the live files, those that the looks have yet to come to. */
+  #toLook: number[] = [];
   /** They were told of. */
-  #known = new Set<number>();
+  readonly #known = new Set<number>();
   readonly #lost = new Map<number, string>();
 
   constructor(context: Pick<Context, 'staging' | 'whole' | 'report'>, commit: (ino: number) => Result<void>) {
@@ -31,14 +36,25 @@ export class RemovedFiles {
   }
 
   #look(): void {
-    const { staging } = this.#context;
-    const removed = [...staging.files.values()].filter((file) => file instanceof LiveFile && file.isRemoved());
-    const found = removed.map(({ ino }) => ino).filter((ino) => !this.#known.has(ino));
-    this.#known = new Set(removed.map(({ ino }) => ino));
+    const { whole } = this.#context;
+    for (const ino of this.#known) if (!whole.isRemoved(ino)) this.#known.delete(ino);
+    if (this.#toLook.length === 0) this.#toLook = [...whole.live];
+    const removed = this.#toLook.splice(0, LOOKED_MAX).filter((ino) => this.#isRemoved(ino));
+    const found = removed.filter((ino) => !this.#known.has(ino));
     if (found.length === 0) return;
+    for (const ino of found) this.#known.add(ino);
     this.#tell(found);
     const failed = (): void => undefined; // Reported by the flush, which comes again.
     for (const ino of found) Promise.resolve(this.#commit(ino)).catch(failed);
+  }
+
+  #isRemoved(ino: number): boolean {
+    const file = this.#context.staging.get(ino);
+    try {
+      return file instanceof LiveFile && file.isRemoved();
+    } catch {
+      return false; // The disk fails: the flush of the file meets the same, and reports it.
+    }
   }
 
   #tell(inos: readonly number[]): void {
@@ -80,7 +96,7 @@ export class RemovedFiles {
 
   /** The last handle is closed. */
   closed(ino: number): void {
-    this.#lost.delete(ino);
+    if (this.#lost.delete(ino)) this.#context.staging.bases.forget(ino);
   }
 
   close(): void {

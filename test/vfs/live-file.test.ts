@@ -11,6 +11,7 @@ import {
   symlinkSync,
   truncateSync,
   writeFileSync,
+  writeSync,
 } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { describe, expect, onTestFinished, test, vi } from 'vitest';
@@ -21,7 +22,7 @@ import { FileHasher, type FileHashes, type Hole } from '../../fs-gateway/data/fi
 import { LiveFile, type LiveFileOptions } from '../../fs-gateway/data/live-file.ts';
 import { Journal } from '../../fs-gateway/data/journal.ts';
 import { Staging, type StagingOptions } from '../../fs-gateway/data/staging.ts';
-import { WholeFiles } from '../../fs-gateway/data/whole-files.ts';
+import { WholeFiles, type WholeFilesOptions } from '../../fs-gateway/data/whole-files.ts';
 import type { FileContent, WholeRecord } from '../../fs-gateway/data/whole-record.ts';
 import { tempDir } from '../support/temp.ts';
 
@@ -49,7 +50,11 @@ function zeros(_content: FileContent, _from: number, target: Buffer): void {
   target.fill(0);
 }
 
-function wholeFiles(dir = join(tempDir('live'), 'whole'), bootId = 'boot'): WholeFiles {
+function wholeFiles(
+  dir = join(tempDir('live'), 'whole'),
+  bootId = 'boot',
+  more: Pick<Partial<WholeFilesOptions>, 'holder' | 'report'> = {},
+): WholeFiles {
   return new WholeFiles({
     dir,
     bytesMax: 1e9,
@@ -59,6 +64,7 @@ function wholeFiles(dir = join(tempDir('live'), 'whole'), bootId = 'boot'): Whol
     report: (message) => {
       throw new Error(message);
     },
+    ...more,
   });
 }
 
@@ -335,4 +341,60 @@ test('the record of a flush under way is that of its backing file, and of no lat
   renameSync(later, whole.path(INO));
   expect(wholeFiles(dir).next(INO)).toBeUndefined();
   expect(readdirSync(dirname(whole.path(INO))).sort()).toEqual([String(INO), `${INO}.base`]);
+});
+
+describe('a removed file', () => {
+  const bytes = Buffer.from('base,');
+  const content: FileContent = { size: bytes.length, extents: [], inline: bytes };
+  const base = { content, hashes: BlockHashes.of(bytes), bootId: 'boot', mtimeNs: 1n };
+
+  test('that has ended is not found by a descriptor that is another file’s by now', () => {
+    const held: number[] = [];
+    const holder = { held: new Map(), hold: (ino: number) => held.push(ino), letGo: () => undefined };
+    const whole = wholeFiles(undefined, 'boot', { holder });
+    whole.createLive(INO, bytes, () => base);
+    const file = openLive({ base, whole });
+    file.close();
+    whole.drop(INO);
+    expect(file.isRemoved()).toBe(false);
+    const other = join(tempDir('other'), 'other');
+    writeFileSync(other, 'other');
+    const fd = openSync(other, 'r');
+    onTestFinished(() => closeSync(fd));
+    expect(whole.lookFor(INO, fd, base)).toBe(false);
+    expect([held, whole.path(INO)]).toEqual([[], whole.place(INO)]);
+    whole.createLive(INO, bytes, () => base);
+    expect([readFileSync(whole.place(INO)), readFileSync(other)]).toEqual([bytes, Buffer.from('other')]);
+  });
+
+  test('is committed also where nothing takes its records, which is told once, and they are put back when something does', async () => {
+    const reports: string[] = [];
+    const whole = wholeFiles(undefined, 'boot', { report: (message) => reports.push(message) });
+    whole.createLive(INO, bytes, () => base);
+    const place = whole.place(INO);
+    const file = openLive({ base, whole });
+    const program = openSync(place, 'r+');
+    onTestFinished(() => closeSync(program));
+    for (const path of [place, `${place}.base`]) rmSync(path);
+    const commit = async (text: string): Promise<void> => {
+      // What is written first goes there.
+      mkdirSync(`${place}.tmp`);
+      writeSync(program, text, 0);
+      await file.compare(file.record.content);
+      file.committingInline(Buffer.from(text));
+      expect(file.isRemoved()).toBe(true);
+      file.committed();
+      rmSync(`${place}.tmp`, { recursive: true });
+    };
+    await commit('first');
+    await commit('second');
+    expect(reports).toEqual([expect.stringMatching(/the next worker will not know inode 7: .*EISDIR/)]);
+    expect(file.isRemoved()).toBe(true);
+    expect(whole.base(INO)?.content.inline?.toString()).toBe('second');
+    // One that is there is not of that commit.
+    await commit('third');
+    expect(file.isRemoved()).toBe(true);
+    expect(whole.base(INO)?.content.inline?.toString()).toBe('third');
+    file.close();
+  });
 });

@@ -1,7 +1,10 @@
 /** Passthrough at moments that the kernel's own timing rarely gives. The kernel is played: it opens the backing file when the test says so. */
-import { appendFileSync, closeSync, openSync, writeFileSync } from 'node:fs';
-import { expect, onTestFinished, test } from 'vitest';
+import { appendFileSync, closeSync, existsSync, openSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import { Journal } from '../../fs-gateway/data/journal.ts';
+import { LiveFile } from '../../fs-gateway/data/live-file.ts';
+import { Staging } from '../../fs-gateway/data/staging.ts';
 import { Filler } from '../../fs-gateway/vfs/filler.ts';
 import type { OpenResult } from '../../fs-gateway/vfs/operations.ts';
 import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
@@ -129,6 +132,103 @@ test('a backing file that a worker registered and was killed before it had noted
   expect(kernel.backing.size).toBe(2);
   await openAgain();
   expect([...kernel.backing.keys()]).toEqual([known]);
+});
+
+describe('a file of the cache directory that is removed', () => {
+  interface Written {
+    readonly kernel: { quiet: boolean };
+    readonly opened: OpenVolume;
+    readonly other: OpenVolume;
+    readonly ino: bigint;
+    readonly handle: bigint;
+    readonly path: string;
+    readonly reports: readonly string[];
+    readonly openAgain: () => Promise<OpenVolume>;
+  }
+
+  /** By the kernel, which goes on as if it had the file mapped. */
+  async function written(bytes: Buffer, writeback: boolean): Promise<Written> {
+    const volume = await testVolume();
+    const played = playKernel(true);
+    const kernel = { ...played, quiet: false, isQuiet: () => kernel.quiet };
+    const reports: string[] = [];
+    const options = { passthrough: 'full', kernel, writeback, cacheBytes: 256e6 } as const;
+    const openAgain = (): Promise<OpenVolume> => openTestVolume(volume, 'a', reports, 'lake', options);
+    const opened = await openAgain();
+    const other = await openTestVolume(volume, 'other');
+    const { entry, open } = await opened.operations.create(caller(), 1n, 'f', 0o644, O_RDWR | O_CREAT, 0o022);
+    const { ino } = entry.attributes;
+    const path = played.backing.get(open.backingId ?? 0) ?? '';
+    writeFileSync(path, bytes);
+    await opened.operations.flush(caller(), ino, open.handle, 0n);
+    return { kernel, opened, other, ino, handle: open.handle, path, reports, openAgain };
+  }
+
+  test('by this node itself, while a truncate syncs it, is not looked for by a descriptor that is closed', async () => {
+    const { kernel, opened, other, ino, handle, path, reports } = await written(Buffer.from('small'), true);
+    const { operations } = opened;
+    await operations.release(caller(), ino, handle, undefined);
+    const synced = Promise.withResolvers<undefined>();
+    const restore = replaceMethod(Staging.prototype, 'sync', () => () => synced.promise);
+    const cut = Promise.resolve(operations.setattr(caller(), ino, { size: 3n }));
+    await expect.poll(async () => (await readElsewhere(other, 'f')).toString()).toBe('sma');
+    kernel.quiet = true;
+    await expect.poll(() => opened.stats()['liveFiles']).toBe(0);
+    synced.resolve(undefined);
+    await cut;
+    restore();
+    const next = await operations.open(caller(), ino, O_RDWR);
+    expect([next.backingId, existsSync(path), reports]).toEqual([2, true, []]);
+  });
+
+  test('while it is synced for the last time is not complete', async () => {
+    const bytes = Buffer.alloc(100_000, 'l');
+    const { kernel, opened, other, ino, handle, path, reports } = await written(bytes, false);
+    const { operations } = opened;
+    await operations.release(caller(), ino, handle, undefined);
+    const restore = replaceMethod(
+      LiveFile.prototype,
+      'sync',
+      (sync) =>
+        async function (this: LiveFile) {
+          const record = await sync.call(this);
+          rmSync(join(path, '../..'), { recursive: true, force: true });
+          this.isRemoved(); // As the look each second.
+          return record;
+        },
+    );
+    kernel.quiet = true;
+    await expect.poll(() => opened.stats()['liveFiles']).toBe(0);
+    restore();
+    expect(existsSync(`${path}.ok`)).toBe(false);
+    const read = await operations.open(caller(), ino, 0);
+    expect(Buffer.from(await operations.read(caller(), ino, read.handle, 0n, 200_000, 0)).equals(bytes)).toBe(true);
+    await expect.poll(() => opened.stats()).toMatchObject({ wholeBytes: 102_400, filling: 0 });
+    expect((await readElsewhere(other, 'f')).equals(bytes)).toBe(true);
+    expect(reports).toEqual([]);
+  });
+
+  test('and lost is EIO until it is closed also for the workers behind a journal that was written anew', async () => {
+    const { opened, other, ino, handle, path, openAgain } = await written(Buffer.from('committed'), false);
+    const isLost = async ({ operations }: OpenVolume): Promise<void> =>
+      expect(async () => operations.fsync(caller(), ino, handle, false)).rejects.toThrow('is lost');
+    rmSync(join(path, '../..'), { recursive: true });
+    await opened.close();
+    const next = await openAgain();
+    await isLost(next);
+    const overgrown = vi.spyOn(Journal.prototype, 'overgrown', 'get').mockReturnValue(true);
+    const { entry, open } = await next.operations.create(caller(), 1n, 'g', 0o644, O_RDWR | O_CREAT, 0o022);
+    await next.operations.flush(caller(), entry.attributes.ino, open.handle, 0n);
+    expect(overgrown).toHaveBeenCalled();
+    overgrown.mockRestore();
+    await next.close();
+    const last = await openAgain();
+    await isLost(last);
+    await last.operations.release(caller(), ino, handle, undefined);
+    await last.operations.fsync(caller(), ino, handle, false);
+    expect((await readElsewhere(other, 'f')).toString()).toBe('committed');
+    expect((await last.operations.open(caller(), ino, O_RDWR)).backingId).toBeGreaterThan(0);
+  });
 });
 
 interface OpenedWhole {
