@@ -1,8 +1,9 @@
 /**
  * Which segments (segments.ts) of an earlier worker are those that its journal speaks of.
  *
- * Invariants: of a journal that is whole, one of another generation than it says is of no use, and removed. Where frames are lost, one that is newer than it says may have been
- * begun anew, so what the journal speaks of is committed or in it: it is doubtful, and so is what is not there at all. No file has it any more.
+ * Invariants: of a journal that is whole, one that is older than it says is of no use, and removed. Where frames are lost, one that is newer than it says may have been
+ * begun anew, so what the journal speaks of is committed or in it: it is doubtful, and so is what is not there at all. No file has it any more. A whole journal of the same boot
+ * knows each segment that has bytes of a staged file: one that is newer is an error of ours, and as doubtful. Behind a power cut it was begun for what was not promised.
  */
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
@@ -14,6 +15,13 @@ import type { FoundSegment, Generations } from './segment-file.ts';
 export interface AdoptedFile {
   readonly inMemory: boolean;
   active: Overlay;
+}
+
+/** Of the journal that speaks of them. */
+export interface JournalOrigin {
+  /** Frames of it are lost. */
+  readonly isDamaged: boolean;
+  readonly sameBoot: boolean;
 }
 
 /** Bytes of which nobody knows whether they are what was written. */
@@ -62,9 +70,9 @@ export class FoundSegments {
     return this.#generations.get(ino)?.get(index) ?? 0;
   }
 
-  /** `isDamaged`: frames of the journal are lost. */
-  adopt(files: ReadonlyMap<number, AdoptedFile>, isDamaged: boolean): void {
-    const newer = isDamaged ? this.#found.filter((segment) => this.#isNewer(segment)) : [];
+  adopt(files: ReadonlyMap<number, AdoptedFile>, { isDamaged, sameBoot }: JournalOrigin): void {
+    const mayCount = ({ ino = 0 }: FoundSegment): boolean => isDamaged || (sameBoot && files.has(ino));
+    const newer = this.#found.filter((segment) => this.#isNewer(segment) && mayCount(segment));
     for (const { name, ino = 0, index = 0 } of newer) this.#doubt(files.get(ino), ino, index, name);
     for (const segment of this.#found) if (!newer.includes(segment)) this.#take(segment, files);
     for (const [ino, file] of files) {

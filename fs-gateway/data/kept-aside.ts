@@ -6,17 +6,30 @@
  *   <dir>/<time>-<ino>.json      the inode, the size that the file had here, the ranges that were written, and of those some that are `damaged`
  *   <dir>/<time>-<ino>.<index>   a segment (found-segments.ts) as it is, written last at that time; its `.json` has the inode, the `offset` of its first byte in the file, and
  *                                the ranges of the file that the journal knows to be written
+ *   doubtful.<name>              beside <dir>: such a segment, with its `.json`, that could not be moved there
  *
- * Invariants: both are on the disk, with their names, before the bytes are let go. Nobody but a person removes them.
- * Failure: what could not be kept whole is removed, as it is tried again and again; killed on the way, a file without its `.json` stays.
+ * Invariants: both are on the disk, with their names, before the bytes are let go, or the journal does not speak of them. Nobody but a person removes them.
+ * Failure: what could not be kept whole is removed, as it is tried again and again; killed on the way, a file without its `.json` stays. A segment is kept also where a full
+ * disk has no room for its `.json`.
  */
-import { mkdirSync, readdirSync, renameSync, statSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  fdatasyncSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { open, rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { makeDirectory, replaceFile, syncDirectory } from '../../lib/durable-files.ts';
 import { describeError, fromSystemError, PenstockError } from '../../lib/errors.ts';
 import { writeAll } from '../../lib/write-all.ts';
 import type { DoubtfulSegment } from './found-segments.ts';
+import { syncFolder } from './journal.ts';
 import type { Range } from './overlay.ts';
 import { SEGMENT_BYTES, StagedDamageError } from './segment-file.ts';
 
@@ -115,11 +128,57 @@ export function keepDoubtful(dir: string, doubtful: readonly DoubtfulSegment[]):
   return `of what was staged nobody can tell whether it is committed, because the word for it is lost; it is not uploaded: ${told.join('; ')}`;
 }
 
-function keepSegment(dir: string, path: string, { ino, ranges, offset }: DoubtfulSegment): string {
+function keepSegment(dir: string, path: string, segment: DoubtfulSegment): string {
+  const { ino, offset } = segment;
   const time = statSync(path).mtime.toISOString().replaceAll(':', '-');
-  const kept = join(dir, `${time}-${ino}.${offset / SEGMENT_BYTES}`);
-  mkdirSync(dir, { recursive: true, mode: 0o700 });
-  writeFileSync(`${kept}.json`, `${JSON.stringify({ inode: ino, offset, ranges })}\n`, { mode: 0o600, flush: true });
-  renameSync(path, kept);
-  return kept;
+  try {
+    mkdirSync(dir, { recursive: true, mode: 0o700 });
+    return moveSegment(path, join(dir, `${time}-${ino}.${offset / SEGMENT_BYTES}`), segment);
+  } catch {
+    // By its name the next worker would remove it: the journal does not speak of it then.
+    return moveSegment(path, join(dirname(path), `doubtful.${basename(path)}`), segment);
+  }
+}
+
+/** Returns where it is, and what is amiss with it. Throws when it is where it was. */
+function moveSegment(path: string, kept: string, { ino, ranges, offset }: DoubtfulSegment): string {
+  const record = `${kept}.json`;
+  const unrecorded = failureOf(() => {
+    writeFileSync(record, `${JSON.stringify({ inode: ino, offset, ranges })}\n`, { mode: 0o600, flush: true });
+  });
+  if (unrecorded !== undefined) rmSync(record, { force: true });
+  try {
+    renameSync(path, kept);
+  } catch (error) {
+    rmSync(record, { force: true });
+    throw error;
+  }
+  const unsynced = failureOf(() => {
+    syncBytes(kept);
+    for (const folder of [dirname(kept), dirname(path)]) syncFolder(folder);
+  });
+  const amiss = [
+    ...(unrecorded === undefined ? [] : [`, without its .json (${unrecorded})`]),
+    ...(unsynced === undefined ? [] : [`, which a power cut may take (${unsynced})`]),
+  ];
+  return `${kept}${amiss.join('')}`;
+}
+
+/** Undefined: it has none. */
+function failureOf(work: () => void): string | undefined {
+  try {
+    work();
+    return undefined;
+  } catch (error) {
+    return describeError(error);
+  }
+}
+
+function syncBytes(path: string): void {
+  const fd = openSync(path, 'r');
+  try {
+    fdatasyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
 }

@@ -81,10 +81,9 @@ export function countedFrame(request: string): Frame {
 /** What is being flushed comes first, and the id under which it may be committed already. */
 function* framesOf(file: StagedFile): Iterable<Frame | StagedFile> {
   const { ino, flush } = file;
-  if (!file.inMemory) {
-    for (const [index, generation] of file.segments) yield segmentFrame(ino, index, generation);
-    yield { kind: FrameKind.SPILL, ino, timeNs: file.ctimeNs, offset: 0, length: 0 };
-  }
+  // Also one that a full disk took no byte for, and that is still in memory: it is not begun anew when there is room.
+  for (const [index, generation] of file.segments) yield segmentFrame(ino, index, generation);
+  if (!file.inMemory) yield { kind: FrameKind.SPILL, ino, timeNs: file.ctimeNs, offset: 0, length: 0 };
   if (flush !== undefined) {
     yield* changeFrames(file, flush);
     const id = flushId(flush);

@@ -38,7 +38,7 @@ import { open } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import { FoundSegments } from './found-segments.ts';
-import type { AdoptedFile, DoubtfulSegment } from './found-segments.ts';
+import type { AdoptedFile, DoubtfulSegment, JournalOrigin } from './found-segments.ts';
 import { isSameFile, syncFolder } from './journal.ts';
 import { asLost, endsEarly, expectSame, expectSums, SEGMENT_BYTES, segmentName } from './segment-file.ts';
 import type { Generations, Segment } from './segment-file.ts';
@@ -101,17 +101,15 @@ export class Segments {
     this.#room = options.room ?? AS_IT_COMES;
   }
 
-  /**
-   * Finds those of an earlier worker's files, and removes the others. `isDamaged`: frames of the journal are lost. Returns what is doubtful because of that.
-   */
+  /** Finds those of an earlier worker's files, and removes the others. Returns what is doubtful. */
   adopt(
     files: ReadonlyMap<number, AdoptedFile>,
     generations: Generations,
-    isDamaged: boolean,
+    origin: JournalOrigin,
   ): readonly DoubtfulSegment[] {
     const found = new FoundSegments(this.#dir, generations);
     this.#generation = found.lastGeneration;
-    found.adopt(files, isDamaged);
+    found.adopt(files, origin);
     for (const ino of found.undivided) this.#undivided.add(ino);
     for (const { ino, index, generation, name } of found.adopted)
       this.#register(ino, { index, generation, path: join(this.#dir, name), unsynced: 1 });
@@ -177,7 +175,13 @@ export class Segments {
     const sums = this.#options.sums === true && { sums: new SegmentSums() };
     const segment: Segment = { index, generation, path, unsynced: 1, ...sums };
     // Here only. It is never truncated: what an earlier worker staged may be in it.
-    this.#open(ino, segment, constants.O_CREAT);
+    try {
+      this.#open(ino, segment, constants.O_CREAT);
+    } catch (error) {
+      // The next try has another name, and only the next worker would remove this one.
+      this.#remove(path);
+      throw error;
+    }
     this.#register(ino, segment);
     return segment;
   }

@@ -61,6 +61,8 @@ export class Staging {
   readonly #files: Map<number, StagedFile>;
   /** Files that are committed or dropped, and the journal does not know it yet: killed now, the next worker needs their segments. */
   #dropped: StagedFile[] = [];
+  /** Inodes of doubtful segments (found-segments.ts), and what to tell of them. */
+  readonly #doubtful = new Map<number, string>();
   readonly appends: Appends;
   readonly bases: Bases;
   readonly opens: Opens;
@@ -100,8 +102,11 @@ export class Staging {
       lastClosed: (ino) => this.appends.closed(ino),
       closed: () => this.#tidy(),
     });
-    const doubtful = this.#segments.adopt(files, recovered.generations, damage !== undefined);
-    if (doubtful.length > 0) report?.(keepDoubtful(join(dir, ASIDE_FOLDER), doubtful));
+    const isDamaged = damage !== undefined;
+    const doubtful = this.#segments.adopt(files, recovered.generations, { isDamaged, sameBoot });
+    const doubt = keepDoubtful(join(dir, ASIDE_FOLDER), doubtful);
+    for (const { ino } of doubtful) this.#doubtful.set(ino, doubt);
+    if (doubtful.length > 0) report?.(doubt);
     const goesOn = earlier?.life === life && sameBoot && !this.#journal.isOlder;
     if (!goesOn) this.#room.rewrite(() => this.#live(() => undefined));
     // A copy is none any more behind that.
@@ -125,12 +130,13 @@ export class Staging {
     if (!this.#syncs.underWay && this.#tryRewrite()) this.#discard();
   }
 
-  /** What was staged of an inode, and is lost with a frame of the journal. `ino` undefined: it may be of any, also of one that was opened meanwhile. */
+  /** What was staged of an inode, and is lost with a frame of the journal, or doubtful because of that. `ino` undefined: it may be of any, also of one that was opened meanwhile. */
   get losses(): readonly { readonly ino: number | undefined; readonly message: string }[] {
-    const { damage } = this.#journal;
-    if (damage === undefined) return [];
-    const inos = damage.lost.map(({ ino }) => ino);
-    return (inos.includes(undefined) ? [undefined] : inos).map((ino) => ({ ino, message: damage.message }));
+    const { lost, message } = this.#journal.damage ?? { lost: [], message: '' };
+    const told = new Map<number | undefined, string>(this.#doubtful);
+    for (const { ino } of lost) told.set(ino, message);
+    if (told.has(undefined)) return [{ ino: undefined, message }];
+    return Array.from(told, ([ino, what]) => ({ ino, message: what }));
   }
 
   /** What the disk of the cache directory says to whoever writes to it; undefined: it takes that, or is only full. */

@@ -234,3 +234,23 @@ test('has what is in a staging file also when the disk had no room for the word 
   ).toBe(true);
   next.close();
 });
+
+test.skipIf(!isRoot)(
+  'a segment in which a full disk had no room for a byte is known to each later worker once it has bytes',
+  () => {
+    const dir = memoryFolder('4m');
+    const first = openStaging(dir, 'boot');
+    const file = first.begin(7, 0);
+    first.write(file, 0, Buffer.alloc(60_000, 'a'), 1n);
+    const others = fill(dir);
+    expect(() => first.write(file, 60_000, Buffer.alloc(10_000, 'b'), 2n)).toThrow('ENOSPC');
+    rmSync(others);
+    // Killed here: the next one writes the journal anew, and finds the segment.
+    const second = openStaging(dir, 'boot');
+    second.write(second.begin(7, 0), 60_000, Buffer.alloc(10_000, 'b'), 3n);
+    // Killed again.
+    const third = openStaging(dir, 'boot');
+    expect(stagedBytes(third, 7, 70_000).equals(Buffer.alloc(70_000, 'a').fill('b', 60_000))).toBe(true);
+    for (const each of [third, second, first]) each.close();
+  },
+);

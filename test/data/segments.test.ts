@@ -1,5 +1,5 @@
 /** Segments of staged files that serve again: no byte of one file is ever another's. */
-import { closeSync, openSync, readdirSync, renameSync, rmSync, writeFileSync, writeSync } from 'node:fs';
+import { closeSync, openSync, readdirSync, renameSync, rmSync, symlinkSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, onTestFinished, test, vi } from 'vitest';
 import type { StagingRoom } from '../../fs-gateway/data/disk-room.ts';
@@ -409,5 +409,45 @@ test('what was staged in segments that somebody has removed is there as long as 
   const bytes = Buffer.alloc(20 * MIB);
   await file.loadFlushing(0, bytes);
   expect(bytes.equals(Buffer.alloc(20 * MIB, 'a').fill('b', MIB, 2 * MIB))).toBe(true);
+  staging.close();
+});
+
+test('a segment that a power cut left to a file which is in memory again is known to each later worker once it has bytes', async () => {
+  const dir = tempDir('staging');
+  const open = (bootId: string): Staging =>
+    new Staging({ dir, life: 'one', bootId, promises: true, isCommitted: () => false });
+  const first = open('boot 1');
+  const file = first.begin(7, 0);
+  first.write(file, 0, Buffer.from('promised'), 1n);
+  await first.sync(file, 2n);
+  first.write(file, 8, Buffer.alloc(100_000, 'a'), 3n);
+  first.close();
+  const second = open('boot 2');
+  expect(content(second.get(7)).toString()).toBe('promised');
+  // It finds the segment, and begins none.
+  second.write(second.begin(7, 0), 8, Buffer.alloc(100_000, 'b'), 4n);
+  expect(readdirSync(dir).filter((name) => name.startsWith('7.'))).toEqual(['7.0.1']);
+  second.close();
+  const third = open('boot 2');
+  const expected = Buffer.concat([Buffer.from('promised'), Buffer.alloc(100_000, 'b')]);
+  expect(content(third.get(7)).equals(expected)).toBe(true);
+  third.close();
+});
+
+test('a segment that served and cannot be opened for the next bytes does not stay on the disk as nobody’s', () => {
+  const dir = tempDir('staging');
+  const staging = openStaging(dir);
+  const first = staging.begin(7, 0);
+  staging.write(first, 0, Buffer.alloc(MIB, 'a'), 1n);
+  staging.committed(first, staging.beginFlush(first, 2n), 3n);
+  // At its next name it leads to itself, so that no open succeeds.
+  rmSync(join(dir, 'free.0'));
+  symlinkSync('8.0.2', join(dir, 'free.0'));
+  const second = staging.begin(8, 0);
+  const write = (): void => staging.write(second, 0, Buffer.alloc(MIB, 'b'), 4n);
+  expect(write).toThrow('ELOOP');
+  expect(segmentsIn(dir)).toEqual([]);
+  write();
+  expect(readdirSync(dir).filter((name) => name.startsWith('8.'))).toEqual(['8.0.3']);
   staging.close();
 });
