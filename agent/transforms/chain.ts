@@ -151,6 +151,7 @@ export class TransformChain {
       for (const sensorStates of states) sensorStates.rollback();
     };
     let left = drafts;
+    let readings: NewReading[];
     try {
       for (const step of this.#steps) {
         const out = new Outlet();
@@ -161,12 +162,13 @@ export class TransformChain {
         tallies.push(out.tally);
         left = out.passed;
       }
+      readings = carried(left, failed);
     } catch (error) {
       rollback();
       throw error;
     }
     return {
-      readings: this.#carried(left, failed),
+      readings,
       failed,
       checkpoints: states.flatMap((sensorStates) => sensorStates.changes()),
       commit: () => {
@@ -176,17 +178,26 @@ export class TransformChain {
       rollback,
     };
   }
+}
 
-  /** A change can make a value larger than any record. */
-  #carried(drafts: readonly Draft[], failed: Failed[]): NewReading[] {
-    const readings: NewReading[] = [];
-    for (const draft of drafts) {
-      const reading = draft.toReading();
-      const reason = isSurelyFine(reading) ? null : refusal(reading);
-      if (reason === null) readings.push(reading);
-      else failed.push({ transform: `transforms of ${draft.topic}`, reading, reason });
-    }
-    return readings;
+/** A change can make a value larger than any record, or one that JSON cannot say. */
+function carried(drafts: readonly Draft[], failed: Failed[]): NewReading[] {
+  const readings: NewReading[] = [];
+  for (const draft of drafts) {
+    const { reading, problem } = written(draft);
+    const reason = problem ?? (isSurelyFine(reading) ? null : refusal(reading));
+    if (reason === null) readings.push(reading);
+    else failed.push({ transform: `transforms of ${draft.topic}`, reading, reason });
+  }
+  return readings;
+}
+
+/** As it came, and why, where it cannot be written as it is. */
+function written(draft: Draft): { readonly reading: NewReading; readonly problem: string | null } {
+  try {
+    return { reading: draft.toReading(), problem: null };
+  } catch (error) {
+    return { reading: draft.original, problem: reasonOf(error) };
   }
 }
 
@@ -202,7 +213,7 @@ function applyTo(drafts: readonly Draft[], step: Step, out: Outlet, failed: Fail
     } catch (error) {
       // What a reading looks like must never end the agent: whatever a step throws is this reading's failure.
       out.tally.failed += 1;
-      failed.push({ transform: step.name, reading: draft.toReading(), reason: reasonOf(error) });
+      failed.push({ transform: step.name, reading: written(draft).reading, reason: reasonOf(error) });
     }
   }
 }

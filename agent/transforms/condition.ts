@@ -13,7 +13,7 @@
 import type { Environment } from '@marcbachmann/cel-js';
 import { createRequire } from 'node:module';
 import { PenstockError } from '../../lib/errors.ts';
-import type { Draft } from './draft.ts';
+import { NESTING_MAX, type Draft } from './draft.ts';
 
 const TEXT_MAX = 4096;
 const NODES_MAX = 1000;
@@ -52,7 +52,7 @@ export function parseCondition(text: string): Condition {
   const evaluate = theEnvironment().parse(text);
   return (draft) => {
     const { plainFields, key, topic, priority } = draft;
-    if (plainFields === null) throw new Error('the value is no JSON object');
+    if (plainFields === null) throw new Error(`the value is no JSON object, or nested more than ${NESTING_MAX} deep`);
     const result: unknown = evaluate({ value: plainFields, sensor: key ?? '', topic, priority });
     if (typeof result !== 'boolean') throw new Error(`the condition gives ${typeof result}, expected true or false`);
     return result;

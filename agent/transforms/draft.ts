@@ -21,9 +21,12 @@ const exactJson = JSON as unknown as ExactJson; // the type above, see its comme
 /** Fewer digits are always exact. */
 const MANY_DIGITS = /\d{16}/;
 const WHOLE_NUMBER = /^-?\d+$/;
+/** JSON.parse takes any depth, and JSON.stringify, to which each level is a call, overflows the stack at some thousands. */
+export const NESTING_MAX = 512;
 
 export class Draft {
-  readonly #original: NewReading;
+  /** As it came. */
+  readonly original: NewReading;
   #fields: FieldValues | null | undefined;
   #isChanged = false;
   topic: string;
@@ -31,30 +34,30 @@ export class Draft {
   eventUs: number;
 
   constructor(reading: NewReading) {
-    this.#original = reading;
+    this.original = reading;
     this.topic = reading.topic;
     this.priority = reading.priority;
     this.eventUs = reading.eventUs;
   }
 
   get key(): string | null {
-    return this.#original.key;
+    return this.original.key;
   }
 
   get arrivalUs(): number {
-    return this.#original.arrivalUs;
+    return this.original.arrivalUs;
   }
 
-  /** For rewriting: opaque where a number is not exact. null when the value is no JSON object. */
+  /** For rewriting: opaque where a number is not exact. null when `parseObject` takes the value for no JSON object. */
   get fields(): FieldValues | null {
-    if (this.#fields === undefined) this.#fields = parseObject(textOf(this.#original.value));
+    if (this.#fields === undefined) this.#fields = parseObject(textOf(this.original.value));
     return this.#fields;
   }
 
   /** For judging: every number is a number. */
   get plainFields(): FieldValues | null {
     const { fields } = this;
-    if (fields === null || !MANY_DIGITS.test(textOf(this.#original.value))) return fields;
+    if (fields === null || !MANY_DIGITS.test(textOf(this.original.value))) return fields;
     return JSON.parse(JSON.stringify(fields)) as FieldValues; // an object, as `fields` is
   }
 
@@ -78,8 +81,8 @@ export class Draft {
 
   toReading(): NewReading {
     const { topic, priority, eventUs } = this;
-    const value = this.#isChanged ? JSON.stringify(this.#fields) : this.#original.value;
-    return { ...this.#original, topic, priority, eventUs, value };
+    const value = this.#isChanged ? JSON.stringify(this.#fields) : this.original.value;
+    return { ...this.original, topic, priority, eventUs, value };
   }
 }
 
@@ -102,7 +105,7 @@ export function exactWhole(text: string): unknown {
   return exactJson.rawJSON(text.replace(/^\+/, '').replace(/^(-?)0+(?=\d)/, '$1'));
 }
 
-/** null where the text is no JSON object. */
+/** null where the text is no JSON object, or one that is nested more than NESTING_MAX deep. */
 export function parseObject(text: string): FieldValues | null {
   let parsed: unknown;
   try {
@@ -110,8 +113,16 @@ export function parseObject(text: string): FieldValues | null {
   } catch {
     return null;
   }
+  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) return null;
+  // Each level takes two characters: most texts are too short to be asked.
+  if (text.length > 2 * NESTING_MAX && isDeeper(parsed, NESTING_MAX)) return null;
   // JSON objects have string keys only.
-  return typeof parsed === 'object' && parsed !== null && !Array.isArray(parsed) ? (parsed as FieldValues) : null;
+  return parsed as FieldValues;
+}
+
+function isDeeper(value: unknown, levels: number): boolean {
+  if (typeof value !== 'object' || value === null) return false;
+  return levels === 0 || Object.values(value).some((each) => isDeeper(each, levels - 1));
 }
 
 function keepDigits(_key: string, value: unknown, { source }: { readonly source?: string }): unknown {

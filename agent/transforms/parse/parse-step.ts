@@ -7,7 +7,7 @@
  */
 import { describeError } from '../../../lib/errors.ts';
 import { compilePattern, patternProblem } from '../../pattern.ts';
-import { emptyFields, parseObject, type Draft, type FieldValues } from '../draft.ts';
+import { emptyFields, NESTING_MAX, parseObject, type Draft, type FieldValues } from '../draft.ts';
 import type { Step } from '../step.ts';
 import { conversionOf, type Conversion } from './field-types.ts';
 import { parseLogfmt } from './logfmt.ts';
@@ -63,7 +63,9 @@ export function parseStep(config: ParseConfig): Step {
 }
 
 function parserOf({ field, format, pattern = '' }: ParseConfig): Parser {
-  if (format === 'json') return (text) => found(parseObject(text), `${field} is no JSON object`);
+  if (format === 'json') {
+    return (text) => found(parseObject(text), `${field} is no JSON object, or nested more than ${NESTING_MAX} deep`);
+  }
   if (format === 'logfmt') return (text) => found(parseLogfmt(text), `${field} is no logfmt (key=value)`);
   const compiled = compilePattern(pattern);
   const groups = Object.entries(compiled.namedGroups());

@@ -206,6 +206,52 @@ test('a batch that a step cannot take at present has not been for the steps befo
   expect(await through(new TransformChain([deadband]), reading({ v: 10 }))).toEqual([{ v: 10 }]);
 });
 
+test('a log line of JSON that is nested too deeply to be printed again is one mismatch; the windows behind count each reading once', async () => {
+  const deep = `{"a":${'['.repeat(50_000)}${']'.repeat(50_000)}}`;
+  const chain = await chainOf(
+    { type: 'parse', on: 't', field: 'log', format: 'json', onMismatch: 'quarantine' },
+    { type: 'aggregate', on: 't', fields: ['v'], window: '1s' },
+  );
+  const run = await chain.run([reading({ log: '{"v":1}' }), reading({ log: deep }), reading({ log: '{"v":2}' })]);
+  run.commit();
+  expect(run.failed).toMatchObject([{ transform: 'parse t.log json', reason: 'log is no JSON object, or nested more than 512 deep' }]);
+  expect(commit(await chain.flush())).toMatchObject([{ count: 2 }]);
+  // A value that came so is left as it is.
+  const passing = await chainOf({ type: 'rename', on: 't', fields: { a: 'b' } });
+  expect((await passing.run([reading(deep)])).readings).toMatchObject([{ value: deep }]);
+});
+
+test('a reading that cannot be written behind the transforms fails alone, as it came', async () => {
+  const circular: Record<string, unknown> = {};
+  circular['self'] = circular;
+  const spoiling: Step = {
+    name: 'spoiling t',
+    on: 't',
+    apply: (draft, out) => {
+      if (draft.number('v') === 1) draft.replace(circular);
+      out.pass(draft);
+    },
+  };
+  const failing: Step = {
+    name: 'failing t',
+    on: 't',
+    apply: (draft, out) => {
+      if (draft.field('self') !== undefined && draft.key === 'judged') throw new Error('no');
+      out.pass(draft);
+    },
+  };
+  const run = await new TransformChain([spoiling, failing]).run([
+    reading({ v: 1 }),
+    reading({ v: 2 }),
+    reading({ v: 1 }, { key: 'judged' }),
+  ]);
+  expect(commit(run)).toEqual([{ v: 2 }]);
+  expect(run.failed).toMatchObject([
+    { transform: 'failing t', reason: 'no', reading: { key: 'judged', value: '{"v":1}' } },
+    { transform: 'transforms of t', reason: expect.stringContaining('circular'), reading: { value: '{"v":1}' } },
+  ]);
+});
+
 test('swinging door: every reading left out lies within the bound of the line between its kept neighbours; the rest is released', async () => {
   await fc.assert(
     fc.asyncProperty(
