@@ -331,7 +331,8 @@ export class TopicUplink {
     const byWallMs = clock.nowMs() - reading.arrivalUs / 1000;
     // A machine without a battery for its clock boots with the time of its last shutdown, and NTP sets it ahead by days.
     const ageMs = reading.replayed ? byWallMs : Math.min(byWallMs, spool.runningMs());
-    return ageMs > maxAgeMs && ageMs < maxAgeMs + IMPLAUSIBLE_AGE_MS && !this.#isCovered(reading);
+    // Whether a clock was wrong shows by the clock alone, however short the run was.
+    return ageMs > maxAgeMs && byWallMs < maxAgeMs + IMPLAUSIBLE_AGE_MS && !this.#isCovered(reading);
   }
 
   #isCovered(reading: SpooledReading): boolean {

@@ -324,3 +324,18 @@ test('a clock that is set ahead makes no reading of this run older than the run;
   expect(spool.gaps.map(({ fromSeq, toSeq }) => [fromSeq, toSeq])).toEqual([[1n, 1n]]);
   expect((await delivered(log, 't')).map(({ seq }) => seq).toSorted()).toEqual([2, 3]);
 });
+
+test('readings of an agent that started with a clock of 1970 are sent when NTP sets it, also where it has run for longer than maxAge', async () => {
+  const directory = tempDir();
+  const log = await openLog(directory);
+  const special = new Map([
+    [1n, { arrivalUs: 1_000_000 }],
+    [2n, { arrivalUs: (Date.now() - 86_400_000) * 1000 }],
+  ]);
+  const spool = new GeneratedSpool('t', join(directory, 'acknowledged'), 2, special);
+  spool.runsForMs = 2 * 86_400_000;
+  const uplink = closing(await startUplink(log, spool, directory, { ...LIVE_FIRST, maxAgeMs: { t: 60_000 } }));
+  expect(await uplink.drain(HANG_MS)).toBe(true);
+  expect(spool.gaps.map(({ fromSeq, toSeq }) => [fromSeq, toSeq])).toEqual([[2n, 2n]]);
+  expect((await delivered(log, 't')).map(({ seq }) => seq)).toEqual([1]);
+});
