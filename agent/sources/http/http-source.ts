@@ -103,6 +103,8 @@ class HttpIngest {
     server.maxConnections = maxConnections;
     // A client may end its side behind the request, and waits for its answer all the same. Node has no option for it, only this field.
     Object.assign(server, { httpAllowHalfOpen: true });
+    // TLS below it has an option, by which a probe that ends before the handshake would stay open.
+    server.on('secureConnection', (socket: Duplex) => (socket.allowHalfOpen = true));
     server.on('request', (request: IncomingMessage, response: ServerResponse) => void this.#handle(request, response));
     server.on('checkContinue', (request: IncomingMessage, response: ServerResponse) => {
       void this.#handle(request, response);

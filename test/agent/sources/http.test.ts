@@ -3,6 +3,7 @@ import { request as requestByTls } from 'node:https';
 import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { connect as connectTls } from 'node:tls';
 import { gzipSync } from 'node:zlib';
 import fc from 'fast-check';
 import { describe, expect, onTestFinished, test, vi } from 'vitest';
@@ -50,7 +51,10 @@ function once(socket: Socket): Promise<void> {
 
 /** A request as it stands on the wire, whose client then ends its side; resolves to the whole answer. */
 async function sendRaw(port: number, headers: string, body: string, announced = body.length): Promise<string> {
-  const socket = connect({ port, host: '127.0.0.1', allowHalfOpen: true });
+  return answerOn(connect({ port, host: '127.0.0.1', allowHalfOpen: true }), headers, body, announced);
+}
+
+async function answerOn(socket: Socket, headers: string, body: string, announced = body.length): Promise<string> {
   onTestFinished(() => void socket.destroy());
   let text = '';
   socket.on('data', (chunk: Buffer) => (text += chunk.toString()));
@@ -380,7 +384,11 @@ test('over TLS, with a certificate of the client where one is asked for', async 
         .once('error', reject)
         .end('{"n":1}');
     });
-  expect(await send({ cert: readFileSync(client.cert), key: readFileSync(client.key) })).toBe(200);
+  const certificate = { cert: readFileSync(client.cert), key: readFileSync(client.key) };
+  expect(await send(certificate)).toBe(200);
   await expect(send({})).rejects.toThrow(/certificate required|ECONNRESET|socket hang up/);
   expect(spool.lastSeq('t')).toBe(1n);
+  // A client may end its side behind the request here as well.
+  const options = { host: '127.0.0.1', port, ca: readFileSync(ca), ...certificate, allowHalfOpen: true };
+  expect(await answerOn(connectTls(options), '', '{"n":2}')).toMatch(/^HTTP\/1.1 200[^]*{"accepted":1}\n$/);
 });
