@@ -40,11 +40,12 @@ function jobsOf(rendered: readonly Manifest[]): string[] {
   );
 }
 
-/** promtool's unit tests: which of these alerts fire after a quarter of an hour of these series, which are 0 where they have no values of their own. */
+/** promtool's unit tests: which of these alerts fire after some minutes of these series, which are 0 where they have no values of their own. */
 async function expectFiring(
   rules: Groups,
   series: readonly (string | readonly [name: string, values: string])[],
   expected: Readonly<Record<string, number>>,
+  minutes = 15,
 ): Promise<void> {
   const folder = tempDir('promtool');
   writeFileSync(join(folder, 'rules.yaml'), stringify(rules));
@@ -59,7 +60,7 @@ async function expectFiring(
         }),
         promql_expr_test: Object.entries(expected).map(([alert, count]) => ({
           expr: `count(ALERTS{alertname="${alert}", alertstate="firing"}) or vector(0)`,
-          eval_time: '15m',
+          eval_time: `${minutes}m`,
           exp_samples: [{ labels: '{}', value: count }],
         })),
       },
@@ -118,6 +119,12 @@ describe.skipIf(missing('helm', 'promtool'))('the alerts', () => {
     await expectFiring(rules, [[aside, '1x20']], { PenstockFilesSetAside: 1 });
     await expectFiring(rules, [[aside, '0x5 1x15']], { PenstockFilesSetAside: 1 });
     await expectFiring(rules, [[aside, '0x20']], { PenstockFilesSetAside: 0 });
+    // As many as at the start before, which the counter does not show; what the agent wrote begins anew.
+    const written = 'penstock_agent_disk_written_bytes_total';
+    const writtenByTwo: [string, string] = [written, '1000+10x69 5+10x10'];
+    await expectFiring(rules, [[aside, '1x80'], writtenByTwo], { PenstockFilesSetAside: 1 }, 75);
+    await expectFiring(rules, [[aside, '0x80'], writtenByTwo], { PenstockFilesSetAside: 0 }, 75);
+    await expectFiring(rules, [[aside, '1x80']], { PenstockFilesSetAside: 0 }, 75);
   });
 
   it('fire for connections that are refused, and not for those that once were', async () => {
