@@ -214,7 +214,9 @@ test('a log line of JSON that is nested too deeply to be printed again is one mi
   );
   const run = await chain.run([reading({ log: '{"v":1}' }), reading({ log: deep }), reading({ log: '{"v":2}' })]);
   run.commit();
-  expect(run.failed).toMatchObject([{ transform: 'parse t.log json', reason: 'log is no JSON object, or nested more than 512 deep' }]);
+  expect(run.failed).toMatchObject([
+    { transform: 'parse t.log json', reason: 'log is no JSON object, or nested more than 512 deep' },
+  ]);
   expect(commit(await chain.flush())).toMatchObject([{ count: 2 }]);
   // A value that came so is left as it is.
   const passing = await chainOf({ type: 'rename', on: 't', fields: { a: 'b' } });
@@ -248,7 +250,11 @@ test('a reading that cannot be written behind the transforms fails alone, as it 
   expect(commit(run)).toEqual([{ v: 2 }]);
   expect(run.failed).toMatchObject([
     { transform: 'failing t', reason: 'no', reading: { key: 'judged', value: '{"v":1}' } },
-    { transform: 'transforms of t', reason: expect.stringContaining('circular'), reading: { value: '{"v":1}' } },
+    {
+      transform: 'transforms of t',
+      reason: expect.stringContaining('circular') as string,
+      reading: { value: '{"v":1}' },
+    },
   ]);
 });
 
