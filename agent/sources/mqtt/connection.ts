@@ -43,6 +43,8 @@ export interface ConnectionOptions {
   /** `payloadBytes`: of the whole message, where `payload` is only its beginning. */
   readonly onPublish: (packet: IPublishPacket, payloadBytes: number, connection: Connection) => void;
   readonly onRelease: (packetId: number, connection: Connection) => void;
+  /** Before CONNECT is sent: from here on the broker may have made a session. */
+  readonly onGreet: () => void;
   /** Before anything that the broker sent behind its CONNACK. */
   readonly onAccept: (connack: IConnackPacket) => void;
   /** Gives up opening; an open connection is ended by `end`. */
@@ -195,6 +197,7 @@ export class Connection {
   }
 
   #greet(): void {
+    this.#options.onGreet();
     this.#send({
       cmd: 'connect',
       protocolId: 'MQTT',

@@ -2,12 +2,15 @@
  * Messages of an MQTT broker (3.1.1 or 5), in a session that outlives connections and the agent.
  *
  * Invariants: see inflow.ts for what is acknowledged when. What the broker is asked to subscribe is on the disk before it is asked, so that
- * subscriptions which the configuration no longer has are ended, whenever the agent was killed.
+ * subscriptions which the configuration no longer has are ended, whenever the agent was killed. A session is taken for one that has them only where it
+ * is known not to have been made behind a CONNACK that never came or was not stored: MQTT 5 subscribes at every connection; 3.1.1, which sends what is
+ * retained each time, only in doubt, and puts on the disk before it connects that there is doubt.
  * Failure: a connection that ends is made again with backoff; the broker keeps the session and what was not acknowledged. A broker that
  * lost the session (session present: 0) begins with new packet ids, so the old receipts are forgotten first.
  */
+import { isDeepStrictEqual } from 'node:util';
 import { z } from 'zod';
-import { describeError } from '../../../lib/errors.ts';
+import { describeError, isCode } from '../../../lib/errors.ts';
 import { configuredFile } from '../../config-parts.ts';
 import { Backoff } from '../../uplink/backoff.ts';
 import type { Source, SourceOutput } from '../source.ts';
@@ -33,9 +36,11 @@ const subscriptionsSchema = z.strictObject({
   granted: z.array(z.string()),
   /** Of these, what the broker granted with a lower QoS than was asked for, as `FILTER@QOS` with that one. */
   lowered: z.array(z.string()).default([]),
+  /** The broker may have made a new session since, which has none of them. */
+  unsure: z.boolean().default(false),
 });
 type Subscriptions = z.infer<typeof subscriptionsSchema>;
-const NONE: Subscriptions = { asked: [], granted: [], lowered: [] };
+const NONE: Subscriptions = { asked: [], granted: [], lowered: [], unsure: false };
 
 /** `receiptsMax`: the receipts that the spool has room for. */
 export function mqttSource(config: MqttSourceConfig, agent: string, baseDir: string, receiptsMax: number): Source {
@@ -59,6 +64,8 @@ class MqttSession {
   readonly #silent: SilentFilters;
   /** By filter, why the broker did not grant it on the present connection. */
   readonly #refused = new Map<string, string>();
+  /** Whether the session may be a new one of which the broker could not tell; what the disk says of it is on the safe side. */
+  #isUnsure: boolean;
   /** Fires when the agent stops or a delivery failed. */
   readonly #stop = new AbortController();
   #failure: Error | undefined;
@@ -76,6 +83,7 @@ class MqttSession {
     this.#config = config;
     this.#baseDir = baseDir;
     this.#output = output;
+    this.#isUnsure = this.#stored().unsure;
     // Of both qualities of service: half of the receipts each.
     this.#silent = new SilentFilters(config.topics);
     this.#receiveMaximum = Math.max(1, Math.min(config.receiveMaximum, Math.floor(receiptsMax / 2)));
@@ -116,13 +124,19 @@ class MqttSession {
 
   /** One connection from its beginning to its end. Returns whether the session was up. */
   async #connect(signal: AbortSignal): Promise<boolean> {
-    const { connection, connack } = await Connection.open(await this.#options(signal));
+    const wasUnsure = this.#isUnsure;
+    if (this.#config.version === '3.1.1') await this.#store({ ...this.#stored(), unsure: true });
+    const { connection, connack } = await Connection.open(await this.#options(signal)).catch((error: unknown) => {
+      // Who is refused has no new session.
+      if (isCode(error, 'denied')) this.#isUnsure = wasUnsure;
+      throw error;
+    });
     this.#output.count('connection');
     const stop = (): void => void this.#finish(connection);
     signal.addEventListener('abort', stop, { once: true });
     if (signal.aborted) stop();
     try {
-      if (!connack.sessionPresent) await this.#forgetSession();
+      await this.#settleSession(connack.sessionPresent, wasUnsure);
       const problems = [await this.#subscribe(connection), shortenedSession(connack, this.#config)];
       this.#output.report(problems.filter((problem) => problem !== null).join('; ') || null);
     } catch (error) {
@@ -176,39 +190,52 @@ class MqttSession {
         this.#inflow.message(packet, payloadBytes, connection);
       },
       onRelease: (packetId, connection) => this.#inflow.release(packetId, connection),
+      onGreet: () => (this.#isUnsure = true),
       onAccept: ({ sessionPresent }) => {
         if (!sessionPresent) this.#inflow.forget();
       },
     };
   }
 
-  /** Nothing is subscribed before the old receipts are forgotten on the disk: killed, the agent would take new messages for repeats. */
-  async #forgetSession(): Promise<void> {
-    await this.#inflow.idle();
-    if (this.#failure !== undefined) throw this.#failure;
-    await this.#store(NONE);
+  /**
+   * What the disk says of the session is true from here on. Nothing is subscribed in a new one before the old receipts are forgotten on the disk:
+   * killed, the agent would take new messages for repeats.
+   */
+  async #settleSession(isPresent: boolean, wasUnsure: boolean): Promise<void> {
+    if (!isPresent) {
+      await this.#inflow.idle();
+      if (this.#failure !== undefined) throw this.#failure;
+    }
+    const stored = this.#stored();
+    const { asked, granted } = stored;
+    await this.#store(
+      !isPresent
+        ? NONE
+        : wasUnsure
+          ? { ...NONE, asked: [...new Set([...asked, ...granted])] }
+          : { ...stored, unsure: false },
+    );
+    this.#isUnsure = false;
   }
 
   /** Returns what the broker did not grant, in words, or null. */
   async #subscribe(connection: Connection): Promise<string | null> {
     const { topics, qos, retained, version } = this.#config;
-    const stored = subscriptionsSchema.safeParse(this.#output.checkpoint(this.#name)).data ?? NONE;
+    const stored = this.#stored();
     const wanted = topics.map((filter) => `${filter}@${qos}`);
     const isKnown = (filter: string): boolean => topics.includes(filter);
     const gone = [...new Set([...stored.asked, ...stored.granted].map(filterOf))].filter((filter) => !isKnown(filter));
     if (gone.length > 0)
       await connection.request((messageId) => ({ cmd: 'unsubscribe', messageId, unsubscriptions: gone }));
-    const isLowered = (filter: string): boolean => stored.lowered.some((entry) => filterOf(entry) === filter);
     // MQTT 5 can say that only a new subscription gets what is retained; 3.1.1 sends it at every SUBSCRIBE, so there is none without need.
-    const missing = topics.filter(
-      (filter) => !stored.granted.includes(`${filter}@${qos}`) || (version === '5' && isLowered(filter)),
-    );
+    const missing = version === '5' ? topics : topics.filter((filter) => !stored.granted.includes(`${filter}@${qos}`));
     const isKept = (entry: string): boolean => isKnown(filterOf(entry)) && !missing.includes(filterOf(entry));
     const granted = stored.granted.filter(isKept);
     const lowered = stored.lowered.filter(isKept);
     this.#refused.clear();
     if (missing.length > 0) {
-      await this.#store({ asked: wanted, granted, lowered });
+      if (!wanted.every((entry) => stored.asked.includes(entry)))
+        await this.#store({ ...stored, asked: wanted, granted, lowered });
       const options = version === '5' ? { rh: retained === 'skip' ? 2 : 1 } : {};
       const subscriptions = missing.map((filter) => ({ topic: filter, qos, ...options }));
       const answer = await connection.request((messageId) => ({ cmd: 'subscribe', messageId, subscriptions }));
@@ -218,8 +245,8 @@ class MqttSession {
         else granted.push(`${filter}@${qos}`);
         if (code < qos) lowered.push(`${filter}@${code}`);
       });
-      await this.#store({ asked: wanted, granted, lowered });
-    } else if (gone.length > 0) await this.#store({ asked: [], granted, lowered });
+      await this.#store({ ...stored, asked: wanted, granted, lowered });
+    } else if (gone.length > 0) await this.#store({ ...stored, asked: [], granted, lowered });
     const problems = [
       ...[...this.#refused].map(([filter, why]) => `the broker refused ${filter}: ${why}`),
       ...lowered.map((entry) => `the broker grants QoS ${entry.at(-1)} instead of ${qos} for ${filterOf(entry)}`),
@@ -237,7 +264,12 @@ class MqttSession {
     );
   }
 
+  #stored(): Subscriptions {
+    return subscriptionsSchema.safeParse(this.#output.checkpoint(this.#name)).data ?? NONE;
+  }
+
   async #store(subscriptions: Subscriptions): Promise<void> {
+    if (isDeepStrictEqual(subscriptions, this.#stored())) return;
     await this.#output.deliver([], [{ source: this.#name, state: subscriptions }]);
   }
 }

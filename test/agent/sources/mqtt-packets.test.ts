@@ -8,6 +8,7 @@ import { expect, onTestFinished, test, vi } from 'vitest';
 import { mqttSource } from '../../../agent/sources/mqtt/mqtt-source.ts';
 import { isTooLarge, PacketCutter } from '../../../agent/sources/mqtt/packet-cutter.ts';
 import type { Spool } from '../../../agent/spool/spool.ts';
+import { PenstockError } from '../../../lib/errors.ts';
 import { tempDir } from '../../support/temp.ts';
 import { readAll, spoolIn } from '../spool/support.ts';
 import { runSource, sourceConfig, type RunningSource } from './support.ts';
@@ -70,17 +71,18 @@ interface FakeBroker {
 /** Accepts, grants, and otherwise only notes; `answer` may answer otherwise. */
 async function fakeBroker(
   answer: (packet: Packet, connection: number) => Packet | Buffer | null | undefined = () => undefined,
+  wire: { readonly protocolVersion: 4 | 5 } = V5,
 ): Promise<FakeBroker> {
   const received: Packet[] = [];
   const connections: Socket[] = [];
   const server = createServer((socket) => {
     const index = connections.push(socket) - 1;
     socket.on('error', () => undefined);
-    const reader = parser(V5).on('packet', (packet) => {
+    const reader = parser(wire).on('packet', (packet) => {
       received.push(packet);
       const given = answer(packet, index);
       const reply = given === undefined ? usual(packet, index > 0) : given;
-      if (reply !== null) socket.write(Buffer.isBuffer(reply) ? reply : generate(reply, V5));
+      if (reply !== null) socket.write(Buffer.isBuffer(reply) ? reply : generate(reply, wire));
     });
     socket.on('data', (chunk: Buffer) => reader.parse(chunk));
   });
@@ -106,9 +108,13 @@ function usual(packet: Packet, sessionPresent: boolean): Packet | null {
   return null;
 }
 
-async function follow(port: number, more: Record<string, unknown> = {}): Promise<RunningSource & { spool: Spool }> {
-  const dir = tempDir();
-  const spool = await spoolIn(join(dir, 'spool'));
+async function follow(
+  port: number,
+  more: Record<string, unknown> = {},
+  given?: { dir: string; spool: Spool },
+): Promise<RunningSource & { spool: Spool }> {
+  const dir = given?.dir ?? tempDir();
+  const spool = given?.spool ?? (await spoolIn(join(dir, 'spool')));
   const config = sourceConfig({ type: 'mqtt', url: `mqtt://127.0.0.1:${port}`, topics: ['plant/#'], to: 't', ...more });
   return { ...runSource(mqttSource(config, 'a', dir, 100), spool, dir), spool };
 }
@@ -299,6 +305,70 @@ test('a broker that closes the connection between CONNACK and SUBSCRIBE is asked
   await vi.waitFor(() => expect(broker.received.map(({ cmd }) => cmd)).toContain('subscribe'), WAIT);
   await vi.waitFor(() => expect(output.counters.problem).toBeNull(), WAIT);
 });
+
+test.each(['5', '3.1.1'] as const)(
+  'MQTT %s: a session that the broker made new, whose CONNACK was lost on the way, is subscribed to again',
+  async (version) => {
+    const wire = { protocolVersion: version === '5' ? 5 : 4 } as const;
+    const connack = (sessionPresent: boolean): Buffer =>
+      generate({ cmd: 'connack', reasonCode: 0, returnCode: 0, sessionPresent }, wire);
+    const broker = await fakeBroker((packet, connection) => {
+      if (packet.cmd !== 'connect') return undefined;
+      if (connection !== 1) return connack(connection > 1);
+      // It has lost its sessions, and makes another one; the link breaks before the agent is told.
+      broker.connections[connection]?.destroy();
+      return null;
+    }, wire);
+    const { output } = await follow(broker.port, { version });
+    const subscribes = (): number => broker.received.filter(({ cmd }) => cmd === 'subscribe').length;
+    await vi.waitFor(() => expect([subscribes(), output.counters.problem]).toEqual([1, null]), WAIT);
+    broker.connections[0]?.destroy();
+    await vi.waitFor(() => expect(subscribes()).toBe(2), WAIT);
+    expect(broker.connections).toHaveLength(3);
+    // What is told in order is believed: 3.1.1 sends what is retained at each SUBSCRIBE.
+    await vi.waitFor(() => expect(output.counters.problem).toBeNull(), WAIT);
+    await reconnected(broker, 4);
+    await vi.waitFor(() => expect(output.counters.events['connection']).toBe(3), WAIT);
+    await vi.waitFor(() => expect(output.counters.problem).toBeNull(), WAIT);
+    expect(subscribes()).toBe(version === '5' ? 3 : 2);
+  },
+);
+
+test.each(['5', '3.1.1'] as const)(
+  'MQTT %s: an agent that ended before it had stored that the session is new subscribes again',
+  async (version) => {
+    const wire = { protocolVersion: version === '5' ? 5 : 4 } as const;
+    const broker = await fakeBroker(
+      (packet, connection) =>
+        packet.cmd === 'connect'
+          ? generate({ cmd: 'connack', reasonCode: 0, returnCode: 0, sessionPresent: connection > 1 }, wire)
+          : undefined,
+      wire,
+    );
+    const dir = tempDir();
+    const spool = await spoolIn(join(dir, 'spool'));
+    const first = await follow(broker.port, { version }, { dir, spool });
+    const subscribes = (): number => broker.received.filter(({ cmd }) => cmd === 'subscribe').length;
+    await vi.waitFor(() => expect([subscribes(), first.output.counters.problem]).toEqual([1, null]), WAIT);
+    // It ends at the moment at which the broker has told of its new session, and nothing of that reaches the disk.
+    const append = spool.append.bind(spool);
+    const isNone = (checkpoints: Parameters<Spool['append']>[1]): boolean =>
+      checkpoints?.some(({ state }) => JSON.stringify(state).includes('"granted":[]')) === true;
+    const ended = Promise.withResolvers();
+    vi.spyOn(spool, 'append').mockImplementation((readings, checkpoints, receipts) => {
+      if (!isNone(checkpoints)) return append(readings, checkpoints, receipts);
+      ended.resolve(first.stop());
+      return Promise.reject(new PenstockError('io', 'killed here'));
+    });
+    broker.connections[0]?.destroy();
+    await ended.promise;
+    vi.restoreAllMocks();
+    expect(subscribes()).toBe(1);
+    const second = await follow(broker.port, { version }, { dir, spool });
+    await vi.waitFor(() => expect(subscribes()).toBe(2), WAIT);
+    await vi.waitFor(() => expect(second.output.counters.problem).toBeNull(), WAIT);
+  },
+);
 
 test('a new session, and a message in the same bytes that equals one of the old session: it is a new one', async () => {
   const connack = (sessionPresent: boolean): Packet => ({ cmd: 'connack', reasonCode: 0, sessionPresent });
