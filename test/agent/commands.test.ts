@@ -119,7 +119,12 @@ transforms: [{ type: parse, on: logs, field: message, format: json }]
     expect.objectContaining({ sensor: 'web-0', value: { ...fields, stream: 'stdout', level: 'info' } }),
     { failed: expect.stringContaining('the line is none of a CRI log') as string, line: 3 },
     expect.objectContaining({
-      value: { ...fields, stream: 'stderr', message: 'plain', parseProblem: 'message is no JSON object, or nested more than 512 deep' },
+      value: {
+        ...fields,
+        stream: 'stderr',
+        message: 'plain',
+        parseProblem: 'message is no JSON object, or nested more than 512 deep',
+      },
     }),
   ]);
   expect(code).toBe(3);
