@@ -139,7 +139,8 @@ function timeOf(parts: Parts, offset: Offsets | null, arrivalMs: number): Parsed
     const localMs = midnightMs + ((hour * 60 + minute) * 60 + second) * 1000;
     return localMs - (parts.offsetMs ?? offset?.(localMs) ?? 0);
   };
-  if (year !== undefined) return made(at(year), digits);
+  // `Date.UTC` takes those for years of the last century; 0001 is what a time that was never set looks like.
+  if (year !== undefined) return year < 100 ? null : made(at(year), digits);
   const thisYear = new Date(arrivalMs).getUTCFullYear();
   const candidates = [thisYear - 1, thisYear, thisYear + 1].map(at).filter((ms) => ms !== null);
   return made(candidates.findLast((ms) => ms <= arrivalMs + DAY_MS) ?? candidates[0] ?? null, digits);
@@ -171,14 +172,12 @@ function epochTime(text: string, digits: number): ParsedTime | null {
   return made(seconds * 1000, digits === 0 ? parts : fractionDigits);
 }
 
-/** null where it is beyond what a date of ECMA-262 can be. */
+/** null where its microseconds are no whole number that a double holds (behind the year 2255), as those of a reading have to be. */
 function made(secondsMs: number | null, digits: string): ParsedTime | null {
-  if (secondsMs === null || Number.isNaN(new Date(secondsMs).getTime()) || secondsMs > 253_402_300_799_000) return null;
+  const us = (secondsMs ?? NaN) * 1000 + Number(digits.slice(0, 6).padEnd(6, '0'));
+  if (secondsMs === null || !Number.isSafeInteger(us)) return null;
   const second = new Date(secondsMs).toISOString().slice(0, 19);
-  return {
-    text: `${second}${digits === '' ? '' : `.${digits}`}Z`,
-    us: secondsMs * 1000 + Number(digits.slice(0, 6).padEnd(6, '0')),
-  };
+  return { text: `${second}${digits === '' ? '' : `.${digits}`}Z`, us };
 }
 
 function offsetOf(text: string): number {
