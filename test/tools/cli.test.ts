@@ -110,6 +110,7 @@ test('what the operating system refuses is one line without a stack, and a misty
   const line = (text: string | RegExp): unknown => [1, [expect.stringMatching(text)]];
   const file = join(base, 'file');
   writeFileSync(file, '');
+  mkdirSync(join(base, 'mnt'));
   expect(await lines('mount', metaUrl, join(base, 'mnt'), '--cache-dir', file)).toEqual(
     line(/cache directory .*EEXIST/),
   );
