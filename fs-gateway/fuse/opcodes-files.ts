@@ -1,4 +1,5 @@
 /** Rows of the opcode table that work on the data and the locks of open files. Field offsets are those of linux/fuse.h, from the end of the header. */
+import { constants } from 'node:fs';
 import type { FileLock, OpenResult } from '../vfs/operations.ts';
 import { row, type Opcode } from './opcode.ts';
 import {
@@ -9,6 +10,7 @@ import {
   LK_FLOCK,
   RELEASE_FLOCK_UNLOCK,
   WRITE_KILL_SUIDGID,
+  WRITE_LOCKOWNER,
 } from './protocol.ts';
 import type { ReplyWriter } from './reply.ts';
 import { MalformedRequest, type RequestReader } from './request.ts';
@@ -47,6 +49,15 @@ interface WriteArgs {
   readonly flags: number;
   readonly killSuidGid: boolean;
 }
+/**
+ * The flags of the open file, with O_DIRECT only if this write goes past the kernel's pages. F_SETFL may set it when the kernel has begun to write through
+ * them, and it then has them locked until we answer. It names an owner of locks (`fuse_direct_io`) in direct writes only.
+ */
+function flagsOfWrite(request: RequestReader): number {
+  const direct = (request.u32(20) & WRITE_LOCKOWNER) !== 0;
+  return direct ? request.u32(32) : request.u32(32) & ~constants.O_DIRECT;
+}
+
 /** 0 fh u64, 8 offset u64, 16 size u32, 20 write_flags u32, 24 lock_owner u64, 32 flags u32, 36 padding u32, 40 the data */
 export const write = row<WriteArgs, number>({
   name: 'WRITE',
@@ -54,7 +65,7 @@ export const write = row<WriteArgs, number>({
     handle: request.u64(0),
     offset: request.offset64(8),
     data: request.bytesView(40, request.u32(16)),
-    flags: request.u32(32),
+    flags: flagsOfWrite(request),
     killSuidGid: (request.u32(20) & WRITE_KILL_SUIDGID) !== 0,
   }),
   call: (ops, caller, ino, a) => ops.write(caller, ino, a.handle, a.offset, a.data, a.flags, a.killSuidGid),

@@ -63,6 +63,7 @@ export const Fattr = {
 } as const;
 
 export const GETATTR_FH = 1 << 0;
+export const WRITE_LOCKOWNER = 1 << 1;
 export const WRITE_KILL_SUIDGID = 1 << 2;
 export const RELEASE_FLOCK_UNLOCK = 1 << 1;
 export const LK_FLOCK = 1 << 0;

@@ -188,7 +188,7 @@ export interface Operations {
   ): Result<{ readonly entry: Entry; readonly open: OpenResult }>;
   /** Fewer bytes than asked only at the end of the file; true until the next turn of the event loop: copy what is kept. `flags` are the open file's. */
   read(caller: Caller, ino: bigint, handle: bigint, offset: bigint, size: number, flags: number): Result<Buffer>;
-  /** `data` is only valid until the operation first yields: copy what is kept. `lockOwner` when FUSE_WRITE_LOCKOWNER. */
+  /** `data` is only valid until the operation first yields: copy what is kept. `flags` are the open file's, O_DIRECT only of a write past the kernel's pages. */
   write(
     caller: Caller,
     ino: bigint,

@@ -85,6 +85,30 @@ describe.skipIf(cannotMount())('a mounted volume', () => {
     expect(await shell(again, 'cat $1/file; ls $1')).toBe('hello\nfile\nfolder');
   });
 
+  test('a descriptor whose O_DIRECT is set while it writes does not hang the mount', async () => {
+    // The kernel has begun to write a part of a page, has it locked until the answer, and tells of O_DIRECT all the same (xfstests generic/036).
+    // The second writer waits for the inode meanwhile, and the flag is set or cleared.
+    const script = `import fcntl, os, sys
+fd = os.open(sys.argv[1], os.O_CREAT | os.O_RDWR)
+flags, first = fcntl.fcntl(fd, fcntl.F_GETFL), os.getpid()
+if os.fork() == 0:
+    while os.getppid() == first:
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_DIRECT)
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags)
+    os._exit(0)
+second = os.fork()
+for page in range(0 if second else 1, 100, 2):
+    os.pwrite(fd, bytes([page]) * 512, page * 4096)
+if second == 0:
+    os._exit(0)
+os.waitpid(second, 0)
+with open(sys.argv[1], 'rb') as f:
+    print(all(f.read(4096)[:512] == bytes([page]) * 512 for page in range(100)))`;
+    const mount = await mountTestVolume();
+    const toggled = await run('python3', ['-c', script, join(mount.mountpoint, 'file')]);
+    expect(toggled).toMatchObject({ status: 0, stdout: 'True\n' });
+  });
+
   test('carries a git clone, an SQLite database and a file of many blocks', async () => {
     const mount = await mountTestVolume();
     const repository = `cd $1; git init -q r; cd r; git config user.email a@b; git config user.name n

@@ -1,3 +1,4 @@
+import { constants } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import fc from 'fast-check';
 import { PosixError, Errno, type Entry } from '../../fs-gateway/vfs/operations.ts';
@@ -163,6 +164,14 @@ describe('request decoding', () => {
     body.writeBigInt64LE(-2n, 40);
     body.writeUInt32LE(999_999_999, 60);
     expect(decode(4, body)).toEqual({ size: 123n, atimeNs: 'now', mtimeNs: -1_000_000_001n });
+  });
+
+  it('takes a write for a direct one by its owner of locks, not by flags that F_SETFL may have changed since it began', () => {
+    const body = Buffer.alloc(40);
+    body.writeUInt32LE(constants.O_RDWR | constants.O_APPEND | constants.O_DIRECT, 32);
+    expect(decode(16, body)).toMatchObject({ flags: constants.O_RDWR | constants.O_APPEND });
+    body.writeUInt32LE(1 << 1, 20);
+    expect(decode(16, body)).toMatchObject({ flags: constants.O_RDWR | constants.O_APPEND | constants.O_DIRECT });
   });
 
   it("takes a negative offset of lseek, which is a program's own", () => {
