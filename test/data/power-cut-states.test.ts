@@ -16,6 +16,7 @@ import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, onTestFinished, test, vi } from 'vitest';
 import { Journal } from '../../fs-gateway/data/journal.ts';
+import type { Overlay } from '../../fs-gateway/data/overlay.ts';
 import { Staging } from '../../fs-gateway/data/staging.ts';
 import type { Flush, StagedFile } from '../../fs-gateway/data/staged-file.ts';
 import { tempDir } from '../support/temp.ts';
@@ -32,44 +33,93 @@ function settled(): Promise<void> {
   return new Promise((resolve) => void setImmediate(resolve));
 }
 
-interface Write {
-  readonly place: number;
-  readonly value: number;
+/** A byte that is written, or a truncate to where a place begins. */
+type Change = { readonly place: number; readonly value: number } | { readonly cut: number };
+
+/** Place -> the byte there; a place that is missing reads as zero, or is behind the end. */
+type Content = ReadonlyMap<number, number>;
+
+function changed(content: Content, changes: readonly Change[]): Map<number, number> {
+  const after = new Map(content);
+  for (const change of changes) {
+    if ('value' in change) after.set(change.place, change.value);
+    else for (const place of after.keys()) if (place >= change.cut) after.delete(place);
+  }
+  return after;
+}
+
+function sizeAfter(size: number, changes: readonly Change[]): number {
+  for (const change of changes)
+    size = 'value' in change ? Math.max(size, placeAt(change.place) + 1) : placeAt(change.cut);
+  return size;
+}
+
+function placeAt(place: number): number {
+  return PLACES[place] ?? 0;
 }
 
 /** One inode, as programs and the metadata have it. */
 class ModelFile {
-  /** What was written here, in order. */
-  readonly writes: Write[] = [];
+  /** What was done here, in order. */
+  readonly changes: Change[] = [];
   /** So many of them are committed, and were promised by an answer, or by one that may come. */
   committed = 0;
   promised = 0;
   promising = 0;
   /** In the metadata, with what another node has written there. */
-  readonly content = new Map<number, number>();
-  flushing: { readonly flush: Flush; readonly writes: number; readonly bytes: ReadonlyMap<number, number> } | undefined;
+  content = new Map<number, number>();
+  size = 0;
+  flushing: { readonly flush: Flush; readonly changes: number; readonly bytes: Staged } | undefined;
   /** Nobody here will hear of its commit, and none is made any more. */
   isUnsettled = false;
 
+  get #uncommitted(): readonly Change[] {
+    return this.changes.slice(this.committed);
+  }
+
   /** What a place has when the worker was killed and the next one has committed what it found. */
   expected(place: number): number | undefined {
-    const found = this.writes.slice(this.committed).findLast((write) => write.place === place);
-    return found?.value ?? this.content.get(place);
+    return changed(this.content, this.#uncommitted).get(place);
+  }
+
+  get expectedSize(): number {
+    return sizeAfter(this.size, this.#uncommitted);
+  }
+
+  /** How many of the changes the next mount may find behind the cut, of those that are not committed. */
+  get #ends(): readonly number[] {
+    const first = Math.max(this.committed, this.promised);
+    return Array.from({ length: Math.max(first, this.promising) - first + 1 }, (_, n) => first + n);
   }
 
   /** What a place may have behind the cut, when all that the next mount finds is committed. */
   allowed(place: number): ReadonlySet<number | undefined> {
     const allowed = new Set<number | undefined>();
-    const first = Math.max(this.committed, this.promised);
-    for (let end = first; end <= Math.max(first, this.promising); end++) {
-      const found = this.writes.slice(this.committed, end).filter((write) => write.place === place);
-      allowed.add(found.at(-1)?.value ?? this.content.get(place));
+    for (const end of this.#ends) {
+      const found = this.changes.slice(this.committed, end);
+      allowed.add(changed(this.content, found).get(place));
       // Of what was written over it since, as much as the disk has.
-      if (found.length === 0) continue;
-      for (const later of this.writes.slice(end)) if (later.place === place) allowed.add(later.value);
+      if (!changed(new Map(), found).has(place)) continue;
+      for (const later of this.changes.slice(end))
+        if ('value' in later && later.place === place) allowed.add(later.value);
     }
     return allowed;
   }
+
+  get allowedSizes(): readonly number[] {
+    return this.#ends.map((end) => sizeAfter(this.size, this.changes.slice(this.committed, end)));
+  }
+}
+
+/** Of the places that are staged: a byte, or undefined for what reads as zero. */
+type Staged = ReadonlyMap<number, number | undefined>;
+
+function stagedBytes(file: StagedFile, overlay: Overlay): Staged {
+  const bytes = new Map<number, number | undefined>();
+  for (const [place, at] of PLACES.entries()) {
+    if (overlay.covers(at, at + 1)) bytes.set(place, overlay.coversWithData(at, at + 1) ? byteAt(file, at) : undefined);
+  }
+  return bytes;
 }
 
 class Mount {
@@ -106,10 +156,16 @@ class Mount {
   write(ino: number, place: number): void {
     const model = this.#model(ino);
     const value = this.#next();
-    const size = Math.max(0, ...model.content.keys().map((at) => (PLACES[at] ?? 0) + 1));
-    const file = this.staging.begin(ino, size);
-    this.staging.write(file, PLACES[place] ?? 0, Buffer.of(value), this.#now++);
-    model.writes.push({ place, value });
+    const file = this.staging.begin(ino, model.size);
+    this.staging.write(file, placeAt(place), Buffer.of(value), this.#now++);
+    model.changes.push({ place, value });
+  }
+
+  truncate(ino: number, place: number): void {
+    const model = this.#model(ino);
+    const file = this.staging.begin(ino, model.size);
+    this.staging.resize(file, placeAt(place), true, this.#now++);
+    model.changes.push({ cut: place });
   }
 
   /** Its answer comes when its syncs have ended. */
@@ -117,7 +173,7 @@ class Mount {
     const file = this.staging.get(ino);
     if (file === undefined) return Promise.resolve();
     const model = this.#model(ino);
-    const { length } = model.writes;
+    const { length } = model.changes;
     model.promising = length;
     return this.staging.sync(file, this.#now++).then(() => void (model.promised = Math.max(model.promised, length)));
   }
@@ -129,24 +185,24 @@ class Mount {
     if (file?.dirty !== true || model.flushing !== undefined) return;
     // As the flusher does.
     if (file.promiseAgain) return void this.sync(ino);
-    const bytes = new Map<number, number>();
     const flush = this.staging.beginFlush(file, this.#now++);
-    for (const place of PLACES.keys()) {
-      const at = PLACES[place] ?? 0;
-      if (flush.overlay.coversWithData(at, at + 1)) bytes.set(place, byteAt(file, at));
-    }
-    model.flushing = { flush, writes: model.writes.length, bytes };
+    model.flushing = { flush, changes: model.changes.length, bytes: stagedBytes(file, flush.overlay) };
   }
 
   /** The metadata have it; nobody here knows yet. */
   commit(ino: number): void {
     const model = this.#model(ino);
     const { flushing } = model;
-    if (flushing === undefined || model.isUnsettled || model.committed === flushing.writes) return;
-    const id = flushing.flush.append?.id ?? flushing.flush.promiseId;
+    if (flushing === undefined || model.isUnsettled || model.committed === flushing.changes) return;
+    const { flush, bytes } = flushing;
+    const id = flush.append?.id ?? flush.promiseId;
     if (id !== undefined) this.#ids.add(`${ino} ${id}`);
-    for (const [place, value] of flushing.bytes) model.content.set(place, value);
-    model.committed = flushing.writes;
+    for (const [place, value] of bytes) {
+      if (value === undefined) model.content.delete(place);
+      else model.content.set(place, value);
+    }
+    model.size = flush.sizeSet ? flush.size : Math.max(model.size, flush.size);
+    model.committed = flushing.changes;
   }
 
   /** The answer to the commit is here. */
@@ -156,7 +212,7 @@ class Mount {
     const file = this.staging.get(ino);
     if (flushing === undefined || file === undefined) return;
     this.commit(ino);
-    if (model.committed !== flushing.writes) {
+    if (model.committed !== flushing.changes) {
       this.fail(ino);
       return;
     }
@@ -179,7 +235,7 @@ class Mount {
     const model = this.#model(ino);
     const { flushing } = model;
     const file = this.staging.get(ino);
-    if (flushing === undefined || file === undefined || model.committed === flushing.writes) return;
+    if (flushing === undefined || file === undefined || model.committed === flushing.changes) return;
     model.flushing = undefined;
     model.isUnsettled = false;
     this.staging.failedFlush(file, flushing.flush);
@@ -188,7 +244,7 @@ class Mount {
   /** As the journal is rewritten when it has become long. */
   rewrite(ino: number, place: number): void {
     // All that is staged of a file of which something is promised goes with it.
-    for (const model of this.#files.values()) model.promising = model.writes.length;
+    for (const model of this.#files.values()) model.promising = model.changes.length;
     const overgrown = vi.spyOn(Journal.prototype, 'overgrown', 'get').mockReturnValue(true);
     this.write(ino, place);
     overgrown.mockRestore();
@@ -216,44 +272,67 @@ class Mount {
     if (model.content.has(place)) model.content.set(place, this.#next());
   }
 
-  /** What a mount behind a power cut finds. */
-  checkCut(keeps: Keeps): void {
-    const folder = join(this.#base, `image-${this.#images++}`);
+  /** What a mount behind a power cut finds, and one behind a second cut, of which the first mount had just begun. */
+  checkCut(keeps: Keeps, again: Keeps): void {
+    const first = this.#folder();
     const kept: string[] = [];
-    this.disk.cut(folder, (change, index) => {
+    const told = (keeps: Keeps): Keeps => (change, index) => {
       const keep = keeps(change, index);
       kept.push(`${keep ? 'kept' : 'lost'}: ${change}`);
       return keep;
-    });
-    const staging = this.#open(folder, 'next boot');
+    };
+    this.disk.cut(first, told(keeps));
+    const second = this.#folder();
+    const disk = crashDisk(first);
+    const staging = this.#open(first, 'next boot');
     try {
-      for (const [ino, model] of this.#files) {
-        const file = staging.get(ino);
-        for (const [place, at] of PLACES.entries()) {
-          const isStaged = file?.active.coversWithData(at, at + 1) === true;
-          const found = isStaged ? byteAt(file, at) : model.content.get(place);
-          const where = `place ${place} of inode ${ino}, ${isStaged ? 'staged' : 'committed'}`;
-          expect([...model.allowed(place)], `${where}\n${kept.join('\n')}`).toContain(found);
-        }
-      }
+      this.#expectAllowed(staging, kept);
+      kept.push('a second time');
+      disk.cut(second, told(again));
     } finally {
       staging.close();
-      rmSync(folder, { recursive: true });
+      disk.stop();
+    }
+    const next = this.#open(second, 'third boot');
+    try {
+      this.#expectAllowed(next, kept);
+    } finally {
+      next.close();
+      rmSync(first, { recursive: true });
+      rmSync(second, { recursive: true });
+    }
+  }
+
+  #folder(): string {
+    return join(this.#base, `image-${this.#images++}`);
+  }
+
+  #expectAllowed(staging: Staging, kept: readonly string[]): void {
+    for (const [ino, model] of this.#files) {
+      const file = staging.get(ino);
+      const staged = file === undefined ? new Map<number, undefined>() : stagedBytes(file, file.active);
+      expect(model.allowedSizes, `size of inode ${ino}\n${kept.join('\n')}`).toContain(file?.size ?? model.size);
+      for (const place of PLACES.keys()) {
+        const where = `place ${place} of inode ${ino}, ${staged.has(place) ? 'staged' : 'committed'}`;
+        const found = staged.has(place) ? staged.get(place) : model.content.get(place);
+        expect([...model.allowed(place)], `${where}\n${kept.join('\n')}`).toContain(found);
+      }
     }
   }
 
   /** What the next workers find when this one is killed. */
   checkKill(): void {
-    const folder = join(this.#base, `image-${this.#images++}`);
+    const folder = this.#folder();
     this.disk.cut(folder, () => true);
     // The second one reads what the first has rewritten.
     for (let worker = 0; worker < 2; worker++) {
       const staging = this.#open(folder, 'boot');
       for (const [ino, model] of this.#files) {
         const file = staging.get(ino);
-        for (const [place, at] of PLACES.entries()) {
-          const isStaged = file?.active.coversWithData(at, at + 1) === true;
-          const found = isStaged ? byteAt(file, at) : model.content.get(place);
+        const staged = file === undefined ? new Map<number, undefined>() : stagedBytes(file, file.active);
+        expect(file?.size ?? model.size, `size of inode ${ino}, killed`).toBe(model.expectedSize);
+        for (const place of PLACES.keys()) {
+          const found = staged.has(place) ? staged.get(place) : model.content.get(place);
           expect(found, `place ${place} of inode ${ino}, killed`).toBe(model.expected(place));
         }
       }
@@ -277,6 +356,7 @@ function byteAt(file: StagedFile, at: number): number {
 
 type Operation =
   | 'write'
+  | 'truncate'
   | 'sync'
   | 'beginFlush'
   | 'commit'
@@ -294,6 +374,7 @@ const ino = fc.constantFrom(7, 7, 7, 8);
 const place = fc.nat({ max: PLACES.length - 1 });
 const step: fc.Arbitrary<Step> = fc.oneof(
   { weight: 6, arbitrary: fc.tuple(fc.constant('write' as const), ino, place) },
+  { weight: 1, arbitrary: fc.tuple(fc.constant('truncate' as const), ino, place) },
   { weight: 4, arbitrary: fc.tuple(fc.constantFrom('sync' as const, 'beginFlush' as const), ino, place) },
   { weight: 4, arbitrary: fc.tuple(fc.constantFrom('commit' as const, 'committed' as const), ino, place) },
   { weight: 2, arbitrary: fc.tuple(fc.constantFrom('fail' as const, 'writeElsewhere' as const), ino, place) },
@@ -311,6 +392,8 @@ function* keepings(seed: number, count: number): Iterable<Keeps> {
   yield (change) => bit(`${seed} ${change}`);
 }
 
+const NONE: Keeps = () => false;
+
 function bit(text: string): boolean {
   return (createHash('sha256').update(text).digest()[0] ?? 0) % 2 === 0;
 }
@@ -326,7 +409,8 @@ test('whatever of the changes that were not synced is on the disk, what was prom
           const done = mount[operation](ino, place);
           if (operation === 'promise') await done;
           await settled();
-          for (const keeps of keepings(seed + index, mount.disk.unsynced.length)) mount.checkCut(keeps);
+          const again: Keeps = (change, at) => bit(`${seed} ${index} ${change} ${at}`);
+          for (const keeps of keepings(seed + index, mount.disk.unsynced.length)) mount.checkCut(keeps, again);
           mount.checkKill();
         }
       } finally {
@@ -346,9 +430,9 @@ test('segments that a flush in the background gave back are gone from the disk, 
   mount.write(7, 4);
   await mount.promise(7);
   mount.committed(7);
-  mount.checkCut((change) => change.startsWith('remove'));
+  mount.checkCut((change) => change.startsWith('remove'), NONE);
   mount.writeElsewhere(7, 0);
-  mount.checkCut(() => false);
+  mount.checkCut(NONE, NONE);
 });
 
 test('commits that the journal on the disk does not know of are fewer than the metadata remember', async () => {

@@ -6,6 +6,7 @@
  *
  * Invariants
  * - A sync of a file covers its bytes as of the call, from its end on; names in a folder need a sync of the folder.
+ * - Of one write the first or the second half may be on the disk, too.
  * - What stays is applied in the order in which it was done. Bytes behind a truncate that is lost are lost, too: a file system changes the extents of one inode in order.
  * - No sync is made while it is watched; one of the folder that does not block ends when the test says so (`endSync`).
  */
@@ -51,10 +52,25 @@ class Disk implements CrashDisk {
   readonly #synced: Change[] = [];
   #pending: Change[] = [];
   readonly #syncs: (() => void)[] = [];
+  readonly #before: Disk | undefined;
   #count = 0;
 
-  constructor(root: string) {
+  /** `before`: watched again behind this one. */
+  constructor(root: string, before: Disk | undefined) {
     this.#root = root;
+    this.#before = before;
+    for (const entry of real.readdirSync(root, { recursive: true, withFileTypes: true })) {
+      if (entry.isFile()) this.#found(join(entry.parentPath, entry.name));
+    }
+  }
+
+  /** An earlier cut has left it. */
+  #found(path: string): void {
+    const bytes = real.readFileSync(path);
+    const file = this.#count++;
+    this.#files.set(path, file);
+    this.#lengths.set(file, bytes.length);
+    this.#synced.push({ kind: 'name', path, from: undefined, file }, { kind: 'bytes', file, offset: 0, bytes });
   }
 
   get unsynced(): readonly string[] {
@@ -96,7 +112,10 @@ class Disk implements CrashDisk {
     const length = this.#lengths.get(file) ?? 0;
     const offset = appends || typeof position !== 'number' ? length : position;
     this.#lengths.set(file, Math.max(length, offset + bytes.length));
-    this.#pending.push({ kind: 'bytes', file, offset, bytes: Buffer.from(bytes) });
+    const copy = Buffer.from(bytes);
+    const half = bytes.length >> 1;
+    if (half > 0) this.#pending.push({ kind: 'bytes', file, offset, bytes: copy.subarray(0, half) });
+    this.#pending.push({ kind: 'bytes', file, offset: offset + half, bytes: copy.subarray(half) });
   }
 
   #of(fd: number): { readonly file: number; readonly path: string; readonly appends: boolean } {
@@ -191,7 +210,7 @@ class Disk implements CrashDisk {
   }
 
   stop(): void {
-    disk = undefined;
+    disk = this.#before;
   }
 }
 
@@ -293,8 +312,9 @@ Object.assign(fs, seen, { writeSync, fdatasync });
 Object.assign(promises, { open });
 syncBuiltinESMExports();
 
-/** Everything below `folder`, which is empty, from now on until `stop`. */
+/** Everything below `folder` from now on until `stop`; what is there is synced. Another one is watched meanwhile, and no more until then. */
 export function crashDisk(folder: string): CrashDisk {
-  disk = new Disk(folder);
+  real.mkdirSync(folder, { recursive: true });
+  disk = new Disk(folder, disk);
   return disk;
 }
