@@ -21,7 +21,7 @@ import { Staging } from '../../fs-gateway/data/staging.ts';
 import type { Flush, StagedFile } from '../../fs-gateway/data/staged-file.ts';
 import { tempDir } from '../support/temp.ts';
 
-const RUNS = Number(process.env['POWER_CUT_RUNS'] ?? 25);
+const RUNS = Number(process.env['POWER_CUT_RUNS'] ?? 15);
 const SEED = process.env['POWER_CUT_SEED'];
 
 const SEGMENT_BYTES = 16 * 2 ** 20;
@@ -33,24 +33,23 @@ function settled(): Promise<void> {
   return new Promise((resolve) => void setImmediate(resolve));
 }
 
-/** A byte that is written, or a truncate to where a place begins. */
-type Change = { readonly place: number; readonly value: number } | { readonly cut: number };
+/** A byte that is written, or a truncate. */
+type Change = { readonly at: number; readonly value: number } | { readonly cut: number };
 
-/** Place -> the byte there; a place that is missing reads as zero, or is behind the end. */
+/** Offset -> the byte there; what is missing reads as zero, or is behind the end. */
 type Content = ReadonlyMap<number, number>;
 
 function changed(content: Content, changes: readonly Change[]): Map<number, number> {
   const after = new Map(content);
   for (const change of changes) {
-    if ('value' in change) after.set(change.place, change.value);
-    else for (const place of after.keys()) if (place >= change.cut) after.delete(place);
+    if ('value' in change) after.set(change.at, change.value);
+    else for (const at of after.keys()) if (at >= change.cut) after.delete(at);
   }
   return after;
 }
 
 function sizeAfter(size: number, changes: readonly Change[]): number {
-  for (const change of changes)
-    size = 'value' in change ? Math.max(size, placeAt(change.place) + 1) : placeAt(change.cut);
+  for (const change of changes) size = 'value' in change ? Math.max(size, change.at + 1) : change.cut;
   return size;
 }
 
@@ -77,9 +76,14 @@ class ModelFile {
     return this.changes.slice(this.committed);
   }
 
-  /** What a place has when the worker was killed and the next one has committed what it found. */
-  expected(place: number): number | undefined {
-    return changed(this.content, this.#uncommitted).get(place);
+  /** Where a byte was ever written. */
+  get offsets(): ReadonlySet<number> {
+    return new Set(this.changes.flatMap((change) => ('value' in change ? change.at : [])));
+  }
+
+  /** What is there when the worker was killed and the next one has committed what it found. */
+  expected(at: number): number | undefined {
+    return changed(this.content, this.#uncommitted).get(at);
   }
 
   get expectedSize(): number {
@@ -92,16 +96,15 @@ class ModelFile {
     return Array.from({ length: Math.max(first, this.promising) - first + 1 }, (_, n) => first + n);
   }
 
-  /** What a place may have behind the cut, when all that the next mount finds is committed. */
-  allowed(place: number): ReadonlySet<number | undefined> {
+  /** What may be there behind the cut, when all that the next mount finds is committed. */
+  allowed(at: number): ReadonlySet<number | undefined> {
     const allowed = new Set<number | undefined>();
     for (const end of this.#ends) {
       const found = this.changes.slice(this.committed, end);
-      allowed.add(changed(this.content, found).get(place));
+      allowed.add(changed(this.content, found).get(at));
       // Of what was written over it since, as much as the disk has.
-      if (!changed(new Map(), found).has(place)) continue;
-      for (const later of this.changes.slice(end))
-        if ('value' in later && later.place === place) allowed.add(later.value);
+      if (!changed(new Map(), found).has(at)) continue;
+      for (const later of this.changes.slice(end)) if ('value' in later && later.at === at) allowed.add(later.value);
     }
     return allowed;
   }
@@ -111,13 +114,13 @@ class ModelFile {
   }
 }
 
-/** Of the places that are staged: a byte, or undefined for what reads as zero. */
+/** Of the offsets that are staged: a byte, or undefined for what reads as zero. */
 type Staged = ReadonlyMap<number, number | undefined>;
 
-function stagedBytes(file: StagedFile, overlay: Overlay): Staged {
+function stagedBytes(file: StagedFile, overlay: Overlay, offsets: ReadonlySet<number>): Staged {
   const bytes = new Map<number, number | undefined>();
-  for (const [place, at] of PLACES.entries()) {
-    if (overlay.covers(at, at + 1)) bytes.set(place, overlay.coversWithData(at, at + 1) ? byteAt(file, at) : undefined);
+  for (const at of offsets) {
+    if (overlay.covers(at, at + 1)) bytes.set(at, overlay.coversWithData(at, at + 1) ? byteAt(file, at) : undefined);
   }
   return bytes;
 }
@@ -156,16 +159,25 @@ class Mount {
   write(ino: number, place: number): void {
     const model = this.#model(ino);
     const value = this.#next();
+    const at = placeAt(place);
+    this.staging.write(this.staging.begin(ino, model.size), at, Buffer.of(value), this.#now++);
+    model.changes.push({ at, value });
+  }
+
+  append(ino: number): void {
+    const model = this.#model(ino);
+    const value = this.#next();
     const file = this.staging.begin(ino, model.size);
-    this.staging.write(file, placeAt(place), Buffer.of(value), this.#now++);
-    model.changes.push({ place, value });
+    const at = file.size;
+    this.staging.append(file, Buffer.of(value), this.#now++, `request ${this.#now}`);
+    model.changes.push({ at, value });
   }
 
   truncate(ino: number, place: number): void {
     const model = this.#model(ino);
-    const file = this.staging.begin(ino, model.size);
-    this.staging.resize(file, placeAt(place), true, this.#now++);
-    model.changes.push({ cut: place });
+    const cut = placeAt(place);
+    this.staging.resize(this.staging.begin(ino, model.size), cut, true, this.#now++);
+    model.changes.push({ cut });
   }
 
   /** Its answer comes when its syncs have ended. */
@@ -186,7 +198,7 @@ class Mount {
     // As the flusher does.
     if (file.promiseAgain) return void this.sync(ino);
     const flush = this.staging.beginFlush(file, this.#now++);
-    model.flushing = { flush, changes: model.changes.length, bytes: stagedBytes(file, flush.overlay) };
+    model.flushing = { flush, changes: model.changes.length, bytes: stagedBytes(file, flush.overlay, model.offsets) };
   }
 
   /** The metadata have it; nobody here knows yet. */
@@ -197,9 +209,9 @@ class Mount {
     const { flush, bytes } = flushing;
     const id = flush.append?.id ?? flush.promiseId;
     if (id !== undefined) this.#ids.add(`${ino} ${id}`);
-    for (const [place, value] of bytes) {
-      if (value === undefined) model.content.delete(place);
-      else model.content.set(place, value);
+    for (const [at, value] of bytes) {
+      if (value === undefined) model.content.delete(at);
+      else model.content.set(at, value);
     }
     model.size = flush.sizeSet ? flush.size : Math.max(model.size, flush.size);
     model.committed = flushing.changes;
@@ -269,18 +281,21 @@ class Mount {
   /** Another node writes what was committed here. */
   writeElsewhere(ino: number, place: number): void {
     const model = this.#model(ino);
-    if (model.content.has(place)) model.content.set(place, this.#next());
+    const at = placeAt(place);
+    if (model.content.has(at)) model.content.set(at, this.#next());
   }
 
   /** What a mount behind a power cut finds, and one behind a second cut, of which the first mount had just begun. */
   checkCut(keeps: Keeps, again: Keeps): void {
     const first = this.#folder();
     const kept: string[] = [];
-    const told = (keeps: Keeps): Keeps => (change, index) => {
-      const keep = keeps(change, index);
-      kept.push(`${keep ? 'kept' : 'lost'}: ${change}`);
-      return keep;
-    };
+    const told =
+      (keeps: Keeps): Keeps =>
+      (change, index) => {
+        const keep = keeps(change, index);
+        kept.push(`${keep ? 'kept' : 'lost'}: ${change}`);
+        return keep;
+      };
     this.disk.cut(first, told(keeps));
     const second = this.#folder();
     const disk = crashDisk(first);
@@ -310,12 +325,12 @@ class Mount {
   #expectAllowed(staging: Staging, kept: readonly string[]): void {
     for (const [ino, model] of this.#files) {
       const file = staging.get(ino);
-      const staged = file === undefined ? new Map<number, undefined>() : stagedBytes(file, file.active);
+      const staged = foundIn(file, model);
       expect(model.allowedSizes, `size of inode ${ino}\n${kept.join('\n')}`).toContain(file?.size ?? model.size);
-      for (const place of PLACES.keys()) {
-        const where = `place ${place} of inode ${ino}, ${staged.has(place) ? 'staged' : 'committed'}`;
-        const found = staged.has(place) ? staged.get(place) : model.content.get(place);
-        expect([...model.allowed(place)], `${where}\n${kept.join('\n')}`).toContain(found);
+      for (const at of model.offsets) {
+        const where = `byte ${at} of inode ${ino}, ${staged.has(at) ? 'staged' : 'committed'}`;
+        const found = staged.has(at) ? staged.get(at) : model.content.get(at);
+        expect([...model.allowed(at)], `${where}\n${kept.join('\n')}`).toContain(found);
       }
     }
   }
@@ -329,11 +344,11 @@ class Mount {
       const staging = this.#open(folder, 'boot');
       for (const [ino, model] of this.#files) {
         const file = staging.get(ino);
-        const staged = file === undefined ? new Map<number, undefined>() : stagedBytes(file, file.active);
+        const staged = foundIn(file, model);
         expect(file?.size ?? model.size, `size of inode ${ino}, killed`).toBe(model.expectedSize);
-        for (const place of PLACES.keys()) {
-          const found = staged.has(place) ? staged.get(place) : model.content.get(place);
-          expect(found, `place ${place} of inode ${ino}, killed`).toBe(model.expected(place));
+        for (const at of model.offsets) {
+          const found = staged.has(at) ? staged.get(at) : model.content.get(at);
+          expect(found, `byte ${at} of inode ${ino}, killed`).toBe(model.expected(at));
         }
       }
       staging.close();
@@ -348,6 +363,10 @@ class Mount {
   }
 }
 
+function foundIn(file: StagedFile | undefined, { offsets }: ModelFile): Staged {
+  return file === undefined ? new Map<number, undefined>() : stagedBytes(file, file.active, offsets);
+}
+
 function byteAt(file: StagedFile, at: number): number {
   const byte = Buffer.alloc(1);
   file.load(at, byte, 0, 1);
@@ -356,6 +375,7 @@ function byteAt(file: StagedFile, at: number): number {
 
 type Operation =
   | 'write'
+  | 'append'
   | 'truncate'
   | 'sync'
   | 'beginFlush'
@@ -375,6 +395,7 @@ const place = fc.nat({ max: PLACES.length - 1 });
 const step: fc.Arbitrary<Step> = fc.oneof(
   { weight: 6, arbitrary: fc.tuple(fc.constant('write' as const), ino, place) },
   { weight: 1, arbitrary: fc.tuple(fc.constant('truncate' as const), ino, place) },
+  { weight: 2, arbitrary: fc.tuple(fc.constant('append' as const), ino, place) },
   { weight: 4, arbitrary: fc.tuple(fc.constantFrom('sync' as const, 'beginFlush' as const), ino, place) },
   { weight: 4, arbitrary: fc.tuple(fc.constantFrom('commit' as const, 'committed' as const), ino, place) },
   { weight: 2, arbitrary: fc.tuple(fc.constantFrom('fail' as const, 'writeElsewhere' as const), ino, place) },
