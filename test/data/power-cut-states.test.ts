@@ -2,10 +2,10 @@
  * The staging area with `-o writeback` and a power cut: of what was not synced anything may be on the disk, in any combination. What was promised is found,
  * what is committed is not found again, and no byte is another's. And when the worker is killed, all that was written and is not committed is found, and nothing else.
  *
- * The sampling reaches: two files that are written, promised and flushed (with success, without, and with an answer that is late or never comes) in any order, a
- * journal that is rewritten and syncs that end between any of the steps, and after each step four choices of the changes that stay. It does not reach: appends,
- * truncates and holes, live files, a disk that is full, one write of which a part is on the disk, a second cut during the mount behind the first, and more
- * commits than the metadata remember. With so few runs it finds a rare fault by luck only: for the one that is known there is the test behind it.
+ * The sampling reaches: two files that are written, appended to, cut, promised and flushed (with success, without, and with an answer that is late or never
+ * comes) in any order, a journal that is rewritten and syncs that end between any of the steps, after each step four choices of the changes and halves of
+ * writes that stay, and a second cut when the next mount has begun. It does not reach: appends of other nodes, punched holes, live files, a disk that is full,
+ * and more commits than the metadata remember. With so few runs it finds a rare fault by luck only: for the one that is known there is the test behind it.
  * POWER_CUT_RUNS and POWER_CUT_SEED make more runs, or the same ones again.
  */
 import { crashDisk } from '../support/crash-disk.ts';
