@@ -303,9 +303,8 @@ export class FileSystem implements Operations {
   release(caller: Caller, ino: bigint, handle: bigint, flockOwner: bigint | undefined): Result<void> {
     return this.#guard(() => {
       const files = this.#parts.files;
-      const released =
-        flockOwner === undefined ? undefined : this.#parts.locks.release('flock', Number(ino), flockOwner);
-      if (released !== undefined) return released.finally(() => files.release(caller, Number(ino), handle));
+      const unlocked = this.#parts.locks.closed(Number(ino), handle, flockOwner);
+      if (unlocked !== undefined) return unlocked.finally(() => files.release(caller, Number(ino), handle));
       files.release(caller, Number(ino), handle);
       return undefined;
     });
@@ -385,19 +384,19 @@ export class FileSystem implements Operations {
     return this.#guard(() => this.#parts.xattrs.remove(caller, Number(ino), name));
   }
 
-  getlk(_caller: Caller, ino: bigint, _handle: bigint, owner: bigint, lock: FileLock): Result<FileLock> {
-    return this.#guard(() => this.#parts.locks.test(Number(ino), owner, lock));
+  getlk(_caller: Caller, ino: bigint, handle: bigint, owner: bigint, lock: FileLock): Result<FileLock> {
+    return this.#guard(() => this.#parts.locks.test(Number(ino), handle, owner, lock));
   }
 
   setlk(
     caller: Caller,
     ino: bigint,
-    _handle: bigint,
+    handle: bigint,
     owner: bigint,
     lock: FileLock,
     options: { readonly wait: boolean; readonly flock: boolean },
   ): Result<void> {
-    return this.#guard(() => this.#parts.locks.set(caller, Number(ino), owner, lock, options));
+    return this.#guard(() => this.#parts.locks.set(caller, Number(ino), handle, owner, lock, options));
   }
 
   async drain(): Promise<void> {

@@ -10,6 +10,8 @@
  * - A wait ends with EINTR when its caller is interrupted, EDEADLK when owners of this mount would wait for each other in a circle (a
  *   circle over two mounts is not found).
  * - A wait outlives an outage of the metadata engine: nobody who has given up waiting keeps a place, or is given the lock.
+ * - No lock outlives the open file through which it was set: at its last close the kernel says of no OFD lock that it is over. (POSIX locks fell before, at
+ *   each close of their process.)
  * - A lock outlives the worker. It falls with the mount: whoever waits takes it when the mount's session is over.
  * Limits: waiters look every LIVENESS_MS whether the holders' mounts live; nothing else is polled. A worker that is killed while such a lock is
  *   kept leaves it to the mount: it falls with it.
@@ -28,6 +30,8 @@ const LIVENESS_MS = 5000;
 /** As long as a failed flush waits for its next attempt. */
 const LATE_UNLOCK_MS = 5000;
 const LOCK_END = 2n ** 63n - 1n;
+/** Of what unlocks: who owns the range says which locks fall. */
+const NO_HANDLE = 0n;
 
 interface Waiter {
   readonly ino: number;
@@ -60,8 +64,8 @@ export class Locks implements LockEvents {
     this.#table = options.table;
   }
 
-  async test(ino: number, owner: bigint, lock: FileLock): Promise<FileLock> {
-    const wanted = await this.#wanted('posix', owner, lock);
+  async test(ino: number, handle: bigint, owner: bigint, lock: FileLock): Promise<FileLock> {
+    const wanted = await this.#wanted('posix', handle, owner, lock);
     const conflict = await this.#table.exclusive(ino, () => this.#conflict(ino, wanted));
     if (conflict === undefined) return { ...lock, type: 'unlock' };
     // A process of another node has no number here.
@@ -80,20 +84,20 @@ export class Locks implements LockEvents {
     }
   }
 
-  async #wanted(kind: Lock['kind'], owner: bigint, lock: FileLock): Promise<Wanted> {
-    const { type, start, end, pid } = lock;
-    return { kind, type, owner, start, end, pid, mount: this.#table.mount, session: await this.#table.session() };
+  async #wanted(kind: Lock['kind'], handle: bigint, owner: bigint, lock: FileLock): Promise<Wanted> {
+    return { ...lock, kind, handle, owner, mount: this.#table.mount, session: await this.#table.session() };
   }
 
   set(
     caller: Caller,
     ino: number,
+    handle: bigint,
     owner: bigint,
     lock: FileLock,
     options: { readonly wait: boolean; readonly flock: boolean },
   ): Result<void> {
     const kind = options.flock ? 'flock' : 'posix';
-    if (lock.type !== 'unlock') return this.#acquire(caller, ino, kind, owner, lock, options.wait);
+    if (lock.type !== 'unlock') return this.#acquire(caller, ino, kind, handle, owner, lock, options.wait);
     return this.#table.holds(ino, kind, owner) ? this.#unlock(ino, kind, owner, lock) : undefined;
   }
 
@@ -103,8 +107,16 @@ export class Locks implements LockEvents {
     return this.#unlock(ino, kind, owner, { type: 'unlock', start: 0n, end: LOCK_END, pid: 0 });
   }
 
+  /** At the last close of an open file. Undefined: nothing was locked through it. */
+  closed(ino: number, handle: bigint, flockOwner: bigint | undefined): Promise<void> | undefined {
+    const released = this.#table.ownersThrough(ino, handle).map((owner) => this.release('posix', ino, owner));
+    if (flockOwner !== undefined) released.push(this.release('flock', ino, flockOwner));
+    const running = released.filter((one) => one !== undefined);
+    return running.length === 0 ? undefined : Promise.all(running).then(() => undefined);
+  }
+
   async #unlock(ino: number, kind: Lock['kind'], owner: bigint, lock: FileLock): Promise<void> {
-    const wanted = await this.#wanted(kind, owner, lock);
+    const wanted = await this.#wanted(kind, NO_HANDLE, owner, lock);
     try {
       await this.#options.flush(ino);
     } catch (error) {
@@ -148,13 +160,14 @@ export class Locks implements LockEvents {
     caller: Caller,
     ino: number,
     kind: Lock['kind'],
+    handle: bigint,
     owner: bigint,
     lock: FileLock,
     wait: boolean,
   ): Promise<void> {
     // Giving up a write lock for a read lock lets others read.
     if (lock.type === 'read' && this.#table.holds(ino, kind, owner)) await this.#options.flush(ino);
-    const wanted = await this.#wanted(kind, owner, lock);
+    const wanted = await this.#wanted(kind, handle, owner, lock);
     if (wait) await this.#wait(caller, ino, wanted);
     else if (!(await this.#table.exclusive(ino, () => this.#try(ino, wanted)))) {
       throw new PosixError(Errno.EAGAIN, 'the range is locked');

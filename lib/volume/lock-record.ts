@@ -3,10 +3,10 @@
  *
  * Record {v}k <ino>, absent while there are none:
  *   varint count, then for each lock held:   u8 1 posix (and OFD) | 2 flock, u8 1 read | 2 write, i64 owner, i64 start, i64 end,
- *                                            varint pid, latin1 mount, varint session
+ *                                            i64 handle, varint pid, latin1 mount, varint session
  *   varint count, then for each that waits:  the same, varint ticket
  *   CRC32C
- * `owner` is the kernel's number, unique within a mount; `mount` is one life of a mount over all its workers, `session` the one in which
+ * `owner` is the kernel's number, unique within a mount; `handle` the open file through which the range was set last; `mount` is one life of a mount over all its workers, `session` the one in which
  * its worker last confirmed the lock.
  *
  * Invariants: held locks of different owners conflict nowhere. Whoever takes locks away grants what others wait for in the same commit
@@ -24,6 +24,7 @@ export interface Lock {
   readonly start: bigint;
   /** Inclusive. */
   readonly end: bigint;
+  readonly handle: bigint;
   readonly pid: number;
   readonly mount: string;
   readonly session: number;
@@ -84,8 +85,8 @@ export function setRange(held: readonly Lock[], wanted: Wanted): Lock[] {
     }
   }
   if (type !== 'unlock') {
-    const { kind, owner, pid, mount, session } = wanted;
-    result.push({ kind, type, owner, start: joined.start, end: joined.end, pid, mount, session });
+    const { kind, owner, handle, pid, mount, session } = wanted;
+    result.push({ kind, type, owner, start: joined.start, end: joined.end, handle, pid, mount, session });
   }
   return result;
 }
@@ -115,7 +116,7 @@ const scratch = new ByteWriter();
 function writeLock(writer: ByteWriter, lock: Lock): void {
   writer.u8(lock.kind === 'posix' ? 1 : 2).u8(lock.type === 'read' ? 1 : 2);
   writer.i64(BigInt.asIntN(64, lock.owner)).i64(lock.start).i64(lock.end);
-  writer.varint(lock.pid).latin1(lock.mount).varint(lock.session);
+  writer.i64(BigInt.asIntN(64, lock.handle)).varint(lock.pid).latin1(lock.mount).varint(lock.session);
 }
 
 function readLock(reader: ByteReader): Lock {
@@ -128,6 +129,7 @@ function readLock(reader: ByteReader): Lock {
     owner: BigInt.asUintN(64, reader.i64()),
     start: reader.i64(),
     end: reader.i64(),
+    handle: BigInt.asUintN(64, reader.i64()),
     pid: reader.varint(),
     mount: reader.latin1(),
     session: reader.varint(),

@@ -10,11 +10,16 @@ import { cannotMount } from '../support/services.ts';
 const ROUNDS = 25;
 
 const LOCK = `
-import fcntl, os, sys
+import fcntl, os, struct, sys
+def ofd(file, operation):
+    command = fcntl.F_OFD_SETLK if operation & fcntl.LOCK_NB else fcntl.F_OFD_SETLKW
+    kind = fcntl.F_UNLCK if operation == fcntl.LOCK_UN else fcntl.F_WRLCK
+    fcntl.fcntl(file, command, struct.pack('hhqqi', kind, os.SEEK_SET, 0, 0, 0))
+change = {'fcntl': fcntl.lockf, 'flock': fcntl.flock, 'ofd': ofd}[sys.argv[2]]
 def lock(file):
-    fcntl.lockf(file, fcntl.LOCK_EX) if sys.argv[2] == 'fcntl' else fcntl.flock(file, fcntl.LOCK_EX)
+    change(file, fcntl.LOCK_EX)
 def unlock(file):
-    fcntl.lockf(file, fcntl.LOCK_UN) if sys.argv[2] == 'fcntl' else fcntl.flock(file, fcntl.LOCK_UN)
+    change(file, fcntl.LOCK_UN)
 `;
 /** Reads through the kernel's pages, writes in place, unlocks without closing. */
 const COUNT = `${LOCK}
@@ -33,11 +38,10 @@ os.pwrite(file, b'held', 0)
 print('locked', flush=True)
 sys.stdin.read() or __import__('time').sleep(600)
 `;
-const TRY = `
-import fcntl, os, sys
+const TRY = `${LOCK}
 file = os.open(sys.argv[1] + '/counter', os.O_RDWR)
 try:
-    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB) if sys.argv[2] == 'fcntl' else fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    change(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     print('free')
 except BlockingIOError:
     print('blocked')
@@ -87,6 +91,12 @@ describe.skipIf(cannotMount())('locks over two mounts', () => {
     holder.child.kill('SIGKILL');
     await holder.finished;
     await until('the lock is free', async () => (await python(TRY, b, 'flock')) === 'free');
+
+    const ofdHolder = await hold(a, 'ofd');
+    expect(await python(TRY, b, 'ofd')).toBe('blocked');
+    ofdHolder.child.kill('SIGKILL');
+    await ofdHolder.finished;
+    await until('the OFD lock is free', async () => (await python(TRY, b, 'ofd')) === 'free');
 
     await hold(a, 'fcntl');
     expect(await python(TRY, b, 'fcntl')).toBe('blocked');

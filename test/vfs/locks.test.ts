@@ -70,6 +70,29 @@ test('locks outlive the worker that granted them', async () => {
   expect(await second.operations.getlk(caller(), 5n, 0n, 2n, WHOLE)).toMatchObject({ type: 'unlock' });
 });
 
+test('an OFD lock, of which the kernel sends no unlock, falls with its open file alone, also under the next worker', async () => {
+  const volume = await testVolume();
+  const first = await openTestVolume(volume);
+  const made = await first.operations.create(caller(), 1n, 'file', 0o644, 2, 0);
+  const { ino } = made.entry.attributes;
+  const other = await first.operations.open(caller(), ino, 2);
+  const byHandle = (open: OpenVolume, handle: bigint, owner: bigint, how = noWait): Promise<void> =>
+    Promise.resolve(open.operations.setlk(caller(), ino, handle, owner, WHOLE, how));
+  await byHandle(first, made.open.handle, 1n);
+  // The process closes another file of its own: its POSIX locks would fall, these do not.
+  await first.operations.flush(caller(), ino, other.handle, 9n);
+  await first.operations.release(caller(), ino, other.handle, undefined);
+  await expect(byHandle(first, other.handle, 2n)).rejects.toMatchObject(blocked);
+  await first.close();
+
+  const next = await openTestVolume(volume);
+  await expect(byHandle(next, other.handle, 2n)).rejects.toMatchObject(blocked);
+  const elsewhere = await openTestVolume(volume, 'b');
+  const waiting = byHandle(elsewhere, 5n, 1n, wait);
+  await next.operations.release(caller(), ino, made.open.handle, undefined);
+  await waiting;
+});
+
 test('locks exclude other mounts, and the next holder sees what was written under the lock', async () => {
   const volume = await testVolume();
   const [a, b] = [await openTestVolume(volume, 'a'), await openTestVolume(volume, 'b')];
