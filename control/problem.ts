@@ -1,9 +1,10 @@
 /** Errors as RFC 9457 problem documents, and the one place where an error's code becomes an HTTP status. */
 import { STATUS_CODES } from 'node:http';
 import type { Socket } from 'node:net';
-import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
-import { hasZodFastifySchemaValidationErrors } from 'fastify-type-provider-zod';
+import type { FastifyError, FastifyReply, FastifyRequest, FastifySchemaCompiler } from 'fastify';
 import { z } from 'zod';
+import { describeIssue, ISSUES } from '../lib/config/issues.ts';
+import type { KeyProblem } from '../lib/config/issues.ts';
 import { describeError, PenstockError, type ErrorCode } from '../lib/errors.ts';
 
 export const problemSchema = z
@@ -108,19 +109,43 @@ export function sendProblem(reply: FastifyReply, status: number, code: string, d
     .send(problem(status, code, detail));
 }
 
+const PLACES: Readonly<Record<string, string>> = {
+  ...{ body: 'the body', querystring: 'the query', params: 'the path', headers: 'the headers' },
+};
+
+/** What a schema has against a request. Fastify says in which part of it that is. */
+class InvalidRequest extends Error {
+  readonly problems: readonly KeyProblem[];
+  validationContext?: string;
+
+  constructor(problems: readonly KeyProblem[]) {
+    super('the request is not valid');
+    this.problems = problems;
+  }
+}
+
+/** Fastify's validator: the words of configurations, and not those of the schema library, which name kinds of JavaScript. */
+export const validatorCompiler: FastifySchemaCompiler<z.ZodType> =
+  ({ schema }) =>
+  (data: unknown) => {
+    const parsed = schema.safeParse(data, ISSUES);
+    return parsed.success
+      ? { value: parsed.data }
+      : { error: new InvalidRequest(parsed.error.issues.flatMap(describeIssue)) };
+  };
+
 /** Fastify's error handler: everything that a route, a hook or the validation throws. */
 export function handleError(error: FastifyError | Error, request: FastifyRequest, reply: FastifyReply): FastifyReply {
-  if (hasZodFastifySchemaValidationErrors(error)) {
-    const errors = error.validation.map((issue) => ({
-      where: `${error.validationContext ?? 'request'}${issue.instancePath}`,
-      message: issue.message ?? 'not valid',
-    }));
-    const detail = errors.map(({ where, message }) => `${where}: ${message}`).join('; ');
+  if (error instanceof InvalidRequest) {
+    const { validationContext: part = 'request', problems } = error;
+    const place = PLACES[part] ?? 'the request';
+    const errors = problems.map(({ key, message }) => ({ where: `${part}/${key}`, message }));
+    const detail = problems.map(({ key, message }) => `${key === '' ? '' : `${key} in `}${place}: ${message}`);
     return reply
       .code(400)
       .type(MEDIA_TYPE)
       .serializer(JSON.stringify)
-      .send(problem(400, 'validation', detail, errors));
+      .send(problem(400, 'validation', detail.join('; '), errors));
   }
   if (error instanceof PenstockError) {
     const status = httpStatus(error.code);

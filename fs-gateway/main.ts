@@ -5,7 +5,7 @@ import { homedir } from 'node:os';
 import { extname, join, resolve } from 'node:path';
 import { expandEnvironment } from '../lib/config/environment.ts';
 import { fromSystemError, PenstockError } from '../lib/errors.ts';
-import { absoluteUrl, openMeta, openStore } from '../lib/registry.ts';
+import { absoluteUrl, openMeta } from '../lib/registry.ts';
 import type { StoreCredentials } from '../lib/store/store.ts';
 import { parseBytes, parseDuration } from '../lib/units.ts';
 import { parsePortUrl, pathOfUrl, shownInError } from '../lib/urls.ts';
@@ -22,6 +22,7 @@ import type { MountStats } from './fuse/mount-stats.ts';
 import { passthroughProblem } from './fuse/passthrough-support.ts';
 import { refuseOwnParts } from './mount-place.ts';
 import { assertListen, DEFAULT_LISTEN } from './peers/address.ts';
+import { tryReading, tryWriting } from './try-store.ts';
 import type { PassthroughMode } from './vfs/passthrough.ts';
 
 export { mountability } from './fuse/mount.ts';
@@ -48,7 +49,7 @@ export async function formatVolume(request: FormatRequest): Promise<VolumeFormat
   const options = parseOptions(request.options ?? {});
   const storeUrl = storeOf(request);
   const id = randomUUID();
-  await tryStore(storeUrl, id);
+  await tryWriting(storeUrl, id);
   const engine = await openMeta(url, { kind: 'format' });
   try {
     return await writeFormat(engine, {
@@ -61,19 +62,6 @@ export async function formatVolume(request: FormatRequest): Promise<VolumeFormat
     });
   } finally {
     await engine.close();
-  }
-}
-
-/** A bucket that is missing or denied is told now, and not with EIO to the first program that writes. (Opening a directory makes it.) */
-async function tryStore(storeUrl: string, volumeId: string): Promise<void> {
-  const store = await openStore(storeUrl);
-  try {
-    const key = `${volumeId}/format-check`;
-    if (store.localPath(key) !== null) return;
-    await store.put(key, Buffer.from('written and removed by penstock fs format'));
-    await store.delete([key]);
-  } finally {
-    await store.close();
   }
 }
 
@@ -160,12 +148,14 @@ export interface VolumeMountRequest {
 export interface VolumeMount extends SupervisedMount {
   /** Why the daemon serves the data although passthrough was asked for. */
   readonly passthroughProblem: string | undefined;
+  /** Why the object store could not be asked: what is cached is served, and what is written waits or fails until it answers. */
+  readonly storeProblem: string | undefined;
 }
 
 /** What serves a mounted volume, of this version of the program. */
 export const WORKER_MODULE = join(import.meta.dirname, `worker${extname(import.meta.filename)}`);
 
-/** Resolves when the volume is mounted. Throws `not-found`, `held`, `unsupported`, `denied`, `config`. */
+/** Resolves when the volume is mounted, also while its store is away. Throws `not-found`, `held`, `unsupported`, `denied`, `config`. */
 export async function mountVolume(request: VolumeMountRequest): Promise<VolumeMount> {
   // Asked here, so that the caller reads the reason and not only that the worker ended.
   const { url, volume, format } = await findVolume(request.metaUrl, request.name);
@@ -178,6 +168,8 @@ export async function mountVolume(request: VolumeMountRequest): Promise<VolumeMo
   } catch (error) {
     throw fromSystemError(error, `the cache directory ${cacheDir} cannot be used (--cache-dir)`);
   }
+  assertExists(store);
+  const storeProblem = await tryReading(format, request.credentials);
   const wanted = request.passthrough ?? DEFAULT_PASSTHROUGH;
   const problem = wanted === 'off' ? undefined : passthroughProblem(cacheDir);
   const passthrough = problem === undefined ? wanted : 'off';
@@ -212,7 +204,7 @@ export async function mountVolume(request: VolumeMountRequest): Promise<VolumeMo
     ...(request.keeper !== undefined && { keeper: request.keeper }),
     ...(request.signal !== undefined && { signal: request.signal }),
   });
-  return { ...mount, passthroughProblem: problem };
+  return { ...mount, passthroughProblem: problem, storeProblem };
 }
 
 /** Throws `not-found` when there is no such volume; never makes a file for a mistyped path. */

@@ -6,6 +6,7 @@
  */
 import type { LookupFunction } from 'node:net';
 import { z } from 'zod';
+import { describeIssue, ISSUES } from './config/issues.ts';
 import { PenstockError } from './errors.ts';
 
 export interface VendorCall<C> {
@@ -75,9 +76,10 @@ export function vendorOf<C>(vendor: {
       if (call === undefined) {
         throw new PenstockError('usage', `there is no call ${name}: expected one of ${Object.keys(calls).join(', ')}`);
       }
-      const parsed = call.parameters.safeParse(given);
+      const parsed = call.parameters.safeParse(given, ISSUES);
       if (!parsed.success) {
-        const flaws = parsed.error.issues.map(({ path, message }) => `${path.join('.') || 'parameters'}: ${message}`);
+        const problems = parsed.error.issues.flatMap(describeIssue);
+        const flaws = problems.map(({ key, message }) => `${key === '' ? 'parameters' : key}: ${message}`);
         throw new PenstockError('usage', `${name}: ${flaws.join('; ')}`);
       }
       return open(url, options, signal, (client) => call.run(client, parsed.data, signal));

@@ -101,6 +101,11 @@ export function addFsCommands(program: Command): void {
       if (mount.passthroughProblem !== undefined) {
         process.stderr.write(`penstock fs: no passthrough: ${mount.passthroughProblem}; the daemon serves the data\n`);
       }
+      if (mount.storeProblem !== undefined) {
+        process.stderr.write(
+          `penstock fs: mounted, but its object store cannot be read: ${mount.storeProblem}; what this node has not cached has to wait for it\n`,
+        );
+      }
       print({ mountpoint: mount.mountpoint, supervisorPid: mount.supervisorPid }, options.json);
       reportToParent({ kind: 'mounted', mountpoint: mount.mountpoint });
       if (signal === undefined) return;

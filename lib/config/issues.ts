@@ -20,6 +20,7 @@ function expectation(issue: z.core.$ZodRawIssue): string | undefined {
     case 'too_big':
       return `expected at most ${issue.maximum}${things}`;
     case 'invalid_format':
+      if (issue.format === 'regex') return `expected a text that matches ${issue.pattern}`;
       return issue.format === 'url' ? 'expected a URL' : undefined;
     default:
       return undefined;
@@ -44,9 +45,21 @@ function messageOf(issue: z.core.$ZodIssue): string {
     return `missing: expected ${kindName(issue.expected)}`;
   // (A schema's own message does not begin so.)
   if (issue.code === 'invalid_type' && issue.message.startsWith('Invalid input'))
-    return `expected ${kindName(issue.expected)}, and this is ${kindOf(issue.input)}`;
+    return expectedInstead(kindName(issue.expected), kindOf(issue.input));
   if (issue.code === 'invalid_value') return `expected one of ${issue.values.map(String).join(', ')}`;
+  if (issue.code === 'invalid_union' && issue.message.startsWith('Invalid input')) return alternatives(issue.errors);
   return issue.message;
+}
+
+/** (What is no number may come as NaN, which is of the kind that was expected.) */
+const expectedInstead = (expected: string, found: string): string =>
+  `expected ${expected}${expected === found ? '' : `, and this is ${found}`}`;
+
+/** What each alternative of a union has against the value first. */
+function alternatives(branches: readonly (readonly z.core.$ZodIssue[])[]): string {
+  const flaws = branches.flatMap(([issue]) => (issue === undefined ? [] : describeIssue(issue).slice(0, 1)));
+  const texts = flaws.map(({ key, message }) => (key === '' ? message : `${key}: ${message}`));
+  return texts.length === 0 ? 'not valid' : [...new Set(texts)].join(', or ');
 }
 
 /** Kinds of values as YAML has them, where the schema's own name is one of JavaScript. */

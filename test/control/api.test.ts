@@ -267,6 +267,34 @@ describe('hostile and wrong requests', () => {
     expect(text.status).toBe(415);
   });
 
+  test('say which key of which part is wrong and what was expected, in none of the words of the schema library', async () => {
+    const { pipeline } = await landedPipeline({ compacted: false });
+    const control = await startControl(pipeline.config, pipeline.dir);
+    const cases: readonly (readonly [method: string, path: string, body: unknown, detail: string])[] = [
+      ['GET', '/v1/runs?limit=ten', undefined, 'limit in the query: expected a number'],
+      ['GET', '/v1/runs?limit=0', undefined, 'limit in the query: expected at least 1'],
+      ['POST', '/v1/sql', {}, 'sql in the body: missing: expected a text'],
+      ['POST', '/v1/sql', [], 'the body: expected a map of keys, and this is a list'],
+      ['POST', '/v1/sql', { sql: 'SELECT 1', row: 1 }, 'row in the body: unknown key'],
+      [
+        'POST',
+        `${GROUP}/rollout`,
+        { config: configOf(1), steps: [{}] },
+        'steps[0] in the body: agents: missing: expected a whole number, or percent: missing: expected a number',
+      ],
+      [
+        'POST',
+        '/v1/tokens',
+        { name: 7, role: 'root' },
+        'name in the body: expected a text, and this is a number; role in the body: expected one of viewer, operator, admin, agent',
+      ],
+    ];
+    for (const [method, path, body, detail] of cases) {
+      const { status, json } = await control.request(method, path, body === undefined ? {} : { body });
+      expect([path, status, json['detail']]).toEqual([path, 400, detail]);
+    }
+  });
+
   test('every answer carries the secure headers, and names no framework', async () => {
     const { pipeline } = await landedPipeline({ compacted: false });
     const control = await startControl(pipeline.config, pipeline.dir);

@@ -1,11 +1,12 @@
 /** A volume on Redis and S3: the block cache, read-ahead and verification that a local store does not need, and outages. */
-import { rmSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { renameSync, rmSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
+import { mountVolume, umountVolume } from '../../fs-gateway/main.ts';
 import { Errno } from '../../fs-gateway/vfs/operations.ts';
 import { caller, mountTestVolume, openTestVolume, startServices } from '../support/fs-volume.ts';
 import type { Services, TestVolume } from '../support/fs-volume.ts';
-import { run } from '../support/mount-guard.ts';
+import { mountDirs, run } from '../support/mount-guard.ts';
 import { cannotMount, missing } from '../support/services.ts';
 
 const MIB = 2 ** 20;
@@ -115,4 +116,44 @@ describe.skipIf(missing('redis-server', 'versitygw'))('a volume on Redis and S3'
     ]);
     expect(stats.stdout).toBe('1\n20000000\n');
   });
+
+  test('a mount whose bucket is missing or whose credentials are wrong is refused, and says which', async () => {
+    const { metaUrl } = await services.volume();
+    const { base, mountpoint } = mountDirs();
+    const mount = (accessKeyId: string, secretAccessKey: string, url = metaUrl): Promise<unknown> =>
+      mountVolume({
+        ...{ metaUrl: url, mountpoint, cacheDir: join(base, 'cache'), background: true },
+        credentials: { accessKeyId, secretAccessKey },
+      });
+    const denied = (text: string): unknown => ({
+      code: 'denied',
+      message: expect.stringContaining(text) as string,
+    });
+    const { accessKeyId, secretAccessKey } = services.s3;
+    await expect(mount(accessKeyId, 'mistyped')).rejects.toMatchObject(denied('the secret for access key'));
+    await expect(mount('nobody', secretAccessKey)).rejects.toMatchObject(denied('does not know access key nobody'));
+    const gone = await services.volume();
+    renameSync(join(services.s3.folder, 'volumes'), join(services.s3.folder, 'away'));
+    onTestFinished(() => renameSync(join(services.s3.folder, 'away'), join(services.s3.folder, 'volumes')));
+    await expect(mount(accessKeyId, secretAccessKey, gone.metaUrl)).rejects.toMatchObject({
+      code: 'not-found',
+      message: expect.stringContaining("bucket 'volumes' does not exist") as string,
+    });
+  });
+
+  test.skipIf(cannotMount())(
+    'a store that is away keeps no mount from coming up: it says so, and serves what it has',
+    async () => {
+      const volume = await services.volume();
+      const first = await mountTestVolume(volume);
+      const put = await run('bash', ['-ec', 'echo kept > $1/small', 'bash', first.mountpoint]);
+      expect(put).toMatchObject({ status: 0 });
+      expect(await umountVolume(first.mountpoint)).toMatchObject({ flushed: true });
+      await services.s3.cut();
+      onTestFinished(() => services.s3.restore());
+      const second = await mountTestVolume(volume, { at: first });
+      expect(second.storeProblem).toMatch(/does not answer|no answer/);
+      expect(await run('cat', [join(second.mountpoint, 'small')])).toMatchObject({ status: 0, stdout: 'kept\n' });
+    },
+  );
 });

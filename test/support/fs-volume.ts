@@ -119,6 +119,7 @@ export interface MountedVolume extends TestVolume {
   readonly supervisorPid: number;
   readonly logPath: string;
   readonly passthroughProblem: string | undefined;
+  readonly storeProblem: string | undefined;
 }
 
 export interface TestMountOptions extends Pick<
@@ -138,7 +139,7 @@ export async function mountTestVolume(
   const mounted = volume ?? (await testVolume({}, base));
   const logPath = join(base, 'mount.log');
   guardMount(mountpoint);
-  const { supervisorPid, passthroughProblem } = await mountVolume({
+  const { supervisorPid, passthroughProblem, storeProblem } = await mountVolume({
     metaUrl: mounted.metaUrl,
     mountpoint,
     cacheDir: join(base, 'cache'),
@@ -148,7 +149,7 @@ export async function mountTestVolume(
     logPath,
   });
   onTestFinished(() => killIfAlive(-supervisorPid)); // its whole process group: the worker too
-  return { ...mounted, base, mountpoint, supervisorPid, logPath, passthroughProblem };
+  return { ...mounted, base, mountpoint, supervisorPid, logPath, passthroughProblem, storeProblem };
 }
 
 /** Cases that take any volume, on Redis and S3. */

@@ -30,6 +30,11 @@ export function isAbsent(error: unknown): boolean {
   return ['NoSuchKey', 'NotFound', 'NoSuchUpload'].includes(failureOf(error).name);
 }
 
+/** Whether the server takes nothing from these credentials, or not this: 400 is also that of a session that has expired. */
+export function isRefused(error: unknown): boolean {
+  return [400, 401, 403].includes(failureOf(error).status ?? 0);
+}
+
 export function isPreconditionFailed(error: unknown): boolean {
   return failureOf(error).status === 412;
 }

@@ -38,7 +38,16 @@ import type {
 import type { DirectRequest } from './direct-gets.ts';
 import { ANSWER_BYTES_MAX, makeS3Access } from './s3-client.ts';
 import type { SendOptions } from './s3-client.ts';
-import { changed, failureOf, isAbsent, isPreconditionFailed, otherRange, tooShort, toStoreError } from './s3-errors.ts';
+import {
+  changed,
+  failureOf,
+  isAbsent,
+  isPreconditionFailed,
+  isRefused,
+  otherRange,
+  tooShort,
+  toStoreError,
+} from './s3-errors.ts';
 import { firstAnswer } from './hedge.ts';
 import { parseS3Url } from './s3-options.ts';
 import type { S3Options } from './s3-options.ts';
@@ -308,9 +317,10 @@ class S3Store implements ObjectStore {
       const info = { key, bytes: output.ContentLength ?? 0, modifiedMs, etag: unquote(output.ETag) };
       return { info, mark: output.Metadata?.[MARK] };
     } catch (error) {
-      if (!isAbsent(error)) throw error;
-      // An answer to HEAD has no body: it does not say whether the key is missing or the bucket.
-      if (!this.#bucketSeen) await this.#assertBucket(signal);
+      // An answer to HEAD has no body: it does not say whether the key is missing or the bucket, nor why it is refused.
+      const absent = isAbsent(error);
+      if (absent ? !this.#bucketSeen : isRefused(error)) await this.#assertBucket(signal);
+      if (!absent) throw error;
       return null;
     }
   }
