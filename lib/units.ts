@@ -65,3 +65,8 @@ export function formatBytes(bytes: number): string {
   }
   return `${bytes} B`;
 }
+
+/** `1 file`, `2 files`, `12,345 files`: for sentences that people read. */
+export function counted(count: number | bigint, noun: string): string {
+  return `${count.toLocaleString('en')} ${noun}${Number(count) === 1 ? '' : 's'}`;
+}

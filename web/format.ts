@@ -14,6 +14,9 @@ const dateTime = new Intl.DateTimeFormat('sv-SE', {
 
 export const count = (value: number): string => whole.format(value);
 
+/** `1 file`, `2 files`. */
+export const counted = (value: number, noun: string): string => `${count(value)} ${noun}${value === 1 ? '' : 's'}`;
+
 export function bytes(value: number | null): string {
   if (value === null) return 'unknown';
   for (const [unit, size] of [

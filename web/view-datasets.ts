@@ -9,7 +9,7 @@ import {
   type TableSnapshot,
 } from './api.ts';
 import { h } from './dom.ts';
-import { bytes, count, moment } from './format.ts';
+import { bytes, count, counted, moment } from './format.ts';
 import { empty, facts, section, table, type View } from './parts.ts';
 
 export function datasets(name: string | undefined): View {
@@ -26,7 +26,7 @@ function showList(root: HTMLElement, signal: AbortSignal): void {
         const cards = items.map((dataset) =>
           section({
             title: dataset.name,
-            note: `${count(dataset.liveRows)} rows, ${count(dataset.liveFiles)} live files, ${bytes(dataset.liveBytes)}`,
+            note: `${counted(dataset.liveRows, 'row')}, ${counted(dataset.liveFiles, 'live file')}, ${bytes(dataset.liveBytes)}`,
             read: () => api<FileSizes>(`/v1/datasets/${dataset.name}/file-sizes`, { signal }),
             render: (sizes) =>
               h(

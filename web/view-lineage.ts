@@ -1,7 +1,7 @@
 /** Which data trained which model: snapshots, the jobs that read them, and what those made, as a graph and as a list. */
 import { api, type Dataset, type LineageUse, type PagedList } from './api.ts';
 import { h } from './dom.ts';
-import { moment } from './format.ts';
+import { counted, moment } from './format.ts';
 import { empty, section, table, type View } from './parts.ts';
 
 const EVERY_MS = 10_000;
@@ -91,7 +91,7 @@ function graph(uses: readonly LineageUse[]): HTMLElement {
   const rows = Math.max(...columns.map(({ size }) => size));
   const width = 3 * BOX.width + 2 * BOX.gapX + 2;
   const height = rows * (BOX.height + BOX.gapY);
-  const label = `${columns[0].size} snapshots, ${columns[1].size} jobs, ${columns[2].size} models; the list below says how they hang together`;
+  const label = `${counted(columns[0].size, 'snapshot')}, ${counted(columns[1].size, 'job')}, ${counted(columns[2].size, 'model')}; the list below says how they hang together`;
   const picture = svg(
     'svg',
     { viewBox: `0 0 ${width} ${height}`, width, height, class: 'lineage', role: 'img', 'aria-label': label },

@@ -1,7 +1,7 @@
 /** The pipeline at a glance: edge, log, lake, compacted files, mounts; live rates; what waits, dataset by dataset. */
 import { api, type Dataset, type History, type Overview } from './api.ts';
 import { h } from './dom.ts';
-import { bytes, count, duration, perSecond } from './format.ts';
+import { bytes, count, counted, duration, perSecond } from './format.ts';
 import { empty, every, section, table, type View } from './parts.ts';
 import { plot } from './plot.ts';
 
@@ -101,7 +101,13 @@ function stagesOf(state: Overview): Stage[] {
       figure: count(sum((dataset) => dataset.liveFiles)),
       unit: 'live files',
       lines: [
-        ['landed as', `${count(sum((dataset) => dataset.landedFiles))} files`],
+        [
+          'landed as',
+          counted(
+            sum((dataset) => dataset.landedFiles),
+            'file',
+          ),
+        ],
         ['live', bytes(sum((dataset) => dataset.liveBytes ?? 0))],
       ],
     },

@@ -1,7 +1,7 @@
 /** The records that did not fit: why, and what they were. */
 import { api, type PagedList, type QuarantineObject, type QuarantineRecord } from './api.ts';
 import { h, replace } from './dom.ts';
-import { bytes, count, moment } from './format.ts';
+import { bytes, count, counted, moment } from './format.ts';
 import { empty, section, table, type View } from './parts.ts';
 
 export function quarantine(dataset: string | undefined): View {
@@ -52,7 +52,7 @@ function renderObjects(objects: readonly QuarantineObject[], open: (object: Quar
             'button',
             {
               type: 'button',
-              'aria-label': `Show the ${object.records} records of ${object.dataset}`,
+              'aria-label': `Show ${counted(object.records, 'record')} of ${object.dataset}`,
               on: { click: () => open(object) },
             },
             'Show',

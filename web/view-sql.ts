@@ -1,7 +1,7 @@
 /** A box for one SELECT over the lake. Ctrl+Enter runs it. */
 import { api, ApiError, type Dataset, type PagedList, type SqlAnswer } from './api.ts';
 import { h, replace } from './dom.ts';
-import { count, duration } from './format.ts';
+import { counted, duration } from './format.ts';
 import { empty, NEEDS_TOKEN, table, type View } from './parts.ts';
 
 const NUMBER = /^(U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|DOUBLE|FLOAT|DECIMAL.*|U(TINY|SMALL|BIG)INT)$/;
@@ -97,7 +97,7 @@ async function suggest(box: HTMLTextAreaElement, signal: AbortSignal): Promise<v
 const isFilled = (box: HTMLTextAreaElement): boolean => box.value !== '';
 
 function renderAnswer(answer: SqlAnswer): Node {
-  const rows = `${count(answer.rows.length)} ${answer.rows.length === 1 ? 'row' : 'rows'}`;
+  const rows = counted(answer.rows.length, 'row');
   const note = h(
     'p',
     { class: 'note' },

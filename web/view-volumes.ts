@@ -1,7 +1,7 @@
 /** The volume, its mounts, and every session of the metadata engine. */
 import { api, type Mount, type PagedList, type Pod, type Session, type Volume } from './api.ts';
 import { h } from './dom.ts';
-import { bytes, count, duration, moment } from './format.ts';
+import { bytes, count, counted, duration, moment } from './format.ts';
 import { empty, facts, section, table, type View } from './parts.ts';
 import { volumeTools } from './view-volume-tools.ts';
 import { renderFiles, renderMounts, renderPods } from './view-mounts.ts';
@@ -64,7 +64,7 @@ function renderVolume(volume: Volume): Node {
     facts([
       ['Name', volume.name],
       ['Store', volume.store ?? ''],
-      ['In use', `${bytes(volume.bytesUsed)} in ${count(volume.inodesUsed)} inodes`],
+      ['In use', `${bytes(volume.bytesUsed)} in ${counted(volume.inodesUsed, 'inode')}`],
       ['Block size', `${count((volume.blockSize ?? 0) / 2 ** 20)} MiB`],
       ['Inline up to', `${count((volume.inlineBytes ?? 0) / 1024)} KiB`],
       ['Grace period', duration((volume.graceMs ?? 0) / 1000)],

@@ -25,6 +25,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { systemBoot } from '../../lib/boot-time.ts';
 import type { Clock } from '../../lib/clock.ts';
 import type { Log, TopicOptions } from '../../lib/log/log.ts';
+import { counted } from '../../lib/units.ts';
 import type { SpoolReader } from '../spool/spool-reader.ts';
 import type { ReadingTraces } from '../traces.ts';
 import { Backoff, type BackoffOptions } from './backoff.ts';
@@ -349,7 +350,7 @@ export class Uplink {
 
   #noteCut({ topic, partition, offset, end }: LogCut): void {
     const text =
-      `${topic}/${partition}: the log was cut at offset ${offset} and had got to ${end}: ${end - offset} records that it had acknowledged ` +
+      `${topic}/${partition}: the log was cut at offset ${offset} and had got to ${end}: ${counted(end - offset, 'record')} that it had acknowledged ` +
       'are lost there (an unclean election, or a lost disk; min.insync.replicas=2 on 3 replicas and unclean.leader.election.enable=false keep them)';
     // Both at a read-back and at the next answer.
     if (this.#cuts.includes(text)) return;

@@ -1,5 +1,6 @@
 /** `penstock dataset erase|snapshot`. */
 import type { Command } from 'commander';
+import { counted } from '../../lib/units.ts';
 import { print, printTable, untilSignal } from '../output.ts';
 import { progressOnStderr } from './fs-arguments.ts';
 import { configOption, jsonOption, loadPipeline, type PipelineOptions, report } from './pipeline-options.ts';
@@ -36,7 +37,7 @@ export function addDatasetCommands(program: Command): void {
         signal,
         onHour: ({ hour, rows, files }) => {
           if (options.json !== true)
-            process.stderr.write(`${options.dataset} ${hour}: ${rows} rows in ${files} files\n`);
+            process.stderr.write(`${options.dataset} ${hour}: ${counted(rows, 'row')} in ${counted(files, 'file')}\n`);
         },
       });
       print({ ...summary }, options.json);

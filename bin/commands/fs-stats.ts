@@ -1,7 +1,7 @@
 /** The screen of `penstock fs stats`: what a mount did since its worker began, or (`--watch`) in the last second. */
 import { BUCKETS_US, type OperationMetrics } from '../../fs-gateway/fuse/metrics.ts';
 import type { MountStats, VolumeStats, WorkerStats } from '../../fs-gateway/fuse/mount-stats.ts';
-import { formatBytes } from '../../lib/units.ts';
+import { counted, formatBytes } from '../../lib/units.ts';
 import { perSecond, secondsBetween, type Timed } from '../watch.ts';
 
 const NOTHING: OperationMetrics = { count: 0, errors: 0, totalUs: 0, buckets: [] };
@@ -79,7 +79,7 @@ function volumeLines(volume: VolumeStats, flows: readonly string[] | undefined):
   const others = Object.entries(rest)
     .filter(([key]) => !hidden.has(key))
     .map(([key, value]) => `${words(key)} ${figure(key, value)}`);
-  const staged = `${stagedFiles} files, ${formatBytes(Number(stagedBytes))} staged`;
+  const staged = `${counted(Number(stagedFiles), 'file')}, ${formatBytes(Number(stagedBytes))} staged`;
   return [
     [`volume ${name}`, `${formatBytes(Number(cachedBytes))} cached`, staged, ...(flows ?? [])].join('   '),
     others.join('   '),

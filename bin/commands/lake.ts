@@ -1,5 +1,6 @@
 /** `penstock land|compact|cost`. */
 import { InvalidArgumentError, Option, type Command } from 'commander';
+import { counted, formatBytes } from '../../lib/units.ts';
 import type { CompactStatus, PlannedGroup } from '../../compactor/main.ts';
 import { print, printTable, reportToParent, untilSignal } from '../output.ts';
 import { configOption, jsonOption, loadPipeline, type PipelineOptions, report } from './pipeline-options.ts';
@@ -171,7 +172,10 @@ function planLine(plan: readonly PlannedGroup[]): string {
     ? `, ${sum((group) => group.expectedCost ?? 0).toFixed(4)} in prices.currency`
     : '';
   return (
-    `${plan.length} groups, ${sum((group) => group.files)} files, ${sum((group) => group.bytes)} bytes; ` +
+    `${counted(plan.length, 'group')}, ${counted(
+      sum((group) => group.files),
+      'file',
+    )}, ${formatBytes(sum((group) => group.bytes))}; ` +
     `about ${sum((group) => group.expectedSeconds)} s, ${Math.ceil(sum((group) => group.expectedCpuSeconds))} CPU s${cost}`
   );
 }
@@ -179,5 +183,5 @@ function planLine(plan: readonly PlannedGroup[]): string {
 function progressLine(status: CompactStatus): string {
   if (status.kind !== 'group') return `penstock: ${status.message}\n`;
   const { group, left, etaSeconds } = status;
-  return `${group.dataset} ${group.hour}: ${group.files} files, ${group.rows} rows; ${left} groups left, about ${Math.ceil(etaSeconds)} s\n`;
+  return `${group.dataset} ${group.hour}: ${counted(group.files, 'file')}, ${counted(group.rows, 'row')}; ${counted(left, 'group')} left, about ${Math.ceil(etaSeconds)} s\n`;
 }

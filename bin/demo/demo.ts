@@ -18,6 +18,7 @@ import { compact, datasetStats, land, openLake, type DatasetStats } from '../../
 import { ensureVolume, mountability } from '../../fs-gateway/main.ts';
 import { PenstockError } from '../../lib/errors.ts';
 import { acquireProcessLock } from '../../lib/process-lock.ts';
+import { counted } from '../../lib/units.ts';
 import type { LakeContext } from '../../lib/table/table.ts';
 import { DemoChild } from './child.ts';
 import {
@@ -304,7 +305,7 @@ class Demo {
       if (summary.delivered >= summary.readings) return summary;
       if (summary.delivered === before) {
         this.#addProblems([
-          `${summary.readings - summary.delivered} readings stay in the spool: ${problems.at(-1) ?? 'the log takes nothing'}`,
+          `${counted(summary.readings - summary.delivered, 'reading')} not sent, in the spool: ${problems.at(-1) ?? 'the log takes nothing'}`,
         ]);
         return summary;
       }

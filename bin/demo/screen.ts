@@ -1,5 +1,5 @@
 /** The demo's progress: a block that is redrawn in a terminal, one line every few seconds elsewhere. All of it on stderr. */
-import { formatBytes } from '../../lib/units.ts';
+import { counted, formatBytes } from '../../lib/units.ts';
 
 export interface DemoProgress {
   readonly phase: 'collecting' | 'draining' | 'landing' | 'compacting' | 'querying';
@@ -65,9 +65,9 @@ export class DemoScreen {
 
 function line(p: DemoProgress): string {
   return (
-    `${String(Math.round(p.seconds)).padStart(4)} s  ${p.phase}: ${count.format(p.readings)} readings (${count.format(p.readingsPerSecond)}/s), ` +
-    `spool ${formatBytes(p.spoolBytes)}, landed ${count.format(p.landed)} rows in ${count.format(p.smallFiles)} small files, ` +
-    `table ${count.format(p.liveFiles)} files ${formatBytes(p.liveBytes)}`
+    `${String(Math.round(p.seconds)).padStart(4)} s  ${p.phase}: ${counted(p.readings, 'reading')} (${count.format(p.readingsPerSecond)}/s), ` +
+    `spool ${formatBytes(p.spoolBytes)}, landed ${counted(p.landed, 'row')} in ${counted(p.smallFiles, 'small file')}, ` +
+    `table ${counted(p.liveFiles, 'file')} ${formatBytes(p.liveBytes)}`
   );
 }
 

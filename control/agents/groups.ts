@@ -8,6 +8,7 @@ import type { Clock } from '../../lib/clock.ts';
 import type { Tenants } from '../auth/tenants.ts';
 import { PenstockError } from '../../lib/errors.ts';
 import type { Minitransaction } from '../../lib/meta/engine.ts';
+import { counted } from '../../lib/units.ts';
 import { assignmentWrite, type Precondition } from './agent-configs.ts';
 import { KeptShare } from '../kept-share.ts';
 import type { ConfigRecords } from './config-records.ts';
@@ -68,7 +69,7 @@ export class AgentGroups {
     await this.change(name, async (before) => {
       refuseUnderWay(name, before);
       const [members] = await this.#records.engine.readNumbers([size]);
-      if ((members ?? 0n) > 0n) throw refusal(`${name} has ${members ?? 0n} agents: take them out first`);
+      if ((members ?? 0n) > 0n) throw refusal(`${name} has ${counted(members ?? 0n, 'agent')}: take them out first`);
       return {
         after: null,
         extra: { compare: [{ number: size, atMost: 0n }], patch: [{ number: size, remove: true }] },

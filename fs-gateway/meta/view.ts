@@ -8,6 +8,7 @@
  */
 import { PenstockError, describeError, isCode } from '../../lib/errors.ts';
 import type { Key, MetaEngine, ScanPage, SessionInfo, Stored } from '../../lib/meta/engine.ts';
+import { counted } from '../../lib/units.ts';
 import { decodeChanges } from '../../lib/volume/feed.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { MetaCache } from './cache.ts';
@@ -372,7 +373,9 @@ export class VolumeView {
     const lost = await this.#unflushed.adopt(engine);
     if (lost.length === 0) return;
     const named = lost.slice(0, NAMED_MAX).join(' ');
-    this.#options.report(`a failover of the metadata engine lost changes of ${lost.length} inodes, such as ${named}`);
+    this.#options.report(
+      `a failover of the metadata engine lost changes of ${counted(lost.length, 'inode')}, such as ${named}`,
+    );
   }
 
   #onReplaced(): void {

@@ -8,6 +8,7 @@
  * - One flush per file at a time. What failed stays staged, is reported, and is tried again.
  */
 import { describeError, isCode, PenstockError } from '../../lib/errors.ts';
+import { counted, formatBytes } from '../../lib/units.ts';
 import { KeptAsideError } from '../data/kept-aside.ts';
 import { LiveFile } from '../data/live-file.ts';
 import type { StagedFile } from '../data/staged-file.ts';
@@ -260,7 +261,7 @@ export class Flushes {
     if (first === undefined) return;
     throw new PenstockError(
       'io',
-      `${failed.length} files with ${staging.bytes} bytes stay staged in the cache directory: ${describeError(first.reason)}`,
+      `${counted(failed.length, 'file')} with ${formatBytes(staging.bytes)} not written, staged in the cache directory: ${describeError(first.reason)}`,
       { cause: first.reason },
     );
   }

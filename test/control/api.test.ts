@@ -280,7 +280,7 @@ describe('hostile and wrong requests', () => {
         'POST',
         `${GROUP}/rollout`,
         { config: configOf(1), steps: [{}] },
-        'steps[0] in the body: agents: missing: expected a whole number, or percent: missing: expected a number',
+        'steps[0] in the body: agents: missing: expected a number, or percent: missing: expected a number',
       ],
       [
         'POST',

@@ -182,7 +182,7 @@ describe.skipIf(missing('chromium'))('the admin page', () => {
     });
     const page = await openPage(control, { viewport: { width: 390, height: 900 } });
     await page.goto(`${control.url}/#/lineage`);
-    await page.getByRole('img', { name: /^1 snapshots, 3 jobs, 2 models/ }).waitFor();
+    await page.getByRole('img', { name: /^1 snapshot, 3 jobs, 2 models/ }).waitFor();
     expect(await page.locator('.lineage path').count()).toBe(5);
     expect(await page.getByRole('cell', { name: 'anomaly-v4' }).count()).toBe(1);
     // What the rules of an agent do stands beside it.

@@ -78,7 +78,7 @@ never = os.open(path + '-never', os.O_RDWR | os.O_CREAT); os.write(never, bytes(
     const mount = await mountTestVolume(volume, MODE);
     const restore = loseStore(volume, other);
     expect(await python(mount, 'f', WRITE)).toBe('synced');
-    await expect(umountVolume(mount.mountpoint)).rejects.toThrow(/stays mounted: 1 files/);
+    await expect(umountVolume(mount.mountpoint)).rejects.toThrow(/stays mounted: 1 file with/);
     restore();
     expect(await umountVolume(mount.mountpoint)).toMatchObject({ flushed: true });
     const theirs = Buffer.alloc(WRITTEN.length, 't');

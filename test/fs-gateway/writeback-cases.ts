@@ -65,7 +65,7 @@ export function writebackCases(newVolume: NewVolume): void {
     // Other nodes see what was committed last.
     expect(await sizeElsewhere(other, 'f')).toBe(0);
     await expect(umountVolume(mount.mountpoint)).rejects.toThrow(
-      /stays mounted: 1 files with 1048576 bytes stay staged/,
+      /stays mounted: 1 file with 1\.0 MB not written, staged in the cache directory/,
     );
     restore();
     await until('it is committed', async () => (await sizeElsewhere(other, 'f')) === WRITTEN.length);

@@ -54,7 +54,7 @@ test('what is watched are rates, also behind a worker that began anew, and a mou
   const before = { value: stats(7, 1000, 10e6), atMs: 0 };
   const lines = drawRates(before, { value: stats(7, 3000, 30e6), atMs: 2000 }).split('\n');
   expect(lines[0]).toBe('/mnt  serving for 5 min   worker 7, 150.0 MB, 0 restarts   2 in flight');
-  expect(lines[1]).toBe('volume lake   2.0 GB cached   1 files, 5.0 kB staged   from the store 10.0 MB/s');
+  expect(lines[1]).toBe('volume lake   2.0 GB cached   1 file, 5.0 kB staged   from the store 10.0 MB/s');
   expect(lines.find((line) => line.startsWith('read'))?.split(/ {2,}/)).toEqual([
     'read',
     '1,000',
