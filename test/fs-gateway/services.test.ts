@@ -125,7 +125,7 @@ describe.skipIf(missing('redis-server', 'versitygw'))('a volume on Redis and S3'
         ...{ metaUrl: url, mountpoint, cacheDir: join(base, 'cache'), background: true },
         credentials: { accessKeyId, secretAccessKey },
       });
-    const denied = (text: string): unknown => ({
+    const denied = (text: string): object => ({
       code: 'denied',
       message: expect.stringContaining(text) as string,
     });
