@@ -40,6 +40,9 @@ interface Cut {
   readonly used: number;
 }
 
+/** Whether one message follows another; `last`: to the end of what has come. */
+type Proof = Answer | 'last';
+
 /** Where a message begins cannot be known any more: the connection must end. */
 export class FramingError extends Error {
   /** What came from the broken message on: none of it was given out. */
@@ -187,11 +190,12 @@ export class SyslogFramer {
   /** What stands in front of the next message that is proven to begin; `end` is where a false length ends. */
   #upToNext(bytes: Buffer, end: number, fault: string): Cut | null {
     let awaited: number | undefined;
+    const judged = new Map<number, Proof>();
     for (const at of messageStarts(bytes, 1, bytes.length)) {
       const message = bytes.indexOf(LESS, at);
       // Of one that has not all come, others may be the text; but digits before its length may be no part of it.
       if (awaited !== undefined && awaited !== message) break;
-      const isProven = this.#isProven(bytes, at, end);
+      const isProven = this.#isProven(bytes, at, end, judged);
       if (isProven === 'part') awaited = message;
       else if (isProven === true || (isProven === 'last' && awaited === undefined)) {
         return { framed: { bytes: bytes.subarray(0, at), fault }, used: at };
@@ -201,19 +205,36 @@ export class SyslogFramer {
     return null;
   }
 
-  /** Whether from `first` on one message follows another to behind `end`; `last`: or to the end of what has come. */
-  #isProven(bytes: Buffer, first: number, end: number): Answer | 'last' {
-    for (let at = first; ;) {
-      const begins = beginsAt(bytes, at);
-      if (begins !== true) return begins;
-      if (at > first && at > end) return true;
-      const length = lengthAt(bytes, behindLineEnds(bytes, at));
-      // The end of one without a length proves nothing.
-      if (length === null || length === 'part' || length.length > WHOLE_BYTES) return false;
-      at = length.start + length.length;
-      if (at > bytes.length) return 'part';
-      if (at === bytes.length) return 'last';
+  /**
+   * Whether from `first` on one message follows another to behind `end`; `last`: or to the end of what has come. `judged`: what was found out so
+   * far, by place. Many chains run together in one, and to walk its rest for each of them would take the square of its length.
+   */
+  #isProven(bytes: Buffer, first: number, end: number, judged = new Map<number, Proof>()): Proof {
+    const walked: number[] = [];
+    let at = first;
+    let proof: Proof | undefined;
+    while (proof === undefined) {
+      // Behind `end` it depends on `first`, and ends at once.
+      const known = at <= end ? judged.get(at) : undefined;
+      const next = known ?? this.#behindMessage(bytes, at, at > first && at > end);
+      if (at <= end) walked.push(at);
+      if (typeof next === 'number') at = next;
+      else proof = next;
     }
+    for (const place of walked) judged.set(place, proof);
+    return proof;
+  }
+
+  /** Where the message at `at` ends; or what the chain is that leads there. `isEnough`: that one begins there proves it. */
+  #behindMessage(bytes: Buffer, at: number, isEnough: boolean): number | Proof {
+    const begins = beginsAt(bytes, at);
+    if (begins !== true || isEnough) return begins;
+    const length = lengthAt(bytes, behindLineEnds(bytes, at));
+    // The end of one without a length proves nothing.
+    if (length === null || length === 'part' || length.length > WHOLE_BYTES) return false;
+    const end = length.start + length.length;
+    if (end > bytes.length) return 'part';
+    return end === bytes.length ? 'last' : end;
   }
 
   #line(bytes: Buffer): Cut | null {

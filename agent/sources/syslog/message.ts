@@ -25,6 +25,8 @@ const HEADER_5424 =
   /^1 (-|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?(?:Z|[+-]\d\d:\d\d)) ([!-~]{1,255}) ([!-~]{1,48}) ([!-~]{1,128}) ([!-~]{1,32}) (?=[-[])/;
 const HEADER_3164 = /^([A-Z][a-z]{2}) ([ \d]\d) (\d\d):(\d\d):(\d\d) ([!-~]{1,255}) /;
 const TAG_3164 = /^([!-9;-Z\\^-~]{1,48})(?:\[([!-Z\\^-~]{1,128})\])?: ?/;
+/** NUL, LF, CR. */
+const END_BYTES: readonly number[] = [0x00, 0x0a, 0x0d];
 const MONTHS = ['Jan', 'Feb', 'Mar', 'Apr', 'May', 'Jun', 'Jul', 'Aug', 'Sep', 'Oct', 'Nov', 'Dec'];
 const SD_ID = /^\[([!#-<>-\\^-~]{1,32})/;
 const SD_PARAM = /^ ([!#-<>-\\^-~]{1,32})="((?:[^"\\\]]|\\[\s\S])*)"/;
@@ -38,13 +40,20 @@ export function parseSyslog(
   arrivalMs: number,
 ): SyslogFields | { readonly reason: string } {
   if (!isUtf8(bytes)) return { reason: 'the message is not UTF-8' };
-  const text = bytes.toString('utf8').replace(/[\r\n\0]+$/, '');
+  const text = bytes.toString('utf8', 0, textEnd(bytes));
   const pri = PRI.exec(text);
   const number = Number(pri?.[1] ?? NaN);
   if (pri === null || number > PRI_MAX) return { reason: 'the message does not begin with a priority, <0> to <191>' };
   const common = { facility: number >> 3, severity: number & 7 };
   const rest = text.slice(pri[0].length);
   return /^1 /.test(rest) ? parse5424(rest, common, sender) : parse3164(rest, common, sender, arrivalMs);
+}
+
+/** Senders end a message with line ends or NULs. By a loop: a pattern for it takes the square of a long run of NULs that does not stand at the end. */
+function textEnd(bytes: Buffer): number {
+  let end = bytes.length;
+  while (end > 0 && END_BYTES.includes(bytes[end - 1] ?? -1)) end -= 1;
+  return end;
 }
 
 type Common = Pick<SyslogFields, 'facility' | 'severity'>;

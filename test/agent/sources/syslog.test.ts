@@ -143,6 +143,27 @@ test('any text is parsed or refused in time that grows with its length', () => {
   expect(parse(`<1>1 - a b c d [x ${'y="\\"'.repeat(10_000)}`)).toHaveProperty('reason');
 });
 
+test('a run of NULs, and messages within a false length, do not stall the agent: time grows with their length', async () => {
+  const module = (name: string): string => new URL(`../../../agent/sources/syslog/${name}.ts`, import.meta.url).href;
+  // In a process of its own, which can be ended: by the square of the length these take hours.
+  const program = `
+    import { parseSyslog } from '${module('message')}';
+    import { SyslogFramer } from '${module('framing')}';
+    const { message } = parseSyslog(Buffer.from('<13>' + '\\0'.repeat(1_000_000) + 'x\\r\\n\\0'), 's', 0);
+    const within = '<1>' + '4 <1>a'.repeat(9000) + 'no message';
+    const stream = Buffer.from(within.length + ' ' + within + 'nor here');
+    let framed = 0;
+    for (let connection = 0; connection < 20; connection += 1) {
+      for (const { bytes } of new SyslogFramer(65_535).push(stream)) framed += bytes.length;
+    }
+    console.log(message.length, framed);`;
+  const { stdout } = await promisify(execFile)(process.execPath, ['--input-type=module', '-e', program], {
+    timeout: HANG_MS,
+  });
+  // Whether the length is false shows only by what comes behind: nothing is given out yet.
+  expect(stdout).toBe('1000001 0\n');
+});
+
 test('messages come out of a connection whole, counted or by lines, however the bytes are cut', () => {
   const message = fc.record({
     text: fc.string({ unit: fc.constantFrom('a', '1', ' ', 'ü'), maxLength: 30 }),
