@@ -77,7 +77,11 @@ export interface TlsFiles {
   readonly key: Buffer;
   readonly ca?: Buffer;
   readonly requestCert: boolean;
+  readonly handshakeTimeout: number;
 }
+
+/** Node's own two minutes would keep a place in `maxConnections` as long for who connects and says nothing. */
+const HANDSHAKE_TIMEOUT_MS = 10_000;
 
 export async function serverTlsFiles(baseDir: string, { cert, key, clientCa }: ServerTls): Promise<TlsFiles> {
   return {
@@ -85,5 +89,6 @@ export async function serverTlsFiles(baseDir: string, { cert, key, clientCa }: S
     key: await configuredFile(baseDir, key, 'tls.key'),
     ...(clientCa === undefined ? {} : { ca: await configuredFile(baseDir, clientCa, 'tls.clientCa') }),
     requestCert: clientCa !== undefined,
+    handshakeTimeout: HANDSHAKE_TIMEOUT_MS,
   };
 }

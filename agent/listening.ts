@@ -1,5 +1,5 @@
-/** How the agent's servers take their address. */
-import type { Server } from 'node:net';
+/** How the agent's servers take their address, and let go of who is connected. */
+import type { Server, Socket } from 'node:net';
 import { PenstockError } from '../lib/errors.ts';
 import { hostAndPort } from './config-parts.ts';
 
@@ -12,4 +12,16 @@ export async function listenOn(server: Server, address: string): Promise<void> {
     );
     server.listen(port, host, resolve);
   });
+}
+
+/** Returns what ends the connections of a server, also those that have not ended a TLS handshake: Node lists these nowhere, and `close` waits for them. */
+export function endOfConnections(server: Server): () => void {
+  const open = new Set<Socket>();
+  server.on('connection', (socket) => {
+    open.add(socket);
+    socket.once('close', () => open.delete(socket));
+  });
+  return () => {
+    for (const socket of open) socket.destroy();
+  };
 }

@@ -12,7 +12,7 @@ import { createServer as createTlsServer } from 'node:https';
 import type { Duplex } from 'node:stream';
 import { describeError, isCode, systemCode } from '../../../lib/errors.ts';
 import { serverTlsFiles } from '../../config-parts.ts';
-import { listenOn } from '../../listening.ts';
+import { endOfConnections, listenOn } from '../../listening.ts';
 import type { Source, SourceOutput } from '../source.ts';
 import { announcedBytes, readBody } from './body.ts';
 import { BodyBudget } from './body-budget.ts';
@@ -52,6 +52,11 @@ export function httpSource(config: HttpSourceConfig, baseDir: string, receiptsMa
   };
 }
 
+interface Listening {
+  readonly server: Server;
+  readonly endConnections: () => void;
+}
+
 class HttpIngest {
   readonly #config: HttpSourceConfig;
   readonly #baseDir: string;
@@ -75,20 +80,20 @@ class HttpIngest {
 
   async run(signal: AbortSignal): Promise<void> {
     await this.#token?.read();
-    const server = await this.#listen();
+    const listening = await this.#listen();
     this.#output.report(null);
     try {
       await new Promise<void>((resolve, reject) => {
-        server.once('error', reject);
+        listening.server.once('error', reject);
         if (signal.aborted) resolve();
         else signal.addEventListener('abort', () => resolve(), { once: true });
       });
     } finally {
-      await close(server);
+      await close(listening);
     }
   }
 
-  async #listen(): Promise<Server> {
+  async #listen(): Promise<Listening> {
     const { listen, tls, timeout, maxConnections } = this.#config;
     const options = {
       headersTimeout: Math.min(HEADERS_TIMEOUT_MS, timeout),
@@ -111,8 +116,9 @@ class HttpIngest {
     });
     server.on('clientError', (error: Error, socket: Duplex) => this.#refuseBytes(error, socket));
     server.on('drop', () => this.#output.count('connection_dropped'));
+    const endConnections = endOfConnections(server);
     await listenOn(server, listen);
-    return server;
+    return { server, endConnections };
   }
 
   /** Never rejects. */
@@ -245,10 +251,10 @@ function refusalFor(error: unknown): Refusal {
 }
 
 /** No new connections; open requests get their answer. */
-async function close(server: Server): Promise<void> {
+async function close({ server, endConnections }: Listening): Promise<void> {
   const closed = new Promise<void>((resolve) => server.close(() => resolve()));
   server.closeIdleConnections();
-  const timer = setTimeout(() => server.closeAllConnections(), CLOSE_MS);
+  const timer = setTimeout(endConnections, CLOSE_MS);
   await closed;
   clearTimeout(timer);
 }

@@ -10,6 +10,7 @@ import { createSocket, type Socket as UdpSocket } from 'node:dgram';
 import { createServer, type Server, type Socket } from 'node:net';
 import { PenstockError } from '../../../lib/errors.ts';
 import { hostAndPort, serverTlsFiles } from '../../config-parts.ts';
+import { endOfConnections } from '../../listening.ts';
 import type { Rejected } from '../../quarantine.ts';
 import { isSurelyFine, refusal, type NewReading } from '../../spool/frame.ts';
 import { DeliveryQueue } from '../delivery-queue.ts';
@@ -102,11 +103,12 @@ class SyslogReceiver {
     server.maxConnections = maxConnections;
     server.on('drop', () => this.#output.count('connection_dropped'));
     server.on('tlsClientError', () => this.#output.count('tls_refused'));
+    const endConnections = endOfConnections(server);
     const { host, port } = hostAndPort(listen);
     await this.#opened(server, () => server.listen(port, host));
     return async () => {
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-      for (const socket of this.#connections) socket.destroy();
+      endConnections();
       await closed;
     };
   }

@@ -1,9 +1,11 @@
 import { execFile } from 'node:child_process';
 import { createSocket } from 'node:dgram';
+import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
-import { connect as connectTls } from 'node:tls';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { connect as connectTls } from 'node:tls';
 import { promisify } from 'node:util';
 import fc from 'fast-check';
 import { expect, onTestFinished, test, vi } from 'vitest';
@@ -337,6 +339,16 @@ test('over TLS', async () => {
   await new Promise((resolve) => stranger.once('close', resolve));
   await vi.waitFor(() => expect(output.counters.events['tls_refused']).toBeGreaterThan(0), WAIT);
   expect(spool.lastSeq('t')).toBe(1n);
+});
+
+test('over TLS: who connects and never shakes hands does not hold up the end of the source', async () => {
+  const { server } = makeCertificates(tempDir());
+  const { port, stop } = await receive({ transport: 'tcp', tls: server });
+  const silent = await open(port);
+  const closed = once(silent, 'close');
+  // Node ends a handshake after two minutes.
+  expect(await Promise.race([stop(), delay(HANG_MS / 2, 'hangs', { ref: false })])).toBeUndefined();
+  await closed;
 });
 
 test('over TCP: a message whose sender says that it is longer than what comes is not dropped without a word', async () => {
