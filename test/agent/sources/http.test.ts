@@ -396,11 +396,11 @@ test('over TLS, with a certificate of the client where one is asked for', async 
 test('over TLS: who connects and never shakes hands does not hold up the end of the source', async () => {
   const { dir, spool } = await inTemp();
   const { server } = makeCertificates(dir);
-  const { port, stop } = await ingest({ tls: server }, { dir, spool });
-  const silent = connect(port, '127.0.0.1');
+  const running = await ingest({ tls: server }, { dir, spool });
+  const silent = connect(running.port, '127.0.0.1');
   const closed = new Promise((resolve) => silent.once('close', resolve));
   await new Promise((resolve) => silent.once('connect', resolve));
   // Node ends a handshake after two minutes.
-  expect(await Promise.race([stop(), delay(HANG_MS / 2, 'hangs', { ref: false })])).toBeUndefined();
+  expect(await Promise.race([running.stop(), delay(HANG_MS / 2, 'hangs', { ref: false })])).toBeUndefined();
   await closed;
 });

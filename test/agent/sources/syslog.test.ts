@@ -343,11 +343,11 @@ test('over TLS', async () => {
 
 test('over TLS: who connects and never shakes hands does not hold up the end of the source', async () => {
   const { server } = makeCertificates(tempDir());
-  const { port, stop } = await receive({ transport: 'tcp', tls: server });
-  const silent = await open(port);
+  const running = await receive({ transport: 'tcp', tls: server });
+  const silent = await open(running.port);
   const closed = once(silent, 'close');
   // Node ends a handshake after two minutes.
-  expect(await Promise.race([stop(), delay(HANG_MS / 2, 'hangs', { ref: false })])).toBeUndefined();
+  expect(await Promise.race([running.stop(), delay(HANG_MS / 2, 'hangs', { ref: false })])).toBeUndefined();
   await closed;
 });
 
