@@ -1,5 +1,5 @@
 /** One group of registers on one connection: when it is due, its requests, and the reading that their answers make. */
-import type { Connection } from './connection.ts';
+import type { Answer, Connection } from './connection.ts';
 import type { GroupConfig, ModbusSourceConfig } from './config.ts';
 import { exceptionText } from './frame.ts';
 import { halves, itemsOf, planReads, type Item, type Span } from './plan.ts';
@@ -9,7 +9,10 @@ import { decodeItem, type Decoded } from './value.ts';
 const SILENT_WAIT_MS_MAX = 30_000;
 /** Illegal address, illegal value, device failure: what a device may say to a read that it would take in smaller pieces. */
 const PERHAPS_TOO_WIDE = [2, 3, 4];
+/** Of a span that was refused to its last register, the registers are asked for by themselves again after so many polls at most. */
+const WHOLE_POLLS_MAX = 63;
 const NAMED_MAX = 3;
+const SILENT: Answer = { silent: true };
 
 export interface Polled {
   /** null: nothing was answered, there is nothing to say. */
@@ -20,6 +23,20 @@ export interface Polled {
   readonly problem: string | null;
 }
 
+/** What one poll has found out so far. */
+interface Found {
+  readonly values: Map<Item, Decoded>;
+  exceptions: number;
+  isSilent: boolean;
+}
+
+/** Of a span that was refused to its last register. */
+interface Refused {
+  /** So many polls ask for it as a whole only, lest a device that fails is asked for each register each time. */
+  readonly wholeFor: number;
+  left: number;
+}
+
 export class GroupPoll {
   readonly sensor: string;
   readonly intervalMs: number;
@@ -27,7 +44,9 @@ export class GroupPoll {
   dueMs: number;
   readonly #items: readonly Item[];
   readonly #timeoutMs: number;
-  readonly #spans: Span[];
+  readonly #plan: () => Span[];
+  #spans: Span[];
+  readonly #refused = new WeakMap<Span, Refused>();
   #silentInARow = 0;
 
   constructor(source: ModbusSourceConfig, group: GroupConfig, nowMs: number) {
@@ -36,7 +55,14 @@ export class GroupPoll {
     this.dueMs = nowMs;
     this.#items = itemsOf(source, group);
     this.#timeoutMs = source.timeout;
-    this.#spans = planReads(this.#items, group.unit ?? source.unit, source);
+    this.#plan = () => planReads(this.#items, group.unit ?? source.unit, source);
+    this.#spans = this.#plan();
+  }
+
+  /** For a new connection, behind which may be another device than before: how it takes requests is forgotten. */
+  restart(dueMs: number): void {
+    this.dueMs = dueMs;
+    this.#spans = this.#plan();
   }
 
   /** Sets when it is due next. Returns how many polls were missed: they are not made up for. */
@@ -48,30 +74,53 @@ export class GroupPoll {
 
   /** `tsMs` goes into the reading. Throws as `Connection.read`. */
   async poll(connection: Connection, tsMs: number): Promise<Polled> {
-    const values = new Map<Item, Decoded>();
-    let exceptions = 0;
-    let isSilent = false;
-    const left = this.#spans.splice(0);
-    for (let span = left.shift(); span !== undefined && !isSilent; span = left.shift()) {
-      const answer = await connection.read(span);
-      if ('exception' in answer) {
-        exceptions += 1;
-        const smaller = PERHAPS_TOO_WIDE.includes(answer.exception) ? halves(span) : null;
-        if (smaller !== null) {
-          // From now on: a register that the device does not have must not cost its neighbours, nor a wider request each time.
-          left.unshift(...smaller);
-          continue;
-        }
-        for (const item of span.items) values.set(item, { problem: exceptionText(answer.exception) });
-      } else if ('data' in answer) {
-        for (const item of span.items) values.set(item, decodeItem(item, span, answer.data));
-      } else {
-        isSilent = true;
-      }
-      this.#spans.push(span);
+    const found: Found = { values: new Map(), exceptions: 0, isSilent: false };
+    const spans: Span[] = [];
+    for (const span of this.#spans) spans.push(...(await this.#read(span, connection, found)).spans);
+    this.#spans = spans;
+    return { ...this.#judge(found.values, tsMs), exceptions: found.exceptions, isSilent: found.isSilent };
+  }
+
+  /** Reads a span, in smaller pieces where the device refuses it. `spans`: as what it is to be asked for from now on. */
+  async #read(
+    span: Span,
+    connection: Connection,
+    found: Found,
+  ): Promise<{ readonly spans: readonly Span[]; readonly isAnswered: boolean }> {
+    // Who was silent once is not asked for the rest: others wait.
+    const answer = found.isSilent ? SILENT : await connection.read(span);
+    if ('data' in answer) {
+      this.#refused.delete(span);
+      for (const item of span.items) found.values.set(item, decodeItem(item, span, answer.data));
+      return { spans: [span], isAnswered: true };
     }
-    this.#spans.push(...left);
-    return { ...this.#judge(values, tsMs), exceptions, isSilent };
+    if (!('exception' in answer)) {
+      found.isSilent = true;
+      return { spans: [span], isAnswered: false };
+    }
+    found.exceptions += 1;
+    const pieces = PERHAPS_TOO_WIDE.includes(answer.exception) && this.#mayBeSplit(span) ? halves(span) : null;
+    if (pieces === null) {
+      for (const item of span.items) found.values.set(item, { problem: exceptionText(answer.exception) });
+      return { spans: [span], isAnswered: false };
+    }
+    // A register that the device does not have must not cost its neighbours, nor a wider request each time.
+    const [first, second] = [
+      await this.#read(pieces[0], connection, found),
+      await this.#read(pieces[1], connection, found),
+    ];
+    if (first.isAnswered || second.isAnswered) return { spans: [...first.spans, ...second.spans], isAnswered: true };
+    // It was not too wide: the device fails, or has none of it.
+    const wholeFor = Math.min(WHOLE_POLLS_MAX, 2 * (this.#refused.get(span)?.wholeFor ?? 0) + 1);
+    this.#refused.set(span, { wholeFor, left: wholeFor });
+    return { spans: [span], isAnswered: false };
+  }
+
+  #mayBeSplit(span: Span): boolean {
+    const refused = this.#refused.get(span);
+    if (refused === undefined || refused.left === 0) return true;
+    refused.left -= 1;
+    return false;
   }
 
   #judge(values: ReadonlyMap<Item, Decoded>, tsMs: number): Pick<Polled, 'value' | 'problem'> {

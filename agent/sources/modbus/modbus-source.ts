@@ -35,6 +35,7 @@ class Poller {
   readonly #stop: AbortSignal;
   readonly #failed = new AbortController();
   #failure: Error | undefined;
+  readonly #groups: GroupPoll[];
   /** By group. */
   readonly #problems = new Map<GroupPoll, string>();
   #refusal: Promise<void> = Promise.resolve();
@@ -42,6 +43,7 @@ class Poller {
   constructor(config: ModbusSourceConfig, output: SourceOutput, signal: AbortSignal) {
     this.#config = config;
     this.#output = output;
+    this.#groups = config.groups.map((group) => new GroupPoll(config, group, output.clock.monotonicMs()));
     this.#stop = AbortSignal.any([signal, this.#failed.signal]);
     this.#queue = new DeliveryQueue({
       deliver: (batch) => output.deliver(batch),
@@ -81,10 +83,10 @@ class Poller {
   /** Throws why the connection ended. `onAnswer` is called when a group was answered. */
   async #pollUntilEnd(connection: Connection, onAnswer: () => void): Promise<void> {
     const { clock } = this.#output;
-    const groups = this.#config.groups.map((group) => new GroupPoll(this.#config, group, clock.monotonicMs()));
+    this.#restartGroups();
     this.#problems.clear();
     for (;;) {
-      const next = groups.reduce((first, group) => (group.dueMs < first.dueMs ? group : first));
+      const next = this.#groups.reduce((first, group) => (group.dueMs < first.dueMs ? group : first));
       // Also without a wait, lest a device that is too slow for its intervals keeps the agent from looking at its signal.
       await pause(Math.max(0, next.dueMs - clock.monotonicMs()), connection.ended);
       connection.assertOpen();
@@ -93,6 +95,17 @@ class Poller {
       if (this.#queue.isFull) this.#output.count('poll_missed');
       else if (await this.#poll(next, connection)) onAnswer();
     }
+  }
+
+  /**
+   * The order in which they are due outlasts a connection: else those whose turn ends it (three that are silent, or one whose answer is refused)
+   * would have the first turn on each, and the others none. The first of them has its turn at once.
+   */
+  #restartGroups(): void {
+    const nowMs = this.#output.clock.monotonicMs();
+    this.#groups.sort((a, b) => a.dueMs - b.dueMs);
+    const early = Math.max(0, (this.#groups[0]?.dueMs ?? nowMs) - nowMs);
+    for (const group of this.#groups) group.restart(Math.max(nowMs, group.dueMs - early));
   }
 
   /** Returns whether there was an answer. */

@@ -180,6 +180,30 @@ test('a register that the device does not have is null with the reason, and its 
   expect(running.output.counters.problem).toBe('s: r5: illegal data address (exception 2)');
 });
 
+test('units that are silent, or whose answers are refused, do not keep the others behind a gateway from being asked', async () => {
+  // Three that are silent end a connection, as one answer does that is none.
+  const device = await scriptedDevice((asked) =>
+    asked.unit <= 3 ? null : asked.unit === 4 ? frame(asked, [0x2b, 0]) : addresses(asked),
+  );
+  const running = await follow(device.url, {
+    timeout: '200ms',
+    groups: [1, 2, 3, 4, 5].map((unit) => ({ sensor: `unit-${unit}`, unit, registers: holding(unit) })),
+  });
+  for (const value of await running.values(5)) {
+    expect(value).toMatchObject({ sensor: 'unit-5', quality: 'good', r5: 5 });
+  }
+});
+
+test('a device that failed for a while is asked for its registers together again, and not for each of them while it fails', async () => {
+  const device = await scriptedDevice((asked, index) => (index < 8 ? exception(asked, 4) : addresses(asked)));
+  const running = await follow(device.url, { groups: [{ sensor: 's', registers: holding(1, 2, 3, 4) }] });
+  const values = await running.values(4);
+  for (const value of values.slice(0, 2)) expect(value).toMatchObject({ quality: 'bad', r1: null, r4: null });
+  for (const value of values.slice(2)) expect(value).toMatchObject({ quality: 'good', r1: 1, r4: 4 });
+  // All, its halves and each register: width was not the reason. In the next poll all of them once, and so on from there.
+  expect(device.asked.slice(0, 10).map(({ count }) => count)).toEqual([4, 2, 1, 1, 2, 1, 1, 4, 4, 4]);
+});
+
 test('a busy device gives a reading of bad quality, and the problem is over when it answers again', async () => {
   const device = await scriptedDevice((asked, index) => (index < 3 ? exception(asked, 6) : addresses(asked)));
   const running = await follow(device.url, { groups: [{ sensor: 's', registers: holding(1, 2) }] });
