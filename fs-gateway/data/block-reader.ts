@@ -9,10 +9,8 @@
  * - Chunks that are fetched ahead come by two in one GET. Where the object is damaged each is asked for by itself, and its own answer is the one that counts.
  * - One fetch per piece, however many readers wait for it. What is lent to a peer never waits for another peer, so no circle of nodes
  *   waits for itself.
- * Limits: MEMORY_BYTES of pieces, those on their way from the store included: fetches wait in their order until there is room, so that large pieces get
- * theirs too, and a piece stays until the disk cache has it, unless it waits longer than PUT_PATIENCE_MS: a disk that is much slower than the store
- * holds nobody up. What was uploaded while there is no room is not kept. Beside that, LENT_MAX pieces on their way from peers, and on a disk that hangs PUTS_MAX.
- * What is fetched ahead is bounded in fetched-ahead.ts.
+ * Limits: the memory of pieces, those on their way from the store included (recent-pieces.ts). What was uploaded while there is no room is not kept. Beside that,
+ * LENT_MAX pieces on their way from peers. What is fetched ahead is bounded in fetched-ahead.ts.
  */
 import { readSync } from 'node:fs';
 import type { FileHandle } from 'node:fs/promises';
@@ -22,16 +20,12 @@ import type { Extent } from '../../lib/volume/extents.ts';
 import type { BlockCache } from './block-cache.ts';
 import { Descriptors } from './descriptors.ts';
 import { FetchedAhead } from './fetched-ahead.ts';
-import { PieceMemory } from './piece-memory.ts';
 import { damaged, PieceStore } from './piece-store.ts';
 import { inPart, isCompressed, partsOf, piecesOf, togetherWith } from './pieces.ts';
 import type { Piece, PieceSlice } from './pieces.ts';
+import { RecentPieces } from './recent-pieces.ts';
 import { Slots } from './slots.ts';
 
-const MEMORY_BYTES = 64 * 2 ** 20;
-const PUTS_MAX = 2;
-/** With a full memory that is 200 MB/s. */
-const PUT_PATIENCE_MS = 200;
 /** As many as the client of the peers fetches at a time. */
 const LENT_MAX = 16;
 /** Names of local pieces that were verified: 100 bytes each. */
@@ -68,18 +62,9 @@ export class BlockReader {
   readonly #fetching = new Map<string, Promise<void>>();
   /** Of them, and of those that peers wait for, the ones that the store is asked for. */
   readonly #storing = new Map<string, Promise<Buffer>>();
-  /** Blocks on their way into the cache, PUTS_MAX at most. They are in memory until they are there. */
-  readonly #putting = new Map<string, Promise<void>>();
-  /** Those that wait for it. */
-  readonly #toPut = new Map<string, { readonly piece: Piece; readonly sinceMs: number }>();
-  readonly #memory = new PieceMemory(MEMORY_BYTES);
-  /** The last of those that wait for room in it, and how many they are. */
-  #queue: Promise<unknown> = Promise.resolve();
-  #queued = 0;
   readonly #lending = new Slots(LENT_MAX);
-  /** Verified pieces in memory, the oldest first. */
-  readonly #recent = new Map<string, Buffer>();
   readonly #ahead = new FetchedAhead();
+  readonly #recent: RecentPieces;
   readonly #local = new Descriptors();
   readonly #verified = new Set<string>();
 
@@ -88,6 +73,7 @@ export class BlockReader {
     this.#cache = cache;
     this.#volumeId = volumeId;
     this.#peers = peers;
+    this.#recent = new RecentPieces(cache, this.#ahead);
     this.#pieces = new PieceStore(store);
   }
 
@@ -208,11 +194,11 @@ export class BlockReader {
 
   /** False: each has to be asked for by itself, as one of them may be whole. */
   async #fetchBoth(both: Piece, pieces: readonly Piece[]): Promise<boolean> {
-    const memory = await this.#whenFits(both.bytes, () => this.#memory.take(both.bytes));
+    const memory = await this.#recent.whenFits(both.bytes, () => this.#recent.take(both.bytes));
     try {
       await this.#pieces.fetch(both, memory);
     } catch (error) {
-      this.#memory.give(memory);
+      this.#recent.give(memory);
       if (isCode(error, 'corrupt')) return false;
       throw error;
     }
@@ -278,7 +264,7 @@ export class BlockReader {
   }
 
   #lent(data: Buffer): LentMemory {
-    return { data, giveBack: this.#memory.lend(data) };
+    return { data, giveBack: this.#recent.lend(data) };
   }
 
   /** The object's own file, where the store is a directory of this machine and the file is as long as it has to be. */
@@ -322,12 +308,12 @@ export class BlockReader {
   async #borrow(peers: PeerPieces, piece: Piece): Promise<boolean> {
     const lent = await peers.fetch(piece);
     if (lent === null) return false;
-    await this.#whenFits(lent.length, () => this.#adopt(piece, lent));
+    await this.#recent.whenFits(lent.length, () => this.#adopt(piece, lent));
     return true;
   }
 
   async #isCached(piece: Piece): Promise<boolean> {
-    await this.#putting.get(piece.name);
+    await this.#recent.whenPut(piece.name);
     return this.#cache.verify(piece);
   }
 
@@ -344,65 +330,22 @@ export class BlockReader {
   }
 
   async #fetch(piece: Piece): Promise<Buffer> {
-    const memory = await this.#whenFits(piece.bytes, () => this.#memory.take(piece.bytes));
+    const memory = await this.#recent.whenFits(piece.bytes, () => this.#recent.take(piece.bytes));
     try {
       await this.#pieces.fetch(piece, memory);
       this.#keep(piece, memory);
       return memory;
     } catch (error) {
-      this.#memory.give(memory);
+      this.#recent.give(memory);
       throw error;
     }
-  }
-
-  /** One after another: a piece that needs all of the memory would wait for ever while smaller ones came before it. */
-  #whenFits<T>(bytes: number, take: () => T): Promise<T> {
-    this.#queued++;
-    const taken = this.#queue.then(async () => {
-      try {
-        const sinceMs = performance.now();
-        while (!this.#makeRoom(bytes)) {
-          // What waits for a disk that hangs becomes old without anything that wakes us, and what it was given never comes back.
-          if (performance.now() - sinceMs > PUT_PATIENCE_MS && this.#memory.fits(bytes, this.#beingPut())) break;
-          await this.#memory.changed(PUT_PATIENCE_MS);
-        }
-        return take();
-      } finally {
-        this.#queued--;
-      }
-    });
-    this.#queue = taken.catch(() => undefined); // Its owner hears of it.
-    return taken;
-  }
-
-  #beingPut(): Buffer[] {
-    return [...this.#putting.keys()].flatMap((name) => this.#recent.get(name) ?? []);
-  }
-
-  /** Evicts what is oldest, read before unread, until a piece of so many bytes fits. False: not yet. */
-  #makeRoom(bytes: number): boolean {
-    if (this.#memory.willFit(bytes)) return this.#memory.fits(bytes);
-    const nowMs = performance.now();
-    for (const unread of [false, true]) {
-      for (const [name, oldest] of this.#recent) {
-        if (this.#memory.willFit(bytes)) return this.#memory.fits(bytes);
-        if (this.#putting.has(name) || (this.#ahead.has(name) && !unread)) continue;
-        if ((this.#toPut.get(name)?.sinceMs ?? -Infinity) > nowMs - PUT_PATIENCE_MS) continue;
-        this.#recent.delete(name);
-        this.#toPut.delete(name);
-        this.#ahead.arrived(name);
-        this.#memory.give(oldest);
-      }
-    }
-    return this.#memory.fits(bytes);
   }
 
   /** What was just uploaded is at hand for the next reader, if there is room; what is on this disk anyway (`isHere`), for peers. */
   remember(piece: Piece, data: Buffer, isHere: boolean): void {
     if (this.#localPath(piece) !== null) this.#verify(piece);
     else if (!isHere || this.#peers?.keeps(piece) === true) {
-      this.#makeRoom(data.length);
-      if (this.#queued === 0 && this.#memory.willFit(data.length)) this.#adopt(piece, data);
+      if (this.#recent.makesRoom(data.length)) this.#adopt(piece, data);
     }
   }
 
@@ -412,7 +355,7 @@ export class BlockReader {
       this.#verify(piece);
       return;
     }
-    const memory = this.#memory.take(data.length);
+    const memory = this.#recent.take(data.length);
     data.copy(memory);
     this.#keep(piece, memory);
   }
@@ -423,36 +366,13 @@ export class BlockReader {
   }
 
   #keep(piece: Piece, data: Buffer): void {
-    const { name } = piece;
-    if (this.#recent.has(name)) {
-      this.#memory.give(data);
-      return;
-    }
-    this.#recent.set(name, data);
-    if (this.#localPath(piece) !== null) this.#verify(piece);
-    else this.#toPut.set(name, { piece, sinceMs: performance.now() });
-    this.#putNext();
-    this.#memory.wake();
-  }
-
-  #putNext(): void {
-    for (const [name, { piece }] of this.#toPut) {
-      if (this.#putting.size >= PUTS_MAX) return;
-      this.#toPut.delete(name);
-      const data = this.#recent.get(name);
-      if (data === undefined) continue;
-      const put = this.#cache.put(piece, data).finally(() => {
-        this.#putting.delete(name);
-        this.#putNext();
-        this.#memory.wake();
-      });
-      this.#putting.set(name, put);
-    }
+    const isLocal = this.#localPath(piece) !== null;
+    if (this.#recent.keep(piece, data, !isLocal) && isLocal) this.#verify(piece);
   }
 
   /** What was fetched is in the cache when this resolves: the next mount finds it there. */
   async close(): Promise<void> {
-    while (this.#putting.size > 0) await Promise.all(this.#putting.values());
+    await this.#recent.allPut();
     this.#local.closeAll();
     this.#cache.close();
   }

@@ -109,7 +109,7 @@ export class EarlierLives {
     const hasher = new FileHasher();
     try {
       for (const ino of [...whole.live]) {
-        const base = whole.base(ino);
+        const base = whole.records.base(ino);
         if (base === null) continue;
         const fd = openSync(whole.path(ino), 'r');
         try {

@@ -1,16 +1,16 @@
 /**
- * The base of a live file that survives a power cut (`-o writeback`): `<ino>.kept` of whole-files.ts.
+ * The base of a live file that survives a power cut (`-o writeback`): `<ino>.kept` of whole-records.ts.
  *
  * Invariants: it is on the disk behind the bytes that it speaks of, so what differs from it is newer than it. One is being kept at a time, and one more
  * waits for all who came meanwhile.
  * Failure: a disk that fails is met by the next promise; until it is kept, a power cut has the same bytes compared, and committed, again.
  */
-import type { WholeFiles } from './whole-files.ts';
 import type { WholeRecord } from './whole-record.ts';
+import type { WholeRecords } from './whole-records.ts';
 
 export interface KeptBaseOptions {
   readonly ino: number;
-  readonly whole: WholeFiles;
+  readonly records: WholeRecords;
   base(): WholeRecord;
   syncBytes(): Promise<void>;
   /** The file is still live. */
@@ -26,7 +26,7 @@ export class KeptBase {
 
   constructor(options: KeptBaseOptions) {
     this.#options = options;
-    this.#isThere = options.whole.isKept(options.ino);
+    this.#isThere = options.records.isKept(options.ino);
   }
 
   /** One of this file, not always of its last commit. */
@@ -56,11 +56,11 @@ export class KeptBase {
   }
 
   async #keep(): Promise<void> {
-    const { ino, whole } = this.#options;
+    const { ino, records } = this.#options;
     const base = this.#options.base();
     await this.#options.syncBytes();
     if (!this.#options.isWanted()) return;
-    await whole.keepBase(ino, base, () => this.#options.isWanted());
+    await records.keep(ino, base, () => this.#options.isWanted());
     this.#isThere = true;
     this.#isLate = this.#next !== undefined;
   }

@@ -83,7 +83,7 @@ export class LiveFile extends StagedFile {
     this.#base = options.base;
     this.#kept = new KeptBase({
       ino: options.ino,
-      whole: options.whole,
+      records: options.whole.records,
       base: () => this.#base,
       syncBytes: () => this.#syncBytes(),
       isWanted: () => !this.#closed,

@@ -7,9 +7,10 @@
  * Limits: where a full disk had no room for it, nothing took it of a removed file, or a flush in parts (vfs/page-commits.ts) was not finished, the commit is merged as another node's.
  */
 import type { LiveBytes } from './live-bytes.ts';
-import type { NextBase, WholeFiles } from './whole-files.ts';
+import type { WholeFiles } from './whole-files.ts';
 import { contentKey } from './whole-record.ts';
 import type { FileContent, WholeRecord } from './whole-record.ts';
+import type { NextBase } from './whole-records.ts';
 
 export interface PendingBaseOptions {
   readonly ino: number;
@@ -26,7 +27,7 @@ export class PendingBase {
   constructor(options: PendingBaseOptions, bytes: Pick<LiveBytes, 'exactStat'>) {
     this.#options = options;
     this.#bytes = bytes;
-    this.#next = options.whole.next(options.ino);
+    this.#next = options.whole.records.next(options.ino);
   }
 
   /** Before the commit. */
@@ -64,7 +65,7 @@ export class PendingBase {
     const isIts = key === contentKey(record.content) && key !== contentKey(base);
     if (isIts || this.#options.isCommitted(id)) return this.take();
     this.#next = undefined;
-    this.#options.whole.dropNext(this.#options.ino);
+    this.#options.whole.records.dropNext(this.#options.ino);
     return undefined;
   }
 }

@@ -1,12 +1,11 @@
 /**
  * The staging area of a mount: every file with uncommitted changes, in memory and in the journal.
  *
- * Failure: the worker killed at any point, the next one finds what was answered (recovery.ts): ranges, bytes, sizes, which inodes were open. On a full disk too:
+ * Failure: the worker killed at any point, the next one finds what was answered (staging-start.ts): ranges, bytes, sizes, which inodes were open. On a full disk too:
  * bytes stay until the journal has the word that they are committed.
  * Limits: the bytes staged are bounded by who writes (vfs/ flushes early and waits above its bound), the journal by its rewriting.
  */
 import { mkdirSync } from 'node:fs';
-import { join } from 'node:path';
 import { fromSystemError } from '../../lib/errors.ts';
 import type { PenstockError } from '../../lib/errors.ts';
 import type { ProcessLock } from '../../lib/process-lock.ts';
@@ -15,20 +14,20 @@ import { DiskRoom } from './disk-room.ts';
 import type { StagingRoom } from './disk-room.ts';
 import { Journal } from './journal.ts';
 import { FrameKind } from './journal-frames.ts';
-import type { Frame } from './journal-frames.ts';
 import { JournalSyncs } from './journal-syncs.ts';
-import { ASIDE_FOLDER, keepDoubtful } from './kept-aside.ts';
-import { idBytes, liveFrames, segmentFrame } from './live-frames.ts';
+import { JournalUpkeep } from './journal-upkeep.ts';
+import { idBytes, segmentFrame } from './live-frames.ts';
 import { LiveFile } from './live-file.ts';
 import { Opens } from './opens.ts';
 import { Overlay } from './overlay.ts';
-import { replay } from './recovery.ts';
 import { Segments } from './segments.ts';
 import { Bases } from './staged-base.ts';
 import { MEMORY_BYTES_MAX, StagedFile } from './staged-file.ts';
 import type { Flush } from './staged-file.ts';
-import { readLife, writeLife } from './staging-life.ts';
+import { writeLife } from './staging-life.ts';
 import type { StagingLife } from './staging-life.ts';
+import { findStaged } from './staging-start.ts';
+import type { StagedLoss } from './staging-start.ts';
 import { StagingWatch } from './staging-watch.ts';
 
 const NO_BYTES = Buffer.alloc(0);
@@ -57,12 +56,11 @@ export class Staging {
   readonly #room: DiskRoom;
   readonly #journal: Journal;
   readonly #syncs: JournalSyncs;
+  readonly #upkeep: JournalUpkeep;
   readonly #watch: StagingWatch;
   readonly #files: Map<number, StagedFile>;
-  /** Files that are committed or dropped, and the journal does not know it yet: killed now, the next worker needs their segments. */
-  #dropped: StagedFile[] = [];
-  /** Inodes of doubtful segments (found-segments.ts), and what to tell of them. */
-  readonly #doubtful = new Map<number, string>();
+  /** What an earlier worker left and is not there any more. */
+  readonly losses: readonly StagedLoss[];
   readonly appends: Appends;
   readonly bases: Bases;
   readonly opens: Opens;
@@ -79,38 +77,38 @@ export class Staging {
       begun: (ino, index, generation) => this.#journal.append(segmentFrame(ino, index, generation)),
     });
     this.#room = new DiskRoom(this.#journal, this.#segments, room, report);
-    const earlier = readLife(dir);
-    const sameBoot = earlier?.bootId === bootId;
-    const frames = this.#journal.read(sameBoot);
-    const { damage } = this.#journal;
-    const isWhole = damage === undefined && earlier?.isCopy !== true;
-    if (damage !== undefined) report?.(damage.message);
-    const lost = damage?.lost ?? [];
-    const recovered = replay(frames, lost, this.#segments, { sameBoot, isWhole }, isCommitted);
-    const { files, open } = recovered;
-    this.#files = files;
-    if (earlier?.life !== life) {
-      open.clear();
-      recovered.wrote.clear();
-    }
+    const found = findStaged({
+      dir,
+      life: { life, bootId },
+      journal: this.#journal,
+      segments: this.#segments,
+      isCommitted,
+      report,
+    });
+    const { recovered } = found;
+    this.#files = recovered.files;
+    this.losses = found.losses;
     this.appends = new Appends(recovered, this.#room);
     this.bases = new Bases(recovered.bases, this.#room);
     this.opens = new Opens({
-      counts: open,
+      counts: recovered.open,
       room: this.#room,
       journal: this.#journal,
       lastClosed: (ino) => this.appends.closed(ino),
-      closed: () => this.#tidy(),
+      closed: () => this.#upkeep.tidy(),
     });
-    const isDamaged = damage !== undefined;
-    const doubtful = this.#segments.adopt(files, recovered.generations, { isDamaged, sameBoot });
-    const doubt = keepDoubtful(join(dir, ASIDE_FOLDER), doubtful);
-    for (const { ino } of doubtful) this.#doubtful.set(ino, doubt);
-    if (doubtful.length > 0) report?.(doubt);
-    const goesOn = earlier?.life === life && sameBoot && !this.#journal.isOlder;
-    if (!goesOn) this.#room.rewrite(() => this.#live(() => undefined));
+    this.#upkeep = new JournalUpkeep({
+      journal: this.#journal,
+      syncs: this.#syncs,
+      room: this.#room,
+      files: this.#files,
+      appends: this.appends,
+      bases: this.bases,
+      opens: this.opens,
+    });
+    if (!found.goesOn) this.#upkeep.rewrite();
     // A copy is none any more behind that.
-    if (!goesOn || this.#goOn(recovered.committed)) writeLife(dir, { life, bootId });
+    if (!found.goesOn || this.#goOn(recovered.committed)) writeLife(dir, { life, bootId });
     this.#watch = new StagingWatch({
       journal: this.#journal,
       segments: this.#segments,
@@ -119,24 +117,8 @@ export class Staging {
       files: identity === undefined ? [] : [identity],
       report: report ?? (() => undefined),
       putBack,
-      looked: () => this.#catchUp(),
+      looked: () => this.#upkeep.catchUp(),
     });
-  }
-
-  /** Where the disk takes writes again. */
-  #catchUp(): void {
-    if (!this.opens.isBehind && this.failure === undefined) return;
-    // Their marks are of the journal as it is.
-    if (!this.#syncs.underWay && this.#tryRewrite()) this.#discard();
-  }
-
-  /** What was staged of an inode, and is lost with a frame of the journal, or doubtful because of that. `ino` undefined: it may be of any, also of one that was opened meanwhile. */
-  get losses(): readonly { readonly ino: number | undefined; readonly message: string }[] {
-    const { lost, message } = this.#journal.damage ?? { lost: [], message: '' };
-    const told = new Map<number | undefined, string>(this.#doubtful);
-    for (const { ino } of lost) told.set(ino, message);
-    if (told.has(undefined)) return [{ ino: undefined, message }];
-    return Array.from(told, ([ino, what]) => ({ ino, message: what }));
   }
 
   /** What the disk of the cache directory says to whoever writes to it; undefined: it takes that, or is only full. */
@@ -154,7 +136,7 @@ export class Staging {
    * anew.
    */
   #goOn(committed: ReadonlyMap<number, number>): boolean {
-    if (this.#tryRewrite()) return true;
+    if (this.#upkeep.tryRewrite()) return true;
     for (const [ino, offset] of committed)
       this.#room.owe({ kind: FrameKind.CLEAN, ino, timeNs: 0n, offset, length: 0 });
     this.#syncs.unknown();
@@ -182,14 +164,12 @@ export class Staging {
   /** The staged file of an inode whose committed size is `size`. */
   begin(ino: number, size: number): StagedFile {
     // A file that is written over for days, and neither synced nor closed, would fill the disk with what it was.
-    if (this.#journal.overgrown) this.#tidy();
+    if (this.#journal.overgrown) this.#upkeep.tidy();
     return this.#files.get(ino) ?? this.#create(ino, size);
   }
 
   #create(ino: number, size: number): StagedFile {
-    // What is left of its segments would be taken for what is staged now.
-    if (this.#dropped.some((file) => file.ino === ino)) this.#room.payOrThrow();
-    this.#discard();
+    this.#upkeep.beforeAnew(ino);
     // A later worker learns from it that the file is longer than what it finds staged.
     if (size > 0) this.#room.append({ kind: FrameKind.SIZE, ino, timeNs: 0n, offset: 0, length: size });
     const file = new StagedFile(ino, size, this.#segments);
@@ -386,7 +366,7 @@ export class Staging {
     if (file.selfKept) {
       this.appends.committed(file, flush.append, nowNs);
       if (flush.append !== undefined) this.#syncSoon(file);
-      this.#tidy();
+      this.#upkeep.tidy();
       return;
     }
     if (file.mtimeNs === flush.mtimeNs) file.mtimeNs = null;
@@ -415,16 +395,10 @@ export class Staging {
   drop(file: StagedFile, nowNs: bigint): void {
     this.#files.delete(file.ino);
     this.#room.owe({ kind: FrameKind.DROP, ino: file.ino, timeNs: nowNs, offset: 0, length: 0 });
-    if (this.#journal.owes && !file.inMemory) this.#dropped.push(file);
+    if (this.#journal.owes && !file.inMemory) this.#upkeep.discardLater(file);
     else file.discard(this.#mayServe(file));
-    this.#tidy();
+    this.#upkeep.tidy();
     this.#syncSoon(file);
-  }
-
-  #discard(): void {
-    if (this.#dropped.length === 0 || this.#journal.owes) return;
-    for (const file of this.#dropped) file.discard(false);
-    this.#dropped = [];
   }
 
   /** Whether the bytes of a file that are committed may be written over with those of another one (segments.ts). */
@@ -435,33 +409,6 @@ export class Staging {
   /** What is committed must not be committed again after a power cut: another node may have changed it since. */
   #syncSoon(file: StagedFile): void {
     if (file.promised) this.#syncs.soon();
-  }
-
-  #tidy(): void {
-    if (this.#files.size === 0 && this.opens.counts.size === 0) {
-      // Only now and then: truncating costs as much as some frames.
-      const clears = this.#journal.frames > 1000 || this.#journal.owes || this.opens.isBehind;
-      if (clears && this.#room.tryClear()) this.opens.isBehind = false;
-      this.#discard();
-      return;
-    }
-    this.#journal.pay();
-    this.#discard();
-    // Their marks are of the journal as it is.
-    if (this.#journal.overgrown && !this.#syncs.underWay) this.#tryRewrite();
-  }
-
-  #tryRewrite(): boolean {
-    const marks = new Map<StagedFile, number>();
-    const done = this.#room.tryRewrite(this.#live((file, mark) => marks.set(file, mark)));
-    if (!done) return false;
-    for (const [file, mark] of marks) file.flushMark = mark;
-    this.opens.isBehind = false;
-    return true;
-  }
-
-  #live(flushed: (file: StagedFile, mark: number) => void): Iterable<Frame> {
-    return liveFrames(this.opens.counts, this.appends, this.bases, this.#files.values(), flushed);
   }
 
   close(): void {

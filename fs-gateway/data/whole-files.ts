@@ -1,13 +1,7 @@
 /**
- * Files that are whole on this node: one local file each, which the kernel reads (and in mode `full` writes) by itself.
- *
- *   <dir>/<2 hex>/<ino>        the bytes, exactly as long as the file
- *   <dir>/<2 hex>/<ino>.ok     the record (whole-record.ts) of a *complete* file: nobody changes it
- *   <dir>/<2 hex>/<ino>.base   instead: the record as of the last flush of a *live* file, which programs may be changing
- *   <dir>/<2 hex>/<ino>.next.<id>.<file>  beside it, while a flush is being committed under this id: the record as of that flush, of the backing file
- *                              with this local inode and time of birth
- *   <dir>/<2 hex>/<ino>.kept   beside it: one that survives a power cut, of a live file whose bytes were promised (`-o writeback`)
- *   <dir>/<2 hex>/<ino>.tmp…   a record that is being written
+ * Files that are whole on this node: one local file each, which the kernel reads (and in mode `full` writes) by itself, at `<dir>/<2 hex>/<ino>` and exactly as
+ * long as the file. A *complete* one has a record of what it is the copy of, and nobody changes it. A *live* one, which programs may be changing, has its record as
+ * of the last flush instead. (whole-records.ts)
  *
  * Invariants
  * - A record is written after the bytes are synced, and removed before they are changed. After a boot that the record does not know, the
@@ -20,30 +14,20 @@
  * Limits: at most `bytesMax` (local blocks, so holes are free); the least recently opened goes first.
  */
 import assert from 'node:assert/strict';
-import {
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  statfsSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, rmSync, statfsSync, statSync, writeFileSync } from 'node:fs';
 import type { BigIntStats } from 'node:fs';
-import { open, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { describeError, fromSystemError, isCode, systemCode } from '../../lib/errors.ts';
+import { describeError, fromSystemError, isCode } from '../../lib/errors.ts';
 import { Descriptors, readUpTo } from './descriptors.ts';
 import { isAt } from './file-holder.ts';
 import type { FileHolder } from './file-holder.ts';
-import { contentKey, decodeWhole, encodeWhole } from './whole-record.ts';
+import { contentKey } from './whole-record.ts';
 import type { WholeRecord } from './whole-record.ts';
+import { WholeRecords } from './whole-records.ts';
+import type { NextBase } from './whole-records.ts';
 
 /** In the folder of a mount. */
 export const WHOLE_FOLDER = 'whole';
-const FOLDERS = 256;
 /** How old what is known of the disk's free space may be. */
 const DISK_LOOK_MS = 1000;
 const SECTOR_BYTES = 512;
@@ -60,12 +44,6 @@ export interface WholeFilesOptions {
   report(message: string): void;
 }
 
-/** The record of a live file as of a flush that is committed under this id. */
-export interface NextBase {
-  readonly id: bigint;
-  readonly record: WholeRecord;
-}
-
 interface Entry {
   bytes: number;
   /** Of the complete content; undefined while its record was not read. Null: no record, its content is unknown. */
@@ -74,24 +52,23 @@ interface Entry {
 }
 
 export class WholeFiles {
+  readonly records: WholeRecords;
   readonly #options: WholeFilesOptions;
   /** In the order of use. */
   readonly #entries = new Map<number, Entry>();
   readonly #live = new Set<number>();
-  /** The next records that there are. */
-  readonly #nexts = new Map<number, { readonly id: bigint; readonly path: string }>();
   /** Where the bytes of live files can be opened that are not at their paths any more. */
   readonly #removed: Map<number, string>;
   /** Those of them whose record the disk does not take. */
   readonly #unsaved = new Set<number>();
   readonly #descriptors = new Descriptors();
   #bytes = 0;
-  #keeps = 0;
   #diskFree = 0;
   #diskSeenMs = -Infinity;
 
   constructor(options: WholeFilesOptions) {
     this.#options = options;
+    this.records = new WholeRecords(options);
     this.#removed = new Map(options.holder?.held);
     mkdirSync(options.dir, { recursive: true, mode: 0o700 });
     for (const folder of readdirSync(options.dir)) this.#adoptFolder(folder);
@@ -121,16 +98,13 @@ export class WholeFiles {
     const names = existsSync(folder) ? readdirSync(folder) : [];
     this.#entries.set(ino, { bytes: 0, key: null, verified: false });
     this.#live.add(ino);
-    if (this.base(ino) === null) this.drop(ino);
+    if (this.records.base(ino) === null) this.drop(ino);
     for (const name of names) if (name.startsWith(`${ino}.next.`)) this.#adoptNext(ino, join(folder, name));
   }
 
   #adoptNext(ino: number, path: string): void {
-    const id = BigInt(/\.next\.(\d+)\./.exec(path)?.[1] ?? 0);
-    // One of a former backing file says nothing of this one.
-    if (this.#live.has(ino) && path === this.#nextPath(ino, id, statSync(this.path(ino), { bigint: true })))
-      this.#nexts.set(ino, { id, path });
-    else rmSync(path, { force: true });
+    if (!this.#live.has(ino) || !this.records.adoptNext(ino, path, statSync(this.path(ino), { bigint: true })))
+      rmSync(path, { force: true });
   }
 
   #adopt(ino: number, names: ReadonlySet<string>): void {
@@ -145,7 +119,7 @@ export class WholeFiles {
     this.#bytes += bytes;
     if (!live) return;
     this.#live.add(ino);
-    if (this.base(ino) === null) this.drop(ino);
+    if (this.records.base(ino) === null) this.drop(ino);
   }
 
   get bytes(): number {
@@ -168,7 +142,7 @@ export class WholeFiles {
 
   /** Where it belongs, with its records. */
   place(ino: number): string {
-    return join(this.#options.dir, (ino % FOLDERS).toString(16).padStart(2, '0'), String(ino));
+    return this.records.place(ino);
   }
 
   /** Where there is one, it can be opened. */
@@ -199,41 +173,15 @@ export class WholeFiles {
   }
 
   #load(ino: number, entry: Entry): void {
-    const record = this.record(ino);
+    const record = this.records.complete(ino);
     entry.key = record === null ? null : contentKey(record.content);
     entry.verified = record?.bootId === this.#options.bootId;
-  }
-
-  /** The record of a complete file; null where there is none that can be read. */
-  record(ino: number): WholeRecord | null {
-    return this.#read(`${this.place(ino)}.ok`);
-  }
-
-  /** What a live file is compared with: as of this boot, or else as it was kept. */
-  base(ino: number): WholeRecord | null {
-    const base = this.#read(`${this.place(ino)}.base`);
-    return base?.bootId === this.#options.bootId ? base : this.#read(`${this.place(ino)}.kept`);
-  }
-
-  #read(path: string): WholeRecord | null {
-    let bytes: Buffer;
-    try {
-      bytes = readFileSync(path);
-    } catch {
-      return null;
-    }
-    try {
-      return decodeWhole(bytes, path);
-    } catch (error) {
-      this.#options.report(describeError(error));
-      return null;
-    }
   }
 
   /** Its bytes are about to be written: from now on it is not complete. */
   begin(ino: number): void {
     mkdirSync(join(this.path(ino), '..'), { recursive: true, mode: 0o700 });
-    rmSync(`${this.place(ino)}.ok`, { force: true });
+    this.records.dropComplete(ino);
     const entry = this.#entries.get(ino);
     if (entry === undefined) this.#entries.set(ino, { bytes: 0, key: null, verified: false });
     else entry.key = null;
@@ -241,7 +189,7 @@ export class WholeFiles {
 
   /** Its bytes are written and synced. */
   complete(ino: number, record: WholeRecord): void {
-    this.#write(`${this.place(ino)}.ok`, ino, record);
+    this.records.saveComplete(ino, record);
     this.#settle(ino, contentKey(record.content));
   }
 
@@ -254,22 +202,6 @@ export class WholeFiles {
     entry.verified = true;
     this.#entries.delete(ino);
     this.#entries.set(ino, entry);
-  }
-
-  #write(path: string, ino: number, record: WholeRecord): void {
-    const temporary = `${this.place(ino)}.tmp`;
-    const write = (): void => {
-      writeFileSync(temporary, encodeWhole(record), { mode: 0o600 });
-      renameSync(temporary, path);
-    };
-    try {
-      write();
-    } catch (error) {
-      if (systemCode(error) !== 'ENOENT') throw error;
-      // Somebody has removed the folder.
-      mkdirSync(join(path, '..'), { recursive: true, mode: 0o700 });
-      write();
-    }
   }
 
   /** Somebody has removed the bytes of the live file, or their disk, and that is known. */
@@ -287,8 +219,8 @@ export class WholeFiles {
       if (!this.#live.has(ino) || isAt(this.place(ino), fd)) return false;
       this.#options.holder?.hold(ino, fd);
       this.#removed.set(ino, `/proc/self/fd/${fd}`);
-    } else if (!this.#unsaved.has(ino) && existsSync(`${this.place(ino)}.base`)) return false;
-    this.#saving(ino, () => this.saveBase(ino, base));
+    } else if (!this.#unsaved.has(ino) && this.records.hasBase(ino)) return false;
+    this.#saving(ino, () => this.records.saveBase(ino, base));
     return true;
   }
 
@@ -307,7 +239,7 @@ export class WholeFiles {
 
   /** A complete file becomes a live one. Throws Node's errors. */
   enliven(ino: number): void {
-    renameSync(`${this.place(ino)}.ok`, `${this.place(ino)}.base`);
+    this.records.enliven(ino);
     this.#live.add(ino);
     const entry = this.#entries.get(ino);
     if (entry !== undefined) entry.key = null;
@@ -318,101 +250,29 @@ export class WholeFiles {
     mkdirSync(join(this.path(ino), '..'), { recursive: true, mode: 0o700 });
     this.drop(ino);
     writeFileSync(this.path(ino), bytes, { mode: 0o600 });
-    this.saveBase(ino, record(statSync(this.path(ino), { bigint: true }).mtimeNs));
+    this.records.saveBase(ino, record(statSync(this.path(ino), { bigint: true }).mtimeNs));
     this.#live.add(ino);
     this.#entries.set(ino, { bytes: 0, key: null, verified: true });
   }
 
-  /** The live file as of a flush that was committed. */
-  saveBase(ino: number, record: WholeRecord): void {
-    this.#write(`${this.place(ino)}.base`, ino, { ...record, bootId: this.#options.bootId });
-  }
-
-  /** Before that commit. A full disk does not keep what is written here from where there is room, nor any a removed file: then there is none. */
-  saveNext(ino: number, { id, record }: NextBase, backingFile: BigIntStats): void {
-    const path = this.#nextPath(ino, id, backingFile);
+  /** Before a commit. A full disk does not keep what is written here from where there is room, nor any a removed file: then there is none. */
+  saveNext(ino: number, next: NextBase, backingFile: BigIntStats): void {
     try {
-      this.dropNext(ino);
-      this.#write(path, ino, { ...record, bootId: this.#options.bootId });
-      this.#nexts.set(ino, { id, path });
+      this.records.saveNext(ino, next, backingFile);
     } catch (error) {
-      if (!this.#removed.has(ino) && !isCode(fromSystemError(error, path), 'full')) throw error;
+      if (!this.#removed.has(ino) && !isCode(fromSystemError(error, this.place(ino)), 'full')) throw error;
     }
   }
 
   /** That commit is made: the live file as of it. */
   takeNext(ino: number, record: WholeRecord): void {
-    const next = this.#nexts.get(ino);
-    this.#nexts.delete(ino);
-    this.#saving(ino, () => {
-      if (next === undefined || !this.#take(next.path, `${this.place(ino)}.base`)) this.saveBase(ino, record);
-    });
-  }
-
-  /** False: somebody has removed it. */
-  #take(path: string, to: string): boolean {
-    try {
-      renameSync(path, to);
-      return true;
-    } catch (error) {
-      if (systemCode(error) !== 'ENOENT') throw error;
-      return false;
-    }
-  }
-
-  /** Of a flush that the worker before this one did not live to hear of. */
-  next(ino: number): NextBase | undefined {
-    const next = this.#nexts.get(ino);
-    if (next === undefined) return undefined;
-    const record = this.#read(next.path);
-    if (record?.bootId === this.#options.bootId) return { id: next.id, record };
-    this.dropNext(ino);
-    return undefined;
-  }
-
-  /** It was not committed. */
-  dropNext(ino: number): void {
-    const next = this.#nexts.get(ino);
-    if (next === undefined) return;
-    this.#nexts.delete(ino);
-    rmSync(next.path, { force: true });
-  }
-
-  #nextPath(ino: number, id: bigint, { ino: file, birthtimeNs }: BigIntStats): string {
-    return `${this.place(ino)}.next.${id}.${file}-${birthtimeNs}`;
-  }
-
-  isKept(ino: number): boolean {
-    return existsSync(`${this.place(ino)}.kept`);
-  }
-
-  /** The same for bytes that are synced: it survives a power cut when this resolves, unless the file is not live any more (`isWanted`). */
-  async keepBase(ino: number, record: WholeRecord, isWanted: () => boolean): Promise<void> {
-    // The file may become live anew while the record of its last life is being written.
-    const temporary = `${this.place(ino)}.tmp.${this.#keeps++}`;
-    try {
-      await writeFile(temporary, encodeWhole(record), { mode: 0o600, flush: true });
-      if (!isWanted()) return;
-      renameSync(temporary, `${this.place(ino)}.kept`);
-    } finally {
-      rmSync(temporary, { force: true });
-    }
-    const folder = await open(join(temporary, '..'), 'r');
-    try {
-      await folder.sync();
-    } finally {
-      await folder.close();
-    }
+    this.#saving(ino, () => this.records.takeNext(ino, record));
   }
 
   /** Nobody writes a live file any more, its bytes are synced, and its base says what they are: it is complete again. */
   calm(ino: number, record: WholeRecord): void {
     assert(!this.#removed.has(ino), `inode ${ino} was removed: nobody would find it`);
-    this.dropNext(ino);
-    this.saveBase(ino, record);
-    // All of it is committed: a power cut from here on loses nothing with it.
-    rmSync(`${this.place(ino)}.kept`, { force: true });
-    renameSync(`${this.place(ino)}.base`, `${this.place(ino)}.ok`);
+    this.records.calm(ino, record);
     this.#live.delete(ino);
     this.#settle(ino, contentKey(record.content));
   }
@@ -435,8 +295,8 @@ export class WholeFiles {
     this.#bytes -= entry.bytes;
     this.#descriptors.close(this.place(ino));
     // The bytes first: with one of its records they would be compared with an older content than the last.
-    for (const suffix of ['', '.ok', '.base', '.kept']) rmSync(`${this.place(ino)}${suffix}`, { force: true });
-    this.dropNext(ino);
+    rmSync(this.place(ino), { force: true });
+    this.records.drop(ino);
   }
 
   /** `bytes` more fit into the cache and leave the disk its reserve. */

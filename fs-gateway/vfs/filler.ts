@@ -93,7 +93,7 @@ export class Filler {
     if (node === null) return;
     this.#expectReachable(ino);
     const content = await contentOf(context, node);
-    const record = whole.record(ino);
+    const record = whole.records.complete(ino);
     const base: FileContent = record?.content ?? { size: 0, extents: [], inline: null };
     // What a record of an earlier boot says is true only if the blocks say so too.
     const intact =

@@ -289,7 +289,7 @@ export class Passthrough {
     const node = await nodeOrThrow(context.view, ino);
     if (!(context.staging.get(ino) instanceof LiveFile)) {
       // Nobody changes it in place from now on; and what has no record is not known well enough to be changed.
-      while (filler.isFilling(ino) || whole.record(ino) === null) await filler.now(ino);
+      while (filler.isFilling(ino) || whole.records.complete(ino) === null) await filler.now(ino);
     }
     this.#makeLive(node);
   }
@@ -322,7 +322,8 @@ export class Passthrough {
     }
     const { bases, appends } = context.staging;
     for (const ino of bases.unclaimed)
-      if (context.staging.opens.backingOf(ino) !== undefined && whole.record(ino) === null) removed.noteLost(ino);
+      if (context.staging.opens.backingOf(ino) !== undefined && whole.records.complete(ino) === null)
+        removed.noteLost(ino);
       else bases.forget(ino);
     appends.resumed();
   }
@@ -334,7 +335,7 @@ export class Passthrough {
 
   #adopt(ino: number): LiveFile {
     const { context, whole, hasher, kernel } = this.#options;
-    const base = whole.base(ino);
+    const base = whole.records.base(ino);
     if (base === null) throw new PenstockError('corrupt', `the record of the live file of inode ${ino} is gone`);
     const file = new LiveFile({
       ino,

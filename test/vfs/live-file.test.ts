@@ -186,7 +186,7 @@ test.each([
 
 describe('the base that a later boot finds', () => {
   function liveFile(whole: WholeFiles): LiveFile {
-    const base = whole.base(INO);
+    const base = whole.records.base(INO);
     if (base === null) throw new Error('the file has a base');
     return openLive({ base, whole });
   }
@@ -218,11 +218,11 @@ describe('the base that a later boot finds', () => {
     const first = liveFile(whole);
     await first.promise();
     first.close();
-    whole.saveBase(INO, recordOf('second')(1n));
+    whole.records.saveBase(INO, recordOf('second')(1n));
     const second = liveFile(whole);
     await second.kept();
     second.close();
-    expect(wholeFiles(dir, 'next boot').base(INO)?.content).toEqual(contentOf('second'));
+    expect(wholeFiles(dir, 'next boot').records.base(INO)?.content).toEqual(contentOf('second'));
   });
 
   test('that could not be kept fails the next promise, and leaves nothing behind', async () => {
@@ -240,7 +240,7 @@ describe('the base that a later boot finds', () => {
     expect(readdirSync(dirname(path)).filter((name) => name.includes('.tmp'))).toEqual([]);
     rmSync(`${path}.kept`, { recursive: true });
     await file.promise();
-    expect(whole.isKept(INO)).toBe(true);
+    expect(whole.records.isKept(INO)).toBe(true);
     file.close();
   });
 });
@@ -320,7 +320,7 @@ test('a commit for whose record the local disk has no room is made all the same,
   file.committingInline(bytes);
   rmSync(`${whole.path(INO)}.tmp`);
   file.committed();
-  expect(wholeFiles(join(dirname(whole.path(INO)), '..')).base(INO)?.content).toEqual({
+  expect(wholeFiles(join(dirname(whole.path(INO)), '..')).records.base(INO)?.content).toEqual({
     size: 9,
     extents: [],
     inline: bytes,
@@ -335,11 +335,11 @@ test('the record of a flush under way is that of its backing file, and of no lat
   const base = { content, hashes: BlockHashes.of(Buffer.from('base,')), bootId: 'boot', mtimeNs: 1n };
   whole.createLive(INO, Buffer.from('base,'), () => base);
   whole.saveNext(INO, { id: 3n, record: base }, statSync(whole.path(INO), { bigint: true }));
-  expect(wholeFiles(dir).next(INO)?.id).toBe(3n);
+  expect(wholeFiles(dir).records.next(INO)?.id).toBe(3n);
   const later = `${whole.path(INO)}.later`;
   writeFileSync(later, 'later');
   renameSync(later, whole.path(INO));
-  expect(wholeFiles(dir).next(INO)).toBeUndefined();
+  expect(wholeFiles(dir).records.next(INO)).toBeUndefined();
   expect(readdirSync(dirname(whole.path(INO))).sort()).toEqual([String(INO), `${INO}.base`]);
 });
 
@@ -390,11 +390,11 @@ describe('a removed file', () => {
     await commit('second');
     expect(reports).toEqual([expect.stringMatching(/the next worker will not know inode 7: .*EISDIR/)]);
     expect(file.isRemoved()).toBe(true);
-    expect(whole.base(INO)?.content.inline?.toString()).toBe('second');
+    expect(whole.records.base(INO)?.content.inline?.toString()).toBe('second');
     // One that is there is not of that commit.
     await commit('third');
     expect(file.isRemoved()).toBe(true);
-    expect(whole.base(INO)?.content.inline?.toString()).toBe('third');
+    expect(whole.records.base(INO)?.content.inline?.toString()).toBe('third');
     file.close();
   });
 });
