@@ -1,15 +1,13 @@
-/** A journal that is damaged, or of another version: what of it is believed, what is lost, and that no byte is taken from elsewhere than it was written. */
+/** A journal that is damaged, or of a newer version: what of it is believed, what is lost, and that no byte is taken from elsewhere than it was written. */
 import { crc32c } from '@node-rs/crc32';
-import { appendFileSync, globSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { appendFileSync, globSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { Journal } from '../../fs-gateway/data/journal.ts';
-import { FIRST_AT, FrameKind, readJournal, sealOf } from '../../fs-gateway/data/journal-frames.ts';
+import { FrameKind, readJournal, sealOf } from '../../fs-gateway/data/journal-frames.ts';
 import type { PlacedFrame } from '../../fs-gateway/data/journal-frames.ts';
-import { Staging } from '../../fs-gateway/data/staging.ts';
-import type { StagedFile } from '../../fs-gateway/data/staged-file.ts';
 import { isRoot, memoryFolder } from '../support/loop-disk.ts';
-import { openStaging, stagedBytes } from '../support/staging.ts';
+import { commitStaged, expectStaged, openPlainStaging, openStaging, stagedBytes } from '../support/staging.ts';
 import { tempDir } from '../support/temp.ts';
 
 const LARGE = 200_000;
@@ -230,65 +228,36 @@ function damage(dir: string, isDamaged: (frame: PlacedFrame, index: number) => b
   writeFileSync(path, content);
 }
 
-/** Without `writeback`: a segment may serve another file. */
-function openPlain(dir: string, reports: string[] = []): Staging {
-  return new Staging({
-    dir,
-    life: 'one',
-    bootId: 'boot',
-    promises: false,
-    isCommitted: () => false,
-    report: (message) => reports.push(message),
-  });
-}
-
-function commit(staging: Staging, file: StagedFile, meanwhile: () => void = () => undefined): void {
-  const flush = staging.beginFlush(file, 2n);
-  meanwhile();
-  staging.committed(file, flush, 3n);
-}
-
-/** What is staged of the file, as it would be uploaded: nothing else may be in it than what was written there. */
-function expectWritten(file: StagedFile | undefined, allowed: (at: number) => string): void {
-  for (const { start, end, kind } of file?.active.ranges ?? []) {
-    if (kind === 'hole') continue;
-    const bytes = Buffer.alloc(end - start);
-    file?.load(start, bytes, 0, bytes.length);
-    for (const at of [start, Math.floor((start + end) / 2), end - 1])
-      expect(String.fromCharCode(bytes[at - start] ?? 0), `byte ${at} of ${start} to ${end}`).toBe(allowed(at));
-  }
-}
-
 test('a damaged word for a commit: no staged byte is taken from a segment that was given back and begun anew', () => {
   const dir = tempDir('staging');
-  const first = openPlain(dir);
+  const first = openPlainStaging(dir);
   const file = first.begin(7, 0);
   first.write(file, 0, Buffer.alloc(MIB, 'a'), 1n);
   // It stays staged meanwhile, by what is in another segment.
-  commit(first, file, () => first.write(file, 16 * MIB, Buffer.alloc(MIB, 'b'), 2n));
+  commitStaged(first, file, () => first.write(file, 16 * MIB, Buffer.alloc(MIB, 'b'), 2n));
   // The segment serves another file, and then this one again.
   const other = first.begin(8, 0);
   first.write(other, 0, Buffer.alloc(2 * MIB, 'o'), 4n);
-  commit(first, other);
+  commitStaged(first, other);
   first.write(file, MIB / 2, Buffer.alloc(1000, 'c'), 5n);
   first.close();
   damage(dir, ({ kind, ino }) => kind === FrameKind.CLEAN && ino === 7);
-  const next = openPlain(dir);
+  const next = openPlainStaging(dir);
   expect(next.get(7)?.active.ranges).toEqual([
     { start: MIB / 2, end: MIB / 2 + 1000, kind: 'data' },
     { start: 16 * MIB, end: 17 * MIB, kind: 'data' },
   ]);
-  expectWritten(next.get(7), (at) => (at < 16 * MIB ? 'c' : 'b'));
+  expectStaged(next.get(7), (at) => (at < 16 * MIB ? 'c' : 'b'));
   expect(next.losses).toMatchObject([{ ino: 7 }]);
   next.close();
 });
 
 test('a damaged word for a commit and for the segment that was begun behind it: what is in that is set aside by name, and not uploaded', () => {
   const dir = tempDir('staging');
-  const first = openPlain(dir);
+  const first = openPlainStaging(dir);
   const file = first.begin(7, 0);
   first.write(file, 0, Buffer.alloc(MIB, 'a'), 1n);
-  commit(first, file, () => first.write(file, 16 * MIB, Buffer.alloc(MIB, 'b'), 2n));
+  commitStaged(first, file, () => first.write(file, 16 * MIB, Buffer.alloc(MIB, 'b'), 2n));
   first.write(file, MIB / 2, Buffer.alloc(1000, 'c'), 5n);
   first.close();
   let begun = 0;
@@ -297,7 +266,7 @@ test('a damaged word for a commit and for the segment that was begun behind it: 
     ({ kind, offset }) => kind === FrameKind.CLEAN || (kind === FrameKind.SEGMENT && offset === 0 && ++begun === 2),
   );
   const reports: string[] = [];
-  const next = openPlain(dir, reports);
+  const next = openPlainStaging(dir, { report: (message) => reports.push(message) });
   expect(next.get(7)?.active.ranges).toEqual([{ start: 16 * MIB, end: 17 * MIB, kind: 'data' }]);
   const [kept = ''] = globSync(join(dir, 'aside', '*-7.0'));
   expect(reports.at(-1)).toContain(`inode 7, bytes 0 to ${MIB}: kept in ${kept}`);
@@ -312,21 +281,21 @@ test('a damaged word for a commit and for the segment that was begun behind it: 
 
 test('a damaged word that a file is dropped: what is staged of it anew, in memory or in segments, has its own bytes', () => {
   const dir = tempDir('staging');
-  const first = openPlain(dir);
+  const first = openPlainStaging(dir);
   for (const ino of [7, 8]) {
     const file = first.begin(ino, 0);
     first.write(file, 0, Buffer.alloc(1000, 'm'), 1n);
     first.write(file, 1000, Buffer.alloc(MIB, 'a'), 1n);
-    commit(first, file);
+    commitStaged(first, file);
   }
   first.write(first.begin(7, MIB), 10, Buffer.from('x'), 4n);
   first.write(first.begin(8, MIB), 100_000, Buffer.from('x'), 4n);
   first.close();
   damage(dir, ({ kind }) => kind === FrameKind.DROP);
-  const next = openPlain(dir);
+  const next = openPlainStaging(dir);
   for (const ino of [7, 8]) {
     expect(next.get(ino)?.active.dataBytes).toBe(1);
-    expectWritten(next.get(ino), () => 'x');
+    expectStaged(next.get(ino), () => 'x');
   }
   next.close();
 });
@@ -337,20 +306,20 @@ test('a damaged word for bytes that went from memory to a segment costs them onl
     [[FrameKind.SPILL, FrameKind.RANGE, FrameKind.CLEAN], 16 * MIB],
   ] as const) {
     const dir = tempDir('staging');
-    const first = openPlain(dir);
+    const first = openPlainStaging(dir);
     const file = first.begin(7, 0);
     first.write(file, 0, Buffer.alloc(1000, 'm'), 1n);
     first.write(file, 1000, Buffer.alloc(MIB, 'a'), 1n);
-    if (from > 0) commit(first, file, () => first.write(file, 16 * MIB, Buffer.alloc(MIB, 'b'), 2n));
+    if (from > 0) commitStaged(first, file, () => first.write(file, 16 * MIB, Buffer.alloc(MIB, 'b'), 2n));
     if (from > 0) first.write(file, MIB, Buffer.from('c'), 4n);
     first.write(file, 2 * MIB, Buffer.alloc(1000, 'd'), 5n);
     first.close();
     const last = 2 * MIB;
     damage(dir, ({ kind, offset }) => kinds.some((damaged) => damaged === kind) && offset !== last && offset !== MIB);
-    const next = openPlain(dir);
+    const next = openPlainStaging(dir);
     const starts = next.get(7)?.active.ranges.map(({ start }) => start) ?? [];
     expect(starts).toEqual(from > 0 ? [MIB, last] : [0, last]);
-    expectWritten(next.get(7), (at) => (at >= last ? 'd' : from > 0 ? 'c' : at < 1000 ? 'm' : 'a'));
+    expectStaged(next.get(7), (at) => (at >= last ? 'd' : from > 0 ? 'c' : at < 1000 ? 'm' : 'a'));
     next.close();
   }
 });
@@ -387,78 +356,4 @@ test('a journal of which the first page is damaged, and its number with it, has 
   expect(stagedBytes(next, 200, 13).toString()).toBe('staged of 200');
   expect(next.files.size).toBeGreaterThan(120);
   next.close();
-});
-
-/** As the version before this one wrote it: checksums alone, marks that count frames, and segments without a generation. */
-function makeOlder(dir: string): void {
-  const path = join(dir, 'journal');
-  const frames = readJournal(readFileSync(path), path).frames.filter(({ kind }) => kind !== FrameKind.SEGMENT);
-  const older = frames.map(({ kind, ino, timeNs, offset, length, bytes }) => {
-    const isMark = (kind === FrameKind.CLEAN || kind === FrameKind.SYNC) && offset > 0;
-    const frame = Buffer.alloc(FIRST_AT);
-    frame.writeUInt32LE(33 + (bytes?.length ?? 0), 0);
-    frame.writeUInt8(kind, 8);
-    frame.writeDoubleLE(ino, 9);
-    frame.writeBigInt64LE(timeNs, 17);
-    frame.writeDoubleLE(isMark ? frames.filter(({ at }) => at < offset).length : offset, 25);
-    frame.writeDoubleLE(length, 33);
-    const whole = Buffer.concat([frame, bytes ?? Buffer.alloc(0)]);
-    whole.writeUInt32LE(crc32c(whole.subarray(8)), 4);
-    return whole;
-  });
-  writeFileSync(path, Buffer.concat([...older, Buffer.alloc(1000)]));
-  for (const name of readdirSync(dir)) {
-    const [, ino, index] = /^(\d+)\.(\d+)\.\d+$/.exec(name) ?? [];
-    if (ino !== undefined) renameSync(join(dir, name), join(dir, `${ino}.${index}`));
-  }
-}
-
-test('a journal of the version before is read, written anew, and gone on with', () => {
-  const dir = tempDir('staging');
-  const first = openPlain(dir);
-  first.opens.opened(5, 1n, 'request');
-  const file = first.begin(7, 0);
-  first.write(file, 0, Buffer.alloc(MIB, 'a'), 1n);
-  commit(first, file, () => first.write(file, 100, Buffer.alloc(MIB, 'b'), 2n));
-  first.write(first.begin(8, 0), 0, Buffer.from('staged of 8'), 4n);
-  first.close();
-  makeOlder(dir);
-  for (let worker = 0; worker < 2; worker++) {
-    const next = openPlain(dir);
-    expect(next.losses).toEqual([]);
-    expect(next.get(7)?.active.ranges[0]).toEqual({ start: 100, end: 100 + MIB, kind: 'data' });
-    expectWritten(next.get(7), () => 'b');
-    expect([stagedBytes(next, 8, 11).toString(), next.opens.has(5)]).toEqual(['staged of 8', true]);
-    next.write(next.begin(7, 0), 32 * MIB + worker, Buffer.from('b'), 5n);
-    next.close();
-  }
-  const last = openPlain(dir);
-  expect(last.get(7)?.active.dataBytes).toBe(MIB + 2);
-  expectWritten(last.get(7), () => 'b');
-  last.close();
-});
-
-test('a damaged frame of a journal of the version before costs that frame; one whose head is damaged ends it, which is said', () => {
-  for (const [damaged, inos, lost] of [
-    ['bytes', [7, 9], [8]],
-    ['head', [7], [undefined]],
-  ] as const) {
-    const dir = tempDir('staging');
-    const path = join(dir, 'journal');
-    const first = openPlain(dir);
-    for (const ino of [7, 8, 9]) first.write(first.begin(ino, 0), 0, Buffer.from(`staged of ${ino}, and more`), 1n);
-    first.close();
-    makeOlder(dir);
-    const older = readFileSync(path);
-    const at = older.indexOf('staged of 8');
-    older.fill(0xee, damaged === 'head' ? at - 41 : at, at + 1);
-    writeFileSync(path, older);
-    const reports: string[] = [];
-    const next = openPlain(dir, reports);
-    expect([...next.files.keys()]).toEqual(inos);
-    expect(next.losses.map(({ ino }) => ino)).toEqual(lost);
-    expect(reports).toEqual([expect.stringContaining(`${path} is damaged`)]);
-    expect(readFileSync(`${path}.damaged.1`).equals(older)).toBe(true);
-    next.close();
-  }
 });

@@ -4,62 +4,16 @@ import { join } from 'node:path';
 import { expect, onTestFinished, test, vi } from 'vitest';
 import type { StagingRoom } from '../../fs-gateway/data/disk-room.ts';
 import { Segments } from '../../fs-gateway/data/segments.ts';
-import type { Version } from '../../lib/meta/engine.ts';
 import { Staging } from '../../fs-gateway/data/staging.ts';
 import { StagedFile } from '../../fs-gateway/data/staged-file.ts';
-import { isRoot, memoryFolder } from '../support/loop-disk.ts';
+import { openPlainStaging, segmentPath, segmentsIn, stagedContent } from '../support/staging.ts';
 import { tempDir } from '../support/temp.ts';
 
 const MIB = 2 ** 20;
 
-function openStaging(dir: string): Staging {
-  return new Staging({ dir, life: 'one', bootId: 'boot', promises: false, isCommitted: () => false });
-}
-
-const SEGMENT = /^(?:\d+|free)\.\d+/;
-
-/** Without the generations in their names. */
-function segmentsIn(dir: string): string[] {
-  return readdirSync(dir)
-    .flatMap((name) => SEGMENT.exec(name)?.[0] ?? [])
-    .sort();
-}
-
-function pathOf(dir: string, segment: string): string {
-  const name = readdirSync(dir).find((name) => name === segment || name.startsWith(`${segment}.`));
-  return join(dir, name ?? segment);
-}
-
-/** So that the journal has no room for another frame. */
-function fillDisk(dir: string, staging: Staging): void {
-  const fd = openSync(join(dir, 'others'), 'w');
-  expect(() => {
-    for (;;) writeSync(fd, Buffer.alloc(MIB));
-  }).toThrow('ENOSPC');
-  closeSync(fd);
-  const other = staging.begin(8, 0);
-  // Its last page has room for some.
-  expect(() => {
-    for (;;) staging.punch(other, 0, 1, 1n);
-  }).toThrow('ENOSPC');
-}
-
-/** So that what is owed to the journal has to wait. */
-function useUpReserve(staging: Staging): void {
-  const file = staging.begin(8, 0);
-  const base = { session: 1, wallMs: 0, monotonicMs: 0, version: '1' as Version, inode: Buffer.alloc(1000) };
-  for (let n = 0; n < 300; n++) staging.bases.set(file, base);
-}
-
-function content(file: StagedFile | undefined): Buffer {
-  const bytes = Buffer.alloc(file?.size ?? 0);
-  file?.overlay(0, bytes);
-  return bytes;
-}
-
 test('what is committed gives its segments back while the file is being written, and they serve the next bytes', () => {
   const dir = tempDir('staging');
-  const staging = openStaging(dir);
+  const staging = openPlainStaging(dir);
   const file = staging.begin(7, 0);
   staging.write(file, 0, Buffer.alloc(40 * MIB, 'a'), 1n);
   expect(segmentsIn(dir)).toEqual(['7.0', '7.1', '7.2']);
@@ -70,19 +24,19 @@ test('what is committed gives its segments back while the file is being written,
   staging.committed(file, flush, 4n);
   expect(segmentsIn(dir)).toEqual(['7.1', '7.2', 'free.0']);
   // A worker that is killed here leaves all of it to the next one.
-  const copy = openStaging(dir);
+  const copy = openPlainStaging(dir);
   expect(copy.get(7)?.active.ranges).toEqual([
     { start: 20 * MIB, end: 20 * MIB + 4, kind: 'data' },
     { start: 40 * MIB, end: 40 * MIB + 6, kind: 'data' },
   ]);
-  expect(content(copy.get(7)).toString('latin1', 20 * MIB, 20 * MIB + 4)).toBe('over');
-  expect(content(copy.get(7)).toString('latin1', 40 * MIB)).toBe('behind');
+  expect(stagedContent(copy.get(7)).toString('latin1', 20 * MIB, 20 * MIB + 4)).toBe('over');
+  expect(stagedContent(copy.get(7)).toString('latin1', 40 * MIB)).toBe('behind');
   copy.close();
   staging.close();
 });
 
 test('a flush reads a large range while programs are served: a write that comes meanwhile is whole in it', async () => {
-  const staging = openStaging(tempDir('staging'));
+  const staging = openPlainStaging(tempDir('staging'));
   const file = staging.begin(7, 0);
   const expected = Buffer.alloc(20 * MIB, 'a');
   staging.write(file, 0, expected, 1n);
@@ -132,7 +86,7 @@ test('a write that comes while a flush reads is whole in it also where a hole wa
 
 test('a file in a segment that served another one has its own bytes only, also for the next worker', () => {
   const dir = tempDir('staging');
-  const staging = openStaging(dir);
+  const staging = openPlainStaging(dir);
   const first = staging.begin(7, 0);
   staging.write(first, 0, Buffer.alloc(MIB, 'a'), 1n);
   staging.committed(first, staging.beginFlush(first, 2n), 3n);
@@ -143,132 +97,37 @@ test('a file in a segment that served another one has its own bytes only, also f
   expect(segmentsIn(dir)).toEqual(['8.0']);
   const expected = Buffer.alloc(300_000);
   expected.write('own', 100_000);
-  expect(content(second).equals(expected)).toBe(true);
+  expect(stagedContent(second).equals(expected)).toBe(true);
   staging.close();
-  const next = openStaging(dir);
-  expect(content(next.get(8)).equals(expected)).toBe(true);
+  const next = openPlainStaging(dir);
+  expect(stagedContent(next.get(8)).equals(expected)).toBe(true);
   expect(next.get(7)).toBeUndefined();
   next.close();
 });
 
 test('what an earlier version had staged, in one file for all of it, is there, is written on, and is given back', () => {
   const dir = tempDir('staging');
-  const before = openStaging(dir);
+  const before = openPlainStaging(dir);
   const file = before.begin(7, 0);
   before.write(file, 0, Buffer.alloc(MIB, 'a'), 1n);
   before.close();
-  renameSync(pathOf(dir, '7.0'), join(dir, '7'));
+  renameSync(segmentPath(dir, '7.0'), join(dir, '7'));
   // Of an inode that has nothing staged.
   writeFileSync(join(dir, '9'), 'x');
-  const staging = openStaging(dir);
-  expect(content(staging.get(7)).equals(Buffer.alloc(MIB, 'a'))).toBe(true);
+  const staging = openPlainStaging(dir);
+  expect(stagedContent(staging.get(7)).equals(Buffer.alloc(MIB, 'a'))).toBe(true);
   const taken = staging.begin(7, 0);
   staging.write(taken, 20 * MIB, Buffer.from('behind'), 2n);
   expect(readdirSync(dir).filter((name) => /^\d/.test(name))).toEqual(['7']);
   staging.close();
-  const next = openStaging(dir);
-  expect(content(next.get(7)).toString('latin1', 20 * MIB)).toBe('behind');
+  const next = openPlainStaging(dir);
+  expect(stagedContent(next.get(7)).toString('latin1', 20 * MIB)).toBe('behind');
   const again = next.begin(7, 0);
   next.committed(again, next.beginFlush(again, 3n), 4n);
   expect(readdirSync(dir).filter((name) => /^\d|^free/.test(name))).toEqual([]);
   next.write(next.begin(7, 20 * MIB + 6), 0, Buffer.alloc(MIB, 'b'), 5n);
   expect(segmentsIn(dir)).toEqual(['7.0']);
   next.close();
-});
-
-test.skipIf(!isRoot)(
-  'killed while a full disk with no reserve keeps the word of a commit out of the journal, the next worker has all the bytes',
-  () => {
-    const dir = memoryFolder('40m');
-    const staging = openStaging(dir);
-    const file = staging.begin(7, 0);
-    staging.write(file, 0, Buffer.alloc(20 * MIB, 'a'), 1n);
-    const flush = staging.beginFlush(file, 2n);
-    staging.write(file, 17 * MIB, Buffer.from('meanwhile'), 3n);
-    fillDisk(dir, staging);
-    useUpReserve(staging);
-    staging.committed(file, flush, 4n);
-    // Killed here.
-    const copy = openStaging(dir);
-    const expected = Buffer.alloc(20 * MIB, 'a');
-    expected.write('meanwhile', 17 * MIB);
-    expect(content(copy.get(7)).equals(expected)).toBe(true);
-    copy.close();
-    // All of it, now; and others make room.
-    staging.committed(file, staging.beginFlush(file, 5n), 6n);
-    expect(segmentsIn(dir)).toEqual(['7.0', '7.1']);
-    rmSync(join(dir, 'others'));
-    staging.write(staging.begin(7, 0), 0, Buffer.from('anew'), 7n);
-    expect(segmentsIn(dir)).toEqual([]);
-    staging.close();
-    const next = openStaging(dir);
-    expect(content(next.get(7)).toString()).toBe('anew');
-    next.close();
-  },
-);
-
-test.skipIf(!isRoot)(
-  'on a full disk what is committed is in the journal at once: the next worker does not commit it again',
-  () => {
-    const dir = memoryFolder('40m');
-    const staging = openStaging(dir);
-    const [small, large] = [staging.begin(6, 0), staging.begin(7, 0)];
-    staging.opens.opened(6, 1n, 'open');
-    staging.write(small, 0, Buffer.from('small'), 1n);
-    staging.write(large, 0, Buffer.alloc(MIB, 'a'), 1n);
-    // As long as it is open its place is not free.
-    const fd = openSync(pathOf(dir, '7.0'), 'r');
-    fillDisk(dir, staging);
-    for (const file of [small, large]) staging.committed(file, staging.beginFlush(file, 2n), 3n);
-    expect(staging.opens.closed(6, 4n, 'close')).toBe(true);
-    // Killed here.
-    const copy = openStaging(dir);
-    expect([copy.get(6), copy.get(7), copy.opens.has(6)]).toEqual([undefined, undefined, false]);
-    copy.close();
-    closeSync(fd);
-    staging.close();
-  },
-);
-
-test.skipIf(!isRoot)('an append is flushed on a full disk, which gives it room', () => {
-  const dir = memoryFolder('40m');
-  const staging = openStaging(dir);
-  const file = staging.begin(7, 0);
-  staging.append(file, Buffer.alloc(MIB, 'a'), 1n, 'request');
-  fillDisk(dir, staging);
-  const flush = staging.beginFlush(file, 2n);
-  const isCommitted = (ino: number, id: bigint): boolean => ino === 7 && id === flush.append?.id;
-  // Killed behind the commit; the disk has no room for a journal that is written anew, either.
-  const full = openSync(join(dir, 'others'), 'a');
-  const next = new Staging({ dir, life: 'one', bootId: 'boot', promises: false, isCommitted });
-  expect(next.get(7)).toBeUndefined();
-  // Killed again, when other commits have written over the record of that one.
-  const last = openStaging(dir);
-  expect(last.get(7)).toBeUndefined();
-  closeSync(full);
-  for (const each of [last, next, staging]) each.close();
-});
-
-test.skipIf(!isRoot)('segments that serve nobody make room on a full disk before a program hears of it', () => {
-  const dir = memoryFolder('40m');
-  const staging = openStaging(dir);
-  const file = staging.begin(7, 0);
-  staging.write(file, 0, Buffer.alloc(15 * MIB, 'a'), 1n);
-  staging.committed(file, staging.beginFlush(file, 2n), 3n);
-  expect(segmentsIn(dir)).toEqual(['free.0']);
-  const fd = openSync(join(dir, 'others'), 'w');
-  expect(() => {
-    for (;;) writeSync(fd, Buffer.alloc(MIB));
-  }).toThrow('ENOSPC');
-  closeSync(fd);
-  const second = staging.begin(8, 0);
-  // The first segment is the one that served, the others are new.
-  staging.write(second, 0, Buffer.alloc(15 * MIB, 'b'), 4n);
-  staging.committed(second, staging.beginFlush(second, 5n), 6n);
-  // A small one has no segment: its frame needs the room.
-  for (let ino = 10; ino < 40; ino++) staging.write(staging.begin(ino, 0), 0, Buffer.alloc(64_000, 'c'), 7n);
-  expect(segmentsIn(dir)).toEqual([]);
-  staging.close();
 });
 
 function roomFor(over: Partial<StagingRoom>): { readonly room: StagingRoom; readonly idle: number[] } {
@@ -289,7 +148,7 @@ test('segments that serve nobody are counted, bounded by the cache, and go when 
   onTestFinished(() => void vi.useRealTimers());
   const dir = tempDir('staging');
   const { room, idle } = roomFor({});
-  const staging = new Staging({ dir, life: 'one', bootId: 'boot', promises: false, isCommitted: () => false, room });
+  const staging = openPlainStaging(dir, { room });
   const stage = (ino: number): void => {
     const file = staging.begin(ino, 0);
     for (let n = 0; n < 4; n++) staging.write(file, n * 16 * MIB, Buffer.alloc(100_000, 'a'), 1n);
@@ -311,7 +170,7 @@ test('segments that serve nobody are counted, bounded by the cache, and go when 
 test('no segment is kept for the next bytes where the disk is short of its reserve', () => {
   const dir = tempDir('staging');
   const { room, idle } = roomFor({ hasReserve: () => false });
-  const staging = new Staging({ dir, life: 'one', bootId: 'boot', promises: false, isCommitted: () => false, room });
+  const staging = openPlainStaging(dir, { room });
   const file = staging.begin(7, 0);
   staging.write(file, 0, Buffer.alloc(MIB, 'a'), 1n);
   staging.committed(file, staging.beginFlush(file, 2n), 3n);
@@ -321,7 +180,7 @@ test('no segment is kept for the next bytes where the disk is short of its reser
 
 test('what was promised over a power cut is never written over with the bytes of another file', async () => {
   const dir = tempDir('staging');
-  const staging = openStaging(dir);
+  const staging = openPlainStaging(dir);
   const file = staging.begin(7, 0);
   staging.write(file, 0, Buffer.alloc(MIB, 'a'), 1n);
   await staging.sync(file, 2n);
@@ -332,28 +191,28 @@ test('what was promised over a power cut is never written over with the bytes of
 
 test('segments of no staged file are removed at the start, and what serves nobody is bounded', () => {
   const dir = tempDir('staging');
-  const staging = openStaging(dir);
+  const staging = openPlainStaging(dir);
   const file = staging.begin(7, 0);
   for (let n = 0; n < 20; n++) staging.write(file, n * 16 * MIB, Buffer.alloc(100_000, 'a'), 1n);
   staging.committed(file, staging.beginFlush(file, 2n), 3n);
   expect(segmentsIn(dir).length).toBe(16);
   staging.close();
-  openStaging(dir).close();
+  openPlainStaging(dir).close();
   expect(segmentsIn(dir)).toEqual([]);
 });
 
 test('a segment that somebody has removed is not made anew with zeros in the place of what was staged', async () => {
   const dir = tempDir('staging');
-  const earlier = openStaging(dir);
+  const earlier = openPlainStaging(dir);
   earlier.write(earlier.begin(7, 0), 15 * MIB, Buffer.alloc(2 * MIB, 'a'), 1n);
   earlier.close();
-  rmSync(pathOf(dir, '7.1'));
-  const staging = openStaging(dir);
+  rmSync(segmentPath(dir, '7.1'));
+  const staging = openPlainStaging(dir);
   const file = staging.begin(7, 0);
   const lost =
     /what was staged of inode 7 is lost: somebody has removed .*\/7\.1\.\d+ from .* Remove the file .* write it anew/;
   expect(() => staging.write(file, 17 * MIB, Buffer.alloc(MIB, 'b'), 2n)).toThrow(lost);
-  expect(() => content(file)).toThrow(lost);
+  expect(() => stagedContent(file)).toThrow(lost);
   // What is in other segments is there, and they are written.
   staging.write(file, 0, Buffer.alloc(MIB, 'c'), 3n);
   staging.write(file, 40 * MIB, Buffer.alloc(MIB, 'd'), 4n);
@@ -383,7 +242,7 @@ test('staged bytes that the disk gives back otherwise than they were written are
   staging.beginFlush(over, 2n);
   expect((await load(file, 16 * MIB))[0]).toBe(16_700 % 256);
   await load(over, 0);
-  const fd = openSync(pathOf(dir, '7.1'), 'r+');
+  const fd = openSync(segmentPath(dir, '7.1'), 'r+');
   writeSync(fd, Buffer.from([255]), 0, 1, MIB + 5);
   closeSync(fd);
   await expect(load(file, 16 * MIB)).rejects.toMatchObject({
@@ -397,13 +256,13 @@ test('staged bytes that the disk gives back otherwise than they were written are
 
 test('what was staged in segments that somebody has removed is there as long as this worker has them open, and is put back', async () => {
   const dir = tempDir('staging');
-  const staging = openStaging(dir);
+  const staging = openPlainStaging(dir);
   const file = staging.begin(7, 0);
   staging.write(file, 0, Buffer.alloc(20 * MIB, 'a'), 1n);
-  for (const name of segmentsIn(dir)) rmSync(pathOf(dir, name));
+  for (const name of segmentsIn(dir)) rmSync(segmentPath(dir, name));
   await staging.sync(file, 2n);
   expect(segmentsIn(dir)).toEqual(['7.0', '7.1']);
-  for (const name of segmentsIn(dir)) rmSync(pathOf(dir, name));
+  for (const name of segmentsIn(dir)) rmSync(segmentPath(dir, name));
   staging.write(file, MIB, Buffer.alloc(MIB, 'b'), 3n);
   staging.beginFlush(file, 4n);
   const bytes = Buffer.alloc(20 * MIB);
@@ -423,20 +282,20 @@ test('a segment that a power cut left to a file which is in memory again is know
   first.write(file, 8, Buffer.alloc(100_000, 'a'), 3n);
   first.close();
   const second = open('boot 2');
-  expect(content(second.get(7)).toString()).toBe('promised');
+  expect(stagedContent(second.get(7)).toString()).toBe('promised');
   // It finds the segment, and begins none.
   second.write(second.begin(7, 0), 8, Buffer.alloc(100_000, 'b'), 4n);
   expect(readdirSync(dir).filter((name) => name.startsWith('7.'))).toEqual(['7.0.1']);
   second.close();
   const third = open('boot 2');
   const expected = Buffer.concat([Buffer.from('promised'), Buffer.alloc(100_000, 'b')]);
-  expect(content(third.get(7)).equals(expected)).toBe(true);
+  expect(stagedContent(third.get(7)).equals(expected)).toBe(true);
   third.close();
 });
 
 test('a segment that served and cannot be opened for the next bytes does not stay on the disk as nobody’s', () => {
   const dir = tempDir('staging');
-  const staging = openStaging(dir);
+  const staging = openPlainStaging(dir);
   const first = staging.begin(7, 0);
   staging.write(first, 0, Buffer.alloc(MIB, 'a'), 1n);
   staging.committed(first, staging.beginFlush(first, 2n), 3n);
