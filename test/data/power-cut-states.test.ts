@@ -3,9 +3,9 @@
  * what is committed is not found again, and no byte is another's. And when the worker is killed, all that was written and is not committed is found, and nothing else.
  *
  * The sampling reaches: two files that are written, appended to, cut, promised and flushed (with success, without, and with an answer that is late or never
- * comes) in any order, a journal that is rewritten and syncs that end between any of the steps, after each step four choices of the changes and halves of
- * writes that stay, and a second cut when the next mount has begun. It does not reach: appends of other nodes, punched holes, live files, a disk that is full,
- * and more commits than the metadata remember. With so few runs it finds a rare fault by luck only: for the one that is known there is the test behind it.
+ * comes) in any order, a journal that is rewritten, syncs that end and a disk that is full between any of the steps, after each step four choices of the changes
+ * and halves of writes that stay, and a second cut when the next mount has begun. It does not reach: appends of other nodes, punched holes, live files, and more
+ * commits than the metadata remember. With so few runs it finds a rare fault by luck only: for the one that is known there is the test behind it.
  * POWER_CUT_RUNS and POWER_CUT_SEED make more runs, or the same ones again.
  */
 import { crashDisk } from '../support/crash-disk.ts';
@@ -19,6 +19,7 @@ import { Journal } from '../../fs-gateway/data/journal.ts';
 import type { Overlay } from '../../fs-gateway/data/overlay.ts';
 import { Staging } from '../../fs-gateway/data/staging.ts';
 import type { Flush, StagedFile } from '../../fs-gateway/data/staged-file.ts';
+import { isCode } from '../../lib/errors.ts';
 import { tempDir } from '../support/temp.ts';
 
 const RUNS = Number(process.env['POWER_CUT_RUNS'] ?? 15);
@@ -160,24 +161,52 @@ class Mount {
     const model = this.#model(ino);
     const value = this.#next();
     const at = placeAt(place);
-    this.staging.write(this.staging.begin(ino, model.size), at, Buffer.of(value), this.#now++);
-    model.changes.push({ at, value });
+    this.#stage(ino, (file) => {
+      this.staging.write(file, at, Buffer.of(value), this.#now++);
+      model.changes.push({ at, value });
+    });
+  }
+
+  /** As vfs/files.ts does. What a full disk refuses is not done. */
+  #stage(ino: number, change: (file: StagedFile) => void): void {
+    try {
+      const file = this.staging.begin(ino, this.#model(ino).size);
+      try {
+        change(file);
+      } catch (error) {
+        this.staging.refused(file, this.#now++);
+        throw error;
+      }
+    } catch (error) {
+      refusedByFullDisk(error);
+    }
+  }
+
+  fillDisk(): void {
+    this.disk.isFull = true;
+  }
+
+  emptyDisk(): void {
+    this.disk.isFull = false;
   }
 
   append(ino: number): void {
     const model = this.#model(ino);
     const value = this.#next();
-    const file = this.staging.begin(ino, model.size);
-    const at = file.size;
-    this.staging.append(file, Buffer.of(value), this.#now++, `request ${this.#now}`);
-    model.changes.push({ at, value });
+    this.#stage(ino, (file) => {
+      const at = file.size;
+      this.staging.append(file, Buffer.of(value), this.#now++, `request ${this.#now}`);
+      model.changes.push({ at, value });
+    });
   }
 
   truncate(ino: number, place: number): void {
     const model = this.#model(ino);
     const cut = placeAt(place);
-    this.staging.resize(this.staging.begin(ino, model.size), cut, true, this.#now++);
-    model.changes.push({ cut });
+    this.#stage(ino, (file) => {
+      this.staging.resize(file, cut, true, this.#now++);
+      model.changes.push({ cut });
+    });
   }
 
   /** Its answer comes when its syncs have ended. */
@@ -187,7 +216,9 @@ class Mount {
     const model = this.#model(ino);
     const { length } = model.changes;
     model.promising = length;
-    return this.staging.sync(file, this.#now++).then(() => void (model.promised = Math.max(model.promised, length)));
+    return this.staging
+      .sync(file, this.#now++)
+      .then(() => void (model.promised = Math.max(model.promised, length)), refusedByFullDisk);
   }
 
   /** What it commits is uploaded at once. */
@@ -197,8 +228,14 @@ class Mount {
     if (file?.dirty !== true || model.flushing !== undefined) return;
     // As the flusher does.
     if (file.promiseAgain) return void this.sync(ino);
-    const flush = this.staging.beginFlush(file, this.#now++);
-    model.flushing = { flush, changes: model.changes.length, bytes: stagedBytes(file, flush.overlay, model.offsets) };
+    const changes = model.changes.length;
+    let flush: Flush;
+    try {
+      flush = this.staging.beginFlush(file, this.#now++);
+    } catch (error) {
+      return refusedByFullDisk(error);
+    }
+    model.flushing = { flush, changes, bytes: stagedBytes(file, flush.overlay, model.offsets) };
   }
 
   /** The metadata have it; nobody here knows yet. */
@@ -363,6 +400,10 @@ class Mount {
   }
 }
 
+function refusedByFullDisk(error: unknown): void {
+  if (!isCode(error, 'full')) throw error;
+}
+
 function foundIn(file: StagedFile | undefined, { offsets }: ModelFile): Staged {
   return file === undefined ? new Map<number, undefined>() : stagedBytes(file, file.active, offsets);
 }
@@ -387,6 +428,8 @@ type Operation =
   | 'writeElsewhere'
   | 'endSync'
   | 'promise'
+  | 'fillDisk'
+  | 'emptyDisk'
   | 'wait';
 type Step = readonly [Operation, number, number];
 
@@ -402,6 +445,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   { weight: 2, arbitrary: fc.tuple(fc.constantFrom('lose' as const, 'rewrite' as const), ino, place) },
   { weight: 5, arbitrary: fc.tuple(fc.constantFrom('endSync' as const, 'promise' as const), ino, place) },
   { weight: 1, arbitrary: fc.tuple(fc.constant('wait' as const), ino, place) },
+  { weight: 2, arbitrary: fc.tuple(fc.constantFrom('fillDisk' as const, 'emptyDisk' as const), ino, place) },
 );
 
 /** Which changes stay: one of them, all but one (or all), half of them, those of half of the files and names. */

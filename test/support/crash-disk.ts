@@ -32,6 +32,8 @@ export type Keeps = (change: string, index: number) => boolean;
 export interface CrashDisk {
   /** Of the changes that no sync covered: what they are, in order. */
   readonly unsynced: readonly string[];
+  /** As long as it is, only blocks that have bytes already take some (ENOSPC). */
+  isFull: boolean;
   /** Of the syncs under way the one that began first ends; false when there is none. */
   endSync(): boolean;
   /** What the disk has when the power is cut now, as a folder. */
@@ -39,6 +41,7 @@ export interface CrashDisk {
   stop(): void;
 }
 
+const BLOCK = 4096;
 const real = { ...fs };
 const realOpen = promises.open;
 let disk: Disk | undefined;
@@ -49,10 +52,13 @@ class Disk implements CrashDisk {
   readonly #files = new Map<string, number>();
   readonly #open = new Map<number, { readonly file: number; readonly path: string; readonly appends: boolean }>();
   readonly #lengths = new Map<number, number>();
+  /** Of each file: the blocks that have bytes. */
+  readonly #blocks = new Map<number, Set<number>>();
   readonly #synced: Change[] = [];
   #pending: Change[] = [];
   readonly #syncs: (() => void)[] = [];
   readonly #before: Disk | undefined;
+  isFull = false;
   #count = 0;
 
   /** `before`: watched again behind this one. */
@@ -107,10 +113,28 @@ class Disk implements CrashDisk {
     this.#open.delete(fd);
   }
 
-  wrote(fd: number, bytes: Buffer, position: number | null | undefined): void {
+  #place(fd: number, position: number | null | undefined): { readonly file: number; readonly offset: number } {
     const { file, appends } = this.#of(fd);
+    const offset = appends || typeof position !== 'number' ? (this.#lengths.get(file) ?? 0) : position;
+    return { file, offset };
+  }
+
+  /** Throws ENOSPC. */
+  writing(fd: number, bytes: number, position: number | null | undefined): void {
+    if (!this.isFull) return;
+    const { file, offset } = this.#place(fd, position);
+    for (let block = Math.floor(offset / BLOCK); block * BLOCK < offset + bytes; block++) {
+      if (this.#blocks.get(file)?.has(block) === true) continue;
+      throw Object.assign(new Error('ENOSPC: no space left on device, write'), { code: 'ENOSPC', syscall: 'write' });
+    }
+  }
+
+  wrote(fd: number, bytes: Buffer, position: number | null | undefined): void {
+    const { file, offset } = this.#place(fd, position);
     const length = this.#lengths.get(file) ?? 0;
-    const offset = appends || typeof position !== 'number' ? length : position;
+    const blocks = this.#blocks.get(file) ?? new Set();
+    for (let block = Math.floor(offset / BLOCK); block * BLOCK < offset + bytes.length; block++) blocks.add(block);
+    this.#blocks.set(file, blocks);
     this.#lengths.set(file, Math.max(length, offset + bytes.length));
     const copy = Buffer.from(bytes);
     const half = bytes.length >> 1;
@@ -130,6 +154,8 @@ class Disk implements CrashDisk {
 
   truncated(file: number, length: number): void {
     this.#lengths.set(file, length);
+    const blocks = this.#blocks.get(file) ?? new Set();
+    for (const block of blocks) if (block * BLOCK >= length) blocks.delete(block);
     this.#pending.push({ kind: 'cut', file, length });
   }
 
@@ -256,6 +282,8 @@ const seen: Pick<
     if (disk?.isOpen(fd) === true) disk.truncated(disk.fileOf(fd), length ?? 0);
   },
   writevSync(fd, buffers, position) {
+    const bytes = buffers.reduce((sum, part) => sum + part.byteLength, 0);
+    if (disk?.isOpen(fd) === true) disk.writing(fd, bytes, position);
     const written = real.writevSync(fd, buffers, position);
     if (disk?.isOpen(fd) === true) disk.wrote(fd, Buffer.concat(buffers.map((part) => bytesOf(part))), position);
     return written;
@@ -289,6 +317,7 @@ const seen: Pick<
 
 /** Only what takes a part of a buffer. */
 function writeSync(fd: number, data: NodeJS.ArrayBufferView, offset = 0, length?: number, position?: number): number {
+  if (disk?.isOpen(fd) === true) disk.writing(fd, length ?? data.byteLength - offset, position);
   const written = real.writeSync(fd, data, offset, length, position);
   if (disk?.isOpen(fd) === true) disk.wrote(fd, bytesOf(data, offset, written), position);
   return written;
