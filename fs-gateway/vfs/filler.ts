@@ -24,6 +24,7 @@ import type { Context } from './context.ts';
 const JOBS_MAX = 2;
 const QUEUE_MAX = 1024;
 const STEP_BYTES = 4 * 2 ** 20;
+const NOTHING: FileContent = { size: 0, extents: [], inline: null };
 
 export interface FillerOptions {
   readonly context: Context;
@@ -94,7 +95,6 @@ export class Filler {
     this.#expectReachable(ino);
     const content = await contentOf(context, node);
     const record = whole.records.complete(ino);
-    const base: FileContent = record?.content ?? { size: 0, extents: [], inline: null };
     // What a record of an earlier boot says is true only if the blocks say so too.
     const intact =
       record === null || record.bootId === this.#options.bootId || (await this.#isIntact(node, record.hashes));
@@ -105,12 +105,14 @@ export class Filler {
       return this.#run(ino);
     }
     this.#makeRoom(content);
+    // Of what was there nothing may be left: it may have had to make room, also for others while its blocks were looked at.
     const fresh = !whole.has(ino);
+    const there = fresh ? NOTHING : (record?.content ?? null);
     whole.begin(ino);
     const file = await open(whole.path(ino), fresh ? 'w+' : 'r+', 0o600);
     try {
       // Without a record every byte is written; nothing is cut, because somebody may be reading it.
-      await this.#write(file, record === null && !fresh ? null : base, content);
+      await this.#write(file, there, content);
       await file.truncate(content.size);
       await file.datasync();
       const { hashes } = await this.#hash(file.fd);

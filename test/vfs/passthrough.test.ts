@@ -1,5 +1,6 @@
 /** Passthrough at moments that the kernel's own timing rarely gives. The kernel is played: it opens the backing file when the test says so. */
-import { appendFileSync, closeSync, existsSync, openSync, rmSync, writeFileSync } from 'node:fs';
+import { randomBytes } from 'node:crypto';
+import { appendFileSync, closeSync, existsSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import { Journal } from '../../fs-gateway/data/journal.ts';
@@ -8,7 +9,7 @@ import { Staging } from '../../fs-gateway/data/staging.ts';
 import { Filler } from '../../fs-gateway/vfs/filler.ts';
 import type { OpenResult } from '../../fs-gateway/vfs/operations.ts';
 import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
-import { readElsewhere, writeElsewhere } from '../fs-gateway/passthrough-volume.ts';
+import { appendElsewhere, readElsewhere, writeElsewhere } from '../fs-gateway/passthrough-volume.ts';
 import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
 import { playKernel, type PlayedKernel } from '../support/played-kernel.ts';
 import { replaceMethod } from '../support/replace-method.ts';
@@ -132,6 +133,33 @@ test('a backing file that a worker registered and was killed before it had noted
   expect(kernel.backing.size).toBe(2);
   await openAgain();
   expect([...kernel.backing.keys()]).toEqual([known]);
+});
+
+test('a whole file that has to make room for its own next version has all of that, and not only what was changed', async () => {
+  const volume = await testVolume();
+  const kernel = playKernel(true);
+  const other = await openTestVolume(volume, 'other');
+  const content = randomBytes(6 * 2 ** 20);
+  await writeElsewhere(other, 'f', content);
+  // There is no room for two of it.
+  const options = { passthrough: 'read', kernel, cacheBytes: 8e6 } as const;
+  const opened = await openTestVolume(volume, 'a', [], 'lake', options);
+  const { operations } = opened;
+  const { ino } = await lookUp(opened, 1n, 'f');
+  const first = await operations.open(caller(), ino, 0);
+  await operations.read(caller(), ino, first.handle, 0n, content.length, 0);
+  await operations.release(caller(), ino, first.handle, undefined);
+  await expect.poll(() => opened.stats()).toMatchObject({ wholeBytes: 6 * 2 ** 20, filling: 0 });
+  await appendElsewhere(other, 'f', ' and more');
+  const size = BigInt(content.length + 9);
+  await expect.poll(async () => (await lookUp(opened, 1n, 'f')).size).toBe(size);
+  const second = await operations.open(caller(), ino, 0);
+  expect([second.backingId, opened.stats()['filling']]).toEqual([undefined, 1]);
+  await operations.release(caller(), ino, second.handle, undefined);
+  await expect.poll(() => opened.stats()['filling']).toBe(0);
+  const { backingId } = await operations.open(caller(), ino, 0);
+  const whole = readFileSync(kernel.backing.get(backingId ?? 0) ?? '');
+  expect(whole.equals(Buffer.concat([content, Buffer.from(' and more')]))).toBe(true);
 });
 
 describe('a file of the cache directory that is removed', () => {
