@@ -5,6 +5,7 @@ import { z } from 'zod';
 import { bytes, duration, httpUrl } from '../lib/config/load.ts';
 import { eventTime, listenAddress, priority, topic } from './config-parts.ts';
 import { httpSourceSchema } from './sources/http/config.ts';
+import { journaldSourceSchema } from './sources/journald/config.ts';
 import { modbusSourceSchema } from './sources/modbus/config.ts';
 import { mqttSourceSchema } from './sources/mqtt/config.ts';
 import { opcuaSourceSchema } from './sources/opcua/config.ts';
@@ -14,7 +15,7 @@ import { rulesSchema } from './rules/rule-config.ts';
 import { segmentBytesFor } from './spool/segment-files.ts';
 import { durableStateBytesMax, transformsSchema } from './transforms/transform-config.ts';
 
-const SOURCES = ['host', 'file', 'http', 'mqtt', 'syslog', 'modbus', 'opcua', 'simulator'];
+const SOURCES = ['host', 'file', 'http', 'mqtt', 'syslog', 'journald', 'modbus', 'opcua', 'simulator'];
 /** The identity travels in every record's headers. */
 const AGENT_ID_LENGTH_MAX = 64;
 const MIB = 2 ** 20;
@@ -124,6 +125,7 @@ const source = z.discriminatedUnion(
     httpSourceSchema,
     mqttSourceSchema,
     syslogSourceSchema,
+    journaldSourceSchema,
     modbusSourceSchema,
     opcuaSourceSchema,
     simulatorSource,

@@ -227,6 +227,8 @@ const kubernetesSchemas = async () => {
 const table = [
   { name: 'redis-server', install: apt('redis-server') },
   { name: 'mosquitto', install: apt('mosquitto') },
+  // With journald, which tests run in a mount namespace of its own.
+  { name: 'journalctl', install: apt('systemd') },
   // The tests look at the admin page in it.
   { name: 'chromium', install: apt('chromium') },
   { name: 'versitygw', install: goProgram('versitygw', 'github.com/versity/versitygw/cmd/versitygw@v1.8.0') },

@@ -30,6 +30,11 @@ function exclusiveOf(source: SourceConfig): readonly Exclusive[] {
       const value = source.transport === 'udp' ? `udp ${source.listen}` : source.listen;
       return [{ key: 'listen', value, why: SAME_ADDRESS }];
     }
+    case 'journald': {
+      const why =
+        'two journald sources read the same journal into one topic: expected one, with the units, identifiers and matches of both';
+      return [{ key: 'to', value: `${source.directory ?? ''} ${source.to}`, why }];
+    }
     case 'mqtt': {
       const { host, port } = brokerAddress(source);
       const why = 'two mqtt sources are one client of one broker: expected a `clientId` for each';

@@ -29,6 +29,10 @@ export async function makeSource(
       const { syslogSource } = await import('./syslog/syslog-source.ts');
       return syslogSource(source, baseDir);
     }
+    case 'journald': {
+      const { journaldSource } = await import('./journald/journald-source.ts');
+      return journaldSource(source, baseDir);
+    }
     case 'modbus': {
       const { modbusSource } = await import('./modbus/modbus-source.ts');
       return modbusSource(source);

@@ -30,10 +30,12 @@ export const MATRIX: Readonly<Record<string, object>> = {
         { name: 'logs', path: '/var/log/machine' },
         { name: 'containers', path: '/var/log/containers' },
         { name: 'pods', path: '/var/log/pods' },
+        { name: 'run-log', path: '/run/log' },
       ],
       sources: [
         { type: 'file', path: '/var/log/machine/*.ndjson', sensor: 'id', to: 'machine' },
         { type: 'file', path: '/var/log/containers/*.log', exclude: ['**/*_penstock_*'], format: 'cri', to: 'logs' },
+        { type: 'journald', units: ['kubelet'], to: 'journal' },
       ],
       extraConfig: {
         transforms: [{ type: 'parse', on: 'logs', field: 'message', format: 'json' }],

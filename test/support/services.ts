@@ -12,6 +12,7 @@ export type Service =
   | 'pjdfstest'
   | 'kafka'
   | 'mosquitto'
+  | 'journalctl'
   | 'chromium'
   | 'csi-sanity'
   | 'helm'

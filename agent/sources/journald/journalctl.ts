@@ -1,0 +1,92 @@
+/**
+ * A run of journalctl. What it says beside entries tells why there are none, so it is kept; and some of it, said once in passing, is that
+ * entries of others are not shown.
+ *
+ * Limits: LAST_WORDS_MAX of what it says; LOOK_MS_MAX for a look at one entry.
+ */
+import { spawn, type ChildProcessByStdio } from 'node:child_process';
+import type { Readable } from 'node:stream';
+import { PenstockError, systemCode } from '../../../lib/errors.ts';
+import { ExportParser, type Entry } from './export-format.ts';
+
+const LAST_WORDS_MAX = 1000;
+/** Journals of gigabytes on a slow disk are opened in seconds. */
+const LOOK_MS_MAX = 60_000;
+const LOOK_FIELD_BYTES_MAX = 4096;
+const IN_ORDER = 'journalctl ended (status 0)';
+const MISSING =
+  'there is no journalctl on the PATH: install it (in Debian it is in the package systemd; for a container, deploy/journald.Dockerfile makes the image)';
+const NOT_PERMITTED =
+  'the agent may not read the whole journal: run it as root, or in the group systemd-journal (SupplementaryGroups=systemd-journal in its unit)';
+
+export class Journalctl {
+  readonly #child: ChildProcessByStdio<null, Readable, Readable>;
+  readonly #ended: Promise<string>;
+  #words = '';
+
+  constructor(args: readonly string[]) {
+    // Nothing of the agent's own: what systemd told it by its environment (where to notify, where its log goes) is not for this process.
+    const env = { PATH: process.env['PATH'], LC_ALL: 'C', SYSTEMD_LOG_LEVEL: 'notice', SYSTEMD_LOG_TARGET: 'console' };
+    this.#child = spawn('journalctl', args, { env, stdio: ['ignore', 'pipe', 'pipe'] });
+    this.#child.stderr.on('data', (chunk: Buffer) => {
+      this.#words = (this.#words + chunk.toString()).slice(0, LAST_WORDS_MAX);
+    });
+    this.#ended = new Promise((done) => {
+      this.#child.on('error', (error) => {
+        done(systemCode(error) === 'ENOENT' ? MISSING : `journalctl cannot be started: ${error.message}`);
+      });
+      this.#child.on('close', (status, signal) => {
+        const words = this.problem === null ? '' : `: ${this.problem}`;
+        done(`journalctl ended (${signal ?? `status ${status}`})${words}`);
+      });
+    });
+  }
+
+  /** What it gives, as it comes, until it has ended or is told to end. Throws `corrupt` where that is no export format. */
+  async *entries(parser: ExportParser): AsyncGenerator<readonly Entry[], void> {
+    try {
+      for await (const chunk of this.#child.stdout) yield [...parser.push(chunk as Buffer)];
+    } catch (error) {
+      // It was told to end.
+      if (systemCode(error) !== 'ERR_STREAM_PREMATURE_CLOSE') throw error;
+    }
+  }
+
+  /** What it gave and nobody has read is dropped. */
+  end(): void {
+    this.#child.kill('SIGKILL');
+    this.#child.stdout.destroy();
+  }
+
+  /** Resolves to the reason, when it has ended. */
+  ended(): Promise<string> {
+    return this.#ended;
+  }
+
+  /** All that it has said so far; null where that is nothing. */
+  get problem(): string | null {
+    const words = this.#words.trim().replaceAll(/\s*\n\s*/g, ' ');
+    if (/insufficient permissions|not seeing messages/.test(words)) return `${NOT_PERMITTED}: ${words}`;
+    return words === '' ? null : words;
+  }
+}
+
+/** The one entry that these arguments ask for; null where there is none. Throws `unavailable` when journalctl cannot tell. */
+export async function lookAt(args: readonly string[], signal: AbortSignal): Promise<Entry | null> {
+  const run = new Journalctl(args);
+  const end = (): void => run.end();
+  const timer = setTimeout(end, LOOK_MS_MAX);
+  signal.addEventListener('abort', end, { once: true });
+  if (signal.aborted) end();
+  try {
+    let found: Entry | undefined;
+    for await (const entries of run.entries(new ExportParser(LOOK_FIELD_BYTES_MAX))) found ??= entries[0];
+    const reason = await run.ended();
+    if (found === undefined && !reason.startsWith(IN_ORDER)) throw new PenstockError('unavailable', reason);
+    return found ?? null;
+  } finally {
+    run.end();
+    clearTimeout(timer);
+    signal.removeEventListener('abort', end);
+  }
+}

@@ -1,0 +1,260 @@
+/**
+ * Entries of systemd's journal, as journalctl gives them, exactly once into the spool.
+ *
+ * Invariants: the cursor of the last entry is stored in the same group as the readings up to it. journalctl begins with that entry, which is passed over: so
+ * whether it still is there shows, and nothing behind it is skipped or repeated where it is not.
+ * Failure: what the journal no longer holds (it was vacuumed, or its file is damaged or gone) is named: a line in the quarantine with both ends of what may be missing, the event
+ * `gap`, and a remark. Reading goes on with the nearest entry behind it. A journalctl that ends is started again with backoff.
+ * Back-pressure: while the spool takes nothing, journalctl is not read; after HELD_MS it is ended, and started again when there is room. One that waits would hold
+ * files open that journald removes, and pass over what it emptied without a word.
+ * Limits: those of the delivery queue and of export-format.ts. What no reading is made of moves the stored cursor once in SKIPPED_MAX entries only.
+ */
+import { readFile } from 'node:fs/promises';
+import { resolve } from 'node:path';
+import { z } from 'zod';
+import { describeError, isCode } from '../../../lib/errors.ts';
+import type { NewReading } from '../../spool/frame.ts';
+import { Backoff } from '../../uplink/backoff.ts';
+import { DeliveryQueue } from '../delivery-queue.ts';
+import type { ReadingMapping } from '../reading-parser.ts';
+import type { Source, SourceOutput } from '../source.ts';
+import { followArguments, lookArguments } from './arguments.ts';
+import type { JournaldSourceConfig } from './config.ts';
+import { entriesBetween, isSameEntry, realtimeUsOf } from './cursor.ts';
+import { ExportParser, type Entry } from './export-format.ts';
+import { Journalctl, lookAt } from './journalctl.ts';
+import { hasAnyOf, ownMatches } from './own-entries.ts';
+import { cursorOf, isCut, journalReading } from './reading.ts';
+
+const RESTART_MS_MIN = 1000;
+const RESTART_MS_MAX = 30_000;
+/** A journalctl that ran that long is started again at once. */
+const STEADY_MS = 60_000;
+const HELD_MS = 10_000;
+/** journalctl watches the folders that there were when it was started: one that is mounted or made later is found by the next. */
+const SILENT_MS = 120_000;
+const SKIPPED_MAX = 1000;
+const NOTHING_FOUND =
+  'journalctl finds no entry: is the journal of the machine there (/var/log/journal, /run/log/journal; in a container, mounted), and may the agent read it?';
+
+const storedSchema = z.strictObject({
+  /** Of the last entry that was read; null: there was none when the agent first looked. */
+  cursor: z.string().nullable(),
+});
+
+export function journaldSource(config: JournaldSourceConfig, baseDir: string, times: Partial<Times> = {}): Source {
+  const directory = config.directory === undefined ? null : resolve(baseDir, config.directory);
+  const name = `journald:${directory ?? 'local'}:${config.to}`;
+  return {
+    name,
+    run: (output, signal) =>
+      new JournaldSource({ name, config, directory, heldMs: HELD_MS, silentMs: SILENT_MS, ...times }, output, signal).run(), // prettier-ignore
+  };
+}
+
+interface Times {
+  readonly heldMs: number;
+  readonly silentMs: number;
+}
+
+interface Reading extends Times {
+  readonly name: string;
+  readonly config: JournaldSourceConfig;
+  readonly directory: string | null;
+}
+
+/** An entry that was read: null where no reading is made of it. */
+interface Read {
+  readonly cursor: string;
+  readonly reading: NewReading | null;
+}
+
+class JournaldSource {
+  readonly #options: Reading;
+  readonly #key: string;
+  readonly #output: SourceOutput;
+  readonly #failed = new AbortController();
+  readonly #stop: AbortSignal;
+  readonly #queue: DeliveryQueue<Read>;
+  readonly #mapping: ReadingMapping;
+  #excluded: readonly string[] = [];
+  #failure: Error | undefined;
+  #run: Journalctl | undefined;
+  /** The present one was told to end, so that another one is started. */
+  #isRenewed = false;
+  #whenRoom: (() => void) | undefined;
+  #skipped = 0;
+  #hasFoundNothing = false;
+
+  constructor(options: Reading, output: SourceOutput, signal: AbortSignal) {
+    const { to: topic, priority, sensor } = options.config;
+    this.#options = options;
+    this.#key = `${options.name}|cursor`;
+    this.#output = output;
+    this.#stop = AbortSignal.any([signal, this.#failed.signal]);
+    this.#mapping = { input: 'entry', topic, priority, key: { field: sensor }, eventTime: 'ts' };
+    this.#queue = new DeliveryQueue({
+      deliver: (batch) => this.#deliver(batch),
+      onRoom: () => this.#whenRoom?.(),
+      onFailure: (error) => {
+        this.#failure ??= error;
+        this.#failed.abort();
+      },
+    });
+  }
+
+  async run(): Promise<void> {
+    const { clock } = this.#output;
+    const backoff = new Backoff({ minMs: RESTART_MS_MIN, maxMs: RESTART_MS_MAX, random: Math.random });
+    this.#excluded = [...this.#options.config.exclude, ...(await ownMatches())];
+    const end = (): void => {
+      this.#run?.end();
+      this.#whenRoom?.();
+    };
+    this.#stop.addEventListener('abort', end, { once: true });
+    for (let attempt = 0; !this.#isOver(); attempt += 1) {
+      const startedMs = clock.monotonicMs();
+      const reason = await this.#readUntilItEnds().catch((error: unknown) => {
+        if (!isCode(error, 'unavailable', 'corrupt')) throw error;
+        return describeError(error);
+      });
+      // What it gave before its end is stored, so that the next one goes on behind it.
+      await this.#queue.idle();
+      if (this.#isOver()) break;
+      if (reason === null || clock.monotonicMs() - startedMs >= STEADY_MS) attempt = -1;
+      if (reason === null) continue;
+      this.#output.count('process_end');
+      this.#output.report(reason);
+      await backoff.wait(Math.max(0, attempt), this.#stop);
+    }
+    await this.#queue.idle();
+    if (this.#failure !== undefined) throw this.#failure;
+  }
+
+  // Methods, because the type checker does not see that an await in between can change these.
+  #isOver(): boolean {
+    return this.#stop.aborted;
+  }
+
+  #wasRenewed(): boolean {
+    return this.#isRenewed;
+  }
+
+  /** Resolves to the reason why journalctl ended, or null where it was to be started anew. */
+  async #readUntilItEnds(): Promise<string | null> {
+    const { config, directory, silentMs } = this.#options;
+    const cursor = await this.#startCursor();
+    const boot = cursor === undefined && config.start === 'boot' ? await bootId() : null;
+    if (this.#isOver()) return null;
+    const run = new Journalctl(followArguments(config, directory, { cursor: cursor ?? null, boot }));
+    this.#run = run;
+    this.#isRenewed = false;
+    const silent = setTimeout(() => {
+      this.#output.report(run.problem);
+      this.#renew();
+    }, silentMs);
+    try {
+      let before = cursor ?? null;
+      for await (const entries of run.entries(new ExportParser(config.maxFieldBytes))) {
+        silent.refresh();
+        const [first] = entries;
+        if (first === undefined) continue;
+        const isKnown = before !== null && (await this.#isBehind(before, first));
+        if (this.#isOver()) return null;
+        before = null;
+        this.#noteWorks(run.problem);
+        for (const entry of isKnown ? entries.slice(1) : entries) this.#take(entry);
+        if (this.#queue.isFull) await new Promise<void>((done) => (this.#whenRoom = done));
+      }
+    } finally {
+      clearTimeout(silent);
+      this.#run = undefined;
+      run.end();
+    }
+    const reason = await run.ended();
+    return this.#wasRenewed() ? null : reason;
+  }
+
+  /** Entries come: what it said all the same is that some do not. */
+  #noteWorks(problem: string | null): void {
+    this.#output.report(problem);
+    if (this.#hasFoundNothing) this.#output.remark(null);
+    this.#hasFoundNothing = false;
+  }
+
+  #renew(): void {
+    this.#isRenewed = true;
+    this.#run?.end();
+  }
+
+  /** Of the entry behind which reading goes on; undefined where there is none, and it begins as it is configured. */
+  async #startCursor(): Promise<string | null | undefined> {
+    const { config, directory } = this.#options;
+    const stored = storedSchema.safeParse(this.#output.checkpoint(this.#key)).data;
+    if (stored !== undefined) return stored.cursor;
+    const last = await lookAt(lookArguments(directory, null), this.#stop);
+    if (this.#isOver()) return undefined;
+    this.#hasFoundNothing = last === null;
+    this.#output.remark(last === null ? NOTHING_FOUND : null);
+    if (config.start !== 'end') return undefined;
+    // Stored at once: what is written while the agent is down is new.
+    const cursor = last === null ? null : cursorOf(last);
+    await this.#output.deliver([], [{ source: this.#key, state: { cursor } }]);
+    return cursor;
+  }
+
+  /** Of the first entry, when reading goes on behind `before`: whether it is that one. Where it is gone, that is said before anything behind it is stored. */
+  async #isBehind(before: string, entry: Entry): Promise<boolean> {
+    const cursor = cursorOf(entry);
+    if (isSameEntry(before, cursor)) return true;
+    // It may be there, and what is asked for be something else than it was.
+    const nearest = await lookAt(lookArguments(this.#options.directory, before), this.#stop);
+    if (this.#isOver()) return true;
+    const next = nearest === null ? cursor : cursorOf(nearest);
+    if (isSameEntry(before, next)) return false;
+    const count = entriesBetween(before, next);
+    const reason =
+      `the journal no longer holds the entry of ${timeOf(before)}, behind which reading was to go on: entries up to ${timeOf(next)} may be missing` +
+      `${count === null || count === 0 ? '' : ` (${count} of the whole journal)`}: they were removed before they were read (SystemMaxUse, MaxRetentionSec of journald.conf), or their file is damaged`;
+    await this.#output.quarantine([{ reason, position: before, input: Buffer.from(`next: ${next}`) }]);
+    this.#output.count('gap');
+    this.#output.remark(reason);
+    return false;
+  }
+
+  #take(entry: Entry): void {
+    const { config } = this.#options;
+    const cursor = cursorOf(entry);
+    if (hasAnyOf(entry, this.#excluded)) {
+      this.#output.count('excluded');
+      this.#skipped += 1;
+      if (this.#skipped % SKIPPED_MAX === 0) this.#queue.push({ cursor, reading: null }, 0);
+      return;
+    }
+    if (isCut(entry)) this.#output.count('field_cut');
+    const reading = journalReading(entry, config, this.#mapping, this.#output.clock.nowMs() * 1000);
+    this.#queue.push({ cursor, reading }, reading.value.length);
+  }
+
+  async #deliver(batch: readonly Read[]): Promise<void> {
+    const last = batch.at(-1);
+    if (last === undefined) return;
+    const readings = batch.flatMap(({ reading }) => reading ?? []);
+    const held = setTimeout(() => this.#renew(), this.#options.heldMs);
+    try {
+      await this.#output.deliver(readings, [{ source: this.#key, state: { cursor: last.cursor } }]);
+    } finally {
+      clearTimeout(held);
+    }
+  }
+}
+
+/** Of the machine, also in a container. */
+async function bootId(): Promise<string> {
+  return (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim().replaceAll('-', '');
+}
+
+function timeOf(cursor: string): string {
+  const us = realtimeUsOf(cursor);
+  return Number.isNaN(us) ? 'an unknown time' : new Date(us / 1000).toISOString();
+}
