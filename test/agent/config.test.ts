@@ -59,11 +59,11 @@ transforms:
     [6, "uplink.bytesPerDay: '5XB' is not a size"],
     [
       8,
-      "sources[0].type: 'opc' is not a type of source: expected one of host, file, http, mqtt, syslog, modbus, opcua, simulator",
+      "sources[0].type: 'opc' is not a type of source: expected one of host, file, http, mqtt, syslog, journald, modbus, opcua, simulator",
     ],
     [
       9,
-      "sources[1].type: 'fiel' is not a type of source: expected one of host, file, http, mqtt, syslog, modbus, opcua, simulator",
+      "sources[1].type: 'fiel' is not a type of source: expected one of host, file, http, mqtt, syslog, journald, modbus, opcua, simulator",
     ],
     [10, 'sources[2].to: expected a topic name'],
     [10, 'sources[2].priority: '],

@@ -105,7 +105,8 @@ describe.skipIf(cannotRunJournald())('with a journald', () => {
     expect(running.output.counters.events).toMatchObject({ field_cut: 1 });
     const [entry] = await readAll(spool);
     if (entry?.kind !== 'reading') throw new Error('no reading');
-    expect(entry).toMatchObject({ key: 'kubelet', eventUs: Date.parse(String(first?.['ts'])) * 1000 + Number(String(first?.['ts']).slice(23, 26)) }); // prettier-ignore
+    const ts = String(first?.['ts']);
+    expect([String(entry.key), entry.eventUs]).toEqual(['kubelet', Date.parse(ts) * 1000 + Number(ts.slice(23, 26))]);
   });
 
   test('what any of units, identifiers and matches names is taken, up to a severity; what is excluded is not', async () => {
@@ -149,7 +150,8 @@ describe.skipIf(cannotRunJournald())('with a journald', () => {
     await expect.poll(() => agent.output.trim().split('\n').at(-1)).toBe('3001');
     await agent.end('SIGTERM');
     const messages = (await valuesIn(dir, 'machine')).map((value) => String(value['message']));
-    expect(messages.sort()).toEqual([...numbered(0, 2999), 'last'].sort());
+    // One sensor, so one partition and one order.
+    expect(messages).toEqual([...numbered(0, 2999), 'last']);
   });
 
   test('what was written before the machine was started anew is read: --follow alone shows the last boot only', async () => {
@@ -315,7 +317,7 @@ test('keys of the source that are none are named', async () => {
   const problems = (await validateAgent(path)).map(({ message }) => message).join('\n');
   expect(problems).toContain('expected the name of a unit, without wildcards');
   expect(problems).toContain('expected FIELD=value, as _TRANSPORT=kernel');
-  expect(problems).toContain('expected `all`, or names of fields of the journal');
+  expect(problems).toContain('expected the name of a field of the journal, as MESSAGE_ID');
   writeFileSync(path, `agent: { id: a }\nlog: file:./log\nsources: [${same}]\n`);
   expect((await validateAgent(path))[0]?.message).toContain(
     'two journald sources read the same journal into one topic',
