@@ -360,7 +360,12 @@ async function assemble({
     report,
   });
   const acls = new Acls(view);
-  const table = new LockTable({ view, mount: lockOwner, report });
+  const table = new LockTable({
+    view,
+    mount: lockOwner,
+    lost: ({ handle }, message) => context.handles.lostLock(handle, message),
+    report,
+  });
   const locks = new Locks({
     table,
     flush: (ino) => flushes.flush(ino),

@@ -396,7 +396,13 @@ export class FileSystem implements Operations {
     lock: FileLock,
     options: { readonly wait: boolean; readonly flock: boolean },
   ): Result<void> {
-    return this.#guard(() => this.#parts.locks.set(caller, Number(ino), handle, owner, lock, options));
+    const { context, locks } = this.#parts;
+    return this.#guard(() => {
+      const setting = locks.set(caller, Number(ino), handle, owner, lock, options);
+      if (lock.type !== 'unlock') return setting;
+      if (setting instanceof Promise) return setting.then(() => context.handles.tellLostLock(handle));
+      context.handles.tellLostLock(handle);
+    });
   }
 
   async drain(): Promise<void> {

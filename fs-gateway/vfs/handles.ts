@@ -3,8 +3,8 @@
  *
  * Invariant: every handle that was open when it happened is told by its next fsync or close, once, whoever met the error first (as `errseq_t` of
  * Linux): a flush in the background, or the fsync of another program. A flush that failed and is tried again is no such error: who
- * syncs behind it syncs all.
- * Failure: the worker killed before, the log and `stats` (`keptAside`) tell. Limits: LOST_MAX inodes, of those that are open.
+ * syncs behind it syncs all. Who has lost a lock to another mount is told by its unlock too, and alone.
+ * Failure: the worker killed before, the log and `stats` (`keptAside`) tell. Limits: LOST_MAX inodes, of those that are open, and as many locks.
  */
 import { describeError, PenstockError } from '../../lib/errors.ts';
 import { BoundedMap } from '../meta/bounded-map.ts';
@@ -24,6 +24,8 @@ export class Handles {
   #next = BigInt(Date.now()) << 20n;
   readonly #lost = new BoundedMap<number, Lost>(LOST_MAX);
   #lostOfAny: Lost | undefined;
+  /** By the handle through which the lock was set. */
+  readonly #lostLocks = new BoundedMap<bigint, string>(LOST_MAX);
 
   next(): bigint {
     return this.#next++;
@@ -37,6 +39,19 @@ export class Handles {
   /** The same, and nobody knows of which inode: each handle is told. */
   lostOfAny(message: string): void {
     this.#lostOfAny = { message, before: this.#next, told: new Set() };
+  }
+
+  /** What was written under a lock may have met what its next holder wrote. */
+  lostLock(handle: bigint, message: string): void {
+    this.#lostLocks.set(handle, message);
+  }
+
+  /** Throws `io` where the handle has lost a lock, and has not been told yet. */
+  tellLostLock(handle: bigint): void {
+    const message = this.#lostLocks.get(handle);
+    if (message === undefined) return;
+    this.#lostLocks.delete(handle);
+    throw new PenstockError('io', message);
   }
 
   /** The last handle is closed. */
@@ -67,5 +82,6 @@ export class Handles {
       lost.told.add(handle);
       throw new PenstockError('io', lost.message);
     }
+    this.tellLostLock(handle);
   }
 }

@@ -14,6 +14,7 @@ import {
   conflictOf,
   decodeLocks,
   encodeLocks,
+  isOwn,
   LOCKS_MAX,
   NO_LOCKS,
   promote,
@@ -38,13 +39,15 @@ export interface LockTableOptions {
   readonly view: VolumeView;
   /** One life of the mount, the same for each of its workers. */
   readonly mount: string;
+  /** Another mount took it, and may have given it back. */
+  lost(lock: Lock, message: string): void;
   report(message: string): void;
 }
 
 export class LockTable {
   readonly mount: string;
   readonly #view: VolumeView;
-  readonly #report: (message: string) => void;
+  readonly #options: LockTableOptions;
   /** Of the files where this mount holds a lock or waits for one. */
   readonly #known = new Map<number, Known>();
   readonly #queues = new Map<number, Promise<unknown>>();
@@ -52,7 +55,7 @@ export class LockTable {
   constructor(options: LockTableOptions) {
     this.mount = options.mount;
     this.#view = options.view;
-    this.#report = (message) => options.report(message);
+    this.#options = options;
   }
 
   get inos(): readonly number[] {
@@ -178,7 +181,7 @@ export class LockTable {
     await this.change(ino, true, (record) =>
       [...record.held, ...record.waiting].some(gone) ? withoutMounts(record, gone) : null,
     );
-    this.#report(`locks on inode ${ino} fell with the session of the mount that held them`);
+    this.#options.report(`locks on inode ${ino} fell with the session of the mount that held them`);
   }
 
   /** Takes over what an earlier worker of this mount held; its waits come again from the kernel. */
@@ -202,19 +205,26 @@ export class LockTable {
     }
   }
 
-  /** After a time without a session: what was lost meanwhile is taken again where nobody else has it. Call within `exclusive`. */
+  /**
+   * After a time without a session: what was lost meanwhile is taken again where nobody else has it. Also then its holder is told: somebody had it in
+   * between. Call within `exclusive`.
+   */
   async restore(ino: number): Promise<void> {
     const mine = this.record(ino).held.filter((lock) => this.#isMine(lock));
-    await this.refresh(ino);
-    let lost: readonly Lock[] = [];
+    const { held: left } = await this.refresh(ino);
+    const taken = mine.filter((lock) => !left.some((one) => includes(one, lock)));
+    let gone: readonly Lock[] = [];
     await this.#confirm(ino, (record) => {
-      lost = mine.filter((lock) => conflictOf(record.held, lock) !== undefined);
+      gone = mine.filter((lock) => conflictOf(record.held, lock) !== undefined);
       let { held } = record;
-      for (const lock of mine) if (!lost.includes(lock)) held = setRange(held, lock);
+      for (const lock of mine) if (!gone.includes(lock)) held = setRange(held, lock);
       return { held, waiting: record.waiting };
     });
-    if (lost.length > 0)
-      this.#report(`a lock on inode ${ino} was lost: another mount took it while this one had no session`);
+    for (const lock of new Set([...taken, ...gone])) {
+      const message = `a lock on inode ${ino} was lost: another mount took it while this one had no session`;
+      this.#options.report(`${message}; what was written under it may be mixed with what the other wrote`);
+      this.#options.lost(lock, message);
+    }
     this.tidy(ino);
   }
 
@@ -231,6 +241,10 @@ export class LockTable {
   async session(): Promise<number> {
     return (await this.#view.engine()).sessionId;
   }
+}
+
+function includes(one: Lock, other: Lock): boolean {
+  return isOwn(one, other) && one.type === other.type && one.start <= other.start && one.end >= other.end;
 }
 
 function sessionOf(lock: Lock): string {

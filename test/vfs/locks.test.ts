@@ -150,7 +150,7 @@ test('a mount whose session was ended confirms its locks under the next, and say
   const a = await openTestVolume(volume, 'a', reports);
   await locker(a, caller(), 5n, 1n, WHOLE);
   const engine = await openMeta(volume.metaUrl, { kind: 'admin' });
-  await locker(a, caller(), 6n, 1n, WHOLE);
+  await a.operations.setlk(caller(), 6n, 1n, 1n, WHOLE, noWait);
   const b = await openTestVolume(volume, 'b');
   const mount = (await engine.sessions()).find((session) => session.detail['mountpoint'] === '/nowhere/a');
   await engine.endSession(mount?.id ?? 0);
@@ -161,6 +161,38 @@ test('a mount whose session was ended confirms its locks under the next, and say
   await locker(a, caller(), 5n, 1n, UNLOCK);
   await locker(b, caller(), 5n, 1n, WHOLE);
   await engine.close();
+});
+
+test('who held a lock that another mount had meanwhile hears EIO from its unlock, or else its close, once', async () => {
+  const volume = await testVolume();
+  const reports: string[] = [];
+  const a = await openTestVolume(volume, 'a', reports);
+  const { entry, open } = await a.operations.create(caller(), 1n, 'counter', 0o644, 2, 0);
+  const { ino } = entry.attributes;
+  const beside = await a.operations.open(caller(), ino, 2);
+  const byRange = await a.operations.open(caller(), ino, 2);
+  await a.operations.setlk(caller(), ino, open.handle, 1n, WHOLE, flock);
+  await a.operations.setlk(caller(), ino, byRange.handle, 1n, WHOLE, noWait);
+  const engine = await openMeta(volume.metaUrl, { kind: 'admin' });
+  const mount = (await engine.sessions()).find((session) => session.detail['mountpoint'] === '/nowhere/a');
+  await engine.endSession(mount?.id ?? 0);
+  await engine.close();
+  const b = await openTestVolume(volume, 'b');
+  for (const how of [wait, { ...flock, wait: true }]) {
+    await locker(b, caller(), ino, 1n, WHOLE, how);
+    await locker(b, caller(), ino, 1n, UNLOCK, how);
+  }
+  await a.operations.mkdir(caller(), 1n, 'd', 0o755, 0);
+  await expect.poll(() => reports.filter((line) => line.includes(`lock on inode ${ino} was lost`)).length).toBe(2);
+  // Nobody has it now: it is held again.
+  await expect(locker(b, caller(), ino, 1n, WHOLE, flock)).rejects.toMatchObject(blocked);
+  const unlock = async (): Promise<void> => a.operations.setlk(caller(), ino, open.handle, 1n, UNLOCK, flock);
+  await expect(unlock()).rejects.toMatchObject({ errno: Errno.EIO });
+  await unlock();
+  await a.operations.flush(caller(), ino, beside.handle, 9n);
+  const close = async (): Promise<void> => a.operations.flush(caller(), ino, byRange.handle, 1n);
+  await expect(close()).rejects.toMatchObject({ errno: Errno.EIO });
+  await close();
 });
 
 test('a lock whose holder could not commit is kept until it can: nobody works on what was there before', async () => {
