@@ -1,41 +1,11 @@
 /**
  * The one command line (docs/CLI.md). Parses, calls a program's `main.ts`, prints, and sets the exit status:
  * 0 done, 1 failed, 2 bad usage or configuration, 3 partly done (what was left is named in the output).
- * Programs are imported when their command runs, so that `penstock --help` loads none of them.
  */
-import { Command, CommanderError } from 'commander';
+import { CommanderError } from 'commander';
 import { describeError, isSystemError, PenstockError } from '../lib/errors.ts';
-import { addAgentCommands } from './commands/agent.ts';
-import { addLakeCommands } from './commands/lake.ts';
-import { addCatalogCommand } from './commands/catalog.ts';
-import { addDatasetCommands } from './commands/dataset.ts';
-import { addLineageCommands } from './commands/lineage.ts';
-import { addQuarantineCommands } from './commands/quarantine.ts';
-import { addFsCommands } from './commands/fs.ts';
-import { addCtlCommand } from './commands/ctl.ts';
-import { addCsiCommand } from './commands/csi.ts';
-import { addServeCommand } from './commands/serve.ts';
-import { addDemoCommand } from './commands/demo.ts';
-import { exitStatus, version } from './output.ts';
-
-const program = new Command('penstock')
-  .description('Edge-to-cloud data pipeline with a shared storage layer')
-  .version(version())
-  .exitOverride()
-  .showHelpAfterError('(penstock --help lists the commands)')
-  .configureHelp({ showGlobalOptions: true });
-
-addDemoCommand(program);
-addAgentCommands(program);
-addLakeCommands(program);
-addQuarantineCommands(program);
-addDatasetCommands(program);
-addLineageCommands(program);
-addFsCommands(program);
-addCatalogCommand(program);
-addServeCommand(program);
-addCsiCommand(program);
-addCtlCommand(program);
+import { exitStatus } from './output.ts';
+import { makeProgram } from './program.ts';
 
 // A reader that goes away (`penstock ... | head`) is no error of ours.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 0 : 1));
@@ -43,7 +13,7 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.
 process.stderr.on('error', () => undefined);
 
 try {
-  await program.parseAsync();
+  await makeProgram().parseAsync();
 } catch (error) {
   if (error instanceof CommanderError) {
     process.exitCode = error.exitCode === 0 ? 0 : 2;
