@@ -59,13 +59,15 @@ export class Calming {
     }
     // Somebody may have removed it while it was synced.
     const isRemoved = file.isRemoved();
-    context.staging.release(file);
     if (record === undefined || isRemoved) {
+      context.staging.release(file);
       // The next reader has it in one request; or nobody would find it.
       whole.drop(ino);
       return;
     }
+    // Before it is let go: while the disk has no room for its record it stays a live file, and this is tried again.
     whole.calm(ino, record);
+    context.staging.release(file);
     const node = context.view.cachedNode(ino);
     // Another node changed it meanwhile.
     if (node !== undefined && (await keyOf(context, node)) !== contentKey(record.content)) filler.later(ino);
@@ -82,7 +84,7 @@ export class Calming {
   /** When the last handle is closed, whether its flush succeeded or not. */
   begin(ino: number): void {
     if (!(this.#options.context.staging.get(ino) instanceof LiveFile)) return;
-    this.#calm(ino, CALM_FIRST_MS).catch(() => this.#later(ino, CALM_FIRST_MS)); // Its flush has reported it.
+    this.#calm(ino, CALM_FIRST_MS).catch(() => this.#later(ino, CALM_FIRST_MS)); // Its flush has reported it, or a full disk is met by whoever writes to it.
   }
 
   #later(ino: number, pauseMs: number): void {

@@ -217,7 +217,9 @@ export class Orphans {
   /** Takes over what an earlier worker of this mount, or a mount that is dead, has left. */
   async #sweep(): Promise<void> {
     const { view, mountId } = this.#options;
-    if (this.#waiting.size > 0 || this.#closed) return;
+    if (this.#closed) return;
+    // Also what could not be removed, because the metadata engine was away: nothing else comes back to it.
+    if (this.#waiting.size > 0) return this.settle();
     const alive = await this.#alive();
     const left: number[] = [];
     let seen = 0;

@@ -1,5 +1,5 @@
 /** Unlinked but open elsewhere: the data stays as long as some mount that lives has the file open, and no longer. */
-import { expect, onTestFinished, test } from 'vitest';
+import { expect, onTestFinished, test, vi } from 'vitest';
 import { openMeta } from '../../lib/registry.ts';
 import type { MetaEngine } from '../../lib/meta/engine.ts';
 import { decodeInode, encodeInode } from '../../lib/volume/inode.ts';
@@ -7,11 +7,13 @@ import { decodeOrphan, encodeOrphan, mountsAlive, ORPHAN_GRACE_MS } from '../../
 import { VolumeKeys } from '../../lib/volume/keys.ts';
 import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
 import { collectGarbage } from '../../fs-gateway/tools/gc.ts';
+import { Reclaimer } from '../../fs-gateway/vfs/reclaim.ts';
 import { openStore } from '../../lib/registry.ts';
 import { systemClock } from '../../lib/clock.ts';
 import { FaultPlan } from '../support/fault.ts';
 import { faultyEngine } from '../support/faulty-engine.ts';
 import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
+import { replaceMethod } from '../support/replace-method.ts';
 import type { TestVolume } from '../support/fs-volume.ts';
 import { writeFile } from '../tools/volume-files.ts';
 
@@ -123,6 +125,22 @@ test('a mount that missed the event enters itself when it has a session again', 
   await b.operations.mkdir(caller(), 1n, 'd', 0o755, 0); // meets the loss
   await expect.poll(() => holders(engine, ino)).toBe(2);
   expect((await content(b, ino, handle)).equals(DATA)).toBe(true);
+});
+
+test('a file without names that could not be removed, as the metadata engine was away, is removed without another unlink', async () => {
+  vi.useFakeTimers({ toFake: ['setInterval', 'clearInterval'] });
+  onTestFinished(() => void vi.useRealTimers());
+  const volume = await testVolume();
+  const reports: string[] = [];
+  const a = await openTestVolume(volume, 'a', reports);
+  const engine = await admin(volume);
+  await writeFile(a, 'file', DATA);
+  const restore = replaceMethod(Reclaimer.prototype, 'remove', () => () => Promise.reject(new Error('away')));
+  await a.operations.unlink(caller(), 1n, 'file');
+  await expect.poll(() => reports).toEqual([expect.stringContaining('away')]);
+  restore();
+  vi.advanceTimersByTime(60_000);
+  await expect.poll(() => engine.count(keys.orphans)).toBe(0);
 });
 
 test('a mount that dies with the file open is let go with its lease', async () => {

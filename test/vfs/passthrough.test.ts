@@ -1,11 +1,21 @@
 /** Passthrough at moments that the kernel's own timing rarely gives. The kernel is played: it opens the backing file when the test says so. */
 import { randomBytes } from 'node:crypto';
-import { appendFileSync, closeSync, existsSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  appendFileSync,
+  closeSync,
+  existsSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import { Journal } from '../../fs-gateway/data/journal.ts';
 import { LiveFile } from '../../fs-gateway/data/live-file.ts';
 import { Staging } from '../../fs-gateway/data/staging.ts';
+import { WholeFiles } from '../../fs-gateway/data/whole-files.ts';
 import { Filler } from '../../fs-gateway/vfs/filler.ts';
 import type { OpenResult } from '../../fs-gateway/vfs/operations.ts';
 import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
@@ -160,6 +170,36 @@ test('a whole file that has to make room for its own next version has all of tha
   const { backingId } = await operations.open(caller(), ino, 0);
   const whole = readFileSync(kernel.backing.get(backingId ?? 0) ?? '');
   expect(whole.equals(Buffer.concat([content, Buffer.from(' and more')]))).toBe(true);
+});
+
+test('a live file whose record finds no room on the disk stays one, and is complete when there is room', async () => {
+  const volume = await testVolume();
+  const kernel = playKernel(true);
+  const options = { passthrough: 'full', kernel, cacheBytes: 256e6 } as const;
+  const opened = await openTestVolume(volume, 'a', [], 'lake', options);
+  const { operations } = opened;
+  const { entry, open } = await operations.create(caller(), 1n, 'f', 0o644, O_RDWR | O_CREAT, 0o022);
+  const { ino } = entry.attributes;
+  const path = kernel.backing.get(open.backingId ?? 0) ?? '';
+  writeFileSync(path, Buffer.alloc(100_000, 'a'));
+  await operations.flush(caller(), ino, open.handle, 0n);
+  let tries = 0;
+  replaceMethod(
+    WholeFiles.prototype,
+    'calm',
+    (calm) =>
+      function (this: WholeFiles, ...args) {
+        tries++;
+        calm.apply(this, args);
+      },
+  );
+  // Where the record is written first.
+  symlinkSync('/dev/full', `${path}.tmp`);
+  await operations.release(caller(), ino, open.handle, undefined);
+  await expect.poll(() => tries).toBeGreaterThan(1);
+  rmSync(`${path}.tmp`);
+  await expect.poll(() => opened.stats()['liveFiles']).toBe(0);
+  expect((await operations.open(caller(), ino, 0)).backingId).toBe(2);
 });
 
 describe('a file of the cache directory that is removed', () => {
