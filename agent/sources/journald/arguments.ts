@@ -44,13 +44,21 @@ export function lookArguments(directory: string | null, cursor: string | null): 
   ];
 }
 
-export function nameOf(match: string): string {
+/** For no entry, but for what journalctl has to say: with the export format it keeps to itself that it may not read everything (systemd 252). */
+export function checkArguments(directory: string | null): string[] {
+  return [...placeArguments(directory), '--lines=0', '--output=short'];
+}
+
+function nameOf(match: string): string {
   return match.slice(0, match.indexOf('='));
 }
 
 function commonArguments(directory: string | null): string[] {
-  const common = ['--output=export', '--all', '--merge', '--no-pager'];
-  return directory === null ? common : [...common, `--directory=${directory}`];
+  return [...placeArguments(directory), '--output=export', '--all'];
+}
+
+function placeArguments(directory: string | null): string[] {
+  return ['--merge', '--no-pager', ...(directory === null ? [] : [`--directory=${directory}`])];
 }
 
 /** Alternatives are divided by `+`; within one, matches of several fields must all be met. */

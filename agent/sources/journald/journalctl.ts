@@ -19,6 +19,10 @@ const MISSING =
 const NOT_PERMITTED =
   'the agent may not read the whole journal: run it as root, or in the group systemd-journal (SupplementaryGroups=systemd-journal in its unit)';
 
+/** Over as soon as there is an entry. */
+export const NO_JOURNAL =
+  'journalctl finds no journal: there is none in /var/log/journal and /run/log/journal, or in the `directory` of the source; in a container, they are to be mounted';
+
 export class Journalctl {
   readonly #child: ChildProcessByStdio<null, Readable, Readable>;
   readonly #ended: Promise<string>;
@@ -52,6 +56,11 @@ export class Journalctl {
     }
   }
 
+  /** Nobody reads what it gives. */
+  drop(): void {
+    this.#child.stdout.resume();
+  }
+
   /** What it gave and nobody has read is dropped. */
   end(): void {
     this.#child.kill('SIGKILL');
@@ -67,23 +76,44 @@ export class Journalctl {
   get problem(): string | null {
     const words = this.#words.trim().replaceAll(/\s*\n\s*/g, ' ');
     if (/insufficient permissions|not seeing messages/.test(words)) return `${NOT_PERMITTED}: ${words}`;
+    if (/No journal files were found/.test(words)) return NO_JOURNAL;
     return words === '' ? null : words;
   }
 }
 
 /** The one entry that these arguments ask for; null where there is none. Throws `unavailable` when journalctl cannot tell. */
 export async function lookAt(args: readonly string[], signal: AbortSignal): Promise<Entry | null> {
+  return toItsEnd(args, signal, async (run) => {
+    let found: Entry | undefined;
+    for await (const entries of run.entries(new ExportParser(LOOK_FIELD_BYTES_MAX))) found ??= entries[0];
+    return found ?? null;
+  });
+}
+
+/** What journalctl has to say about the journal; null where that is nothing. Throws `unavailable` when it cannot read it at all. */
+export async function problemWith(args: readonly string[], signal: AbortSignal): Promise<string | null> {
+  return toItsEnd(args, signal, async (run) => {
+    run.drop();
+    await run.ended();
+    return run.problem;
+  });
+}
+
+async function toItsEnd<T>(
+  args: readonly string[],
+  signal: AbortSignal,
+  read: (run: Journalctl) => Promise<T>,
+): Promise<T> {
   const run = new Journalctl(args);
   const end = (): void => run.end();
   const timer = setTimeout(end, LOOK_MS_MAX);
   signal.addEventListener('abort', end, { once: true });
   if (signal.aborted) end();
   try {
-    let found: Entry | undefined;
-    for await (const entries of run.entries(new ExportParser(LOOK_FIELD_BYTES_MAX))) found ??= entries[0];
+    const result = await read(run);
     const reason = await run.ended();
-    if (found === undefined && !reason.startsWith(IN_ORDER)) throw new PenstockError('unavailable', reason);
-    return found ?? null;
+    if (!reason.startsWith(IN_ORDER)) throw new PenstockError('unavailable', reason);
+    return result;
   } finally {
     run.end();
     clearTimeout(timer);

@@ -18,11 +18,11 @@ import { Backoff } from '../../uplink/backoff.ts';
 import { DeliveryQueue } from '../delivery-queue.ts';
 import type { ReadingMapping } from '../reading-parser.ts';
 import type { Source, SourceOutput } from '../source.ts';
-import { followArguments, lookArguments } from './arguments.ts';
+import { checkArguments, followArguments, lookArguments } from './arguments.ts';
 import type { JournaldSourceConfig } from './config.ts';
 import { entriesBetween, isSameEntry, realtimeUsOf } from './cursor.ts';
 import { ExportParser, type Entry } from './export-format.ts';
-import { Journalctl, lookAt } from './journalctl.ts';
+import { Journalctl, lookAt, NO_JOURNAL, problemWith } from './journalctl.ts';
 import { hasAnyOf, ownMatches } from './own-entries.ts';
 import { cursorOf, isCut, journalReading } from './reading.ts';
 
@@ -34,8 +34,6 @@ const HELD_MS = 10_000;
 /** journalctl watches the folders that there were when it was started: one that is mounted or made later is found by the next. */
 const SILENT_MS = 120_000;
 const SKIPPED_MAX = 1000;
-const NOTHING_FOUND =
-  'journalctl finds no entry: is the journal of the machine there (/var/log/journal, /run/log/journal; in a container, mounted), and may the agent read it?';
 
 const storedSchema = z.strictObject({
   /** Of the last entry that was read; null: there was none when the agent first looked. */
@@ -84,7 +82,6 @@ class JournaldSource {
   #isRenewed = false;
   #whenRoom: (() => void) | undefined;
   #skipped = 0;
-  #hasFoundNothing = false;
 
   constructor(options: Reading, output: SourceOutput, signal: AbortSignal) {
     const { to: topic, priority, sensor } = options.config;
@@ -143,16 +140,15 @@ class JournaldSource {
   /** Resolves to the reason why journalctl ended, or null where it was to be started anew. */
   async #readUntilItEnds(): Promise<string | null> {
     const { config, directory, silentMs } = this.#options;
+    const problem = await problemWith(checkArguments(directory), this.#stop);
     const cursor = await this.#startCursor();
     const boot = cursor === undefined && config.start === 'boot' ? await bootId() : null;
     if (this.#isOver()) return null;
     const run = new Journalctl(followArguments(config, directory, { cursor: cursor ?? null, boot }));
     this.#run = run;
     this.#isRenewed = false;
-    const silent = setTimeout(() => {
-      this.#output.report(run.problem);
-      this.#renew();
-    }, silentMs);
+    const silent = setTimeout(() => this.#renew(), silentMs);
+    this.#output.report(problem);
     try {
       let before = cursor ?? null;
       for await (const entries of run.entries(new ExportParser(config.maxFieldBytes))) {
@@ -162,7 +158,7 @@ class JournaldSource {
         const isKnown = before !== null && (await this.#isBehind(before, first));
         if (this.#isOver()) return null;
         before = null;
-        this.#noteWorks(run.problem);
+        if (problem === NO_JOURNAL) this.#output.report(null);
         for (const entry of isKnown ? entries.slice(1) : entries) this.#take(entry);
         if (this.#queue.isFull) await new Promise<void>((done) => (this.#whenRoom = done));
       }
@@ -175,13 +171,6 @@ class JournaldSource {
     return this.#wasRenewed() ? null : reason;
   }
 
-  /** Entries come: what it said all the same is that some do not. */
-  #noteWorks(problem: string | null): void {
-    this.#output.report(problem);
-    if (this.#hasFoundNothing) this.#output.remark(null);
-    this.#hasFoundNothing = false;
-  }
-
   #renew(): void {
     this.#isRenewed = true;
     this.#run?.end();
@@ -192,11 +181,9 @@ class JournaldSource {
     const { config, directory } = this.#options;
     const stored = storedSchema.safeParse(this.#output.checkpoint(this.#key)).data;
     if (stored !== undefined) return stored.cursor;
+    if (config.start !== 'end') return undefined;
     const last = await lookAt(lookArguments(directory, null), this.#stop);
     if (this.#isOver()) return undefined;
-    this.#hasFoundNothing = last === null;
-    this.#output.remark(last === null ? NOTHING_FOUND : null);
-    if (config.start !== 'end') return undefined;
     // Stored at once: what is written while the agent is down is new.
     const cursor = last === null ? null : cursorOf(last);
     await this.#output.deliver([], [{ source: this.#key, state: { cursor } }]);
@@ -213,9 +200,11 @@ class JournaldSource {
     const next = nearest === null ? cursor : cursorOf(nearest);
     if (isSameEntry(before, next)) return false;
     const count = entriesBetween(before, next);
+    // Nothing but that entry itself is gone.
+    if (count === 0) return false;
     const reason =
       `the journal no longer holds the entry of ${timeOf(before)}, behind which reading was to go on: entries up to ${timeOf(next)} may be missing` +
-      `${count === null || count === 0 ? '' : ` (${count} of the whole journal)`}: they were removed before they were read (SystemMaxUse, MaxRetentionSec of journald.conf), or their file is damaged`;
+      `${count === null ? '' : ` (${count} of the whole journal)`}: they were removed before they were read (SystemMaxUse, MaxRetentionSec of journald.conf), or their file is damaged`;
     await this.#output.quarantine([{ reason, position: before, input: Buffer.from(`next: ${next}`) }]);
     this.#output.count('gap');
     this.#output.remark(reason);

@@ -1,4 +1,4 @@
-import { chmodSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, readdirSync, readFileSync, rmdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { validateAgent } from '../../../agent/main.ts';
@@ -8,8 +8,7 @@ import { journaldSource } from '../../../agent/sources/journald/journald-source.
 import { ownMatchesOf } from '../../../agent/sources/journald/own-entries.ts';
 import type { Spool } from '../../../agent/spool/spool.ts';
 import { AgentProcess } from '../../support/agent-process.ts';
-import { cannotRunJournald, Journald } from '../../support/journald.ts';
-import { findService } from '../../support/services.ts';
+import { cannotRunJournald, Journald, type EntryFields } from '../../support/journald.ts';
 import { tempDir } from '../../support/temp.ts';
 import { valuesIn } from '../log-values.ts';
 import { contentOf, readAll, spoolIn } from '../spool/support.ts';
@@ -26,11 +25,10 @@ async function start(
   journal: string,
   dir: string,
   more: Record<string, unknown> = {},
-  silentMs?: number,
+  { maxBytes = 1e9, ...times }: { maxBytes?: number; heldMs?: number; silentMs?: number } = {},
 ): Promise<Started> {
   const config = sourceConfig({ type: 'journald', directory: journal, identifiers: ['test'], to: 't', ...more });
-  const spool = await spoolIn(join(dir, 'spool'));
-  const times = silentMs === undefined ? {} : { silentMs };
+  const spool = await spoolIn(join(dir, 'spool'), { maxBytes });
   const running = runSource(journaldSource(config, dir, times), spool, dir);
   const end = async (): Promise<void> => {
     await running.stop();
@@ -53,7 +51,16 @@ const numbered = (from: number, to: number): string[] =>
 /** Processes that this one started, of journalctl. */
 function journalctlProcesses(): number[] {
   const pids = readFileSync(`/proc/${process.pid}/task/${process.pid}/children`, 'utf8').trim().split(' ');
-  return pids.map(Number).filter((pid) => readFileSync(`/proc/${pid}/comm`, 'utf8').trim() === 'journalctl');
+  return pids.filter((pid) => nameOf(pid) === 'journalctl').map(Number);
+}
+
+function nameOf(pid: string): string {
+  try {
+    return readFileSync(`/proc/${pid}/comm`, 'utf8').trim();
+  } catch {
+    // It has just ended.
+    return '';
+  }
 }
 
 /** Until the test ends, `journalctl` is what lies in `dir`. */
@@ -193,6 +200,39 @@ describe.skipIf(cannotRunJournald())('with a journald', () => {
     expect(after.running.output.counters.events).not.toHaveProperty('gap');
   });
 
+  test('a full spool ends journalctl; what the journal removed until there was room is named', async () => {
+    const journald = await Journald.start();
+    const dir = tempDir();
+    const pad = Buffer.alloc(250_000, 'x');
+    // More than the spool, the queue and the pipe hold.
+    for (let n = 0; n < 100; n += 20) {
+      const entries = numbered(n, n + 19).map((text): EntryFields => [['MESSAGE', text], ['PAD', pad], ['LANE', 'a']]); // prettier-ignore
+      await journald.send(entries);
+    }
+    const more = { identifiers: [], matches: ['LANE=a'], fields: ['PAD'] };
+    const { spool, running } = await start(journald.directory, dir, more, { maxBytes: 2 ** 20, heldMs: 20 });
+    await expect.poll(() => running.output.counters.isHeldUp && journalctlProcesses().length === 0).toBe(true);
+    await journald.rotate();
+    await journald.send([[['MESSAGE', 'last'], ['LANE', 'a']]]); // prettier-ignore
+    journald.vacuum();
+    const messages: string[] = [];
+    let after = 0n;
+    const drained = async (): Promise<string | undefined> => {
+      for (const entry of await spool.read('t', after, 64 * 1024)) {
+        if (entry.kind !== 'reading') throw new Error('a gap in the spool');
+        messages.push((JSON.parse(entry.value.toString()) as { message: string }).message);
+        after = entry.seq;
+      }
+      spool.acknowledge('t', after);
+      return messages.at(-1);
+    };
+    await expect.poll(drained).toBe('last');
+    expect(messages).toEqual([...numbered(0, messages.length - 2), 'last']);
+    expect(messages.length).toBeLessThan(101);
+    expect(running.output.counters.events).toMatchObject({ gap: 1 });
+    expect(running.output.counters.events).not.toHaveProperty('process_end');
+  });
+
   test('a configuration that takes other entries than before goes on where reading was, and names no gap', async () => {
     const journald = await Journald.start();
     const dir = tempDir();
@@ -227,7 +267,7 @@ describe.skipIf(cannotRunJournald())('with a journald', () => {
     const journald = await Journald.start();
     const dir = tempDir();
     await journald.say('m1');
-    const { spool, running } = await start(join(dir, 'absent'), dir, {}, 200);
+    const { spool, running } = await start(join(dir, 'absent'), dir);
     await expect
       .poll(() => running.output.counters.problem)
       .toMatch(/^journalctl ended \(status 1\): Failed to open .*absent: No such file/);
@@ -239,23 +279,54 @@ describe.skipIf(cannotRunJournald())('with a journald', () => {
     await expect.poll(() => messagesOf(spool)).toEqual(['m1', 'm2']);
   });
 
-  test('an agent that may not read the journal says what it needs', async () => {
+  test('an agent that may not read the journal, or a part of it, says what it needs', async () => {
     const journald = await Journald.start();
     await journald.say('m1');
-    for (const machine of readdirSync(journald.directory)) {
-      for (const name of readdirSync(join(journald.directory, machine))) {
-        chmodSync(join(journald.directory, machine, name), 0o600);
-      }
-    }
+    await journald.rotate();
+    const [machine = ''] = readdirSync(journald.directory);
+    const folder = join(journald.directory, machine);
+    const setModes = (mode: (name: string) => number): void => {
+      for (const name of readdirSync(folder)) chmodSync(join(folder, name), mode(name));
+    };
+    for (const path of [folder, journald.directory, join(journald.directory, '..')]) chmodSync(path, 0o755);
     const bin = tempDir('bin');
     // Of root's rights, journalctl gets none.
-    const [setpriv, journalctl] = ['/usr/bin/setpriv', findService('journalctl')];
-    writeFileSync(join(bin, 'journalctl'), `#!/bin/sh\nexec ${setpriv} --reuid=65534 --regid=65534 --clear-groups ${journalctl} "$@"\n`); // prettier-ignore
+    const rights = 'setpriv --reuid=65534 --regid=65534 --clear-groups';
+    const path = process.env['PATH'] ?? '';
+    writeFileSync(join(bin, 'journalctl'), `#!/bin/sh\nPATH='${path}'\nexec ${rights} journalctl "$@"\n`);
     chmodSync(join(bin, 'journalctl'), 0o755);
-    for (const path of [journald.directory, join(journald.directory, '..')]) chmodSync(path, 0o755);
     findJournalctlIn(bin);
-    const { running } = await start(journald.directory, tempDir());
-    await expect.poll(() => running.output.counters.problem).toMatch(/^journalctl ended \(status 1\): the agent may not read the whole journal: run it as root, or in the group systemd-journal/); // prettier-ignore
+    setModes(() => 0o600);
+    const none = await start(journald.directory, tempDir());
+    const why = /the agent may not read the whole journal: run it as root, or in the group systemd-journal/;
+    await expect.poll(() => none.running.output.counters.problem).toMatch(why);
+    setModes((name) => (name === 'system.journal' ? 0o600 : 0o644));
+    const part = await start(journald.directory, tempDir());
+    await expect.poll(() => messagesOf(part.spool)).toEqual(['m1']);
+    expect(part.running.output.counters.problem).toMatch(why);
+  });
+
+  test('a damaged file is named, and the others are read', async () => {
+    const journald = await Journald.start();
+    await journald.say('m1');
+    const [machine = ''] = readdirSync(journald.directory);
+    writeFileSync(join(journald.directory, machine, 'system@damaged.journal'), Buffer.alloc(100, 1));
+    const { spool, running } = await start(journald.directory, tempDir());
+    await expect.poll(() => messagesOf(spool)).toEqual(['m1']);
+    expect(running.output.counters.problem).toMatch(/system@damaged\.journal is .*, ignoring file/);
+  });
+
+  test('without a journal, the source says so; one that comes later is read', async () => {
+    const journald = await Journald.start();
+    const dir = tempDir();
+    mkdirSync(join(dir, 'journal'));
+    const { spool, running } = await start(join(dir, 'journal'), dir, {}, { silentMs: 500 });
+    await expect.poll(() => running.output.counters.problem).toMatch(/^journalctl finds no journal: there is none in/);
+    rmdirSync(join(dir, 'journal'));
+    symlinkSync(journald.directory, join(dir, 'journal'));
+    await journald.say('m1');
+    await expect.poll(() => messagesOf(spool)).toEqual(['m1']);
+    await expect.poll(() => running.output.counters.problem).toBeNull();
   });
 });
 
