@@ -5,7 +5,8 @@
  * become `long` only when every one in the sample is a large integer (epoch times, ids) or one is beyond 2^53, else `double`:
  * Iceberg widens int to long and float to double, never long to double, so a first batch of whole numbers must not decide that a
  * measurement has no fractions. Integers up to 2^53 are exact in a double; whoever wants a long for small ones declares the schema.
- * Limits: FIELDS_MAX columns a table; names that differ only in case are one column in most SQL engines and are refused.
+ * Limits: FIELDS_MAX columns a table; names that differ only in case are one column in most SQL engines and are refused. A record that is refused for its names
+ * makes no columns: one with thousands of names would take the room of all that come after it.
  */
 import { FIELDS_MAX, refuseName } from './field-names.ts';
 import type { Field } from './fields.ts';
@@ -33,23 +34,49 @@ export function inferFields(
 ): Field[] {
   const seen = new Map<string, Seen>();
   const lowerCase = new Set(known.keys());
+  const hasColumn = (name: string): boolean => seen.has(name) || known.get(name.toLowerCase())?.name === name;
   for (const record of sample) {
-    for (const name in record) {
-      if (known.get(name.toLowerCase())?.name === name) continue;
-      const entry = seen.get(name);
-      if (entry !== undefined) {
-        count(entry, record[name]);
-        continue;
-      }
-      const isTaken = lowerCase.has(name.toLowerCase());
-      if (isTaken || record[name] === null || refuseName(name) !== undefined || lowerCase.size >= FIELDS_MAX) continue;
-      const first: Seen = { booleans: 0, strings: 0, nested: 0, numbers: 0, fractions: 0, large: 0, inexact: 0 };
-      count(first, record[name]);
-      seen.set(name, first);
+    const missing = missingColumns(record, hasColumn, lowerCase);
+    if (typeof missing === 'string') continue;
+    for (const name of missing) {
+      seen.set(name, { booleans: 0, strings: 0, nested: 0, numbers: 0, fractions: 0, large: 0, inexact: 0 });
       lowerCase.add(name.toLowerCase());
+    }
+    for (const name in record) {
+      const entry = seen.get(name);
+      if (entry !== undefined) count(entry, record[name]);
     }
   }
   return [...seen].map(([name, entry], index) => ({ id: firstId + index, name, required: false, ...typeOf(entry) }));
+}
+
+/**
+ * The names of `record` that need a column of their own; a field that is null needs none. A text is the reason why one of them cannot have it.
+ * `lowerCase`: the names of all columns.
+ */
+export function missingColumns(
+  record: Readonly<Record<string, unknown>>,
+  hasColumn: (name: string) => boolean,
+  lowerCase: ReadonlySet<string>,
+): readonly string[] | string {
+  const missing: string[] = [];
+  const missingLowerCase = new Set<string>();
+  for (const name in record) {
+    if (hasColumn(name)) continue;
+    const refusal = refuseName(name);
+    if (refusal !== undefined) return refusal;
+    if (record[name] === null) continue;
+    const lower = name.toLowerCase();
+    if (lowerCase.has(lower) || missingLowerCase.has(lower)) {
+      return `field ${name} cannot become a column: its name differs from that of another only in case`;
+    }
+    if (lowerCase.size + missing.length >= FIELDS_MAX) {
+      return `field ${name} cannot become a column: a dataset has at most ${FIELDS_MAX}`;
+    }
+    missingLowerCase.add(lower);
+    missing.push(name);
+  }
+  return missing;
 }
 
 function count(seen: Seen, value: unknown): void {

@@ -1,4 +1,5 @@
 /** Moves one fetched portion of a partition into the staging area, making new columns on the way. */
+import assert from 'node:assert';
 import { isUtf8 } from 'node:buffer';
 import { RecordBatchReader } from '../../lib/log/batch-reader.ts';
 import { inferFields, SAMPLE_RECORDS_MAX } from './infer.ts';
@@ -43,6 +44,7 @@ export async function stagePortion(
       if (outcome === 'evolve') {
         await addFields(staging, sampleOf(batches.slice(index), where, offset), nextFieldId);
         outcome = staging.stage(reader, recordPlace, offset);
+        assert(outcome !== 'evolve', `${where}: offset ${offset} has fields that cannot become columns`);
       }
       if (outcome === 'schema') await prepare(staging, reader.value());
       if (outcome === 'full' || outcome === 'schema') return false;
@@ -71,8 +73,7 @@ async function addFields(
 ): Promise<void> {
   const known = new Map(staging.fields.map((field) => [field.name.toLowerCase(), field]));
   const fields = inferFields(sample, known, 0).map((field) => ({ ...field, id: nextFieldId() }));
-  const asked = new Set(sample.slice(0, 1).flatMap((record) => Object.keys(record)));
-  await staging.addFields(fields, asked);
+  await staging.addFields(fields);
 }
 
 /** The records from `offset` on, the first one included; what cannot be parsed is left out. */

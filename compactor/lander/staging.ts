@@ -19,6 +19,7 @@ import type { ValueDecoder } from '../values/value-decoder.ts';
 import { DEPTH_MAX, type Field, FieldWriter, parseExactly, shown, stagedType } from './fields.ts';
 import { FIT, type Fit, INEXACT, TOO_DEEP } from './fit.ts';
 import { Identity } from './identity.ts';
+import { missingColumns } from './infer.ts';
 import type { Timely } from './timely.ts';
 import { typeText } from './scalar-text.ts';
 
@@ -75,8 +76,8 @@ export class Staging {
   readonly #hour: NumberColumn;
   #writers: FieldWriter[] = [];
   readonly #byName = new Map<string, FieldWriter>();
-  /** Names that inference left without a column (all null, one column too many): not asked for again in this commit. */
-  readonly #refused = new Set<string>();
+  /** Their names in lower case. */
+  readonly #lowerCase = new Set<string>();
   /** Row that a writer was last used in, to find the fields that a record lacks. */
   readonly #written: number[] = [];
   #serial = 0;
@@ -160,10 +161,9 @@ export class Staging {
     await this.#dead.begin();
   }
 
-  async addFields(fields: readonly Field[], askedFor: Iterable<string>): Promise<void> {
+  async addFields(fields: readonly Field[]): Promise<void> {
     await this.#table.addColumns(fields.map(({ name, type }) => ({ name, type: stagedType(type) })));
     this.#takeFields(fields);
-    for (const name of askedFor) if (!this.#byName.has(name)) this.#refused.add(name);
     await this.resume();
   }
 
@@ -174,6 +174,7 @@ export class Staging {
       const writer = new FieldWriter(field, this.#table.column(index), this.#options.decoder !== null);
       this.#writers.push(writer);
       this.#byName.set(field.name, writer);
+      this.#lowerCase.add(field.name.toLowerCase());
       this.#written.push(0);
     }
     // A new array, so that the loop over it stays fast after it grew.
@@ -240,7 +241,7 @@ export class Staging {
       if (writer?.name !== name) {
         writer = this.#byName.get(name);
         if (writer === undefined) {
-          const refusal = this.#unknownField(name, record[name]);
+          const refusal = this.#unknownField(name, record);
           if (refusal === undefined) continue;
           return refusal;
         }
@@ -262,15 +263,16 @@ export class Staging {
   }
 
   /** undefined: nothing is lost when it is left out. */
-  #unknownField(name: string, value: unknown): string | undefined {
+  #unknownField(name: string, record: Parsed): string | undefined {
     const refusal = refuseName(name);
     if (refusal !== undefined) return refusal;
     if (!this.#options.infer) return `field ${name} is not in the declared schema`;
+    if (record[name] === null) return undefined;
     // All columns that its schema asks for are made before.
-    if (this.#options.decoder !== null) return value === null ? undefined : noColumn(name);
-    if (!this.#refused.has(name)) return value === null ? undefined : 'evolve';
-    if (value === null) return undefined;
-    return noColumn(name);
+    if (this.#options.decoder !== null) return `field ${name} of its schema has no column`;
+    // Asked here, because to look for new columns takes as long as to land some thousand records.
+    const missing = missingColumns(record, (field) => this.#byName.has(field), this.#lowerCase);
+    return typeof missing === 'string' ? missing : 'evolve';
   }
 
   #stageAdded(reader: RecordBatchReader, place: Place, offset: number, record: Parsed, bytes: number): Outcome {
@@ -339,9 +341,6 @@ export class Staging {
     return 'staged';
   }
 }
-
-const noColumn = (name: string): string =>
-  `field ${name} cannot become a column: too many fields, or a name that differs from another only in case`;
 
 /** undefined: absent; NaN: not a whole number. */
 function optionalInteger(reader: RecordBatchReader, name: Uint8Array): number | undefined {
