@@ -13,6 +13,7 @@ import { join } from 'node:path';
 import type { DatasetConfig, PipelineConfig } from '../../lib/config/pipeline.ts';
 import { describeError, fromSystemError, isCode, isSystemError, PenstockError } from '../../lib/errors.ts';
 import { onEngineTime } from '../../lib/meta/engine-time.ts';
+import { isOutOfMemory } from '../../lib/sql/duckdb.ts';
 import { defaultScratchRoot, makeScratch } from '../../lib/sql/scratch.ts';
 import { SqlWorker } from '../../lib/sql/sql-worker-client.ts';
 import { type LakeContext, loadTable } from '../../lib/table/table.ts';
@@ -217,14 +218,16 @@ class CompactorRun {
       const table = await loadTable(lake, dataset.name);
       if (table === null) return [];
       for (const difference of differences(table, dataset)) this.#note(difference);
+      // By a clock that is months behind the hours of today are those far ahead, which are compacted though they are not over; by one that is ahead all are.
+      const nowMs = (await onEngineTime(lake.engine, lake.clock)).nowMs();
       const planned = await planGroups(
         table,
         {
           dataset,
           limits: limitsOf(config, dataset),
           ...(rewriteAll && { everything: true }),
-          firstHour: firstKeptHour(dataset, lake.clock.nowMs()),
-          endedBeforeMs: ignoreLag ? Infinity : lake.clock.nowMs() - config.compactor.lag,
+          firstHour: firstKeptHour(dataset, nowMs),
+          endedBeforeMs: ignoreLag ? Infinity : nowMs - config.compactor.lag,
           ...(hour === undefined ? {} : { hour }),
           ...(shard === undefined ? {} : { shard }),
         },
@@ -338,7 +341,11 @@ class CompactorRun {
         return null;
       }
       if (!isCode(error, ...GROUP_FAILURES)) throw error;
-      this.#problem(`${name}: ${describeError(error)}`);
+      const { memoryBytes } = config.compactor;
+      const remedy = isOutOfMemory(error)
+        ? `; compactor.memoryBytes (${memoryBytes / 1e6} MB) is too little for its rows`
+        : '';
+      this.#problem(`${name}: ${describeError(error)}${remedy}`);
       // A worker after an error may have died or hold what the next one needs.
       await this.#endWorker();
       return null;

@@ -196,6 +196,13 @@ class Erasure {
     } catch (error) {
       // Somebody replaced a file, or deleted rows of one: the next look finds what it became.
       if (isCode(error, 'conflict')) return;
+      if (isCode(error, 'io') && error.message.includes('Conversion Error')) {
+        const where = `--where: cannot be asked of every value of ${table.name} ${hourName(hour)}; nothing was erased there or in later hours`;
+        throw new PenstockError(
+          'usage',
+          `${where}. Compare with a constant of the column's type, or use TRY_CAST: ${error.message}`,
+        );
+      }
       // Delete files of another writer that cannot be applied: a rewrite would bring their rows back.
       if (!isCode(error, 'corrupt', 'unsupported', 'not-found')) throw error;
       for (const { location } of files) this.#damaged.add(location);

@@ -11,7 +11,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { DatasetConfig } from '../../lib/config/pipeline.ts';
 import { describeError, isCode, PenstockError } from '../../lib/errors.ts';
 import type { Log, TopicInfo, TopicOptions } from '../../lib/log/log.ts';
-import type { DuckDb } from '../../lib/sql/duckdb.ts';
+import { type DuckDb, isOutOfMemory } from '../../lib/sql/duckdb.ts';
 import { type LakeContext, loadTable } from '../../lib/table/table.ts';
 import { commitStaged, type LandTotals } from './commit-staged.ts';
 import type { CommitScope } from './land-files.ts';
@@ -27,6 +27,8 @@ import { hasMoved, type StagePlace, stagePortion } from './stage-portion.ts';
 import type { Staging } from './staging.ts';
 import { isPassing, type PartitionCursor, TopicSource } from './topic-source.ts';
 
+/** Less makes files of nothing but footers, and one record has at most 1 MiB. */
+export const STAGED_BYTES_MIN = 4_000_000;
 const ROUND_FAILURES_MAX = 20;
 /** Longer than a broker's restart or a failover takes. What is away for longer is somebody's to mend, and a job must not hide that. */
 const ONCE_FAILING_MS_MAX = 60_000;
@@ -52,7 +54,7 @@ export interface DatasetLanderOptions {
   /** null: the values are JSON. */
   readonly decoder: ValueDecoder | null;
   readonly commitEveryMs: number;
-  /** A commit is due when this many bytes of values are staged. */
+  /** A commit is due when this many bytes of values are staged; by half as many, down to STAGED_BYTES_MIN, after these did not fit into memory. */
   readonly stagedBytesMax: number;
   readonly topic: TopicOptions;
   readonly once: boolean;
@@ -102,10 +104,12 @@ export class DatasetLander {
   #topicId: string | undefined;
   #isTopicGone = false;
   #hintedMs = -Infinity;
+  #stagedBytesMax: number;
 
   constructor(options: DatasetLanderOptions) {
     const { lake, log, dataset, membership, once, commitEveryMs } = options;
     this.#options = options;
+    this.#stagedBytesMax = options.stagedBytesMax;
     this.#share = new DatasetShare(lake, dataset.name, membership);
     this.#goal = once
       ? new OnceGoal(log, lake.clock, commitEveryMs, (told) => options.onProblem(told, false))
@@ -134,6 +138,10 @@ export class DatasetLander {
           await this.#pause(PAUSE_MS_MAX);
           continue;
         }
+        if (isOutOfMemory(error) && this.#stagedBytesMax > STAGED_BYTES_MIN) {
+          this.#stageLess(error);
+          continue;
+        }
         // Told to end with the session gone: what was staged lands the next time.
         if (signal.aborted && isCode(error, 'fenced')) break;
         if (!(error instanceof PenstockError) || !isPassing(error)) throw error;
@@ -149,6 +157,19 @@ export class DatasetLander {
     }
     if (once && signal.aborted) this.#noteUnfinished();
     return { totals: this.#totals, problems: [...this.#problems] };
+  }
+
+  /**
+   * Values of hundreds of kB each take several times their bytes while they are written: DuckDB writes 2,048 rows at a time and spills none of them. Nor would they
+   * fit after a restart.
+   */
+  #stageLess(error: unknown): void {
+    this.#stagedBytesMax = Math.max(STAGED_BYTES_MIN, Math.floor(this.#stagedBytesMax / 2));
+    const by = `${Math.round(this.#stagedBytesMax / 1e6)} MB at a time`;
+    this.#options.onProblem(
+      `lands by ${by} from now on, as more does not fit into memory: ${describeError(error)}`,
+      false,
+    );
   }
 
   #gaveUp(error: PenstockError, failingMs: number): PenstockError {
@@ -300,11 +321,11 @@ export class DatasetLander {
       readonly isOver: () => Promise<boolean>;
     },
   ): Promise<RoundEnd> {
-    const { signal, once, commitEveryMs, stagedBytesMax } = this.#options;
+    const { signal, once, commitEveryMs } = this.#options;
     const { clock } = this.#options.lake;
     // A loss is committed in its time, too, though nothing may come after it.
     let dueMs = source.cursors.some(hasMoved) ? clock.monotonicMs() + commitEveryMs : Infinity;
-    while (!signal.aborted && staging.bytes < stagedBytesMax && clock.monotonicMs() < dueMs) {
+    while (!signal.aborted && staging.bytes < this.#stagedBytesMax && clock.monotonicMs() < dueMs) {
       const isOver = await round.isOver();
       const portion = isOver ? null : await source.next(signal);
       round.traces?.fetched();

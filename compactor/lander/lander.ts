@@ -16,13 +16,12 @@ import type { LakeContext } from '../../lib/table/table.ts';
 import type { SpanSink } from '../../lib/tracing/span.ts';
 import type { LandTotals } from './commit-staged.ts';
 import { openDecoder } from '../values/open-decoder.ts';
-import { DatasetLander, type DatasetResult, type HeldShare } from './land-dataset.ts';
+import { DatasetLander, type DatasetResult, type HeldShare, STAGED_BYTES_MIN } from './land-dataset.ts';
 import { LandingCosts } from './landing-costs.ts';
 import { Membership } from './membership.ts';
 
 /** Rows of JSON come to a third or less as Parquet; twice the file's size keeps a commit within a file and memory within reason. */
 const STAGED_PER_FILE_BYTE = 2;
-const STAGED_BYTES_MIN = 4_000_000;
 const MEMORY_PER_FILE_BYTE = 4;
 const MEMORY_BYTES_MIN = 512_000_000;
 const SCRATCH_PER_FILE_BYTE = 16;

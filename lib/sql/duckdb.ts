@@ -12,7 +12,7 @@ import {
   type DuckDBResultReader,
   type Json,
 } from '@duckdb/node-api';
-import { describeError, PenstockError } from '../errors.ts';
+import { describeError, isCode, PenstockError } from '../errors.ts';
 
 /**
  * What is freed beyond it goes back to the system. By default DuckDB's allocator keeps up to 512 MB of pages that it has freed, which
@@ -179,13 +179,20 @@ export class DuckDb {
   }
 }
 
+/** Also what it may spill is bounded, and both words come for either. */
+const OUT_OF_MEMORY = /Out of Memory|max_temp_directory_size|failed to allocate/i;
+
+/** A statement needed more than `memoryBytes` and `scratchBytes`: with less data it would not. */
+export const isOutOfMemory = (error: unknown): boolean => isCode(error, 'full') && OUT_OF_MEMORY.test(error.message);
+
 /** DuckDB reports kinds of failure as words at the start of the message. */
 export function toPenstockError(error: unknown): PenstockError {
   if (error instanceof PenstockError) return error;
   const text = describeError(error);
   if (/^INTERRUPT|Interrupted!/.test(text)) return new PenstockError('aborted', 'query interrupted', { cause: error });
-  if (/Out of Memory|max_temp_directory_size|No space left on device|failed to allocate/i.test(text)) {
-    return new PenstockError('full', `query: ${text}`, { cause: error });
+  if (OUT_OF_MEMORY.test(text) || /No space left on device/i.test(text)) {
+    // Behind the first line are settings that nobody can make here.
+    return new PenstockError('full', `query: ${text.replace(/\n[^]*$/, '')}`);
   }
   // What its Parquet reader says of bytes that are not what a writer made.
   if (

@@ -97,6 +97,20 @@ test('the lease of a machine whose clock is years ahead, and that is gone, holds
   await next.abandon();
 });
 
+test('a compactor whose clock is months off leaves the hours of today, which are not over', async () => {
+  const pipeline = await openTestPipeline();
+  const producer = new TestProducer(pipeline.log);
+  for (const seq of [0, 1]) {
+    await producer.append(0, [recordOf({ seq, value: { sensor: 's', ts: Date.now() + DAY_MS } })]);
+    await landOnce(pipeline);
+  }
+  for (const days of [-60, 60]) {
+    const { plan, summary } = await compactAll(ahead(pipeline, days), { ignoreLag: false });
+    expect(plan).toEqual([]);
+    expect(summary).toMatchObject({ groups: 0 });
+  }
+});
+
 test('what a compactor replaces whose clock is days behind stays openable for the whole grace', async () => {
   const pipeline = await openTestPipeline();
   const producer = new TestProducer(pipeline.log);

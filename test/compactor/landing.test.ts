@@ -1,6 +1,8 @@
+import { randomBytes } from 'node:crypto';
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { expect, test } from 'vitest';
+import { expect, onTestFinished, test, vi } from 'vitest';
+import { DuckDb } from '../../lib/sql/duckdb.ts';
 import { readCounters } from '../../lib/lake/counters.ts';
 import {
   foreignRecord,
@@ -86,4 +88,26 @@ test('records of many hours, mixed, go to the file of their hour in the order of
       expect(offsets).toEqual(Array.from({ length: 50 }, (_, n) => Number(hour) + n * hours));
     }
   }
+});
+
+test('values of nearly a megabyte that do not fit into memory together land by fewer at a time', async () => {
+  const pipeline = await openTestPipeline('', 'lander: { fileBytes: 8MB }', 1);
+  const records = Array.from({ length: 20 }, (_, seq) =>
+    recordOf({ seq, value: { sensor: 's', ts: HOUR_MS, text: randomBytes(600_000).toString('base64') } }),
+  );
+  const producer = new TestProducer(pipeline.log);
+  for (const record of records) await producer.append(0, [record]);
+  const open = DuckDb.open.bind(DuckDb);
+  // As little beside what is staged at a time (16 MB) as with full files of 128 MB.
+  const small = vi.spyOn(DuckDb, 'open').mockImplementation((options) => open({ ...options, memoryBytes: 32_000_000 }));
+  onTestFinished(() => small.mockRestore());
+  const told: string[] = [];
+  const { summary, problems } = await landOnce(pipeline, {
+    onStatus: (status) => status.kind === 'problem' && told.push(status.message),
+  });
+  expect(told[0]).toMatch(/^lands by 8 MB at a time from now on, as more does not fit into memory: .*Out of Memory/);
+  expect(problems).toEqual([]);
+  expect(summary).toMatchObject({ records: 20, rows: 20, quarantined: 0 });
+  const texts = (await readRows(pipeline.lake)).map((row) => String(row['text']).length);
+  expect(texts).toEqual(records.map(() => 800_000));
 });

@@ -1,4 +1,5 @@
-import { expect, test } from 'vitest';
+import { expect, onTestFinished, test, vi } from 'vitest';
+import { Staging } from '../../compactor/lander/staging.ts';
 import { loadTable } from '../../lib/table/table.ts';
 import {
   compactAll,
@@ -115,4 +116,25 @@ test('event times far away land in their own hours, a bounded number of files a 
   expect(result.summary).toEqual({ records: 250, rows: 250, quarantined: 0, lost: 0, files: 250 });
   expect(commits).toEqual([200, 50]);
   await expectAccounts(pipeline.lake, { landed: 250, liveRows: 250, liveFiles: 250 });
+});
+
+test('a record with more names than a dataset has room for takes none of it, and of those with one name too many none is looked at twice', async () => {
+  const pipeline = await openTestPipeline();
+  const looks = vi.spyOn(Staging.prototype, 'addFields');
+  onTestFinished(() => looks.mockRestore());
+  const producer = new TestProducer(pipeline.log);
+  const names = Array.from({ length: 501 }, (_, index) => [`x${index}`, index] as const);
+  const good = { sensor: 's', ts: HOUR_MS };
+  await producer.append(0, [foreignRecord({ ...good, ...Object.fromEntries(names) }), foreignRecord(good)]);
+  expect((await landOnce(pipeline)).summary).toMatchObject({ rows: 1, quarantined: 1 });
+  expect(Object.keys(await columns(pipeline))).toEqual(['sensor', 'ts']);
+  looks.mockClear();
+  // Each record has a name of its own: 498 of them become columns.
+  await producer.append(
+    0,
+    names.map(([name, value]) => foreignRecord({ ...good, [name]: value })),
+  );
+  expect((await landOnce(pipeline)).summary).toMatchObject({ rows: 498, quarantined: 3 });
+  expect(looks).toHaveBeenCalledTimes(1);
+  await expectAccounts(pipeline.lake, { landed: 503, quarantined: 4 });
 });

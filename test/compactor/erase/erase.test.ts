@@ -176,9 +176,19 @@ test.each([
   'true) or (true',
   '1 THEN 2 WHEN true',
   'sensor',
+  "_event_time < 'some day'",
 ])('a condition that is none is refused before anything is read: %s', async (where) => {
   const { pipeline } = await landed();
   await expect(erase(pipeline, { where })).rejects.toMatchObject({ code: 'usage' });
+});
+
+test('a condition that cannot be asked of the values that are there is refused with the hour, and nothing is erased', async () => {
+  const { pipeline, total } = await landed();
+  await expect(erase(pipeline, { where: 'sensor = 5' })).rejects.toMatchObject({
+    code: 'usage',
+    message: expect.stringMatching(/^--where: .*T07.*TRY_CAST.*Conversion Error/s) as unknown,
+  });
+  await expectAccounts(pipeline.lake, { liveRows: total, removed: 0 });
 });
 
 test('rows that another writer deleted do not come back with a rewrite, and those of the erasure are gone from the objects', async () => {
