@@ -1,5 +1,5 @@
 /**
- * The block cache: pieces of objects on the local disk, one file each, `<dir>/<1 hex>/<piece name>` = data, u32 checksum (pieces.ts).
+ * The block cache: pieces of objects on the local disk, one file each, `<dir>/<1 hex>/<piece name>` (piece-trailer.ts).
  *
  * Invariants
  * - A file is trusted only after its checksum was verified by this process, or it was written by it; a damaged one is removed and counts as absent.
@@ -26,10 +26,9 @@ import type { FileHandle } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import { Descriptors } from './descriptors.ts';
-import { checksumOf } from './pieces.ts';
 import type { Piece } from './pieces.ts';
+import { bytesWithTrailer, trailerOf, withoutTrailer } from './piece-trailer.ts';
 
-export const CRC_BYTES = 4;
 /** What others keep on the disk of the cache, within its bound. */
 type Sharer = 'whole files' | 'staging';
 
@@ -164,10 +163,7 @@ export class BlockCache {
     if (file === undefined) return false;
     if (file.verified) return true;
     const content = await readFile(this.#path(piece.name)).catch(() => Buffer.alloc(0));
-    const data = content.subarray(0, Math.max(0, content.length - CRC_BYTES));
-    const whole = data.length === piece.bytes && content.length === piece.bytes + CRC_BYTES;
-    const crc = whole ? checksumOf(piece, data) : 0;
-    if (!whole || crc !== content.readUInt32LE(piece.bytes) || (piece.crc !== null && piece.crc !== crc)) {
+    if (withoutTrailer(piece, content) === null) {
       this.#forget(piece.name);
       return false;
     }
@@ -175,21 +171,19 @@ export class BlockCache {
     return true;
   }
 
-  /** The file of a verified piece: its bytes, then their checksum. The caller closes it. Null when it is gone. */
+  /** The file of a verified piece, with its trailer. The caller closes it. Null when it is gone. */
   async open(piece: Piece): Promise<FileHandle | null> {
     return open(this.#path(piece.name), 'r').catch(() => null);
   }
 
   /** Keeps a verified piece. Never throws: a cache that cannot be written is a smaller cache. */
   async put(piece: Piece, data: Buffer): Promise<void> {
-    const bytes = piece.bytes + CRC_BYTES;
+    const bytes = bytesWithTrailer(piece);
     if (this.#files.has(piece.name)) return;
     const path = this.#path(piece.name);
     try {
       if (!this.#makeRoom(bytes)) return;
-      const trailer = Buffer.allocUnsafe(CRC_BYTES);
-      trailer.writeUInt32LE(piece.crc ?? checksumOf(piece, data));
-      await this.#write(path, data, trailer);
+      await this.#write(path, data, trailerOf(piece, data));
     } catch {
       // Perhaps the folder was removed under us: the next piece makes it anew.
       this.#folders.delete(dirname(path));

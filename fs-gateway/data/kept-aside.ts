@@ -122,7 +122,7 @@ export function keepDoubtful(dir: string, doubtful: readonly DoubtfulSegment[]):
     try {
       return `${what}: kept in ${keepSegment(dir, path, segment)}`;
     } catch (error) {
-      return `${what}: in ${path} until the next start, as it cannot be kept (${describeError(error)})`;
+      return `${what}: in ${path}, which the next start removes, as it cannot be kept (${describeError(error)}): copy it before that`;
     }
   });
   return `of what was staged nobody can tell whether it is committed, because the word for it is lost; it is not uploaded: ${told.join('; ')}`;

@@ -11,9 +11,8 @@ import type { IncomingMessage } from 'node:http';
 import type { Clock } from '../../lib/clock.ts';
 import { describeError, PenstockError } from '../../lib/errors.ts';
 import { OwnTimeout } from '../../lib/own-timeout.ts';
-import { CRC_BYTES } from '../data/block-cache.ts';
 import type { PeerPieces } from '../data/block-reader.ts';
-import { checksumOf } from '../data/pieces.ts';
+import { bytesWithTrailer, withoutTrailer } from '../data/piece-trailer.ts';
 import type { Piece } from '../data/pieces.ts';
 import { Slots } from '../data/slots.ts';
 import type { Peer, PeerDirectory } from './peer-directory.ts';
@@ -119,13 +118,10 @@ export class PeerClient implements PeerPieces {
   }
 
   async #get(peer: Peer, piece: Piece): Promise<Buffer> {
-    const body = await this.#request(peer, piecePath(this.#options.volumeId, piece), piece.bytes + CRC_BYTES);
-    const data = body.subarray(0, piece.bytes);
-    const crc = checksumOf(piece, data);
-    if (crc !== body.readUInt32LE(piece.bytes) || (piece.crc !== null && piece.crc !== crc)) {
-      throw new PeerError('lied', `what it sent of object ${piece.objectKey} does not match its checksum`);
-    }
-    return data;
+    const content = await this.#request(peer, piecePath(this.#options.volumeId, piece), bytesWithTrailer(piece));
+    const data = withoutTrailer(piece, content);
+    if (data !== null) return data;
+    throw new PeerError('lied', `what it sent of object ${piece.objectKey} does not match its checksum`);
   }
 
   /** An answer of exactly `bytes` bytes. */

@@ -12,9 +12,8 @@ import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { FileHandle } from 'node:fs/promises';
 import { pipeline } from 'node:stream/promises';
 import { isCode, PenstockError } from '../../lib/errors.ts';
-import { CRC_BYTES } from '../data/block-cache.ts';
 import type { BlockReader } from '../data/block-reader.ts';
-import { checksumOf } from '../data/pieces.ts';
+import { bytesWithTrailer, trailerOf } from '../data/piece-trailer.ts';
 import type { Piece } from '../data/pieces.ts';
 import { announced, listen, parseListen } from './address.ts';
 import { isAuthorized, parsePiecePath } from './protocol.ts';
@@ -119,8 +118,7 @@ export class PeerServer {
     this.#lent.set(data, holders + 1);
     if (holders === 0) this.#lentBytes += data.length;
     try {
-      const trailer = Buffer.allocUnsafe(CRC_BYTES);
-      trailer.writeUInt32LE(piece.crc ?? checksumOf(piece, data));
+      const trailer = trailerOf(piece, data);
       writeHead(piece, response);
       await pipeline([data, trailer], response);
     } finally {
@@ -142,7 +140,7 @@ export class PeerServer {
 
 async function sendFile(file: FileHandle, piece: Piece, response: ServerResponse): Promise<void> {
   try {
-    assertLength((await file.stat()).size, piece.bytes + CRC_BYTES);
+    assertLength((await file.stat()).size, bytesWithTrailer(piece));
     writeHead(piece, response);
     await pipeline(file.createReadStream({ start: 0, autoClose: false }), response);
   } finally {
@@ -150,8 +148,8 @@ async function sendFile(file: FileHandle, piece: Piece, response: ServerResponse
   }
 }
 
-function writeHead({ bytes }: Piece, response: ServerResponse): void {
-  response.writeHead(200, { 'content-type': 'application/octet-stream', 'content-length': bytes + CRC_BYTES });
+function writeHead(piece: Piece, response: ServerResponse): void {
+  response.writeHead(200, { 'content-type': 'application/octet-stream', 'content-length': bytesWithTrailer(piece) });
 }
 
 function assertLength(found: number, expected: number): void {

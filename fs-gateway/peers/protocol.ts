@@ -4,7 +4,7 @@
  *   own piece:       object, offset, stored, bytes, crc   (decimal: object id, where it begins in it and how long it is there, length
  *                    and CRC32C of its content)
  *   external chunk:  key, objectBytes, etag, chunk      (of an object of the lake, or a published one, which has an etag; chunks of CHUNK_BYTES)
- *   answer 200:      the bytes, then their checksum (u32, little-endian; pieces.ts): the form in which block-cache.ts keeps them
+ *   answer 200:      the bytes, then their checksum (u32, little-endian; piece-trailer.ts): the form in which block-cache.ts keeps them
  *
  * A request says which piece it wants, never what is in it, and there is no other method than GET: no peer changes anything of another.
  */

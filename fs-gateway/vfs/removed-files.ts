@@ -5,7 +5,8 @@
  * removal is found, as a power cut would take it. It ends with its last handle.
  * Failure: a worker that is killed before it has found the removal (LOOK_MS), or together with the supervisor, leaves nobody who could read what the kernel writes. Every fsync, close and open for writing
  *   of such a file is refused until its last handle is closed.
- * Limits: LOOKED_MAX live files each LOOK_MS, in turn.
+ * Limits: LOOKED_MAX live files each LOOK_MS, in turn. Where some of them are removed, most likely all are: those behind them are looked at at once, and requests are
+ * served in between.
  */
 import { PenstockError } from '../../lib/errors.ts';
 import { LiveFile } from '../data/live-file.ts';
@@ -44,6 +45,7 @@ export class RemovedFiles {
     if (found.length === 0) return;
     for (const ino of found) this.#known.add(ino);
     this.#tell(found);
+    if (this.#toLook.length > 0) setImmediate(() => this.#look());
     const failed = (): void => undefined; // Reported by the flush, which comes again.
     for (const ino of found) Promise.resolve(this.#commit(ino)).catch(failed);
   }
