@@ -23,13 +23,13 @@ export interface Place {
 
 /** For entries as they are written, from a place on. */
 export function followArguments(config: JournaldSourceConfig, directory: string | null, place: Place): string[] {
-  const { fields, severity, exclude } = config;
+  const { fields, exclude } = config;
   const names = [...ENTRY_FIELDS, ...OWN_FIELDS, ...exclude.map(nameOf), ...(fields === 'all' ? [] : fields)];
   return [
     ...commonArguments(directory),
     ...['--follow', '--no-tail'],
     ...(fields === 'all' ? [] : [`--output-fields=${[...new Set(names)].join(',')}`]),
-    ...(severity === undefined ? [] : [`--priority=${SEVERITIES.indexOf(severity)}`]),
+    ...severityArguments(config),
     ...(place.cursor === null ? [] : [`--cursor=${place.cursor}`]),
     ...matchArguments(config, place.boot),
   ];
@@ -41,6 +41,16 @@ export function lookArguments(directory: string | null, cursor: string | null): 
     ...commonArguments(directory),
     ...['--lines=1', '--output-fields=PRIORITY'],
     ...(cursor === null ? [] : [`--cursor=${cursor}`]),
+  ];
+}
+
+/** For what there is of what is configured, from that entry on: it, if it is of that, and the next one. */
+export function nextArguments(config: JournaldSourceConfig, directory: string | null, cursor: string): string[] {
+  return [
+    ...commonArguments(directory),
+    ...['--lines=2', '--output-fields=PRIORITY', `--cursor=${cursor}`],
+    ...severityArguments(config),
+    ...matchArguments(config, null),
   ];
 }
 
@@ -59,6 +69,10 @@ function commonArguments(directory: string | null): string[] {
 
 function placeArguments(directory: string | null): string[] {
   return ['--merge', '--no-pager', ...(directory === null ? [] : [`--directory=${directory}`])];
+}
+
+function severityArguments({ severity }: JournaldSourceConfig): string[] {
+  return severity === undefined ? [] : [`--priority=${SEVERITIES.indexOf(severity)}`];
 }
 
 /** Alternatives are divided by `+`; within one, matches of several fields must all be met. */

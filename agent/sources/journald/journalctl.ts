@@ -1,8 +1,7 @@
 /**
- * A run of journalctl. What it says beside entries tells why there are none, so it is kept; and some of it, said once in passing, is that
- * entries of others are not shown.
+ * A run of journalctl. What it says beside entries is kept: it tells why there are none, or not all.
  *
- * Limits: LAST_WORDS_MAX of what it says; LOOK_MS_MAX for a look at one entry.
+ * Limits: LAST_WORDS_MAX of what it says; LOOK_MS_MAX for a look.
  */
 import { spawn, type ChildProcessByStdio } from 'node:child_process';
 import type { Readable } from 'node:stream';
@@ -81,11 +80,15 @@ export class Journalctl {
   }
 }
 
-/** The one entry that these arguments ask for; null where there is none. Throws `unavailable` when journalctl cannot tell. */
-export async function lookAt(args: readonly string[], signal: AbortSignal): Promise<Entry | null> {
+/** The first entry that these arguments give, and that is wanted; null where there is none. Throws `unavailable` when journalctl cannot tell. */
+export async function lookAt(
+  args: readonly string[],
+  signal: AbortSignal,
+  isWanted: (entry: Entry) => boolean = () => true,
+): Promise<Entry | null> {
   return toItsEnd(args, signal, async (run) => {
     let found: Entry | undefined;
-    for await (const entries of run.entries(new ExportParser(LOOK_FIELD_BYTES_MAX))) found ??= entries[0];
+    for await (const entries of run.entries(new ExportParser(LOOK_FIELD_BYTES_MAX))) found ??= entries.find(isWanted);
     return found ?? null;
   });
 }

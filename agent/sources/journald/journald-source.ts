@@ -18,7 +18,7 @@ import { Backoff } from '../../uplink/backoff.ts';
 import { DeliveryQueue } from '../delivery-queue.ts';
 import type { ReadingMapping } from '../reading-parser.ts';
 import type { Source, SourceOutput } from '../source.ts';
-import { checkArguments, followArguments, lookArguments } from './arguments.ts';
+import { checkArguments, followArguments, lookArguments, nextArguments } from './arguments.ts';
 import type { JournaldSourceConfig } from './config.ts';
 import { entriesBetween, isSameEntry, realtimeUsOf } from './cursor.ts';
 import { ExportParser, type Entry } from './export-format.ts';
@@ -34,11 +34,15 @@ const HELD_MS = 10_000;
 /** journalctl watches the folders that there were when it was started: one that is mounted or made later is found by the next. */
 const SILENT_MS = 120_000;
 const SKIPPED_MAX = 1000;
+/** A write to the spool so often, for a source whose entries are rare; the journal of any machine goes back further. */
+const MOVE_ON_MS = 3_600_000;
 
 const storedSchema = z.strictObject({
   /** Of the last entry that was read; null: there was none when the agent first looked. */
   cursor: z.string().nullable(),
 });
+
+const TIMES = { heldMs: HELD_MS, silentMs: SILENT_MS, moveOnMs: MOVE_ON_MS };
 
 export function journaldSource(config: JournaldSourceConfig, baseDir: string, times: Partial<Times> = {}): Source {
   const directory = config.directory === undefined ? null : resolve(baseDir, config.directory);
@@ -46,13 +50,14 @@ export function journaldSource(config: JournaldSourceConfig, baseDir: string, ti
   return {
     name,
     run: (output, signal) =>
-      new JournaldSource({ name, config, directory, heldMs: HELD_MS, silentMs: SILENT_MS, ...times }, output, signal).run(), // prettier-ignore
+      new JournaldSource({ name, config, directory, ...TIMES, ...times }, output, signal).run(), // prettier-ignore
   };
 }
 
 interface Times {
   readonly heldMs: number;
   readonly silentMs: number;
+  readonly moveOnMs: number;
 }
 
 interface Reading extends Times {
@@ -141,6 +146,10 @@ class JournaldSource {
   async #readUntilItEnds(): Promise<string | null> {
     const { config, directory, silentMs } = this.#options;
     const problem = await problemWith(checkArguments(directory), this.#stop);
+    await this.#moveOn().catch((error: unknown) => {
+      // Seldom needed, and a look without a match takes long in a large journal: reading does not depend on it.
+      if (!isCode(error, 'unavailable')) throw error;
+    });
     const cursor = await this.#startCursor();
     const boot = cursor === undefined && config.start === 'boot' ? await bootId() : null;
     if (this.#isOver()) return null;
@@ -176,11 +185,32 @@ class JournaldSource {
     this.#run?.end();
   }
 
+  /**
+   * Where nothing has come for long, the stored entry may be removed as the oldest of all, and nothing be missing. So the last one takes its place, if
+   * between them there is none of what is configured. The order matters: the stored one must still be there when all behind it has been looked at.
+   */
+  async #moveOn(): Promise<void> {
+    const { config, directory, moveOnMs } = this.#options;
+    const stored = this.#storedCursor();
+    if (stored === null || stored === undefined) return;
+    const last = await lookAt(lookArguments(directory, null), this.#stop);
+    if (last === null || realtimeUsOf(cursorOf(last)) - realtimeUsOf(stored) < moveOnMs * 1000) return;
+    const isOther = (entry: Entry): boolean => !isSameEntry(stored, cursorOf(entry));
+    if ((await lookAt(nextArguments(config, directory, stored), this.#stop, isOther)) !== null) return;
+    const first = await lookAt(lookArguments(directory, stored), this.#stop);
+    if (first === null || isOther(first)) return;
+    await this.#output.deliver([], [{ source: this.#key, state: { cursor: cursorOf(last) } }]);
+  }
+
+  #storedCursor(): string | null | undefined {
+    return storedSchema.safeParse(this.#output.checkpoint(this.#key)).data?.cursor;
+  }
+
   /** Of the entry behind which reading goes on; undefined where there is none, and it begins as it is configured. */
   async #startCursor(): Promise<string | null | undefined> {
     const { config, directory } = this.#options;
-    const stored = storedSchema.safeParse(this.#output.checkpoint(this.#key)).data;
-    if (stored !== undefined) return stored.cursor;
+    const stored = this.#storedCursor();
+    if (stored !== undefined) return stored;
     if (config.start !== 'end') return undefined;
     const last = await lookAt(lookArguments(directory, null), this.#stop);
     if (this.#isOver()) return undefined;

@@ -25,7 +25,7 @@ async function start(
   journal: string,
   dir: string,
   more: Record<string, unknown> = {},
-  { maxBytes = 1e9, ...times }: { maxBytes?: number; heldMs?: number; silentMs?: number } = {},
+  { maxBytes = 1e9, ...times }: { maxBytes?: number; heldMs?: number; silentMs?: number; moveOnMs?: number } = {},
 ): Promise<Started> {
   const config = sourceConfig({ type: 'journald', directory: journal, identifiers: ['test'], to: 't', ...more });
   const spool = await spoolIn(join(dir, 'spool'), { maxBytes });
@@ -231,6 +231,27 @@ describe.skipIf(cannotRunJournald())('with a journald', () => {
     expect(messages.length).toBeLessThan(101);
     expect(running.output.counters.events).toMatchObject({ gap: 1 });
     expect(running.output.counters.events).not.toHaveProperty('process_end');
+  });
+
+  test('a program that writes seldom, whose last entry was removed when there was nothing behind it, names no gap', async () => {
+    const journald = await Journald.start();
+    const dir = tempDir();
+    await journald.say('m1');
+    const before = await start(journald.directory, dir);
+    await expect.poll(() => messagesOf(before.spool)).toEqual(['m1']);
+    await before.end();
+    await journald.rotate();
+    await journald.send([[['MESSAGE', 'other'], ['SYSLOG_IDENTIFIER', 'other']]]); // prettier-ignore
+    const silent = await start(journald.directory, dir, {}, { moveOnMs: 0 });
+    const cursor = (): unknown => silent.running.output.checkpoint(silent.running.output.checkpointKeys('journald:')[0] ?? ''); // prettier-ignore
+    const first = cursor();
+    await expect.poll(cursor).not.toEqual(first);
+    await silent.end();
+    journald.vacuum();
+    await journald.say('m2');
+    const { spool, running } = await start(journald.directory, dir);
+    await expect.poll(() => messagesOf(spool)).toEqual(['m1', 'm2']);
+    expect(running.output.counters).toMatchObject({ remark: null, quarantined: 0 });
   });
 
   test('a configuration that takes other entries than before goes on where reading was, and names no gap', async () => {
