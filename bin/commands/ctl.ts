@@ -254,10 +254,18 @@ async function request(
   }
   const problem = problemSchema.safeParse(value);
   const why = problem.success
-    ? oneLine(`${problem.data.title}: ${problem.data.detail}`)
+    ? linesOf(`${problem.data.title}: ${problem.data.detail}`)
     : `HTTP status ${response.status}`;
   throw new PenstockError(CODES[response.status] ?? 'io', `${why}${HINTS[response.status] ?? ''}`);
 }
+
+/** What a server says may have lines, as DuckDB points at what is wrong in a query; a terminal finds no command in any of them. */
+const linesOf = (text: string): string =>
+  text
+    .split('\n')
+    .filter((line) => line !== '')
+    .map(oneLine)
+    .join('\n');
 
 /** Of what goes on without its request: looks until it has ended, and shows how far it is. */
 async function toItsEnd(base: string, { value, goesOnAt }: Answer): Promise<unknown> {

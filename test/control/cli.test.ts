@@ -43,6 +43,11 @@ test('penstock serve tells its address, ctl asks it by its own document, SIGTERM
   const dataset = JSON.parse(await ctl('datasets', 'get', DATASET, '--json')) as { liveRows: number };
   expect(dataset.liveRows).toBe(rows);
   expect(await ctl('sql', 'query', '--sql', `SELECT count(*) AS n FROM ${DATASET}`)).toBe(`n\n${rows}\n`);
+  // DuckDB points at what is wrong, below the line that has it.
+  await expect(ctl('sql', 'query', '--sql', `SELECT nothing FROM ${DATASET}`)).rejects.toMatchObject({
+    code: 2,
+    stderr: expect.stringMatching(/\nLINE 1: SELECT nothing FROM .*\n +\^/) as string,
+  });
   expect(await ctl('runs', 'list', '--limit', '1')).toContain('compact');
   // A field that is an object comes from a file; a name of digits stays a name; who edits names what he saw.
   const settings = join(pipeline.dir, 'line.yaml');
