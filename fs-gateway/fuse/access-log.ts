@@ -4,7 +4,7 @@
  *
  * Invariants
  * - At most LOG_BYTES_MAX on disk twice: the file and its predecessor `FILE.1`.
- * - A log that cannot be written is reported once and dropped; the mount goes on.
+ * - A log that cannot be written, or not be opened again, is reported and dropped until it is reopened; the mount goes on.
  * Failure: lines of the last FLUSH_MS are lost when the worker is killed.
  */
 import { closeSync, fstatSync, openSync, renameSync, writeSync } from 'node:fs';
@@ -19,17 +19,17 @@ export class AccessLog {
   readonly #bytesMax: number;
   readonly #warn: (message: string) => void;
   readonly #timer: NodeJS.Timeout;
-  #fd: number;
-  #bytes: number;
+  /** Undefined: it could not be opened again, or is closed. */
+  #fd: number | undefined;
+  #bytes = 0;
   #pending = '';
-  #failed = false;
 
+  /** Throws Node's error when it cannot be opened: then the mount does not begin. */
   constructor(path: string, warn: (message: string) => void, bytesMax = LOG_BYTES_MAX) {
     this.#path = path;
     this.#warn = warn;
     this.#bytesMax = bytesMax;
-    this.#fd = openSync(path, 'a', 0o600);
-    this.#bytes = fstatSync(this.#fd).size;
+    this.#open();
     this.#timer = setInterval(() => this.flush(), FLUSH_MS);
     this.#timer.unref();
   }
@@ -39,34 +39,50 @@ export class AccessLog {
     if (this.#pending.length >= FLUSH_BYTES) this.flush();
   }
 
+  #open(): void {
+    const fd = openSync(this.#path, 'a', 0o600);
+    this.#fd = fd;
+    this.#bytes = fstatSync(fd).size;
+  }
+
   flush(): void {
-    if (this.#pending === '' || this.#failed) {
-      this.#pending = '';
-      return;
-    }
-    try {
-      this.#bytes += writeSync(this.#fd, this.#pending);
-      this.#pending = '';
-      if (this.#bytes >= this.#bytesMax) {
-        renameSync(this.#path, `${this.#path}.1`);
-        this.reopen();
-      }
-    } catch (error) {
-      this.#failed = true;
-      this.#warn(`access log ${this.#path} stopped: ${describeError(error)}`);
-    }
+    const lines = this.#pending;
+    this.#pending = '';
+    const fd = this.#fd;
+    if (lines === '' || fd === undefined) return;
+    this.#orStop(() => {
+      this.#bytes += writeSync(fd, lines);
+      if (this.#bytes < this.#bytesMax) return;
+      renameSync(this.#path, `${this.#path}.1`);
+      this.#closeFile();
+      this.#open();
+    });
   }
 
   /** After the file was moved away by logrotate (SIGHUP). */
   reopen(): void {
-    closeSync(this.#fd);
-    this.#fd = openSync(this.#path, 'a', 0o600);
-    this.#bytes = fstatSync(this.#fd).size;
+    this.#closeFile();
+    this.#orStop(() => this.#open());
+  }
+
+  /** Until it is reopened. */
+  #orStop(work: () => void): void {
+    try {
+      work();
+    } catch (error) {
+      this.#closeFile();
+      this.#warn(`access log ${this.#path} stopped: ${describeError(error)}`);
+    }
+  }
+
+  #closeFile(): void {
+    if (this.#fd !== undefined) closeSync(this.#fd);
+    this.#fd = undefined;
   }
 
   close(): void {
     clearInterval(this.#timer);
     this.flush();
-    closeSync(this.#fd);
+    this.#closeFile();
   }
 }

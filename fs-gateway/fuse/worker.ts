@@ -118,11 +118,11 @@ export async function serveDevice(
   operations: Operations,
   options: ServeOptions = {},
 ): Promise<ServeEnd> {
-  const { fd, session, negotiated, log, accessLogPath, mountpoint, notifier } = assignment;
+  const { fd, session, negotiated, log, mountpoint, notifier } = assignment;
   const sys = native();
   const metrics = new Metrics();
   const callers = options.callers ?? new Callers({ device: undefined, passesThrough: () => false });
-  const accessLog = accessLogPath === undefined ? undefined : new AccessLog(accessLogPath, log);
+  const accessLog = openAccessLog(assignment);
   const loop = new DeviceLoop(sys, {
     fd,
     session,
@@ -208,6 +208,18 @@ export async function serveDevice(
   if (orphaned !== undefined) return 'orphaned';
   tell({ type: 'unmounted' });
   return 'unmounted';
+}
+
+/** A mount does not begin with a log that cannot be opened; a later worker goes on without one. */
+function openAccessLog({ accessLogPath, generation, log }: WorkerAssignment): AccessLog | undefined {
+  if (accessLogPath === undefined) return undefined;
+  try {
+    return new AccessLog(accessLogPath, log);
+  } catch (error) {
+    if (generation === 0) throw error;
+    log(`access log ${accessLogPath} stopped: ${describeError(error)}`);
+    return undefined;
+  }
 }
 
 /** As long as it takes while a supervisor can end it; else bounded. */

@@ -1,6 +1,16 @@
-import { existsSync, readFileSync, renameSync, statSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  fstatSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+} from 'node:fs';
 import { join } from 'node:path';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, onTestFinished } from 'vitest';
 import { AccessLog } from '../../fs-gateway/fuse/access-log.ts';
 import { Metrics, formatPrometheus } from '../../fs-gateway/fuse/metrics.ts';
 import { mountability, parseMountInfo } from '../../fs-gateway/fuse/mount.ts';
@@ -58,6 +68,30 @@ describe('the access log', () => {
     log.close();
     expect(readFileSync(`${path}.old`, 'utf8')).toMatch(/ open 1 0 1\n$/);
     expect(readFileSync(path, 'utf8')).toMatch(/ read 1 0 1\n$/);
+  });
+});
+
+describe('the access log whose folder is removed', () => {
+  it('stops when it is reopened, which is told, closes nobody else’s file, and goes on when it can be opened again', () => {
+    const folder = join(tempDir('access'), 'logs');
+    mkdirSync(folder);
+    const path = join(folder, 'log');
+    const told: string[] = [];
+    const log = new AccessLog(path, (message) => told.push(message));
+    rmSync(folder, { recursive: true });
+    log.reopen();
+    expect(told).toEqual([expect.stringContaining(`${path} stopped: ENOENT`)]);
+    // By the number that the log had.
+    const other = openSync(tempDir('access'), 'r');
+    onTestFinished(() => closeSync(other));
+    log.record('open', 1n, 0, 1);
+    log.flush();
+    mkdirSync(folder);
+    log.reopen();
+    log.record('read', 1n, 0, 1);
+    log.close();
+    expect(readFileSync(path, 'utf8')).toMatch(/^[^\n]* read 1 0 1\n$/);
+    expect(fstatSync(other).isDirectory()).toBe(true);
   });
 });
 
