@@ -4,12 +4,13 @@
  *
  * A cookie is (page, position in the page): the page's scan cursor is kept per open directory, and within a page the entries are in
  * the order of a hash of their names, so an entry that goes away moves no other. Hashes of the names given are remembered while the
- * directory is open, because a scan may return an entry twice.
+ * directory is open, because a scan may return an entry twice. The page before the current one is kept as it was given: a reply that is full at the end of a
+ * page goes on from there, and what the two have is not scanned, and given, again.
  * A page is as of its scan. Once an entry of the directory has changed, what is left of the page is given as names only: attributes would
  * make the kernel enter a name that may be gone by now, and keep it.
  * The kernel keeps listings that it has read whole. It is told to go on using one as long as nobody else has changed the directory since
  * (its own changes it knows itself).
- * Limits: PAGE_ENTRIES, or WHOLE_MAX, in memory per open directory beside the hashes. After the worker's death pages are found again by
+ * Limits: twice PAGE_ENTRIES, or WHOLE_MAX, in memory per open directory beside the hashes. After the worker's death pages are found again by
  * scanning from the start; where entries of earlier pages went away meanwhile, the borders of pages may have moved by as many.
  */
 import { DT_DIR, DT_REG } from '../../lib/volume/dentry.ts';
@@ -33,6 +34,8 @@ const WHOLE_MAX = 8192;
 const WHOLE = 2 ** 20;
 /** Directories whose listings the kernel may still have. */
 const KEPT_MAX = 16_384;
+/** Of an open directory. */
+const PAGES_KEPT = 2;
 /** `.` and `..` have the cookies 1 and 2; a page's entries begin behind them. */
 const DOTS = 2;
 const POSITION_BITS = 32;
@@ -65,7 +68,8 @@ class OpenDirectory {
   /** The names of the pages up to `givenTo`. */
   readonly given = new NameSet();
   givenTo = -1;
-  page: Page | undefined;
+  /** PAGES_KEPT at most, the last one that was read behind the others. */
+  pages: readonly Page[] = [];
 }
 
 export class Directories {
@@ -90,7 +94,7 @@ export class Directories {
 
   release(handle: bigint): void {
     const directory = this.#open.get(handle);
-    if (directory !== undefined) this.#turn(directory, undefined);
+    if (directory !== undefined) this.#keep(directory, []);
     this.#open.delete(handle);
   }
 
@@ -103,10 +107,11 @@ export class Directories {
     this.#kept.clear();
   }
 
-  #turn(directory: OpenDirectory, page: Page | undefined): void {
-    const { page: before } = directory;
-    if (before?.watch !== undefined) this.#context.view.unwatch(before.watch);
-    directory.page = page;
+  #keep(directory: OpenDirectory, pages: readonly Page[]): void {
+    for (const page of directory.pages) {
+      if (page.watch !== undefined && !pages.includes(page)) this.#context.view.unwatch(page.watch);
+    }
+    directory.pages = pages;
   }
 
   async read(
@@ -124,7 +129,7 @@ export class Directories {
     if (at === 0) {
       directory.given.clear();
       directory.givenTo = -1;
-      this.#turn(directory, undefined);
+      this.#keep(directory, []);
       directory.cursors.length = 1;
     }
     if (at < 1 && !accept({ name: '.', ino: BigInt(ino), type: DT_DIR, cookie: 1n })) return;
@@ -184,7 +189,8 @@ export class Directories {
   }
 
   async #page(ino: number, listing: boolean, directory: OpenDirectory, index: number): Promise<Page> {
-    if (directory.page?.index === index) return directory.page;
+    const kept = directory.pages.find((page) => page.index === index);
+    if (kept !== undefined) return kept;
     const cursor = index === WHOLE ? '' : directory.cursors[index];
     if (cursor === undefined) {
       // A handle of a previous worker: its pages are found again from the start.
@@ -197,7 +203,7 @@ export class Directories {
       ? await this.#lakePage(ino, cursor, index)
       : await this.#scanPage(ino, cursor, index, directory);
     if (page.next !== null) directory.cursors[index + 1] = page.next;
-    this.#turn(directory, page);
+    this.#keep(directory, [...directory.pages, page].slice(-PAGES_KEPT));
     return page;
   }
 

@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest';
+import { DirectoryPages } from '../../fs-gateway/meta/directory-pages.ts';
 import { VolumeView } from '../../fs-gateway/meta/view.ts';
 import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
 import { NameSet } from '../../fs-gateway/vfs/name-set.ts';
@@ -59,6 +60,32 @@ test('cookies stay good: pages of any size, a seek back, entries that go away, a
   const next = await openTestVolume(volume);
   const rest = (await page(next, handle, seen[1500]?.cookie ?? 0n, 5000)).map((entry) => entry.name);
   expect(rest.sort()).toEqual(names.slice(1501).sort());
+});
+
+test('what a scan gives again is given once, also where a reply was full at the end of a page', async () => {
+  const volume = await testVolume();
+  const first = await openTestVolume(volume);
+  for (const name of ['a', 'b', 'c']) await first.operations.mknod(caller(), 1n, name, 0o100644, 0, 0);
+  await first.close();
+  const open = await openTestVolume(volume);
+  // As HSCAN does while Redis makes the table larger.
+  replaceMethod(
+    DirectoryPages.prototype,
+    'scan',
+    (scan) =>
+      async function (this: DirectoryPages, directory, cursor, limit) {
+        const { entries } = await scan.call(this, directory, '', limit);
+        const names = cursor === '' ? ['a', 'b'] : ['b', 'c'];
+        return {
+          entries: entries.filter(([name]) => names.includes(name)),
+          cursor: cursor === '' ? 'second' : null,
+        };
+      },
+  );
+  const { handle } = await open.operations.opendir(caller(), 1n, 0);
+  const given = await page(open, handle, 0n, 4);
+  const rest = await page(open, handle, given.at(-1)?.cookie ?? 0n, 4);
+  expect([...given, ...rest].map(({ name }) => name).toSorted()).toEqual(['.', '..', 'a', 'b', 'c']);
 });
 
 test('a directory that was made here is listed from what is known of it, and its cookies stay good, also when others change it', async () => {
