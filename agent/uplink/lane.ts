@@ -32,6 +32,8 @@ import type { SendIntent, SendIntents } from './send-intents.ts';
 export const BATCH_TARGET_BYTES = 512 * 1024;
 /** The broker, the disk and the link work on what is out of a backlog while the present waits for them. */
 const REPLAY_IN_FLIGHT_MAX = 2;
+/** Whoever refuses a time takes none that is nearer to it. */
+const OTHER_TIME_MS = 1000;
 
 export interface LaneContext extends StepContext {
   readonly log: Log;
@@ -370,6 +372,7 @@ export class Lane {
   /** All answers are in and at least one is an error; the first in order decides, the others may follow from it. */
   async #recover(failed: Batch): Promise<void> {
     const { error } = failed;
+    const nowMs = this.#context.nowMs();
     if (isCode(error, 'not-found')) {
       const topic = await this.#context.ensureTopic(this.#topic.name);
       if (topic.id === this.#maker.topicId) {
@@ -388,6 +391,9 @@ export class Lane {
       if (failed.intent.records === 1) await this.#giveUp(failed, error.message);
       else this.#maker.targetBytes = Math.max(1, Math.floor(failed.intent.bytes / 2));
       await this.#renew();
+    } else if (isCode(error, 'unsupported') && Math.abs(nowMs - failed.intent.timestampMs) > OTHER_TIME_MS) {
+      // Where topics keep the time of their producers, that may be what is refused: of a clock that was set right since, or from before an outage.
+      await this.#renew(nowMs);
     } else {
       this.#sendAgain();
     }
@@ -408,8 +414,8 @@ export class Lane {
     this.#finish(batch);
   }
 
-  /** What is not stored gets a new producer; a batch is cut where it is above the target, and never merged with another. */
-  async #renew(): Promise<void> {
+  /** What is not stored gets a new producer, and the time if one is given; a batch is cut where it is above the target, and never merged with another. */
+  async #renew(givenMs?: number): Promise<void> {
     const { log, signal, onCut } = this.#context;
     const known = this.#queue
       .filter(({ intent }) => intent.topicId === this.#maker.topicId)
@@ -425,7 +431,7 @@ export class Lane {
     this.#queuedBytes = 0;
     this.#replace(
       old,
-      old.map(({ intent, bytes }) => this.#maker.repack(intent, recordsOf(bytes, intent.topic))),
+      old.map(({ intent, bytes }) => this.#maker.repack(intent, recordsOf(bytes, intent.topic, givenMs))),
     );
   }
 }

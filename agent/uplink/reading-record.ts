@@ -70,13 +70,13 @@ export interface RecordCopy {
   readonly describe: () => { readonly key: string | null; readonly value: string };
 }
 
-/** The records of a batch of ours, to be put into others. */
-export function recordsOf(batch: Uint8Array, where: string): RecordCopy[] {
+/** The records of a batch of ours, to be put into others; with their own time, or the one given. */
+export function recordsOf(batch: Uint8Array, where: string, givenMs?: number): RecordCopy[] {
   const reader = new RecordBatchReader();
   reader.open(batch, where);
   const copies: RecordCopy[] = [];
   while (reader.next()) {
-    const { timestampMs } = reader;
+    const timestampMs = givenMs ?? reader.timestampMs;
     const key = reader.key();
     const value = reader.value();
     const headers = reader.headers();

@@ -13,7 +13,7 @@ import { KafkaBroker } from '../../support/kafka.ts';
 import { missing } from '../../support/services.ts';
 import { tempDir } from '../../support/temp.ts';
 import { readingOf, spoolIn } from '../spool/support.ts';
-import { delivered, outOfOrder } from './delivered.ts';
+import { delivered, flaws, outOfOrder } from './delivered.ts';
 import { startUplink } from './start-uplink.ts';
 import { HANG_MS } from '../../support/hang.ts';
 
@@ -141,25 +141,33 @@ test('a question to the log that the end of the uplink breaks off is no problem 
 });
 
 describe.skipIf(missing('kafka'))('on Kafka', () => {
-  test('a name that the broker forbids and a topic that refuses the time of records hold up no other', async () => {
+  test('a name that the broker forbids and a topic that refuses the time of records hold up no other; a time that is set right is taken', async () => {
     const broker = await KafkaBroker.start();
     onTestFinished(() => broker.close());
     const admin = new Kafka({ brokers: [broker.plain], logLevel: logLevel.NOTHING }).admin();
     await admin.connect();
     onTestFinished(() => admin.disconnect());
     const configEntries = [{ name: 'message.timestamp.before.max.ms', value: '0' }];
+    // Kafka 4 takes times of producers up to an hour ahead, unless it is told otherwise.
+    const hour = [{ name: 'message.timestamp.after.max.ms', value: '3600000' }];
     await admin.createTopics({
-      topics: [{ topic: 'strict', numPartitions: 1, configEntries }],
+      topics: [
+        { topic: 'strict', numPartitions: 1, configEntries },
+        { topic: 'ahead', numPartitions: 1, configEntries: hour },
+      ],
       waitForLeaders: true,
     });
     const log = await openLog(`kafka://${broker.plain}`);
     onTestFinished(() => log.close());
     const directory = tempDir();
     const spool = await spoolIn(join(directory, 'spool'));
-    const uplink = await startUplink(log, spool, directory, { bytesInMemoryMax: 1 << 20 });
+    // A machine whose clock has the local time, until NTP sets it.
+    let aheadMs = 8 * 3_600_000;
+    const clock = { ...systemClock, nowMs: () => systemClock.nowMs() + aheadMs };
+    const uplink = await startUplink(log, spool, directory, { bytesInMemoryMax: 1 << 20, clock });
     onTestFinished(() => uplink.close());
     for (let round = 1; round <= 5; round += 1) {
-      for (const topic of ['..', 'strict', 'good']) {
+      for (const topic of ['..', 'strict', 'ahead', 'good']) {
         await spool.append(Array.from({ length: 500 }, () => readingOf('.'.repeat(1000), topic)));
       }
       await expect.poll(async () => (await delivered(log, 'good')).length).toBe(500 * round);
@@ -169,9 +177,14 @@ describe.skipIf(missing('kafka'))('on Kafka', () => {
       .toEqual([
         ['..', true],
         ['strict', true],
+        ['ahead', true],
       ]);
     const problems = uplink.status().heldUp.map(({ problem }) => problem);
     expect(problems[0]).toContain('INVALID_TOPIC');
     expect(problems[1]).toContain('INVALID_TIMESTAMP');
+    expect(problems[2]).toContain('INVALID_TIMESTAMP');
+    aheadMs = 0;
+    await expect.poll(async () => flaws(await delivered(log, 'ahead'), 2500)).toBe('');
+    await expect.poll(() => uplink.status().heldUp.map(({ topic }) => topic)).toEqual(['..', 'strict']);
   });
 });
