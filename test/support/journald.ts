@@ -1,7 +1,7 @@
 /** A real journald of one's own, in a mount namespace (it takes root), whose journal lies in a temporary folder. No entry of the machine gets there. */
 import { spawn, spawnSync, type ChildProcessByStdio } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, readdirSync, rmSync } from 'node:fs';
+import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Readable, Writable } from 'node:stream';
@@ -76,11 +76,6 @@ export class Journald {
   vacuum(): void {
     const { status, stderr } = spawnSync('journalctl', [`--directory=${this.directory}`, '--vacuum-files=1']);
     if (status !== 0) throw new Error(String(stderr));
-  }
-
-  /** All of it. */
-  remove(): void {
-    for (const name of readdirSync(this.directory)) rmSync(join(this.directory, name), { recursive: true });
   }
 
   async #do(command: Readonly<Record<string, unknown>>): Promise<void> {

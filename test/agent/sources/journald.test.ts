@@ -341,7 +341,7 @@ describe.skipIf(cannotRunJournald())('with a journald', () => {
     const journald = await Journald.start();
     const dir = tempDir();
     mkdirSync(join(dir, 'journal'));
-    const { spool, running } = await start(join(dir, 'journal'), dir, {}, { silentMs: 500 });
+    const { spool, running } = await start(join(dir, 'journal'), dir, {}, { silentMs: 5000 });
     await expect.poll(() => running.output.counters.problem).toMatch(/^journalctl finds no journal: there is none in/);
     rmdirSync(join(dir, 'journal'));
     symlinkSync(journald.directory, join(dir, 'journal'));
