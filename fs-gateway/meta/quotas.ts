@@ -113,8 +113,8 @@ export class Quotas {
     );
   }
 
-  /** What counts to each root of an account now. */
-  usage(account: Account, what: 'bytes' | 'inodes'): Promise<number[]> {
+  /** What counts to each root of an account now; to that of the volume all does, whether it has a limit or not. */
+  usage(account: readonly Pick<QuotaRoot, 'ino'>[], what: 'bytes' | 'inodes'): Promise<number[]> {
     return this.#retry(async () => {
       const engine = await this.#engine();
       const numbers = await engine.readNumbers(account.map(({ ino }) => this.#keys.usage(ino, what)));

@@ -188,8 +188,7 @@ export class LockTable {
   async claim(): Promise<void> {
     const inos: number[] = [];
     for (let cursor: string | null = ''; cursor !== null;) {
-      const engine = await this.#view.engine();
-      const page: ScanPage = await engine.scan(this.#view.keys.locks, cursor, SCAN_PORTION);
+      const page: ScanPage = await this.#view.scanRecords(this.#view.keys.locks, cursor, SCAN_PORTION);
       for (const [field, stored] of page.entries) {
         const record = decodeLocks(stored.value, Number(field));
         if ([...record.held, ...record.waiting].some((lock) => this.#isMine(lock))) inos.push(Number(field));

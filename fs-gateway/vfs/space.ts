@@ -45,13 +45,12 @@ async function space(
   unlimited: number,
 ): Promise<Space> {
   const limits = account.map(limitOf);
-  const usage = await view.quotas.usage(account, what);
   const nearest = limits.findIndex((limit) => limit !== null);
   if (nearest < 0) {
-    const engine = await view.engine();
-    const [used] = await engine.readNumbers([view.keys.usage(ROOT_INO, what)]);
-    return { used: Math.max(0, Number(used ?? 0n)), free: unlimited };
+    const [used = 0] = await view.quotas.usage([{ ino: ROOT_INO }], what);
+    return { used, free: unlimited };
   }
+  const usage = await view.quotas.usage(account, what);
   const free = limits.map((limit, index) => (limit === null ? unlimited : Math.max(0, limit - (usage[index] ?? 0))));
   return { used: usage[nearest] ?? 0, free: Math.min(...free) };
 }
