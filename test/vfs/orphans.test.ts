@@ -137,7 +137,7 @@ test('a file without names that could not be removed, as the metadata engine was
   await writeFile(a, 'file', DATA);
   const restore = replaceMethod(Reclaimer.prototype, 'remove', () => () => Promise.reject(new Error('away')));
   await a.operations.unlink(caller(), 1n, 'file');
-  await expect.poll(() => reports).toEqual([expect.stringContaining('away')]);
+  await expect.poll(() => reports.some((report) => report.includes('away'))).toBe(true);
   restore();
   vi.advanceTimersByTime(60_000);
   await expect.poll(() => engine.count(keys.orphans)).toBe(0);
