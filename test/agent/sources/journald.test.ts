@@ -143,7 +143,7 @@ describe.skipIf(cannotRunJournald())('with a journald', () => {
   test('kill -9 of the agent loses no entry and doubles none', async () => {
     const journald = await Journald.start();
     const dir = tempDir();
-    const yaml = `agent: { id: edge, dataDir: ./agent }\nlog: 'file:./log'\nsources: [{ type: journald, directory: ${journald.directory}, identifiers: [test], to: machine }]\n`;
+    const yaml = `agent: { id: edge, dataDir: ./agent }\nlog: 'file:./log'\nuplink: { order: oldestFirst }\nsources: [{ type: journald, directory: ${journald.directory}, identifiers: [test], to: machine }]\n`;
     const agent = new AgentProcess(dir, yaml);
     for (let round = 0; round < 3; round += 1) {
       const saying = journald.say(...numbered(round * 1000, round * 1000 + 999));
