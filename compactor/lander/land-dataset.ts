@@ -104,6 +104,7 @@ export class DatasetLander {
   #topicId: string | undefined;
   #isTopicGone = false;
   #hintedMs = -Infinity;
+  #hintTrouble: string | undefined;
   #stagedBytesMax: number;
 
   constructor(options: DatasetLanderOptions) {
@@ -261,10 +262,7 @@ export class DatasetLander {
   async #topic(): Promise<TopicInfo | null> {
     const { log, dataset } = this.#options;
     const before = this.#topicId;
-    const topic =
-      before === undefined
-        ? await log.ensureTopic(dataset.topic, this.#options.topic)
-        : await findTopic(log, dataset.topic);
+    const topic = before === undefined ? await this.#firstTopic() : await findTopic(log, dataset.topic);
     if (topic === null) {
       const deleted = `topic ${dataset.topic} was deleted: it lands again when somebody has made it anew`;
       if (this.#goal !== undefined) this.#noteLasting(deleted);
@@ -279,6 +277,17 @@ export class DatasetLander {
     }
     [this.#topicId, this.#isTopicGone] = [topic.id, false];
     return topic;
+  }
+
+  /** One that nobody has written to yet is no error, and one that is misspelt looks the same: it is said. */
+  async #firstTopic(): Promise<TopicInfo> {
+    const { log, dataset } = this.#options;
+    const found = await findTopic(log, dataset.topic);
+    if (found !== null) return found;
+    const made = await log.ensureTopic(dataset.topic, this.#options.topic);
+    const what = `topic ${made.name} was not there and was made, with nothing to land in it`;
+    this.#options.onProblem(`${what}: is datasets[].topic spelt as the producers have it?`, false);
+    return made;
   }
 
   /** What `once` waits for when its own partitions are done; `left`: what is left of these. */
@@ -390,12 +399,15 @@ export class DatasetLander {
     this.#hintedMs = lake.clock.monotonicMs();
     try {
       await log.commitHint(hintGroup(dataset.name), topic.name, nextOffsets);
+      this.#hintTrouble = undefined;
     } catch (error) {
       const why = isCode(error, 'held')
         ? 'another program is a member of it. What lands does not hang on it: give that program a group of its own'
         : describeError(error);
       const message = `${topic.name}: offsets not shown to the log, in group ${hintGroup(dataset.name)}: ${why}`;
-      this.#options.onProblem(message, false);
+      // After each commit it would be the same.
+      if (message !== this.#hintTrouble) this.#options.onProblem(message, false);
+      this.#hintTrouble = message;
     }
   }
 }

@@ -1,5 +1,6 @@
 /** What `land --once` makes of a log that is away, and of one that is just back. */
 import { expect, onTestFinished, test } from 'vitest';
+import type { LandStatus } from '../../compactor/lander/lander.ts';
 import { systemClock } from '../../lib/clock.ts';
 import { PenstockError } from '../../lib/errors.ts';
 import { openKafkaLogWith } from '../../lib/log/kafka/kafka-log.ts';
@@ -16,6 +17,7 @@ import {
   landOnce,
   openTestPipeline,
   TestProducer,
+  TOPIC,
 } from './pipeline.ts';
 
 const reading = (n: number) => foreignRecord({ ts: HOUR_MS, n });
@@ -55,8 +57,8 @@ test('two rounds that fail are not enough to give up, however long they took; th
     const clock = { ...systemClock, monotonicMs: () => performance.now() + failed * 70_000 };
     const log: Log = {
       ...faultyLog(pipeline.log, new FaultPlan()),
-      ensureTopic: (name, options) => {
-        if (failed === failures) return pipeline.log.ensureTopic(name, options);
+      topic: (name) => {
+        if (failed === failures) return pipeline.log.topic(name);
         failed++;
         return Promise.reject(new PenstockError('unavailable', 'the put timed out'));
       },
@@ -82,4 +84,33 @@ test('a broker that has just been started, and does not know its topics for a mo
   expect(looks).toBeGreaterThan(2);
   expect(problems).toEqual([]);
   await expectAccounts(pipeline.lake, { landed: 1, lost: 0 });
+});
+
+test('a topic that is not there, because nothing was sent yet or its name is misspelt, is made, and said to have been', async () => {
+  const pipeline = await openTestPipeline('', '', 1);
+  await pipeline.log.deleteTopic(TOPIC);
+  const told: string[] = [];
+  const onStatus = (status: LandStatus): unknown => status.kind === 'problem' && told.push(status.message);
+  for (let run = 0; run < 2; run++) expect((await landOnce(pipeline, { onStatus })).problems).toEqual([]);
+  expect(told).toEqual([expect.stringMatching(`^topic ${TOPIC} was not there and was made`)]);
+});
+
+test('a log that does not take the offsets that are shown to it is named once, not with each commit', async () => {
+  const pipeline = await openTestPipeline('', 'lander: { fileBytes: 1MB }', 1);
+  const text = 'x'.repeat(900_000);
+  const producer = new TestProducer(pipeline.log);
+  for (let n = 0; n < 10; n++) await producer.append(0, [foreignRecord({ ts: HOUR_MS, n, text })]);
+  const hints: unknown[] = [];
+  const log: Log = {
+    ...faultyLog(pipeline.log, new FaultPlan()),
+    commitHint: (...hint) => {
+      hints.push(hint);
+      return Promise.reject(new PenstockError('denied', 'the group is not yours'));
+    },
+  };
+  const told: string[] = [];
+  const onStatus = (status: LandStatus): unknown => status.kind === 'problem' && told.push(status.message);
+  expect((await landOnce({ ...pipeline, log }, { onStatus })).summary).toMatchObject({ rows: 10 });
+  expect(hints.length).toBeGreaterThan(1);
+  expect(told).toEqual([expect.stringContaining('the group is not yours')]);
 });
