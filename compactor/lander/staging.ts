@@ -31,6 +31,8 @@ export const OPEN_HOURS_MAX = 200;
 const VALUE_BYTES_MAX = 1 << 20;
 /** What a row holds beside its value: the added columns. */
 const ADDED_BYTES = 80;
+/** What a row holds for each column at least, whether it has a value there or not. */
+const COLUMN_BYTES = 8;
 
 const EVENT_HEADER = Buffer.from('event');
 const ARRIVAL_HEADER = Buffer.from('arrival');
@@ -136,7 +138,7 @@ export class Staging {
   get records(): number {
     return this.#records;
   }
-  /** About what is held, from the bytes of the values. */
+  /** About what is held, from the bytes of the values and the width of the rows. */
   get bytes(): number {
     return this.#bytes;
   }
@@ -309,7 +311,7 @@ export class Staging {
     table.endRow(bytes);
     this.#lastHour = hour;
     this.#records++;
-    this.#bytes += bytes + ADDED_BYTES;
+    this.#bytes += Math.max(bytes, COLUMN_BYTES * this.#writers.length) + ADDED_BYTES;
     return 'staged';
   }
 

@@ -179,8 +179,8 @@ export class DuckDb {
   }
 }
 
-/** Also what it may spill is bounded, and both words come for either. */
-const OUT_OF_MEMORY = /Out of Memory|max_temp_directory_size|failed to allocate/i;
+/** Also what it may spill is bounded, and both words come for either. An appender says of the block alone that it has no room. */
+const OUT_OF_MEMORY = /Out of Memory|max_temp_directory_size|failed to allocate|could not allocate block/i;
 
 /** A statement needed more than `memoryBytes` and `scratchBytes`: with less data it would not. */
 export const isOutOfMemory = (error: unknown): boolean => isCode(error, 'full') && OUT_OF_MEMORY.test(error.message);

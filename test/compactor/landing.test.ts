@@ -90,6 +90,29 @@ test('records of many hours, mixed, go to the file of their hour in the order of
   }
 });
 
+test('rows of many columns count by their width, though their values are short: they land by as many as fit into memory', async () => {
+  const pipeline = await openTestPipeline('', 'lander: { fileBytes: 32MB }', 1);
+  const producer = new TestProducer(pipeline.log);
+  const names = Array.from({ length: 490 }, (_, n) => `f${n}`);
+  await producer.append(0, [recordOf({ seq: 0, value: Object.fromEntries(names.map((name) => [name, 1.5])) })]);
+  const count = 48_000;
+  for (let seq = 1; seq <= count; seq += 1000) {
+    const some = Array.from({ length: 1000 }, (_, n) => recordOf({ seq: seq + n, value: { f0: seq + n } }));
+    await producer.append(0, some);
+  }
+  giveDuckDb(160_000_000);
+  const { summary, problems } = await landOnce(pipeline);
+  expect(problems).toEqual([]);
+  expect(summary).toMatchObject({ records: count + 1, rows: count + 1, quarantined: 0 });
+});
+
+/** Until the test ends. */
+function giveDuckDb(memoryBytes: number): void {
+  const open = DuckDb.open.bind(DuckDb);
+  const small = vi.spyOn(DuckDb, 'open').mockImplementation((options) => open({ ...options, memoryBytes }));
+  onTestFinished(() => small.mockRestore());
+}
+
 test('values of nearly a megabyte that do not fit into memory together land by fewer at a time', async () => {
   const pipeline = await openTestPipeline('', 'lander: { fileBytes: 8MB }', 1);
   const records = Array.from({ length: 20 }, (_, seq) =>
@@ -97,10 +120,8 @@ test('values of nearly a megabyte that do not fit into memory together land by f
   );
   const producer = new TestProducer(pipeline.log);
   for (const record of records) await producer.append(0, [record]);
-  const open = DuckDb.open.bind(DuckDb);
   // As little beside what is staged at a time (16 MB) as with full files of 128 MB.
-  const small = vi.spyOn(DuckDb, 'open').mockImplementation((options) => open({ ...options, memoryBytes: 32_000_000 }));
-  onTestFinished(() => small.mockRestore());
+  giveDuckDb(32_000_000);
   const told: string[] = [];
   const { summary, problems } = await landOnce(pipeline, {
     onStatus: (status) => status.kind === 'problem' && told.push(status.message),
