@@ -2,8 +2,9 @@
  * The locks of one file over all mounts: who holds which range, and who waits for one, in the order they came.
  *
  * Record {v}k <ino>, absent while there are none:
- *   varint count, then for each lock held:   u8 1 posix (and OFD) | 2 flock, u8 1 read | 2 write, i64 owner, i64 start, i64 end,
+ *   varint count, then for each lock held:   u8 3 posix (and OFD) | 4 flock, u8 1 read | 2 write, i64 owner, i64 start, i64 end,
  *                                            i64 handle, varint pid, latin1 mount, varint session
+ *                                            (1 posix | 2 flock: of an earlier form, without the handle)
  *   varint count, then for each that waits:  the same, varint ticket
  *   CRC32C
  * `owner` is the kernel's number, unique within a mount; `handle` the open file through which the range was set last; `mount` is one life of a mount over all its workers, `session` the one in which
@@ -111,10 +112,14 @@ export function withoutMounts(record: LockRecord, gone: (lock: Lock) => boolean)
   return { held: record.held.filter((lock) => !gone(lock)), waiting: record.waiting.filter((lock) => !gone(lock)) };
 }
 
+const POSIX = 3;
+const FLOCK = 4;
+/** Of records of before the handle was in them. */
+const OLDER_POSIX = 1;
 const scratch = new ByteWriter();
 
 function writeLock(writer: ByteWriter, lock: Lock): void {
-  writer.u8(lock.kind === 'posix' ? 1 : 2).u8(lock.type === 'read' ? 1 : 2);
+  writer.u8(lock.kind === 'posix' ? POSIX : FLOCK).u8(lock.type === 'read' ? 1 : 2);
   writer.i64(BigInt.asIntN(64, lock.owner)).i64(lock.start).i64(lock.end);
   writer.i64(BigInt.asIntN(64, lock.handle)).varint(lock.pid).latin1(lock.mount).varint(lock.session);
 }
@@ -122,14 +127,15 @@ function writeLock(writer: ByteWriter, lock: Lock): void {
 function readLock(reader: ByteReader): Lock {
   const kind = reader.u8();
   const type = reader.u8();
-  if ((kind !== 1 && kind !== 2) || (type !== 1 && type !== 2)) throw reader.damaged(`a lock of kind ${kind}/${type}`);
+  if (kind < OLDER_POSIX || kind > FLOCK || (type !== 1 && type !== 2))
+    throw reader.damaged(`a lock of kind ${kind}/${type}`);
   return {
-    kind: kind === 1 ? 'posix' : 'flock',
+    kind: kind === POSIX || kind === OLDER_POSIX ? 'posix' : 'flock',
     type: type === 1 ? 'read' : 'write',
     owner: BigInt.asUintN(64, reader.i64()),
     start: reader.i64(),
     end: reader.i64(),
-    handle: BigInt.asUintN(64, reader.i64()),
+    handle: kind < POSIX ? 0n : BigInt.asUintN(64, reader.i64()),
     pid: reader.varint(),
     mount: reader.latin1(),
     session: reader.varint(),

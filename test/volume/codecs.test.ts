@@ -1,11 +1,14 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import { ByteWriter } from '../../lib/volume/bytes.ts';
 import { decodeDentry, encodeDentry } from '../../lib/volume/dentry.ts';
 import { extentsWithin, replaceExtents } from '../../lib/volume/extents.ts';
 import type { Extent } from '../../lib/volume/extents.ts';
 import { decodeChanges, encodeChanges } from '../../lib/volume/feed.ts';
 import { decodeInode, encodeInode, newInode, S_IFDIR, S_IFLNK, S_IFREG } from '../../lib/volume/inode.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
+import { decodeLocks, encodeLocks } from '../../lib/volume/lock-record.ts';
+import type { Lock } from '../../lib/volume/lock-record.ts';
 import { decodePointer, decodeSegment, encodePointer, encodeSegment } from '../../lib/volume/listing.ts';
 
 const whole = fc.nat({ max: 2 ** 45 });
@@ -110,6 +113,31 @@ test('the address of an inode is where a link from its entry leads', () => {
       expect(keys.inoOf(address.bucket, address.field)).toBe(ino);
     }),
   );
+});
+
+test('locks keep all that they are, and those of a mount of before are read, without a handle', () => {
+  const lock: Lock = {
+    kind: 'flock',
+    type: 'write',
+    owner: 2n ** 64n - 1n,
+    start: 0n,
+    end: 2n ** 63n - 1n,
+    handle: 2n ** 63n,
+    pid: 7,
+    mount: 'm\xe4',
+    session: 9,
+  };
+  const record = { held: [lock, { ...lock, kind: 'posix' as const }], waiting: [{ ...lock, ticket: 3 }] };
+  expect(decodeLocks(encodeLocks(record) ?? Buffer.alloc(0), 5)).toEqual(record);
+  const older = new ByteWriter().varint(2);
+  for (const kind of [1, 2]) {
+    older.u8(kind).u8(2).i64(-1n).i64(lock.start).i64(lock.end);
+    older.varint(lock.pid).latin1(lock.mount).varint(lock.session);
+  }
+  const [posix, flock] = decodeLocks(older.varint(0).finish(), 5).held;
+  expect(posix).toEqual({ ...lock, kind: 'posix', handle: 0n });
+  expect(flock).toEqual({ ...lock, handle: 0n });
+  expect(() => decodeLocks(new ByteWriter().varint(1).u8(5).u8(1).finish(), 5)).toThrow('a lock of kind 5/1');
 });
 
 test('feed messages and listings keep names byte for byte', () => {
