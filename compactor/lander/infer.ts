@@ -26,15 +26,16 @@ interface Seen {
   inexact: number;
 }
 
-/** New fields in order of appearance, with ids from `firstId`. `known` maps lower-case names. */
+/** New fields in order of appearance, with ids from `firstId`. Of those that are `known`, another program may have made two that differ only in case. */
 export function inferFields(
   sample: Iterable<Readonly<Record<string, unknown>>>,
-  known: ReadonlyMap<string, Field>,
+  known: readonly Pick<Field, 'name'>[],
   firstId: number,
 ): Field[] {
   const seen = new Map<string, Seen>();
-  const lowerCase = new Set(known.keys());
-  const hasColumn = (name: string): boolean => seen.has(name) || known.get(name.toLowerCase())?.name === name;
+  const names = new Set(known.map(({ name }) => name));
+  const lowerCase = new Set(known.map(({ name }) => name.toLowerCase()));
+  const hasColumn = (name: string): boolean => seen.has(name) || names.has(name);
   for (const record of sample) {
     const missing = missingColumns(record, hasColumn, lowerCase);
     if (typeof missing === 'string') continue;

@@ -279,13 +279,13 @@ export class DatasetLander {
     return topic;
   }
 
-  /** One that nobody has written to yet is no error, and one that is misspelt looks the same: it is said. */
+  /** One that nobody has written to yet is no error (it is made), and one that is misspelt looks the same: it is said. */
   async #firstTopic(): Promise<TopicInfo> {
     const { log, dataset } = this.#options;
     const found = await findTopic(log, dataset.topic);
     if (found !== null) return found;
     const made = await log.ensureTopic(dataset.topic, this.#options.topic);
-    const what = `topic ${made.name} was not there and was made, with nothing to land in it`;
+    const what = `topic ${made.name} was not there, and there is nothing to land in it yet`;
     this.#options.onProblem(`${what}: is datasets[].topic spelt as the producers have it?`, false);
     return made;
   }

@@ -71,8 +71,7 @@ async function addFields(
   sample: readonly Readonly<Record<string, unknown>>[],
   nextFieldId: () => number,
 ): Promise<void> {
-  const known = new Map(staging.fields.map((field) => [field.name.toLowerCase(), field]));
-  const fields = inferFields(sample, known, 0).map((field) => ({ ...field, id: nextFieldId() }));
+  const fields = inferFields(sample, staging.fields, 0).map((field) => ({ ...field, id: nextFieldId() }));
   await staging.addFields(fields);
 }
 

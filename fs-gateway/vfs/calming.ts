@@ -41,7 +41,7 @@ export class Calming {
     const file = context.staging.get(ino);
     if (this.#closed || !(file instanceof LiveFile) || context.staging.opens.has(ino)) return;
     if (!file.quiet) {
-      this.#later(ino, Math.max(pauseMs, Math.min(pauseMs * 2, CALM_MAX_MS)));
+      this.#later(ino, longer(pauseMs));
       return;
     }
     // Nobody can write it now: what is committed by this flush is final, unless an open comes in between.
@@ -94,7 +94,7 @@ export class Calming {
       const startedMs = performance.now();
       Promise.resolve(this.#options.commit(ino))
         .then(() => this.#calm(ino, Math.max(pauseMs, (performance.now() - startedMs) / CALM_SHARE)))
-        .catch(() => this.#later(ino, pauseMs)); // The flush has reported it.
+        .catch(() => this.#later(ino, longer(pauseMs))); // The flush has reported it.
     }, pauseMs);
     timer.unref();
     this.#waiting.set(ino, timer);
@@ -104,4 +104,8 @@ export class Calming {
     this.#closed = true;
     for (const timer of this.#waiting.values()) clearTimeout(timer);
   }
+}
+
+function longer(pauseMs: number): number {
+  return Math.max(pauseMs, Math.min(pauseMs * 2, CALM_MAX_MS));
 }

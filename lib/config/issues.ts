@@ -10,6 +10,8 @@ export interface KeyProblem {
 /** How a schema is to be parsed for `describeIssue`. A schema's own message comes before these. */
 export const ISSUES = { reportInput: true, error: expectation } as const;
 
+const FORMATS: Readonly<Record<string, string>> = { url: 'expected a URL', uuid: 'expected a UUID' };
+
 function expectation(issue: z.core.$ZodRawIssue): string | undefined {
   const things = issue.origin === 'string' ? ' characters' : issue.origin === 'array' ? ' entries' : '';
   switch (issue.code) {
@@ -21,7 +23,9 @@ function expectation(issue: z.core.$ZodRawIssue): string | undefined {
       return `expected at most ${issue.maximum}${things}`;
     case 'invalid_format':
       if (issue.format === 'regex') return `expected a text that matches ${issue.pattern}`;
-      return issue.format === 'url' ? 'expected a URL' : undefined;
+      return FORMATS[issue.format];
+    case 'invalid_key':
+      return 'a key that is empty, too long, or has characters that keys here may not have';
     default:
       return undefined;
   }

@@ -194,6 +194,8 @@ export function toPenstockError(error: unknown): PenstockError {
     // Behind the first line are settings that nobody can make here.
     return new PenstockError('full', `query: ${text.replace(/\n[^]*$/, '')}`);
   }
+  // It quotes the value, whatever that says.
+  if (text.startsWith('Conversion Error')) return new PenstockError('io', `query: ${text}`, { cause: error });
   // What its Parquet reader says of bytes that are not what a writer made.
   if (
     /Invalid Input Error|Snappy|ZSTD|zstd|No magic bytes|too small to be a Parquet|TProtocolException|Thrift|Serialization|Out of Range Error|corrupt|Parquet|Truncated|Could not read enough bytes/i.test(

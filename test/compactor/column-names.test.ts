@@ -117,7 +117,7 @@ test('of two names that differ only in case the first becomes a column, and reco
   await expectAccounts(pipeline.lake, { landed: 4, quarantined: 2 });
 });
 
-test('two such columns that another program made are both filled, and the hour is compacted', async () => {
+test('two such columns that another program made are both filled, also beside a new one, and the hour is compacted', async () => {
   const pipeline = await openTestPipeline();
   const producer = new TestProducer(pipeline.log);
   await producer.append(0, [recordOf({ seq: 0, value: { sensor: 's', ts: HOUR_MS, Temp: 1 } })]);
@@ -127,14 +127,14 @@ test('two such columns that another program made are both filled, and the hour i
     const change = { operation: 'append', add: [], remove: [], summary: {} } as const;
     return { change: { ...change, schema: { ...schema, fields: [...schema.fields, temp] } }, extra: {} };
   });
-  await producer.append(0, [recordOf({ seq: 1, value: { sensor: 's', ts: HOUR_MS, Temp: 2, temp: 3 } })]);
+  await producer.append(0, [recordOf({ seq: 1, value: { sensor: 's', ts: HOUR_MS, Temp: 2, temp: 3, more: 4 } })]);
   expect(await landOnce(pipeline)).toMatchObject({ summary: { rows: 1, quarantined: 0 }, problems: [] });
   expect(await compactAll(pipeline)).toMatchObject({ summary: { groups: 1, out: 2 }, problems: [] });
   // In the file the later column has another name; readers of the table find it by its id.
-  const rows = (await readRows(pipeline.lake)).map((row) => Object.values(row).slice(-2));
+  const rows = (await readRows(pipeline.lake)).map((row) => Object.values(row).slice(-3));
   expect(rows).toEqual([
-    [1, null],
-    [2, 3],
+    [1, null, null],
+    [2, 3, 4],
   ]);
 });
 

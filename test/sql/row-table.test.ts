@@ -118,6 +118,11 @@ test('a column that is added later is null in the rows before it', async () => {
   ]);
 });
 
+test('a value that cannot be converted is no damaged file, whatever it says', async () => {
+  const db = await openDb();
+  await expect(db.query("SELECT CAST('corrupt Parquet' AS INTEGER)")).rejects.toMatchObject({ code: 'io' });
+});
+
 test('nothing is fetched: an unknown extension is an error', async () => {
   const db = await openDb();
   await expect(db.query("SELECT * FROM read_parquet('https://127.0.0.1:1/x.parquet')")).rejects.toThrow(
