@@ -284,7 +284,7 @@ export class DeviceLoop {
       this.#fail(request, error);
       return;
     }
-    if (opcode.unhurried?.(args) === true) this.#unhurried.push([request, args]);
+    if (opcode.unhurried?.(this.#options.operations, request.ino, args) === true) this.#unhurried.push([request, args]);
     else this.#call(request, args);
   }
 

@@ -13,7 +13,7 @@ export interface Opcode<A = unknown, R = unknown> {
   /** FORGET and its kind: the kernel expects no answer. */
   readonly silent?: true;
   /** Nobody waits for the answer or the effect, and what `decode` returns does not refer to the request's bytes. */
-  unhurried?(args: A): boolean;
+  unhurried?(ops: Operations, ino: bigint, args: A): boolean;
   decode(request: RequestReader): A;
   call(ops: Operations, caller: Caller, ino: bigint, args: A): Result<R>;
   encode?(reply: ReplyWriter, result: R, args: A): void;

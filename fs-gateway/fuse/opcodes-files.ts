@@ -86,7 +86,7 @@ export const flush = row<{ handle: bigint; owner: bigint }, unknown>({
 /** 0 fh u64, 8 flags u32, 12 release_flags u32, 16 lock_owner u64 */
 export const release = row<{ handle: bigint; flockOwner: bigint | undefined }, unknown>({
   name: 'RELEASE',
-  unhurried: ({ flockOwner }) => flockOwner === undefined,
+  unhurried: (ops, ino, { handle, flockOwner }) => flockOwner === undefined && !ops.hasLocks(ino, handle),
   decode: (request) => ({
     handle: request.u64(0),
     flockOwner: (request.u32(12) & RELEASE_FLOCK_UNLOCK) === 0 ? undefined : request.u64(16),

@@ -296,7 +296,7 @@ export class FileSystem implements Operations {
     const { context, locks, flushes } = this.#parts;
     const inode = Number(ino);
     // Giving locks back commits.
-    const run = (): Result<void> => locks.release('posix', inode, lockOwner) ?? flushes.settle(inode);
+    const run = (): Result<void> => locks.release(inode, lockOwner) ?? flushes.settle(inode);
     return this.#guard(() => context.handles.telling(inode, handle, run));
   }
 
@@ -382,6 +382,10 @@ export class FileSystem implements Operations {
 
   removexattr(caller: Caller, ino: bigint, name: string): Result<void> {
     return this.#guard(() => this.#parts.xattrs.remove(caller, Number(ino), name));
+  }
+
+  hasLocks(ino: bigint, handle: bigint): boolean {
+    return this.#parts.locks.hasLocks(Number(ino), handle);
   }
 
   getlk(_caller: Caller, ino: bigint, handle: bigint, owner: bigint, lock: FileLock): Result<FileLock> {

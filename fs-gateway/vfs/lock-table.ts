@@ -70,14 +70,6 @@ export class LockTable {
     return this.record(ino).held.some((lock) => this.#isMine(lock) && lock.kind === kind && lock.owner === owner);
   }
 
-  /** Whose record locks were set through an open file of this mount. */
-  ownersThrough(ino: number, handle: bigint): readonly bigint[] {
-    const through = this.record(ino).held.filter(
-      (lock) => this.#isMine(lock) && lock.kind === 'posix' && lock.handle === handle,
-    );
-    return [...new Set(through.map(({ owner }) => owner))];
-  }
-
   #isMine(lock: Lock): boolean {
     return lock.mount === this.mount;
   }

@@ -11,7 +11,8 @@
  *   circle over two mounts is not found).
  * - A wait outlives an outage of the metadata engine: nobody who has given up waiting keeps a place, or is given the lock.
  * - No lock outlives the open file through which it was set: at its last close the kernel says of no OFD lock that it is over. (POSIX locks fell before, at
- *   each close of their process.)
+ *   each close of their process.) It is given back by the number of the open file: the owner of an OFD lock or a flock is an address, which
+ *   the kernel may have given to the next open file by then.
  * - A lock outlives the worker. It falls with the mount: whoever waits takes it when the mount's session is over.
  * Limits: waiters look every LIVENESS_MS whether the holders' mounts live; nothing else is polled. A worker that is killed while such a lock is
  *   kept leaves it to the mount: it falls with it.
@@ -30,8 +31,9 @@ const LIVENESS_MS = 5000;
 /** As long as a failed flush waits for its next attempt. */
 const LATE_UNLOCK_MS = 5000;
 const LOCK_END = 2n ** 63n - 1n;
-/** Of what unlocks: who owns the range says which locks fall. */
+/** Of what unlocks, the owner and the range say which locks fall. No open file has the number, but locks of records of before it was in them. */
 const NO_HANDLE = 0n;
+const NO_SESSION = 0;
 
 interface Waiter {
   readonly ino: number;
@@ -98,44 +100,60 @@ export class Locks implements LockEvents {
   ): Result<void> {
     const kind = options.flock ? 'flock' : 'posix';
     if (lock.type !== 'unlock') return this.#acquire(caller, ino, kind, handle, owner, lock, options.wait);
-    return this.#table.holds(ino, kind, owner) ? this.#unlock(ino, kind, owner, lock) : undefined;
+    return this.#unlockOf(ino, kind, owner, lock);
   }
 
-  /** At close(2): all POSIX locks of the owner on the file fall, or its flock at the last one. Undefined: it had none. */
-  release(kind: Lock['kind'], ino: number, owner: bigint): Promise<void> | undefined {
-    if (!this.#table.holds(ino, kind, owner)) return undefined;
-    return this.#unlock(ino, kind, owner, { type: 'unlock', start: 0n, end: LOCK_END, pid: 0 });
+  /** At close(2): all POSIX locks of the owner on the file fall. Undefined: it had none. */
+  release(ino: number, owner: bigint): Promise<void> | undefined {
+    return this.#unlockOf(ino, 'posix', owner, { type: 'unlock', start: 0n, end: LOCK_END, pid: 0 });
+  }
+
+  #unlockOf(ino: number, kind: Lock['kind'], owner: bigint, lock: FileLock): Promise<void> | undefined {
+    const { mount } = this.#table;
+    // It asks for no session: who ends while the engine is away has given its locks back none the less.
+    const wanted = { ...lock, kind, handle: NO_HANDLE, owner, mount, session: NO_SESSION };
+    return this.#table.holds(ino, kind, owner) ? this.#unlock(ino, () => [wanted]) : undefined;
+  }
+
+  /** Whether something is locked through an open file. */
+  hasLocks(ino: number, handle: bigint): boolean {
+    return this.#table.record(ino).held.some((lock) => this.#isThrough(lock, handle, undefined));
+  }
+
+  #isThrough(lock: Lock, handle: bigint, flockOwner: bigint | undefined): boolean {
+    if (lock.mount !== this.#table.mount) return false;
+    return lock.handle === NO_HANDLE ? lock.kind === 'flock' && lock.owner === flockOwner : lock.handle === handle;
   }
 
   /** At the last close of an open file. Undefined: nothing was locked through it. */
   closed(ino: number, handle: bigint, flockOwner: bigint | undefined): Promise<void> | undefined {
-    const released = this.#table.ownersThrough(ino, handle).map((owner) => this.release('posix', ino, owner));
-    if (flockOwner !== undefined) released.push(this.release('flock', ino, flockOwner));
-    const running = released.filter((one) => one !== undefined);
-    return running.length === 0 ? undefined : Promise.all(running).then(() => undefined);
+    const through = (held: readonly Lock[]): Lock[] => held.filter((lock) => this.#isThrough(lock, handle, flockOwner));
+    return through(this.#table.record(ino).held).length === 0 ? undefined : this.#unlock(ino, through);
   }
 
-  async #unlock(ino: number, kind: Lock['kind'], owner: bigint, lock: FileLock): Promise<void> {
-    const wanted = await this.#wanted(kind, NO_HANDLE, owner, lock);
+  /** `which` of what is held, as it is when it is given back: others of the mount lock and unlock during the flush. */
+  async #unlock(ino: number, which: (held: readonly Lock[]) => readonly Wanted[]): Promise<void> {
     try {
       await this.#options.flush(ino);
+      await this.#giveBack(ino, which);
     } catch (error) {
-      // The next holder would work on the old content, and what is staged here would be committed over what it made of it.
+      // Not committed: the next holder would work on the old content, and what is staged here would be committed over what it made of it.
+      // Or the engine is away: nobody asks again for a lock that a program has given back.
       if (this.#late.of(ino).length === 0) this.#unlockLater(ino);
-      this.#late.add(ino, wanted);
+      for (const range of which(this.#table.record(ino).held)) this.#late.add(ino, range);
       throw error;
     }
-    await this.#giveBack(ino, () => [wanted]);
   }
 
-  async #giveBack(ino: number, which: () => readonly Wanted[]): Promise<void> {
+  async #giveBack(ino: number, which: (held: readonly Lock[]) => readonly Wanted[]): Promise<void> {
     await this.#table.exclusive(ino, async () => {
-      const ranges = which();
+      let ranges: readonly Wanted[] = [];
       const revalidate = this.#waiters.has(ino);
-      await this.#table.change(ino, revalidate, ({ held, waiting }) => ({
-        held: ranges.reduce((left, range) => setRange(left, { ...range, type: 'unlock' }), held),
-        waiting,
-      }));
+      await this.#table.change(ino, revalidate, ({ held, waiting }) => {
+        ranges = which(held);
+        if (ranges.length === 0) return null;
+        return { held: ranges.reduce((left, range) => setRange(left, { ...range, type: 'unlock' }), held), waiting };
+      });
       for (const range of ranges) this.#late.remove(ino, range);
       this.#grantWaiters(ino);
     });

@@ -237,6 +237,8 @@ export interface Operations {
   listxattr(caller: Caller, ino: bigint): Result<readonly string[]>;
   removexattr(caller: Caller, ino: bigint, name: string): Result<void>;
 
+  /** Whether its release gives a lock back. */
+  hasLocks(ino: bigint, handle: bigint): boolean;
   /** The lock that would block, or type 'unlock'. */
   getlk(caller: Caller, ino: bigint, handle: bigint, owner: bigint, lock: FileLock): Result<FileLock>;
   /** wait: F_SETLKW; flock: BSD lock over the whole file. EINTR when the caller's signal aborts a wait. */

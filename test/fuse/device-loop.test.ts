@@ -150,6 +150,17 @@ describe('the device loop', () => {
     expect(replies.map(({ unique }) => unique)).toEqual([2n, 4n]);
   });
 
+  it('serves a RELEASE in its turn whose open file has locks of which the kernel says nothing', async () => {
+    const [lookup, release] = [1, 18];
+    const [plain, locked] = [Buffer.alloc(24), Buffer.alloc(24)];
+    locked.writeBigUInt64LE(7n, 0);
+    const { replies } = await serve(
+      [request(2, release, plain), request(4, release, locked), request(6, lookup, Buffer.from('name\0'))],
+      { ...memoryFs(), hasLocks: (_ino, handle) => handle === 7n },
+    );
+    expect(replies.map(({ unique }) => unique)).toEqual([4n, 6n, 2n]);
+  });
+
   it('serves a RELEASE before it waits for long, though the process stood still behind reading it', async () => {
     const STALL_MS = 150;
     const stall = (): unknown => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, STALL_MS);

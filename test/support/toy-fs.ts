@@ -268,6 +268,7 @@ export function toyFs(root: string, { ttlMs = 0, notifier }: ToyOptions = {}): T
     getxattr: unsupported('getxattr'),
     listxattr: () => [],
     removexattr: unsupported('removexattr'),
+    hasLocks: () => false,
     getlk: (_caller, _ino, _handle, _owner, lock) => ({ ...lock, type: 'unlock' }),
     setlk: () => undefined,
     drain: async () => undefined,

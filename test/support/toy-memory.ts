@@ -157,6 +157,7 @@ export function memoryFs({ ttlMs = 0, asynchronousCreate = false }: MemoryFsOpti
     getxattr: unsupported,
     listxattr: () => [],
     removexattr: unsupported,
+    hasLocks: () => false,
     getlk: (_caller, _ino, _handle, _owner, lock) => ({ ...lock, type: 'unlock' }),
     setlk: () => undefined,
     drain: async () => undefined,

@@ -2,10 +2,12 @@ import { renameSync, rmSync, writeFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { Errno } from '../../fs-gateway/vfs/operations.ts';
 import type { Caller, FileLock } from '../../fs-gateway/vfs/operations.ts';
+import { Flushes } from '../../fs-gateway/vfs/flushes.ts';
 import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
 import { openMeta } from '../../lib/registry.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
+import { replaceMethod } from '../support/replace-method.ts';
 
 const WHOLE: FileLock = { type: 'write', start: 0n, end: 2n ** 63n - 1n, pid: 1 };
 const UNLOCK: FileLock = { ...WHOLE, type: 'unlock' };
@@ -91,6 +93,52 @@ test('an OFD lock, of which the kernel sends no unlock, falls with its open file
   const waiting = byHandle(elsewhere, 5n, 1n, wait);
   await next.operations.release(caller(), ino, made.open.handle, undefined);
   await waiting;
+});
+
+test.each([
+  ['OFD lock', noWait],
+  ['flock', flock],
+])(
+  'the late unlock of a closed file leaves the %s of the next one, which the kernel gave the same owner',
+  async (_kind, how) => {
+    const volume = await openTestVolume(await testVolume());
+    const { operations } = volume;
+    const owner = 1n;
+    const flockOwner = how.flock ? owner : undefined;
+    const { entry, open: first } = await operations.create(caller(), 1n, 'file', 0o644, 2, 0);
+    const { ino } = entry.attributes;
+    const second = await operations.open(caller(), ino, 2);
+    const third = await operations.open(caller(), ino, 2);
+    const lock = async (handle: bigint): Promise<void> => operations.setlk(caller(), ino, handle, owner, WHOLE, how);
+    const close = async (handle: bigint): Promise<void> => operations.release(caller(), ino, handle, flockOwner);
+    const other = async (): Promise<void> => operations.setlk(caller(), ino, 99n, 2n, WHOLE, how);
+    await lock(first.handle);
+    await Promise.all([lock(second.handle), close(first.handle)]);
+    await expect(other()).rejects.toMatchObject(blocked);
+    // And the other way round: the release comes first, and its flush takes longer.
+    const flushed = Promise.withResolvers<undefined>();
+    const restore = replaceMethod(Flushes.prototype, 'flush', () => () => flushed.promise);
+    const closing = close(second.handle);
+    await lock(third.handle);
+    flushed.resolve(undefined);
+    await closing;
+    restore();
+    await expect(other()).rejects.toMatchObject(blocked);
+    await close(third.handle);
+    await other();
+  },
+);
+
+test('the unlock of a closed file leaves what the next one of the same owner has locked elsewhere', async () => {
+  const { operations } = await openTestVolume(await testVolume());
+  const lock = async (handle: bigint, owner: bigint, start: bigint): Promise<void> =>
+    operations.setlk(caller(), 5n, handle, owner, { ...WHOLE, start, end: start }, noWait);
+  await lock(7n, 1n, 0n);
+  await lock(8n, 1n, 10n);
+  expect([7n, 8n, 9n].map((handle) => operations.hasLocks(5n, handle))).toEqual([true, true, false]);
+  await operations.release(caller(), 5n, 7n, undefined);
+  await lock(9n, 2n, 0n);
+  await expect(lock(9n, 2n, 10n)).rejects.toMatchObject(blocked);
 });
 
 test('locks exclude other mounts, and the next holder sees what was written under the lock', async () => {

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { formatVolume } from '../../fs-gateway/main.ts';
 import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
+import { Errno } from '../../fs-gateway/vfs/operations.ts';
 import { openMeta } from '../../lib/registry.ts';
 import { takeIds } from '../../lib/volume/ids.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
@@ -114,6 +115,27 @@ test.skipIf(missing('redis-server'))(
       await Promise.all(wave);
     }
     expect(await names(open)).toEqual(made.sort());
+  },
+);
+
+test.skipIf(missing('redis-server'))(
+  'a lock whose holder ends while Redis is away for longer than programs wait is given back when it is back',
+  async () => {
+    const { redis, volume } = await redisVolume('--appendonly', 'yes', '--appendfsync', 'always');
+    const reports: string[] = [];
+    const open = await openTestVolume(volume, 'a', reports, 'lake', { engineDeadlineMs: 1000 });
+    const whole = { type: 'write', start: 0n, end: 2n ** 63n - 1n, pid: 1 } as const;
+    const lock = async (on: OpenVolume, wait: boolean): Promise<void> =>
+      on.operations.setlk(caller(), 5n, 7n, 1n, whole, { wait, flock: true });
+    await lock(open, false);
+    await redis.kill();
+    // The session is over: nobody has one to unlock with.
+    await expect.poll(() => reports.join('\n'), { timeout: HANG_MS }).toContain('metadata session lost');
+    const closed = (async () => open.operations.release(caller(), 5n, 7n, 1n))();
+    await expect(closed).rejects.toMatchObject({ errno: Errno.EIO });
+    await redis.start();
+    await expect.poll(() => reports.join('\n'), { timeout: HANG_MS }).toContain('metadata session renewed');
+    await lock(await openTestVolume(volume, 'b'), true);
   },
 );
 
