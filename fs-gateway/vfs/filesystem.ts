@@ -297,22 +297,26 @@ export class FileSystem implements Operations {
     const inode = Number(ino);
     // Giving locks back commits.
     const run = (): Result<void> => locks.release(inode, lockOwner) ?? flushes.settle(inode);
-    return this.#guard(() => context.handles.telling(inode, handle, run));
+    return this.#guard(() => context.handles.closing(inode, handle, run));
   }
 
   release(caller: Caller, ino: bigint, handle: bigint, flockOwner: bigint | undefined): Result<void> {
     return this.#guard(() => {
-      const files = this.#parts.files;
-      const unlocked = this.#parts.locks.closed(Number(ino), handle, flockOwner);
-      if (unlocked !== undefined) return unlocked.finally(() => files.release(caller, Number(ino), handle));
-      files.release(caller, Number(ino), handle);
+      const { context, files, locks } = this.#parts;
+      const released = (): void => {
+        context.handles.released(handle);
+        files.release(caller, Number(ino), handle);
+      };
+      const unlocked = locks.closed(Number(ino), handle, flockOwner);
+      if (unlocked !== undefined) return unlocked.finally(released);
+      released();
       return undefined;
     });
   }
 
   fsync(_caller: Caller, ino: bigint, handle: bigint): Result<void> {
     const { context, flushes } = this.#parts;
-    return this.#guard(() => context.handles.telling(Number(ino), handle, () => flushes.fsync(Number(ino))));
+    return this.#guard(() => context.handles.syncing(Number(ino), handle, () => flushes.fsync(Number(ino))));
   }
 
   fallocate(_caller: Caller, ino: bigint, _handle: bigint, mode: number, offset: bigint, length: bigint): Result<void> {

@@ -3,7 +3,8 @@
  *
  * Invariant: every handle that was open when it happened is told by its next fsync or close, once, whoever met the error first (as `errseq_t` of
  * Linux): a flush in the background, or the fsync of another program. A flush that failed and is tried again is no such error: who
- * syncs behind it syncs all. Who has lost a lock to another mount is told by its unlock too, and alone.
+ * syncs behind it syncs all. Who has lost a lock to another mount is told by its unlock or fsync, once, or else by each close: a process that has
+ * inherited the descriptor closes it too when it ends, and asks for no answer.
  * Failure: the worker killed before, the log and `stats` (`keptAside`) tell. Limits: LOST_MAX inodes, of those that are open, and as many locks.
  */
 import { describeError, PenstockError } from '../../lib/errors.ts';
@@ -46,12 +47,16 @@ export class Handles {
     this.#lostLocks.set(handle, message);
   }
 
-  /** Throws `io` where the handle has lost a lock, and has not been told yet. */
+  /** At an unlock or fsync: throws `io` where the handle has lost a lock, and has not been told yet. */
   tellLostLock(handle: bigint): void {
     const message = this.#lostLocks.get(handle);
-    if (message === undefined) return;
     this.#lostLocks.delete(handle);
-    throw new PenstockError('io', message);
+    if (message !== undefined) throw new PenstockError('io', message);
+  }
+
+  /** No program has the handle any more. */
+  released(handle: bigint): void {
+    this.#lostLocks.delete(handle);
   }
 
   /** The last handle is closed. */
@@ -59,8 +64,20 @@ export class Handles {
     this.#lost.delete(ino);
   }
 
-  /** An fsync or a close by this handle: throws `io` where it has not been told yet. */
-  telling(ino: number, handle: bigint, run: () => Result<void>): Result<void> {
+  /** A close by this handle: throws `io` where it has not been told yet. */
+  closing(ino: number, handle: bigint, run: () => Result<void>): Result<void> {
+    return this.#telling(ino, handle, run, () => {
+      const message = this.#lostLocks.get(handle);
+      if (message !== undefined) throw new PenstockError('io', message);
+    });
+  }
+
+  /** The same for an fsync. */
+  syncing(ino: number, handle: bigint, run: () => Result<void>): Result<void> {
+    return this.#telling(ino, handle, run, () => this.tellLostLock(handle));
+  }
+
+  #telling(ino: number, handle: bigint, run: () => Result<void>, tellLock: () => void): Result<void> {
     const told = (error: unknown): never => {
       const lost = this.#lost.get(ino);
       // Of another error it would learn, once that is mended, that all is well.
@@ -69,19 +86,19 @@ export class Handles {
     };
     try {
       const running = run();
-      if (running instanceof Promise) return running.then(() => this.#tell(ino, handle), told);
+      if (running instanceof Promise) return running.then(() => this.#tell(ino, handle, tellLock), told);
     } catch (error) {
       told(error);
     }
-    this.#tell(ino, handle);
+    this.#tell(ino, handle, tellLock);
   }
 
-  #tell(ino: number, handle: bigint): void {
+  #tell(ino: number, handle: bigint, tellLock: () => void): void {
     for (const lost of [this.#lost.get(ino), this.#lostOfAny]) {
       if (lost === undefined || handle >= lost.before || lost.told.has(handle)) continue;
       lost.told.add(handle);
       throw new PenstockError('io', lost.message);
     }
-    this.tellLostLock(handle);
+    tellLock();
   }
 }

@@ -9,6 +9,7 @@
  * Failure: killed between a commit and its answer, the record has the lock, and the next worker of the mount finds it there (`claim`).
  * Limits: LOCKS_MAX locks of a file (ENOLCK).
  */
+import { describeError } from '../../lib/errors.ts';
 import type { ScanPage, Stored, Version } from '../../lib/meta/engine.ts';
 import {
   conflictOf,
@@ -182,8 +183,7 @@ export class LockTable {
     for (let cursor: string | null = ''; cursor !== null;) {
       const page: ScanPage = await this.#view.scanRecords(this.#view.keys.locks, cursor, SCAN_PORTION);
       for (const [field, stored] of page.entries) {
-        const record = decodeLocks(stored.value, Number(field));
-        if ([...record.held, ...record.waiting].some((lock) => this.#isMine(lock))) inos.push(Number(field));
+        if (this.#concerns(Number(field), stored)) inos.push(Number(field));
       }
       cursor = page.cursor;
     }
@@ -193,6 +193,17 @@ export class LockTable {
         held: record.held,
         waiting: record.waiting.filter((lock) => !this.#isMine(lock)),
       }));
+    }
+  }
+
+  /** A record that cannot be read is no reason to serve none of the other files. */
+  #concerns(ino: number, stored: Stored): boolean {
+    try {
+      const { held, waiting } = decodeLocks(stored.value, ino);
+      return [...held, ...waiting].some((lock) => this.#isMine(lock));
+    } catch (error) {
+      this.#options.report(`locks on inode ${ino} are EIO: ${describeError(error)}`);
+      return false;
     }
   }
 

@@ -1,5 +1,5 @@
 import { renameSync, rmSync, writeFileSync } from 'node:fs';
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import { Errno } from '../../fs-gateway/vfs/operations.ts';
 import type { Caller, FileLock } from '../../fs-gateway/vfs/operations.ts';
 import { Flushes } from '../../fs-gateway/vfs/flushes.ts';
@@ -7,6 +7,7 @@ import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
 import { openMeta } from '../../lib/registry.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
 import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
+import type { TestVolume } from '../support/fs-volume.ts';
 import { replaceMethod } from '../support/replace-method.ts';
 
 const WHOLE: FileLock = { type: 'write', start: 0n, end: 2n ** 63n - 1n, pid: 1 };
@@ -25,6 +26,16 @@ async function locker(
   how = noWait,
 ): Promise<void> {
   await operations.setlk(by, ino, 0n, owner, lock, how);
+}
+
+/** What looks after its session stands still: it meets the end of it by its next change, and no sooner. */
+async function openWithoutRenewals(volume: TestVolume, reports: string[]): Promise<OpenVolume> {
+  vi.useFakeTimers({ toFake: ['setInterval', 'clearInterval'] });
+  try {
+    return await openTestVolume(volume, 'a', reports);
+  } finally {
+    vi.useRealTimers();
+  }
 }
 
 test('record locks conflict by range and owner, wake waiters in order, find circles, and end with an interrupt', async () => {
@@ -195,7 +206,7 @@ test('locks of a mount whose session is over fall to whoever wants them', async 
 test('a mount whose session was ended confirms its locks under the next, and says what it lost', async () => {
   const volume = await testVolume();
   const reports: string[] = [];
-  const a = await openTestVolume(volume, 'a', reports);
+  const a = await openWithoutRenewals(volume, reports);
   await locker(a, caller(), 5n, 1n, WHOLE);
   const engine = await openMeta(volume.metaUrl, { kind: 'admin' });
   await a.operations.setlk(caller(), 6n, 1n, 1n, WHOLE, noWait);
@@ -211,10 +222,11 @@ test('a mount whose session was ended confirms its locks under the next, and say
   await engine.close();
 });
 
-test('who held a lock that another mount had meanwhile hears EIO from its unlock, or else its close, once', async () => {
+test('who held a lock that another mount had meanwhile hears EIO from its unlock once, or else from each close', async () => {
   const volume = await testVolume();
   const reports: string[] = [];
-  const a = await openTestVolume(volume, 'a', reports);
+  const a = await openWithoutRenewals(volume, reports);
+  const b = await openTestVolume(volume, 'b');
   const { entry, open } = await a.operations.create(caller(), 1n, 'counter', 0o644, 2, 0);
   const { ino } = entry.attributes;
   const beside = await a.operations.open(caller(), ino, 2);
@@ -225,7 +237,6 @@ test('who held a lock that another mount had meanwhile hears EIO from its unlock
   const mount = (await engine.sessions()).find((session) => session.detail['mountpoint'] === '/nowhere/a');
   await engine.endSession(mount?.id ?? 0);
   await engine.close();
-  const b = await openTestVolume(volume, 'b');
   for (const how of [wait, { ...flock, wait: true }]) {
     await locker(b, caller(), ino, 1n, WHOLE, how);
     await locker(b, caller(), ino, 1n, UNLOCK, how);
@@ -239,8 +250,24 @@ test('who held a lock that another mount had meanwhile hears EIO from its unlock
   await unlock();
   await a.operations.flush(caller(), ino, beside.handle, 9n);
   const close = async (): Promise<void> => a.operations.flush(caller(), ino, byRange.handle, 1n);
-  await expect(close()).rejects.toMatchObject({ errno: Errno.EIO });
+  // Also a program that has inherited the descriptor closes it, and looks at no error.
+  for (let closes = 0; closes < 2; closes++) await expect(close()).rejects.toMatchObject({ errno: Errno.EIO });
+  const sync = async (): Promise<void> => a.operations.fsync(caller(), ino, byRange.handle, false);
+  await expect(sync()).rejects.toMatchObject({ errno: Errno.EIO });
+  await sync();
   await close();
+});
+
+test('a lock record that cannot be read keeps no worker from starting: it is reported, and locks of that file are EIO', async () => {
+  const volume = await testVolume();
+  const engine = await openMeta(volume.metaUrl, { kind: 'test' });
+  await engine.commit({ write: [{ key: new VolumeKeys('lake').lock(5), value: Buffer.from('unreadable') }] });
+  await engine.close();
+  const reports: string[] = [];
+  const open = await openTestVolume(volume, 'a', reports);
+  expect(reports.join('\n')).toContain('locks on inode 5 are EIO');
+  await expect(locker(open, caller(), 5n, 1n, WHOLE)).rejects.toMatchObject({ errno: Errno.EIO });
+  await locker(open, caller(), 6n, 1n, WHOLE);
 });
 
 test('a lock whose holder could not commit is kept until it can: nobody works on what was there before', async () => {
