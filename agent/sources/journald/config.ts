@@ -8,7 +8,8 @@ export const SEVERITIES = ['emerg', 'alert', 'crit', 'err', 'warning', 'notice',
 
 /** systemd.journal-fields(7): at most 64 characters. */
 const fieldName = z.string().regex(/^[A-Z_][A-Z0-9_]{0,63}$/, 'expected the name of a field of the journal, as MESSAGE_ID'); // prettier-ignore
-const match = z.string().regex(/^[A-Z_][A-Z0-9_]{0,63}=[^\0]*$/, 'expected FIELD=value, as _TRANSPORT=kernel');
+/** An argument of journalctl: the kernel takes some 2 MB of them all. */
+const match = z.string().max(4096).regex(/^[A-Z_][A-Z0-9_]{0,63}=[^\0]*$/, 'expected FIELD=value, as _TRANSPORT=kernel'); // prettier-ignore
 
 export const journaldSourceSchema = z.strictObject({
   type: z.literal('journald'),

@@ -8,7 +8,8 @@
  * A field may occur several times. Those that begin with two underscores are no fields of the entry: they say where and when it was stored.
  *
  * Pure. Invariants: an entry is given out when its empty line has come, so one that is cut off by the end of its process is none.
- * Limits: of a value `fieldBytesMax` are kept, of an entry ENTRY_BYTES_MAX and VALUES_MAX values, whatever comes; the rest is counted.
+ * Limits: of a value `fieldBytesMax` are kept, of an entry ENTRY_BYTES_MAX and VALUES_MAX values, whatever comes; the rest is counted. Of what journald itself says
+ * TRUSTED_BYTES are kept whatever these are: a place that is cut is none, and a sender with large fields would hide who he is.
  */
 import { PenstockError } from '../../../lib/errors.ts';
 
@@ -16,6 +17,8 @@ import { PenstockError } from '../../../lib/errors.ts';
 const ENTRY_BYTES_MAX = 768 * 1024;
 /** journald takes entries of 1024 (journal-def.h). */
 const VALUES_MAX = 2048;
+/** Of a field whose name begins with an underscore: more than a cursor, the name of a unit or of a file has. No sender can give such a field. */
+const TRUSTED_BYTES = 4096;
 /** Of the name, its `=` and the end of a line. */
 const NAME_BYTES_MAX = 128;
 /** journald takes values of 768 MiB (journal-importer.h): what claims more is not this format. */
@@ -78,7 +81,9 @@ export class ExportParser {
 
   #keep(chunk: Buffer, from: number, to: number): void {
     this.#length += to - from;
-    const max = this.#state === 'value' ? this.#keptMax() : this.#keptMax() + NAME_BYTES_MAX;
+    // Of a line, the name is not known yet.
+    const max =
+      this.#state === 'value' ? this.#keptMax(this.#name) : Math.max(TRUSTED_BYTES, this.#keptMax('')) + NAME_BYTES_MAX;
     const kept = Math.min(to - from, max - this.#partBytes);
     if (kept <= 0) return;
     this.#parts.push(chunk.subarray(from, from + kept));
@@ -86,8 +91,9 @@ export class ExportParser {
   }
 
   /** Of a further value of this entry. */
-  #keptMax(): number {
-    return Math.max(0, Math.min(this.#fieldBytesMax, ENTRY_BYTES_MAX - this.#entryBytes));
+  #keptMax(name: string): number {
+    const least = name.startsWith('_') ? TRUSTED_BYTES : 0;
+    return Math.max(least, Math.min(this.#fieldBytesMax, ENTRY_BYTES_MAX - this.#entryBytes));
   }
 
   /** What was kept of the piece, and its length; the next one begins. */
@@ -112,8 +118,9 @@ export class ExportParser {
     }
     const equals = bytes.indexOf(EQUALS);
     if (equals >= 0) {
-      const value = bytes.subarray(equals + 1, equals + 1 + this.#keptMax());
-      this.#add(bytes.toString('latin1', 0, equals), { bytes: value, size: size - equals - 1 });
+      const name = bytes.toString('latin1', 0, equals);
+      const value = bytes.subarray(equals + 1, equals + 1 + this.#keptMax(name));
+      this.#add(name, { bytes: value, size: size - equals - 1 });
       return;
     }
     if (size > NAME_BYTES_MAX) throw notThisFormat(`a line of ${size} bytes without =`);

@@ -3,11 +3,11 @@
  *
  * Limits: LAST_WORDS_MAX of what it says; LOOK_MS_MAX for a look.
  */
-import { spawn, type ChildProcessByStdio } from 'node:child_process';
-import type { Readable } from 'node:stream';
-import { PenstockError, systemCode } from '../../../lib/errors.ts';
+import { spawn, type ChildProcess } from 'node:child_process';
+import { describeError, PenstockError, systemCode } from '../../../lib/errors.ts';
 import { ExportParser, type Entry } from './export-format.ts';
 
+/** The last of them: in them is why it ended. */
 const LAST_WORDS_MAX = 1000;
 /** Journals of gigabytes on a slow disk are opened in seconds. */
 const LOOK_MS_MAX = 60_000;
@@ -23,30 +23,31 @@ export const NO_JOURNAL =
   'journalctl finds no journal: there is none in /var/log/journal and /run/log/journal, or in the `directory` of the source; in a container, they are to be mounted';
 
 export class Journalctl {
-  readonly #child: ChildProcessByStdio<null, Readable, Readable>;
+  readonly #child: ChildProcess;
   readonly #ended: Promise<string>;
   #words = '';
 
+  /** Throws `unavailable` where the kernel takes no such arguments. */
   constructor(args: readonly string[]) {
-    // Nothing of the agent's own: what systemd told it by its environment (where to notify, where its log goes) is not for this process.
-    const env = { PATH: process.env['PATH'], LC_ALL: 'C', SYSTEMD_LOG_LEVEL: 'notice', SYSTEMD_LOG_TARGET: 'console' };
-    this.#child = spawn('journalctl', args, { env, stdio: ['ignore', 'pipe', 'pipe'] });
-    this.#child.stderr.on('data', (chunk: Buffer) => {
-      this.#words = (this.#words + chunk.toString()).slice(0, LAST_WORDS_MAX);
-    });
+    this.#child = startJournalctl(args);
     this.#ended = new Promise((done) => {
       this.#child.on('error', (error) => {
-        done(systemCode(error) === 'ENOENT' ? MISSING : `journalctl cannot be started: ${error.message}`);
+        done(systemCode(error) === 'ENOENT' ? MISSING : notStarted(error));
       });
       this.#child.on('close', (status, signal) => {
         const words = this.problem === null ? '' : `: ${this.problem}`;
         done(`journalctl ended (${signal ?? `status ${status}`})${words}`);
       });
     });
+    // Without descriptors left for it, the child has no streams.
+    this.#child.stderr?.on('data', (chunk: Buffer) => {
+      this.#words = (this.#words + chunk.toString()).slice(-LAST_WORDS_MAX);
+    });
   }
 
   /** What it gives, as it comes, until it has ended or is told to end. Throws `corrupt` where that is no export format. */
   async *entries(parser: ExportParser): AsyncGenerator<readonly Entry[], void> {
+    if (!this.#child.stdout) return;
     try {
       for await (const chunk of this.#child.stdout) yield [...parser.push(chunk as Buffer)];
     } catch (error) {
@@ -57,13 +58,13 @@ export class Journalctl {
 
   /** Nobody reads what it gives. */
   drop(): void {
-    this.#child.stdout.resume();
+    this.#child.stdout?.resume();
   }
 
   /** What it gave and nobody has read is dropped. */
   end(): void {
     this.#child.kill('SIGKILL');
-    this.#child.stdout.destroy();
+    this.#child.stdout?.destroy();
   }
 
   /** Resolves to the reason, when it has ended. */
@@ -78,6 +79,21 @@ export class Journalctl {
     if (/No journal files were found/.test(words)) return NO_JOURNAL;
     return words === '' ? null : words;
   }
+}
+
+function startJournalctl(args: readonly string[]): ChildProcess {
+  // Nothing of the agent's own: what systemd told it by its environment (where to notify, where its log goes) is not for this process.
+  const env = { PATH: process.env['PATH'], LC_ALL: 'C', SYSTEMD_LOG_LEVEL: 'notice', SYSTEMD_LOG_TARGET: 'console' };
+  try {
+    return spawn('journalctl', args, { env, stdio: ['ignore', 'pipe', 'pipe'] });
+  } catch (error) {
+    // Most failures are an event; what comes of the arguments (E2BIG) is thrown.
+    throw new PenstockError('unavailable', notStarted(error), { cause: error });
+  }
+}
+
+function notStarted(error: unknown): string {
+  return `journalctl cannot be started: ${describeError(error)}`;
 }
 
 /** The first entry that these arguments give, and that is wanted; null where there is none. Throws `unavailable` when journalctl cannot tell. */

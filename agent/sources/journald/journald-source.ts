@@ -23,7 +23,7 @@ import type { JournaldSourceConfig } from './config.ts';
 import { entriesBetween, isSameEntry, realtimeUsOf } from './cursor.ts';
 import { ExportParser, type Entry } from './export-format.ts';
 import { Journalctl, lookAt, NO_JOURNAL, problemWith } from './journalctl.ts';
-import { hasAnyOf, ownMatches } from './own-entries.ts';
+import { hasAnyOf, ownMatches, type Match } from './own-entries.ts';
 import { cursorOf, isCut, journalReading } from './reading.ts';
 
 const RESTART_MS_MIN = 1000;
@@ -80,7 +80,7 @@ class JournaldSource {
   readonly #stop: AbortSignal;
   readonly #queue: DeliveryQueue<Read>;
   readonly #mapping: ReadingMapping;
-  #excluded: readonly string[] = [];
+  #excluded: readonly Match[] = [];
   #failure: Error | undefined;
   #run: Journalctl | undefined;
   /** The present one was told to end, so that another one is started. */

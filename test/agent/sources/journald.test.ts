@@ -1,11 +1,14 @@
+import { execFile } from 'node:child_process';
 import { chmodSync, mkdirSync, readdirSync, readFileSync, rmdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { validateAgent } from '../../../agent/main.ts';
 import { isSameEntry } from '../../../agent/sources/journald/cursor.ts';
-import { ExportParser } from '../../../agent/sources/journald/export-format.ts';
+import { ExportParser, type Entry } from '../../../agent/sources/journald/export-format.ts';
 import { journaldSource } from '../../../agent/sources/journald/journald-source.ts';
-import { ownMatchesOf } from '../../../agent/sources/journald/own-entries.ts';
+import { lookAt } from '../../../agent/sources/journald/journalctl.ts';
+import { hasAnyOf, ownMatchesOf } from '../../../agent/sources/journald/own-entries.ts';
 import type { Spool } from '../../../agent/spool/spool.ts';
 import { AgentProcess } from '../../support/agent-process.ts';
 import { cannotRunJournald, Journald, type EntryFields } from '../../support/journald.ts';
@@ -138,6 +141,28 @@ describe.skipIf(cannotRunJournald())('with a journald', () => {
     const { spool, running } = await start(journald.directory, tempDir(), more);
     await expect.poll(() => messagesOf(spool)).toEqual(['of the unit', 'of the program', 'of the match']);
     await expect.poll(() => running.output.counters.events['excluded']).toBe(1);
+  });
+
+  test('a cursor is longer than maxFieldBytes may be, and is not cut: a restart goes on behind it', async () => {
+    const journald = await Journald.start();
+    const dir = tempDir();
+    const long = 'x'.repeat(100);
+    await journald.say('m1', long);
+    const before = await start(journald.directory, dir, { maxFieldBytes: 64 });
+    await expect.poll(() => messagesOf(before.spool)).toEqual(['m1', long.slice(0, 64)]);
+    await before.end();
+    await journald.say('m2');
+    const { spool, running } = await start(journald.directory, dir, { maxFieldBytes: 64 });
+    await expect.poll(() => messagesOf(spool)).toEqual(['m1', long.slice(0, 64), 'm2']);
+    expect(running.output.counters).toMatchObject({ problem: null, remark: null });
+  });
+
+  test('a sender whose fields are more than an entry may have does not hide which unit and process it is', async () => {
+    const journald = await Journald.start();
+    const large = ['a', 'b', 'c', 'd'].map((letter) => ['MESSAGE', letter.repeat(262_144)] as const);
+    await journald.send([[['MESSAGE', 'm1'], ...large, ['LANE', 'a']]], 'large.service');
+    const { spool } = await start(journald.directory, tempDir(), { identifiers: [], matches: ['LANE=a'] });
+    await expect.poll(() => readingsOf(spool)).toMatchObject([{ message: 'm1', unit: 'large.service', procId: expect.stringMatching(/^\d+$/) as unknown, truncated: { MESSAGE: 1_048_578 } }]); // prettier-ignore
   });
 
   test('kill -9 of the agent loses no entry and doubles none', async () => {
@@ -359,6 +384,21 @@ test('without journalctl, the source says what to install', async () => {
   await expect.poll(() => running.output.counters.problem).toMatch(/^there is no journalctl on the PATH: install it/);
 });
 
+test('a journalctl for which there are no descriptors, or whose arguments are too long, is a reason and no end of the agent', async () => {
+  const module = new URL('../../../agent/sources/journald/journalctl.ts', import.meta.url).href;
+  const program = `
+    import { openSync } from 'node:fs';
+    import { lookAt } from ${JSON.stringify(module)};
+    try { for (;;) openSync('/dev/null', 'r'); } catch {}
+    await lookAt([], new AbortController().signal).catch(({ code, message }) => process.stdout.write(code + ': ' + message));
+  `;
+  const args = ['-c', 'ulimit -n 100 && exec "$@"', 'sh', process.execPath, '--input-type=module', '--eval', program];
+  const { stdout } = await promisify(execFile)('sh', args);
+  expect(stdout).toMatch(/^unavailable: journalctl cannot be started: .*EMFILE/);
+  const tooLong = lookAt(['x'.repeat(200_000)], new AbortController().signal);
+  await expect(tooLong).rejects.toThrow(/^journalctl cannot be started: .*E2BIG/);
+});
+
 test('the export format gives the same entries however it is cut into pieces', () => {
   const size = Buffer.alloc(8);
   size.writeBigUInt64LE(5n);
@@ -397,7 +437,17 @@ test("the agent's own entries are those of its service or container, not of a pe
   expect(ownMatchesOf('0::/user.slice/user-1000.slice/user@1000.service/app.slice/a.service\n', 'node')).toEqual(['_SYSTEMD_USER_UNIT=a.service']); // prettier-ignore
   expect(ownMatchesOf('0::/user.slice/user-1000.slice/session-3.scope\n', 'node')).toEqual([]);
   expect(ownMatchesOf('1:name=systemd:/system.slice/containerd.service/kubepods/pod1/abc\n', 'node')).toEqual([]);
-  expect(ownMatchesOf('0::/\n', '0123456789ab')).toEqual(['CONTAINER_ID=0123456789ab']);
+  expect(ownMatchesOf('0::/\n', '0123456789ab')).toEqual([['CONTAINER_ID=0123456789ab', '_UID=0']]);
+});
+
+test("a user who writes the id of the agent's container hides nothing: only root's entries with it are the agent's own", () => {
+  const own = ownMatchesOf('0::/\n', '0123456789ab');
+  const entryOf = (uid: string): Entry => {
+    const [entry] = new ExportParser(64).push(Buffer.from(`CONTAINER_ID=0123456789ab\n_UID=${uid}\n\n`));
+    if (entry === undefined) throw new Error('no entry');
+    return entry;
+  };
+  expect(['0', '1000'].map((uid) => hasAnyOf(entryOf(uid), own))).toEqual([true, false]);
 });
 
 test('keys of the source that are none are named', async () => {
