@@ -141,6 +141,8 @@ export interface VolumeMountRequest {
   readonly credentials?: StoreCredentials;
   /** The socket of a keeper (fuse/keeper.ts), which has the device too. */
   readonly keeper?: string;
+  /** The caller has asked the store itself, and has statuses of its own for what it says. */
+  readonly storeAsked?: boolean;
   /** Ends a mount in the background that is not ready yet. */
   readonly signal?: AbortSignal;
 }
@@ -169,7 +171,7 @@ export async function mountVolume(request: VolumeMountRequest): Promise<VolumeMo
     throw fromSystemError(error, `the cache directory ${cacheDir} cannot be used (--cache-dir)`);
   }
   assertExists(store);
-  const storeProblem = await tryReading(format, request.credentials);
+  const storeProblem = request.storeAsked === true ? undefined : await tryReading(format, request.credentials);
   const wanted = request.passthrough ?? DEFAULT_PASSTHROUGH;
   const problem = wanted === 'off' ? undefined : passthroughProblem(cacheDir);
   const passthrough = problem === undefined ? wanted : 'off';

@@ -3,7 +3,16 @@ import { Option, type Command } from 'commander';
 import { keyValues, parseSize, stagedOnStderr } from './fs-arguments.ts';
 import { addFsSpaceCommands } from './fs-space.ts';
 import { addFsToolCommands } from './fs-tools.ts';
-import { EXIT_FAILED, EXIT_PARTLY, print, printTable, reportToParent, toJson, untilSignal } from '../output.ts';
+import {
+  EXIT_FAILED,
+  EXIT_PARTLY,
+  oneLine,
+  print,
+  printTable,
+  reportToParent,
+  toJson,
+  untilSignal,
+} from '../output.ts';
 import { watch } from '../watch.ts';
 
 interface Json {
@@ -103,7 +112,7 @@ export function addFsCommands(program: Command): void {
       }
       if (mount.storeProblem !== undefined) {
         process.stderr.write(
-          `penstock fs: mounted, but its object store cannot be read: ${mount.storeProblem}; what this node has not cached has to wait for it\n`,
+          `penstock fs: mounted, but its object store cannot be read: ${oneLine(mount.storeProblem)}; what this node has not cached has to wait for it\n`,
         );
       }
       print({ mountpoint: mount.mountpoint, supervisorPid: mount.supervisorPid }, options.json);

@@ -1,11 +1,10 @@
 /** The metadata engine and the object store that the secrets of a call name, for as long as the call takes. */
 import { isCode } from '../../lib/errors.ts';
 import type { MetaEngine } from '../../lib/meta/engine.ts';
-import { absoluteUrl, openMeta, openStore } from '../../lib/registry.ts';
+import { absoluteUrl, openMeta } from '../../lib/registry.ts';
+import { askStore } from '../try-store.ts';
 import type { Secrets } from './secrets.ts';
 import { CsiError, Status } from './status.ts';
-
-const STORE_CHECK_MS = 10_000;
 
 export async function withEngine<T>(secrets: Secrets, work: (engine: MetaEngine) => Promise<T>): Promise<T> {
   const engine = await openMeta(absoluteUrl(secrets.metaUrl, '/'), { kind: 'csi' });
@@ -18,14 +17,11 @@ export async function withEngine<T>(secrets: Secrets, work: (engine: MetaEngine)
 
 /** Throws what is wrong with the store or its credentials. Nothing is written. */
 export async function assertStore(storeUrl: string, secrets: Secrets): Promise<void> {
-  const store = await openStore(storeUrl, secrets.credentials);
   try {
-    await store.head('penstock-csi', { signal: AbortSignal.timeout(STORE_CHECK_MS) });
+    await askStore(storeUrl, secrets.credentials, 'penstock-csi');
   } catch (error) {
     // NOT_FOUND would be taken for a missing source volume.
     if (isCode(error, 'not-found')) throw new CsiError(Status.FAILED_PRECONDITION, error.message, { cause: error });
     throw error;
-  } finally {
-    await store.close();
   }
 }

@@ -123,6 +123,7 @@ export function makeMountDaemons({ cacheDir, logDir, keeper }: DaemonSetting): O
       background: true,
       logPath: logPathOf(logDir, placeName(place)),
       keeper,
+      storeAsked: true,
       signal: AbortSignal.timeout(MOUNT_MS),
       ...(cacheBytes !== undefined && { cacheBytes }),
       ...(credentials !== undefined && { credentials }),

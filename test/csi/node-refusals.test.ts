@@ -2,11 +2,12 @@
 import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { status as Status } from '@grpc/grpc-js';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import { failureOf } from '../support/csi.ts';
 import { startServices } from '../support/fs-volume.ts';
 import type { Services } from '../support/fs-volume.ts';
 import { guardMount, isMounted, run, shell } from '../support/mount-guard.ts';
+import { startFaultProxy } from '../support/s3-fault-proxy.ts';
 import { cannotMount, missing } from '../support/services.ts';
 import { makeNode } from './csi-node.ts';
 import { createRequest, volumeOf, WRITER } from './csi-volume.ts';
@@ -57,6 +58,24 @@ describe.skipIf(cannotMount() || missing('redis-server', 'versitygw'))(
       await node.unstage();
       expect(isMounted(node.staging)).toBe(false);
       expect(readFileSync(node.driver.logPath, 'utf8')).not.toContain('hunter2');
+    });
+
+    it('asks the store once for a stage, so that no other status than its own is given for what that says', async () => {
+      const proxy = await startFaultProxy(services.s3.endpoint);
+      onTestFinished(() => proxy.stop());
+      const endpoint = `${proxy.endpoint}&attempts=2`;
+      const node = await makeNode({ ...services, s3: { ...services.s3, endpoint } }, 'pvc-asked', 6);
+      const asked = (): number =>
+        proxy.requests.filter((request) => /prefix=[^&]*(penstock-csi|mount-check)|\/mount-check/.test(request)).length;
+      const before = asked();
+      await node.stage();
+      expect(asked() - before).toBe(1);
+      await node.unstage();
+      proxy.decide = () => ({ status: 503 });
+      expect((await failureOf(node.stage())).code).toBe(Status.UNAVAILABLE);
+      proxy.decide = () => ({ status: 404, code: 'NoSuchBucket' });
+      expect((await failureOf(node.stage())).code).toBe(Status.FAILED_PRECONDITION);
+      expect(isMounted(node.staging)).toBe(false);
     });
 
     it('keeps staging and targets apart, and says which path can be no folder', async () => {

@@ -2,14 +2,16 @@
 import { renameSync, rmSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
-import { mountVolume, umountVolume } from '../../fs-gateway/main.ts';
+import { formatVolume, mountVolume, umountVolume } from '../../fs-gateway/main.ts';
 import { Errno } from '../../fs-gateway/vfs/operations.ts';
 import { caller, mountTestVolume, openTestVolume, startServices } from '../support/fs-volume.ts';
 import type { Services, TestVolume } from '../support/fs-volume.ts';
-import { mountDirs, run } from '../support/mount-guard.ts';
+import { guardMount, killIfAlive, mountDirs, run } from '../support/mount-guard.ts';
+import { startFaultProxy } from '../support/s3-fault-proxy.ts';
 import { cannotMount, missing } from '../support/services.ts';
 
 const MIB = 2 ** 20;
+const PENSTOCK = join(import.meta.dirname, '../../bin/penstock');
 
 describe.skipIf(missing('redis-server', 'versitygw'))('a volume on Redis and S3', () => {
   let services: Services;
@@ -156,4 +158,23 @@ describe.skipIf(missing('redis-server', 'versitygw'))('a volume on Redis and S3'
       expect(await run('cat', [join(second.mountpoint, 'small')])).toMatchObject({ status: 0, stdout: 'kept\n' });
     },
   );
+
+  test.skipIf(cannotMount())('what a store says of itself gives a terminal no command', async () => {
+    const { base, mountpoint } = mountDirs();
+    const proxy = await startFaultProxy(services.s3.endpoint);
+    onTestFinished(() => proxy.stop());
+    const metaUrl = `sqlite:${join(base, 'meta.db')}`;
+    const storeUrl = `s3://volumes/said?endpoint=${proxy.endpoint}&region=us-east-1`;
+    await formatVolume({ metaUrl, storeUrl });
+    proxy.decide = () => ({ status: 503, code: 'Slow&#x1b;[2JDown' });
+    guardMount(mountpoint);
+    const own = ['--cache-dir', join(base, 'cache'), '--log-file', join(base, 'mount.log')];
+    const said = await run(PENSTOCK, ['fs', 'mount', metaUrl, mountpoint, '--background', '--json', ...own]);
+    expect(said).toMatchObject({ status: 0 });
+    const { supervisorPid } = JSON.parse(said.stdout) as { supervisorPid: number }; // what it prints
+    onTestFinished(() => killIfAlive(-supervisorPid));
+    expect(said.stderr).toContain('mounted, but its object store cannot be read');
+    expect(said.stderr).toContain('Slow\\u001b[2JDown');
+    expect(said.stderr).not.toContain('\u001b');
+  });
 });

@@ -148,6 +148,34 @@ describe.skipIf(missing('versitygw'))('s3: store', () => {
       await expect(store.get('k')).rejects.toMatchObject(refused);
     });
 
+    it.each([301, 307])('that the region is another one, where the answer %i has no body', async (status) => {
+      proxy.decide = (method) => (method === 'HEAD' ? { status } : 'pass');
+      const store = await openStore({ endpoint: proxy.endpoint });
+      const refused = { code: 'config', message: expect.stringContaining('set ?region=') as string };
+      await expect(store.head('k')).rejects.toMatchObject(refused);
+    });
+
+    it('why a HEAD is refused, by one listing and not by one for each', async () => {
+      proxy.decide = (method) => (method === 'HEAD' ? { status: 403 } : 'pass');
+      const store = await openStore({ endpoint: proxy.endpoint });
+      for (const key of ['a', 'b']) await expect(store.head(key)).rejects.toMatchObject({ code: 'denied' });
+      expect(proxy.requests.map((request) => request.slice(0, 4))).toEqual(['HEAD', 'GET ', 'HEAD']);
+    });
+
+    it('that a HEAD is refused, also when the listing that should say why fails or has no answer in time', async () => {
+      const store = await openStore({ endpoint: proxy.endpoint, query: '&attempts=1' });
+      proxy.decide = (method) => ({ status: method === 'HEAD' ? 403 : 503 });
+      await expect(store.head('k')).rejects.toMatchObject({ code: 'denied' });
+      const deadline = new AbortController();
+      proxy.decide = (method) => {
+        if (method === 'HEAD') return { status: 403 };
+        deadline.abort();
+        return 'silence';
+      };
+      await expect(store.head('k', { signal: deadline.signal })).rejects.toMatchObject({ code: 'denied' });
+      expect(deadline.signal.aborted).toBe(true);
+    });
+
     it('that the deadline has passed', async () => {
       proxy.decide = () => 'silence';
       const store = await openStore({ endpoint: proxy.endpoint, query: '&deadline=200ms' });

@@ -6,7 +6,7 @@ import { once } from 'node:events';
 export type ProxyFault =
   | 'pass'
   /** An answer with this status instead of the server's; the request never reaches it. */
-  | { readonly status: number; readonly code?: string }
+  | { readonly status: number; readonly code?: string; readonly headers?: Readonly<Record<string, string>> }
   /** The connection is cut before the server sees the request. */
   | 'cutBefore'
   /** The server handles the request; the connection is cut instead of the answer. */
@@ -61,7 +61,7 @@ async function handle(
   if (fault === 'silence') return;
   const body = Buffer.concat((await incoming.toArray()) as Buffer[]);
   if (typeof fault === 'object') {
-    answer.writeHead(fault.status, { 'content-type': 'application/xml', 'retry-after': '0' });
+    answer.writeHead(fault.status, { 'content-type': 'application/xml', 'retry-after': '0', ...fault.headers });
     answer.end(
       `<?xml version="1.0"?><Error><Code>${fault.code ?? 'SlowDown'}</Code><Message>injected</Message></Error>`,
     );

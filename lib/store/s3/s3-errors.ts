@@ -1,6 +1,7 @@
 /** What S3's errors mean for a caller and for the person who has to repair it. The one mapping of S3's codes to ours. */
 import { PenstockError, systemCode } from '../../errors.ts';
 import type { ErrorCode } from '../../errors.ts';
+import { remoteCredentialSource } from './credential-origin.ts';
 
 export interface ErrorContext {
   /** `get s3://bucket/key` */
@@ -17,22 +18,42 @@ interface S3Failure {
   readonly message: string;
   readonly status: number | null;
   readonly attempts: number;
+  /** Where the bucket is, which S3 tells to who asks elsewhere. */
+  readonly region: string | null;
 }
+
+/** What S3 answers in another region than the bucket's, and a proxy under another address than the server's. */
+const REDIRECTS: readonly (number | null)[] = [301, 302, 307, 308];
 
 /** The parts of an SDK exception that we use. */
 export function failureOf(error: unknown): S3Failure {
   const { name, message } = error instanceof Error ? error : new Error(String(error));
-  const metadata = (error as { $metadata?: { httpStatusCode?: number; attempts?: number } }).$metadata;
-  return { name, message, status: metadata?.httpStatusCode ?? null, attempts: metadata?.attempts ?? 1 };
+  const { $metadata: metadata, $response: response } = error as {
+    readonly $metadata?: { readonly httpStatusCode?: number; readonly attempts?: number };
+    readonly $response?: { readonly headers?: Readonly<Record<string, string>> };
+  };
+  return {
+    name,
+    message,
+    status: metadata?.httpStatusCode ?? null,
+    attempts: metadata?.attempts ?? 1,
+    region: response?.headers?.['x-amz-bucket-region'] ?? null,
+  };
 }
 
 export function isAbsent(error: unknown): boolean {
   return ['NoSuchKey', 'NotFound', 'NoSuchUpload'].includes(failureOf(error).name);
 }
 
-/** Whether the server takes nothing from these credentials, or not this: 400 is also that of a session that has expired. */
+/** Whether the server takes nothing from these credentials, or not this, or not here: 400 is also that of a session that has expired. */
 export function isRefused(error: unknown): boolean {
-  return [400, 401, 403].includes(failureOf(error).status ?? 0);
+  const { status } = failureOf(error);
+  return [400, 401, 403].includes(status ?? 0) || REDIRECTS.includes(status);
+}
+
+/** Whether no later moment mends it. */
+export function isLasting(error: unknown): boolean {
+  return ['denied', 'not-found', 'config'].includes(codeOf(failureOf(error), systemCode(error)));
 }
 
 export function isPreconditionFailed(error: unknown): boolean {
@@ -52,8 +73,9 @@ function codeOf({ name, status }: S3Failure, system: string | undefined): ErrorC
     case 'NoSuchBucket':
     case 'NotFound':
       return 'not-found';
-    case 'AccessDenied':
     case 'CredentialsProviderError':
+      return remoteCredentialSource() === null ? 'denied' : 'unavailable';
+    case 'AccessDenied':
     case 'ExpiredToken':
     case 'ExpiredTokenException':
     case 'InvalidAccessKeyId':
@@ -84,6 +106,7 @@ function codeOf({ name, status }: S3Failure, system: string | undefined): ErrorC
       return 'unavailable';
   }
   if (system === 'ENOSPC') return 'full';
+  if (REDIRECTS.includes(status)) return 'config';
   if (status === 401 || status === 403) return 'denied';
   if (status === 404) return 'not-found';
   if (status === 412) return 'conflict';
@@ -93,13 +116,14 @@ function codeOf({ name, status }: S3Failure, system: string | undefined): ErrorC
   return 'io';
 }
 
-function explain(code: ErrorCode, { name, message, status }: S3Failure, context: ErrorContext): string {
+function explain(code: ErrorCode, { name, message, status, region }: S3Failure, context: ErrorContext): string {
   const { bucket, server, keyId } = context;
   const key = keyId === null ? 'anonymous' : `access key ${keyId}`;
   switch (name) {
     case 'NoSuchBucket':
       return `bucket '${bucket}' does not exist on ${server}`;
     case 'CredentialsProviderError':
+      if (code === 'unavailable') return `no S3 credentials: ${remoteCredentialSource() ?? ''} gives none (${message})`;
       return `no S3 credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or another source of the AWS chain (${message})`;
     case 'InvalidAccessKeyId':
     case 'XAdminUserNotFound':
@@ -114,7 +138,12 @@ function explain(code: ErrorCode, { name, message, status }: S3Failure, context:
       return `the clock of this machine (${new Date().toISOString()}) is too far from that of ${server}: set it (NTP)`;
     case 'PermanentRedirect':
     case 'AuthorizationHeaderMalformed':
-      return `bucket '${bucket}' is in another region than the one configured: set ?region= (${message})`;
+      return `bucket '${bucket}' is in another region than the one configured: set ?region=${region ?? ''} (${message})`;
+  }
+  if (REDIRECTS.includes(status)) {
+    return region === null
+      ? `${server} sends elsewhere (HTTP ${status ?? ''}): bucket '${bucket}' is in another region or behind another endpoint: set ?region= or &endpoint=`
+      : `bucket '${bucket}' is in another region than the one configured: set ?region=${region}`;
   }
   if (code === 'denied') return `${server} denies it to ${key}${message === '' ? '' : ` (${name}: ${message})`}`;
   if (code === 'unavailable' && status === null) return `${server} does not answer (${name}: ${message})`;

@@ -42,6 +42,7 @@ import {
   changed,
   failureOf,
   isAbsent,
+  isLasting,
   isPreconditionFailed,
   isRefused,
   otherRange,
@@ -319,7 +320,13 @@ class S3Store implements ObjectStore {
     } catch (error) {
       // An answer to HEAD has no body: it does not say whether the key is missing or the bucket, nor why it is refused.
       const absent = isAbsent(error);
-      if (absent ? !this.#bucketSeen : isRefused(error)) await this.#assertBucket(signal);
+      if (!this.#bucketSeen && (absent || isRefused(error))) {
+        await this.#assertBucket(signal).catch(async (reason: unknown) => {
+          if (absent || isLasting(reason)) throw reason;
+          // It failed by itself, and says nothing of the refusal; as our error, which a deadline that passed meanwhile does not replace.
+          throw toStoreError(error, await this.#context(`head ${this.location(key)}`));
+        });
+      }
       if (!absent) throw error;
       return null;
     }
