@@ -6,6 +6,7 @@ import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, onTestFinished, vi } from 'vitest';
 import { askStore, tryReading } from '../../fs-gateway/try-store.ts';
+import { HANG_MS } from '../support/hang.ts';
 import { freePort } from '../support/ports.ts';
 import { startFaultProxy } from '../support/s3-fault-proxy.ts';
 import type { FaultProxy } from '../support/s3-fault-proxy.ts';
@@ -65,12 +66,13 @@ describe.skipIf(missing('versitygw'))('a mount asks its store', () => {
     });
   });
 
-  it('comes up while the agent that gives its credentials does not answer', async () => {
+  it('takes an agent that does not answer for one that is away', async () => {
     withoutCredentials();
     vi.stubEnv('AWS_CONTAINER_CREDENTIALS_FULL_URI', `http://127.0.0.1:${await freePort()}/`);
-    expect(await tryReading({ id: ID, store }, undefined)).toContain(
-      'the agent of AWS_CONTAINER_CREDENTIALS_FULL_URI gives none',
-    );
+    await expect(askStore(store, undefined, 'k', HANG_MS)).rejects.toMatchObject({
+      code: 'unavailable',
+      message: expect.stringContaining('the agent of AWS_CONTAINER_CREDENTIALS_FULL_URI gives none') as string,
+    });
   });
 
   it('comes up while the credential_process of its profile fails', async () => {

@@ -324,7 +324,7 @@ class S3Store implements ObjectStore {
         await this.#assertBucket(signal).catch(async (reason: unknown) => {
           if (absent || isLasting(reason)) throw reason;
           // It failed by itself, and says nothing of the refusal; as our error, which a deadline that passed meanwhile does not replace.
-          throw toStoreError(error, await this.#context(`head ${this.location(key)}`));
+          throw toStoreError(error, await this.#context(`head ${this.location(key)}`, error));
         });
       }
       if (!absent) throw error;
@@ -366,7 +366,7 @@ class S3Store implements ObjectStore {
           name: first.Code ?? 'Unknown',
           $metadata: { httpStatusCode: status },
         });
-        throw toStoreError(error, await this.#context(`delete s3://${this.#options.bucket}/${first.Key ?? ''}`));
+        throw toStoreError(error, await this.#context(`delete s3://${this.#options.bucket}/${first.Key ?? ''}`, error));
       }
       rest = failed.flatMap(({ Key }) => Key ?? []);
     }
@@ -404,7 +404,7 @@ class S3Store implements ObjectStore {
         const message = `${what}: no answer from ${this.#server()} within ${deadlineMs} ms`;
         throw new PenstockError('timeout', message, { cause: error });
       }
-      throw toStoreError(error, await this.#context(what));
+      throw toStoreError(error, await this.#context(what, error));
     } finally {
       clearTimeout(timer);
       options.signal?.removeEventListener('abort', abort);
@@ -415,11 +415,11 @@ class S3Store implements ObjectStore {
     return this.#options.endpoint ?? `AWS ${this.#options.region}`;
   }
 
-  async #context(what: string): Promise<Parameters<typeof toStoreError>[1]> {
-    const keyId = await this.#client.config.credentials().then(
-      ({ accessKeyId }) => accessKeyId,
-      () => null,
-    );
+  async #context(what: string, error: unknown): Promise<Parameters<typeof toStoreError>[1]> {
+    // A source that gave none takes seconds to say so again.
+    const none = failureOf(error).name === 'CredentialsProviderError';
+    const credentials = none ? null : await this.#client.config.credentials().catch(() => null);
+    const keyId = credentials?.accessKeyId ?? null;
     return { what, bucket: this.#options.bucket, server: this.#server(), keyId };
   }
 }
