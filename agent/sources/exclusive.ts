@@ -1,4 +1,5 @@
 /** What two sources of one agent cannot share, and what a source may use of the spool. */
+import { resolve } from 'node:path';
 import type { AgentConfig, SourceConfig } from '../config.ts';
 import { deviceAddress } from './modbus/config.ts';
 import { brokerAddress } from './mqtt/config.ts';
@@ -17,6 +18,7 @@ interface Exclusive {
   readonly why: string;
 }
 
+const LOCAL_JOURNALS: readonly [string, ...string[]] = ['/var/log/journal', '/run/log/journal'];
 const SAME_ADDRESS = 'two sources listen on the same address';
 
 function exclusiveOf(source: SourceConfig): readonly Exclusive[] {
@@ -33,7 +35,10 @@ function exclusiveOf(source: SourceConfig): readonly Exclusive[] {
     case 'journald': {
       const why =
         'two journald sources read the same journal into one topic: expected one, with the units, identifiers and matches of both';
-      return [{ key: 'to', value: `${source.directory ?? ''} ${source.to}`, why }];
+      const directory = source.directory === undefined ? LOCAL_JOURNALS[0] : resolve(source.directory);
+      // Without a directory, the source reads all of these.
+      const journal = LOCAL_JOURNALS.includes(directory) ? LOCAL_JOURNALS[0] : directory;
+      return [{ key: 'to', value: `${journal} ${source.to}`, why }];
     }
     case 'mqtt': {
       const { host, port } = brokerAddress(source);

@@ -31,7 +31,7 @@ export async function makeSource(
     }
     case 'journald': {
       const { journaldSource } = await import('./journald/journald-source.ts');
-      return journaldSource(source, baseDir);
+      return journaldSource(source);
     }
     case 'modbus': {
       const { modbusSource } = await import('./modbus/modbus-source.ts');

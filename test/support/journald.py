@@ -4,9 +4,11 @@ A line of standard input is one command as JSON, and a line of standard output a
 """
 
 import base64
+import ctypes
 import fcntl
 import json
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -14,6 +16,7 @@ import sys
 import time
 
 ADDRESS = "/run/systemd/journal/socket"
+PR_SET_PDEATHSIG = 1
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 SETTINGS = """[Journal]
 Storage=volatile
@@ -30,8 +33,12 @@ ForwardToWall=no
 """
 
 
+def end_with_parent():
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def start():
-    daemon = subprocess.Popen(["/lib/systemd/systemd-journald"], stdout=sys.stderr)
+    daemon = subprocess.Popen(["/lib/systemd/systemd-journald"], stdout=sys.stderr, preexec_fn=end_with_parent)
     while not os.path.exists(ADDRESS):
         if daemon.poll() is not None:
             sys.exit(f"journald ended at its start: {daemon.returncode}")

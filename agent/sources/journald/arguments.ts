@@ -44,6 +44,11 @@ export function lookArguments(directory: string | null, cursor: string | null): 
   ];
 }
 
+/** For all that there is of a boot. */
+export function bootArguments(directory: string | null, boot: string): string[] {
+  return [...commonArguments(directory), '--output-fields=PRIORITY', '--', `_BOOT_ID=${boot}`];
+}
+
 /** For what there is of what is configured, from that entry on: it, if it is of that, and the next one. */
 export function nextArguments(config: JournaldSourceConfig, directory: string | null, cursor: string): string[] {
   return [

@@ -1,4 +1,5 @@
 /** The keys of `{ type: journald }`. */
+import { isAbsolute } from 'node:path';
 import { z } from 'zod';
 import { bytes } from '../../../lib/config/load.ts';
 import { priority, topic } from '../../config-parts.ts';
@@ -18,7 +19,7 @@ export const journaldSourceSchema = z.strictObject({
   /** A field of the reading. One node's entries stay in order. */
   sensor: z.string().min(1).default('hostname'),
   /** Where the journal lies; without it, where journalctl looks: /var/log/journal and /run/log/journal. */
-  directory: z.string().min(1).optional(),
+  directory: z.string().refine(isAbsolute, 'expected an absolute path, as /mnt/host/journal').optional(),
   /** What any of these three names is taken; everything without them. */
   units: z
     .array(z.string().regex(/^[A-Za-z0-9:_.\\@-]{1,255}$/, 'expected the name of a unit, without wildcards'))

@@ -96,29 +96,37 @@ function notStarted(error: unknown): string {
   return `journalctl cannot be started: ${describeError(error)}`;
 }
 
-/** The first entry that these arguments give, and that is wanted; null where there is none. Throws `unavailable` when journalctl cannot tell. */
+/** The first entry that these arguments give, and that is wanted; null where there is none. Throws `unavailable` when journalctl cannot tell. It is ended at that entry. */
 export async function lookAt(
   args: readonly string[],
   signal: AbortSignal,
   isWanted: (entry: Entry) => boolean = () => true,
 ): Promise<Entry | null> {
-  return toItsEnd(args, signal, async (run) => {
-    let found: Entry | undefined;
-    for await (const entries of run.entries(new ExportParser(LOOK_FIELD_BYTES_MAX))) found ??= entries.find(isWanted);
-    return found ?? null;
+  return withJournalctl(args, signal, async (run) => {
+    for await (const entries of run.entries(new ExportParser(LOOK_FIELD_BYTES_MAX))) {
+      const found = entries.find(isWanted);
+      if (found !== undefined) return found;
+    }
+    await toItsEnd(run);
+    return null;
   });
 }
 
 /** What journalctl has to say about the journal; null where that is nothing. Throws `unavailable` when it cannot read it at all. */
 export async function problemWith(args: readonly string[], signal: AbortSignal): Promise<string | null> {
-  return toItsEnd(args, signal, async (run) => {
+  return withJournalctl(args, signal, async (run) => {
     run.drop();
-    await run.ended();
+    await toItsEnd(run);
     return run.problem;
   });
 }
 
-async function toItsEnd<T>(
+async function toItsEnd(run: Journalctl): Promise<void> {
+  const reason = await run.ended();
+  if (!reason.startsWith(IN_ORDER)) throw new PenstockError('unavailable', reason);
+}
+
+async function withJournalctl<T>(
   args: readonly string[],
   signal: AbortSignal,
   read: (run: Journalctl) => Promise<T>,
@@ -129,10 +137,7 @@ async function toItsEnd<T>(
   signal.addEventListener('abort', end, { once: true });
   if (signal.aborted) end();
   try {
-    const result = await read(run);
-    const reason = await run.ended();
-    if (!reason.startsWith(IN_ORDER)) throw new PenstockError('unavailable', reason);
-    return result;
+    return await read(run);
   } finally {
     run.end();
     clearTimeout(timer);

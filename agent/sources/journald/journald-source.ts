@@ -18,7 +18,7 @@ import { Backoff } from '../../uplink/backoff.ts';
 import { DeliveryQueue } from '../delivery-queue.ts';
 import type { ReadingMapping } from '../reading-parser.ts';
 import type { Source, SourceOutput } from '../source.ts';
-import { checkArguments, followArguments, lookArguments, nextArguments } from './arguments.ts';
+import { bootArguments, checkArguments, followArguments, lookArguments, nextArguments } from './arguments.ts';
 import type { JournaldSourceConfig } from './config.ts';
 import { entriesBetween, isSameEntry, realtimeUsOf } from './cursor.ts';
 import { ExportParser, type Entry } from './export-format.ts';
@@ -40,12 +40,15 @@ const MOVE_ON_MS = 3_600_000;
 const storedSchema = z.strictObject({
   /** Of the last entry that was read; null: there was none when the agent first looked. */
   cursor: z.string().nullable(),
+  /** That entry is to be read, too. */
+  isUnread: z.boolean().default(false),
 });
+type Stored = z.output<typeof storedSchema>;
 
 const TIMES = { heldMs: HELD_MS, silentMs: SILENT_MS, moveOnMs: MOVE_ON_MS };
 
-export function journaldSource(config: JournaldSourceConfig, baseDir: string, times: Partial<Times> = {}): Source {
-  const directory = config.directory === undefined ? null : resolve(baseDir, config.directory);
+export function journaldSource(config: JournaldSourceConfig, times: Partial<Times> = {}): Source {
+  const directory = config.directory === undefined ? null : resolve(config.directory);
   const name = `journald:${directory ?? 'local'}:${config.to}`;
   return {
     name,
@@ -145,29 +148,29 @@ class JournaldSource {
   /** Resolves to the reason why journalctl ended, or null where it was to be started anew. */
   async #readUntilItEnds(): Promise<string | null> {
     const { config, directory, silentMs } = this.#options;
-    const problem = await problemWith(checkArguments(directory), this.#stop);
+    const { problem, isOverWithAnEntry } = await this.#problem();
     await this.#moveOn().catch((error: unknown) => {
       // Seldom needed, and a look without a match takes long in a large journal: reading does not depend on it.
       if (!isCode(error, 'unavailable')) throw error;
     });
-    const cursor = await this.#startCursor();
-    const boot = cursor === undefined && config.start === 'boot' ? await bootId() : null;
+    const place = await this.#startPlace();
+    const boot = place === undefined && config.start === 'boot' ? await bootId() : null;
     if (this.#isOver()) return null;
-    const run = new Journalctl(followArguments(config, directory, { cursor: cursor ?? null, boot }));
+    const run = new Journalctl(followArguments(config, directory, { cursor: place?.cursor ?? null, boot }));
     this.#run = run;
     this.#isRenewed = false;
     const silent = setTimeout(() => this.#renew(), silentMs);
     this.#output.report(problem);
     try {
-      let before = cursor ?? null;
+      let before = place?.cursor ?? null;
       for await (const entries of run.entries(new ExportParser(config.maxFieldBytes))) {
         silent.refresh();
         const [first] = entries;
         if (first === undefined) continue;
-        const isKnown = before !== null && (await this.#isBehind(before, first));
+        const isKnown = before !== null && (await this.#isBehind(before, first)) && place?.isUnread !== true;
         if (this.#isOver()) return null;
         before = null;
-        if (problem === NO_JOURNAL) this.#output.report(null);
+        if (isOverWithAnEntry) this.#output.report(null);
         for (const entry of isKnown ? entries.slice(1) : entries) this.#take(entry);
         if (this.#queue.isFull) await new Promise<void>((done) => (this.#whenRoom = done));
       }
@@ -178,6 +181,17 @@ class JournaldSource {
     }
     const reason = await run.ended();
     return this.#wasRenewed() ? null : reason;
+  }
+
+  /** What journalctl has to say before it is read. That is a hint: where it cannot be had, that is the problem until there is an entry. */
+  async #problem(): Promise<{ problem: string | null; isOverWithAnEntry: boolean }> {
+    try {
+      const problem = await problemWith(checkArguments(this.#options.directory), this.#stop);
+      return { problem, isOverWithAnEntry: problem === NO_JOURNAL };
+    } catch (error) {
+      if (!isCode(error, 'unavailable')) throw error;
+      return { problem: describeError(error), isOverWithAnEntry: true };
+    }
   }
 
   #renew(): void {
@@ -191,33 +205,42 @@ class JournaldSource {
    */
   async #moveOn(): Promise<void> {
     const { config, directory, moveOnMs } = this.#options;
-    const stored = this.#storedCursor();
-    if (stored === null || stored === undefined) return;
+    const { cursor: stored, isUnread } = this.#stored() ?? { cursor: null, isUnread: false };
+    if (stored === null) return;
     const last = await lookAt(lookArguments(directory, null), this.#stop);
     if (last === null || realtimeUsOf(cursorOf(last)) - realtimeUsOf(stored) < moveOnMs * 1000) return;
     const isOther = (entry: Entry): boolean => !isSameEntry(stored, cursorOf(entry));
-    if ((await lookAt(nextArguments(config, directory, stored), this.#stop, isOther)) !== null) return;
+    const isToBeRead = (entry: Entry): boolean => isUnread || isOther(entry);
+    if ((await lookAt(nextArguments(config, directory, stored), this.#stop, isToBeRead)) !== null) return;
     const first = await lookAt(lookArguments(directory, stored), this.#stop);
     if (first === null || isOther(first)) return;
     await this.#output.deliver([], [{ source: this.#key, state: { cursor: cursorOf(last) } }]);
   }
 
-  #storedCursor(): string | null | undefined {
-    return storedSchema.safeParse(this.#output.checkpoint(this.#key)).data?.cursor;
+  #stored(): Stored | undefined {
+    return storedSchema.safeParse(this.#output.checkpoint(this.#key)).data;
   }
 
-  /** Of the entry behind which reading goes on; undefined where there is none, and it begins as it is configured. */
-  async #startCursor(): Promise<string | null | undefined> {
-    const { config, directory } = this.#options;
-    const stored = this.#storedCursor();
-    if (stored !== undefined) return stored;
-    if (config.start !== 'end') return undefined;
+  /** From where reading goes on; undefined where there is no such place, and it begins as it is configured. */
+  async #startPlace(): Promise<Stored | undefined> {
+    const { start } = this.#options.config;
+    const stored = this.#stored();
+    if (stored !== undefined || start === 'beginning') return stored;
+    const place = await this.#firstPlace(start);
+    if (this.#isOver() || place === undefined) return undefined;
+    // Stored at once: what is written while the agent is down, and after the next boot, is new.
+    await this.#output.deliver([], [{ source: this.#key, state: place }]);
+    return place;
+  }
+
+  /** Where nothing of this boot is there yet, it begins behind what there is; where nothing is there at all, it shows with the first entry. */
+  async #firstPlace(start: 'boot' | 'end'): Promise<Stored | undefined> {
+    const { directory } = this.#options;
+    const first = start === 'boot' ? await lookAt(bootArguments(directory, await bootId()), this.#stop) : null;
+    if (first !== null) return { cursor: cursorOf(first), isUnread: true };
     const last = await lookAt(lookArguments(directory, null), this.#stop);
-    if (this.#isOver()) return undefined;
-    // Stored at once: what is written while the agent is down is new.
-    const cursor = last === null ? null : cursorOf(last);
-    await this.#output.deliver([], [{ source: this.#key, state: { cursor } }]);
-    return cursor;
+    if (last !== null) return { cursor: cursorOf(last), isUnread: false };
+    return start === 'boot' ? undefined : { cursor: null, isUnread: false };
   }
 
   /** Of the first entry, when reading goes on behind `before`: whether it is that one. Where it is gone, that is said before anything behind it is stored. */
@@ -237,6 +260,8 @@ class JournaldSource {
       `${count === null ? '' : ` (${count} of the whole journal)`}: they were removed before they were read (SystemMaxUse, MaxRetentionSec of journald.conf), or their file is damaged`;
     await this.#output.quarantine([{ reason, position: before, input: Buffer.from(`next: ${next}`) }]);
     this.#output.count('gap');
+    // Each is said in the log, also one behind another.
+    this.#output.remark(null);
     this.#output.remark(reason);
     return false;
   }

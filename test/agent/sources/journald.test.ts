@@ -1,4 +1,4 @@
-import { execFile } from 'node:child_process';
+import { execFile, spawnSync } from 'node:child_process';
 import { chmodSync, mkdirSync, readdirSync, readFileSync, rmdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -32,7 +32,7 @@ async function start(
 ): Promise<Started> {
   const config = sourceConfig({ type: 'journald', directory: journal, identifiers: ['test'], to: 't', ...more });
   const spool = await spoolIn(join(dir, 'spool'), { maxBytes });
-  const running = runSource(journaldSource(config, dir, times), spool, dir);
+  const running = runSource(journaldSource(config, times), spool, dir);
   const end = async (): Promise<void> => {
     await running.stop();
     await spool.close();
@@ -292,7 +292,7 @@ describe.skipIf(cannotRunJournald())('with a journald', () => {
     expect(running.output.counters).toMatchObject({ remark: null, quarantined: 0 });
   });
 
-  test('start: end passes over what is there, also where the agent is down before the next entry; start: boot what other boots wrote', async () => {
+  test('start: end passes over what is there, also where the agent is down before the next entry', async () => {
     const journald = await Journald.start();
     const dir = tempDir();
     await journald.say('m1');
@@ -302,11 +302,38 @@ describe.skipIf(cannotRunJournald())('with a journald', () => {
     await journald.say('m2');
     const again = await start(journald.directory, dir, { start: 'end' });
     await expect.poll(() => messagesOf(again.spool)).toEqual(['m2']);
+  });
+
+  test('start: boot passes over what other boots wrote; what is written while the agent is down is read after the next boot, also where nothing was taken before', async () => {
+    const journald = await Journald.start();
+    const dir = tempDir();
     await journald.boot('22222222-2222-4222-8222-222222222222');
+    // This machine's boot begins below only.
+    await journald.rotate();
+    journald.vacuum();
+    await journald.say('m1');
+    const bootId = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
+    await journald.boot(bootId);
+    const boot = await start(journald.directory, dir, { start: 'boot' });
+    await expect.poll(() => boot.running.output.checkpointKeys('journald:')).toHaveLength(1);
+    await boot.end();
+    await journald.say('m2');
+    await journald.boot('33333333-3333-4333-8333-333333333333');
     await journald.say('m3');
-    // This machine still is of the boot before.
-    const boot = await start(journald.directory, tempDir(), { start: 'boot' });
-    await expect.poll(() => messagesOf(boot.spool)).toEqual(['m1', 'm2']);
+    const { spool, running } = await start(journald.directory, dir, { start: 'boot' });
+    await expect.poll(() => messagesOf(spool)).toEqual(['m2', 'm3']);
+    expect(running.output.counters).toMatchObject({ problem: null, remark: null });
+    // Its first entry is one of those that it asks for.
+    const whole = await start(journald.directory, tempDir(), { start: 'boot', identifiers: [], fields: ['PRIORITY'] });
+    await expect.poll(async () => (await messagesOf(whole.spool)).includes('m3')).toBe(true);
+    const args = [
+      `--directory=${journald.directory}`,
+      '--merge',
+      '--output=cat',
+      `_BOOT_ID=${bootId.replaceAll('-', '')}`,
+    ];
+    const [first] = String(spawnSync('journalctl', args).stdout).split('\n');
+    expect((await messagesOf(whole.spool))[0]).toBe(first);
   });
 
   test('a journalctl that ends is started again, and says why; a journal that appears in a folder that was not there is found', async () => {
@@ -325,7 +352,7 @@ describe.skipIf(cannotRunJournald())('with a journald', () => {
     await expect.poll(() => messagesOf(spool)).toEqual(['m1', 'm2']);
   });
 
-  test('an agent that may not read the journal, or a part of it, says what it needs', async () => {
+  test('an agent that may not read the journal, or a part of it, says what it needs', async (context) => {
     const journald = await Journald.start();
     await journald.say('m1');
     await journald.rotate();
@@ -335,6 +362,9 @@ describe.skipIf(cannotRunJournald())('with a journald', () => {
       for (const name of readdirSync(folder)) chmodSync(join(folder, name), mode(name));
     };
     for (const path of [folder, journald.directory, join(journald.directory, '..')]) chmodSync(path, 0o755);
+    // TMPDIR may lie below a folder that only root can enter.
+    const reach = ['--reuid=65534', '--regid=65534', '--clear-groups', 'test', '-x', journald.directory];
+    context.skip(spawnSync('setpriv', reach).status !== 0, 'another user cannot reach the folder of the test');
     const bin = tempDir('bin');
     // Of root's rights, journalctl gets none.
     const rights = 'setpriv --reuid=65534 --regid=65534 --clear-groups';
@@ -429,6 +459,8 @@ test('an entry keeps its identity when the journal moves from /run to /var', () 
   const inRun = 's=aa;i=5;b=bb;m=10;t=20;x=ff';
   expect(isSameEntry(inRun, 's=cc;i=77;b=bb;m=10;t=20;x=ff')).toBe(true);
   expect(isSameEntry(inRun, 's=aa;i=6;b=bb;m=11;t=21;x=ff')).toBe(false);
+  // Two lines of one write.
+  expect(isSameEntry(inRun, 's=aa;i=6;b=bb;m=10;t=20;x=ff')).toBe(false);
 });
 
 test("the agent's own entries are those of its service or container, not of a person's session or the runtime's service", () => {
@@ -454,14 +486,20 @@ test('keys of the source that are none are named', async () => {
   const dir = tempDir();
   const path = join(dir, 'agent.yaml');
   const source = '{ type: journald, units: ["kube*"], matches: [kernel], severity: warn, fields: [message], to: t }';
-  const same = '{ type: journald, to: u }, { type: journald, to: u }';
   writeFileSync(path, `agent: { id: a }\nlog: file:./log\nsources: [${source}]\n`);
   const problems = (await validateAgent(path)).map(({ message }) => message).join('\n');
   expect(problems).toContain('expected the name of a unit, without wildcards');
   expect(problems).toContain('expected FIELD=value, as _TRANSPORT=kernel');
   expect(problems).toContain('expected the name of a field of the journal, as MESSAGE_ID');
-  writeFileSync(path, `agent: { id: a }\nlog: file:./log\nsources: [${same}]\n`);
-  expect((await validateAgent(path))[0]?.message).toContain(
-    'two journald sources read the same journal into one topic',
-  );
+  for (const [one, other] of [
+    ['', ''],
+    ['', 'directory: /var/log/journal/, '],
+    ['directory: /mnt/./journal, ', 'directory: /mnt/journal/, '],
+  ]) {
+    const same = `{ type: journald, ${one}to: u }, { type: journald, ${other}to: u }`;
+    writeFileSync(path, `agent: { id: a }\nlog: file:./log\nsources: [${same}]\n`);
+    expect((await validateAgent(path))[0]?.message).toContain(
+      'two journald sources read the same journal into one topic',
+    );
+  }
 });
