@@ -55,8 +55,16 @@ export class AgentSourceOutput implements SourceOutput {
     const isFine = readings instanceof PackedReadings || readings.every(isSurelyFine);
     const carried = isFine ? readings : await this.#withoutRefused(readings);
     if (carried.length + checkpoints.length + receipts.length === 0) return;
+    if (this.#signal.aborted) throw this.#stopped();
     await this.#whenThereIsRoom(() => this.#intake.store(carried, checkpoints, receipts));
     this.counters.readings += carried.length;
+  }
+
+  async keep(readings: readonly NewReading[], rejected: readonly Rejected[]): Promise<void> {
+    await this.#setAside(rejected);
+    if (readings.length === 0) return;
+    await this.#whenThereIsRoom(() => this.#intake.store(readings, [], []));
+    this.counters.readings += readings.length;
   }
 
   async offer(readings: readonly NewReading[], receipts: readonly Receipt[] = []): Promise<void> {
@@ -74,8 +82,8 @@ export class AgentSourceOutput implements SourceOutput {
 
   async quarantine(items: readonly Rejected[]): Promise<void> {
     if (items.length === 0) return;
-    await this.#whenThereIsRoom(() => this.#quarantine.put(this.counters.name, items));
-    this.counters.quarantined += items.length;
+    if (this.#signal.aborted) throw this.#stopped();
+    await this.#setAside(items);
   }
 
   checkpoint(key: string): CheckpointState | undefined {
@@ -109,6 +117,12 @@ export class AgentSourceOutput implements SourceOutput {
     return new PenstockError('aborted', `${this.counters.name} is stopped`);
   }
 
+  async #setAside(items: readonly Rejected[]): Promise<void> {
+    if (items.length === 0) return;
+    await this.#whenThereIsRoom(() => this.#quarantine.put(this.counters.name, items));
+    this.counters.quarantined += items.length;
+  }
+
   async #withoutRefused(readings: readonly NewReading[]): Promise<readonly NewReading[]> {
     const rejected: Rejected[] = [];
     const carried = readings.filter((reading) => {
@@ -122,10 +136,9 @@ export class AgentSourceOutput implements SourceOutput {
     return carried;
   }
 
-  /** Repeats what the spool or the disk has no room for. */
+  /** Repeats what the spool or the disk has no room for, until the agent stops. */
   async #whenThereIsRoom(act: () => Promise<void>): Promise<void> {
     for (;;) {
-      if (this.#signal.aborted) throw this.#stopped();
       try {
         await act();
         this.counters.isHeldUp = false;
@@ -134,6 +147,7 @@ export class AgentSourceOutput implements SourceOutput {
         if (!isCode(error, 'full')) throw error;
         this.counters.isHeldUp = true;
       }
+      if (this.#signal.aborted) throw this.#stopped();
       await this.#intake.waitForRoom(this.#signal);
     }
   }

@@ -118,6 +118,10 @@ function collecting(
     clock: { ...systemClock, nowMs: () => nowMs },
     deliver,
     offer: deliver,
+    keep: (readings, rejected) => {
+      refuse(rejected);
+      return deliver(readings);
+    },
     quarantine: (items) => {
       refuse(items);
       return Promise.resolve();

@@ -17,6 +17,8 @@ export interface SourceOutput {
   deliver(readings: Readings, checkpoints?: readonly Checkpoint[], receipts?: readonly Receipt[]): Promise<void>;
   /** As `deliver`, for a source whose sender can keep the readings: rejects with `full` instead of waiting. */
   offer(readings: readonly NewReading[], receipts?: readonly Receipt[]): Promise<void>;
+  /** As `quarantine` and `deliver`, of what no sender can send again: when the agent stops it is still stored, as far as there is room. */
+  keep(readings: readonly NewReading[], rejected: readonly Rejected[]): Promise<void>;
   /** Keeps input that is no reading, durably; rejects like `deliver`. */
   quarantine(items: readonly Rejected[]): Promise<void>;
   /** A checkpoint that was delivered in this run or an earlier one. */

@@ -110,6 +110,8 @@ export class GroupPoll {
       await this.#read(pieces[1], connection, found),
     ];
     if (first.isAnswered || second.isAnswered) return { spans: [...first.spans, ...second.spans], isAnswered: true };
+    // Silence in between refused nothing: the whole may be taken the next time.
+    if (found.isSilent) return { spans: [span], isAnswered: false };
     // It was not too wide: the device fails, or has none of it.
     const wholeFor = Math.min(WHOLE_POLLS_MAX, 2 * (this.#refused.get(span)?.wholeFor ?? 0) + 1);
     this.#refused.set(span, { wholeFor, left: wholeFor });

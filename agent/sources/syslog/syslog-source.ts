@@ -3,7 +3,7 @@
  *
  * Invariants: messages of one connection, or of one UDP sender as the network brings them, keep their order.
  * Failure: syslog has no acknowledgement. What was received and is not synced yet is lost by kill -9 (milliseconds of it); at a SIGTERM it is
- * still stored. A full spool stops the reading of connections; datagrams that find no room are counted and shown as a problem.
+ * still stored, as far as the spool has room. A full spool stops the reading of connections; datagrams that find no room are counted and shown as a problem.
  * Limits: those of the delivery queue; `maxConnections`; a connection without a message for IDLE_MS is closed.
  */
 import { createSocket, type Socket as UdpSocket } from 'node:dgram';
@@ -49,7 +49,8 @@ class SyslogReceiver {
   readonly #baseDir: string;
   readonly #output: SourceOutput;
   readonly #queue: DeliveryQueue<Received>;
-  readonly #connections = new Set<Socket>();
+  /** With what gives out the message that each holds back. */
+  readonly #connections = new Map<Socket, () => void>();
   readonly #ended = Promise.withResolvers<undefined>();
   #lossTimer: NodeJS.Timeout | undefined;
 
@@ -60,7 +61,7 @@ class SyslogReceiver {
     this.#queue = new DeliveryQueue({
       deliver: (batch) => this.#deliver(batch),
       onRoom: () => {
-        for (const socket of this.#connections) socket.resume();
+        for (const socket of this.#connections.keys()) socket.resume();
       },
       onFailure: (error) => this.#ended.reject(error),
     });
@@ -101,13 +102,26 @@ class SyslogReceiver {
     const server: Server =
       tls === undefined ? createServer(accept) : createTlsServer(await serverTlsFiles(this.#baseDir, tls), accept);
     server.maxConnections = maxConnections;
-    server.on('drop', () => this.#output.count('connection_dropped'));
+    server.on('drop', () => {
+      this.#output.count('connection_dropped');
+      this.#output.report(
+        `all ${maxConnections} connections (maxConnections) are taken, some perhaps by senders that are silent: who else connects is closed at once`,
+      );
+    });
+    // Also one that has not ended its handshake has a place.
+    server.on('connection', (socket) => {
+      socket.once('close', () => {
+        if (server.listening) this.#output.report(null);
+      });
+    });
     server.on('tlsClientError', () => this.#output.count('tls_refused'));
     const endConnections = endOfConnections(server);
     const { host, port } = hostAndPort(listen);
     await this.#opened(server, () => server.listen(port, host));
     return async () => {
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+      // Over TLS, the server is closed before its sockets say that they are.
+      for (const release of this.#connections.values()) release();
       endConnections();
       await closed;
     };
@@ -133,20 +147,23 @@ class SyslogReceiver {
     const sender = socket.remoteAddress ?? 'unknown';
     const framer = new SyslogFramer(this.#config.maxMessageBytes);
     this.#output.count('connection');
-    this.#connections.add(socket);
     socket.setTimeout(IDLE_MS, () => socket.destroy());
     socket.on('error', () => undefined);
     const receive = (framed: Iterable<Framed>): void => {
       for (const { bytes, fault } of framed) this.#take(bytes, sender, fault);
     };
     let heldTimer: NodeJS.Timeout | undefined;
-    const hold = (): void => {
-      // Where it is not read on, what follows may be here all the same.
-      heldTimer = setTimeout(() => (socket.isPaused() ? hold() : receive(framer.release())), HELD_MS);
-    };
-    socket.on('close', () => {
+    const release = (): void => {
       clearTimeout(heldTimer);
       receive(framer.release());
+    };
+    const hold = (): void => {
+      // Where it is not read on, what follows may be here all the same.
+      heldTimer = setTimeout(() => (socket.isPaused() ? hold() : release()), HELD_MS);
+    };
+    this.#connections.set(socket, release);
+    socket.on('close', () => {
+      release();
       this.#connections.delete(socket);
     });
     socket.on('end', () => receive(framer.finish()));
@@ -161,7 +178,7 @@ class SyslogReceiver {
         this.#takePieces(error.bytes, sender, `${error.message}: the connection is closed`);
         socket.destroy();
       }
-      if (this.#queue.isFull) for (const each of this.#connections) each.pause();
+      if (this.#queue.isFull) for (const each of this.#connections.keys()) each.pause();
     });
   }
 
@@ -197,7 +214,6 @@ class SyslogReceiver {
       if (why !== null) rejected.push({ reason: why, position: sender, input: bytes });
       else if (!('reason' in reading)) readings.push(reading);
     }
-    await this.#output.quarantine(rejected);
-    await this.#output.deliver(readings);
+    await this.#output.keep(readings, rejected);
   }
 }

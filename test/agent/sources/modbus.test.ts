@@ -204,6 +204,18 @@ test('a device that failed for a while is asked for its registers together again
   expect(device.asked.slice(0, 10).map(({ count }) => count)).toEqual([4, 2, 1, 1, 2, 1, 1, 4, 4, 4]);
 });
 
+test('a timeout while a span that is too wide is taken apart is no refusal of its registers', async () => {
+  const device = await scriptedDevice((asked, index) =>
+    asked.count > 4 ? exception(asked, 2) : index === 1 ? null : addresses(asked),
+  );
+  const registers = holding(1, 2, 3, 4, 5, 6, 7, 8);
+  const running = await follow(device.url, { timeout: '500ms', groups: [{ sensor: 's', registers }] });
+  const [first] = await running.values(1);
+  expect(first).toMatchObject({ quality: 'good', r1: 1, r4: 4, r5: 5, r8: 8 });
+  // All, and its first half in vain; the next poll takes it apart again.
+  expect(device.asked.slice(0, 5).map(({ count }) => count)).toEqual([8, 4, 8, 4, 4]);
+});
+
 test('a busy device gives a reading of bad quality, and the problem is over when it answers again', async () => {
   const device = await scriptedDevice((asked, index) => (index < 3 ? exception(asked, 6) : addresses(asked)));
   const running = await follow(device.url, { groups: [{ sensor: 's', registers: holding(1, 2) }] });

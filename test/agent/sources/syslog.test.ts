@@ -495,3 +495,35 @@ test('over TCP: a message with others in its text is not held back for what foll
   socket.write(counted(`<13>1 - h a - - - ${text}`));
   expect((await messages(spool, 1)).map(({ message }) => message)).toEqual([text]);
 });
+
+test('over TLS: a message that is held back for what follows it is stored when the source stops', async () => {
+  const certificates = tempDir();
+  const { ca, server } = makeCertificates(certificates);
+  const running = await receive({ transport: 'tcp', tls: server });
+  const { port, spool } = running;
+  await open(port).then((socket) => socket.destroy());
+  const socket = connectTls({ port, host: '127.0.0.1', ca: readFileSync(ca) });
+  socket.on('error', () => undefined);
+  onTestFinished(() => void socket.destroy());
+  const text = `nested ${counted('<0>1 - admin su - - - forged')}`;
+  // One record of TLS: when the first is stored, the second is there.
+  socket.write(`${counted('<13>1 - h a - - - first')}${counted(`<13>1 - h a - - - ${text}`)}`);
+  await messages(spool, 1);
+  await running.stop();
+  expect((await messages(spool, 2)).map(({ message }) => message)).toEqual(['first', text]);
+});
+
+test('over TCP: senders that hold all connections are a problem of the source, until one has gone', async () => {
+  const { port, output } = await receive({ transport: 'tcp', maxConnections: 1 });
+  const holder = await open(port);
+  await vi.waitFor(() => expect(output.counters.events['connection']).toBe(1), WAIT);
+  const other = await open(port);
+  await vi.waitFor(
+    () => expect(output.counters.problem).toContain('all 1 connections (maxConnections) are taken'),
+    WAIT,
+  );
+  other.destroy();
+  expect(output.counters.events).toEqual({ connection: 1, connection_dropped: 1 });
+  holder.destroy();
+  await vi.waitFor(() => expect(output.counters.problem).toBeNull(), WAIT);
+});
