@@ -118,6 +118,8 @@ export class Change {
   /** The inode that the change makes; 0: none. */
   made = 0;
   madeDirectory = false;
+  /** Nobody knows yet of an attempt before: its answer was lost. */
+  mayBeApplied = false;
 
   constructor(keys: VolumeKeys, quotas: Quotas) {
     this.#keys = keys;

@@ -302,8 +302,10 @@ export class VolumeView {
     const repeated = operation === undefined ? undefined : this.#repeats.applied(operation);
     if (repeated !== undefined) return { value: undefined, repeated };
     let endMs: number | undefined;
+    let mayBeApplied = false;
     for (let conflicts = 0; conflicts < ATTEMPTS_MAX;) {
       const change = new Change(this.keys, this.quotas);
+      change.mayBeApplied = mayBeApplied;
       const planned = plan(change);
       const value = planned instanceof Promise ? await planned : planned;
       if (change.empty) return { value, repeated: undefined };
@@ -316,6 +318,7 @@ export class VolumeView {
         committed = await this.#commit(engine, change);
       } catch (error) {
         if (record !== undefined && isCode(error, 'timeout')) this.#repeats.unheard(record, engine);
+        mayBeApplied ||= !isCode(error, 'fenced');
         endMs ??= performance.now() + this.#options.deadlineMs;
         await this.#connection?.recover(engine, error, endMs);
         // (Changes without an operation are flushes and clean-ups: doing them twice is doing them once.)

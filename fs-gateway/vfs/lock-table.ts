@@ -6,6 +6,8 @@
  * - A change that grants a lock to this mount compares the inode too: whoever holds a lock sees what was committed under the one before.
  * - What a mount held is taken only when its session had ended or run out, and the record still names that session: a worker that comes
  *   back first confirms its locks under its own session, and then the compare of the taker fails.
+ * - What programs of this mount hold is known apart from the records, which say what other mounts have left of it. The first change that finds
+ *   something missing takes it again where nobody else has it, and tells its holder.
  * Failure: killed between a commit and its answer, the record has the lock, and the next worker of the mount finds it there (`claim`).
  * Limits: LOCKS_MAX locks of a file (ENOLCK).
  */
@@ -13,19 +15,22 @@ import { describeError } from '../../lib/errors.ts';
 import type { ScanPage, Stored, Version } from '../../lib/meta/engine.ts';
 import {
   conflictOf,
+  covers,
   decodeLocks,
   encodeLocks,
-  isOwn,
+  isTicket,
   LOCKS_MAX,
+  missingOf,
   NO_LOCKS,
   promote,
   setRange,
   withoutMounts,
 } from '../../lib/volume/lock-record.ts';
-import type { Lock, LockRecord } from '../../lib/volume/lock-record.ts';
+import type { Lock, LockRecord, Wanted } from '../../lib/volume/lock-record.ts';
 import type { Change } from '../meta/change.ts';
 import type { VolumeView } from '../meta/view.ts';
 import { Errno, PosixError } from './operations.ts';
+import { OwnLocks } from './own-locks.ts';
 
 const SCAN_PORTION = 400;
 
@@ -51,6 +56,7 @@ export class LockTable {
   readonly #options: LockTableOptions;
   /** Of the files where this mount holds a lock or waits for one. */
   readonly #known = new Map<number, Known>();
+  readonly #programs = new OwnLocks();
   readonly #queues = new Map<number, Promise<unknown>>();
 
   constructor(options: LockTableOptions) {
@@ -60,15 +66,20 @@ export class LockTable {
   }
 
   get inos(): readonly number[] {
-    return [...this.#known.keys()];
+    return [...new Set([...this.#known.keys(), ...this.#programs.inos])];
   }
 
   record(ino: number): LockRecord {
     return (this.#known.get(ino) ?? NOTHING).record;
   }
 
+  /** What this mount holds by the record, and what its programs hold as far as they know. */
+  mine(ino: number): readonly Lock[] {
+    return [...this.record(ino).held.filter((lock) => this.#isMine(lock)), ...this.#programs.of(ino)];
+  }
+
   holds(ino: number, kind: Lock['kind'], owner: bigint): boolean {
-    return this.record(ino).held.some((lock) => this.#isMine(lock) && lock.kind === kind && lock.owner === owner);
+    return this.mine(ino).some((lock) => lock.kind === kind && lock.owner === owner);
   }
 
   #isMine(lock: Lock): boolean {
@@ -89,15 +100,24 @@ export class LockTable {
 
   /**
    * Changes the record; `edit` is called again with the fresh one after a failed compare, and returns null when there is nothing to
-   * change. `revalidate`: the kernel and the cache know the inode as it is when the change is committed. Call within `exclusive`.
+   * change. `revalidate`: the kernel and the cache know the inode as it is when the change is committed. `givingBack`: what is not
+   * lost when it is missing behind an attempt of which no answer has come. Call within `exclusive`.
    */
-  async change(ino: number, revalidate: boolean, edit: (record: LockRecord) => LockRecord | null): Promise<void> {
+  async change(
+    ino: number,
+    revalidate: boolean,
+    edit: (record: LockRecord) => LockRecord | null,
+    givingBack: () => readonly Wanted[] = () => [],
+  ): Promise<void> {
     const view = this.#view;
     // What is not cached here may have changed since the kernel last heard of it: before a worker was killed, for one.
     const node: { seen?: Version; stale: boolean } = { stale: revalidate && view.cachedNode(ino) === undefined };
     await view.change(undefined, async (change) => {
       const known = this.#known.get(ino) ?? NOTHING;
-      const edited = edit(known.record);
+      const programs = this.#programs.of(ino);
+      const expected = change.mayBeApplied ? without(programs, givingBack()) : programs;
+      const { held, lost } = this.#retake(known.record.held, expected);
+      const edited = edit({ held, waiting: known.record.waiting });
       if (edited === null) return;
       if (edited.held.length > LOCKS_MAX || edited.waiting.length > LOCKS_MAX) {
         throw new PosixError(Errno.ENOLCK, `inode ${ino} has ${LOCKS_MAX} locks`);
@@ -110,12 +130,43 @@ export class LockTable {
           change.expectNode(now);
         }
       }
-      this.#put(change, ino, known, edited);
+      this.#put(change, ino, known, edited, lost);
     });
     if (node.stale) view.announceStale(ino);
   }
 
-  #put(change: Change, ino: number, known: Known, edited: LockRecord): void {
+  /** Gives back what `which` finds among this mount's locks. They are no program's any more also when that fails. */
+  async giveBack(ino: number, revalidate: boolean, which: (mine: readonly Lock[]) => readonly Wanted[]): Promise<void> {
+    let ranges: readonly Wanted[] = [];
+    const edit = ({ held, waiting }: LockRecord): LockRecord | null => {
+      ranges = which([...held, ...this.#programs.of(ino)]);
+      return ranges.length === 0 ? null : { held: without(held, ranges), waiting };
+    };
+    try {
+      await this.change(ino, revalidate, edit, () => ranges);
+    } catch (error) {
+      for (const range of ranges) this.#programs.remove(ino, range);
+      throw error;
+    }
+  }
+
+  /** What programs hold and the record has not was taken by another mount. It may have given it back. */
+  #retake(held: readonly Lock[], expected: readonly Lock[]): { readonly held: readonly Lock[]; readonly lost: Lock[] } {
+    let now = held;
+    const lost: Lock[] = [];
+    const present = new Set(held);
+    for (const lock of expected) {
+      if (present.has(lock)) continue;
+      const missing = missingOf(lock, held);
+      if (missing.length > 0) lost.push(lock);
+      for (const part of missing) {
+        if (conflictOf(now, part) === undefined) now = setRange(now, { ...part, session: this.#view.session });
+      }
+    }
+    return { held: now, lost };
+  }
+
+  #put(change: Change, ino: number, known: Known, edited: LockRecord, lost: readonly Lock[]): void {
     const { record, granted } = promote(edited);
     const value = encodeLocks(record);
     change.replaceRecord(
@@ -123,14 +174,33 @@ export class LockTable {
       known.version,
       value,
       (current) => this.#learn(ino, current),
-      (version) => this.#keep(ino, { record, version: value === null ? null : version }),
+      (version) => {
+        this.#keep(ino, { record, version: value === null ? null : version });
+        this.#programs.replace(
+          ino,
+          record.held.filter((lock) => this.#isMine(lock)),
+        );
+        for (const lock of lost) this.#tellLost(ino, lock);
+      },
     );
     if (granted.some((lock) => !this.#isMine(lock))) change.announce({ kind: 'lock', ino });
   }
 
+  #tellLost(ino: number, lock: Lock): void {
+    const message = `a lock on inode ${ino} was lost: another mount took it while this one had no session`;
+    this.#options.report(`${message}; what was written under it may be mixed with what the other wrote`);
+    this.#options.lost(lock, message);
+  }
+
   #learn(ino: number, stored: Stored | null): void {
+    const before = this.record(ino).waiting;
     const known = stored === null ? NOTHING : { record: decodeLocks(stored.value, ino), version: stored.version };
     this.#known.set(ino, known);
+    // Who gave a lock back has granted it to those who waited here.
+    for (const ticket of before) {
+      if (!this.#isMine(ticket) || known.record.waiting.some((one) => isTicket(one, ticket))) continue;
+      if (covers(known.record, ticket)) this.#programs.add(ino, ticket);
+    }
   }
 
   #keep(ino: number, known: Known): void {
@@ -207,26 +277,10 @@ export class LockTable {
     }
   }
 
-  /**
-   * After a time without a session: what was lost meanwhile is taken again where nobody else has it. Also then its holder is told: somebody had it in
-   * between. Call within `exclusive`.
-   */
+  /** After a time without a session. Call within `exclusive`. */
   async restore(ino: number): Promise<void> {
-    const mine = this.record(ino).held.filter((lock) => this.#isMine(lock));
-    const { held: left } = await this.refresh(ino);
-    const taken = mine.filter((lock) => !left.some((one) => includes(one, lock)));
-    let gone: readonly Lock[] = [];
-    await this.#confirm(ino, (record) => {
-      gone = mine.filter((lock) => conflictOf(record.held, lock) !== undefined);
-      let { held } = record;
-      for (const lock of mine) if (!gone.includes(lock)) held = setRange(held, lock);
-      return { held, waiting: record.waiting };
-    });
-    for (const lock of new Set([...taken, ...gone])) {
-      const message = `a lock on inode ${ino} was lost: another mount took it while this one had no session`;
-      this.#options.report(`${message}; what was written under it may be mixed with what the other wrote`);
-      this.#options.lost(lock, message);
-    }
+    await this.refresh(ino);
+    await this.#confirm(ino, (record) => record);
     this.tidy(ino);
   }
 
@@ -245,8 +299,8 @@ export class LockTable {
   }
 }
 
-function includes(one: Lock, other: Lock): boolean {
-  return isOwn(one, other) && one.type === other.type && one.start <= other.start && one.end >= other.end;
+function without(held: readonly Lock[], ranges: readonly Wanted[]): readonly Lock[] {
+  return ranges.reduce((left, range) => setRange(left, { ...range, type: 'unlock' }), held);
 }
 
 function sessionOf(lock: Lock): string {

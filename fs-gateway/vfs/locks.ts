@@ -18,13 +18,13 @@
  *   kept leaves it to the mount: it falls with it.
  */
 import { describeError, PenstockError } from '../../lib/errors.ts';
-import { conflictOf, setRange } from '../../lib/volume/lock-record.ts';
+import { conflictOf, covers, isTicket, setRange } from '../../lib/volume/lock-record.ts';
 import type { Lock, LockRecord, Waiting, Wanted } from '../../lib/volume/lock-record.ts';
 import type { LockEvents } from '../meta/view.ts';
-import { LateUnlocks } from './late-unlocks.ts';
 import type { LockTable } from './lock-table.ts';
 import { Errno, PosixError } from './operations.ts';
 import type { Caller, FileLock, Result } from './operations.ts';
+import { OwnLocks } from './own-locks.ts';
 
 /** The lease of a session: looking more often could find nothing more. */
 const LIVENESS_MS = 5000;
@@ -59,7 +59,8 @@ export class Locks implements LockEvents {
   readonly #waiters = new Map<number, Set<Waiter>>();
   #timer: NodeJS.Timeout | undefined;
   #nextTicket = 1;
-  readonly #late = new LateUnlocks();
+  /** Given back by programs, and held until what was written under them is committed. */
+  readonly #late = new OwnLocks();
 
   constructor(options: LocksOptions) {
     this.#options = options;
@@ -117,7 +118,7 @@ export class Locks implements LockEvents {
 
   /** Whether something is locked through an open file. */
   hasLocks(ino: number, handle: bigint): boolean {
-    return this.#table.record(ino).held.some((lock) => this.#isThrough(lock, handle, undefined));
+    return this.#table.mine(ino).some((lock) => this.#isThrough(lock, handle, undefined));
   }
 
   #isThrough(lock: Lock, handle: bigint, flockOwner: bigint | undefined): boolean {
@@ -128,7 +129,7 @@ export class Locks implements LockEvents {
   /** At the last close of an open file. Undefined: nothing was locked through it. */
   closed(ino: number, handle: bigint, flockOwner: bigint | undefined): Promise<void> | undefined {
     const through = (held: readonly Lock[]): Lock[] => held.filter((lock) => this.#isThrough(lock, handle, flockOwner));
-    return through(this.#table.record(ino).held).length === 0 ? undefined : this.#unlock(ino, through);
+    return through(this.#table.mine(ino)).length === 0 ? undefined : this.#unlock(ino, through);
   }
 
   /** `which` of what is held, as it is when it is given back: others of the mount lock and unlock during the flush. */
@@ -140,7 +141,7 @@ export class Locks implements LockEvents {
       // Not committed: the next holder would work on the old content, and what is staged here would be committed over what it made of it.
       // Or the engine is away: nobody asks again for a lock that a program has given back.
       if (this.#late.of(ino).length === 0) this.#unlockLater(ino);
-      for (const range of which(this.#table.record(ino).held)) this.#late.add(ino, range);
+      for (const range of which(this.#table.mine(ino))) this.#late.add(ino, { ...range, type: 'write' });
       throw error;
     }
   }
@@ -149,11 +150,7 @@ export class Locks implements LockEvents {
     await this.#table.exclusive(ino, async () => {
       let ranges: readonly Wanted[] = [];
       const revalidate = this.#waiters.has(ino);
-      await this.#table.change(ino, revalidate, ({ held, waiting }) => {
-        ranges = which(held);
-        if (ranges.length === 0) return null;
-        return { held: ranges.reduce((left, range) => setRange(left, { ...range, type: 'unlock' }), held), waiting };
-      });
+      await this.#table.giveBack(ino, revalidate, (held) => (ranges = which(held)));
       for (const range of ranges) this.#late.remove(ino, range);
       this.#grantWaiters(ino);
     });
@@ -237,7 +234,7 @@ export class Locks implements LockEvents {
     const { ino, ticket } = waiter;
     if (this.#waiters.get(ino)?.has(waiter) !== true) return;
     try {
-      await this.#table.change(ino, true, ({ held, waiting }) => {
+      const edit = ({ held, waiting }: LockRecord): LockRecord => {
         const others = waiting.filter((one) => !isTicket(one, ticket));
         const conflict = conflictOf(held, ticket);
         if (conflict === undefined) return { held: setRange(held, ticket), waiting: others };
@@ -248,7 +245,8 @@ export class Locks implements LockEvents {
         const left = ticket.kind === 'flock' ? setRange(held, { ...ticket, type: 'unlock' }) : held;
         waiter.placed = true;
         return { held: left, waiting: [...others, ticket] };
-      });
+      };
+      await this.#table.change(ino, true, edit, () => (ticket.kind === 'flock' ? [ticket] : []));
       this.#grantWaiters(ino);
       if (this.#waiters.get(ino)?.has(waiter) === true) await this.#table.expire(ino);
       this.#grantWaiters(ino);
@@ -293,13 +291,14 @@ export class Locks implements LockEvents {
       this.#attend(ino, async () => {
         try {
           await this.#table.refresh(ino);
-          await this.#table.change(ino, false, ({ held, waiting }) => {
+          const edit = ({ held, waiting }: LockRecord): LockRecord | null => {
             const others = waiting.filter((one) => !isTicket(one, ticket));
             if (others.length < waiting.length) return { held, waiting: others };
             return covers({ held, waiting }, ticket)
               ? { held: setRange(held, { ...ticket, type: 'unlock' }), waiting }
               : null;
-          });
+          };
+          await this.#table.change(ino, false, edit, () => [ticket]);
           this.#table.tidy(ino);
         } catch (error) {
           this.#takeOutLater(ino, ticket);
@@ -393,20 +392,4 @@ export class Locks implements LockEvents {
     clearInterval(this.#timer);
     this.#timer = undefined;
   }
-}
-
-function isTicket(a: Waiting, b: Waiting): boolean {
-  return a.mount === b.mount && a.ticket === b.ticket;
-}
-
-function covers({ held }: LockRecord, ticket: Waiting): boolean {
-  return held.some(
-    (lock) =>
-      lock.mount === ticket.mount &&
-      lock.owner === ticket.owner &&
-      lock.kind === ticket.kind &&
-      lock.type === ticket.type &&
-      lock.start <= ticket.start &&
-      lock.end >= ticket.end,
-  );
 }

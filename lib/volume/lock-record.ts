@@ -49,6 +49,24 @@ export function isOwn(a: Pick<Lock, 'mount' | 'owner' | 'kind'>, b: Pick<Lock, '
   return a.owner === b.owner && a.kind === b.kind && a.mount === b.mount;
 }
 
+export function isTicket(a: Waiting, b: Waiting): boolean {
+  return a.mount === b.mount && a.ticket === b.ticket;
+}
+
+/** What was waited for is held. */
+export function covers({ held }: LockRecord, ticket: Waiting): boolean {
+  return held.some(
+    (lock) => isOwn(lock, ticket) && lock.type === ticket.type && lock.start <= ticket.start && lock.end >= ticket.end,
+  );
+}
+
+/** The parts of a lock that its owner does not hold, nor a stronger lock there. */
+export function missingOf(lock: Lock, held: readonly Lock[]): readonly Lock[] {
+  return held
+    .filter((one) => isOwn(one, lock) && overlaps(one, lock) && (one.type === 'write' || lock.type === 'read'))
+    .reduce<readonly Lock[]>((left, one) => setRange(left, { ...one, type: 'unlock' }), [lock]);
+}
+
 function overlaps(a: Pick<Lock, 'start' | 'end'>, b: Pick<Lock, 'start' | 'end'>): boolean {
   return a.start <= b.end && a.end >= b.start;
 }

@@ -3,9 +3,11 @@ import { expect, test, vi } from 'vitest';
 import { Errno } from '../../fs-gateway/vfs/operations.ts';
 import type { Caller, FileLock } from '../../fs-gateway/vfs/operations.ts';
 import { Flushes } from '../../fs-gateway/vfs/flushes.ts';
+import { Locks } from '../../fs-gateway/vfs/locks.ts';
 import type { OpenVolume } from '../../fs-gateway/open-volume.ts';
 import { openMeta } from '../../lib/registry.ts';
 import { VolumeKeys } from '../../lib/volume/keys.ts';
+import { decodeLocks } from '../../lib/volume/lock-record.ts';
 import { caller, openTestVolume, testVolume } from '../support/fs-volume.ts';
 import type { TestVolume } from '../support/fs-volume.ts';
 import { replaceMethod } from '../support/replace-method.ts';
@@ -36,6 +38,13 @@ async function openWithoutRenewals(volume: TestVolume, reports: string[]): Promi
   } finally {
     vi.useRealTimers();
   }
+}
+
+async function endSessionOf(volume: TestVolume, name: string): Promise<void> {
+  const engine = await openMeta(volume.metaUrl, { kind: 'admin' });
+  const mount = (await engine.sessions()).find((session) => session.detail['mountpoint'] === `/nowhere/${name}`);
+  await engine.endSession(mount?.id ?? 0);
+  await engine.close();
 }
 
 test('record locks conflict by range and owner, wake waiters in order, find circles, and end with an interrupt', async () => {
@@ -208,18 +217,15 @@ test('a mount whose session was ended confirms its locks under the next, and say
   const reports: string[] = [];
   const a = await openWithoutRenewals(volume, reports);
   await locker(a, caller(), 5n, 1n, WHOLE);
-  const engine = await openMeta(volume.metaUrl, { kind: 'admin' });
   await a.operations.setlk(caller(), 6n, 1n, 1n, WHOLE, noWait);
   const b = await openTestVolume(volume, 'b');
-  const mount = (await engine.sessions()).find((session) => session.detail['mountpoint'] === '/nowhere/a');
-  await engine.endSession(mount?.id ?? 0);
+  await endSessionOf(volume, 'a');
   await locker(b, caller(), 6n, 1n, WHOLE, wait);
   await a.operations.mkdir(caller(), 1n, 'd', 0o755, 0);
   await expect.poll(() => reports.join('\n')).toContain('lock on inode 6 was lost');
   await expect(locker(b, caller(), 5n, 1n, WHOLE)).rejects.toMatchObject(blocked);
   await locker(a, caller(), 5n, 1n, UNLOCK);
   await locker(b, caller(), 5n, 1n, WHOLE);
-  await engine.close();
 });
 
 test('who held a lock that another mount had meanwhile hears EIO from its unlock once, or else from each close', async () => {
@@ -233,10 +239,7 @@ test('who held a lock that another mount had meanwhile hears EIO from its unlock
   const byRange = await a.operations.open(caller(), ino, 2);
   await a.operations.setlk(caller(), ino, open.handle, 1n, WHOLE, flock);
   await a.operations.setlk(caller(), ino, byRange.handle, 1n, WHOLE, noWait);
-  const engine = await openMeta(volume.metaUrl, { kind: 'admin' });
-  const mount = (await engine.sessions()).find((session) => session.detail['mountpoint'] === '/nowhere/a');
-  await engine.endSession(mount?.id ?? 0);
-  await engine.close();
+  await endSessionOf(volume, 'a');
   for (const how of [wait, { ...flock, wait: true }]) {
     await locker(b, caller(), ino, 1n, WHOLE, how);
     await locker(b, caller(), ino, 1n, UNLOCK, how);
@@ -256,6 +259,60 @@ test('who held a lock that another mount had meanwhile hears EIO from its unlock
   await expect(sync()).rejects.toMatchObject({ errno: Errno.EIO });
   await sync();
   await close();
+});
+
+test.each(['a look of another program at the locks', 'the unlock itself'])(
+  'a lock that another mount had meanwhile is told to its holder also where %s is the first to meet that',
+  async (first) => {
+    const volume = await testVolume();
+    const reports: string[] = [];
+    const a = await openWithoutRenewals(volume, reports);
+    const b = await openTestVolume(volume, 'b');
+    const set = async (on: OpenVolume, lock: FileLock): Promise<void> =>
+      on.operations.setlk(caller(), 5n, 7n, 1n, lock, wait);
+    await set(a, WHOLE);
+    await endSessionOf(volume, 'a');
+    await set(b, WHOLE);
+    await set(b, UNLOCK);
+    if (first !== 'the unlock itself') {
+      expect(await a.operations.getlk(caller(), 5n, 8n, 2n, WHOLE)).toMatchObject({ type: 'unlock' });
+      await a.operations.mkdir(caller(), 1n, 'd', 0o755, 0);
+      await expect.poll(() => reports.join('\n')).toContain('a lock on inode 5 was lost');
+    }
+    await expect(set(a, UNLOCK)).rejects.toMatchObject({ errno: Errno.EIO });
+    await set(a, UNLOCK);
+    await set(b, WHOLE);
+  },
+);
+
+test('a lock that was made stronger while its mount had no session is not lost, and stays strong', async () => {
+  const volume = await testVolume();
+  const reports: string[] = [];
+  const a = await openWithoutRenewals(volume, reports);
+  const b = await openTestVolume(volume, 'b');
+  const set = async (on: OpenVolume, lock: FileLock, how = noWait): Promise<void> =>
+    on.operations.setlk(caller(), 5n, 7n, 1n, lock, how);
+  const shared: FileLock = { ...WHOLE, type: 'read' };
+  await set(a, shared);
+  await set(b, shared);
+  const stronger = set(a, WHOLE, wait);
+  const engine = await openMeta(volume.metaUrl, { kind: 'test' });
+  const waiters = async (): Promise<number> => {
+    const [record] = await engine.read([new VolumeKeys('lake').lock(5)]);
+    return record === null || record === undefined ? 0 : decodeLocks(record.value, 5).waiting.length;
+  };
+  await expect.poll(waiters).toBe(1);
+  await engine.close();
+  // The news of the grant do not reach it.
+  const hears = replaceMethod(Locks.prototype, 'locksChanged', () => () => undefined);
+  await endSessionOf(volume, 'a');
+  await set(b, UNLOCK);
+  await a.operations.mkdir(caller(), 1n, 'd', 0o755, 0);
+  await stronger;
+  hears();
+  await expect(set(b, shared)).rejects.toMatchObject(blocked);
+  await set(a, UNLOCK);
+  expect(reports.join('\n')).not.toContain('was lost');
 });
 
 test('a lock record that cannot be read keeps no worker from starting: it is reported, and locks of that file are EIO', async () => {
