@@ -57,6 +57,8 @@ export class Locks implements LockEvents {
   readonly #options: LocksOptions;
   readonly #table: LockTable;
   readonly #waiters = new Map<number, Set<Waiter>>();
+  /** Files whose locks are about to be looked at after a time without a session. */
+  readonly #unknown = new Set<number>();
   #timer: NodeJS.Timeout | undefined;
   #nextTicket = 1;
   /** Given back by programs, and held until what was written under them is committed. */
@@ -330,7 +332,11 @@ export class Locks implements LockEvents {
 
   locksUnknown(): void {
     for (const ino of this.#table.inos) {
+      // In an outage it is said again and again, and each attempt waits for the engine: an unlock would wait behind all of them.
+      if (this.#unknown.has(ino)) continue;
+      this.#unknown.add(ino);
       this.#attend(ino, async () => {
+        this.#unknown.delete(ino);
         await this.#table.restore(ino);
         await this.#look(ino, false);
       });
