@@ -285,6 +285,10 @@ export class DatasetLander {
     const found = await findTopic(log, dataset.topic);
     if (found !== null) return found;
     const made = await log.ensureTopic(dataset.topic, this.#options.topic);
+    const partitions = Array.from({ length: made.partitions }, (_, partition) => partition);
+    const ends = await Promise.all(partitions.map((partition) => log.offsets(made.name, partition)));
+    // Somebody has made it meanwhile, or the broker that was asked had not heard of it yet.
+    if (ends.some(({ end }) => end > 0n)) return made;
     const what = `topic ${made.name} was not there, and there is nothing to land in it yet`;
     this.#options.onProblem(`${what}: is datasets[].topic spelt as the producers have it?`, false);
     return made;
